@@ -1,0 +1,130 @@
+"""Broker: an open store, as users see it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack, overload
+
+from mq.errors import UsageError
+from mq.queue import Queue, QueueOptions, Stats, check_seconds
+from mq.storage.log import SEGMENT_BYTES_MIN
+from mq.storage.record import GROUP_BYTES_MAX
+from mq.store import MEMORY, Store
+
+T = TypeVar("T")
+Sync = Literal["always", "never"] | float
+"""When a publish returns: on the disk | the background syncs at least every N seconds | with the kernel."""
+
+SYNC_SECONDS_MIN = 0.001
+
+
+class StoreStats(NamedTuple):
+    """Sizes are bytes."""
+
+    queues: dict[str, Stats]
+    disk_bytes: int
+    live_bytes: int  # of all bodies that are not settled
+    segments: int
+
+
+class Broker:
+    """An open store.  Thread-safe.
+
+    `(store_id, message.id)` is unique for ever; an id alone only within its store.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.path = store.path
+        self.store_id = store.identity.store_id
+
+    def __repr__(self) -> str:
+        return f"<Broker {self.path}{' closed' if self._store.closed else ''}>"
+
+    @overload
+    def queue(self, name: str, *, type: type[T], **options: Unpack[QueueOptions]) -> Queue[T]: ...
+    @overload
+    def queue(self, name: str, *, type: Any = None, **options: Unpack[QueueOptions]) -> Queue[Any]: ...
+    def queue(self, name: str, *, type: Any = None, **options: Unpack[QueueOptions]) -> Queue[Any]:
+        """A handle on the queue *name*: 1 to 255 bytes of printable text.
+
+        With options it is declared: those named are changed, for every process, and the
+        others stay as they are.  With *type*, structures are decoded and validated into it.
+        """
+        for option, value in options.items():
+            if option != "visibility_timeout":
+                raise UsageError(f"there is no queue option {option!r}; known: visibility_timeout")
+            options["visibility_timeout"] = float(check_seconds(option, value))
+        channel = self._store.channel(name)
+        queue: Queue[Any] = Queue(self._store, channel, type)
+        if options:
+            self._store.declare(channel, dict(options))
+        return queue
+
+    def queues(self) -> list[str]:
+        """The names of all queues, sorted."""
+        with self._store.mutex:
+            self._store.refresh()
+            return sorted(self._store.state.by_name)
+
+    def stats(self) -> StoreStats:
+        queues = {name: self.queue(name).stats() for name in self.queues()}
+        log = self._store.log
+        return StoreStats(
+            queues, log.disk_bytes(), sum(each.bytes for each in queues.values()), len(log.segments)
+        )
+
+    def flush(self) -> None:
+        """Return when all that was written is on the disk."""
+        self._store.flush()
+
+    def close(self) -> None:
+        """Sync and let go.  Wakes receivers with Closed; what is in flight stays so until its timeout."""
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open(
+    path: str | os.PathLike[str], *, sync: Sync = "always", read_only: bool = False,
+    segment_bytes: int = 64 << 20, clock: Callable[[], float] | None = None,
+) -> Broker:  # fmt: skip
+    """Open the store in the directory *path*; made if it is not there.
+
+    ":memory:" is private to this call and gone at close.
+
+    *sync*: "always": a publish returns when it is on the disk.  Seconds: the disk is
+    synced at least that often.  "never": the kernel decides.  In all three a publish that
+    returned survives the death of the process.
+
+    *read_only* looks, and changes nothing, also while another process has the store.
+    *clock*: seconds since 1970, for tests.
+
+    Raises StoreLocked, CorruptStore, Unsupported, StorageError, UsageError.
+    """
+    name = os.fsdecode(os.fspath(path)) if isinstance(path, (str, os.PathLike)) else None
+    if not name or "\0" in name:
+        raise UsageError(f"path is the name of a directory, not {path!r}")
+    if isinstance(sync, bool) or not (sync in ("always", "never") or isinstance(sync, (int, float))):
+        raise UsageError(f'sync is "always", "never" or seconds, not {sync!r}')
+    if isinstance(sync, (int, float)):
+        sync = float(check_seconds("sync", sync))
+        if sync < SYNC_SECONDS_MIN:
+            raise UsageError(f'sync is at least {SYNC_SECONDS_MIN} seconds, not {sync}; or "always"')
+    if isinstance(segment_bytes, bool) or not isinstance(segment_bytes, int):
+        raise UsageError(f"segment_bytes is a whole number, not {type(segment_bytes).__name__}")
+    if not SEGMENT_BYTES_MIN <= segment_bytes <= GROUP_BYTES_MAX:
+        raise UsageError(
+            f"segment_bytes is from {SEGMENT_BYTES_MIN} to {GROUP_BYTES_MAX}, not {segment_bytes}"
+        )
+    if read_only and name == MEMORY:
+        raise UsageError('":memory:" is new and empty: there is nothing to open read-only')
+    return Broker(Store(name, sync=sync, read_only=read_only, segment_bytes=segment_bytes, clock=clock))

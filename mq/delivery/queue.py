@@ -1,0 +1,226 @@
+"""One queue: what waits, what is delayed, what is in flight.
+
+                 deliver                       ack
+    ┌─────────┐ ─────────────► ┌───────────┐ ─────────► gone
+    │ waiting │                │ in flight │
+    └─────────┘   ┌─────────┐ ◄── nack ──┘ │
+       publish    │ delayed │ ◄── release ─┘
+                  └─────────┘ ── deliver, once due ──►
+    A flight whose deadline has passed is ready too, and stays settleable until it is
+    delivered again.
+
+The methods named after records are the fold: they do what the record says, and only
+they change what is true.  The others answer questions at a time; the heaps they keep
+are indexes over what is true, cleaned as they are read.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush, merge, nsmallest
+from itertools import islice
+from typing import Final, Literal
+
+import msgspec
+
+from .backlog import Backlog
+from .events import Now, Options
+
+State = Literal["ready", "delayed", "in_flight"]
+STALE_MAX: Final = 64  # index entries that may be out of date before they are swept
+
+
+class Flight(msgspec.Struct, gc=False):
+    """A delivery that is not settled.  Deadline in store time, ms."""
+
+    receipt: int  # the position of its DELIVER record
+    deadline: int
+    attempts: int
+
+
+class Delayed(msgspec.Struct, gc=False):
+    """A message that was tried, or has to wait.  Due in wall time, ms; 0 is at once."""
+
+    due: int
+    attempts: int
+
+
+class QueueState:
+    def __init__(self, number: int, name: str) -> None:
+        self.number, self.name = number, name
+        self.options = Options()
+        self.waiting = Backlog()  # never delivered
+        self.delayed: dict[int, Delayed] = {}
+        self.flights: dict[int, Flight] = {}
+        self.bytes = 0  # of all bodies that are not settled
+        self.published = self.acked = self.failed = 0
+        # Indexes: (when, id), by deadline and by due; and ids whose time has come.
+        self._deadlines: list[tuple[int, int]] = []
+        self._dues: list[tuple[int, int]] = []
+        self._returned: list[int] = []
+
+    # ── the fold ───────────────────────────────────────────────────────────────────
+
+    def publish(self, id: int, size: int) -> None:
+        self.waiting.append(id)
+        self.published += 1
+        self.bytes += size
+
+    def deliver(self, id: int, receipt: int, deadline: int) -> Flight | None:
+        """The new flight; None if the message is not here any more."""
+        if id == self.waiting.head():
+            self.waiting.take(id)
+            attempts = 1
+        elif flight := self.flights.get(id):
+            self.failed += 1  # its deadline had passed
+            attempts = flight.attempts + 1
+        elif delayed := self.delayed.pop(id, None):
+            attempts = delayed.attempts + 1
+        elif self.waiting.take(id):
+            attempts = 1
+        else:
+            return None
+        flight = self.flights[id] = Flight(receipt, deadline, attempts)
+        self._watch(id, deadline)
+        return flight
+
+    def ack(self, id: int, size: int) -> None:
+        if self.flights.pop(id, None):
+            self.acked += 1
+            self.bytes -= size
+
+    def nack(self, id: int, due: int) -> None:
+        if flight := self.flights.pop(id, None):
+            self.failed += 1
+            self._delay(id, due, flight.attempts)
+
+    def release(self, id: int) -> None:
+        if flight := self.flights.pop(id, None):
+            self._delay(id, 0, flight.attempts - 1)
+
+    def extend(self, id: int, deadline: int) -> None:
+        if flight := self.flights.get(id):
+            flight.deadline = deadline
+            self._watch(id, deadline)
+
+    def purge(self, cutoff: int, freed: int) -> None:
+        """Drop all that waits, is delayed, or was in flight until *cutoff* at the most."""
+        self.waiting.clear()
+        self.delayed.clear()
+        self.flights = {id: flight for id, flight in self.flights.items() if flight.deadline > cutoff}
+        self.bytes -= freed
+
+    def _delay(self, id: int, due: int, attempts: int) -> None:
+        self.delayed[id] = Delayed(due, attempts)
+        if not due:
+            heappush(self._returned, id)
+            return
+        heappush(self._dues, (due, id))
+        if len(self._dues) > 2 * len(self.delayed) + STALE_MAX:
+            self._dues = [(entry.due, id) for id, entry in self.delayed.items() if entry.due]
+            heapify(self._dues)
+
+    def _watch(self, id: int, deadline: int) -> None:
+        # Entries are not removed on ack: an ack is far more common than a timeout, so
+        # the stale ones are paid for here, in one sweep for as many new ones.
+        heappush(self._deadlines, (deadline, id))
+        if len(self._deadlines) > 2 * len(self.flights) + STALE_MAX:
+            self._deadlines = [(flight.deadline, id) for id, flight in self.flights.items()]
+            heapify(self._deadlines)
+
+    # ── questions ──────────────────────────────────────────────────────────────────
+
+    def head(self, now: Now) -> int | None:
+        """The id that is delivered next at *now*."""
+        if (self._deadlines and self._deadlines[0][0] <= now.store) or (
+            self._dues and self._dues[0][0] <= now.wall
+        ):
+            self._return_due(now)
+        returned, waiting = self._returned, self.waiting.head()
+        while returned and not self._is_back(returned[0], now):
+            heappop(returned)
+        if returned and (waiting is None or returned[0] < waiting):
+            return returned[0]
+        return waiting
+
+    def heads(self, now: Now, limit: int) -> list[int]:
+        """The ids that are delivered next at *now*, at most *limit*, in order."""
+        self._return_due(now)
+        back: list[int] = []
+        while self._returned and len(back) < limit:
+            id = heappop(self._returned)
+            if self._is_back(id, now) and (not back or back[-1] != id):
+                back.append(id)
+        for id in back:
+            heappush(self._returned, id)
+        return list(islice(merge(back, self.waiting), limit))
+
+    def seconds_to_next(self, now: Now) -> float | None:
+        """How long until a deadline passes or a delay ends; None if there is none."""
+        while self._deadlines and not self._is_deadline(*self._deadlines[0]):
+            heappop(self._deadlines)
+        while self._dues and not self._is_due(*self._dues[0]):
+            heappop(self._dues)
+        nexts = [self._deadlines[0][0] - now.store] if self._deadlines else []
+        if self._dues:
+            nexts.append(self._dues[0][0] - now.wall)
+        return max(0, min(nexts)) / 1000 if nexts else None
+
+    def state_of(self, id: int, now: Now) -> State | None:
+        """Where the message is; None if it is not here."""
+        if flight := self.flights.get(id):
+            return "ready" if flight.deadline <= now.store else "in_flight"
+        if delayed := self.delayed.get(id):
+            return "ready" if delayed.due <= now.wall else "delayed"
+        return "ready" if id in self.waiting else None
+
+    def attempts(self, id: int) -> int:
+        """How often the message was delivered, and not released."""
+        tried = self.flights.get(id) or self.delayed.get(id)
+        return tried.attempts if tried else 0
+
+    def ids(self, state: State, now: Now, limit: int) -> list[int]:
+        """The first *limit* ids in *state*, in the order in which they will be delivered."""
+        if state == "ready":
+            return self.heads(now, limit)
+        if state == "delayed":
+            when = [(entry.due, id) for id, entry in self.delayed.items() if entry.due > now.wall]
+        else:
+            when = [(each.deadline, id) for id, each in self.flights.items() if each.deadline > now.store]
+        return [id for _, id in nsmallest(limit, when)]
+
+    def counts(self, now: Now) -> tuple[int, int, int]:
+        """How many are ready, in flight and delayed."""
+        flying = sum(flight.deadline > now.store for flight in self.flights.values())
+        later = sum(entry.due > now.wall for entry in self.delayed.values())
+        return self.total() - flying - later, flying, later
+
+    def total(self) -> int:
+        """All messages that are here, wherever they are."""
+        return len(self.waiting) + len(self.delayed) + len(self.flights)
+
+    def __contains__(self, id: int) -> bool:
+        return id in self.flights or id in self.delayed or id in self.waiting
+
+    def _return_due(self, now: Now) -> None:
+        """Note the ids whose deadline or due has come."""
+        while self._deadlines and self._deadlines[0][0] <= now.store:
+            deadline, id = heappop(self._deadlines)
+            if self._is_deadline(deadline, id):
+                heappush(self._returned, id)
+        while self._dues and self._dues[0][0] <= now.wall:
+            due, id = heappop(self._dues)
+            if self._is_due(due, id):
+                heappush(self._returned, id)
+
+    def _is_back(self, id: int, now: Now) -> bool:
+        if flight := self.flights.get(id):
+            return flight.deadline <= now.store
+        return id in self.delayed
+
+    def _is_deadline(self, deadline: int, id: int) -> bool:
+        flight = self.flights.get(id)
+        return flight is not None and flight.deadline == deadline
+
+    def _is_due(self, due: int, id: int) -> bool:
+        entry = self.delayed.get(id)
+        return entry is not None and entry.due == due

@@ -1,0 +1,94 @@
+"""What can go wrong, as one small tree.  Every message says what to do next.
+
+MqError
+├── UsageError        a bad name, number or type; nothing was done
+├── Unsupported       written by a newer mq, or not possible here
+├── Closed            the broker is closed
+├── BadBody           a body does not fit the queue's type; `.raw` is still there
+├── StaleReceipt      settled, or delivered again, since
+└── StorageError      carries path, offset and reason
+    ├── StoreLocked   another process has the store
+    ├── DiskFull      nothing was published
+    ├── StoreFailed   a write or an fsync failed; the outcome is unknown
+    └── CorruptStore  bytes that were once durable are gone or altered
+"""
+
+from __future__ import annotations
+
+
+class MqError(Exception):
+    """The root of every error that mq raises on purpose."""
+
+
+class UsageError(MqError, ValueError):
+    """An argument that cannot be right.  Nothing was done."""
+
+
+class Unsupported(MqError):
+    """This version of mq, or this system, cannot do that."""
+
+
+class Closed(MqError):
+    """The broker was closed."""
+
+
+class BadBody(MqError):
+    """The body does not fit the queue's type.  `message.raw` has the bytes as stored."""
+
+
+class StaleReceipt(MqError):
+    """The delivery was settled, or the message was delivered again, since.
+
+    Nobody else's delivery was touched.  The work that the receipt stood for was
+    or will be repeated: make it idempotent, or give it a longer visibility timeout.
+    """
+
+    def __init__(self, ids: tuple[int, ...]) -> None:
+        self.ids = ids
+        listed = ", ".join(map(str, ids[:10])) + (", …" if len(ids) > 10 else "")
+        super().__init__(
+            f"message {listed}: settled or delivered again since; the work was or will be repeated"
+        )
+
+
+class StorageError(MqError):
+    """Something is wrong with the files: which one, where in it, and why."""
+
+    def __init__(self, path: str, reason: str, offset: int | None = None) -> None:
+        self.path, self.reason, self.offset = path, reason, offset
+        place = path if offset is None else f"{path} at offset {offset}"
+        super().__init__(f"{place}: {reason}")
+
+
+class StoreLocked(StorageError):
+    """Another process has the store open."""
+
+    def __init__(self, path: str, pid: int | None) -> None:
+        self.pid = pid
+        holder = f"process {pid}" if pid else "another process"
+        super().__init__(path, f"the store is in use by {holder}; close it there, or wait")
+
+
+class DiskFull(StorageError):
+    """No room.  Nothing was published and nothing is torn."""
+
+
+class StoreFailed(StorageError):
+    """A write or an fsync failed, so what the disk holds is unknown.
+
+    mq does not retry: after a failed fsync a second one may report success for
+    bytes that are gone.  Re-open the store; recovery reads back, checks and
+    rewrites what was never confirmed.
+    """
+
+
+class CorruptStore(StorageError):
+    """Bytes that were once durable no longer pass their checksum.
+
+    Nothing is guessed and nothing was changed.  *ids* are the messages known to
+    be affected.
+    """
+
+    def __init__(self, path: str, reason: str, offset: int | None = None, ids: tuple[int, ...] = ()) -> None:
+        self.ids = ids
+        super().__init__(path, reason, offset)

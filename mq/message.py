@@ -1,0 +1,158 @@
+"""What a user holds: a Message, and a Delivery, which is a Message and the right to settle it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Generic, NewType, Self, TypeVar
+
+import msgspec
+
+from mq.delivery import events
+from mq.delivery.queue import State
+from mq.errors import StaleReceipt, UsageError
+
+if TYPE_CHECKING:
+    from mq.queue import Queue
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+Receipt = NewType("Receipt", str)
+"""The right to settle one delivery, as text: survives restarts and other processes."""
+
+BODY_BYTES_MAX: Final = 64 << 20
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+def encode_body(body: object) -> tuple[int, bytes]:
+    """How *body* was given, and the bytes to store; UsageError if it cannot be stored."""
+    if type(body) is bytes:
+        flags, raw = events.BYTES, body
+    elif isinstance(body, str):
+        try:
+            flags, raw = events.TEXT, body.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the text cannot be stored as UTF-8: {error.reason}") from None
+    elif isinstance(body, (bytes, bytearray, memoryview)):
+        flags, raw = events.BYTES, bytes(body)
+    else:
+        try:
+            flags, raw = events.MSGPACK, _encode(body)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise UsageError(f"a body of type {type(body).__name__} cannot be stored: {error}") from None
+    if len(raw) > BODY_BYTES_MAX:
+        raise UsageError(
+            f"the body has {len(raw):,} bytes; {BODY_BYTES_MAX:,} is the most: store the data elsewhere"
+            " and publish where it is"
+        )
+    return flags, raw
+
+
+class Message(Generic[T_co]):
+    """What is stored: a snapshot, read-only.
+
+    `attempts` counts the deliveries in this queue, this one included; released ones
+    are not counted.  `raw` is the body as stored; `body` is decoded when it is read.
+    """
+
+    __slots__ = ("_body", "_created_ms", "_due_ms", "_flags", "_queue", "attempts", "id", "raw", "state")
+
+    def __init__(
+        self, queue: Queue[Any], id: int, attempts: int, flags: int, created_ms: int, raw: bytes,
+        state: State = "in_flight", due_ms: int | None = None,
+    ) -> None:  # fmt: skip
+        self._queue, self.id, self.attempts, self._flags = queue, id, attempts, flags
+        self._created_ms, self.raw, self.state, self._due_ms = created_ms, raw, state, due_ms
+
+    @property
+    def queue(self) -> str:
+        return self._queue.name
+
+    @property
+    def created_at(self) -> datetime:
+        return datetime.fromtimestamp(self._created_ms / 1000, UTC)
+
+    @property
+    def due_at(self) -> datetime | None:
+        """When it will be ready, if it is delayed; when its delivery times out, if it is in flight."""
+        return None if self._due_ms is None else datetime.fromtimestamp(self._due_ms / 1000, UTC)
+
+    @property
+    def body(self) -> T_co:
+        """Decoded once, when it is first read; BadBody if it does not fit the queue's type."""
+        try:
+            return self._body  # type: ignore[no-any-return, has-type]
+        except AttributeError:
+            self._body = self._queue.decode(self)
+            return self._body  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} {self.id} in {self.queue!r}: {self.state}, attempts {self.attempts},"
+            f" {len(self.raw)} bytes>"
+        )
+
+
+class Delivery(Message[T_co]):
+    """A message and the right to settle it.
+
+    Every method raises StaleReceipt once that right is gone: the delivery was settled,
+    or its visibility timeout passed and the message was delivered again.
+
+    As a context manager: ack at the end; on an Exception nack, on KeyboardInterrupt and
+    the like release; always raises the exception again; nothing if you settled it yourself.
+    """
+
+    __slots__ = ("_lsn", "_settled")
+
+    def __init__(
+        self, queue: Queue[Any], id: int, attempts: int, flags: int, created_ms: int, raw: bytes,
+        lsn: int, deadline_ms: int,
+    ) -> None:  # fmt: skip
+        # Flat, without super(): receive is hot.
+        self._queue, self.id, self.attempts, self._flags = queue, id, attempts, flags
+        self._created_ms, self.raw, self.state, self._due_ms = created_ms, raw, "in_flight", deadline_ms
+        self._lsn = lsn
+        self._settled = False
+
+    @property
+    def receipt(self) -> Receipt:
+        """Text with which any process can settle this delivery: `queue.ack_many([receipt])`."""
+        return self._queue.receipt(self.id, self._lsn)
+
+    def ack(self) -> None:
+        """Done: the message is gone."""
+        self._queue.ack(self)
+
+    def nack(self, *, delay: float | None = None, reason: str = "") -> None:
+        """Failed: again after *delay* seconds; None: after a backoff that grows with the attempts."""
+        self._queue.nack(self, delay, reason)
+
+    def release(self) -> None:
+        """Not tried: back to its place at once, and the attempt is not counted."""
+        self._queue.release(self)
+
+    def extend(self, seconds: float | None = None) -> None:
+        """Visible again *seconds* from now; None: the queue's visibility timeout from now."""
+        self._queue.extend(self, seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._settled:
+            return
+        if error is None:
+            self.ack()
+            return
+        try:
+            if isinstance(error, Exception):
+                self.nack(reason=f"{type(error).__name__}: {error}")
+            else:
+                self.release()
+        except StaleReceipt as stale:
+            error.add_note(f"mq: {stale}")

@@ -1,0 +1,68 @@
+"""FORMAT: which store this is.  One line, written once, never changed.
+
+    mq 1 <store id, 32 hex digits> <key, 16 hex digits> <crc32c of what is before it, 8 hex digits>
+
+The id is public: (store id, message id) is unique for ever.  The key only seeds
+checksums; it is not the id, so that nobody who knows an id can make a message body
+that passes as a record.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from typing import Final, NamedTuple
+
+from crc32c import crc32c
+
+from mq.errors import CorruptStore, Unsupported
+
+from .disk import Disk, write_all
+
+VERSION: Final = 1
+LINE: Final = re.compile(rb"(mq (\d{1,9}) ([0-9a-f]{32}) ([0-9a-f]{16})) ([0-9a-f]{8})\n")
+
+
+class Identity(NamedTuple):
+    store_id: str
+    key: bytes
+
+    def line(self) -> bytes:
+        text = f"mq {VERSION} {self.store_id} {self.key.hex()}".encode()
+        return text + b" %08x\n" % crc32c(text)
+
+
+def create(disk: Disk, path: str) -> Identity:
+    """Write FORMAT for a new store: whole and durable under its name, or not there."""
+    identity = Identity(uuid.uuid4().hex, os.urandom(8))
+    directory = os.path.dirname(path)
+    fd = disk.open(path + ".tmp", write=True, create=True)
+    try:
+        write_all(disk, fd, identity.line(), 0)
+        disk.sync(fd)
+    finally:
+        disk.close(fd)
+    disk.rename(path + ".tmp", path)
+    disk.sync_directory(directory)
+    disk.sync_directory(os.path.dirname(directory) or ".")
+    return identity
+
+
+def read(disk: Disk, path: str) -> Identity:
+    """The identity in FORMAT; CorruptStore or Unsupported if it cannot be used."""
+    fd = disk.open(path)
+    try:
+        line = disk.pread(fd, 256, 0)
+    finally:
+        disk.close(fd)
+    match = LINE.fullmatch(line)
+    if not match or int(match[5], 16) != crc32c(match[1]):
+        raise CorruptStore(
+            path, "not the FORMAT line of a store; restore it from a copy, or from a segment's header", 0
+        )
+    if int(match[2]) != VERSION:
+        raise Unsupported(
+            f"{path}: store format {int(match[2])} is not format {VERSION}, which this mq reads; upgrade mq"
+        )
+    return Identity(match[3].decode(), bytes.fromhex(match[4].decode()))

@@ -1,0 +1,348 @@
+"""The log: append, rotate, sync, read.  One writer at a time; many readers.
+
+    append ──► one pwrite at `end` ──► `end` moves ──► sync(end): one fdatasync for all who wait
+
+A failed write or fsync fails the log for good.  After a failed fsync the kernel may
+have marked the lost pages clean, so that a second one, even on a fresh descriptor,
+reports success for bytes that are gone.  Nobody retries; the next recovery rewrites
+what was never confirmed.
+
+The caller serialises appends.  sync and read may be called from any thread at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_right
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from crc32c import crc32c
+
+from mq.errors import CorruptStore, StorageError, StoreFailed, UsageError
+
+from . import record, segment, shared
+from .disk import Disk, storage_error, write_all
+from .identity import Identity
+from .record import AFTER_CRC, CRC
+from .segment import Segment
+
+ALLOCATE_BYTES: Final = 1 << 20  # room is reserved in steps of this; a full disk is noticed here
+OPEN_SEGMENTS_MAX: Final = 4  # descriptors kept for reading
+READ_BYTES: Final = 512  # what a read asks for before it knows the record's length
+READ_BYTES_MAX: Final = 64 << 10
+FENCE_BYTES: Final = record.HEADER_BYTES + record.FENCE_PAYLOAD.size
+SEGMENT_BYTES_MIN: Final = 1 << 10
+
+Draft = tuple[int, int, int, bytes]  # kind, flags, queue, payload: a record before it has a place
+
+
+class Stored(NamedTuple):
+    """A record read back from its position."""
+
+    kind: int
+    flags: int
+    queue: int
+    time_ms: int  # since 1970, in store time
+    payload: bytes
+
+
+class Log:
+    end: int  # where the next record goes
+    synced: int  # everything below is on the disk
+
+    def __init__(
+        self, disk: Disk, directory: str, identity: Identity, mark: memoryview,
+        segments: list[Segment], end: int, segment_bytes: int | None = None,
+    ) -> None:  # fmt: skip
+        """Continue the log that ends at *end*, all on the disk; without *segment_bytes*, only read it."""
+        self._disk, self.directory, self._identity, self._mark = disk, directory, identity, mark
+        self._pwrite = disk.pwrite
+        self._segment_bytes = segment_bytes or 0
+        self.segments = segments
+        self._bases = [each.base for each in segments]
+        self._room = 0  # bytes up to here are reserved
+        self._fd = -1  # of the last segment, for writing
+        self._retired: list[int] = []  # of earlier ones: a sync may still be using them
+        self._readers: dict[int, int] = {}  # descriptors by base
+        self._files = threading.Lock()
+        self._sync = threading.Lock()
+        self._guess = READ_BYTES
+        self.failure: StorageError | None = None
+        self.end = self.synced = end
+        if segments and segment_bytes:
+            self._enter(segments[-1])
+
+    # ── writing ────────────────────────────────────────────────────────────────────
+
+    def append(self, now_ms: int, kind: int, flags: int, queue: int, payload: bytes) -> int:
+        """Append one record; its position.  The bytes are with the kernel when this returns."""
+        # Flat on purpose: every publish, delivery and ack comes through here, and a
+        # Python call costs a tenth of it.
+        size = 24 + len(payload)
+        lsn = self.end
+        if lsn + size > self._room or now_ms > self._latest_ms:
+            lsn = self._make_room(now_ms, size)
+        lag = lsn - self.synced
+        rest = (
+            AFTER_CRC.pack(
+                len(payload), lsn & 0xFFFF_FFFF, lag if lag < 0xFFFF_FFFF else 0xFFFF_FFFF,
+                now_ms - self._created_ms, kind, flags, queue,
+            )
+            + payload
+        )  # fmt: skip
+        mark = self._mark
+        mark[2] = 1  # DIRTY
+        try:
+            done = self._pwrite(self._fd, CRC.pack(crc32c(rest, self._seed)) + rest, lsn - self._shift)
+        except OSError as error:
+            raise self._fail(error) from error
+        if done != size:
+            self._write_rest(CRC.pack(crc32c(rest, self._seed)) + rest, lsn, done)
+        self.end = mark[1] = lsn + size
+        mark[2] = 0
+        return lsn
+
+    def append_group(self, now_ms: int, drafts: Sequence[Draft]) -> list[int]:
+        """Append records that are all there after a crash, or none; their positions."""
+        size = sum(24 + len(payload) for *_, payload in drafts)
+        if size > record.GROUP_BYTES_MAX:
+            raise UsageError(
+                f"{size} bytes at once; {record.GROUP_BYTES_MAX} is the most: publish in smaller batches"
+            )
+        if self.end + size > self._room or now_ms > self._latest_ms:
+            self._make_room(now_ms, size)
+        start = lsn = self.end
+        ms, last = now_ms - self._created_ms, len(drafts) - 1
+        parts, positions = [], []
+        for index, (kind, flags, queue, payload) in enumerate(drafts):
+            if index != last:
+                flags |= record.CONTINUES
+            parts.append(record.encode(self._seed, lsn, self.synced, ms, kind, flags, queue, payload))
+            positions.append(lsn)
+            lsn += len(parts[-1])
+        self._mark[shared.DIRTY] = 1
+        self._write_rest(b"".join(parts), start, 0)
+        self.end = self._mark[shared.END] = lsn
+        self._mark[shared.DIRTY] = 0
+        return positions
+
+    def _write_rest(self, data: bytes, lsn: int, done: int) -> None:
+        try:
+            write_all(self._disk, self._fd, data[done:], lsn + done - self._shift)
+        except OSError as error:
+            raise self._fail(error) from error
+
+    def _fail(self, error: OSError) -> StorageError:
+        """Note that the disk's state is unknown from here on; the error to raise."""
+        self._mark[shared.FAILED] = 1
+        path = self._path(self.segments[-1])
+        self.failure = StoreFailed(
+            path,
+            f"{error.strerror or error}; what was being written is there whole or not at all:"
+            " re-open the store",
+        )
+        return self.failure
+
+    def check(self) -> None:
+        """Raise what stands in the way of another append."""
+        if self.failure:
+            raise StoreFailed(self.failure.path, self.failure.reason)
+
+    # ── room ───────────────────────────────────────────────────────────────────────
+
+    def _make_room(self, now_ms: int, size: int) -> int:
+        """Reserve *size* bytes at the end, in a new segment if need be; the position of the first.
+
+        A full disk is refused here, before anything is torn.
+        """
+        try:
+            if not self.segments or self.end + size > self.segments[-1].limit or now_ms > self._latest_ms:
+                self._rotate(now_ms, size)
+            last = self.segments[-1]
+            if self.end + size > self._room:
+                target = min(last.limit, max(self.end + size, self._room + ALLOCATE_BYTES))
+                self._disk.allocate(self._fd, last.offset(self._room), target - self._room)
+                self._room = target
+        except OSError as error:
+            raise storage_error(self.directory, error) from error
+        return self.end
+
+    def _rotate(self, now_ms: int, size: int) -> None:
+        """Go on in a new segment, whose header and name are on the disk before it is used."""
+        last = self.segments[-1] if self.segments else None
+        self.begin_segment(now_ms, last.limit if last else 0, size, void_from=self.end)
+
+    def begin_segment(self, now_ms: int, base: int, size: int, *, void_from: int) -> None:
+        """Create the segment at *base* with room for *size* bytes, fence [void_from, base), go on in it."""
+        capacity = max(self._segment_bytes, FENCE_BYTES + size)
+        number = self.segments[-1].number + 1 if self.segments else 0
+        new = Segment(number, base, capacity, now_ms, record.seed(self._identity.key, base))
+        path = self._path(new)
+        fence = record.FENCE_PAYLOAD.pack(void_from, capacity, now_ms)
+        data = record.encode(new.seed, base, self.synced, 0, record.FENCE, 0, 0, fence)
+        fd = self._disk.open(path, write=True, create=True)
+        try:
+            write_all(self._disk, fd, segment.encode_header(self._identity, new), 0)
+            self._disk.sync(fd)
+            self._disk.sync_directory(self.directory)
+            self._disk.allocate(fd, segment.HEADER_BYTES, min(capacity, ALLOCATE_BYTES))
+        finally:
+            self._disk.close(fd)
+        self.segments.append(new)
+        self._bases.append(base)
+        self._enter(new)
+        self._mark[shared.DIRTY] = 1
+        self._write_rest(data, base, 0)
+        self.end = self._mark[shared.END] = base + len(data)
+        self._mark[shared.DIRTY] = 0
+
+    def _enter(self, last: Segment) -> None:
+        """Make *last* the segment that is written to."""
+        fd = self._disk.open(self._path(last), write=True)
+        if self._fd >= 0:
+            self._retired.append(self._fd)
+            if self._sync.acquire(blocking=False):
+                self._close_retired()
+                self._sync.release()
+        self._fd = fd
+        self._seed, self._shift = last.seed, last.base - segment.HEADER_BYTES
+        self._created_ms, self._latest_ms = last.created_ms, last.created_ms + record.LOW
+        written = self._disk.size(fd) - segment.HEADER_BYTES
+        self._room = min(last.limit, last.base + max(0, written))
+
+    def _close_retired(self) -> None:
+        while self._retired:
+            self._disk.close(self._retired.pop())
+
+    # ── syncing ────────────────────────────────────────────────────────────────────
+
+    def sync(self, upto: int) -> None:
+        """Return when everything below *upto* is on the disk.
+
+        Whoever comes first syncs for all who wait; the target is sampled before the
+        fdatasync, so nothing appended during it is claimed.
+        """
+        with self._sync:
+            if self.synced >= upto:
+                return
+            self.check()
+            # The descriptor first: a rotation after this line only adds a segment that is
+            # synced too, and none is closed while `_sync` is held.
+            mark, fd, target = self._mark, self._fd, self.end
+            mark[shared.SYNCING] = 1
+            try:
+                self._sync_older(fd, target)
+                self._disk.sync(fd)
+            except OSError as error:
+                mark[shared.FAILED] = mark[shared.DIRTY] = 1
+                self.failure = StoreFailed(
+                    self.directory,
+                    f"fsync failed ({error.strerror}), the outcome is unknown: re-open the store, then look",
+                )
+                raise self.failure from error
+            self.synced = mark[shared.SYNCED] = target
+            mark[shared.SYNCING] = 0
+            self._close_retired()
+
+    def _sync_older(self, fd: int, target: int) -> None:
+        """Sync the segments in [synced, target) other than the one that *fd* writes to, oldest first."""
+        first = max(0, bisect_right(self._bases, self.synced) - 1)
+        for each in self.segments[first : bisect_right(self._bases, target - 1)]:
+            if fd != self._fd or each is not self.segments[-1]:
+                own = self._disk.open(self._path(each), write=True)
+                try:
+                    self._disk.sync(own)
+                finally:
+                    self._disk.close(own)
+
+    # ── reading ────────────────────────────────────────────────────────────────────
+
+    def read(self, lsn: int) -> Stored:
+        """The record at *lsn*, checked; CorruptStore if it does not pass."""
+        each = self.segments[bisect_right(self._bases, lsn) - 1]
+        fd = self._readers.get(each.base)
+        data = b""
+        if fd is not None:
+            # Another thread may close this descriptor meanwhile, and the number may then
+            # name another file: the checksum, seeded by the segment's base, tells.
+            with suppress(OSError):
+                data = self._read(fd, each, lsn)
+        if not data:
+            with self._files:
+                data = self._read_or_explain(each, lsn)
+        _, _, _, _, ms, kind, flags, queue = record.HEADER.unpack_from(data)
+        return Stored(kind, flags, queue, each.created_ms + ms, data[24:])
+
+    def _read(self, fd: int, each: Segment, lsn: int) -> bytes:
+        """The whole record, or nothing if it does not pass its checksum."""
+        data = self._disk.pread(fd, self._guess, each.offset(lsn))
+        if len(data) < 24:
+            return b""
+        crc, length, low, *_ = record.HEADER.unpack_from(data)
+        size = 24 + length
+        if low != lsn & record.LOW or lsn + size > each.limit:
+            return b""
+        if size > len(data):
+            self._guess = min(READ_BYTES_MAX, size)
+            data += self._disk.pread(fd, size - len(data), each.offset(lsn) + len(data))
+        data = data[:size]
+        return data if crc32c(memoryview(data)[4:], each.seed) == crc else b""
+
+    def _read_or_explain(self, each: Segment, lsn: int) -> bytes:
+        path = self._path(each)
+        try:
+            data = self._read(self._reader(each), each, lsn)
+        except OSError as error:
+            raise CorruptStore(
+                path, f"message {lsn} cannot be read ({error.strerror})", each.offset(lsn), (lsn,)
+            ) from error
+        if not data:
+            raise CorruptStore(
+                path,
+                f"message {lsn} does not pass its checksum; everything else is served",
+                each.offset(lsn),
+                (lsn,),
+            )
+        return data
+
+    def _path(self, each: Segment) -> str:
+        return os.path.join(self.directory, each.name)
+
+    def _reader(self, each: Segment) -> int:
+        """A descriptor to read *each* with; `_files` is held."""
+        fd = self._readers.get(each.base)
+        if fd is None:
+            if len(self._readers) >= OPEN_SEGMENTS_MAX:
+                self._disk.close(self._readers.pop(next(iter(self._readers))))
+            fd = self._readers[each.base] = self._disk.open(self._path(each))
+        return fd
+
+    def disk_bytes(self) -> int:
+        """Bytes of all segments, void and reserved ones included."""
+        with self._files:
+            return sum(self._disk.size(self._reader(each)) for each in self.segments)
+
+    # ── closing ────────────────────────────────────────────────────────────────────
+
+    def close(self, now_ms: int) -> None:
+        """Sync what was written, say in the log that nothing follows, and let go of the files."""
+        try:
+            if not self.failure:
+                self.append(now_ms, record.CLOSED, 0, 0, b"")
+                self.sync(self.end)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the files and leave the log as it is."""
+        with self._sync, self._files:
+            self._close_retired()
+            for fd in self._readers.values():
+                self._disk.close(fd)
+            self._readers.clear()
+            if self._fd >= 0:
+                self._disk.close(self._fd)
+                self._fd = -1

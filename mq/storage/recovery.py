@@ -1,0 +1,258 @@
+"""What is on disk → where the log ends, and a verdict.
+
+    X = the first place that is not an intact record, a zero or void.
+    W = the largest position that `mark` or any intact record, anywhere, claims as synced.
+
+    found                                                         verdict   then
+    ────────────────────────────────────────────────────────────  ────────  ───────────────────────
+    ends on a record, zeros behind, the last one says closed      CLEAN     go on
+    the same without the closing record                           OPEN      go on
+    X ≥ W: bad or missing bytes that nobody claims                TORN      void from X on, fence it
+    X < W, a header damaged, or a segment missing                 CORRUPT   refuse, and say where
+    intact, but of a kind, version or feature unknown             Unsupported is raised
+
+A pure crash, of the process or the power, only ever gives the first three.  Nothing is
+cut off or overwritten with anything else: torn bytes stay in place behind a fence.
+
+`survey` only reads.  `recover` makes the result durable, may be killed anywhere, and
+may be run again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from mq.errors import CorruptStore, StorageError
+
+from . import record, segment
+from .disk import Disk, write_all
+from .identity import Identity
+from .log import Log
+from .segment import BadHeader, Scan, Segment
+
+COPY_BYTES: Final = 1 << 20
+
+Event = tuple[int, int, int, int, int, bytes, int, int]
+Apply = Callable[[Iterable[Event]], None]
+
+
+class Verdict(Enum):
+    CLEAN = "clean"
+    OPEN = "open"
+    TORN = "torn"
+    CORRUPT = "corrupt"
+
+
+@dataclass
+class Survey:
+    """What was found; positions are LSNs."""
+
+    segments: list[Segment]
+    verdict: Verdict = Verdict.OPEN
+    end: int = 0  # the log ends here
+    bad: int = 0  # X; behind `end` if a group is incomplete
+    synced: int = 0  # W
+    last_ms: int = 0  # the last intact record's time, since 1970
+    next_base: int = 0  # where the next new segment may begin
+    error: CorruptStore | None = None  # what is wrong, if the verdict is CORRUPT
+
+
+def survey(
+    disk: Disk, directory: str, identity: Identity, synced: int, apply: Apply, message_kind: int
+) -> Survey:
+    """Read the log and judge it.  *apply* gets the whole groups before X; *synced* is what `mark` claims.
+
+    Records of *message_kind* are those that an error names by their positions.
+    """
+    reader = _Reader(disk, directory)
+    try:
+        segments, error = reader.headers(identity)
+        found = Survey(segments, synced=synced, error=error)
+        if segments:
+            found.next_base = segments[-1].limit
+        if not error:
+            reader.drop_empty_tail(segments)
+            torn = reader.walk(found, apply)
+            if torn:
+                found.verdict = Verdict.TORN
+                reader.hear_claims_behind(found)
+            else:
+                found.next_base = segments[-1].limit if segments else 0
+            if found.bad < found.synced:
+                found.error = reader.explain(found, message_kind)
+        if found.error:
+            found.verdict = Verdict.CORRUPT
+        return found
+    finally:
+        reader.close()
+
+
+class _Reader:
+    """The segments of one log, read-only."""
+
+    def __init__(self, disk: Disk, directory: str) -> None:
+        self._disk, self._directory = disk, directory
+        self._base, self._fd = -1, -1
+
+    def path(self, each: Segment) -> str:
+        return os.path.join(self._directory, each.name)
+
+    def fd(self, each: Segment) -> int:
+        """One descriptor at a time, however many segments."""
+        if self._base != each.base:
+            self.close()
+            self._fd, self._base = self._disk.open(self.path(each)), each.base
+        return self._fd
+
+    def close(self) -> None:
+        if self._base >= 0:
+            self._disk.close(self._fd)
+            self._base = -1
+
+    def scan(self, each: Segment, start: int, stop: int) -> Scan:
+        return Scan(self._disk, self.fd(each), each, start, stop, self.path(each))
+
+    def zero_from(self, each: Segment, lsn: int) -> bool:
+        return segment.is_zero(self._disk, self.fd(each), each.offset(lsn))
+
+    def headers(self, identity: Identity) -> tuple[list[Segment], CorruptStore | None]:
+        """Every segment, oldest first; or those before the first that is damaged or missing."""
+        segments: list[Segment] = []
+        names = sorted(self._disk.names(self._directory))
+        for name in names:
+            path = os.path.join(self._directory, name)
+            match = segment.NAME.fullmatch(name)
+            if not match:
+                raise StorageError(path, "this is not a segment of the log; move it elsewhere")
+            base, due = int(match[1]), segments[-1].limit if segments else 0
+            fd = self._disk.open(path)
+            try:
+                head = self._disk.pread(fd, segment.HEADER_BYTES, 0)
+                if base != due:
+                    missing = os.path.join(self._directory, f"{due:020}.seg")
+                    return segments, CorruptStore(missing, f"the segment before {name} is missing", 0)
+                segments.append(segment.decode_header(identity, path, base, head))
+            except BadHeader as error:
+                # Synced before it is used: a bad header is either all that ever got
+                # there, or damage.
+                if name != names[-1] or not segment.is_zero(self._disk, fd, segment.HEADER_BYTES):
+                    return segments, CorruptStore(path, str(error), 0)
+            finally:
+                self._disk.close(fd)
+        return segments, None
+
+    def drop_empty_tail(self, segments: list[Segment]) -> None:
+        """Forget segments that were created and not used; they are made again when needed."""
+        while segments and self.zero_from(segments[-1], segments[-1].base):
+            segments.pop()
+
+    def fence(self, each: Segment) -> int:
+        """Where the fence at the head of *each* voids from; its own base if there is none."""
+        size = record.HEADER_BYTES + record.FENCE_PAYLOAD.size
+        data = self._disk.pread(self.fd(each), size, each.offset(each.base))
+        head = data[: record.HEADER_BYTES]
+        whole = len(data) == size and head[20] == record.FENCE
+        if whole and segment.is_intact(self._disk, self.fd(each), each, each.base, head):
+            return int(record.FENCE_PAYLOAD.unpack_from(data, record.HEADER_BYTES)[0])
+        return each.base
+
+    def walk(self, found: Survey, apply: Apply) -> bool:
+        """Follow the records from the head to X; whether anything but zeros stands there."""
+        stops, stop = [], 1 << 64
+        for each in reversed(found.segments):
+            stops.append(min(stop, each.limit))
+            stop = min(stop, self.fence(each))
+        live = [
+            (each, stop)
+            for each, stop in zip(found.segments, reversed(stops), strict=True)
+            if stop > each.base
+        ]
+        for index, (each, stop) in enumerate(live):
+            scan = self.scan(each, each.base, stop)
+            apply(scan)
+            found.end, found.bad = scan.end, scan.bad
+            found.synced = max(found.synced, scan.synced)
+            found.last_ms = max(found.last_ms, each.created_ms + scan.last_ms)
+            found.verdict = Verdict.CLEAN if scan.closed else Verdict.OPEN
+            if scan.end < stop:
+                return index + 1 < len(live) or not self.zero_from(each, scan.end)
+        return False
+
+    def hear_claims_behind(self, found: Survey) -> None:
+        """Raise W to the largest claim of any intact record behind X."""
+        for each in found.segments:
+            lsn: int | None = max(found.bad, each.base)
+            while lsn is not None and lsn < each.limit:
+                lsn = segment.next_intact(self._disk, self.fd(each), each, lsn, each.limit)
+                if lsn is not None:
+                    scan = self.scan(each, lsn, each.limit)
+                    for _ in scan:
+                        pass
+                    found.synced = max(found.synced, scan.synced)
+                    lsn = max(scan.bad, lsn + 1)
+
+    def explain(self, found: Survey, message_kind: int) -> CorruptStore:
+        """What is wrong at X, and which messages may be gone with it."""
+        holding = [each for each in found.segments if each.base <= found.bad < each.limit]
+        if not holding:
+            path = os.path.join(self._directory, f"{found.next_base:020}.seg")
+            return CorruptStore(path, f"missing; the log was on disk up to {found.synced}", 0)
+        each = holding[0]
+        stop = segment.next_intact(self._disk, self.fd(each), each, found.bad, each.limit)
+        stop = min(found.synced, each.limit) if stop is None else stop
+        ids, lsn = [], found.bad
+        while lsn + record.HEADER_BYTES <= stop:
+            head = self._disk.pread(self.fd(each), record.HEADER_BYTES, each.offset(lsn))
+            if len(head) < record.HEADER_BYTES:
+                break
+            _, length, low, _, _, kind, _, _ = record.HEADER.unpack(head)
+            if lsn == found.bad or kind == message_kind:
+                ids.append(lsn)
+            if low != lsn & record.LOW:
+                break
+            lsn += record.HEADER_BYTES + length
+        reason = f"{stop - found.bad} bytes that were on disk are gone or altered; nothing was changed"
+        return CorruptStore(self.path(each), reason, each.offset(found.bad), tuple(ids))
+
+
+def recover(
+    disk: Disk,
+    directory: str,
+    identity: Identity,
+    mark: memoryview,
+    found: Survey,
+    now_ms: int,
+    segment_bytes: int,
+) -> Log:
+    """Make what *found* describes durable, fence what is torn, and go on behind it.  Idempotent."""
+    if found.error:
+        raise found.error
+    _rewrite(disk, directory, found)
+    log = Log(disk, directory, identity, mark, found.segments, found.end, segment_bytes)
+    if found.verdict is Verdict.TORN or not found.segments:
+        log.begin_segment(now_ms, found.next_base, 0, void_from=found.end)
+        log.sync(log.end)
+    return log
+
+
+def _rewrite(disk: Disk, directory: str, found: Survey) -> None:
+    """Write [W, end) again in place, and sync it.
+
+    These bytes were read, but perhaps only from memory: after a failed fsync the
+    kernel keeps pages that the disk never got, and takes them for clean.
+    """
+    for each in found.segments:
+        start, stop = max(each.base, found.synced), min(each.limit, found.end)
+        if start < stop:
+            fd = disk.open(os.path.join(directory, each.name), write=True)
+            try:
+                for lsn in range(start, stop, COPY_BYTES):
+                    data = disk.pread(fd, min(COPY_BYTES, stop - lsn), each.offset(lsn))
+                    write_all(disk, fd, data, each.offset(lsn))
+                disk.sync(fd)
+            finally:
+                disk.close(fd)

@@ -1,0 +1,238 @@
+"""One file of the log: its header, and reading the records in it.  See FORMAT.md.
+
+    log/00000000000067108864.seg
+    ┌─────────────┬───────┬────────┬────────┬─┄┄─┬────────┬─────────────────┐
+    │ header, 72  │ FENCE │ record │ record │    │ record │ zeros, or void  │
+    └─────────────┴───────┴────────┴────────┴─┄┄─┴────────┴─────────────────┘
+                  ↑ base                                            base + capacity
+
+A position in the log (LSN) minus the base plus the header's size is the offset in
+the file, always.  The next segment's base is base + capacity, however little of the
+capacity was used, so a position is never issued twice.  The first record is a FENCE:
+no record lives in [void_from, base).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from struct import Struct
+from typing import Final, NamedTuple
+
+from crc32c import crc32c
+
+from mq.errors import CorruptStore, Unsupported
+
+from . import record
+from .disk import Disk
+from .identity import VERSION, Identity
+
+HEADER: Final = Struct("<8sHHII16s8sQQQI")
+HEADER_BYTES: Final = HEADER.size
+MAGIC: Final = b"mq-log\r\n"  # a transfer that mends line ends is noticed
+NAME: Final = re.compile(r"(\d{20})\.seg")
+BLOCK_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Segment:
+    number: int
+    base: int
+    capacity: int
+    created_ms: int  # since 1970, in store time; a record's time counts from here
+    seed: int
+
+    @property
+    def limit(self) -> int:
+        """The first position that is not in this segment."""
+        return self.base + self.capacity
+
+    def offset(self, lsn: int) -> int:
+        return lsn - self.base + HEADER_BYTES
+
+    @cached_property
+    def name(self) -> str:
+        return f"{self.base:020}.seg"
+
+
+def encode_header(identity: Identity, segment: Segment) -> bytes:
+    store_id = bytes.fromhex(identity.store_id)
+    head = HEADER.pack(
+        MAGIC, VERSION, 0, 0, segment.number, store_id, identity.key,
+        segment.base, segment.capacity, segment.created_ms, 0,
+    )[:-4]  # fmt: skip
+    return head + record.CRC.pack(crc32c(head))
+
+
+class BadHeader(Exception):
+    """The header does not say what it must; the text says why."""
+
+
+def decode_header(identity: Identity, path: str, base: int, data: bytes) -> Segment:
+    """The segment that *data* heads; BadHeader if it cannot be believed."""
+    if len(data) < HEADER_BYTES:
+        raise BadHeader("the segment's header is cut short")
+    magic, version, reserved, features, number, store_id, key, own_base, capacity, created, crc = (
+        HEADER.unpack_from(data)
+    )
+    if crc32c(data[: HEADER_BYTES - 4]) != crc:
+        raise BadHeader("the segment's header does not pass its checksum")
+    if magic != MAGIC:
+        raise BadHeader("this is not a segment of a log")
+    if version != VERSION or features or reserved:
+        raise Unsupported(
+            f"{path}: segment format {version} with features {features:#x} is not one that this mq reads;"
+            " upgrade mq"
+        )
+    if (store_id.hex(), key) != identity:
+        raise CorruptStore(
+            path, f"this segment belongs to another store ({store_id.hex()}); move it out of the log", 0
+        )
+    if own_base != base:
+        raise CorruptStore(path, f"this segment was created as {own_base:020}.seg; give it back its name", 0)
+    return Segment(number, base, capacity, created, record.seed(key, base))
+
+
+class Record(NamedTuple):
+    """One record as the scanner found it.  The payload is buffer[start:stop]."""
+
+    lsn: int
+    kind: int
+    flags: int
+    queue: int
+    ms: int  # since the segment's creation
+    buffer: bytes
+    start: int
+    stop: int
+
+
+class Scan:
+    """Iterate over the whole groups of records in [start, stop) of one segment.
+
+    Ends at the first place that is not an intact record, without judging it.  Then
+    `end` is the end of the last whole group, `bad` the first place that did not pass
+    (≥ `end`: an incomplete group lies between), `synced` the largest position that a
+    record claimed as synced, and `closed` whether the last record says closed.
+
+    The records of storage itself are not handed on.
+    """
+
+    def __init__(self, disk: Disk, fd: int, segment: Segment, start: int, stop: int, path: str) -> None:
+        self._disk, self._fd, self._segment, self._path = disk, fd, segment, path
+        self._stop = min(stop, segment.limit)
+        self.end = self.bad = start
+        self.synced = self.last_ms = 0
+        self.closed = False
+
+    def __iter__(self) -> Iterator[tuple[int, int, int, int, int, bytes, int, int]]:
+        # The loop that opening a store spends its time in: plain tuples (of the shape
+        # of Record), local names, one checksum call a record.
+        segment, limit = self._segment, self._stop
+        seed, unpack, crc_of = segment.seed, record.HEADER.unpack_from, crc32c
+        lsn = self.end
+        claim_lsn = claim_lag = 0
+        kind = ms = 0
+        group: list[tuple[int, int, int, int, int, bytes, int, int]] = []
+        for block, view, first in self._blocks(lsn):
+            at = lsn - first
+            size = len(block)
+            while at + 24 <= size:
+                crc, length, low, lag, ms_, kind_, flags, queue = unpack(block, at)
+                stop = at + 24 + length
+                if stop > size or low != lsn & 0xFFFF_FFFF or crc_of(view[at + 4 : stop], seed) != crc:
+                    break
+                kind, ms = kind_, ms_
+                if lag != 0xFFFF_FFFF:
+                    claim_lsn, claim_lag = lsn, lag
+                if flags & 1 or group:
+                    group.append((lsn, kind, flags, queue, ms, block, at + 24, stop))
+                    lsn = first + stop
+                    at = stop
+                    if not flags & 1:
+                        self.end = lsn
+                        yield from (each for each in group if each[1] >= record.FIRST_EVENT)
+                        group = []
+                elif kind >= 16:
+                    yield lsn, kind, flags, queue, ms, block, at + 24, stop
+                    self.end = lsn = first + stop
+                    at = stop
+                elif kind == record.FENCE or kind == record.CLOSED:
+                    self.end = lsn = first + stop
+                    at = stop
+                else:
+                    raise Unsupported(
+                        f"{self._path} at offset {segment.offset(lsn)}: records of kind {kind} are not"
+                        " known to this mq; upgrade mq"
+                    )
+            self.bad = lsn
+            if lsn >= limit:
+                break
+        self.synced, self.last_ms = claim_lsn - claim_lag, ms
+        self.closed = kind == record.CLOSED and not group
+
+    def _blocks(self, lsn: int) -> Iterator[tuple[bytes, memoryview, int]]:
+        """Blocks of the file, each from where the last one's whole records ended."""
+        size = BLOCK_BYTES
+        self.bad = lsn
+        while True:
+            want = min(size, self._stop - self.bad)
+            block = self._disk.pread(self._fd, want, self._segment.offset(self.bad))
+            if len(block) < 24:
+                return
+            before = self.bad
+            yield block, memoryview(block), before
+            if self.bad == before:  # not one whole record in it: a long one, or the end
+                need = 24 + record.HEADER.unpack_from(block)[1]
+                if need <= len(block) or need > record.RECORD_BYTES_MAX or len(block) < want:
+                    return
+                if self.bad + need > self._stop:
+                    return
+                size = need
+            else:
+                size = BLOCK_BYTES
+
+
+def next_intact(disk: Disk, fd: int, segment: Segment, start: int, stop: int) -> int | None:
+    """The position of the first intact record in [start, stop), or None.
+
+    A record holds the low half of its own position.  Two of those four bytes stay the
+    same for 64 KiB, so a plain search for them finds every candidate.
+    """
+    window = 1 << 16
+    lsn = start
+    stop = min(stop, segment.limit)
+    while lsn < stop:
+        end = min((lsn // window + 1) * window, stop)
+        pattern = (lsn & record.LOW).to_bytes(4, "little")[2:]
+        block = disk.pread(fd, end - lsn + 24, segment.offset(lsn))
+        if not block:
+            return None
+        at = block.find(pattern, 10) - 10
+        while at >= 0 and at + 24 <= len(block):
+            if lsn + at < end and is_intact(disk, fd, segment, lsn + at, block[at : at + 24]):
+                return lsn + at
+            at = block.find(pattern, at + 11) - 10
+        lsn = end
+    return None
+
+
+def is_intact(disk: Disk, fd: int, segment: Segment, lsn: int, head: bytes) -> bool:
+    """Whether a whole record with the header *head* stands at *lsn*."""
+    crc, length, low, _lag, _ms, kind, _flags, _queue = record.HEADER.unpack(head)
+    if low != lsn & record.LOW or not kind or lsn + 24 + length > segment.limit:
+        return False
+    if length > record.RECORD_BYTES_MAX:
+        return False
+    data = disk.pread(fd, 20 + length, segment.offset(lsn) + 4)
+    return len(data) == 20 + length and bool(crc32c(data, segment.seed) == crc)
+
+
+def is_zero(disk: Disk, fd: int, offset: int) -> bool:
+    """Whether nothing but zeros stands in the file from *offset* on."""
+    while block := disk.pread(fd, BLOCK_BYTES, offset):
+        if block.count(0) != len(block):
+            return False
+        offset += len(block)
+    return True

@@ -1,0 +1,283 @@
+"""Where log, state, clock and lock meet.  Every operation has the same three steps:
+
+    decide (what the state allows, now)  →  append (the record)  →  apply (the same method
+                                                                    that recovery calls)
+
+Nothing is applied that is not in the log.  Whatever interrupts those steps (Ctrl-C, no
+memory) leaves `applied` behind the log's end, or the page's dirty word set; the next
+operation sees it and rebuilds the state from the log, which is the truth.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from mq.clock import Clock
+from mq.delivery import events
+from mq.delivery.queue import QueueState
+from mq.delivery.state import QUEUES_MAX, State
+from mq.errors import Closed, StorageError, Unsupported, UsageError
+from mq.storage import identity, recovery, shared
+from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain
+from mq.storage.log import Draft, Log, Stored
+
+MEMORY: Final = ":memory:"
+
+
+class Channel:
+    """What this process knows under a queue's name: its state, once it exists, and who waits here."""
+
+    def __init__(self, name: str, mutex: threading.Lock) -> None:
+        self.name = name
+        self.state: QueueState | None = None
+        self.arrived = threading.Condition(mutex)
+        self.armed: list[float] = []  # when each waiting receiver looks again by itself, monotonic seconds
+
+    def wake(self, count: int) -> None:
+        """*count* messages are ready."""
+        if self.armed:
+            self.arrived.notify(count)
+
+    def rearm(self, seconds: float | None) -> None:
+        """Something falls due in *seconds*: some receiver must not sleep longer."""
+        if self.armed and seconds is not None and min(self.armed) > time.monotonic() + seconds:
+            self.arrived.notify()
+
+
+class Store:
+    def __init__(
+        self, path: str, *, sync: str | float, read_only: bool, segment_bytes: int,
+        clock: Callable[[], float] | None, disk: Disk | None = None,
+    ) -> None:  # fmt: skip
+        self.path = path
+        self.read_only = read_only
+        self.clock = Clock(clock)
+        self.disk = disk or (MemoryDisk() if path == MEMORY else RealDisk())
+        self.mutex = threading.Lock()
+        self.channels: dict[str, Channel] = {}
+        self.closed = False
+        self.durable = sync == "always"
+        self._segment_bytes = segment_bytes
+        self._log_path, self._mark_path = os.path.join(path, "log"), os.path.join(path, "mark")
+        with explain(path):
+            if read_only:
+                self._attach()
+            else:
+                self._open()
+        if isinstance(sync, float) and not read_only:
+            self._stop = threading.Event()
+            self._flusher = threading.Thread(
+                target=self._flush_every, args=(sync,), daemon=True, name="mq-sync"
+            )
+            self._flusher.start()
+
+    # ── opening ────────────────────────────────────────────────────────────────────
+
+    def _open(self) -> None:
+        """Take the lock, recover, go on where the log ends."""
+        disk = self.disk
+        disk.make_directory(self.path)
+        self._lock_fd = shared.take_lock(disk, os.path.join(self.path, "LOCK"), self._mark_path)
+        try:
+            disk.make_directory(self._log_path)
+            self.identity = self._identify(create=True)
+            self.mark = shared.open_mark(disk, self._mark_path, self.identity.key)
+            self.mark[shared.HOLDER] = os.getpid()
+            self._recover()
+        except BaseException:
+            disk.close(self._lock_fd)
+            raise
+
+    def _identify(self, *, create: bool) -> identity.Identity:
+        path = os.path.join(self.path, "FORMAT")
+        if self.disk.exists(path):
+            return identity.read(self.disk, path)
+        if create and not self.disk.names(self._log_path):
+            return identity.create(self.disk, path)
+        raise StorageError(self.path, "this is not a store: it has no FORMAT file; check the path")
+
+    def _recover(self) -> None:
+        state = State()
+        found = recovery.survey(
+            self.disk, self._log_path, self.identity, self.mark[shared.SYNCED], state.apply, events.PUBLISH
+        )
+        self.clock.start(found.last_ms)
+        log = recovery.recover(
+            self.disk,
+            self._log_path,
+            self.identity,
+            self.mark,
+            found,
+            self.clock.store_ms(),
+            self._segment_bytes,
+        )
+        for word, value in (
+            (shared.END, log.end), (shared.SYNCED, log.synced), (shared.SYNCING, 0), (shared.FAILED, 0),
+            (shared.HEAD, 0), (shared.DIRTY, 0),
+        ):  # fmt: skip
+            self.mark[word] = value
+        self.log, self.verdict = log, found.verdict
+        self._take_state(state, log.end)
+
+    def _attach(self) -> None:
+        """Read what is there now, and change nothing."""
+        self.identity = self._identify(create=False)
+        self.mark = memoryview(bytearray(8 * 512)).cast("Q")
+        words = shared.read_mark(self.disk, self._mark_path, self.identity.key)
+        self._seen_end = words[shared.END]
+        state = State()
+        found = recovery.survey(
+            self.disk, self._log_path, self.identity, words[shared.SYNCED], state.apply, events.PUBLISH
+        )
+        if found.error:
+            raise found.error
+        self.clock.start(found.last_ms)
+        self.log = Log(self.disk, self._log_path, self.identity, self.mark, found.segments, found.end)
+        self.verdict = found.verdict
+        self._take_state(state, found.end)
+
+    def _take_state(self, state: State, applied: int) -> None:
+        self.state, self.applied = state, applied
+        for name, channel in self.channels.items():
+            channel.state = state.by_name.get(name)
+
+    # ── the way into every operation ───────────────────────────────────────────────
+
+    def check(self) -> None:
+        """Called with the mutex, first thing: raise if nothing can be changed, mend what was interrupted."""
+        if self.closed:
+            raise Closed(f"{self.path}: the broker is closed")
+        if self.read_only:
+            raise Unsupported(f"{self.path}: opened with read_only=True, which changes nothing")
+        self.log.check()
+        self.log.abandon()
+        self._recover()
+
+    def ready_to_change(self) -> None:
+        """Called with the mutex, first thing, by all but the hottest operations."""
+        if self.closed or self.read_only or self.applied != self.log.end or self.mark[shared.DIRTY]:
+            self.check()
+
+    def refresh(self) -> None:
+        """Called with the mutex before looking: the state is the log's."""
+        if self.read_only and not self.closed:
+            words = shared.read_mark(self.disk, self._mark_path, self.identity.key)
+            if words[shared.END] != self._seen_end:
+                self.log.abandon()
+                with explain(self.path):
+                    self._attach()
+        elif self.closed or self.applied != self.log.end or self.mark[shared.DIRTY]:
+            self.check()
+
+    def channel(self, name: str) -> Channel:
+        with self.mutex:
+            found = self.channels.get(name)
+            if found is None:
+                check_name(name)
+                found = self.channels[name] = Channel(name, self.mutex)
+                found.state = self.state.by_name.get(name)
+            return found
+
+    def declaration(self, channel: Channel, changes: dict[str, Any]) -> tuple[int, Draft]:
+        """The queue's number, new if it has none yet, and the record that declares *changes*."""
+        number = channel.state.number if channel.state else self.state.free_number()
+        if number is None:
+            raise UsageError(f"{self.path}: {QUEUES_MAX:,} queues is the most; delete some")
+        return number, (events.DECLARE, 0, number, events.encode_declare(channel.name, changes))
+
+    def declare(self, channel: Channel, changes: dict[str, Any]) -> None:
+        """Change the options named, for every process; nothing is written if they are so already."""
+        with self.mutex:
+            self.refresh()
+            state = channel.state
+            if state and all(getattr(state.options, name) == value for name, value in changes.items()):
+                return
+            if self.read_only:
+                self.check()
+            number, draft = self.declaration(channel, changes)
+            self.log.append(self.clock.store_ms(), *draft)
+            channel.state = self.state.declare(number, draft[3])
+            end = self.applied = self.log.end
+        if self.durable:
+            self.log.sync(end)
+
+    def publish_many(self, channel: Channel, bodies: Iterable[tuple[int, bytes]]) -> list[int]:
+        """One atomic group of bodies, and the queue's declaration before them if it is new."""
+        with self.mutex:
+            self.ready_to_change()
+            drafts: list[Draft] = []
+            if channel.state:
+                number = channel.state.number
+            else:
+                number, draft = self.declaration(channel, {})
+                drafts.append(draft)
+            drafts += [(events.PUBLISH, flags, number, raw) for flags, raw in bodies]
+            lsns = self.log.append_group(self.clock.store_ms(), drafts)
+            for lsn, (kind, _, _, payload) in zip(lsns, drafts, strict=True):
+                if kind == events.DECLARE:
+                    channel.state = self.state.declare(number, payload)
+                    lsns = lsns[1:]
+                else:
+                    channel.state.publish(lsn, len(payload))  # type: ignore[union-attr]
+            end = self.applied = self.log.end
+            channel.wake(len(lsns))
+        if self.durable:
+            self.log.sync(end)
+        return lsns
+
+    def read(self, id: int) -> Stored:
+        return self.log.read(id)
+
+    # ── the disk ───────────────────────────────────────────────────────────────────
+
+    def flush(self) -> None:
+        """Return when all that was written is on the disk."""
+        if self.closed:
+            raise Closed(f"{self.path}: the broker is closed")
+        self.log.sync(self.log.end)
+
+    def _flush_every(self, seconds: float) -> None:
+        # A failure is kept by the log and raised by whoever comes next.
+        while not self._stop.wait(seconds):
+            try:
+                self.log.sync(self.log.end)
+            except StorageError:
+                return
+
+    def close(self) -> None:
+        """Sync, say that the log ends here, let go of everything.  A second call does nothing."""
+        with self.mutex:
+            if self.closed:
+                return
+            self.closed = True
+            for channel in self.channels.values():
+                channel.arrived.notify_all()
+        if self.read_only:
+            self.log.abandon()
+            return
+        if hasattr(self, "_stop"):
+            self._stop.set()
+            self._flusher.join()
+        try:
+            self.log.close(self.clock.store_ms())
+        finally:
+            self.mark[shared.HOLDER] = 0
+            self.disk.close(self._lock_fd)
+
+
+def check_name(name: object) -> None:
+    """UsageError unless *name* can name a queue: 1 to 255 bytes of UTF-8, no control characters."""
+    if not isinstance(name, str):
+        raise UsageError(f"a queue's name is text, not {type(name).__name__}")
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise UsageError(f"the queue name {name!r} is not valid Unicode") from None
+    if not 1 <= size <= 255:
+        raise UsageError(f"a queue's name has 1 to 255 bytes, this one {size}")
+    if not name.isprintable():
+        raise UsageError(f"the queue name {name!r} has control or unprintable characters; leave them out")
