@@ -37,4 +37,6 @@ class Clock:
         return time.time_ns() // 1_000_000 if self._custom is None else int(self._custom() * 1000)
 
     def now(self) -> Now:
+        if self._custom is None:  # flat: once a delivery
+            return Now(time.monotonic_ns() // 1_000_000 + self._offset_ms, time.time_ns() // 1_000_000)
         return Now(self.store_ms(), self.wall_ms())

@@ -50,21 +50,22 @@ def encode_body(body: object) -> tuple[int, bytes]:
     return flags, raw
 
 
-class Message(Generic[T_co]):
+class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
     """What is stored: a snapshot, read-only.
 
     `attempts` counts the deliveries in this queue, this one included; released ones
     are not counted.  `raw` is the body as stored; `body` is decoded when it is read.
     """
 
-    __slots__ = ("_body", "_created_ms", "_due_ms", "_flags", "_queue", "attempts", "id", "raw", "state")
-
-    def __init__(
-        self, queue: Queue[Any], id: int, attempts: int, flags: int, created_ms: int, raw: bytes,
-        state: State = "in_flight", due_ms: int | None = None,
-    ) -> None:  # fmt: skip
-        self._queue, self.id, self.attempts, self._flags = queue, id, attempts, flags
-        self._created_ms, self.raw, self.state, self._due_ms = created_ms, raw, state, due_ms
+    _queue: Queue[Any]
+    id: int
+    attempts: int
+    _flags: int
+    _created_ms: int
+    raw: bytes
+    _due_ms: int | None
+    state: State = "in_flight"
+    _body: Any = msgspec.UNSET
 
     @property
     def queue(self) -> str:
@@ -82,11 +83,9 @@ class Message(Generic[T_co]):
     @property
     def body(self) -> T_co:
         """Decoded once, when it is first read; BadBody if it does not fit the queue's type."""
-        try:
-            return self._body  # type: ignore[no-any-return, has-type]
-        except AttributeError:
+        if self._body is msgspec.UNSET:
             self._body = self._queue.decode(self)
-            return self._body  # type: ignore[no-any-return]
+        return self._body  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
         return (
@@ -95,7 +94,7 @@ class Message(Generic[T_co]):
         )
 
 
-class Delivery(Message[T_co]):
+class Delivery(Message[T_co], eq=False, gc=False):
     """A message and the right to settle it.
 
     Every method raises StaleReceipt once that right is gone: the delivery was settled,
@@ -105,17 +104,8 @@ class Delivery(Message[T_co]):
     the like release; always raises the exception again; nothing if you settled it yourself.
     """
 
-    __slots__ = ("_lsn", "_settled")
-
-    def __init__(
-        self, queue: Queue[Any], id: int, attempts: int, flags: int, created_ms: int, raw: bytes,
-        lsn: int, deadline_ms: int,
-    ) -> None:  # fmt: skip
-        # Flat, without super(): receive is hot.
-        self._queue, self.id, self.attempts, self._flags = queue, id, attempts, flags
-        self._created_ms, self.raw, self.state, self._due_ms = created_ms, raw, "in_flight", deadline_ms
-        self._lsn = lsn
-        self._settled = False
+    _lsn: int = 0  # of its DELIVER record
+    _settled: bool = False
 
     @property
     def receipt(self) -> Receipt:

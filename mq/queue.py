@@ -131,7 +131,18 @@ class Queue(Generic[T]):
             assert flight
             attempts = flight.attempts
         stored = log.read(id)
-        return Delivery(self, id, attempts, stored.flags, stored.time_ms, stored.payload, receipt, deadline)
+        return Delivery(
+            self,
+            id,
+            attempts,
+            stored.flags,
+            stored.time_ms,
+            stored.payload,
+            deadline,
+            "in_flight",
+            msgspec.UNSET,
+            receipt,
+        )
 
     def receive_many(
         self, limit: int, timeout: float | None = None, *, visibility_timeout: float | None = None
@@ -169,7 +180,18 @@ class Queue(Generic[T]):
         for id, receipt, count in zip(ids, receipts, attempts, strict=True):
             stored = log.read(id)
             deliveries.append(
-                Delivery(self, id, count, stored.flags, stored.time_ms, stored.payload, receipt, deadline)
+                Delivery(
+                    self,
+                    id,
+                    count,
+                    stored.flags,
+                    stored.time_ms,
+                    stored.payload,
+                    deadline,
+                    "in_flight",
+                    msgspec.UNSET,
+                    receipt,
+                )
             )
         return deliveries
 
@@ -359,7 +381,7 @@ class Queue(Generic[T]):
 
     def _message(self, id: int, attempts: int, state: State, due: int | None) -> Message[T]:
         stored = self._store.read(id)
-        return Message(self, id, attempts, stored.flags, stored.time_ms, stored.payload, state, due)
+        return Message(self, id, attempts, stored.flags, stored.time_ms, stored.payload, due, state)
 
     def stats(self) -> Stats:
         """How many messages are where, and what has happened so far."""

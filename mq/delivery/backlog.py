@@ -19,12 +19,13 @@ CHUNK_IDS: Final = 8192
 
 
 class Backlog:
-    __slots__ = ("_at", "_chunks", "_count")
+    __slots__ = ("_at", "_chunks", "_count", "head")
 
     def __init__(self) -> None:
         self._chunks: list[array[int]] = [array("Q")]
         self._at = 0  # the head's index in the first chunk
         self._count = 0
+        self.head: int | None = None  # the oldest id
 
     def __len__(self) -> int:
         return self._count
@@ -36,10 +37,6 @@ class Backlog:
                 yield chunk[index]
             at = 0
 
-    def head(self) -> int | None:
-        """The oldest id, left where it is."""
-        return self._chunks[0][self._at] if self._count else None
-
     def append(self, id: int) -> None:
         tail = self._chunks[-1]
         if len(tail) >= CHUNK_IDS:
@@ -47,28 +44,28 @@ class Backlog:
             self._chunks.append(tail)
         tail.append(id)
         self._count += 1
+        if self.head is None:
+            self.head = id
 
     def take(self, id: int) -> bool:
         """Remove *id*; whether it was there.  Cheap at the head, a search elsewhere."""
-        if not self._count:
-            return False
-        first = self._chunks[0]
-        if first[self._at] == id:
+        if id == self.head:
             self._at += 1
             self._count -= 1
-            if self._at == len(first):
+            first = self._chunks[0]
+            if self._at < len(first):
+                self.head = first[self._at]
+            else:
                 self._drop_first()
             return True
-        found = self._find(id)
+        found = self._find(id) if self._count else None
         if not found:
             return False
         chunk, index = found
         del self._chunks[chunk][index]
         self._count -= 1
-        if chunk and not self._chunks[chunk]:
+        if not self._chunks[chunk]:  # never the first: its head is still there
             del self._chunks[chunk]
-        elif not chunk and self._at == len(first):
-            self._drop_first()
         return True
 
     def __contains__(self, id: int) -> bool:
@@ -84,6 +81,7 @@ class Backlog:
             del self._chunks[0]
         else:
             self._chunks[0] = array("Q")
+        self.head = self._chunks[0][0] if self._count else None
 
     def _find(self, id: int) -> tuple[int, int] | None:
         """The chunk and the index in it where *id* stands."""

@@ -18,7 +18,7 @@ store time, dues milliseconds of wall time, both since 1970.
 from __future__ import annotations
 
 from struct import Struct
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -58,7 +58,7 @@ class Options(msgspec.Struct, frozen=True):
     visibility_timeout: float = 30.0
 
 
-class Now(NamedTuple):
+class Now(msgspec.Struct, frozen=True, gc=False):
     """The time, in milliseconds since 1970.  `store` never goes back; `wall` may."""
 
     store: int

@@ -67,7 +67,7 @@ class QueueState:
 
     def deliver(self, id: int, receipt: int, deadline: int) -> Flight | None:
         """The new flight; None if the message is not here any more."""
-        if id == self.waiting.head():
+        if id == self.waiting.head:
             self.waiting.take(id)
             attempts = 1
         elif flight := self.flights.get(id):
@@ -135,7 +135,7 @@ class QueueState:
             self._dues and self._dues[0][0] <= now.wall
         ):
             self._return_due(now)
-        returned, waiting = self._returned, self.waiting.head()
+        returned, waiting = self._returned, self.waiting.head
         while returned and not self._is_back(returned[0], now):
             heappop(returned)
         if returned and (waiting is None or returned[0] < waiting):

@@ -16,9 +16,9 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import Final
 
+import msgspec
 from crc32c import crc32c
 
 from mq.errors import CorruptStore, StorageError, StoreFailed, UsageError
@@ -28,6 +28,8 @@ from .disk import Disk, storage_error, write_all
 from .identity import Identity
 from .record import AFTER_CRC, CRC
 from .segment import Segment
+
+UNPACK: Final = record.HEADER.unpack_from
 
 ALLOCATE_BYTES: Final = 1 << 20  # room is reserved in steps of this; a full disk is noticed here
 OPEN_SEGMENTS_MAX: Final = 4  # descriptors kept for reading
@@ -39,7 +41,7 @@ SEGMENT_BYTES_MIN: Final = 1 << 10
 Draft = tuple[int, int, int, bytes]  # kind, flags, queue, payload: a record before it has a place
 
 
-class Stored(NamedTuple):
+class Stored(msgspec.Struct, gc=False):
     """A record read back from its position."""
 
     kind: int
@@ -59,7 +61,7 @@ class Log:
     ) -> None:  # fmt: skip
         """Continue the log that ends at *end*, all on the disk; without *segment_bytes*, only read it."""
         self._disk, self.directory, self._identity, self._mark = disk, directory, identity, mark
-        self._pwrite = disk.pwrite
+        self._pread, self._pwrite = disk.pread, disk.pwrite
         self._segment_bytes = segment_bytes or 0
         self.segments = segments
         self._bases = [each.base for each in segments]
@@ -262,51 +264,56 @@ class Log:
 
     def read(self, lsn: int) -> Stored:
         """The record at *lsn*, checked; CorruptStore if it does not pass."""
-        each = self.segments[bisect_right(self._bases, lsn) - 1]
+        each = self.segments[-1]
+        if lsn < each.base:
+            each = self.segments[bisect_right(self._bases, lsn) - 1]
         fd = self._readers.get(each.base)
-        data = b""
+        stored = None
         if fd is not None:
             # Another thread may close this descriptor meanwhile, and the number may then
             # name another file: the checksum, seeded by the segment's base, tells.
-            with suppress(OSError):
-                data = self._read(fd, each, lsn)
-        if not data:
+            try:
+                stored = self._read(fd, each, lsn)
+            except OSError:
+                stored = None
+        if stored is None:
             with self._files:
-                data = self._read_or_explain(each, lsn)
-        _, _, _, _, ms, kind, flags, queue = record.HEADER.unpack_from(data)
-        return Stored(kind, flags, queue, each.created_ms + ms, data[24:])
+                stored = self._read_or_explain(each, lsn)
+        return stored
 
-    def _read(self, fd: int, each: Segment, lsn: int) -> bytes:
-        """The whole record, or nothing if it does not pass its checksum."""
-        data = self._disk.pread(fd, self._guess, each.offset(lsn))
+    def _read(self, fd: int, each: Segment, lsn: int) -> Stored | None:
+        """The record; None if it does not pass its checksum."""
+        offset = lsn - each.base + segment.HEADER_BYTES
+        data = self._pread(fd, self._guess, offset)
         if len(data) < 24:
-            return b""
-        crc, length, low, *_ = record.HEADER.unpack_from(data)
+            return None
+        crc, length, low, _, ms, kind, flags, queue = UNPACK(data)
         size = 24 + length
-        if low != lsn & record.LOW or lsn + size > each.limit:
-            return b""
+        if low != lsn & 0xFFFF_FFFF or lsn + size > each.limit:
+            return None
         if size > len(data):
             self._guess = min(READ_BYTES_MAX, size)
-            data += self._disk.pread(fd, size - len(data), each.offset(lsn) + len(data))
-        data = data[:size]
-        return data if crc32c(memoryview(data)[4:], each.seed) == crc else b""
+            data += self._pread(fd, size - len(data), offset + len(data))
+        if crc32c(data[4:size], each.seed) != crc:
+            return None
+        return Stored(kind, flags, queue, each.created_ms + ms, data[24:size])
 
-    def _read_or_explain(self, each: Segment, lsn: int) -> bytes:
+    def _read_or_explain(self, each: Segment, lsn: int) -> Stored:
         path = self._path(each)
         try:
-            data = self._read(self._reader(each), each, lsn)
+            stored = self._read(self._reader(each), each, lsn)
         except OSError as error:
             raise CorruptStore(
                 path, f"message {lsn} cannot be read ({error.strerror})", each.offset(lsn), (lsn,)
             ) from error
-        if not data:
+        if stored is None:
             raise CorruptStore(
                 path,
                 f"message {lsn} does not pass its checksum; everything else is served",
                 each.offset(lsn),
                 (lsn,),
             )
-        return data
+        return stored
 
     def _path(self, each: Segment) -> str:
         return os.path.join(self.directory, each.name)
