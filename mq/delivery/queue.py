@@ -81,6 +81,8 @@ class QueueState:
             return None
         flight = self.flights[id] = Flight(receipt, deadline, attempts)
         self._watch(id, deadline)
+        while self._returned and self._returned[0] == id:
+            heappop(self._returned)
         return flight
 
     def ack(self, id: int, size: int) -> None:
@@ -137,7 +139,7 @@ class QueueState:
             self._return_due(now)
         returned, waiting = self._returned, self.waiting.head
         while returned and not self._is_back(returned[0], now):
-            heappop(returned)
+            self._forget(heappop(returned))
         if returned and (waiting is None or returned[0] < waiting):
             return returned[0]
         return waiting
@@ -148,7 +150,9 @@ class QueueState:
         back: list[int] = []
         while self._returned and len(back) < limit:
             id = heappop(self._returned)
-            if self._is_back(id, now) and (not back or back[-1] != id):
+            if not self._is_back(id, now):
+                self._forget(id)
+            elif not back or back[-1] != id:
                 back.append(id)
         for id in back:
             heappush(self._returned, id)
@@ -215,7 +219,13 @@ class QueueState:
     def _is_back(self, id: int, now: Now) -> bool:
         if flight := self.flights.get(id):
             return flight.deadline <= now.store
-        return id in self.delayed
+        delayed = self.delayed.get(id)
+        return delayed is not None and delayed.due <= now.wall
+
+    def _forget(self, id: int) -> None:
+        """Not ready after all: settled, delivered or delayed since, or the wall clock was set back."""
+        if delayed := self.delayed.get(id):
+            heappush(self._dues, (delayed.due, id))
 
     def _is_deadline(self, deadline: int, id: int) -> bool:
         flight = self.flights.get(id)
