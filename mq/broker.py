@@ -125,6 +125,8 @@ def open(
         raise UsageError(
             f"segment_bytes is from {SEGMENT_BYTES_MIN} to {GROUP_BYTES_MAX}, not {segment_bytes}"
         )
+    if clock is not None and not callable(clock):
+        raise UsageError(f"clock is a function that returns seconds since 1970, not {type(clock).__name__}")
     if read_only and name == MEMORY:
         raise UsageError('":memory:" is new and empty: there is nothing to open read-only')
     return Broker(Store(name, sync=sync, read_only=read_only, segment_bytes=segment_bytes, clock=clock))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from traceback import format_exception_only
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, NewType, Self, TypeVar
 
@@ -10,7 +11,7 @@ import msgspec
 
 from mq.delivery import events
 from mq.delivery.queue import State
-from mq.errors import StaleReceipt, UsageError
+from mq.errors import MqError, UsageError
 
 if TYPE_CHECKING:
     from mq.queue import Queue
@@ -141,8 +142,9 @@ class Delivery(Message[T_co], eq=False, gc=False):
             return
         try:
             if isinstance(error, Exception):
-                self.nack(reason=f"{type(error).__name__}: {error}")
+                # This also knows what to do with an exception whose own __str__ fails.
+                self.nack(reason="".join(format_exception_only(error)).strip())
             else:
                 self.release()
-        except StaleReceipt as stale:
-            error.add_note(f"mq: {stale}")
+        except MqError as failure:  # closed meanwhile, stale, …: the first exception is the one to see
+            error.add_note(f"mq: {failure}")

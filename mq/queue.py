@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Generic, NamedTuple, TypedDict, TypeVar, overload
 
 import msgspec
@@ -27,6 +27,7 @@ from mq.store import Channel, Store
 T = TypeVar("T")
 SECONDS_MAX: Final = 10 * 366 * 86_400.0  # ten years: longer than any delivery is meant to wait
 BACKOFF: Final = Backoff()
+BYTES: Final = (bytes, bytearray, memoryview)
 
 
 class QueueOptions(TypedDict, total=False):
@@ -90,7 +91,7 @@ class Queue(Generic[T]):
 
     def publish_many(self, bodies: Iterable[T]) -> list[int]:
         """Store all of *bodies* or, whatever happens, none of them; their ids, in order."""
-        encoded = [encode_body(body) for body in bodies]
+        encoded = [encode_body(body) for body in check_many("bodies", bodies)]
         return self._store.publish_many(self._channel, encoded) if encoded else []
 
     # ── receiving ──────────────────────────────────────────────────────────────────
@@ -130,6 +131,8 @@ class Queue(Generic[T]):
             store.applied = log.end
             assert flight
             attempts = flight.attempts
+            if channel.armed:
+                channel.hand_on(now)
         stored = log.read(id)
         return Delivery(
             self,
@@ -176,6 +179,7 @@ class Queue(Generic[T]):
                 flight = state.deliver(id, receipt, deadline)
                 attempts.append(flight.attempts if flight else 0)
             store.applied = log.end
+            channel.hand_on(now)
         deliveries: list[Delivery[T]] = []
         for id, receipt, count in zip(ids, receipts, attempts, strict=True):
             stored = log.read(id)
@@ -288,19 +292,15 @@ class Queue(Generic[T]):
             store.log.append(now.store, kind, 0, state.number, payload)
             apply(state)
             store.applied = store.log.end
-            if channel.armed:
-                if state.head(now) is not None:
-                    channel.wake(1)
-                else:
-                    channel.rearm(state.seconds_to_next(now))
+            channel.hand_on(now)
 
     def ack_many(self, messages: Iterable[Delivery[Any] | Receipt]) -> None:
         """Ack all that can be acked, in one write; then StaleReceipt, naming the others, if there are any.
 
-        Receipts may be of any queue of this store.
+        They may be of any queue of this store.
         """
-        claims = [_claim(message) for message in messages]
         store = self._store
+        claims = [_claim(message, store) for message in check_many("messages", messages)]
         stale: list[int] = []
         with store.mutex:
             store.ready_to_change()
@@ -308,7 +308,7 @@ class Queue(Generic[T]):
             applied: list[tuple[QueueState, int, int]] = []
             seen: set[int] = set()
             for message, number, id, receipt in claims:
-                state = self._channel.state if message else store.state.queues.get(number)
+                state = message._queue._channel.state if message else store.state.queues.get(number)
                 flight = state.flights.get(id) if state else None
                 if state is None or flight is None or flight.receipt != receipt or receipt in seen:
                     stale.append(id)
@@ -322,8 +322,8 @@ class Queue(Generic[T]):
                 for state, id, size in applied:
                     state.ack(id, size)
                 store.applied = store.log.end
-        for message, _, id, _ in claims:
-            if message and id not in stale:
+        for message, _, _, receipt in claims:
+            if message and receipt in seen:
                 message._settled = True
         if stale:
             raise StaleReceipt(tuple(stale))
@@ -432,7 +432,8 @@ class Queue(Generic[T]):
             if kind == events.MSGPACK:
                 return self._decode(message.raw)
             plain = message.raw if kind == events.BYTES else message.raw.decode()
-            return plain if self._type is None else msgspec.convert(plain, self._type)
+            # Bytes are builtin: else text would be taken for base64, and come back as other bytes.
+            return plain if self._type is None else msgspec.convert(plain, self._type, builtin_types=BYTES)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise BadBody(
                 f"message {message.id} in queue {self.name!r} does not fit the queue's type: {error};"
@@ -447,9 +448,11 @@ def _decoder(type: Any) -> Callable[[bytes], Any]:
         raise UsageError(f"messages cannot be of type {type!r}: {error}") from None
 
 
-def _claim(message: Delivery[Any] | Receipt) -> tuple[Delivery[Any] | None, int, int, int]:
+def _claim(message: Delivery[Any] | Receipt, store: Store) -> tuple[Delivery[Any] | None, int, int, int]:
     """The delivery, if it is one; and queue number, id and receipt."""
     if isinstance(message, Delivery):
+        if message._queue._store is not store:  # its receipt may be somebody else's here
+            raise UsageError(f"message {message.id} was received through another broker; settle it there")
         return message, 0, message.id, message._lsn
     try:
         number, id, receipt = map(int, message.split("-"))
@@ -471,6 +474,13 @@ def check_count(name: str, value: object) -> int:
     """*value*, if it is a whole number from 0 up; else UsageError."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise UsageError(f"{name} is a whole number, not {type(value).__name__}")
-    if not 0 <= value < 1 << 64:
-        raise UsageError(f"{name} is at least 0, not {value}")
+    if not 0 <= value < 1 << 63:
+        raise UsageError(f"{name} is from 0 to {(1 << 63) - 1}, not {value}")
     return value
+
+
+def check_many(name: str, values: Iterable[T]) -> Iterable[T]:
+    """*values*, if they are several; UsageError if it is one thing, which would be taken apart."""
+    if not isinstance(values, Iterable) or isinstance(values, (str, *BYTES, Mapping)):
+        raise UsageError(f"{name} is a list or another iterable, not {type(values).__name__}")
+    return values

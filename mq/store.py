@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from mq.clock import Clock
 from mq.delivery import events
+from mq.delivery.events import Now
 from mq.delivery.queue import QueueState
 from mq.delivery.state import QUEUES_MAX, State
 from mq.errors import Closed, StorageError, Unsupported, UsageError
@@ -41,6 +42,14 @@ class Channel:
         """*count* messages are ready."""
         if self.armed:
             self.arrived.notify(count)
+
+    def hand_on(self, now: Now) -> None:
+        """Deliveries changed: wake who can take the next message, or who would sleep past its time."""
+        if self.armed and self.state:
+            if self.state.head(now) is not None:
+                self.wake(1)
+            else:
+                self.rearm(self.state.seconds_to_next(now))
 
     def rearm(self, seconds: float | None) -> None:
         """Something falls due in *seconds*: some receiver must not sleep longer."""
@@ -127,12 +136,18 @@ class Store:
         """Read what is there now, and change nothing."""
         self.identity = self._identify(create=False)
         self.mark = memoryview(bytearray(8 * 512)).cast("Q")
-        words = shared.read_mark(self.disk, self._mark_path, self.identity.key)
-        self._seen_end = words[shared.END]
-        state = State()
-        found = recovery.survey(
-            self.disk, self._log_path, self.identity, words[shared.SYNCED], state.apply, events.PUBLISH
-        )
+        self.mark[shared.DIRTY] = 1  # so that every change ends in check(), which refuses it
+        view, before = shared.look(self.disk, self.path, self.identity.key), None
+        # A writer that came while the log was read to its end makes it look torn: again.
+        while view != before:
+            before = view
+            state = State()
+            found = recovery.survey(
+                self.disk, self._log_path, self.identity, view.synced, state.apply, events.PUBLISH, view.upto
+            )
+            if not view.held:
+                view = shared.look(self.disk, self.path, self.identity.key)
+        self._seen_end = view.end
         if found.error:
             raise found.error
         self.clock.start(found.last_ms)
@@ -144,6 +159,7 @@ class Store:
         self.state, self.applied = state, applied
         for name, channel in self.channels.items():
             channel.state = state.by_name.get(name)
+            channel.arrived.notify_all()  # whoever waits judges for itself what changed
 
     # ── the way into every operation ───────────────────────────────────────────────
 
@@ -175,7 +191,7 @@ class Store:
 
     def channel(self, name: str) -> Channel:
         with self.mutex:
-            found = self.channels.get(name)
+            found = self.channels.get(name) if isinstance(name, str) else None
             if found is None:
                 check_name(name)
                 found = self.channels[name] = Channel(name, self.mutex)
