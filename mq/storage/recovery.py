@@ -33,6 +33,7 @@ from .disk import Disk, write_all
 from .identity import Identity
 from .log import Log
 from .segment import BadHeader, Scan, Segment
+from .shared import NO_LIMIT
 
 COPY_BYTES: Final = 1 << 20
 
@@ -62,13 +63,17 @@ class Survey:
 
 
 def survey(
-    disk: Disk, directory: str, identity: Identity, synced: int, apply: Apply, message_kind: int
-) -> Survey:
+    disk: Disk, directory: str, identity: Identity, synced: int, apply: Apply, message_kind: int,
+    upto: int = NO_LIMIT,
+) -> Survey:  # fmt: skip
     """Read the log and judge it.  *apply* gets the whole groups before X; *synced* is what `mark` claims.
 
-    Records of *message_kind* are those that an error names by their positions.
+    Records of *message_kind* are those that an error names by their positions.  While
+    somebody writes, look only at what is below *upto*, the end that `mark` names: a
+    record that is just being written would pass for a torn one, and those that follow
+    it meanwhile for a proof of damage.
     """
-    reader = _Reader(disk, directory)
+    reader = _Reader(disk, directory, upto)
     try:
         segments, error = reader.headers(identity)
         found = Survey(segments, synced=synced, error=error)
@@ -94,8 +99,8 @@ def survey(
 class _Reader:
     """The segments of one log, read-only."""
 
-    def __init__(self, disk: Disk, directory: str) -> None:
-        self._disk, self._directory = disk, directory
+    def __init__(self, disk: Disk, directory: str, upto: int) -> None:
+        self._disk, self._directory, self._upto = disk, directory, upto
         self._base, self._fd = -1, -1
 
     def path(self, each: Segment) -> str:
@@ -129,6 +134,8 @@ class _Reader:
             if not match:
                 raise StorageError(path, "this is not a segment of the log; move it elsewhere")
             base, due = int(match[1]), segments[-1].limit if segments else 0
+            if base >= self._upto:
+                break
             fd = self._disk.open(path)
             try:
                 head = self._disk.pread(fd, segment.HEADER_BYTES, 0)
@@ -162,7 +169,7 @@ class _Reader:
 
     def walk(self, found: Survey, apply: Apply) -> bool:
         """Follow the records from the head to X; whether anything but zeros stands there."""
-        stops, stop = [], 1 << 64
+        stops, stop = [], self._upto
         for each in reversed(found.segments):
             stops.append(min(stop, each.limit))
             stop = min(stop, self.fence(each))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from mq.errors import StoreLocked
 
@@ -29,6 +29,7 @@ FAILED: Final = 5  # a write or an fsync failed; nobody goes on until all have c
 HEAD: Final = 6  # the log begins here
 HOLDER: Final = 7  # the process that has the lock
 
+NO_LIMIT: Final = 1 << 64  # behind every position
 LOCK_WAIT_SECONDS: Final = 0.25  # a reader that only looks whether somebody is there lets go at once
 
 
@@ -92,3 +93,24 @@ def is_held(disk: Disk, path: str) -> bool:
         return not disk.lock(fd, shared=True)
     finally:
         disk.close(fd)
+
+
+class View(NamedTuple):
+    """What somebody who only reads may rely on."""
+
+    held: bool  # somebody has the store open
+    end: int
+    synced: int
+
+    @property
+    def upto(self) -> int:
+        """Where to stop reading: the log's end, if somebody is there to vouch for it."""
+        return self.end if self.held else NO_LIMIT
+
+
+def look(disk: Disk, path: str, key: bytes) -> View:
+    """The store at *path* as it is now; unless it is held, the next look may differ."""
+    held = is_held(disk, os.path.join(path, "LOCK"))
+    words = read_mark(disk, os.path.join(path, "mark"), key)
+    # The page is read word by word while it changes.
+    return View(held, words[END], min(words[SYNCED], words[END]) if held else words[SYNCED])
