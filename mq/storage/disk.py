@@ -128,20 +128,27 @@ class MemoryDisk:
             return fd
 
     def close(self, fd: int, /) -> None:
+        self._file(fd)
         del self._open[fd]
 
+    def _file(self, fd: int) -> bytearray:
+        try:
+            return self._open[fd]
+        except KeyError:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+
     def pread(self, fd: int, size: int, offset: int, /) -> bytes:
-        return bytes(self._open[fd][offset : offset + size])
+        return bytes(self._file(fd)[offset : offset + size])
 
     def pwrite(self, fd: int, data: bytes, offset: int, /) -> int:
-        file = self._open[fd]
+        file = self._file(fd)
         if offset > len(file):
             file.extend(bytes(offset - len(file)))
         file[offset : offset + len(data)] = data
         return len(data)
 
     def size(self, fd: int) -> int:
-        return len(self._open[fd])
+        return len(self._file(fd))
 
     def allocate(self, fd: int, offset: int, size: int) -> None:
         pass
@@ -171,7 +178,7 @@ class MemoryDisk:
         return True
 
     def map(self, fd: int) -> memoryview:
-        return memoryview(bytearray(self._open[fd])).cast("B").cast("Q")
+        return memoryview(bytearray(self._file(fd))).cast("B").cast("Q")
 
 
 def write_all(disk: Disk, fd: int, data: bytes, offset: int) -> None:

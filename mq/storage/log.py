@@ -16,12 +16,13 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 from crc32c import crc32c
 
-from mq.errors import CorruptStore, StorageError, StoreFailed, UsageError
+from mq.errors import CorruptStore, DiskFull, StorageError, StoreFailed, UsageError
 
 from . import record, segment, shared
 from .disk import Disk, storage_error, write_all
@@ -75,7 +76,8 @@ class Log:
         self.failure: StorageError | None = None
         self.end = self.synced = end
         if segments and segment_bytes:
-            self._enter(segments[-1])
+            fd = disk.open(self._path(segments[-1]), write=True)
+            self._enter(segments[-1], fd, disk.size(fd))
 
     # ── writing ────────────────────────────────────────────────────────────────────
 
@@ -137,10 +139,10 @@ class Log:
         except OSError as error:
             raise self._fail(error) from error
 
-    def _fail(self, error: OSError) -> StorageError:
+    def _fail(self, error: OSError, path: str = "") -> StorageError:
         """Note that the disk's state is unknown from here on; the error to raise."""
-        self._mark[shared.FAILED] = 1
-        path = self._path(self.segments[-1])
+        self._mark[shared.FAILED] = self._mark[shared.DIRTY] = 1
+        path = path or self._path(self.segments[-1])
         self.failure = StoreFailed(
             path,
             f"{error.strerror or error}; what was being written is there whole or not at all:"
@@ -185,25 +187,40 @@ class Log:
         path = self._path(new)
         fence = record.FENCE_PAYLOAD.pack(void_from, capacity, now_ms)
         data = record.encode(new.seed, base, self.synced, 0, record.FENCE, 0, 0, fence)
-        fd = self._disk.open(path, write=True, create=True)
-        try:
-            write_all(self._disk, fd, segment.encode_header(self._identity, new), 0)
-            self._disk.sync(fd)
-            self._disk.sync_directory(self.directory)
-            self._disk.allocate(fd, segment.HEADER_BYTES, min(capacity, ALLOCATE_BYTES))
-        finally:
-            self._disk.close(fd)
+        fd, size = self._create(path, new)
+        # Dirty from here on: an interruption between these lines must not leave a log that
+        # writes to one segment and counts in another.
+        self._mark[shared.DIRTY] = 1
         self.segments.append(new)
         self._bases.append(base)
-        self._enter(new)
-        self._mark[shared.DIRTY] = 1
+        self._enter(new, fd, size)
         self._write_rest(data, base, 0)
         self.end = self._mark[shared.END] = base + len(data)
         self._mark[shared.DIRTY] = 0
 
-    def _enter(self, last: Segment) -> None:
-        """Make *last* the segment that is written to."""
-        fd = self._disk.open(self._path(last), write=True)
+    def _create(self, path: str, new: Segment) -> tuple[int, int]:
+        """The file of a segment, its header and name on the disk; descriptor and size."""
+        disk = self._disk
+        if disk.exists(path):
+            # Begun, and never used.  Its name is made anew, for the sync of the directory
+            # that failed or never came would not be made up for by another.
+            disk.unlink(path)
+        fd = disk.open(path, write=True, create=True)
+        try:
+            write_all(disk, fd, segment.encode_header(self._identity, new), 0)
+            try:
+                disk.sync(fd)
+                disk.sync_directory(self.directory)
+            except OSError as error:
+                raise self._fail(error, path) from error
+            disk.allocate(fd, segment.HEADER_BYTES, min(new.capacity, ALLOCATE_BYTES))
+            return fd, disk.size(fd)
+        except BaseException:
+            disk.close(fd)
+            raise
+
+    def _enter(self, last: Segment, fd: int, size: int) -> None:
+        """Make *last*, a file of *size* bytes that *fd* writes to, the segment that is written to."""
         if self._fd >= 0:
             self._retired.append(self._fd)
             if self._sync.acquire(blocking=False):
@@ -212,8 +229,7 @@ class Log:
         self._fd = fd
         self._seed, self._shift = last.seed, last.base - segment.HEADER_BYTES
         self._created_ms, self._latest_ms = last.created_ms, last.created_ms + record.LOW
-        written = self._disk.size(fd) - segment.HEADER_BYTES
-        self._room = min(last.limit, last.base + max(0, written))
+        self._room = min(last.limit, last.base + max(0, size - segment.HEADER_BYTES))
 
     def _close_retired(self) -> None:
         while self._retired:
@@ -338,7 +354,8 @@ class Log:
         """Sync what was written, say in the log that nothing follows, and let go of the files."""
         try:
             if not self.failure:
-                self.append(now_ms, record.CLOSED, 0, 0, b"")
+                with suppress(DiskFull):  # then the log is all there, and only does not say so
+                    self.append(now_ms, record.CLOSED, 0, 0, b"")
                 self.sync(self.end)
         finally:
             self.abandon()

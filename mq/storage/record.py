@@ -32,6 +32,7 @@ CLAIMS_NOTHING: Final = 0xFFFF_FFFF  # a lag too big for its field
 # Kinds below FIRST_EVENT belong to storage; the others mean something to the layer above.
 FENCE: Final = 1  # first in a segment: nothing lives from void_from up to this segment
 CLOSED: Final = 2  # last in a log that was closed in order
+KNOWN: Final = frozenset({FENCE, CLOSED})
 FIRST_EVENT: Final = 16
 
 # Bits of `flags`.  The upper half belongs to the layer above.

@@ -32,7 +32,7 @@ from .identity import VERSION, Identity
 HEADER: Final = Struct("<8sHHII16s8sQQQI")
 HEADER_BYTES: Final = HEADER.size
 MAGIC: Final = b"mq-log\r\n"  # a transfer that mends line ends is noticed
-NAME: Final = re.compile(r"(\d{20})\.seg")
+NAME: Final = re.compile(r"([0-9]{20})\.seg")
 BLOCK_BYTES: Final = 1 << 20
 
 
@@ -152,25 +152,32 @@ class Scan:
                     at = stop
                     if not flags & 1:
                         self.end = lsn
-                        yield from (each for each in group if each[1] >= record.FIRST_EVENT)
+                        for each in group:
+                            if each[1] >= record.FIRST_EVENT:
+                                yield each
+                            elif each[1] not in record.KNOWN:
+                                raise self._unknown(each[0], each[1])
                         group = []
                 elif kind >= 16:
                     yield lsn, kind, flags, queue, ms, block, at + 24, stop
                     self.end = lsn = first + stop
                     at = stop
-                elif kind == record.FENCE or kind == record.CLOSED:
+                elif kind in record.KNOWN:
                     self.end = lsn = first + stop
                     at = stop
                 else:
-                    raise Unsupported(
-                        f"{self._path} at offset {segment.offset(lsn)}: records of kind {kind} are not"
-                        " known to this mq; upgrade mq"
-                    )
+                    raise self._unknown(lsn, kind)
             self.bad = lsn
             if lsn >= limit:
                 break
         self.synced, self.last_ms = claim_lsn - claim_lag, ms
         self.closed = kind == record.CLOSED and not group
+
+    def _unknown(self, lsn: int, kind: int) -> Unsupported:
+        return Unsupported(
+            f"{self._path} at offset {self._segment.offset(lsn)}: records of kind {kind} are not"
+            " known to this mq; upgrade mq"
+        )
 
     def _blocks(self, lsn: int) -> Iterator[tuple[bytes, memoryview, int]]:
         """Blocks of the file, each from where the last one's whole records ended."""
