@@ -94,6 +94,8 @@ class Store:
         try:
             disk.make_directory(self._log_path)
             self.identity = self._identify(create=True)
+            # Whoever made the store may have died before its names were on the disk.
+            disk.sync_directory(self.path)
             self.mark = shared.open_mark(disk, self._mark_path, self.identity.key)
             self.mark[shared.HOLDER] = os.getpid()
             self._recover()
@@ -171,7 +173,8 @@ class Store:
             raise Unsupported(f"{self.path}: opened with read_only=True, which changes nothing")
         self.log.check()
         self.log.abandon()
-        self._recover()
+        with explain(self.path):
+            self._recover()
 
     def ready_to_change(self) -> None:
         """Called with the mutex, first thing, by all but the hottest operations."""

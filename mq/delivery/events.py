@@ -58,6 +58,9 @@ class Options(msgspec.Struct, frozen=True):
     visibility_timeout: float = 30.0
 
 
+OPTION_NAMES: Final = frozenset(Options.__struct_fields__)
+
+
 class Now(msgspec.Struct, frozen=True, gc=False):
     """The time, in milliseconds since 1970.  `store` never goes back; `wall` may."""
 

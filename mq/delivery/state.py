@@ -65,6 +65,10 @@ class State:
     def declare(self, number: int, payload: bytes) -> QueueState:
         """Make the queue, or change its options."""
         name, changes = events.decode_declare(payload)
+        if unknown := changes.keys() - events.OPTION_NAMES:
+            raise Unsupported(
+                f"queue {name!r} has the option {min(unknown)!r}, which this mq does not know; upgrade mq"
+            )
         queue = self.queues.get(number)
         if queue is None:
             queue = self.queues[number] = self.by_name[name] = QueueState(number, name)

@@ -21,7 +21,7 @@ may be run again.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -211,19 +211,33 @@ class _Reader:
         each = holding[0]
         stop = segment.next_intact(self._disk, self.fd(each), each, found.bad, each.limit)
         stop = min(found.synced, each.limit) if stop is None else stop
-        ids, lsn = [], found.bad
-        while lsn + record.HEADER_BYTES <= stop:
+        if self.zero_from(each, found.bad):
+            reason = (
+                f"nothing is here, but the log was on disk up to position {found.synced}: the file was cut"
+                " off, or one after it is missing; nothing was changed"
+            )
+        else:
+            reason = f"{stop - found.bad} bytes that were on disk are gone or altered; nothing was changed"
+        ids = tuple(self.messages(each, found, stop, message_kind))
+        return CorruptStore(self.path(each), reason, each.offset(found.bad), ids)
+
+    def messages(self, each: Segment, found: Survey, stop: int, message_kind: int) -> Iterator[int]:
+        """The messages that what lies in [X, *stop*) costs, as far as the lengths there can be followed.
+
+        With a record, its whole group is gone: what stands before X, and what follows.
+        """
+        lsn, continues = found.end, False
+        while lsn < stop or continues:
             head = self._disk.pread(self.fd(each), record.HEADER_BYTES, each.offset(lsn))
-            if len(head) < record.HEADER_BYTES:
-                break
-            _, length, low, _, _, kind, _, _ = record.HEADER.unpack(head)
+            if len(head) < record.HEADER_BYTES or not any(head):
+                return
+            _, length, low, _, _, kind, flags, _ = record.HEADER.unpack(head)
             if lsn == found.bad or kind == message_kind:
-                ids.append(lsn)
+                yield lsn
             if low != lsn & record.LOW:
-                break
+                return
+            continues = bool(flags & record.CONTINUES)
             lsn += record.HEADER_BYTES + length
-        reason = f"{stop - found.bad} bytes that were on disk are gone or altered; nothing was changed"
-        return CorruptStore(self.path(each), reason, each.offset(found.bad), tuple(ids))
 
 
 def recover(
