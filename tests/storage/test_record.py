@@ -1,0 +1,70 @@
+"""The record codec, against bytes written out by hand from FORMAT.md."""
+
+from __future__ import annotations
+
+import pytest
+from build import CREATED_MS, IDENTITY
+
+from mq.storage import record
+
+SEED_AT_1024 = 0x91C93201  # crc32c of the key 01 23 45 67 89 ab cd ef and the base 00 04 00 00 00 00 00 00
+
+PUBLISH_HE = bytes.fromhex(
+    "58 2f 55 59"  # crc32c of all that follows, from the seed
+    "03 00 00 00"  # length of the payload
+    "30 04 00 00"  # lsn 0x1_0000_0430, low half
+    "30 00 00 00"  # synced_lag: all below 0x1_0000_0400 is synced
+    "e8 03 00 00"  # a second after the segment was created
+    "11"  # kind 17, PUBLISH
+    "11"  # flags: text, and the group goes on
+    "07 00"  # queue
+    "68 c3 a9"  # "hé"
+)
+
+FENCE = bytes.fromhex(
+    "cc 37 53 ef"
+    "18 00 00 00"
+    "00 04 00 00"
+    "10 00 00 00"
+    "00 00 00 00"
+    "01"
+    "00"
+    "00 00"
+    "f0 03 00 00 00 00 00 00"  # void from 1008
+    "00 04 00 00 00 00 00 00"  # capacity 1024
+    "00 68 e5 cf 8b 01 00 00"  # created at 1,700,000,000,000 ms
+)
+
+
+def test_the_seed_is_the_checksum_of_key_and_base():
+    assert record.seed(IDENTITY.key, 1024) == SEED_AT_1024
+
+
+def test_golden_bytes_of_a_message():
+    encoded = record.encode(SEED_AT_1024, 0x1_0000_0430, 0x1_0000_0400, 1000, 17, 0x11, 7, "hé".encode())
+    assert encoded == PUBLISH_HE
+
+
+def test_golden_bytes_of_a_fence():
+    payload = record.FENCE_PAYLOAD.pack(1008, 1024, CREATED_MS)
+    assert record.encode(SEED_AT_1024, 1024, 1008, 0, record.FENCE, 0, 0, payload) == FENCE
+
+
+@pytest.mark.parametrize(
+    "lsn, synced, lag",
+    [
+        pytest.param(5000, 5000, 0, id="all before it is synced"),
+        pytest.param(5000, 0, 5000, id="nothing is"),
+        pytest.param(0xFFFF_FFFE, 0, 0xFFFF_FFFE, id="the largest lag that claims something"),
+        pytest.param(0xFFFF_FFFF, 0, 0xFFFF_FFFF, id="the first that claims nothing"),
+        pytest.param(1 << 40, 1, 0xFFFF_FFFF, id="far too big for its field"),
+    ],
+)
+def test_a_lag_too_big_for_its_field_claims_nothing(lsn, synced, lag):
+    header = record.HEADER.unpack_from(record.encode(SEED_AT_1024, lsn, synced, 0, 17, 0, 1, b""))
+    assert header[2:4] == (lsn & 0xFFFF_FFFF, lag)
+
+
+def test_the_checksum_depends_on_key_and_base():
+    seeds = {record.seed(key, base) for key in (IDENTITY.key, bytes(8)) for base in (0, 1024, 1 << 32)}
+    assert len(seeds) == 6
