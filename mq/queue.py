@@ -72,14 +72,12 @@ class Queue(Generic[T]):
         """
         flags, raw = encode_body(body)
         store, channel = self._store, self._channel
-        log = store.log
         if channel.state is None:
             return store.publish_many(channel, [(flags, raw)])[0]
         with store.mutex:
-            if store.closed or store.applied != log.end or store.mark[2]:
+            if store.closed or store.applied != store.log.end or store.mark[2]:
                 store.check()
-                log = store.log
-            state = channel.state
+            log, state = store.log, channel.state
             id = log.append(store.clock.store_ms(), 17, flags, state.number, raw)
             state.publish(id, len(raw))
             end = store.applied = log.end
@@ -126,26 +124,24 @@ class Queue(Generic[T]):
             seconds = state.options.visibility_timeout if visibility_timeout is None else visibility_timeout
             deadline = now.store + int(seconds * 1000)
             log = store.log
-            receipt = log.append(now.store, 18, 0, state.number, events.DELIVER_PAYLOAD.pack(id, deadline))
-            flight = state.deliver(id, receipt, deadline)
+            # A flight that is taken again has timed out.
+            flags = 0x10 if id in state.flights else 0
+            receipt = log.append(
+                now.store, 18, flags, state.number, events.DELIVER_PAYLOAD.pack(id, deadline)
+            )
+            flight = state.deliver(id, receipt, deadline, flags)
             store.applied = log.end
             assert flight
-            attempts = flight.attempts
+            attempts, position = flight.attempts, flight.position
             if channel.armed:
                 channel.hand_on(now)
-        stored = log.read(id)
+        found = store.read(state, id, position)
+        if found is None:  # it timed out, and somebody settled it, before it was read
+            return self.receive(timeout, visibility_timeout=visibility_timeout)
+        flags, created_ms, raw = found
         return Delivery(
-            self,
-            id,
-            attempts,
-            stored.flags,
-            stored.time_ms,
-            stored.payload,
-            deadline,
-            "in_flight",
-            msgspec.UNSET,
-            receipt,
-        )
+            self, id, attempts, flags, created_ms, raw, deadline, "in_flight", msgspec.UNSET, receipt
+        )  # fmt: skip
 
     def receive_many(
         self, limit: int, timeout: float | None = None, *, visibility_timeout: float | None = None
@@ -169,34 +165,25 @@ class Queue(Generic[T]):
             assert state
             seconds = state.options.visibility_timeout if visibility_timeout is None else visibility_timeout
             deadline = now.store + int(seconds * 1000)
-            pack = events.DELIVER_PAYLOAD.pack
-            log = store.log
-            receipts = log.append_group(
-                now.store, [(events.DELIVER, 0, state.number, pack(id, deadline)) for id in ids]
-            )
-            attempts = []
-            for id, receipt in zip(ids, receipts, strict=True):
-                flight = state.deliver(id, receipt, deadline)
-                attempts.append(flight.attempts if flight else 0)
-            store.applied = log.end
+            pack, flights, number = events.DELIVER_PAYLOAD.pack, state.flights, state.number
+            drafts = [
+                (events.DELIVER, events.TIMED_OUT if id in flights else 0, number, pack(id, deadline))
+                for id in ids
+            ]
+            receipts = store.log.append_group(now.store, drafts)
+            taken = [
+                (id, receipt, state.deliver(id, receipt, deadline, draft[1]))
+                for id, receipt, draft in zip(ids, receipts, drafts, strict=True)
+            ]
+            facts = [(id, receipt, each.attempts, each.position) for id, receipt, each in taken if each]
+            store.applied = store.log.end
             channel.hand_on(now)
         deliveries: list[Delivery[T]] = []
-        for id, receipt, count in zip(ids, receipts, attempts, strict=True):
-            stored = log.read(id)
-            deliveries.append(
-                Delivery(
-                    self,
-                    id,
-                    count,
-                    stored.flags,
-                    stored.time_ms,
-                    stored.payload,
-                    deadline,
-                    "in_flight",
-                    msgspec.UNSET,
-                    receipt,
+        for id, receipt, attempts, position in facts:
+            if found := store.read(state, id, position):
+                deliveries.append(
+                    Delivery(self, id, attempts, *found, deadline, "in_flight", msgspec.UNSET, receipt)
                 )
-            )
         return deliveries
 
     def _wait(self, now: Now, until: float | None) -> bool:
@@ -314,7 +301,7 @@ class Queue(Generic[T]):
                     stale.append(id)
                     continue
                 seen.add(receipt)
-                size = len(message.raw) if message else self._size(id)
+                size = len(message.raw) if message else self._size(state, id)
                 drafts.append((events.ACK, 0, state.number, events.ACK_PAYLOAD.pack(id, size)))
                 applied.append((state, id, size))
             if drafts:
@@ -333,10 +320,13 @@ class Queue(Generic[T]):
         state = self._channel.state
         return Receipt(f"{state.number if state else 0}-{id}-{lsn}")
 
-    def _size(self, id: int) -> int:
+    def _size(self, queue: QueueState, id: int) -> int:
         """The size of a body that somebody else received; 0 if it cannot be read any more."""
+        position = queue.position(id)
+        assert position is not None
         try:
-            return len(self._store.read(id).payload)
+            stored = self._store.log.read(position)
+            return len(events.body_of(stored.kind, 0, stored.payload)[1])
         except CorruptStore:
             return 0
 
@@ -351,10 +341,10 @@ class Queue(Generic[T]):
         with store.mutex:
             store.refresh()
             queue, now = self._channel.state, store.clock.now()
-            found = (
-                [(id, *self._facts(queue, id, now)) for id in queue.ids(state, now, limit)] if queue else []
-            )
-        return [self._message(*each) for each in found]
+            if queue is None:
+                return []
+            found = [self._facts(queue, id, now) for id in queue.ids(state, now, limit)]
+        return [message for facts in found if (message := self._message(queue, *facts))]
 
     def get(self, id: int) -> Message[T] | None:
         """The message with this id; None if it is not in this queue, or not any more."""
@@ -366,22 +356,25 @@ class Queue(Generic[T]):
             if queue is None or id not in queue:
                 return None
             facts = self._facts(queue, id, now)
-        return self._message(id, *facts)
+        return self._message(queue, *facts)
 
-    def _facts(self, queue: QueueState, id: int, now: Now) -> tuple[int, State, int | None]:
-        """How often it was delivered, where it is, and when that changes."""
-        where = queue.state_of(id, now)
+    def _facts(self, queue: QueueState, id: int, now: Now) -> tuple[int, int, int, State, int | None]:
+        """Id, position, how often it was delivered, where it is, and when that changes."""
+        where, position = queue.state_of(id, now), queue.position(id)
         assert where
+        assert position is not None
         due = None
         if where == "in_flight":
             due = queue.flights[id].deadline
         elif where == "delayed":
             due = queue.delayed[id].due
-        return queue.attempts(id), where, due
+        return id, position, queue.attempts(id), where, due
 
-    def _message(self, id: int, attempts: int, state: State, due: int | None) -> Message[T]:
-        stored = self._store.read(id)
-        return Message(self, id, attempts, stored.flags, stored.time_ms, stored.payload, due, state)
+    def _message(
+        self, queue: QueueState, id: int, position: int, attempts: int, state: State, due: int | None
+    ) -> Message[T] | None:
+        found = self._store.read(queue, id, position)
+        return Message(self, id, attempts, *found, due, state) if found else None
 
     def stats(self) -> Stats:
         """How many messages are where, and what has happened so far."""
@@ -392,9 +385,12 @@ class Queue(Generic[T]):
             if queue is None:
                 return Stats(0, 0, 0, 0, 0.0, 0, 0, 0)
             head = queue.head(now)
+            position = None if head is None else queue.position(head)
             counts, totals = queue.counts(now), (queue.published, queue.acked, queue.failed)
             size = queue.bytes
-        age = 0.0 if head is None else max(0, now.store - store.read(head).time_ms) / 1000
+        age = 0.0
+        if head is not None and position is not None and (found := store.read(queue, head, position)):
+            age = max(0, now.store - found[1]) / 1000
         return Stats(*counts, size, age, *totals)
 
     def options(self) -> QueueOptions:
@@ -418,7 +414,7 @@ class Queue(Generic[T]):
             flying = queue.ids("in_flight", now, queue.total())
             count = queue.total() - len(flying)
             if count:
-                freed = queue.bytes - sum(self._size(id) for id in flying)
+                freed = queue.bytes - sum(self._size(queue, id) for id in flying)
                 payload = events.PURGE_PAYLOAD.pack(now.store, freed)
                 store.log.append(now.store, events.PURGE, 0, queue.number, payload)
                 queue.purge(now.store, freed)

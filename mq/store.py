@@ -13,18 +13,20 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
+
+import msgspec
 
 from mq.clock import Clock
 from mq.delivery import events
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState
-from mq.delivery.state import QUEUES_MAX, State
-from mq.errors import Closed, StorageError, Unsupported, UsageError
+from mq.delivery.state import QUEUES_MAX, State, declaration_of
+from mq.errors import Closed, CorruptStore, StorageError, Unsupported, UsageError
 from mq.storage import identity, recovery, shared
 from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain
-from mq.storage.log import Draft, Log, Stored
+from mq.storage.log import Draft, Log
 
 MEMORY: Final = ":memory:"
 
@@ -201,13 +203,6 @@ class Store:
                 found.state = self.state.by_name.get(name)
             return found
 
-    def declaration(self, channel: Channel, changes: dict[str, Any]) -> tuple[int, Draft]:
-        """The queue's number, new if it has none yet, and the record that declares *changes*."""
-        number = channel.state.number if channel.state else self.state.free_number()
-        if number is None:
-            raise UsageError(f"{self.path}: {QUEUES_MAX:,} queues is the most; delete some")
-        return number, (events.DECLARE, 0, number, events.encode_declare(channel.name, changes))
-
     def declare(self, channel: Channel, changes: dict[str, Any]) -> None:
         """Change the options named, for every process; nothing is written if they are so already."""
         with self.mutex:
@@ -215,41 +210,66 @@ class Store:
             state = channel.state
             if state and all(getattr(state.options, name) == value for name, value in changes.items()):
                 return
-            if self.read_only:
-                self.check()
-            number, draft = self.declaration(channel, changes)
-            self.log.append(self.clock.store_ms(), *draft)
-            channel.state = self.state.declare(number, draft[3])
+            self.ready_to_change()
+            number, draft = self._declaration(channel, changes)
+            lsn = self.log.append(self.clock.store_ms(), *draft)
+            channel.state = self.state.declare(number, lsn, draft[3])
             end = self.applied = self.log.end
         if self.durable:
             self.log.sync(end)
 
-    def publish_many(self, channel: Channel, bodies: Iterable[tuple[int, bytes]]) -> list[int]:
-        """One atomic group of bodies, and the queue's declaration before them if it is new."""
+    def _declaration(self, channel: Channel, changes: dict[str, Any]) -> tuple[int, Draft]:
+        """The queue's number, new if it has none yet, and the record that declares it with *changes*."""
+        if channel.state:
+            number: int | None = channel.state.number
+            declaration = declaration_of(channel.state)
+        else:
+            number, declaration = self.state.free_number(), events.Declaration(channel.name)
+        if number is None:
+            raise UsageError(f"{self.path}: {QUEUES_MAX:,} queues is the most")
+        payload = events.encode_declaration(msgspec.structs.replace(declaration, **changes))
+        return number, (events.DECLARE, 0, number, payload)
+
+    def publish_many(self, channel: Channel, bodies: list[tuple[int, bytes]]) -> list[int]:
+        """One atomic group of bodies, after the queue's declaration if it is new; the messages' ids."""
         with self.mutex:
             self.ready_to_change()
             drafts: list[Draft] = []
             if channel.state:
                 number = channel.state.number
             else:
-                number, draft = self.declaration(channel, {})
+                number, draft = self._declaration(channel, {})
                 drafts.append(draft)
             drafts += [(events.PUBLISH, flags, number, raw) for flags, raw in bodies]
-            lsns = self.log.append_group(self.clock.store_ms(), drafts)
-            for lsn, (kind, _, _, payload) in zip(lsns, drafts, strict=True):
-                if kind == events.DECLARE:
-                    channel.state = self.state.declare(number, payload)
-                    lsns = lsns[1:]
-                else:
-                    channel.state.publish(lsn, len(payload))  # type: ignore[union-attr]
+            ids = self.log.append_group(self.clock.store_ms(), drafts)
+            if channel.state is None:
+                channel.state = self.state.declare(number, ids.pop(0), drafts[0][3])
+            for id, (_, raw) in zip(ids, bodies, strict=True):
+                channel.state.publish(id, len(raw))
             end = self.applied = self.log.end
-            channel.wake(len(lsns))
+            channel.wake(len(ids))
         if self.durable:
             self.log.sync(end)
-        return lsns
+        return ids
 
-    def read(self, id: int) -> Stored:
-        return self.log.read(id)
+    def read(self, queue: QueueState, id: int, position: int) -> tuple[int, int, bytes] | None:
+        """The body's flags, when the message was created, and the body; None if it is gone meanwhile.
+
+        Called without the mutex: the record may move, and its segment go, meanwhile.
+        """
+        while True:
+            try:
+                stored = self.log.read(position)
+            except CorruptStore:
+                with self.mutex:
+                    now_at = queue.position(id)
+                if now_at is None:
+                    return None
+                if now_at == position:
+                    raise
+                position = now_at
+            else:
+                return stored.flags, *events.body_of(stored.kind, stored.time_ms, stored.payload)
 
     # ── the disk ───────────────────────────────────────────────────────────────────
 

@@ -5,24 +5,86 @@
         │░░│░░│ 7│ 9│   │12│13│15│20│   …     │91│95│ ←── append
         └──┴──┴──┴──┘   └──┴──┴──┴──┘         └──┴──┘
 
-Ids only ever grow, so the arrays are sorted by themselves.
+An id is the position of its record, until compaction moves the record.  Then its chunk
+gets a second array, of positions, and costs sixteen bytes an id.
+
+What a checkpoint was handed is not changed any more: the first change after that works
+on a copy.  So it can be written out at leisure; and a chunk that a checkpoint holds is
+read when it is first needed.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 CHUNK_IDS: Final = 8192
 
+Arrays = tuple["array[int]", "array[int] | None"]
+
+
+class Chunk:
+    """Some ids, and where their records are if one has moved.  `saved` says where a checkpoint has it."""
+
+    __slots__ = ("_arrays", "_load", "_size", "first", "frozen", "saved")
+
+    def __init__(self, ids: array[int], positions: array[int] | None = None) -> None:
+        self._arrays: Arrays | None = (ids, positions)
+        self._load: Callable[[Chunk], Arrays] | None = None
+        self.first = ids[0] if ids else 0
+        self._size = 0  # while it is not read
+        self.frozen = False  # a checkpoint has these arrays
+        self.saved: Any = None
+
+    @classmethod
+    def stored(cls, first: int, size: int, saved: Any, load: Callable[[Chunk], Arrays]) -> Chunk:
+        """One that is read when it is needed."""
+        chunk = cls(array("Q"))
+        chunk._arrays, chunk._load = None, load
+        chunk.first, chunk._size, chunk.saved = first, size, saved
+        return chunk
+
+    @property
+    def size(self) -> int:
+        return self._size if self._arrays is None else len(self._arrays[0])
+
+    @property
+    def loaded(self) -> bool:
+        return self._arrays is not None
+
+    @property
+    def arrays(self) -> Arrays:
+        """To be read."""
+        if self._arrays is None:
+            assert self._load
+            self._arrays = self._load(self)
+            self.frozen = True
+        return self._arrays
+
+    def own(self, *, moved: bool = False) -> Arrays:
+        """To be changed; with positions, if *moved*."""
+        ids, positions = self.arrays
+        if self.frozen:
+            ids, positions = ids[:], None if positions is None else positions[:]
+        if moved and positions is None:
+            positions = ids[:]
+        self.put(ids, positions)
+        return ids, positions
+
+    def put(self, ids: array[int], positions: array[int] | None) -> None:
+        """Hold these from now on."""
+        self._arrays, self.saved, self.frozen = (ids, positions), None, False
+
 
 class Backlog:
-    __slots__ = ("_at", "_chunks", "_count", "head")
+    __slots__ = ("_at", "_chunks", "_count", "_moved", "_tail", "head")
 
     def __init__(self) -> None:
-        self._chunks: list[array[int]] = [array("Q")]
+        self._tail: array[int] = array("Q")  # of the last chunk, which alone grows in place
+        self._moved: array[int] | None = None  # and its positions
+        self._chunks: list[Chunk] = [Chunk(self._tail)]
         self._at = 0  # the head's index in the first chunk
         self._count = 0
         self.head: int | None = None  # the oldest id
@@ -33,63 +95,172 @@ class Backlog:
     def __iter__(self) -> Iterator[int]:
         at = self._at
         for chunk in self._chunks:
-            for index in range(at, len(chunk)):
-                yield chunk[index]
+            ids, _ = chunk.arrays
+            for index in range(at, len(ids)):
+                yield ids[index]
             at = 0
 
     def append(self, id: int) -> None:
-        tail = self._chunks[-1]
-        if len(tail) >= CHUNK_IDS:
-            tail = array("Q")
-            self._chunks.append(tail)
+        """Add an id greater than all before it."""
+        tail = self._tail
+        if not tail or len(tail) >= CHUNK_IDS:
+            tail = self._extend(id)
         tail.append(id)
+        if self._moved is not None:
+            self._moved.append(id)
         self._count += 1
         if self.head is None:
             self.head = id
 
-    def take(self, id: int) -> bool:
-        """Remove *id*; whether it was there.  Cheap at the head, a search elsewhere."""
+    def take(self, id: int) -> int | None:
+        """Remove *id*; where its record is, None if it is not here.  Cheap at the head."""
         if id == self.head:
-            self._at += 1
+            ids, positions = self._chunks[0].arrays
+            at = self._at
+            self._at = at + 1
             self._count -= 1
-            first = self._chunks[0]
-            if self._at < len(first):
-                self.head = first[self._at]
+            if self._at < len(ids):
+                self.head = ids[self._at]
             else:
                 self._drop_first()
-            return True
-        found = self._find(id) if self._count else None
-        if not found:
-            return False
+            return id if positions is None else positions[at]
+        found = self._find(id)
+        if found is None:
+            return None
         chunk, index = found
-        del self._chunks[chunk][index]
+        ids, positions = chunk.own()
+        position = id if positions is None else positions.pop(index)
+        del ids[index]
         self._count -= 1
-        if not self._chunks[chunk]:  # never the first: its head is still there
-            del self._chunks[chunk]
-        return True
+        if not ids:  # never the first: its head is still there
+            self._chunks.remove(chunk)
+        self._find_tail()
+        return position
+
+    def insert(self, id: int, position: int) -> None:
+        """Add an id anywhere, whose record has moved to *position*."""
+        if not self._count:
+            self.clear()
+        chunk = self._chunks[max(0, bisect_right(self._chunks, id, key=_first) - 1)]
+        ids, positions = chunk.own(moved=True)
+        assert positions is not None
+        if self._at and chunk is self._chunks[0]:
+            del ids[: self._at], positions[: self._at]
+            self._at = 0
+        index = bisect_left(ids, id)
+        ids.insert(index, id)
+        positions.insert(index, position)
+        chunk.first = ids[0]
+        if len(ids) > 2 * CHUNK_IDS:
+            self._split(chunk)
+        self._count += 1
+        self._find_tail()
+        self.head = self._chunks[0].arrays[0][self._at]
+
+    def position(self, id: int) -> int | None:
+        """Where the record of *id* is; None if it is not here."""
+        found = self._find(id)
+        if found is None:
+            return None
+        positions = found[0].arrays[1]
+        return id if positions is None else positions[found[1]]
+
+    def move(self, id: int, position: int) -> None:
+        """The record of *id*, which is here, is elsewhere now."""
+        found = self._find(id)
+        assert found
+        chunk, index = found
+        positions = chunk.arrays[1]
+        if positions is None or chunk.frozen:
+            positions = chunk.own(moved=True)[1]
+            assert positions is not None
+            self._find_tail()
+        positions[index] = position
+        chunk.saved = None
+
+    def within(self, base: int, limit: int) -> Iterator[list[int]]:
+        """The ids whose records are in [base, limit), a chunk at a time."""
+        for chunk in list(self._chunks):
+            if chunk.first < limit:  # a record is never before where its id says
+                ids, positions = chunk.arrays
+                at = self._at if self._chunks and chunk is self._chunks[0] else 0
+                if positions is not None:
+                    yield [ids[i] for i in range(at, len(ids)) if base <= positions[i] < limit]
+                else:
+                    yield ids[max(at, bisect_left(ids, base)) : bisect_left(ids, limit)].tolist()
 
     def __contains__(self, id: int) -> bool:
-        return bool(self._count and self._find(id))
+        return self._find(id) is not None
 
     def clear(self) -> None:
         self.__init__()  # type: ignore[misc]
 
+    def chunks(self) -> tuple[int, list[Chunk]]:
+        """The head's index in the first chunk, and the chunks: what a checkpoint keeps.
+
+        The last one goes on growing, so it is handed out as a copy.
+        """
+        if not self._count:
+            return 0, []
+        for chunk in self._chunks:
+            chunk.frozen = True
+        last = self._chunks[-1]
+        if not last.loaded:
+            return self._at, list(self._chunks)
+        last.frozen = False
+        ids, positions = last.arrays
+        return self._at, [*self._chunks[:-1], Chunk(ids[:], None if positions is None else positions[:])]
+
+    def restore(self, at: int, chunks: list[Chunk]) -> None:
+        """Be what `chunks` gave."""
+        self.clear()
+        if chunks:
+            self._chunks, self._at = chunks, at
+            self._count = sum(chunk.size for chunk in chunks) - at
+            self._find_tail()
+            self.head = chunks[0].arrays[0][at]
+
+    # ── inside ─────────────────────────────────────────────────────────────────────
+
+    def _extend(self, id: int) -> array[int]:
+        """An array that *id* can be appended to."""
+        if self._tail or not self._chunks[-1].loaded:
+            self._chunks.append(Chunk(array("Q")))
+        self._chunks[-1].first = id
+        self._find_tail()
+        return self._tail
+
+    def _find_tail(self) -> None:
+        """Grow in what is the last chunk now; in a new one, if that is not read yet."""
+        last = self._chunks[-1]
+        self._tail, self._moved = (array("Q"), None) if not last.loaded else last.own()
+
     def _drop_first(self) -> None:
         """The first chunk is used up."""
         self._at = 0
-        if len(self._chunks) > 1:
-            del self._chunks[0]
-        else:
-            self._chunks[0] = array("Q")
-        self.head = self._chunks[0][0] if self._count else None
+        del self._chunks[0]
+        if not self._chunks:
+            self._chunks.append(Chunk(array("Q")))
+            self._find_tail()
+        self.head = self._chunks[0].arrays[0][0] if self._count else None
 
-    def _find(self, id: int) -> tuple[int, int] | None:
-        """The chunk and the index in it where *id* stands."""
-        chunk = max(0, bisect_right(self._chunks, id, key=_first) - 1)
-        ids = self._chunks[chunk]
-        index = bisect_left(ids, id, self._at if chunk == 0 else 0)
-        return (chunk, index) if index < len(ids) and ids[index] == id else None
+    def _split(self, chunk: Chunk) -> None:
+        """Halve a chunk that has grown too long."""
+        ids, positions = chunk.arrays
+        half = len(ids) // 2
+        second = Chunk(ids[half:], None if positions is None else positions[half:])
+        self._chunks.insert(self._chunks.index(chunk) + 1, second)
+        chunk.put(ids[:half], None if positions is None else positions[:half])
+
+    def _find(self, id: int) -> tuple[Chunk, int] | None:
+        """The chunk, and the index in it, where *id* stands."""
+        if not self._count:
+            return None
+        number = max(0, bisect_right(self._chunks, id, key=_first) - 1)
+        ids, _ = self._chunks[number].arrays
+        index = bisect_left(ids, id, self._at if number == 0 else 0)
+        return (self._chunks[number], index) if index < len(ids) and ids[index] == id else None
 
 
-def _first(chunk: array[int]) -> int:
-    return chunk[0]
+def _first(chunk: Chunk) -> int:
+    return chunk.first

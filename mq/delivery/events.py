@@ -2,7 +2,7 @@
 
     kind      payload
     ───────   ──────────────────────────────────────────────────────────────
-    DECLARE   msgpack {name, and the options that it changes}
+    DECLARE   msgpack: name, all options, and the totals so far
     PUBLISH   the body
     DELIVER   message id, deadline           (its own position is the receipt)
     ACK       message id, size of the body
@@ -10,6 +10,8 @@
     RELEASE   message id
     EXTEND    message id, new deadline
     PURGE     cutoff, bytes freed
+    RELOCATE  message id, creation time, attempts, place, receipt, deadline or due, then
+              the body: the message stands here now
 
 A message's id is the position of its PUBLISH record.  Deadlines are milliseconds of
 store time, dues milliseconds of wall time, both since 1970.
@@ -18,7 +20,7 @@ store time, dues milliseconds of wall time, both since 1970.
 from __future__ import annotations
 
 from struct import Struct
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -30,10 +32,12 @@ NACK: Final = 20
 RELEASE: Final = 21
 EXTEND: Final = 22
 PURGE: Final = 23
+RELOCATE: Final = 24
 
 KIND_NAMES: Final = {
-    1: "fence", 2: "closed", DECLARE: "declare", PUBLISH: "publish", DELIVER: "deliver", ACK: "ack",
-    NACK: "nack", RELEASE: "release", EXTEND: "extend", PURGE: "purge",
+    1: "fence", 2: "closed", 3: "head", 4: "lost", DECLARE: "declare", PUBLISH: "publish",
+    DELIVER: "deliver", ACK: "ack", NACK: "nack", RELEASE: "release",
+    EXTEND: "extend", PURGE: "purge", RELOCATE: "relocate",
 }  # fmt: skip
 
 # Bits of a PUBLISH record's flags: how the body was given.
@@ -42,12 +46,23 @@ TEXT: Final = 0x10
 MSGPACK: Final = 0x20
 BODY_BITS: Final = 0x30
 
+# A bit of a DELIVER record's flags: the delivery before this one had timed out.
+TIMED_OUT: Final = 0x10
+
 DELIVER_PAYLOAD: Final = Struct("<QQ")
 ACK_PAYLOAD: Final = Struct("<QI")
 NACK_PAYLOAD: Final = Struct("<QQ")
 RELEASE_PAYLOAD: Final = Struct("<Q")
 EXTEND_PAYLOAD: Final = Struct("<QQ")
 PURGE_PAYLOAD: Final = Struct("<QQ")
+RELOCATE_PAYLOAD: Final = Struct("<QQIBQQ")
+
+# Places of a relocated message.
+WAITING: Final = 0
+DELAYED: Final = 1
+IN_FLIGHT: Final = 2
+
+MESSAGE_OVERHEAD_BYTES: Final = 96  # what a message costs in the log beside its body, moved and settled once
 
 REASON_BYTES_MAX: Final = 1024
 
@@ -68,14 +83,29 @@ class Now(msgspec.Struct, frozen=True, gc=False):
     wall: int
 
 
-def encode_declare(name: str, changes: dict[str, Any]) -> bytes:
-    return msgspec.msgpack.encode({"name": name, **changes})
+class Declaration(msgspec.Struct, omit_defaults=True):
+    """All there is to know of a queue beside its messages: supersedes what was declared before."""
+
+    name: str
+    visibility_timeout: float = Options().visibility_timeout
+    published: int = 0
+    acked: int = 0
+    failed: int = 0
+
+    @property
+    def options(self) -> Options:
+        return Options(visibility_timeout=self.visibility_timeout)
 
 
-def decode_declare(payload: bytes) -> tuple[str, dict[str, Any]]:
-    """The queue's name and the options that the declaration changes."""
-    changes = msgspec.msgpack.decode(payload, type=dict[str, Any])
-    return changes.pop("name"), changes
+encode_declaration: Final = msgspec.msgpack.Encoder().encode
+decode_declaration: Final = msgspec.msgpack.Decoder(Declaration).decode
+
+
+def body_of(kind: int, created_ms: int, payload: bytes) -> tuple[int, bytes]:
+    """When the message was created, and its body, wherever it stands now."""
+    if kind == RELOCATE:
+        return RELOCATE_PAYLOAD.unpack_from(payload)[1], payload[RELOCATE_PAYLOAD.size :]
+    return created_ms, payload
 
 
 def encode_reason(reason: str) -> bytes:

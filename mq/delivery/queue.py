@@ -23,7 +23,7 @@ from typing import Final, Literal
 import msgspec
 
 from .backlog import Backlog
-from .events import Now, Options
+from .events import DELAYED, IN_FLIGHT, TIMED_OUT, WAITING, Declaration, Now, Options
 
 State = Literal["ready", "delayed", "in_flight"]
 STALE_MAX: Final = 64  # index entries that may be out of date before they are swept
@@ -35,6 +35,7 @@ class Flight(msgspec.Struct, gc=False):
     receipt: int  # the position of its DELIVER record
     deadline: int
     attempts: int
+    position: int  # of the record that holds the body
 
 
 class Delayed(msgspec.Struct, gc=False):
@@ -42,12 +43,14 @@ class Delayed(msgspec.Struct, gc=False):
 
     due: int
     attempts: int
+    position: int
 
 
 class QueueState:
     def __init__(self, number: int, name: str) -> None:
         self.number, self.name = number, name
         self.options = Options()
+        self.declared_at = -1  # the position of the declaration in force
         self.waiting = Backlog()  # never delivered
         self.delayed: dict[int, Delayed] = {}
         self.flights: dict[int, Flight] = {}
@@ -65,39 +68,42 @@ class QueueState:
         self.published += 1
         self.bytes += size
 
-    def deliver(self, id: int, receipt: int, deadline: int) -> Flight | None:
+    def declare(self, declaration: Declaration, position: int) -> None:
+        self.name, self.options, self.declared_at = declaration.name, declaration.options, position
+        self.published, self.acked, self.failed = declaration.published, declaration.acked, declaration.failed
+
+    def deliver(self, id: int, receipt: int, deadline: int, flags: int) -> Flight | None:
         """The new flight; None if the message is not here any more."""
+        if flags & TIMED_OUT:
+            self.failed += 1
+        attempts = 1
         if id == self.waiting.head:
-            self.waiting.take(id)
-            attempts = 1
-        elif flight := self.flights.get(id):
-            self.failed += 1  # its deadline had passed
-            attempts = flight.attempts + 1
-        elif delayed := self.delayed.pop(id, None):
-            attempts = delayed.attempts + 1
-        elif self.waiting.take(id):
-            attempts = 1
+            position = self.waiting.take(id)
+        elif tried := self.flights.get(id) or self.delayed.pop(id, None):
+            attempts, position = tried.attempts + 1, tried.position
         else:
+            position = self.waiting.take(id)
+        if position is None:
             return None
-        flight = self.flights[id] = Flight(receipt, deadline, attempts)
+        flight = self.flights[id] = Flight(receipt, deadline, attempts, position)
         self._watch(id, deadline)
         while self._returned and self._returned[0] == id:
             heappop(self._returned)
         return flight
 
     def ack(self, id: int, size: int) -> None:
+        self.acked += 1
         if self.flights.pop(id, None):
-            self.acked += 1
             self.bytes -= size
 
     def nack(self, id: int, due: int) -> None:
+        self.failed += 1
         if flight := self.flights.pop(id, None):
-            self.failed += 1
-            self._delay(id, due, flight.attempts)
+            self._delay(id, Delayed(due, flight.attempts, flight.position))
 
     def release(self, id: int) -> None:
         if flight := self.flights.pop(id, None):
-            self._delay(id, 0, flight.attempts - 1)
+            self._delay(id, Delayed(0, flight.attempts - 1, flight.position))
 
     def extend(self, id: int, deadline: int) -> None:
         if flight := self.flights.get(id):
@@ -111,12 +117,34 @@ class QueueState:
         self.flights = {id: flight for id, flight in self.flights.items() if flight.deadline > cutoff}
         self.bytes -= freed
 
-    def _delay(self, id: int, due: int, attempts: int) -> None:
-        self.delayed[id] = Delayed(due, attempts)
-        if not due:
+    def relocate(
+        self, id: int, position: int, size: int, attempts: int, place: int, receipt: int, when: int
+    ) -> None:
+        """The message's record is at *position* now.
+
+        If the message is not known, the log begins behind its first record: then this one
+        says all there is.
+        """
+        if tried := self.flights.get(id) or self.delayed.get(id):
+            tried.position = position
+        elif id in self.waiting:
+            self.waiting.move(id, position)
+        else:
+            self.bytes += size
+            if place == WAITING:
+                self.waiting.insert(id, position)
+            elif place == DELAYED:
+                self._delay(id, Delayed(when, attempts, position))
+            else:
+                self.flights[id] = Flight(receipt, when, attempts, position)
+                self._watch(id, when)
+
+    def _delay(self, id: int, entry: Delayed) -> None:
+        self.delayed[id] = entry
+        if not entry.due:
             heappush(self._returned, id)
             return
-        heappush(self._dues, (due, id))
+        heappush(self._dues, (entry.due, id))
         if len(self._dues) > 2 * len(self.delayed) + STALE_MAX:
             self._dues = [(entry.due, id) for id, entry in self.delayed.items() if entry.due]
             heapify(self._dues)
@@ -168,6 +196,28 @@ class QueueState:
         if self._dues:
             nexts.append(self._dues[0][0] - now.wall)
         return max(0, min(nexts)) / 1000 if nexts else None
+
+    def position(self, id: int) -> int | None:
+        """Where the message's record is; None if the message is not here."""
+        tried = self.flights.get(id) or self.delayed.get(id)
+        return tried.position if tried else self.waiting.position(id)
+
+    def facts(self, id: int) -> tuple[int, int, int, int]:
+        """Attempts, place, receipt, and deadline or due: what a relocation has to carry."""
+        if flight := self.flights.get(id):
+            return flight.attempts, IN_FLIGHT, flight.receipt, flight.deadline
+        if delayed := self.delayed.get(id):
+            return delayed.attempts, DELAYED, 0, delayed.due
+        return 0, WAITING, 0, 0
+
+    def tried_within(self, base: int, limit: int) -> list[int]:
+        """The ids of delayed and flying messages whose records are in [base, limit)."""
+        return [
+            id
+            for entries in (self.delayed, self.flights)
+            for id, entry in entries.items()
+            if base <= entry.position < limit
+        ]
 
     def state_of(self, id: int, now: Now) -> State | None:
         """Where the message is; None if it is not here."""

@@ -4,16 +4,14 @@
     state.apply(records)      at recovery, and for what another handle appended
 
 Live operations call the same methods of QueueState, one record at a time.  Records
-about messages or queues that are gone are ignored: a tombstone may outlive what it
-buried.
+about messages that are gone are ignored: a tombstone may outlive what it buried.  And
+a queue's messages may come before its declaration, which compaction moved behind them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
-
-import msgspec
 
 from mq.errors import Unsupported
 
@@ -28,30 +26,32 @@ class State:
         self.queues: dict[int, QueueState] = {}
         self.by_name: dict[str, QueueState] = {}
 
+    # ── the fold ───────────────────────────────────────────────────────────────────
+
     def apply(self, records: Iterable[tuple[int, int, int, int, int, bytes, int, int]]) -> None:
         """Do what *records* say: (lsn, kind, flags, queue, ms, buffer, start, stop) each.
 
         The payload is buffer[start:stop]; only what needs it cuts it out.
         """
         queues = self.queues
-        for lsn, kind, _flags, number, _ms, buffer, start, stop in records:
-            if kind == events.DECLARE:
-                self.declare(number, buffer[start:stop])
-            elif queue := queues.get(number):
-                if kind == events.PUBLISH:
-                    queue.publish(lsn, stop - start)
-                elif kind == events.DELIVER:
-                    id, deadline = events.DELIVER_PAYLOAD.unpack_from(buffer, start)
-                    queue.deliver(id, lsn, deadline)
-                elif kind == events.ACK:
-                    queue.ack(*events.ACK_PAYLOAD.unpack_from(buffer, start))
-                else:
-                    self._apply_rare(queue, lsn, kind, buffer, start)
-            elif kind not in events.KIND_NAMES:
-                raise _unknown(lsn, kind)
+        for lsn, kind, flags, number, _ms, buffer, start, stop in records:
+            queue = queues.get(number) or self._add(number)
+            if kind == events.PUBLISH:
+                queue.publish(lsn, stop - start)
+            elif kind == events.DELIVER:
+                id, deadline = events.DELIVER_PAYLOAD.unpack_from(buffer, start)
+                queue.deliver(id, lsn, deadline, flags)
+            elif kind == events.ACK:
+                queue.ack(*events.ACK_PAYLOAD.unpack_from(buffer, start))
+            else:
+                self._apply_rare(queue, lsn, kind, buffer, start, stop)
 
-    def _apply_rare(self, queue: QueueState, lsn: int, kind: int, buffer: bytes, start: int) -> None:
-        if kind == events.NACK:
+    def _apply_rare(
+        self, queue: QueueState, lsn: int, kind: int, buffer: bytes, start: int, stop: int
+    ) -> None:
+        if kind == events.DECLARE:
+            self.declare(queue.number, lsn, buffer[start:stop])
+        elif kind == events.NACK:
             queue.nack(*events.NACK_PAYLOAD.unpack_from(buffer, start))
         elif kind == events.RELEASE:
             queue.release(*events.RELEASE_PAYLOAD.unpack_from(buffer, start))
@@ -59,20 +59,24 @@ class State:
             queue.extend(*events.EXTEND_PAYLOAD.unpack_from(buffer, start))
         elif kind == events.PURGE:
             queue.purge(*events.PURGE_PAYLOAD.unpack_from(buffer, start))
+        elif kind == events.RELOCATE:
+            id, _created, attempts, place, receipt, when = events.RELOCATE_PAYLOAD.unpack_from(buffer, start)
+            size = stop - start - events.RELOCATE_PAYLOAD.size
+            queue.relocate(id, lsn, size, attempts, place, receipt, when)
         else:
-            raise _unknown(lsn, kind)
-
-    def declare(self, number: int, payload: bytes) -> QueueState:
-        """Make the queue, or change its options."""
-        name, changes = events.decode_declare(payload)
-        if unknown := changes.keys() - events.OPTION_NAMES:
             raise Unsupported(
-                f"queue {name!r} has the option {min(unknown)!r}, which this mq does not know; upgrade mq"
+                f"the log at position {lsn}: records of kind {kind} are not known to this mq; upgrade mq"
             )
-        queue = self.queues.get(number)
-        if queue is None:
-            queue = self.queues[number] = self.by_name[name] = QueueState(number, name)
-        queue.options = msgspec.structs.replace(queue.options, **changes)
+
+    def declare(self, number: int, lsn: int, payload: bytes) -> QueueState:
+        """Make the queue, or change what is known of it."""
+        queue = self.queues.get(number) or self._add(number)
+        queue.declare(events.decode_declaration(payload), lsn)
+        self.by_name[queue.name] = queue
+        return queue
+
+    def _add(self, number: int) -> QueueState:
+        queue = self.queues[number] = QueueState(number, "")
         return queue
 
     def free_number(self) -> int | None:
@@ -80,8 +84,30 @@ class State:
         number = len(self.queues) + 1
         return number if number <= QUEUES_MAX else None
 
+    # ── what compaction asks ───────────────────────────────────────────────────────
 
-def _unknown(lsn: int, kind: int) -> Unsupported:
-    return Unsupported(
-        f"the log at position {lsn}: records of kind {kind} are not known to this mq; upgrade mq"
+    def live_bytes(self) -> int:
+        """What all that is live takes in the log."""
+        return sum(
+            queue.bytes + queue.total() * events.MESSAGE_OVERHEAD_BYTES for queue in self.queues.values()
+        )
+
+    def within(self, base: int, limit: int) -> Iterator[list[tuple[QueueState, int]]]:
+        """Whatever is live in [base, limit), a part at a time: (queue, message id), id 0 for its declaration.
+
+        The state may change between two parts.  A message only ever leaves `waiting`, so
+        those come first, and all others in one part at the end: none is missed.
+        """
+        for queue in list(self.queues.values()):
+            if base <= queue.declared_at < limit:
+                yield [(queue, 0)]
+            for ids in queue.waiting.within(base, limit):
+                yield [(queue, id) for id in ids]
+        yield [(queue, id) for queue in self.queues.values() for id in queue.tried_within(base, limit)]
+
+
+def declaration_of(queue: QueueState) -> events.Declaration:
+    """The declaration that says all that is known of *queue* now."""
+    return events.Declaration(
+        queue.name, queue.options.visibility_timeout, queue.published, queue.acked, queue.failed
     )
