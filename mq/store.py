@@ -130,7 +130,7 @@ class Store:
         )
         for word, value in (
             (shared.END, log.end), (shared.SYNCED, log.synced), (shared.SYNCING, 0), (shared.FAILED, 0),
-            (shared.HEAD, 0), (shared.DIRTY, 0),
+            (shared.HEAD, log.head), (shared.DIRTY, 0),
         ):  # fmt: skip
             self.mark[word] = value
         self.log, self.verdict = log, found.verdict

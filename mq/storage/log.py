@@ -64,8 +64,9 @@ class Log:
         self._disk, self.directory, self._identity, self._mark = disk, directory, identity, mark
         self._pread, self._pwrite = disk.pread, disk.pwrite
         self._segment_bytes = segment_bytes or 0
-        self.segments = segments
-        self._bases = [each.base for each in segments]
+        # Replaced as a whole, never changed: readers look at it without a lock.
+        self._index = ([each.base for each in segments], segments)
+        self.head = segments[0].base if segments else 0
         self._room = 0  # bytes up to here are reserved
         self._fd = -1  # of the last segment, for writing
         self._retired: list[int] = []  # of earlier ones: a sync may still be using them
@@ -78,6 +79,11 @@ class Log:
         if segments and segment_bytes:
             fd = disk.open(self._path(segments[-1]), write=True)
             self._enter(segments[-1], fd, disk.size(fd))
+
+    @property
+    def segments(self) -> list[Segment]:
+        """Oldest first.  Not to be changed."""
+        return self._index[1]
 
     # ── writing ────────────────────────────────────────────────────────────────────
 
@@ -109,8 +115,8 @@ class Log:
         mark[2] = 0
         return lsn
 
-    def append_group(self, now_ms: int, drafts: Sequence[Draft]) -> list[int]:
-        """Append records that are all there after a crash, or none; their positions."""
+    def append_group(self, now_ms: int, drafts: Sequence[Draft], *, atomic: bool = True) -> list[int]:
+        """Append records in one write; their positions.  *atomic*: all are there after a crash, or none."""
         size = sum(24 + len(payload) for *_, payload in drafts)
         if size > record.GROUP_BYTES_MAX:
             raise UsageError(
@@ -122,7 +128,7 @@ class Log:
         ms, last = now_ms - self._created_ms, len(drafts) - 1
         parts, positions = [], []
         for index, (kind, flags, queue, payload) in enumerate(drafts):
-            if index != last:
+            if atomic and index != last:
                 flags |= record.CONTINUES
             parts.append(record.encode(self._seed, lsn, self.synced, ms, kind, flags, queue, payload))
             positions.append(lsn)
@@ -185,14 +191,14 @@ class Log:
         number = self.segments[-1].number + 1 if self.segments else 0
         new = Segment(number, base, capacity, now_ms, record.seed(self._identity.key, base))
         path = self._path(new)
-        fence = record.FENCE_PAYLOAD.pack(void_from, capacity, now_ms)
+        fence = record.FENCE_PAYLOAD.pack(void_from, self.head, capacity, now_ms)
         data = record.encode(new.seed, base, self.synced, 0, record.FENCE, 0, 0, fence)
         fd, size = self._create(path, new)
         # Dirty from here on: an interruption between these lines must not leave a log that
         # writes to one segment and counts in another.
         self._mark[shared.DIRTY] = 1
-        self.segments.append(new)
-        self._bases.append(base)
+        bases, segments = self._index
+        self._index = ([*bases, base], [*segments, new])
         self._enter(new, fd, size)
         self._write_rest(data, base, 0)
         self.end = self._mark[shared.END] = base + len(data)
@@ -235,6 +241,35 @@ class Log:
         while self._retired:
             self._disk.close(self._retired.pop())
 
+    # ── the head ───────────────────────────────────────────────────────────────────
+
+    def append_head(self, now_ms: int, head: int) -> int:
+        """Say that the log begins at *head*; the record's position.  Once synced, drop_head may follow."""
+        return self.append(now_ms, record.HEAD, 0, 0, record.HEAD_PAYLOAD.pack(head))
+
+    def drop_head(self) -> Segment:
+        """The oldest segment is not part of the log any more; unlink it with `unlink`."""
+        bases, segments = self._index
+        if self._fd >= 0:
+            self._mark[shared.HEAD] = bases[1]
+        self.head = bases[1]
+        self._index = (bases[1:], segments[1:])
+        return segments[0]
+
+    def unlink(self, dropped: Segment) -> None:
+        """Give back the room of a segment that was dropped.
+
+        Names go one at a time and in order: the directory is synced before the next, so
+        a power cut never leaves a gap.
+        """
+        with self._files:
+            fd = self._readers.pop(dropped.base, None)
+            if fd is not None:
+                self._disk.close(fd)
+        self._disk.sync_directory(self.directory)
+        self._disk.unlink(self._path(dropped))
+        self._disk.sync_directory(self.directory)
+
     # ── syncing ────────────────────────────────────────────────────────────────────
 
     def sync(self, upto: int) -> None:
@@ -267,8 +302,9 @@ class Log:
 
     def _sync_older(self, fd: int, target: int) -> None:
         """Sync the segments in [synced, target) other than the one that *fd* writes to, oldest first."""
-        first = max(0, bisect_right(self._bases, self.synced) - 1)
-        for each in self.segments[first : bisect_right(self._bases, target - 1)]:
+        bases, segments = self._index
+        first = max(0, bisect_right(bases, self.synced) - 1)
+        for each in segments[first : bisect_right(bases, target - 1)]:
             if fd != self._fd or each is not self.segments[-1]:
                 own = self._disk.open(self._path(each), write=True)
                 try:
@@ -280,9 +316,10 @@ class Log:
 
     def read(self, lsn: int) -> Stored:
         """The record at *lsn*, checked; CorruptStore if it does not pass."""
-        each = self.segments[-1]
+        bases, segments = self._index
+        each = segments[-1]
         if lsn < each.base:
-            each = self.segments[bisect_right(self._bases, lsn) - 1]
+            each = segments[max(0, bisect_right(bases, lsn) - 1)]
         fd = self._readers.get(each.base)
         stored = None
         if fd is not None:

@@ -32,13 +32,16 @@ CLAIMS_NOTHING: Final = 0xFFFF_FFFF  # a lag too big for its field
 # Kinds below FIRST_EVENT belong to storage; the others mean something to the layer above.
 FENCE: Final = 1  # first in a segment: nothing lives from void_from up to this segment
 CLOSED: Final = 2  # last in a log that was closed in order
-KNOWN: Final = frozenset({FENCE, CLOSED})
+HEAD: Final = 3  # the log begins at the segment it names: what is before may be unlinked
+LOST: Final = 4  # put by repair over bytes that were damaged; its payload means nothing
+KNOWN: Final = frozenset({FENCE, CLOSED, HEAD, LOST})
 FIRST_EVENT: Final = 16
 
 # Bits of `flags`.  The upper half belongs to the layer above.
 CONTINUES: Final = 0x01  # more records of this atomic group follow
 
-FENCE_PAYLOAD: Final = Struct("<QQQ")  # void_from, capacity and creation time of this segment
+FENCE_PAYLOAD: Final = Struct("<QQQQ")  # void_from, head, this segment's capacity and creation time
+HEAD_PAYLOAD: Final = Struct("<Q")
 
 GROUP_BYTES_MAX: Final = 256 << 20
 RECORD_BYTES_MAX: Final = GROUP_BYTES_MAX

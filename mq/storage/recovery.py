@@ -24,7 +24,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from mq.errors import CorruptStore, StorageError
 
@@ -48,6 +48,20 @@ class Verdict(Enum):
     CORRUPT = "corrupt"
 
 
+class Start(NamedTuple):
+    """Where a checkpoint lets the reading begin: behind the record at *marker*, in the segment at *base*."""
+
+    position: int
+    base: int
+    marker: int
+    crc: int
+    head: int
+
+
+class StaleCheckpoint(Exception):
+    """The log does not hold what the checkpoint says it does: read all of it."""
+
+
 @dataclass
 class Survey:
     """What was found; positions are LSNs."""
@@ -58,13 +72,14 @@ class Survey:
     bad: int = 0  # X; behind `end` if a group is incomplete
     synced: int = 0  # W
     last_ms: int = 0  # the last intact record's time, since 1970
+    head: int = 0  # the log begins here; segments before it are only not unlinked yet
     next_base: int = 0  # where the next new segment may begin
     error: CorruptStore | None = None  # what is wrong, if the verdict is CORRUPT
 
 
 def survey(
     disk: Disk, directory: str, identity: Identity, synced: int, apply: Apply, message_kind: int,
-    upto: int = NO_LIMIT,
+    upto: int = NO_LIMIT, start: Start | None = None,
 ) -> Survey:  # fmt: skip
     """Read the log and judge it.  *apply* gets the whole groups before X; *synced* is what `mark` claims.
 
@@ -72,6 +87,8 @@ def survey(
     somebody writes, look only at what is below *upto*, the end that `mark` names: a
     record that is just being written would pass for a torn one, and those that follow
     it meanwhile for a proof of damage.
+
+    With *start*, *apply* gets what follows it; StaleCheckpoint if it does not fit the log.
     """
     reader = _Reader(disk, directory, upto)
     try:
@@ -81,13 +98,16 @@ def survey(
             found.next_base = segments[-1].limit
         if not error:
             reader.drop_empty_tail(segments)
-            torn = reader.walk(found, apply)
+            torn = reader.walk(found, apply, start)
             if torn:
                 found.verdict = Verdict.TORN
                 reader.hear_claims_behind(found)
             else:
                 found.next_base = segments[-1].limit if segments else 0
-            if found.bad < found.synced:
+            if segments and segments[0].base > found.head:
+                path = os.path.join(directory, f"{found.head:020}.seg")
+                found.error = CorruptStore(path, "the log's first segment is missing", 0)
+            elif found.bad < found.synced:
                 found.error = reader.explain(found, message_kind)
         if found.error:
             found.verdict = Verdict.CORRUPT
@@ -133,7 +153,8 @@ class _Reader:
             match = segment.NAME.fullmatch(name)
             if not match:
                 raise StorageError(path, "this is not a segment of the log; move it elsewhere")
-            base, due = int(match[1]), segments[-1].limit if segments else 0
+            base = int(match[1])
+            due = segments[-1].limit if segments else base  # the first: `head` tells, once it is known
             if base >= self._upto:
                 break
             fd = self._disk.open(path)
@@ -157,37 +178,58 @@ class _Reader:
         while segments and self.zero_from(segments[-1], segments[-1].base):
             segments.pop()
 
-    def fence(self, each: Segment) -> int:
-        """Where the fence at the head of *each* voids from; its own base if there is none."""
+    def fence(self, each: Segment) -> tuple[int, int]:
+        """Where the fence at the start of *each* voids from (its base if there is none), and the head."""
         size = record.HEADER_BYTES + record.FENCE_PAYLOAD.size
         data = self._disk.pread(self.fd(each), size, each.offset(each.base))
         head = data[: record.HEADER_BYTES]
         whole = len(data) == size and head[20] == record.FENCE
         if whole and segment.is_intact(self._disk, self.fd(each), each, each.base, head):
-            return int(record.FENCE_PAYLOAD.unpack_from(data, record.HEADER_BYTES)[0])
-        return each.base
+            void_from, head_at, _, _ = record.FENCE_PAYLOAD.unpack_from(data, record.HEADER_BYTES)
+            return void_from, head_at
+        return each.base, 0
 
-    def walk(self, found: Survey, apply: Apply) -> bool:
-        """Follow the records from the head to X; whether anything but zeros stands there."""
+    def walk(self, found: Survey, apply: Apply, start: Start | None) -> bool:
+        """Follow the records from the head, or *start*, to X; whether anything but zeros stands there."""
+        begin = start.position if start else 0
         stops, stop = [], self._upto
         for each in reversed(found.segments):
             stops.append(min(stop, each.limit))
-            stop = min(stop, self.fence(each))
+            if each.limit > begin:
+                void_from, head = self.fence(each)
+                stop, found.head = min(stop, void_from), max(found.head, head)
         live = [
             (each, stop)
             for each, stop in zip(found.segments, reversed(stops), strict=True)
-            if stop > each.base
+            if stop > each.base and each.limit > max(begin, found.head)
         ]
+        if start:
+            found.head = max(found.head, start.head)
+            self.check_start(start, live)
         for index, (each, stop) in enumerate(live):
-            scan = self.scan(each, each.base, stop)
+            scan = self.scan(each, max(begin, each.base), stop)
             apply(scan)
             found.end, found.bad = scan.end, scan.bad
             found.synced = max(found.synced, scan.synced)
+            found.head = max(found.head, scan.head)
             found.last_ms = max(found.last_ms, each.created_ms + scan.last_ms)
             found.verdict = Verdict.CLEAN if scan.closed else Verdict.OPEN
             if scan.end < stop:
                 return index + 1 < len(live) or not self.zero_from(each, scan.end)
         return False
+
+    def check_start(self, start: Start, live: list[tuple[Segment, int]]) -> None:
+        """StaleCheckpoint unless the record before *start* is the one that the checkpoint saw."""
+        if not live or live[0][0].base != start.base or live[0][1] < start.position:
+            raise StaleCheckpoint
+        each = live[0][0]
+        size = start.position - start.marker
+        data = self._disk.pread(self.fd(each), size, each.offset(start.marker))
+        head = data[: record.HEADER_BYTES]
+        if len(data) < size or int.from_bytes(head[:4], "little") != start.crc:
+            raise StaleCheckpoint
+        if not segment.is_intact(self._disk, self.fd(each), each, start.marker, head):
+            raise StaleCheckpoint
 
     def hear_claims_behind(self, found: Survey) -> None:
         """Raise W to the largest claim of any intact record behind X."""
@@ -254,6 +296,8 @@ def recover(
         raise found.error
     _rewrite(disk, directory, found)
     log = Log(disk, directory, identity, mark, found.segments, found.end, segment_bytes)
+    while len(log.segments) > 1 and log.segments[0].limit <= found.head:
+        log.unlink(log.drop_head())
     if found.verdict is Verdict.TORN or not found.segments:
         log.begin_segment(now_ms, found.next_base, 0, void_from=found.end)
         log.sync(log.end)

@@ -114,7 +114,8 @@ class Scan:
     Ends at the first place that is not an intact record, without judging it.  Then
     `end` is the end of the last whole group, `bad` the first place that did not pass
     (≥ `end`: an incomplete group lies between), `synced` the largest position that a
-    record claimed as synced, and `closed` whether the last record says closed.
+    record claimed as synced, `head` the largest that one named as the log's head, and
+    `closed` whether the last record says closed.
 
     The records of storage itself are not handed on.
     """
@@ -123,7 +124,7 @@ class Scan:
         self._disk, self._fd, self._segment, self._path = disk, fd, segment, path
         self._stop = min(stop, segment.limit)
         self.end = self.bad = start
-        self.synced = self.last_ms = 0
+        self.synced = self.last_ms = self.head = 0
         self.closed = False
 
     def __iter__(self) -> Iterator[tuple[int, int, int, int, int, bytes, int, int]]:
@@ -163,6 +164,8 @@ class Scan:
                     self.end = lsn = first + stop
                     at = stop
                 elif kind in record.KNOWN:
+                    if kind == record.HEAD:
+                        self.head = max(self.head, *record.HEAD_PAYLOAD.unpack_from(block, at + 24))
                     self.end = lsn = first + stop
                     at = stop
                 else:

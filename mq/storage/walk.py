@@ -1,0 +1,289 @@
+"""The log as it lies on the disk, damaged places included.  Reads only; mends nothing.
+
+Recovery stops at the first bad place and judges it.  The tools that show a log to a
+person go on behind it, from one intact record to the next:
+
+    ┌────────┬────────┬░░░░░░░░░░░┬────────┬────────┬───────────┐
+    │ Found  │ Found  │    Gap    │ Found  │ Found  │   zeros   │
+    └────────┴────────┴░░░░░░░░░░░┴────────┴────────┴───────────┘
+
+The verdict is recovery's own.  What cannot be read from where it belongs is taken from
+where else it stands: the store's key from any segment's header, a segment's capacity
+and creation time from its fence.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from crc32c import crc32c
+
+from mq.errors import CorruptStore, MqError, StorageError
+
+from . import identity, record, recovery, segment, shared
+from .disk import Disk
+from .identity import Identity
+from .recovery import Survey, Verdict
+from .segment import BadHeader, Segment
+from .shared import NO_LIMIT
+
+BLOCK_BYTES: Final = 1 << 20
+FENCE_BYTES: Final = record.HEADER_BYTES + record.FENCE_PAYLOAD.size
+
+
+class Found(NamedTuple):
+    """An intact record."""
+
+    lsn: int
+    kind: int
+    flags: int
+    queue: int
+    ms: int  # since 1970, in store time
+    payload: bytes
+    dropped: bool  # behind the end of a torn log: recovery leaves it out
+
+    @property
+    def size(self) -> int:
+        return record.HEADER_BYTES + len(self.payload)
+
+
+class Gap(NamedTuple):
+    """Bytes that should be records and are not."""
+
+    path: str
+    offset: int
+    lsn: int
+    size: int
+    reason: str
+    torn: bool  # nobody claimed that they were on the disk: what a crash leaves, not damage
+
+
+@dataclass
+class File:
+    """One segment's file."""
+
+    segment: Segment
+    path: str
+    size: int
+    bad_header: str = ""  # why, if it had to be rebuilt
+    void_from: int = -1  # what its fence says; -1: it has none
+    stop: int = 0  # no record of this segment stands here or behind
+    reached: int = 0  # records once stood up to here at least
+
+
+@dataclass
+class Walk:
+    """Everything in the store at *path*: `files`, `items(file)` of each, and the `verdict` on the whole."""
+
+    disk: Disk
+    path: str
+    identity: Identity
+    view: shared.View
+    survey: Survey | None  # None if recovery could not even judge
+    problem: MqError | None  # why the store does not open
+    files: list[File] = field(default_factory=list)
+    missing: list[Gap] = field(default_factory=list)  # headers and whole files
+
+    @property
+    def verdict(self) -> str:
+        if isinstance(self.problem, CorruptStore):
+            return Verdict.CORRUPT.value
+        return "unreadable" if self.survey is None or self.problem else self.survey.verdict.value
+
+    @property
+    def synced(self) -> int:
+        return self.survey.synced if self.survey else self.view.synced
+
+    @property
+    def end(self) -> int:
+        """Where the log ends; of a damaged one, the part that is whole."""
+        return self.survey.end if self.survey else 0
+
+    def items(self, file: File) -> Iterator[Found | Gap]:
+        """What stands in *file*, in order; void and unused bytes are left out."""
+        fd = self.disk.open(file.path)
+        try:
+            yield from self._items(_Window(self.disk, fd, file), file)
+        finally:
+            self.disk.close(fd)
+
+    def _items(self, window: _Window, file: File) -> Iterator[Found | Gap]:
+        each, lsn = file.segment, file.segment.base
+        torn_from = self.end if self.verdict == Verdict.TORN.value else NO_LIMIT
+        while lsn < file.stop:
+            found = window.record(lsn, torn_from)
+            if found:
+                yield found
+                lsn += found.size
+                continue
+            stop = segment.next_intact(self.disk, window.fd, each, lsn + 1, file.stop)
+            if stop is None:
+                stop = max(window.last_byte(lsn), file.reached)
+            if stop <= lsn:
+                return
+            yield self._gap(file, lsn, stop)
+            lsn = stop
+
+    def _gap(self, file: File, lsn: int, stop: int) -> Gap:
+        torn = lsn >= self.synced
+        reason = "torn: never finished" if torn else "damaged: gone or altered after it was on the disk"
+        return Gap(file.path, file.segment.offset(lsn), lsn, stop - lsn, reason, torn)
+
+
+class _Window:
+    """A segment's file, read a block at a time."""
+
+    def __init__(self, disk: Disk, fd: int, file: File) -> None:
+        self._disk, self.fd, self._file = disk, fd, file
+        self._block, self._first = b"", 0
+
+    def read(self, lsn: int, size: int) -> bytes:
+        at = lsn - self._first
+        if at < 0 or at + size > len(self._block):
+            want = min(max(size, BLOCK_BYTES), self._file.stop - lsn)
+            self._block = self._disk.pread(self.fd, want, self._file.segment.offset(lsn))
+            self._first, at = lsn, 0
+        return self._block[at : at + size]
+
+    def record(self, lsn: int, torn_from: int) -> Found | None:
+        """The record at *lsn*, if there is one that passes."""
+        head = self.read(lsn, record.HEADER_BYTES)
+        if len(head) < record.HEADER_BYTES:
+            return None
+        crc, length, low, _, ms, kind, flags, queue = record.HEADER.unpack(head)
+        size = record.HEADER_BYTES + length
+        if not kind or low != lsn & record.LOW or lsn + size > self._file.stop:
+            return None
+        data = self.read(lsn, size)
+        each = self._file.segment
+        if len(data) < size or crc32c(memoryview(data)[4:], each.seed) != crc:
+            return None
+        payload = data[record.HEADER_BYTES :]
+        return Found(lsn, kind, flags, queue, each.created_ms + ms, payload, lsn >= torn_from)
+
+    def last_byte(self, lsn: int) -> int:
+        """Behind the last byte in [lsn, stop) that is not zero; *lsn* if all are."""
+        last, at = lsn, lsn
+        while at < self._file.stop:
+            want = min(BLOCK_BYTES, self._file.stop - at)
+            block = self._disk.pread(self.fd, want, self._file.segment.offset(at))
+            if not block:
+                break
+            if used := len(block.rstrip(b"\0")):
+                last = at + used
+            at += len(block)
+        return last
+
+
+def walk(disk: Disk, path: str, message_kind: int) -> Walk:
+    """The store in the directory *path*; StorageError if there is none, or no key to read it with."""
+    own, broken = _identify(disk, path)
+    found = _judge(disk, path, own, message_kind)
+    found.problem = broken or found.problem
+    _list_files(found, os.path.join(path, "log"))
+    return found
+
+
+def _identify(disk: Disk, path: str) -> tuple[Identity, CorruptStore | None]:
+    """Which store this is, and what is wrong with its FORMAT file."""
+    format_path, directory = os.path.join(path, "FORMAT"), os.path.join(path, "log")
+    error: CorruptStore | None = None
+    if disk.exists(format_path):
+        try:
+            return identity.read(disk, format_path), None
+        except CorruptStore as caught:
+            error = caught
+    own = _identity_in_headers(disk, directory) if disk.exists(directory) else None
+    if own:
+        reason = "missing; restore it from a copy, or from a segment's header"
+        return own, error or CorruptStore(format_path, reason)
+    raise error or StorageError(path, "this is not a store: it has no FORMAT file; check the path")
+
+
+def _identity_in_headers(disk: Disk, directory: str) -> Identity | None:
+    """Which store this is, from the first segment whose header passes its checksum."""
+    for name in sorted(disk.names(directory)):
+        if segment.NAME.fullmatch(name):
+            fd = disk.open(os.path.join(directory, name))
+            try:
+                data = disk.pread(fd, segment.HEADER_BYTES, 0)
+            finally:
+                disk.close(fd)
+            if len(data) == segment.HEADER_BYTES:
+                magic, *_, store_id, key, _, _, _, crc = segment.HEADER.unpack(data)
+                if magic == segment.MAGIC and crc32c(data[:-4]) == crc:
+                    return Identity(store_id.hex(), key)
+    return None
+
+
+def _judge(disk: Disk, path: str, own: Identity, message_kind: int) -> Walk:
+    """Recovery's verdict, taken again if a writer came in between."""
+    ignore: Callable[[Iterable[object]], None] = deque[object](maxlen=0).extend
+    before, view = None, shared.look(disk, path, own.key)
+    survey: Survey | None = None
+    problem: MqError | None = None
+    while view != before:
+        before, problem = view, None
+        try:
+            survey = recovery.survey(
+                disk, os.path.join(path, "log"), own, view.synced, ignore, message_kind, view.upto
+            )
+            problem = survey.error
+        except MqError as error:
+            survey, problem = None, error
+        if not view.held:
+            view = shared.look(disk, path, own.key)
+    return Walk(disk, path, own, view, survey, problem)
+
+
+def _list_files(walk: Walk, directory: str) -> None:
+    """Fill in the files, oldest first, and where the records of each may stand."""
+    due, crashed = 0, not isinstance(walk.problem, CorruptStore)
+    for name in sorted(walk.disk.names(directory)):
+        match = segment.NAME.fullmatch(name)
+        if match and int(match[1]) < walk.view.upto:
+            file = _file(walk, os.path.join(directory, name), int(match[1]), len(walk.files))
+            base = file.segment.base
+            if base > due:
+                path = os.path.join(directory, f"{due:020}.seg")
+                walk.missing.append(Gap(path, 0, due, base - due, f"missing before {name}", False))
+            if file.bad_header:
+                gap = Gap(file.path, 0, base, segment.HEADER_BYTES, file.bad_header, crashed)
+                walk.missing.append(gap)
+            due = max(due, file.segment.limit)
+            walk.files.append(file)
+    settled = walk.survey is not None and walk.verdict in (Verdict.CLEAN.value, Verdict.OPEN.value)
+    stop = min(walk.view.upto, walk.end if settled else NO_LIMIT)
+    reached = walk.synced
+    for file in reversed(walk.files):
+        file.stop = min(stop, file.segment.limit)
+        file.reached = min(reached, file.stop)
+        if file.void_from >= 0:
+            stop, reached = min(stop, file.void_from), max(reached, file.void_from)
+
+
+def _file(walk: Walk, path: str, base: int, index: int) -> File:
+    """The segment at *base*, even if its header is damaged."""
+    disk = walk.disk
+    fd = disk.open(path)
+    try:
+        size = disk.size(fd)
+        head = disk.pread(fd, segment.HEADER_BYTES, 0)
+        seed = record.seed(walk.identity.key, base)
+        data = disk.pread(fd, FENCE_BYTES, segment.HEADER_BYTES)
+    finally:
+        disk.close(fd)
+    whole = len(data) == FENCE_BYTES and data[20] == record.FENCE
+    fenced = whole and crc32c(data[4:], seed) == record.CRC.unpack_from(data)[0]
+    void_from, capacity, created_ms = -1, max(1, size - segment.HEADER_BYTES), 0
+    if fenced:
+        void_from, capacity, created_ms = record.FENCE_PAYLOAD.unpack_from(data, record.HEADER_BYTES)
+    try:
+        each, reason = segment.decode_header(walk.identity, path, base, head), ""
+    except (BadHeader, MqError) as error:
+        each, reason = Segment(index, base, capacity, created_ms, seed), str(error)
+    return File(each, path, size, reason, void_from)
