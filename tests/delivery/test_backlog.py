@@ -1,0 +1,127 @@
+"""The backlog: a sorted list, in far less memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mq.delivery.backlog as module
+from mq.delivery.backlog import Backlog
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_chunks():
+    """So that a handful of ids already crosses the borders between chunks."""
+    before, module.CHUNK_IDS = module.CHUNK_IDS, 4
+    yield
+    module.CHUNK_IDS = before
+
+
+def filled(*ids: int) -> Backlog:
+    made = Backlog()
+    for id in ids:
+        made.append(id)
+    return made
+
+
+def test_a_new_one_is_empty():
+    empty = Backlog()
+    assert (len(empty), list(empty), empty.head, 5 in empty) == (0, [], None, False)
+    assert not empty.take(5)
+
+
+def test_ids_come_back_in_order():
+    backlog = filled(*range(10, 20))
+    taken = []
+    while backlog.head is not None:
+        taken.append(backlog.head)
+        assert backlog.take(backlog.head)
+    assert taken == list(range(10, 20))
+    assert len(backlog) == 0
+
+
+@pytest.mark.parametrize("id", range(10, 20))
+def test_any_one_can_be_taken_from_any_place(id):
+    backlog = filled(*range(10, 20))
+    assert backlog.take(id)
+    assert id not in backlog
+    assert not backlog.take(id)
+    assert list(backlog) == [each for each in range(10, 20) if each != id]
+
+
+def test_a_taken_id_in_front_of_the_head_is_gone_for_search_too():
+    backlog = filled(1, 2, 3)
+    backlog.take(1)
+    assert 1 not in backlog
+    assert not backlog.take(1)
+
+
+def test_it_can_be_filled_again_after_it_was_emptied():
+    backlog = filled(1, 2, 3, 4, 5)
+    for id in (5, 1, 2, 3, 4):
+        assert backlog.take(id)
+    backlog.append(6)
+    assert (backlog.head, list(backlog), len(backlog)) == (6, [6], 1)
+
+
+def test_clear_leaves_a_new_one():
+    backlog = filled(*range(1, 10))
+    backlog.take(1)
+    backlog.clear()
+    assert (len(backlog), list(backlog), backlog.head) == (0, [], None)
+    backlog.append(9)
+    assert list(backlog) == [9]
+
+
+ROTATE, CLEAR = "take the head and append another", "clear"
+steps = st.lists(st.one_of(st.integers(1, 40), st.just(ROTATE), st.just(CLEAR)), max_size=80)
+
+
+@given(st.lists(st.integers(1, 5), max_size=40), steps)
+def test_it_is_a_sorted_list(gaps, steps):
+    """Ids grow by *gaps*; a number takes whatever stands at that place, or an id that is not there."""
+    backlog, model, id = Backlog(), [], 0
+
+    def check() -> None:
+        assert list(backlog) == model
+        assert len(backlog) == len(model)
+        assert backlog.head == (model[0] if model else None)
+        assert all((each in backlog) == (each in model) for each in range(id + 2))
+
+    for gap in gaps:
+        id += gap
+        backlog.append(id)
+        model.append(id)
+    check()
+    for step in steps:
+        if step == CLEAR:
+            backlog.clear()
+            model.clear()
+        elif step == ROTATE:
+            id += 1
+            if model:
+                assert backlog.take(model.pop(0))
+            backlog.append(id)
+            model.append(id)
+        else:
+            wanted = model[step % len(model)] if model and step % 3 else step
+            assert bool(backlog.take(wanted)) == (wanted in model)
+            if wanted in model:
+                model.remove(wanted)
+        check()
+
+
+def test_an_id_costs_at_most_sixteen_bytes(monkeypatch):
+    """P11."""
+    monkeypatch.setattr(module, "CHUNK_IDS", 8192)
+    tracemalloc.start()
+    try:
+        many = filled(*range(1, 100_001))
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(many) == 100_000
+    assert size <= 16 * 100_000

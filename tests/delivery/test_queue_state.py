@@ -1,0 +1,232 @@
+"""One queue as a pure machine: records in, answers at a time out."""
+
+from __future__ import annotations
+
+import pytest
+
+from mq.delivery.events import Now
+from mq.delivery.queue import STALE_MAX, Flight, QueueState
+
+
+def at(ms: int) -> Now:
+    return Now(ms, ms)
+
+
+def deliver(queue: QueueState, id: int, receipt: int, deadline: int) -> Flight | None:
+    return queue.deliver(id, receipt, deadline)
+
+
+@pytest.fixture
+def queue() -> QueueState:
+    """Messages 10, 20 and 30, of five bytes each, that nobody has tried."""
+    made = QueueState(1, "mail")
+    for id in (10, 20, 30):
+        made.publish(id, 5)
+    return made
+
+
+def test_the_first_published_is_delivered_first(queue):
+    """P5."""
+    assert queue.heads(at(0), 9) == [10, 20, 30]
+    assert queue.head(at(0)) == 10
+
+
+def test_asking_takes_nothing(queue):
+    before = queue.counts(at(0))
+    for _ in range(3):
+        queue.head(at(0))
+        queue.heads(at(0), 2)
+        queue.ids("in_flight", at(0), 2)
+        queue.seconds_to_next(at(0))
+    assert queue.counts(at(0)) == before == (3, 0, 0)
+
+
+def test_a_delivered_message_is_in_flight_until_its_deadline(queue):
+    deliver(queue, 10, 40, 100)
+    assert [queue.state_of(10, at(ms)) for ms in (99, 100)] == ["in_flight", "ready"]
+    assert [queue.head(at(ms)) for ms in (99, 100)] == [20, 10]
+    assert [queue.counts(at(ms)) for ms in (99, 100)] == [(2, 1, 0), (3, 0, 0)]
+
+
+def test_a_timed_out_message_returns_to_its_place(queue):
+    """P5: in front of what was published later."""
+    deliver(queue, 10, 40, 100)
+    deliver(queue, 20, 41, 50)
+    assert queue.heads(at(100), 9) == [10, 20, 30]
+
+
+def test_redelivery_after_the_deadline_counts_a_failed_attempt(queue):
+    assert deliver(queue, 10, 40, 100).attempts == 1
+    assert queue.failed == 0
+    assert deliver(queue, 10, 41, 200).attempts == 2
+    assert queue.failed == 1
+
+
+def test_a_nacked_message_waits_for_its_due(queue):
+    deliver(queue, 10, 40, 100)
+    queue.nack(10, 70)
+    assert [queue.state_of(10, at(ms)) for ms in (69, 70)] == ["delayed", "ready"]
+    assert [queue.head(at(ms)) for ms in (69, 70)] == [20, 10]
+    assert deliver(queue, 10, 41, 200).attempts == 2
+    assert queue.failed == 1
+
+
+def test_a_released_message_is_back_at_once_and_not_counted(queue):
+    deliver(queue, 10, 40, 100)
+    queue.release(10)
+    assert queue.head(at(0)) == 10
+    assert queue.attempts(10) == 0
+    assert deliver(queue, 10, 41, 100).attempts == 1
+    assert queue.failed == 0
+
+
+@pytest.mark.parametrize(
+    "come_back",
+    [
+        pytest.param(lambda queue: queue.release(10), id="released before"),
+        pytest.param(lambda queue: queue.nack(10, 0), id="nacked at once before"),
+        pytest.param(lambda queue: queue.head(at(100)), id="timed out before"),
+    ],
+)
+def test_a_delay_counts_however_the_message_came_back_before(queue, come_back):
+    """An id that was once ready again is not ready for ever."""
+    deliver(queue, 10, 40, 100)
+    come_back(queue)
+    assert queue.heads(at(100), 1) == [10]
+    deliver(queue, 10, 41, 300)
+    queue.nack(10, 500)
+    assert queue.head(at(101)) == 20
+    assert queue.heads(at(101), 9) == [20, 30]
+    assert queue.head(at(500)) == 10
+
+
+def test_a_deadline_counts_although_the_one_before_had_passed(queue):
+    deliver(queue, 10, 40, 100)
+    assert queue.head(at(100)) == 10
+    queue.extend(10, 300)
+    assert queue.head(at(101)) == 20
+    assert queue.head(at(300)) == 10
+
+
+def test_a_wall_clock_that_is_set_back_delays_again_and_loses_nothing(queue):
+    deliver(queue, 10, 40, 10_000)
+    queue.nack(10, 500)
+    assert queue.head(Now(500, 500)) == 10
+    assert queue.head(Now(501, 400)) == 20
+    assert queue.seconds_to_next(Now(501, 400)) == pytest.approx(0.1)
+    assert queue.head(Now(601, 500)) == 10
+
+
+def test_deadlines_follow_store_time_and_dues_wall_time(queue):
+    deliver(queue, 10, 40, 100)
+    deliver(queue, 20, 41, 1000)
+    queue.nack(20, 100)
+    assert queue.heads(Now(99, 100), 9) == [20, 30]
+    assert queue.heads(Now(100, 99), 9) == [10, 30]
+
+
+def test_an_ack_buries_a_message_and_its_bytes(queue):
+    deliver(queue, 10, 40, 100)
+    queue.ack(10, 5)
+    assert (queue.acked, queue.bytes, queue.total()) == (1, 10, 2)
+    assert 10 not in queue
+    assert queue.heads(at(1000), 9) == [20, 30]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        lambda queue: queue.ack(99, 5),
+        lambda queue: queue.nack(99, 5),
+        lambda queue: queue.release(99),
+        lambda queue: queue.extend(99, 5),
+        lambda queue: deliver(queue, 99, 98, 5),
+        lambda queue: queue.ack(10, 5),
+    ],
+    ids=["ack", "nack", "release", "extend", "deliver", "ack of a message that waits"],
+)
+def test_a_record_about_what_is_not_there_changes_nothing(queue, record):
+    """A tombstone may outlive what it buried."""
+    record(queue)
+    assert queue.counts(at(1000)) == (3, 0, 0)
+    assert queue.bytes == 15
+
+
+def test_a_purge_leaves_what_is_in_flight(queue):
+    deliver(queue, 10, 40, 100)
+    deliver(queue, 20, 41, 300)
+    queue.publish(50, 5)
+    queue.purge(100, 15)
+    assert queue.ids("in_flight", at(100), 9) == [20]
+    assert queue.counts(at(100)) == (0, 1, 0)
+    assert queue.bytes == 5
+    assert queue.heads(at(1000), 9) == [20]
+
+
+def test_a_purge_takes_what_is_delayed(queue):
+    deliver(queue, 10, 40, 100)
+    queue.nack(10, 10_000)
+    queue.purge(0, 15)
+    assert queue.total() == 0
+    assert queue.head(at(20_000)) is None
+    assert queue.seconds_to_next(at(0)) is None
+
+
+@pytest.mark.parametrize(
+    ("now", "seconds"), [(0, 0.05), (49, 0.001), (50, 0.0), (5000, 0.0)], ids=lambda value: str(value)
+)
+def test_the_next_event_is_the_earliest_of_deadlines_and_dues(queue, now, seconds):
+    deliver(queue, 10, 40, 100)
+    deliver(queue, 20, 41, 300)
+    queue.nack(20, 50)
+    assert queue.seconds_to_next(at(now)) == pytest.approx(seconds)
+
+
+def test_nothing_falls_due_when_nothing_is_held(queue):
+    assert queue.seconds_to_next(at(0)) is None
+    deliver(queue, 10, 40, 100)
+    queue.ack(10, 5)
+    assert queue.seconds_to_next(at(0)) is None
+
+
+def test_messages_are_listed_by_when_their_state_changes(queue):
+    deliver(queue, 10, 40, 300)
+    deliver(queue, 20, 41, 200)
+    assert queue.ids("in_flight", at(0), 9) == [20, 10]
+    queue.nack(10, 900)
+    queue.nack(20, 950)
+    assert queue.ids("delayed", at(0), 9) == [10, 20]
+    assert queue.ids("delayed", at(0), 1) == [10]
+    assert queue.ids("delayed", at(900), 9) == [20]
+    assert queue.ids("ready", at(900), 9) == [10, 30]
+
+
+def test_a_message_that_times_out_and_is_delayed_at_once_appears_once(queue):
+    deliver(queue, 10, 40, 100)
+    queue.head(at(100))
+    queue.extend(10, 100)
+    assert queue.heads(at(100), 9) == [10, 20, 30]
+    assert queue.counts(at(100)) == (3, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "settle", [lambda queue: queue.release(10), lambda queue: queue.nack(10, 7)], ids=["release", "nack"]
+)
+def test_one_message_that_comes_back_for_ever_costs_no_memory(queue, settle):
+    """P11: the indexes are swept."""
+    for turn in range(20 * STALE_MAX):
+        assert queue.head(at(10 + turn)) == 10
+        deliver(queue, 10, 100 + turn, 11 + turn)
+        settle(queue)
+    indexes = len(queue._deadlines) + len(queue._dues) + len(queue._returned)
+    assert indexes < 4 * STALE_MAX
+
+
+def test_deadlines_of_acked_messages_cost_no_memory():
+    """P11."""
+    queue = QueueState(1, "mail")
+    for id in range(20 * STALE_MAX):
+        queue.publish(id, 1)
+        deliver(queue, id, 10**6 + id, 10**9)
+        queue.ack(id, 1)
+    assert len(queue._deadlines) < 4 * STALE_MAX

@@ -1,0 +1,93 @@
+"""The fold: the same records give the same queues, wherever they come from."""
+
+from __future__ import annotations
+
+import pytest
+
+from mq.delivery import events
+from mq.delivery.events import Now
+from mq.delivery.state import QUEUES_MAX, State
+from mq.errors import Unsupported
+
+NOW = Now(1000, 1000)
+
+
+def record(lsn: int, kind: int, payload: bytes, queue: int = 1) -> tuple:
+    """As the scanner hands it on: inside a bigger buffer."""
+    return lsn, kind, 0, queue, 0, b"<<<" + payload + b">>>", 3, 3 + len(payload)
+
+
+MAIL = record(0, events.DECLARE, events.encode_declare("mail", {}))
+ONE = record(10, events.PUBLISH, b"one")
+TWO = record(20, events.PUBLISH, b"four")
+TAKE = record(30, events.DELIVER, events.DELIVER_PAYLOAD.pack(10, 5000))
+ACK = record(40, events.ACK, events.ACK_PAYLOAD.pack(10, 3))
+NACK = record(40, events.NACK, events.NACK_PAYLOAD.pack(10, 3000) + b"why")
+RELEASE = record(40, events.RELEASE, events.RELEASE_PAYLOAD.pack(10))
+EXTEND = record(40, events.EXTEND, events.EXTEND_PAYLOAD.pack(10, 500))
+PURGE = record(40, events.PURGE, events.PURGE_PAYLOAD.pack(1000, 4))
+
+
+def folded(*records: tuple) -> State:
+    state = State()
+    state.apply(records)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("records", "counts", "size"),
+    [
+        pytest.param([MAIL], (0, 0, 0), 0, id="declare"),
+        pytest.param([MAIL, ONE, TWO], (2, 0, 0), 7, id="publish"),
+        pytest.param([MAIL, ONE, TWO, TAKE], (1, 1, 0), 7, id="deliver"),
+        pytest.param([MAIL, ONE, TWO, TAKE, ACK], (1, 0, 0), 4, id="ack"),
+        pytest.param([MAIL, ONE, TWO, TAKE, NACK], (1, 0, 1), 7, id="nack"),
+        pytest.param([MAIL, ONE, TWO, TAKE, RELEASE], (2, 0, 0), 7, id="release"),
+        pytest.param([MAIL, ONE, TWO, TAKE, EXTEND], (2, 0, 0), 7, id="extend, to the past"),
+        pytest.param([MAIL, ONE, TWO, TAKE, PURGE], (0, 1, 0), 3, id="purge"),
+    ],
+)
+def test_each_kind_of_record(records, counts, size):
+    queue = folded(*records).by_name["mail"]
+    assert queue.counts(NOW) == counts
+    assert queue.bytes == size
+
+
+def test_a_receipt_is_the_position_of_the_delivery():
+    assert folded(MAIL, ONE, TAKE).by_name["mail"].flights[10].receipt == 30
+
+
+def test_declaring_again_changes_only_what_is_named():
+    state = folded(
+        MAIL, record(5, events.DECLARE, events.encode_declare("mail", {"visibility_timeout": 9.0}))
+    )
+    assert state.by_name["mail"].options.visibility_timeout == 9.0
+    state.apply([record(6, events.DECLARE, events.encode_declare("mail", {}))])
+    assert state.by_name["mail"].options.visibility_timeout == 9.0
+    assert len(state.queues) == 1
+
+
+def test_records_of_a_queue_that_is_gone_are_ignored():
+    assert folded(ONE, TAKE, ACK).queues == {}
+
+
+def test_queues_do_not_touch_each_other():
+    other = record(1, events.DECLARE, events.encode_declare("other", {}), queue=2)
+    theirs = record(15, events.PUBLISH, b"theirs", queue=2)
+    state = folded(MAIL, other, ONE, theirs, TAKE, ACK, PURGE)
+    assert state.by_name["mail"].total() == 0
+    assert state.by_name["other"].heads(NOW, 9) == [15]
+
+
+@pytest.mark.parametrize("before", [[], [MAIL]], ids=["unknown queue", "known queue"])
+def test_a_record_of_an_unknown_kind_is_refused_by_name(before):
+    with pytest.raises(Unsupported, match=r"kind 77 .* upgrade"):
+        folded(*before, record(50, 77, b""))
+
+
+def test_numbers_run_out_after_65_535_queues():
+    state = State()
+    state.queues = dict.fromkeys(range(1, QUEUES_MAX))
+    assert state.free_number() == QUEUES_MAX
+    state.queues[QUEUES_MAX] = None
+    assert state.free_number() is None

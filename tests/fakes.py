@@ -1,0 +1,60 @@
+"""Stand-ins for what a test wants to hold in its hand: the time, and the disk."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+
+from mq.broker import Broker
+from mq.storage.disk import Disk, RealDisk
+from mq.store import Store
+
+
+class FakeClock:
+    """Seconds since 1970, which pass when the test says so."""
+
+    def __init__(self, now: float = 1_700_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class CountingDisk(RealDisk):
+    """The operating system's files, and how often each was synced, by the base of its name."""
+
+    def __init__(self) -> None:
+        self.syncs: Counter[str] = Counter()
+        self._paths: dict[int, str] = {}
+
+    def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
+        fd = super().open(path, write=write, create=create)
+        self._paths[fd] = path
+        return fd
+
+    def sync(self, fd: int) -> None:
+        self.syncs[os.path.basename(self._paths[fd])] += 1
+        super().sync(fd)
+
+    def log_syncs(self) -> int:
+        return sum(count for name, count in self.syncs.items() if name.endswith(".seg"))
+
+
+def open_on(
+    disk: Disk,
+    path: str | os.PathLike[str],
+    *,
+    sync: str | float = "always",
+    segment_bytes: int = 1 << 20,
+    clock: Callable[[], float] | None = None,
+) -> Broker:
+    """mq.open, on a disk of the test's choice."""
+    return Broker(
+        Store(
+            os.fspath(path), sync=sync, read_only=False, segment_bytes=segment_bytes, clock=clock, disk=disk
+        )
+    )

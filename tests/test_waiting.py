@@ -1,0 +1,404 @@
+"""Blocked receivers: who is woken, when, and that nobody polls.
+
+Nothing here waits for time.  `Sleeps` stands between a queue's receivers and the
+condition they sleep on: it notes for how long each means to sleep, and lets a test
+know when one has begun to.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+from fakes import FakeClock
+
+import mq
+import mq.queue
+import mq.store
+
+PATIENCE = 30.0  # seconds after which a test that hangs has failed
+
+
+class Sleeps:
+    """Every sleep of a queue's receivers, and the wake-ups they are sent."""
+
+    def __init__(self, queue: mq.Queue) -> None:
+        self._condition = queue._channel.arrived
+        self._mutex = queue._store.mutex
+        self._wait, self._notify = self._condition.wait, self._condition.notify
+        self._begun = threading.Semaphore(0)
+        self.planned: list[float | None] = []
+        self.notified = 0
+        self.interrupt: dict[threading.Thread, BaseException] = {}
+        self._condition.wait, self._condition.notify = self._sleep, self._count
+
+    def _sleep(self, timeout: float | None = None) -> bool:
+        self.planned.append(timeout)
+        self._begun.release()
+        woken = self._wait(PATIENCE if timeout is None else timeout)
+        if error := self.interrupt.get(threading.current_thread()):
+            raise error
+        return woken
+
+    def _count(self, n: int = 1) -> None:
+        self.notified += 1
+        self._notify(n)
+
+    def begin(self, count: int = 1) -> None:
+        """Return when *count* more sleeps have begun."""
+        for _ in range(count):
+            assert self._begun.acquire(timeout=PATIENCE), "nobody went to sleep"
+
+    def spurious(self) -> None:
+        """Wake one receiver, for no reason."""
+        with self._mutex:
+            self._notify(1)
+
+    def deaf(self) -> None:
+        """From now on nobody is told anything."""
+        self._condition.notify = lambda n=1: None
+
+    def hearing(self) -> None:
+        self._condition.notify = self._count
+
+
+class Receiver(threading.Thread):
+    """A thread that receives once, and keeps what came of it."""
+
+    def __init__(self, receive: Callable[[], object]) -> None:
+        super().__init__(daemon=True)
+        self._receive = receive
+        self.got: object = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.got = self._receive()
+        except (mq.MqError, Interrupt) as error:
+            self.got = error
+
+    def result(self) -> object:
+        self.join(PATIENCE)
+        assert not self.is_alive(), "still blocked"
+        return self.got
+
+
+class Interrupt(BaseException):
+    """Ctrl-C, in a thread of the test's choice."""
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def queue(clock) -> Iterator[mq.Queue]:
+    with mq.open(":memory:", clock=clock) as broker:
+        queue = broker.queue("mail")
+        queue.publish(b"first")
+        queue.receive(timeout=0).ack()
+        yield queue
+
+
+@pytest.fixture
+def sleeps(queue) -> Sleeps:
+    return Sleeps(queue)
+
+
+def receivers(sleeps: Sleeps, count: int, receive: Callable[[], object]) -> list[Receiver]:
+    """Threads that have gone to sleep, in this order."""
+    made = []
+    for _ in range(count):
+        made.append(Receiver(receive))
+        sleeps.begin()
+    return made
+
+
+@pytest.fixture
+def one_thread(monkeypatch, queue, clock) -> list[float]:
+    """Sleeping moves the clock, instead of taking time: what was slept, in order."""
+    slept: list[float] = []
+
+    def sleep(timeout: float | None = None) -> bool:
+        assert timeout is not None, "nothing would ever wake this receiver"
+        assert len(slept) < 20, "polling"
+        slept.append(timeout)
+        clock.advance(timeout)
+        return False
+
+    fake_time = SimpleNamespace(monotonic=clock)
+    monkeypatch.setattr(mq.queue, "time", fake_time)
+    monkeypatch.setattr(mq.store, "time", fake_time)
+    queue._channel.arrived.wait = sleep
+    return slept
+
+
+# ── one receiver ───────────────────────────────────────────────────────────────────
+
+
+def test_a_publish_wakes_the_receiver_at_once_and_once(queue, sleeps):
+    [receiver] = receivers(sleeps, 1, queue.receive)
+    id = queue.publish(b"x")
+    assert receiver.result().id == id
+    assert sleeps.planned == [None]
+    assert sleeps.notified == 1
+
+
+def test_publish_many_wakes_the_receiver(queue, sleeps):
+    [receiver] = receivers(sleeps, 1, queue.receive)
+    ids = queue.publish_many([b"x", b"y"])
+    assert receiver.result().id == ids[0]
+    assert sleeps.planned == [None]
+
+
+def test_the_first_publish_of_all_wakes_who_waited_for_the_queue_to_exist(queue):
+    new = queue._store.channel("new")
+    handle = mq.Queue(queue._store, new)
+    sleeps = Sleeps(handle)
+    [receiver] = receivers(sleeps, 1, handle.receive)
+    assert handle.publish(b"x") == receiver.result().id
+
+
+def test_two_handles_on_one_queue_are_one_queue(queue, sleeps):
+    [receiver] = receivers(sleeps, 1, queue.receive)
+    other = mq.Queue(queue._store, queue._store.channel("mail"))
+    assert other.publish(b"x") == receiver.result().id
+
+
+def test_nobody_is_notified_when_nobody_waits(queue, sleeps):
+    queue.publish(b"x")
+    queue.publish_many([b"y", b"z"])
+    message = queue.receive(timeout=0)
+    message.release()
+    queue.receive(timeout=0).nack(delay=0)
+    queue.receive(timeout=0).extend(1)
+    assert sleeps.notified == 0
+
+
+def test_a_timeout_of_zero_never_sleeps(queue, sleeps):
+    assert queue.receive(timeout=0) is None
+    assert queue.receive_many(5, timeout=0) == []
+    assert sleeps.planned == []
+
+
+def test_a_timeout_ends_in_none_after_one_sleep(queue, one_thread):
+    assert queue.receive(timeout=7) is None
+    assert queue.receive_many(3, timeout=2) == []
+    assert one_thread == [pytest.approx(7), pytest.approx(2)]
+
+
+def test_a_passed_visibility_timeout_is_slept_for_in_one_go(queue, one_thread):
+    queue.publish(b"x")
+    first = queue.receive()
+    again = queue.receive()
+    assert (again.id, again.attempts) == (first.id, 2)
+    assert one_thread == [pytest.approx(30)]
+
+
+def test_a_delay_is_slept_for_in_one_go(queue, one_thread):
+    queue.publish(b"x")
+    queue.receive().nack(delay=12.5)
+    assert queue.receive(timeout=60).attempts == 2
+    assert one_thread == [pytest.approx(12.5)]
+
+
+def test_the_earliest_of_all_times_is_slept_for(queue, one_thread):
+    first, second, third = queue.publish_many([b"1", b"2", b"3"])
+    queue.receive(visibility_timeout=40)
+    queue.receive().nack(delay=20)
+    queue.receive(visibility_timeout=50)
+    assert [queue.receive(visibility_timeout=500).id for _ in range(3)] == [second, first, third]
+    assert one_thread == [pytest.approx(20), pytest.approx(20), pytest.approx(10)]
+
+
+def test_a_settled_delivery_is_not_slept_for(queue, one_thread):
+    queue.publish_many([b"1", b"2"])
+    queue.receive(visibility_timeout=5).ack()
+    queue.receive(visibility_timeout=8)
+    assert queue.receive().attempts == 2
+    assert one_thread == [pytest.approx(8)]
+
+
+def test_an_extended_delivery_is_slept_for_to_its_new_end(queue, one_thread):
+    queue.publish(b"x")
+    queue.receive().extend(100)
+    assert queue.receive().attempts == 2
+    assert one_thread == [pytest.approx(100)]
+
+
+def test_a_spurious_wake_up_changes_nothing(queue, sleeps):
+    [receiver] = receivers(sleeps, 1, queue.receive)
+    sleeps.spurious()
+    sleeps.begin()
+    id = queue.publish(b"x")
+    assert receiver.result().id == id
+    assert sleeps.planned == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("settle", "attempts"),
+    [
+        pytest.param(lambda message: message.release(), 1, id="release"),
+        pytest.param(lambda message: message.nack(delay=0), 2, id="nack without a delay"),
+        pytest.param(lambda message: message.extend(0), 2, id="extend to now"),
+    ],
+)
+def test_a_message_that_comes_back_wakes_the_receiver(queue, sleeps, settle, attempts):
+    queue.publish(b"x")
+    message = queue.receive()
+    [receiver] = receivers(sleeps, 1, queue.receive)
+    settle(message)
+    assert receiver.result().attempts == attempts
+
+
+@pytest.mark.parametrize(
+    "settle",
+    [
+        pytest.param(lambda message: message.nack(delay=10), id="nack"),
+        pytest.param(lambda message: message.extend(10), id="extend"),
+    ],
+)
+def test_a_nearer_time_shortens_the_sleep(queue, sleeps, settle):
+    queue.publish(b"x")
+    message = queue.receive()
+    receivers(sleeps, 1, queue.receive)
+    settle(message)
+    sleeps.begin()
+    assert sleeps.planned == [pytest.approx(30, abs=5), pytest.approx(10, abs=5)]
+
+
+def test_a_farther_time_wakes_nobody(queue, sleeps):
+    queue.publish(b"x")
+    message = queue.receive()
+    receivers(sleeps, 1, queue.receive)
+    message.extend(60)
+    assert sleeps.notified == 0
+
+
+# ── several receivers ──────────────────────────────────────────────────────────────
+
+
+def test_each_message_wakes_one_receiver(queue, sleeps):
+    blocked = receivers(sleeps, 3, queue.receive)
+    ids = [queue.publish(b"x") for _ in range(3)]
+    assert sorted(each.result().id for each in blocked) == ids
+
+
+def test_publish_many_wakes_as_many_as_there_are_messages(queue, sleeps):
+    blocked = receivers(sleeps, 3, queue.receive)
+    ids = queue.publish_many([b"x", b"y", b"z"])
+    assert sorted(each.result().id for each in blocked) == ids
+
+
+def test_one_wake_up_is_enough_for_all_that_is_ready(queue, sleeps):
+    """Whoever takes a message and sees another wakes the next: no wake-up can be missing."""
+    blocked = receivers(sleeps, 3, queue.receive)
+    sleeps.deaf()
+    ids = queue.publish_many([b"x", b"y", b"z"])
+    sleeps.hearing()
+    sleeps.spurious()
+    assert sorted(each.result().id for each in blocked) == ids
+
+
+def test_an_interrupted_receiver_does_not_swallow_the_wake_up(queue, sleeps):
+    first, second = receivers(sleeps, 2, queue.receive)
+    sleeps.interrupt[first] = Interrupt()
+    id = queue.publish(b"x")
+    assert isinstance(first.result(), Interrupt)
+    assert second.result().id == id
+
+
+def test_a_receiver_takes_over_the_deadline_of_what_another_took(queue, sleeps):
+    """It went to sleep when there was nothing to wait for; now there is."""
+    receivers(sleeps, 2, lambda: queue.receive(visibility_timeout=25))
+    queue.publish(b"x")
+    sleeps.begin()
+    assert sleeps.planned == [None, None, pytest.approx(25, abs=5)]
+
+
+def test_receive_many_hands_its_deadline_on_too(queue, sleeps):
+    receivers(sleeps, 1, queue.receive)
+    sleeps.deaf()
+    queue.publish_many([b"x", b"y"])
+    sleeps.hearing()
+    queue.receive_many(5, visibility_timeout=25)
+    sleeps.begin()
+    assert sleeps.planned == [None, pytest.approx(25, abs=5)]
+
+
+def test_one_of_several_keeps_the_timer_for_all(queue, sleeps):
+    queue.publish(b"x")
+    message = queue.receive(visibility_timeout=1000)
+    blocked = receivers(sleeps, 3, queue.receive)
+    message.extend(20)
+    sleeps.begin()
+    assert sleeps.planned[3] == pytest.approx(20, abs=5)
+    assert all(each.is_alive() for each in blocked)
+
+
+def test_the_timer_passes_on_when_its_keeper_is_interrupted(queue, sleeps):
+    first, second = receivers(sleeps, 2, queue.receive)
+    sleeps.deaf()
+    queue.publish(b"x")
+    queue.receive(timeout=0, visibility_timeout=20)
+    sleeps.hearing()
+    sleeps.interrupt[first] = Interrupt()
+    sleeps.spurious()  # the first; nobody has the timer now but who is woken next
+    assert isinstance(first.result(), Interrupt)
+    sleeps.begin()
+    assert sleeps.planned == [None, None, pytest.approx(20, abs=5)]
+    assert second.is_alive()
+
+
+def test_a_receiver_that_finds_the_message_gone_sleeps_on(queue, sleeps):
+    [receiver] = receivers(sleeps, 1, queue.receive)
+    sleeps.deaf()
+    queue.publish(b"x")
+    sleeps.hearing()
+    taken = queue.receive(timeout=0)
+    sleeps.begin()  # told of the delivery's deadline
+    taken.ack()
+    assert queue.publish(b"y") == receiver.result().id
+
+
+# ── closing ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "receive",
+    [
+        pytest.param(lambda queue: queue.receive(), id="receive"),
+        pytest.param(lambda queue: queue.receive(timeout=600), id="receive with a timeout"),
+        pytest.param(lambda queue: queue.receive_many(5), id="receive_many"),
+    ],
+)
+def test_closing_wakes_every_receiver_with_closed(queue, sleeps, receive):
+    blocked = receivers(sleeps, 3, lambda: receive(queue))
+    queue._store.close()
+    assert all(isinstance(each.result(), mq.Closed) for each in blocked)
+
+
+def test_closing_wakes_receivers_of_a_queue_that_never_was(queue):
+    handle = mq.Queue(queue._store, queue._store.channel("never"))
+    [receiver] = receivers(Sleeps(handle), 1, handle.receive)
+    queue._store.close()
+    assert isinstance(receiver.result(), mq.Closed)
+
+
+def test_closing_ends_an_iteration(queue, sleeps):
+    queue.publish_many([b"x", b"y"])
+    [receiver] = receivers(sleeps, 1, lambda: [message.raw for message in queue])
+    queue._store.close()
+    assert receiver.result() == [b"x", b"y"]
+
+
+def test_a_failed_store_is_said_to_who_waits(queue, sleeps):
+    [receiver] = receivers(sleeps, 1, queue.receive)
+    failed = queue._store.log._fail(OSError(5, "Input/output error"))
+    queue._store.mark[2] = 1
+    sleeps.spurious()
+    assert isinstance(failed, mq.StoreFailed)
+    assert isinstance(receiver.result(), mq.StoreFailed)
