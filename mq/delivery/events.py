@@ -73,8 +73,6 @@ class Options(msgspec.Struct, frozen=True):
     visibility_timeout: float = 30.0
 
 
-OPTION_NAMES: Final = frozenset(Options.__struct_fields__)
-
 
 class Now(msgspec.Struct, frozen=True, gc=False):
     """The time, in milliseconds since 1970.  `store` never goes back; `wall` may."""
@@ -83,7 +81,7 @@ class Now(msgspec.Struct, frozen=True, gc=False):
     wall: int
 
 
-class Declaration(msgspec.Struct, omit_defaults=True):
+class Declaration(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """All there is to know of a queue beside its messages: supersedes what was declared before."""
 
     name: str

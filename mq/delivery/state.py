@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+import msgspec
+
 from mq.errors import Unsupported
 
 from . import events
@@ -71,7 +73,13 @@ class State:
     def declare(self, number: int, lsn: int, payload: bytes) -> QueueState:
         """Make the queue, or change what is known of it."""
         queue = self.queues.get(number) or self._add(number)
-        queue.declare(events.decode_declaration(payload), lsn)
+        try:
+            queue.declare(events.decode_declaration(payload), lsn)
+        except msgspec.ValidationError as error:
+            raise Unsupported(
+                f"the log at position {lsn}: a queue is declared as this mq does not know it ({error});"
+                " upgrade mq"
+            ) from None
         self.by_name[queue.name] = queue
         return queue
 

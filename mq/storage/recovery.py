@@ -104,11 +104,12 @@ def survey(
                 reader.hear_claims_behind(found)
             else:
                 found.next_base = segments[-1].limit if segments else 0
-            if segments and segments[0].base > found.head:
+            # Damage first: where the log begins may be said behind it.
+            if found.bad < found.synced:
+                found.error = reader.explain(found, message_kind)
+            elif segments and segments[0].base > found.head:
                 path = os.path.join(directory, f"{found.head:020}.seg")
                 found.error = CorruptStore(path, "the log's first segment is missing", 0)
-            elif found.bad < found.synced:
-                found.error = reader.explain(found, message_kind)
         if found.error:
             found.verdict = Verdict.CORRUPT
         return found
