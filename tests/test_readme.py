@@ -1,0 +1,110 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mq
+from mq.delivery.state import QUEUES_MAX
+from mq.message import BODY_BYTES_MAX
+from mq.queue import SECONDS_MAX
+from mq.storage.record import GROUP_BYTES_MAX
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [*sorted(path.name for path in ROOT.glob("*.md")), "examples/README.md"]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def run_python(source: str, directory: Path) -> str:
+    """What it prints; the block runs as a stranger's program, with warnings as errors."""
+    command = [sys.executable, "-W", "error", "-c", source]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_first_example_runs_and_is_short(tmp_path: Path) -> None:
+    example = blocks("python")[0]
+    assert len(example.strip().splitlines()) <= 10
+    assert run_python(example, tmp_path) == "to ada@example.org\n"
+    with mq.open(tmp_path / "data", read_only=True) as broker:
+        assert broker.queue("mail").stats().acked == 1
+
+
+def test_the_other_examples_run(tmp_path: Path) -> None:
+    for example in blocks("python")[1:]:
+        assert run_python(example, tmp_path)
+
+
+def test_every_command_shown_runs_and_prints_what_is_shown(tmp_path: Path) -> None:
+    """The console blocks are one session: what follows `$` is run, and `…` stands for anything."""
+    bin = Path(sys.executable).parent
+    environment = {**os.environ, "PATH": f"{bin}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
+    environment.pop("MQ_STORE", None)
+    sessions = blocks("console")
+    assert sessions
+    for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", "".join(sessions), re.MULTILINE):
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+        printed = (done.stdout + done.stderr).rstrip()
+        assert done.returncode == 0, f"{command}: {printed}"
+        pattern = re.sub(r"(\\ )+", r"\\s+", re.escape(shown.rstrip())).replace("…", ".*")
+        assert re.fullmatch(pattern, printed, re.DOTALL), printed
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    """To files that are there, and to headings of the same page."""
+    text = (ROOT / document).read_text()
+    headings = {
+        re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in headings
+        elif "://" not in target:
+            assert (ROOT / document).parent.joinpath(target.partition("#")[0]).exists(), target
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    assert BODY_BYTES_MAX == 64 << 20 and "at most 64 MiB" in README
+    assert GROUP_BYTES_MAX == 256 << 20 and "`publish_many` 256 MiB" in README
+    assert QUEUES_MAX == 65_535 and "65,535 queues" in README
+    assert SECONDS_MAX == 10 * 366 * 86_400 and "at most ten years" in README
+
+
+@pytest.mark.parametrize("script", ["scripts/demo", "scripts/test", "scripts/check"])
+def test_the_scripts_tell_what_they_do(script: str, tmp_path: Path) -> None:
+    """From anywhere, and without installing anything."""
+    environment = {**os.environ, "MQ_VENV": str(tmp_path / "venv")}
+    command = [ROOT / script, "--help"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and f"usage: {script}" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", ["scripts/demo", "scripts/test", "scripts/check"])
+def test_an_old_python_is_refused_in_one_line(script: str, tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("#!/bin/sh\n[ $1 = --version ] && echo Python 3.9.2 || exit 1\n")
+    (tmp_path / "old").chmod(0o755)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHON": str(tmp_path / "old"),
+        "MQ_VENV": str(tmp_path / "venv"),
+    }
+    done = subprocess.run([ROOT / script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Python 3.11 or newer is needed" in done.stderr and "Python 3.9.2" in done.stderr
+    assert not (tmp_path / "venv").exists()
