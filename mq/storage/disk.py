@@ -142,7 +142,7 @@ class MemoryDisk:
 
     def pwrite(self, fd: int, data: bytes, offset: int, /) -> int:
         file = self._file(fd)
-        if offset > len(file):
+        if data and offset > len(file):
             file.extend(bytes(offset - len(file)))
         file[offset : offset + len(data)] = data
         return len(data)

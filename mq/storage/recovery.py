@@ -318,6 +318,8 @@ def _rewrite(disk: Disk, directory: str, found: Survey) -> None:
             try:
                 for lsn in range(start, stop, COPY_BYTES):
                     data = disk.pread(fd, min(COPY_BYTES, stop - lsn), each.offset(lsn))
+                    if not data:
+                        break  # the file ends here; what is behind is void
                     write_all(disk, fd, data, each.offset(lsn))
                 disk.sync(fd)
             finally:
