@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from build import IDENTITY
 from faults import CHANGES, Faulty, Image, PowerCut, cut_at
+from logfiles import IDENTITY
 
 from mq.errors import CorruptStore, Unsupported
 from mq.storage import identity

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from build import CREATED_MS, IDENTITY
+from logfiles import CREATED_MS, IDENTITY
 
 from mq.storage import record
 
@@ -22,8 +22,8 @@ PUBLISH_HE = bytes.fromhex(
 )
 
 FENCE = bytes.fromhex(
-    "cc 37 53 ef"
-    "18 00 00 00"
+    "e0 48 2e 91"
+    "20 00 00 00"
     "00 04 00 00"
     "10 00 00 00"
     "00 00 00 00"
@@ -31,6 +31,7 @@ FENCE = bytes.fromhex(
     "00"
     "00 00"
     "f0 03 00 00 00 00 00 00"  # void from 1008
+    "00 02 00 00 00 00 00 00"  # the log begins at 512
     "00 04 00 00 00 00 00 00"  # capacity 1024
     "00 68 e5 cf 8b 01 00 00"  # created at 1,700,000,000,000 ms
 )
@@ -46,7 +47,7 @@ def test_golden_bytes_of_a_message():
 
 
 def test_golden_bytes_of_a_fence():
-    payload = record.FENCE_PAYLOAD.pack(1008, 1024, CREATED_MS)
+    payload = record.FENCE_PAYLOAD.pack(1008, 512, 1024, CREATED_MS)
     assert record.encode(SEED_AT_1024, 1024, 1008, 0, record.FENCE, 0, 0, payload) == FENCE
 
 

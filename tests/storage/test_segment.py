@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from build import (
-    ALL, CREATED_MS, IDENTITY, OTHER, closed, cut, entry, flip, publish, raw, segment, zeros,
-)  # fmt: skip
 from faults import Image
+from logfiles import (
+    ALL,
+    CREATED_MS,
+    IDENTITY,
+    OTHER,
+    closed,
+    cut,
+    entry,
+    flip,
+    publish,
+    raw,
+    segment,
+    zeros,
+)  # fmt: skip
 
 from mq.errors import CorruptStore, Unsupported
 from mq.storage import record
@@ -160,15 +171,15 @@ def test_a_damaged_length_leads_nowhere(bit):
 
 def test_the_last_claim_is_heard_and_a_saturated_one_is_none():
     high = 1 << 33
-    assert scan(segment(publish(b"a", claims=ALL), base=high))[0].synced == high + 48
+    assert scan(segment(publish(b"a", claims=ALL), base=high))[0].synced == high + 56
     assert scan(segment(publish(b"a", claims=0), base=high))[0].synced == 0
 
 
-@pytest.mark.parametrize("kind", [0, 3, 15])
+@pytest.mark.parametrize("kind", [0, 5, 15])
 @pytest.mark.parametrize("grouped", [False, True], ids=["alone", "in a group"])
 def test_a_kind_of_storage_that_is_not_known_is_refused_by_name(kind, grouped):
     parts = [entry(kind, flags=record.CONTINUES), publish(b"a")] if grouped else [entry(kind)]
-    with pytest.raises(Unsupported, match=f"f at offset 120: records of kind {kind} are not known"):
+    with pytest.raises(Unsupported, match=f"f at offset 128: records of kind {kind} are not known"):
         scan(segment(*parts))
 
 
@@ -214,6 +225,6 @@ def test_a_stale_block_at_its_own_place_is_not_taken_for_a_record(identity, base
 
 
 def test_no_record_reaches_behind_the_segment():
-    file = segment(publish(b"x" * 100), capacity=48 + 24 + 99)
+    file = segment(publish(b"x" * 100), capacity=56 + 24 + 99)
     assert next_intact(file, 0) == 0  # the fence
     assert next_intact(file, 1) is None

@@ -53,17 +53,17 @@ class File(NamedTuple):
 
 def segment(
     *parts: Part, base: int = 0, capacity: int = CAPACITY, void_from: int | None = None, number: int = 0,
-    identity: Identity = IDENTITY, fence: bool = True, claims: int = NOTHING,
+    head: int = 0, identity: Identity = IDENTITY, fence: bool = True, claims: int = NOTHING,
 ) -> File:  # fmt: skip
     """A segment with its header, its fence unless *fence* is False, and *parts*."""
-    head = Segment(number, base, capacity, CREATED_MS, record.seed(identity.key, base))
-    data, starts = encode_header(identity, head), []
+    own = Segment(number, base, capacity, CREATED_MS, record.seed(identity.key, base))
+    data, starts = encode_header(identity, own), []
     if fence:
-        parts = (_fence(base if void_from is None else void_from, claims), *parts)
+        parts = (_fence(base if void_from is None else void_from, head, claims), *parts)
     for part in parts:
         starts.append(base + len(data) - HEADER_BYTES)
-        data += part(Place(head, starts[-1]))
-    return File(head, data, [*starts[fence:], base + len(data) - HEADER_BYTES])
+        data += part(Place(own, starts[-1]))
+    return File(own, data, [*starts[fence:], base + len(data) - HEADER_BYTES])
 
 
 def entry(
@@ -136,10 +136,10 @@ def store(*files: File, synced: int | None = None, identity: Identity = IDENTITY
     return made
 
 
-def _fence(void_from: int, claims: int) -> Part:
+def _fence(void_from: int, head: int, claims: int) -> Part:
     def part(place: Place) -> bytes:
-        head = place.segment
-        payload = record.FENCE_PAYLOAD.pack(void_from, head.capacity, head.created_ms)
+        own = place.segment
+        payload = record.FENCE_PAYLOAD.pack(void_from, head, own.capacity, own.created_ms)
         return entry(record.FENCE, payload, queue=0, claims=claims)(place)
 
     return part

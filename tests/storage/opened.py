@@ -1,0 +1,44 @@
+"""A store on a disk of the test's choice, and everything that is in it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mq.broker import Broker
+from mq.storage.disk import Disk
+from mq.store import Store
+
+NOW = 1_700_000_100.0
+SEGMENT_BYTES = 1024
+
+
+def open_on(
+    disk: Disk, *, sync: str = "always", segment_bytes: int = SEGMENT_BYTES, now: float = NOW,
+    read_only: bool = False,
+) -> Broker:  # fmt: skip
+    return Broker(
+        Store("s", sync=sync, read_only=read_only, segment_bytes=segment_bytes, clock=lambda: now, disk=disk)
+    )
+
+
+class Held(NamedTuple):
+    """What a queue holds under an id."""
+
+    body: object
+    attempts: int
+    state: str
+
+
+def contents(broker: Broker) -> dict[int, Held]:
+    """Every message of every queue, each read and checked."""
+    return {
+        message.id: Held(message.body, message.attempts, state)
+        for name in broker.queues()
+        for state in ("ready", "delayed", "in_flight")
+        for message in broker.queue(name).peek(10_000, state=state)
+    }
+
+
+def bodies(broker: Broker) -> list[object]:
+    """The bodies, by id."""
+    return [held.body for _, held in sorted(contents(broker).items())]
