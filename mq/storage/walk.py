@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -71,6 +71,7 @@ class File:
     size: int
     bad_header: str = ""  # why, if it had to be rebuilt
     void_from: int = -1  # what its fence says; -1: it has none
+    head: int = 0  # where the log began when the fence was written
     stop: int = 0  # no record of this segment stands here or behind
     reached: int = 0  # records once stood up to here at least
 
@@ -97,6 +98,11 @@ class Walk:
     @property
     def synced(self) -> int:
         return self.survey.synced if self.survey else self.view.synced
+
+    @property
+    def head(self) -> int:
+        """Where the log begins: segments before it are only not unlinked yet."""
+        return self.survey.head if self.survey else max((file.head for file in self.files), default=0)
 
     @property
     def end(self) -> int:
@@ -127,6 +133,16 @@ class Walk:
                 return
             yield self._gap(file, lsn, stop)
             lsn = stop
+
+    def size(self, file: File, lsns: Sequence[int]) -> int:
+        """The bytes that the intact records at *lsns*, all in *file*, take together."""
+        fd = self.disk.open(file.path)
+        try:
+            window = _Window(self.disk, fd, file)
+            heads = (window.read(lsn, record.HEADER_BYTES) for lsn in sorted(lsns))
+            return sum(record.HEADER_BYTES + int(record.HEADER.unpack(head)[1]) for head in heads)
+        finally:
+            self.disk.close(fd)
 
     def _gap(self, file: File, lsn: int, stop: int) -> Gap:
         torn = lsn >= self.synced
@@ -242,20 +258,23 @@ def _judge(disk: Disk, path: str, own: Identity, message_kind: int) -> Walk:
 
 def _list_files(walk: Walk, directory: str) -> None:
     """Fill in the files, oldest first, and where the records of each may stand."""
-    due, crashed = 0, not isinstance(walk.problem, CorruptStore)
+    crashed = not isinstance(walk.problem, CorruptStore)
     for name in sorted(walk.disk.names(directory)):
         match = segment.NAME.fullmatch(name)
         if match and int(match[1]) < walk.view.upto:
             file = _file(walk, os.path.join(directory, name), int(match[1]), len(walk.files))
             base = file.segment.base
-            if base > due:
-                path = os.path.join(directory, f"{due:020}.seg")
-                walk.missing.append(Gap(path, 0, due, base - due, f"missing before {name}", False))
             if file.bad_header:
                 gap = Gap(file.path, 0, base, segment.HEADER_BYTES, file.bad_header, crashed)
                 walk.missing.append(gap)
-            due = max(due, file.segment.limit)
             walk.files.append(file)
+    due = walk.head
+    for file in walk.files:
+        if file.segment.base > due:
+            path, size = os.path.join(directory, f"{due:020}.seg"), file.segment.base - due
+            walk.missing.append(Gap(path, 0, due, size, f"missing before {file.segment.name}", False))
+        due = max(due, file.segment.limit)
+    walk.missing.sort(key=lambda gap: gap.lsn)
     settled = walk.survey is not None and walk.verdict in (Verdict.CLEAN.value, Verdict.OPEN.value)
     stop = min(walk.view.upto, walk.end if settled else NO_LIMIT)
     reached = walk.synced
@@ -279,11 +298,13 @@ def _file(walk: Walk, path: str, base: int, index: int) -> File:
         disk.close(fd)
     whole = len(data) == FENCE_BYTES and data[20] == record.FENCE
     fenced = whole and crc32c(data[4:], seed) == record.CRC.unpack_from(data)[0]
-    void_from, capacity, created_ms = -1, max(1, size - segment.HEADER_BYTES), 0
+    void_from, log_head, capacity, created_ms = -1, 0, max(1, size - segment.HEADER_BYTES), 0
     if fenced:
-        void_from, capacity, created_ms = record.FENCE_PAYLOAD.unpack_from(data, record.HEADER_BYTES)
+        void_from, log_head, capacity, created_ms = record.FENCE_PAYLOAD.unpack_from(
+            data, record.HEADER_BYTES
+        )
     try:
         each, reason = segment.decode_header(walk.identity, path, base, head), ""
     except (BadHeader, MqError) as error:
         each, reason = Segment(index, base, capacity, created_ms, seed), str(error)
-    return File(each, path, size, reason, void_from)
+    return File(each, path, size, reason, void_from, log_head)

@@ -1,0 +1,131 @@
+"""The group of all commands: which store, and how what goes wrong reaches the user.
+
+    0    ok
+    1    an error
+    2    the command line, or a value in it, cannot be right
+    3    nothing there to receive or to peek at
+    4    the store is corrupt
+    130  Ctrl-C;  143  SIGTERM;  141  the reader of the output has gone
+
+Nobody ever sees a traceback: an error is one line on standard error that says what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+
+import mq
+from mq.cli import output
+from mq.errors import CorruptStore, MqError, StorageError, UsageError
+from mq.storage.disk import storage_error
+
+ERROR: Final = 1
+USAGE: Final = 2
+EMPTY: Final = 3
+CORRUPT: Final = 4
+
+DEFAULT_STORE: Final = "data"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Failure(click.ClickException):
+    """One line on standard error, and an exit code."""
+
+    def __init__(self, message: str, code: int = ERROR) -> None:
+        super().__init__(" ".join(message.splitlines()))
+        self.code = code
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        return self.code
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"mq: {self.format_message()}", err=True)
+
+
+class Commands(click.Group):
+    """Turns every error into its line and its code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order in which one meets them
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            output.flush()
+            return result
+        except KeyboardInterrupt as stop:
+            output.drop()
+            ctx.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
+        except BrokenPipeError:
+            output.drop()
+            ctx.exit(128 + signal.SIGPIPE)
+        except CorruptStore as error:
+            raise Failure(str(error), CORRUPT) from None
+        except UsageError as error:
+            raise Failure(str(error), USAGE) from None
+        except MqError as error:
+            raise Failure(str(error)) from None
+        except output.OutputFailed as error:
+            output.drop()
+            raise Failure(str(error)) from None
+        except OSError as error:
+            raise Failure(str(storage_error(ctx.obj, error))) from None
+        except MemoryError:
+            raise Failure("out of memory; use smaller messages, or ask for fewer at once (-n)") from None
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-s", "--store", metavar="DIR", envvar="MQ_STORE", default=DEFAULT_STORE,
+    help="The store's directory; also after the command.  [default: $MQ_STORE, or ./data]",
+)  # fmt: skip
+@click.version_option(mq.__version__, "-V", "--version", message="mq %(version)s")
+@click.pass_context
+def cli(ctx: click.Context, store: str) -> None:
+    """The SQLite of queues: a durable message queue in a directory.
+
+    \b
+    mq publish mail '{"to": "ada"}'    store a message
+    mq receive mail                    take all that is there
+    mq queues                          what is where
+
+    Data goes to standard output, everything else to standard error.
+
+    Exit codes: 0 ok, 1 error, 2 usage, 3 nothing there, 4 corruption found.
+    """
+    ctx.obj = store
+
+
+def store_option(command: F) -> F:
+    """--store, also behind the command's name; there it is the stronger one."""
+
+    def choose(ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
+        if value is not None:
+            ctx.find_root().obj = value
+        return str(ctx.find_root().obj)
+
+    return click.option(
+        "-s", "--store", metavar="DIR", callback=choose,
+        help="The store's directory.  [default: $MQ_STORE, or ./data]",
+    )(command)  # fmt: skip
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+
+
+def require_store(path: str) -> None:
+    """Commands that take from a store do not make one."""
+    if not os.path.exists(os.path.join(path, "FORMAT")):
+        raise StorageError(path, "there is no store here; check --store, or publish something first")
+
+
+def note(message: str) -> None:
+    """Tell the person, on standard error."""
+    click.echo(f"mq: {message}", err=True)

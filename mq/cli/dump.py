@@ -1,0 +1,218 @@
+"""mq dump: the records of the log, one a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import click
+import msgspec
+
+from mq.cli import output
+from mq.cli.app import json_option, note, store_option
+from mq.cli.inspect import exit_code, gap_fields, gap_line, kind_name
+from mq.delivery import events
+from mq.storage import record
+from mq.storage.disk import RealDisk
+from mq.storage.walk import File, Found, Gap, Walk, walk
+
+BODY_COLUMNS: Final = 60
+NAME_COLUMNS_MAX: Final = 24
+KINDS: Final = tuple(events.KIND_NAMES.values())
+
+Facts = dict[str, Any]
+
+
+# ── what a record says ─────────────────────────────────────────────────────────────
+
+
+def _fence(payload: bytes) -> Facts:
+    void_from, head, capacity, _ = record.FENCE_PAYLOAD.unpack(payload)
+    return {"void_from": void_from, "head": head, "capacity": capacity}
+
+
+def _head(payload: bytes) -> Facts:
+    return {"head": record.HEAD_PAYLOAD.unpack(payload)[0]}
+
+
+def _declare(payload: bytes) -> Facts:
+    found = dict(msgspec.to_builtins(events.decode_declaration(payload)))
+    return {"name": found.pop("name"), "options": found}
+
+
+def _deliver(payload: bytes) -> Facts:
+    id, deadline = events.DELIVER_PAYLOAD.unpack(payload)
+    return {"message": id, "deadline": output.instant(deadline)}
+
+
+def _ack(payload: bytes) -> Facts:
+    return {"message": events.ACK_PAYLOAD.unpack(payload)[0]}
+
+
+def _nack(payload: bytes) -> Facts:
+    id, due = events.NACK_PAYLOAD.unpack_from(payload)
+    reason = payload[events.NACK_PAYLOAD.size :].decode(errors="replace")
+    return {"message": id, "due": output.instant(due) if due else "now", "reason": reason}
+
+
+def _release(payload: bytes) -> Facts:
+    return {"message": events.RELEASE_PAYLOAD.unpack(payload)[0]}
+
+
+def _extend(payload: bytes) -> Facts:
+    id, deadline = events.EXTEND_PAYLOAD.unpack(payload)
+    return {"message": id, "deadline": output.instant(deadline)}
+
+
+def _purge(payload: bytes) -> Facts:
+    cutoff, freed = events.PURGE_PAYLOAD.unpack(payload)
+    return {"cutoff": output.instant(cutoff), "freed_bytes": freed}
+
+
+def _relocate(payload: bytes) -> Facts:
+    id, created, attempts, place, receipt, when = events.RELOCATE_PAYLOAD.unpack_from(payload)
+    said: Facts = {"message": id, "created_at": output.instant(created), "attempts": attempts}
+    if place == events.IN_FLIGHT:
+        return said | {"place": "in_flight", "receipt": receipt, "deadline": output.instant(when)}
+    if place == events.DELAYED:
+        return said | {"place": "delayed", "due": output.instant(when)}
+    return said | {"place": "waiting"}
+
+
+FACTS: Final[dict[int, Callable[[bytes], Facts]]] = {
+    record.FENCE: _fence, events.DECLARE: _declare, events.DELIVER: _deliver, events.ACK: _ack,
+    events.NACK: _nack, events.RELEASE: _release, events.EXTEND: _extend, events.PURGE: _purge,
+    record.HEAD: _head, events.RELOCATE: _relocate,
+}  # fmt: skip
+
+
+def facts(found: Found) -> Facts:
+    """What the record's payload says, by name; its body aside."""
+    if found.kind == events.PUBLISH:
+        return {"message": found.lsn}
+    read = FACTS.get(found.kind)
+    return read(found.payload) if read else {}
+
+
+def body(found: Found) -> bytes | None:
+    """The body, if the record has one."""
+    if found.kind in (events.PUBLISH, events.RELOCATE):
+        return events.body_of(found.kind, found.ms, found.payload)[1]
+    return None
+
+
+# ── the command ────────────────────────────────────────────────────────────────────
+
+
+@click.command(short_help="The records of the log, one a line.")
+@click.option("-q", "--queue", metavar="NAME", help="Only those of this queue.")
+@click.option(
+    "-k", "--kind", "kinds", multiple=True, type=click.Choice(KINDS), metavar="KIND",
+    help="Only these: publish, deliver, ack, …  May be repeated.",
+)  # fmt: skip
+@click.option("-m", "--message", type=int, metavar="ID", help="Only what happened to this message.")
+@json_option
+@store_option
+@click.pass_context
+def dump(
+    ctx: click.Context, queue: str | None, kinds: tuple[str, ...], message: int | None, as_json: bool,
+    store: str,
+) -> None:  # fmt: skip
+    """Print the records of the log, oldest first.
+
+    Writes nothing; works beside a live process and on a damaged store, where every bad
+    place is shown in its turn.  Exit code 4 if the store is corrupt.
+
+    \b
+    mq dump | tail
+    mq dump --queue mail --kind nack
+    mq dump --message 4711 --json
+    """
+    walked = walk(RealDisk(), store, events.PUBLISH)
+    show = _show_json if as_json else _Columns(walked).show
+    for file, item, name in _items(walked):
+        if isinstance(item, Gap) or (
+            queue in (None, name)
+            and (not kinds or kind_name(item.kind) in kinds)
+            and (message is None or facts(item).get("message") == message)
+        ):
+            show(file, item, name)
+    code = exit_code(walked)
+    if code:
+        output.flush()
+        note(str(walked.problem))
+        ctx.exit(code)
+
+
+def _items(walked: Walk) -> Iterator[tuple[File | None, Found | Gap, str]]:
+    """Every record and every bad place in the order of the log, with the name of the record's queue."""
+    names: dict[int, str] = {}
+    missing = list(walked.missing)
+    for file in walked.files:
+        while missing and missing[0].lsn <= file.segment.base:
+            yield None, missing.pop(0), ""
+        for item in walked.items(file):
+            if isinstance(item, Gap):
+                yield file, item, ""
+                continue
+            if item.kind == events.DECLARE:
+                names[item.queue] = events.decode_declaration(item.payload).name
+            belongs = item.kind >= record.FIRST_EVENT
+            yield file, item, names.get(item.queue, f"#{item.queue}") if belongs else ""
+    for gap in missing:
+        yield None, gap, ""
+
+
+def _show_json(file: File | None, item: Found | Gap, name: str) -> None:
+    if isinstance(item, Gap):
+        output.json_line(gap_fields(item))
+        return
+    assert file
+    fields: Facts = {
+        "lsn": item.lsn, "kind": kind_name(item.kind), "time": output.instant(item.ms), "queue": name or None,
+        "size": item.size, "path": file.path, "offset": file.segment.offset(item.lsn), **facts(item),
+    }  # fmt: skip
+    raw = body(item)
+    if raw is not None:
+        fields |= {"body_bytes": len(raw), **output.body_fields(item.flags, raw)}
+    if item.flags & record.CONTINUES:
+        fields["continues"] = True
+    if item.dropped:
+        fields["dropped"] = True
+    output.json_line(fields)
+
+
+class _Columns:
+    """Lines for a person, in columns as wide as the log needs."""
+
+    def __init__(self, walked: Walk) -> None:
+        last = walked.files[-1].segment.limit if walked.files else 0
+        self._lsn = len(str(min(last, walked.view.upto)))
+        self._kind = max(map(len, KINDS))
+
+    def show(self, file: File | None, item: Found | Gap, name: str) -> None:
+        if isinstance(item, Gap):
+            output.line(f"{item.lsn:>{self._lsn}}  {'!' * 8}  {gap_line(item)}")
+            return
+        said = _text(item)
+        if item.dropped:
+            said = f"(not finished, left out)  {said}"
+        shown = output.excerpt(name, NAME_COLUMNS_MAX) if name else "-"
+        kind = kind_name(item.kind)
+        line = f"{item.lsn:>{self._lsn}}  {output.instant(item.ms)}  {kind:{self._kind}}  {shown:8}  {said}"
+        output.line(line.rstrip())
+
+
+def _text(item: Found) -> str:
+    """What a record says, for a person: facts by name, a body as its size and beginning."""
+    said = facts(item)
+    parts = [f"{key}={value}" for key, value in said.pop("options", {}).items()]
+    for name, value in said.items():
+        if name != "name" and value not in ("", item.lsn):
+            parts.append(f"{name.replace('_', ' ')} {value!r}" if name == "reason" else f"{name} {value}")
+    raw = body(item)
+    if raw is not None:
+        start = output.body_bytes(item.flags, raw)[: 4 * BODY_COLUMNS].decode(errors="backslashreplace")
+        kind = output.body_type(item.flags)
+        parts += [f"{kind:9}", f"{output.size(len(raw)):>9}", output.excerpt(start, BODY_COLUMNS)]
+    return "  ".join(parts)

@@ -1,0 +1,220 @@
+"""mq inspect: what the log is made of, segment by segment, and whether it is whole."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Final
+
+import click
+
+from mq.cli import output
+from mq.cli.app import CORRUPT, ERROR, json_option, note, store_option
+from mq.delivery import events
+from mq.delivery.state import State
+from mq.errors import CorruptStore
+from mq.storage import record, shared
+from mq.storage.disk import Disk, RealDisk
+from mq.storage.recovery import Event
+from mq.storage.walk import File, Gap, Walk, walk
+
+MEANINGS: Final = {
+    "clean": "closed in order",
+    "open": "not closed; nothing is missing",
+    "torn": "a crash cut off what was not synced yet; the next open puts a fence behind the rest",
+    "corrupt": "bytes that were on the disk are gone or altered; what is intact is shown",
+}
+
+
+@dataclass
+class Sums:
+    """What is in one segment; sizes in bytes."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    records: int = 0  # bytes of all intact ones
+    live: int = 0  # of messages that are not settled, and of definitions
+    messages: int = 0  # live ones
+    gaps: list[Gap] = field(default_factory=list)
+
+    @property
+    def damaged(self) -> int:
+        return sum(gap.size for gap in self.gaps)
+
+
+class Census:
+    """The log counted, and folded to know which messages live."""
+
+    def __init__(self, walked: Walk) -> None:
+        self.walk = walked
+        self.state = State()
+        self.sums = [Sums() for _ in walked.files]
+        for file, sums in zip(walked.files, self.sums, strict=True):
+            self.state.apply(self._events(file, sums))
+        self._count_live()
+
+    def _events(self, file: File, sums: Sums) -> Iterator[Event]:
+        for item in self.walk.items(file):
+            if isinstance(item, Gap):
+                sums.gaps.append(item)
+                continue
+            sums.kinds[kind_name(item.kind)] += 1
+            sums.records += item.size
+            dead = item.dropped or file.segment.limit <= self.walk.head
+            if record.FIRST_EVENT <= item.kind in events.KIND_NAMES and not dead:
+                payload = item.payload
+                yield item.lsn, item.kind, item.flags, item.queue, item.ms, payload, 0, len(payload)
+
+    def _count_live(self) -> None:
+        """What lives in each segment; a message may have moved to a later one than its id says."""
+        for file, sums in zip(self.walk.files, self.sums, strict=True):
+            lsns: list[int] = []
+            for part in self.state.within(file.segment.base, file.segment.limit):
+                for queue, id in part:
+                    lsn = queue.position(id) if id else queue.declared_at
+                    if lsn is not None:
+                        lsns.append(lsn)
+                        sums.messages += bool(id)
+            sums.live = self.walk.size(file, lsns)
+
+
+def take_census(disk: Disk, store: str) -> Census:
+    """Started over if compaction drops a segment meanwhile."""
+    while True:
+        walked = walk(disk, store, events.PUBLISH)
+        try:
+            return Census(walked)
+        except FileNotFoundError:
+            if not walked.view.held:
+                raise
+
+
+def kind_name(kind: int) -> str:
+    return events.KIND_NAMES.get(kind, f"kind {kind}")
+
+
+def exit_code(walked: Walk) -> int:
+    if isinstance(walked.problem, CorruptStore):
+        return CORRUPT
+    return ERROR if walked.problem else 0
+
+
+@click.command(short_help="The log, segment by segment, and whether it is whole.")
+@json_option
+@store_option
+@click.pass_context
+def inspect(ctx: click.Context, as_json: bool, store: str) -> None:
+    """Show the segments of the log, what is in each, and the verdict on the store.
+
+    Live are the messages that are not settled, and the queues' definitions; all other
+    records are garbage.  Writes nothing; works beside a live process and on a damaged
+    store.  Exit code 4 if it is corrupt.
+
+    \b
+    mq inspect
+    mq inspect --json | jq 'select(.type == "damage")'
+    """
+    disk = RealDisk()
+    census = take_census(disk, store)
+    walked = census.walk
+    holder = shared.holder(disk, os.path.join(store, "mark")) if walked.view.held else None
+    rows = _store_fields(census, store, holder)
+    if as_json:
+        _print_json(census, rows)
+    else:
+        _print_text(census, rows)
+    code = exit_code(walked)
+    if code:
+        output.flush()
+        note(str(walked.problem))
+        ctx.exit(code)
+
+
+def _store_fields(census: Census, store: str, holder: int | None) -> dict[str, Any]:
+    walked = census.walk
+    return {
+        "path": os.path.abspath(store),
+        "store_id": walked.identity.store_id,
+        "verdict": walked.verdict,
+        "problem": str(walked.problem) if walked.problem else None,
+        "held_by": holder,
+        "head": walked.head,
+        "end": walked.end,
+        "synced": walked.synced,
+        "queues": len(census.state.queues),
+        "messages": sum(each.messages for each in census.sums),
+        "live_bytes": sum(each.live for each in census.sums),
+        "disk_bytes": sum(file.size for file in walked.files),
+    }
+
+
+def _rows(census: Census) -> Iterator[tuple[File, Sums]]:
+    return zip(census.walk.files, census.sums, strict=True)
+
+
+def _gaps(census: Census) -> list[Gap]:
+    return sorted(
+        chain(census.walk.missing, *(sums.gaps for sums in census.sums)),
+        key=lambda gap: (gap.lsn, gap.offset),
+    )
+
+
+def gap_fields(gap: Gap) -> dict[str, Any]:
+    """A bad place as one JSON object."""
+    kind = "torn" if gap.torn else "damage"
+    return {
+        "path": gap.path, "offset": gap.offset, "lsn": gap.lsn, "size": gap.size, "kind": kind,
+        "reason": gap.reason,
+    }  # fmt: skip
+
+
+def _print_json(census: Census, store: dict[str, Any]) -> None:
+    output.json_line({"type": "store", **store})
+    for file, sums in _rows(census):
+        each = file.segment
+        output.json_line({
+            "type": "segment", "path": file.path, "number": each.number, "base": each.base,
+            "capacity": each.capacity, "created_at": output.instant(each.created_ms), "size": file.size,
+            "records": dict(sums.kinds), "messages": sums.messages, "live_bytes": sums.live,
+            "garbage_bytes": sums.records - sums.live, "damaged_bytes": sums.damaged,
+        })  # fmt: skip
+    for gap in _gaps(census):
+        output.json_line({"type": "damage", **gap_fields(gap)})
+
+
+def _print_text(census: Census, store: dict[str, Any]) -> None:
+    holder = f"in use by process {store['held_by'] or 'unknown'}" if census.walk.view.held else ""
+    verdict = store["verdict"]
+    output.pairs([
+        ("store", store["path"]),
+        ("id", store["store_id"]),
+        ("verdict", f"{verdict}: {holder or MEANINGS.get(verdict, store['problem'])}"),
+        ("log", f"from {store['head']:,} to {store['end']:,}, synced up to {store['synced']:,}"),
+        ("messages", f"{store['messages']:,} live in {store['queues']:,} queues"),
+        ("bytes", f"{output.size(store['live_bytes'])} live of {output.size(store['disk_bytes'])}"),
+    ])  # fmt: skip
+    kinds = [name for name in events.KIND_NAMES.values() if any(sums.kinds[name] for sums in census.sums)]
+    kinds += sorted({name for sums in census.sums for name in sums.kinds} - set(kinds))
+    header = ["base", "size", "live", "garbage", *kinds]
+    rows = [
+        (
+            f"{file.segment.base:,}", output.size(file.size), output.size(sums.live),
+            output.size(sums.records - sums.live), *(f"{sums.kinds[kind]:,}" for kind in kinds),
+        )
+        for file, sums in _rows(census)
+    ]  # fmt: skip
+    if rows:
+        output.line("")
+        output.table(header, rows)
+    gaps = _gaps(census)
+    if gaps:
+        output.line("")
+    for gap in gaps:
+        output.line(gap_line(gap))
+
+
+def gap_line(gap: Gap) -> str:
+    """A bad place on one line."""
+    return f"{gap.path} at offset {gap.offset}: {gap.size:,} bytes {gap.reason}"

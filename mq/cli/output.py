@@ -1,0 +1,180 @@
+"""What a command prints: text, JSON and tables, as UTF-8, whatever the locale.
+
+In a pipe a body is what it is, byte for byte.  On a terminal its control characters
+are shown as escapes, so that no message can reprogram the operator's terminal.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, Final
+
+import msgspec
+
+from mq.delivery import events
+
+UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+class OutputFailed(Exception):
+    """Standard output does not take what is printed."""
+
+
+# ── writing ────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputFailed(f"standard output: {error.strerror or error}; the rest was not printed") from None
+
+
+def stream() -> BinaryIO:
+    if sys.stdout is None:
+        raise OutputFailed("standard output is closed; redirect it to a file, or to /dev/null")
+    return sys.stdout.buffer
+
+
+def line(data: bytes | str) -> None:
+    raw = data.encode(errors="replace") if isinstance(data, str) else data
+    with _explained():
+        stream().write(raw + b"\n")
+
+
+def json_line(fields: dict[str, Any]) -> None:
+    line(to_json(fields))
+
+
+def flush() -> None:
+    """Return when everything printed is with the system."""
+    if sys.stdout is not None:
+        with _explained():
+            stream().flush()
+
+
+def drop() -> None:
+    """Nobody takes the output any more: what is still in the buffer must not fail again at exit."""
+    if sys.stdout is not None:
+        with suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())
+            os.close(null)
+
+
+def is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def columns() -> int | None:
+    """The width of the terminal; None if the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if is_terminal() else None
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> None:
+    """Aligned columns; those named in *left* to the left, the others to the right."""
+    widths = [max(len(row[at]) for row in (header, *rows)) for at in range(len(header))]
+    for row in (header, *rows):
+        cells = [
+            cell.ljust(width) if name in left else cell.rjust(width)
+            for cell, width, name in zip(row, widths, header, strict=True)
+        ]
+        line("  ".join(cells).rstrip())
+
+
+def pairs(rows: Sequence[tuple[str, str]]) -> None:
+    """A name and a value a line."""
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        line(f"{name.ljust(width)}  {value}")
+
+
+# ── values ─────────────────────────────────────────────────────────────────────────
+
+
+def size(count: int) -> str:
+    """Bytes, for a person."""
+    value, unit = float(count), 0
+    while value >= 1023.95 and unit < len(UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    return f"{value:,.1f} {UNITS[unit]}" if unit else f"{count:,} B"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, for a person."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def instant(ms: int) -> str:
+    """Milliseconds since 1970, as ISO 8601."""
+    try:
+        at = datetime.fromtimestamp(ms / 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"{ms} ms"
+    return at.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+def escape(text: str, keep: str = "") -> str:
+    """*text* with everything that a terminal might obey made visible, but for what is in *keep*."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in keep else repr(each)[1:-1] for each in text
+    )  # fmt: skip
+
+
+def excerpt(text: str, limit: int) -> str:
+    """The beginning of *text*, on one line."""
+    shown = escape(text[: limit + 1])
+    return shown if len(shown) <= limit else shown[: max(0, limit - 1)] + "…"
+
+
+def to_json(value: Any) -> bytes:
+    return msgspec.json.encode(value)
+
+
+# ── bodies ─────────────────────────────────────────────────────────────────────────
+
+
+def body_type(flags: int) -> str:
+    """How the body was given."""
+    kinds = {events.BYTES: "bytes", events.TEXT: "text", events.MSGPACK: "structure"}
+    return kinds.get(flags & events.BODY_BITS, "unknown")
+
+
+def body_fields(flags: int, raw: bytes) -> dict[str, Any]:
+    """The keys that a body has in JSON: how it was given, and `body`, or `body_base64` if it has no text."""
+    name = body_type(flags)
+    try:
+        if name == "structure":
+            return {"body_type": name, "body": msgspec.Raw(to_json(msgspec.msgpack.decode(raw)))}
+        return {"body_type": name, "body": raw.decode()}
+    except (ValueError, TypeError, RecursionError):  # not UTF-8; or nothing that JSON can say
+        return {"body_type": name, "body_base64": base64.b64encode(raw).decode()}
+
+
+def body_bytes(flags: int, raw: bytes) -> bytes:
+    """The body as text mode prints it: text and bytes as they are, a structure as JSON."""
+    if flags & events.BODY_BITS != events.MSGPACK:
+        return raw
+    fields = body_fields(flags, raw)
+    return bytes(fields["body"]) if "body" in fields else raw
+
+
+def body_shown(flags: int, raw: bytes) -> bytes:
+    """The same, for a terminal."""
+    if not is_terminal():
+        return body_bytes(flags, raw)
+    return escape(body_bytes(flags, raw).decode(errors="backslashreplace"), keep="\n\t").encode()

@@ -1,0 +1,234 @@
+"""mq publish: store messages, from arguments or one a line from standard input."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from array import array
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self
+
+import click
+import msgspec
+
+import mq
+from mq.cli import output
+from mq.cli.app import USAGE, Failure, json_option, note, store_option
+from mq.cli.signals import Interrupts
+from mq.errors import MqError, StorageError, UsageError
+from mq.message import BODY_BYTES_MAX, encode_body
+
+CHUNK_BYTES: Final = 256 << 10  # what is read at once is published at once, with one fsync
+# What a creation that was cut off may leave before FORMAT is there.
+FILES_OF_A_STORE: Final = frozenset({"FORMAT.tmp", "LOCK", "mark", "log", "checkpoint", "wake", "quarantine"})
+
+
+class BadLine(Exception):
+    """A message that cannot be published as it is."""
+
+
+@click.command(short_help="Store messages.")
+@click.argument("queue")
+@click.argument("messages", nargs=-1, metavar="[MESSAGE]...")
+@click.option(
+    "-a", "--as", "kind", type=click.Choice(["text", "json", "bytes"]), default="text",
+    help="Store each as it is, as text or bytes, or parse it as JSON into a structure.  [default: text]",
+)  # fmt: skip
+@click.option("-q", "--quiet", is_flag=True, help="Do not print ids.")
+@json_option
+@store_option
+def publish(queue: str, messages: tuple[str, ...], kind: str, quiet: bool, as_json: bool, store: str) -> None:
+    """Store each MESSAGE, or without one each line of standard input; print the ids.
+
+    An id that was printed is on the disk.  A line that cannot be stored ends it; the
+    lines before it are published, and the error says how many.  With --as json blank
+    lines are skipped.  The store and the queue are made if they are not there.
+
+    \b
+    mq publish mail 'hello' 'world'
+    mq publish hooks --as json < hooks.ndjson
+    tail -f access.log | mq publish lines -q
+    """
+    made = _is_new(store)
+    with mq.open(store) as broker, Interrupts() as interrupts:
+        if made:
+            note(f"created the store {os.path.abspath(store)}")
+        target = broker.queue(queue)
+        if messages:
+            bodies = [_argument(each, kind) for each in messages]
+            _print_ids(queue, target.publish_many(bodies), quiet, as_json, interrupts)
+        else:
+            _publish_lines(target, kind, quiet, as_json, interrupts)
+
+
+def _is_new(store: str) -> bool:
+    """Whether the store will be made.  Not among the files of something else."""
+    try:
+        names = set(os.listdir(store))
+    except FileNotFoundError:
+        return True
+    if "FORMAT" not in names and names - FILES_OF_A_STORE:
+        raise StorageError(store, "not a store, and other files are in there; choose another --store")
+    return "FORMAT" not in names
+
+
+def _argument(message: str, kind: str) -> object:
+    try:
+        return parse(os.fsencode(message), kind)
+    except BadLine as error:
+        raise Failure(f"{output.excerpt(message, 40)!r}: {error}", USAGE) from None
+
+
+def parse(raw: bytes, kind: str) -> object:
+    """The body that *raw* stands for; BadLine if there is none."""
+    if len(raw) > BODY_BYTES_MAX:
+        raise BadLine(
+            f"longer than {BODY_BYTES_MAX:,} bytes; store the data elsewhere and publish where it is"
+        )
+    try:
+        if kind == "json":
+            body = msgspec.json.decode(raw)
+            encode_body(body)  # JSON has numbers that no structure can hold
+            return body
+        return raw if kind == "bytes" else raw.decode()
+    except UnicodeDecodeError as error:
+        raise BadLine(f"not UTF-8 at byte {error.start}; --as bytes stores it as it is") from None
+    except UsageError as error:
+        raise BadLine(str(error)) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadLine(f"not JSON ({error}); --as text stores it as it is") from None
+
+
+def _publish_lines(
+    target: mq.Queue[Any], kind: str, quiet: bool, as_json: bool, interrupts: Interrupts
+) -> None:
+    """What is read at once is one batch: nothing waits for a batch to fill up."""
+    if sys.stdin is None:
+        raise Failure("standard input is closed; give messages as arguments, or redirect a file", USAGE)
+    source = sys.stdin.buffer
+    if source.isatty():
+        note("reading messages from the terminal, one a line; Ctrl-D ends")
+    count = published = 0
+    late = array("Q")
+    with _Progress(source, target.name) as progress:
+        try:
+            for lines, size in _batches(source, interrupts):
+                bodies, problem = _parse_lines(lines, kind)
+                try:
+                    ids = target.publish_many(bodies)
+                except MqError:
+                    note(_go_on(count + 1, published))
+                    raise
+                published += len(ids)
+                if progress.shown and output.is_terminal():
+                    late.extend(ids)  # bar and ids would go to the same terminal: ids afterwards
+                else:
+                    _print_ids(target.name, ids, quiet, as_json, interrupts)
+                if problem:
+                    line = count + problem[0] + 1
+                    raise Failure(f"line {line:,}: {problem[1]}; {_go_on(line, published)}")
+                count += len(lines)
+                progress.update(size, published)
+        finally:
+            progress.close()
+            _print_ids(target.name, late, quiet, as_json, interrupts)
+    if progress.shown:
+        note(f"{published:,} messages published to {target.name}")
+
+
+def _go_on(line: int, published: int) -> str:
+    return f"all before line {line:,} is published (messages: {published:,}); go on from there"
+
+
+def _parse_lines(lines: list[bytes], kind: str) -> tuple[list[object], tuple[int, str] | None]:
+    """The bodies up to the first bad line; its index, and what is wrong with it."""
+    bodies: list[object] = []
+    for index, line in enumerate(lines):
+        if kind == "json" and not line.strip():
+            continue
+        try:
+            bodies.append(parse(line, kind))
+        except BadLine as error:
+            return bodies, (index, str(error))
+    return bodies, None
+
+
+def _batches(source: BinaryIO, interrupts: Interrupts) -> Iterator[tuple[list[bytes], int]]:
+    """The lines that came in one read, without their ends, and how many bytes were read."""
+    parts: list[bytes] = []
+    held = size = 0
+    while True:
+        with interrupts.allowed():
+            chunk = source.read1(CHUNK_BYTES)  # type: ignore[attr-defined]
+        if not chunk:
+            break
+        size += len(chunk)
+        lines = chunk.split(b"\n")
+        rest = lines.pop()
+        if lines:
+            lines[0] = b"".join([*parts, lines[0]])
+            yield lines, size
+            parts, held, size = [], 0, 0
+        parts.append(rest)
+        held += len(rest)
+        if held > BODY_BYTES_MAX:
+            break  # too long already: not to be kept in memory until its end
+    if last := b"".join(parts):
+        yield [last], size
+
+
+def _print_ids(queue: str, ids: Iterable[int], quiet: bool, as_json: bool, interrupts: Interrupts) -> None:
+    if quiet:
+        return
+    with interrupts.allowed():
+        for id in ids:
+            if as_json:
+                output.json_line({"queue": queue, "id": id})
+            else:
+                output.line(str(id))
+        output.flush()
+
+
+class _Progress:
+    """click's bar, if standard error is a terminal and somebody else types the input."""
+
+    def __init__(self, source: BinaryIO, name: str) -> None:
+        self.shown = sys.stderr is not None and sys.stderr.isatty() and not source.isatty()
+        self._size = _size(source)
+        self._name = name
+        self._bar: Any = None
+
+    def __enter__(self) -> Self:
+        if self.shown:
+            # Bytes, if it is known how many there will be; else a sign of life.
+            self._bar = click.progressbar(
+                length=self._size, iterable=None if self._size else iter(()), label=self._name,
+                item_show_func=lambda count: f"{count or 0:,} messages", file=sys.stderr,
+            )  # fmt: skip
+            self._bar.__enter__()
+        return self
+
+    def update(self, size: int, published: int) -> None:
+        if self._bar:
+            self._bar.update(size, published)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.__exit__(None, None, None)
+            self._bar = None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _size(source: BinaryIO) -> int | None:
+    """The bytes still to be read from *source*, if it is a file."""
+    try:
+        facts = os.fstat(source.fileno())
+        return max(1, facts.st_size - source.tell()) if stat.S_ISREG(facts.st_mode) else None
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,127 @@
+"""mq receive: take messages, print them, ack them."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import suppress
+from typing import Any, Final
+
+import click
+
+import mq
+from mq.cli import output
+from mq.cli.app import EMPTY, json_option, note, require_store, store_option
+from mq.cli.signals import Interrupts
+from mq.errors import StaleReceipt
+from mq.queue import check_seconds
+
+LOOK_SECONDS: Final = 0.1  # while it waits: how long a Ctrl-C may go unnoticed
+
+
+@click.command(short_help="Take messages, print them, ack them.")
+@click.argument("queue")
+@click.option("-n", "limit", type=click.IntRange(min=1), metavar="N", help="Stop after N messages.")
+@click.option(
+    "-w",
+    "--wait",
+    type=float,
+    metavar="SECONDS",
+    help="When nothing is ready, wait this long for the next one.",
+)
+@click.option("-f", "--follow", is_flag=True, help="Wait for ever: go on until Ctrl-C.")
+@click.option(
+    "--no-ack", is_flag=True,
+    help="Leave them in flight: they come back after the queue's visibility timeout.",
+)  # fmt: skip
+@json_option
+@store_option
+@click.pass_context
+def receive(
+    ctx: click.Context, queue: str, limit: int | None, wait: float | None, follow: bool, no_ack: bool,
+    as_json: bool, store: str,
+) -> None:  # fmt: skip
+    """Take the messages that are ready, print them, ack them.
+
+    A message is acked after its line was written and flushed; if the output is closed,
+    or Ctrl-C comes before, it is released: back in its place at once.
+
+    \b
+    mq receive mail                    all that is ready
+    mq receive mail -n 1 --wait 60     one; exit code 3 if none comes in a minute
+    mq receive mail --follow --json | ./work
+    """
+    if follow and wait is not None:
+        raise click.UsageError("--follow waits for ever: leave out --wait")
+    seconds = math.inf if follow else check_seconds("--wait", wait or 0.0)
+    require_store(store)
+    taken = 0
+    with mq.open(store) as broker, Interrupts() as interrupts:
+        source = broker.queue(queue)
+        while limit is None or taken < limit:
+            delivery = _next(source, seconds, interrupts)
+            if delivery is None:
+                break
+            taken += 1
+            _hand_over(delivery, as_json, not no_ack, interrupts)
+        if not taken:
+            note(why_empty(broker, source))
+    if not taken:
+        ctx.exit(EMPTY)
+
+
+def _next(source: mq.Queue[Any], seconds: float, interrupts: Interrupts) -> mq.Delivery[Any] | None:
+    """The next message; None if none comes within *seconds*."""
+    until = time.monotonic() + seconds
+    while True:
+        interrupts.check()
+        left = until - time.monotonic()
+        delivery = source.receive(timeout=max(0.0, min(LOOK_SECONDS, left)))
+        if delivery or left <= LOOK_SECONDS:
+            return delivery
+
+
+def _hand_over(delivery: mq.Delivery[Any], as_json: bool, ack: bool, interrupts: Interrupts) -> None:
+    """Print, and then ack.  What was not printed whole goes back."""
+    try:
+        fields = message_fields(delivery)
+        if not ack:
+            fields["receipt"] = delivery.receipt
+        with interrupts.allowed():
+            if as_json:
+                output.json_line(fields)
+            else:
+                output.line(output.body_shown(delivery._flags, delivery.raw))
+            output.flush()
+    except BaseException:
+        with suppress(StaleReceipt):
+            delivery.release()
+        raise
+    if ack:
+        delivery.ack()
+
+
+def message_fields(message: mq.Message[Any]) -> dict[str, Any]:
+    """A message as one JSON object."""
+    due = message.due_at
+    return {
+        "id": message.id,
+        "queue": message.queue,
+        "state": message.state,
+        "attempts": message.attempts,
+        "created_at": output.instant(message._created_ms),
+        "due_at": None if due is None else output.instant(message._due_ms or 0),
+        **output.body_fields(message._flags, message.raw),
+    }
+
+
+def why_empty(broker: mq.Broker, queue: mq.Queue[Any], state: str = "ready") -> str:
+    """Why there is nothing to take or to see."""
+    names = broker.queues()
+    if queue.name not in names:
+        there = f"there are: {', '.join(names[:10])}" if names else "there are none yet"
+        return f"no queue {queue.name!r} in {broker.path}; {there}{', …' if names[10:] else ''}"
+    stats = queue.stats()
+    counts = {"ready": stats.ready, "in flight": stats.in_flight, "delayed": stats.delayed}
+    others = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    return f"{queue.name}: nothing is {state.replace('_', ' ')}" + (f" ({others})" if others else "")
