@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1] / "mq"
 FLOORS = [
     ["mq.errors"],
     ["mq.storage", "mq.delivery"],
-    ["mq.clock"],
+    ["mq.clock", "mq.maintenance"],
     ["mq.message", "mq.store"],
     ["mq.queue"],
     ["mq.broker"],
@@ -239,5 +239,6 @@ def test_a_planted_violation_is_found(rule: Rule, module: str, planted: str) -> 
 )
 def test_what_is_allowed_is_not_reported(module: str, planted: str) -> None:
     sources = read_sources()
+    before = [complaint for rule in RULES for complaint in rule(sources)]
     sources[module] += f"\n{planted}\n"
-    assert [complaint for rule in RULES for complaint in rule(sources)] == []
+    assert [complaint for rule in RULES for complaint in rule(sources)] == before
