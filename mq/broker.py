@@ -8,10 +8,11 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack, overload
 
 from mq.errors import UsageError
+from mq.maintenance import MEMORY
 from mq.queue import Queue, QueueOptions, Stats, check_seconds
 from mq.storage.log import SEGMENT_BYTES_MIN
 from mq.storage.record import GROUP_BYTES_MAX
-from mq.store import MEMORY, Store
+from mq.store import Store
 
 T = TypeVar("T")
 Sync = Literal["always", "never"] | float

@@ -83,8 +83,8 @@ class Queue(Generic[T]):
             end = store.applied = log.end
             if channel.armed:
                 channel.arrived.notify()
-        if store.durable:
-            log.sync(end)
+        if store.linger:
+            store.settle(end)
         return id
 
     def publish_many(self, bodies: Iterable[T]) -> list[int]:

@@ -13,22 +13,23 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 
 from mq.clock import Clock
-from mq.delivery import events
+from mq.delivery import events, snapshot
+from mq.delivery.backlog import Arrays, Chunk
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState
 from mq.delivery.state import QUEUES_MAX, State, declaration_of
 from mq.errors import Closed, CorruptStore, StorageError, Unsupported, UsageError
-from mq.storage import identity, recovery, shared
+from mq.maintenance import MEMORY, Maintenance
+from mq.storage import checkpoint, identity, recovery, shared
 from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain
 from mq.storage.log import Draft, Log
-
-MEMORY: Final = ":memory:"
 
 
 class Channel:
@@ -62,8 +63,9 @@ class Channel:
 class Store:
     def __init__(
         self, path: str, *, sync: str | float, read_only: bool, segment_bytes: int,
-        clock: Callable[[], float] | None, disk: Disk | None = None,
+        clock: Callable[[], float] | None, disk: Disk | None = None, background: bool = True,
     ) -> None:  # fmt: skip
+        """*background*: a thread gives space back and writes checkpoints; else `maintenance.run` does."""
         self.path = path
         self.read_only = read_only
         self.clock = Clock(clock)
@@ -71,9 +73,13 @@ class Store:
         self.mutex = threading.Lock()
         self.channels: dict[str, Channel] = {}
         self.closed = False
-        self.durable = sync == "always"
+        self._gone = False  # closed, and the files let go of
+        self._ready = False  # the state is whole
+        self.durable = self.linger = sync == "always"
+        self.maintenance = Maintenance(self, background=background)
         self._segment_bytes = segment_bytes
         self._log_path, self._mark_path = os.path.join(path, "log"), os.path.join(path, "mark")
+        self.checkpoint_path = os.path.join(path, "checkpoint")
         with explain(path):
             if read_only:
                 self._attach()
@@ -95,6 +101,7 @@ class Store:
         self._lock_fd = shared.take_lock(disk, os.path.join(self.path, "LOCK"), self._mark_path)
         try:
             disk.make_directory(self._log_path)
+            disk.make_directory(self.checkpoint_path)
             self.identity = self._identify(create=True)
             # Whoever made the store may have died before its names were on the disk.
             disk.sync_directory(self.path)
@@ -113,11 +120,44 @@ class Store:
             return identity.create(self.disk, path)
         raise StorageError(self.path, "this is not a store: it has no FORMAT file; check the path")
 
-    def _recover(self) -> None:
+    def _read_log(self, synced: int, upto: int = shared.NO_LIMIT) -> tuple[State, recovery.Survey]:
+        """The state, from the newest checkpoint and what follows; from the whole log, if it does not fit."""
+        self._ready = False
+        args = self.disk, self._log_path, self.identity
+        newest = checkpoint.newest(self.disk, self.checkpoint_path, self.identity.key, upto)
+        self.maintenance.begin(newest.position if newest else 0)
+        if newest:
+            # It was put there when everything before it was on the disk.
+            synced = max(synced, newest.position)
+            try:
+                state = snapshot.restore(newest.state, self._load_chunk)
+                found = recovery.survey(*args, synced, state.apply, events.PUBLISH, upto, newest.start)
+                found.last_ms = max(found.last_ms, newest.last_ms)
+                return state, found
+            except recovery.StaleCheckpoint:
+                pass
         state = State()
-        found = recovery.survey(
-            self.disk, self._log_path, self.identity, self.mark[shared.SYNCED], state.apply, events.PUBLISH
-        )
+        return state, recovery.survey(*args, synced, state.apply, events.PUBLISH, upto)
+
+    def _load_chunk(self, number: int, chunk: Chunk) -> Arrays:
+        """Ids that the checkpoint keeps; if it does not any more, the log does."""
+        ids_at, positions_at = chunk.saved
+        ids = checkpoint.load(self.disk, self.checkpoint_path, checkpoint.Place(*ids_at))
+        positions = None
+        if positions_at:
+            positions = checkpoint.load(self.disk, self.checkpoint_path, checkpoint.Place(*positions_at))
+        if ids is not None and (positions is not None or positions_at is None):
+            return ids, positions
+        if not self._ready:
+            raise recovery.StaleCheckpoint
+        # Nothing has touched these ids since the checkpoint, so all of them still wait.
+        state = State()
+        args = self.disk, self._log_path, self.identity
+        recovery.survey(*args, 0, state.apply, events.PUBLISH, self.applied)
+        return state.queues[number].waiting.part(chunk.first, chunk.size)
+
+    def _recover(self) -> None:
+        state, found = self._read_log(self.mark[shared.SYNCED])
         self.clock.start(found.last_ms)
         log = recovery.recover(
             self.disk,
@@ -133,6 +173,7 @@ class Store:
             (shared.HEAD, log.head), (shared.DIRTY, 0),
         ):  # fmt: skip
             self.mark[word] = value
+        log.grown = self.maintenance.nudge
         self.log, self.verdict = log, found.verdict
         self._take_state(state, log.end)
 
@@ -145,10 +186,7 @@ class Store:
         # A writer that came while the log was read to its end makes it look torn: again.
         while view != before:
             before = view
-            state = State()
-            found = recovery.survey(
-                self.disk, self._log_path, self.identity, view.synced, state.apply, events.PUBLISH, view.upto
-            )
+            state, found = self._read_log(view.synced, view.upto)
             if not view.held:
                 view = shared.look(self.disk, self.path, self.identity.key)
         self._seen_end = view.end
@@ -160,7 +198,7 @@ class Store:
         self._take_state(state, found.end)
 
     def _take_state(self, state: State, applied: int) -> None:
-        self.state, self.applied = state, applied
+        self.state, self.applied, self._ready = state, applied, True
         for name, channel in self.channels.items():
             channel.state = state.by_name.get(name)
             channel.arrived.notify_all()  # whoever waits judges for itself what changed
@@ -173,10 +211,24 @@ class Store:
             raise Closed(f"{self.path}: the broker is closed")
         if self.read_only:
             raise Unsupported(f"{self.path}: opened with read_only=True, which changes nothing")
+        self._mend()
+
+    def _mend(self) -> None:
         self.log.check()
         self.log.abandon()
         with explain(self.path):
             self._recover()
+
+    @contextmanager
+    def turn(self) -> Iterator[tuple[Log, int]]:
+        """The store's lock for a slice of maintenance: the log, and the time.  Also while closing."""
+        with self.mutex:
+            if self._gone:
+                raise Closed(f"{self.path}: the broker is closed")
+            if self.applied != self.log.end or self.mark[shared.DIRTY]:
+                self._mend()
+            yield self.log, self.clock.store_ms()
+            self.applied = self.log.end
 
     def ready_to_change(self) -> None:
         """Called with the mutex, first thing, by all but the hottest operations."""
@@ -215,8 +267,18 @@ class Store:
             lsn = self.log.append(self.clock.store_ms(), *draft)
             channel.state = self.state.declare(number, lsn, draft[3])
             end = self.applied = self.log.end
+        self.settle(end)
+
+    def settle(self, end: int) -> None:
+        """What a publish owes before it returns: its bytes on the disk, and the cleaner a chance."""
         if self.durable:
             self.log.sync(end)
+        if self.maintenance.pressed:
+            self.maintenance.stall()
+
+    def declaration(self, queue: QueueState) -> Draft:
+        """The record that says all there is to know of *queue* beside its messages."""
+        return events.DECLARE, 0, queue.number, events.encode_declaration(declaration_of(queue))
 
     def _declaration(self, channel: Channel, changes: dict[str, Any]) -> tuple[int, Draft]:
         """The queue's number, new if it has none yet, and the record that declares it with *changes*."""
@@ -248,8 +310,7 @@ class Store:
                 channel.state.publish(id, len(raw))
             end = self.applied = self.log.end
             channel.wake(len(ids))
-        if self.durable:
-            self.log.sync(end)
+        self.settle(end)
         return ids
 
     def read(self, queue: QueueState, id: int, position: int) -> tuple[int, int, bytes] | None:
@@ -302,7 +363,10 @@ class Store:
             self._stop.set()
             self._flusher.join()
         try:
-            self.log.close(self.clock.store_ms())
+            self.maintenance.close()
+            with self.mutex:
+                self._gone = True
+                self.log.close(self.clock.store_ms())
         finally:
             self.mark[shared.HOLDER] = 0
             self.disk.close(self._lock_fd)

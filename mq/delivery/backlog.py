@@ -18,7 +18,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, NamedTuple
 
 CHUNK_IDS: Final = 8192
 
@@ -55,6 +56,11 @@ class Chunk:
         return self._arrays is not None
 
     @property
+    def held(self) -> Arrays | None:
+        """As far as it is read."""
+        return self._arrays
+
+    @property
     def arrays(self) -> Arrays:
         """To be read."""
         if self._arrays is None:
@@ -76,6 +82,21 @@ class Chunk:
     def put(self, ids: array[int], positions: array[int] | None) -> None:
         """Hold these from now on."""
         self._arrays, self.saved, self.frozen = (ids, positions), None, False
+
+
+class Held(NamedTuple):
+    """What a chunk held at one time."""
+
+    chunk: Chunk | None  # None: it will not come to hold the same again
+    first: int
+    size: int
+    saved: Any
+    arrays: Arrays | None  # None: not read, so still where `saved` says
+
+    def keep(self, saved: Any) -> None:
+        """Note where it is kept, if the chunk holds the same still."""
+        if self.chunk is not None and self.chunk.held is self.arrays:
+            self.chunk.saved = saved
 
 
 class Backlog:
@@ -189,27 +210,32 @@ class Backlog:
                 else:
                     yield ids[max(at, bisect_left(ids, base)) : bisect_left(ids, limit)].tolist()
 
+    def part(self, first: int, count: int) -> Arrays:
+        """The *count* ids from *first* on, and where their records are."""
+        ids = array("Q", islice((id for id in self if id >= first), count))
+        return ids, array("Q", [self.position(id) or id for id in ids])
+
     def __contains__(self, id: int) -> bool:
         return self._find(id) is not None
 
     def clear(self) -> None:
         self.__init__()  # type: ignore[misc]
 
-    def chunks(self) -> tuple[int, list[Chunk]]:
-        """The head's index in the first chunk, and the chunks: what a checkpoint keeps.
-
-        The last one goes on growing, so it is handed out as a copy.
-        """
+    def chunks(self) -> tuple[int, list[Held]]:
+        """The head's index in the first chunk, and what the chunks hold: for a checkpoint to keep."""
         if not self._count:
             return 0, []
+        held = []
         for chunk in self._chunks:
             chunk.frozen = True
+            held.append(Held(chunk, chunk.first, chunk.size, chunk.saved, chunk.held))
         last = self._chunks[-1]
-        if not last.loaded:
-            return self._at, list(self._chunks)
-        last.frozen = False
-        ids, positions = last.arrays
-        return self._at, [*self._chunks[:-1], Chunk(ids[:], None if positions is None else positions[:])]
+        if last.loaded:  # it goes on growing, so it is handed out as a copy
+            last.frozen = False
+            ids, positions = last.arrays
+            copy = ids[:], None if positions is None else positions[:]
+            held[-1] = Held(None, last.first, len(ids), None, copy)
+        return self._at, [each for each in held if each.size]
 
     def restore(self, at: int, chunks: list[Chunk]) -> None:
         """Be what `chunks` gave."""

@@ -73,7 +73,6 @@ class Options(msgspec.Struct, frozen=True):
     visibility_timeout: float = 30.0
 
 
-
 class Now(msgspec.Struct, frozen=True, gc=False):
     """The time, in milliseconds since 1970.  `store` never goes back; `wall` may."""
 

@@ -21,6 +21,7 @@ from itertools import islice
 from typing import Final, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from .backlog import Backlog
 from .events import DELAYED, IN_FLIGHT, TIMED_OUT, WAITING, Declaration, Now, Options
@@ -29,7 +30,7 @@ State = Literal["ready", "delayed", "in_flight"]
 STALE_MAX: Final = 64  # index entries that may be out of date before they are swept
 
 
-class Flight(msgspec.Struct, gc=False):
+class Flight(msgspec.Struct, frozen=True, gc=False):
     """A delivery that is not settled.  Deadline in store time, ms."""
 
     receipt: int  # the position of its DELIVER record
@@ -38,7 +39,7 @@ class Flight(msgspec.Struct, gc=False):
     position: int  # of the record that holds the body
 
 
-class Delayed(msgspec.Struct, gc=False):
+class Delayed(msgspec.Struct, frozen=True, gc=False):
     """A message that was tried, or has to wait.  Due in wall time, ms; 0 is at once."""
 
     due: int
@@ -99,16 +100,15 @@ class QueueState:
     def nack(self, id: int, due: int) -> None:
         self.failed += 1
         if flight := self.flights.pop(id, None):
-            self._delay(id, Delayed(due, flight.attempts, flight.position))
+            self.put_delayed(id, Delayed(due, flight.attempts, flight.position))
 
     def release(self, id: int) -> None:
         if flight := self.flights.pop(id, None):
-            self._delay(id, Delayed(0, flight.attempts - 1, flight.position))
+            self.put_delayed(id, Delayed(0, flight.attempts - 1, flight.position))
 
     def extend(self, id: int, deadline: int) -> None:
         if flight := self.flights.get(id):
-            flight.deadline = deadline
-            self._watch(id, deadline)
+            self.put_flight(id, replace(flight, deadline=deadline))
 
     def purge(self, cutoff: int, freed: int) -> None:
         """Drop all that waits, is delayed, or was in flight until *cutoff* at the most."""
@@ -125,8 +125,10 @@ class QueueState:
         If the message is not known, the log begins behind its first record: then this one
         says all there is.
         """
-        if tried := self.flights.get(id) or self.delayed.get(id):
-            tried.position = position
+        if flight := self.flights.get(id):
+            self.flights[id] = replace(flight, position=position)
+        elif delayed := self.delayed.get(id):
+            self.delayed[id] = replace(delayed, position=position)
         elif id in self.waiting:
             self.waiting.move(id, position)
         else:
@@ -134,12 +136,15 @@ class QueueState:
             if place == WAITING:
                 self.waiting.insert(id, position)
             elif place == DELAYED:
-                self._delay(id, Delayed(when, attempts, position))
+                self.put_delayed(id, Delayed(when, attempts, position))
             else:
-                self.flights[id] = Flight(receipt, when, attempts, position)
-                self._watch(id, when)
+                self.put_flight(id, Flight(receipt, when, attempts, position))
 
-    def _delay(self, id: int, entry: Delayed) -> None:
+    def put_flight(self, id: int, flight: Flight) -> None:
+        self.flights[id] = flight
+        self._watch(id, flight.deadline)
+
+    def put_delayed(self, id: int, entry: Delayed) -> None:
         self.delayed[id] = entry
         if not entry.due:
             heappush(self._returned, id)

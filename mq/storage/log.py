@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -63,7 +63,7 @@ class Log:
         """Continue the log that ends at *end*, all on the disk; without *segment_bytes*, only read it."""
         self._disk, self.directory, self._identity, self._mark = disk, directory, identity, mark
         self._pread, self._pwrite = disk.pread, disk.pwrite
-        self._segment_bytes = segment_bytes or 0
+        self.segment_bytes = segment_bytes or 0
         # Replaced as a whole, never changed: readers look at it without a lock.
         self._index = ([each.base for each in segments], segments)
         self.head = segments[0].base if segments else 0
@@ -75,6 +75,7 @@ class Log:
         self._sync = threading.Lock()
         self._guess = READ_BYTES
         self.failure: StorageError | None = None
+        self.grown: Callable[[], None] = _nothing  # called when room was reserved
         self.end = self.synced = end
         if segments and segment_bytes:
             fd = disk.open(self._path(segments[-1]), write=True)
@@ -178,6 +179,7 @@ class Log:
                 self._room = target
         except OSError as error:
             raise storage_error(self.directory, error) from error
+        self.grown()
         return self.end
 
     def _rotate(self, now_ms: int, size: int) -> None:
@@ -187,7 +189,7 @@ class Log:
 
     def begin_segment(self, now_ms: int, base: int, size: int, *, void_from: int) -> None:
         """Create the segment at *base* with room for *size* bytes, fence [void_from, base), go on in it."""
-        capacity = max(self._segment_bytes, FENCE_BYTES + size)
+        capacity = max(self.segment_bytes, FENCE_BYTES + size)
         number = self.segments[-1].number + 1 if self.segments else 0
         new = Segment(number, base, capacity, now_ms, record.seed(self._identity.key, base))
         path = self._path(new)
@@ -256,19 +258,20 @@ class Log:
         self._index = (bases[1:], segments[1:])
         return segments[0]
 
-    def unlink(self, dropped: Segment) -> None:
-        """Give back the room of a segment that was dropped.
+    def unlink(self, dropped: Segment) -> int:
+        """Give back the room of a segment that was dropped; how many bytes.
 
         Names go one at a time and in order: the directory is synced before the next, so
         a power cut never leaves a gap.
         """
         with self._files:
-            fd = self._readers.pop(dropped.base, None)
-            if fd is not None:
-                self._disk.close(fd)
+            fd = self._reader(dropped)
+            size = self._disk.size(fd)
+            self._disk.close(self._readers.pop(dropped.base))
         self._disk.sync_directory(self.directory)
         self._disk.unlink(self._path(dropped))
         self._disk.sync_directory(self.directory)
+        return size
 
     # ── syncing ────────────────────────────────────────────────────────────────────
 
@@ -371,6 +374,12 @@ class Log:
     def _path(self, each: Segment) -> str:
         return os.path.join(self.directory, each.name)
 
+    def checksum(self, lsn: int) -> int:
+        """What the record at *lsn* has in its checksum field."""
+        each = self.segments[bisect_right(self._index[0], lsn) - 1]
+        with self._files:
+            return int.from_bytes(self._disk.pread(self._reader(each), 4, each.offset(lsn)), "little")
+
     def _reader(self, each: Segment) -> int:
         """A descriptor to read *each* with; `_files` is held."""
         fd = self._readers.get(each.base)
@@ -407,3 +416,7 @@ class Log:
             if self._fd >= 0:
                 self._disk.close(self._fd)
                 self._fd = -1
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,184 @@
+"""What a store does beside its work: give space back, write checkpoints, report trouble.
+
+One thread, started when there is first something to do, woken when the log has grown
+by a step.  It holds the store's lock for a slice of a millisecond or two at a time.
+
+A publisher that outruns the cleaner is slowed down once the disk holds more than
+twice what lives, and a few segments: that bound is a promise.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from mq.delivery import events, snapshot
+from mq.delivery.queue import QueueState
+from mq.errors import Closed, MqError
+from mq.storage import checkpoint, cleaner
+from mq.storage.disk import explain
+from mq.storage.log import Draft
+from mq.storage.recovery import Start
+
+if TYPE_CHECKING:
+    from mq.store import Store
+
+MEMORY: Final = ":memory:"
+logger = logging.getLogger("mq")
+
+CHECKPOINT_BYTES: Final = 4 << 20  # of log between two checkpoints, at least
+CHECKPOINT_SHARE: Final = 16  # and at least as many times what the last one took
+PRESSED_SEGMENTS: Final = 2  # beyond what makes the cleaner start
+CLOSING_BYTES: Final = 64 << 10  # of log at close: less is read again as quickly
+STALL_SECONDS: Final = 0.002  # for each publish while the cleaner is behind
+
+
+class Maintenance:
+    def __init__(self, store: Store, *, background: bool) -> None:
+        self._store = store
+        self._background = background
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        self._checkpoint_at = 0  # where the last one stands
+        self._checkpoint_bytes = 0
+        self.pressed = False
+        self.trouble: MqError | None = None  # why space is not given back, if so
+
+    def begin(self, position: int) -> None:
+        """The log was opened; its newest checkpoint is at *position*."""
+        self._checkpoint_at = position
+
+    def nudge(self) -> None:
+        """The log has grown; called under the store's lock."""
+        store = self._store
+        over = store.log.end - store.log.head - 2 * store.state.live_bytes()
+        self.pressed = over > (PRESSED_SEGMENTS + 1) * store.log.segment_bytes and self.trouble is None
+        store.linger = store.durable or self.pressed
+        if self._background and (self._clean_is_due() or self._checkpoint_is_due()):
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, daemon=True, name="mq-maintenance")
+                self._thread.start()
+            self._wake.set()
+
+    def stall(self) -> None:
+        """A publisher waits a little, for the cleaner to catch up."""
+        if self._background:
+            time.sleep(STALL_SECONDS)
+        else:
+            self.run()
+
+    def run(self, checkpoint_bytes: int = CHECKPOINT_BYTES) -> None:
+        """Do all that is due; a checkpoint is, when the log has grown by so many bytes."""
+        try:
+            while self._look() and self.clean():
+                pass
+            if self._checkpoint_is_due(checkpoint_bytes):
+                with explain(self._store.checkpoint_path):
+                    self.checkpoint()
+        except Closed:
+            return
+        except MqError as error:
+            if self.trouble is None:
+                logger.warning("%s: maintenance stops: %s", self._store.path, error)
+            self.trouble = error
+            self.pressed = False
+
+    def close(self) -> None:
+        """Stop the thread, and do what is due; called without the store's lock."""
+        self._stopped = True
+        self._wake.set()
+        if self._thread:
+            self._thread.join()
+        if not self._store.log.failure:
+            self.run(CLOSING_BYTES)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            if self._stopped:
+                return
+            self.run()
+
+    # ── space ──────────────────────────────────────────────────────────────────────
+
+    def _look(self) -> bool:
+        """Whether there is something to clean."""
+        with self._store.turn():
+            self.nudge()
+            return self._clean_is_due()
+
+    def _clean_is_due(self) -> bool:
+        return self.trouble is None and cleaner.is_due(self._store.log, self._store.state.live_bytes())
+
+    def clean(self) -> int:
+        """Move what lives in the oldest segment, and drop it; the bytes given back."""
+        return cleaner.clean(self._store.turn, self, self._rest)
+
+    def _rest(self) -> None:
+        if self._background:
+            time.sleep(0 if self.pressed else 0.001)
+
+    def within(self, base: int, limit: int) -> Iterator[list[tuple[QueueState, int]]]:
+        return self._store.state.within(base, limit)
+
+    def draft(self, token: tuple[QueueState, int], base: int, limit: int) -> Draft | None:
+        """The record that stands for a message, or a declaration, from now on."""
+        queue, id = token
+        if not id:
+            if not base <= queue.declared_at < limit:
+                return None
+            return self._store.declaration(queue)
+        position = queue.position(id)
+        if position is None or not base <= position < limit:
+            return None
+        stored = self._store.log.read(position)
+        created_ms, body = events.body_of(stored.kind, stored.time_ms, stored.payload)
+        attempts, place, receipt, when = queue.facts(id)
+        head = events.RELOCATE_PAYLOAD.pack(id, created_ms, attempts, place, receipt, when)
+        return events.RELOCATE, stored.flags & events.BODY_BITS, queue.number, head + body
+
+    def moved(self, token: tuple[QueueState, int], position: int, draft: Draft) -> None:
+        queue, id = token
+        if not id:
+            self._store.state.declare(queue.number, position, draft[3])
+        else:
+            queue.relocate(id, position, 0, 0, 0, 0, 0)
+
+    # ── checkpoints ────────────────────────────────────────────────────────────────
+
+    def _checkpoint_is_due(self, grown: int = CHECKPOINT_BYTES) -> bool:
+        if self._store.path == MEMORY:
+            return False
+        return self._store.log.end - self._checkpoint_at > max(
+            grown, CHECKPOINT_SHARE * self._checkpoint_bytes
+        )
+
+    def checkpoint(self) -> None:
+        """Keep the state as it is now, for the next opening."""
+        store = self._store
+        with store.turn() as (log, now_ms):
+            marker = log.append_head(now_ms, log.head)
+            start = Start(log.end, log.segments[-1].base, marker, log.checksum(marker), log.head)
+            frozen = snapshot.freeze(store.state)
+        pack = checkpoint.Pack(start.position)
+        state, saved = snapshot.encode(frozen, pack.add)
+        packs = {place[0] for image, *_ in frozen for _, _, kept in image.chunks for place in kept if place}
+        self._checkpoint_at = start.position
+        self._checkpoint_bytes = checkpoint.write(
+            store.disk,
+            store.checkpoint_path,
+            store.identity.key,
+            checkpoint.Checkpoint(checkpoint.VERSION, start, now_ms, sorted(packs), msgspec.Raw(state)),
+            pack,
+            lambda: log.sync(start.position),
+        )
+        with store.mutex:
+            for held, kept in saved:
+                held.keep(kept)

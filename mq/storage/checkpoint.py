@@ -1,0 +1,176 @@
+"""A checkpoint: the state at one position of the log, so that opening reads only what follows.
+
+    checkpoint/<position>.state   ┌───────┬─────┬────────┬────────┬─────────┐
+                                  │ magic │ key │ crc32c │ length │ msgpack │
+                                  └───────┴─────┴────────┴────────┴─────────┘
+    checkpoint/<position>.ids     arrays of u64, one after the other
+
+It is a cache.  If it is missing, old, foreign or damaged, opening takes longer, and
+that is all.  It says nothing that the log does not say: it is put under its name only
+when the log is synced up to its position, and used only if the record before that
+position is the one that it saw.
+
+Long arrays are written once.  A later checkpoint names them in the file where they
+are; files that the newest checkpoint does not name are removed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from array import array
+from collections.abc import Callable
+from contextlib import suppress
+from struct import Struct
+from typing import Final, NamedTuple
+
+import msgspec
+from crc32c import crc32c
+
+from .disk import Disk, write_all
+from .recovery import Start
+
+MAGIC: Final = b"mq-ckpt\n"
+HEADER: Final = Struct("<8s8sIQ")
+NAME: Final = re.compile(r"(\d{20})\.(state|ids)")
+VERSION: Final = 1
+
+
+class Place(NamedTuple):
+    """Where an array is: in which .ids file, at which offset, how many words; and its checksum."""
+
+    pack: int
+    offset: int
+    words: int
+    crc: int
+
+
+class Checkpoint(msgspec.Struct):
+    version: int
+    start: Start
+    last_ms: int  # the time of the last record before the position
+    packs: list[int]  # the .ids files that the state names
+    state: msgspec.Raw  # the layer above's
+
+    @property
+    def position(self) -> int:
+        return self.start.position
+
+
+class Pack:
+    """The arrays that a new checkpoint adds."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        self.parts: list[bytes] = []
+        self._offset = 0
+
+    def add(self, words: array[int]) -> Place:
+        data = _little(words).tobytes()
+        place = Place(self.position, self._offset, len(words), crc32c(data))
+        self.parts.append(data)
+        self._offset += len(data)
+        return place
+
+
+def _little(words: array[int]) -> array[int]:
+    """The words as they are on disk."""
+    if sys.byteorder == "little":
+        return words
+    swapped = words[:]
+    swapped.byteswap()
+    return swapped
+
+
+def write(
+    disk: Disk, directory: str, key: bytes, checkpoint: Checkpoint, pack: Pack, sync_log: Callable[[], None]
+) -> int:
+    """Make it durable and the newest, then remove what it does not name; its size in bytes."""
+    body = msgspec.msgpack.encode(checkpoint)
+    data = HEADER.pack(MAGIC, key, crc32c(body, crc32c(key)), len(body)) + body
+    path = _path(directory, checkpoint.position, "state")
+    arrays = b"".join(pack.parts)
+    if arrays:
+        _write_file(disk, _path(directory, pack.position, "ids"), arrays)
+    _write_file(disk, path + ".tmp", data)
+    sync_log()
+    disk.rename(path + ".tmp", path)
+    disk.sync_directory(directory)
+    _remove_others(disk, directory, checkpoint)
+    return len(data) + len(arrays)
+
+
+def newest(disk: Disk, directory: str, key: bytes, upto: int) -> Checkpoint | None:
+    """The newest that is whole, this store's, and not ahead of *upto*."""
+    try:
+        matches = [match for name in disk.names(directory) if (match := NAME.fullmatch(name))]
+    except OSError:
+        return None
+    for position in sorted((int(match[1]) for match in matches if match[2] == "state"), reverse=True):
+        if position <= upto and (found := _read(disk, _path(directory, position, "state"), key)):
+            return found
+    return None
+
+
+def load(disk: Disk, directory: str, place: Place) -> array[int] | None:
+    """The array at *place*; None if it is not there any more, or damaged."""
+    words = array("Q")
+    try:
+        fd = disk.open(_path(directory, place.pack, "ids"))
+        try:
+            data = disk.pread(fd, place.words * 8, place.offset)
+        finally:
+            disk.close(fd)
+    except OSError:
+        return None
+    if len(data) != place.words * 8 or crc32c(data) != place.crc:
+        return None
+    words.frombytes(data)
+    return _little(words)
+
+
+def _read(disk: Disk, path: str, key: bytes) -> Checkpoint | None:
+    try:
+        fd = disk.open(path)
+        try:
+            data = disk.pread(fd, disk.size(fd), 0)
+        finally:
+            disk.close(fd)
+    except OSError:
+        return None
+    if len(data) < HEADER.size:
+        return None
+    magic, own_key, crc, length = HEADER.unpack_from(data)
+    body = data[HEADER.size :]
+    if magic != MAGIC or own_key != key or len(body) != length or crc32c(body, crc32c(key)) != crc:
+        return None
+    try:
+        found = msgspec.msgpack.decode(body, type=Checkpoint)
+    except msgspec.MsgspecError:
+        return None
+    return found if found.version == VERSION else None
+
+
+def _write_file(disk: Disk, path: str, data: bytes) -> None:
+    if disk.exists(path):
+        disk.unlink(path)  # left by somebody who died here: perhaps longer
+    fd = disk.open(path, write=True, create=True)
+    try:
+        write_all(disk, fd, data, 0)
+        disk.sync(fd)
+    finally:
+        disk.close(fd)
+
+
+def _remove_others(disk: Disk, directory: str, kept: Checkpoint) -> None:
+    names = {os.path.basename(_path(directory, kept.position, "state"))}
+    names.update(os.path.basename(_path(directory, pack, "ids")) for pack in kept.packs)
+    for name in disk.names(directory):
+        if name not in names:
+            with suppress(OSError):  # the next one tries again
+                disk.unlink(os.path.join(directory, name))
+
+
+def _path(directory: str, position: int, kind: str) -> str:
+    return os.path.join(directory, f"{position:020}.{kind}")

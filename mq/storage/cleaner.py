@@ -1,0 +1,103 @@
+"""Giving space back: re-append what lives in the oldest segment, then drop it.
+
+      head                                                        end
+       ┌────────┐   ┌────────┐         ┌────────┐   ┌─────────────┐
+       │░░█░░█░░│   │█░██░░█░│    …    │████░█░░│   │██████ → █ █ │
+       └────────┘   └────────┘         └────────┘   └─────────────┘
+          unlinked, once what lived in it stands at the end, synced
+
+No file is ever rewritten.  Segments go from the head only, oldest first, so a
+tombstone cannot go before the message it buries, and the log from its head always
+folds to the full state.  A crash anywhere leaves a second copy of one id, never none.
+
+What is live is the business of the layer above: a Keeper says what there is, how it
+is written again, and takes note of its new place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Final, Protocol, TypeVar
+
+from .log import Draft, Log
+
+Token = TypeVar("Token")
+
+SLICE_RECORDS: Final = 128  # re-appended under one hold of the lock: one or two milliseconds
+SLICE_BYTES: Final = 1 << 20
+
+Turn = Callable[[], AbstractContextManager[tuple[Log, int]]]
+"""Takes the store's lock, and gives the log and the time."""
+
+
+class Keeper(Protocol[Token]):
+    def within(self, base: int, limit: int) -> Iterator[list[Token]]:
+        """All that lives in [base, limit), in parts.  Advanced under the lock, which is let go in between."""
+
+    def draft(self, token: Token, base: int, limit: int) -> Draft | None:
+        """The record that says all there is to say; None if it does not live there any more."""
+
+    def moved(self, token: Token, position: int, draft: Draft) -> None:
+        """The record stands at *position* now."""
+
+
+def is_due(log: Log, live_bytes: int) -> bool:
+    """Whether garbage exceeds what is live, and a segment."""
+    return len(log.segments) > 1 and log.end - log.head > 2 * live_bytes + log.segment_bytes
+
+
+def clean(turn: Turn, keeper: Keeper[Token], rest: Callable[[], None]) -> int:
+    """Drop the oldest segment; the bytes that its file had, 0 if there is nothing to drop.
+
+    Holds the lock a slice at a time and calls *rest* in between.
+    """
+    with turn() as (log, _):
+        if len(log.segments) < 2:
+            return 0
+        oldest = log.segments[0]
+    parts = keeper.within(oldest.base, oldest.limit)
+    while True:
+        with turn() as (now_log, _):
+            if now_log is not log:  # the state was rebuilt: what *parts* speaks of is gone
+                return 0
+            part = next(parts, None)
+        if part is None:
+            break
+        while part:
+            with turn() as (now_log, now_ms):
+                if now_log is not log:
+                    return 0
+                del part[: _move(log, keeper, part, oldest.base, oldest.limit, now_ms)]
+            rest()
+    with turn() as (now_log, now_ms):
+        if now_log is not log:
+            return 0
+        log.append_head(now_ms, oldest.limit)
+        end = log.end
+    log.sync(end)
+    with turn() as (now_log, _):
+        if now_log is not log:
+            return 0
+        dropped = log.drop_head()
+    return log.unlink(dropped)
+
+
+def _move(
+    log: Log, keeper: Keeper[Token], tokens: Sequence[Token], base: int, limit: int, now_ms: int
+) -> int:
+    """Re-append the first few of *tokens* that still live; how many were looked at."""
+    moves: list[tuple[Token, Draft]] = []
+    size = seen = 0
+    for token in tokens[:SLICE_RECORDS]:
+        seen += 1
+        if draft := keeper.draft(token, base, limit):
+            moves.append((token, draft))
+            size += len(draft[3])
+            if size > SLICE_BYTES:
+                break
+    if moves:
+        positions = log.append_group(now_ms, [draft for _, draft in moves], atomic=False)
+        for (token, draft), position in zip(moves, positions, strict=True):
+            keeper.moved(token, position, draft)
+    return seen
