@@ -125,3 +125,57 @@ def test_an_id_costs_at_most_sixteen_bytes(monkeypatch):
         tracemalloc.stop()
     assert len(many) == 100_000
     assert size <= 16 * 100_000
+
+
+def stored(backlog: Backlog) -> Backlog:
+    """As a checkpoint keeps it, and as it is read back: each chunk when it is first needed."""
+    at, chunks = backlog.chunks()
+    kept = [tuple(each and each[:] for each in chunk.arrays) for chunk in chunks]
+
+    def lazy(number: int) -> module.Chunk:
+        ids, positions = kept[number]
+        return module.Chunk.stored(ids[0], len(ids), None, lambda chunk: (ids, positions))
+
+    restored = Backlog()
+    restored.restore(at, [lazy(number) for number in range(len(kept))])
+    return restored
+
+
+KINDS = ["append", "insert", "move", "take", "head", "save", "restore"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 60)), max_size=60))
+def test_it_is_a_sorted_dict_of_positions(moves):
+    """Messages that compaction moved keep their place, and their new position."""
+    backlog, model, end = Backlog(), {}, 100
+    saved: list[tuple[Backlog, dict[int, int]]] = []
+    for step, number in moves:
+        end += 1 + number % 7
+        pick = sorted(model)[number % len(model)] if model else None
+        if step == "append":
+            backlog.append(end)
+            model[end] = end
+        elif step == "insert":
+            if number and number not in model:
+                backlog.insert(number, end)
+                model[number] = end
+        elif step == "save":
+            saved.append((stored(backlog), dict(model)))
+        elif step == "restore":
+            backlog = stored(backlog)
+        elif pick is None:
+            assert backlog.head is None
+        elif step == "move":
+            backlog.move(pick, end)
+            model[pick] = end
+        else:
+            id = min(model) if step == "head" else pick
+            assert backlog.take(id) == model.pop(id)
+        assert list(backlog) == sorted(model)
+        assert (len(backlog), backlog.head) == (len(model), min(model, default=None))
+        assert {id: backlog.position(id) for id in model} == model
+        low, high = sorted((number, 2 * end - 150))
+        inside = [id for ids in backlog.within(low, high) for id in ids]
+        assert sorted(inside) == sorted(id for id, position in model.items() if low <= position < high)
+    for kept, then in saved:
+        assert {id: kept.position(id) for id in kept} == then

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 
-from mq.delivery.events import Now
+from mq.delivery import events
+from mq.delivery.events import TIMED_OUT, Now
 from mq.delivery.queue import STALE_MAX, Flight, QueueState
 
 
@@ -13,7 +16,8 @@ def at(ms: int) -> Now:
 
 
 def deliver(queue: QueueState, id: int, receipt: int, deadline: int) -> Flight | None:
-    return queue.deliver(id, receipt, deadline)
+    """As receive decides it: a flight that is taken again has timed out."""
+    return queue.deliver(id, receipt, deadline, TIMED_OUT if id in queue.flights else 0)
 
 
 @pytest.fixture
@@ -230,3 +234,57 @@ def test_deadlines_of_acked_messages_cost_no_memory():
         deliver(queue, id, 10**6 + id, 10**9)
         queue.ack(id, 1)
     assert len(queue._deadlines) < 4 * STALE_MAX
+
+
+# ── compaction ─────────────────────────────────────────────────────────────────────
+
+PUT = {
+    "waiting": lambda queue: None,
+    "in flight": lambda queue: deliver(queue, 10, 40, 100),
+    "delayed": lambda queue: (deliver(queue, 10, 40, 100), queue.nack(10, 700)),
+    "released": lambda queue: (deliver(queue, 10, 40, 100), queue.release(10)),
+}
+
+
+def shown(queue: QueueState) -> list[object]:
+    """All that can be seen of a queue at a few times; of a copy, for store time never goes back."""
+    queue = deepcopy(queue)
+    times = [at(ms) for ms in (0, 99, 100, 699, 700, 2000)]
+    return [
+        [(queue.heads(now, 9), queue.counts(now), queue.state_of(10, now)) for now in times],
+        (queue.attempts(10), queue.bytes, queue.flights.get(10) and queue.flights[10].receipt),
+    ]
+
+
+@pytest.mark.parametrize("put", PUT.values(), ids=PUT)
+def test_a_message_that_moves_is_the_same_message(queue, put):
+    put(queue)
+    before = shown(queue)
+    attempts, place, receipt, when = queue.facts(10)
+    assert queue.position(10) == 10
+    queue.relocate(10, 5000, 5, attempts, place, receipt, when)
+    assert queue.position(10) == 5000
+    assert shown(queue) == before
+
+
+@pytest.mark.parametrize("put", PUT.values(), ids=PUT)
+def test_where_the_log_begins_behind_a_message_its_last_record_says_all(queue, put):
+    """A fold from the new head gives what the fold from the old one gave."""
+    put(queue)
+    later = QueueState(1, "mail")
+    later.publish(20, 5)
+    later.publish(30, 5)
+    later.relocate(10, 5000, 5, *queue.facts(10))
+    assert shown(later) == shown(queue)
+    assert later.position(10) == 5000
+
+
+def test_a_message_keeps_its_new_position_whatever_happens_to_it(queue):
+    queue.relocate(10, 5000, 5, 0, events.WAITING, 0, 0)
+    assert deliver(queue, 10, 40, 100).position == 5000
+    queue.nack(10, 700)
+    assert queue.position(10) == 5000
+    assert deliver(queue, 10, 41, 900).position == 5000
+    queue.release(10)
+    assert queue.position(10) == 5000
+    assert queue.position(77) is None

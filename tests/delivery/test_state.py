@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from mq.delivery import events
 from mq.delivery.events import Now
-from mq.delivery.state import QUEUES_MAX, State
+from mq.delivery.state import QUEUES_MAX, State, declaration_of
 from mq.errors import Unsupported
 
 NOW = Now(1000, 1000)
@@ -17,7 +18,11 @@ def record(lsn: int, kind: int, payload: bytes, queue: int = 1) -> tuple:
     return lsn, kind, 0, queue, 0, b"<<<" + payload + b">>>", 3, 3 + len(payload)
 
 
-MAIL = record(0, events.DECLARE, events.encode_declare("mail", {}))
+def declare(lsn: int, name: str, queue: int = 1, **known: float) -> tuple:
+    return record(lsn, events.DECLARE, events.encode_declaration(events.Declaration(name, **known)), queue)
+
+
+MAIL = declare(1, "mail")
 ONE = record(10, events.PUBLISH, b"one")
 TWO = record(20, events.PUBLISH, b"four")
 TAKE = record(30, events.DELIVER, events.DELIVER_PAYLOAD.pack(10, 5000))
@@ -57,22 +62,38 @@ def test_a_receipt_is_the_position_of_the_delivery():
     assert folded(MAIL, ONE, TAKE).by_name["mail"].flights[10].receipt == 30
 
 
-def test_declaring_again_changes_only_what_is_named():
-    state = folded(
-        MAIL, record(5, events.DECLARE, events.encode_declare("mail", {"visibility_timeout": 9.0}))
-    )
-    assert state.by_name["mail"].options.visibility_timeout == 9.0
-    state.apply([record(6, events.DECLARE, events.encode_declare("mail", {}))])
+def test_a_declaration_supersedes_the_one_before():
+    state = folded(MAIL, declare(5, "mail", visibility_timeout=9.0))
     assert state.by_name["mail"].options.visibility_timeout == 9.0
     assert len(state.queues) == 1
 
 
-def test_records_of_a_queue_that_is_gone_are_ignored():
-    assert folded(ONE, TAKE, ACK).queues == {}
+@pytest.mark.parametrize(
+    "records", [[MAIL, ONE, TWO, TAKE, NACK], [MAIL, ONE, TAKE, ACK]], ids=["nack", "ack"]
+)
+def test_what_a_declaration_carries_is_what_the_records_before_it_gave(records):
+    """So the records may go, and the totals stay."""
+    queue = folded(*records).by_name["mail"]
+    again = folded(record(90, events.DECLARE, events.encode_declaration(declaration_of(queue))))
+    assert declaration_of(again.by_name["mail"]) == declaration_of(queue)
+    assert again.by_name["mail"].published == len([each for each in records if each[1] == events.PUBLISH])
+
+
+def test_messages_may_come_before_their_declaration():
+    """Compaction moves it behind them."""
+    state = folded(ONE, TAKE, declare(90, "mail", visibility_timeout=4.0))
+    assert state.by_name["mail"].flights[10].receipt == 30
+    assert state.by_name["mail"].options.visibility_timeout == 4.0
+
+
+def test_a_declaration_that_nobody_knows_is_refused_by_name():
+    unknown = msgspec.msgpack.encode({"name": "mail", "colour": "blue"})
+    with pytest.raises(Unsupported, match=r"colour.* upgrade"):
+        folded(record(1, events.DECLARE, unknown))
 
 
 def test_queues_do_not_touch_each_other():
-    other = record(1, events.DECLARE, events.encode_declare("other", {}), queue=2)
+    other = declare(2, "other", queue=2)
     theirs = record(15, events.PUBLISH, b"theirs", queue=2)
     state = folded(MAIL, other, ONE, theirs, TAKE, ACK, PURGE)
     assert state.by_name["mail"].total() == 0
