@@ -50,6 +50,7 @@ class Census:
     def __init__(self, walked: Walk) -> None:
         self.walk = walked
         self.state = State()
+        self.end = walked.head
         self.sums = [Sums() for _ in walked.files]
         for file, sums in zip(walked.files, self.sums, strict=True):
             self.state.apply(self._events(file, sums))
@@ -62,6 +63,8 @@ class Census:
                 continue
             sums.kinds[kind_name(item.kind)] += 1
             sums.records += item.size
+            if not item.dropped:
+                self.end = max(self.end, item.lsn + item.size)
             dead = item.dropped or file.segment.limit <= self.walk.head
             if record.FIRST_EVENT <= item.kind in events.KIND_NAMES and not dead:
                 payload = item.payload
@@ -141,7 +144,7 @@ def _store_fields(census: Census, store: str, holder: int | None) -> dict[str, A
         "problem": str(walked.problem) if walked.problem else None,
         "held_by": holder,
         "head": walked.head,
-        "end": walked.end,
+        "end": census.end,
         "synced": walked.synced,
         "queues": len(census.state.queues),
         "messages": sum(each.messages for each in census.sums),
@@ -192,7 +195,7 @@ def _print_text(census: Census, store: dict[str, Any]) -> None:
         ("id", store["store_id"]),
         ("verdict", f"{verdict}: {holder or MEANINGS.get(verdict, store['problem'])}"),
         ("log", f"from {store['head']:,} to {store['end']:,}, synced up to {store['synced']:,}"),
-        ("messages", f"{store['messages']:,} live in {store['queues']:,} queues"),
+        ("messages", f"{store['messages']:,} live, in {output.count(store['queues'], 'queue')}"),
         ("bytes", f"{output.size(store['live_bytes'])} live of {output.size(store['disk_bytes'])}"),
     ])  # fmt: skip
     kinds = [name for name in events.KIND_NAMES.values() if any(sums.kinds[name] for sums in census.sums)]
@@ -217,4 +220,4 @@ def _print_text(census: Census, store: dict[str, Any]) -> None:
 
 def gap_line(gap: Gap) -> str:
     """A bad place on one line."""
-    return f"{gap.path} at offset {gap.offset}: {gap.size:,} bytes {gap.reason}"
+    return f"{gap.path} at offset {gap.offset}: {output.size(gap.size)} {gap.reason}"

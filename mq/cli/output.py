@@ -10,8 +10,8 @@ import base64
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final
 
@@ -29,14 +29,11 @@ class OutputFailed(Exception):
 # ── writing ────────────────────────────────────────────────────────────────────────
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputFailed(f"standard output: {error.strerror or error}; the rest was not printed") from None
+def _failed(error: OSError) -> Exception:
+    """What to raise for an *error* of standard output."""
+    if isinstance(error, BrokenPipeError):
+        return error
+    return OutputFailed(f"standard output: {error.strerror or error}; the rest was not printed")
 
 
 def stream() -> BinaryIO:
@@ -47,8 +44,10 @@ def stream() -> BinaryIO:
 
 def line(data: bytes | str) -> None:
     raw = data.encode(errors="replace") if isinstance(data, str) else data
-    with _explained():
+    try:
         stream().write(raw + b"\n")
+    except OSError as error:
+        raise _failed(error) from None
 
 
 def json_line(fields: dict[str, Any]) -> None:
@@ -58,8 +57,10 @@ def json_line(fields: dict[str, Any]) -> None:
 def flush() -> None:
     """Return when everything printed is with the system."""
     if sys.stdout is not None:
-        with _explained():
+        try:
             stream().flush()
+        except OSError as error:
+            raise _failed(error) from None
 
 
 def drop() -> None:
@@ -99,6 +100,10 @@ def pairs(rows: Sequence[tuple[str, str]]) -> None:
 
 
 # ── values ─────────────────────────────────────────────────────────────────────────
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def size(count: int) -> str:

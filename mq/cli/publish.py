@@ -135,11 +135,11 @@ def _publish_lines(
             progress.close()
             _print_ids(target.name, late, quiet, as_json, interrupts)
     if progress.shown:
-        note(f"{published:,} messages published to {target.name}")
+        note(f"{output.count(published, 'message')} published to {target.name}")
 
 
 def _go_on(line: int, published: int) -> str:
-    return f"all before line {line:,} is published (messages: {published:,}); go on from there"
+    return f"all before line {line:,} is published ({output.count(published, 'message')}); go on from there"
 
 
 def _parse_lines(lines: list[bytes], kind: str) -> tuple[list[object], tuple[int, str] | None]:
@@ -204,8 +204,8 @@ class _Progress:
         if self.shown:
             # Bytes, if it is known how many there will be; else a sign of life.
             self._bar = click.progressbar(
-                length=self._size, iterable=None if self._size else iter(()), label=self._name,
-                item_show_func=lambda count: f"{count or 0:,} messages", file=sys.stderr,
+                length=self._size, iterable=None if self._size else _endless(), label=self._name,
+                item_show_func=lambda count: output.count(count or 0, "message"), file=sys.stderr,
             )  # fmt: skip
             self._bar.__enter__()
         return self
@@ -223,6 +223,12 @@ class _Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _endless() -> Iterator[None]:
+    """Something whose length the bar cannot ask for."""
+    while True:
+        yield
 
 
 def _size(source: BinaryIO) -> int | None:

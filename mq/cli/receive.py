@@ -84,14 +84,13 @@ def _next(source: mq.Queue[Any], seconds: float, interrupts: Interrupts) -> mq.D
 def _hand_over(delivery: mq.Delivery[Any], as_json: bool, ack: bool, interrupts: Interrupts) -> None:
     """Print, and then ack.  What was not printed whole goes back."""
     try:
-        fields = message_fields(delivery)
-        if not ack:
-            fields["receipt"] = delivery.receipt
+        if as_json:
+            receipt = {} if ack else {"receipt": delivery.receipt}
+            shown = output.to_json(message_fields(delivery) | receipt)
+        else:
+            shown = output.body_shown(delivery._flags, delivery.raw)
         with interrupts.allowed():
-            if as_json:
-                output.json_line(fields)
-            else:
-                output.line(output.body_shown(delivery._flags, delivery.raw))
+            output.line(shown)
             output.flush()
     except BaseException:
         with suppress(StaleReceipt):

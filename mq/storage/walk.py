@@ -17,7 +17,8 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from crc32c import crc32c
@@ -146,7 +147,7 @@ class Walk:
 
     def _gap(self, file: File, lsn: int, stop: int) -> Gap:
         torn = lsn >= self.synced
-        reason = "torn: never finished" if torn else "damaged: gone or altered after it was on the disk"
+        reason = "torn, never finished" if torn else "damaged, gone or altered after it was on the disk"
         return Gap(file.path, file.segment.offset(lsn), lsn, stop - lsn, reason, torn)
 
 
@@ -268,21 +269,38 @@ def _list_files(walk: Walk, directory: str) -> None:
                 gap = Gap(file.path, 0, base, segment.HEADER_BYTES, file.bad_header, crashed)
                 walk.missing.append(gap)
             walk.files.append(file)
+    for file, after in pairwise(walk.files):
+        if file.bad_header and file.void_from < 0:  # neither says how far it goes
+            file.segment = replace(file.segment, capacity=after.segment.base - file.segment.base)
+    _note_missing(walk, directory)
+    settled = walk.survey is not None and walk.verdict in (Verdict.CLEAN.value, Verdict.OPEN.value)
+    stop, reached = min(walk.view.upto, walk.end if settled else NO_LIMIT), walk.synced
+    limit = NO_LIMIT
+    for file in reversed(walk.files):
+        each = file.segment
+        # How far the records of a segment went is known from the fence of the next one.
+        known = limit == NO_LIMIT or limit == each.limit
+        file.stop = min(stop, each.limit)
+        file.reached = min(reached, file.stop) if known and reached <= each.limit else each.base
+        limit, reached = each.base, NO_LIMIT
+        if file.void_from >= 0:
+            stop, reached = min(stop, file.void_from), file.void_from
+
+
+def _note_missing(walk: Walk, directory: str) -> None:
+    """Find the files that should be there and are not."""
     due = walk.head
     for file in walk.files:
         if file.segment.base > due:
-            path, size = os.path.join(directory, f"{due:020}.seg"), file.segment.base - due
-            walk.missing.append(Gap(path, 0, due, size, f"missing before {file.segment.name}", False))
+            walk.missing.append(_hole(directory, due, file.segment.base, "missing"))
         due = max(due, file.segment.limit)
+    if due < walk.synced:
+        walk.missing.append(_hole(directory, due, walk.synced, "missing, with all that may have followed"))
     walk.missing.sort(key=lambda gap: gap.lsn)
-    settled = walk.survey is not None and walk.verdict in (Verdict.CLEAN.value, Verdict.OPEN.value)
-    stop = min(walk.view.upto, walk.end if settled else NO_LIMIT)
-    reached = walk.synced
-    for file in reversed(walk.files):
-        file.stop = min(stop, file.segment.limit)
-        file.reached = min(reached, file.stop)
-        if file.void_from >= 0:
-            stop, reached = min(stop, file.void_from), max(reached, file.void_from)
+
+
+def _hole(directory: str, start: int, stop: int, reason: str) -> Gap:
+    return Gap(os.path.join(directory, f"{start:020}.seg"), 0, start, stop - start, reason, False)
 
 
 def _file(walk: Walk, path: str, base: int, index: int) -> File:

@@ -1,0 +1,5 @@
+"""python -m mq.cli"""
+
+from mq.cli import main
+
+main()
