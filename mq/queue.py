@@ -452,7 +452,7 @@ def _claim(message: Delivery[Any] | Receipt, store: Store) -> tuple[Delivery[Any
         return message, 0, message.id, message._lsn
     try:
         number, id, receipt = map(int, message.split("-"))
-    except (AttributeError, ValueError):
+    except (AttributeError, TypeError, ValueError):
         raise UsageError(f"{message!r} is neither a delivery nor a receipt") from None
     return None, number, id, receipt
 
