@@ -1,0 +1,499 @@
+"""A disk in memory that forgets, tears and fails as real kernels and disks do.
+
+    write ──► page cache ──(sync, or any time before)──► platter
+    create, rename, unlink ──► directory in memory ──(sync_directory, or any time)──► platter
+    store into the mapped page ──► page cache ──(any time, word by word)──► platter
+
+Every file is what everybody reads now (`cache`), what the platter surely has (`base`),
+and what lies between (`pending`), cut at sectors; directories likewise.  Two deaths:
+
+    after_kill    the process is gone, the kernel lives: cache and pending stay
+    after_power   only the platter is left: `base`, and of `pending` what a Fate decides
+
+An fsync that fails marks its pages clean: they stay in the cache, a later fsync has
+nothing to do and says so, and whether the platter has them is for the Fate to decide.
+
+What is assumed of a disk, as SQLite does by default: overwriting a sector leaves the
+bytes that the write does not change as they were; what was on the platter and is
+overwritten is afterwards old or new, byte by byte.  Only room never written before may
+turn up as garbage, or as what another file left there.
+
+Not modelled: EINTR, which Python's own calls retry.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from array import array
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .fate import Fate
+
+SECTOR_BYTES = 512
+PAGE_WORDS = 512
+SHORT = -1  # the fault of a write that writes only a part
+
+
+class PowerCut(BaseException):
+    """The machine is off.  Not an Exception: no handler under test may swallow it."""
+
+
+class Write(NamedTuple):
+    """One sector's share of a write."""
+
+    order: int
+    offset: int
+    data: bytes
+    clean: bool = False  # an fsync failed on it: no later one brings it to the platter
+
+
+class Growth(NamedTuple):
+    order: int
+    size: int
+    clean: bool = False
+
+
+class Change(NamedTuple):
+    """To a directory: *gone* is no name any more, *name* is one; a rename is both."""
+
+    order: int
+    gone: str | None
+    name: str | None
+    node: File | Directory | None
+    clean: bool = False
+
+
+class File:
+    __slots__ = ("base", "cache", "past", "pending", "words")
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.cache = self.base = content
+        self.pending: list[Write | Growth] = []
+        self.words: list[int] | None = None  # of the mapped page, which is then not in `cache`
+        self.past: dict[int, list[int]] = {}  # values of words that the platter may have instead
+
+    def content(self) -> bytes:
+        return self.cache if self.words is None else array("Q", self.words).tobytes()
+
+    def write(self, order: int, offset: int, data: bytes) -> None:
+        cache = self.content()
+        if offset > len(cache):
+            cache += bytes(offset - len(cache))
+        self.cache = cache[:offset] + data + cache[offset + len(data) :]
+        if self.words is not None:
+            self.words = array("Q", self.cache).tolist()
+        at = 0
+        while at < len(data):
+            size = min(SECTOR_BYTES - (offset + at) % SECTOR_BYTES, len(data) - at)
+            self.pending.append(Write(order, offset + at, data[at : at + size]))
+            at += size
+        if len(self.cache) > len(cache):
+            self.pending.append(Growth(order, len(self.cache)))
+
+    def grow(self, order: int, size: int) -> None:
+        if size > len(self.cache):
+            self.cache += bytes(size - len(self.cache))
+            self.pending.append(Growth(order, size))
+
+    def store(self, index: int, value: int) -> None:
+        assert self.words is not None
+        past = self.past.setdefault(index, [])
+        if self.words[index] not in past:
+            past.append(self.words[index])
+        self.words[index] = value
+
+    def synced(self) -> None:
+        """The dirty pages are on the platter; with them what stands in the same sectors."""
+        self.past = {}
+        if not any(each.clean for each in self.pending):
+            self.base, self.pending = self.content(), []
+            return
+        content = bytearray(self.base)
+        dirty = set()
+        for each in self.pending:
+            if isinstance(each, Write) and not each.clean:
+                dirty.add(each.offset // SECTOR_BYTES)
+                _put(content, each.offset, each.data)
+        for sector in dirty:
+            start = sector * SECTOR_BYTES
+            _put(content, start, self.cache[start : min(start + SECTOR_BYTES, len(content))])
+        self.base = bytes(content)
+        self.pending = [
+            each for each in self.pending
+            if each.clean and not (isinstance(each, Write) and each.offset // SECTOR_BYTES in dirty)
+        ]  # fmt: skip
+
+    def marked_clean(self) -> None:
+        self.pending = [each._replace(clean=True) for each in self.pending]
+
+    def clone(self) -> File:
+        new = File.__new__(File)
+        new.cache, new.base, new.pending = self.cache, self.base, self.pending.copy()
+        new.words = self.words and self.words.copy()
+        new.past = {index: values.copy() for index, values in self.past.items()}
+        return new
+
+    def after_eviction(self, fate: Fate) -> File:
+        """As clone, but the clean pages were dropped and are read from the platter again."""
+        new = self.clone()
+        if any(each.clean for each in self.pending):
+            content = bytearray(fate.file(self.base, [each for each in self.pending if each.clean], []))
+            new.base = bytes(content)
+            new.pending = [each for each in self.pending if not each.clean]
+            content += bytes(max(0, len(self.cache) - len(content)))
+            for each in new.pending:
+                if isinstance(each, Write):
+                    _put(content, each.offset, each.data)
+            new.cache = bytes(content)
+        return new
+
+    def after_power(self, fate: Fate, stale: list[bytes]) -> File:
+        content = self.base
+        if self.pending:
+            content = fate.file(content, self.pending, stale)
+        if self.past and len(content) == 8 * PAGE_WORDS:
+            assert self.words is not None
+            words = array("Q", content)
+            for index, values in self.past.items():
+                words[index] = fate.word([*values, self.words[index]])
+            content = words.tobytes()
+        return File(content)
+
+
+class Directory:
+    __slots__ = ("base", "names", "pending")
+
+    def __init__(self) -> None:
+        self.names: dict[str, File | Directory] = {}
+        self.base: dict[str, File | Directory] = {}
+        self.pending: list[Change] = []
+
+    def change(self, change: Change) -> None:
+        self.pending.append(change)
+        _apply(self.names, change)
+
+    def synced(self) -> None:
+        for change in self.pending:
+            if not change.clean:
+                _apply(self.base, change)
+        self.pending = [change for change in self.pending if change.clean]
+
+    def marked_clean(self) -> None:
+        self.pending = [change._replace(clean=True) for change in self.pending]
+
+    def clone(self, file: Callable[[File], File]) -> Directory:
+        seen: dict[int, File | Directory] = {}
+
+        def copy(node: File | Directory) -> File | Directory:
+            if id(node) not in seen:
+                seen[id(node)] = file(node) if isinstance(node, File) else node.clone(file)
+            return seen[id(node)]
+
+        new = Directory()
+        new.names = {name: copy(node) for name, node in self.names.items()}
+        new.base = {name: copy(node) for name, node in self.base.items()}
+        new.pending = [each._replace(node=each.node and copy(each.node)) for each in self.pending]
+        return new
+
+    def after_power(self, fate: Fate, old: dict[str, bytes]) -> Directory:
+        names = dict(self.base)
+        for change in self.pending:
+            kept = fate.change(change)
+            if kept:
+                _apply(names, kept)
+        new = Directory()
+        seen: dict[int, File | Directory] = {}
+        for name, node in names.items():
+            if id(node) not in seen:
+                if isinstance(node, Directory):
+                    seen[id(node)] = node.after_power(fate, old)
+                else:
+                    stale = self._stale(name, node, old) if node.pending else []
+                    seen[id(node)] = node.after_power(fate, stale)
+            new.names[name] = seen[id(node)]
+        new.base = dict(new.names)
+        return new
+
+    def _stale(self, name: str, node: File, old: dict[str, bytes]) -> list[bytes]:
+        """What may have stood where *node* now has its room."""
+        found = [old[name]] if name in old else []
+        return found + [
+            each.cache for each in self.names.values() if isinstance(each, File) and each is not node
+        ]
+
+
+def _put(content: bytearray, offset: int, data: bytes) -> None:
+    if offset > len(content):
+        content += bytes(offset - len(content))
+    content[offset : offset + len(data)] = data
+
+
+def _apply(names: dict[str, File | Directory], change: Change) -> None:
+    if change.gone is not None:
+        names.pop(change.gone, None)
+    if change.name is not None and change.node is not None:
+        names[change.name] = change.node
+
+
+class Words:
+    """The mapped page.  Every store is a call of its own, at which a process may be killed."""
+
+    __slots__ = ("_disk", "_file", "_words")
+
+    def __init__(self, disk: SimulatedDisk, file: File) -> None:
+        self._disk, self._file = disk, file
+        assert file.words is not None
+        self._words = file.words
+
+    def __getitem__(self, index: int) -> int:
+        return self._words[index]
+
+    def __setitem__(self, index: int, value: int) -> None:
+        if self._words[index] != value:
+            self._disk.step("store")
+            self._file.store(index, value)
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def tolist(self) -> list[int]:
+        return self._words.copy()
+
+    def release(self) -> None:
+        pass
+
+
+class SimulatedDisk:
+    """The face of mq.storage.disk.Disk.
+
+    *cut_at*: the number of the call at which the power goes; that call does nothing,
+    and neither does any after it.  *faults*: errno, or SHORT, by number of call.
+    `on_change(kind)` is called before every call that changes something, and may look
+    at copies of this disk.
+    """
+
+    def __init__(self, *, cut_at: int = 0, faults: dict[int, int] | None = None) -> None:
+        self.root = Directory()
+        self.old: dict[str, bytes] = {}  # by file name, what a store before this one left on the platter
+        self.calls = 0
+        self.kinds: list[str] = []  # of the calls, in order
+        self.on_change: Callable[[str], None] | None = None
+        self.fired = 0  # the call at which the last fault struck
+        self._cut_at, self._faults = cut_at, faults or {}
+        self._dead = False
+        self._order = 0
+        self._files: dict[int, tuple[str, File]] = {}
+        self._next_fd = 3
+        self._locks: dict[int, tuple[File, bool]] = {}
+
+    # ── deaths ─────────────────────────────────────────────────────────────────────
+
+    def after_kill(self, evicted: Fate | None = None) -> SimulatedDisk:
+        """What the next process finds.  *evicted* decides about pages that a failed fsync marked clean."""
+        new = self._successor()
+        new.root = self.root.clone(
+            (lambda file: file.after_eviction(evicted)) if evicted else (lambda file: file.clone())
+        )
+        return new
+
+    def after_power(self, fate: Fate) -> SimulatedDisk:
+        """What the next boot finds."""
+        new = self._successor()
+        fate.begin(sorted({each.order for _, file in self.walk() for each in file.pending}))
+        new.root = self.root.after_power(fate, self.old)
+        return new
+
+    def _successor(self) -> SimulatedDisk:
+        new = SimulatedDisk()
+        new.old, new._order = self.old, self._order
+        return new
+
+    def has_clean_pages(self) -> bool:
+        return any(each.clean for _, file in self.walk() for each in file.pending)
+
+    def loose_ends(self) -> int:
+        """How many pieces, names and words may or may not be on the platter."""
+        todo, count = [self.root], 0
+        for directory in todo:
+            count += len(directory.pending)
+            for node in directory.names.values():
+                if isinstance(node, Directory):
+                    todo.append(node)
+                else:
+                    count += len(node.pending) + len(node.past)
+        return count
+
+    def walk(self) -> Iterator[tuple[str, File]]:
+        """Every file, by its path."""
+        todo = [("", self.root)]
+        while todo:
+            path, directory = todo.pop()
+            for name, node in directory.names.items():
+                if isinstance(node, Directory):
+                    todo.append((f"{path}{name}/", node))
+                else:
+                    yield path + name, node
+
+    def content(self) -> dict[str, bytes]:
+        """Every file's bytes, as they are read now."""
+        return {path: file.content() for path, file in self.walk()}
+
+    # ── the face ───────────────────────────────────────────────────────────────────
+
+    def step(self, kind: str, path: str = "", *, changes: bool = True) -> int:
+        """Count a call; what stands against it: 0, or SHORT.  An errno is raised."""
+        if self._dead:
+            raise PowerCut
+        self.calls += 1
+        self.kinds.append(kind)
+        if changes and self.on_change:
+            self.on_change(kind)
+        if self.calls == self._cut_at:
+            self._dead = True
+            raise PowerCut
+        fault = self._faults.get(self.calls, 0)
+        if fault:
+            self.fired = self.calls
+            if fault > 0:
+                raise OSError(fault, os.strerror(fault), path)
+        self._order += 1
+        return fault
+
+    def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
+        directory, name = self._parent(path)
+        node = directory.names.get(name)
+        makes = create and node is None
+        self.step("create" if makes else "open", path, changes=makes)
+        if makes:
+            node = File()
+            directory.change(Change(self._order, None, name, node))
+        if not isinstance(node, File):
+            raise _error(errno.EISDIR if node else errno.ENOENT, path)
+        fd, self._next_fd = self._next_fd, self._next_fd + 1
+        self._files[fd] = path, node
+        return fd
+
+    def close(self, fd: int, /) -> None:
+        if self._dead:
+            raise PowerCut
+        del self._files[fd]
+        self._locks.pop(fd, None)
+
+    def pread(self, fd: int, size: int, offset: int, /) -> bytes:
+        path, file = self._files[fd]
+        fault = self.step("pread", path, changes=False)
+        if fault == SHORT:
+            size = max(1, size // 2)
+        return file.content()[offset : offset + size]
+
+    def pwrite(self, fd: int, data: bytes, offset: int, /) -> int:
+        path, file = self._files[fd]
+        if self.step("pwrite", path) == SHORT:
+            data = data[: max(1, len(data) // 2)]
+        file.write(self._order, offset, bytes(data))
+        return len(data)
+
+    def size(self, fd: int) -> int:
+        return len(self._files[fd][1].content())
+
+    def allocate(self, fd: int, offset: int, size: int) -> None:
+        path, file = self._files[fd]
+        self.step("allocate", path)
+        file.grow(self._order, offset + size)
+
+    def sync(self, fd: int) -> None:
+        path, file = self._files[fd]
+        self._sync("sync", path, file)
+
+    def sync_directory(self, path: str) -> None:
+        self._sync("sync_directory", path, self._directory(path))
+
+    def _sync(self, kind: str, path: str, node: File | Directory) -> None:
+        try:
+            self.step(kind, path)
+        except OSError:
+            node.marked_clean()
+            raise
+        node.synced()
+
+    def names(self, path: str) -> list[str]:
+        self.step("names", path, changes=False)
+        return list(reversed(self._directory(path).names))
+
+    def exists(self, path: str) -> bool:
+        try:
+            directory, name = self._parent(path)
+        except FileNotFoundError:
+            return False
+        return name in directory.names
+
+    def make_directory(self, path: str) -> None:
+        directory = self.root
+        for name in _parts(path):
+            if name not in directory.names:
+                self.step("make_directory", path)
+                directory.change(Change(self._order, None, name, Directory()))
+            directory = self._enter(directory, name, path)
+
+    def rename(self, old: str, new: str) -> None:
+        self.step("rename", old)
+        directory, name = self._parent(old)
+        target, new_name = self._parent(new)
+        if name not in directory.names:
+            raise _error(errno.ENOENT, old)
+        node = directory.names[name]
+        if target is directory:
+            directory.change(Change(self._order, name, new_name, node))
+        else:  # into another directory: two changes, either of which may be lost
+            target.change(Change(self._order, None, new_name, node))
+            directory.change(Change(self._order, name, None, None))
+
+    def unlink(self, path: str) -> None:
+        self.step("unlink", path)
+        directory, name = self._parent(path)
+        if name not in directory.names:
+            raise _error(errno.ENOENT, path)
+        directory.change(Change(self._order, name, None, None))
+
+    def lock(self, fd: int, *, shared: bool = False) -> bool:
+        file = self._files[fd][1]
+        others = [held for owner, (at, held) in self._locks.items() if at is file and owner != fd]
+        if others and not (shared and all(others)):
+            return False
+        self._locks[fd] = file, shared
+        return True
+
+    def map(self, fd: int) -> memoryview:
+        file = self._files[fd][1]
+        if file.words is None:
+            file.words = array("Q", file.cache).tolist()
+        return Words(self, file)  # type: ignore[return-value]
+
+    # ── paths ──────────────────────────────────────────────────────────────────────
+
+    def _directory(self, path: str) -> Directory:
+        directory = self.root
+        for name in _parts(path):
+            directory = self._enter(directory, name, path)
+        return directory
+
+    def _parent(self, path: str) -> tuple[Directory, str]:
+        head, _, name = path.rpartition("/")
+        return self._directory(head), name
+
+    def _enter(self, directory: Directory, name: str, path: str) -> Directory:
+        node = directory.names.get(name)
+        if not isinstance(node, Directory):
+            raise _error(errno.ENOTDIR if node else errno.ENOENT, path)
+        return node
+
+
+def _parts(path: str) -> list[str]:
+    return [name for name in path.split("/") if name not in ("", ".")]
+
+
+def _error(number: int, path: str) -> OSError:
+    return OSError(number, os.strerror(number), path)

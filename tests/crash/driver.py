@@ -1,0 +1,312 @@
+"""One process that uses a store through the public handles, and writes the history.
+
+    driver.open()                  begins a life; again after close()
+    driver.publish("a", 2)         two bodies in one group
+    driver.take("a")               receives; the delivery is held until it is settled
+    driver.ack(), nack(), …        the oldest that is held
+
+Bodies are made up here, each different, some of them the image of a record.  *only*
+leaves out all operations but those numbered so: that is how a failure is made shorter.
+When a call says that the store has failed, the driver does as it is told: it looks
+whether the failure stays, closes, and opens again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mq.broker import Broker
+from mq.delivery import events
+from mq.delivery.queue import State
+from mq.errors import DiskFull, MqError, StaleReceipt, StorageError, StoreFailed
+from mq.message import Delivery
+from mq.storage import record
+from mq.store import Store
+
+from . import history as model
+from .disk import SimulatedDisk
+from .history import History
+
+PATH = "store"
+PEEK_MAX = 1000
+EPOCH = 1_700_000_000.0  # seconds since 1970, when every workload begins
+
+
+class Wrong(BaseException):
+    """A promise was broken.  Not an Exception: nothing under test may swallow it."""
+
+
+class Driver:
+    def __init__(
+        self, disk: SimulatedDisk, history: History, *, start: float = EPOCH, only: set[int] | None = None
+    ) -> None:
+        self.disk, self.history = disk, history
+        self.clock = start
+        self.held: list[tuple[str, Delivery[Any]]] = []
+        self.done = 0
+        self._only = only
+        self._broker: Broker | None = None
+        self.options: dict[str, Any] = {}
+
+    # ── opening and closing ────────────────────────────────────────────────────────
+
+    def open(self, sync: str = "always", segment_bytes: int = 1024) -> None:
+        """Not numbered: without it there is nothing."""
+        self.options = {"sync": sync, "segment_bytes": segment_bytes}
+        history, begun = self.history, self.disk.calls
+        history.begin(f"open(sync={sync!r})", model.unchanged)
+        try:
+            self._broker = open_store(self.disk, self.tick, **self.options)
+        except (MqError, OSError) as error:
+            history.raised(repr(error), nothing_done=True)
+            self._excuse(error, begun)
+            self.open(sync, segment_bytes)
+            return
+        history.returns()
+        history.on_disk()
+        history.store_id = history.store_id or self._broker.store_id
+        self._narrow()
+
+    def _excuse(self, error: Exception, begun: int) -> None:
+        """Errors are for those whose disk has just failed."""
+        if self.disk.fired <= begun:
+            raise Wrong(f"P9: {error!r}") from None
+
+    def _narrow(self) -> None:
+        """After an outcome unknown, look which it was."""
+        if self._broker and len(self.history.now) > 1 and not self.history.narrow(contents(self._broker)[0]):
+            raise Wrong(f"P6: neither done nor not: {contents(self._broker)[0]!r}")
+
+    def close(self) -> None:
+        if self._skip() or self._broker is None:
+            return
+        self.history.begin("close()", model.unchanged)
+        self.history.closed.update(map(model.key, self.history.now))
+        broker, self._broker, begun = self._broker, None, self.disk.calls
+        self.held.clear()
+        try:
+            broker.close()
+            self.history.returns()
+            self.history.on_disk()
+        except StorageError as error:
+            self._excuse(error, begun)
+            self.history.raised(type(error).__name__)
+
+    def reopen(self, **options: Any) -> None:
+        self.close()
+        if self._broker is None:
+            self.open(**{**self.options, **options})
+
+    def tick(self) -> float:
+        return self.clock
+
+    def sleep(self, seconds: float) -> None:
+        self.clock += seconds
+
+    # ── operations ─────────────────────────────────────────────────────────────────
+
+    def declare(self, name: str, visibility_timeout: float) -> None:
+        if not self._skip():
+            self._do(
+                f"declare({name!r}, {visibility_timeout})",
+                model.declare(name, visibility_timeout),
+                lambda broker: broker.queue(name, visibility_timeout=visibility_timeout),
+                syncs=True,
+            )
+
+    def publish(self, name: str, count: int = 1, *, size: int = 0, group: bool = False) -> None:
+        """*count* messages at once; as a batch if there are more than one, or *group*."""
+        if self._skip():
+            return
+        history = self.history
+        bodies = tuple(make_body(len(history.published) + index, size) for index in range(count))
+        history.published.update((body, name) for body in bodies)
+        if count > 1:
+            history.groups.update((body, bodies) for body in bodies)
+
+        def call(broker: Broker) -> None:
+            queue = broker.queue(name)
+            ids = queue.publish_many(bodies) if count > 1 or group else [queue.publish(bodies[0])]
+            for id, body in zip(ids, bodies, strict=True):
+                self._learn(id, body)
+            history.returned.update(bodies)
+
+        sizes = f"{count} × {len(bodies[0])} bytes" if count > 1 else f"{len(bodies[0])} bytes"
+        self._do(f"publish({name!r}, {sizes})", model.publish(name, bodies), call, syncs=True)
+
+    def take(self, name: str, limit: int = 0) -> None:
+        """Receive one, or up to *limit* as a batch."""
+        if self._skip() or self._broker is None:
+            return
+        # What it will be is only known to the library; the order it comes in is checked
+        # against the model, and so the model knows which it must be.
+        head = self._ready(name)[: limit or 1]
+        got: list[Delivery[Any]] = []
+
+        def call(broker: Broker) -> None:
+            queue = broker.queue(name)
+            if limit:
+                got.extend(queue.receive_many(limit, timeout=0))
+            else:
+                one = queue.receive(timeout=0)
+                got.extend([one] if one else [])
+            if [each.raw for each in got] != head:
+                raise Wrong(f"P5: received {[each.raw for each in got]!r}, not {head!r}")
+
+        self._do(f"take({name!r}, {limit or 1})", model.tried(name, head, +1), call)
+        self.held.extend((name, each) for each in got)
+
+    def _ready(self, name: str) -> list[bytes]:
+        """What may be received now: all that the model has, but for what is in flight or delayed."""
+        away = self._bodies(name, "in_flight") | self._bodies(name, "delayed")
+        return [body for body, _ in self.history.now[0].get(name, (0.0, ()))[1] if body not in away]
+
+    def _bodies(self, name: str, state: State) -> set[bytes]:
+        assert self._broker
+        try:
+            return {each.raw for each in self._broker.queue(name).peek(PEEK_MAX, state=state)}
+        except StorageError as error:
+            self._excuse(error, self.disk.calls - 1)
+            return self._bodies(name, state)  # the fault has struck, the next try meets none
+
+    def ack(self, count: int = 1) -> None:
+        """The oldest held; several as one batch."""
+        taken = self._settling(count)
+        if not taken:
+            return
+        name, bodies = taken[0][0], [each.raw for _, each in taken]
+        self.history.ended.update((body, False) for body in bodies if body not in self.history.ended)
+
+        def call(broker: Broker) -> None:
+            if count == 1:
+                taken[0][1].ack()
+            else:
+                broker.queue(name).ack_many([each.receipt for _, each in taken])
+
+        self._do(f"ack({name!r}, {count})", model.gone(name, lambda body: body not in bodies), call)
+
+    def nack(self, delay: float = 0.0) -> None:
+        for _name, each in self._settling(1):
+            self._do(f"nack({delay})", model.unchanged, lambda _, each=each: each.nack(delay=delay))
+
+    def release(self) -> None:
+        for name, each in self._settling(1):
+            step = model.tried(name, [each.raw], -1)
+            self._do(f"release({name!r})", step, lambda _, each=each: each.release())
+
+    def extend(self, seconds: float = 60.0) -> None:
+        for name, each in self._settling(1):
+            self._do(f"extend({name!r})", model.unchanged, lambda _, each=each: each.extend(seconds))
+            self.held.append((name, each))
+
+    def _settling(self, count: int) -> list[tuple[str, Delivery[Any]]]:
+        if self._skip() or self._broker is None:
+            return []
+        taken, self.held = self.held[:count], self.held[count:]
+        return taken
+
+    def purge(self, name: str) -> None:
+        if self._skip() or self._broker is None:
+            return
+        flying = self._bodies(name, "in_flight")
+        for body, _ in self.history.now[0].get(name, (0.0, ()))[1]:
+            if body not in flying:
+                self.history.ended.setdefault(body, False)
+        step = model.gone(name, lambda body: body in flying)
+        self._do(f"purge({name!r})", step, lambda broker: broker.queue(name).purge())
+
+    def flush(self) -> None:
+        if not self._skip():
+            self._do("flush()", model.unchanged, lambda broker: broker.flush(), syncs=True, always=True)
+
+    # ── one operation ──────────────────────────────────────────────────────────────
+
+    def _skip(self) -> bool:
+        self.done += 1
+        return self._only is not None and self.done not in self._only
+
+    def _do(
+        self, line: str, step: model.Step, call: Callable[[Broker], object], *,
+        syncs: bool = False, always: bool = False,
+    ) -> None:  # fmt: skip
+        """*syncs*: once it has returned, all of it is on the disk, under sync="always", or *always*."""
+        if self._broker is None:
+            return
+        self.history.begin(line, step)
+        begun = self.disk.calls
+        try:
+            call(self._broker)
+        except (StorageError, StaleReceipt, OSError) as error:
+            self._excuse(error, begun)
+            self.history.raised(type(error).__name__, nothing_done=isinstance(error, DiskFull))
+            if isinstance(error, StoreFailed):
+                self._obey()
+            self._narrow()
+            return
+        self.history.returns()
+        if always or (syncs and self.options["sync"] == "always"):
+            self.history.on_disk()
+
+    def _obey(self) -> None:
+        """The store has failed: see that it stays so, close it and open it again."""
+        broker, self._broker = self._broker, None
+        assert broker
+        self.held.clear()
+        for name in ("publish", "flush"):
+            self.history.begin(f"{name}() on the failed store", model.unchanged)
+            try:
+                broker.queue("a").publish(b"late") if name == "publish" else broker.flush()
+            except StorageError:
+                self.history.raised("as it must", nothing_done=True)
+            else:
+                raise Wrong(f"P1: {name} returned after the store had failed")
+        broker.close()
+        self.open(**self.options)
+
+    def _learn(self, id: int, body: bytes) -> None:
+        wrong = self.history.learn(id, body)
+        if wrong:
+            raise Wrong(wrong)
+
+
+def open_store(
+    disk: SimulatedDisk, clock: Callable[[], float], sync: str = "always", segment_bytes: int = 1024
+) -> Broker:
+    return Broker(
+        Store(
+            PATH,
+            sync=sync,
+            read_only=False,
+            segment_bytes=segment_bytes,
+            clock=clock,
+            disk=disk,
+            background=False,
+        )  # fmt: skip
+    )
+
+
+def contents(broker: Broker) -> tuple[model.Key, tuple[tuple[str, int, bytes], ...]]:
+    """All that the store holds, and the ids; in delivery order, if nothing is in flight or delayed."""
+    queues: model.Queues = {}
+    ids = []
+    for name in broker.queues():
+        queue = broker.queue(name)
+        messages = queue.peek(PEEK_MAX)
+        away = queue.peek(PEEK_MAX, state="in_flight") + queue.peek(PEEK_MAX, state="delayed")
+        if away:
+            messages = sorted(messages + away, key=lambda each: each.id)
+        queues[name] = (
+            queue.options()["visibility_timeout"], tuple([(each.raw, each.attempts) for each in messages])
+        )  # fmt: skip
+        ids += [(name, each.id, each.raw) for each in messages]
+    return model.key(queues), tuple(ids)
+
+
+def make_body(number: int, size: int) -> bytes:
+    """A body like no other; every fifth looks like a record, its checksum right but for the seed."""
+    text = b"%d." % number
+    if number % 5 == 4:
+        lookalike = record.encode(0, 0, 0, 0, events.ACK, 0, 1, events.ACK_PAYLOAD.pack(number, 1))
+        text += lookalike
+    return text + b"\xa5" * max(0, (size or 1 + number * 7 % 60) - len(text))

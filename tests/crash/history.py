@@ -1,0 +1,213 @@
+"""What was asked of a store, what returned, and so what must and what may be found there.
+
+The store's contents are followed in a model of a few lines that knows nothing of logs.
+Because everything is one sequence of operations, each there whole or not at all, a
+store that is opened after a crash must hold what it held after some operation:
+
+    ── o ── o ── o ── o ── o ── o ··· o
+            ▲                   ▲     ▲
+            the last one that   │     in progress, or raised: whole or not (P6)
+            is on the disk      the last that returned
+
+    power cut: any from the first mark on (P1, P2, P4, P5)
+    process killed: the last that returned, or the one in progress
+
+If it holds none of those, `blame` says which promise that breaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+Messages = tuple[tuple[bytes, int], ...]  # body and attempts, in delivery order
+Queues = dict[str, tuple[float, Messages]]  # visibility timeout and messages, by name
+Key = tuple[tuple[str, tuple[float, Messages]], ...]
+Step = Callable[[Queues], Queues]
+
+
+class Found(NamedTuple):
+    """What a store holds that was opened after a crash."""
+
+    verdict: str
+    store_id: str
+    contents: Key
+    ids: tuple[tuple[str, int, bytes], ...]  # queue, id, body
+
+
+def key(queues: Queues) -> Key:
+    return tuple(sorted(queues.items()))
+
+
+# ── the model: one function an operation ───────────────────────────────────────────
+
+
+def declare(name: str, visibility_timeout: float) -> Step:
+    return lambda queues: {**queues, name: (visibility_timeout, queues.get(name, (0.0, ()))[1])}
+
+
+def publish(name: str, bodies: Iterable[bytes]) -> Step:
+    new = tuple((body, 0) for body in bodies)
+
+    def step(queues: Queues) -> Queues:
+        timeout, messages = queues.get(name, (30.0, ()))
+        return {**queues, name: (timeout, messages + new)}
+
+    return step
+
+
+def tried(name: str, bodies: Iterable[bytes], by: int) -> Step:
+    """Delivered, or released again."""
+    which = set(bodies)
+
+    def step(queues: Queues) -> Queues:
+        if name not in queues:
+            return queues
+        timeout, messages = queues[name]
+        return {**queues, name: (timeout, tuple((b, n + by if b in which else n) for b, n in messages))}
+
+    return step
+
+
+def gone(name: str, keep: Callable[[bytes], bool]) -> Step:
+    """Acked or purged."""
+
+    def step(queues: Queues) -> Queues:
+        if name not in queues:
+            return queues
+        timeout, messages = queues[name]
+        return {**queues, name: (timeout, tuple(each for each in messages if keep(each[0])))}
+
+    return step
+
+
+def unchanged(queues: Queues) -> Queues:
+    return queues
+
+
+class History:
+    def __init__(self) -> None:
+        self.lines: list[str] = []  # for people
+        self.now: list[Queues] = [{}]  # what the store may hold: more than one after an outcome unknown
+        self._next: list[Queues] = []  # and after the operation in progress
+        self._window: set[Key] = {()}  # all it held since it was last on the disk
+        self.published: dict[bytes, str] = {}  # every body that was ever tried, and its queue
+        self.groups: dict[bytes, tuple[bytes, ...]] = {}
+        self.safe: set[bytes] = set()  # published and on the disk
+        self.returned: set[bytes] = set()
+        self.ended: dict[bytes, bool] = {}  # tried to ack or purge; whether that is on the disk
+        self.ids: dict[bytes, int] = {}
+        self.bodies: dict[int, bytes] = {}
+        self.store_id = ""
+        self.closed: set[Key] = set()  # what it held when it was closed
+
+    def fork(self) -> History:
+        new = History.__new__(History)
+        new.__dict__.update(
+            (name, value.copy() if isinstance(value, (list, dict, set)) else value)
+            for name, value in self.__dict__.items()
+        )
+        return new
+
+    # ── while it goes ──────────────────────────────────────────────────────────────
+
+    def begin(self, line: str, step: Step) -> None:
+        self.lines.append(line)
+        self._next = [step(each) for each in self.now]
+
+    def returns(self) -> None:
+        self.now, self._next = self._next, []
+        self._window.update(map(key, self.now))
+        self.lines[-1] += " ✓"
+
+    def raised(self, why: str, *, nothing_done: bool = False) -> None:
+        """Whole, once, or not at all."""
+        if not nothing_done:
+            self.now = list({key(each): each for each in self.now + self._next}.values())
+            self._window.update(map(key, self.now))
+        self._next = []
+        self.lines[-1] += f" ✗ {why}"
+
+    def on_disk(self) -> None:
+        """All that returned so far is on the disk."""
+        self._window = set(map(key, self.now))
+        self.safe |= self.returned
+        self.ended.update((body, True) for body in self.ended)
+        self.lines[-1] += " ▼"
+
+    def learn(self, id: int, body: bytes) -> str:
+        """An id that was given out; what is wrong with that, if anything."""
+        if self.bodies.get(id, body) != body:
+            return f"P3: id {id} of {self.bodies[id]!r} was given again, to {body!r}"
+        if self.ids.get(body, id) != id:
+            return f"P3: {body!r} had id {self.ids[body]} and has {id} now"
+        self.ids[body], self.bodies[id] = id, body
+        return ""
+
+    def reborn(self, found: Found, *, power: bool) -> None:
+        """Go on with what was found.  Before it is opened for good, what a kill left may still be lost."""
+        self.now = [dict(found.contents)]
+        self._next = []
+        self._window = {found.contents} if power else self._window | {found.contents}
+        here = {body for _, _, body in found.ids}
+        self.safe &= here
+        self.returned &= here
+        for _, id, body in found.ids:
+            self.learn(id, body)
+        self.lines.append("— power cut —" if power else "— killed —")
+
+    # ── what may be found ──────────────────────────────────────────────────────────
+
+    def allowed(self, *, power: bool) -> set[Key]:
+        keys = {key(each) for each in self.now + self._next}
+        return keys | self._window if power else keys
+
+    def narrow(self, contents: Key) -> bool:
+        """After an outcome unknown: it was this one.  False if it cannot be."""
+        self.now = [each for each in self.now if key(each) == contents]
+        return bool(self.now)
+
+    def complaint(self, found: Found, *, power: bool, allowed: set[Key] | None = None) -> str:
+        """The promise that *found* breaks; "" if none.  *allowed*: what `allowed` said."""
+        if found.verdict == "clean" and found.contents not in self.closed:
+            return "P7: a store that was not closed like this is called clean"
+        if self.store_id and found.store_id != self.store_id:
+            return f"P9: the store was {self.store_id} and is {found.store_id} now"
+        if found.contents not in (allowed or self.allowed(power=power)):
+            return self.blame(found, power=power)
+        for _, id, body in found.ids:
+            known = self.ids.get(body)
+            if known is not None and known != id:
+                return f"P3: {body!r} had id {known} and has {id} now"
+        return ""
+
+    def blame(self, found: Found, *, power: bool) -> str:
+        bodies = [body for _, _, body in found.ids]
+        here = set(bodies)
+        for queue, id, body in found.ids:
+            if self.published.get(body) != queue:
+                return f"P3: {body!r} (id {id}) in {queue!r} was never published there"
+        if len(here) != len(bodies):
+            return "P6: a message is there twice"
+        for body in self.safe if power else self.returned:
+            if body not in here and body not in self.ended:
+                return f"P1: {body!r} returned from publish and is gone"
+        for body, synced in self.ended.items():
+            settled = synced if power else self._is_gone(body)
+            if body in here and settled:
+                return f"P2: {body!r} was acked or purged and is back"
+        for body, group in self.groups.items():
+            if body in here and any(each not in here and each not in self.ended for each in group):
+                return f"P4: of {group!r} only a part is there"
+        order = {body: index for index, body in enumerate(self.published)}
+        for name, (_, messages) in found.contents:
+            places = [order[body] for body, _ in messages]
+            if places != sorted(places):
+                return f"P5: {name!r} is out of order: {[body for body, _ in messages]!r}"
+        return f"fold: the store never held this: {found.contents!r}"
+
+    def _is_gone(self, body: bytes) -> bool:
+        """Whether every state that is possible now is without *body*."""
+        return not any(body in dict(messages) for each in self.now for _, messages in each.values()) and (
+            body in self.ended
+        )

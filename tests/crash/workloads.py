@@ -1,0 +1,201 @@
+"""What the explorer runs: small functions over a driver, each about one thing.
+
+Add one by writing it and putting it into WORKLOADS.  Segments are tiny, so that a few
+dozen operations rotate.  An operation must make sense when any before it is left out:
+that is how a failure is made shorter.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from .driver import Driver
+
+Workload = Callable[[Driver], None]
+
+
+def first_create(d: Driver) -> None:
+    d.open()
+    d.publish("a")
+
+
+def publish_always(d: Driver) -> None:
+    d.open()
+    for _ in range(6):
+        d.publish("a")
+    d.publish("b", size=300)
+    d.publish("a")
+
+
+def publish_never(d: Driver) -> None:
+    d.open(sync="never")
+    for index in range(8):
+        d.publish("ab"[index % 2])
+    d.flush()
+    for _ in range(6):
+        d.publish("a", size=90)
+
+
+def batches(d: Driver) -> None:
+    d.open()
+    d.publish("a", 3)
+    d.publish("a", 4, size=70)
+    d.publish("b", 1, group=True)
+    d.take("a", 4)
+    d.publish("a", 2, size=700)  # larger than what is left of the segment
+    d.ack(3)
+    d.publish("b", 2)
+
+
+def unsynced_batches(d: Driver) -> None:
+    d.open(sync="never")
+    d.publish("a", 3)
+    d.publish("b", 5, size=50)
+    d.publish("a", 4, size=150)
+    d.take("b", 3)
+    d.ack(2)
+    d.publish("a", 2)
+    d.flush()
+    d.publish("b", 3, size=120)
+
+
+def acks(d: Driver) -> None:
+    d.open()
+    d.publish("a", 4)
+    d.take("a")
+    d.ack()
+    d.take("a")
+    d.take("a")
+    d.ack()
+    d.publish("a")
+    d.ack()
+    d.flush()
+    d.take("a")
+
+
+def settling(d: Driver) -> None:
+    d.open()
+    d.declare("a", 20.0)
+    d.publish("a", 3)
+    d.take("a")
+    d.nack()
+    d.take("a", 2)
+    d.release()
+    d.extend()
+    d.take("a")
+    d.nack(delay=5.0)
+    d.sleep(6)
+    d.take("a", 3)
+    d.ack(2)
+    d.declare("a", 40.0)
+    d.flush()
+
+
+def timeouts(d: Driver) -> None:
+    d.open(sync="never")
+    d.publish("a", 2)
+    d.take("a", 2)
+    d.sleep(31)
+    d.held.clear()
+    d.take("a")
+    d.flush()
+    d.ack()
+    d.sleep(31)
+    d.take("a")
+    d.publish("a")
+
+
+def purging(d: Driver) -> None:
+    d.open()
+    d.publish("a", 3)
+    d.publish("b", 2)
+    d.take("a")
+    d.purge("a")
+    d.publish("a")
+    d.ack()
+    d.purge("b")
+    d.flush()
+
+
+def rotation(d: Driver) -> None:
+    d.open()
+    for index in range(12):
+        d.publish("a", size=200 + 13 * index)
+        if index % 3 == 1:
+            d.take("a")
+            d.ack()
+
+
+def unsynced_rotation(d: Driver) -> None:
+    d.open(sync="never")
+    for index in range(10):
+        d.publish("a", size=240)
+        if index == 6:
+            d.flush()
+    d.take("a", 3)
+    d.ack(2)
+
+
+def closing(d: Driver) -> None:
+    d.open()
+    d.publish("a", 2)
+    d.take("a")
+    d.close()
+    d.open(sync="never")
+    d.publish("a", size=300)
+    d.close()
+    d.open()
+    d.take("a")
+    d.ack()
+    d.close()
+
+
+def full_segment(d: Driver) -> None:
+    """Records that end exactly where a segment does, and around it."""
+    for size in (812, 811, 813):
+        d.open()
+        d.publish("a", size=40)
+        d.publish("a", size=size)
+        d.publish("a")
+        d.close()
+
+
+def long_gap(d: Driver) -> None:
+    """Positions whose low halves are the same, 4 GiB apart: rotated by time, not by size."""
+    d.open(sync="never", segment_bytes=256 << 20)
+    for _ in range(18):
+        d.publish("a", size=20)
+        d.sleep(50 * 86_400)
+    d.publish("a", 2)
+    d.flush()
+    d.publish("a")
+
+
+WORKLOADS: dict[str, Workload] = {
+    each.__name__: each
+    for each in (
+        first_create, publish_always, publish_never, batches, unsynced_batches, acks, settling, timeouts,
+        purging, rotation, unsynced_rotation, closing, full_segment, long_gap,
+    )
+}  # fmt: skip
+
+
+def aftermath(rng: random.Random) -> Workload:
+    """A little of everything, for a life after a crash."""
+
+    def run(d: Driver) -> None:
+        for _ in range(rng.randrange(2, 7)):
+            name = rng.choice("ab")
+            rng.choice((
+                lambda name=name: d.publish(name, size=rng.choice((0, 0, 0, 200))),
+                lambda name=name: d.publish(name),
+                lambda name=name: d.publish(name, rng.randrange(2, 4)),
+                lambda name=name: d.take(name),
+                lambda name=name: d.take(name, 2),
+                lambda: d.ack(),
+                lambda: d.flush(),
+                lambda: d.reopen(),
+            ))()  # fmt: skip
+
+    return run
