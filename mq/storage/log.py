@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -52,6 +53,14 @@ class Stored(msgspec.Struct, gc=False):
     payload: bytes
 
 
+class Round:
+    """Those who wait for the end of one sync."""
+
+    def __init__(self) -> None:
+        self.followers = 0
+        self.done = threading.Event()
+
+
 class Log:
     end: int  # where the next record goes
     synced: int  # everything below is on the disk
@@ -72,7 +81,12 @@ class Log:
         self._retired: list[int] = []  # of earlier ones: a sync may still be using them
         self._readers: dict[int, int] = {}  # descriptors by base
         self._files = threading.Lock()
-        self._sync = threading.Lock()
+        self._sync = threading.Lock()  # held while the disk syncs
+        self._gate = threading.Lock()  # held for a moment: who leads, and who follows
+        self._leading = False
+        self._round = Round()
+        self._company = 1  # how many the last round served
+        self._sync_seconds = 0.0  # how long its fdatasync took
         self._guess = READ_BYTES
         self.failure: StorageError | None = None
         self.grown: Callable[[], None] = _nothing  # called when room was reserved
@@ -278,30 +292,69 @@ class Log:
     def sync(self, upto: int) -> None:
         """Return when everything below *upto* is on the disk.
 
-        Whoever comes first syncs for all who wait; the target is sampled before the
-        fdatasync, so nothing appended during it is claimed.
+        Group commit: whoever comes first syncs for all who wait.  Those who come while a
+        sync is running wait for its end together, and one of them does the next.
         """
-        with self._sync:
-            if self.synced >= upto:
-                return
-            self.check()
-            # The descriptor first: a rotation after this line only adds a segment that is
-            # synced too, and none is closed while `_sync` is held.
-            mark, fd, target = self._mark, self._fd, self.end
-            mark[shared.SYNCING] = 1
+        while self.synced < upto:
+            leads = False
             try:
-                self._sync_older(fd, target)
-                self._disk.sync(fd)
-            except OSError as error:
-                mark[shared.FAILED] = mark[shared.DIRTY] = 1
-                self.failure = StoreFailed(
-                    self.directory,
-                    f"fsync failed ({error.strerror}), the outcome is unknown: re-open the store, then look",
-                )
-                raise self.failure from error
-            self.synced = mark[shared.SYNCED] = target
-            mark[shared.SYNCING] = 0
-            self._close_retired()
+                with self._gate:
+                    round = self._round
+                    if self._leading:
+                        round.followers += 1
+                    else:
+                        leads = True  # first, so that an interruption here cannot leave nobody leading
+                        self._leading = True
+                if not leads:
+                    round.done.wait()
+                elif self.synced < upto:
+                    self._gather()
+                    with self._sync:
+                        self._sync_now()
+            finally:
+                if leads:
+                    self._end_round()
+
+    def _gather(self) -> None:
+        """In company, let the others write first, for no longer than the disk takes anyway.
+
+        Threads that a sync has released are soon back with their next message; without
+        this the first of them would sync for itself alone.
+        """
+        if self._company > 1:
+            give_up = time.perf_counter() + self._sync_seconds
+            while self._round.followers + 1 < self._company and time.perf_counter() < give_up:
+                time.sleep(0)  # the others need the interpreter, not this processor
+
+    def _end_round(self) -> None:
+        with self._gate:
+            ended, self._round = self._round, Round()
+            self._company = ended.followers + 1
+            self._leading = False
+        ended.done.set()
+
+    def _sync_now(self) -> None:
+        """The target is sampled before the fdatasync, so nothing appended during it is claimed."""
+        self.check()
+        # The descriptor first: a rotation after this line only adds a segment that is
+        # synced too, and none is closed while `_sync` is held.
+        mark, fd, target = self._mark, self._fd, self.end
+        mark[shared.SYNCING] = 1
+        begin = time.perf_counter()
+        try:
+            self._sync_older(fd, target)
+            self._disk.sync(fd)
+        except OSError as error:
+            mark[shared.FAILED] = mark[shared.DIRTY] = 1
+            self.failure = StoreFailed(
+                self.directory,
+                f"fsync failed ({error.strerror}), the outcome is unknown: re-open the store, then look",
+            )
+            raise self.failure from error
+        self._sync_seconds = time.perf_counter() - begin
+        self.synced = mark[shared.SYNCED] = target
+        mark[shared.SYNCING] = 0
+        self._close_retired()
 
     def _sync_older(self, fd: int, target: int) -> None:
         """Sync the segments in [synced, target) other than the one that *fd* writes to, oldest first."""
