@@ -99,6 +99,8 @@ def survey(
         if not error:
             reader.drop_empty_tail(segments)
             torn = reader.walk(found, apply, start)
+            if found.verdict is Verdict.CLEAN and len(segments) < reader.files:
+                found.verdict = Verdict.OPEN  # somebody went on after the log was closed
             if torn:
                 found.verdict = Verdict.TORN
                 reader.hear_claims_behind(found)
@@ -123,6 +125,7 @@ class _Reader:
     def __init__(self, disk: Disk, directory: str, upto: int) -> None:
         self._disk, self._directory, self._upto = disk, directory, upto
         self._base, self._fd = -1, -1
+        self.files = 0  # with those that were begun and not used
 
     def path(self, each: Segment) -> str:
         return os.path.join(self._directory, each.name)
@@ -158,6 +161,7 @@ class _Reader:
             due = segments[-1].limit if segments else base  # the first: `head` tells, once it is known
             if base >= self._upto:
                 break
+            self.files += 1
             fd = self._disk.open(path)
             try:
                 head = self._disk.pread(fd, segment.HEADER_BYTES, 0)

@@ -40,6 +40,10 @@ class Image(MemoryDisk):
             if each is file:
                 self._synced[path] = bytes(file)
 
+    def rename(self, old: str, new: str) -> None:
+        super().rename(old, new)
+        self._synced[new] = self._synced.pop(old, b"")
+
     def files(self) -> dict[str, bytes]:
         """What is there after the death of the process: all that was written."""
         return {path: bytes(data) for path, data in self._files.items()}

@@ -16,8 +16,17 @@ def open_on(
     disk: Disk, *, sync: str = "always", segment_bytes: int = SEGMENT_BYTES, now: float = NOW,
     read_only: bool = False,
 ) -> Broker:  # fmt: skip
+    """Nothing happens in the background: what is cleaned is cleaned at close."""
     return Broker(
-        Store("s", sync=sync, read_only=read_only, segment_bytes=segment_bytes, clock=lambda: now, disk=disk)
+        Store(
+            "s",
+            sync=sync,
+            read_only=read_only,
+            segment_bytes=segment_bytes,
+            clock=lambda: now,
+            disk=disk,
+            background=False,
+        )
     )
 
 
