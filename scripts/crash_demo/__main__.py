@@ -47,7 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="work in this new directory, and leave it")
     options = parser.parse_args()
     if options.kills < 0 or (options.messages is not None and options.messages <= options.kills):
-        parser.error("N is at least 0 kills, and more messages than kills")
+        parser.error("--kills is at least 0, and --messages more than --kills")
     if options.keep and options.keep.exists():
         parser.error(f"{options.keep} exists; name a new directory")
     return options
