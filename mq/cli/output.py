@@ -44,8 +44,12 @@ def stream() -> BinaryIO:
 
 def line(data: bytes | str) -> None:
     raw = data.encode(errors="replace") if isinstance(data, str) else data
+    rest = memoryview(raw + b"\n")
+    out = stream()
     try:
-        stream().write(raw + b"\n")
+        # Under PYTHONUNBUFFERED this is the bare file, which may take a part and say so.
+        while rest:
+            rest = rest[out.write(rest) or 0 :]
     except OSError as error:
         raise _failed(error) from None
 

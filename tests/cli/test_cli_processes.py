@@ -1,0 +1,221 @@
+"""The command line as a real process: pipes that close, signals, terminals, full disks, live neighbours."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from commands import COMMAND, Start
+
+import mq
+
+BIG = 1 << 20  # more than any pipe holds
+
+
+def stats(store: Path, queue: str = "q") -> mq.Stats:
+    with mq.open(store, read_only=True) as broker:
+        return broker.queue(queue).stats()
+
+
+def publish(store: Path, *bodies: object) -> None:
+    with mq.open(store, sync="never") as broker:
+        broker.queue("q").publish_many(bodies)
+
+
+def end(process: subprocess.Popen[bytes]) -> tuple[int, bytes]:
+    """The exit code, and what was said on standard error."""
+    code = process.wait(60)
+    return code, process.stderr.read() if process.stderr else b""
+
+
+@pytest.mark.parametrize(
+    "command", [["dump"], ["dump", "--json"], ["peek", "q", "-n", "5000"], ["receive", "q"]], ids=" ".join
+)
+def test_a_reader_that_has_seen_enough_ends_it_quietly(store: Path, start: Start, command: list[str]) -> None:
+    publish(store, *["x" * 200] * 5000)
+    process = start(*command)
+    process.stdout.readline()  # type: ignore[union-attr]
+    process.stdout.close()  # type: ignore[union-attr]
+    assert end(process) == (128 + signal.SIGPIPE, b"")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_nobody_could_read_is_released_not_acked(store: Path, start: Start, unbuffered: str) -> None:
+    publish(store, "first", "x" * BIG, "last")
+    process = start("receive", "q", env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
+    assert process.stdout.readline() == b"first\n"  # type: ignore[union-attr]
+    process.stdout.close()  # type: ignore[union-attr]
+    end(process)
+    after = stats(store)
+    assert (after.acked, after.ready, after.in_flight, after.failed) == (1, 2, 0, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_waits(store: Path, start: Start, number: signal.Signals) -> None:
+    publish(store, "one")
+    process = start("receive", "q", "--follow")
+    assert process.stdout.readline() == b"one\n"  # type: ignore[union-attr]
+    process.send_signal(number)
+    assert end(process) == (128 + number, b"")
+    assert (stats(store).acked, stats(store).in_flight) == (1, 0)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_body_that_no_pipe_holds_comes_out_whole(store: Path, start: Start, unbuffered: str) -> None:
+    publish(store, "x" * BIG, "last")
+    process = start("receive", "q", env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
+    assert process.communicate(timeout=60) == (b"x" * BIG + b"\nlast\n", b"")
+    assert stats(store).acked == 2
+
+
+def test_a_signal_while_a_message_is_half_printed_gives_it_back(store: Path, start: Start) -> None:
+    publish(store, "x" * BIG)
+    process = start("receive", "q", "--follow")
+    assert process.stdout.read(1) == b"x"  # type: ignore[union-attr]
+    process.send_signal(signal.SIGINT)
+    assert end(process) == (130, b"")
+    with mq.open(store, read_only=True) as broker:
+        (message,) = broker.queue("q").peek()
+    assert (message.state, message.attempts) == ("ready", 0)
+
+
+def test_a_signal_while_publish_reads(store: Path, start: Start) -> None:
+    process = start("publish", "q", stdin=subprocess.PIPE)
+    process.stdin.write(b"one\ntwo\nhal")  # type: ignore[union-attr]
+    process.stdin.flush()  # type: ignore[union-attr]
+    lines = [process.stdout.readline() for _ in range(2)]  # type: ignore[union-attr]
+    process.send_signal(signal.SIGINT)
+    code, said = end(process)
+    assert code == 130 and said.count(b"\n") == 1 and b"created" in said
+    with mq.open(store, read_only=True) as broker:
+        found = broker.queue("q").peek()
+    assert [message.body for message in found] == ["one", "two"]
+    assert [int(line) for line in lines] == [message.id for message in found]
+
+
+def test_follow_prints_what_is_there_at_once(store: Path, start: Start) -> None:
+    """Every line is flushed: a pipe behind it does not wait for a buffer to fill."""
+    publish(store, "one", "two")
+    process = start("receive", "q", "--follow", "--json")
+    assert json.loads(process.stdout.readline())["body"] == "one"  # type: ignore[union-attr]
+    assert json.loads(process.stdout.readline())["body"] == "two"  # type: ignore[union-attr]
+
+
+def test_readers_beside_a_busy_writer_never_see_damage(store: Path) -> None:
+    """P7: the records that a live process is just writing are neither torn nor corrupt."""
+    stop = threading.Event()
+    with mq.open(store) as broker:
+        queue = broker.queue("q")
+
+        def write() -> None:
+            while not stop.is_set():
+                queue.publish("x" * 100)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            for _ in range(10):
+                with mq.open(store, read_only=True) as reader:
+                    reader.queue("q").peek()
+            for command in ("inspect", "dump"):
+                done = subprocess.run([*COMMAND, command], capture_output=True, timeout=60)
+                assert (done.returncode, done.stderr) == (0, b"")
+        finally:
+            stop.set()
+            writer.join()
+
+
+def run_on_a_terminal(*args: str, stdin: Path) -> tuple[int, bytes, bytes]:
+    """Run with standard error on a terminal; the exit code, the output, what the terminal got."""
+    own, other = pty.openpty()
+    with stdin.open("rb") as source:
+        process = subprocess.Popen([*COMMAND, *args], stdin=source, stdout=subprocess.PIPE, stderr=other)
+    os.close(other)
+    shown = b""
+    while True:
+        try:
+            data = os.read(own, 4096)
+        except OSError:  # EIO: the other side is closed
+            break
+        if not data:
+            break
+        shown += data
+    os.close(own)
+    output = process.communicate(timeout=60)[0]
+    return process.returncode, output, shown
+
+
+def test_the_progress_bar_is_on_a_terminal_only(store: Path, tmp_path: Path) -> None:
+    source = tmp_path / "lines"
+    source.write_text("some line\n" * 1000)
+    code, output, shown = run_on_a_terminal("publish", "q", stdin=source)
+    assert code == 0 and len(output.split()) == 1000
+    assert b"100%" in shown and b"1,000 messages published to q" in shown
+    with source.open("rb") as lines:
+        done = subprocess.run([*COMMAND, "publish", "q"], stdin=lines, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert stats(store).ready == 2000
+
+
+def test_an_error_behind_the_bar_is_a_line_of_its_own(store: Path, tmp_path: Path) -> None:
+    source = tmp_path / "lines"
+    source.write_bytes(b"1\n{bad\n")
+    code, output, shown = run_on_a_terminal("publish", "q", "--as", "json", stdin=source)
+    assert code == 1 and len(output.split()) == 1
+    assert b"\nmq: line 2: not JSON" in shown and b"Traceback" not in shown
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("command", [["queues"], ["receive", "q"], ["dump"]], ids=" ".join)
+def test_output_that_does_not_fit(store: Path, start: Start, command: list[str]) -> None:
+    publish(store, "one")
+    with open("/dev/full", "wb") as full:
+        process = start(*command, stdout=full)
+    code, said = end(process)
+    assert code == 1 and said.startswith(b"mq: standard output: ") and said.count(b"\n") == 1
+    assert (stats(store).ready, stats(store).acked) == (1, 0)
+
+
+@pytest.mark.parametrize("stream", [0, 1, 2])
+def test_a_closed_standard_stream(store: Path, stream: int) -> None:
+    publish(store, "one")
+    code = (
+        "import os, sys; os.close(int(sys.argv[1]));os.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+    )
+    for command in (["publish", "q"], ["receive", "q"]):
+        process = subprocess.run(
+            [sys.executable, "-c", code, str(stream), *COMMAND[1:], *command],
+            input=b"two\n", capture_output=True, timeout=60,
+        )  # fmt: skip
+        assert b"Traceback" not in process.stderr
+    held = stats(store)
+    assert held.in_flight == 0
+    assert held.acked == 0 if stream == 1 else held.acked > 0
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(store: Path) -> None:
+    """A limit on the size of files stands for the disk."""
+    publish(store, "one")
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, 2 << 20));"
+        "from mq.cli import main; main()"
+    )
+    lines = b"".join(b"%05d" % number + b"x" * 1000 + b"\n" for number in range(5000))
+    done = subprocess.run(
+        [sys.executable, "-c", code, "publish", "q"], input=lines, capture_output=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr and b"free some space" in done.stderr
+    printed = done.stdout.split()
+    assert 0 < len(printed) < 5000
+    with mq.open(store) as broker:
+        ids = {message.id for message in broker.queue("q").peek(10_000)}
+        assert {int(id) for id in printed} <= ids
+        broker.queue("q").publish("there is room again")

@@ -1,0 +1,252 @@
+"""mq inspect and mq dump, on stores that are whole, torn and damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from commands import Run
+
+import mq
+
+Damage = Callable[[Path, list[int]], object]
+
+
+def lines(result: Result, **match: object) -> list[dict[str, object]]:
+    """The JSON objects printed that have all of *match*."""
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    return [each for each in found if all(each.get(key) == value for key, value in match.items())]
+
+
+@pytest.fixture
+def busy(store: Path) -> list[int]:
+    """Three segments of two queues: published, delivered, acked, nacked, released, purged; ids of `mail`."""
+    with mq.open(store, segment_bytes=1024) as broker:
+        mail, other = broker.queue("mail"), broker.queue("other", visibility_timeout=5)
+        ids = [mail.publish(f"message {number:3}") for number in range(40)]
+        other.publish_many([b"\xff", {"a": 1}])
+        mail.receive(timeout=0).ack()  # type: ignore[union-attr]
+        mail.receive(timeout=0).nack(delay=60, reason="ValueError: no")  # type: ignore[union-attr]
+        mail.receive(timeout=0).release()  # type: ignore[union-attr]
+        mail.receive(timeout=0).extend(90)  # type: ignore[union-attr]
+        other.purge()
+    return ids
+
+
+def segments(store: Path) -> list[Path]:
+    return sorted((store / "log").iterdir())
+
+
+def flip(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 0x10
+    path.write_bytes(data)
+
+
+# ── whole ──────────────────────────────────────────────────────────────────────────
+
+
+def test_inspect_counts_what_each_segment_holds(run: Run, store: Path, busy: list[int]) -> None:
+    result = run("inspect", "--json")
+    assert result.exit_code == 0
+    (whole,) = lines(result, type="store")
+    found = lines(result, type="segment")
+    assert (whole["verdict"], whole["messages"], whole["queues"]) == ("clean", 39, 2)
+    assert [each["base"] for each in found] == [int(path.stem) for path in segments(store)]
+    assert sum(each["records"].get("publish", 0) for each in found) == 42  # type: ignore[attr-defined]
+    assert sum(each["records"].get("nack", 0) for each in found) == 1  # type: ignore[attr-defined]
+    # Bodies of 11 bytes behind headers of 24; the two definitions live too.
+    definitions = whole["live_bytes"] - 39 * 35  # type: ignore[operator]
+    assert 0 < definitions < 200
+    assert whole["disk_bytes"] == sum(path.stat().st_size for path in segments(store))
+    for each, path in zip(found, segments(store), strict=True):
+        held = each["live_bytes"] + each["garbage_bytes"]  # type: ignore[operator]
+        assert each["damaged_bytes"] == 0 and 0 < held <= path.stat().st_size == each["size"]
+
+
+def test_inspect_for_a_person(run: Run, busy: list[int]) -> None:
+    text = run("inspect").stdout
+    assert "verdict   clean" in text and "39 live, in 2 queues" in text
+    table = text.split("\n\n")[1].splitlines()
+    assert len({len(line) for line in table}) == 1, "aligned"
+
+
+def test_dump_has_every_record_with_what_it_says(run: Run, busy: list[int]) -> None:
+    result = run("dump", "--json")
+    assert result.exit_code == 0
+    published = lines(result, kind="publish", queue="mail")
+    assert [each["message"] for each in published] == busy
+    assert [each["body"] for each in published] == [f"message {number:3}" for number in range(40)]
+    (nack,) = lines(result, kind="nack")
+    assert (nack["message"], nack["reason"]) == (busy[1], "ValueError: no")
+    assert lines(result, kind="ack")[0]["message"] == busy[0]
+    assert lines(result, kind="release")[0]["message"] == busy[2]
+    assert lines(result, kind="extend")[0]["deadline"]
+    assert lines(result, kind="purge", queue="other")
+    lsns = [each["lsn"] for each in lines(result)]
+    assert lsns == sorted(lsns)  # type: ignore[type-var]
+
+
+def test_dump_for_a_person_is_a_line_a_record(run: Run, busy: list[int]) -> None:
+    assert len(run("dump").stdout.splitlines()) == len(run("dump", "--json").stdout.splitlines())
+    assert "reason 'ValueError: no'" in run("dump", "-k", "nack").stdout
+
+
+def test_dump_filters(run: Run, busy: list[int]) -> None:
+    kinds = {each["kind"] for each in lines(run("dump", "--json", "-k", "ack", "-k", "nack"))}
+    assert kinds == {"ack", "nack"}
+    assert {each["queue"] for each in lines(run("dump", "--json", "--queue", "other"))} == {"other"}
+    story = [each["kind"] for each in lines(run("dump", "--json", "--message", str(busy[1])))]
+    assert story == ["publish", "deliver", "nack"]
+
+
+# ── torn ───────────────────────────────────────────────────────────────────────────
+
+
+def test_what_a_crash_cut_off_is_torn_and_no_corruption(run: Run, store: Path) -> None:
+    with mq.open("origin", sync="never") as broker:
+        ids = broker.queue("mail").publish_many(["kept"])
+        end = broker.queue("mail").publish_many(["lost 1", "lost 2"])[-1]
+        shutil.copytree("origin", store)
+    (path,) = segments(store)
+    with path.open("r+b") as file:
+        file.truncate(72 + end + 26)
+    result = run("inspect", "--json")
+    assert result.exit_code == 0
+    (whole,) = lines(result, type="store")
+    assert (whole["verdict"], whole["messages"]) == ("torn", 1)
+    (torn,) = lines(result, type="damage")
+    assert (torn["kind"], torn["offset"], torn["lsn"]) == ("torn", 72 + end, end)
+    dumped = run("dump", "--json")
+    assert dumped.exit_code == 0
+    assert [each.get("dropped", False) for each in lines(dumped, kind="publish")] == [False, True]
+    assert lines(dumped, kind="publish")[0]["message"] == ids[0]
+    assert "left out" in run("dump").stdout
+
+
+def test_what_a_live_process_is_just_writing_is_neither(run: Run, store: Path) -> None:
+    with mq.open(store) as broker:
+        id = broker.queue("mail").publish("whole")
+        (path,) = segments(store)
+        with path.open("r+b") as file:
+            file.seek(72 + id + 24 + 5)
+            file.write(b"half a record")
+        for command in (["inspect"], ["dump"]):
+            assert run(*command).exit_code == 0
+        (whole,) = lines(run("inspect", "--json"), type="store")
+        assert (whole["verdict"], whole["messages"], whole["end"]) == ("open", 1, id + 24 + 5)
+        assert "half" not in run("dump").stdout
+        with mq.open(store, read_only=True) as reader:
+            assert [message.body for message in reader.queue("mail").peek()] == ["whole"]
+
+
+# ── damaged ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "damage, place, lost",
+    [
+        pytest.param(
+            lambda store, ids: flip(segments(store)[0], 72 + ids[3] + 30),
+            lambda store, ids: (segments(store)[0], 72 + ids[3]), 1, id="a body",
+        ),
+        pytest.param(
+            lambda store, ids: flip(segments(store)[0], 72 + ids[3] + 4),
+            lambda store, ids: (segments(store)[0], 72 + ids[3]), 1, id="a length",
+        ),
+        pytest.param(
+            lambda store, ids: flip(segments(store)[1], 20),
+            lambda store, ids: (segments(store)[1], 0), 0, id="a segment's header",
+        ),
+        pytest.param(
+            lambda store, ids: segments(store)[1].unlink(),
+            lambda store, ids: (store / "log" / f"{1024:020}.seg", 0), None, id="a segment missing",
+        ),
+        pytest.param(
+            lambda store, ids: segments(store)[0].unlink(),
+            lambda store, ids: (store / "log" / f"{0:020}.seg", 0), None, id="the first segment missing",
+        ),
+        pytest.param(
+            lambda store, ids: segments(store)[-1].unlink(),
+            lambda store, ids: (store / "log" / f"{2048:020}.seg", 0), None, id="the last segment missing",
+        ),
+        pytest.param(
+            lambda store, ids: segments(store)[0].write_bytes(b""),
+            lambda store, ids: (segments(store)[0], 0), None, id="a segment of no bytes",
+        ),
+    ],
+)  # fmt: skip
+def test_damage_is_named_and_all_else_is_shown(
+    run: Run, store: Path, busy: list[int], damage: Damage, place: Callable[..., tuple[Path, int]],
+    lost: int | None,
+) -> None:  # fmt: skip
+    """P7: exit code 4, the file and the offset; the rest of the log is still there to be seen."""
+    whole = lines(run("dump", "--json"), kind="publish")
+    damage(store, busy)
+    path, offset = place(store, busy)
+    gone = range(int(path.stem), int(path.stem) + 1024)
+    result = run("dump", "--json")
+    assert result.exit_code == 4
+    bad = lines(result, kind="damage")
+    assert (str(Path("data", "log", path.name)), offset) in [(each["path"], each["offset"]) for each in bad]
+    left = {each["lsn"] for each in lines(result, kind="publish")}
+    expected = [each["lsn"] for each in whole if lost is not None or each["lsn"] not in gone]
+    assert len(expected) - len(left & set(expected)) == (lost or 0)
+    for command in (["dump"], ["inspect"]):
+        text = run(*command)
+        assert text.exit_code == 4
+        assert f"data/log/{path.name} at offset {offset}" in text.stdout
+        assert text.stderr.startswith("mq: data/log/") and text.stderr.count("\n") == 1
+    (summary,) = lines(run("inspect", "--json"), type="store")
+    assert summary["verdict"] == "corrupt" and summary["problem"]
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.write_text("junk"), lambda path: path.unlink()])
+def test_a_lost_format_file_hides_nothing(
+    run: Run, store: Path, busy: list[int], harm: Callable[[Path], object]
+) -> None:
+    """The segments' headers say which store this is."""
+    harm(store / "FORMAT")
+    result = run("dump", "--json", "--kind", "publish", "--queue", "mail")
+    assert result.exit_code == 4 and "FORMAT" in result.stderr
+    assert [each["message"] for each in lines(result)] == busy
+
+
+def test_a_foreign_file_in_the_log_is_named_and_no_corruption(run: Run, store: Path, busy: list[int]) -> None:
+    (store / "log" / "notes.txt").touch()
+    result = run("inspect")
+    assert result.exit_code == 1 and "notes.txt" in result.stderr
+    assert "39 live" in result.stdout
+
+
+def test_every_flipped_byte_costs_one_record_at_most(run: Run, store: Path) -> None:
+    """P7, P10: whatever the byte, nothing raises, and all but the record around it is shown."""
+    with mq.open(store, segment_bytes=1024) as broker:
+        broker.queue("q").publish_many(["one", "two", "three"])
+    (path,) = segments(store)
+    good = path.read_bytes()
+    records = [(each["lsn"], each["kind"]) for each in lines(run("dump", "--json"))]
+    used = len(good.rstrip(b"\0"))
+    for offset in range(used):
+        flip(path, offset)
+        result = run("dump", "--json")
+        path.write_bytes(good)
+        left = [
+            (each["lsn"], each["kind"]) for each in lines(result) if each["kind"] not in ("damage", "torn")
+        ]
+        assert len(set(records) - set(left)) <= 1 and set(left) <= set(records), offset
+        assert result.exit_code == 4 or lines(result, kind="torn"), offset
+
+
+@pytest.mark.parametrize("command", [["peek", "mail"], ["queues"], ["stats", "mail"], ["receive", "mail"]])
+def test_the_other_commands_refuse_a_corrupt_store(
+    run: Run, store: Path, busy: list[int], command: list[str]
+) -> None:
+    flip(segments(store)[0], 72 + busy[0] + 30)
+    result = run(*command)
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert f"{segments(store)[0].name} at offset {72 + busy[0]}" in result.stderr

@@ -1,0 +1,131 @@
+"""mq peek, queues and stats; and what all commands have in common."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from commands import Run, contents
+
+import mq
+from mq.cli import cli
+
+READ_ONLY = [["peek", "mail"], ["queues"], ["stats", "mail"], ["inspect"], ["dump"]]
+
+
+def test_peek_shows_a_line_a_message_and_takes_nothing(run: Run, filled: list[int]) -> None:
+    for _ in range(2):
+        result = run("peek", "mail")
+        header, *lines = result.stdout.splitlines()
+        assert header.split() == ["id", "age", "attempts", "size", "body"]
+        assert [line.split()[0] for line in lines] == list(map(str, filled))
+        assert (
+            lines[0].endswith("one") and lines[1].endswith(r"\xff\x00") and lines[2].endswith('{"three":3}')
+        )
+
+
+def test_peek_as_json(run: Run, filled: list[int]) -> None:
+    first, *_ = map(json.loads, run("peek", "mail", "--json", "-n", "1").stdout.splitlines())
+    assert not _
+    assert first.pop("created_at").endswith("Z")
+    assert first == {
+        "id": filled[0], "queue": "mail", "state": "ready", "attempts": 0, "due_at": None,
+        "body_type": "text", "body": "one",
+    }  # fmt: skip
+
+
+def test_peek_at_what_is_in_flight(run: Run, filled: list[int]) -> None:
+    assert run("peek", "mail", "--state", "in_flight").exit_code == 3
+    run("receive", "mail", "--no-ack", "-n", "1")
+    result = run("peek", "mail", "--state", "in_flight")
+    assert result.exit_code == 0 and "due in" in result.stdout and str(filled[0]) in result.stdout
+
+
+def test_queues(run: Run, filled: list[int]) -> None:
+    run("receive", "mail", "--no-ack", "-n", "1")
+    run("publish", "a much longer name", "x" * 5000)
+    header, first, second = run("queues").stdout.splitlines()
+    assert len({len(header.rstrip()), len(first), len(second)}) <= 2, "aligned"
+    assert first.split("  ")[0] == "a much longer name" and "4.9 KiB" in first
+    assert second.split()[:4] == ["mail", "2", "1", "0"]
+    found = [json.loads(line) for line in run("queues", "--json").stdout.splitlines()]
+    assert [(each["queue"], each["ready"], each["in_flight"]) for each in found] == [
+        ("a much longer name", 1, 0),
+        ("mail", 2, 1),
+    ]
+
+
+def test_no_queues_yet(run: Run, store: Path) -> None:
+    mq.open(store).close()
+    result = run("queues")
+    assert (result.exit_code, result.stdout) == (0, "") and "no queues yet" in result.stderr
+
+
+def test_stats(run: Run, filled: list[int]) -> None:
+    run("receive", "mail", "-n", "1")
+    text = dict(line.split("  ", 1) for line in run("stats", "mail").stdout.splitlines())
+    assert {key: text[key].strip() for key in ("ready", "acked", "published")} == {
+        "ready": "2", "acked": "1", "published": "3",
+    }  # fmt: skip
+    found = json.loads(run("stats", "mail", "--json").stdout)
+    assert (found["queue"], found["ready"], found["acked"], found["visibility_timeout"]) == ("mail", 2, 1, 30)
+
+
+def test_stats_of_a_queue_that_is_not_there(run: Run, filled: list[int]) -> None:
+    result = run("stats", "mial")
+    assert result.exit_code == 1 and "there are: mail" in result.stderr
+
+
+@pytest.mark.parametrize("command", READ_ONLY, ids=" ".join)
+def test_beside_a_live_process_and_nothing_is_written(
+    run: Run, store: Path, filled: list[int], command: list[str]
+) -> None:
+    with mq.open(store) as broker:
+        broker.queue("mail").publish("four")
+        before = contents(store)
+        for options in ([], ["--json"]):
+            assert run(*command, *options).exit_code == 0
+        assert contents(store) == before
+
+
+@pytest.mark.parametrize("command", READ_ONLY, ids=" ".join)
+@pytest.mark.parametrize("place", ["missing", "empty", "file"])
+def test_where_no_store_is(run: Run, store: Path, command: list[str], place: str) -> None:
+    """One line, exit code 1, and nothing is made."""
+    if place == "empty":
+        store.mkdir()
+    elif place == "file":
+        store.write_text("I am a file")
+    result = run(*command)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("mq: data") and result.stderr.count("\n") == 1
+    assert store.exists() == (place != "missing")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [["-s", "there", "queues"], ["queues", "--store", "there"], ["-s", "elsewhere", "queues", "-s", "there"]],
+)
+def test_the_store_is_named_before_or_after_the_command(
+    run: Run, filled: list[int], place: list[str]
+) -> None:
+    os.rename("data", "there")
+    assert "mail" in run(*place).stdout
+    assert "mail" in run("queues", env={"MQ_STORE": "there"}).stdout
+    assert run("queues").exit_code == 1
+
+
+@pytest.mark.parametrize("name", list(cli.commands))
+def test_help_is_short_and_has_an_example(run: Run, name: str) -> None:
+    text = run(name, "--help").stdout
+    assert f"mq {name}" in text.partition("\n")[2]
+    assert len(text.splitlines()) <= 30
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_permission_denied(run: Run, store: Path, filled: list[int]) -> None:
+    (store / "FORMAT").chmod(0)
+    result = run("queues")
+    assert result.exit_code == 1 and "permission denied" in result.stderr

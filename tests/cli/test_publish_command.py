@@ -1,0 +1,121 @@
+"""mq publish."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from commands import Run
+
+import mq
+from mq.message import BODY_BYTES_MAX
+
+
+def bodies(store: Path, queue: str = "q") -> list[object]:
+    with mq.open(store, read_only=True) as broker:
+        return [message.body for message in broker.queue(queue).peek(1000)]
+
+
+def ids(result: Result) -> list[int]:
+    return [int(line) for line in result.stdout.splitlines()]
+
+
+def test_each_argument_is_a_message_and_its_id_is_printed(run: Run, store: Path) -> None:
+    result = run("publish", "q", "a", "b\nc", "")
+    assert result.exit_code == 0
+    assert bodies(store) == ["a", "b\nc", ""]
+    with mq.open(store, read_only=True) as broker:
+        assert ids(result) == [message.id for message in broker.queue("q").peek()]
+
+
+def test_the_first_publish_says_where_it_made_the_store(run: Run, store: Path) -> None:
+    assert str(store) in run("publish", "q", "a").stderr
+    assert run("publish", "q", "a").stderr == ""
+
+
+def test_each_line_is_a_message_also_an_empty_one_and_one_without_an_end(run: Run, store: Path) -> None:
+    result = run("publish", "q", input="wörld\n\r\n\nlast".encode())
+    assert bodies(store) == ["wörld", "\r", "", "last"]
+    assert len(ids(result)) == 4
+
+
+def test_json_becomes_structures_and_blank_lines_are_skipped(run: Run, store: Path) -> None:
+    run("publish", "q", "--as", "json", input=b'{"a": [1, 2.5, null]}\n\n  \n"text"\n7\n')
+    assert bodies(store) == [{"a": [1, 2.5, None]}, "text", 7]
+
+
+def test_bytes_are_stored_as_they_are(run: Run, store: Path) -> None:
+    run("publish", "q", "--as", "bytes", input=b"\xff\x00\n\xfe")
+    assert bodies(store) == [b"\xff\x00", b"\xfe"]
+
+
+def test_ids_as_json_and_no_ids_at_all(run: Run, store: Path) -> None:
+    first = json.loads(run("publish", "q", "a", "--json").stdout)
+    assert first["queue"] == "q" and isinstance(first["id"], int)
+    assert run("publish", "q", "a", "-q").stdout == ""
+
+
+def test_no_lines_no_messages(run: Run, store: Path) -> None:
+    result = run("publish", "q", input=b"")
+    assert (result.exit_code, result.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "kind, bad, why",
+    [
+        pytest.param("text", b"caf\xe9", "not UTF-8 at byte 3", id="not UTF-8"),
+        pytest.param("json", b"{oops", "not JSON", id="not JSON"),
+        pytest.param("json", b'"\xff"', "not", id="JSON that is not UTF-8"),
+        pytest.param("json", b"[" * 100_000, "not JSON", id="nested too deep"),
+        pytest.param("json", b"1" + b"0" * 30, "cannot be stored", id="a number too big"),
+    ],
+)
+def test_a_bad_line_is_named_and_all_before_it_is_published(
+    run: Run, store: Path, kind: str, bad: bytes, why: str
+) -> None:
+    result = run("publish", "q", "--as", kind, input=b'"a"\n"b"\n' + bad + b'\n"c"\n')
+    assert result.exit_code == 1
+    assert "line 3: " in result.stderr and why in result.stderr and "2 messages" in result.stderr
+    assert len(ids(result)) == len(bodies(store)) == 2
+
+
+def test_a_bad_argument_publishes_nothing(run: Run, store: Path) -> None:
+    result = run("publish", "q", "--as", "json", "1", "{oops")
+    assert result.exit_code == 2
+    assert "not JSON" in result.stderr
+    assert run("peek", "q").exit_code == 3
+
+
+def test_a_line_over_the_limit_is_refused_before_all_of_it_is_read(run: Run, store: Path) -> None:
+    result = run("publish", "q", input=b"ok\n" + b"x" * (BODY_BYTES_MAX + 1))
+    assert result.exit_code == 1
+    assert "line 2: longer than 67,108,864 bytes" in result.stderr
+    assert bodies(store) == ["ok"]
+
+
+def test_lines_longer_than_what_is_read_at_once_stay_whole(run: Run, store: Path) -> None:
+    long = [letter * 700_000 for letter in "abc"]
+    run("publish", "q", input="\n".join([*long, "d", ""]).encode())
+    assert bodies(store) == [*long, "d"]
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 256])
+def test_a_name_that_cannot_be_a_queue_is_a_usage_error(run: Run, name: str) -> None:
+    result = run("publish", name, "a")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("mq: ")
+
+
+def test_a_directory_with_other_files_does_not_become_a_store(run: Run, store: Path) -> None:
+    store.mkdir()
+    (store / "holiday.jpg").touch()
+    result = run("publish", "q", "a")
+    assert result.exit_code == 1 and "--store" in result.stderr
+    assert [each.name for each in store.iterdir()] == ["holiday.jpg"]
+
+
+def test_an_empty_directory_becomes_a_store(run: Run, store: Path) -> None:
+    store.mkdir()
+    assert run("publish", "q", "a").exit_code == 0

@@ -1,0 +1,107 @@
+"""mq receive."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+from commands import Run
+
+import mq
+from mq.cli import output
+
+
+def counts(store: Path, queue: str = "mail") -> tuple[int, int, int]:
+    """Ready, in flight, acked."""
+    with mq.open(store, read_only=True) as broker:
+        stats = broker.queue(queue).stats()
+        return stats.ready, stats.in_flight, stats.acked
+
+
+def test_all_that_is_ready_is_printed_and_acked(run: Run, store: Path, filled: list[int]) -> None:
+    result = run("receive", "mail")
+    assert result.exit_code == 0
+    assert result.stdout_bytes == b'one\n\xff\x00\n{"three":3}\n'
+    assert counts(store) == (0, 0, 3)
+
+
+def test_n_is_the_most(run: Run, store: Path, filled: list[int]) -> None:
+    assert run("receive", "mail", "-n", "2").stdout_bytes == b"one\n\xff\x00\n"
+    assert counts(store) == (1, 0, 2)
+
+
+def test_json_says_what_the_body_is(run: Run, filled: list[int]) -> None:
+    text, raw, structure = map(json.loads, run("receive", "mail", "--json").stdout.splitlines())
+    assert (text["id"], text["queue"], text["attempts"]) == (filled[0], "mail", 1)
+    assert (text["body_type"], text["body"]) == ("text", "one")
+    assert (raw["body_type"], base64.b64decode(raw["body_base64"])) == ("bytes", b"\xff\x00")
+    assert "body" not in raw
+    assert (structure["body_type"], structure["body"]) == ("structure", {"three": 3})
+
+
+def test_without_ack_they_stay_in_flight_and_the_receipt_settles_them(
+    run: Run, store: Path, filled: list[int]
+) -> None:
+    lines = run("receive", "mail", "--no-ack", "--json").stdout.splitlines()
+    assert counts(store) == (0, 3, 0)
+    with mq.open(store) as broker:
+        broker.queue("mail").ack_many([json.loads(line)["receipt"] for line in lines])
+    assert counts(store) == (0, 0, 3)
+
+
+@pytest.mark.parametrize(
+    "queue, said", [("mail", "nothing is ready"), ("mial", "no queue 'mial' in data; there are: mail")]
+)
+def test_nothing_there_is_exit_code_3_and_says_why(
+    run: Run, filled: list[int], queue: str, said: str
+) -> None:
+    run("receive", "mail", "-n", "3")
+    result = run("receive", queue)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert said in result.stderr
+
+
+def test_what_is_in_flight_or_delayed_is_told(run: Run, filled: list[int]) -> None:
+    run("receive", "mail", "--no-ack")
+    assert "3 in flight" in run("receive", "mail").stderr
+
+
+def test_there_has_to_be_a_store(run: Run, store: Path) -> None:
+    result = run("receive", "mail")
+    assert result.exit_code == 1 and "--store" in result.stderr
+    assert not store.exists()
+
+
+@pytest.mark.parametrize(
+    "options", [["-n", "0"], ["--wait", "-1"], ["--wait", "nan"], ["--wait", "1", "--follow"]]
+)
+def test_values_that_cannot_be_right(run: Run, filled: list[int], options: list[str]) -> None:
+    assert run("receive", "mail", *options).exit_code == 2
+
+
+def test_a_store_in_use_names_the_process(run: Run, store: Path, filled: list[int]) -> None:
+    with mq.open(store):
+        result = run("receive", "mail")
+    assert result.exit_code == 1 and "in use by process" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "text, shown", [("plain", "plain"), ("\x1b[31mred", r"\x1b[31mred"), ("a\tb\nc", "a\tb\nc")]
+)
+def test_on_a_terminal_control_characters_are_shown(
+    monkeypatch: pytest.MonkeyPatch, text: str, shown: str
+) -> None:
+    flags, raw = mq.message.encode_body(text)
+    assert output.body_shown(flags, raw) == raw
+    monkeypatch.setattr(output, "is_terminal", lambda: True)
+    assert output.body_shown(flags, raw).decode() == shown
+
+
+def test_a_structure_that_json_cannot_say_is_printed_all_the_same(run: Run, store: Path) -> None:
+    with mq.open(store) as broker:
+        id = broker.queue("odd").publish({(1, 2): 3})
+        raw = broker.queue("odd").get(id).raw  # type: ignore[union-attr]
+    assert base64.b64decode(json.loads(run("peek", "odd", "--json").stdout)["body_base64"]) == raw
+    assert run("receive", "odd").stdout_bytes == raw + b"\n"
