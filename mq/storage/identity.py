@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from crc32c import crc32c
@@ -37,6 +38,7 @@ def create(disk: Disk, path: str) -> Identity:
     """Write FORMAT for a new store: whole and durable under its name, or not there."""
     identity = Identity(uuid.uuid4().hex, os.urandom(8))
     directory = os.path.dirname(path)
+    _sync_names_above(disk, directory)
     fd = disk.open(path + ".tmp", write=True, create=True)
     try:
         write_all(disk, fd, identity.line(), 0)
@@ -45,8 +47,18 @@ def create(disk: Disk, path: str) -> Identity:
         disk.close(fd)
     disk.rename(path + ".tmp", path)
     disk.sync_directory(directory)
-    disk.sync_directory(os.path.dirname(directory) or ".")
     return identity
+
+
+def _sync_names_above(disk: Disk, directory: str) -> None:
+    """The directory, and those above that were made for it, must not be lost with their names.
+
+    Before FORMAT is there: whoever finds it need not do that again.
+    """
+    while directory not in ("", "/"):
+        directory = os.path.dirname(directory)
+        with suppress(PermissionError):  # then it was not made by us
+            disk.sync_directory(directory or ".")
 
 
 def read(disk: Disk, path: str) -> Identity:

@@ -21,7 +21,7 @@ may be run again.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
@@ -74,6 +74,8 @@ class Survey:
     last_ms: int = 0  # the last intact record's time, since 1970
     head: int = 0  # the log begins here; segments before it are only not unlinked yet
     next_base: int = 0  # where the next new segment may begin
+    unused: Sequence[Segment] = ()  # begun and never written to, at the end of the log; the last first
+    begun: str = ""  # a file behind them whose header never came to be
     error: CorruptStore | None = None  # what is wrong, if the verdict is CORRUPT
 
 
@@ -97,7 +99,7 @@ def survey(
         if segments:
             found.next_base = segments[-1].limit
         if not error:
-            reader.drop_empty_tail(segments)
+            found.unused, found.begun = reader.drop_empty_tail(segments), reader.begun
             torn = reader.walk(found, apply, start)
             if found.verdict is Verdict.CLEAN and len(segments) < reader.files:
                 found.verdict = Verdict.OPEN  # somebody went on after the log was closed
@@ -125,6 +127,7 @@ class _Reader:
     def __init__(self, disk: Disk, directory: str, upto: int) -> None:
         self._disk, self._directory, self._upto = disk, directory, upto
         self._base, self._fd = -1, -1
+        self.begun = ""  # the path of a last file without a header
         self.files = 0  # with those that were begun and not used
 
     def path(self, each: Segment) -> str:
@@ -174,14 +177,17 @@ class _Reader:
                 # there, or damage.
                 if name != names[-1] or not segment.is_zero(self._disk, fd, segment.HEADER_BYTES):
                     return segments, CorruptStore(path, str(error), 0)
+                self.begun = path
             finally:
                 self._disk.close(fd)
         return segments, None
 
-    def drop_empty_tail(self, segments: list[Segment]) -> None:
+    def drop_empty_tail(self, segments: list[Segment]) -> list[Segment]:
         """Forget segments that were created and not used; they are made again when needed."""
+        dropped: list[Segment] = []
         while segments and self.zero_from(segments[-1], segments[-1].base):
-            segments.pop()
+            dropped.append(segments.pop())
+        return dropped
 
     def fence(self, each: Segment) -> tuple[int, int]:
         """Where the fence at the start of *each* voids from (its base if there is none), and the head."""
@@ -300,6 +306,7 @@ def recover(
     if found.error:
         raise found.error
     _rewrite(disk, directory, found)
+    _clear_unused(disk, directory, identity, found)
     log = Log(disk, directory, identity, mark, found.segments, found.end, segment_bytes)
     while len(log.segments) > 1 and log.segments[0].limit <= found.head:
         log.unlink(log.drop_head())
@@ -307,6 +314,25 @@ def recover(
         log.begin_segment(now_ms, found.next_base, 0, void_from=found.end)
         log.sync(log.end)
     return log
+
+
+def _clear_unused(disk: Disk, directory: str, identity: Identity, found: Survey) -> None:
+    """Remove the files that will be made again, the last first: a gap would pass for damage.
+
+    Those that the log goes on behind stay; whoever began them may have died before their
+    headers were on the disk, so these are written again, and synced.
+    """
+    paths = [os.path.join(directory, each.name) for each in found.unused if each.base >= found.next_base]
+    for path in ([found.begun] if found.begun else []) + paths:
+        disk.unlink(path)
+        disk.sync_directory(directory)
+    for each in found.unused[len(paths) :]:
+        fd = disk.open(os.path.join(directory, each.name), write=True)
+        try:
+            write_all(disk, fd, segment.encode_header(identity, each), 0)
+            disk.sync(fd)
+        finally:
+            disk.close(fd)
 
 
 def _rewrite(disk: Disk, directory: str, found: Survey) -> None:

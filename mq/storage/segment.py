@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
-from mq.errors import CorruptStore, Unsupported
+from mq.errors import Unsupported
 
 from . import record
 from .disk import Disk
@@ -87,11 +87,9 @@ def decode_header(identity: Identity, path: str, base: int, data: bytes) -> Segm
             " upgrade mq"
         )
     if (store_id.hex(), key) != identity:
-        raise CorruptStore(
-            path, f"this segment belongs to another store ({store_id.hex()}); move it out of the log", 0
-        )
+        raise BadHeader(f"this segment belongs to another store ({store_id.hex()}); move it out of the log")
     if own_base != base:
-        raise CorruptStore(path, f"this segment was created as {own_base:020}.seg; give it back its name", 0)
+        raise BadHeader(f"this segment was created as {own_base:020}.seg; give it back its name")
     return Segment(number, base, capacity, created, record.seed(key, base))
 
 

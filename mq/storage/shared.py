@@ -35,17 +35,31 @@ LOCK_WAIT_SECONDS: Final = 0.25  # a reader that only looks whether somebody is 
 
 def open_mark(disk: Disk, path: str, key: bytes) -> memoryview:
     """Map the page; made anew, all zeros, if it is missing or not this store's."""
-    own = int.from_bytes(key, "little")
     fd = disk.open(path, write=True, create=True)
     try:
         page = disk.pread(fd, PAGE_BYTES, 0)
-        if len(page) < PAGE_BYTES or int.from_bytes(page[:8], "little") != own:
-            # Written, never ftruncated: on a full disk a hole would be a SIGBUS later.
-            write_all(disk, fd, key + bytes(PAGE_BYTES - len(key)), 0)
-            disk.sync(fd)
+        if len(page) < PAGE_BYTES or not page.startswith(key):
+            old, fd = fd, _make_mark(disk, path, key)
+            disk.close(old)
         return disk.map(fd)
     finally:
         disk.close(fd)
+
+
+def _make_mark(disk: Disk, path: str, key: bytes) -> int:
+    """A descriptor on a new page.  It has its name only once it is whole: it has no checksum."""
+    if disk.exists(path + ".tmp"):
+        disk.unlink(path + ".tmp")
+    fd = disk.open(path + ".tmp", write=True, create=True)
+    try:
+        # Written, never ftruncated: on a full disk a hole would be a SIGBUS later.
+        write_all(disk, fd, key + bytes(PAGE_BYTES - len(key)), 0)
+        disk.sync(fd)
+        disk.rename(path + ".tmp", path)
+    except BaseException:
+        disk.close(fd)
+        raise
+    return fd
 
 
 def read_mark(disk: Disk, path: str, key: bytes) -> list[int]:

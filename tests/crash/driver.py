@@ -28,7 +28,7 @@ from . import history as model
 from .disk import SimulatedDisk
 from .history import History
 
-PATH = "store"
+PATH = "data/store"  # neither is there
 PEEK_MAX = 1000
 EPOCH = 1_700_000_000.0  # seconds since 1970, when every workload begins
 
@@ -220,6 +220,13 @@ class Driver:
         if not self._skip():
             self._do("flush()", model.unchanged, lambda broker: broker.flush(), syncs=True, always=True)
 
+    def maintain(self, checkpoint_bytes: int = 1) -> None:
+        """Clean, if that is due, and write a checkpoint, if the log has grown so much since the last."""
+        if self._skip() or self._broker is None:
+            return
+        maintenance = self._broker._store.maintenance
+        self._do("maintain()", model.unchanged, lambda _: maintenance.run(checkpoint_bytes))
+
     # ── one operation ──────────────────────────────────────────────────────────────
 
     def _skip(self) -> bool:
@@ -273,17 +280,8 @@ class Driver:
 def open_store(
     disk: SimulatedDisk, clock: Callable[[], float], sync: str = "always", segment_bytes: int = 1024
 ) -> Broker:
-    return Broker(
-        Store(
-            PATH,
-            sync=sync,
-            read_only=False,
-            segment_bytes=segment_bytes,
-            clock=clock,
-            disk=disk,
-            background=False,
-        )  # fmt: skip
-    )
+    options = {"sync": sync, "read_only": False, "segment_bytes": segment_bytes, "clock": clock}
+    return Broker(Store(PATH, **options, disk=disk, background=False))  # type: ignore[arg-type]
 
 
 def contents(broker: Broker) -> tuple[model.Key, tuple[tuple[str, int, bytes], ...]]:

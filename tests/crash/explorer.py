@@ -33,7 +33,7 @@ from mq.storage import log
 from mq.storage.segment import HEADER_BYTES
 
 from .disk import SHORT, SimulatedDisk
-from .driver import EPOCH, PATH, Driver, Wrong, contents, open_store
+from .driver import PATH, Driver, Wrong, contents, open_store
 from .fate import Fate, draw, everything, evicting, nothing_but_the_platter
 from .history import Found, History, Key
 from .workloads import WORKLOADS, Workload, aftermath
@@ -41,6 +41,7 @@ from .workloads import WORKLOADS, Workload, aftermath
 FAR = 40_000 * 86_400.0  # seconds since 1970 when all deadlines have passed and all delays are over
 LIVES_MAX = 3
 LIVE_ON = (0.012, 0.01, 0.01)  # how often a state is lived on with, by depth
+LOG = f"{PATH}/log/"
 RESTS_AFTER = 4  # recoveries
 ENUMERATED_MAX = 32  # combinations of the un-synced that are all visited
 SMALL_ALLOCATION = 512  # bytes reserved at a time, so that room ends within a workload
@@ -82,7 +83,8 @@ class Violation:
     def __str__(self) -> str:
         return "\n".join([
             self.text,
-            f"workload {self.workload}, seed {self.seed}, faults {self.faults}, operations {self.only or 'all'}",
+            f"workload {self.workload}, seed {self.seed}, faults {self.faults},"
+            f" operations {self.only or 'all'}",
             *("  " + line for line in self.history),
             *("  → " + line for line in self.trail),
         ])  # fmt: skip
@@ -117,7 +119,7 @@ class Explorer:
     def run(
         self, name: str, *, faults: dict[int, int] | None = None, only: set[int] | None = None
     ) -> Violation | None:
-        """Explore one workload; what is wrong, if anything.  With *faults*, from the first on that strikes."""
+        """Explore one workload; what is wrong, if anything.  With *faults*, from the first that strikes."""
         workload = WORKLOADS[name]
         self._rng = random.Random(f"{self.seed} {name}")
         self._seen.clear()
@@ -269,12 +271,13 @@ class Explorer:
 
 
 def _destroyed(before: dict[str, bytes], after: dict[str, bytes]) -> str:
-    """Recovery may write behind what is there, and make a segment again that never came to be."""
+    """Recovery writes behind what is there, makes a segment again that never came to be, and may
+    drop the oldest, which the log says it does not need."""
+    oldest = min((path for path in after if path.startswith(LOG)), default="")
     for path, content in before.items():
-        if path.startswith(f"{PATH}/log/"):
-            kept = after.get(path, b"")
-            if not kept.startswith(content) and content[HEADER_BYTES:].strip(b"\0"):
-                return f"P10: recovery changed or removed bytes of {path}"
+        used = path.startswith(LOG) and path >= oldest and content[HEADER_BYTES:].strip(b"\0")
+        if used and not after.get(path, b"").startswith(content):
+            return f"P10: recovery changed or removed bytes of {path}"
     return ""
 
 

@@ -20,6 +20,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+# Whether an id that was given out is never given again, even if the power cut took the
+# message with it, because nobody had waited for the disk.
+IDS_OUTLIVE_POWER = False
+
 Messages = tuple[tuple[bytes, int], ...]  # body and attempts, in delivery order
 Queues = dict[str, tuple[float, Messages]]  # visibility timeout and messages, by name
 Key = tuple[tuple[str, tuple[float, Messages]], ...]
@@ -150,6 +154,9 @@ class History:
         self._next = []
         self._window = {found.contents} if power else self._window | {found.contents}
         here = {body for _, _, body in found.ids}
+        if power and not IDS_OUTLIVE_POWER:
+            known = here | self.safe | set(self.ended)
+            self.bodies = {id: body for id, body in self.bodies.items() if body in known}
         self.safe &= here
         self.returned &= here
         for _, id, body in found.ids:

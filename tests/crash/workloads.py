@@ -172,11 +172,62 @@ def long_gap(d: Driver) -> None:
     d.publish("a")
 
 
+def cleaning(d: Driver) -> None:
+    """Garbage fills segments; what is stuck among it moves, again and again."""
+    d.open()
+    d.declare("a", 20.0)
+    d.publish("b", size=60)
+    d.publish("a", size=50)
+    d.take("a")
+    for index in range(9):
+        d.publish("c", 1 + index % 2, size=150)
+        d.take("c", 2)
+        d.ack(2 if index else 1)
+        if index % 3 == 2:
+            d.maintain(1 << 30)
+    d.publish("a")
+    d.close()
+
+
+def unsynced_cleaning(d: Driver) -> None:
+    d.open(sync="never")
+    d.publish("b", 2, size=60)
+    d.take("b")
+    d.nack(delay=0.5)
+    for _ in range(7):
+        d.publish("c", size=180)
+        d.take("c")
+        d.ack()
+        d.maintain(1 << 30)
+    d.take("b", 2)
+    d.publish("c")
+
+
+def checkpoints(d: Driver) -> None:
+    d.open(sync="never")
+    d.publish("a", 3)
+    d.take("a")
+    d.maintain()
+    d.ack()
+    d.publish("b")
+    d.maintain()
+    d.publish("a", 2, size=200)
+    d.reopen(sync="always")
+    d.take("a", 2)
+    d.maintain()
+    d.publish("a", size=400)
+    d.maintain()
+    d.ack()
+    d.reopen()
+    d.take("a")
+
+
 WORKLOADS: dict[str, Workload] = {
     each.__name__: each
     for each in (
         first_create, publish_always, publish_never, batches, unsynced_batches, acks, settling, timeouts,
         purging, rotation, unsynced_rotation, closing, full_segment, long_gap,
+        cleaning, unsynced_cleaning, checkpoints,
     )
 }  # fmt: skip
 
@@ -195,6 +246,7 @@ def aftermath(rng: random.Random) -> Workload:
                 lambda name=name: d.take(name, 2),
                 lambda: d.ack(),
                 lambda: d.flush(),
+                lambda: d.maintain(),
                 lambda: d.reopen(),
             ))()  # fmt: skip
 

@@ -90,12 +90,12 @@ def test_an_intact_header_of_the_future_is_refused_by_name(at, value, says):
 
 
 def test_a_segment_of_another_store_is_named():
-    with pytest.raises(CorruptStore, match=f"another store \\({IDENTITY.store_id}\\)"):
+    with pytest.raises(segments.BadHeader, match=f"another store \\({IDENTITY.store_id}\\)"):
         segments.decode_header(OTHER, "f", 1024, HEADER)
 
 
 def test_a_segment_under_another_name_is_told_its_own():
-    with pytest.raises(CorruptStore, match=r"created as 00000000000000001024\.seg"):
+    with pytest.raises(segments.BadHeader, match=r"created as 00000000000000001024\.seg"):
         segments.decode_header(IDENTITY, "f", 2048, HEADER)
 
 
