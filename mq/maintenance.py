@@ -19,7 +19,7 @@ import msgspec
 
 from mq.delivery import events, snapshot
 from mq.delivery.queue import QueueState
-from mq.errors import Closed, MqError
+from mq.errors import Closed, DiskFull, MqError, StorageError
 from mq.storage import checkpoint, cleaner
 from mq.storage.disk import explain
 from mq.storage.log import Draft
@@ -33,6 +33,10 @@ logger = logging.getLogger("mq")
 
 CHECKPOINT_BYTES: Final = 4 << 20  # of log between two checkpoints, at least
 CHECKPOINT_SHARE: Final = 16  # and at least as many times what the last one took
+RESERVE_BYTES: Final = 1 << 20  # kept back on the disk, to settle messages with when it is full
+SETTLED_BYTES: Final = 100  # a delivery and an ack in the log take 76, and the cleaner takes some
+STARVED_SHARE: Final = 16  # on a full disk a segment gives at least as many times what it costs
+STARVED_STEP_BYTES: Final = 64 << 10
 PRESSED_SEGMENTS: Final = 2  # beyond what makes the cleaner start
 CLOSING_BYTES: Final = 64 << 10  # of log at close: less is read again as quickly
 STALL_SECONDS: Final = 0.002  # for each publish while the cleaner is behind
@@ -47,6 +51,7 @@ class Maintenance:
         self._stopped = False
         self._checkpoint_at = 0  # where the last one stands
         self._checkpoint_bytes = 0
+        self._starved_look_at, self._starved_due = 0, False
         self.pressed = False
         self.trouble: MqError | None = None  # why space is not given back, if so
 
@@ -57,6 +62,8 @@ class Maintenance:
     def nudge(self) -> None:
         """The log has grown; called under the store's lock."""
         store = self._store
+        log, room = store.log, RESERVE_BYTES + store.state.total() * SETTLED_BYTES
+        log.reserve_bytes = min(2 * log.segment_bytes, room)
         over = store.log.end - store.log.head - 2 * store.state.live_bytes()
         self.pressed = over > (PRESSED_SEGMENTS + 1) * store.log.segment_bytes and self.trouble is None
         store.linger = store.durable or self.pressed
@@ -78,16 +85,22 @@ class Maintenance:
         try:
             while self._look() and self.clean():
                 pass
-            if self._checkpoint_is_due(checkpoint_bytes):
-                with explain(self._store.checkpoint_path):
-                    self.checkpoint()
         except Closed:
             return
+        except DiskFull:
+            pass  # tried again as soon as something was settled
         except MqError as error:
             if self.trouble is None:
-                logger.warning("%s: maintenance stops: %s", self._store.path, error)
+                logger.warning("%s: space is not given back any more: %s", self._store.path, error)
             self.trouble = error
             self.pressed = False
+        if self._checkpoint_is_due(checkpoint_bytes):
+            try:
+                with explain(self._store.checkpoint_path):
+                    self.checkpoint()
+            except StorageError as error:
+                logger.warning("%s: no checkpoint, so opening will take longer: %s", self._store.path, error)
+                self._checkpoint_at = self._store.log.end
 
     def close(self) -> None:
         """Stop the thread, and do what is due; called without the store's lock."""
@@ -109,13 +122,34 @@ class Maintenance:
     # ── space ──────────────────────────────────────────────────────────────────────
 
     def _look(self) -> bool:
-        """Whether there is something to clean."""
-        with self._store.turn():
+        """Whether there is something to clean.  On a full disk, also in the segment that is in use."""
+        with self._store.turn() as (log, now_ms):
             self.nudge()
-            return self._clean_is_due()
+            due = self._clean_is_due()
+            if due and len(log.segments) == 1:
+                log.roll(now_ms)
+            return due
 
     def _clean_is_due(self) -> bool:
-        return self.trouble is None and cleaner.is_due(self._store.log, self._store.state.live_bytes())
+        log, live = self._store.log, self._store.state.live_bytes()
+        if self.trouble is not None:
+            return False
+        return self._starved_clean_is_due(live) if log.starved else cleaner.is_due(log, live)
+
+    def _starved_clean_is_due(self, live: int) -> bool:
+        """Whether the oldest segment gives much more than it costs to move what lives in it.
+
+        On a full disk that cost is paid from the room that settling messages needs too.
+        """
+        log, total = self._store.log, self._store.state.total()
+        if log.end >= self._starved_look_at or not total:
+            self._starved_look_at = log.end + STARVED_STEP_BYTES
+            oldest = log.segments[0]
+            lives = sum(len(part) for part in self._store.state.within(oldest.base, oldest.limit))
+            cost = lives * live // total if total else 0
+            used = min(oldest.limit, log.end) - oldest.base
+            self._starved_due = used > STARVED_SHARE * cost + STARVED_STEP_BYTES
+        return self._starved_due
 
     def clean(self) -> int:
         """Move what lives in the oldest segment, and drop it; the bytes given back."""
@@ -154,7 +188,7 @@ class Maintenance:
     # ── checkpoints ────────────────────────────────────────────────────────────────
 
     def _checkpoint_is_due(self, grown: int = CHECKPOINT_BYTES) -> bool:
-        if self._store.path == MEMORY:
+        if self._store.path == MEMORY or self._store.log.starved:
             return False
         return self._store.log.end - self._checkpoint_at > max(
             grown, CHECKPOINT_SHARE * self._checkpoint_bytes

@@ -13,8 +13,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -73,6 +74,7 @@ class Store:
         self.mutex = threading.Lock()
         self.channels: dict[str, Channel] = {}
         self.closed = False
+        self._closed_why = "the broker is closed"
         self._gone = False  # closed, and the files let go of
         self._ready = False  # the state is whole
         self.durable = self.linger = sync == "always"
@@ -80,6 +82,7 @@ class Store:
         self._segment_bytes = segment_bytes
         self._log_path, self._mark_path = os.path.join(path, "log"), os.path.join(path, "mark")
         self.checkpoint_path = os.path.join(path, "checkpoint")
+        _open_stores.add(self)
         with explain(path):
             if read_only:
                 self._attach()
@@ -174,8 +177,12 @@ class Store:
         ):  # fmt: skip
             self.mark[word] = value
         log.grown = self.maintenance.nudge
+        log.refusable = frozenset({events.PUBLISH})
         self.log, self.verdict = log, found.verdict
         self._take_state(state, log.end)
+        self.maintenance.nudge()
+        with suppress(OSError):  # a full disk: publishes will be refused
+            log.reserve.hold(log.reserve_bytes)
 
     def _attach(self) -> None:
         """Read what is there now, and change nothing."""
@@ -205,10 +212,16 @@ class Store:
 
     # ── the way into every operation ───────────────────────────────────────────────
 
+    def after_fork(self) -> None:
+        """Called in a child: its copy of the state would write over what the parent writes."""
+        self.mutex = threading.Lock()  # the parent's may have been held
+        self.closed = self._gone = True
+        self._closed_why = "opened before a fork, and still the parent's: open the store again here"
+
     def check(self) -> None:
         """Called with the mutex, first thing: raise if nothing can be changed, mend what was interrupted."""
         if self.closed:
-            raise Closed(f"{self.path}: the broker is closed")
+            raise Closed(f"{self.path}: {self._closed_why}")
         if self.read_only:
             raise Unsupported(f"{self.path}: opened with read_only=True, which changes nothing")
         self._mend()
@@ -224,7 +237,7 @@ class Store:
         """The store's lock for a slice of maintenance: the log, and the time.  Also while closing."""
         with self.mutex:
             if self._gone:
-                raise Closed(f"{self.path}: the broker is closed")
+                raise Closed(f"{self.path}: {self._closed_why}")
             if self.applied != self.log.end or self.mark[shared.DIRTY]:
                 self._mend()
             yield self.log, self.clock.store_ms()
@@ -337,7 +350,7 @@ class Store:
     def flush(self) -> None:
         """Return when all that was written is on the disk."""
         if self.closed:
-            raise Closed(f"{self.path}: the broker is closed")
+            raise Closed(f"{self.path}: {self._closed_why}")
         self.log.sync(self.log.end)
 
     def _flush_every(self, seconds: float) -> None:
@@ -370,6 +383,16 @@ class Store:
         finally:
             self.mark[shared.HOLDER] = 0
             self.disk.close(self._lock_fd)
+
+
+def _after_fork() -> None:
+    for store in _open_stores:
+        store.after_fork()
+
+
+_open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def check_name(name: object) -> None:

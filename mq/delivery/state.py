@@ -94,6 +94,10 @@ class State:
 
     # ── what compaction asks ───────────────────────────────────────────────────────
 
+    def total(self) -> int:
+        """How many messages there are, in all queues and wherever they are."""
+        return sum(queue.total() for queue in self.queues.values())
+
     def live_bytes(self) -> int:
         """What all that is live takes in the log."""
         return sum(

@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -26,14 +26,16 @@ from crc32c import crc32c
 from mq.errors import CorruptStore, DiskFull, StorageError, StoreFailed, UsageError
 
 from . import record, segment, shared
-from .disk import Disk, storage_error, write_all
+from .disk import NO_ROOM, Disk, storage_error, write_all
 from .identity import Identity
 from .record import AFTER_CRC, CRC
+from .reserve import Reserve
 from .segment import Segment
 
 UNPACK: Final = record.HEADER.unpack_from
 
 ALLOCATE_BYTES: Final = 1 << 20  # room is reserved in steps of this; a full disk is noticed here
+STARVED_BYTES: Final = 16 << 10  # the same, on a full disk
 OPEN_SEGMENTS_MAX: Final = 4  # descriptors kept for reading
 READ_BYTES: Final = 512  # what a read asks for before it knows the record's length
 READ_BYTES_MAX: Final = 64 << 10
@@ -76,7 +78,12 @@ class Log:
         # Replaced as a whole, never changed: readers look at it without a lock.
         self._index = ([each.base for each in segments], segments)
         self.head = segments[0].base if segments else 0
-        self._room = 0  # bytes up to here are reserved
+        self._allocated = 0  # bytes up to here are reserved
+        self._room = 0  # an append that ends before here may go ahead
+        self.reserve = Reserve(disk, os.path.join(os.path.dirname(directory), "reserve"))
+        self.reserve_bytes = 0  # how much is to be kept back
+        self.refusable: frozenset[int] = frozenset()  # kinds that may not use the room kept back
+        self.starved = False  # the room kept back is in use
         self._fd = -1  # of the last segment, for writing
         self._retired: list[int] = []  # of earlier ones: a sync may still be using them
         self._readers: dict[int, int] = {}  # descriptors by base
@@ -109,7 +116,7 @@ class Log:
         size = 24 + len(payload)
         lsn = self.end
         if lsn + size > self._room or now_ms > self._latest_ms:
-            lsn = self._make_room(now_ms, size)
+            lsn = self._make_room(now_ms, size, (kind,))
         lag = lsn - self.synced
         rest = (
             AFTER_CRC.pack(
@@ -138,7 +145,7 @@ class Log:
                 f"{size} bytes at once; {record.GROUP_BYTES_MAX} is the most: publish in smaller batches"
             )
         if self.end + size > self._room or now_ms > self._latest_ms:
-            self._make_room(now_ms, size)
+            self._make_room(now_ms, size, {draft[0] for draft in drafts})
         start = lsn = self.end
         ms, last = now_ms - self._created_ms, len(drafts) - 1
         parts, positions = [], []
@@ -178,28 +185,55 @@ class Log:
 
     # ── room ───────────────────────────────────────────────────────────────────────
 
-    def _make_room(self, now_ms: int, size: int) -> int:
+    def _make_room(self, now_ms: int, size: int, kinds: Collection[int]) -> int:
         """Reserve *size* bytes at the end, in a new segment if need be; the position of the first.
 
-        A full disk is refused here, before anything is torn.
+        A full disk is refused here, before anything is torn.  What takes messages out may
+        use the room kept back for that; then everything comes through here, until there is
+        room to keep back again.
         """
-        try:
-            if not self.segments or self.end + size > self.segments[-1].limit or now_ms > self._latest_ms:
-                self._rotate(now_ms, size)
-            last = self.segments[-1]
-            if self.end + size > self._room:
-                target = min(last.limit, max(self.end + size, self._room + ALLOCATE_BYTES))
-                self._disk.allocate(self._fd, last.offset(self._room), target - self._room)
-                self._room = target
-        except OSError as error:
-            raise storage_error(self.directory, error) from error
+        refusable = not self.refusable.isdisjoint(kinds)
+        while True:
+            try:
+                if refusable:
+                    self.reserve.hold(self.reserve_bytes)
+                    self.starved = False
+                if not self.segments or self.end + size > self.segments[-1].limit or now_ms > self._latest_ms:
+                    self.rotate(now_ms, size)
+                self._allocate(size)
+                break
+            except OSError as error:
+                if refusable or error.errno not in NO_ROOM or not self._give_room():
+                    self.grown()  # perhaps there is something to clean
+                    raise storage_error(self.directory, error) from error
+        self._room = 0 if self.starved else self._allocated
         self.grown()
         return self.end
 
-    def _rotate(self, now_ms: int, size: int) -> None:
+    def _allocate(self, size: int) -> None:
+        """Reserve *size* bytes in the last segment."""
+        last = self.segments[-1]
+        if self.end + size > self._allocated:
+            step = STARVED_BYTES if self.starved else ALLOCATE_BYTES
+            target = min(last.limit, max(self.end + size, self._allocated + step))
+            self._disk.allocate(self._fd, last.offset(self._allocated), target - self._allocated)
+            self._allocated = target
+
+    def _give_room(self) -> bool:
+        self.starved = True
+        return self.reserve.release()
+
+    def rotate(self, now_ms: int, size: int = 0) -> None:
         """Go on in a new segment, whose header and name are on the disk before it is used."""
         last = self.segments[-1] if self.segments else None
         self.begin_segment(now_ms, last.limit if last else 0, size, void_from=self.end)
+
+    def roll(self, now_ms: int) -> None:
+        """Go on in a new segment, so that the one in use can be cleaned."""
+        try:
+            self.rotate(now_ms)
+        except OSError as error:
+            raise storage_error(self.directory, error) from error
 
     def begin_segment(self, now_ms: int, base: int, size: int, *, void_from: int) -> None:
         """Create the segment at *base* with room for *size* bytes, fence [void_from, base), go on in it."""
@@ -235,7 +269,8 @@ class Log:
                 disk.sync_directory(self.directory)
             except OSError as error:
                 raise self._fail(error, path) from error
-            disk.allocate(fd, segment.HEADER_BYTES, min(new.capacity, ALLOCATE_BYTES))
+            if not self.starved:
+                disk.allocate(fd, segment.HEADER_BYTES, min(new.capacity, ALLOCATE_BYTES))
             return fd, disk.size(fd)
         except BaseException:
             disk.close(fd)
@@ -251,7 +286,8 @@ class Log:
         self._fd = fd
         self._seed, self._shift = last.seed, last.base - segment.HEADER_BYTES
         self._created_ms, self._latest_ms = last.created_ms, last.created_ms + record.LOW
-        self._room = min(last.limit, last.base + max(0, size - segment.HEADER_BYTES))
+        self._allocated = min(last.limit, last.base + max(0, size - segment.HEADER_BYTES))
+        self._room = 0 if self.starved else self._allocated
 
     def _close_retired(self) -> None:
         while self._retired:
@@ -437,7 +473,8 @@ class Log:
         """A descriptor to read *each* with; `_files` is held."""
         fd = self._readers.get(each.base)
         if fd is None:
-            if len(self._readers) >= OPEN_SEGMENTS_MAX:
+            if len(self._readers) >= STARVED_BYTES: Final = 16 << 10  # the same, on a full disk
+OPEN_SEGMENTS_MAX:
                 self._disk.close(self._readers.pop(next(iter(self._readers))))
             fd = self._readers[each.base] = self._disk.open(self._path(each))
         return fd
