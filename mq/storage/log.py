@@ -473,8 +473,7 @@ class Log:
         """A descriptor to read *each* with; `_files` is held."""
         fd = self._readers.get(each.base)
         if fd is None:
-            if len(self._readers) >= STARVED_BYTES: Final = 16 << 10  # the same, on a full disk
-OPEN_SEGMENTS_MAX:
+            if len(self._readers) >= OPEN_SEGMENTS_MAX:
                 self._disk.close(self._readers.pop(next(iter(self._readers))))
             fd = self._readers[each.base] = self._disk.open(self._path(each))
         return fd
