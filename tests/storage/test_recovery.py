@@ -168,6 +168,10 @@ def test_ends_on_a_record(files, verdict, alive):
         pytest.param(store(log(ONE, cut(25, TWO))), AT_TWO, [b"one"], id="torn in the body"),
         pytest.param(store(log(ONE, cut(9, TWO), zeros(99))), AT_TWO, [b"one"], id="torn, zeros behind"),
         pytest.param(store(log(ONE, zeros(99), raw(b"\1"))), AT_TWO, [b"one"], id="garbage behind zeros"),
+        pytest.param(
+            store(log(ONE, lambda place: ONE(Place(place.segment, AT_ONE)))), AT_TWO, [b"one"],
+            id="a record of this segment, at another place",
+        ),
         pytest.param(store(log(ONE, flip(TWO, 0))), AT_TWO, [b"one"], id="checksum"),
         pytest.param(store(log(ONE, flip(TWO, 26))), AT_TWO, [b"one"], id="body"),
         pytest.param(
