@@ -19,7 +19,8 @@ from mq.cli import cli
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the store is, and nothing else to be found there."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MQ_STORE", raising=False)
+    for name in ("MQ_STORE", "PYTHONUNBUFFERED"):
+        monkeypatch.delenv(name, raising=False)
     return tmp_path / "data"
 
 

@@ -100,6 +100,13 @@ def test_a_signal_while_publish_reads(store: Path, start: Start) -> None:
     assert [int(line) for line in lines] == [message.id for message in found]
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="this system has no /dev/zero")
+def test_a_line_without_an_end_is_given_up(store: Path, start: Start) -> None:
+    with open("/dev/zero", "rb") as endless:
+        code, said = end(start("publish", "q", stdin=endless))
+    assert code == 1 and b"line 1: longer than" in said
+
+
 def test_follow_prints_what_is_there_at_once(store: Path, start: Start) -> None:
     """Every line is flushed: a pipe behind it does not wait for a buffer to fill."""
     publish(store, "one", "two")

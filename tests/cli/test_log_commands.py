@@ -13,8 +13,6 @@ from commands import Run
 
 import mq
 
-Damage = Callable[[Path, list[int]], object]
-
 
 def lines(result: Result, **match: object) -> list[dict[str, object]]:
     """The JSON objects printed that have all of *match*."""
@@ -135,11 +133,13 @@ def test_what_a_live_process_is_just_writing_is_neither(run: Run, store: Path) -
         with path.open("r+b") as file:
             file.seek(72 + id + 24 + 5)
             file.write(b"half a record")
+        (store / "log" / f"{64 << 20:020}.seg").touch()  # made ahead, not written yet
         for command in (["inspect"], ["dump"]):
             assert run(*command).exit_code == 0
         (whole,) = lines(run("inspect", "--json"), type="store")
         assert (whole["verdict"], whole["messages"], whole["end"]) == ("open", 1, id + 24 + 5)
-        assert "half" not in run("dump").stdout
+        assert not lines(run("inspect", "--json"), type="damage")
+        assert not lines(run("dump", "--json"), kind="torn")
         with mq.open(store, read_only=True) as reader:
             assert [message.body for message in reader.queue("mail").peek()] == ["whole"]
 
@@ -147,55 +147,50 @@ def test_what_a_live_process_is_just_writing_is_neither(run: Run, store: Path) -
 # ── damaged ────────────────────────────────────────────────────────────────────────
 
 
+def cut(path: Path, size: int) -> None:
+    with path.open("r+b") as file:
+        file.truncate(size)
+
+
+def header_and_tail(path: Path) -> None:
+    flip(path, 20)
+    cut(path, 100)
+
+
 @pytest.mark.parametrize(
-    "damage, place, lost",
+    "damage, segment, offset, lost",
     [
-        pytest.param(
-            lambda store, ids: flip(segments(store)[0], 72 + ids[3] + 30),
-            lambda store, ids: (segments(store)[0], 72 + ids[3]), 1, id="a body",
-        ),
-        pytest.param(
-            lambda store, ids: flip(segments(store)[0], 72 + ids[3] + 4),
-            lambda store, ids: (segments(store)[0], 72 + ids[3]), 1, id="a length",
-        ),
-        pytest.param(
-            lambda store, ids: flip(segments(store)[1], 20),
-            lambda store, ids: (segments(store)[1], 0), 0, id="a segment's header",
-        ),
-        pytest.param(
-            lambda store, ids: segments(store)[1].unlink(),
-            lambda store, ids: (store / "log" / f"{1024:020}.seg", 0), None, id="a segment missing",
-        ),
-        pytest.param(
-            lambda store, ids: segments(store)[0].unlink(),
-            lambda store, ids: (store / "log" / f"{0:020}.seg", 0), None, id="the first segment missing",
-        ),
-        pytest.param(
-            lambda store, ids: segments(store)[-1].unlink(),
-            lambda store, ids: (store / "log" / f"{2048:020}.seg", 0), None, id="the last segment missing",
-        ),
-        pytest.param(
-            lambda store, ids: segments(store)[0].write_bytes(b""),
-            lambda store, ids: (segments(store)[0], 0), None, id="a segment of no bytes",
-        ),
+        pytest.param(lambda path: flip(path, 72 + 155 + 30), 0, 72 + 155, 35, id="a body"),
+        pytest.param(lambda path: flip(path, 72 + 155 + 4), 0, 72 + 155, 35, id="a length"),
+        pytest.param(lambda path: flip(path, 20), 1, 0, 0, id="a segment's header"),
+        pytest.param(header_and_tail, 1, 0, 1024, id="header and most of a segment"),
+        pytest.param(lambda path: cut(path, 72 + 155), 0, 72 + 155, 1024, id="cut off between records"),
+        pytest.param(lambda path: cut(path, 72 + 160), 0, 72 + 155, 1024, id="cut off inside a record"),
+        pytest.param(lambda path: cut(path, 72 + 56), -1, 72 + 56, 1024, id="the last segment cut off"),
+        pytest.param(lambda path: path.write_bytes(b""), 0, 0, 1024, id="a segment of no bytes"),
+        pytest.param(Path.unlink, 0, 0, 1024, id="the first segment missing"),
+        pytest.param(Path.unlink, 1, 0, 1024, id="a segment missing"),
+        pytest.param(Path.unlink, -1, 0, 1024, id="the last segment missing"),
     ],
-)  # fmt: skip
+)
 def test_damage_is_named_and_all_else_is_shown(
-    run: Run, store: Path, busy: list[int], damage: Damage, place: Callable[..., tuple[Path, int]],
-    lost: int | None,
+    run: Run, store: Path, busy: list[int], damage: Callable[[Path], object], segment: int, offset: int,
+    lost: int,
 ) -> None:  # fmt: skip
     """P7: exit code 4, the file and the offset; the rest of the log is still there to be seen."""
-    whole = lines(run("dump", "--json"), kind="publish")
-    damage(store, busy)
-    path, offset = place(store, busy)
-    gone = range(int(path.stem), int(path.stem) + 1024)
+    assert busy[0] == 155
+    before = {each["lsn"] for each in lines(run("dump", "--json"))}
+    path = segments(store)[segment]
+    damage(path)
+    start = int(path.stem) + max(0, offset - 72)
+    gone = range(start, min(start + lost, int(path.stem) + 1024))
     result = run("dump", "--json")
     assert result.exit_code == 4
     bad = lines(result, kind="damage")
-    assert (str(Path("data", "log", path.name)), offset) in [(each["path"], each["offset"]) for each in bad]
-    left = {each["lsn"] for each in lines(result, kind="publish")}
-    expected = [each["lsn"] for each in whole if lost is not None or each["lsn"] not in gone]
-    assert len(expected) - len(left & set(expected)) == (lost or 0)
+    assert (bad[0]["path"], bad[0]["offset"]) == (f"data/log/{path.name}", offset)
+    assert {each["path"] for each in bad} == {f"data/log/{path.name}"}
+    left = {each["lsn"] for each in lines(result) if each["kind"] != "damage"}
+    assert {lsn for lsn in before if lsn not in gone} <= left <= before
     for command in (["dump"], ["inspect"]):
         text = run(*command)
         assert text.exit_code == 4

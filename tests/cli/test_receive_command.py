@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import Run
@@ -105,3 +107,16 @@ def test_a_structure_that_json_cannot_say_is_printed_all_the_same(run: Run, stor
         raw = broker.queue("odd").get(id).raw  # type: ignore[union-attr]
     assert base64.b64decode(json.loads(run("peek", "odd", "--json").stdout)["body_base64"]) == raw
     assert run("receive", "odd").stdout_bytes == raw + b"\n"
+
+
+def test_output_that_takes_a_part_gets_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unbuffered file may write less than it was given, and say so."""
+
+    class Sips(io.BytesIO):
+        def write(self, data: Any, /) -> int:
+            return super().write(bytes(data[:3]))
+
+    sips = Sips()
+    monkeypatch.setattr(output, "stream", lambda: sips)
+    output.line(b"more than a sip")
+    assert sips.getvalue() == b"more than a sip\n"
