@@ -252,8 +252,9 @@ class Backlog:
         """An array that *id* can be appended to."""
         if self._tail or not self._chunks[-1].loaded:
             self._chunks.append(Chunk(array("Q")))
-        self._chunks[-1].first = id
         self._find_tail()
+        if not self._tail:  # else it was read since, and has its ids
+            self._chunks[-1].first = id
         return self._tail
 
     def _find_tail(self) -> None:

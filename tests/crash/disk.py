@@ -27,6 +27,7 @@ import errno
 import os
 from array import array
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -491,6 +492,7 @@ class SimulatedDisk:
         return node
 
 
+@cache
 def _parts(path: str) -> list[str]:
     return [name for name in path.split("/") if name not in ("", ".")]
 

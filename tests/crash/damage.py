@@ -1,0 +1,117 @@
+"""Every bit of a small store flipped, every file of it cut short at every length.
+
+P7: whatever is done to one file, opening either says so, or serves all that was there.
+What was never on the disk of a store closed in order, its zeros and its hints, may
+change without a word.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from mq.errors import MqError
+
+from .disk import Directory, File, SimulatedDisk
+from .driver import Driver, contents, open_store
+from .explorer import FAR, determined
+from .history import History, Key
+from .workloads import Workload
+
+CRASHES = (OSError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, AssertionError,
+           struct.error, MemoryError)  # fmt: skip
+MARK_BYTES = 72  # of the mapped page, every bit; behind them is nothing
+
+
+def settled(d: Driver) -> None:
+    """A little of each kind of record, closed."""
+    d.open()
+    d.publish("a", 3)
+    d.take("a", 2)
+    d.ack()
+    d.nack(delay=5.0)
+    d.publish("b", size=90)
+    d.close()
+
+
+def rotated(d: Driver) -> None:
+    """Two segments and a fence, closed without a batch."""
+    d.open()
+    for _ in range(4):
+        d.publish("a", size=230)
+    d.take("a")
+    d.ack()
+    d.close()
+
+
+def kept(d: Driver) -> None:
+    """With a checkpoint, and a head that moved."""
+    d.open()
+    d.publish("b", 2)
+    for _ in range(5):
+        d.publish("c", size=250)
+        d.take("c")
+        d.ack()
+    d.maintain()
+    d.publish("a")
+    d.close()
+
+
+STORES: dict[str, Workload] = {each.__name__: each for each in (settled, rotated, kept)}
+
+
+def make(workload: Workload) -> tuple[dict[str, bytes], Key]:
+    """The files of a store, and what it holds."""
+    disk, history = SimulatedDisk(), History()
+    workload(Driver(disk, history))
+    (held,) = history.allowed(power=False)
+    return disk.content(), held
+
+
+def damages(files: dict[str, bytes]) -> Iterator[tuple[str, str, bytes]]:
+    """Path, what was done, and the file's bytes then."""
+    for path, data in sorted(files.items()):
+        flipped = MARK_BYTES if path.endswith("/mark") else len(data)
+        for at in range(flipped):
+            for bit in range(8):
+                byte = bytes([data[at] ^ 1 << bit])
+                yield path, f"bit {bit} of byte {at} flipped", data[:at] + byte + data[at + 1 :]
+        for size in range(len(data)):
+            yield path, f"cut to {size} bytes", data[:size]
+
+
+def judge(files: dict[str, bytes], held: Key) -> str:
+    """What is wrong with opening *files*; "" if it is refused, or all is there."""
+    try:
+        found, _ = contents(open_store(disk_of(files), lambda: FAR))
+    except MqError as error:
+        return "" if str(error) else "refused without a reason"
+    except CRASHES as error:
+        return f"crashed: {error!r}"
+    return "" if found == held else f"opened without a word, with {found!r}"
+
+
+def explore(name: str) -> tuple[int, list[str]]:
+    """All damages of one store: how many, and what went wrong."""
+    with determined(0):
+        files, held = make(STORES[name])
+        wrong, count = [], 0
+        for path, what, data in damages(files):
+            count += 1
+            complaint = judge({**files, path: data}, held)
+            if complaint:
+                wrong.append(f"{path}, {what}: {complaint}")
+    return count, wrong
+
+
+def disk_of(files: dict[str, bytes]) -> SimulatedDisk:
+    disk = SimulatedDisk()
+    for path, data in files.items():
+        *above, name = path.split("/")
+        directory = disk.root
+        for part in above:
+            node = directory.names.setdefault(part, Directory())
+            assert isinstance(node, Directory)
+            directory = node
+        directory.names[name] = File(data)
+    return disk
