@@ -6,5 +6,6 @@ record.py    bytes ⇄ record
 segment.py   one file of the log, and how it is read
 log.py       append, group commit, rotate, read, fail-stop
 recovery.py  what is on disk → where the log ends, and a verdict
+walk.py      the log as it lies there, damaged places included, for those who look
 shared.py    the lock, and the page that all processes see
 """
