@@ -19,7 +19,7 @@ from logfiles import (
     zeros,
 )  # fmt: skip
 
-from mq.errors import CorruptStore, Unsupported
+from mq.errors import Unsupported
 from mq.storage import record
 from mq.storage import segment as segments
 from mq.storage.segment import BadHeader, Scan, Segment
