@@ -32,7 +32,7 @@ MEMORY: Final = ":memory:"
 logger = logging.getLogger("mq")
 
 CHECKPOINT_BYTES: Final = 4 << 20  # of log between two checkpoints, at least
-CHECKPOINT_SHARE: Final = 16  # and at least as many times what the last one took
+CHECKPOINT_SHARE: Final = 4  # and at least as many times the state that the last one wrote
 RESERVE_BYTES: Final = 1 << 20  # kept back on the disk, to settle messages with when it is full
 SETTLED_BYTES: Final = 100  # a delivery and an ack in the log take 76, and the cleaner takes some
 STARVED_SHARE: Final = 16  # on a full disk a segment gives at least as many times what it costs

@@ -133,6 +133,18 @@ class Backlog:
         if self.head is None:
             self.head = id
 
+    def extend(self, ids: list[int]) -> None:
+        """`append` for many."""
+        done = 0
+        while done < len(ids):
+            self.append(ids[done])
+            part = ids[done + 1 : done + 1 + CHUNK_IDS - len(self._tail)]
+            self._tail.extend(part)
+            if self._moved is not None:
+                self._moved.extend(part)
+            self._count += len(part)
+            done += 1 + len(part)
+
     def take(self, id: int) -> int | None:
         """Remove *id*; where its record is, None if it is not here.  Cheap at the head."""
         if id == self.head:

@@ -69,6 +69,12 @@ class QueueState:
         self.published += 1
         self.bytes += size
 
+    def publish_run(self, ids: list[int], size: int) -> None:
+        """`publish` for many, with *size* bytes together."""
+        self.waiting.extend(ids)
+        self.published += len(ids)
+        self.bytes += size
+
     def declare(self, declaration: Declaration, position: int) -> None:
         self.name, self.options, self.declared_at = declaration.name, declaration.options, position
         self.published, self.acked, self.failed = declaration.published, declaration.acked, declaration.failed

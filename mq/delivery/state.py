@@ -36,10 +36,20 @@ class State:
         The payload is buffer[start:stop]; only what needs it cuts it out.
         """
         queues = self.queues
+        # Publishes in a row go in at once: a backlog is mostly that.
+        run: list[int] = []
+        publisher, run_bytes = -1, 0
         for lsn, kind, flags, number, _ms, buffer, start, stop in records:
+            if kind == events.PUBLISH and number == publisher:
+                run.append(lsn)
+                run_bytes += stop - start
+                continue
+            if run:
+                queues[publisher].publish_run(run, run_bytes)
+                run, publisher = [], -1
             queue = queues.get(number) or self._add(number)
             if kind == events.PUBLISH:
-                queue.publish(lsn, stop - start)
+                publisher, run, run_bytes = number, [lsn], stop - start
             elif kind == events.DELIVER:
                 id, deadline = events.DELIVER_PAYLOAD.unpack_from(buffer, start)
                 queue.deliver(id, lsn, deadline, flags)
@@ -47,6 +57,8 @@ class State:
                 queue.ack(*events.ACK_PAYLOAD.unpack_from(buffer, start))
             else:
                 self._apply_rare(queue, lsn, kind, buffer, start, stop)
+        if run:
+            queues[publisher].publish_run(run, run_bytes)
 
     def _apply_rare(
         self, queue: QueueState, lsn: int, kind: int, buffer: bytes, start: int, stop: int

@@ -86,7 +86,7 @@ def _little(words: array[int]) -> array[int]:
 def write(
     disk: Disk, directory: str, key: bytes, checkpoint: Checkpoint, pack: Pack, sync_log: Callable[[], None]
 ) -> int:
-    """Make it durable and the newest, then remove what it does not name; its size in bytes."""
+    """Make it durable and the newest, then remove what it does not name; the size of the state."""
     body = msgspec.msgpack.encode(checkpoint)
     data = HEADER.pack(MAGIC, key, crc32c(body, crc32c(key)), len(body)) + body
     path = _path(directory, checkpoint.position, "state")
@@ -98,7 +98,7 @@ def write(
     disk.rename(path + ".tmp", path)
     disk.sync_directory(directory)
     _remove_others(disk, directory, checkpoint)
-    return len(data) + len(arrays)
+    return len(data)
 
 
 def newest(disk: Disk, directory: str, key: bytes, upto: int) -> Checkpoint | None:

@@ -134,13 +134,13 @@ class Scan:
         claim_lsn = claim_lag = 0
         kind = ms = 0
         group: list[tuple[int, int, int, int, int, bytes, int, int]] = []
-        for block, view, first in self._blocks(lsn):
+        for block, first in self._blocks(lsn):
             at = lsn - first
             size = len(block)
             while at + 24 <= size:
                 crc, length, low, lag, ms_, kind_, flags, queue = unpack(block, at)
                 stop = at + 24 + length
-                if stop > size or low != lsn & 0xFFFF_FFFF or crc_of(view[at + 4 : stop], seed) != crc:
+                if stop > size or low != lsn & 0xFFFF_FFFF or crc_of(block[at + 4 : stop], seed) != crc:
                     break
                 kind, ms = kind_, ms_
                 if lag != 0xFFFF_FFFF:
@@ -180,7 +180,7 @@ class Scan:
             " known to this mq; upgrade mq"
         )
 
-    def _blocks(self, lsn: int) -> Iterator[tuple[bytes, memoryview, int]]:
+    def _blocks(self, lsn: int) -> Iterator[tuple[bytes, int]]:
         """Blocks of the file, each from where the last one's whole records ended."""
         size = BLOCK_BYTES
         self.bad = lsn
@@ -190,7 +190,7 @@ class Scan:
             if len(block) < 24:
                 return
             before = self.bad
-            yield block, memoryview(block), before
+            yield block, before
             if self.bad == before:  # not one whole record in it: a long one, or the end
                 need = 24 + record.HEADER.unpack_from(block)[1]
                 if need <= len(block) or need > record.RECORD_BYTES_MAX or len(block) < want:
