@@ -87,11 +87,12 @@ def report(title: str, store: Path, before: Callable[[], None] | None = None, af
     for _ in range(ROUNDS):
         if before:
             before()
-        times.append(float(run(OPEN, store, after)))
+        times.append(float(run(OPEN, store, after)) * 1000)
+    middle = statistics.median(times)
     reads = [plain_read(store) for _ in range(3)]
     size = sum(segment.stat().st_size for segment in (store / "log").iterdir())
     click.echo(
-        f"{title:52} {statistics.median(times) * 1000:9.1f} ms  ({min(times) * 1000:.1f}–{max(times) * 1000:.1f})"
+        f"{title:52} {middle:9.1f} ms  ({min(times):.1f}–{max(times):.1f})"
         f"   reading its {size >> 20:,} MiB: {statistics.median(reads) * 1000:,.0f} ms"
     )
 

@@ -37,7 +37,7 @@ RESERVE_BYTES: Final = 1 << 20  # kept back on the disk, to settle messages with
 SETTLED_BYTES: Final = 100  # a delivery and an ack in the log take 76, and the cleaner takes some
 STARVED_SHARE: Final = 16  # on a full disk a segment gives at least as many times what it costs
 STARVED_STEP_BYTES: Final = 64 << 10
-PRESSED_SEGMENTS: Final = 2  # beyond what makes the cleaner start
+PRESSED_SEGMENTS: Final = 1  # beyond what makes the cleaner start
 CLOSING_BYTES: Final = 64 << 10  # of log at close: less is read again as quickly
 STALL_SECONDS: Final = 0.002  # for each publish while the cleaner is behind
 
