@@ -38,11 +38,11 @@ class Held(NamedTuple):
     state: str
 
 
-def contents(broker: Broker) -> dict[int, Held]:
-    """Every message of every queue, each read and checked."""
+def contents(broker: Broker, queues: list[str] | None = None) -> dict[int, Held]:
+    """Every message of *queues*, or of all, each read and checked."""
     return {
         message.id: Held(message.body, message.attempts, state)
-        for name in broker.queues()
+        for name in queues or broker.queues()
         for state in ("ready", "delayed", "in_flight")
         for message in broker.queue(name).peek(10_000, state=state)
     }

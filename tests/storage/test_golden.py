@@ -1,0 +1,178 @@
+"""Stores of every format that was ever released open, and hold what they held (tests/golden/make_*.py).
+
+Twice: by mq, and by a reader that was written from FORMAT.md alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import reference
+from opened import Held, contents
+
+import mq
+from mq.storage.recovery import Verdict
+
+V1 = Path(__file__).parent.parent / "golden" / "v1"
+START_MS = 1_700_000_000_000
+NOW = 1_700_000_100.0
+
+RECOVERED = {
+    "letters": {
+        153: Held(b"\x00\xff bytes", 1, "delayed"),
+        185: Held({"id": 7, "tags": ["a", "b"], "price": 1.5, "none": None}, 1, "in_flight"),
+        245: Held(b"", 1, "in_flight"),
+        269: Held("of a group, first", 0, "ready"),
+        310: Held("of a group, second", 0, "ready"),
+        352: Held("of a group, third", 0, "ready"),
+        1080: Held("into the second segment " * 20, 0, "ready"),
+        3128: Held("after the crash", 0, "ready"),
+        3207: Held("last " * 40, 0, "ready"),
+    },
+    "größen": {747: Held("the other queue " * 8, 0, "ready")},
+    "spam": {},
+}
+CLEANED = {
+    "work": {
+        119: Held("stays delayed", 1, "delayed"),
+        156: Held("stays in flight", 1, "in_flight"),
+        7715: Held("stays last", 0, "ready"),
+        7781: Held("behind the checkpoint", 0, "ready"),
+    }
+}
+
+
+def copy(name: str, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(V1 / name, tmp_path / name))
+
+
+def everything(broker: mq.Broker) -> dict[str, dict[int, Held]]:
+    return {name: contents(broker, [name]) for name in broker.queues()}
+
+
+def at(broker: mq.Broker, queue: str, id: int) -> datetime | None:
+    message = broker.queue(queue).get(id)
+    assert message
+    return message.due_at
+
+
+@pytest.mark.parametrize("read_only", [True, False], ids=["read only", "opened"])
+def test_the_store_that_was_killed_and_recovered(tmp_path, read_only):
+    path = copy("recovered", tmp_path)
+    with mq.open(path, clock=lambda: NOW, read_only=read_only, segment_bytes=1024) as broker:
+        assert broker.store_id == "0c0ffee00c0ffee00c0ffee00c0ffee0"
+        assert broker._store.verdict is Verdict.CLEAN
+        assert everything(broker) == RECOVERED
+        letters = broker.queue("letters")
+        assert letters.options() == {"visibility_timeout": 45.0}
+        assert broker.queue("spam").options() == {"visibility_timeout": 30.0}
+        stats = letters.stats()
+        assert (stats.published, stats.acked, stats.failed) == (10, 1, 1)
+        assert broker.queue("spam").stats()[:5] == (0, 0, 0, 0, 0.0)
+        assert at(broker, "letters", 153) == datetime(2023, 11, 15, 22, 13, 21, tzinfo=UTC)
+        assert at(broker, "letters", 185) == datetime(2023, 11, 15, 0, 13, 21, tzinfo=UTC)
+        assert at(broker, "letters", 245) == datetime(2023, 11, 14, 22, 15, 5, tzinfo=UTC)
+        created = letters.get(269).created_at
+        assert created == datetime(2023, 11, 14, 22, 13, 21, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("checkpoint", [True, False], ids=["with its checkpoint", "from the whole log"])
+@pytest.mark.parametrize("read_only", [True, False], ids=["read only", "opened"])
+def test_the_store_whose_head_was_dropped(tmp_path, read_only, checkpoint):
+    path = copy("cleaned", tmp_path)
+    if not checkpoint:
+        shutil.rmtree(path / "checkpoint")
+    with mq.open(path, clock=lambda: NOW, read_only=read_only, segment_bytes=1024) as broker:
+        assert broker._store.verdict is Verdict.OPEN
+        assert everything(broker) == CLEANED
+        work = broker.queue("work")
+        assert work.options() == {"visibility_timeout": 600.0}
+        assert (work.stats().published, work.stats().acked, work.stats().failed) == (34, 30, 1)
+        assert at(broker, "work", 119) == datetime(2023, 11, 14, 23, 13, 20, tzinfo=UTC)
+        assert at(broker, "work", 156) == datetime(2023, 11, 15, 22, 13, 20, tzinfo=UTC)
+        assert work.get(119).created_at == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+
+
+def test_a_golden_store_can_be_worked_with(tmp_path):
+    """Old receipts settle, new messages come behind the old ones, and it opens again."""
+    path = copy("cleaned", tmp_path)
+    with mq.open(path, clock=lambda: NOW, segment_bytes=1024) as broker:
+        work = broker.queue("work")
+        work.ack_many(["1-156-352"])
+        assert work.publish("new") > 7781
+    with mq.open(path, clock=lambda: NOW, segment_bytes=1024) as broker:
+        assert broker._store.verdict is Verdict.CLEAN
+        waiting = [message.body for message in broker.queue("work").peek()]
+        assert waiting == ["stays last", "behind the checkpoint", "new"]
+
+
+# ── by FORMAT.md alone ─────────────────────────────────────────────────────────────
+
+
+def read(name: str) -> list[reference.Segment]:
+    store_id, key = reference.read_format(V1 / name / "FORMAT")
+    paths = sorted((V1 / name / "log").iterdir())
+    return [reference.read_segment(path, store_id, key) for path in paths]
+
+
+def kinds(segment: reference.Segment) -> str:
+    return " ".join(entry.kind for entry in segment.entries)
+
+
+def test_the_reference_reads_the_recovered_store():
+    first, second, torn, last = segments = read("recovered")
+    assert [each.number for each in segments] == [0, 1, 2, 3]
+    assert [each.base for each in segments] == [0, 1024, 2048, 3072]
+    assert [each.capacity for each in segments] == [1024] * 4
+    assert [each.created - START_MS for each in segments] == [0, 1000, 1000, 60_000]
+    assert kinds(first) == (
+        "FENCE DECLARE PUBLISH PUBLISH PUBLISH PUBLISH PUBLISH PUBLISH PUBLISH DELIVER ACK DELIVER NACK"
+        " DELIVER RELEASE DELIVER EXTEND DECLARE PUBLISH"
+    )
+    assert kinds(second) == "FENCE PUBLISH DECLARE PUBLISH PUBLISH PURGE"
+    assert kinds(torn) == ""
+    assert kinds(last) == "FENCE PUBLISH DELIVER PUBLISH CLOSED"
+
+    # Every byte is checksummed, or zero, or void: the last fence voids all from 1723 on.
+    assert first.behind.strip(b"\0") == b""
+    assert second.behind.strip(b"\0") != b""
+    assert torn.behind.strip(b"\0") != b""
+    assert last.behind.strip(b"\0") == b""
+    assert second.entries[0].fields == (899, 0, 1024, START_MS + 1000)
+    assert first.end == 899
+    assert last.entries[0].fields == (1723, 0, 1024, START_MS + 60_000)
+    assert second.end == 1723
+
+    group = [entry.flags & 1 for entry in first.entries if "of a group" in str(entry.rest)]
+    assert group == [1, 1, 0]
+    by_lsn = {entry.lsn: entry for entry in first.entries}
+    assert (by_lsn[122].flags, by_lsn[153].flags, by_lsn[185].flags) == (0x10, 0x00, 0x20)
+    assert by_lsn[122].rest == "Grüße".encode()
+    assert by_lsn[433].fields == (122, 7)
+    assert by_lsn[509].fields == (153, START_MS + 86_401_000)
+    assert by_lsn[509].rest == "später".encode()
+    assert by_lsn[668].fields == (185, START_MS + 7_201_000)
+    assert second.entries[-1].fields == (START_MS + 1000, 16)
+
+
+def test_the_reference_reads_the_cleaned_store():
+    older, newer = read("cleaned")
+    assert (older.number, older.base, newer.base) == (6, 6144, 7168)
+    assert kinds(newer) == (
+        "FENCE PUBLISH HEAD DECLARE RELOCATE RELOCATE HEAD DELIVER ACK PUBLISH HEAD PUBLISH"
+    )
+    assert newer.entries[0].fields == (7140, 4096, 1024, START_MS + 30_000)
+    delayed, in_flight = (entry for entry in newer.entries if entry.kind == "RELOCATE")
+    assert (delayed.flags, delayed.rest) == (0x10, b"stays delayed")
+    assert delayed.fields == (119, START_MS, 1, 1, 0, START_MS + 3_600_000)
+    assert in_flight.fields == (156, START_MS, 1, 2, 352, START_MS + 86_400_000)
+    assert [entry.fields for entry in newer.entries if entry.kind == "HEAD"] == [(5120,), (6144,), (6144,)]
+
+
+@pytest.mark.parametrize("name", ["recovered", "cleaned"])
+def test_the_claims_in_a_golden_log_only_ever_grow(name):
+    claims = [entry.claims for each in read(name) for entry in each.entries]
+    assert claims == sorted(claims)
