@@ -121,7 +121,8 @@ class QueueState:
         self.waiting.clear()
         self.delayed.clear()
         self.flights = {id: flight for id, flight in self.flights.items() if flight.deadline > cutoff}
-        self.bytes -= freed
+        # What was freed may have been published before the log's head, and never been counted here.
+        self.bytes = self.bytes - freed if self.flights else 0
 
     def relocate(
         self, id: int, position: int, size: int, attempts: int, place: int, receipt: int, when: int
