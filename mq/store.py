@@ -82,12 +82,12 @@ class Store:
         self._segment_bytes = segment_bytes
         self._log_path, self._mark_path = os.path.join(path, "log"), os.path.join(path, "mark")
         self.checkpoint_path = os.path.join(path, "checkpoint")
-        _open_stores.add(self)
         with explain(path):
             if read_only:
                 self._attach()
             else:
                 self._open()
+        _open_stores.add(self)
         if isinstance(sync, float) and not read_only:
             self._stop = threading.Event()
             self._flusher = threading.Thread(
@@ -189,13 +189,16 @@ class Store:
         self.identity = self._identify(create=False)
         self.mark = memoryview(bytearray(8 * 512)).cast("Q")
         self.mark[shared.DIRTY] = 1  # so that every change ends in check(), which refuses it
-        view, before = shared.look(self.disk, self.path, self.identity.key), None
-        # A writer that came while the log was read to its end makes it look torn: again.
-        while view != before:
-            before = view
-            state, found = self._read_log(view.synced, view.upto)
-            if not view.held:
-                view = shared.look(self.disk, self.path, self.identity.key)
+        settled = False
+        while not settled:
+            view = shared.look(self.disk, self.path, self.identity.key)
+            try:
+                state, found = self._read_log(view.synced, view.upto)
+            except FileNotFoundError:
+                if view.holds(shared.look(self.disk, self.path, self.identity.key)):
+                    raise
+            else:
+                settled = view.holds(shared.look(self.disk, self.path, self.identity.key))
         self._seen_end = view.end
         if found.error:
             raise found.error
@@ -215,7 +218,13 @@ class Store:
     def after_fork(self) -> None:
         """Called in a child: its copy of the state would write over what the parent writes."""
         self.mutex = threading.Lock()  # the parent's may have been held
-        self.closed = self._gone = True
+        if not self._gone:
+            self._gone = True
+            # The lock goes with the last descriptor of it; this one must not outlive the parent's.
+            self.log.after_fork()
+            if not self.read_only:
+                self.disk.close(self._lock_fd)
+        self.closed = True
         self._closed_why = "opened before a fork, and still the parent's: open the store again here"
 
     def check(self) -> None:
@@ -336,6 +345,9 @@ class Store:
                 stored = self.log.read(position)
             except CorruptStore:
                 with self.mutex:
+                    if self.read_only:  # its state is a picture, and may be older than the files
+                        self.refresh()
+                        queue = self.state.queues[queue.number]
                     now_at = queue.position(id)
                 if now_at is None:
                     return None

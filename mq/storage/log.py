@@ -495,6 +495,11 @@ class Log:
         finally:
             self.abandon()
 
+    def after_fork(self) -> None:
+        """In a child: let go of the parent's files, whoever held the locks there."""
+        self._sync, self._files = threading.Lock(), threading.Lock()
+        self.abandon()
+
     def abandon(self) -> None:
         """Let go of the files and leave the log as it is."""
         with self._sync, self._files:
