@@ -6,7 +6,9 @@ only bodies that were published; and what it does not serve it does not call int
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 from faults import Image
@@ -60,7 +62,11 @@ def served(files: dict[str, bytes]) -> tuple[Verdict | None, dict[int, object]]:
         return None, {}
     except MqError:
         return None, {}
-    return broker._store.verdict, {id: held.body for id, held in contents(broker).items()}
+    try:
+        return broker._store.verdict, {id: held.body for id, held in contents(broker).items()}
+    except CorruptStore as error:  # found when it was read
+        assert len(error.ids) == 1
+        return None, {}
 
 
 def test_the_small_store_is_what_it_should_be():
@@ -216,3 +222,47 @@ def test_every_file_of_the_store_was_damaged_here():
     files, _ = small_store()
     assert set(files) == {*SEGMENTS, "s/FORMAT", "s/mark", "s/LOCK", "s/reserve"}
     assert not files["s/LOCK"] + files["s/reserve"].strip(b"\0")
+
+
+# ── a store with a head, moved messages and a checkpoint ───────────────────────────
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "v1" / "cleaned"
+
+
+@cache
+def cleaned_store() -> tuple[dict[str, bytes], dict[int, object]]:
+    files = {
+        f"s/{path.relative_to(GOLDEN)}": path.read_bytes() for path in GOLDEN.rglob("*") if path.is_file()
+    }
+    verdict, expected = served(files)
+    assert verdict is Verdict.OPEN
+    assert len(expected) == 4
+    return files, expected
+
+
+def flipped(data: bytes, step: int = 1) -> Iterator[bytes]:
+    for bit in range(0, len(data.rstrip(b"\0")) * 8, step):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        yield bytes(damaged)
+
+
+@pytest.mark.parametrize("name", ["00000000000000007781.state", "00000000000000007781.ids"])
+def test_a_damaged_checkpoint_costs_only_time(name):
+    files, expected = cleaned_store()
+    path = f"s/checkpoint/{name}"
+    data = files[path]
+    for damaged in (*flipped(data), *(data[:size] for size in range(len(data)))):
+        assert served({**files, path: damaged}) == (Verdict.OPEN, expected)
+
+
+@pytest.mark.parametrize("checkpoint", [True, False], ids=["with its checkpoint", "from the whole log"])
+@pytest.mark.parametrize("base", [6144, 7168])
+def test_damage_in_a_log_whose_head_was_dropped_is_reported_or_harmless(base, checkpoint):
+    """Before the checkpoint a damaged body is found when it is read, and a damaged ack does not matter."""
+    files, expected = cleaned_store()
+    files = {path: data for path, data in files.items() if checkpoint or "/checkpoint/" not in path}
+    path = f"s/log/{base:020}.seg"
+    for damaged in flipped(files[path], 7):
+        verdict, bodies = served({**files, path: damaged})
+        assert verdict is None or bodies == expected
