@@ -71,7 +71,7 @@ def make(workload: Workload) -> tuple[dict[str, bytes], Key]:
 def damages(files: dict[str, bytes]) -> Iterator[tuple[str, str, bytes]]:
     """Path, what was done, and the file's bytes then."""
     for path, data in sorted(files.items()):
-        flipped = MARK_BYTES if path.endswith("/mark") else len(data)
+        flipped = {"mark": MARK_BYTES, "reserve": 0}.get(path.rpartition("/")[2], len(data))
         for at in range(flipped):
             for bit in range(8):
                 byte = bytes([data[at] ^ 1 << bit])
@@ -91,8 +91,8 @@ def judge(files: dict[str, bytes], held: Key) -> str:
     return "" if found == held else f"opened without a word, with {found!r}"
 
 
-def explore(name: str) -> tuple[int, list[str]]:
-    """All damages of one store: how many, and what went wrong."""
+def explore(name: str, *, first: bool = False) -> tuple[int, list[str]]:
+    """All damages of one store: how many, and what went wrong; at most the *first*."""
     with determined(0):
         files, held = make(STORES[name])
         wrong, count = [], 0
@@ -101,6 +101,8 @@ def explore(name: str) -> tuple[int, list[str]]:
             complaint = judge({**files, path: data}, held)
             if complaint:
                 wrong.append(f"{path}, {what}: {complaint}")
+                if first:
+                    break
     return count, wrong
 
 

@@ -124,7 +124,10 @@ class File:
         self.base = bytes(content)
         self.pending = [
             each for each in self.pending
-            if each.clean and not (isinstance(each, Write) and each.offset // SECTOR_BYTES in dirty)
+            if each.clean and (
+                each.offset // SECTOR_BYTES not in dirty
+                if isinstance(each, Write) else each.size > len(content)
+            )
         ]  # fmt: skip
 
     def marked_clean(self) -> None:
@@ -177,13 +180,21 @@ class Directory:
         _apply(self.names, change)
 
     def synced(self) -> None:
+        settled: set[str | None] = set()
         for change in self.pending:
             if not change.clean:
                 _apply(self.base, change)
-        self.pending = [change for change in self.pending if change.clean]
+                settled |= {change.gone, change.name}
+        self.pending = [
+            each for each in self.pending if each.clean and not {each.gone, each.name} & (settled - {None})
+        ]
 
     def marked_clean(self) -> None:
-        self.pending = [change._replace(clean=True) for change in self.pending]
+        self.pending = [
+            # Directories and renames cannot be made anew: file systems with a journal keep them.
+            each if isinstance(each.node, Directory) or each.gone else each._replace(clean=True)
+            for each in self.pending
+        ]  # fmt: skip
 
     def clone(self, file: Callable[[File], File]) -> Directory:
         seen: dict[int, File | Directory] = {}

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from unittest import mock
 
+from mq import maintenance
 from mq.errors import CorruptStore, MqError
 from mq.storage import log
 from mq.storage.segment import HEADER_BYTES
@@ -135,24 +136,27 @@ class Explorer:
             try:
                 workload(driver)
                 self._at(disk, driver, "the end", 0)
-            except Wrong as wrong:
+            except (Wrong, *CRASHES) as wrong:
+                text = str(wrong) if isinstance(wrong, Wrong) else f"P9: crashed: {wrong!r}"
                 lines = getattr(wrong, "lines", history.lines)
-                found = Violation(
-                    str(wrong), name, self.seed, list(lines), list(self._trail), faults or {}, only
-                )
+                found = Violation(text, name, self.seed, list(lines), list(self._trail), faults or {}, only)
                 self.tally.violations.append(found)
                 return found
             except Enough:
                 pass
         return None
 
-    def fault_runs(self, name: str) -> Iterator[dict[int, int]]:
-        """Every fault at every call of a workload."""
+    def grant(self, states: int) -> None:
+        """So many more, and no others."""
+        self._states_max = self.tally.states + states
+
+    def fault_runs(self, name: str, only_kind: str = "") -> Iterator[dict[int, int]]:
+        """Every fault at every call of a workload, or every call of one kind."""
         with determined(self.seed):
             disk = SimulatedDisk()
             WORKLOADS[name](Driver(disk, History()))
         for call, kind in enumerate(disk.kinds, 1):
-            for fault in FAULTS.get(kind, ()):
+            for fault in FAULTS.get(kind, ()) if only_kind in ("", kind) else ():
                 yield {call: fault}
                 if fault == SHORT:
                     yield {call: SHORT, call + 1: errno.ENOSPC}
@@ -290,6 +294,7 @@ def determined(seed: int) -> Iterator[None]:
         mock.patch.object(uuid, "uuid4", lambda: uuid.UUID(int=rng.getrandbits(128))),
         mock.patch.object(os, "getpid", lambda: 1),
         mock.patch.object(log, "ALLOCATE_BYTES", SMALL_ALLOCATION),
+        mock.patch.object(maintenance, "RESERVE_BYTES", SMALL_ALLOCATION),
     ):
         yield
 

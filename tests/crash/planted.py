@@ -1,0 +1,207 @@
+"""Bugs that the laboratory must catch: an oracle that passes everything would find nothing.
+
+A bug is a line of the library changed in the running function: its source is read,
+the old text replaced, the result compiled, and put in the place of the function's code
+for as long as the hunt takes.  So all who hold the function have the bug; and text that
+is not there (any more) exactly once is an error, not a pass.
+
+Waiting for their piece of the library: several processes (a leader that dies inside a
+failed fsync, the target sampled after it, a wrong adoption), at-most-once and dedup hits
+returned un-synced, transactions, dead-lettering.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from types import CodeType, FunctionType
+from typing import NamedTuple
+
+from . import damage
+from .explorer import Explorer
+
+
+class Bug(NamedTuple):
+    name: str
+    where: str  # module:function
+    old: str
+    new: str
+    hunt: str  # the workloads that show it; "damage" for a damaged store
+    fault: str = ""  # the kind of call that has to fail
+
+
+LOG, RECOVERY, SEGMENT = "mq.storage.log:", "mq.storage.recovery:", "mq.storage.segment:"
+
+BUGS = (
+    # ── syncing ────────────────────────────────────────────────────────────────────
+    Bug("the fsync is skipped", LOG + "Log._sync_now", "self._disk.sync(fd)", "pass", "publish_always"),
+    Bug("only the newer segment is synced", LOG + "Log._sync_now", "self._sync_older(fd, target)", "pass",
+        "unsynced_rotation publish_never"),
+    Bug("the watermark is off by one", LOG + "Log._sync_now", "mark[shared.SYNCED] = target",
+        "mark[shared.SYNCED] = target + 1", "publish_always"),
+    Bug("synced is said before the sync", LOG + "Log._sync_now", "mark[shared.SYNCING] = 1",
+        "mark[shared.SYNCED] = target", "publish_always publish_never"),
+    Bug("synced is taken for the end", LOG + "Log.append", "lag = lsn - self.synced", "lag = 0",
+        "publish_never unsynced_rotation"),
+    Bug("a failed fsync is tried again", LOG + "Log._sync_now", "self._disk.sync(fd)",
+        "_twice(self._disk.sync, fd)",
+        "publish_always", "sync"),
+    Bug("a failed fsync is not told", LOG + "Log._sync_now", "raise self.failure from error", "pass",
+        "publish_always", "sync"),
+    Bug("a store that failed goes on", LOG + "Log.check", "if self.failure:", "if False:",
+        "publish_always", "sync"),
+    Bug("flush does not wait", "mq.store:Store.flush", "self.log.sync(self.log.end)", "pass",
+        "publish_never"),
+    Bug("a publish does not wait", "mq.store:Store.settle", "if self.durable:", "if False:",
+        "batches publish_always"),
+    Bug("closing does not wait", LOG + "Log.close", "self.sync(self.end)", "pass", "closing"),
+    # ── writing ────────────────────────────────────────────────────────────────────
+    Bug("a short write is taken for a whole one", LOG + "Log.append", "if done != size:", "if False:",
+        "publish_always", "pwrite"),
+    Bug("a failed write is not told", LOG + "Log.append", "raise self._fail(error) from error",
+        "done = size", "publish_always", "pwrite"),
+    Bug("a group is not atomic", LOG + "Log.append_group", "if atomic and index != last:", "if False:",
+        "unsynced_batches batches"),
+    Bug("a group never ends", LOG + "Log.append_group", "if atomic and index != last:", "if atomic:",
+        "batches"),
+    Bug("the lag wraps around", LOG + "Log.append", "lag if lag < 0xFFFF_FFFF else 0xFFFF_FFFF",
+        "lag & 0xFFFF_FFFF", "long_gap"),
+    # ── segments ───────────────────────────────────────────────────────────────────
+    Bug("a header is not synced", LOG + "Log._create", "disk.sync(fd)", "pass", "rotation publish_always"),
+    Bug("a segment's name is not synced", LOG + "Log._create", "disk.sync_directory(self.directory)", "pass",
+        "publish_always rotation"),
+    Bug("a fence voids nothing", LOG + "Log.begin_segment", "FENCE_PAYLOAD.pack(void_from,",
+        "FENCE_PAYLOAD.pack(base,", "publish_never unsynced_batches"),
+    Bug("a fence claims all before it", LOG + "Log.begin_segment",
+        "record.encode(new.seed, base, self.synced,", "record.encode(new.seed, base, base,",
+        "unsynced_rotation publish_never"),
+    Bug("there is no fence", LOG + "Log.begin_segment", "self._write_rest(data, base, 0)", "pass",
+        "first_create"),
+    Bug("fences are not honoured", RECOVERY + "_Reader.walk", "min(stop, void_from), max(found.head, head)",
+        "stop, max(found.head, head)", "publish_never unsynced_batches batches"),
+    # ── reading ────────────────────────────────────────────────────────────────────
+    Bug("the checksum is not looked at", SEGMENT + "Scan.__iter__",
+        " or crc_of(view[at + 4 : stop], seed) != crc", "", "publish_never batches"),
+    Bug("the checksum has no seed", "mq.storage.record:seed",
+        'crc32c(key + base.to_bytes(8, "little"))', "0", "publish_never unsynced_batches rotation"),
+    Bug("the seed misses the base", "mq.storage.record:seed", 'key + base.to_bytes(8, "little")', "key",
+        "long_gap"),
+    Bug("half a group is adopted", SEGMENT + "Scan.__iter__", "if flags & 1 or group:", "if False:",
+        "unsynced_batches batches"),
+    Bug("a saturated lag is a claim", SEGMENT + "Scan.__iter__", "if lag != 0xFFFF_FFFF:", "if True:",
+        "long_gap"),
+    Bug("torn bytes pass for zeros", SEGMENT + "is_zero", "return False", "return True",
+        "publish_never unsynced_batches"),
+    # ── recovery ───────────────────────────────────────────────────────────────────
+    Bug("appended in place behind a torn tail", RECOVERY + "recover",
+        "if found.verdict is Verdict.TORN or not found.segments:", "if not found.segments:",
+        "publish_never unsynced_batches"),
+    Bug("unconfirmed bytes are not rewritten", RECOVERY + "recover", "_rewrite(disk, directory, found)",
+        "pass", "publish_never"),
+    Bug("rewritten bytes are not synced", RECOVERY + "_rewrite", "disk.sync(fd)", "pass", "publish_never"),
+    Bug("unconfirmed bytes are synced, not rewritten", RECOVERY + "_rewrite",
+        "write_all(disk, fd, data, each.offset(lsn))", "pass", "publish_never", "sync"),
+    Bug("unused segments stay as they are", RECOVERY + "recover",
+        "_clear_unused(disk, directory, identity, found)", "pass", "unsynced_rotation rotation long_gap"),
+    Bug("a torn creation is damage", RECOVERY + "_Reader.headers", "if name != names[-1] or", "if True or",
+        "rotation publish_always"),
+    Bug("the page's claim is not heard", "mq.store:Store._recover", "self.mark[shared.SYNCED])", "0)",
+        "damage"),
+    # ── the store's files ──────────────────────────────────────────────────────────
+    Bug("FORMAT has its name before it is whole", "mq.storage.identity:create", "disk.sync(fd)", "pass",
+        "first_create"),
+    Bug("names above the store are not synced", "mq.storage.identity:create",
+        "_sync_names_above(disk, directory)", "pass", "first_create"),
+    Bug("the names in the store are synced by its creator only", "mq.store:Store._open",
+        "disk.sync_directory(self.path)", "pass", "first_create publish_always"),
+    Bug("the page has its name before it is whole", "mq.storage.shared:_make_mark", "disk.sync(fd)", "pass",
+        "first_create publish_always acks"),
+    # ── giving space back, checkpoints ─────────────────────────────────────────────
+    Bug("a segment goes before its messages are synced", "mq.storage.cleaner:clean", "log.sync(end)", "pass",
+        "unsynced_cleaning cleaning"),
+    Bug("declarations do not move", "mq.maintenance:Maintenance.draft",
+        "return self._store.declaration(queue)", "return None", "cleaning"),
+    Bug("attempts do not move", "mq.maintenance:Maintenance.draft", "pack(id, created_ms, attempts,",
+        "pack(id, created_ms, 0,", "cleaning unsynced_cleaning"),
+    Bug("what was tried does not move", "mq.delivery.state:State.within",
+        "for id in queue.tried_within(base, limit)", "for id in ()", "cleaning unsynced_cleaning"),
+    Bug("what waits does not move", "mq.delivery.state:State.within",
+        "for ids in queue.waiting.within(base, limit)", "for ids in ()", "cleaning unsynced_cleaning"),
+    Bug("a checkpoint is ahead of the disk", "mq.storage.checkpoint:write", "sync_log()", "pass",
+        "checkpoints"),
+    Bug("a checkpoint forgets what is in flight", "mq.delivery.snapshot:freeze", "queue.flights.copy()", "{}",
+        "checkpoints"),
+    # ── the fold ───────────────────────────────────────────────────────────────────
+    Bug("an ack is not logged", "mq.queue:Queue.ack", "log.append(", "(lambda *_: 0)(", "acks"),
+    Bug("a delivery is not logged", "mq.queue:Queue.receive", "receipt = log.append(",
+        "receipt = (lambda *_: log.end)(", "acks"),
+    Bug("a released delivery counts", "mq.delivery.queue:QueueState.release", "flight.attempts - 1",
+        "flight.attempts", "settling"),
+)  # fmt: skip
+
+STATES_MAX = 12_000  # for each workload of a hunt
+FAULTED_MAX = 500  # for each fault of it
+FAULTS_MAX = 40
+
+
+class Outdated(AssertionError):
+    """The library's text has changed: say the bug anew."""
+
+
+@contextmanager
+def planted(bug: Bug) -> Iterator[None]:
+    """The library with the bug in it."""
+    module_name, _, path = bug.where.partition(":")
+    module = importlib.import_module(module_name)
+    function = module
+    for name in path.split("."):
+        function = getattr(function, name, None)  # type: ignore[assignment]
+    if not isinstance(function, FunctionType):
+        raise Outdated(f"{bug.name}: there is no function {bug.where}")
+    source = textwrap.dedent(inspect.getsource(function))
+    if source.count(bug.old) != 1:
+        raise Outdated(f"{bug.name}: {bug.old!r} is {source.count(bug.old)} times in {bug.where}")
+    space = {**vars(module)}
+    exec(compile(source.replace(bug.old, bug.new), bug.name, "exec", dont_inherit=False), space)
+    code: CodeType = space[function.__name__].__code__
+    function.__globals__.setdefault("_twice", _twice)
+    original, function.__code__ = function.__code__, code
+    try:
+        yield
+    finally:
+        function.__code__ = original
+
+
+def _twice(sync: object, fd: int) -> None:
+    try:
+        sync(fd)  # type: ignore[operator]
+    except OSError:
+        sync(fd)  # type: ignore[operator]
+
+
+def caught(bug: Bug, seeds: int = 3) -> str:
+    """What the laboratory says about the library with the bug; "" if nothing."""
+    with planted(bug):
+        if bug.hunt == "damage":
+            return next(iter(damage.explore("settled", first=True)[1]), "")
+        for seed in range(seeds):
+            for workload in bug.hunt.split():
+                explorer = Explorer(seed, per_call=2 if bug.fault else 8, states_max=STATES_MAX)
+                for fault in _faults(explorer, workload, bug.fault):
+                    found = explorer.run(workload, faults=fault)
+                    if found:
+                        return found.text
+    return ""
+
+
+def _faults(explorer: Explorer, workload: str, kind: str) -> Iterator[dict[int, int] | None]:
+    if not kind:
+        yield None
+        return
+    for fault in islice(explorer.fault_runs(workload, kind), FAULTS_MAX):
+        explorer.grant(FAULTED_MAX)
+        yield fault

@@ -1,0 +1,106 @@
+"""The soak: explore, damage and fault until the time is up, and say what came of it.
+
+Run as `scripts/crash --minutes N --seed S`.  One process for each processor; a process
+takes seed after seed, its own, and for each goes through every workload.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import sys
+import time
+from multiprocessing.queues import Queue
+
+import click
+
+from . import damage
+from .explorer import Explorer, Tally, shorten
+from .workloads import WORKLOADS
+
+STATES_PER_RUN = 3000
+FAULTS_PER_SEED = 12
+
+
+def explore_seed(seed: int, names: list[str], report: Queue[object], until: float) -> None:
+    """Every workload once, and some of them with faults."""
+    for name in names:
+        if time.monotonic() > until:
+            return
+        explorer = Explorer(seed, states_max=STATES_PER_RUN)
+        found = explorer.run(name)
+        if found:
+            explorer.tally.violations[-1] = shorten(found)
+        report.put(explorer.tally)
+        faulted = Explorer(seed, per_call=1)
+        faults = list(faulted.fault_runs(name))
+        for at in range(seed % 7, len(faults), max(1, len(faults) // FAULTS_PER_SEED)):
+            faulted.grant(STATES_PER_RUN // FAULTS_PER_SEED)
+            faulted.tally.faults += 1
+            if faulted.run(name, faults=faults[at]) or time.monotonic() > until:
+                break
+        report.put(faulted.tally)
+
+
+def work(first: int, step: int, names: list[str], report: Queue[object], until: float) -> None:
+    for seed in itertools.count(first, step):
+        if time.monotonic() > until:
+            break
+        explore_seed(seed, names, report, until)
+    report.put(None)
+
+
+@click.command()
+@click.option("--minutes", default=1.0, show_default=True, help="How long to go on.")
+@click.option("--seed", default=None, type=int, help="The first seed; without it, one from the clock.")
+@click.option("--workload", "names", multiple=True, type=click.Choice(sorted(WORKLOADS)), help="Only this.")
+@click.option("--processes", default=os.cpu_count() or 1, show_default=True)
+@click.option("--damage/--no-damage", "damages", default=True, help="Also damage stores bit by bit, first.")
+def main(minutes: float, seed: int | None, names: tuple[str, ...], processes: int, damages: bool) -> None:
+    """Crash simulated stores in every way, and check what is left against the promises."""
+    seed = int(time.time()) if seed is None else seed
+    begin = time.monotonic()
+    until = begin + 60 * minutes
+    total, cases, wrong = Tally(), 0, []
+    context = multiprocessing.get_context("spawn")
+    report: Queue[object] = context.Queue()
+    workers = [
+        context.Process(target=work, args=(seed + index, processes, list(names or WORKLOADS), report, until))
+        for index in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    if damages:
+        for name in damage.STORES:
+            count, bad = damage.explore(name)
+            cases, wrong = cases + count, wrong + bad
+    running = processes
+    while running:
+        tally = report.get()
+        if isinstance(tally, Tally):
+            total += tally
+        else:
+            running -= 1
+        click.echo(
+            f"\r{time.monotonic() - begin:6.0f} s  {total.states:,} states  {cases:,} damaged "
+            f" {len(total.violations) + len(wrong)} violations ", err=True, nl=False,
+        )  # fmt: skip
+    for worker in workers:
+        worker.join()
+    click.echo(err=True)
+    for violation in total.violations:
+        click.echo(f"\n{violation}")
+    for text in wrong:
+        click.echo(f"\n{text}")
+    click.echo(
+        f"states {total.states:,} (opened {total.opened:,}), kills {total.kills:,}, power cuts"
+        f" {total.power_cuts:,}, lives {total.lives:,}, runs with faults {total.faults:,}, damage cases"
+        f" {cases:,}, violations {len(total.violations) + len(wrong)}, seed {seed},"
+        f" {time.monotonic() - begin:.0f} s"
+    )
+    sys.exit(bool(total.violations or wrong))
+
+
+if __name__ == "__main__":
+    main()

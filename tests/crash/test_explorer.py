@@ -1,0 +1,90 @@
+"""The CI share of the laboratory: a budget of crash states, faults at every call, damaged stores.
+
+`scripts/crash` goes on for as long as one likes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+
+import pytest
+
+from . import damage
+from .disk import PowerCut, SimulatedDisk
+from .driver import Driver
+from .explorer import Explorer, Tally, determined
+from .history import History
+from .workloads import WORKLOADS, acks
+
+STATES = int(os.environ.get("MQ_CRASH_STATES", 100_000))
+PROCESSES = 2
+HEAVY = ("long_gap", "cleaning", "unsynced_cleaning")  # take the longest: begun first
+
+
+def share(name: str) -> Tally:
+    """One workload's part of the budget: seed after seed until it is used up."""
+    budget, total, seed = STATES // len(WORKLOADS) + 1, Tally(), 0
+    while total.states < budget and not total.violations:
+        explorer = Explorer(seed, per_call=10, states_max=budget - total.states)
+        explorer.run(name)
+        total += explorer.tally
+        seed += 1
+    return total
+
+
+def damaged(name: str) -> tuple[int, list[str]]:
+    return damage.explore(name)
+
+
+def test_no_promise_is_broken_in_any_crash_state():
+    """P1 to P10, in a hundred thousand states; and three stores damaged in every bit and length."""
+    names = sorted(WORKLOADS, key=lambda name: name not in HEAVY)
+    with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
+        damages = pool.map_async(damaged, damage.STORES, chunksize=1)
+        tallies = pool.map(share, names, chunksize=1)
+        cases = damages.get()
+    total = Tally()
+    for tally in tallies:
+        total += tally
+    assert not total.violations, "\n\n".join(map(str, total.violations))
+    assert total.states >= STATES
+    wrong = [text for _, texts in cases for text in texts]
+    assert not wrong, "\n".join(wrong[:20])
+    assert all(count > 5000 for count, _ in cases)
+
+
+@pytest.mark.parametrize("name", ["acks", "closing", "rotation"])
+def test_faults_at_every_call(name):
+    """ENOSPC, EDQUOT, EIO, EMFILE, short writes: each call of a workload, each fault, then crashes."""
+    explorer = Explorer(1, per_call=1)
+    for fault in explorer.fault_runs(name):
+        explorer.grant(30)
+        explorer.run(name, faults=fault)
+    assert not explorer.tally.violations, "\n\n".join(map(str, explorer.tally.violations[:3]))
+
+
+def test_a_seed_reproduces_everything():
+    first, second = (Explorer(7, states_max=1500) for _ in range(2))
+    first.run("batches")
+    second.run("batches")
+    assert first.tally == second.tally
+    assert first.tally.lives > 0
+
+
+def test_a_cut_in_earnest_leaves_what_a_look_at_that_call_showed():
+    """The explorer looks at copies; a PowerCut raised at the same call leaves the same bytes."""
+    with determined(3):
+        seen: dict[int, dict[str, bytes]] = {}
+        disk = SimulatedDisk()
+        disk.on_change = lambda _: seen.update({disk.calls: disk.after_kill().content()})
+        acks(Driver(disk, History()))
+    assert len(seen) > 50
+    for call, content in seen.items():
+        with determined(3):
+            disk = SimulatedDisk(cut_at=call)
+            with pytest.raises(PowerCut):
+                acks(Driver(disk, History()))
+            with pytest.raises(PowerCut):
+                disk.names("data")
+            assert disk.after_kill().content() == content
