@@ -74,7 +74,7 @@ class Broker:
         queues = {name: self.queue(name).stats() for name in self.queues()}
         log = self._store.log
         return StoreStats(
-            queues, log.disk_bytes(), sum(each.bytes for each in queues.values()), len(log.segments)
+            queues, log.reader.disk_bytes(), sum(each.bytes for each in queues.values()), len(log.segments)
         )
 
     def flush(self) -> None:

@@ -199,7 +199,7 @@ class Maintenance:
         store = self._store
         with store.turn() as (log, now_ms):
             marker = log.append_head(now_ms, log.head)
-            start = Start(log.end, log.segments[-1].base, marker, log.checksum(marker), log.head)
+            start = Start(log.end, log.segments[-1].base, marker, log.reader.checksum(marker), log.head)
             frozen = snapshot.freeze(store.state)
         pack = checkpoint.Pack(start.position)
         state, saved = snapshot.encode(frozen, pack.add)

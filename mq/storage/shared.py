@@ -115,6 +115,15 @@ class View(NamedTuple):
     held: bool  # somebody has the store open
     end: int
     synced: int
+    head: int
+
+    def explains(self, later: View) -> bool:
+        """Whether what looks wrong may only be due to what a writer did until a *later* look.
+
+        One that came in between makes a log that was read to its end look torn; one that
+        is there may have dropped segments, and they look missing.
+        """
+        return self.head != later.head if self.held else self != later
 
     @property
     def upto(self) -> int:
@@ -127,4 +136,5 @@ def look(disk: Disk, path: str, key: bytes) -> View:
     held = is_held(disk, os.path.join(path, "LOCK"))
     words = read_mark(disk, os.path.join(path, "mark"), key)
     # The page is read word by word while it changes.
-    return View(held, words[END], min(words[SYNCED], words[END]) if held else words[SYNCED])
+    synced = min(words[SYNCED], words[END]) if held else words[SYNCED]
+    return View(held, words[END], synced, words[HEAD])

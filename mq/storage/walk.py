@@ -199,10 +199,20 @@ class _Window:
 def walk(disk: Disk, path: str, message_kind: int) -> Walk:
     """The store in the directory *path*; StorageError if there is none, or no key to read it with."""
     own, broken = _identify(disk, path)
-    found = _judge(disk, path, own, message_kind)
-    found.problem = broken or found.problem
-    _list_files(found, os.path.join(path, "log"))
-    return found
+    while True:
+        view = shared.look(disk, path, own.key)
+        try:
+            found = _judge(disk, path, own, view, message_kind)
+            found.problem = broken or found.problem
+            _list_files(found, os.path.join(path, "log"))
+        except FileNotFoundError:
+            if not view.held or not disk.exists(os.path.join(path, "log")):
+                raise
+            continue  # compaction dropped a segment before it was read
+        if view.held and not found.problem:
+            return found
+        if not view.explains(shared.look(disk, path, own.key)):
+            return found
 
 
 def _identify(disk: Disk, path: str) -> tuple[Identity, CorruptStore | None]:
@@ -237,24 +247,15 @@ def _identity_in_headers(disk: Disk, directory: str) -> Identity | None:
     return None
 
 
-def _judge(disk: Disk, path: str, own: Identity, message_kind: int) -> Walk:
-    """Recovery's verdict, taken again if a writer came in between."""
+def _judge(disk: Disk, path: str, own: Identity, view: shared.View, message_kind: int) -> Walk:
+    """Recovery's verdict."""
     ignore: Callable[[Iterable[object]], None] = deque[object](maxlen=0).extend
-    before, view = None, shared.look(disk, path, own.key)
-    survey: Survey | None = None
-    problem: MqError | None = None
-    while view != before:
-        before, problem = view, None
-        try:
-            survey = recovery.survey(
-                disk, os.path.join(path, "log"), own, view.synced, ignore, message_kind, view.upto
-            )
-            problem = survey.error
-        except MqError as error:
-            survey, problem = None, error
-        if not view.held:
-            view = shared.look(disk, path, own.key)
-    return Walk(disk, path, own, view, survey, problem)
+    directory = os.path.join(path, "log")
+    try:
+        survey = recovery.survey(disk, directory, own, view.synced, ignore, message_kind, view.upto)
+    except MqError as error:
+        return Walk(disk, path, own, view, None, error)
+    return Walk(disk, path, own, view, survey, survey.error)
 
 
 def _list_files(walk: Walk, directory: str) -> None:

@@ -1,0 +1,77 @@
+"""Group commit: one fdatasync for all who wait for the disk.
+
+    thread 1 ──append──┐                      ┌──► returns
+    thread 2 ──append──┤ gather ─ fdatasync ──┼──► returns
+    thread 3 ──append──┘                      └──► returns
+    thread 4 ─────────────append── waits ── the next one
+
+Whoever comes first leads.  Those who come while a sync is running wait for its end
+together, and one of them leads the next.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+
+class Round:
+    """Those who wait for the end of one sync."""
+
+    def __init__(self) -> None:
+        self.followers = 0
+        self.done = threading.Event()
+
+
+class GroupCommit:
+    def __init__(self, synced: Callable[[], int], sync: Callable[[], None]) -> None:
+        """*synced* says how far the disk has everything; *sync* makes it all that is written by now."""
+        self._synced, self._sync = synced, sync
+        self._gate = threading.Lock()  # held for a moment: who leads, and who follows
+        self._leading = False
+        self._round = Round()
+        self._company = 1  # how many the last round served
+        self._seconds = 0.0  # how long it took
+
+    def wait(self, upto: int) -> None:
+        """Return when everything below *upto* is on the disk."""
+        while self._synced() < upto:
+            leads = False
+            try:
+                with self._gate:
+                    round = self._round
+                    if self._leading:
+                        round.followers += 1
+                    else:
+                        leads = True  # first, so that an interruption here cannot leave nobody leading
+                        self._leading = True
+                if not leads:
+                    round.done.wait()
+                elif self._synced() < upto:
+                    self._lead()
+            finally:
+                if leads:
+                    self._end_round()
+
+    def _lead(self) -> None:
+        """Sync for everybody.
+
+        In company, let the others write first, for no longer than the disk takes anyway:
+        threads that a sync has released are soon back with their next message, and
+        without this the first of them would sync for itself alone.
+        """
+        if self._company > 1:
+            give_up = time.perf_counter() + self._seconds
+            while self._round.followers + 1 < self._company and time.perf_counter() < give_up:
+                time.sleep(0)  # the others need the interpreter, not this processor
+        begin = time.perf_counter()
+        self._sync()
+        self._seconds = time.perf_counter() - begin
+
+    def _end_round(self) -> None:
+        with self._gate:
+            ended, self._round = self._round, Round()
+            self._company = ended.followers + 1
+            self._leading = False
+        ended.done.set()

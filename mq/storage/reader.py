@@ -1,0 +1,146 @@
+"""Reading records by their position: from any thread, at any time, without the log's lock.
+
+A segment may go, and its descriptor with it, while somebody reads.  The number of the
+descriptor may then name another file; the checksum, seeded by the segment's base,
+tells, and the reading is done again under a lock.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_right
+from typing import Final
+
+import msgspec
+from crc32c import crc32c
+
+from mq.errors import CorruptStore
+
+from . import record, segment
+from .disk import Disk
+from .segment import Segment
+
+UNPACK: Final = record.HEADER.unpack_from
+
+OPEN_SEGMENTS_MAX: Final = 4  # descriptors kept
+READ_BYTES: Final = 512  # what a read asks for before it knows the record's length
+READ_BYTES_MAX: Final = 64 << 10
+
+
+class Stored(msgspec.Struct, gc=False):
+    """A record read back from its position."""
+
+    kind: int
+    flags: int
+    queue: int
+    time_ms: int  # since 1970, in store time
+    payload: bytes
+
+
+class Reader:
+    def __init__(self, disk: Disk, directory: str, segments: list[Segment]) -> None:
+        self._disk, self._directory = disk, directory
+        self._pread = disk.pread
+        self._readers: dict[int, int] = {}  # descriptors by base
+        self._files = threading.Lock()
+        self._guess = READ_BYTES
+        self.index: tuple[list[int], list[Segment]] = ([], [])  # replaced as a whole, never changed
+        self.show(segments)
+
+    def show(self, segments: list[Segment]) -> None:
+        """The log consists of these from now on."""
+        self.index = ([each.base for each in segments], segments)
+
+    def read(self, lsn: int) -> Stored:
+        """The record at *lsn*, checked; CorruptStore if it does not pass."""
+        bases, segments = self.index
+        each = segments[-1]
+        if lsn < each.base:
+            each = segments[max(0, bisect_right(bases, lsn) - 1)]
+        fd = self._readers.get(each.base)
+        stored = None
+        if fd is not None:
+            # Another thread may close this descriptor meanwhile, and the number may then
+            # name another file: the checksum, seeded by the segment's base, tells.
+            try:
+                stored = self._read(fd, each, lsn)
+            except OSError:
+                stored = None
+        if stored is None:
+            with self._files:
+                stored = self._read_or_explain(each, lsn)
+        return stored
+
+    def _read(self, fd: int, each: Segment, lsn: int) -> Stored | None:
+        """The record; None if it does not pass its checksum."""
+        offset = lsn - each.base + segment.HEADER_BYTES
+        data = self._pread(fd, self._guess, offset)
+        if len(data) < 24:
+            return None
+        crc, length, low, _, ms, kind, flags, queue = UNPACK(data)
+        size = 24 + length
+        if low != lsn & 0xFFFF_FFFF or lsn + size > each.limit:
+            return None
+        if size > len(data):
+            self._guess = min(READ_BYTES_MAX, size)
+            data += self._pread(fd, size - len(data), offset + len(data))
+        if crc32c(data[4:size], each.seed) != crc:
+            return None
+        return Stored(kind, flags, queue, each.created_ms + ms, data[24:size])
+
+    def _read_or_explain(self, each: Segment, lsn: int) -> Stored:
+        path = self.path(each)
+        try:
+            stored = self._read(self._reader(each), each, lsn)
+        except OSError as error:
+            raise CorruptStore(
+                path, f"message {lsn} cannot be read ({error.strerror})", each.offset(lsn), (lsn,)
+            ) from error
+        if stored is None:
+            raise CorruptStore(
+                path,
+                f"message {lsn} does not pass its checksum; everything else is served",
+                each.offset(lsn),
+                (lsn,),
+            )
+        return stored
+
+    def checksum(self, lsn: int) -> int:
+        """What the record at *lsn* has in its checksum field."""
+        each = self.index[1][bisect_right(self.index[0], lsn) - 1]
+        with self._files:
+            return int.from_bytes(self._disk.pread(self._reader(each), 4, each.offset(lsn)), "little")
+
+    def _reader(self, each: Segment) -> int:
+        """A descriptor to read *each* with; `_files` is held."""
+        fd = self._readers.get(each.base)
+        if fd is None:
+            if len(self._readers) >= OPEN_SEGMENTS_MAX:
+                self._disk.close(self._readers.pop(next(iter(self._readers))))
+            fd = self._readers[each.base] = self._disk.open(self.path(each))
+        return fd
+
+    def disk_bytes(self) -> int:
+        """Bytes of all segments, void and reserved ones included."""
+        with self._files:
+            return sum(self._disk.size(self._reader(each)) for each in self.index[1])
+
+    def forget(self, each: Segment) -> int:
+        """Close what is open of a segment that goes; the size of its file."""
+        with self._files:
+            size = self._disk.size(self._reader(each))
+            self._disk.close(self._readers.pop(each.base))
+            return size
+
+    def after_fork(self) -> None:
+        self._files = threading.Lock()
+
+    def close(self) -> None:
+        with self._files:
+            for fd in self._readers.values():
+                self._disk.close(fd)
+            self._readers.clear()
+
+    def path(self, each: Segment) -> str:
+        return os.path.join(self._directory, each.name)
