@@ -5,16 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from traceback import format_exception_only
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, NewType, Self, TypeVar
+from typing import Any, Final, Generic, NewType, Protocol, Self, TypeVar
 
 import msgspec
 
 from mq.delivery import events
 from mq.delivery.queue import State
 from mq.errors import MqError, UsageError
-
-if TYPE_CHECKING:
-    from mq.queue import Queue
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -51,6 +48,19 @@ def encode_body(body: object) -> tuple[int, bytes]:
     return flags, raw
 
 
+class Origin(Protocol):
+    """The queue that a message came from, as far as the message needs it."""
+
+    name: str
+
+    def decode(self, message: Message[Any], /) -> Any: ...
+    def receipt(self, id: int, lsn: int, /) -> Receipt: ...
+    def ack(self, message: Delivery[Any], /) -> None: ...
+    def nack(self, message: Delivery[Any], delay: float | None, reason: str, /) -> None: ...
+    def release(self, message: Delivery[Any], /) -> None: ...
+    def extend(self, message: Delivery[Any], seconds: float | None, /) -> None: ...
+
+
 class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
     """What is stored: a snapshot, read-only.
 
@@ -58,7 +68,7 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
     are not counted.  `raw` is the body as stored; `body` is decoded when it is read.
     """
 
-    _queue: Queue[Any]
+    _queue: Origin
     id: int
     attempts: int
     _flags: int

@@ -295,7 +295,7 @@ class Queue(Generic[T]):
             applied: list[tuple[QueueState, int, int]] = []
             seen: set[int] = set()
             for message, number, id, receipt in claims:
-                state = message._queue._channel.state if message else store.state.queues.get(number)
+                state = store.state.queues.get(number)
                 flight = state.flights.get(id) if state else None
                 if state is None or flight is None or flight.receipt != receipt or receipt in seen:
                     stale.append(id)
@@ -447,9 +447,12 @@ def _decoder(type: Any) -> Callable[[bytes], Any]:
 def _claim(message: Delivery[Any] | Receipt, store: Store) -> tuple[Delivery[Any] | None, int, int, int]:
     """The delivery, if it is one; and queue number, id and receipt."""
     if isinstance(message, Delivery):
-        if message._queue._store is not store:  # its receipt may be somebody else's here
+        queue = message._queue
+        assert isinstance(queue, Queue)
+        if queue._store is not store:  # its receipt may be somebody else's here
             raise UsageError(f"message {message.id} was received through another broker; settle it there")
-        return message, 0, message.id, message._lsn
+        state = queue._channel.state
+        return message, state.number if state else 0, message.id, message._lsn
     try:
         number, id, receipt = map(int, message.split("-"))
     except (AttributeError, TypeError, ValueError):
