@@ -189,16 +189,18 @@ class Store:
         self.identity = self._identify(create=False)
         self.mark = memoryview(bytearray(8 * 512)).cast("Q")
         self.mark[shared.DIRTY] = 1  # so that every change ends in check(), which refuses it
-        settled = False
-        while not settled:
+        while True:
             view = shared.look(self.disk, self.path, self.identity.key)
             try:
                 state, found = self._read_log(view.synced, view.upto)
             except FileNotFoundError:
-                if view.holds(shared.look(self.disk, self.path, self.identity.key)):
+                if not view.held or not self.disk.exists(self._log_path):
                     raise
-            else:
-                settled = view.holds(shared.look(self.disk, self.path, self.identity.key))
+                continue  # compaction dropped a segment before it was read
+            if view.held and not found.error:
+                break
+            if not view.explains(shared.look(self.disk, self.path, self.identity.key)):
+                break
         self._seen_end = view.end
         if found.error:
             raise found.error

@@ -151,14 +151,18 @@ def _items(walked: Walk) -> Iterator[tuple[File | None, Found | Gap, str]]:
     for file in walked.files:
         while missing and missing[0].lsn <= file.segment.base:
             yield None, missing.pop(0), ""
-        for item in walked.items(file):
-            if isinstance(item, Gap):
-                yield file, item, ""
-                continue
-            if item.kind == events.DECLARE:
-                names[item.queue] = events.decode_declaration(item.payload).name
-            belongs = item.kind >= record.FIRST_EVENT
-            yield file, item, names.get(item.queue, f"#{item.queue}") if belongs else ""
+        try:
+            for item in walked.items(file):
+                if isinstance(item, Gap):
+                    yield file, item, ""
+                    continue
+                if item.kind == events.DECLARE:
+                    names[item.queue] = events.decode_declaration(item.payload).name
+                belongs = item.kind >= record.FIRST_EVENT
+                yield file, item, names.get(item.queue, f"#{item.queue}") if belongs else ""
+        except FileNotFoundError:  # compaction has dropped it meanwhile
+            if not walked.view.held:
+                raise
     for gap in missing:
         yield None, gap, ""
 

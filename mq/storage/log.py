@@ -247,12 +247,13 @@ class Log:
 
     def _enter(self, last: Segment, fd: int, size: int) -> None:
         """Make *last*, a file of *size* bytes that *fd* writes to, the segment that is written to."""
-        if self._fd >= 0:
-            self._retired.append(self._fd)
+        # The new one first: a sync that begins after the old one is closed must not get that.
+        old, self._fd = self._fd, fd
+        if old >= 0:
+            self._retired.append(old)
             if self._sync.acquire(blocking=False):
                 self._close_retired()
                 self._sync.release()
-        self._fd = fd
         self._seed, self._shift = last.seed, last.base - segment.HEADER_BYTES
         self._created_ms, self._latest_ms = last.created_ms, last.created_ms + record.LOW
         self._allocated = min(last.limit, last.base + max(0, size - segment.HEADER_BYTES))
@@ -297,24 +298,25 @@ class Log:
 
     def _sync_now(self) -> None:
         """The target is sampled before the fdatasync, so nothing appended during it is claimed."""
-        self.check()
-        # The descriptor first: a rotation after this line only adds a segment that is
-        # synced too, and none is closed while `_sync` is held.
-        mark, fd, target = self._mark, self._fd, self.end
-        mark[shared.SYNCING] = 1
-        try:
-            self._sync_older(fd, target)
-            self._disk.sync(fd)
-        except OSError as error:
-            mark[shared.FAILED] = mark[shared.DIRTY] = 1
-            self.failure = StoreFailed(
-                self.directory,
-                f"fsync failed ({error.strerror}), the outcome is unknown: re-open the store, then look",
-            )
-            raise self.failure from error
-        self.synced = mark[shared.SYNCED] = target
-        mark[shared.SYNCING] = 0
-        self._close_retired()
+        with self._sync:
+            self.check()
+            # The descriptor first: a rotation after this line only adds a segment that is
+            # synced too, and none is closed while `_sync` is held.
+            mark, fd, target = self._mark, self._fd, self.end
+            mark[shared.SYNCING] = 1
+            try:
+                self._sync_older(fd, target)
+                self._disk.sync(fd)
+            except OSError as error:
+                mark[shared.FAILED] = mark[shared.DIRTY] = 1
+                self.failure = StoreFailed(
+                    self.directory,
+                    f"fsync failed ({error.strerror}), the outcome is unknown: re-open the store, then look",
+                )
+                raise self.failure from error
+            self.synced = mark[shared.SYNCED] = target
+            mark[shared.SYNCING] = 0
+            self._close_retired()
 
     def _sync_older(self, fd: int, target: int) -> None:
         """Sync the segments in [synced, target) other than the one that *fd* writes to, oldest first."""

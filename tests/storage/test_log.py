@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import ClassVar
 
 import pytest
 from faults import Faulty, Image, short_writes
@@ -220,3 +221,32 @@ def test_a_mark_that_is_shared_names_the_end_after_each_append():
     for n in range(20):
         log.append(MS, KIND, 0, 1, bytes(n * 20))
         assert (log._mark[shared.END], log._mark[shared.DIRTY]) == (log.end, 0)
+
+
+def test_a_descriptor_is_closed_when_no_sync_can_have_it():
+    """Neither one that is at it, nor one that begins meanwhile: its number may name another file by then."""
+
+    class Watching(Image):
+        log: Log | None = None
+        syncing: int = -1
+        closed: ClassVar[list[int]] = []
+
+        def sync(self, fd):
+            if self.log and fd == self.log._fd and self.syncing < 0:
+                self.syncing = fd
+                self.log.append(MS, KIND, 0, 1, bytes(800))  # the rotation comes during the sync
+                self.syncing = -1
+            super().sync(fd)
+
+        def close(self, fd):
+            if self.log:
+                assert fd not in (self.log._fd, self.syncing)
+                self.closed.append(fd)
+            super().close(fd)
+
+    log, disk = new_log(Watching())
+    disk.log = log
+    for _ in range(4):
+        log.append(MS, KIND, 0, 1, bytes(800))
+        log.sync(log.end)
+    assert len(disk.closed) >= 4 and log.synced > 0
