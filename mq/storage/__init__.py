@@ -1,16 +1,16 @@
 """The log on disk.  Knows records, segments and files; knows no queue, topic or consumer.
 
-    disk.py        the only module that touches files, locks and the shared page
-    shared.py      the lock, and the page that all processes see
-    identity.py    FORMAT: which store this is
-    record.py      bytes ⇄ record
-    segment.py     one file of the log, and how it is scanned
-    log.py         append, rotate, sync, fail-stop
-    commit.py      one fdatasync for all who wait
-    reader.py      records by their position
-    reserve.py     room kept back, so that a full disk can be drained
-    recovery.py    what is on disk → where the log ends, and a verdict
-    checkpoint.py  the state at one position, so that opening reads the tail
-    cleaner.py     re-append what lives in the oldest segment, drop it
-    walk.py        the log as it lies there, damaged places included: for the tools
+disk.py        the only module that touches files, locks and the shared page
+shared.py      the lock, and the page that all processes see
+identity.py    FORMAT: which store this is
+record.py      bytes ⇄ record
+segment.py     one file of the log, and how it is scanned
+log.py         append, rotate, sync, fail-stop
+commit.py      one fdatasync for all who wait
+reader.py      records by their position
+reserve.py     room kept back, so that a full disk can be drained
+recovery.py    what is on disk → where the log ends, and a verdict
+checkpoint.py  the state at one position, so that opening reads the tail
+cleaner.py     re-append what lives in the oldest segment, drop it
+walk.py        the log as it lies there, damaged places included: for the tools
 """
