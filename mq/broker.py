@@ -96,7 +96,8 @@ class Broker:
 
 def open(
     path: str | os.PathLike[str], *, sync: Sync = "always", read_only: bool = False,
-    segment_bytes: int = 64 << 20, clock: Callable[[], float] | None = None,
+    recover: Literal["refuse", "salvage"] = "refuse", segment_bytes: int = 64 << 20,
+    clock: Callable[[], float] | None = None,
 ) -> Broker:  # fmt: skip
     """Open the store in the directory *path*; made if it is not there.
 
@@ -105,6 +106,11 @@ def open(
     *sync*: "always": a publish returns when it is on the disk.  Seconds: the disk is
     synced at least that often.  "never": the kernel decides.  In all three a publish that
     returned survives the death of the process.
+
+    *recover*: what to do about damage, bytes that were on the disk and are gone or altered.
+    "refuse": raise CorruptStore, and change nothing.  "salvage": repair the store as
+    `mq repair` does, which costs what is damaged and nothing else; a line for each place
+    goes to the logger "mq".  Neither is about crashes: those never need a human.
 
     *read_only* looks, and changes nothing, also while another process has the store.
     *clock*: seconds since 1970, for tests.
@@ -128,6 +134,15 @@ def open(
         )
     if clock is not None and not callable(clock):
         raise UsageError(f"clock is a function that returns seconds since 1970, not {type(clock).__name__}")
+    if recover not in ("refuse", "salvage"):
+        raise UsageError(f'recover is "refuse" or "salvage", not {recover!r}')
+    if read_only and recover == "salvage":
+        raise UsageError("salvage repairs the store, and read_only=True changes nothing: choose one of them")
     if read_only and name == MEMORY:
         raise UsageError('":memory:" is new and empty: there is nothing to open read-only')
-    return Broker(Store(name, sync=sync, read_only=read_only, segment_bytes=segment_bytes, clock=clock))
+    return Broker(
+        Store(
+            name, sync=sync, read_only=read_only, segment_bytes=segment_bytes, clock=clock,
+            salvage=recover == "salvage",
+        )
+    )  # fmt: skip

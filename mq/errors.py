@@ -15,6 +15,8 @@ MqError
 
 from __future__ import annotations
 
+ADVICE = "`mq verify` names what is affected, `mq repair` keeps everything else"
+
 
 class MqError(Exception):
     """The root of every error that mq raises on purpose."""

@@ -10,6 +10,7 @@ operation sees it and rebuilds the state from the log, which is the truth.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -26,11 +27,13 @@ from mq.delivery.backlog import Arrays, Chunk
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState
 from mq.delivery.state import QUEUES_MAX, State, declaration_of
-from mq.errors import Closed, CorruptStore, StorageError, Unsupported, UsageError
+from mq.errors import ADVICE, Closed, CorruptStore, StorageError, Unsupported, UsageError
 from mq.maintenance import MEMORY, Maintenance
-from mq.storage import checkpoint, identity, recovery, shared
+from mq.storage import checkpoint, identity, recovery, repair, shared
 from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain
 from mq.storage.log import Draft, Log
+
+logger = logging.getLogger("mq")
 
 
 class Channel:
@@ -65,8 +68,12 @@ class Store:
     def __init__(
         self, path: str, *, sync: str | float, read_only: bool, segment_bytes: int,
         clock: Callable[[], float] | None, disk: Disk | None = None, background: bool = True,
+        salvage: bool = False,
     ) -> None:  # fmt: skip
-        """*background*: a thread gives space back and writes checkpoints; else `maintenance.run` does."""
+        """*background*: a thread gives space back and writes checkpoints; else `maintenance.run` does.
+
+        *salvage*: what is damaged is repaired, and what that cost is logged.
+        """
         self.path = path
         self.read_only = read_only
         self.clock = Clock(clock)
@@ -86,7 +93,7 @@ class Store:
             if read_only:
                 self._attach()
             else:
-                self._open()
+                self._open(salvage)
         _open_stores.add(self)
         if isinstance(sync, float) and not read_only:
             self._stop = threading.Event()
@@ -97,7 +104,7 @@ class Store:
 
     # ── opening ────────────────────────────────────────────────────────────────────
 
-    def _open(self) -> None:
+    def _open(self, salvage: bool) -> None:
         """Take the lock, recover, go on where the log ends."""
         disk = self.disk
         disk.make_directory(self.path)
@@ -105,22 +112,34 @@ class Store:
         try:
             disk.make_directory(self._log_path)
             disk.make_directory(self.checkpoint_path)
-            self.identity = self._identify(create=True)
-            # Whoever made the store may have died before its names were on the disk.
-            disk.sync_directory(self.path)
-            self.mark = shared.open_mark(disk, self._mark_path, self.identity.key)
-            self.mark[shared.HOLDER] = os.getpid()
-            self._recover()
+            try:
+                self._begin()
+            except CorruptStore:
+                if not salvage:
+                    raise
+                for loss in repair.mend(disk, self.path, events.PUBLISH, events.message_of):
+                    logger.warning("%s", loss)
+                self._begin()
         except BaseException:
             disk.close(self._lock_fd)
             raise
+
+    def _begin(self) -> None:
+        self.identity = self._identify(create=True)
+        # Whoever made the store may have died before its names were on the disk.
+        self.disk.sync_directory(self.path)
+        self.mark = shared.open_mark(self.disk, self._mark_path, self.identity.key)
+        self.mark[shared.HOLDER] = os.getpid()
+        self._recover()
 
     def _identify(self, *, create: bool) -> identity.Identity:
         path = os.path.join(self.path, "FORMAT")
         if self.disk.exists(path):
             return identity.read(self.disk, path)
-        if create and not self.disk.names(self._log_path):
-            return identity.create(self.disk, path)
+        if create:
+            if not self.disk.names(self._log_path):
+                return identity.create(self.disk, path)
+            raise CorruptStore(path, f"there is a log, but no FORMAT file beside it; {ADVICE}")
         raise StorageError(self.path, "this is not a store: it has no FORMAT file; check the path")
 
     def _read_log(self, synced: int, upto: int = shared.NO_LIMIT) -> tuple[State, recovery.Survey]:
@@ -211,6 +230,7 @@ class Store:
 
     def _take_state(self, state: State, applied: int) -> None:
         self.state, self.applied, self._ready = state, applied, True
+        state.name_the_nameless()
         for name, channel in self.channels.items():
             channel.state = state.by_name.get(name)
             channel.arrived.notify_all()  # whoever waits judges for itself what changed

@@ -53,7 +53,9 @@ def killed(path: Path) -> Path:
 # ── the public face ────────────────────────────────────────────────────────────────
 
 FACE = {
-    mq.open: "(path, *, sync='always', read_only=False, segment_bytes=67108864, clock=None)",
+    mq.open: (
+        "(path, *, sync='always', read_only=False, recover='refuse', segment_bytes=67108864, clock=None)"
+    ),
     mq.Broker.queue: "(self, name, *, type=None, **options)",
     mq.Broker.queues: "(self)",
     mq.Broker.stats: "(self)",

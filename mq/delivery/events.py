@@ -105,6 +105,15 @@ def body_of(kind: int, created_ms: int, payload: bytes) -> tuple[int, bytes]:
     return created_ms, payload
 
 
+def message_of(kind: int, position: int, payload: bytes) -> int | None:
+    """The message whose body the record holds; None if it holds none."""
+    if kind == PUBLISH:
+        return position
+    if kind == RELOCATE and len(payload) >= RELOCATE_PAYLOAD.size:
+        return int(RELOCATE_PAYLOAD.unpack_from(payload)[0])
+    return None
+
+
 def encode_reason(reason: str) -> bytes:
     """As UTF-8, cut where it gets too long to keep."""
     return reason.encode(errors="replace")[:REASON_BYTES_MAX]

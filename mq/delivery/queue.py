@@ -102,6 +102,8 @@ class QueueState:
         self.acked += 1
         if self.flights.pop(id, None):
             self.bytes -= size
+        elif self.delayed.pop(id, None) or self.waiting.take(id) is not None:
+            self.bytes -= size  # the record of its delivery was lost; that it is done was not
 
     def nack(self, id: int, due: int) -> None:
         self.failed += 1

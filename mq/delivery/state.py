@@ -85,6 +85,7 @@ class State:
     def declare(self, number: int, lsn: int, payload: bytes) -> QueueState:
         """Make the queue, or change what is known of it."""
         queue = self.queues.get(number) or self._add(number)
+        self.by_name.pop(queue.name, None)
         try:
             queue.declare(events.decode_declaration(payload), lsn)
         except msgspec.ValidationError as error:
@@ -102,7 +103,21 @@ class State:
     def free_number(self) -> int | None:
         """A number for a new queue; None if there are too many."""
         number = len(self.queues) + 1
-        return number if number <= QUEUES_MAX else None
+        if number in self.queues or number > QUEUES_MAX:  # some declaration was lost, and its number with it
+            return next((each for each in range(1, QUEUES_MAX + 1) if each not in self.queues), None)
+        return number
+
+    def name_the_nameless(self) -> None:
+        """Give a name to queues whose declaration was lost, so that their messages can be reached.
+
+        Once all is applied: until then a declaration may still come.
+        """
+        for number, queue in self.queues.items():
+            if not queue.name and queue.total():
+                name = f"unnamed-{number}"
+                while name in self.by_name:
+                    name += "-again"
+                queue.name, self.by_name[name] = name, queue
 
     # ── what compaction asks ───────────────────────────────────────────────────────
 

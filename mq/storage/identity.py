@@ -37,8 +37,13 @@ class Identity(NamedTuple):
 def create(disk: Disk, path: str) -> Identity:
     """Write FORMAT for a new store: whole and durable under its name, or not there."""
     identity = Identity(uuid.uuid4().hex, os.urandom(8))
-    directory = os.path.dirname(path)
-    _sync_names_above(disk, directory)
+    _sync_names_above(disk, os.path.dirname(path))
+    write(disk, path, identity)
+    return identity
+
+
+def write(disk: Disk, path: str, identity: Identity) -> None:
+    """Put FORMAT there, whole and durable under its name."""
     fd = disk.open(path + ".tmp", write=True, create=True)
     try:
         write_all(disk, fd, identity.line(), 0)
@@ -46,8 +51,7 @@ def create(disk: Disk, path: str) -> Identity:
     finally:
         disk.close(fd)
     disk.rename(path + ".tmp", path)
-    disk.sync_directory(directory)
-    return identity
+    disk.sync_directory(os.path.dirname(path))
 
 
 def _sync_names_above(disk: Disk, directory: str) -> None:
@@ -71,7 +75,7 @@ def read(disk: Disk, path: str) -> Identity:
     match = LINE.fullmatch(line)
     if not match or int(match[5], 16) != crc32c(match[1]):
         raise CorruptStore(
-            path, "not the FORMAT line of a store; restore it from a copy, or from a segment's header", 0
+            path, "not a store's FORMAT line; restore it from a copy, or let `mq repair` write it again", 0
         )
     if int(match[2]) != VERSION:
         raise Unsupported(

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from crc32c import crc32c
 
-from mq.errors import CorruptStore
+from mq.errors import ADVICE, CorruptStore
 
 from . import record, segment
 from .disk import Disk
@@ -100,7 +100,7 @@ class Reader:
         if stored is None:
             raise CorruptStore(
                 path,
-                f"message {lsn} does not pass its checksum; everything else is served",
+                f"message {lsn} does not pass its checksum; everything else is served: {ADVICE}",
                 each.offset(lsn),
                 (lsn,),
             )

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
-from mq.errors import CorruptStore, StorageError
+from mq.errors import ADVICE, CorruptStore, StorageError
 
 from . import record, segment
 from .disk import Disk, write_all
@@ -113,7 +113,7 @@ def survey(
                 found.error = reader.explain(found, message_kind)
             elif segments and segments[0].base > found.head:
                 path = os.path.join(directory, f"{found.head:020}.seg")
-                found.error = CorruptStore(path, "the log's first segment is missing", 0)
+                found.error = CorruptStore(path, f"the log's first segment is missing: {ADVICE}", 0)
         if found.error:
             found.verdict = Verdict.CORRUPT
         return found
@@ -170,7 +170,9 @@ class _Reader:
                 head = self._disk.pread(fd, segment.HEADER_BYTES, 0)
                 if base != due:
                     missing = os.path.join(self._directory, f"{due:020}.seg")
-                    return segments, CorruptStore(missing, f"the segment before {name} is missing", 0)
+                    return segments, CorruptStore(
+                        missing, f"the segment before {name} is missing: {ADVICE}", 0
+                    )
                 segments.append(segment.decode_header(identity, path, base, head))
             except BadHeader as error:
                 # Synced before it is used: a bad header is either all that ever got
@@ -260,7 +262,7 @@ class _Reader:
         holding = [each for each in found.segments if each.base <= found.bad < each.limit]
         if not holding:
             path = os.path.join(self._directory, f"{found.next_base:020}.seg")
-            return CorruptStore(path, f"missing; the log was on disk up to {found.synced}", 0)
+            return CorruptStore(path, f"missing; the log was on disk up to {found.synced}: {ADVICE}", 0)
         each = holding[0]
         stop = segment.next_intact(self._disk, self.fd(each), each, found.bad, each.limit)
         stop = min(found.synced, each.limit) if stop is None else stop
@@ -272,7 +274,7 @@ class _Reader:
         else:
             reason = f"{stop - found.bad} bytes that were on disk are gone or altered; nothing was changed"
         ids = tuple(self.messages(each, found, stop, message_kind))
-        return CorruptStore(self.path(each), reason, each.offset(found.bad), ids)
+        return CorruptStore(self.path(each), f"{reason}: {ADVICE}", each.offset(found.bad), ids)
 
     def messages(self, each: Segment, found: Survey, stop: int, message_kind: int) -> Iterator[int]:
         """The messages that what lies in [X, *stop*) costs, as far as the lengths there can be followed.

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
-from mq.errors import Unsupported
+from mq.errors import ADVICE, Unsupported
 
 from . import record
 from .disk import Disk
@@ -73,12 +73,12 @@ class BadHeader(Exception):
 def decode_header(identity: Identity, path: str, base: int, data: bytes) -> Segment:
     """The segment that *data* heads; BadHeader if it cannot be believed."""
     if len(data) < HEADER_BYTES:
-        raise BadHeader("the segment's header is cut short")
+        raise BadHeader(f"the segment's header is cut short: {ADVICE}")
     magic, version, reserved, features, number, store_id, key, own_base, capacity, created, crc = (
         HEADER.unpack_from(data)
     )
     if crc32c(data[: HEADER_BYTES - 4]) != crc:
-        raise BadHeader("the segment's header does not pass its checksum")
+        raise BadHeader(f"the segment's header does not pass its checksum: {ADVICE}")
     if magic != MAGIC:
         raise BadHeader("this is not a segment of a log")
     if version != VERSION or features or reserved:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -25,7 +26,7 @@ from crc32c import crc32c
 
 from mq.errors import CorruptStore, MqError, StorageError
 
-from . import identity, record, recovery, segment, shared
+from . import checkpoint, identity, record, recovery, segment, shared
 from .disk import Disk
 from .identity import Identity
 from .recovery import Survey, Verdict
@@ -196,11 +197,14 @@ class _Window:
         return last
 
 
-def walk(disk: Disk, path: str, message_kind: int) -> Walk:
-    """The store in the directory *path*; StorageError if there is none, or no key to read it with."""
+def walk(disk: Disk, path: str, message_kind: int, *, alone: bool = False) -> Walk:
+    """The store in the directory *path*; StorageError if there is none, or no key to read it with.
+
+    *alone*: the caller has the store's lock, so nobody else is there to vouch for the log's end.
+    """
     own, broken = _identify(disk, path)
     while True:
-        view = shared.look(disk, path, own.key)
+        view = _look(disk, path, own.key, alone)
         try:
             found = _judge(disk, path, own, view, message_kind)
             found.problem = broken or found.problem
@@ -211,7 +215,7 @@ def walk(disk: Disk, path: str, message_kind: int) -> Walk:
             continue  # compaction dropped a segment before it was read
         if view.held and not found.problem:
             return found
-        if not view.explains(shared.look(disk, path, own.key)):
+        if not view.explains(_look(disk, path, own.key, alone)):
             return found
 
 
@@ -224,16 +228,19 @@ def _identify(disk: Disk, path: str) -> tuple[Identity, CorruptStore | None]:
             return identity.read(disk, format_path), None
         except CorruptStore as caught:
             error = caught
-    own = _identity_in_headers(disk, directory) if disk.exists(directory) else None
+    own = _identity_in_headers(disk, directory)
     if own:
-        reason = "missing; restore it from a copy, or from a segment's header"
+        reason = "missing; restore it from a copy, or let `mq repair` write it again"
         return own, error or CorruptStore(format_path, reason)
     raise error or StorageError(path, "this is not a store: it has no FORMAT file; check the path")
 
 
 def _identity_in_headers(disk: Disk, directory: str) -> Identity | None:
     """Which store this is, from the first segment whose header passes its checksum."""
-    for name in sorted(disk.names(directory)):
+    names: list[str] = []
+    with suppress(FileNotFoundError):
+        names = sorted(disk.names(directory))
+    for name in names:
         if segment.NAME.fullmatch(name):
             fd = disk.open(os.path.join(directory, name))
             try:
@@ -256,6 +263,17 @@ def _judge(disk: Disk, path: str, own: Identity, view: shared.View, message_kind
     except MqError as error:
         return Walk(disk, path, own, view, None, error)
     return Walk(disk, path, own, view, survey, survey.error)
+
+
+def _look(disk: Disk, path: str, key: bytes, alone: bool) -> shared.View:
+    """The store as it is now, with what a checkpoint claims: it was made when the log was synced so far."""
+    if alone:
+        words = shared.read_mark(disk, os.path.join(path, "mark"), key)
+        view = shared.View(False, words[shared.END], words[shared.SYNCED], words[shared.HEAD])
+    else:
+        view = shared.look(disk, path, key)
+    newest = checkpoint.newest(disk, os.path.join(path, "checkpoint"), key, view.upto)
+    return view._replace(synced=max(view.synced, newest.position)) if newest else view
 
 
 def _list_files(walk: Walk, directory: str) -> None:

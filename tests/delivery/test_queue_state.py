@@ -145,15 +145,24 @@ def test_an_ack_buries_a_message_and_its_bytes(queue):
         lambda queue: queue.release(99),
         lambda queue: queue.extend(99, 5),
         lambda queue: deliver(queue, 99, 98, 5),
-        lambda queue: queue.ack(10, 5),
     ],
-    ids=["ack", "nack", "release", "extend", "deliver", "ack of a message that waits"],
+    ids=["ack", "nack", "release", "extend", "deliver"],
 )
 def test_a_record_about_what_is_not_there_changes_nothing(queue, record):
     """A tombstone may outlive what it buried."""
     record(queue)
     assert queue.counts(at(1000)) == (3, 0, 0)
     assert queue.bytes == 15
+
+
+def test_an_ack_counts_though_the_record_of_its_delivery_was_lost(queue):
+    """P2: whether the message waits, as far as is known, or is delayed."""
+    queue.ack(10, 5)
+    deliver(queue, 20, 40, 100)
+    queue.nack(20, 10_000)
+    queue.ack(20, 5)
+    assert queue.ids("ready", at(20_000), 9) == [30]
+    assert queue.bytes == 5
 
 
 def test_a_purge_leaves_what_is_in_flight(queue):

@@ -1,0 +1,486 @@
+"""Make a damaged log whole again.  What is damaged is copied first, and nothing else is lost.
+
+    ┌────────┬────────┬░░░░░░░░░░░░░░░░░░░░░░┬────────┐
+    │ record │ record │ damaged              │ record │
+    └────────┴────────┴░░░░░░░░░░░░░░░░░░░░░░┴────────┘
+                      x                      y
+    ┌────────┬────────┬──────┬░░░░░░░░░░░░░░░┬────────┐
+    │ record │ record │ LOST │ its payload   │ record │
+    └────────┴────────┴──────┴░░░░░░░░░░░░░░░┴────────┘
+
+Only the 24 bytes of a record's header are written at x: its length reaches to y, and its
+checksum covers the damaged bytes as they stand.  So the chain of records is whole, and
+every later opening reads it as it reads any other.  Nothing that is intact is moved.
+
+Each step copies, syncs, changes one thing, syncs, and leaves a log that is no more
+damaged than before: repair may be killed anywhere, and run again.  It is a loop: look at
+the log, mend the first kind of damage there is, look again.
+
+    FORMAT damaged or missing      written again, from a segment's header
+    a header damaged               written again, from the fence, or from the neighbours
+    a segment missing              created, and then damaged all over
+    records damaged                LOST
+    a fence damaged                written again: it voids what is behind the records before it
+    nothing says where the log     the first fence says it, from now on
+      begins, or its first
+      segment is missing
+
+What is only torn is left to recovery.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from crc32c import crc32c
+
+from mq.errors import CorruptStore, StorageError, StoreLocked
+
+from . import checkpoint, identity, record, segment, shared
+from .disk import PAGE_BYTES, Disk, explain, write_all
+from .overlay import Overlay
+from .segment import Segment
+from .walk import FENCE_BYTES, File, Found, Gap, Walk, walk
+
+COPY_BYTES: Final = 1 << 20
+ROUNDS_MAX: Final = 16  # of looking and mending; each kind of damage takes one
+LOST_BYTES_MAX: Final = 64 << 20  # of one record: a longer stretch becomes several
+ONE_BIT_BYTES_MAX: Final = 64 << 10  # of a record for which it is worth while to look for a flipped bit
+NAMED_BYTES: Final = 64  # what says which message it is stands before this
+KIND_AT: Final = 20
+MISSING_BYTES_MAX: Final = 1 << 40  # a mark that claims more than this behind the log's end is not believed
+
+Name = Callable[[int, int, bytes], int | None]
+"""(kind, position, payload) → the message whose body the record holds, if it holds one."""
+
+
+class Loss(NamedTuple):
+    """One damaged place, and what became of it."""
+
+    path: str
+    offset: int
+    size: int  # bytes that stood there; or should have
+    ids: tuple[int, ...]  # the messages whose bodies may be gone with them
+    reason: str
+    copy: str  # the file that has the bytes as they were found; "" if there were none
+
+    def __str__(self) -> str:
+        ids = ", ".join(map(str, self.ids[:10])) + (", …" if self.ids[10:] else "")
+        lost = f"; message {ids}" if ids else ""
+        kept = f"; copied to {self.copy}" if self.copy else ""
+        return f"{self.path} at offset {self.offset}: {self.size:,} bytes, {self.reason}{lost}{kept}"
+
+
+def repair(disk: Disk, path: str, message_kind: int, name: Name, *, dry_run: bool = False) -> list[Loss]:
+    """Mend the store in the directory *path*; what was damaged.  StoreLocked if somebody has it open.
+
+    *dry_run*: the same, on a disk that keeps every change to itself.
+    """
+    with explain(path):
+        lock_path, mark_path = os.path.join(path, "LOCK"), os.path.join(path, "mark")
+        if dry_run:
+            if shared.is_held(disk, lock_path):
+                raise StoreLocked(path, shared.holder(disk, mark_path))
+            overlay = Overlay(disk, os.path.join(path, "quarantine"))
+            try:
+                return mend(overlay, path, message_kind, name)
+            finally:
+                overlay.release()
+        fd = shared.take_lock(disk, lock_path, mark_path)
+        try:
+            return mend(disk, path, message_kind, name)
+        finally:
+            disk.close(fd)
+
+
+def mend(disk: Disk, path: str, message_kind: int, name: Name) -> list[Loss]:
+    """The same, for who holds the store's lock."""
+    losses: list[Loss] = []
+    disk.make_directory(os.path.join(path, "log"))
+    for _ in range(ROUNDS_MAX):
+        found = walk(disk, path, message_kind, alone=True)
+        if found.problem is None:
+            return losses
+        if not isinstance(found.problem, CorruptStore):
+            raise found.problem
+        done = _Round(disk, path, found, name).mend()
+        if not done:
+            break
+        losses += done
+    assert found.problem
+    raise found.problem
+
+
+def suspects(disk: Disk, file: File, gap: Gap, name: Name) -> tuple[int, ...]:
+    """The messages whose bodies may be gone with *gap*, as far as the lengths in it can be followed."""
+    fd = disk.open(file.path)
+    try:
+        return tuple(dict.fromkeys(_suspects(disk, fd, file.segment, gap, name)))
+    finally:
+        disk.close(fd)
+
+
+def _suspects(disk: Disk, fd: int, each: Segment, gap: Gap, name: Name) -> Iterator[int]:
+    lsn, stop = gap.lsn, gap.lsn + gap.size
+    if gap.size <= ONE_BIT_BYTES_MAX and (data := _undo_one_bit(disk.pread(fd, gap.size, gap.offset), each)):
+        found = name(data[KIND_AT], lsn, data[record.HEADER_BYTES :])
+        if found is not None:
+            yield found
+        return
+    while lsn + record.HEADER_BYTES <= stop:
+        data = disk.pread(fd, min(stop - lsn, ONE_BIT_BYTES_MAX), each.offset(lsn))
+        if len(data) < record.HEADER_BYTES or not any(data[: record.HEADER_BYTES]):
+            return
+        _, length, low, _, _, kind, _, _ = record.HEADER.unpack_from(data)
+        found = name(kind, lsn, data[record.HEADER_BYTES :])
+        if low != lsn & record.LOW or lsn + record.HEADER_BYTES + length > stop:
+            yield lsn if found is None else found  # whatever it was
+            return
+        if found is not None:
+            yield found
+        lsn += record.HEADER_BYTES + length
+
+
+def _undo_one_bit(data: bytes, each: Segment) -> bytes | None:
+    """The record that *data* was, if one bit near its beginning was flipped: the checksum says which.
+
+    Only to tell which message it was.  Nobody gets to see such a record as a message.
+    """
+    crc = int.from_bytes(data[:4], "little")
+    trial = bytearray(data)
+    for at in range(4, min(len(data), NAMED_BYTES)):
+        for bit in range(8):
+            trial[at] ^= 1 << bit
+            if crc32c(memoryview(trial)[4:], each.seed) == crc:
+                return bytes(trial)
+            trial[at] ^= 1 << bit
+    return None
+
+
+class _Round:
+    """One look at the log, and the mending of the first kind of damage found."""
+
+    def __init__(self, disk: Disk, path: str, found: Walk, name: Name) -> None:
+        self._disk, self._path, self._walk, self._name = disk, path, found, name
+        self._log, self._quarantine = os.path.join(path, "log"), os.path.join(path, "quarantine")
+
+    def mend(self) -> list[Loss]:
+        """What was mended; nothing, if there is nothing that could be."""
+        if loss := self._mend_format() or self._mend_mark():
+            return [loss]
+        self._drop_checkpoints()
+        return self._mend_headers() or self._create_missing() or self._mend_records() or self._mend_head()
+
+    # ── what stands beside the log ─────────────────────────────────────────────────
+
+    def _mend_format(self) -> Loss | None:
+        path = os.path.join(self._path, "FORMAT")
+        size, copy, reason = 0, "", "missing; written again from a segment's header"
+        if self._disk.exists(path):
+            try:
+                identity.read(self._disk, path)
+                return None
+            except CorruptStore:
+                reason = "damaged; written again from a segment's header"
+            size, copy = self._save_file(path)
+        identity.write(self._disk, path, self._walk.identity)
+        return Loss(path, 0, size, (), reason, copy)
+
+    def _mend_mark(self) -> Loss | None:
+        """A page that claims more than it says there is has no checksum to tell which of both is wrong."""
+        path = os.path.join(self._path, "mark")
+        words = shared.read_mark(self._disk, path, self._walk.identity.key)
+        end, synced = words[shared.END], words[shared.SYNCED]
+        if synced > end:
+            _, copy = self._save_file(path)
+            self._write_mark(path, end, end)
+            reason = f"it claims that the log was synced up to {synced}, but ended at {end}; not believed"
+            return Loss(path, shared.SYNCED * 8, 8, (), reason, copy)
+        limit = max((file.segment.limit for file in self._walk.files), default=0)
+        if synced > limit + MISSING_BYTES_MAX:
+            reason = f"it claims that the log was synced up to {synced}, far behind any segment; if that"
+            raise CorruptStore(path, reason + " cannot be, remove it and run `mq repair` again", 0)
+        return None
+
+    def _write_mark(self, path: str, end: int, synced: int) -> None:
+        words = shared.read_mark(self._disk, path, self._walk.identity.key)
+        words[shared.KEY] = int.from_bytes(self._walk.identity.key, "little")
+        words[shared.END], words[shared.SYNCED] = end, synced
+        fd = self._disk.open(path, write=True, create=True)
+        try:
+            whole = self._disk.size(fd) >= PAGE_BYTES
+            page = b"".join(word.to_bytes(8, "little") for word in words)
+            write_all(self._disk, fd, page[:64] if whole else page, 0)
+            self._disk.sync(fd)
+        finally:
+            self._disk.close(fd)
+
+    def _drop_checkpoints(self) -> None:
+        """They speak of what may be lost.  What they claim as synced stays claimed, by the mark."""
+        directory = os.path.join(self._path, "checkpoint")
+        names: list[str] = []
+        with suppress(FileNotFoundError):
+            names = sorted(each for each in self._disk.names(directory) if checkpoint.NAME.fullmatch(each))
+        if not names:
+            return
+        path = os.path.join(self._path, "mark")
+        words = shared.read_mark(self._disk, path, self._walk.identity.key)
+        synced = self._walk.view.synced
+        if synced > words[shared.SYNCED]:
+            self._write_mark(path, max(words[shared.END], synced), synced)
+            self._disk.sync_directory(self._path)
+        for each in names:
+            self._disk.unlink(os.path.join(directory, each))
+        self._disk.sync_directory(directory)
+
+    # ── segments ───────────────────────────────────────────────────────────────────
+
+    def _mend_headers(self) -> list[Loss]:
+        """Write damaged headers again."""
+        losses = []
+        files = self._walk.files
+        for index, file in enumerate(files):
+            if not file.bad_header:
+                continue
+            last = index == len(files) - 1
+            if last and self._walk.synced <= file.segment.base and self._is_unused(file):
+                continue  # torn while it was made
+            self._refuse_foreign(file)
+            each = self._guess(files, index)
+            copy = self._save(file.path, each.name, 0, segment.HEADER_BYTES)
+            self._write(file.path, segment.encode_header(self._walk.identity, each), 0)
+            reason = "the segment's header, damaged; written again"
+            losses.append(Loss(file.path, 0, segment.HEADER_BYTES, (), reason, copy))
+        return losses
+
+    def _is_unused(self, file: File) -> bool:
+        fd = self._disk.open(file.path)
+        try:
+            return segment.is_zero(self._disk, fd, segment.HEADER_BYTES)
+        finally:
+            self._disk.close(fd)
+
+    def _refuse_foreign(self, file: File) -> None:
+        """A header that passes its checksum, and still is not the one that belongs here, is not damage."""
+        fd = self._disk.open(file.path)
+        try:
+            head = self._disk.pread(fd, segment.HEADER_BYTES, 0)
+        finally:
+            self._disk.close(fd)
+        if len(head) == segment.HEADER_BYTES and crc32c(head[:-4]) == int.from_bytes(head[-4:], "little"):
+            raise CorruptStore(file.path, file.bad_header, 0)
+
+    def _guess(self, files: list[File], index: int) -> Segment:
+        """The header of a segment, from its fence or, without it, from the neighbours."""
+        file = files[index]
+        each = file.segment
+        before = files[index - 1].segment if index else None
+        after = files[index + 1] if index + 1 < len(files) else None
+        capacity, created_ms = each.capacity, each.created_ms
+        if file.void_from < 0:
+            near = before or (after.segment if after else None)
+            created_ms = near.created_ms if near else 0
+            if after:
+                capacity = after.segment.base - each.base
+            else:
+                least = max(file.size - segment.HEADER_BYTES, self._walk.synced - each.base, FENCE_BYTES)
+                capacity = max(least, before.capacity if before else 0)
+        number = before.number + 1 if before else max(0, after.segment.number - 1) if after else 0
+        return Segment(number, each.base, capacity, created_ms, each.seed)
+
+    def _create_missing(self) -> list[Loss]:
+        """Create the segments that are missing between others, or behind the last one.
+
+        Their records are then found to be damaged.
+        """
+        files = [file.segment for file in self._walk.files]
+        synced, key = self._walk.synced, self._walk.identity.key
+        for before, after in zip(files, [*files[1:], None], strict=True):
+            stop = after.base if after else synced
+            if before.limit < stop:
+                capacity = stop - before.limit if after else max(stop - before.limit, before.capacity)
+                seed = record.seed(key, before.limit)
+                self._create(
+                    Segment(before.number + 1, before.limit, capacity, before.created_ms, seed), None
+                )
+                reason = "a segment is missing; created"
+                return [Loss(os.path.join(self._log, f"{before.limit:020}.seg"), 0, 0, (), reason, "")]
+        if not files and synced:
+            # Nothing is left.  Positions go on behind what there was: they are never issued twice.
+            each = Segment(0, synced, FENCE_BYTES, 0, record.seed(key, synced))
+            self._create(each, _fence(each, synced, synced))
+            reason = "all segments are missing; an empty one was created"
+            return [Loss(self._log, 0, synced, (), reason, "")]
+        return []
+
+    def _create(self, each: Segment, fence: bytes | None) -> None:
+        path = os.path.join(self._log, each.name)
+        self._write(path, segment.encode_header(self._walk.identity, each) + (fence or b""), 0, create=True)
+        self._disk.sync_directory(self._log)
+
+    # ── records ────────────────────────────────────────────────────────────────────
+
+    def _mend_records(self) -> list[Loss]:
+        """Put LOST records over what is damaged, and write damaged fences again."""
+        losses: list[Loss] = []
+        end = -1  # of the records of the segment before
+        for file in self._walk.files:
+            if file.segment.limit <= self._walk.head:
+                continue
+            found, end_here, torn = self._gaps(file)
+            for gap, ms in found:
+                ids = suspects(self._disk, file, gap, self._name)
+                copy = self._save(file.path, file.segment.name, gap.offset, gap.size)
+                rest = gap
+                if gap.lsn == file.segment.base:
+                    self._write_fence(file, end if end >= 0 else file.segment.base, self._walk.head)
+                    size = max(0, gap.size - FENCE_BYTES)
+                    rest = gap._replace(lsn=gap.lsn + FENCE_BYTES, size=size)
+                end_here = max(end_here, self._put_lost(file, rest.lsn, rest.lsn + rest.size, ms))
+                what = gap.reason if rest.size else "the segment's fence, damaged; written again"
+                losses.append(Loss(file.path, gap.offset, gap.size, ids, what, copy))
+            if torn:
+                break
+            end = end_here
+        return losses
+
+    def _gaps(self, file: File) -> tuple[list[tuple[Gap, int]], int, bool]:
+        """The damaged places with the time of the record before; the end of the records; torn behind it?"""
+        gaps: list[tuple[Gap, int]] = []
+        end, ms = file.segment.base, 0
+        for item in self._walk.items(file):
+            if isinstance(item, Found):
+                ms = item.ms - file.segment.created_ms
+            elif item.torn:
+                return gaps, end, True
+            elif item.lsn == file.segment.base or item.size >= record.HEADER_BYTES:
+                gaps.append((item, ms))
+            else:
+                return gaps, end, False  # less than a record, and the fence behind is gone: void
+            end = item.lsn + item.size
+        return gaps, end, False
+
+    def _put_lost(self, file: File, start: int, stop: int, ms: int) -> int:
+        """Cover [start, stop) with LOST records, of the time *ms*; where the last one ends."""
+        while start < stop:
+            size = stop - start
+            if size > LOST_BYTES_MAX:
+                size = LOST_BYTES_MAX if size >= LOST_BYTES_MAX + record.HEADER_BYTES else LOST_BYTES_MAX // 2
+            size = max(size, record.HEADER_BYTES)
+            self._put_one_lost(file, start, size - record.HEADER_BYTES, ms)
+            start += size
+        return start
+
+    def _put_one_lost(self, file: File, lsn: int, length: int, ms: int) -> None:
+        each = file.segment
+        head = record.AFTER_CRC.pack(length, lsn & record.LOW, record.CLAIMS_NOTHING, ms, record.LOST, 0, 0)
+        fd = self._disk.open(file.path, write=True)
+        try:
+            offset = each.offset(lsn)
+            stop = offset + record.HEADER_BYTES + length
+            if self._disk.size(fd) < stop:
+                write_all(self._disk, fd, b"\0", stop - 1)
+            crc = crc32c(head, each.seed)
+            for at in range(offset + record.HEADER_BYTES, stop, COPY_BYTES):
+                crc = crc32c(self._disk.pread(fd, min(COPY_BYTES, stop - at), at), crc)
+            write_all(self._disk, fd, record.CRC.pack(crc) + head, offset)
+            self._disk.sync(fd)
+        finally:
+            self._disk.close(fd)
+
+    def _write_fence(self, file: File, void_from: int, head: int) -> None:
+        self._write(file.path, _fence(file.segment, void_from, head), segment.HEADER_BYTES)
+
+    def _mend_head(self) -> list[Loss]:
+        """Let the first fence say that the log begins with it."""
+        files = self._walk.files
+        if not files or files[0].segment.base <= self._walk.head:
+            return []
+        first, head = files[0].segment, self._walk.head
+        mark = shared.read_mark(self._disk, os.path.join(self._path, "mark"), self._walk.identity.key)
+        self._save(files[0].path, first.name, segment.HEADER_BYTES, FENCE_BYTES)
+        self._write_fence(files[0], first.base, first.base)
+        path = os.path.join(self._log, f"{head:020}.seg")
+        if mark[shared.HEAD] == first.base:
+            return [Loss(path, 0, 0, (), "given back, but the record that said so is lost; said again", "")]
+        reason = "missing: lost, or given back and the record that said so is lost"
+        return [Loss(path, 0, first.base - head, (), reason, "")]
+
+    # ── writing ────────────────────────────────────────────────────────────────────
+
+    def _write(self, path: str, data: bytes, offset: int, *, create: bool = False) -> None:
+        fd = self._disk.open(path, write=True, create=create)
+        try:
+            write_all(self._disk, fd, data, offset)
+            self._disk.sync(fd)
+        finally:
+            self._disk.close(fd)
+
+    def _save_file(self, path: str) -> tuple[int, str]:
+        """Copy all of a file; its size, and the copy."""
+        fd = self._disk.open(path)
+        try:
+            size = self._disk.size(fd)
+        finally:
+            self._disk.close(fd)
+        return size, self._save(path, os.path.basename(path), 0, size)
+
+    def _save(self, path: str, name: str, offset: int, size: int) -> str:
+        """Copy a part of a file to the quarantine, durably; the copy's path, "" if nothing is there.
+
+        No copy is ever written over: what an earlier run saved was there before it wrote.
+        """
+        fd = self._disk.open(path)
+        try:
+            size = min(size, self._disk.size(fd) - offset)
+            if size <= 0:
+                return ""
+            self._disk.make_directory(self._quarantine)
+            self._disk.sync_directory(self._path)
+            for number in range(1, 1 << 16):
+                suffix = f".{number}" if number > 1 else ""
+                target = os.path.join(self._quarantine, f"{name}-{offset}{suffix}.bin")
+                if not self._disk.exists(target):
+                    self._copy(fd, offset, size, target)
+                    return target
+                if self._is_copy(fd, offset, size, target):
+                    return target
+        finally:
+            self._disk.close(fd)
+        raise StorageError(self._quarantine, "too many copies of the same place; move some elsewhere")
+
+    def _copy(self, fd: int, offset: int, size: int, target: str) -> None:
+        disk = self._disk
+        if disk.exists(target + ".tmp"):
+            disk.unlink(target + ".tmp")
+        copy = disk.open(target + ".tmp", write=True, create=True)
+        try:
+            for at in range(0, size, COPY_BYTES):
+                write_all(disk, copy, disk.pread(fd, min(COPY_BYTES, size - at), offset + at), at)
+            disk.sync(copy)
+        finally:
+            disk.close(copy)
+        disk.rename(target + ".tmp", target)
+        disk.sync_directory(self._quarantine)
+
+    def _is_copy(self, fd: int, offset: int, size: int, target: str) -> bool:
+        disk = self._disk
+        copy = disk.open(target)
+        try:
+            if disk.size(copy) != size:
+                return False
+            return all(
+                disk.pread(copy, COPY_BYTES, at) == disk.pread(fd, min(COPY_BYTES, size - at), offset + at)
+                for at in range(0, size, COPY_BYTES)
+            )
+        finally:
+            disk.close(copy)
+
+
+def _fence(each: Segment, void_from: int, head: int) -> bytes:
+    payload = record.FENCE_PAYLOAD.pack(void_from, head, each.capacity, each.created_ms)
+    lag = record.CLAIMS_NOTHING
+    return record.encode(each.seed, each.base, each.base - lag, 0, record.FENCE, 0, 0, payload)
