@@ -40,13 +40,15 @@ class Wrong(BaseException):
 
 class Driver:
     def __init__(
-        self, disk: SimulatedDisk, history: History, *, start: float = EPOCH, only: set[int] | None = None
-    ) -> None:
+        self, disk: SimulatedDisk, history: History, *,
+        start: float = EPOCH, only: set[int] | None = None, dot: bytes = b".",
+    ) -> None:  # fmt: skip
+        """*dot*: what the numbers in bodies end with; another one for a store that is to differ."""
         self.disk, self.history = disk, history
         self.clock = start
         self.held: list[tuple[str, Delivery[Any]]] = []
         self.done = 0
-        self._only = only
+        self._only, self._dot = only, dot
         self._broker: Broker | None = None
         self.options: dict[str, Any] = {}
 
@@ -121,7 +123,7 @@ class Driver:
         if self._skip():
             return
         history = self.history
-        bodies = tuple(make_body(len(history.published) + index, size) for index in range(count))
+        bodies = tuple(make_body(len(history.published) + index, size, self._dot) for index in range(count))
         history.published.update((body, name) for body in bodies)
         if count > 1:
             history.groups.update((body, bodies) for body in bodies)
@@ -307,9 +309,9 @@ def contents(broker: Broker) -> tuple[model.Key, tuple[tuple[str, int, bytes], .
     return model.key(queues), tuple(ids)
 
 
-def make_body(number: int, size: int) -> bytes:
+def make_body(number: int, size: int, dot: bytes = b".") -> bytes:
     """A body like no other; every fifth looks like a record, its checksum right but for the seed."""
-    text = b"%d." % number
+    text = b"%d%b" % (number, dot)
     if number % 5 == 4:
         lookalike = record.encode(0, 0, 0, 0, events.ACK, 0, 1, events.ACK_PAYLOAD.pack(number, 1))
         text += lookalike

@@ -148,20 +148,21 @@ class History:
         self.ids[body], self.bodies[id] = id, body
         return ""
 
-    def reborn(self, found: Found, *, power: bool) -> None:
-        """Go on with what was found.  Before it is opened for good, what a kill left may still be lost."""
+    def reborn(self, found: Found, *, platter: bool) -> None:
+        """Go on with what was found.  If all of it is not on the platter, a power cut may yet take some,
+        until it is opened for good."""
         self.now = [dict(found.contents)]
         self._next = []
-        self._window = {found.contents} if power else self._window | {found.contents}
+        self._window = {found.contents} if platter else self._window | {found.contents}
         here = {body for _, _, body in found.ids}
-        if power and not IDS_OUTLIVE_POWER:
+        if not IDS_OUTLIVE_POWER:
             known = here | self.safe | set(self.ended)
             self.bodies = {id: body for id, body in self.bodies.items() if body in known}
         self.safe &= here
         self.returned &= here
         for _, id, body in found.ids:
             self.learn(id, body)
-        self.lines.append("— power cut —" if power else "— killed —")
+        self.lines.append("— power cut —" if platter else "— killed —")
 
     # ── what may be found ──────────────────────────────────────────────────────────
 

