@@ -179,7 +179,7 @@ class Store:
         return state.queues[number].waiting.part(chunk.first, chunk.size)
 
     def _recover(self) -> None:
-        state, found = self._read_log(self.mark[shared.SYNCED])
+        state, found = self._read_log(shared.claimed(self.mark))
         self.clock.start(found.last_ms)
         log = recovery.recover(
             self.disk,
@@ -191,7 +191,8 @@ class Store:
             self._segment_bytes,
         )
         for word, value in (
-            (shared.END, log.end), (shared.SYNCED, log.synced), (shared.SYNCING, 0), (shared.FAILED, 0),
+            (shared.END, log.end), (shared.SYNCED, log.synced),
+            (shared.SYNCED_TWIN, log.synced), (shared.SYNCING, 0), (shared.FAILED, 0),
             (shared.HEAD, log.head), (shared.DIRTY, 0),
         ):  # fmt: skip
             self.mark[word] = value

@@ -314,7 +314,7 @@ class Log:
                     f"fsync failed ({error.strerror}), the outcome is unknown: re-open the store, then look",
                 )
                 raise self.failure from error
-            self.synced = mark[shared.SYNCED] = target
+            self.synced = mark[shared.SYNCED] = mark[shared.SYNCED_TWIN] = target
             mark[shared.SYNCING] = 0
             self._close_retired()
 

@@ -2,9 +2,9 @@
 
 `mark` is 4096 bytes of u64 words, mapped by whoever has the store open:
 
-    ┌─────┬─────┬───────┬────────┬─────────┬────────┬──────┬────────┐
-    │ key │ end │ dirty │ synced │ syncing │ failed │ head │ holder │  … zeros
-    └─────┴─────┴───────┴────────┴─────────┴────────┴──────┴────────┘
+    ┌─────┬─────┬───────┬────────┬─────────┬────────┬──────┬────────┬───────────────┐
+    │ key │ end │ dirty │ synced │ syncing │ failed │ head │ holder │ synced, again │  … zeros
+    └─────┴─────┴───────┴────────┴─────────┴────────┴──────┴────────┴───────────────┘
 
 After a crash only `synced` means anything: everything below it was once on the disk.
 It is a lower bound, and only if the key is the store's own.
@@ -28,6 +28,7 @@ SYNCING: Final = 4  # an fsync has begun
 FAILED: Final = 5  # a write or an fsync failed; nobody goes on until all have closed
 HEAD: Final = 6  # the log begins here
 HOLDER: Final = 7  # the process that has the lock
+SYNCED_TWIN: Final = 8  # says what SYNCED says: the page has no checksum
 
 NO_LIMIT: Final = 1 << 64  # behind every position
 LOCK_WAIT_SECONDS: Final = 0.25  # a reader that only looks whether somebody is there lets go at once
@@ -73,6 +74,16 @@ def read_mark(disk: Disk, path: str, key: bytes) -> list[int]:
         if len(page) == PAGE_BYTES and page.startswith(key):
             return memoryview(page).cast("Q").tolist()
     return [0] * (PAGE_BYTES // 8)
+
+
+def claimed(words: memoryview | list[int]) -> int:
+    """How far the page says that the log is on the disk.
+
+    It says so twice, and the smaller one holds: both were once true, and a bit that
+    flips must not make an intact log look cut off.
+    """
+    once, again = words[SYNCED], words[SYNCED_TWIN]
+    return min(once, again) if again else once
 
 
 def take_lock(disk: Disk, path: str, mark_path: str) -> int:
@@ -136,5 +147,5 @@ def look(disk: Disk, path: str, key: bytes) -> View:
     held = is_held(disk, os.path.join(path, "LOCK"))
     words = read_mark(disk, os.path.join(path, "mark"), key)
     # The page is read word by word while it changes.
-    synced = min(words[SYNCED], words[END]) if held else words[SYNCED]
+    synced = min(claimed(words), words[END]) if held else claimed(words)
     return View(held, words[END], synced, words[HEAD])
