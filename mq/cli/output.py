@@ -29,7 +29,7 @@ class OutputFailed(Exception):
 # ── writing ────────────────────────────────────────────────────────────────────────
 
 
-def _failed(error: OSError) -> Exception:
+def failed(error: OSError) -> Exception:
     """What to raise for an *error* of standard output."""
     if isinstance(error, BrokenPipeError):
         return error
@@ -51,7 +51,7 @@ def line(data: bytes | str) -> None:
         while rest:
             rest = rest[out.write(rest) or 0 :]
     except OSError as error:
-        raise _failed(error) from None
+        raise failed(error) from None
 
 
 def json_line(fields: dict[str, Any]) -> None:
@@ -64,7 +64,7 @@ def flush() -> None:
         try:
             stream().flush()
         except OSError as error:
-            raise _failed(error) from None
+            raise failed(error) from None
 
 
 def drop() -> None:

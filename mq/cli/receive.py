@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
+import os
+import select
 import time
 from contextlib import suppress
 from typing import Any, Final
@@ -89,15 +92,35 @@ def _hand_over(delivery: mq.Delivery[Any], as_json: bool, ack: bool, interrupts:
             shown = output.to_json(message_fields(delivery) | receipt)
         else:
             shown = output.body_shown(delivery._flags, delivery.raw)
-        with interrupts.allowed():
-            output.line(shown)
-            output.flush()
+        _print(shown + b"\n", interrupts)
     except BaseException:
         with suppress(StaleReceipt):
             delivery.release()
         raise
     if ack:
         delivery.ack()
+
+
+def _print(data: bytes, interrupts: Interrupts) -> None:
+    """Write all of *data*, or raise: a signal that comes when the last byte is out is too late.
+
+    Only the wait for room is interrupted, never a write, or nobody could say whether
+    that one had been done.
+    """
+    out, rest = output.stream(), memoryview(data)
+    output.flush()
+    try:
+        room = select.poll()
+        room.register(out, select.POLLOUT)
+        while rest:
+            with interrupts.allowed():
+                room.poll()
+            with suppress(BlockingIOError):
+                rest = rest[os.write(out.fileno(), rest[: select.PIPE_BUF]) :]
+    except io.UnsupportedOperation:  # no file: click's test runner
+        out.write(data)
+    except OSError as error:
+        raise output.failed(error) from None
 
 
 def message_fields(message: mq.Message[Any]) -> dict[str, Any]:

@@ -284,6 +284,8 @@ def _list_files(walk: Walk, directory: str) -> None:
         if match and int(match[1]) < walk.view.upto:
             file = _file(walk, os.path.join(directory, name), int(match[1]), len(walk.files))
             base = file.segment.base
+            if walk.view.held and file.segment.limit <= walk.view.head:
+                continue  # not part of the log any more, and about to go
             if file.bad_header:
                 gap = Gap(file.path, 0, base, segment.HEADER_BYTES, file.bad_header, crashed)
                 walk.missing.append(gap)

@@ -143,7 +143,7 @@ def test_readers_beside_a_busy_writer_never_see_damage(store: Path) -> None:
 
 CHURN = """
 import mq
-with mq.open("data", sync="never", segment_bytes=16_384) as broker:
+with mq.open("data", sync="never", segment_bytes=131_072) as broker:
     queue = broker.queue("q")
     print("ready", flush=True)
     while True:
