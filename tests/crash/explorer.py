@@ -43,6 +43,7 @@ FAR = 40_000 * 86_400.0  # seconds since 1970 when all deadlines have passed and
 LIVES_MAX = 3
 LIVE_ON = (0.012, 0.01, 0.01)  # how often a state is lived on with, by depth
 LOG = f"{PATH}/log/"
+KILLED_LIVE_ON = 5  # times as often: what a kill leaves may still be lost, and others rest on it
 RESTS_AFTER = 4  # recoveries
 ENUMERATED_MAX = 32  # combinations of the un-synced that are all visited
 SMALL_ALLOCATION = 512  # bytes reserved at a time, so that room ends within a workload
@@ -214,7 +215,8 @@ class Explorer:
             broken.lines = history.lines  # type: ignore[attr-defined]
             raise broken
         assert isinstance(found, Found)
-        if depth < LIVES_MAX and self._rng.random() < LIVE_ON[depth]:
+        chance = LIVE_ON[min(depth, 2)] * (1 if isinstance(how, Fate) else KILLED_LIVE_ON)
+        if depth < LIVES_MAX and self._rng.random() < chance:
             self._trail[-1] += f": {how}"
             self._live_on(survivor, driver, found, depth + 1, platter=isinstance(how, Fate))
             self._trail[-1] = self._trail[-1].partition(": ")[0]
