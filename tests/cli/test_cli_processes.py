@@ -143,7 +143,7 @@ def test_readers_beside_a_busy_writer_never_see_damage(store: Path) -> None:
 
 CHURN = """
 import mq
-with mq.open("data", sync="never", segment_bytes=131_072) as broker:
+with mq.open("data", sync="never", segment_bytes=16_384) as broker:
     queue = broker.queue("q")
     print("ready", flush=True)
     while True:
@@ -155,11 +155,10 @@ with mq.open("data", sync="never", segment_bytes=131_072) as broker:
 
 def test_readers_beside_compaction_never_miss_a_segment(store: Path) -> None:
     """P7: a segment that compaction drops while somebody looks is not a missing one."""
-    mq.open(store).close()
     with subprocess.Popen([sys.executable, "-c", CHURN], stdout=subprocess.PIPE) as writer:
         try:
             writer.stdout.readline()  # type: ignore[union-attr]
-            for _ in range(20):
+            for _ in range(30):
                 mq.open(store, read_only=True).close()
                 for command in ("inspect", "dump"):
                     result = CliRunner().invoke(cli, [command])
