@@ -191,19 +191,19 @@ def caught(bug: Bug, seeds: int = 3) -> str:
     return ""
 
 
-def hunt(workload: str, fault: str, seed: int) -> str:
-    """What the laboratory finds in one workload; "" if nothing."""
-    explorer = Explorer(seed, per_call=2 if fault else 8, states_max=STATES_MAX)
-    for faults in _faults(explorer, workload, fault):
+def hunt(workload: str, fault: str, seed: int, *, share: int = 1) -> str:
+    """What the laboratory finds in one workload, with one *share*th of the budget; "" if nothing."""
+    explorer = Explorer(seed, per_call=2 if fault else 8, states_max=STATES_MAX // share)
+    for faults in _faults(explorer, workload, fault, FAULTED_MAX // share):
         if found := explorer.run(workload, faults=faults):
             return found.text
     return ""
 
 
-def _faults(explorer: Explorer, workload: str, kind: str) -> Iterator[dict[int, int] | None]:
+def _faults(explorer: Explorer, workload: str, kind: str, states: int) -> Iterator[dict[int, int] | None]:
     if not kind:
         yield None
         return
     for fault in islice(explorer.fault_runs(workload, kind), FAULTS_MAX):
-        explorer.grant(FAULTED_MAX)
+        explorer.grant(states)
         yield fault

@@ -104,7 +104,6 @@ def test_unused_segments_go_from_the_last_so_that_a_death_in_between_leaves_no_g
         assert all(len(bodies(each)) in (1, 2) for each in left)
 
 
-@pytest.mark.xfail(strict=True, reason="known gap: the log goes on where what nobody synced once stood")
 def test_an_id_that_was_given_out_is_not_given_again_after_a_power_cut():
     """A receipt, or an id noted elsewhere, from before the cut would mean another message."""
     with determined(0):

@@ -16,7 +16,7 @@ def test_a_planted_bug_is_caught(bug):
 
 @pytest.mark.parametrize("workload, fault", HUNTS)
 def test_the_library_without_bugs_passes_the_same_hunts(workload, fault):
-    assert hunt(workload, fault, 0) == ""
+    assert hunt(workload, fault, 0, share=10) == ""
 
 
 def test_there_are_enough_of_them():
