@@ -18,7 +18,7 @@ import mq
 import mq.queue
 import mq.store
 
-PATIENCE = 30.0  # seconds after which a test that hangs has failed
+PATIENCE = 10.0  # seconds after which a test that hangs has failed
 
 
 class Sleeps:
@@ -37,7 +37,8 @@ class Sleeps:
     def _sleep(self, timeout: float | None = None) -> bool:
         self.planned.append(timeout)
         self._begun.release()
-        woken = self._wait(PATIENCE if timeout is None else timeout)
+        # Far longer than any test waits: an end of patience must not pass for a wake-up.
+        woken = self._wait(10 * PATIENCE if timeout is None else timeout)
         if error := self.interrupt.get(threading.current_thread()):
             raise error
         return woken
@@ -350,6 +351,19 @@ def test_the_timer_passes_on_when_its_keeper_is_interrupted(queue, sleeps):
     assert isinstance(first.result(), Interrupt)
     sleeps.begin()
     assert sleeps.planned == [None, None, pytest.approx(20, abs=5)]
+    assert second.is_alive()
+
+
+def test_the_timer_passes_on_when_its_keeper_gives_up(queue, sleeps):
+    """Its timeout came first, so nobody else was told of what falls due after it."""
+    queue.publish(b"x")
+    message = queue.receive(visibility_timeout=1000)
+    [first] = receivers(sleeps, 1, lambda: queue.receive(timeout=0.05))
+    [second] = receivers(sleeps, 1, queue.receive)
+    message.extend(20)
+    assert first.result() is None
+    sleeps.begin()
+    assert sleeps.planned[2] == pytest.approx(20, abs=5)
     assert second.is_alive()
 
 
