@@ -20,6 +20,7 @@ from fakes import CountingDisk, FakeClock, open_on
 import mq
 from mq.delivery.queue import QueueState
 from mq.storage import shared
+from mq.storage.disk import RealDisk
 
 PATIENCE = 30.0  # seconds after which a test that hangs has failed
 
@@ -227,7 +228,8 @@ def restart(request, path, clock):
     opened: list[mq.Broker] = []
 
     def start(where: Path = path) -> mq.Broker:
-        opened.append(mq.open(where, clock=clock, segment_bytes=1024))
+        # Without a thread beside: a copy of the files is to be a state that a kill may leave.
+        opened.append(open_on(RealDisk(), where, clock=clock, segment_bytes=1024, background=False))
         return opened[-1]
 
     def again() -> mq.Broker:
@@ -456,7 +458,7 @@ def test_a_reader_sees_what_a_live_writer_does(path, clock):
 
 
 def test_a_reader_writes_nothing_at_all(path):
-    with mq.open(path, segment_bytes=1024) as writer:
+    with open_on(RealDisk(), path, segment_bytes=1024, background=False) as writer:
         queue = writer.queue("mail")
         queue.publish_many([b"x" * 300] * 10)
         queue.receive_many(3)
