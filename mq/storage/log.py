@@ -284,10 +284,15 @@ class Log:
         Names go one at a time and in order: the directory is synced before the next, so
         a power cut never leaves a gap.
         """
-        size = self.reader.forget(dropped)
-        self._disk.sync_directory(self.directory)
-        self._disk.unlink(self.reader.path(dropped))
-        self._disk.sync_directory(self.directory)
+        path = self.reader.path(dropped)
+        try:
+            size = self.reader.forget(dropped)
+            self._disk.sync_directory(self.directory)
+            self._disk.unlink(path)
+            self._disk.sync_directory(self.directory)
+        except OSError as error:
+            # Not DiskFull, whatever it was: nobody may go on to the next one in its place.
+            raise StorageError(path, f"cannot be removed, as it should be: {error.strerror}") from error
         return size
 
     # ── syncing ────────────────────────────────────────────────────────────────────
