@@ -1,0 +1,31 @@
+"""kill -9, wherever it strikes: traffic, the cleaner, checkpoints, compaction, and recovery itself."""
+
+from __future__ import annotations
+
+from .conftest import skip
+from .rounds import Scene, can_compact, kill_round
+
+ROUNDS = 16
+
+
+def test_what_was_told_holds_after_any_number_of_kills(nursery, tmp_path):
+    """P1-P6, P8, P9."""
+    scene = Scene(nursery, str(tmp_path / "data"), str(tmp_path / "notes"), "kill -9")
+    for _ in range(ROUNDS):
+        kill_round(scene)
+    assert scene.kills > 2 * ROUNDS
+    assert len(scene.ledger.tried) > 50
+    assert len(scene.ledger.settled) > 50
+    assert scene.verdicts.keys() <= {"open", "clean"}  # the bytes are with the kernel: nothing is torn
+
+
+def test_compaction_killed(nursery, tmp_path):
+    """P1, P2, P8."""
+    if not can_compact():
+        skip("this mq has no `mq compact` yet")
+    scene = Scene(nursery, str(tmp_path / "data"), str(tmp_path / "notes"), "compact")
+    for _ in range(6):
+        scene.kill(scene.traffic("busy"))
+        for _ in range(3):
+            scene.kill_soon("compact", 0.1)
+        scene.look(power=False)
