@@ -64,7 +64,7 @@ class Maintenance:
         store = self._store
         log, room = store.log, RESERVE_BYTES + store.state.total() * SETTLED_BYTES
         log.reserve_bytes = min(2 * log.segment_bytes, room)
-        over = store.log.end - store.log.head - 2 * store.state.live_bytes()
+        over = log.disk_bytes() - 2 * store.state.live_bytes()
         self.pressed = over > (PRESSED_SEGMENTS + 1) * store.log.segment_bytes and self.trouble is None
         store.linger = store.durable or self.pressed
         if self._background and (self._clean_is_due() or self._checkpoint_is_due()):

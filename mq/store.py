@@ -201,8 +201,9 @@ class Store:
         self.log, self.verdict = log, found.verdict
         self._take_state(state, log.end)
         self.maintenance.nudge()
-        with suppress(OSError):  # a full disk: publishes will be refused
-            log.reserve.hold(log.reserve_bytes)
+        if not log.starved:
+            with suppress(OSError):  # a full disk: publishes will be refused
+                log.reserve.hold(log.reserve_bytes)
 
     def _attach(self) -> None:
         """Read what is there now, and change nothing."""

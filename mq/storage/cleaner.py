@@ -44,7 +44,7 @@ class Keeper(Protocol[Token]):
 
 def is_due(log: Log, live_bytes: int) -> bool:
     """Whether garbage exceeds what is live, and a segment."""
-    return len(log.segments) > 1 and log.end - log.head > 2 * live_bytes + log.segment_bytes
+    return len(log.segments) > 1 and log.disk_bytes() > 2 * live_bytes + log.segment_bytes
 
 
 def clean(turn: Turn, keeper: Keeper[Token], rest: Callable[[], None]) -> int:

@@ -57,6 +57,8 @@ class Log:
         self.head = segments[0].base if segments else 0
         self._allocated = 0  # bytes up to here are reserved
         self._room = 0  # an append that ends before here may go ahead
+        self._said_open = False  # something stands behind the last closing record, and is on the disk
+        self._closed_at = end  # the end, if the last record says closed
         self.reserve = Reserve(disk, os.path.join(os.path.dirname(directory), "reserve"))
         self.reserve_bytes = 0  # how much is to be kept back
         self.refusable: frozenset[int] = frozenset()  # kinds that may not use the room kept back
@@ -71,6 +73,7 @@ class Log:
         if segments and segment_bytes:
             fd = disk.open(self.reader.path(segments[-1]), write=True)
             self._enter(segments[-1], fd, disk.size(fd))
+            self._room = 0
 
     @property
     def segments(self) -> list[Segment]:
@@ -162,6 +165,8 @@ class Log:
         use the room kept back for that; then everything comes through here, until there is
         room to keep back again.
         """
+        if not self._said_open:
+            self._say_open(now_ms)
         refusable = not self.refusable.isdisjoint(kinds)
         while True:
             try:
@@ -176,9 +181,43 @@ class Log:
                 if refusable or error.errno not in NO_ROOM or not self._give_room():
                     self.grown()  # perhaps there is something to clean
                     raise storage_error(self.directory, error) from error
-        self._room = 0 if self.starved else self._allocated
+        self._room = self._allocated if self._said_open and not self.starved else 0
         self.grown()
         return self.end
+
+    def _say_open(self, now_ms: int) -> None:
+        """Before anything is appended behind a closing record, have something there on the disk.
+
+        Else a power cut could leave the closing record as the last one, and the log would
+        go on at positions that were given out before the cut.
+        """
+        self._said_open = True
+        self.append_head(now_ms, self.head)
+        self.sync(self.end)
+
+    def say_closed(self, now_ms: int) -> None:
+        """Have it on the disk that nothing follows; nothing to do if that is the last record already."""
+        self.sync(self.end)
+        if self.end != self._closed_at:
+            self._said_open = True
+            self.append(now_ms, record.CLOSED, 0, 0, b"")
+            self.sync(self.end)
+            self._closed_at = self.end
+        self._said_open, self._room = False, 0
+
+    def restart(self, now_ms: int, base: int) -> None:
+        """After a crash: go on in a segment behind every position that may have been given out.
+
+        What nobody synced may be gone, but somebody may have noted its id.
+        """
+        while True:
+            try:
+                self.begin_segment(now_ms, base, 0, void_from=self.end)
+                break
+            except OSError as error:
+                if error.errno not in NO_ROOM or not self._give_room():
+                    raise storage_error(self.directory, error) from error
+        self.say_closed(now_ms)
 
     def _allocate(self, size: int) -> None:
         """Reserve *size* bytes in the last segment."""
@@ -257,11 +296,15 @@ class Log:
         self._seed, self._shift = last.seed, last.base - segment.HEADER_BYTES
         self._created_ms, self._latest_ms = last.created_ms, last.created_ms + record.LOW
         self._allocated = min(last.limit, last.base + max(0, size - segment.HEADER_BYTES))
-        self._room = 0 if self.starved else self._allocated
+        self._room = self._allocated if self._said_open and not self.starved else 0
 
     def _close_retired(self) -> None:
         while self._retired:
             self._disk.close(self._retired.pop())
+
+    def disk_bytes(self) -> int:
+        """What the log takes on the disk, without what is reserved ahead."""
+        return self.reader.older_bytes() + self.end - self.segments[-1].base
 
     # ── the head ───────────────────────────────────────────────────────────────────
 
@@ -342,8 +385,7 @@ class Log:
         try:
             if not self.failure:
                 with suppress(DiskFull):  # then the log is all there, and only does not say so
-                    self.append(now_ms, record.CLOSED, 0, 0, b"")
-                self.sync(self.end)
+                    self.say_closed(now_ms)
         finally:
             self.abandon()
 

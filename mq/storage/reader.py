@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_right
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -45,6 +46,7 @@ class Reader:
         self._readers: dict[int, int] = {}  # descriptors by base
         self._files = threading.Lock()
         self._guess = READ_BYTES
+        self._sizes: dict[int, int] = {}  # of segments that are not written to any more
         self.index: tuple[list[int], list[Segment]] = ([], [])  # replaced as a whole, never changed
         self.show(segments)
 
@@ -121,6 +123,15 @@ class Reader:
             fd = self._readers[each.base] = self._disk.open(self.path(each))
         return fd
 
+    def older_bytes(self) -> int:
+        """Bytes of all segments but the last, whose size still changes."""
+        older = self.index[1][:-1]
+        for each in older:
+            if each.base not in self._sizes:
+                with self._files, suppress(OSError):  # only an estimate: counted as full then
+                    self._sizes[each.base] = self._disk.size(self._reader(each))
+        return sum(self._sizes.get(each.base, each.capacity) for each in older)
+
     def disk_bytes(self) -> int:
         """Bytes of all segments, void and reserved ones included."""
         with self._files:
@@ -131,6 +142,7 @@ class Reader:
         with self._files:
             size = self._disk.size(self._reader(each))
             self._disk.close(self._readers.pop(each.base))
+            self._sizes.pop(each.base, None)
             return size
 
     def after_fork(self) -> None:

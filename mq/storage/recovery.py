@@ -6,8 +6,8 @@
     found                                                         verdict   then
     ────────────────────────────────────────────────────────────  ────────  ───────────────────────
     ends on a record, zeros behind, the last one says closed      CLEAN     go on
-    the same without the closing record                           OPEN      go on
-    X ≥ W: bad or missing bytes that nobody claims                TORN      void from X on, fence it
+    the same without the closing record                           OPEN      fence, go on in a new segment
+    X ≥ W: bad or missing bytes that nobody claims                TORN      the same; X on is void
     X < W, a header damaged, or a segment missing                 CORRUPT   refuse, and say where
     intact, but of a kind, version or feature unknown             Unsupported is raised
 
@@ -106,8 +106,8 @@ def survey(
             if torn:
                 found.verdict = Verdict.TORN
                 reader.hear_claims_behind(found)
-            else:
-                found.next_base = segments[-1].limit if segments else 0
+            elif found.verdict is Verdict.CLEAN:
+                found.next_base = segments[-1].limit
             # Damage first: where the log begins may be said behind it.
             if found.bad < found.synced:
                 found.error = reader.explain(found, message_kind)
@@ -312,9 +312,8 @@ def recover(
     log = Log(disk, directory, identity, mark, found.segments, found.end, segment_bytes)
     while len(log.segments) > 1 and log.segments[0].limit <= found.head:
         log.unlink(log.drop_head())
-    if found.verdict is Verdict.TORN or not found.segments:
-        log.begin_segment(now_ms, found.next_base, 0, void_from=found.end)
-        log.sync(log.end)
+    if found.verdict is not Verdict.CLEAN:
+        log.restart(now_ms, found.next_base)
     return log
 
 

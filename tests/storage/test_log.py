@@ -26,6 +26,7 @@ def new_log(disk=None, segment_bytes=1024):
     mark = memoryview(bytearray(4096)).cast("Q")
     log = Log(disk, "log", IDENTITY, mark, [], 0, segment_bytes)
     log.begin_segment(MS, 0, 0, void_from=0)
+    log._said_open, log._room = True, log._allocated  # as after the first append
     return log, disk
 
 

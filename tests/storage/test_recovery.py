@@ -434,7 +434,7 @@ def far(*parts, capacity, **options):
 def test_positions_go_on_beyond_four_gib():
     """The low half wraps inside a segment, and synced_lag saturates between segments."""
     base = (1 << 32) - 200
-    disk = Image(store(*far(publish(b"one"), capacity=base)))
+    disk = Image(store(*far(publish(b"one"), closed(), capacity=base)))
     with open_on(disk, segment_bytes=4096) as broker:
         queue = broker.queue("a")
         ids = [queue.publish(b"%d" % n) for n in range(20)]
