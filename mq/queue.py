@@ -414,10 +414,11 @@ class Queue(Generic[T]):
             flying = queue.ids("in_flight", now, queue.total())
             count = queue.total() - len(flying)
             if count:
-                freed = queue.bytes - sum(self._size(queue, id) for id in flying)
-                payload = events.PURGE_PAYLOAD.pack(now.store, freed)
+                kept = [(id, self._size(queue, id)) for id in flying]
+                payload = events.PURGE_PAYLOAD.pack(now.store)
+                payload += b"".join(events.KEPT_PAYLOAD.pack(*each) for each in kept)
                 store.log.append(now.store, events.PURGE, 0, queue.number, payload)
-                queue.purge(now.store, freed)
+                queue.purge(now.store, kept)
                 store.applied = store.log.end
             return count
 

@@ -65,8 +65,9 @@ def _extend(payload: bytes) -> Facts:
 
 
 def _purge(payload: bytes) -> Facts:
-    cutoff, freed = events.PURGE_PAYLOAD.unpack(payload)
-    return {"cutoff": output.instant(cutoff), "freed_bytes": freed}
+    (cutoff,) = events.PURGE_PAYLOAD.unpack_from(payload)
+    kept = events.KEPT_PAYLOAD.iter_unpack(payload[events.PURGE_PAYLOAD.size :])
+    return {"cutoff": output.instant(cutoff), "kept": [id for id, _ in kept]}
 
 
 def _relocate(payload: bytes) -> Facts:

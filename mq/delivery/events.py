@@ -9,7 +9,7 @@
     NACK      message id, due, then the reason as UTF-8
     RELEASE   message id
     EXTEND    message id, new deadline
-    PURGE     cutoff, bytes freed
+    PURGE     cutoff, then message id and size of the body for each that stays
     RELOCATE  message id, creation time, attempts, place, receipt, deadline or due, then
               the body: the message stands here now
 
@@ -54,7 +54,8 @@ ACK_PAYLOAD: Final = Struct("<QI")
 NACK_PAYLOAD: Final = Struct("<QQ")
 RELEASE_PAYLOAD: Final = Struct("<Q")
 EXTEND_PAYLOAD: Final = Struct("<QQ")
-PURGE_PAYLOAD: Final = Struct("<QQ")
+PURGE_PAYLOAD: Final = Struct("<Q")
+KEPT_PAYLOAD: Final = Struct("<QI")
 RELOCATE_PAYLOAD: Final = Struct("<QQIBQQ")
 
 # Places of a relocated message.

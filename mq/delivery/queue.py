@@ -16,6 +16,7 @@ are indexes over what is true, cleaned as they are read.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from heapq import heapify, heappop, heappush, merge, nsmallest
 from itertools import islice
 from typing import Final, Literal
@@ -118,13 +119,16 @@ class QueueState:
         if flight := self.flights.get(id):
             self.put_flight(id, replace(flight, deadline=deadline))
 
-    def purge(self, cutoff: int, freed: int) -> None:
-        """Drop all that waits, is delayed, or was in flight until *cutoff* at the most."""
+    def purge(self, cutoff: int, kept: Iterable[tuple[int, int]]) -> None:
+        """Drop all that waits, is delayed, or was in flight until *cutoff* at the most.
+
+        *kept*: id and size of what stays.  A message among them that is not known here
+        comes with its own size when its relocation is met.
+        """
         self.waiting.clear()
         self.delayed.clear()
         self.flights = {id: flight for id, flight in self.flights.items() if flight.deadline > cutoff}
-        # What was freed may have been published before the log's head, and never been counted here.
-        self.bytes = self.bytes - freed if self.flights else 0
+        self.bytes = sum(size for id, size in kept if id in self.flights)
 
     def relocate(
         self, id: int, position: int, size: int, attempts: int, place: int, receipt: int, when: int

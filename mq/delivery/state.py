@@ -72,7 +72,9 @@ class State:
         elif kind == events.EXTEND:
             queue.extend(*events.EXTEND_PAYLOAD.unpack_from(buffer, start))
         elif kind == events.PURGE:
-            queue.purge(*events.PURGE_PAYLOAD.unpack_from(buffer, start))
+            (cutoff,) = events.PURGE_PAYLOAD.unpack_from(buffer, start)
+            kept = buffer[start + events.PURGE_PAYLOAD.size : stop]
+            queue.purge(cutoff, events.KEPT_PAYLOAD.iter_unpack(kept))
         elif kind == events.RELOCATE:
             id, _created, attempts, place, receipt, when = events.RELOCATE_PAYLOAD.unpack_from(buffer, start)
             size = stop - start - events.RELOCATE_PAYLOAD.size

@@ -169,7 +169,7 @@ def test_a_purge_leaves_what_is_in_flight(queue):
     deliver(queue, 10, 40, 100)
     deliver(queue, 20, 41, 300)
     queue.publish(50, 5)
-    queue.purge(100, 15)
+    queue.purge(100, [(20, 5)])
     assert queue.ids("in_flight", at(100), 9) == [20]
     assert queue.counts(at(100)) == (0, 1, 0)
     assert queue.bytes == 5
@@ -179,7 +179,7 @@ def test_a_purge_leaves_what_is_in_flight(queue):
 def test_a_purge_takes_what_is_delayed(queue):
     deliver(queue, 10, 40, 100)
     queue.nack(10, 10_000)
-    queue.purge(0, 15)
+    queue.purge(0, [])
     assert queue.total() == 0
     assert queue.head(at(20_000)) is None
     assert queue.seconds_to_next(at(0)) is None

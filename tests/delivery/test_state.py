@@ -30,7 +30,7 @@ ACK = record(40, events.ACK, events.ACK_PAYLOAD.pack(10, 3))
 NACK = record(40, events.NACK, events.NACK_PAYLOAD.pack(10, 3000) + b"why")
 RELEASE = record(40, events.RELEASE, events.RELEASE_PAYLOAD.pack(10))
 EXTEND = record(40, events.EXTEND, events.EXTEND_PAYLOAD.pack(10, 500))
-PURGE = record(40, events.PURGE, events.PURGE_PAYLOAD.pack(1000, 4))
+PURGE = record(40, events.PURGE, events.PURGE_PAYLOAD.pack(1000) + events.KEPT_PAYLOAD.pack(10, 3))
 
 
 def folded(*records: tuple) -> State:
