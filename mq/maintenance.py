@@ -10,9 +10,10 @@ twice what lives, and a few segments: that bound is a promise.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -23,7 +24,8 @@ from mq.errors import Closed, DiskFull, MqError, StorageError
 from mq.storage import checkpoint, cleaner
 from mq.storage.disk import explain
 from mq.storage.log import Draft
-from mq.storage.recovery import Start
+from mq.storage.recovery import Event, Start
+from mq.storage.segment import Scan, is_zero
 
 if TYPE_CHECKING:
     from mq.store import Store
@@ -47,6 +49,7 @@ class Maintenance:
         self._store = store
         self._background = background
         self._wake = threading.Event()
+        self._working = threading.Lock()  # two at once would each drop the oldest segment
         self._thread: threading.Thread | None = None
         self._stopped = False
         self._checkpoint_at = 0  # where the last one stands
@@ -82,6 +85,10 @@ class Maintenance:
 
     def run(self, checkpoint_bytes: int = CHECKPOINT_BYTES) -> None:
         """Do all that is due; a checkpoint is, when the log has grown by so many bytes."""
+        with self._working:
+            self._run_due(checkpoint_bytes)
+
+    def _run_due(self, checkpoint_bytes: int) -> None:
         try:
             while self._look() and self.clean():
                 pass
@@ -154,6 +161,49 @@ class Maintenance:
     def clean(self) -> int:
         """Move what lives in the oldest segment, and drop it; the bytes given back."""
         return cleaner.clean(self._store.turn, self, self._rest)
+
+    # ── space, asked for ───────────────────────────────────────────────────────────
+
+    def compact(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Clean every segment that holds garbage, and all before it; *progress*: bytes done, of how many.
+
+        What is due by itself waits meanwhile.  Raises what stands in the way.
+        """
+        with self._working:
+            with self._store.turn() as (log, now_ms):
+                begin, limit = log.head, self.garbage_upto()
+                if limit == log.segments[-1].limit:
+                    log.roll(now_ms)  # the segment in use can be cleaned once another is
+            while self._store.log.head < limit:
+                progress(self._store.log.head - begin, limit - begin)
+                self.clean()
+            progress(limit - begin, limit - begin)
+
+    def garbage_upto(self) -> int:
+        """Where the last segment that holds garbage ends; the log's head if there is none."""
+        log, disk = self._store.log, self._store.disk
+        for each in reversed(log.segments):
+            path = os.path.join(log.directory, each.name)
+            fd = disk.open(path)
+            try:
+                scan = Scan(disk, fd, each, each.base, min(each.limit, log.end), path)
+                # Void bytes are garbage too; and behind damage nobody can tell.
+                if any(map(self._is_garbage, scan)) or not is_zero(disk, fd, each.offset(scan.end)):
+                    return each.limit
+            finally:
+                disk.close(fd)
+        return log.head
+
+    def _is_garbage(self, found: Event) -> bool:
+        """Whether nobody needs the record, as far as its message, or its declaration, tells."""
+        lsn, kind, _, number, _, buffer, start, stop = found
+        queue = self._store.state.queues.get(number)
+        if queue is None:
+            return True
+        if kind == events.DECLARE:
+            return queue.declared_at != lsn
+        id = events.message_of(kind, lsn, buffer[start:stop])
+        return id is None or queue.position(id) != lsn
 
     def _rest(self) -> None:
         if self._background:

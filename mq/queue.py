@@ -7,10 +7,12 @@ Everything else goes through small steps.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final, Generic, NamedTuple, TypedDict, TypeVar, overload
 
 import msgspec
@@ -19,7 +21,7 @@ from mq.delivery import events
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState, State
 from mq.delivery.retry import Backoff
-from mq.errors import BadBody, Closed, CorruptStore, StaleReceipt, UsageError
+from mq.errors import BadBody, Closed, CorruptStore, MqError, StaleReceipt, UsageError
 from mq.message import Delivery, Message, Receipt, encode_body
 from mq.storage.log import Draft
 from mq.store import Channel, Store
@@ -28,6 +30,7 @@ T = TypeVar("T")
 SECONDS_MAX: Final = 10 * 366 * 86_400.0  # ten years: longer than any delivery is meant to wait
 BACKOFF: Final = Backoff()
 BYTES: Final = (bytes, bytearray, memoryview)
+logger = logging.getLogger("mq")
 
 
 class QueueOptions(TypedDict, total=False):
@@ -104,7 +107,9 @@ class Queue(Generic[T]):
         """Take the next message.  Waits up to *timeout* seconds, then None; without one, for ever.
 
         It is delivered again after *visibility_timeout* seconds (None: the queue's) unless
-        it is settled by then.  Raises Closed when the broker is closed meanwhile.
+        it is settled by then.  Raises Closed when the broker is closed meanwhile, and
+        CorruptStore, naming the message, if its body is damaged on the disk: that counts as a
+        failed attempt, so the next call takes the next message.
         """
         until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
         if visibility_timeout is not None:
@@ -135,7 +140,11 @@ class Queue(Generic[T]):
             attempts, position = flight.attempts, flight.position
             if channel.armed:
                 channel.hand_on(now)
-        found = store.read(state, id, position)
+        try:
+            found = store.read(state, id, position)
+        except CorruptStore:
+            self._set_aside(id, receipt, attempts)
+            raise
         if found is None:  # it timed out, and somebody settled it, before it was read
             return self.receive(timeout, visibility_timeout=visibility_timeout)
         flags, created_ms, raw = found
@@ -146,7 +155,11 @@ class Queue(Generic[T]):
     def receive_many(
         self, limit: int, timeout: float | None = None, *, visibility_timeout: float | None = None
     ) -> list[Delivery[T]]:
-        """Take up to *limit* messages: returns as soon as there is one, with all that are ready."""
+        """Take up to *limit* messages: returns as soon as there is one, with all that are ready.
+
+        One whose body is damaged is logged and left out, as a failed attempt; if there is
+        no other, CorruptStore is raised.
+        """
         if check_count("limit", limit) < 1:
             raise UsageError("limit is at least 1")
         until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
@@ -179,12 +192,30 @@ class Queue(Generic[T]):
             store.applied = store.log.end
             channel.hand_on(now)
         deliveries: list[Delivery[T]] = []
+        damage: CorruptStore | None = None
         for id, receipt, attempts, position in facts:
-            if found := store.read(state, id, position):
+            try:
+                found = store.read(state, id, position)
+            except CorruptStore as error:
+                self._set_aside(id, receipt, attempts)
+                logger.warning("queue %r: message %d cannot be delivered: %s", self.name, id, error)
+                damage = error
+                continue
+            if found:
                 deliveries.append(
                     Delivery(self, id, attempts, *found, deadline, "in_flight", msgspec.UNSET, receipt)
                 )
+        if damage and not deliveries:
+            raise damage
         return deliveries
+
+    def _set_aside(self, id: int, receipt: int, attempts: int) -> None:
+        """Nobody can be handed this body: the attempt failed, so that the others get their turn."""
+        empty: Delivery[T] = Delivery(
+            self, id, attempts, 0, 0, b"", None, "in_flight", msgspec.UNSET, receipt
+        )  # fmt: skip
+        with suppress(MqError):  # stale, closed, failed: then it times out, or is somebody else's
+            self.nack(empty, None, "its body is damaged")
 
     def _wait(self, now: Now, until: float | None) -> bool:
         """Sleep, without the mutex, until something may be ready; False once *until* has come."""
@@ -333,7 +364,10 @@ class Queue(Generic[T]):
     # ── looking ────────────────────────────────────────────────────────────────────
 
     def peek(self, limit: int = 10, *, state: State = "ready") -> list[Message[T]]:
-        """The first *limit* messages in *state*, in delivery order.  Takes nothing."""
+        """The first *limit* messages in *state*, in delivery order.  Takes nothing.
+
+        CorruptStore if the body of one is damaged: who looks is not told that all is well.
+        """
         if state not in ("ready", "delayed", "in_flight"):
             raise UsageError(f"state is ready, delayed or in_flight, not {state!r}")
         check_count("limit", limit)
@@ -389,8 +423,10 @@ class Queue(Generic[T]):
             counts, totals = queue.counts(now), (queue.published, queue.acked, queue.failed)
             size = queue.bytes
         age = 0.0
-        if head is not None and position is not None and (found := store.read(queue, head, position)):
-            age = max(0, now.store - found[1]) / 1000
+        if head is not None and position is not None:
+            with suppress(CorruptStore):  # its age is damaged with it
+                if found := store.read(queue, head, position):
+                    age = max(0, now.store - found[1]) / 1000
         return Stats(*counts, size, age, *totals)
 
     def options(self) -> QueueOptions:

@@ -367,7 +367,7 @@ class Store:
         while True:
             try:
                 stored = self.log.read(position)
-            except CorruptStore:
+            except CorruptStore as error:
                 with self.mutex:
                     if self.read_only:  # its state is a picture, and may be older than the files
                         self.refresh()
@@ -376,7 +376,9 @@ class Store:
                 if now_at is None:
                     return None
                 if now_at == position:
-                    raise
+                    # The log knows the record by its place, which is the id only until it moves.
+                    reason = error.reason.replace(f"message {position}", f"message {id}")
+                    raise CorruptStore(error.path, reason, error.offset, (id,)) from error
                 position = now_at
             else:
                 return stored.flags, *events.body_of(stored.kind, stored.time_ms, stored.payload)

@@ -117,6 +117,12 @@ def store_option(command: F) -> F:
     )(command)  # fmt: skip
 
 
+def require_directory(path: str) -> None:
+    """The same, for commands that can do without FORMAT."""
+    if not any(os.path.exists(os.path.join(path, name)) for name in ("FORMAT", "log")):
+        raise StorageError(path, "there is no store here; check --store")
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 
 

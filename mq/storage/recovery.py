@@ -100,17 +100,19 @@ def survey(
             found.next_base = segments[-1].limit
         if not error:
             found.unused, found.begun = reader.drop_empty_tail(segments), reader.begun
+            head_behind = 0
             torn = reader.walk(found, apply, start)
             if found.verdict is Verdict.CLEAN and len(segments) < reader.files:
                 found.verdict = Verdict.OPEN  # somebody went on after the log was closed
             if torn:
                 found.verdict = Verdict.TORN
-                reader.hear_claims_behind(found)
+                head_behind = reader.hear_claims_behind(found)
             elif found.verdict is Verdict.CLEAN:
                 found.next_base = segments[-1].limit
             # Damage first: where the log begins may be said behind it.
             if found.bad < found.synced:
                 found.error = reader.explain(found, message_kind)
+                found.head = max(found.head, head_behind)  # it was on the disk, so it counts
             elif segments and segments[0].base > found.head:
                 path = os.path.join(directory, f"{found.head:020}.seg")
                 found.error = CorruptStore(path, f"the log's first segment is missing: {ADVICE}", 0)
@@ -244,8 +246,9 @@ class _Reader:
         if not segment.is_intact(self._disk, self.fd(each), each, start.marker, head):
             raise StaleCheckpoint
 
-    def hear_claims_behind(self, found: Survey) -> None:
-        """Raise W to the largest claim of any intact record behind X."""
+    def hear_claims_behind(self, found: Survey) -> int:
+        """Raise W to the largest claim of any intact record behind X; the largest head that one names."""
+        head = 0
         for each in found.segments:
             lsn: int | None = max(found.bad, each.base)
             while lsn is not None and lsn < each.limit:
@@ -255,7 +258,9 @@ class _Reader:
                     for _ in scan:
                         pass
                     found.synced = max(found.synced, scan.synced)
+                    head = max(head, scan.head)
                     lsn = max(scan.bad, lsn + 1)
+        return head
 
     def explain(self, found: Survey, message_kind: int) -> CorruptStore:
         """What is wrong at X, and which messages may be gone with it."""

@@ -33,6 +33,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import zip_longest
 from typing import Final, NamedTuple
 
 from crc32c import crc32c
@@ -51,6 +52,7 @@ LOST_BYTES_MAX: Final = 64 << 20  # of one record: a longer stretch becomes seve
 ONE_BIT_BYTES_MAX: Final = 64 << 10  # of a record for which it is worth while to look for a flipped bit
 NAMED_BYTES: Final = 64  # what says which message it is stands before this
 KIND_AT: Final = 20
+WORDS_BYTES: Final = 128  # of the mark page: all its words
 MISSING_BYTES_MAX: Final = 1 << 40  # a mark that claims more than this behind the log's end is not believed
 
 Name = Callable[[int, int, bytes], int | None]
@@ -193,7 +195,7 @@ class _Round:
         """A page that claims more than it says there is has no checksum to tell which of both is wrong."""
         path = os.path.join(self._path, "mark")
         words = shared.read_mark(self._disk, path, self._walk.identity.key)
-        end, synced = words[shared.END], words[shared.SYNCED]
+        end, synced = words[shared.END], shared.claimed(words)
         if synced > end:
             _, copy = self._save_file(path)
             self._write_mark(path, end, end)
@@ -208,12 +210,12 @@ class _Round:
     def _write_mark(self, path: str, end: int, synced: int) -> None:
         words = shared.read_mark(self._disk, path, self._walk.identity.key)
         words[shared.KEY] = int.from_bytes(self._walk.identity.key, "little")
-        words[shared.END], words[shared.SYNCED] = end, synced
+        words[shared.END], words[shared.SYNCED], words[shared.SYNCED_TWIN] = end, synced, synced
         fd = self._disk.open(path, write=True, create=True)
         try:
             whole = self._disk.size(fd) >= PAGE_BYTES
             page = b"".join(word.to_bytes(8, "little") for word in words)
-            write_all(self._disk, fd, page[:64] if whole else page, 0)
+            write_all(self._disk, fd, page[:WORDS_BYTES] if whole else page, 0)
             self._disk.sync(fd)
         finally:
             self._disk.close(fd)
@@ -229,7 +231,7 @@ class _Round:
         path = os.path.join(self._path, "mark")
         words = shared.read_mark(self._disk, path, self._walk.identity.key)
         synced = self._walk.view.synced
-        if synced > words[shared.SYNCED]:
+        if synced > shared.claimed(words):
             self._write_mark(path, max(words[shared.END], synced), synced)
             self._disk.sync_directory(self._path)
         for each in names:
@@ -298,7 +300,7 @@ class _Round:
         """
         files = [file.segment for file in self._walk.files]
         synced, key = self._walk.synced, self._walk.identity.key
-        for before, after in zip(files, [*files[1:], None], strict=True):
+        for before, after in zip_longest(files, files[1:]):
             stop = after.base if after else synced
             if before.limit < stop:
                 capacity = stop - before.limit if after else max(stop - before.limit, before.capacity)

@@ -269,7 +269,7 @@ def _look(disk: Disk, path: str, key: bytes, alone: bool) -> shared.View:
     """The store as it is now, with what a checkpoint claims: it was made when the log was synced so far."""
     if alone:
         words = shared.read_mark(disk, os.path.join(path, "mark"), key)
-        view = shared.View(False, words[shared.END], words[shared.SYNCED], words[shared.HEAD])
+        view = shared.View(False, words[shared.END], shared.claimed(words), words[shared.HEAD])
     else:
         view = shared.look(disk, path, key)
     newest = checkpoint.newest(disk, os.path.join(path, "checkpoint"), key, view.upto)

@@ -8,12 +8,13 @@ from functools import cache
 from typing import NamedTuple
 
 import pytest
-from faults import Image
+from faults import Faulty, Image, PowerCut, cut_at
 from opened import NOW, Held, contents, open_on
 
 from mq.broker import Broker
 from mq.delivery import events
-from mq.storage import segment
+from mq.errors import CorruptStore
+from mq.storage import record, segment, shared
 from mq.storage.repair import Loss, repair
 from mq.storage.walk import Found, walk
 from mq.store import Store
@@ -239,3 +240,246 @@ def test_damage_to_what_stands_beside_the_log_costs_nothing(name: str) -> None:
             assert found.order == store.order, path
         gone = {each: data for each, data in store.files.items() if each != path}
         assert mended(gone).held == store.expected, path
+
+
+# ── how it is done ─────────────────────────────────────────────────────────────────
+
+
+def fix(disk: Image | Faulty, *, dry_run: bool = False) -> list[Loss]:
+    return repair(disk, "s", events.PUBLISH, events.message_of, dry_run=dry_run)  # type: ignore[arg-type]
+
+
+def flipped(files: Files, path: str, *offsets: int) -> dict[str, bytes]:
+    data = bytearray(files[path])
+    for at in offsets:
+        data[at] ^= 0x10
+    return {**files, path: bytes(data)}
+
+
+def places(name: str, kind: int) -> list[tuple[str, int, Found]]:
+    """Where the records of *kind* begin: file and offset."""
+    return [
+        (path, start, each)
+        for path, found in sorted(made(name).records.items())
+        for start, _, each in found
+        if each.kind == kind
+    ]
+
+
+def worst() -> dict[str, bytes]:
+    """FORMAT, a header, a fence, some records, and a whole segment: all of it at once."""
+    store = made("plain")
+    first, second, third = sorted(store.records)
+    files = flipped(store.files, first, 3, segment.HEADER_BYTES + 5, store.records[first][3][0] + 30)
+    files = flipped(files, third, segment.HEADER_BYTES + 5, segment.HEADER_BYTES + 70)
+    files["s/FORMAT"] = b"mq what?\n"
+    del files[second]
+    return files
+
+
+@pytest.mark.parametrize("partly", [False, True], ids=["before a call", "in the middle of a write"])
+@pytest.mark.parametrize("name", ["plain", "cleaned"])
+def test_it_may_be_killed_at_every_call_and_run_again(name: str, partly: bool) -> None:
+    """P8: in the end the same is served as if nothing had come in between, and the first copies are there."""
+    if name == "plain":
+        files = worst()
+    else:
+        path, at, _ = places(name, events.RELOCATE)[0]
+        files = flipped(made(name).files, path, at + 30, segment.HEADER_BYTES + 30, 60)
+    whole = mended(files)
+    assert len(whole.losses) >= 3
+    for call in range(1000):
+        image = Image(files)
+        try:
+            fix(Faulty(image, cut_at(image, call, partly=partly)))
+        except PowerCut:
+            pass
+        else:
+            break
+        found = mended(image.files())
+        assert found.held == whole.held, call
+        assert copies(whole) <= copies(found), call
+    assert call > 20
+
+
+def copies(found: Repaired) -> set[bytes]:
+    return {data for path, data in found.files.items() if "/quarantine/" in path}
+
+
+def test_what_was_damaged_is_copied_before_it_is_touched() -> None:
+    """P10."""
+    store = made("plain")
+    path, at, hit = places("plain", events.PUBLISH)[0]
+    files = flipped(store.files, path, at + 2, at + 26)
+    image = Image(files)
+    (loss,) = fix(image)
+    copy = image.files()[loss.copy]
+    assert loss.copy == f"s/quarantine/{path[6:]}-{at}.bin"
+    assert (loss.path, loss.offset, loss.size, loss.ids) == (path, at, hit.size, (hit.lsn,))
+    assert copy == files[path][at : at + hit.size]
+    # Only the header was written over.
+    after = image.files()[path]
+    assert after[at + record.HEADER_BYTES :] == files[path][at + record.HEADER_BYTES :]
+    assert after[:at] == files[path][:at]
+
+
+def test_a_store_that_is_whole_or_torn_is_left_as_it_is() -> None:
+    for name in MAKERS:
+        files = made(name).files
+        image = Image(files)
+        assert fix(image) == []
+        assert image.files() == files
+        last = max(made(name).records)
+        torn = {**files, last: files[last][: made(name).records[last][-1][1]] + b"torn"}
+        image = Image(torn)
+        assert fix(image) == []
+        assert image.files() == torn
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing() -> None:
+    image = Image(worst())
+    before = image.files()
+    said = fix(image, dry_run=True)
+    assert image.files() == before
+    assert said == fix(image)
+
+
+def test_a_group_around_the_damage_is_two_groups() -> None:
+    """What stands before it is applied, and what follows too: one bad record costs only itself."""
+    disk = Image()
+    with open_on(disk, segment_bytes=1 << 16) as broker:
+        ids = broker.queue("a").publish_many([b"%d" % number for number in range(5)])
+    path = f"s/log/{0:020}.seg"
+    files = flipped(disk.files(), path, ids[2] + segment.HEADER_BYTES + 8)
+    found = mended(files)
+    assert found.order == {"a": [ids[0], ids[1], ids[3], ids[4]]}
+    assert found.losses[0].ids == (ids[2],)
+
+
+def test_messages_of_a_queue_whose_declaration_was_lost_can_be_reached() -> None:
+    disk = Image()
+    with open_on(disk, segment_bytes=1 << 16) as broker:
+        for name in ("a", "b", "c"):
+            broker.queue(name).publish(f"in {name}")
+        broker.queue("d", visibility_timeout=5)
+    declared = [
+        item for file in walk(disk, "s", events.PUBLISH).files
+        for item in walk(disk, "s", events.PUBLISH).items(file)
+        if isinstance(item, Found) and item.kind == events.DECLARE
+    ]  # fmt: skip
+    path = f"s/log/{0:020}.seg"
+    files = disk.files()
+    for item in (declared[1], declared[3]):
+        files = flipped(files, path, item.lsn + segment.HEADER_BYTES + 26)
+    disk = Image(files)
+    fix(disk)
+    with open_on(disk) as broker:
+        assert broker.queues() == ["a", "c", "unnamed-2"]
+        # Numbers that are taken stay so, although some are not known any more.
+        broker.queue("b").publish("new")
+        assert [each.body for each in broker.queue("c").peek()] == ["in c"]
+    with open_on(disk) as broker:
+        assert broker.queues() == ["a", "b", "c", "unnamed-2"]
+        broker.queue("unnamed-2").receive(timeout=0).ack()
+        assert [each.body for each in broker.queue("b").peek()] == ["new"]
+    with open_on(disk) as broker:
+        assert broker.queues() == ["a", "b", "c"]
+
+
+def test_the_bytes_of_a_missing_tail_are_never_issued_again() -> None:
+    """Somebody may still know the ids that were lost."""
+    store = made("closed")
+    last = max(store.records)
+    disk = Image({path: data for path, data in store.files.items() if path != last})
+    (_, loss) = fix(disk)
+    synced = shared.read_mark(Image(store.files), "s/mark", store.files["s/mark"][:8])[shared.SYNCED]
+    assert loss.copy == ""
+    with open_on(disk) as broker:
+        assert broker.queue("a").publish("new") >= synced
+
+
+def test_with_every_segment_gone_the_store_opens_empty() -> None:
+    store = made("closed")
+    disk = Image({path: data for path, data in store.files.items() if path not in store.records})
+    assert fix(disk)
+    with open_on(disk) as broker:
+        assert broker.queues() == []
+        assert broker.queue("a").publish("new") > max(store.published)
+    assert fix(disk) == []
+
+
+def test_a_checkpoint_that_claims_more_than_the_log_has_keeps_its_claim() -> None:
+    """P7: killed after the checkpoints are dropped, the next repair still knows what was on the disk."""
+    store = made("cleaned")
+    last = max(store.records)
+    files = {path: data for path, data in store.files.items() if path != "s/mark"}
+    at = [start for start, _, each in store.records[last] if each.kind == record.HEAD][-1]
+    files[last] = files[last][: at - 40]
+    whole = mended(files, now=NOW)
+    assert whole.losses
+    calls = 0
+    for call in range(1000):
+        image = Image(files)
+        try:
+            fix(Faulty(image, cut_at(image, call)))
+        except PowerCut:
+            calls += 1
+            if fix(Image(image.files()), dry_run=True):
+                with pytest.raises(CorruptStore):
+                    open_on(Image(image.files()))
+            else:  # only the last call was left out
+                assert contents(open_on(Image(image.files()))) == whole.held
+        else:
+            break
+    assert calls
+
+
+def test_another_stores_segment_is_not_written_over() -> None:
+    files = dict(made("plain").files)
+    other = made("closed").files
+    path = f"s/log/{1024:020}.seg"
+    assert path in other
+    files[path] = other[path]
+    image = Image(files)
+    with pytest.raises(CorruptStore, match="another store"):
+        fix(image)
+    assert image.files()[path] == files[path]
+
+
+def test_a_long_stretch_becomes_several_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mq.storage.repair.LOST_BYTES_MAX", 100)
+    for name in MAKERS:
+        store = made(name)
+        for path in store.records:
+            found = mended({each: data for each, data in store.files.items() if each != path})
+            assert found.losses
+
+
+# ── salvage ────────────────────────────────────────────────────────────────────────
+
+
+def test_salvage_repairs_serves_the_rest_and_logs_what_was_lost(caplog: pytest.LogCaptureFixture) -> None:
+    store = made("plain")
+    path, at, hit = next(each for each in places("plain", events.PUBLISH) if each[2].payload == b"fourth")
+    files = flipped(store.files, path, at + 25)
+    with pytest.raises(CorruptStore, match="mq repair"):
+        open_on(Image(files))
+    broker = Broker(
+        Store(
+            "s", sync="always", read_only=False, segment_bytes=1024, clock=lambda: NOW, disk=Image(files),
+            salvage=True,
+        )
+    )  # fmt: skip
+    assert contents(broker).keys() == store.expected.keys() - {hit.lsn}
+    lines = [each.getMessage() for each in caplog.records if each.name == "mq"]
+    assert len(lines) == 1
+    assert f"{path} at offset {at}" in lines[0]
+    assert str(hit.lsn) in lines[0]
+
+
+def test_salvage_of_a_store_that_is_whole_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    Store(
+        "s", sync="always", read_only=False, segment_bytes=1024, clock=lambda: NOW,
+        disk=Image(made("plain").files), salvage=True,
+    )  # fmt: skip
+    assert not caplog.records

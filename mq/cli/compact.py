@@ -1,0 +1,69 @@
+"""mq compact: give back the room of everything that is not live."""
+
+from __future__ import annotations
+
+import click
+
+import mq
+from mq.cli import output
+from mq.cli.app import json_option, require_store, store_option
+from mq.cli.inspect import take_census
+from mq.cli.progress import Progress
+from mq.delivery import events
+from mq.storage.disk import RealDisk
+from mq.storage.log import ALLOCATE_BYTES
+
+
+@click.command(short_help="Give back the room of what is not live.")
+@click.option("--dry-run", is_flag=True, help="Say how much would be given back, and change nothing.")
+@json_option
+@store_option
+def compact(dry_run: bool, as_json: bool, store: str) -> None:
+    """Move what is live out of every segment that holds garbage, and drop those segments.
+
+    A store does this by itself once its garbage outgrows what is live; this does not wait
+    for that.  Interrupt it whenever you like: what was given back stays so.  The store must
+    not be open anywhere, except for --dry-run.
+
+    \b
+    mq compact --dry-run
+    mq compact
+    """
+    require_store(store)
+    if dry_run:
+        before, after = _estimate(store)
+    else:
+        before, after = _compact(store)
+    if as_json:
+        output.json_line({
+            "before_bytes": before, "after_bytes": after, "given_back_bytes": before - after,
+            "dry_run": dry_run,
+        })  # fmt: skip
+    elif dry_run:
+        output.line(f"{output.size(before)} now; about {output.size(before - after)} would be given back")
+    else:
+        given = output.size(before - after) if after < before else "nothing"
+        output.line(f"{output.size(before)} before, {output.size(after)} after: {given} given back")
+
+
+def _compact(store: str) -> tuple[int, int]:
+    with mq.open(store) as broker, Progress("compacting") as progress:
+        inner = broker._store
+        before = inner.log.reader.disk_bytes()
+        inner.maintenance.compact(progress.show)
+        return before, inner.log.reader.disk_bytes()
+
+
+def _estimate(store: str) -> tuple[int, int]:
+    """Bytes of all segments now, and about how many a compaction would leave."""
+    with mq.open(store, read_only=True) as broker:
+        limit = broker._store.maintenance.garbage_upto()
+    census = take_census(RealDisk(), store)
+    before = gone = moved = 0
+    for file, sums in zip(census.walk.files, census.sums, strict=True):
+        before += file.size
+        if file.segment.limit <= limit:
+            gone += file.size
+            moved += sums.live + sums.messages * events.RELOCATE_PAYLOAD.size
+    grown = -(-moved // ALLOCATE_BYTES) * ALLOCATE_BYTES
+    return before, before - max(0, gone - grown)

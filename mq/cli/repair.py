@@ -1,0 +1,44 @@
+"""mq repair: make a damaged store whole again."""
+
+from __future__ import annotations
+
+import click
+
+from mq.cli import output
+from mq.cli.app import json_option, note, require_directory, store_option
+from mq.delivery import events
+from mq.storage import repair as mending
+from mq.storage.disk import RealDisk
+
+
+@click.command(short_help="Make a damaged store whole; lose only what is damaged.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
+@json_option
+@store_option
+def repair(dry_run: bool, as_json: bool, store: str) -> None:
+    """Put a record that says "lost" over each damaged place, so that the store opens again.
+
+    Everything that is intact stays where it is.  What was damaged is copied to quarantine/
+    in the store first.  Prints each place: file, offset, size, the messages that may be
+    gone with it, and the copy.  The store must not be open anywhere.
+
+    \b
+    mq verify
+    mq repair --dry-run
+    mq repair
+    """
+    require_directory(store)
+    losses = mending.repair(RealDisk(), store, events.PUBLISH, events.message_of, dry_run=dry_run)
+    for loss in losses:
+        if as_json:
+            fields = loss._asdict() | {"ids": list(loss.ids), "copy": loss.copy or None}
+            output.json_line({"type": "lost", **fields, "dry_run": dry_run})
+        else:
+            output.line(str(loss))
+    output.flush()
+    if not losses:
+        note("nothing is damaged; nothing was changed")
+    elif dry_run:
+        note(f"{output.count(len(losses), 'place')} to be repaired; nothing was changed")
+    else:
+        note(f"{output.count(len(losses), 'place')} repaired; the store opens again")

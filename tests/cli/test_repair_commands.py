@@ -1,0 +1,252 @@
+"""mq verify, mq repair and mq compact, on stores that are whole, torn, damaged and in use."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+from commands import COMMAND, Run, contents
+
+import mq
+from mq.storage.segment import HEADER_BYTES
+
+
+@pytest.fixture
+def ids(store: Path) -> list[int]:
+    """Three segments of one queue; the ids of its messages."""
+    with mq.open(store, segment_bytes=4096) as broker:
+        return [broker.queue("mail").publish(f"message {number:3} " * 5) for number in range(80)]
+
+
+def segments(store: Path) -> list[Path]:
+    return sorted((store / "log").iterdir())
+
+
+def flip(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 0x10
+    path.write_bytes(data)
+
+
+def damage(store: Path, id: int) -> tuple[Path, int]:
+    """Flip a bit in the body of a message; its file, and where its record begins."""
+    path = [each for each in segments(store) if int(each.stem) <= id][-1]
+    offset = id - int(path.stem) + HEADER_BYTES
+    flip(path, offset + 30)
+    return path, offset
+
+
+# ── verify ─────────────────────────────────────────────────────────────────────────
+
+
+def test_verify_of_a_whole_store(run: Run, store: Path, ids: list[int]) -> None:
+    before = contents(store)
+    result = run("verify")
+    assert result.exit_code == 0
+    assert "clean" in result.stdout
+    assert f"in {len(segments(store))} segments" in result.stdout
+    assert contents(store) == before
+
+
+def test_verify_of_a_torn_store_is_no_damage(run: Run, store: Path, ids: list[int]) -> None:
+    with segments(store)[-1].open("r+b") as file:
+        found = json.loads(run("inspect", "--json").stdout.splitlines()[0])
+        file.seek(found["end"] - int(segments(store)[-1].stem) + HEADER_BYTES)
+        file.write(b"torn")
+    result = run("verify", "--json")
+    assert result.exit_code == 0
+    gap, whole = map(json.loads, result.stdout.splitlines())
+    assert (gap["type"], gap["size"]) == ("torn", 4)
+    assert whole["verdict"] == "torn"
+
+
+def test_verify_names_every_damaged_place(run: Run, store: Path, ids: list[int]) -> None:
+    """P7: also those that an opening does not come to."""
+    places = [damage(store, id) for id in (ids[3], ids[50])]
+    flip(segments(store)[1], 9)
+    before = contents(store)
+    result = run("verify", "--json")
+    assert result.exit_code == 4
+    found = [json.loads(each) for each in result.stdout.splitlines()]
+    damaged = [each for each in found if each["type"] == "damage"]
+    assert [(Path(each["path"]).name, each["offset"], each["ids"]) for each in damaged] == sorted(
+        [
+            (places[0][0].name, places[0][1], [ids[3]]),
+            (segments(store)[1].name, 0, []),
+            (places[1][0].name, places[1][1], [ids[50]]),
+        ]
+    )
+    assert found[-1]["verdict"] == "corrupt"
+    assert "mq repair" in result.stderr
+    text = run("verify")
+    assert text.exit_code == 4
+    assert f"message {ids[50]}" in text.stdout
+    assert contents(store) == before
+
+
+def test_verify_finds_what_a_checkpoint_hides(run: Run, store: Path) -> None:
+    """An opening reads only what follows the checkpoint; verify reads everything."""
+    with mq.open(store, segment_bytes=1 << 20) as broker:
+        ids = broker.queue("mail").publish_many([b"x" * 100 for _ in range(2000)])
+    assert list((store / "checkpoint").iterdir())
+    damage(store, ids[3])
+    mq.open(store, read_only=True).close()
+    result = run("verify", "--json")
+    assert result.exit_code == 4
+    assert json.loads(result.stdout.splitlines()[0])["ids"] == [ids[3]]
+
+
+def test_a_damaged_checkpoint_is_a_warning(run: Run, store: Path) -> None:
+    with mq.open(store) as broker:
+        broker.queue("mail").publish_many([b"x" * 100 for _ in range(20_000)])
+    for path in (store / "checkpoint").iterdir():
+        whole = path.read_bytes()
+        flip(path, len(whole) // 2)
+        result = run("verify", "--json")
+        assert result.exit_code == 0
+        warning, said = map(json.loads, result.stdout.splitlines())
+        assert (warning["type"], warning["path"]) == ("warning", f"data/checkpoint/{path.name}")
+        assert said["verdict"] == "clean"
+        path.write_bytes(whole)
+    assert len(run("verify", "--json").stdout.splitlines()) == 1
+
+
+def test_verify_beside_a_live_process(run: Run, store: Path, ids: list[int]) -> None:
+    with mq.open(store, segment_bytes=4096) as broker:
+        broker.queue("mail").publish("more")
+        result = run("verify")
+        assert result.exit_code == 0
+        assert "in use" in result.stdout
+        damage(store, ids[3])
+        assert run("verify").exit_code == 4
+
+
+def test_a_bar_on_a_terminal(store: Path, ids: list[int]) -> None:
+    leader, follower = pty.openpty()
+    result = subprocess.run([*COMMAND, "verify"], stdout=subprocess.PIPE, stderr=follower, check=True)
+    os.close(follower)
+    shown = os.read(leader, 1 << 16).decode()
+    os.close(leader)
+    assert "verifying" in shown
+    assert "%" in shown
+    assert b"verifying" not in result.stdout
+
+
+# ── repair ─────────────────────────────────────────────────────────────────────────
+
+
+def test_repair_costs_the_damaged_message_and_says_so(run: Run, store: Path, ids: list[int]) -> None:
+    path, offset = damage(store, ids[3])
+    bytes_before = path.read_bytes()
+    assert run("peek", "mail").exit_code == 4
+    tried = contents(store)
+    dry = run("repair", "--dry-run", "--json")
+    assert dry.exit_code == 0
+    assert contents(store) == tried
+    result = run("repair", "--json")
+    assert result.exit_code == 0
+    said, planned = json.loads(result.stdout), json.loads(dry.stdout)
+    assert said == planned | {"dry_run": False}
+    assert (said["offset"], said["ids"]) == (offset, [ids[3]])
+    copy = (store.parent / said["copy"]).read_bytes()
+    assert copy == bytes_before[offset : offset + said["size"]]
+    assert run("verify").exit_code == 0
+    with mq.open(store) as broker:
+        assert [each.id for each in broker.queue("mail").peek(1000)] == [id for id in ids if id != ids[3]]
+
+
+def test_repair_of_a_whole_store_does_nothing(run: Run, store: Path, ids: list[int]) -> None:
+    before = contents(store)
+    result = run("repair")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "nothing is damaged" in result.stderr
+    assert contents(store) == before
+
+
+@pytest.mark.parametrize("args", [("repair",), ("repair", "--dry-run"), ("compact",)])
+def test_the_store_must_not_be_open(run: Run, store: Path, ids: list[int], args: tuple[str, ...]) -> None:
+    with mq.open(store, segment_bytes=4096):
+        damage(store, ids[3])
+        before = contents(store)
+        result = run(*args)
+        assert result.exit_code == 1
+        assert f"process {os.getpid()}" in result.stderr
+        assert contents(store) == before
+
+
+@pytest.mark.parametrize("command", ["verify", "repair", "compact"])
+def test_where_there_is_no_store(run: Run, store: Path, command: str) -> None:
+    result = run(command)
+    assert result.exit_code == 1
+    assert "no store" in result.stderr or "not a store" in result.stderr
+    assert not store.exists()
+
+
+def test_repair_without_format(run: Run, store: Path, ids: list[int]) -> None:
+    line = (store / "FORMAT").read_bytes()
+    (store / "FORMAT").unlink()
+    assert run("verify").exit_code == 4
+    assert run("repair").exit_code == 0
+    assert (store / "FORMAT").read_bytes() == line
+    assert run("verify").exit_code == 0
+
+
+def test_open_with_salvage(store: Path, ids: list[int], caplog: pytest.LogCaptureFixture) -> None:
+    damage(store, ids[3])
+    with pytest.raises(mq.CorruptStore, match="mq repair"):
+        mq.open(store)
+    with mq.open(store, recover="salvage") as broker:
+        assert len(broker.queue("mail").peek(1000)) == len(ids) - 1
+    assert [each.name for each in caplog.records] == ["mq"]
+    assert str(ids[3]) in caplog.records[0].getMessage()
+    for options in ({"recover": "guess"}, {"recover": "salvage", "read_only": True}):
+        with pytest.raises(mq.UsageError):
+            mq.open(store, **options)  # type: ignore[call-overload]
+
+
+# ── compact ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def garbage(store: Path) -> list[int]:
+    """Eight MiB, of which little lives; too little of it dead for the store to clean by itself."""
+    with mq.open(store) as broker:
+        queue = broker.queue("mail")
+        ids = queue.publish_many([b"%5d" % number * 2000 for number in range(800)])
+        queue.ack_many(queue.receive_many(700, timeout=0))
+        return ids[700:]
+
+
+def test_compact_gives_back_what_it_said(run: Run, store: Path, garbage: list[int]) -> None:
+    before = contents(store)
+    said = json.loads(run("compact", "--dry-run", "--json").stdout)
+    assert contents(store) == before
+    done = json.loads(run("compact", "--json").stdout)
+    assert said["before_bytes"] == done["before_bytes"]
+    assert done["given_back_bytes"] > 5 << 20
+    assert abs(said["given_back_bytes"] - done["given_back_bytes"]) <= 1 << 20
+    assert sum(path.stat().st_size for path in segments(store)) == done["after_bytes"]
+    with mq.open(store, read_only=True) as broker:
+        assert [each.id for each in broker.queue("mail").peek(1000)] == garbage
+    assert run("verify").exit_code == 0
+    assert "nothing given back" in run("compact").stdout
+
+
+def test_compact_for_a_person(run: Run, store: Path, garbage: list[int]) -> None:
+    assert "would be given back" in run("compact", "--dry-run").stdout
+    assert "MiB given back" in run("compact").stdout
+
+
+def test_compact_stops_at_a_damaged_body(run: Run, store: Path, garbage: list[int]) -> None:
+    damage(store, garbage[5])
+    result = run("compact")
+    assert result.exit_code == 4
+    assert "mq repair" in result.stderr
+    assert run("repair").exit_code == 0
+    assert run("compact").exit_code == 0
+    with mq.open(store, read_only=True) as broker:
+        assert len(broker.queue("mail").peek(1000)) == len(garbage) - 1

@@ -1,0 +1,202 @@
+"""A message whose body is damaged costs itself; its queue, its batch and the cleaner go on (P10)."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from fakes import FakeClock
+
+import mq
+from mq.broker import Broker
+from mq.delivery import events
+from mq.storage.disk import RealDisk
+from mq.storage.repair import repair
+from mq.storage.segment import HEADER_BYTES
+from mq.store import Store
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+def damage(path: Path, id: int) -> None:
+    """Flip a bit in the body of the message, whose first segment is still there."""
+    segment = max(
+        (each for each in (path / "log").iterdir() if int(each.stem) <= id), key=lambda each: each.stem
+    )
+    at = id - int(segment.stem) + HEADER_BYTES + 24
+    with segment.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+@pytest.fixture
+def broker(tmp_path: Path, clock: FakeClock) -> Broker:
+    """Three messages in `a`, the first one damaged."""
+    with mq.open(tmp_path, clock=clock) as broker:
+        ids = broker.queue("a").publish_many(["one", "two", "three"])
+        damage(tmp_path, ids[0])
+        yield broker
+
+
+def test_receive_names_it_once_and_goes_on_with_the_others(broker: Broker, clock: FakeClock) -> None:
+    queue = broker.queue("a")
+    first = broker._store.state.by_name["a"].waiting.head
+    with pytest.raises(mq.CorruptStore, match="mq repair") as caught:
+        queue.receive(timeout=0)
+    assert caught.value.ids == (first,)
+    assert [queue.receive(timeout=0).body for _ in range(2)] == ["two", "three"]
+    assert queue.receive(timeout=0) is None
+    assert queue.stats().failed == 1
+
+
+def test_it_backs_off_like_any_failure(broker: Broker, clock: FakeClock) -> None:
+    queue = broker.queue("a")
+    waits = []
+    for _ in range(4):
+        with pytest.raises(mq.CorruptStore):
+            queue.receive(timeout=0)
+        (message,) = broker._store.state.by_name["a"].delayed.values()
+        waits.append(message.due / 1000 - clock.now)
+        clock.advance(waits[-1] + 0.001)
+    assert waits == sorted(waits)
+    assert waits[-1] > 4
+
+
+def test_a_batch_leaves_it_out_and_logs_it(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    queue = broker.queue("a")
+    assert [each.body for each in queue.receive_many(10, timeout=0)] == ["two", "three"]
+    assert len(caplog.records) == 1
+    assert "cannot be delivered" in caplog.records[0].getMessage()
+    assert queue.receive_many(10, timeout=0) == []
+
+
+def test_a_batch_of_nothing_else_raises(broker: Broker) -> None:
+    with pytest.raises(mq.CorruptStore):
+        broker.queue("a").receive_many(1, timeout=0)
+
+
+def test_who_looks_is_told_and_the_counts_are_there(broker: Broker) -> None:
+    """P7."""
+    queue = broker.queue("a")
+    assert queue.stats().ready == 3
+    id = broker._store.state.by_name["a"].waiting.head
+    for look in (queue.peek, lambda: queue.get(id)):
+        with pytest.raises(mq.CorruptStore) as caught:
+            look()
+        assert caught.value.ids == (id,)
+
+
+def test_it_can_be_purged(broker: Broker) -> None:
+    assert broker.queue("a").purge() == 3
+    assert broker.queue("a").stats().ready == 0
+
+
+def test_the_cleaner_stops_and_says_what_to_do_and_after_a_repair_it_cleans_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def open_store() -> Broker:
+        return Broker(
+            Store(
+                str(tmp_path), sync="never", read_only=False, segment_bytes=4096, clock=None, background=False
+            )
+        )
+
+    def churn(broker: Broker) -> None:
+        queue = broker.queue("busy")
+        for _ in range(50):
+            queue.publish(b"x" * 500)
+            queue.receive(timeout=0).ack()
+
+    broker = open_store()
+    stuck = [broker.queue("stuck").publish(f"stuck {number}") for number in range(3)]
+    damage(tmp_path, stuck[1])
+    churn(broker)
+    maintenance = broker._store.maintenance
+    maintenance.run()
+    with pytest.raises(mq.CorruptStore):
+        broker.queue("stuck").get(stuck[1])
+    segments = len(broker._store.log.segments)
+    (line,) = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert "space is not given back" in line
+    assert "mq verify" in line and "mq repair" in line
+    churn(broker)  # publishing goes on, and no line is logged again
+    maintenance.run()
+    assert len(caplog.records) == 1
+    assert len(broker._store.log.segments) > segments
+    broker.close()
+
+    (loss,) = repair(RealDisk(), str(tmp_path), events.PUBLISH, events.message_of)
+    assert loss.ids == (stuck[1],)
+    broker = open_store()
+    broker._store.maintenance.run()
+    assert len(broker._store.log.segments) < 5
+    assert [each.body for each in broker.queue("stuck").peek()] == ["stuck 0", "stuck 2"]
+    broker.close()
+
+
+def test_a_message_that_has_moved_is_named_by_its_id(tmp_path: Path) -> None:
+    with mq.open(tmp_path, segment_bytes=4096) as broker:
+        queue = broker.queue("a")
+        id = queue.publish("moves")
+        queue.publish("goes")
+        queue.receive_many(2, timeout=0)[1].ack()
+        broker._store.maintenance.compact()
+        position = broker._store.state.by_name["a"].position(id)
+        assert position != id
+        damage(tmp_path, position + 40)
+        with pytest.raises(mq.CorruptStore, match=f"message {id} ") as caught:
+            queue.get(id)
+        assert caught.value.ids == (id,)
+
+
+# ── compaction that somebody asks for ──────────────────────────────────────────────
+
+
+def test_compact_leaves_what_lives_and_nothing_else(tmp_path: Path, clock: FakeClock) -> None:
+    with mq.open(tmp_path, segment_bytes=1 << 16, clock=clock) as broker:
+        queue = broker.queue("a", visibility_timeout=600)
+        ids = queue.publish_many([b"%d" % number * 100 for number in range(1500)])
+        queue.ack_many(queue.receive_many(1400, timeout=0))
+        held = queue.receive(timeout=0)
+        queue.receive(timeout=0).nack(delay=60)
+        seen: list[tuple[int, int]] = []
+        broker._store.maintenance.compact(lambda done, total: seen.append((done, total)))
+        log = broker._store.log
+        live = sum(len(each.raw) + 61 for each in queue.peek(1000)) + 2 * 465
+        assert log.end - log.head < live + log.segment_bytes
+        assert seen[0][0] == 0
+        assert seen[-1][0] == seen[-1][1]
+        assert seen == sorted(seen)
+        assert [each.id for each in queue.peek(1000)] == ids[1402:]
+        held.ack()
+        head = log.head
+    with mq.open(tmp_path, segment_bytes=1 << 16, clock=clock) as broker:
+        assert [each.id for each in broker.queue("a").peek(1000)] == ids[1402:]
+        assert [each.attempts for each in broker.queue("a").peek(state="delayed")] == [1]
+        assert broker._store.log.head >= head
+
+
+def test_compact_moves_nothing_where_there_is_no_garbage(tmp_path: Path) -> None:
+    with mq.open(tmp_path, segment_bytes=1 << 16) as broker:
+        broker.queue("a").publish_many([b"%d" % number * 100 for number in range(1500)])
+        before = broker._store.log.end
+        broker._store.maintenance.compact()
+        assert broker._store.log.end == before
+        assert broker._store.maintenance.garbage_upto() == broker._store.log.head
+
+
+def test_compact_after_compact_finds_nothing(tmp_path: Path) -> None:
+    with mq.open(tmp_path, segment_bytes=1 << 16) as broker:
+        queue = broker.queue("a")
+        queue.publish_many([b"%d" % number for number in range(100)])
+        queue.receive(timeout=0).ack()
+        broker._store.maintenance.compact()
+        end = broker._store.log.end
+        broker._store.maintenance.compact()
+        assert broker._store.log.end == end
