@@ -359,9 +359,10 @@ def test_a_group_around_the_damage_is_two_groups() -> None:
 def test_messages_of_a_queue_whose_declaration_was_lost_can_be_reached() -> None:
     disk = Image()
     with open_on(disk, segment_bytes=1 << 16) as broker:
-        for name in ("a", "b", "c"):
-            broker.queue(name).publish(f"in {name}")
-        broker.queue("d", visibility_timeout=5)
+        broker.queue("a").publish("in a")
+        broker.queue("empty", visibility_timeout=5)
+        broker.queue("b").publish("in b")
+        broker.queue("c").publish("in c")
     declared = [
         item for file in walk(disk, "s", events.PUBLISH).files
         for item in walk(disk, "s", events.PUBLISH).items(file)
@@ -369,18 +370,18 @@ def test_messages_of_a_queue_whose_declaration_was_lost_can_be_reached() -> None
     ]  # fmt: skip
     path = f"s/log/{0:020}.seg"
     files = disk.files()
-    for item in (declared[1], declared[3]):
+    for item in declared[1:3]:
         files = flipped(files, path, item.lsn + segment.HEADER_BYTES + 26)
     disk = Image(files)
     fix(disk)
     with open_on(disk) as broker:
-        assert broker.queues() == ["a", "c", "unnamed-2"]
+        assert broker.queues() == ["a", "c", "unnamed-3"]
         # Numbers that are taken stay so, although some are not known any more.
         broker.queue("b").publish("new")
         assert [each.body for each in broker.queue("c").peek()] == ["in c"]
     with open_on(disk) as broker:
-        assert broker.queues() == ["a", "b", "c", "unnamed-2"]
-        broker.queue("unnamed-2").receive(timeout=0).ack()
+        assert broker.queues() == ["a", "b", "c", "unnamed-3"]
+        broker.queue("unnamed-3").receive(timeout=0).ack()
         assert [each.body for each in broker.queue("b").peek()] == ["new"]
     with open_on(disk) as broker:
         assert broker.queues() == ["a", "b", "c"]
@@ -414,7 +415,7 @@ def test_a_checkpoint_that_claims_more_than_the_log_has_keeps_its_claim() -> Non
     last = max(store.records)
     files = {path: data for path, data in store.files.items() if path != "s/mark"}
     at = [start for start, _, each in store.records[last] if each.kind == record.HEAD][-1]
-    files[last] = files[last][: at - 40]
+    files[last] = files[last][: at + 5]  # what is left says by itself where the log begins
     whole = mended(files, now=NOW)
     assert whole.losses
     calls = 0
@@ -427,11 +428,33 @@ def test_a_checkpoint_that_claims_more_than_the_log_has_keeps_its_claim() -> Non
             if fix(Image(image.files()), dry_run=True):
                 with pytest.raises(CorruptStore):
                     open_on(Image(image.files()))
-            else:  # only the last call was left out
+            else:  # only a last sync was left out: the log says itself that something was lost
+                assert lost(image)
                 assert contents(open_on(Image(image.files()))) == whole.held
         else:
             break
     assert calls
+
+
+def lost(image: Image) -> list[Found]:
+    """The LOST records in it."""
+    walked = walk(image, "s", events.PUBLISH)
+    items = [item for file in walked.files for item in walked.items(file)]
+    return [item for item in items if isinstance(item, Found) and item.kind == record.LOST]
+
+
+def test_damage_where_damage_was_repaired_is_copied_too() -> None:
+    """P10: the first copy stays as it is."""
+    store = made("plain")
+    path, at, _ = places("plain", events.PUBLISH)[0]
+    image = Image(flipped(store.files, path, at + 26))
+    (first,) = fix(image)
+    before = image.files()[first.copy]
+    image = Image(flipped(image.files(), path, at + 27))
+    (second,) = fix(image)
+    assert second.copy == f"s/quarantine/{path[6:]}-{at}.2.bin"
+    assert image.files()[first.copy] == before
+    assert image.files()[second.copy] != before
 
 
 def test_another_stores_segment_is_not_written_over() -> None:
