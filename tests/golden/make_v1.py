@@ -76,7 +76,8 @@ def make_recovered() -> None:
     life.broker.queue("größen").publish("the other queue " * 8)
     letters.publish("into the second segment " * 20)
     spam = life.broker.queue("spam")
-    spam.publish_many([b"purged", b"purged too"])
+    spam.publish_many([b"in flight, stays", b"purged", b"purged too"])
+    spam.receive(timeout=0, visibility_timeout=86_400)
     spam.purge()
     end = life.store.log.end
     last = life.store.log.segments[-1]
@@ -116,10 +117,11 @@ def make_cleaned() -> None:
         life.now += 1
         work.publish(f"passing {number} " * 8)
         work.receive(timeout=0).ack()
-    work.publish("stays last")
     life.store.maintenance.run()
+    work.publish("stays waiting")
     life.store.maintenance.checkpoint()
     work.publish("behind the checkpoint")
+    work.publish("into the newer segment " * 20)
     life.kill()
 
 

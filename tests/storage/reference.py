@@ -17,7 +17,7 @@ KINDS = {
 }  # fmt: skip
 PAYLOADS = {
     "FENCE": "<QQQQ", "CLOSED": "<", "HEAD": "<Q", "DELIVER": "<QQ", "ACK": "<QI", "NACK": "<QQ",
-    "RELEASE": "<Q", "EXTEND": "<QQ", "PURGE": "<QQ", "RELOCATE": "<QQIBQQ",
+    "RELEASE": "<Q", "EXTEND": "<QQ", "PURGE": "<Q", "RELOCATE": "<QQIBQQ",
 }  # fmt: skip
 
 
@@ -90,3 +90,10 @@ def _entries(data: bytes, base: int, seed: int) -> Iterator[Entry]:
         fields = unpack_from(layout, payload)
         yield Entry(lsn, name, flags, queue, ms, claims, fields, payload[calcsize(layout) :])
         at += 24 + length
+
+
+def read_mark(path: Path, key: bytes) -> dict[str, int]:
+    data = path.read_bytes()
+    assert (len(data), data[:8], data[72:].strip(b"\0")) == (4096, key, b"")
+    names = ("end", "dirty", "synced", "syncing", "failed", "head", "holder", "synced, again")
+    return dict(zip(names, unpack_from("<8Q", data, 8), strict=True))

@@ -233,7 +233,7 @@ def cleaned_store() -> tuple[dict[str, bytes], dict[int, object]]:
     }
     verdict, expected = served(files)
     assert verdict is Verdict.OPEN
-    assert len(expected) == 4
+    assert len(expected) == 5
     return files, expected
 
 
@@ -244,7 +244,7 @@ def flipped(data: bytes, step: int = 1) -> Iterator[bytes]:
         yield bytes(damaged)
 
 
-@pytest.mark.parametrize("name", ["00000000000000007781.state", "00000000000000007781.ids"])
+@pytest.mark.parametrize("name", ["00000000000000007816.state", "00000000000000007816.ids"])
 def test_a_damaged_checkpoint_costs_only_time(name):
     files, expected = cleaned_store()
     path = f"s/checkpoint/{name}"
@@ -254,7 +254,7 @@ def test_a_damaged_checkpoint_costs_only_time(name):
 
 
 @pytest.mark.parametrize("checkpoint", [True, False], ids=["with its checkpoint", "from the whole log"])
-@pytest.mark.parametrize("base", [6144, 7168])
+@pytest.mark.parametrize("base", [7168, 8192])
 def test_damage_in_a_log_whose_head_was_dropped_is_reported_or_harmless(base, checkpoint):
     """Before the checkpoint a damaged body is found when it is read, and a damaged ack does not matter."""
     files, expected = cleaned_store()
