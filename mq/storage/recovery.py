@@ -325,20 +325,32 @@ def recover(
 def _clear_unused(disk: Disk, directory: str, identity: Identity, found: Survey) -> None:
     """Remove the files that will be made again, the last first: a gap would pass for damage.
 
-    Those that the log goes on behind stay; whoever began them may have died before their
-    headers were on the disk, so these are written again, and synced.
+    Those that the log goes on behind stay.  Whoever began them may have died before their
+    headers and names were on the disk, or the sync of the names may have failed, and a
+    name that a failed sync lost is not made up for by another.  So each is made anew, and
+    put in place of the old one.
     """
     paths = [os.path.join(directory, each.name) for each in found.unused if each.base >= found.next_base]
     for path in ([found.begun] if found.begun else []) + paths:
         disk.unlink(path)
         disk.sync_directory(directory)
     for each in found.unused[len(paths) :]:
-        fd = disk.open(os.path.join(directory, each.name), write=True)
-        try:
-            write_all(disk, fd, segment.encode_header(identity, each), 0)
-            disk.sync(fd)
-        finally:
-            disk.close(fd)
+        _renew(disk, directory, each, segment.encode_header(identity, each))
+    if found.unused:
+        disk.sync_directory(directory)
+
+
+def _renew(disk: Disk, directory: str, each: Segment, header: bytes) -> None:
+    aside = os.path.join(os.path.dirname(directory), "segment.tmp")
+    if disk.exists(aside):
+        disk.unlink(aside)
+    fd = disk.open(aside, write=True, create=True)
+    try:
+        write_all(disk, fd, header, 0)
+        disk.sync(fd)
+    finally:
+        disk.close(fd)
+    disk.rename(aside, os.path.join(directory, each.name))
 
 
 def _rewrite(disk: Disk, directory: str, found: Survey) -> None:

@@ -59,6 +59,8 @@ class Driver:
         self.options = {"sync": sync, "segment_bytes": segment_bytes}
         history, begun = self.history, self.disk.calls
         history.begin(f"open(sync={sync!r})", model.unchanged)
+        # What a recovery has found stands closed until something is appended to it.
+        history.closed |= history.allowed(power=True)
         try:
             self._broker = open_store(self.disk, self.tick, **self.options)
         except (MqError, OSError) as error:

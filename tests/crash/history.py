@@ -103,7 +103,7 @@ class History:
         self.ids: dict[bytes, int] = {}
         self.bodies: dict[int, bytes] = {}
         self.store_id = ""
-        self.closed: set[Key] = set()  # what it held when it was closed
+        self.closed: set[Key] = set()  # what it held when it was closed, or when it was opened
 
     def fork(self) -> History:
         new = History.__new__(History)
