@@ -313,7 +313,7 @@ def recover(
     if found.error:
         raise found.error
     _rewrite(disk, directory, found)
-    _clear_unused(disk, directory, identity, found)
+    _renew_unused(disk, directory, identity, found)
     log = Log(disk, directory, identity, mark, found.segments, found.end, segment_bytes)
     while len(log.segments) > 1 and log.segments[0].limit <= found.head:
         log.unlink(log.drop_head())
@@ -322,19 +322,17 @@ def recover(
     return log
 
 
-def _clear_unused(disk: Disk, directory: str, identity: Identity, found: Survey) -> None:
-    """Remove the files that will be made again, the last first: a gap would pass for damage.
+def _renew_unused(disk: Disk, directory: str, identity: Identity, found: Survey) -> None:
+    """Have the segments that were begun and never used on the disk: a gap would pass for damage.
 
-    Those that the log goes on behind stay.  Whoever began them may have died before their
-    headers and names were on the disk, or the sync of the names may have failed, and a
-    name that a failed sync lost is not made up for by another.  So each is made anew, and
-    put in place of the old one.
+    Whoever began them may have died before their headers and names were there, or the sync
+    of the names may have failed, and a name that a failed sync lost is not made up for by
+    another.  So each is made anew, and put in place of the old one.  The log goes on behind.
     """
-    paths = [os.path.join(directory, each.name) for each in found.unused if each.base >= found.next_base]
-    for path in ([found.begun] if found.begun else []) + paths:
-        disk.unlink(path)
+    if found.begun:
+        disk.unlink(found.begun)
         disk.sync_directory(directory)
-    for each in found.unused[len(paths) :]:
+    for each in found.unused:
         _renew(disk, directory, each, segment.encode_header(identity, each))
     if found.unused:
         disk.sync_directory(directory)

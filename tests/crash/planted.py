@@ -102,7 +102,7 @@ BUGS = (
     Bug("unconfirmed bytes are synced, not rewritten", RECOVERY + "_rewrite",
         "write_all(disk, fd, data, each.offset(lsn))", "pass", "publish_never", "sync"),
     Bug("unused segments stay as they are", RECOVERY + "recover",
-        "_clear_unused(disk, directory, identity, found)", "pass", "unsynced_rotation rotation long_gap"),
+        "_renew_unused(disk, directory, identity, found)", "pass", "unsynced_rotation rotation long_gap"),
     Bug("a torn creation is damage", RECOVERY + "_Reader.headers", "if name != names[-1] or", "if True or",
         "rotation publish_always"),
     Bug("the page's claim is not heard", "mq.storage.shared:claimed",
