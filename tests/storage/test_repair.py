@@ -506,3 +506,12 @@ def test_salvage_of_a_store_that_is_whole_says_nothing(caplog: pytest.LogCapture
         disk=Image(made("plain").files), salvage=True,
     )  # fmt: skip
     assert not caplog.records
+
+
+def test_a_segment_that_was_given_back_is_not_called_missing() -> None:
+    """Where the log begins is said behind the damage."""
+    path, at, _ = places("cleaned", events.PUBLISH)[0]
+    assert path == min(made("cleaned").records) > f"s/log/{0:020}.seg"
+    files = flipped(made("cleaned").files, path, at + 26)
+    assert walk(Image(files), "s", events.PUBLISH).missing == []
+    assert len(mended(files).losses) == 1
