@@ -148,6 +148,7 @@ class Driver:
         # against the model, and so the model knows which it must be.
         head = self._ready(name)[: limit or 1]
         got: list[Delivery[Any]] = []
+        begun = self.disk.calls
 
         def call(broker: Broker) -> None:
             queue = broker.queue(name)
@@ -156,8 +157,11 @@ class Driver:
             else:
                 one = queue.receive(timeout=0)
                 got.extend([one] if one else [])
-            if [each.raw for each in got] != head:
-                raise Wrong(f"P5: received {[each.raw for each in got]!r}, not {head!r}")
+            bodies = [each.raw for each in got]
+            # One that the disk would not read is set aside, and the others go on.
+            expected = [body for body in head if body in bodies] if self.disk.fired > begun else head
+            if bodies != expected:
+                raise Wrong(f"P5: received {bodies!r}, not {head!r}")
 
         self._do(f"take({name!r}, {limit or 1})", model.tried(name, head, +1), call)
         self.held.extend((name, each) for each in got)
