@@ -19,10 +19,11 @@ from mq.storage.record import GROUP_BYTES_MAX
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*sorted(path.name for path in ROOT.glob("*.md")), "examples/README.md"]
 README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def run_python(source: str, directory: Path) -> str:
@@ -78,6 +79,26 @@ def test_links_lead_somewhere(document: str) -> None:
             assert (ROOT / document).parent.joinpath(target.partition("#")[0]).exists(), target
 
 
+def test_every_file_of_the_library_has_its_place_in_the_architecture() -> None:
+    """The commands by their names alone."""
+    floors = blocks("text", ARCHITECTURE)[0]
+    for path in (ROOT / "mq").rglob("[!_]*.py"):
+        is_command = path.parent.name == "cli" and re.search(rf"\b{path.stem}[,)]", floors)
+        assert is_command or re.search(rf"\b{path.name}\b", floors), path
+
+
+def test_what_is_named_as_a_test_is_one() -> None:
+    """Tests by their names, planted bugs by theirs; files in the README are links, looked at above."""
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    named = re.findall(r"`(test_\w+)`", ARCHITECTURE)
+    bugs = [bug for line in re.findall(r"planted: (.*) \|$", ARCHITECTURE, re.M) for bug in line.split(", ")]
+    assert len(named) > 10 and len(bugs) > 3
+    assert [name for name in named if f"def {name}(" not in tests] == []
+    assert [bug for bug in bugs if f"Bug({bug}" not in tests] == []
+    for path in re.findall(r"`(tests/[\w/.]+)`", ARCHITECTURE):
+        assert (ROOT / path).exists(), path
+
+
 def test_the_limits_are_those_of_the_code() -> None:
     assert BODY_BYTES_MAX == 64 << 20 and "at most 64 MiB" in README
     assert GROUP_BYTES_MAX == 256 << 20 and "`publish_many` 256 MiB" in README
@@ -85,7 +106,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert SECONDS_MAX == 10 * 366 * 86_400 and "at most ten years" in README
 
 
-@pytest.mark.parametrize("script", ["scripts/demo", "scripts/test", "scripts/check"])
+@pytest.mark.parametrize("script", ["scripts/demo", "scripts/test", "scripts/check", "scripts/crash"])
 def test_the_scripts_tell_what_they_do(script: str, tmp_path: Path) -> None:
     """From anywhere, and without installing anything."""
     environment = {**os.environ, "MQ_VENV": str(tmp_path / "venv")}
@@ -95,7 +116,7 @@ def test_the_scripts_tell_what_they_do(script: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("script", ["scripts/demo", "scripts/test", "scripts/check"])
+@pytest.mark.parametrize("script", ["scripts/demo", "scripts/test", "scripts/check", "scripts/crash"])
 def test_an_old_python_is_refused_in_one_line(script: str, tmp_path: Path) -> None:
     (tmp_path / "old").write_text("#!/bin/sh\n[ $1 = --version ] && echo Python 3.9.2 || exit 1\n")
     (tmp_path / "old").chmod(0o755)
