@@ -29,9 +29,10 @@ from typing import Final, NamedTuple
 from mq.errors import ADVICE, CorruptStore, StorageError
 
 from . import record, segment
-from .disk import Disk, write_all
+from .disk import NO_ROOM, Disk, write_all
 from .identity import Identity
 from .log import Log
+from .reserve import Reserve
 from .segment import BadHeader, Scan, Segment
 from .shared import NO_LIMIT
 
@@ -313,7 +314,14 @@ def recover(
     if found.error:
         raise found.error
     _rewrite(disk, directory, found)
-    _renew_unused(disk, directory, identity, found)
+    try:
+        _renew_unused(disk, directory, identity, found)
+    except OSError as error:
+        # On a full disk, the room kept back is for this too: else nobody could drain it.
+        reserve = Reserve(disk, os.path.join(os.path.dirname(directory), "reserve"))
+        if error.errno not in NO_ROOM or not reserve.release():
+            raise
+        _renew_unused(disk, directory, identity, found)
     log = Log(disk, directory, identity, mark, found.segments, found.end, segment_bytes)
     while len(log.segments) > 1 and log.segments[0].limit <= found.head:
         log.unlink(log.drop_head())
