@@ -7,6 +7,7 @@ scripts.py    what some do step by step
 ledger.py     those notes against what the store holds afterwards
 faults.py     faults.c before the C library: a chosen call fails, is short, or is the process's last
 rounds.py     one round of each kind; the tests run a few, the soak as many as there is time for
+soak.py       soak(minutes, seed, report)
 
 What a machine does not allow is skipped, and named in one line at the end.
 

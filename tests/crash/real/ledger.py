@@ -32,8 +32,7 @@ class Ledger:
         self.attempts: dict[int, int] = {}
         self.wrong: list[str] = []  # what a process noticed itself
         self.failures: list[str] = []
-        self.closed = False  # or about to be, after the last change
-        self.closed_on_disk = False  # the same, as far as the disk need know
+        self.may_be_clean = False  # an opening or a closing has begun, and nothing was appended since
         self.waits = False  # a publish that returned is on the disk
         self._returned_then: set[int] = set()  # when the flush that runs began
         self._settled_then: set[int] = set()
@@ -55,13 +54,11 @@ class Ledger:
             verb, *words = line.split()
             if verb not in ("try", "failed"):
                 self._trying = ()
-            if verb not in ("opening", "open"):
-                self._changed(closed=verb in ("closing", "closed"))
+            if verb in ("opening", "closing"):
+                self.may_be_clean = True
+            elif verb in ("told", "got", "acked"):
+                self.may_be_clean = False
             getattr(self, f"_{verb}", self._other)(*words)
-
-    def _changed(self, *, closed: bool) -> None:
-        self.closed = closed
-        self.closed_on_disk |= closed
 
     # ── one note ───────────────────────────────────────────────────────────────────
 
@@ -116,8 +113,6 @@ class Ledger:
         self._synced(self._returned_then, self._settled_then)
 
     def _synced(self, returned: set[int], settled: set[int]) -> None:
-        if not (returned <= self.safe and settled <= self.settled_safe):
-            self.closed_on_disk = False
         self.safe |= returned
         self.settled_safe |= settled
 
@@ -126,7 +121,6 @@ class Ledger:
 
     def _closed(self) -> None:
         self._flushed()
-        self.closed_on_disk = True
 
     def _failed(self, *words: str) -> None:
         self.failures.append(" ".join(words))
@@ -140,8 +134,8 @@ class Ledger:
         wrong = [*self.wrong]
         if found["verdict"] not in ("clean", "open", "torn"):
             wrong.append(f"P9: the verdict is {found['verdict']}")
-        if found["verdict"] == "clean" and not (self.closed_on_disk if power else self.closed):
-            wrong.append("P7: a store that was not closed is called clean")
+        if found["verdict"] == "clean" and not self.may_be_clean:
+            wrong.append("P7: a store that somebody has appended to is called clean")
         here: dict[int, int] = {}
         for queue, held in found["queues"].items():
             for number, id, attempts, whole in held["messages"]:
@@ -187,10 +181,9 @@ class Ledger:
                 return [f"P5: in {queue!r}, {next_number} comes after {number}"]
         return []
 
-    def settle(self, found: Found, *, closed: bool) -> None:
+    def settle(self, found: Found) -> None:
         """Go on from what was *found*: that is durable, and the rest is over for good."""
-        self.closed |= closed  # looking changes nothing
-        self.closed_on_disk = self.closed
+        self.may_be_clean = True  # and looking appends nothing
         here = {
             number: (id, attempts)
             for held in found["queues"].values()
@@ -198,8 +191,7 @@ class Ledger:
         }
         self.gone = self.tried.keys() - here.keys()
         self.ids.update({number: id for number, (id, _) in here.items()})
-        self.returned |= here.keys()
-        self.safe |= here.keys()
+        self.returned, self.safe = set(here), set(here)
         self.settling -= here.keys()
         self.settled -= here.keys()
         self.settled_safe = set(self.settled)

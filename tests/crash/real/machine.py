@@ -33,6 +33,9 @@ CLONE_NEWNS: Final = 0x20000
 PUNCH_HOLE: Final = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 TMPFS_BYTES: Final = 1 << 30  # a bound; what is not written takes no memory
 SIZES: Final = {"ext4": 64 << 20, "xfs": 300 << 20}  # mkfs.xfs refuses less
+# Blocks as on a disk of usual size; and no zeroing of tables later, behind our back, which
+# would give room in the image back.
+OPTIONS: Final = {"ext4": ("-b", "4096", "-E", "lazy_itable_init=0")}
 PACKAGES: Final = {"mkfs.ext4": "e2fsprogs", "mkfs.xfs": "xfsprogs", "gcc": "gcc", "strace": "strace"}
 
 
@@ -112,7 +115,7 @@ class Image:
         self.file, self.path = os.path.join(where, f"{name}.img"), os.path.join(base(), name)
         with open(self.file, "wb") as image:
             image.truncate(size or SIZES[kind])
-        run(f"mkfs.{kind}", "-q", self.file)
+        run(f"mkfs.{kind}", "-q", *OPTIONS.get(kind, ()), self.file)
         os.makedirs(self.path, exist_ok=True)
         self.mounted = False
         self.mount()
@@ -164,28 +167,30 @@ class WeakDisk:
     The image is all there, in a tmpfs of its own, but for those blocks: they are holes,
     and the tmpfs has no room left.  So writing there is an I/O error, as it is on a disk
     with no spare sectors, and the kernel does what it does then.
+
+    But the loop device takes a write that is cut short for a whole one, so one that
+    begins on good blocks and ends on bad ones would be reported as done.
     """
 
     def __init__(self, kind: str, name: str) -> None:
         self._where = os.path.join(base(), f"{name}-disk")
-        os.mkdir(self._where)
+        os.makedirs(self._where, exist_ok=True)
         size = SIZES[kind]
         run("mount", "-t", "tmpfs", "-o", f"size={2 * size}", "mq-real", self._where)
         self._size = size
         try:
             self.image = Image(kind, name, where=self._where)
-            with open(self.image.file, "r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
         except BaseException:
             run("umount", "--lazy", self._where)
             raise
 
     def fail(self, path: str, start: int) -> None:
-        """No byte of the file at *path*, from the page behind *start* on, can be written to the disk."""
-        first = (start + 4095) // 4096 * 4096
+        """Nothing of the file at *path* from *start* on, where a page begins, can be written to the disk."""
+        assert start % 4096 == 0
         with open(self.image.file, "r+b") as disk:
+            os.posix_fallocate(disk.fileno(), 0, self._size)
             for logical, physical, length in extents(path):
-                skipped = max(0, first - logical)
+                skipped = max(0, start - logical)
                 if skipped < length:
                     punch_hole(disk.fileno(), physical + skipped, length - skipped)
         used = os.statvfs(self._where)

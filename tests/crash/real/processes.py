@@ -155,6 +155,9 @@ def _serve() -> None:
 def _work(job: str, args: list[Any], out: str) -> None:
     """In the child: do the job, leave the result, and go without ceremony."""
     _die_with_parent()
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)  # the answers go there
     status = 1
     try:
         module, _, function = job.partition(":")

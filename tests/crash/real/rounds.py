@@ -88,7 +88,7 @@ class Scene:
         self.verdicts[found["verdict"]] = self.verdicts.get(found["verdict"], 0) + 1
         if wrong:
             raise Broken(self._story(wrong))
-        self.ledger.settle(found, closed=closes)
+        self.ledger.settle(found)
         return found
 
     def _story(self, wrong: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .conftest import skip
 from .rounds import Scene, can_compact, kill_round
 
-ROUNDS = 16
+ROUNDS = 30
 
 
 def test_what_was_told_holds_after_any_number_of_kills(nursery, tmp_path):
@@ -24,7 +24,7 @@ def test_compaction_killed(nursery, tmp_path):
     if not can_compact():
         skip("this mq has no `mq compact` yet")
     scene = Scene(nursery, str(tmp_path / "data"), str(tmp_path / "notes"), "compact")
-    for _ in range(6):
+    for _ in range(3):
         scene.kill(scene.traffic("busy"))
         for _ in range(3):
             scene.kill_soon("compact", 0.1)

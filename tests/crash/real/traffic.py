@@ -182,9 +182,15 @@ def compact(path: str, notes_path: str) -> None:
     """What `mq compact` does, as the command does it."""
     from mq.cli import main
 
-    Notes(notes_path).write("opening")
+    notes = Notes(notes_path)
+    notes.write("opening")
+    notes.write("closing")  # which comes at the end of it
     sys.argv = ["mq", "--store", path, "compact"]
-    main()
+    be_busy()
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code in (0, None)
 
 
 def look(path: str, read_only: bool = False, close: bool = True) -> dict[str, Any]:

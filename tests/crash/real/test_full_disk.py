@@ -1,0 +1,62 @@
+"""Disks that are full, and files that may not grow: refused before anything is torn."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .machine import Image
+from .processes import Nursery
+
+ROOM_BYTES = 12 << 20
+SCRIPT = "crash.real.scripts:"
+
+
+@pytest.fixture(params=["ext4", "xfs"])
+def small(request, need) -> Iterator[Image]:
+    """A file system with only so much room left."""
+    need("mount", f"mkfs.{request.param}")
+    with Image(request.param, f"small-{request.param}") as image:
+        leave(image, ROOM_BYTES, "others")
+        yield image
+
+
+def leave(image: Image, room: int, name: str) -> Path:
+    """Fill the file system up with a file, but for so much room."""
+    ballast = Path(image.path, name)
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, image.free_bytes() - room)
+    return ballast
+
+
+def test_a_full_disk_can_be_drained_and_then_written_again(small: Image, nursery: Nursery):
+    """P11, without a re-open; twice over."""
+    nursery.run(SCRIPT + "fill_and_drain", f"{small.path}/data")
+
+
+def test_when_somebody_makes_room_publishing_goes_on(small: Image, nursery: Nursery):
+    """P1.  (To say that it was closed, there may be no room in the end.)"""
+    ballast = leave(small, ROOM_BYTES // 2, "more")
+    count = nursery.run(SCRIPT + "fill_and_be_helped", f"{small.path}/data", str(ballast))
+    assert nursery.run(SCRIPT + "drain", f"{small.path}/data", count) in ("clean", "open")
+
+
+@pytest.mark.parametrize("power", [False, True], ids=["killed", "power cut"])
+def test_a_crash_while_the_disk_is_full(power, small: Image, nursery: Nursery):
+    """P1, P9: it opens without more room, and can be drained."""
+    count = nursery.run(SCRIPT + "fill_and_die", f"{small.path}/data")
+    assert count > 200
+    if power:
+        small.cut(2)
+        small.unmount()
+        small.mount()
+    assert nursery.run(SCRIPT + "drain", f"{small.path}/data", count) in ("open", "torn")
+
+
+def test_files_that_may_not_grow(nursery: Nursery, tmp_path):
+    """EFBIG, from RLIMIT_FSIZE: as a full disk."""
+    count = nursery.run(SCRIPT + "outgrow_the_limit", str(tmp_path / "data"), 3 << 20)
+    assert nursery.run(SCRIPT + "drain", str(tmp_path / "data"), count) == "clean"
