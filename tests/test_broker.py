@@ -551,6 +551,7 @@ def test_always_syncs_every_publish_before_it_returns(path):
     disk = CountingDisk()
     with open_on(disk, path, sync="always") as broker:
         queue = broker.queue("mail")
+        queue.publish("the first of a session says so, on the disk")
         for publish in (lambda: queue.publish("x"), lambda: queue.publish_many(["x"] * 50)):
             before = disk.log_syncs()
             publish()
@@ -580,6 +581,7 @@ def test_never_syncs_nothing_until_it_is_asked_to(path):
     disk = CountingDisk()
     with open_on(disk, path, sync="never") as broker:
         queue = broker.queue("mail")
+        queue.publish("the first of a session says so, on the disk")
         before = disk.log_syncs()
         for _ in range(20):
             queue.publish("x")
@@ -632,6 +634,7 @@ def test_a_publish_under_seconds_does_not_wait_for_the_disk(path):
     disk = CountingDisk()
     with open_on(disk, path, sync=3600.0) as broker:
         queue = broker.queue("mail")
+        queue.publish("the first of a session says so, on the disk")
         before = disk.log_syncs()
         for _ in range(20):
             queue.publish("x")

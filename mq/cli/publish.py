@@ -22,7 +22,9 @@ from mq.message import BODY_BYTES_MAX, encode_body
 
 CHUNK_BYTES: Final = 256 << 10  # what is read at once is published at once, with one fsync
 # What a creation that was cut off may leave before FORMAT is there.
-FILES_OF_A_STORE: Final = frozenset({"FORMAT.tmp", "LOCK", "mark", "log", "checkpoint", "reserve", "quarantine"})
+FILES_OF_A_STORE: Final = frozenset(
+    {"FORMAT.tmp", "LOCK", "mark", "mark.tmp", "log", "checkpoint", "reserve", "quarantine"}
+)
 
 
 class BadLine(Exception):

@@ -147,6 +147,9 @@ def test_what_a_live_process_is_just_writing_is_neither(run: Run, store: Path) -
 # ── damaged ────────────────────────────────────────────────────────────────────────
 
 
+FIRST = 211  # the first message's id
+
+
 def cut(path: Path, size: int) -> None:
     with path.open("r+b") as file:
         file.truncate(size)
@@ -160,12 +163,14 @@ def header_and_tail(path: Path) -> None:
 @pytest.mark.parametrize(
     "damage, segment, offset, lost",
     [
-        pytest.param(lambda path: flip(path, 72 + 155 + 30), 0, 72 + 155, 35, id="a body"),
-        pytest.param(lambda path: flip(path, 72 + 155 + 4), 0, 72 + 155, 35, id="a length"),
+        pytest.param(lambda path: flip(path, 72 + FIRST + 30), 0, 72 + FIRST, 35, id="a body"),
+        pytest.param(lambda path: flip(path, 72 + FIRST + 4), 0, 72 + FIRST, 35, id="a length"),
         pytest.param(lambda path: flip(path, 20), 1, 0, 0, id="a segment's header"),
         pytest.param(header_and_tail, 1, 0, 1024, id="header and most of a segment"),
-        pytest.param(lambda path: cut(path, 72 + 155), 0, 72 + 155, 1024, id="cut off between records"),
-        pytest.param(lambda path: cut(path, 72 + 160), 0, 72 + 155, 1024, id="cut off inside a record"),
+        pytest.param(lambda path: cut(path, 72 + FIRST), 0, 72 + FIRST, 1024, id="cut off between records"),
+        pytest.param(
+            lambda path: cut(path, 72 + FIRST + 5), 0, 72 + FIRST, 1024, id="cut off inside a record"
+        ),
         pytest.param(lambda path: cut(path, 72 + 56), -1, 72 + 56, 1024, id="the last segment cut off"),
         pytest.param(lambda path: path.write_bytes(b""), 0, 0, 1024, id="a segment of no bytes"),
         pytest.param(Path.unlink, 0, 0, 1024, id="the first segment missing"),
@@ -178,7 +183,7 @@ def test_damage_is_named_and_all_else_is_shown(
     lost: int,
 ) -> None:  # fmt: skip
     """P7: exit code 4, the file and the offset; the rest of the log is still there to be seen."""
-    assert busy[0] == 155
+    assert busy[0] == FIRST
     before = {each["lsn"] for each in lines(run("dump", "--json"))}
     path = segments(store)[segment]
     damage(path)
