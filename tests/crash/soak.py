@@ -80,6 +80,8 @@ def main(minutes: float, seed: int | None, names: tuple[str, ...], processes: in
         tally = report.get()
         if isinstance(tally, Tally):
             total += tally
+            for violation in tally.violations:
+                click.echo(f"\n{violation}\n")
         else:
             running -= 1
         click.echo(
@@ -89,8 +91,6 @@ def main(minutes: float, seed: int | None, names: tuple[str, ...], processes: in
     for worker in workers:
         worker.join()
     click.echo(err=True)
-    for violation in total.violations:
-        click.echo(f"\n{violation}")
     for text in wrong:
         click.echo(f"\n{text}")
     click.echo(
