@@ -18,10 +18,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -90,7 +92,7 @@ class Nursery:
         if preload:
             environment["LD_PRELOAD"] = preload
         self._process = subprocess.Popen(
-            [*wrapper, sys.executable, "-X", "faulthandler", __file__],
+            [*wrapper, sys.executable, __file__],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, bufsize=1,
         )  # fmt: skip
         self._outs = tempfile.mkdtemp(prefix="mq-real-")
@@ -156,8 +158,9 @@ def _work(job: str, args: list[Any], out: str) -> None:
     """In the child: do the job, leave the result, and go without ceremony."""
     _die_with_parent()
     nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 0)
-    os.dup2(nowhere, 1)  # the answers go there
+    for standard in range(3):  # the answers go to one of them, and warnings are what we are here for
+        os.dup2(nowhere, standard)
+    threading.excepthook = partial(_fail, out)
     status = 1
     try:
         module, _, function = job.partition(":")
@@ -167,6 +170,12 @@ def _work(job: str, args: list[Any], out: str) -> None:
         text = traceback.format_exc()
     Path(out).write_text(text)
     os._exit(status)
+
+
+def _fail(out: str, args: threading.ExceptHookArgs) -> None:
+    """A thread of the library died: the process goes with it, as one that failed."""
+    Path(out).write_text("".join(traceback.format_exception(args.exc_value)))
+    os._exit(1)
 
 
 def _die_with_parent() -> None:

@@ -128,10 +128,11 @@ def power_round(scene: Scene, image: Image, how: Cut) -> None:
         time.sleep(chance.random() * OPENING_SECONDS)
     if how is not Cut.ALL_FLUSHED and chance.random() < 0.7:
         scene.nursery.run("crash.real.traffic:sync_some", scene.store, chance.random())
+    scene.ledger.read()
     image.cut(how)
     child.kill()
     # Not killed_or_done: the shared page is mapped, and a store to it is a SIGBUS now.
-    scene.ledger.read()
+    scene.ledger.read(late=True)
     scene.cuts += 1
     image.unmount()
     image.mount()

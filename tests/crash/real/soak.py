@@ -47,6 +47,8 @@ def soak(minutes: float, seed: str, report: Callable[[str], None]) -> Summary:
     generation = 0
     while time.monotonic() < give_up:
         for kind in kinds:
+            if time.monotonic() > give_up:
+                break
             own = f"{seed}/{kind}/{generation}"
             scene, violation = _store(kind, own, give_up, total)
             total = total._replace(kills=total.kills + scene.kills, power_cuts=total.power_cuts + scene.cuts)
