@@ -140,6 +140,8 @@ def open(
         raise UsageError("salvage repairs the store, and read_only=True changes nothing: choose one of them")
     if read_only and name == MEMORY:
         raise UsageError('":memory:" is new and empty: there is nothing to open read-only')
+    if name != MEMORY:
+        name = os.path.abspath(name)  # the store must not follow an os.chdir
     return Broker(
         Store(
             name, sync=sync, read_only=read_only, segment_bytes=segment_bytes, clock=clock,

@@ -10,10 +10,12 @@ twice what lives, and a few segments: that bound is a promise.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -41,7 +43,12 @@ STARVED_SHARE: Final = 16  # on a full disk a segment gives at least as many tim
 STARVED_STEP_BYTES: Final = 64 << 10
 PRESSED_SEGMENTS: Final = 1  # beyond what makes the cleaner start
 CLOSING_BYTES: Final = 64 << 10  # of log at close: less is read again as quickly
+CLOSING_SECONDS: Final = 1.0  # for cleaning at close
 STALL_SECONDS: Final = 0.002  # for each publish while the cleaner is behind
+
+
+class _TimeIsUp(Exception):
+    """Between two slices: the store is being closed."""
 
 
 class Maintenance:
@@ -52,6 +59,7 @@ class Maintenance:
         self._working = threading.Lock()  # two at once would each drop the oldest segment
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._until = math.inf  # monotonic seconds: when cleaning has to stop
         self._checkpoint_at = 0  # where the last one stands
         self._checkpoint_bytes = 0
         self._starved_look_at, self._starved_due = 0, False
@@ -71,9 +79,11 @@ class Maintenance:
         self.pressed = over > (PRESSED_SEGMENTS + 1) * store.log.segment_bytes and self.trouble is None
         store.linger = store.durable or self.pressed
         if self._background and (self._clean_is_due() or self._checkpoint_is_due()):
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, daemon=True, name="mq-maintenance")
-                self._thread.start()
+            if self._thread is None and not self._stopped:
+                thread = threading.Thread(target=self._run, daemon=True, name="mq-maintenance")
+                with suppress(RuntimeError):  # no thread to be had just now: the next step tries again
+                    thread.start()
+                    self._thread = thread
             self._wake.set()
 
     def stall(self) -> None:
@@ -90,10 +100,12 @@ class Maintenance:
 
     def _run_due(self, checkpoint_bytes: int) -> None:
         try:
-            while self._look() and self.clean():
+            while time.monotonic() < self._until and self._look() and self.clean():
                 pass
         except Closed:
             return
+        except _TimeIsUp:
+            pass
         except DiskFull:
             pass  # tried again as soon as something was settled
         except MqError as error:
@@ -112,11 +124,19 @@ class Maintenance:
     def close(self) -> None:
         """Stop the thread, and do what is due; called without the store's lock."""
         self._stopped = True
+        self._until = time.monotonic()
         self._wake.set()
         if self._thread:
             self._thread.join()
         if not self._store.log.failure:
+            self._until = time.monotonic() + CLOSING_SECONDS
             self.run(CLOSING_BYTES)
+
+    def wait(self) -> None:
+        """Return when nothing is being done; called when nothing more is allowed to begin."""
+        self._until = time.monotonic()
+        with self._working:
+            pass
 
     def _run(self) -> None:
         while True:
@@ -206,6 +226,8 @@ class Maintenance:
         return id is None or queue.position(id) != lsn
 
     def _rest(self) -> None:
+        if time.monotonic() > self._until:
+            raise _TimeIsUp
         if self._background:
             time.sleep(0 if self.pressed else 0.001)
 

@@ -32,6 +32,7 @@ from mq.maintenance import MEMORY, Maintenance
 from mq.storage import checkpoint, identity, recovery, repair, shared
 from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain
 from mq.storage.log import Draft, Log
+from mq.storage.shared import NO_LIMIT
 
 logger = logging.getLogger("mq")
 
@@ -142,7 +143,7 @@ class Store:
             raise CorruptStore(path, f"there is a log, but no FORMAT file beside it; {ADVICE}")
         raise StorageError(self.path, "this is not a store: it has no FORMAT file; check the path")
 
-    def _read_log(self, synced: int, upto: int = shared.NO_LIMIT) -> tuple[State, recovery.Survey]:
+    def _read_log(self, synced: int, upto: int = NO_LIMIT) -> tuple[State, recovery.Survey]:
         """The state, from the newest checkpoint and what follows; from the whole log, if it does not fit."""
         self._ready = False
         args = self.disk, self._log_path, self.identity
@@ -261,9 +262,15 @@ class Store:
 
     def _mend(self) -> None:
         self.log.check()
-        self.log.abandon()
-        with explain(self.path):
-            self._recover()
+        before = self.log
+        before.mending = True  # for those who still wait there
+        try:
+            before.abandon()
+            with explain(self.path):
+                self._recover()
+            before.synced = NO_LIMIT  # recovery has put all of it on the disk
+        finally:
+            before.mending = False
 
     @contextmanager
     def turn(self) -> Iterator[tuple[Log, int]]:
@@ -410,15 +417,20 @@ class Store:
         if self.read_only:
             self.log.abandon()
             return
-        if hasattr(self, "_stop"):
-            self._stop.set()
-            self._flusher.join()
         try:
+            if hasattr(self, "_stop"):
+                self._stop.set()
+                self._flusher.join()
             self.maintenance.close()
             with self.mutex:
                 self._gone = True
                 self.log.close(self.clock.store_ms())
         finally:
+            # Also when all that was interrupted: the lock goes last, when nobody here writes any more.
+            with self.mutex:
+                self._gone = True
+            self.maintenance.wait()
+            self.log.synced = NO_LIMIT  # whoever waits for the disk still has it now, or its failure
             self.mark[shared.HOLDER] = 0
             self.disk.close(self._lock_fd)
 

@@ -46,7 +46,7 @@ class Failure(click.ClickException):
         return self.code
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"mq: {self.format_message()}", err=True)
+        click.echo(f"mq: {as_named(self.format_message())}", err=True)
 
 
 class Commands(click.Group):
@@ -134,4 +134,9 @@ def require_store(path: str) -> None:
 
 def note(message: str) -> None:
     """Tell the person, on standard error."""
-    click.echo(f"mq: {message}", err=True)
+    click.echo(f"mq: {as_named(message)}", err=True)
+
+
+def as_named(message: str) -> str:
+    """*message* with paths below the working directory as people name them."""
+    return message.replace(os.getcwd().rstrip("/") + "/", "")

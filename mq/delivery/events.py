@@ -63,6 +63,7 @@ WAITING: Final = 0
 DELAYED: Final = 1
 IN_FLIGHT: Final = 2
 
+DECLARATION_BYTES: Final = 512  # what a queue itself counts in the log: more than a declaration takes
 MESSAGE_OVERHEAD_BYTES: Final = 96  # what a message costs in the log beside its body, moved and settled once
 
 REASON_BYTES_MAX: Final = 1024

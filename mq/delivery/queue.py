@@ -194,14 +194,20 @@ class QueueState:
         """The ids that are delivered next at *now*, at most *limit*, in order."""
         self._return_due(now)
         back: list[int] = []
-        while self._returned and len(back) < limit:
-            id = heappop(self._returned)
-            if not self._is_back(id, now):
-                self._forget(id)
-            elif not back or back[-1] != id:
-                back.append(id)
-        for id in back:
-            heappush(self._returned, id)
+        looked_at: list[int] = []
+        try:
+            while self._returned and len(back) < limit:
+                id = self._returned[0]
+                looked_at = [id]  # before it is popped: an interruption must not lose it
+                heappop(self._returned)
+                if not self._is_back(id, now):
+                    self._forget(id)
+                elif not back or back[-1] != id:
+                    back.append(id)
+                looked_at = []
+        finally:
+            for id in back + looked_at:
+                heappush(self._returned, id)
         return list(islice(merge(back, self.waiting), limit))
 
     def seconds_to_next(self, now: Now) -> float | None:
@@ -276,13 +282,15 @@ class QueueState:
     def _return_due(self, now: Now) -> None:
         """Note the ids whose deadline or due has come."""
         while self._deadlines and self._deadlines[0][0] <= now.store:
-            deadline, id = heappop(self._deadlines)
+            deadline, id = self._deadlines[0]
             if self._is_deadline(deadline, id):
-                heappush(self._returned, id)
+                heappush(self._returned, id)  # then popped: an interruption must not lose it
+            heappop(self._deadlines)
         while self._dues and self._dues[0][0] <= now.wall:
-            due, id = heappop(self._dues)
+            due, id = self._dues[0]
             if self._is_due(due, id):
                 heappush(self._returned, id)
+            heappop(self._dues)
 
     def _is_back(self, id: int, now: Now) -> bool:
         if flight := self.flights.get(id):

@@ -129,9 +129,10 @@ class State:
 
     def live_bytes(self) -> int:
         """What all that is live takes in the log."""
-        return sum(
+        messages = sum(
             queue.bytes + queue.total() * events.MESSAGE_OVERHEAD_BYTES for queue in self.queues.values()
         )
+        return messages + len(self.queues) * events.DECLARATION_BYTES
 
     def within(self, base: int, limit: int) -> Iterator[list[tuple[QueueState, int]]]:
         """Whatever is live in [base, limit), a part at a time: (queue, message id), id 0 for its declaration.

@@ -14,6 +14,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
+
+LEADER_SECONDS: Final = 1.0  # a follower looks again then: its leader may have been interrupted
 
 
 class Round:
@@ -47,7 +50,7 @@ class GroupCommit:
                         leads = True  # first, so that an interruption here cannot leave nobody leading
                         self._leading = True
                 if not leads:
-                    round.done.wait()
+                    round.done.wait(LEADER_SECONDS)
                 elif self._synced() < upto:
                     self._lead()
             finally:
@@ -70,8 +73,8 @@ class GroupCommit:
         self._seconds = time.perf_counter() - begin
 
     def _end_round(self) -> None:
+        self._leading = False  # first: an interruption in what follows must not leave it set
         with self._gate:
             ended, self._round = self._round, Round()
             self._company = ended.followers + 1
-            self._leading = False
         ended.done.set()

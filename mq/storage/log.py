@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -57,6 +58,7 @@ class Log:
         self.head = segments[0].base if segments else 0
         self._allocated = 0  # bytes up to here are reserved
         self._room = 0  # an append that ends before here may go ahead
+        self.mending = False  # abandoned, and recovery is at work
         self._said_open = False  # something stands behind the last closing record, and is on the disk
         self._closed_at = end  # the end, if the last record says closed
         self.reserve = Reserve(disk, os.path.join(os.path.dirname(directory), "reserve"))
@@ -348,6 +350,13 @@ class Log:
         """The target is sampled before the fdatasync, so nothing appended during it is claimed."""
         with self._sync:
             self.check()
+            if self._fd < 0:
+                if not self.mending:
+                    raise StoreFailed(
+                        self.directory, "what was interrupted is not mended yet: re-open the store"
+                    )
+                time.sleep(0.001)  # recovery is putting all of it on the disk
+                return
             # The descriptor first: a rotation after this line only adds a segment that is
             # synced too, and none is closed while `_sync` is held.
             mark, fd, target = self._mark, self._fd, self.end
@@ -400,9 +409,10 @@ class Log:
         with self._sync:
             self._close_retired()
             self.reader.close()
-            if self._fd >= 0:
-                self._disk.close(self._fd)
-                self._fd = -1
+            # Taken out before it is closed: its number may be somebody else's a moment later.
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                self._disk.close(fd)
 
 
 def _nothing() -> None:

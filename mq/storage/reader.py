@@ -135,7 +135,11 @@ class Reader:
     def disk_bytes(self) -> int:
         """Bytes of all segments, void and reserved ones included."""
         with self._files:
-            return sum(self._disk.size(self._reader(each)) for each in self.index[1])
+            total = 0
+            for each in self.index[1]:
+                with suppress(FileNotFoundError):  # given back since
+                    total += self._disk.size(self._reader(each))
+            return total
 
     def forget(self, each: Segment) -> int:
         """Close what is open of a segment that goes; the size of its file."""
@@ -150,9 +154,8 @@ class Reader:
 
     def close(self) -> None:
         with self._files:
-            for fd in self._readers.values():
-                self._disk.close(fd)
-            self._readers.clear()
+            while self._readers:
+                self._disk.close(self._readers.popitem()[1])
 
     def path(self, each: Segment) -> str:
         return os.path.join(self._directory, each.name)
