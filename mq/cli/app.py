@@ -134,7 +134,7 @@ def require_store(path: str) -> None:
 
 def note(message: str) -> None:
     """Tell the person, on standard error."""
-    click.echo(f"mq: {as_named(message)}", err=True)
+    click.echo(f"mq: {message}", err=True)
 
 
 def as_named(message: str) -> str:

@@ -14,7 +14,7 @@ import click
 
 import mq
 from mq.cli import output
-from mq.cli.app import EMPTY, json_option, note, require_store, store_option
+from mq.cli.app import EMPTY, as_named, json_option, note, require_store, store_option
 from mq.cli.signals import Interrupts
 from mq.errors import StaleReceipt
 from mq.queue import check_seconds
@@ -142,7 +142,7 @@ def why_empty(broker: mq.Broker, queue: mq.Queue[Any], state: str = "ready") -> 
     names = broker.queues()
     if queue.name not in names:
         there = f"there are: {', '.join(names[:10])}" if names else "there are none yet"
-        return f"no queue {queue.name!r} in {broker.path}; {there}{', …' if names[10:] else ''}"
+        return f"no queue {queue.name!r} in {as_named(broker.path)}; {there}{', …' if names[10:] else ''}"
     stats = queue.stats()
     counts = {"ready": stats.ready, "in flight": stats.in_flight, "delayed": stats.delayed}
     others = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
