@@ -66,9 +66,13 @@ class Broker:
 
     def queues(self) -> list[str]:
         """The names of all queues, sorted."""
-        with self._store.mutex:
-            self._store.refresh()
-            return sorted(self._store.state.by_name)
+        store = self._store
+        with store.mutex:
+            try:
+                store.look()
+                return sorted(store.state.by_name)
+            finally:
+                store.leave()
 
     def stats(self) -> StoreStats:
         queues = {name: self.queue(name).stats() for name in self.queues()}

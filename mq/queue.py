@@ -78,14 +78,16 @@ class Queue(Generic[T]):
         if channel.state is None:
             return store.publish_many(channel, [(flags, raw)])[0]
         with store.mutex:
-            if store.closed or store.applied != store.log.end or store.mark[2]:
-                store.check()
-            log, state = store.log, channel.state
-            id = log.append(store.clock.store_ms(), 17, flags, state.number, raw)
-            state.publish(id, len(raw))
-            end = store.applied = log.end
-            if channel.armed:
-                channel.arrived.notify()
+            try:
+                store.enter()
+                log, state = store.log, channel.state
+                id = log.append(store.clock.store_ms(), 17, flags, state.number, raw)
+                state.publish(id, len(raw))
+                end = store.applied = log.end
+                if channel.armed:
+                    channel.arrived.notify()
+            finally:
+                store.leave()
         if store.linger:
             store.settle(end)
         return id
@@ -116,30 +118,34 @@ class Queue(Generic[T]):
             check_seconds("visibility_timeout", visibility_timeout)
         store, channel = self._store, self._channel
         with store.mutex:
-            while True:
-                if store.closed or store.applied != store.log.end or store.mark[2] or store.read_only:
-                    store.check()
-                state, now = channel.state, store.clock.now()
-                id = state.head(now) if state else None
-                if id is not None:
-                    break
-                if not self._wait(now, until):
-                    return None
-            assert state
-            seconds = state.options.visibility_timeout if visibility_timeout is None else visibility_timeout
-            deadline = now.store + int(seconds * 1000)
-            log = store.log
-            # A flight that is taken again has timed out.
-            flags = 0x10 if id in state.flights else 0
-            receipt = log.append(
-                now.store, 18, flags, state.number, events.DELIVER_PAYLOAD.pack(id, deadline)
-            )
-            flight = state.deliver(id, receipt, deadline, flags)
-            store.applied = log.end
-            assert flight
-            attempts, position = flight.attempts, flight.position
-            if channel.armed:
-                channel.hand_on(now)
+            try:
+                while True:
+                    store.enter()
+                    state, now = channel.state, store.clock.now()
+                    id = state.head(now) if state else None
+                    if id is not None:
+                        break
+                    if not self._wait(now, until):
+                        return None
+                assert state
+                seconds = (
+                    state.options.visibility_timeout if visibility_timeout is None else visibility_timeout
+                )
+                deadline = now.store + int(seconds * 1000)
+                log = store.log
+                # A flight that is taken again has timed out.
+                flags = 0x10 if id in state.flights else 0
+                receipt = log.append(
+                    now.store, 18, flags, state.number, events.DELIVER_PAYLOAD.pack(id, deadline)
+                )
+                flight = state.deliver(id, receipt, deadline, flags)
+                store.applied = log.end
+                assert flight
+                attempts, position = flight.attempts, flight.position
+                if channel.armed:
+                    channel.hand_on(now)
+            finally:
+                store.leave()
         try:
             found = store.read(state, id, position)
         except CorruptStore:
@@ -167,30 +173,35 @@ class Queue(Generic[T]):
             check_seconds("visibility_timeout", visibility_timeout)
         store, channel = self._store, self._channel
         with store.mutex:
-            while True:
-                store.ready_to_change()
-                state, now = channel.state, store.clock.now()
-                ids = state.heads(now, limit) if state else []
-                if ids:
-                    break
-                if not self._wait(now, until):
-                    return []
-            assert state
-            seconds = state.options.visibility_timeout if visibility_timeout is None else visibility_timeout
-            deadline = now.store + int(seconds * 1000)
-            pack, flights, number = events.DELIVER_PAYLOAD.pack, state.flights, state.number
-            drafts = [
-                (events.DELIVER, events.TIMED_OUT if id in flights else 0, number, pack(id, deadline))
-                for id in ids
-            ]
-            receipts = store.log.append_group(now.store, drafts)
-            taken = [
-                (id, receipt, state.deliver(id, receipt, deadline, draft[1]))
-                for id, receipt, draft in zip(ids, receipts, drafts, strict=True)
-            ]
-            facts = [(id, receipt, each.attempts, each.position) for id, receipt, each in taken if each]
-            store.applied = store.log.end
-            channel.hand_on(now)
+            try:
+                while True:
+                    store.enter()
+                    state, now = channel.state, store.clock.now()
+                    ids = state.heads(now, limit) if state else []
+                    if ids:
+                        break
+                    if not self._wait(now, until):
+                        return []
+                assert state
+                seconds = (
+                    state.options.visibility_timeout if visibility_timeout is None else visibility_timeout
+                )
+                deadline = now.store + int(seconds * 1000)
+                pack, flights, number = events.DELIVER_PAYLOAD.pack, state.flights, state.number
+                drafts = [
+                    (events.DELIVER, events.TIMED_OUT if id in flights else 0, number, pack(id, deadline))
+                    for id in ids
+                ]
+                receipts = store.log.append_group(now.store, drafts)
+                taken = [
+                    (id, receipt, state.deliver(id, receipt, deadline, draft[1]))
+                    for id, receipt, draft in zip(ids, receipts, drafts, strict=True)
+                ]
+                facts = [(id, receipt, each.attempts, each.position) for id, receipt, each in taken if each]
+                store.applied = store.log.end
+                channel.hand_on(now)
+            finally:
+                store.leave()
         deliveries: list[Delivery[T]] = []
         damage: CorruptStore | None = None
         for id, receipt, attempts, position in facts:
@@ -252,19 +263,20 @@ class Queue(Generic[T]):
         """Called by Delivery.ack."""
         store, id = self._store, message.id
         with store.mutex:
-            log = store.log
-            if store.closed or store.applied != log.end or store.mark[2]:
-                store.check()
+            try:
+                store.enter()
                 log = store.log
-            state = self._channel.state
-            flight = state.flights.get(id) if state else None
-            if flight is None or flight.receipt != message._lsn:
-                raise StaleReceipt((id,))
-            assert state
-            size = len(message.raw)
-            log.append(store.clock.store_ms(), 19, 0, state.number, events.ACK_PAYLOAD.pack(id, size))
-            state.ack(id, size)
-            store.applied = log.end
+                state = self._channel.state
+                flight = state.flights.get(id) if state else None
+                if flight is None or flight.receipt != message._lsn:
+                    raise StaleReceipt((id,))
+                assert state
+                size = len(message.raw)
+                log.append(store.clock.store_ms(), 19, 0, state.number, events.ACK_PAYLOAD.pack(id, size))
+                state.ack(id, size)
+                store.applied = log.end
+            finally:
+                store.leave()
         message._settled = True
 
     def nack(self, message: Delivery[Any], delay: float | None, reason: str) -> None:
@@ -301,16 +313,19 @@ class Queue(Generic[T]):
         """Append what happened to a delivery, if it is still the current one, and apply it."""
         store, channel = self._store, self._channel
         with store.mutex:
-            store.ready_to_change()
-            state = channel.state
-            flight = state.flights.get(message.id) if state else None
-            if state is None or flight is None or flight.receipt != message._lsn:
-                raise StaleReceipt((message.id,))
-            now = store.clock.now()
-            store.log.append(now.store, kind, 0, state.number, payload)
-            apply(state)
-            store.applied = store.log.end
-            channel.hand_on(now)
+            try:
+                store.enter()
+                state = channel.state
+                flight = state.flights.get(message.id) if state else None
+                if state is None or flight is None or flight.receipt != message._lsn:
+                    raise StaleReceipt((message.id,))
+                now = store.clock.now()
+                store.log.append(now.store, kind, 0, state.number, payload)
+                apply(state)
+                store.applied = store.log.end
+                channel.hand_on(now)
+            finally:
+                store.leave()
 
     def ack_many(self, messages: Iterable[Delivery[Any] | Receipt]) -> None:
         """Ack all that can be acked, in one write; then StaleReceipt, naming the others, if there are any.
@@ -321,25 +336,28 @@ class Queue(Generic[T]):
         claims = [_claim(message, store) for message in check_many("messages", messages)]
         stale: list[int] = []
         with store.mutex:
-            store.ready_to_change()
-            drafts: list[Draft] = []
-            applied: list[tuple[QueueState, int, int]] = []
-            seen: set[int] = set()
-            for message, number, id, receipt in claims:
-                state = store.state.queues.get(number)
-                flight = state.flights.get(id) if state else None
-                if state is None or flight is None or flight.receipt != receipt or receipt in seen:
-                    stale.append(id)
-                    continue
-                seen.add(receipt)
-                size = len(message.raw) if message else self._size(state, id)
-                drafts.append((events.ACK, 0, state.number, events.ACK_PAYLOAD.pack(id, size)))
-                applied.append((state, id, size))
-            if drafts:
-                store.log.append_group(store.clock.store_ms(), drafts)
-                for state, id, size in applied:
-                    state.ack(id, size)
-                store.applied = store.log.end
+            try:
+                store.enter()
+                drafts: list[Draft] = []
+                applied: list[tuple[QueueState, int, int]] = []
+                seen: set[int] = set()
+                for message, number, id, receipt in claims:
+                    state = store.state.queues.get(number)
+                    flight = state.flights.get(id) if state else None
+                    if state is None or flight is None or flight.receipt != receipt or receipt in seen:
+                        stale.append(id)
+                        continue
+                    seen.add(receipt)
+                    size = len(message.raw) if message else self._size(state, id)
+                    drafts.append((events.ACK, 0, state.number, events.ACK_PAYLOAD.pack(id, size)))
+                    applied.append((state, id, size))
+                if drafts:
+                    store.log.append_group(store.clock.store_ms(), drafts)
+                    for state, id, size in applied:
+                        state.ack(id, size)
+                    store.applied = store.log.end
+            finally:
+                store.leave()
         for message, _, _, receipt in claims:
             if message and receipt in seen:
                 message._settled = True
@@ -373,11 +391,14 @@ class Queue(Generic[T]):
         check_count("limit", limit)
         store = self._store
         with store.mutex:
-            store.refresh()
-            queue, now = self._channel.state, store.clock.now()
-            if queue is None:
-                return []
-            found = [self._facts(queue, id, now) for id in queue.ids(state, now, limit)]
+            try:
+                store.look()
+                queue, now = self._channel.state, store.clock.now()
+                if queue is None:
+                    return []
+                found = [self._facts(queue, id, now) for id in queue.ids(state, now, limit)]
+            finally:
+                store.leave()
         return [message for facts in found if (message := self._message(queue, *facts))]
 
     def get(self, id: int) -> Message[T] | None:
@@ -385,11 +406,14 @@ class Queue(Generic[T]):
         check_count("id", id)
         store = self._store
         with store.mutex:
-            store.refresh()
-            queue, now = self._channel.state, store.clock.now()
-            if queue is None or id not in queue:
-                return None
-            facts = self._facts(queue, id, now)
+            try:
+                store.look()
+                queue, now = self._channel.state, store.clock.now()
+                if queue is None or id not in queue:
+                    return None
+                facts = self._facts(queue, id, now)
+            finally:
+                store.leave()
         return self._message(queue, *facts)
 
     def _facts(self, queue: QueueState, id: int, now: Now) -> tuple[int, int, int, State, int | None]:
@@ -414,14 +438,17 @@ class Queue(Generic[T]):
         """How many messages are where, and what has happened so far."""
         store = self._store
         with store.mutex:
-            store.refresh()
-            queue, now = self._channel.state, store.clock.now()
-            if queue is None:
-                return Stats(0, 0, 0, 0, 0.0, 0, 0, 0)
-            head = queue.head(now)
-            position = None if head is None else queue.position(head)
-            counts, totals = queue.counts(now), (queue.published, queue.acked, queue.failed)
-            size = queue.bytes
+            try:
+                store.look()
+                queue, now = self._channel.state, store.clock.now()
+                if queue is None:
+                    return Stats(0, 0, 0, 0, 0.0, 0, 0, 0)
+                head = queue.head(now)
+                position = None if head is None else queue.position(head)
+                counts, totals = queue.counts(now), (queue.published, queue.acked, queue.failed)
+                size = queue.bytes
+            finally:
+                store.leave()
         age = 0.0
         if head is not None and position is not None:
             with suppress(CorruptStore):  # its age is damaged with it
@@ -432,9 +459,12 @@ class Queue(Generic[T]):
     def options(self) -> QueueOptions:
         """The options in force."""
         with self._store.mutex:
-            self._store.refresh()
-            queue = self._channel.state
-            options = queue.options if queue else events.Options()
+            try:
+                self._store.look()
+                queue = self._channel.state
+                options = queue.options if queue else events.Options()
+            finally:
+                self._store.leave()
         return QueueOptions(visibility_timeout=options.visibility_timeout)
 
     # ── clearing ───────────────────────────────────────────────────────────────────
@@ -443,20 +473,23 @@ class Queue(Generic[T]):
         """Drop all that wait or are delayed; how many.  What is in flight stays."""
         store = self._store
         with store.mutex:
-            store.ready_to_change()
-            queue, now = self._channel.state, store.clock.now()
-            if queue is None:
-                return 0
-            flying = queue.ids("in_flight", now, queue.total())
-            count = queue.total() - len(flying)
-            if count:
-                kept = [(id, self._size(queue, id)) for id in flying]
-                payload = events.PURGE_PAYLOAD.pack(now.store)
-                payload += b"".join(events.KEPT_PAYLOAD.pack(*each) for each in kept)
-                store.log.append(now.store, events.PURGE, 0, queue.number, payload)
-                queue.purge(now.store, kept)
-                store.applied = store.log.end
-            return count
+            try:
+                store.enter()
+                queue, now = self._channel.state, store.clock.now()
+                if queue is None:
+                    return 0
+                flying = queue.ids("in_flight", now, queue.total())
+                count = queue.total() - len(flying)
+                if count:
+                    kept = [(id, self._size(queue, id)) for id in flying]
+                    payload = events.PURGE_PAYLOAD.pack(now.store)
+                    payload += b"".join(events.KEPT_PAYLOAD.pack(*each) for each in kept)
+                    store.log.append(now.store, events.PURGE, 0, queue.number, payload)
+                    queue.purge(now.store, kept)
+                    store.applied = store.log.end
+                return count
+            finally:
+                store.leave()
 
     def decode(self, message: Message[Any]) -> Any:
         """Called by Message.body."""

@@ -283,13 +283,19 @@ class Store:
             yield self.log, self.clock.store_ms()
             self.applied = self.log.end
 
-    def ready_to_change(self) -> None:
-        """Called with the mutex, first thing, by all but the hottest operations."""
+    def enter(self) -> None:
+        """Called with the mutex, inside a try, before the state is used: it is the log's then.
+
+        Whatever happens, `leave` follows.
+        """
         if self.closed or self.read_only or self.applied != self.log.end or self.mark[shared.DIRTY]:
             self.check()
 
-    def refresh(self) -> None:
-        """Called with the mutex before looking: the state is the log's."""
+    def leave(self) -> None:
+        """Let others come in."""
+
+    def look(self) -> None:
+        """`enter`, for those who change nothing."""
         if self.read_only and not self.closed:
             words = shared.read_mark(self.disk, self._mark_path, self.identity.key)
             if words[shared.END] != self._seen_end:
@@ -311,15 +317,18 @@ class Store:
     def declare(self, channel: Channel, changes: dict[str, Any]) -> None:
         """Change the options named, for every process; nothing is written if they are so already."""
         with self.mutex:
-            self.refresh()
-            state = channel.state
-            if state and all(getattr(state.options, name) == value for name, value in changes.items()):
-                return
-            self.ready_to_change()
-            number, draft = self._declaration(channel, changes)
-            lsn = self.log.append(self.clock.store_ms(), *draft)
-            channel.state = self.state.declare(number, lsn, draft[3])
-            end = self.applied = self.log.end
+            try:
+                self.look()
+                state = channel.state
+                if state and all(getattr(state.options, name) == value for name, value in changes.items()):
+                    return
+                self.enter()
+                number, draft = self._declaration(channel, changes)
+                lsn = self.log.append(self.clock.store_ms(), *draft)
+                channel.state = self.state.declare(number, lsn, draft[3])
+                end = self.applied = self.log.end
+            finally:
+                self.leave()
         self.settle(end)
 
     def settle(self, end: int) -> None:
@@ -348,21 +357,24 @@ class Store:
     def publish_many(self, channel: Channel, bodies: list[tuple[int, bytes]]) -> list[int]:
         """One atomic group of bodies, after the queue's declaration if it is new; the messages' ids."""
         with self.mutex:
-            self.ready_to_change()
-            drafts: list[Draft] = []
-            if channel.state:
-                number = channel.state.number
-            else:
-                number, draft = self._declaration(channel, {})
-                drafts.append(draft)
-            drafts += [(events.PUBLISH, flags, number, raw) for flags, raw in bodies]
-            ids = self.log.append_group(self.clock.store_ms(), drafts)
-            if channel.state is None:
-                channel.state = self.state.declare(number, ids.pop(0), drafts[0][3])
-            for id, (_, raw) in zip(ids, bodies, strict=True):
-                channel.state.publish(id, len(raw))
-            end = self.applied = self.log.end
-            channel.wake(len(ids))
+            try:
+                self.enter()
+                drafts: list[Draft] = []
+                if channel.state:
+                    number = channel.state.number
+                else:
+                    number, draft = self._declaration(channel, {})
+                    drafts.append(draft)
+                drafts += [(events.PUBLISH, flags, number, raw) for flags, raw in bodies]
+                ids = self.log.append_group(self.clock.store_ms(), drafts)
+                if channel.state is None:
+                    channel.state = self.state.declare(number, ids.pop(0), drafts[0][3])
+                for id, (_, raw) in zip(ids, bodies, strict=True):
+                    channel.state.publish(id, len(raw))
+                end = self.applied = self.log.end
+                channel.wake(len(ids))
+            finally:
+                self.leave()
         self.settle(end)
         return ids
 
@@ -376,10 +388,12 @@ class Store:
                 stored = self.log.read(position)
             except CorruptStore as error:
                 with self.mutex:
-                    if self.read_only:  # its state is a picture, and may be older than the files
-                        self.refresh()
+                    try:
+                        self.look()  # it may have moved since, and who moved it be elsewhere
                         queue = self.state.queues[queue.number]
-                    now_at = queue.position(id)
+                        now_at = queue.position(id)
+                    finally:
+                        self.leave()
                 if now_at is None:
                     return None
                 if now_at == position:
