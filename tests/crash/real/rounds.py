@@ -14,6 +14,7 @@ from . import faults
 from .ledger import Found, Ledger
 from .machine import Cut, Image
 from .processes import Child, Nursery
+from .traffic import Fault
 
 SYNCS: tuple[str | float, ...] = ("always", "always", 0.005, "never")
 OPENING_SECONDS = 0.03  # about what the opening of such a small store takes
@@ -28,6 +29,7 @@ WHAT = {
     "unlink": (errno.EIO, errno.EACCES),
     "rename": (errno.EIO, errno.ENOSPC),
 }
+OFTEN = ("pwrite", "fdatasync")  # called by the dozen in a round, the others now and then
 
 
 class Broken(AssertionError):
@@ -57,6 +59,13 @@ class Scene:
         goal = self.ledger.size() + self.chance.choice([5, 100, 500, 2000, 5000])
         child.until(lambda: self.ledger.size() >= goal)
         return child
+
+    def work(self, sync: str | float, kind: str, fault: Fault) -> Child:
+        """A process that does thirty operations, and meets a *fault* meanwhile."""
+        return self.nursery.start(
+            "crash.real.traffic:traffic", self.store, self.notes, self.chance.random(), sync,
+            self.ledger.next_number, kind, 30, fault,
+        )  # fmt: skip
 
     def kill(self, child: Child) -> None:
         child.kill()
@@ -141,26 +150,30 @@ def power_round(scene: Scene, image: Image, how: Cut) -> None:
 
 def fault_round(scene: Scene) -> None:
     """Some operations, while one call, or every one from then on, fails, is short, or is the last."""
-    chance, ledger = scene.chance, scene.ledger
+    chance = scene.chance
     call = chance.choice(faults.CALLS)
     what = chance.choice(WHAT[call])
     if chance.random() < 0.3:
         call, what = "*", faults.KILL
-    where = chance.choice(["/log/", "/log/", "/checkpoint/", ""])
-    first = int(chance.choice([3, 10, 40, 150]) * chance.random()) + 1
+    where = chance.choice(["/data/log", "/data/log", "/data/checkpoint", ""])
+    reach = [3, 10, 40, 150] if call in (*OFTEN, "*") else [2, 5, 15]
+    first = int(chance.choice(reach) * chance.random()) + 1
     fault = (call, where, first, chance.choice([1, 1, 1000]), what)
     if chance.random() < 0.2:
         child = scene.nursery.start("crash.real.traffic:reopen", scene.store, scene.notes, fault)
     else:
-        child = scene.nursery.start(
-            "crash.real.traffic:traffic", scene.store, scene.notes, chance.random(),
-            chance.choice(SYNCS), ledger.next_number, chance.choice(["busy", "busy", "publish"]), 30, fault,
-        )  # fmt: skip
+        child = scene.work(chance.choice(SYNCS), chance.choice(["busy", "busy", "publish"]), fault)
+    meet(scene, child, fault)
+
+
+def meet(scene: Scene, child: Child, fault: Fault) -> None:
+    """What a process left that met *fault*, or ended before it did."""
     child.killed_or_done()
-    ledger.read()
+    scene.ledger.read()
     try:
         scene.look(power=False)
     except Broken as error:
+        call, where, first, _, what = fault
         raise Broken(
             f"{call} of {where or 'anything'}, from number {first}: {faults.name(what)}\n{error}"
         ) from None

@@ -41,9 +41,21 @@ Fault = tuple[str, str, int, int, int]  # see faults.arm
 class Notes:
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        self._noted: mq.MqError | None = None
 
     def write(self, *words: object) -> None:
         os.write(self._fd, (" ".join(map(str, words)) + "\n").encode())
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Note an error of the tree that comes through here; once, however often it does."""
+        try:
+            yield
+        except mq.MqError as error:
+            if error is not self._noted:
+                self._noted = error
+                self.write("failed", type(error).__name__, str(error).replace("\n", " "))
+            raise
 
 
 def body(queue: str, number: int) -> bytes:
@@ -95,16 +107,15 @@ def traffic(
 
 @contextmanager
 def open_noted(path: str, sync: str | float, notes: Notes, **options: Any) -> Iterator[mq.Broker]:
-    with mq.open(path, sync=sync, segment_bytes=SEGMENT_BYTES, **options) as broker:
-        notes.write("open", sync)
-        try:
-            yield broker
-        except mq.MqError as error:
-            note_failure(notes, error)
-            raise
-        finally:
-            notes.write("closing")
-    notes.write("closed")
+    with notes.failures():
+        with mq.open(path, sync=sync, segment_bytes=SEGMENT_BYTES, **options) as broker:
+            notes.write("open", sync)
+            try:
+                with notes.failures():  # at once: closing may take a while, and be killed
+                    yield broker
+            finally:
+                notes.write("closing")
+        notes.write("closed")
 
 
 @contextmanager
@@ -116,10 +127,6 @@ def meeting(fault: Fault | None) -> Iterator[None]:
     finally:
         if fault:
             faults.disarm()
-
-
-def note_failure(notes: Notes, error: mq.MqError) -> None:
-    notes.write("failed", type(error).__name__, str(error).replace("\n", " "))
 
 
 class Worker:
