@@ -16,10 +16,13 @@ import errno
 import fcntl
 import mmap
 import os
+import select
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Protocol
 
 from mq.errors import DiskFull, StorageError
@@ -51,7 +54,28 @@ class Disk(Protocol):
     def rename(self, old: str, new: str) -> None: ...
     def unlink(self, path: str) -> None: ...
     def lock(self, fd: int, *, shared: bool = False) -> bool:
-        """Try to take the file's lock, without waiting.  It goes with the descriptor."""
+        """Try to take the file's lock, without waiting.  It goes with the descriptor.
+
+        A lock that is held already is exchanged; if that fails, neither is held.
+        """
+
+    def unlocker(self, fd: int) -> Callable[[], object]:
+        """What lets go of the file's lock, in one call that nothing can interrupt."""
+
+    def pause(self, seconds: float) -> None:
+        """Let others run, at least so long."""
+
+    def make_fifo(self, path: str) -> None:
+        """A pipe with a name, if it is not there already."""
+
+    def open_fifo(self, path: str) -> int:
+        """For both ends, so that neither waits for the other."""
+
+    def ring(self, fd: int) -> None:
+        """Wake who listens at the pipe."""
+
+    def listen(self, fd: int, seconds: float) -> None:
+        """Return when somebody rings, or after *seconds*."""
 
     def map(self, fd: int) -> memoryview:
         """The file's first page as u64 words that every process sees."""
@@ -67,6 +91,7 @@ class RealDisk:
     exists = staticmethod(os.path.exists)
     rename = staticmethod(os.rename)
     unlink = staticmethod(os.unlink)
+    pause = staticmethod(time.sleep)
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
         flags = os.O_RDWR if write else os.O_RDONLY
@@ -103,6 +128,27 @@ class RealDisk:
         except BlockingIOError:
             return False
         return True
+
+    def unlocker(self, fd: int) -> Callable[[], object]:
+        return partial(fcntl.flock, fd, fcntl.LOCK_UN)
+
+    def make_fifo(self, path: str) -> None:
+        with suppress(FileExistsError):
+            os.mkfifo(path)
+
+    def open_fifo(self, path: str) -> int:
+        return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def ring(self, fd: int) -> None:
+        with suppress(BlockingIOError):  # full of bells that nobody has heard yet
+            os.write(fd, b"!")
+
+    def listen(self, fd: int, seconds: float) -> None:
+        poll = select.poll()  # select() knows no descriptor beyond 1023
+        poll.register(fd, select.POLLIN)
+        if poll.poll(seconds * 1000):
+            with suppress(BlockingIOError):  # somebody else has heard it
+                os.read(fd, 4096)
 
     def map(self, fd: int) -> memoryview:
         return memoryview(mmap.mmap(fd, PAGE_BYTES)).cast("Q")
@@ -176,6 +222,24 @@ class MemoryDisk:
 
     def lock(self, fd: int, *, shared: bool = False) -> bool:
         return True
+
+    def unlocker(self, fd: int) -> Callable[[], object]:
+        return int
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def make_fifo(self, path: str) -> None:
+        pass
+
+    def open_fifo(self, path: str) -> int:
+        return self.open(path, write=True, create=True)
+
+    def ring(self, fd: int) -> None:
+        pass
+
+    def listen(self, fd: int, seconds: float) -> None:
+        time.sleep(seconds)
 
     def map(self, fd: int) -> memoryview:
         return memoryview(bytearray(self._file(fd))).cast("B").cast("Q")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -112,6 +113,24 @@ class Overlay:
 
     def lock(self, fd: int, *, shared: bool = False) -> bool:
         return True
+
+    def unlocker(self, fd: int) -> Callable[[], object]:
+        return int
+
+    def pause(self, seconds: float) -> None:
+        self._disk.pause(seconds)
+
+    def make_fifo(self, path: str) -> None:
+        pass
+
+    def open_fifo(self, path: str) -> int:
+        return self.open(path, write=True, create=True)
+
+    def ring(self, fd: int) -> None:
+        pass
+
+    def listen(self, fd: int, seconds: float) -> None:
+        self._disk.pause(seconds)
 
     def map(self, fd: int) -> memoryview:
         return memoryview(bytearray(self.pread(fd, 4096, 0))).cast("Q")

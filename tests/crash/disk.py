@@ -474,9 +474,28 @@ class SimulatedDisk:
         file = self._files[fd][1]
         others = [held for owner, (at, held) in self._locks.items() if at is file and owner != fd]
         if others and not (shared and all(others)):
+            self._locks.pop(fd, None)  # an exchange that fails loses what was held
             return False
         self._locks[fd] = file, shared
         return True
+
+    def unlocker(self, fd: int) -> Callable[[], object]:
+        return lambda: self._locks.pop(fd, None)
+
+    def pause(self, seconds: float) -> None:
+        pass
+
+    def make_fifo(self, path: str) -> None:
+        pass
+
+    def open_fifo(self, path: str) -> int:
+        return self.open(path, write=True, create=True)
+
+    def ring(self, fd: int) -> None:
+        pass
+
+    def listen(self, fd: int, seconds: float) -> None:
+        pass
 
     def map(self, fd: int) -> memoryview:
         file = self._files[fd][1]
