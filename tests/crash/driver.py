@@ -263,6 +263,23 @@ class Driver:
         self.history.returns()
         if always or (syncs and self.options["sync"] == "always"):
             self.history.on_disk()
+        if self.disk.fired > begun:
+            self._ask()
+
+    def _ask(self) -> None:
+        """A call failed, and the operation did not: it was maintenance, which has nobody to tell.
+
+        If the store has failed with it, whoever comes next is told.
+        """
+        assert self._broker
+        self.history.begin("queues()", model.unchanged)
+        try:
+            self._broker.queues()
+        except StoreFailed:
+            self.history.raised("StoreFailed", nothing_done=True)
+            self._obey()
+        else:
+            self.history.returns()
 
     def _obey(self) -> None:
         """The store has failed: see that it stays so, close it and open it again."""
