@@ -24,7 +24,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from mq.errors import ADVICE, CorruptStore, StorageError
 
@@ -33,10 +33,9 @@ from .disk import NO_ROOM, Disk, write_all
 from .identity import Identity
 from .log import Log
 from .reserve import Reserve
+from .rewrite import rewrite
 from .segment import BadHeader, Scan, Segment
 from .shared import NO_LIMIT
-
-COPY_BYTES: Final = 1 << 20
 
 Event = tuple[int, int, int, int, int, bytes, int, int]
 Apply = Callable[[Iterable[Event]], None]
@@ -313,7 +312,7 @@ def recover(
     """Make what *found* describes durable, fence what is torn, and go on behind it.  Idempotent."""
     if found.error:
         raise found.error
-    _rewrite(disk, directory, found)
+    rewrite(disk, directory, found.segments, found.synced, found.end)
     try:
         _renew_unused(disk, directory, identity, found)
     except OSError as error:
@@ -357,24 +356,3 @@ def _renew(disk: Disk, directory: str, each: Segment, header: bytes) -> None:
     finally:
         disk.close(fd)
     disk.rename(aside, os.path.join(directory, each.name))
-
-
-def _rewrite(disk: Disk, directory: str, found: Survey) -> None:
-    """Write [W, end) again in place, and sync it.
-
-    These bytes were read, but perhaps only from memory: after a failed fsync the
-    kernel keeps pages that the disk never got, and takes them for clean.
-    """
-    for each in found.segments:
-        start, stop = max(each.base, found.synced), min(each.limit, found.end)
-        if start < stop:
-            fd = disk.open(os.path.join(directory, each.name), write=True)
-            try:
-                for lsn in range(start, stop, COPY_BYTES):
-                    data = disk.pread(fd, min(COPY_BYTES, stop - lsn), each.offset(lsn))
-                    if not data:
-                        break  # the file ends here; what is behind is void
-                    write_all(disk, fd, data, each.offset(lsn))
-                disk.sync(fd)
-            finally:
-                disk.close(fd)
