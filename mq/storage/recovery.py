@@ -143,9 +143,9 @@ class _Reader:
         return self._fd
 
     def close(self) -> None:
-        if self._base >= 0:
+        base, self._base = self._base, -1  # first: once it is closed, the number may be somebody else's
+        if base >= 0:
             self._disk.close(self._fd)
-            self._base = -1
 
     def scan(self, each: Segment, start: int, stop: int) -> Scan:
         return Scan(self._disk, self.fd(each), each, start, stop, self.path(each))
