@@ -116,7 +116,7 @@ class Store:
             try:
                 alone = self._begin()
             except CorruptStore:
-                if not (salvage and self._locks.alone):
+                if not salvage or self._locks.crowded:
                     raise
                 for loss in repair.mend(disk, self.path, events.PUBLISH, events.message_of):
                     logger.warning("%s", loss)
@@ -126,11 +126,11 @@ class Store:
             if not alone:
                 self.leave()
                 self._join()
+            self.leave()
         except BaseException:
+            self.leave = int
             self._let_go()
             raise
-        finally:
-            self.leave()
         self._gone = False
         self.come_in = self._come_in_alone if self.exclusive else self._come_in
         self.enter = self.look = self.come_in
@@ -153,10 +153,12 @@ class Store:
         self._loader = Loader(disk, path, self.identity, self._load_again)
         self.mark = shared.open_mark(disk, self._mark_path, self.identity.key, create=alone)
         self._hold()
-        self._sync_fd = disk.open(self._mark_path)
+        if self._sync_fd < 0:
+            self._sync_fd = disk.open(self._mark_path)
         if alone:
-            self.mark[END] = 0  # nobody can say yet
+            self.mark[shared.RECOVERING] = 1
             self._recover()
+            self.mark[shared.RECOVERING] = 0
             if not self.exclusive:
                 self._locks.admit_others()
         elif self.mark[FAILED]:
@@ -384,6 +386,7 @@ class Store:
         self._seen_end = view.end
         if found.error:
             raise found.error
+        self.mark[shared.SYNCED] = found.end  # nothing here waits for the disk
         self.clock.start(found.last_ms)
         self.log = Log(self.disk, self._log_path, self.identity, self.mark, found.segments, found.end)
         self.verdict = found.verdict

@@ -36,7 +36,7 @@ class Locks:
     def __init__(self, disk: Disk, path: str) -> None:
         self._disk, self._path = disk, path
         self._presence = -1
-        self.alone = False  # nobody else was present when we last asked
+        self.crowded = False  # others were present when we last asked
         self.fd = disk.open(os.path.join(path, "LOCK"), write=True, create=True)
         self.unlock = disk.unlocker(self.fd)
 
@@ -68,8 +68,8 @@ class Locks:
         if self._presence >= 0:
             self._disk.close(self._presence)  # repair puts another file in its place
         self._presence = self._disk.open(os.path.join(self._path, "FORMAT"))
-        self.alone = self._disk.lock(self._presence)
-        if self.alone:
+        self.crowded = not self._disk.lock(self._presence)
+        if not self.crowded:
             return True
         if exclusive or not self._disk.lock(self._presence, shared=True):
             raise StoreLocked(self._path, shared.holder(self._disk, os.path.join(self._path, "mark"))[0])
@@ -138,11 +138,11 @@ def look(disk: Disk, path: str, key: bytes) -> shared.View:
     while True:
         held = is_present(disk, path)
         words = shared.read_mark(disk, mark_path, key)
-        if not held or words[shared.END]:
+        if not held or not words[shared.RECOVERING]:
             break
         if time.monotonic() > give_up:
             raise StoreLocked(path, shared.holder(disk, mark_path)[0])
-        disk.pause(NAP_SECONDS_MAX)  # it is being recovered: nobody can say yet where the log ends
+        disk.pause(NAP_SECONDS_MAX)
     # The page is read word by word while it changes.
     synced = min(shared.claimed(words), words[shared.END]) if held else shared.claimed(words)
     return shared.View(held, words[shared.END], synced, words[shared.HEAD])

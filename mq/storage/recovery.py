@@ -314,7 +314,7 @@ def recover(
         raise found.error
     rewrite(disk, directory, found.segments, found.synced, found.end)
     for word in range(shared.END, shared.WORDS):
-        if word not in (shared.SYNCED, shared.SYNCED_TWIN):
+        if word not in (shared.SYNCED, shared.SYNCED_TWIN, shared.RECOVERING):
             mark[word] = 0
     mark[shared.SYNCED] = mark[shared.SYNCED_TWIN] = found.end
     try:

@@ -4,9 +4,9 @@
 
     ┌─────┬─────┬───────┬────────┬─────────┬────────┬──────┬────────┬───────────────┐
     │ key │ end │ dirty │ synced │ syncing │ failed │ head │ holder │ synced, again │
-    ├─────┴───┬─┴──────┬┴────────┴┬────────┴┬───────┴──────┴────────┴───────────────┘
-    │ waiting │ asleep │ offset   │ syncer  │  … zeros
-    └─────────┴────────┴──────────┴─────────┘
+    ├─────┴───┬─┴──────┬┴────────┴┬────────┴┬───────┴────┬─┴────────┴───────────────┘
+    │ waiting │ asleep │ offset   │ syncer  │ recovering │  … zeros
+    └─────────┴────────┴──────────┴─────────┴────────────┘
 
 Outside the store's lock every word is a hint, except `synced`, which only grows.  After a
 power cut only `synced` means anything: everything below it was once on the disk.  It is a
@@ -37,7 +37,8 @@ WAITING: Final = 9  # somebody waits for the lock: step aside
 ASLEEP: Final = 10  # a bit for each process that wants to be woken when something was appended
 OFFSET: Final = 11  # store time less the monotonic clock's, ms, as a signed number
 SYNCER: Final = 12  # the process that syncs
-WORDS: Final = 13  # in use
+RECOVERING: Final = 13  # the first one to come is not done yet: nobody can say where the log ends
+WORDS: Final = 14  # in use
 
 KEPT: Final = 1 << 32  # a bit of HOLDER
 NO_LIMIT: Final = 1 << 64  # behind every position
