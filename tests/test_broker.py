@@ -22,7 +22,7 @@ from mq.delivery.queue import QueueState
 from mq.storage import shared
 from mq.storage.disk import RealDisk
 
-PATIENCE = 30.0  # seconds after which a test that hangs has failed
+PATIENCE = 300.0  # seconds after which a test that hangs has failed
 
 
 @pytest.fixture

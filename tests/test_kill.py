@@ -21,7 +21,7 @@ from killed import QUEUES, body
 import mq
 
 ROUNDS = 10
-PATIENCE = 60.0  # seconds in which a killed process must have written its share
+PATIENCE = 300.0  # seconds in which a killed process must have written its share
 
 
 class Ledger:

@@ -29,7 +29,7 @@ def blocks(language: str, text: str = README) -> list[str]:
 def run_python(source: str, directory: Path) -> str:
     """What it prints; the block runs as a stranger's program, with warnings as errors."""
     command = [sys.executable, "-W", "error", "-c", source]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -56,7 +56,7 @@ def test_every_command_shown_runs_and_prints_what_is_shown(tmp_path: Path) -> No
     assert sessions
     for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", "".join(sessions), re.MULTILINE):
         done = subprocess.run(
-            command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+            command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
         )
         printed = (done.stdout + done.stderr).rstrip()
         assert done.returncode == 0, f"{command}: {printed}"

@@ -62,6 +62,7 @@ class QueueState:
         self._deadlines: list[tuple[int, int]] = []
         self._dues: list[tuple[int, int]] = []
         self._returned: list[int] = []
+        self._aside: list[int] = []  # taken out of those for a look that is not over
 
     # ── the fold ───────────────────────────────────────────────────────────────────
 
@@ -179,13 +180,16 @@ class QueueState:
 
     def head(self, now: Now) -> int | None:
         """The id that is delivered next at *now*."""
-        if (self._deadlines and self._deadlines[0][0] <= now.store) or (
-            self._dues and self._dues[0][0] <= now.wall
+        if (
+            (self._deadlines and self._deadlines[0][0] <= now.store)
+            or (self._dues and self._dues[0][0] <= now.wall)
+            or self._aside
         ):
             self._return_due(now)
         returned, waiting = self._returned, self.waiting.head
         while returned and not self._is_back(returned[0], now):
-            self._forget(heappop(returned))
+            self._forget(returned[0])
+            heappop(returned)
         if returned and (waiting is None or returned[0] < waiting):
             return returned[0]
         return waiting
@@ -194,20 +198,17 @@ class QueueState:
         """The ids that are delivered next at *now*, at most *limit*, in order."""
         self._return_due(now)
         back: list[int] = []
-        looked_at: list[int] = []
-        try:
-            while self._returned and len(back) < limit:
-                id = self._returned[0]
-                looked_at = [id]  # before it is popped: an interruption must not lose it
-                heappop(self._returned)
-                if not self._is_back(id, now):
-                    self._forget(id)
-                elif not back or back[-1] != id:
-                    back.append(id)
-                looked_at = []
-        finally:
-            for id in back + looked_at:
-                heappush(self._returned, id)
+        while self._returned and len(back) < limit:
+            id = self._returned[0]
+            self._aside.append(id)  # then popped: an interruption must not lose it
+            heappop(self._returned)
+            if not self._is_back(id, now):
+                self._forget(id)
+            elif not back or back[-1] != id:
+                back.append(id)
+                continue
+            self._aside.pop()
+        self._put_back()
         return list(islice(merge(back, self.waiting), limit))
 
     def seconds_to_next(self, now: Now) -> float | None:
@@ -281,6 +282,7 @@ class QueueState:
 
     def _return_due(self, now: Now) -> None:
         """Note the ids whose deadline or due has come."""
+        self._put_back()  # what an interrupted look has left
         while self._deadlines and self._deadlines[0][0] <= now.store:
             deadline, id = self._deadlines[0]
             if self._is_deadline(deadline, id):
@@ -291,6 +293,11 @@ class QueueState:
             if self._is_due(due, id):
                 heappush(self._returned, id)
             heappop(self._dues)
+
+    def _put_back(self) -> None:
+        while self._aside:
+            heappush(self._returned, self._aside[-1])  # then popped: twice does no harm
+            self._aside.pop()
 
     def _is_back(self, id: int, now: Now) -> bool:
         if flight := self.flights.get(id):

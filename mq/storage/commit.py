@@ -55,6 +55,8 @@ class GroupCommit:
                     self._lead()
             finally:
                 if leads:
+                    # Here, before anything is called: an interruption must not leave it set.
+                    self._leading = False
                     self._end_round()
 
     def _lead(self) -> None:
@@ -73,7 +75,6 @@ class GroupCommit:
         self._seconds = time.perf_counter() - begin
 
     def _end_round(self) -> None:
-        self._leading = False  # first: an interruption in what follows must not leave it set
         with self._gate:
             ended, self._round = self._round, Round()
             self._company = ended.followers + 1

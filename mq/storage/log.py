@@ -323,10 +323,10 @@ class Log:
         # The new one first: a sync that begins after the old one is closed must not get that.
         old, self._fd = self._fd, fd
         if old >= 0:
-            self._retired.append(old)
-            if self._sync.acquire(blocking=False):
-                self._close_retired()
-                self._sync.release()
+            if self._sync.locked():
+                self._retired.append(old)
+            else:
+                self._disk.close(old)
         self._seed, self._shift = last.seed, last.base - segment.HEADER_BYTES
         self._created_ms, self._latest_ms = last.created_ms, last.created_ms + record.LOW
         self._allocated = min(last.limit, last.base + max(0, size - segment.HEADER_BYTES))

@@ -33,7 +33,7 @@ def publish(store: Path, *bodies: object) -> None:
 
 def end(process: subprocess.Popen[bytes]) -> tuple[int, bytes]:
     """The exit code, and what was said on standard error."""
-    code = process.wait(60)
+    code = process.wait(300)
     return code, process.stderr.read() if process.stderr else b""
 
 
@@ -73,7 +73,7 @@ def test_a_signal_while_it_waits(store: Path, start: Start, number: signal.Signa
 def test_a_body_that_no_pipe_holds_comes_out_whole(store: Path, start: Start, unbuffered: str) -> None:
     publish(store, "x" * BIG, "last")
     process = start("receive", "q", env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
-    assert process.communicate(timeout=60) == (b"x" * BIG + b"\nlast\n", b"")
+    assert process.communicate(timeout=300) == (b"x" * BIG + b"\nlast\n", b"")
     assert stats(store).acked == 2
 
 
@@ -134,7 +134,7 @@ def test_readers_beside_a_busy_writer_never_see_damage(store: Path) -> None:
                 with mq.open(store, read_only=True) as reader:
                     reader.queue("q").peek()
             for command in ("inspect", "dump"):
-                done = subprocess.run([*COMMAND, command], capture_output=True, timeout=60)
+                done = subprocess.run([*COMMAND, command], capture_output=True, timeout=300)
                 assert (done.returncode, done.stderr) == (0, b"")
         finally:
             stop.set()
@@ -183,7 +183,7 @@ def run_on_a_terminal(*args: str, stdin: Path) -> tuple[int, bytes, bytes]:
             break
         shown += data
     os.close(own)
-    output = process.communicate(timeout=60)[0]
+    output = process.communicate(timeout=300)[0]
     return process.returncode, output, shown
 
 
@@ -194,7 +194,7 @@ def test_the_progress_bar_is_on_a_terminal_only(store: Path, tmp_path: Path) -> 
     assert code == 0 and len(output.split()) == 1000
     assert b"100%" in shown and b"1,000 messages published to q" in shown
     with source.open("rb") as lines:
-        done = subprocess.run([*COMMAND, "publish", "q"], stdin=lines, capture_output=True, timeout=60)
+        done = subprocess.run([*COMMAND, "publish", "q"], stdin=lines, capture_output=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, b"")
     assert stats(store).ready == 2000
 
@@ -227,7 +227,7 @@ def test_a_closed_standard_stream(store: Path, stream: int) -> None:
     for command in (["publish", "q"], ["receive", "q"]):
         process = subprocess.run(
             [sys.executable, "-c", code, str(stream), *COMMAND[1:], *command],
-            input=b"two\n", capture_output=True, timeout=60,
+            input=b"two\n", capture_output=True, timeout=300,
         )  # fmt: skip
         assert b"Traceback" not in process.stderr
     held = stats(store)
@@ -244,7 +244,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(store: Path) -> None:
     )
     lines = b"".join(b"%05d" % number + b"x" * 1000 + b"\n" for number in range(5000))
     done = subprocess.run(
-        [sys.executable, "-c", code, "publish", "q"], input=lines, capture_output=True, timeout=60
+        [sys.executable, "-c", code, "publish", "q"], input=lines, capture_output=True, timeout=300
     )
     assert done.returncode == 1
     assert b"Traceback" not in done.stderr and b"free some space" in done.stderr

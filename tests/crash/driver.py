@@ -206,8 +206,8 @@ class Driver:
 
     def extend(self, seconds: float = 60.0) -> None:
         for name, each in self._settling(1):
+            self.held.append((name, each))  # first: nothing is held any more once the store was opened again
             self._do(f"extend({name!r})", model.unchanged, lambda _, each=each: each.extend(seconds))
-            self.held.append((name, each))
 
     def _settling(self, count: int) -> list[tuple[str, Delivery[Any]]]:
         if self._skip() or self._broker is None:

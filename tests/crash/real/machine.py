@@ -32,6 +32,7 @@ FIEMAP: Final = 0xC020660B
 CLONE_NEWNS: Final = 0x20000
 PUNCH_HOLE: Final = 0x03  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 TMPFS_BYTES: Final = 1 << 30  # a bound; what is not written takes no memory
+PATIENCE_SECONDS: Final = 60.0
 SIZES: Final = {"ext4": 64 << 20, "xfs": 300 << 20}  # mkfs.xfs refuses less
 # Blocks as on a disk of usual size; and no zeroing of tables later, behind our back, which
 # would give room in the image back.
@@ -126,12 +127,13 @@ class Image:
 
     def unmount(self) -> None:
         if self.mounted:
-            for patience in range(50):  # a process that was killed may still hold something for a moment
+            give_up = time.monotonic() + PATIENCE_SECONDS
+            while True:  # a process that was killed may still hold something for a moment
                 try:
                     run("umount", self.path)
                     break
                 except OSError:
-                    if patience == 49:
+                    if time.monotonic() > give_up:
                         raise
                     time.sleep(0.01)
             self.mounted = False

@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import Any, Self
 
 TESTS = Path(__file__).parents[2]
-PATIENCE_SECONDS = 60.0  # then something is stuck
+PATIENCE_SECONDS = 300.0  # then something is stuck
 PR_SET_PDEATHSIG = 1
 
 

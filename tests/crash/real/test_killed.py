@@ -11,11 +11,11 @@ ROUNDS = 30
 def test_what_was_told_holds_after_any_number_of_kills(nursery, tmp_path):
     """P1-P6, P8, P9."""
     scene = Scene(nursery, str(tmp_path / "data"), str(tmp_path / "notes"), "kill -9")
-    for _ in range(ROUNDS):
+    ledger = scene.ledger
+    while scene.looks < ROUNDS or min(len(ledger.tried), len(ledger.settled)) < 50:
         kill_round(scene)
-    assert scene.kills > 2 * ROUNDS
-    assert len(scene.ledger.tried) > 50
-    assert len(scene.ledger.settled) > 50
+        assert scene.looks < 10 * ROUNDS, "hardly anything was done"
+    assert scene.kills > ROUNDS
     assert scene.verdicts.keys() <= {"open", "clean"}  # the bytes are with the kernel: nothing is torn
 
 

@@ -16,11 +16,11 @@ def test_what_was_synced_survives_a_power_cut(kind, need, nursery, tmp_path):
     need("mount", f"mkfs.{kind}")
     with Image(kind, kind) as image:
         scene = Scene(nursery, f"{image.path}/data", str(tmp_path / "notes"), f"power cut, {kind}")
-        for round in range(ROUNDS):
-            power_round(scene, image, list(Cut)[round % 3])
-        assert scene.cuts == ROUNDS
-        assert scene.ledger.safe
-        assert scene.ledger.settled
+        at_stake: set[int] = set()
+        while scene.cuts < ROUNDS or not at_stake or not scene.ledger.settled:
+            power_round(scene, image, list(Cut)[scene.cuts % 3])
+            at_stake |= scene.ledger.safe
+            assert scene.cuts < 10 * ROUNDS, "hardly anything was done"
 
 
 @pytest.mark.parametrize("how", [Cut.LOG_FLUSHED, Cut.NOTHING_FLUSHED])
