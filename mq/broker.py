@@ -99,7 +99,7 @@ class Broker:
 
 
 def open(
-    path: str | os.PathLike[str], *, sync: Sync = "always", read_only: bool = False,
+    path: str | os.PathLike[str], *, sync: Sync = "always", exclusive: bool = False, read_only: bool = False,
     recover: Literal["refuse", "salvage"] = "refuse", segment_bytes: int = 64 << 20,
     clock: Callable[[], float] | None = None,
 ) -> Broker:  # fmt: skip
@@ -116,7 +116,10 @@ def open(
     `mq repair` does, which costs what is damaged and nothing else; a line for each place
     goes to the logger "mq".  Neither is about crashes: those never need a human.
 
-    *read_only* looks, and changes nothing, also while another process has the store.
+    Any number of processes and threads may have a store open at once.  With *exclusive* only
+    this one may, and every operation is a little faster.
+
+    *read_only* looks, and changes nothing, also while others have the store open.
     *clock*: seconds since 1970, for tests.
 
     Raises StoreLocked, CorruptStore, Unsupported, StorageError, UsageError.
@@ -140,6 +143,10 @@ def open(
         raise UsageError(f"clock is a function that returns seconds since 1970, not {type(clock).__name__}")
     if recover not in ("refuse", "salvage"):
         raise UsageError(f'recover is "refuse" or "salvage", not {recover!r}')
+    if read_only and exclusive:
+        raise UsageError(
+            "exclusive=True keeps others out, and read_only=True disturbs nobody: choose one of them"
+        )
     if read_only and recover == "salvage":
         raise UsageError("salvage repairs the store, and read_only=True changes nothing: choose one of them")
     if read_only and name == MEMORY:
@@ -149,6 +156,6 @@ def open(
     return Broker(
         Store(
             name, sync=sync, read_only=read_only, segment_bytes=segment_bytes, clock=clock,
-            salvage=recover == "salvage",
+            salvage=recover == "salvage", exclusive=bool(exclusive),
         )
     )  # fmt: skip

@@ -27,6 +27,21 @@ class Clock:
             self._offset_ms = max(time.time_ns() // 1_000_000, last_ms) - time.monotonic_ns() // 1_000_000
         self._latest_ms = last_ms
 
+    @property
+    def offset_ms(self) -> int:
+        """Store time less the monotonic clock's: the same for all who have the store open.  As a u64."""
+        return self._offset_ms % (1 << 64)
+
+    def join(self, offset_ms: int, last_ms: int) -> None:
+        """Go by the store time of those who have the store open already."""
+        if self._custom is None:
+            self._offset_ms = offset_ms - (offset_ms >> 63 << 64)
+        self._latest_ms = last_ms
+
+    def passed(self, last_ms: int) -> None:
+        """Somebody else has seen this time: one's own is not earlier."""
+        self._latest_ms = max(self._latest_ms, last_ms)
+
     def store_ms(self) -> int:
         if self._custom is None:
             return time.monotonic_ns() // 1_000_000 + self._offset_ms

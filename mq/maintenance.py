@@ -25,6 +25,7 @@ from mq.delivery.queue import QueueState
 from mq.errors import Closed, DiskFull, MqError, StorageError
 from mq.storage import checkpoint, cleaner
 from mq.storage.disk import explain
+from mq.storage.locks import LOCK_SECONDS
 from mq.storage.log import Draft
 from mq.storage.recovery import Event, Start
 from mq.storage.segment import Scan, is_zero
@@ -52,9 +53,9 @@ class _TimeIsUp(Exception):
 
 
 class Maintenance:
-    def __init__(self, store: Store, *, background: bool) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._background = background
+        self._background = store.background
         self._wake = threading.Event()
         self._working = threading.Lock()  # two at once would each drop the oldest segment
         self._thread: threading.Thread | None = None
@@ -94,9 +95,14 @@ class Maintenance:
             self.run()
 
     def run(self, checkpoint_bytes: int = CHECKPOINT_BYTES) -> None:
-        """Do all that is due; a checkpoint is, when the log has grown by so many bytes."""
-        with self._working:
-            self._run_due(checkpoint_bytes)
+        """Do all that is due, unless another process is at it.
+
+        A checkpoint is due when the log has grown by so many bytes.
+        """
+        with self._working, self._store.alone_cleaning() as ours:
+            if ours:
+                self._see_others_checkpoint()
+                self._run_due(checkpoint_bytes)
 
     def _run_due(self, checkpoint_bytes: int) -> None:
         try:
@@ -121,16 +127,18 @@ class Maintenance:
                 logger.warning("%s: no checkpoint, so opening will take longer: %s", self._store.path, error)
                 self._checkpoint_at = self._store.log.end
 
-    def close(self) -> None:
-        """Stop the thread, and do what is due; called without the store's lock."""
+    def stop(self) -> None:
+        """Stop the thread; called without the store's lock."""
         self._stopped = True
         self._until = time.monotonic()
         self._wake.set()
         if self._thread:
             self._thread.join()
-        if not self._store.log.failure:
-            self._until = time.monotonic() + CLOSING_SECONDS
-            self.run(CLOSING_BYTES)
+
+    def finish(self) -> None:
+        """Do what is due at close."""
+        self._until = time.monotonic() + CLOSING_SECONDS
+        self.run(CLOSING_BYTES)
 
     def wait(self) -> None:
         """Return when nothing is being done; called when nothing more is allowed to begin."""
@@ -150,7 +158,7 @@ class Maintenance:
 
     def _look(self) -> bool:
         """Whether there is something to clean.  On a full disk, also in the segment that is in use."""
-        with self._store.turn() as (log, now_ms):
+        with self._store.turn() as (log, now_ms, _):
             self.nudge()
             due = self._clean_is_due()
             if due and len(log.segments) == 1:
@@ -189,8 +197,12 @@ class Maintenance:
 
         What is due by itself waits meanwhile.  Raises what stands in the way.
         """
-        with self._working:
-            with self._store.turn() as (log, now_ms):
+        with self._working, self._store.alone_cleaning(LOCK_SECONDS) as ours:
+            if not ours:
+                raise StorageError(
+                    self._store.path, "another process has been cleaning for long; try again later"
+                )
+            with self._store.turn() as (log, now_ms, _):
                 begin, limit = log.head, self.garbage_upto()
                 if limit == log.segments[-1].limit:
                     log.roll(now_ms)  # the segment in use can be cleaned once another is
@@ -266,11 +278,22 @@ class Maintenance:
             grown, CHECKPOINT_SHARE * self._checkpoint_bytes
         )
 
+    def _see_others_checkpoint(self) -> None:
+        """Another process may have written one since."""
+        store = self._store
+        if not store.exclusive:
+            positions = checkpoint.positions(store.disk, store.checkpoint_path, "state")
+            self._checkpoint_at = max([self._checkpoint_at, *positions])
+
     def checkpoint(self) -> None:
         """Keep the state as it is now, for the next opening."""
         store = self._store
-        with store.turn() as (log, now_ms):
+        with store.turn() as (log, now_ms, _):
             marker = log.append_head(now_ms, log.head)
+            if not store.exclusive:
+                # A checkpoint of another process does not keep what only we knew where to find.
+                packs_there = set(checkpoint.positions(store.disk, store.checkpoint_path, "ids"))
+                store.state.keep_only(lambda place: place[0] in packs_there)
             start = Start(log.end, log.segments[-1].base, marker, log.reader.checksum(marker), log.head)
             frozen = snapshot.freeze(store.state)
         pack = checkpoint.Pack(start.position)

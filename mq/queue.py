@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, NamedTuple, TypedDict, TypeVar, overload
 
 import msgspec
 
+from mq.channel import Channel
 from mq.delivery import events
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState, State
@@ -24,7 +25,7 @@ from mq.delivery.retry import Backoff
 from mq.errors import BadBody, Closed, CorruptStore, MqError, StaleReceipt, UsageError
 from mq.message import Delivery, Message, Receipt, encode_body
 from mq.storage.log import Draft
-from mq.store import Channel, Store
+from mq.store import Store
 
 T = TypeVar("T")
 SECONDS_MAX: Final = 10 * 366 * 86_400.0  # ten years: longer than any delivery is meant to wait
@@ -84,10 +85,12 @@ class Queue(Generic[T]):
                 id = log.append(store.clock.store_ms(), 17, flags, state.number, raw)
                 state.publish(id, len(raw))
                 end = store.applied = log.end
-                if channel.armed:
-                    channel.arrived.notify()
+                if channel.armed or store.mark[10]:  # ASLEEP
+                    channel.wake(1)
             finally:
                 store.leave()
+        if store.mark[9]:  # WAITING
+            store.step_aside()
         if store.linger:
             store.settle(end)
         return id
@@ -143,9 +146,11 @@ class Queue(Generic[T]):
                 assert flight
                 attempts, position = flight.attempts, flight.position
                 if channel.armed:
-                    channel.hand_on(now)
+                    channel.wake_next(now)
             finally:
                 store.leave()
+        if store.mark[9]:
+            store.step_aside()
         try:
             found = store.read(state, id, position)
         except CorruptStore:
@@ -199,9 +204,11 @@ class Queue(Generic[T]):
                 ]
                 facts = [(id, receipt, each.attempts, each.position) for id, receipt, each in taken if each]
                 store.applied = store.log.end
-                channel.hand_on(now)
+                channel.wake_next(now)
             finally:
                 store.leave()
+        if store.mark[9]:
+            store.step_aside()
         deliveries: list[Delivery[T]] = []
         damage: CorruptStore | None = None
         for id, receipt, attempts, position in facts:
@@ -236,16 +243,22 @@ class Queue(Generic[T]):
             return False
         due = channel.state.seconds_to_next(now) if channel.state else None
         wake_at = min(math.inf if until is None else until, math.inf if due is None else begin + due)
+        store = self._store
+        store.armed.add(channel)
         channel.armed.append(wake_at)
         try:
+            store.ask_to_be_woken()
+            store.leave()
             channel.arrived.wait(None if wake_at == math.inf else max(0.0, wake_at - begin))
         except BaseException:
             channel.arrived.notify()  # somebody else must take what this one was woken for
             raise
         finally:
             channel.armed.remove(wake_at)
-            if channel.armed and channel.state:
-                channel.rearm(channel.state.seconds_to_next(self._store.clock.now()))
+            if not channel.armed:
+                store.armed.discard(channel)
+            elif channel.state:
+                channel.rearm(channel.state.seconds_to_next(store.clock.now()))
         return True
 
     def __iter__(self) -> Iterator[Delivery[T]]:
@@ -277,6 +290,8 @@ class Queue(Generic[T]):
                 store.applied = log.end
             finally:
                 store.leave()
+        if store.mark[9]:
+            store.step_aside()
         message._settled = True
 
     def nack(self, message: Delivery[Any], delay: float | None, reason: str) -> None:

@@ -1,11 +1,15 @@
-"""Where log, state, clock and lock meet.  Every operation has the same three steps:
+"""Where log, state, clock and locks meet.  Every operation has the same steps:
 
-    decide (what the state allows, now)  →  append (the record)  →  apply (the same method
-                                                                    that recovery calls)
+    enter     take the store's lock, and apply what others appended since
+    decide    what the state allows, now
+    append    the record, in one write
+    apply     the record: the same method that recovery and the others call
+    leave     let others come in
 
 Nothing is applied that is not in the log.  Whatever interrupts those steps (Ctrl-C, no
-memory) leaves `applied` behind the log's end, or the page's dirty word set; the next
-operation sees it and rebuilds the state from the log, which is the truth.
+memory, the death of the process) leaves `applied` behind the log's end, or the page's
+dirty word set; whoever enters next sees it, adopts what is whole, and reads the state
+again from the log, which is the truth.
 """
 
 from __future__ import annotations
@@ -13,304 +17,399 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from mq.channel import Channel
 from mq.clock import Clock
-from mq.delivery import events, snapshot
+from mq.delivery import events
 from mq.delivery.backlog import Arrays, Chunk
-from mq.delivery.events import Now
 from mq.delivery.queue import QueueState
 from mq.delivery.state import QUEUES_MAX, State, declaration_of
-from mq.errors import ADVICE, Closed, CorruptStore, StorageError, Unsupported, UsageError
+from mq.errors import Closed, CorruptStore, DiskFull, StorageError, StoreFailed, Unsupported, UsageError
+from mq.listener import Listener
+from mq.loading import Loader, identify, load_part
 from mq.maintenance import MEMORY, Maintenance
-from mq.storage import checkpoint, identity, recovery, repair, shared
+from mq.storage import locks, recovery, repair, shared
 from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain
+from mq.storage.locks import Locks
 from mq.storage.log import Draft, Log
-from mq.storage.shared import NO_LIMIT
+from mq.storage.shared import DIRTY, END, FAILED, HOLDER
 
 logger = logging.getLogger("mq")
 
-
-class Channel:
-    """What this process knows under a queue's name: its state, once it exists, and who waits here."""
-
-    def __init__(self, name: str, mutex: threading.Lock) -> None:
-        self.name = name
-        self.state: QueueState | None = None
-        self.arrived = threading.Condition(mutex)
-        self.armed: list[float] = []  # when each waiting receiver looks again by itself, monotonic seconds
-
-    def wake(self, count: int) -> None:
-        """*count* messages are ready."""
-        if self.armed:
-            self.arrived.notify(count)
-
-    def hand_on(self, now: Now) -> None:
-        """Deliveries changed: wake who can take the next message, or who would sleep past its time."""
-        if self.armed and self.state:
-            if self.state.head(now) is not None:
-                self.wake(1)
-            else:
-                self.rearm(self.state.seconds_to_next(now))
-
-    def rearm(self, seconds: float | None) -> None:
-        """Something falls due in *seconds*: some receiver must not sleep longer."""
-        if self.armed and seconds is not None and min(self.armed) > time.monotonic() + seconds:
-            self.arrived.notify()
+FOLLOW_BYTES: Final = 64 << 10  # whoever is farther behind catches up without the lock
+STEP_ASIDE_SECONDS: Final = 100e-6
+VOID: Final = -1  # `applied`, while the state is not what the log says
 
 
 class Store:
+    enter: Callable[[], None]
+    """Called with the mutex, inside a try, before anything is changed: the state is the log's then.
+
+    Whatever happens, `leave` follows, in a finally: it lets others come in, and nothing can
+    interrupt it.
+    """
+    leave: Callable[[], object]
+    look: Callable[[], None]
+    """`enter`, for those who change nothing."""
+
+    log: Log
+    state: State
+    mark: memoryview
+    _locks: Locks
+
     def __init__(
         self, path: str, *, sync: str | float, read_only: bool, segment_bytes: int,
         clock: Callable[[], float] | None, disk: Disk | None = None, background: bool = True,
-        salvage: bool = False,
+        salvage: bool = False, exclusive: bool = False,
     ) -> None:  # fmt: skip
-        """*background*: a thread gives space back and writes checkpoints; else `maintenance.run` does.
+        """*background*: threads give space back, write checkpoints and hear others; else the caller does.
 
         *salvage*: what is damaged is repaired, and what that cost is logged.
         """
-        self.path = path
-        self.read_only = read_only
+        self.path, self.read_only, self.exclusive = path, read_only, exclusive or path == MEMORY
         self.clock = Clock(clock)
         self.disk = disk or (MemoryDisk() if path == MEMORY else RealDisk())
-        self.mutex = threading.Lock()
-        self.channels: dict[str, Channel] = {}
-        self.closed = False
-        self._closed_why = "the broker is closed"
-        self._gone = False  # closed, and the files let go of
-        self._ready = False  # the state is whole
         self.durable = self.linger = sync == "always"
-        self.maintenance = Maintenance(self, background=background)
+        self.background = background
+        self._seconds = sync if isinstance(sync, float) and not read_only else None
         self._segment_bytes = segment_bytes
         self._log_path, self._mark_path = os.path.join(path, "log"), os.path.join(path, "mark")
         self.checkpoint_path = os.path.join(path, "checkpoint")
+        self.mutex = threading.Lock()
+        self.channels: dict[str, Channel] = {}
+        self.armed: set[Channel] = set()  # those where somebody waits
+        self.closed = False
+        self._closed_why = "the broker is closed"
+        self.applied = VOID
+        self.epoch = 0  # how often the state was read from the disk
+        self.inherited = 0  # receipts before this one are from before a fork
+        self._sync_fd = -1  # on the page: its lock says which process syncs
+        self._gone = True  # the files are let go of
+        self.leave = int
+        self.maintenance, self.listener = Maintenance(self), Listener(self)
+        _open_stores.add(self)
         with explain(path):
             if read_only:
-                self._attach()
+                self._attach_reader()
+                self.enter, self.look = self._refuse_changes, self._look_again
             else:
                 self._open(salvage)
-        _open_stores.add(self)
-        if isinstance(sync, float) and not read_only:
-            self._stop = threading.Event()
-            self._flusher = threading.Thread(
-                target=self._flush_every, args=(sync,), daemon=True, name="mq-sync"
-            )
-            self._flusher.start()
 
     # ── opening ────────────────────────────────────────────────────────────────────
 
     def _open(self, salvage: bool) -> None:
-        """Take the lock, recover, go on where the log ends."""
-        disk = self.disk
+        """Be present; recover, if nobody else is, and else join them."""
+        disk, self._pid = self.disk, os.getpid()
         disk.make_directory(self.path)
-        self._lock_fd = shared.take_lock(disk, os.path.join(self.path, "LOCK"), self._mark_path)
+        self._locks = Locks(disk, self.path)
         try:
+            self._locks.take(None)
             disk.make_directory(self._log_path)
             disk.make_directory(self.checkpoint_path)
+            alone = False
             try:
-                self._begin()
+                alone = self._begin()
             except CorruptStore:
-                if not salvage:
+                if not salvage or self._locks.crowded:
                     raise
                 for loss in repair.mend(disk, self.path, events.PUBLISH, events.message_of):
                     logger.warning("%s", loss)
-                self._begin()
+                alone = self._begin()
+            if not self.exclusive:
+                self.leave = self._locks.unlock
+            if not alone:
+                self.leave()
+                self._join()
+            self.leave()
         except BaseException:
-            disk.close(self._lock_fd)
+            self.leave = int
+            self._let_go()
             raise
+        self._gone = False
+        self.come_in = self._come_in_alone if self.exclusive else self._come_in
+        self.enter = self.look = self.come_in
+        if self._seconds is not None:
+            self._stop = threading.Event()
+            args = self._seconds, self._stop, self.log
+            self._flusher = threading.Thread(target=_flush_every, args=args, daemon=True, name="mq-sync")
+            self._flusher.start()
 
-    def _begin(self) -> None:
-        self.identity = self._identify(create=True)
-        # Whoever made the store may have died before its names were on the disk.
-        self.disk.sync_directory(self.path)
-        self.mark = shared.open_mark(self.disk, self._mark_path, self.identity.key)
-        self.mark[shared.HOLDER] = os.getpid()
-        self._recover()
+    def _begin(self) -> bool:
+        """With the lock: know the store and its page; recover it, if nobody else is here, and whether."""
+        disk, path = self.disk, self.path
+        if not disk.exists(os.path.join(path, "FORMAT")):
+            identify(disk, path, create=True)
+        alone = self._locks.arrive(exclusive=self.exclusive)
+        if alone:
+            # Whoever made the store may have died before its names were on the disk.
+            disk.sync_directory(path)
+        self.identity = identify(disk, path, create=False)
+        self._loader = Loader(disk, path, self.identity, self._load_again)
+        self.mark = shared.open_mark(disk, self._mark_path, self.identity.key, create=alone)
+        self._hold()
+        if self._sync_fd < 0:
+            self._sync_fd = disk.open(self._mark_path)
+        if alone:
+            self.mark[shared.RECOVERING] = 1
+            self._recover()
+            self.mark[shared.RECOVERING] = 0
+            if not self.exclusive:
+                self._locks.admit_others()
+        elif self.mark[FAILED]:
+            raise StoreFailed(
+                path,
+                "a write or an fsync failed in a process that has it open: close it in all of them first",
+            )
+        return alone
 
-    def _identify(self, *, create: bool) -> identity.Identity:
-        path = os.path.join(self.path, "FORMAT")
-        if self.disk.exists(path):
-            return identity.read(self.disk, path)
-        if create:
-            if not self.disk.names(self._log_path):
-                return identity.create(self.disk, path)
-            raise CorruptStore(path, f"there is a log, but no FORMAT file beside it; {ADVICE}")
-        raise StorageError(self.path, "this is not a store: it has no FORMAT file; check the path")
-
-    def _read_log(self, synced: int, upto: int = NO_LIMIT) -> tuple[State, recovery.Survey]:
-        """The state, from the newest checkpoint and what follows; from the whole log, if it does not fit."""
-        self._ready = False
-        args = self.disk, self._log_path, self.identity
-        newest = checkpoint.newest(self.disk, self.checkpoint_path, self.identity.key, upto)
-        self.maintenance.begin(newest.position if newest else 0)
-        if newest:
-            # It was put there when everything before it was on the disk.
-            synced = max(synced, newest.position)
-            try:
-                state = snapshot.restore(newest.state, self._load_chunk)
-                found = recovery.survey(*args, synced, state.apply, events.PUBLISH, upto, newest.start)
-                found.last_ms = max(found.last_ms, newest.last_ms)
-                return state, found
-            except recovery.StaleCheckpoint:
-                pass
-        state = State()
-        return state, recovery.survey(*args, synced, state.apply, events.PUBLISH, upto)
-
-    def _load_chunk(self, number: int, chunk: Chunk) -> Arrays:
-        """Ids that the checkpoint keeps; if it does not any more, the log does."""
-        ids_at, positions_at = chunk.saved
-        ids = checkpoint.load(self.disk, self.checkpoint_path, checkpoint.Place(*ids_at))
-        positions = None
-        if positions_at:
-            positions = checkpoint.load(self.disk, self.checkpoint_path, checkpoint.Place(*positions_at))
-        if ids is not None and (positions is not None or positions_at is None):
-            return ids, positions
-        if not self._ready:
-            raise recovery.StaleCheckpoint
-        # Nothing has touched these ids since the checkpoint, so all of them still wait.
-        state = State()
-        args = self.disk, self._log_path, self.identity
-        recovery.survey(*args, 0, state.apply, events.PUBLISH, self.applied)
-        return state.queues[number].waiting.part(chunk.first, chunk.size)
+    def _hold(self) -> None:
+        """Say who has the lock."""
+        self.mark[HOLDER] = self._pid | (shared.KEPT if self.exclusive else 0)
 
     def _recover(self) -> None:
-        state, found = self._read_log(shared.claimed(self.mark))
+        """Nobody else is here: put in order what the last ones left."""
+        state, found, position = self._loader.load(shared.claimed(self.mark))
+        self.maintenance.begin(position)
         self.clock.start(found.last_ms)
         log = recovery.recover(
-            self.disk,
-            self._log_path,
-            self.identity,
-            self.mark,
-            found,
-            self.clock.store_ms(),
+            self.disk, self._log_path, self.identity, self.mark, found, self.clock.store_ms(),
             self._segment_bytes,
-        )
-        for word, value in (
-            (shared.END, log.end), (shared.SYNCED, log.synced),
-            (shared.SYNCED_TWIN, log.synced), (shared.SYNCING, 0), (shared.FAILED, 0),
-            (shared.HEAD, log.head), (shared.DIRTY, 0),
-        ):  # fmt: skip
-            self.mark[word] = value
-        log.grown = self.maintenance.nudge
-        log.refusable = frozenset({events.PUBLISH})
-        self.log, self.verdict = log, found.verdict
+        )  # fmt: skip
+        self.mark[shared.OFFSET] = self.clock.offset_ms
+        self._hold()
+        self.mark[shared.HEAD], self.mark[END] = log.head, log.end
+        self._take_log(log, found, closed=True)
         self._take_state(state, log.end)
-        self.maintenance.nudge()
         if not log.starved:
             with suppress(OSError):  # a full disk: publishes will be refused
                 log.reserve.hold(log.reserve_bytes)
 
-    def _attach(self) -> None:
-        """Read what is there now, and change nothing."""
-        self.identity = self._identify(create=False)
-        self.mark = memoryview(bytearray(8 * 512)).cast("Q")
-        self.mark[shared.DIRTY] = 1  # so that every change ends in check(), which refuses it
+    def _join(self) -> None:
+        """Read the log of those who are here."""
+        state, found, upto = self._read_now()
+        self.clock.join(self.mark[shared.OFFSET], found.last_ms)
+        log = Log(
+            self.disk, self._log_path, self.identity, self.mark, found.segments, upto, self._segment_bytes
+        )
+        self._take_log(log, found, closed=found.verdict is recovery.Verdict.CLEAN)
+        self._take_state(state, upto)
+
+    def _read_now(self) -> tuple[State, recovery.Survey, int]:
+        """The log as it is now, while others go on; and where it ends.  Called without the store's lock."""
         while True:
-            view = shared.look(self.disk, self.path, self.identity.key)
+            upto, head = self.mark[END], self.mark[shared.HEAD]
             try:
-                state, found = self._read_log(view.synced, view.upto)
+                state, found, position = self._loader.load(shared.claimed(self.mark), upto)
+            except FileNotFoundError:
+                if not self.disk.exists(self._log_path):
+                    raise
+                continue  # a segment was dropped before it was read
+            if not found.error and found.end == upto:
+                break
+            if self.mark[shared.HEAD] == head:
+                raise found.error or StorageError(
+                    self._log_path, f"the log ends at {found.end}, and not at {upto}, as others here say"
+                )
+        self.maintenance.begin(position)
+        found.segments = [each for each in found.segments if each.limit > found.head]
+        return state, found, upto
+
+    def _take_log(self, log: Log, found: recovery.Survey, *, closed: bool) -> None:
+        log.share(self._sync_fd, closed=closed)
+        log.grown = self.maintenance.nudge
+        log.refusable = frozenset({events.PUBLISH})
+        self.log, self.verdict = log, found.verdict
+
+    def _take_state(self, state: State, applied: int) -> None:
+        self.state, self.applied = state, applied
+        self.epoch += 1
+        state.name_the_nameless()
+        self._bind_channels()
+        self.wake_all()
+
+    def _bind_channels(self) -> None:
+        self._names = self.state.names
+        for name, channel in self.channels.items():
+            channel.state = self.state.by_name.get(name)
+
+    def _load_again(self, number: int, chunk: Chunk) -> Arrays:
+        """Ids that the checkpoint kept, and a newer one by somebody else does not."""
+        if self.applied == VOID:
+            raise recovery.StaleCheckpoint  # and the log that we know may be gone as well
+        return load_part(self.disk, self.path, self.identity, number, chunk, self.applied)
+
+    # ── the way into every operation ───────────────────────────────────────────────
+
+    def _come_in(self) -> None:
+        if not self.disk.lock(self._locks.fd):
+            self._locks.take(self.mark)
+        mark = self.mark
+        mark[7] = self._pid  # HOLDER
+        if self.applied != mark[1] or mark[2] or mark[5]:  # END, DIRTY, FAILED
+            self._catch_up()
+
+    def _come_in_alone(self) -> None:
+        mark = self.mark
+        if self.applied != mark[1] or mark[2] or mark[5]:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Be where the log is: apply what others appended, adopt what somebody did not finish."""
+        log, mark = self.log, self.mark
+        with explain(self.path):
+            while True:
+                log.check()
+                if self.applied != log.end:  # an operation was interrupted
+                    self._attach_again()
+                elif mark[END] != log.end:
+                    self._follow(mark[END])
+                elif mark[DIRTY]:
+                    log.adopt(self.clock.store_ms())
+                else:
+                    return
+
+    def _follow(self, upto: int) -> None:
+        """Apply what others appended; without the lock, as long as it is much."""
+        log = self.log
+        far = upto - log.end > FOLLOW_BYTES
+        if far:
+            self.leave()  # what is below an end never changes
+        self.applied = VOID
+        try:
+            self.state.apply(log.follow(upto))
+            self.applied = log.end
+        except (FileNotFoundError, recovery.StaleCheckpoint):
+            return  # it went on for so long that what we knew is gone: read all that is there now
+        finally:
+            if far:
+                self._retake()
+        self.clock.passed(log.last_ms)
+        if self._names != self.state.names:
+            self._bind_channels()
+        if self.armed:
+            now = self.clock.now()
+            for channel in self.armed:
+                channel.wake_next(now)
+
+    def _attach_again(self) -> None:
+        """Forget the state, and read it anew."""
+        self.applied = VOID
+        self.leave()
+        try:
+            state, found, upto = self._read_now()
+        finally:
+            self._retake()
+        self.log.rebase(found.segments, upto, closed=found.verdict is recovery.Verdict.CLEAN)
+        self._take_state(state, upto)
+
+    def _retake(self) -> None:
+        self._locks.take(self.mark)
+        self._hold()
+
+    @contextmanager
+    def turn(self) -> Iterator[tuple[Log, int, int]]:
+        """The store's lock for a slice of maintenance: the log, the time, and the state's epoch."""
+        with self.mutex:
+            if self._gone:
+                raise Closed(f"{self.path}: {self._closed_why}")
+            try:
+                self.come_in()
+                yield self.log, self.clock.store_ms(), self.epoch
+                self.applied = self.log.end
+            finally:
+                self.leave()
+        if self.mark[shared.WAITING]:
+            self.step_aside()
+
+    @contextmanager
+    def alone_cleaning(self, seconds: float = 0.0) -> Iterator[bool]:
+        """Whether no other process cleans or writes a checkpoint; it gets so many *seconds* to end."""
+        if self.exclusive:
+            yield True
+            return
+        with self._locks.cleaner(seconds) as ours:
+            yield ours
+
+    def step_aside(self) -> None:
+        """Somebody has been waiting for the lock: called without the mutex."""
+        self.mark[shared.WAITING] = 0
+        self.disk.pause(STEP_ASIDE_SECONDS)
+
+    def hear(self) -> None:
+        """Somebody appended: wake who waits for it here.  Called by the listener."""
+        with self.mutex:
+            if self.armed and not self.closed:
+                try:
+                    self.come_in()
+                    self.ask_to_be_woken()
+                finally:
+                    self.leave()
+
+    def ask_to_be_woken(self) -> None:
+        """Before somebody here goes to sleep; called with the lock."""
+        if not self.exclusive and self.background:
+            self.listener.ask()
+
+    def wake_all(self) -> None:
+        """Whoever waits judges for itself what changed."""
+        for channel in self.armed:
+            channel.arrived.notify_all()
+
+    def _refuse(self) -> None:
+        raise Closed(f"{self.path}: {self._closed_why}")
+
+    # ── only reading ───────────────────────────────────────────────────────────────
+
+    def _attach_reader(self) -> None:
+        """Read what is there now, and change nothing."""
+        self.identity = identify(self.disk, self.path, create=False)
+        self._loader = Loader(self.disk, self.path, self.identity, self._load_again)
+        self.mark = memoryview(bytearray(8 * 512)).cast("Q")
+        while True:
+            view = locks.look(self.disk, self.path, self.identity.key)
+            try:
+                state, found, _ = self._loader.load(view.synced, view.upto)
             except FileNotFoundError:
                 if not view.held or not self.disk.exists(self._log_path):
                     raise
                 continue  # compaction dropped a segment before it was read
             if view.held and not found.error:
                 break
-            if not view.explains(shared.look(self.disk, self.path, self.identity.key)):
+            if not view.explains(locks.look(self.disk, self.path, self.identity.key)):
                 break
         self._seen_end = view.end
         if found.error:
             raise found.error
+        self.mark[shared.SYNCED] = found.end  # nothing here waits for the disk
         self.clock.start(found.last_ms)
         self.log = Log(self.disk, self._log_path, self.identity, self.mark, found.segments, found.end)
         self.verdict = found.verdict
         self._take_state(state, found.end)
 
-    def _take_state(self, state: State, applied: int) -> None:
-        self.state, self.applied, self._ready = state, applied, True
-        state.name_the_nameless()
-        for name, channel in self.channels.items():
-            channel.state = state.by_name.get(name)
-            channel.arrived.notify_all()  # whoever waits judges for itself what changed
-
-    # ── the way into every operation ───────────────────────────────────────────────
-
-    def after_fork(self) -> None:
-        """Called in a child: its copy of the state would write over what the parent writes."""
-        self.mutex = threading.Lock()  # the parent's may have been held
-        if not self._gone:
-            self._gone = True
-            # The lock goes with the last descriptor of it; this one must not outlive the parent's.
-            self.log.after_fork()
-            if not self.read_only:
-                self.disk.close(self._lock_fd)
-        self.closed = True
-        self._closed_why = "opened before a fork, and still the parent's: open the store again here"
-
-    def check(self) -> None:
-        """Called with the mutex, first thing: raise if nothing can be changed, mend what was interrupted."""
-        if self.closed:
-            raise Closed(f"{self.path}: {self._closed_why}")
-        if self.read_only:
-            raise Unsupported(f"{self.path}: opened with read_only=True, which changes nothing")
-        self._mend()
-
-    def _mend(self) -> None:
-        self.log.check()
-        before = self.log
-        before.mending = True  # for those who still wait there
-        try:
-            before.abandon()
+    def _look_again(self) -> None:
+        words = shared.read_mark(self.disk, self._mark_path, self.identity.key)
+        if words[END] != self._seen_end:
+            self.log.abandon()
             with explain(self.path):
-                self._recover()
-            before.synced = NO_LIMIT  # recovery has put all of it on the disk
-        finally:
-            before.mending = False
+                self._attach_reader()
 
-    @contextmanager
-    def turn(self) -> Iterator[tuple[Log, int]]:
-        """The store's lock for a slice of maintenance: the log, and the time.  Also while closing."""
-        with self.mutex:
-            if self._gone:
-                raise Closed(f"{self.path}: {self._closed_why}")
-            if self.applied != self.log.end or self.mark[shared.DIRTY]:
-                self._mend()
-            yield self.log, self.clock.store_ms()
-            self.applied = self.log.end
+    def _refuse_changes(self) -> None:
+        raise Unsupported(f"{self.path}: opened with read_only=True, which changes nothing")
 
-    def enter(self) -> None:
-        """Called with the mutex, inside a try, before the state is used: it is the log's then.
-
-        Whatever happens, `leave` follows.
-        """
-        if self.closed or self.read_only or self.applied != self.log.end or self.mark[shared.DIRTY]:
-            self.check()
-
-    def leave(self) -> None:
-        """Let others come in."""
-
-    def look(self) -> None:
-        """`enter`, for those who change nothing."""
-        if self.read_only and not self.closed:
-            words = shared.read_mark(self.disk, self._mark_path, self.identity.key)
-            if words[shared.END] != self._seen_end:
-                self.log.abandon()
-                with explain(self.path):
-                    self._attach()
-        elif self.closed or self.applied != self.log.end or self.mark[shared.DIRTY]:
-            self.check()
+    # ── what many queues have in common ────────────────────────────────────────────
 
     def channel(self, name: str) -> Channel:
         with self.mutex:
             found = self.channels.get(name) if isinstance(name, str) else None
             if found is None:
                 check_name(name)
-                found = self.channels[name] = Channel(name, self.mutex)
+                found = self.channels[name] = Channel(name, self)
                 found.state = self.state.by_name.get(name)
             return found
 
@@ -409,48 +508,133 @@ class Store:
     def flush(self) -> None:
         """Return when all that was written is on the disk."""
         if self.closed:
-            raise Closed(f"{self.path}: {self._closed_why}")
+            self._refuse()
+        self.log.check()
         self.log.sync(self.log.end)
 
-    def _flush_every(self, seconds: float) -> None:
-        # A failure is kept by the log and raised by whoever comes next.
-        while not self._stop.wait(seconds):
-            try:
-                self.log.sync(self.log.end)
-            except StorageError:
-                return
-
     def close(self) -> None:
-        """Sync, say that the log ends here, let go of everything.  A second call does nothing."""
+        """Sync, and if nobody else has the store open, say that the log ends here; let go of everything.
+
+        A second call does nothing.
+        """
         with self.mutex:
             if self.closed:
                 return
             self.closed = True
-            for channel in self.channels.values():
-                channel.arrived.notify_all()
+            self.enter = self.look = self._refuse
+            self.wake_all()
         if self.read_only:
             self.log.abandon()
             return
         try:
-            if hasattr(self, "_stop"):
-                self._stop.set()
-                self._flusher.join()
-            self.maintenance.close()
-            with self.mutex:
-                self._gone = True
-                self.log.close(self.clock.store_ms())
+            if not self._gone:
+                self._finish()
         finally:
             # Also when all that was interrupted: the lock goes last, when nobody here writes any more.
             with self.mutex:
                 self._gone = True
+                self.leave = int
             self.maintenance.wait()
-            self.log.synced = NO_LIMIT  # whoever waits for the disk still has it now, or its failure
-            self.mark[shared.HOLDER] = 0
-            self.disk.close(self._lock_fd)
+            self._let_go()
+        if self.log.failure and not self.log.told:
+            raise self.log.failure
+
+    def _finish(self) -> None:
+        """Nothing new begins here: bring to an end what was begun."""
+        if self._seconds is not None:
+            self._stop.set()
+            self._flusher.join()
+        self.listener.close()
+        self.maintenance.stop()
+        if self.log.failure or self.mark[FAILED]:
+            return
+        if self._is_alone():
+            self.maintenance.finish()
+        self.log.sync(self.log.end)
+        with self.mutex:
+            try:
+                self.come_in()
+                if self.exclusive or self._locks.arrive(exclusive=False):
+                    with suppress(DiskFull):  # then the log is all there, and only does not say so
+                        self.log.say_closed(self.clock.store_ms())
+                    self.mark[HOLDER] = 0
+            finally:
+                self.leave()
+
+    def _is_alone(self) -> bool:
+        """Whether nobody else has the store open, just now."""
+        if self.exclusive:
+            return True
+        with self.mutex:
+            try:
+                self.come_in()
+                alone = self._locks.arrive(exclusive=False)
+                if alone:
+                    self._locks.admit_others()
+                return alone
+            finally:
+                self.leave()
+
+    def _let_go(self) -> None:
+        """Close every file, the lock last."""
+        self.listener.let_go()
+        if hasattr(self, "log"):
+            self.log.let_go()  # whoever waits for the disk still has it now, or its failure
+            self.log.abandon()
+        if self._sync_fd >= 0:
+            fd, self._sync_fd = self._sync_fd, -1
+            self.disk.close(fd)
+        if hasattr(self, "_locks"):
+            self._locks.close()
+
+    # ── forks ──────────────────────────────────────────────────────────────────────
+
+    def after_fork(self) -> None:
+        """Called in a child: nothing that was open is its own.  It opens the store when it first uses it.
+
+        Files are closed and not unlocked: that would let go of what the parent holds.
+        """
+        self.mutex = threading.Lock()  # the parent's may have been held
+        self.armed = set()
+        for channel in self.channels.values():
+            channel.after_fork()
+        self.maintenance = Maintenance(self)
+        self.leave = int
+        if self._gone or self.read_only:
+            return
+        self._gone, self.applied = True, VOID
+        self.inherited = max(self.inherited, self.log.end)
+        self.listener.let_go()
+        self.log.after_fork()
+        self.disk.close(self._sync_fd)
+        self._sync_fd = -1
+        self._locks.after_fork()
+        self.listener = Listener(self)
+        if self.exclusive:
+            self._closed_why = "opened exclusively before a fork, and still the parent's: open it again here"
+            self.closed = True
+            self.enter = self.look = self._refuse
+        elif not self.closed:
+            self.enter = self.look = self._open_in_child
+
+    def _open_in_child(self) -> None:
+        with explain(self.path):
+            self._open(salvage=False)
+        self.enter()
+
+
+def _flush_every(seconds: float, stop: threading.Event, log: Log) -> None:
+    while not stop.wait(seconds):
+        told = log.told
+        try:
+            log.sync(log.end)
+        except StorageError:
+            log.told = told  # whoever comes next is, and at the latest at close
+            return
 
 
 def _after_fork() -> None:
-    for store in _open_stores:
+    for store in list(_open_stores):
         store.after_fork()
 
 

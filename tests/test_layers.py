@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1] / "mq"
 FLOORS = [
     ["mq.errors"],
     ["mq.storage", "mq.delivery"],
-    ["mq.clock", "mq.maintenance"],
+    ["mq.channel", "mq.clock", "mq.listener", "mq.loading", "mq.maintenance"],
     ["mq.message", "mq.store"],
     ["mq.queue"],
     ["mq.broker"],

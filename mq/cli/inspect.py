@@ -122,7 +122,7 @@ def inspect(ctx: click.Context, as_json: bool, store: str) -> None:
     disk = RealDisk()
     census = take_census(disk, store)
     walked = census.walk
-    holder = shared.holder(disk, os.path.join(store, "mark")) if walked.view.held else None
+    holder = shared.holder(disk, os.path.join(store, "mark"))[0] if walked.view.held else None
     rows = _store_fields(census, store, holder)
     if as_json:
         _print_json(census, rows)

@@ -249,6 +249,13 @@ class Backlog:
             held[-1] = Held(None, last.first, len(ids), None, copy)
         return self._at, [each for each in held if each.size]
 
+    def keep_only(self, is_kept: Callable[[Any], bool]) -> None:
+        """Rely on what is saved elsewhere only where *is_kept* says that it is still there."""
+        for chunk in self._chunks:
+            if chunk.saved is not None and not all(map(is_kept, filter(None, chunk.saved))):
+                _ = chunk.arrays  # read from where else it is
+                chunk.saved = None
+
     def restore(self, at: int, chunks: list[Chunk]) -> None:
         """Be what `chunks` gave."""
         self.clear()

@@ -10,7 +10,7 @@ a queue's messages may come before its declaration, which compaction moved behin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -27,6 +27,7 @@ class State:
     def __init__(self) -> None:
         self.queues: dict[int, QueueState] = {}
         self.by_name: dict[str, QueueState] = {}
+        self.names = 0  # how often a name came to mean another queue
 
     # ── the fold ───────────────────────────────────────────────────────────────────
 
@@ -87,7 +88,8 @@ class State:
     def declare(self, number: int, lsn: int, payload: bytes) -> QueueState:
         """Make the queue, or change what is known of it."""
         queue = self.queues.get(number) or self._add(number)
-        self.by_name.pop(queue.name, None)
+        if self.by_name.get(queue.name) is queue:
+            del self.by_name[queue.name]
         try:
             queue.declare(events.decode_declaration(payload), lsn)
         except msgspec.ValidationError as error:
@@ -95,7 +97,9 @@ class State:
                 f"the log at position {lsn}: a queue is declared as this mq does not know it ({error});"
                 " upgrade mq"
             ) from None
-        self.by_name[queue.name] = queue
+        if self.by_name.get(queue.name) is not queue:
+            self.by_name[queue.name] = queue
+            self.names += 1
         return queue
 
     def _add(self, number: int) -> QueueState:
@@ -120,6 +124,11 @@ class State:
                 while name in self.by_name:
                     name += "-again"
                 queue.name, self.by_name[name] = name, queue
+
+    def keep_only(self, is_kept: Callable[[tuple[int, ...]], bool]) -> None:
+        """Rely on what a checkpoint holds only where *is_kept* says that it is still there."""
+        for queue in self.queues.values():
+            queue.waiting.keep_only(is_kept)
 
     # ── what compaction asks ───────────────────────────────────────────────────────
 

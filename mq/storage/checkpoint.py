@@ -103,14 +103,19 @@ def write(
 
 def newest(disk: Disk, directory: str, key: bytes, upto: int) -> Checkpoint | None:
     """The newest that is whole, this store's, and not ahead of *upto*."""
-    try:
-        matches = [match for name in disk.names(directory) if (match := NAME.fullmatch(name))]
-    except OSError:
-        return None
-    for position in sorted((int(match[1]) for match in matches if match[2] == "state"), reverse=True):
+    for position in sorted(positions(disk, directory, "state"), reverse=True):
         if position <= upto and (found := _read(disk, _path(directory, position, "state"), key)):
             return found
     return None
+
+
+def positions(disk: Disk, directory: str, kind: str) -> list[int]:
+    """Of the files of this *kind* that are there."""
+    try:
+        matches = [match for name in disk.names(directory) if (match := NAME.fullmatch(name))]
+    except OSError:
+        return []
+    return [int(match[1]) for match in matches if match[2] == kind]
 
 
 def load(disk: Disk, directory: str, place: Place) -> array[int] | None:

@@ -27,8 +27,8 @@ Token = TypeVar("Token")
 SLICE_RECORDS: Final = 128  # re-appended under one hold of the lock: one or two milliseconds
 SLICE_BYTES: Final = 1 << 20
 
-Turn = Callable[[], AbstractContextManager[tuple[Log, int]]]
-"""Takes the store's lock, and gives the log and the time."""
+Turn = Callable[[], AbstractContextManager[tuple[Log, int, int]]]
+"""Takes the store's lock, and gives the log, the time, and how often the state was read anew."""
 
 
 class Keeper(Protocol[Token]):
@@ -52,32 +52,32 @@ def clean(turn: Turn, keeper: Keeper[Token], rest: Callable[[], None]) -> int:
 
     Holds the lock a slice at a time and calls *rest* in between.
     """
-    with turn() as (log, _):
+    with turn() as (log, _, epoch):
         if len(log.segments) < 2:
             return 0
         oldest = log.segments[0]
     parts = keeper.within(oldest.base, oldest.limit)
     while True:
-        with turn() as (now_log, _):
-            if now_log is not log:  # the state was rebuilt: what *parts* speaks of is gone
+        with turn() as (_, _, now_epoch):
+            if now_epoch != epoch:  # the state was read anew: what *parts* speaks of is gone
                 return 0
             part = next(parts, None)
         if part is None:
             break
         while part:
-            with turn() as (now_log, now_ms):
-                if now_log is not log:
+            with turn() as (_, now_ms, now_epoch):
+                if now_epoch != epoch:
                     return 0
                 del part[: _move(log, keeper, part, oldest.base, oldest.limit, now_ms)]
             rest()
-    with turn() as (now_log, now_ms):
-        if now_log is not log:
+    with turn() as (_, now_ms, now_epoch):
+        if now_epoch != epoch:
             return 0
         log.append_head(now_ms, oldest.limit)
         end = log.end
     log.sync(end)
-    with turn() as (now_log, _):
-        if now_log is not log:
+    with turn() as (_, _, now_epoch):
+        if now_epoch != epoch:
             return 0
         dropped = log.drop_head()
     return log.unlink(dropped)

@@ -7,22 +7,24 @@ have marked the lost pages clean, so that a second one, even on a fresh descript
 reports success for bytes that are gone.  Nobody retries; the next recovery rewrites
 what was never confirmed.
 
-The caller serialises appends.  sync and read may be called from any thread at any time.
+The caller serialises appends, and follows what others appended before it appends.  sync
+and read may be called from any thread at any time.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final
 
 from crc32c import crc32c
 
-from mq.errors import DiskFull, StorageError, StoreFailed, UsageError
+from mq.errors import ADVICE, CorruptStore, StorageError, StoreFailed, StoreLocked, UsageError
 
 from . import record, segment, shared
 from .commit import GroupCommit
@@ -31,19 +33,24 @@ from .identity import Identity
 from .reader import Reader
 from .record import AFTER_CRC, CRC
 from .reserve import Reserve
-from .segment import Segment
+from .rewrite import rewrite
+from .segment import BadHeader, Scan, Segment, is_zero
+from .shared import NO_LIMIT, SYNCED
 
 ALLOCATE_BYTES: Final = 1 << 20  # room is reserved in steps of this; a full disk is noticed here
 STARVED_BYTES: Final = 16 << 10  # the same, on a full disk
 FENCE_BYTES: Final = record.HEADER_BYTES + record.FENCE_PAYLOAD.size
 SEGMENT_BYTES_MIN: Final = 1 << 10
+SYNC_SECONDS: Final = 30.0  # another process may take so long to sync
+SYNC_NAP_SECONDS: Final = 50e-6
+
+Event = tuple[int, int, int, int, int, bytes, int, int]
 
 Draft = tuple[int, int, int, bytes]  # kind, flags, queue, payload: a record before it has a place
 
 
 class Log:
     end: int  # where the next record goes
-    synced: int  # everything below is on the disk
 
     def __init__(
         self, disk: Disk, directory: str, identity: Identity, mark: memoryview,
@@ -58,7 +65,6 @@ class Log:
         self.head = segments[0].base if segments else 0
         self._allocated = 0  # bytes up to here are reserved
         self._room = 0  # an append that ends before here may go ahead
-        self.mending = False  # abandoned, and recovery is at work
         self._said_open = False  # something stands behind the last closing record, and is on the disk
         self._closed_at = end  # the end, if the last record says closed
         self.reserve = Reserve(disk, os.path.join(os.path.dirname(directory), "reserve"))
@@ -68,14 +74,30 @@ class Log:
         self._fd = -1  # of the last segment, for writing
         self._retired: list[int] = []  # of earlier ones: a sync may still be using them
         self._sync = threading.Lock()  # held while the disk syncs
+        self._sync_fd = -1  # whose lock says which process syncs; -1: no other does
+        self._unlock_sync: Callable[[], object] = int
+        self._let_go = False
+        self.last_ms = 0  # the time of the last record that somebody else appended
         self._commit = GroupCommit(lambda: self.synced, self._sync_now)
         self.failure: StorageError | None = None
+        self.told = False  # somebody was told of it
         self.grown: Callable[[], None] = _nothing  # called when room was reserved
-        self.end = self.synced = end
+        self.end = end
         if segments and segment_bytes:
             fd = disk.open(self.reader.path(segments[-1]), write=True)
             self._enter(segments[-1], fd, disk.size(fd))
             self._room = 0
+
+    def share(self, sync_fd: int, *, closed: bool) -> None:
+        """Others write to this log too.  *closed*: its last record says closed."""
+        self._sync_fd, self._said_open = sync_fd, not closed
+        self._unlock_sync = self._disk.unlocker(sync_fd) if sync_fd >= 0 else int
+        self._closed_at = self.end if closed else -1
+
+    @property
+    def synced(self) -> int:
+        """Everything below is on the disk."""
+        return NO_LIMIT if self._let_go else self._mark[SYNCED]
 
     @property
     def segments(self) -> list[Segment]:
@@ -92,7 +114,8 @@ class Log:
         lsn = self.end
         if lsn + size > self._room or now_ms > self._latest_ms:
             lsn = self._make_room(now_ms, size, (kind,))
-        lag = lsn - self.synced
+        mark = self._mark
+        lag = lsn - mark[3]  # SYNCED
         rest = (
             AFTER_CRC.pack(
                 len(payload), lsn & 0xFFFF_FFFF, lag if lag < 0xFFFF_FFFF else 0xFFFF_FFFF,
@@ -100,7 +123,6 @@ class Log:
             )
             + payload
         )  # fmt: skip
-        mark = self._mark
         mark[2] = 1  # DIRTY
         try:
             done = self._pwrite(self._fd, CRC.pack(crc32c(rest, self._seed)) + rest, lsn - self._shift)
@@ -151,12 +173,20 @@ class Log:
             f"{error.strerror or error}; what was being written is there whole or not at all:"
             " re-open the store",
         )
+        self.told = True
         return self.failure
 
     def check(self) -> None:
         """Raise what stands in the way of another append."""
         if self.failure:
+            self.told = True
             raise StoreFailed(self.failure.path, self.failure.reason)
+        if self._mark[shared.FAILED]:
+            raise StoreFailed(
+                self.directory,
+                "a write or an fsync failed in another process, the outcome is unknown: close the store in"
+                " all of them, then re-open it",
+            )
 
     # ── room ───────────────────────────────────────────────────────────────────────
 
@@ -224,6 +254,8 @@ class Log:
     def _allocate(self, size: int) -> None:
         """Reserve *size* bytes in the last segment."""
         last = self.segments[-1]
+        if self.end + size > self._allocated:  # as far as this process knows
+            self._allocated = min(last.limit, last.base + self._disk.size(self._fd) - segment.HEADER_BYTES)
         if self.end + size > self._allocated:
             step = STARVED_BYTES if self.starved else ALLOCATE_BYTES
             target = min(last.limit, max(self.end + size, self._allocated + step))
@@ -333,8 +365,11 @@ class Log:
         try:
             size = self.reader.forget(dropped)
             self._disk.sync_directory(self.directory)
-            self._disk.unlink(path)
-            self._disk.sync_directory(self.directory)
+            for name in sorted(self._disk.names(self.directory)):
+                # First those whose cleaner died before it had unlinked them.
+                if segment.NAME.fullmatch(name) and name <= dropped.name:
+                    self._disk.unlink(os.path.join(self.directory, name))
+                    self._disk.sync_directory(self.directory)
         except OSError as error:
             # Not DiskFull, whatever it was: nobody may go on to the next one in its place.
             raise StorageError(path, f"cannot be removed, as it should be: {error.strerror}") from error
@@ -347,33 +382,70 @@ class Log:
         self._commit.wait(upto)
 
     def _sync_now(self) -> None:
-        """The target is sampled before the fdatasync, so nothing appended during it is claimed."""
+        """One thread of this process at a time, and one process of all."""
+        wanted = self.end
         with self._sync:
-            self.check()
-            if self._fd < 0:
-                if not self.mending:
-                    raise StoreFailed(
-                        self.directory, "what was interrupted is not mended yet: re-open the store"
-                    )
-                time.sleep(0.001)  # recovery is putting all of it on the disk
-                return
-            # The descriptor first: a rotation after this line only adds a segment that is
-            # synced too, and none is closed while `_sync` is held.
-            mark, fd, target = self._mark, self._fd, self.end
-            mark[shared.SYNCING] = 1
             try:
-                self._sync_older(fd, target)
-                self._disk.sync(fd)
-            except OSError as error:
-                mark[shared.FAILED] = mark[shared.DIRTY] = 1
-                self.failure = StoreFailed(
-                    self.directory,
-                    f"fsync failed ({error.strerror}), the outcome is unknown: re-open the store, then look",
-                )
-                raise self.failure from error
-            self.synced = mark[shared.SYNCED] = mark[shared.SYNCED_TWIN] = target
-            mark[shared.SYNCING] = 0
-            self._close_retired()
+                self._wait_to_sync()
+                if self.synced < wanted:
+                    self.check()
+                    self._sync_for_all()
+            finally:
+                self._unlock_sync()
+
+    def _wait_to_sync(self) -> None:
+        """Wait until no other process syncs."""
+        give_up = time.monotonic() + SYNC_SECONDS
+        while self._sync_fd >= 0 and not self._disk.lock(self._sync_fd):
+            if time.monotonic() > give_up:
+                raise StoreLocked(self.directory, self._mark[shared.SYNCER] or None)
+            self._disk.pause(SYNC_NAP_SECONDS)
+
+    def _sync_for_all(self) -> None:
+        """The target is sampled before the fdatasync, so nothing appended during it is claimed."""
+        # The descriptor first: a rotation after this line only adds a segment that is
+        # synced too, and none is closed while `_sync` is held.
+        mark, fd, target = self._mark, self._fd, self.end
+        if fd < 0:
+            raise StoreFailed(self.directory, "the store was closed meanwhile")
+        if target < mark[shared.END] <= self.segments[-1].limit:
+            target = mark[shared.END]  # what others have appended to the same segment
+        mark[shared.SYNCER] = os.getpid()
+        try:
+            if mark[shared.SYNCING]:
+                # Somebody died inside: that sync may have failed, and told nobody.
+                self._rewrite(mark[shared.SYNCED], target)
+            mark[shared.SYNCING] = 1
+            self._sync_older(fd, target)
+            self._disk.sync(fd)
+        except OSError as error:
+            mark[shared.FAILED] = mark[shared.DIRTY] = 1
+            self.failure = StoreFailed(
+                self.directory,
+                f"fsync failed ({error.strerror}), the outcome is unknown: re-open the store, then look",
+            )
+            self.told = True
+            raise self.failure from error
+        mark[shared.SYNCED] = mark[shared.SYNCED_TWIN] = target
+        mark[shared.SYNCING] = 0
+        self._close_retired()
+
+    def _rewrite(self, start: int, stop: int) -> None:
+        """Have [*start*, *stop*) in memory as it was written, to be synced; OSError if it is not there."""
+        for each in self.segments:
+            first, last = max(start, each.base), min(stop, each.limit)
+            if first < last:
+                path = self.reader.path(each)
+                fd = self._disk.open(path)
+                try:
+                    scan = Scan(self._disk, fd, each, first, last, path)
+                    deque(scan, maxlen=0)
+                    whole = scan.end == last or is_zero(self._disk, fd, each.offset(scan.end))
+                finally:
+                    self._disk.close(fd)
+                if not whole:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        rewrite(self._disk, self.directory, self.segments, start, stop)
 
     def _sync_older(self, fd: int, target: int) -> None:
         """Sync the segments in [synced, target) other than the one that *fd* writes to, oldest first."""
@@ -387,22 +459,124 @@ class Log:
                 finally:
                     self._disk.close(own)
 
-    # ── closing ────────────────────────────────────────────────────────────────────
+    # ── what others do ─────────────────────────────────────────────────────────────
 
-    def close(self, now_ms: int) -> None:
-        """Sync what was written, say in the log that nothing follows, and let go of the files."""
+    def follow(self, upto: int) -> Iterator[Event]:
+        """What others appended, up to *upto*, an end that the page named.  Goes on in their new segments.
+
+        FileNotFoundError: a segment is gone, so what it held is to be had from elsewhere now.
+        """
+        while upto > self.segments[-1].limit:
+            new, void_from = self._next_segment()
+            yield from self._scan(void_from)
+            fd = self._disk.open(self.reader.path(new), write=True)
+            self.reader.show([*self.segments, new])
+            self._enter(new, fd, self._disk.size(fd))
+            self.end = new.base + FENCE_BYTES
+        yield from self._scan(upto)
+
+    def _scan(self, upto: int) -> Iterator[Event]:
+        """The records of the last segment from the end to *upto*."""
+        last = self.segments[-1]
+        path = self.reader.path(last)
+        scan = Scan(self._disk, self._fd, last, self.end, upto, path)
+        yield from scan
+        if scan.end != upto:
+            raise CorruptStore(
+                path, f"what another process wrote here does not pass its checksum: {ADVICE}",
+                last.offset(scan.end),
+            )  # fmt: skip
+        if upto > self.end:
+            self._said_open, self._closed_at = not scan.closed, upto if scan.closed else -1
+            self.last_ms = last.created_ms + scan.last_ms
+        self.end = upto
+        if scan.head > self.head:
+            self._forget_before(scan.head)
+
+    def _forget_before(self, head: int) -> None:
+        """Somebody moved what lived before *head*, and is about to unlink it."""
+        while self.segments[0].limit <= head:
+            self.reader.close_segment(self.drop_head())
+
+    def _next_segment(self) -> tuple[Segment, int]:
+        """The segment behind the last one, which is in use; and where its fence voids from."""
+        limit = self.segments[-1].limit
+        path = os.path.join(self.directory, f"{limit:020}.seg")
+        fd = self._disk.open(path)
         try:
-            if not self.failure:
-                with suppress(DiskFull):  # then the log is all there, and only does not say so
-                    self.say_closed(now_ms)
+            found = self._fenced(fd, path, limit)
         finally:
-            self.abandon()
+            self._disk.close(fd)
+        if found is None:
+            raise CorruptStore(path, f"the segment does not begin with its fence: {ADVICE}", 0)
+        return found
+
+    def _fenced(self, fd: int, path: str, base: int) -> tuple[Segment, int] | None:
+        """The segment at *base*, and where its fence voids from; None if it is not in use yet."""
+        data = self._disk.pread(fd, segment.HEADER_BYTES + FENCE_BYTES, 0)
+        try:
+            found = segment.decode_header(self._identity, path, base, data[: segment.HEADER_BYTES])
+        except BadHeader:
+            return None
+        head = data[segment.HEADER_BYTES :][: record.HEADER_BYTES]
+        if len(data) < segment.HEADER_BYTES + FENCE_BYTES or head[20] != record.FENCE:
+            return None
+        if not segment.is_intact(self._disk, fd, found, base, head):
+            return None
+        return found, record.FENCE_PAYLOAD.unpack_from(data, segment.HEADER_BYTES + record.HEADER_BYTES)[0]
+
+    def adopt(self, now_ms: int) -> None:
+        """Whoever held the lock died inside: what is there whole counts, and the rest is fenced off.
+
+        Moves the page's end; the caller follows, and comes again until nothing is dirty.
+        """
+        last = self.segments[-1]
+        path = self.reader.path(last)
+        scan = Scan(self._disk, self._fd, last, self.end, last.limit, path)
+        deque(scan, maxlen=0)
+        if scan.end != self.end:
+            self._mark[shared.END] = scan.end
+            return
+        next_path = os.path.join(self.directory, f"{last.limit:020}.seg")
+        if self._disk.exists(next_path):
+            fd = self._disk.open(next_path)
+            try:
+                found = self._fenced(fd, next_path, last.limit)
+            finally:
+                self._disk.close(fd)
+            if found and found[1] == self.end:
+                self._mark[shared.END] = last.limit + FENCE_BYTES
+                return
+        if not is_zero(self._disk, self._fd, last.offset(self.end)):
+            self.begin_segment(now_ms, last.limit, 0, void_from=self.end)
+        self._mark[shared.DIRTY] = 0
+
+    def rebase(self, segments: list[Segment], end: int, *, closed: bool) -> None:
+        """Be where the log is, whatever was in between."""
+        fd = self._disk.open(os.path.join(self.directory, segments[-1].name), write=True)
+        with self._sync:
+            self._close_retired()
+            self.reader.close()
+            self.reader.show(segments)
+            old, self._fd = self._fd, -1
+            if old >= 0:
+                self._disk.close(old)
+            self.end = end
+        self._enter(segments[-1], fd, self._disk.size(fd))
+        self.head = segments[0].base
+        self.share(self._sync_fd, closed=closed)
+
+    # ── closing ────────────────────────────────────────────────────────────────────
 
     def after_fork(self) -> None:
         """In a child: let go of the parent's files, whoever held the locks there."""
         self._sync = threading.Lock()
         self.reader.after_fork()
         self.abandon()
+
+    def let_go(self) -> None:
+        """Whoever waits for the disk still has it now, or its failure."""
+        self._let_go = True
 
     def abandon(self) -> None:
         """Let go of the files and leave the log as it is."""

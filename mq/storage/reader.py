@@ -149,6 +149,13 @@ class Reader:
             self._sizes.pop(each.base, None)
             return size
 
+    def close_segment(self, each: Segment) -> None:
+        """Close what is open of a segment that somebody else drops."""
+        with self._files:
+            if each.base in self._readers:
+                self._disk.close(self._readers.pop(each.base))
+            self._sizes.pop(each.base, None)
+
     def after_fork(self) -> None:
         self._files = threading.Lock()
 

@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from mq.errors import ADVICE, CorruptStore, StorageError
 
-from . import record, segment
+from . import record, segment, shared
 from .disk import NO_ROOM, Disk, write_all
 from .identity import Identity
 from .log import Log
@@ -313,6 +313,10 @@ def recover(
     if found.error:
         raise found.error
     rewrite(disk, directory, found.segments, found.synced, found.end)
+    for word in range(shared.END, shared.WORDS):
+        if word not in (shared.SYNCED, shared.SYNCED_TWIN, shared.RECOVERING):
+            mark[word] = 0
+    mark[shared.SYNCED] = mark[shared.SYNCED_TWIN] = found.end
     try:
         _renew_unused(disk, directory, identity, found)
     except OSError as error:

@@ -40,7 +40,7 @@ from crc32c import crc32c
 
 from mq.errors import CorruptStore, StorageError, StoreLocked
 
-from . import checkpoint, identity, record, segment, shared
+from . import checkpoint, identity, locks, record, segment, shared
 from .disk import PAGE_BYTES, Disk, explain, write_all
 from .overlay import Overlay
 from .segment import Segment
@@ -82,20 +82,16 @@ def repair(disk: Disk, path: str, message_kind: int, name: Name, *, dry_run: boo
     *dry_run*: the same, on a disk that keeps every change to itself.
     """
     with explain(path):
-        lock_path, mark_path = os.path.join(path, "LOCK"), os.path.join(path, "mark")
         if dry_run:
-            if shared.is_held(disk, lock_path):
-                raise StoreLocked(path, shared.holder(disk, mark_path))
+            if locks.is_present(disk, path):
+                raise StoreLocked(path, shared.holder(disk, os.path.join(path, "mark"))[0])
             overlay = Overlay(disk, os.path.join(path, "quarantine"))
             try:
                 return mend(overlay, path, message_kind, name)
             finally:
                 overlay.release()
-        fd = shared.take_lock(disk, lock_path, mark_path)
-        try:
+        with locks.alone(disk, path):
             return mend(disk, path, message_kind, name)
-        finally:
-            disk.close(fd)
 
 
 def mend(disk: Disk, path: str, message_kind: int, name: Name) -> list[Loss]:

@@ -1,22 +1,26 @@
-"""What the processes of one host share: the store's lock, and one page of numbers.
+"""What the processes of one host share: one page of numbers.
 
 `mark` is 4096 bytes of u64 words, mapped by whoever has the store open:
 
     ┌─────┬─────┬───────┬────────┬─────────┬────────┬──────┬────────┬───────────────┐
-    │ key │ end │ dirty │ synced │ syncing │ failed │ head │ holder │ synced, again │  … zeros
-    └─────┴─────┴───────┴────────┴─────────┴────────┴──────┴────────┴───────────────┘
+    │ key │ end │ dirty │ synced │ syncing │ failed │ head │ holder │ synced, again │
+    ├─────┴───┬─┴──────┬┴────────┴┬────────┴┬───────┴────┬─┴────────┴───────────────┘
+    │ waiting │ asleep │ offset   │ syncer  │ recovering │  … zeros
+    └─────────┴────────┴──────────┴─────────┴────────────┘
 
-After a crash only `synced` means anything: everything below it was once on the disk.
-It is a lower bound, and only if the key is the store's own.
+Outside the store's lock every word is a hint, except `synced`, which only grows.  After a
+power cut only `synced` means anything: everything below it was once on the disk.  It is a
+lower bound, and only if the key is the store's own.
+
+Words are read and written one at a time through a cast memoryview, whose stores are whole:
+struct.pack_into clears before it packs, and others would see that.
 """
 
 from __future__ import annotations
 
-import os
-import time
 from typing import Final, NamedTuple
 
-from mq.errors import StoreLocked
+from mq.errors import StorageError
 
 from .disk import PAGE_BYTES, Disk, write_all
 
@@ -27,19 +31,28 @@ SYNCED: Final = 3  # everything below is on the disk
 SYNCING: Final = 4  # an fsync has begun
 FAILED: Final = 5  # a write or an fsync failed; nobody goes on until all have closed
 HEAD: Final = 6  # the log begins here
-HOLDER: Final = 7  # the process that has the lock
+HOLDER: Final = 7  # the process that has the lock; with KEPT, for as long as it has the store open
 SYNCED_TWIN: Final = 8  # says what SYNCED says: the page has no checksum
+WAITING: Final = 9  # somebody waits for the lock: step aside
+ASLEEP: Final = 10  # a bit for each process that wants to be woken when something was appended
+OFFSET: Final = 11  # store time less the monotonic clock's, ms, as a signed number
+SYNCER: Final = 12  # the process that syncs
+RECOVERING: Final = 13  # the first one to come is not done yet: nobody can say where the log ends
+WORDS: Final = 14  # in use
 
+KEPT: Final = 1 << 32  # a bit of HOLDER
 NO_LIMIT: Final = 1 << 64  # behind every position
-LOCK_WAIT_SECONDS: Final = 0.25  # a reader that only looks whether somebody is there lets go at once
+LOOK_SECONDS: Final = 0.25  # a lock that is not to be had for so long is held by somebody at work
 
 
-def open_mark(disk: Disk, path: str, key: bytes) -> memoryview:
-    """Map the page; made anew, all zeros, if it is missing or not this store's."""
-    fd = disk.open(path, write=True, create=True)
+def open_mark(disk: Disk, path: str, key: bytes, *, create: bool) -> memoryview:
+    """Map the page; with *create* it is made anew, all zeros, if it is missing or not this store's."""
+    fd = disk.open(path, write=True, create=create)
     try:
         page = disk.pread(fd, PAGE_BYTES, 0)
         if len(page) < PAGE_BYTES or not page.startswith(key):
+            if not create:
+                raise StorageError(path, "damaged while others have the store open: close it there first")
             old, fd = fd, _make_mark(disk, path, key)
             disk.close(old)
         return disk.map(fd)
@@ -86,38 +99,16 @@ def claimed(words: memoryview | list[int]) -> int:
     return min(once, again) if again else once
 
 
-def take_lock(disk: Disk, path: str, mark_path: str) -> int:
-    """The descriptor that holds the store's lock; StoreLocked, naming the holder, if it is taken."""
-    fd = disk.open(path, write=True, create=True)
-    give_up = time.monotonic() + LOCK_WAIT_SECONDS
-    while not disk.lock(fd):
-        if time.monotonic() > give_up:
-            disk.close(fd)
-            raise StoreLocked(os.path.dirname(path), holder(disk, mark_path))
-        time.sleep(0.002)
-    return fd
-
-
-def holder(disk: Disk, mark_path: str) -> int | None:
-    """The pid that last took the lock, if the page tells."""
-    if not disk.exists(mark_path):
-        return None
-    fd = disk.open(mark_path)
-    try:
-        return int.from_bytes(disk.pread(fd, 8, HOLDER * 8), "little") or None
-    finally:
-        disk.close(fd)
-
-
-def is_held(disk: Disk, path: str) -> bool:
-    """Whether somebody has the store open.  Looks, and lets go at once."""
+def holder(disk: Disk, path: str) -> tuple[int | None, bool]:
+    """The pid that last took the lock, if the page at *path* tells; and whether it keeps it."""
     if not disk.exists(path):
-        return False
+        return None, False
     fd = disk.open(path)
     try:
-        return not disk.lock(fd, shared=True)
+        word = int.from_bytes(disk.pread(fd, 8, HOLDER * 8), "little")
     finally:
         disk.close(fd)
+    return word % KEPT or None, bool(word & KEPT)
 
 
 class View(NamedTuple):
@@ -140,12 +131,3 @@ class View(NamedTuple):
     def upto(self) -> int:
         """Where to stop reading: the log's end, if somebody is there to vouch for it."""
         return self.end if self.held else NO_LIMIT
-
-
-def look(disk: Disk, path: str, key: bytes) -> View:
-    """The store at *path* as it is now; unless it is held, the next look may differ."""
-    held = is_held(disk, os.path.join(path, "LOCK"))
-    words = read_mark(disk, os.path.join(path, "mark"), key)
-    # The page is read word by word while it changes.
-    synced = min(claimed(words), words[END]) if held else claimed(words)
-    return View(held, words[END], synced, words[HEAD])

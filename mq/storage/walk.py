@@ -26,7 +26,7 @@ from crc32c import crc32c
 
 from mq.errors import CorruptStore, MqError, StorageError
 
-from . import checkpoint, identity, record, recovery, segment, shared
+from . import checkpoint, identity, locks, record, recovery, segment, shared
 from .disk import Disk
 from .identity import Identity
 from .recovery import Survey, Verdict
@@ -271,7 +271,7 @@ def _look(disk: Disk, path: str, key: bytes, alone: bool) -> shared.View:
         words = shared.read_mark(disk, os.path.join(path, "mark"), key)
         view = shared.View(False, words[shared.END], shared.claimed(words), words[shared.HEAD])
     else:
-        view = shared.look(disk, path, key)
+        view = locks.look(disk, path, key)
     newest = checkpoint.newest(disk, os.path.join(path, "checkpoint"), key, view.upto)
     return view._replace(synced=max(view.synced, newest.position)) if newest else view
 

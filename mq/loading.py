@@ -1,0 +1,103 @@
+"""Reading the state of a store: from its newest checkpoint and what follows, or from the whole log."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mq.delivery import events, snapshot
+from mq.delivery.backlog import Arrays, Chunk
+from mq.delivery.state import State
+from mq.errors import ADVICE, CorruptStore, StorageError
+from mq.storage import checkpoint, identity, recovery
+from mq.storage.checkpoint import Place
+from mq.storage.disk import Disk
+from mq.storage.identity import Identity
+from mq.storage.recovery import StaleCheckpoint, Survey
+from mq.storage.shared import NO_LIMIT
+
+
+class Loaded(NamedTuple):
+    state: State
+    survey: Survey
+    checkpoint: int  # where the checkpoint stands that was used, or stands in the way; 0: there is none
+
+
+def identify(disk: Disk, path: str, *, create: bool) -> Identity:
+    """Which store is at *path*; a new one, with *create*, if there is none."""
+    format_path, log_path = os.path.join(path, "FORMAT"), os.path.join(path, "log")
+    if disk.exists(format_path):
+        return identity.read(disk, format_path)
+    if create:
+        if not disk.names(log_path):
+            return identity.create(disk, format_path)
+        raise CorruptStore(format_path, f"there is a log, but no FORMAT file beside it; {ADVICE}")
+    raise StorageError(path, "this is not a store: it has no FORMAT file; check the path")
+
+
+class Loader:
+    def __init__(
+        self, disk: Disk, path: str, own: Identity, again: Callable[[int, Chunk], Arrays]
+    ) -> None:  # fmt: skip
+        """*again* is asked for ids that the checkpoint does not keep any more, once all is loaded."""
+        self._disk, self._identity, self._again = disk, own, again
+        self._log_path = os.path.join(path, "log")
+        self._checkpoint_path = os.path.join(path, "checkpoint")
+        self._loading = False
+
+    def load(self, synced: int, upto: int = NO_LIMIT) -> Loaded:
+        """The state as of *upto*; *synced* is what the page claims to be on the disk."""
+        newest = checkpoint.newest(self._disk, self._checkpoint_path, self._identity.key, upto)
+        if newest is None:
+            return self.load_log(synced, upto)
+        # It was put there when everything before it was on the disk.
+        synced = max(synced, newest.position)
+        self._loading = True
+        try:
+            state = snapshot.restore(newest.state, self._load_chunk)
+            found = self._survey(synced, state, upto, newest.start)
+            found.last_ms = max(found.last_ms, newest.last_ms)
+            return Loaded(state, found, newest.position)
+        except StaleCheckpoint:
+            return self.load_log(synced, upto)._replace(checkpoint=newest.position)
+        finally:
+            self._loading = False
+
+    def load_log(self, synced: int, upto: int = NO_LIMIT) -> Loaded:
+        """The same, from the whole log."""
+        state = State()
+        return Loaded(state, self._survey(synced, state, upto, None), 0)
+
+    def _survey(self, synced: int, state: State, upto: int, start: recovery.Start | None) -> Survey:
+        args = self._disk, self._log_path, self._identity, synced, state.apply, events.PUBLISH
+        return recovery.survey(*args, upto, start)
+
+    def _load_chunk(self, number: int, chunk: Chunk) -> Arrays:
+        ids_at, positions_at = chunk.saved
+        ids = checkpoint.load(self._disk, self._checkpoint_path, Place(*ids_at))
+        positions = None
+        if positions_at:
+            positions = checkpoint.load(self._disk, self._checkpoint_path, Place(*positions_at))
+        if ids is not None and (positions is not None or positions_at is None):
+            return ids, positions
+        if self._loading:
+            raise StaleCheckpoint
+        return self._again(number, chunk)
+
+
+def load_part(
+    disk: Disk, path: str, own: Identity, number: int, chunk: Chunk, upto: int
+) -> Arrays:  # fmt: skip
+    """The ids of *chunk*, in queue *number*, that nothing has touched between its checkpoint and *upto*."""
+    loader = Loader(disk, path, own, _is_stale)
+    try:
+        state = loader.load(0, upto).state
+        return state.queues[number].waiting.part(chunk.first, chunk.size)
+    except StaleCheckpoint:
+        state = loader.load_log(0, upto).state
+        return state.queues[number].waiting.part(chunk.first, chunk.size)
+
+
+def _is_stale(number: int, chunk: Chunk) -> Arrays:
+    raise StaleCheckpoint

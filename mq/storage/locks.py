@@ -1,0 +1,161 @@
+"""Who may do what in a store: four files, and the lock of each.
+
+    LOCK      whoever has it changes the log; for one operation, or for good
+    FORMAT    presence: shared by all who have the store open.  Whoever gets it alone is the
+              first, and recovers; or the last, and says that the log is closed
+    mark      whoever has it syncs the log
+    CLEANER   whoever has it cleans and writes checkpoints; it is only ever tried
+
+    order: the thread's mutex > LOCK > mark.  CLEANER before LOCK.
+
+The kernel drops what a process held when it dies.  What it left half done, the page tells
+(`shared.DIRTY`, `shared.SYNCING`).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from mq.errors import StoreLocked
+
+from . import shared
+from .disk import Disk
+
+LOCK_SECONDS: Final = 10.0  # an operation takes microseconds; somebody who opens a big store, seconds
+KEPT_SECONDS: Final = 0.25  # when the holder has it for good
+TRIES: Final = 4  # before sleeping in between
+NAP_SECONDS_MIN: Final = 20e-6
+NAP_SECONDS_MAX: Final = 200e-6
+
+
+class Locks:
+    def __init__(self, disk: Disk, path: str) -> None:
+        self._disk, self._path = disk, path
+        self._presence = -1
+        self.crowded = False  # others were present when we last asked
+        self.fd = disk.open(os.path.join(path, "LOCK"), write=True, create=True)
+        self.unlock = disk.unlocker(self.fd)
+
+    def take(self, mark: memoryview | None, seconds: float = LOCK_SECONDS) -> None:
+        """Wait for LOCK; StoreLocked, naming who has it, if that takes too long.
+
+        Those who use the store all the time see on the page that somebody waits, and step aside.
+        """
+        disk, give_up, nap = self._disk, 0.0, NAP_SECONDS_MIN
+        for _ in range(TRIES):
+            if disk.lock(self.fd):
+                return
+            disk.pause(0)
+        while not disk.lock(self.fd):
+            if mark is not None:
+                mark[shared.WAITING] = 1
+            now = time.monotonic()
+            holder, kept = shared.holder(disk, os.path.join(self._path, "mark"))
+            give_up = give_up or now + (min(KEPT_SECONDS, seconds) if kept else seconds)
+            if now > give_up:
+                raise StoreLocked(self._path, holder)
+            disk.pause(nap)
+            nap = min(2 * nap, NAP_SECONDS_MAX)
+
+    # ── presence ───────────────────────────────────────────────────────────────────
+
+    def arrive(self, *, exclusive: bool) -> bool:
+        """Be present, with LOCK held; whether nobody else is.  With *exclusive*, nobody else may be."""
+        if self._presence >= 0:
+            self._disk.close(self._presence)  # repair puts another file in its place
+        self._presence = self._disk.open(os.path.join(self._path, "FORMAT"))
+        self.crowded = not self._disk.lock(self._presence)
+        if not self.crowded:
+            return True
+        if exclusive or not self._disk.lock(self._presence, shared=True):
+            raise StoreLocked(self._path, shared.holder(self._disk, os.path.join(self._path, "mark"))[0])
+        return False
+
+    def admit_others(self) -> None:
+        """Others may be present too, once LOCK is free."""
+        self._disk.lock(self._presence, shared=True)
+
+    # ── one at a time ──────────────────────────────────────────────────────────────
+
+    @contextmanager
+    def cleaner(self, seconds: float) -> Iterator[bool]:
+        """Whether this process is the one that cleans now; others get so many *seconds* to end."""
+        fd = self._disk.open(os.path.join(self._path, "CLEANER"), write=True, create=True)
+        give_up = time.monotonic() + seconds
+        try:
+            while not (ours := self._disk.lock(fd)) and time.monotonic() < give_up:
+                self._disk.pause(NAP_SECONDS_MAX)
+            yield ours
+        finally:
+            self._disk.close(fd)
+
+    # ── leaving ────────────────────────────────────────────────────────────────────
+
+    def close(self) -> None:
+        """Let go of everything, LOCK last."""
+        if self._presence >= 0:
+            self._disk.unlocker(self._presence)()
+        self.unlock()
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """In a child: close, and unlock nothing, for the locks are the parent's."""
+        self.unlock = int
+        for fd in (self._presence, self.fd):
+            if fd >= 0:
+                self._disk.close(fd)
+        self._presence = self.fd = -1
+
+
+def is_present(disk: Disk, path: str) -> bool:
+    """Whether somebody has the store open.  Looks, and lets go at once.
+
+    Under LOCK, which whoever opens the store holds too: it must not take this look for presence.
+    """
+    lock, presence = os.path.join(path, "LOCK"), os.path.join(path, "FORMAT")
+    if not disk.exists(lock) or not disk.exists(presence):
+        return False
+    fd, other = disk.open(lock), disk.open(presence)
+    try:
+        give_up = time.monotonic() + shared.LOOK_SECONDS
+        while not disk.lock(fd):
+            if time.monotonic() > give_up:
+                return True  # whoever holds it so long is at work
+            disk.pause(NAP_SECONDS_MAX)
+        return not disk.lock(other)
+    finally:
+        disk.close(other)
+        disk.close(fd)
+
+
+def look(disk: Disk, path: str, key: bytes) -> shared.View:
+    """The store at *path* as it is now; unless it is held, the next look may differ."""
+    mark_path, give_up = os.path.join(path, "mark"), time.monotonic() + LOCK_SECONDS
+    while True:
+        held = is_present(disk, path)
+        words = shared.read_mark(disk, mark_path, key)
+        if not held or not words[shared.RECOVERING]:
+            break
+        if time.monotonic() > give_up:
+            raise StoreLocked(path, shared.holder(disk, mark_path)[0])
+        disk.pause(NAP_SECONDS_MAX)
+    # The page is read word by word while it changes.
+    synced = min(shared.claimed(words), words[shared.END]) if held else shared.claimed(words)
+    return shared.View(held, words[shared.END], synced, words[shared.HEAD])
+
+
+@contextmanager
+def alone(disk: Disk, path: str) -> Iterator[None]:
+    """Have the store's directory for oneself; StoreLocked if somebody has the store open."""
+    locks = Locks(disk, path)
+    try:
+        locks.take(None)
+        if disk.exists(os.path.join(path, "FORMAT")):
+            locks.arrive(exclusive=True)
+        yield
+    finally:
+        locks.close()
