@@ -105,6 +105,7 @@ class Maintenance:
                 self._run_due(checkpoint_bytes)
 
     def _run_due(self, checkpoint_bytes: int) -> None:
+        told = self._store.log.told
         try:
             while time.monotonic() < self._until and self._look() and self.clean():
                 pass
@@ -117,6 +118,7 @@ class Maintenance:
         except MqError as error:
             if self.trouble is None:
                 logger.warning("%s: space is not given back any more: %s", self._store.path, error)
+            self._store.log.told = told  # not by us
             self.trouble = error
             self.pressed = False
         if self._checkpoint_is_due(checkpoint_bytes):
@@ -125,6 +127,7 @@ class Maintenance:
                     self.checkpoint()
             except StorageError as error:
                 logger.warning("%s: no checkpoint, so opening will take longer: %s", self._store.path, error)
+                self._store.log.told = told
                 self._checkpoint_at = self._store.log.end
 
     def stop(self) -> None:
