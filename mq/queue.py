@@ -322,6 +322,10 @@ class Queue(Generic[T]):
         self._settle(message, events.EXTEND, payload, lambda state: state.extend(message.id, deadline))
         message._due_ms = deadline
 
+    def is_inherited(self, message: Delivery[Any]) -> bool:
+        """Whether it was received before a fork, and this is the child."""
+        return message._lsn < self._store.inherited
+
     def _settle(
         self, message: Delivery[Any], kind: int, payload: bytes, apply: Callable[[QueueState], None]
     ) -> None:
