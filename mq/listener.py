@@ -86,7 +86,8 @@ class Listener:
             if self._stopped:
                 return
             try:
-                self._store.hear()
+                with self._store.log.unheard():
+                    self._store.hear()
             except MqError:
                 with self._store.mutex:
                     self._store.wake_all()  # whoever waits meets it too

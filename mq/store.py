@@ -624,13 +624,9 @@ class Store:
 
 
 def _flush_every(seconds: float, stop: threading.Event, log: Log) -> None:
-    while not stop.wait(seconds):
-        told = log.told
-        try:
+    while not stop.wait(seconds) and not log.failure:
+        with log.unheard(), suppress(StorageError):
             log.sync(log.end)
-        except StorageError:
-            log.told = told  # whoever comes next is, and at the latest at close
-            return
 
 
 def _after_fork() -> None:
