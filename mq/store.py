@@ -528,7 +528,8 @@ class Store:
             return
         try:
             if not self._gone:
-                self._finish()
+                with explain(self.path):
+                    self._finish()
         finally:
             # Also when all that was interrupted: the lock goes last, when nobody here writes any more.
             with self.mutex:
