@@ -102,10 +102,10 @@ class Maintenance:
         with self._working, self._store.alone_cleaning() as ours:
             if ours:
                 self._see_others_checkpoint()
-                self._run_due(checkpoint_bytes)
+                with self._store.log.unheard():
+                    self._run_due(checkpoint_bytes)
 
     def _run_due(self, checkpoint_bytes: int) -> None:
-        told = self._store.log.told
         try:
             while time.monotonic() < self._until and self._look() and self.clean():
                 pass
@@ -118,7 +118,6 @@ class Maintenance:
         except MqError as error:
             if self.trouble is None:
                 logger.warning("%s: space is not given back any more: %s", self._store.path, error)
-            self._store.log.told = told  # not by us
             self.trouble = error
             self.pressed = False
         if self._checkpoint_is_due(checkpoint_bytes):
@@ -127,7 +126,6 @@ class Maintenance:
                     self.checkpoint()
             except StorageError as error:
                 logger.warning("%s: no checkpoint, so opening will take longer: %s", self._store.path, error)
-                self._store.log.told = told
                 self._checkpoint_at = self._store.log.end
 
     def stop(self) -> None:

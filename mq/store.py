@@ -528,7 +528,8 @@ class Store:
             return
         try:
             if not self._gone:
-                self._finish()
+                with explain(self.path):
+                    self._finish()
         finally:
             # Also when all that was interrupted: the lock goes last, when nobody here writes any more.
             with self.mutex:
@@ -624,13 +625,9 @@ class Store:
 
 
 def _flush_every(seconds: float, stop: threading.Event, log: Log) -> None:
-    while not stop.wait(seconds):
-        told = log.told
-        try:
+    while not stop.wait(seconds) and not log.failure:
+        with log.unheard(), suppress(StorageError):
             log.sync(log.end)
-        except StorageError:
-            log.told = told  # whoever comes next is, and at the latest at close
-            return
 
 
 def _after_fork() -> None:

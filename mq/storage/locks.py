@@ -65,8 +65,9 @@ class Locks:
 
     def arrive(self, *, exclusive: bool) -> bool:
         """Be present, with LOCK held; whether nobody else is.  With *exclusive*, nobody else may be."""
-        if self._presence >= 0:
-            self._disk.close(self._presence)  # repair puts another file in its place
+        old, self._presence = self._presence, -1  # its number may be somebody else's once it is closed
+        if old >= 0:
+            self._disk.close(old)  # repair puts another file in its place
         self._presence = self._disk.open(os.path.join(self._path, "FORMAT"))
         self.crowded = not self._disk.lock(self._presence)
         if not self.crowded:
@@ -105,10 +106,11 @@ class Locks:
     def after_fork(self) -> None:
         """In a child: close, and unlock nothing, for the locks are the parent's."""
         self.unlock = int
-        for fd in (self._presence, self.fd):
+        fds = self._presence, self.fd
+        self._presence = self.fd = -1
+        for fd in fds:
             if fd >= 0:
                 self._disk.close(fd)
-        self._presence = self.fd = -1
 
 
 def is_present(disk: Disk, path: str) -> bool:

@@ -20,6 +20,7 @@ import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from crc32c import crc32c
@@ -80,7 +81,8 @@ class Log:
         self.last_ms = 0  # the time of the last record that somebody else appended
         self._commit = GroupCommit(lambda: self.synced, self._sync_now)
         self.failure: StorageError | None = None
-        self.told = False  # somebody was told of it
+        self.told = False  # a caller was told of it
+        self._unheard: set[int] = set()  # threads that no caller hears
         self.grown: Callable[[], None] = _nothing  # called when room was reserved
         self.end = end
         if segments and segment_bytes:
@@ -173,13 +175,13 @@ class Log:
             f"{error.strerror or error}; what was being written is there whole or not at all:"
             " re-open the store",
         )
-        self.told = True
+        self._tell()
         return self.failure
 
     def check(self) -> None:
         """Raise what stands in the way of another append."""
         if self.failure:
-            self.told = True
+            self._tell()
             raise StoreFailed(self.failure.path, self.failure.reason)
         if self._mark[shared.FAILED]:
             raise StoreFailed(
@@ -187,6 +189,20 @@ class Log:
                 "a write or an fsync failed in another process, the outcome is unknown: close the store in"
                 " all of them, then re-open it",
             )
+
+    def _tell(self) -> None:
+        if threading.get_ident() not in self._unheard:
+            self.told = True
+
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """What this thread meets in here no caller is told of: whoever comes next is, or `close` tells."""
+        thread = threading.get_ident()
+        self._unheard.add(thread)
+        try:
+            yield
+        finally:
+            self._unheard.discard(thread)
 
     # ── room ───────────────────────────────────────────────────────────────────────
 
@@ -424,7 +440,7 @@ class Log:
                 self.directory,
                 f"fsync failed ({error.strerror}), the outcome is unknown: re-open the store, then look",
             )
-            self.told = True
+            self._tell()
             raise self.failure from error
         mark[shared.SYNCED] = mark[shared.SYNCED_TWIN] = target
         mark[shared.SYNCING] = 0
