@@ -386,6 +386,9 @@ class Queue(Generic[T]):
     def receipt(self, id: int, lsn: int) -> Receipt:
         """Called by Delivery.receipt."""
         state = self._channel.state
+        if state is None:  # in a child that has not opened the store yet
+            self.stats()
+            state = self._channel.state
         return Receipt(f"{state.number if state else 0}-{id}-{lsn}")
 
     def _size(self, queue: QueueState, id: int) -> int:

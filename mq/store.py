@@ -134,6 +134,10 @@ class Store:
         self._gone = False
         self.come_in = self._come_in_alone if self.exclusive else self._come_in
         self.enter = self.look = self.come_in
+        self.maintenance.nudge()
+        if alone and not self.log.starved:
+            with suppress(OSError):  # a full disk: publishes will be refused
+                self.log.reserve.hold(self.log.reserve_bytes)
         if self._seconds is not None:
             self._stop = threading.Event()
             args = self._seconds, self._stop, self.log
@@ -186,9 +190,6 @@ class Store:
         self.mark[shared.HEAD], self.mark[END] = log.head, log.end
         self._take_log(log, found, closed=True)
         self._take_state(state, log.end)
-        if not log.starved:
-            with suppress(OSError):  # a full disk: publishes will be refused
-                log.reserve.hold(log.reserve_bytes)
 
     def _join(self) -> None:
         """Read the log of those who are here."""
@@ -205,7 +206,8 @@ class Store:
         while True:
             upto, head = self.mark[END], self.mark[shared.HEAD]
             try:
-                state, found, position = self._loader.load(shared.claimed(self.mark), upto)
+                synced = min(shared.claimed(self.mark), upto)  # it may have grown since
+                state, found, position = self._loader.load(synced, upto)
             except FileNotFoundError:
                 if not self.disk.exists(self._log_path):
                     raise
@@ -265,7 +267,7 @@ class Store:
         with explain(self.path):
             while True:
                 log.check()
-                if self.applied != log.end:  # an operation was interrupted
+                if self.applied != log.end or log.unsettled:  # an operation was interrupted
                     self._attach_again()
                 elif mark[END] != log.end:
                     self._follow(mark[END])
@@ -507,10 +509,13 @@ class Store:
 
     def flush(self) -> None:
         """Return when all that was written is on the disk."""
-        if self.closed:
-            self._refuse()
-        self.log.check()
-        self.log.sync(self.log.end)
+        with self.mutex:
+            try:
+                self.look()
+                end = self.log.end
+            finally:
+                self.leave()
+        self.log.sync(end)
 
     def close(self) -> None:
         """Sync, and if nobody else has the store open, say that the log ends here; let go of everything.
@@ -559,6 +564,8 @@ class Store:
                     with suppress(DiskFull):  # then the log is all there, and only does not say so
                         self.log.say_closed(self.clock.store_ms())
                     self.mark[HOLDER] = 0
+                else:
+                    self._locks.depart()
             finally:
                 self.leave()
 
@@ -601,7 +608,10 @@ class Store:
             channel.after_fork()
         self.maintenance = Maintenance(self)
         self.leave = int
-        if self._gone or self.read_only:
+        if self.read_only and self.epoch:
+            self.log.reader.after_fork()
+            self._bind_channels()
+        if self._gone:
             return
         self._gone, self.applied = True, VOID
         self.inherited = max(self.inherited, self.log.end)

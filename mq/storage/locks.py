@@ -80,6 +80,10 @@ class Locks:
         """Others may be present too, once LOCK is free."""
         self._disk.lock(self._presence, shared=True)
 
+    def depart(self) -> None:
+        """Be present no more; with LOCK held, so that the last to leave knows that it is."""
+        self._disk.unlocker(self._presence)()
+
     # ── one at a time ──────────────────────────────────────────────────────────────
 
     @contextmanager

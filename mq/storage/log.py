@@ -78,6 +78,7 @@ class Log:
         self._sync_fd = -1  # whose lock says which process syncs; -1: no other does
         self._unlock_sync: Callable[[], object] = int
         self._let_go = False
+        self.unsettled = False  # interrupted between two segments: to be rebased before its next use
         self.last_ms = 0  # the time of the last record that somebody else appended
         self._commit = GroupCommit(lambda: self.synced, self._sync_now)
         self.failure: StorageError | None = None
@@ -95,6 +96,7 @@ class Log:
         self._sync_fd, self._said_open = sync_fd, not closed
         self._unlock_sync = self._disk.unlocker(sync_fd) if sync_fd >= 0 else int
         self._closed_at = self.end if closed else -1
+        self._room = 0  # the next append looks for itself
 
     @property
     def synced(self) -> int:
@@ -258,14 +260,18 @@ class Log:
 
         What nobody synced may be gone, but somebody may have noted its id.
         """
+        self._fence(now_ms, base)
+        self.say_closed(now_ms)
+
+    def _fence(self, now_ms: int, base: int) -> None:
+        """Go on in a new segment, on a full disk too: what is behind the end is void."""
         while True:
             try:
                 self.begin_segment(now_ms, base, 0, void_from=self.end)
-                break
+                return
             except OSError as error:
                 if error.errno not in NO_ROOM or not self._give_room():
                     raise storage_error(self.directory, error) from error
-        self.say_closed(now_ms)
 
     def _allocate(self, size: int) -> None:
         """Reserve *size* bytes in the last segment."""
@@ -303,14 +309,16 @@ class Log:
         fence = record.FENCE_PAYLOAD.pack(void_from, self.head, capacity, now_ms)
         data = record.encode(new.seed, base, self.synced, 0, record.FENCE, 0, 0, fence)
         fd, size = self._create(path, new)
-        # Dirty from here on: an interruption between these lines must not leave a log that
-        # writes to one segment and counts in another.
+        # An interruption between these lines leaves a log that writes to one segment and
+        # counts in another.
+        self.unsettled = True
         self._mark[shared.DIRTY] = 1
         self.reader.show([*self.segments, new])
         self._enter(new, fd, size)
         self._write_rest(data, base, 0)
         self.end = self._mark[shared.END] = base + len(data)
         self._mark[shared.DIRTY] = 0
+        self.unsettled = False
 
     def _create(self, path: str, new: Segment) -> tuple[int, int]:
         """The file of a segment, its header and name on the disk; descriptor and size."""
@@ -564,7 +572,7 @@ class Log:
                 self._mark[shared.END] = last.limit + FENCE_BYTES
                 return
         if not is_zero(self._disk, self._fd, last.offset(self.end)):
-            self.begin_segment(now_ms, last.limit, 0, void_from=self.end)
+            self._fence(now_ms, last.limit)
         self._mark[shared.DIRTY] = 0
 
     def rebase(self, segments: list[Segment], end: int, *, closed: bool) -> None:
@@ -581,6 +589,7 @@ class Log:
         self._enter(segments[-1], fd, self._disk.size(fd))
         self.head = segments[0].base
         self.share(self._sync_fd, closed=closed)
+        self.unsettled = False
 
     # ── closing ────────────────────────────────────────────────────────────────────
 
