@@ -35,7 +35,7 @@ from mq.listener import Listener
 from mq.loading import Loader, identify, load_part
 from mq.maintenance import MEMORY, Maintenance
 from mq.storage import locks, recovery, repair, shared
-from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain
+from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain, storage_error
 from mq.storage.locks import Locks
 from mq.storage.log import Draft, Log
 from mq.storage.shared import DIRTY, END, FAILED, HOLDER
@@ -264,7 +264,7 @@ class Store:
     def _catch_up(self) -> None:
         """Be where the log is: apply what others appended, adopt what somebody did not finish."""
         log, mark = self.log, self.mark
-        with explain(self.path):
+        try:
             while True:
                 log.check()
                 if self.applied != log.end or log.unsettled:  # an operation was interrupted
@@ -275,6 +275,8 @@ class Store:
                     log.adopt(self.clock.store_ms())
                 else:
                     return
+        except OSError as error:
+            raise storage_error(self.path, error) from error
 
     def _follow(self, upto: int) -> None:
         """Apply what others appended; without the lock, as long as it is much."""

@@ -19,7 +19,7 @@ import threading
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -35,7 +35,7 @@ from .reader import Reader
 from .record import AFTER_CRC, CRC
 from .reserve import Reserve
 from .rewrite import rewrite
-from .segment import BadHeader, Scan, Segment, is_zero
+from .segment import BadHeader, Event, Scan, Segment, is_zero
 from .shared import NO_LIMIT, SYNCED
 
 ALLOCATE_BYTES: Final = 1 << 20  # room is reserved in steps of this; a full disk is noticed here
@@ -44,8 +44,7 @@ FENCE_BYTES: Final = record.HEADER_BYTES + record.FENCE_PAYLOAD.size
 SEGMENT_BYTES_MIN: Final = 1 << 10
 SYNC_SECONDS: Final = 30.0  # another process may take so long to sync
 SYNC_NAP_SECONDS: Final = 50e-6
-
-Event = tuple[int, int, int, int, int, bytes, int, int]
+FOLLOW_BYTES: Final = 64 << 10  # read in one piece
 
 Draft = tuple[int, int, int, bytes]  # kind, flags, queue, payload: a record before it has a place
 
@@ -59,7 +58,7 @@ class Log:
     ) -> None:  # fmt: skip
         """Continue the log that ends at *end*, all on the disk; without *segment_bytes*, only read it."""
         self._disk, self.directory, self._identity, self._mark = disk, directory, identity, mark
-        self._pwrite = disk.pwrite
+        self._pwrite, self._pread = disk.pwrite, disk.pread
         self.segment_bytes = segment_bytes or 0
         self.reader = Reader(disk, directory, segments)
         self.read = self.reader.read
@@ -485,11 +484,21 @@ class Log:
 
     # ── what others do ─────────────────────────────────────────────────────────────
 
-    def follow(self, upto: int) -> Iterator[Event]:
+    def follow(self, upto: int) -> Iterable[Event]:
         """What others appended, up to *upto*, an end that the page named.  Goes on in their new segments.
 
         FileNotFoundError: a segment is gone, so what it held is to be had from elsewhere now.
         """
+        last, begin = self.segments[-1], self.end
+        if upto > last.limit or upto - begin > FOLLOW_BYTES:
+            return self._follow_far(upto)
+        # Flat on purpose: one process follows another's every message through here.
+        scan = Scan(self._disk, self._fd, last, begin, upto, "")
+        found = scan.parse(self._pread(self._fd, upto - begin, begin - self._shift), begin)
+        self._followed(scan, upto)
+        return found
+
+    def _follow_far(self, upto: int) -> Iterator[Event]:
         while upto > self.segments[-1].limit:
             new, void_from = self._next_segment()
             yield from self._scan(void_from)
@@ -501,15 +510,18 @@ class Log:
 
     def _scan(self, upto: int) -> Iterator[Event]:
         """The records of the last segment from the end to *upto*."""
-        last = self.segments[-1]
-        path = self.reader.path(last)
-        scan = Scan(self._disk, self._fd, last, self.end, upto, path)
+        scan = Scan(self._disk, self._fd, self.segments[-1], self.end, upto, "")
         yield from scan
+        self._followed(scan, upto)
+
+    def _followed(self, scan: Scan, upto: int) -> None:
+        last = self.segments[-1]
         if scan.end != upto:
             raise CorruptStore(
-                path, f"what another process wrote here does not pass its checksum: {ADVICE}",
+                self.reader.path(last),
+                f"what another process wrote here does not pass its checksum: {ADVICE}",
                 last.offset(scan.end),
-            )  # fmt: skip
+            )
         if upto > self.end:
             self._said_open, self._closed_at = not scan.closed, upto if scan.closed else -1
             self.last_ms = last.created_ms + scan.last_ms
