@@ -136,7 +136,7 @@ class Scan:
                 break
 
     def parse(self, block: bytes, first: int) -> list[Event]:
-        """The records of the groups that end in *block*, which begins at *first*, where the last one ended."""
+        """The records of the groups that end in *block*, which begins at *first*."""
         # The loop that opening a store spends its time in: plain tuples (of the shape
         # of Record), local names, one checksum call a record.
         seed, unpack, crc_of = self._segment.seed, record.HEADER.unpack_from, crc32c
