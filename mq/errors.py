@@ -15,11 +15,19 @@ MqError
 
 from __future__ import annotations
 
+import copyreg
+from collections.abc import Callable
+from typing import Any
+
 ADVICE = "`mq verify` names what is affected, `mq repair` keeps everything else"
 
 
 class MqError(Exception):
     """The root of every error that mq raises on purpose."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        # As it is, and not made anew from its text: a pool of processes hands errors on.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class UsageError(MqError, ValueError):

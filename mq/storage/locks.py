@@ -40,7 +40,7 @@ class Locks:
         self.fd = disk.open(os.path.join(path, "LOCK"), write=True, create=True)
         self.unlock = disk.unlocker(self.fd)
 
-    def take(self, mark: memoryview | None, seconds: float = LOCK_SECONDS) -> None:
+    def take(self, mark: memoryview | None) -> None:
         """Wait for LOCK; StoreLocked, naming who has it, if that takes too long.
 
         Those who use the store all the time see on the page that somebody waits, and step aside.
@@ -55,7 +55,7 @@ class Locks:
                 mark[shared.WAITING] = 1
             now = time.monotonic()
             holder, kept = shared.holder(disk, os.path.join(self._path, "mark"))
-            give_up = give_up or now + (min(KEPT_SECONDS, seconds) if kept else seconds)
+            give_up = give_up or now + (min(KEPT_SECONDS, LOCK_SECONDS) if kept else LOCK_SECONDS)
             if now > give_up:
                 raise StoreLocked(self._path, holder)
             disk.pause(nap)
