@@ -590,15 +590,13 @@ class Log:
     def rebase(self, segments: list[Segment], end: int, *, closed: bool) -> None:
         """Be where the log is, whatever was in between."""
         fd = self._disk.open(os.path.join(self.directory, segments[-1].name), write=True)
+        size = self._disk.size(fd)
         with self._sync:
-            self._close_retired()
             self.reader.close()
             self.reader.show(segments)
-            old, self._fd = self._fd, -1
-            if old >= 0:
-                self._disk.close(old)
             self.end = end
-        self._enter(segments[-1], fd, self._disk.size(fd))
+            self._enter(segments[-1], fd, size)  # at once: whoever syncs next needs a file
+            self._close_retired()
         self.head = segments[0].base
         self.share(self._sync_fd, closed=closed)
         self.unsettled = False
