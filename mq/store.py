@@ -566,8 +566,8 @@ class Store:
                     with suppress(DiskFull):  # then the log is all there, and only does not say so
                         self.log.say_closed(self.clock.store_ms())
                     self.mark[HOLDER] = 0
-                else:
-                    self._locks.depart()
+                # Here, for the last one has presence alone: who comes next would be refused.
+                self._locks.depart()
             finally:
                 self.leave()
 
