@@ -45,21 +45,26 @@ class Locks:
 
         Those who use the store all the time see on the page that somebody waits, and step aside.
         """
-        disk, give_up, nap = self._disk, 0.0, NAP_SECONDS_MIN
+        disk, nap = self._disk, NAP_SECONDS_MIN
         for _ in range(TRIES):
             if disk.lock(self.fd):
                 return
             disk.pause(0)
+        begin = time.monotonic()
         while not disk.lock(self.fd):
             if mark is not None:
                 mark[shared.WAITING] = 1
-            now = time.monotonic()
-            holder, kept = shared.holder(disk, os.path.join(self._path, "mark"))
-            give_up = give_up or now + (min(KEPT_SECONDS, LOCK_SECONDS) if kept else LOCK_SECONDS)
-            if now > give_up:
-                raise StoreLocked(self._path, holder)
+            waited = time.monotonic() - begin
+            if waited > min(KEPT_SECONDS, LOCK_SECONDS):
+                self._give_up(waited)
             disk.pause(nap)
             nap = min(2 * nap, NAP_SECONDS_MAX)
+
+    def _give_up(self, waited: float) -> None:
+        """StoreLocked, if whoever has the lock keeps it, or must be stuck."""
+        holder, kept = shared.holder(self._disk, os.path.join(self._path, "mark"))
+        if kept or waited > LOCK_SECONDS:
+            raise StoreLocked(self._path, holder, seconds=0 if kept else LOCK_SECONDS)
 
     # ── presence ───────────────────────────────────────────────────────────────────
 

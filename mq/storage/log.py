@@ -421,7 +421,7 @@ class Log:
         give_up = time.monotonic() + SYNC_SECONDS
         while self._sync_fd >= 0 and not self._disk.lock(self._sync_fd):
             if time.monotonic() > give_up:
-                raise StoreLocked(self.directory, self._mark[shared.SYNCER] or None)
+                raise StoreLocked(self.directory, self._mark[shared.SYNCER] or None, seconds=SYNC_SECONDS)
             self._disk.pause(SYNC_NAP_SECONDS)
 
     def _sync_for_all(self) -> None:
