@@ -21,7 +21,7 @@ from unittest import mock
 
 import mq
 
-PATIENCE = 30.0  # seconds after which work that hangs has failed
+PATIENCE = 120.0  # seconds after which work that hangs has failed
 HERE = os.path.dirname(mq.__file__)
 
 
