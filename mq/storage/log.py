@@ -434,11 +434,12 @@ class Log:
         if target < mark[shared.END] <= self.segments[-1].limit:
             target = mark[shared.END]  # what others have appended to the same segment
         mark[shared.SYNCER] = os.getpid()
+        doubtful = mark[shared.SYNCING]
         try:
-            if mark[shared.SYNCING]:
+            if doubtful:
                 # Somebody died inside: that sync may have failed, and told nobody.
                 self._rewrite(mark[shared.SYNCED], target)
-            mark[shared.SYNCING] = 1
+            mark[shared.SYNCING] = max(doubtful, target)
             self._sync_older(fd, target)
             self._disk.sync(fd)
         except OSError as error:
@@ -450,7 +451,7 @@ class Log:
             self._tell()
             raise self.failure from error
         mark[shared.SYNCED] = mark[shared.SYNCED_TWIN] = target
-        mark[shared.SYNCING] = 0
+        mark[shared.SYNCING] = doubtful if doubtful > target else 0  # the rest is for who knows it
         self._close_retired()
 
     def _rewrite(self, start: int, stop: int) -> None:
