@@ -22,7 +22,7 @@ import msgspec
 
 from mq.delivery import events, snapshot
 from mq.delivery.queue import QueueState
-from mq.errors import Closed, DiskFull, MqError, StorageError
+from mq.errors import Closed, DiskFull, MqError, StorageError, StoreLocked
 from mq.storage import checkpoint, cleaner
 from mq.storage.disk import explain
 from mq.storage.locks import LOCK_SECONDS
@@ -99,11 +99,15 @@ class Maintenance:
 
         A checkpoint is due when the log has grown by so many bytes.
         """
-        with self._working, self._store.alone_cleaning() as ours:
-            if ours:
-                self._see_others_checkpoint()
-                with self._store.log.unheard():
-                    self._run_due(checkpoint_bytes)
+        with self._working:
+            try:
+                with explain(self._store.path), self._store.alone_cleaning() as ours:
+                    if ours:
+                        self._see_others_checkpoint()
+                        with self._store.log.unheard():
+                            self._run_due(checkpoint_bytes)
+            except StorageError as error:  # no descriptor to be had, perhaps: tried again at the next step
+                logger.warning("%s: no space is given back just now: %s", self._store.path, error)
 
     def _run_due(self, checkpoint_bytes: int) -> None:
         try:
@@ -113,8 +117,8 @@ class Maintenance:
             return
         except _TimeIsUp:
             pass
-        except DiskFull:
-            pass  # tried again as soon as something was settled
+        except (DiskFull, StoreLocked):
+            pass  # tried again as soon as something was settled; at the next step
         except MqError as error:
             if self.trouble is None:
                 logger.warning("%s: space is not given back any more: %s", self._store.path, error)

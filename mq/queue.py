@@ -315,8 +315,7 @@ class Queue(Generic[T]):
     def extend(self, message: Delivery[Any], seconds: float | None) -> None:
         """Called by Delivery.extend."""
         if seconds is None:
-            state = self._channel.state
-            seconds = state.options.visibility_timeout if state else events.Options().visibility_timeout
+            seconds = self.options()["visibility_timeout"]  # another process may just have changed it
         deadline = self._store.clock.store_ms() + int(check_seconds("seconds", seconds) * 1000)
         payload = events.EXTEND_PAYLOAD.pack(message.id, deadline)
         self._settle(message, events.EXTEND, payload, lambda state: state.extend(message.id, deadline))
@@ -360,8 +359,8 @@ class Queue(Generic[T]):
                 drafts: list[Draft] = []
                 applied: list[tuple[QueueState, int, int]] = []
                 seen: set[int] = set()
-                for message, number, id, receipt in claims:
-                    state = store.state.queues.get(number)
+                for message, where, id, receipt in claims:
+                    state = where.state if isinstance(where, Channel) else store.state.queues.get(where)
                     flight = state.flights.get(id) if state else None
                     if state is None or flight is None or flight.receipt != receipt or receipt in seen:
                         stale.append(id)
@@ -536,15 +535,16 @@ def _decoder(type: Any) -> Callable[[bytes], Any]:
         raise UsageError(f"messages cannot be of type {type!r}: {error}") from None
 
 
-def _claim(message: Delivery[Any] | Receipt, store: Store) -> tuple[Delivery[Any] | None, int, int, int]:
-    """The delivery, if it is one; and queue number, id and receipt."""
+def _claim(
+    message: Delivery[Any] | Receipt, store: Store
+) -> tuple[Delivery[Any] | None, Channel | int, int, int]:
+    """The delivery, if it is one; what its queue is known by; id and receipt."""
     if isinstance(message, Delivery):
         queue = message._queue
         assert isinstance(queue, Queue)
         if queue._store is not store:  # its receipt may be somebody else's here
             raise UsageError(f"message {message.id} was received through another broker; settle it there")
-        state = queue._channel.state
-        return message, state.number if state else 0, message.id, message._lsn
+        return message, queue._channel, message.id, message._lsn
     try:
         number, id, receipt = map(int, message.split("-"))
     except (AttributeError, TypeError, ValueError):

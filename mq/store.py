@@ -127,6 +127,8 @@ class Store:
                 self.leave()
                 self._join()
             self.leave()
+            if self._seconds is not None:
+                self._start_flusher(self._seconds)
         except BaseException:
             self.leave = int
             self._let_go()
@@ -138,11 +140,12 @@ class Store:
         if alone and not self.log.starved:
             with suppress(OSError):  # a full disk: publishes will be refused
                 self.log.reserve.hold(self.log.reserve_bytes)
-        if self._seconds is not None:
-            self._stop = threading.Event()
-            args = self._seconds, self._stop, self.log
-            self._flusher = threading.Thread(target=_flush_every, args=args, daemon=True, name="mq-sync")
-            self._flusher.start()
+
+    def _start_flusher(self, seconds: float) -> None:
+        self._stop = threading.Event()
+        args = seconds, self._stop, self.log
+        self._flusher = threading.Thread(target=_flush_every, args=args, daemon=True, name="mq-sync")
+        self._flusher.start()
 
     def _begin(self) -> bool:
         """With the lock: know the store and its page; recover it, if nobody else is here, and whether."""

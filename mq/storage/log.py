@@ -17,7 +17,7 @@ import errno
 import os
 import threading
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from typing import Final
 
 from crc32c import crc32c
 
-from mq.errors import ADVICE, CorruptStore, StorageError, StoreFailed, StoreLocked, UsageError
+from mq.errors import ADVICE, CorruptStore, StorageError, StoreFailed, UsageError
 
 from . import record, segment, shared
 from .commit import GroupCommit
@@ -72,6 +72,7 @@ class Log:
         self.refusable: frozenset[int] = frozenset()  # kinds that may not use the room kept back
         self.starved = False  # the room kept back is in use
         self._fd = -1  # of the last segment, for writing
+        self._writing: tuple[int, Segment] | None = None  # the same, and which one that is: for who syncs
         self._retired: list[int] = []  # of earlier ones: a sync may still be using them
         self._sync = threading.Lock()  # held while the disk syncs
         self._sync_fd = -1  # whose lock says which process syncs; -1: no other does
@@ -86,8 +87,7 @@ class Log:
         self.grown: Callable[[], None] = _nothing  # called when room was reserved
         self.end = end
         if segments and segment_bytes:
-            fd = disk.open(self.reader.path(segments[-1]), write=True)
-            self._enter(segments[-1], fd, disk.size(fd))
+            self._enter(segments[-1], *self._open_to_write(segments[-1]))
             self._room = 0
 
     def share(self, sync_fd: int, *, closed: bool) -> None:
@@ -341,9 +341,19 @@ class Log:
             disk.close(fd)
             raise
 
+    def _open_to_write(self, each: Segment) -> tuple[int, int]:
+        """A descriptor, and the size of the file."""
+        fd = self._disk.open(self.reader.path(each), write=True)
+        try:
+            return fd, self._disk.size(fd)
+        except BaseException:
+            self._disk.close(fd)
+            raise
+
     def _enter(self, last: Segment, fd: int, size: int) -> None:
         """Make *last*, a file of *size* bytes that *fd* writes to, the segment that is written to."""
         # The new one first: a sync that begins after the old one is closed must not get that.
+        self._writing = fd, last
         old, self._fd = self._fd, fd
         if old >= 0:
             if self._sync.locked():
@@ -371,10 +381,14 @@ class Log:
 
     def drop_head(self) -> Segment:
         """The oldest segment is not part of the log any more; unlink it with `unlink`."""
-        oldest, *others = self.segments
-        self.head = others[0].base
+        oldest = self._forget_oldest()
         if self._fd >= 0:
             self._mark[shared.HEAD] = self.head
+        return oldest
+
+    def _forget_oldest(self) -> Segment:
+        oldest, *others = self.segments
+        self.head = others[0].base
         self.reader.show(others)
         return oldest
 
@@ -410,7 +424,7 @@ class Log:
         with self._sync:
             try:
                 self._wait_to_sync()
-                if self.synced < wanted:
+                if self.synced < wanted:  # not by somebody else meanwhile
                     self.check()
                     self._sync_for_all()
             finally:
@@ -421,18 +435,24 @@ class Log:
         give_up = time.monotonic() + SYNC_SECONDS
         while self._sync_fd >= 0 and not self._disk.lock(self._sync_fd):
             if time.monotonic() > give_up:
-                raise StoreLocked(self.directory, self._mark[shared.SYNCER] or None, seconds=SYNC_SECONDS)
+                raise StoreFailed(
+                    self.directory,
+                    f"process {self._mark[shared.SYNCER]} has been syncing for {SYNC_SECONDS:.0f} seconds:"
+                    " what was written is in the log, and perhaps not on the disk",
+                )
             self._disk.pause(SYNC_NAP_SECONDS)
 
     def _sync_for_all(self) -> None:
         """The target is sampled before the fdatasync, so nothing appended during it is claimed."""
         # The descriptor first: a rotation after this line only adds a segment that is
         # synced too, and none is closed while `_sync` is held.
-        mark, fd, target = self._mark, self._fd, self.end
-        if fd < 0:
+        mark, writing, target = self._mark, self._writing, self.end
+        if writing is None:
             raise StoreFailed(self.directory, "the store was closed meanwhile")
-        if target < mark[shared.END] <= self.segments[-1].limit:
-            target = mark[shared.END]  # what others have appended to the same segment
+        fd, last = writing
+        end = mark[shared.END]  # read once: it moves
+        if target < end <= last.limit:
+            target = end  # what others have appended to the same segment
         mark[shared.SYNCER] = os.getpid()
         doubtful = mark[shared.SYNCING]
         try:
@@ -440,7 +460,7 @@ class Log:
                 # Somebody died inside: that sync may have failed, and told nobody.
                 self._rewrite(mark[shared.SYNCED], target)
             mark[shared.SYNCING] = max(doubtful, target)
-            self._sync_older(fd, target)
+            self._sync_others(last, target)
             self._disk.sync(fd)
         except OSError as error:
             mark[shared.FAILED] = mark[shared.DIRTY] = 1
@@ -456,27 +476,30 @@ class Log:
 
     def _rewrite(self, start: int, stop: int) -> None:
         """Have [*start*, *stop*) in memory as it was written, to be synced; OSError if it is not there."""
-        for each in self.segments:
-            first, last = max(start, each.base), min(stop, each.limit)
-            if first < last:
-                path = self.reader.path(each)
-                fd = self._disk.open(path)
-                try:
-                    scan = Scan(self._disk, fd, each, first, last, path)
-                    deque(scan, maxlen=0)
-                    whole = scan.end == last or is_zero(self._disk, fd, each.offset(scan.end))
-                finally:
-                    self._disk.close(fd)
-                if not whole:
-                    raise OSError(errno.EIO, os.strerror(errno.EIO), path)
-        rewrite(self._disk, self.directory, self.segments, start, stop)
+        bases, segments = self.reader.index
+        upto = stop
+        for each in reversed(segments[: bisect_left(bases, stop)]):
+            path = self.reader.path(each)
+            fd = self._disk.open(path)
+            try:
+                scan = Scan(self._disk, fd, each, max(start, each.base), upto, path)
+                deque(scan, maxlen=0)
+                fenced = self._fenced(fd, path, each.base)
+            finally:
+                self._disk.close(fd)
+            if fenced is None or scan.end < min(upto, each.limit):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+            upto = min(upto, fenced[1])  # what is behind it is void
+            if upto <= start:
+                break
+        rewrite(self._disk, self.directory, segments, start, stop)
 
-    def _sync_older(self, fd: int, target: int) -> None:
-        """Sync the segments in [synced, target) other than the one that *fd* writes to, oldest first."""
+    def _sync_others(self, last: Segment, target: int) -> None:
+        """Sync the segments in [synced, target) other than *last*, oldest first."""
         bases, segments = self.reader.index
         first = max(0, bisect_right(bases, self.synced) - 1)
         for each in segments[first : bisect_right(bases, target - 1)]:
-            if fd != self._fd or each is not self.segments[-1]:
+            if each.base != last.base:
                 own = self._disk.open(self.reader.path(each), write=True)
                 try:
                     self._disk.sync(own)
@@ -503,9 +526,9 @@ class Log:
         while upto > self.segments[-1].limit:
             new, void_from = self._next_segment()
             yield from self._scan(void_from)
-            fd = self._disk.open(self.reader.path(new), write=True)
+            fd, size = self._open_to_write(new)
             self.reader.show([*self.segments, new])
-            self._enter(new, fd, self._disk.size(fd))
+            self._enter(new, fd, size)
             self.end = new.base + FENCE_BYTES
         yield from self._scan(upto)
 
@@ -524,7 +547,11 @@ class Log:
                 last.offset(scan.end),
             )
         if upto > self.end:
-            self._said_open, self._closed_at = not scan.closed, upto if scan.closed else -1
+            # What stands behind a closing record counts once it is on the disk: its writer may
+            # have died before it was.
+            self._said_open = not scan.closed and (self._said_open or self.synced > self._closed_at)
+            if scan.closed:
+                self._closed_at = upto
             self.last_ms = last.created_ms + scan.last_ms
         self.end = upto
         if scan.head > self.head:
@@ -533,7 +560,7 @@ class Log:
     def _forget_before(self, head: int) -> None:
         """Somebody moved what lived before *head*, and is about to unlink it."""
         while self.segments[0].limit <= head:
-            self.reader.close_segment(self.drop_head())
+            self.reader.close_segment(self._forget_oldest())
 
     def _next_segment(self) -> tuple[Segment, int]:
         """The segment behind the last one, which is in use; and where its fence voids from."""
@@ -590,8 +617,7 @@ class Log:
 
     def rebase(self, segments: list[Segment], end: int, *, closed: bool) -> None:
         """Be where the log is, whatever was in between."""
-        fd = self._disk.open(os.path.join(self.directory, segments[-1].name), write=True)
-        size = self._disk.size(fd)
+        fd, size = self._open_to_write(segments[-1])
         with self._sync:
             self.reader.close()
             self.reader.show(segments)
@@ -620,9 +646,11 @@ class Log:
             self._close_retired()
             self.reader.close()
             # Taken out before it is closed: its number may be somebody else's a moment later.
-            fd, self._fd = self._fd, -1
+            fd, self._fd, self._writing = self._fd, -1, None
             if fd >= 0:
                 self._disk.close(fd)
+            # Whose lock that is goes with the store: nobody may sync any more.
+            self._sync_fd, self._unlock_sync = -1, int
 
 
 def _nothing() -> None:
