@@ -309,6 +309,28 @@ def test_a_reader_that_looks_at_the_page_while_the_head_moves_sees_no_damage():
 # ── cleaning ───────────────────────────────────────────────────────────────────────
 
 
+def test_a_head_that_another_process_repeats_while_its_segment_is_dropped_costs_no_other_segment(monkeypatch):
+    """P1: the cleaner dropped the oldest that it knew, and by then that was the next one."""
+    disk = Shared()
+    one, other = two(disk)
+    ids = [one.queue("a").publish(b"%d" % n * 300) for n in range(9)]
+    log, plain = one._store.log, one._store.log.sync
+
+    def sync_and_be_followed(upto: int) -> None:
+        plain(upto)
+        with other._store.turn() as (others, now_ms, _):
+            others.append_head(now_ms, others.head)  # as who joins does before it appends
+
+    monkeypatch.setattr(log, "sync", sync_and_be_followed)
+    dropped = log.segments[0]
+    assert one._store.maintenance.clean() > 0
+    assert log.segments[0].base == log.head == dropped.limit
+    assert log._mark[shared.HEAD] == log.head
+    for files in (disk.files(), disk.synced_files()):
+        with open_on(Image(files)) as reopened:
+            assert [each.id for each in reopened.queue("a").peek(20)][1:] == ids
+
+
 def test_a_cleaner_that_gets_no_descriptor_just_now_cleans_later(caplog):
     disk = Shared()
     faulty = Faulty(disk)
