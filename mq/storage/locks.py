@@ -71,9 +71,11 @@ class Locks:
 
     def arrive(self, *, exclusive: bool) -> bool:
         """Be present, with LOCK held; whether nobody else is.  With *exclusive*, nobody else may be."""
-        old, self._presence = self._presence, -1  # its number may be somebody else's once it is closed
-        if old >= 0:
-            _let_go(self._disk, old)  # repair puts another file in its place
+        old = self._presence
+        if old >= 0:  # repair puts another file in its place
+            self._disk.unlocker(old)()  # first: interrupted after the next line, we would never let go of it
+            self._presence = -1  # its number may be somebody else's once it is closed
+            self._disk.close(old)
         self._presence = self._disk.open(os.path.join(self._path, "FORMAT"))
         self.crowded = not self._disk.lock(self._presence)
         if not self.crowded:
@@ -96,14 +98,15 @@ class Locks:
     def cleaner(self, seconds: float) -> Iterator[bool]:
         """Whether this process is the one that cleans now; others get so many *seconds* to end."""
         fd = self._cleaner = self._disk.open(os.path.join(self._path, "CLEANER"), write=True, create=True)
-        give_up = time.monotonic() + seconds
+        unlock, give_up = self._disk.unlocker(fd), time.monotonic() + seconds
         try:
             while not (ours := self._disk.lock(fd)) and time.monotonic() < give_up:
                 self._disk.pause(NAP_SECONDS_MAX)
             yield ours
         finally:
+            unlock()  # first, as in `arrive`
             self._cleaner = -1
-            _let_go(self._disk, fd)
+            self._disk.close(fd)
 
     # ── leaving ────────────────────────────────────────────────────────────────────
 
