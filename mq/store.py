@@ -107,6 +107,7 @@ class Store:
     def _open(self, salvage: bool) -> None:
         """Be present; recover, if nobody else is, and else join them."""
         disk, self._pid = self.disk, os.getpid()
+        locks.require_local(disk, self.path)
         disk.make_directory(self.path)
         self._locks = Locks(disk, self.path)
         try:

@@ -21,10 +21,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from mq.errors import StoreLocked
+from mq.errors import StoreLocked, Unsupported
 
 from . import shared
 from .disk import Disk
+from .network import is_network
 
 LOCK_SECONDS: Final = 10.0  # an operation takes microseconds; somebody who opens a big store, seconds
 KEPT_SECONDS: Final = 0.25  # when the holder has it for good
@@ -173,9 +174,20 @@ def look(disk: Disk, path: str, key: bytes) -> shared.View:
     return shared.View(held, words[shared.END], synced, head)
 
 
+def require_local(disk: Disk, path: str) -> None:
+    """Unsupported if other computers may have the directory too: there a lock keeps nobody out."""
+    kind = disk.file_system(path)
+    if is_network(kind):
+        raise Unsupported(
+            f"{path}: on a network file system ({kind}), where a lock keeps nobody out and two computers"
+            " would destroy each other's messages: choose a directory on a disk of this computer"
+        )
+
+
 @contextmanager
 def alone(disk: Disk, path: str) -> Iterator[None]:
     """Have the store's directory for oneself; StoreLocked if somebody has the store open."""
+    require_local(disk, path)
     locks = Locks(disk, path)
     try:
         locks.take(None)
