@@ -5,6 +5,7 @@ shared.py      the lock, and the page that all processes see
 identity.py    FORMAT: which store this is
 record.py      bytes ⇄ record
 segment.py     one file of the log, and how it is scanned
+search.py      the next intact record behind a bad place
 log.py         append, rotate, sync, fail-stop
 commit.py      one fdatasync for all who wait
 reader.py      records by their position

@@ -26,6 +26,7 @@ Token = TypeVar("Token")
 
 SLICE_RECORDS: Final = 128  # re-appended under one hold of the lock: one or two milliseconds
 SLICE_BYTES: Final = 1 << 20
+SPARE_SEGMENTS: Final = 8  # each crash leaves one, however little is in it
 
 Turn = Callable[[], AbstractContextManager[tuple[Log, int, int]]]
 """Takes the store's lock, and gives the log, the time, and how often the state was read anew."""
@@ -43,8 +44,12 @@ class Keeper(Protocol[Token]):
 
 
 def is_due(log: Log, live_bytes: int) -> bool:
-    """Whether garbage exceeds what is live, and a segment."""
-    return len(log.segments) > 1 and log.disk_bytes() > 2 * live_bytes + log.segment_bytes
+    """Whether garbage exceeds what is live, and a segment; or there are many segments with little in them."""
+    span = log.segments[-1].limit - log.segments[0].base
+    return len(log.segments) > 1 and (
+        log.disk_bytes() > 2 * live_bytes + log.segment_bytes
+        or span > 2 * live_bytes + SPARE_SEGMENTS * log.segment_bytes
+    )
 
 
 def clean(turn: Turn, keeper: Keeper[Token], rest: Callable[[], None]) -> int:

@@ -29,11 +29,12 @@ from typing import NamedTuple
 from mq.errors import ADVICE, CorruptStore, StorageError
 
 from . import record, segment, shared
-from .disk import NO_ROOM, Disk, write_all
+from .disk import NO_ROOM, Disk, write_file
 from .identity import Identity
 from .log import Log
 from .reserve import Reserve
 from .rewrite import rewrite
+from .search import next_intact
 from .segment import BadHeader, Scan, Segment
 from .shared import NO_LIMIT
 
@@ -156,7 +157,7 @@ class _Reader:
     def headers(self, identity: Identity) -> tuple[list[Segment], CorruptStore | None]:
         """Every segment, oldest first; or those before the first that is damaged or missing."""
         segments: list[Segment] = []
-        names = sorted(self._disk.names(self._directory))
+        names = sorted(set(self._disk.names(self._directory)) - {segment.ASIDE})
         for name in names:
             path = os.path.join(self._directory, name)
             match = segment.NAME.fullmatch(name)
@@ -252,7 +253,7 @@ class _Reader:
         for each in found.segments:
             lsn: int | None = max(found.bad, each.base)
             while lsn is not None and lsn < each.limit:
-                lsn = segment.next_intact(self._disk, self.fd(each), each, lsn, each.limit)
+                lsn = next_intact(self._disk, self.fd(each), each, lsn, each.limit)
                 if lsn is not None:
                     scan = self.scan(each, lsn, each.limit)
                     for _ in scan:
@@ -269,7 +270,7 @@ class _Reader:
             path = os.path.join(self._directory, f"{found.next_base:020}.seg")
             return CorruptStore(path, f"missing; the log was on disk up to {found.synced}: {ADVICE}", 0)
         each = holding[0]
-        stop = segment.next_intact(self._disk, self.fd(each), each, found.bad, each.limit)
+        stop = next_intact(self._disk, self.fd(each), each, found.bad, each.limit)
         stop = min(found.synced, each.limit) if stop is None else stop
         if self.zero_from(each, found.bad):
             reason = (
@@ -326,12 +327,16 @@ def recover(
             raise
         _renew_unused(disk, directory, identity, found)
     log = Log(disk, directory, identity, mark, found.segments, found.end, segment_bytes)
-    while len(log.segments) > 1 and log.segments[0].limit <= found.head:
-        oldest = log.segments[0]
-        log.drop(oldest)
-        log.unlink(oldest)
-    if found.verdict is not Verdict.CLEAN:
-        log.restart(now_ms, found.next_base)
+    try:
+        while len(log.segments) > 1 and log.segments[0].limit <= found.head:
+            oldest = log.segments[0]
+            log.drop(oldest)
+            log.unlink(oldest)
+        if found.verdict is not Verdict.CLEAN:
+            log.restart(now_ms, found.next_base)
+    except BaseException:
+        log.abandon()
+        raise
     return log
 
 
@@ -345,20 +350,10 @@ def _renew_unused(disk: Disk, directory: str, identity: Identity, found: Survey)
     if found.begun:
         disk.unlink(found.begun)
         disk.sync_directory(directory)
+    # Among the segments: what is beside them may be on another file system.
+    aside = os.path.join(directory, segment.ASIDE)
     for each in found.unused:
-        _renew(disk, directory, each, segment.encode_header(identity, each))
+        write_file(disk, aside, segment.encode_header(identity, each))
+        disk.rename(aside, os.path.join(directory, each.name))
     if found.unused:
         disk.sync_directory(directory)
-
-
-def _renew(disk: Disk, directory: str, each: Segment, header: bytes) -> None:
-    aside = os.path.join(os.path.dirname(directory), "segment.tmp")
-    if disk.exists(aside):
-        disk.unlink(aside)
-    fd = disk.open(aside, write=True, create=True)
-    try:
-        write_all(disk, fd, header, 0)
-        disk.sync(fd)
-    finally:
-        disk.close(fd)
-    disk.rename(aside, os.path.join(directory, each.name))

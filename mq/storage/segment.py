@@ -33,6 +33,7 @@ HEADER: Final = Struct("<8sHHII16s8sQQQI")
 HEADER_BYTES: Final = HEADER.size
 MAGIC: Final = b"mq-log\r\n"  # a transfer that mends line ends is noticed
 NAME: Final = re.compile(r"([0-9]{20})\.seg")
+ASIDE: Final = "segment.tmp"  # among them: one that is being made, and means nothing until it is renamed
 BLOCK_BYTES: Final = 1 << 20
 
 
@@ -207,30 +208,6 @@ class Scan:
                 size = need
             else:
                 size = BLOCK_BYTES
-
-
-def next_intact(disk: Disk, fd: int, segment: Segment, start: int, stop: int) -> int | None:
-    """The position of the first intact record in [start, stop), or None.
-
-    A record holds the low half of its own position.  Two of those four bytes stay the
-    same for 64 KiB, so a plain search for them finds every candidate.
-    """
-    window = 1 << 16
-    lsn = start
-    stop = min(stop, segment.limit)
-    while lsn < stop:
-        end = min((lsn // window + 1) * window, stop)
-        pattern = (lsn & record.LOW).to_bytes(4, "little")[2:]
-        block = disk.pread(fd, end - lsn + 24, segment.offset(lsn))
-        if not block:
-            return None
-        at = block.find(pattern, 10) - 10
-        while at >= 0 and at + 24 <= len(block):
-            if lsn + at < end and is_intact(disk, fd, segment, lsn + at, block[at : at + 24]):
-                return lsn + at
-            at = block.find(pattern, at + 11) - 10
-        lsn = end
-    return None
 
 
 def is_intact(disk: Disk, fd: int, segment: Segment, lsn: int, head: bytes) -> bool:

@@ -30,6 +30,7 @@ from . import checkpoint, identity, locks, record, recovery, segment, shared
 from .disk import Disk
 from .identity import Identity
 from .recovery import Survey, Verdict
+from .search import next_intact
 from .segment import BadHeader, Segment
 from .shared import NO_LIMIT
 
@@ -128,7 +129,7 @@ class Walk:
                 yield found
                 lsn += found.size
                 continue
-            stop = segment.next_intact(self.disk, window.fd, each, lsn + 1, file.stop)
+            stop = next_intact(self.disk, window.fd, each, lsn + 1, file.stop)
             if stop is None:
                 stop = max(window.last_byte(lsn), file.reached)
             if stop <= lsn:

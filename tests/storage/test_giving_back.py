@@ -9,6 +9,7 @@ import pytest
 
 import mq
 from mq.broker import Broker
+from mq.storage.cleaner import SPARE_SEGMENTS
 from mq.storage.disk import RealDisk
 from mq.store import Store
 
@@ -49,3 +50,21 @@ def test_a_segment_that_cannot_be_removed_is_never_left_behind_a_gap(error, tmp_
     with mq.open(path) as broker:
         assert [message.id for message in broker.queue("mail").peek()] == [kept]
         assert len(os.listdir(tmp_path / "data" / "log")) < 40  # and space is given back again
+
+
+def test_a_crash_loop_leaves_few_segments(tmp_path):
+    """P11: each opening behind a crash begins a new one, and reserves a megabyte in it."""
+    path = tmp_path / "data"
+    log = path / "log"
+    for number in range(30):
+        store = Store(
+            str(path), sync="never", read_only=False, segment_bytes=64 << 20, clock=None, disk=RealDisk(),
+            background=False,
+        )  # fmt: skip
+        Broker(store).queue("mail").publish(number)
+        store.maintenance.run()
+        store._let_go()  # without a word in the log, as when it is killed
+        store._gone = store.closed = True
+    assert len(list(log.iterdir())) <= SPARE_SEGMENTS + 1
+    with mq.open(path) as broker:
+        assert [message.body for message in broker.queue("mail").peek(100)] == list(range(30))

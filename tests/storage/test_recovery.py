@@ -5,6 +5,9 @@ The store of most cases is one queue, and its log is a few records in files of a
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 from faults import GO_ON, Faulty, Image, PowerCut, cut_at
 from logfiles import (
@@ -30,7 +33,7 @@ from logfiles import (
 from opened import bodies, contents, open_on
 
 from mq.errors import CorruptStore, StorageError, Unsupported
-from mq.storage import record, recovery, shared
+from mq.storage import record, recovery, shared, walk
 from mq.storage.recovery import Verdict
 
 ONE, TWO, THREE = publish(b"one"), publish(b"two"), publish(b"three")
@@ -550,3 +553,36 @@ def test_opening_again_changes_nothing():
     once = left()
     open_on(disk)
     assert left() == once
+
+
+def begun():
+    """A store whose log goes on in a segment that was never used, on a disk of its own for the log."""
+    disk = Image(store(log(ONE), then(fence=False, void_from=0)))
+
+    def hook(name, args):
+        if name == "rename" and os.path.dirname(args[0]) != os.path.dirname(args[1]):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return GO_ON
+
+    return disk, Faulty(disk, hook)
+
+
+def test_a_log_on_another_file_system_is_recovered():
+    """`log` may be a link: what is renamed into it was made in it."""
+    disk, faulty = begun()
+    with open_on(faulty) as broker:
+        assert bodies(broker) == [b"one"]
+    with open_on(disk) as again:
+        assert again._store.verdict is Verdict.CLEAN
+
+
+def test_a_segment_that_was_being_made_means_nothing():
+    """Whoever made it was killed before the rename; others may be looking meanwhile."""
+    disk, faulty = begun()
+    disk._files["s/log/segment.tmp"] = bytearray(b"something")
+    with open_on(disk, read_only=True) as reader:
+        assert bodies(reader) == [b"one"]
+    assert walk.walk(disk, "s", 17).verdict == "open"
+    with open_on(faulty) as broker:
+        assert bodies(broker) == [b"one"]
+    assert "s/log/segment.tmp" not in disk.files()

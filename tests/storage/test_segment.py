@@ -14,7 +14,6 @@ from logfiles import (
     entry,
     flip,
     publish,
-    raw,
     segment,
     zeros,
 )  # fmt: skip
@@ -186,45 +185,3 @@ def test_a_kind_of_storage_that_is_not_known_is_refused_by_name(kind, grouped):
 def test_the_closing_record_counts_only_as_the_last():
     assert scan(segment(publish(b"a"), closed()))[0].closed
     assert not scan(segment(closed(), publish(b"a")))[0].closed
-
-
-# ── looking for the next intact record ─────────────────────────────────────────────
-
-
-def next_intact(file, start):
-    disk = Image({"f": file.data})
-    return segments.next_intact(disk, disk.open("f"), file.segment, start, file.segment.limit)
-
-
-@pytest.mark.parametrize("gap", [1, 2, 23, 24, 25, 100, 65_535, 65_536, 65_537, 200_000])
-@pytest.mark.parametrize("base", [0, 65_536 - 100, (1 << 32) - 5000], ids=["0", "64 KiB", "4 GiB"])
-def test_the_next_intact_record_is_found_behind_any_gap(gap, base):
-    file = segment(raw(b"\xa5" * gap), publish(b"here"), base=base, capacity=1 << 20)
-    assert next_intact(file, file.starts[0]) == file.starts[1]
-    assert next_intact(file, file.starts[1]) == file.starts[1]
-    assert next_intact(file, file.starts[1] + 1) is None
-
-
-def test_a_body_that_is_a_record_is_not_taken_for_one():
-    """Byte-exact copies of records of this segment, of its twin 4 GiB on, and of another store."""
-    original = segment(publish(b"bait"))
-    bait = original.data[original.segment.offset(original.starts[0]) :]
-    for offset in range(40):
-        file = segment(flip(publish(b"." * offset + bait * 3), 3), publish(b"good"))
-        assert next_intact(file, file.starts[0]) == file.starts[1]
-
-
-@pytest.mark.parametrize("identity, base", [(IDENTITY, 1 << 32), (OTHER, 0)], ids=["4 GiB on", "other store"])
-def test_a_stale_block_at_its_own_place_is_not_taken_for_a_record(identity, base):
-    """A body whose bytes are, at exactly this position, a valid record of another segment."""
-    stale = segment(publish(b"....", more=True), publish(b"stale"), base=base, identity=identity)
-    bait = stale.data[stale.segment.offset(stale.starts[1]) :]
-    file = segment(flip(publish(b"...." + bait), 24), publish(b"good"))
-    assert file.data[file.segment.offset(file.starts[0]) + 28 :].startswith(bait)
-    assert next_intact(file, file.starts[0]) == file.starts[1]
-
-
-def test_no_record_reaches_behind_the_segment():
-    file = segment(publish(b"x" * 100), capacity=56 + 24 + 99)
-    assert next_intact(file, 0) == 0  # the fence
-    assert next_intact(file, 1) is None
