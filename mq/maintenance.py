@@ -24,7 +24,7 @@ from mq.delivery import events, snapshot
 from mq.delivery.queue import QueueState
 from mq.errors import Closed, DiskFull, MqError, StorageError, StoreLocked
 from mq.storage import checkpoint, cleaner
-from mq.storage.disk import explain
+from mq.storage.disk import explain, will_pass
 from mq.storage.locks import LOCK_SECONDS
 from mq.storage.log import Draft
 from mq.storage.recovery import Event, Start
@@ -120,6 +120,8 @@ class Maintenance:
         except (DiskFull, StoreLocked):
             pass  # tried again as soon as something was settled; at the next step
         except MqError as error:
+            if isinstance(error, StorageError) and will_pass(error):
+                raise
             if self.trouble is None:
                 logger.warning("%s: space is not given back any more: %s", self._store.path, error)
             self.trouble = error

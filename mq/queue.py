@@ -22,7 +22,7 @@ from mq.delivery import events
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState, State
 from mq.delivery.retry import Backoff
-from mq.errors import BadBody, Closed, CorruptStore, MqError, StaleReceipt, UsageError
+from mq.errors import BadBody, Closed, CorruptStore, MqError, StaleReceipt, StorageError, UsageError
 from mq.message import Delivery, Message, Receipt, encode_body
 from mq.storage.log import Draft
 from mq.store import Store
@@ -153,8 +153,8 @@ class Queue(Generic[T]):
             store.step_aside()
         try:
             found = store.read(state, id, position)
-        except CorruptStore:
-            self._set_aside(id, receipt, attempts)
+        except StorageError as error:
+            self._set_aside(id, receipt, attempts, error)
             raise
         if found is None:  # it timed out, and somebody settled it, before it was read
             return self.receive(timeout, visibility_timeout=visibility_timeout)
@@ -210,12 +210,12 @@ class Queue(Generic[T]):
         if store.mark[9]:
             store.step_aside()
         deliveries: list[Delivery[T]] = []
-        damage: CorruptStore | None = None
+        damage: StorageError | None = None
         for id, receipt, attempts, position in facts:
             try:
                 found = store.read(state, id, position)
-            except CorruptStore as error:
-                self._set_aside(id, receipt, attempts)
+            except StorageError as error:
+                self._set_aside(id, receipt, attempts, error)
                 logger.warning("queue %r: message %d cannot be delivered: %s", self.name, id, error)
                 damage = error
                 continue
@@ -227,13 +227,16 @@ class Queue(Generic[T]):
             raise damage
         return deliveries
 
-    def _set_aside(self, id: int, receipt: int, attempts: int) -> None:
-        """Nobody can be handed this body: the attempt failed, so that the others get their turn."""
+    def _set_aside(self, id: int, receipt: int, attempts: int, error: StorageError) -> None:
+        """Nobody can be handed this body: if that is its own fault, the others get their turn."""
         empty: Delivery[T] = Delivery(
             self, id, attempts, 0, 0, b"", None, "in_flight", msgspec.UNSET, receipt
         )  # fmt: skip
         with suppress(MqError):  # stale, closed, failed: then it times out, or is somebody else's
-            self.nack(empty, None, "its body is damaged")
+            if isinstance(error, CorruptStore):
+                self.nack(empty, None, "its body is damaged")
+            else:
+                self.release(empty)
 
     def _wait(self, now: Now, until: float | None) -> bool:
         """Sleep, without the mutex, until something may be ready; False once *until* has come."""

@@ -413,9 +413,10 @@ class Store:
     def _look_again(self) -> None:
         words = shared.read_mark(self.disk, self._mark_path, self.identity.key)
         if words[END] != self._seen_end:
-            self.log.abandon()
+            before = self.log
             with explain(self.path):
                 self._attach_reader()
+            before.abandon()  # whoever still reads there looks again
 
     def _refuse_changes(self) -> None:
         raise Unsupported(f"{self.path}: opened with read_only=True, which changes nothing")
@@ -503,7 +504,7 @@ class Store:
         while True:
             try:
                 stored = self.log.read(position)
-            except CorruptStore as error:
+            except (Closed, CorruptStore) as error:
                 with self.mutex:
                     try:
                         self.look()  # it may have moved since, and who moved it be elsewhere
@@ -513,7 +514,7 @@ class Store:
                         self.leave()
                 if now_at is None:
                     return None
-                if now_at == position:
+                if now_at == position and isinstance(error, CorruptStore):
                     # The log knows the record by its place, which is the id only until it moves.
                     reason = error.reason.replace(f"message {position}", f"message {id}")
                     raise CorruptStore(error.path, reason, error.offset, (id,)) from error

@@ -37,6 +37,8 @@ else:
 
 PAGE_BYTES = 4096
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 
 class Disk(Protocol):
@@ -126,7 +128,11 @@ class RealDisk:
         # Beside reserving the room, this makes fdatasync a third cheaper: appending
         # inside the file's size does not change its metadata.
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(fd, offset, size)
+            try:
+                os.posix_fallocate(fd, offset, size)
+            except OSError as error:  # of the file system, if the C library does not make up for it
+                if error.errno not in NOT_SUPPORTED:
+                    raise
 
     def forget(self, fd: int, offset: int, size: int) -> None:
         if hasattr(os, "posix_fadvise"):
@@ -326,6 +332,11 @@ def explain(path: str) -> Iterator[None]:
         raise storage_error(path, error) from error
 
 
+def will_pass(error: StorageError) -> bool:
+    """Whether it came of too many open files: there is nothing wrong with these."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_DESCRIPTORS
+
+
 def storage_error(path: str, error: OSError) -> StorageError:
     """The error of the tree that *error* on *path* stands for."""
     where = error.filename if isinstance(error.filename, str) else path
@@ -338,6 +349,8 @@ def storage_error(path: str, error: OSError) -> StorageError:
         errno.EACCES: "permission denied; change the permissions, or open it read-only",
         errno.EPERM: "permission denied; change the permissions, or open it read-only",
         errno.EROFS: "the file system is read-only; open it with read_only=True",
+        errno.EISDIR: "this is a directory, not a file; move it elsewhere",
         errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
+        errno.ENFILE: "too many open files on this host; raise its limit (sysctl fs.file-max)",
     }
     return StorageError(where, advice.get(error.errno or 0, error.strerror or str(error)))

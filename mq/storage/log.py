@@ -29,7 +29,7 @@ from mq.errors import ADVICE, CorruptStore, StorageError, StoreFailed, UsageErro
 
 from . import record, segment, shared
 from .commit import GroupCommit
-from .disk import NO_ROOM, Disk, storage_error, write_all
+from .disk import NO_DESCRIPTORS, NO_ROOM, Disk, storage_error, write_all
 from .identity import Identity
 from .reader import Reader
 from .record import AFTER_CRC, CRC
@@ -338,6 +338,8 @@ class Log:
                 disk.sync(fd)
                 disk.sync_directory(self.directory)
             except OSError as error:
+                if error.errno in NO_DESCRIPTORS:  # not a sync that failed: the directory was not opened
+                    raise
                 raise self._fail(error, path) from error
             if not self.starved:
                 disk.allocate(fd, segment.HEADER_BYTES, min(new.capacity, ALLOCATE_BYTES))
@@ -471,6 +473,12 @@ class Log:
             self._sync_others(last, target)
             self._disk.sync(fd)
         except OSError as error:
+            if error.errno in NO_DESCRIPTORS:  # no sync has failed: there was no file to sync
+                mark[shared.SYNCING] = doubtful
+                reason = storage_error(self.directory, error).reason
+                raise StoreFailed(
+                    self.directory, f"what was written is in the log, and perhaps not on the disk: {reason}"
+                ) from error
             mark[shared.FAILED] = mark[shared.DIRTY] = 1
             self.failure = StoreFailed(
                 self.directory,
@@ -625,8 +633,7 @@ class Log:
         """Be where the log is, whatever was in between."""
         fd, size = self._open_to_write(segments[-1])
         with self._sync:
-            self.reader.close()
-            self.reader.show(segments)
+            self.reader.reset(segments)
             self.end = end
             self._enter(segments[-1], fd, size)  # at once: whoever syncs next needs a file
             self._close_retired()

@@ -16,10 +16,10 @@ from typing import Final
 import msgspec
 from crc32c import crc32c
 
-from mq.errors import ADVICE, CorruptStore
+from mq.errors import ADVICE, Closed, CorruptStore
 
 from . import record, segment
-from .disk import Disk
+from .disk import NO_DESCRIPTORS, Disk, explain, storage_error
 from .segment import Segment
 
 UNPACK: Final = record.HEADER.unpack_from
@@ -46,6 +46,7 @@ class Reader:
         self._pread = disk.pread
         self._readers: dict[int, int] = {}  # descriptors by base
         self._files = threading.Lock()
+        self._closed = False
         self._guess = READ_BYTES
         self._recent: tuple[Segment | None, int, bytes] = (None, 0, b"")  # read last: what, from where on
         self._sizes: dict[int, int] = {}  # of segments that are not written to any more
@@ -57,7 +58,7 @@ class Reader:
         self.index = ([each.base for each in segments], segments)
 
     def read(self, lsn: int) -> Stored:
-        """The record at *lsn*, checked; CorruptStore if it does not pass."""
+        """The record at *lsn*, checked; CorruptStore if it does not pass, Closed if `close` was called."""
         # Flat on purpose: every delivery comes through here.  Records do not change, so what was
         # read with the last one serves for those behind it, if it passes.
         recent, first, block = self._recent
@@ -114,6 +115,8 @@ class Reader:
         try:
             stored = self._read(self._reader(each), each, lsn)
         except OSError as error:
+            if error.errno in NO_DESCRIPTORS:
+                raise storage_error(path, error) from error
             raise CorruptStore(
                 path, f"message {lsn} cannot be read ({error.strerror})", each.offset(lsn), (lsn,)
             ) from error
@@ -134,6 +137,8 @@ class Reader:
 
     def _reader(self, each: Segment) -> int:
         """A descriptor to read *each* with; `_files` is held."""
+        if self._closed:  # whoever was reading meanwhile must not open it again
+            raise Closed(f"{self._directory}: the store was closed, or read anew, meanwhile")
         fd = self._readers.get(each.base)
         if fd is None:
             if len(self._readers) >= OPEN_SEGMENTS_MAX:
@@ -146,7 +151,7 @@ class Reader:
         older = self.index[1][:-1]
         for each in older:
             if each.base not in self._sizes:
-                with self._files, suppress(OSError):  # only an estimate: counted as full then
+                with self._files, suppress(OSError, Closed):  # only an estimate: counted as full then
                     self._sizes[each.base] = self._disk.size(self._reader(each))
         return sum(self._sizes.get(each.base, each.capacity) for each in older)
 
@@ -155,7 +160,7 @@ class Reader:
         with self._files:
             total = 0
             for each in self.index[1]:
-                with suppress(FileNotFoundError):  # given back since
+                with explain(self.path(each)), suppress(FileNotFoundError):  # given back since
                     total += self._disk.size(self._reader(each))
             return total
 
@@ -177,10 +182,20 @@ class Reader:
     def after_fork(self) -> None:
         self._files = threading.Lock()
 
+    def reset(self, segments: list[Segment]) -> None:
+        """The log consists of these, and no other file of it is to be read any more."""
+        with self._files:
+            self._close_all()
+        self.show(segments)
+
     def close(self) -> None:
         with self._files:
-            while self._readers:
-                self._disk.close(self._readers.popitem()[1])
+            self._closed = True
+            self._close_all()
+
+    def _close_all(self) -> None:
+        while self._readers:
+            self._disk.close(self._readers.popitem()[1])
 
     def path(self, each: Segment) -> str:
         return os.path.join(self._directory, each.name)

@@ -32,6 +32,9 @@ class Reserve:
         """Give the room to who needs it now; whether there was any."""
         if not self._disk.exists(self._path):
             return False
-        self._disk.unlink(self._path)
+        try:
+            self._disk.unlink(self._path)
+        except OSError:  # a directory, or not ours to remove: then there is no room in it for us
+            return False
         self.held = 0
         return True
