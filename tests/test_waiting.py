@@ -16,8 +16,12 @@ import pytest
 from fakes import FakeClock
 
 import mq
+import mq.channel
 import mq.queue
 import mq.store
+import mq.waiting
+
+pytestmark = pytest.mark.usefixtures("no_backoff_after_timeouts")
 
 PATIENCE = 60.0  # seconds after which a test that hangs has failed
 
@@ -132,8 +136,8 @@ def one_thread(monkeypatch, queue, clock) -> list[float]:
         return False
 
     fake_time = SimpleNamespace(monotonic=clock)
-    monkeypatch.setattr(mq.queue, "time", fake_time)
-    monkeypatch.setattr(mq.store, "time", fake_time)
+    for module in (mq.queue, mq.store, mq.channel, mq.waiting):
+        monkeypatch.setattr(module, "time", fake_time)
     queue._channel.arrived.wait = sleep
     return slept
 

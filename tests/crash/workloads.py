@@ -96,12 +96,12 @@ def timeouts(d: Driver) -> None:
     d.open(sync="never")
     d.publish("a", 2)
     d.take("a", 2)
-    d.sleep(31)
+    d.sleep(40)  # the timeout, and a backoff
     d.held.clear()
     d.take("a")
     d.flush()
     d.ack()
-    d.sleep(31)
+    d.sleep(40)
     d.take("a")
     d.publish("a")
 
