@@ -16,11 +16,19 @@ MqError
 
 from __future__ import annotations
 
+import copyreg
+from collections.abc import Callable
+from typing import Any
+
 ADVICE = "`mq verify` names what is affected, `mq repair` keeps everything else"
 
 
 class MqError(Exception):
     """The root of every error that mq raises on purpose."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        # As it is, and not made anew from its text: a pool of processes hands errors on.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class UsageError(MqError, ValueError):
@@ -68,12 +76,19 @@ class StorageError(MqError):
 
 
 class StoreLocked(StorageError):
-    """Another process has the store open."""
+    """Another process has the store for itself, or does not let go of its lock."""
 
-    def __init__(self, path: str, pid: int | None) -> None:
-        self.pid = pid
+    def __init__(self, path: str, pid: int | None, *, seconds: float = 0.0) -> None:
+        """*seconds*: how long it has had a lock that is meant to be held for microseconds."""
+        self.pid, self.seconds = pid, seconds
         holder = f"process {pid}" if pid else "another process"
-        super().__init__(path, f"the store is in use by {holder}; close it there, or wait")
+        if seconds:
+            reason = (
+                f"{holder} has held its lock for {seconds:g} seconds: if it is stopped, continue it or end it"
+            )
+        else:
+            reason = f"the store is in use by {holder}; close it there, or wait"
+        super().__init__(path, reason)
 
 
 class DiskFull(StorageError):

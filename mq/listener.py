@@ -86,7 +86,8 @@ class Listener:
             if self._stopped:
                 return
             try:
-                self._store.hear()
+                with self._store.log.unheard():
+                    self._store.hear()
             except MqError:
                 with self._store.mutex:
                     self._store.wake_all()  # whoever waits meets it too
@@ -104,7 +105,8 @@ class Listener:
         self.let_go()
 
     def let_go(self) -> None:
-        for fd in [self._bell, *self._bells.values()]:
+        fds = [self._bell, *self._bells.values()]
+        self._bell, self._bit, self._bells = -1, 0, {}
+        for fd in fds:
             if fd >= 0:
                 self._disk.close(fd)
-        self._bell, self._bit, self._bells = -1, 0, {}

@@ -24,7 +24,7 @@ from mq.delivery import events, snapshot
 from mq.delivery.queue import QueueState
 from mq.delivery.state import DECLARATION, Live, stands_at
 from mq.delivery.traits import changes_in
-from mq.errors import Closed, DiskFull, MqError, StorageError
+from mq.errors import Closed, DiskFull, MqError, StorageError, StoreLocked
 from mq.storage import checkpoint, cleaner
 from mq.storage.disk import explain
 from mq.storage.locks import LOCK_SECONDS
@@ -102,13 +102,17 @@ class Maintenance:
 
         A checkpoint is due when the log has grown by so many bytes.
         """
-        with self._working, self._store.alone_cleaning() as ours:
-            if ours:
-                self._see_others_checkpoint()
-                self._run_due(checkpoint_bytes)
+        with self._working:
+            try:
+                with explain(self._store.path), self._store.alone_cleaning() as ours:
+                    if ours:
+                        self._see_others_checkpoint()
+                        with self._store.log.unheard():
+                            self._run_due(checkpoint_bytes)
+            except StorageError as error:  # no descriptor to be had, perhaps: tried again at the next step
+                logger.warning("%s: no space is given back just now: %s", self._store.path, error)
 
     def _run_due(self, checkpoint_bytes: int) -> None:
-        told = self._store.log.told
         try:
             while time.monotonic() < self._until and self._look() and self.clean():
                 pass
@@ -116,12 +120,11 @@ class Maintenance:
             return
         except _TimeIsUp:
             pass
-        except DiskFull:
-            pass  # tried again as soon as something was settled
+        except (DiskFull, StoreLocked):
+            pass  # tried again as soon as something was settled; at the next step
         except MqError as error:
             if self.trouble is None:
                 logger.warning("%s: space is not given back any more: %s", self._store.path, error)
-            self._store.log.told = told  # not by us
             self.trouble = error
             self.pressed = False
         if self._checkpoint_is_due(checkpoint_bytes):
@@ -130,7 +133,6 @@ class Maintenance:
                     self.checkpoint()
             except StorageError as error:
                 logger.warning("%s: no checkpoint, so opening will take longer: %s", self._store.path, error)
-                self._store.log.told = told
                 self._checkpoint_at = self._store.log.end
 
     def stop(self) -> None:

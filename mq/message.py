@@ -87,6 +87,7 @@ class Origin(Protocol):
     def release(self, message: Delivery[Any], /) -> None: ...
     def reject(self, message: Delivery[Any], reason: str, /) -> None: ...
     def extend(self, message: Delivery[Any], seconds: float | None, /) -> None: ...
+    def is_inherited(self, message: Delivery[Any], /) -> bool: ...
 
 
 class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
@@ -173,7 +174,8 @@ class Delivery(Message[T_co], eq=False, gc=False):
     or its visibility timeout passed and the message was delivered again.
 
     As a context manager: ack at the end; on an Exception nack, on KeyboardInterrupt and
-    the like release; always raises the exception again; nothing if you settled it yourself.
+    the like release; always raises the exception again; nothing if you settled it yourself,
+    and nothing in the child of a fork, for the work is the parent's.
     """
 
     _lsn: int = 0  # of its DELIVER record
@@ -213,7 +215,7 @@ class Delivery(Message[T_co], eq=False, gc=False):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._settled:
+        if self._settled or self._queue.is_inherited(self):
             return
         if error is None:
             self.ack()

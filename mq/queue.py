@@ -307,6 +307,10 @@ class Queue(Generic[T]):
         """Called by Delivery.extend."""
         self.extend_many([message], seconds)
 
+    def is_inherited(self, message: Delivery[Any]) -> bool:
+        """Whether it was received before a fork, and this is the child."""
+        return message._lsn < self._store.inherited
+
     def ack_many(self, messages: Iterable[Delivery[Any] | Receipt]) -> None:
         """Ack all that can be acked, in one write; then StaleReceipt, naming the others, if there are any.
 
@@ -333,6 +337,9 @@ class Queue(Generic[T]):
     def receipt(self, id: int, lsn: int) -> Receipt:
         """Called by Delivery.receipt."""
         state = self._channel.state
+        if state is None:  # in a child that has not opened the store yet
+            self.stats()
+            state = self._channel.state
         return Receipt(f"{state.number if state else 0}-{id}-{lsn}")
 
     # ── looking ────────────────────────────────────────────────────────────────────

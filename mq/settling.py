@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mq.channel import Channel
 from mq.delivery import settle
 from mq.delivery.plan import Plan
 from mq.delivery.queue import QueueState
+from mq.delivery.state import State
 from mq.errors import StaleReceipt, UsageError
 from mq.message import Delivery, Receipt
 from mq.options import check_many
@@ -27,9 +29,15 @@ class Claim(NamedTuple):
     """Somebody says that a delivery is theirs to settle."""
 
     message: Delivery[Any] | None  # None: only its receipt is there
-    number: int  # of the queue
+    where: Channel | int  # what its queue is known by: the number only means something to the store's state
     id: int
     receipt: int
+
+    def queue(self, state: State) -> QueueState | None:
+        """The queue that it is in, if it is in force."""
+        if isinstance(self.where, int):
+            return settle.current(state.queues.get(self.where), self.id, self.receipt)
+        return settle.current(self.where.state, self.id, self.receipt)
 
     def size(self, plan: Plan, queue: QueueState) -> int:
         return self.message._size if self.message else plan.size_of(queue, self.id)
@@ -41,8 +49,7 @@ def claim_of(message: Delivery[Any] | Receipt, store: Store) -> Claim:
         queue: Queue[Any] = message._queue  # type: ignore[assignment]
         if queue._store is not store:  # its receipt may be somebody else's here
             raise UsageError(f"message {message.id} was received through another broker; settle it there")
-        state = queue._channel.state
-        return Claim(message, state.number if state else 0, message.id, message._lsn)
+        return Claim(message, queue._channel, message.id, message._lsn)
     try:
         number, id, receipt = map(int, message.split("-"))
     except (AttributeError, TypeError, ValueError):
@@ -64,7 +71,7 @@ def settle_all(store: Store, claims: list[Claim], do: Do, *, settles: bool = Tru
             store.enter()
             plan, stale, done = store.plan(), [], set[int]()
             for claim in claims:
-                queue = settle.current(store.state, claim.number, claim.id, claim.receipt)
+                queue = claim.queue(store.state)
                 if queue is None or claim.receipt in done:
                     stale.append(claim.id)
                     continue

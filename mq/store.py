@@ -40,7 +40,7 @@ from mq.listener import Listener
 from mq.loading import Loader, identify, load_part
 from mq.maintenance import MEMORY, Maintenance
 from mq.storage import locks, recovery, repair, shared
-from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain
+from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain, storage_error
 from mq.storage.locks import Locks
 from mq.storage.log import Draft, Log
 from mq.storage.shared import DIRTY, END, FAILED, HOLDER
@@ -136,6 +136,8 @@ class Store:
                 self.leave()
                 self._join()
             self.leave()
+            if self._seconds is not None:
+                self._start_flusher(self._seconds)
         except BaseException:
             self.leave = int
             self._let_go()
@@ -143,11 +145,16 @@ class Store:
         self._gone = False
         self.come_in = self._come_in_alone if self.exclusive else self._come_in
         self.enter = self.look = self.come_in
-        if self._seconds is not None:
-            self._stop = threading.Event()
-            args = self._seconds, self._stop, self.log
-            self._flusher = threading.Thread(target=_flush_every, args=args, daemon=True, name="mq-sync")
-            self._flusher.start()
+        self.maintenance.nudge()
+        if alone and not self.log.starved:
+            with suppress(OSError):  # a full disk: publishes will be refused
+                self.log.reserve.hold(self.log.reserve_bytes)
+
+    def _start_flusher(self, seconds: float) -> None:
+        self._stop = threading.Event()
+        args = seconds, self._stop, self.log
+        self._flusher = threading.Thread(target=_flush_every, args=args, daemon=True, name="mq-sync")
+        self._flusher.start()
 
     def _begin(self) -> bool:
         """With the lock: know the store and its page; recover it, if nobody else is here, and whether."""
@@ -195,9 +202,6 @@ class Store:
         self.mark[shared.HEAD], self.mark[END] = log.head, log.end
         self._take_log(log, found, closed=True)
         self._take_state(state, log.end)
-        if not log.starved:
-            with suppress(OSError):  # a full disk: publishes will be refused
-                log.reserve.hold(log.reserve_bytes)
 
     def _join(self) -> None:
         """Read the log of those who are here."""
@@ -214,7 +218,8 @@ class Store:
         while True:
             upto, head = self.mark[END], self.mark[shared.HEAD]
             try:
-                state, found, position = self._loader.load(shared.claimed(self.mark), upto)
+                synced = min(shared.claimed(self.mark), upto)  # it may have grown since
+                state, found, position = self._loader.load(synced, upto)
             except FileNotFoundError:
                 if not self.disk.exists(self._log_path):
                     raise
@@ -280,10 +285,10 @@ class Store:
     def _catch_up(self) -> None:
         """Be where the log is: apply what others appended, adopt what somebody did not finish."""
         log, mark = self.log, self.mark
-        with explain(self.path):
+        try:
             while True:
                 log.check()
-                if self.applied != log.end:  # an operation was interrupted
+                if self.applied != log.end or log.unsettled:  # an operation was interrupted
                     self._attach_again()
                 elif mark[END] != log.end:
                     self._follow(mark[END])
@@ -291,6 +296,8 @@ class Store:
                     log.adopt(self.clock.store_ms())
                 else:
                     return
+        except OSError as error:
+            raise storage_error(self.path, error) from error
 
     def _follow(self, upto: int) -> None:
         """Apply what others appended; without the lock, as long as it is much."""
@@ -563,10 +570,13 @@ class Store:
 
     def flush(self) -> None:
         """Return when all that was written is on the disk."""
-        if self.closed:
-            self._refuse()
-        self.log.check()
-        self.log.sync(self.log.end)
+        with self.mutex:
+            try:
+                self.look()
+                end = self.log.end
+            finally:
+                self.leave()
+        self.log.sync(end)
 
     def close(self) -> None:
         """Sync, and if nobody else has the store open, say that the log ends here; let go of everything.
@@ -584,7 +594,8 @@ class Store:
             return
         try:
             if not self._gone:
-                self._finish()
+                with explain(self.path):
+                    self._finish()
         finally:
             # Also when all that was interrupted: the lock goes last, when nobody here writes any more.
             with self.mutex:
@@ -614,6 +625,8 @@ class Store:
                     with suppress(DiskFull):  # then the log is all there, and only does not say so
                         self.log.say_closed(self.clock.store_ms())
                     self.mark[HOLDER] = 0
+                # Here, for the last one has presence alone: who comes next would be refused.
+                self._locks.depart()
             finally:
                 self.leave()
 
@@ -656,7 +669,10 @@ class Store:
             channel.after_fork()
         self.maintenance = Maintenance(self)
         self.leave = int
-        if self._gone or self.read_only:
+        if self.read_only and self.epoch:
+            self.log.reader.after_fork()
+            self._bind_channels()
+        if self._gone:
             return
         self._gone, self.applied = True, VOID
         self.inherited = max(self.inherited, self.log.end)
@@ -680,13 +696,9 @@ class Store:
 
 
 def _flush_every(seconds: float, stop: threading.Event, log: Log) -> None:
-    while not stop.wait(seconds):
-        told = log.told
-        try:
+    while not stop.wait(seconds) and not log.failure:
+        with log.unheard(), suppress(StorageError):
             log.sync(log.end)
-        except StorageError:
-            log.told = told  # whoever comes next is, and at the latest at close
-            return
 
 
 def _after_fork() -> None:

@@ -15,7 +15,6 @@ import random
 import time
 from typing import Any, TypeVar, Unpack, overload
 
-from mq.delivery import settle
 from mq.delivery.intake import Wish
 from mq.delivery.plan import Plan
 from mq.errors import StaleReceipt, UsageError
@@ -85,7 +84,7 @@ class Transaction:
         stale: list[int] = []
         done: set[int] = set()
         for claim, do in self._settling:
-            queue = settle.current(self._store.state, claim.number, claim.id, claim.receipt)
+            queue = claim.queue(self._store.state)
             if queue is None or claim.receipt in done:
                 stale.append(claim.id)
                 continue

@@ -22,8 +22,8 @@ def compact(dry_run: bool, as_json: bool, store: str) -> None:
     """Move what is live out of every segment that holds garbage, and drop those segments.
 
     A store does this by itself once its garbage outgrows what is live; this does not wait
-    for that.  Interrupt it whenever you like: what was given back stays so.  The store must
-    not be open anywhere, except for --dry-run.
+    for that.  Works beside live processes.  Interrupt it whenever you like: what was given
+    back stays so.
 
     \b
     mq compact --dry-run

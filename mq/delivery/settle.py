@@ -9,12 +9,10 @@ from . import events
 from .dead import bury
 from .plan import Plan
 from .queue import QueueState
-from .state import State
 
 
-def current(state: State, number: int, id: int, receipt: int) -> QueueState | None:
+def current(queue: QueueState | None, id: int, receipt: int) -> QueueState | None:
     """The queue of the delivery, if the receipt is in force."""
-    queue = state.queues.get(number)
     flight = queue.flights.get(id) if queue else None
     return queue if flight and flight.receipt == receipt else None
 

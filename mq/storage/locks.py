@@ -40,33 +40,39 @@ class Locks:
         self.fd = disk.open(os.path.join(path, "LOCK"), write=True, create=True)
         self.unlock = disk.unlocker(self.fd)
 
-    def take(self, mark: memoryview | None, seconds: float = LOCK_SECONDS) -> None:
+    def take(self, mark: memoryview | None) -> None:
         """Wait for LOCK; StoreLocked, naming who has it, if that takes too long.
 
         Those who use the store all the time see on the page that somebody waits, and step aside.
         """
-        disk, give_up, nap = self._disk, 0.0, NAP_SECONDS_MIN
+        disk, nap = self._disk, NAP_SECONDS_MIN
         for _ in range(TRIES):
             if disk.lock(self.fd):
                 return
             disk.pause(0)
+        begin = time.monotonic()
         while not disk.lock(self.fd):
             if mark is not None:
                 mark[shared.WAITING] = 1
-            now = time.monotonic()
-            holder, kept = shared.holder(disk, os.path.join(self._path, "mark"))
-            give_up = give_up or now + (min(KEPT_SECONDS, seconds) if kept else seconds)
-            if now > give_up:
-                raise StoreLocked(self._path, holder)
+            waited = time.monotonic() - begin
+            if waited > min(KEPT_SECONDS, LOCK_SECONDS):
+                self._give_up(waited)
             disk.pause(nap)
             nap = min(2 * nap, NAP_SECONDS_MAX)
+
+    def _give_up(self, waited: float) -> None:
+        """StoreLocked, if whoever has the lock keeps it, or must be stuck."""
+        holder, kept = shared.holder(self._disk, os.path.join(self._path, "mark"))
+        if kept or waited > LOCK_SECONDS:
+            raise StoreLocked(self._path, holder, seconds=0 if kept else LOCK_SECONDS)
 
     # ── presence ───────────────────────────────────────────────────────────────────
 
     def arrive(self, *, exclusive: bool) -> bool:
         """Be present, with LOCK held; whether nobody else is.  With *exclusive*, nobody else may be."""
-        if self._presence >= 0:
-            self._disk.close(self._presence)  # repair puts another file in its place
+        old, self._presence = self._presence, -1  # its number may be somebody else's once it is closed
+        if old >= 0:
+            self._disk.close(old)  # repair puts another file in its place
         self._presence = self._disk.open(os.path.join(self._path, "FORMAT"))
         self.crowded = not self._disk.lock(self._presence)
         if not self.crowded:
@@ -78,6 +84,10 @@ class Locks:
     def admit_others(self) -> None:
         """Others may be present too, once LOCK is free."""
         self._disk.lock(self._presence, shared=True)
+
+    def depart(self) -> None:
+        """Be present no more; with LOCK held, so that the last to leave knows that it is."""
+        self._disk.unlocker(self._presence)()
 
     # ── one at a time ──────────────────────────────────────────────────────────────
 
@@ -105,10 +115,11 @@ class Locks:
     def after_fork(self) -> None:
         """In a child: close, and unlock nothing, for the locks are the parent's."""
         self.unlock = int
-        for fd in (self._presence, self.fd):
+        fds = self._presence, self.fd
+        self._presence = self.fd = -1
+        for fd in fds:
             if fd >= 0:
                 self._disk.close(fd)
-        self._presence = self.fd = -1
 
 
 def is_present(disk: Disk, path: str) -> bool:

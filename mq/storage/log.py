@@ -17,14 +17,15 @@ import errno
 import os
 import threading
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from crc32c import crc32c
 
-from mq.errors import ADVICE, CorruptStore, StorageError, StoreFailed, StoreLocked, UsageError
+from mq.errors import ADVICE, CorruptStore, StorageError, StoreFailed, UsageError
 
 from . import record, segment, shared
 from .commit import GroupCommit
@@ -34,7 +35,7 @@ from .reader import Reader
 from .record import AFTER_CRC, CRC
 from .reserve import Reserve
 from .rewrite import rewrite
-from .segment import BadHeader, Scan, Segment, is_zero
+from .segment import BadHeader, Event, Scan, Segment, is_zero
 from .shared import NO_LIMIT, SYNCED
 
 ALLOCATE_BYTES: Final = 1 << 20  # room is reserved in steps of this; a full disk is noticed here
@@ -43,8 +44,7 @@ FENCE_BYTES: Final = record.HEADER_BYTES + record.FENCE_PAYLOAD.size
 SEGMENT_BYTES_MIN: Final = 1 << 10
 SYNC_SECONDS: Final = 30.0  # another process may take so long to sync
 SYNC_NAP_SECONDS: Final = 50e-6
-
-Event = tuple[int, int, int, int, int, bytes, int, int]
+FOLLOW_BYTES: Final = 64 << 10  # read in one piece
 
 Draft = tuple[int, int, int, bytes]  # kind, flags, queue, payload: a record before it has a place
 
@@ -58,7 +58,7 @@ class Log:
     ) -> None:  # fmt: skip
         """Continue the log that ends at *end*, all on the disk; without *segment_bytes*, only read it."""
         self._disk, self.directory, self._identity, self._mark = disk, directory, identity, mark
-        self._pwrite = disk.pwrite
+        self._pwrite, self._pread = disk.pwrite, disk.pread
         self.segment_bytes = segment_bytes or 0
         self.reader = Reader(disk, directory, segments)
         self.read = self.reader.read
@@ -72,20 +72,22 @@ class Log:
         self.refusable: frozenset[int] = frozenset()  # kinds that may not use the room kept back
         self.starved = False  # the room kept back is in use
         self._fd = -1  # of the last segment, for writing
+        self._writing: tuple[int, Segment] | None = None  # the same, and which one that is: for who syncs
         self._retired: list[int] = []  # of earlier ones: a sync may still be using them
         self._sync = threading.Lock()  # held while the disk syncs
         self._sync_fd = -1  # whose lock says which process syncs; -1: no other does
         self._unlock_sync: Callable[[], object] = int
         self._let_go = False
+        self.unsettled = False  # interrupted between two segments: to be rebased before its next use
         self.last_ms = 0  # the time of the last record that somebody else appended
         self._commit = GroupCommit(lambda: self.synced, self._sync_now)
         self.failure: StorageError | None = None
-        self.told = False  # somebody was told of it
+        self.told = False  # a caller was told of it
+        self._unheard: set[int] = set()  # threads that no caller hears
         self.grown: Callable[[], None] = _nothing  # called when room was reserved
         self.end = end
         if segments and segment_bytes:
-            fd = disk.open(self.reader.path(segments[-1]), write=True)
-            self._enter(segments[-1], fd, disk.size(fd))
+            self._enter(segments[-1], *self._open_to_write(segments[-1]))
             self._room = 0
 
     def share(self, sync_fd: int, *, closed: bool) -> None:
@@ -93,6 +95,7 @@ class Log:
         self._sync_fd, self._said_open = sync_fd, not closed
         self._unlock_sync = self._disk.unlocker(sync_fd) if sync_fd >= 0 else int
         self._closed_at = self.end if closed else -1
+        self._room = 0  # the next append looks for itself
 
     @property
     def synced(self) -> int:
@@ -173,13 +176,13 @@ class Log:
             f"{error.strerror or error}; what was being written is there whole or not at all:"
             " re-open the store",
         )
-        self.told = True
+        self._tell()
         return self.failure
 
     def check(self) -> None:
         """Raise what stands in the way of another append."""
         if self.failure:
-            self.told = True
+            self._tell()
             raise StoreFailed(self.failure.path, self.failure.reason)
         if self._mark[shared.FAILED]:
             raise StoreFailed(
@@ -187,6 +190,20 @@ class Log:
                 "a write or an fsync failed in another process, the outcome is unknown: close the store in"
                 " all of them, then re-open it",
             )
+
+    def _tell(self) -> None:
+        if threading.get_ident() not in self._unheard:
+            self.told = True
+
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """What this thread meets in here no caller is told of: whoever comes next is, or `close` tells."""
+        thread = threading.get_ident()
+        self._unheard.add(thread)
+        try:
+            yield
+        finally:
+            self._unheard.discard(thread)
 
     # ── room ───────────────────────────────────────────────────────────────────────
 
@@ -242,14 +259,18 @@ class Log:
 
         What nobody synced may be gone, but somebody may have noted its id.
         """
+        self._fence(now_ms, base)
+        self.say_closed(now_ms)
+
+    def _fence(self, now_ms: int, base: int) -> None:
+        """Go on in a new segment, on a full disk too: what is behind the end is void."""
         while True:
             try:
                 self.begin_segment(now_ms, base, 0, void_from=self.end)
-                break
+                return
             except OSError as error:
                 if error.errno not in NO_ROOM or not self._give_room():
                     raise storage_error(self.directory, error) from error
-        self.say_closed(now_ms)
 
     def _allocate(self, size: int) -> None:
         """Reserve *size* bytes in the last segment."""
@@ -287,14 +308,16 @@ class Log:
         fence = record.FENCE_PAYLOAD.pack(void_from, self.head, capacity, now_ms)
         data = record.encode(new.seed, base, self.synced, 0, record.FENCE, 0, 0, fence)
         fd, size = self._create(path, new)
-        # Dirty from here on: an interruption between these lines must not leave a log that
-        # writes to one segment and counts in another.
+        # An interruption between these lines leaves a log that writes to one segment and
+        # counts in another.
+        self.unsettled = True
         self._mark[shared.DIRTY] = 1
         self.reader.show([*self.segments, new])
         self._enter(new, fd, size)
         self._write_rest(data, base, 0)
         self.end = self._mark[shared.END] = base + len(data)
         self._mark[shared.DIRTY] = 0
+        self.unsettled = False
 
     def _create(self, path: str, new: Segment) -> tuple[int, int]:
         """The file of a segment, its header and name on the disk; descriptor and size."""
@@ -318,9 +341,19 @@ class Log:
             disk.close(fd)
             raise
 
+    def _open_to_write(self, each: Segment) -> tuple[int, int]:
+        """A descriptor, and the size of the file."""
+        fd = self._disk.open(self.reader.path(each), write=True)
+        try:
+            return fd, self._disk.size(fd)
+        except BaseException:
+            self._disk.close(fd)
+            raise
+
     def _enter(self, last: Segment, fd: int, size: int) -> None:
         """Make *last*, a file of *size* bytes that *fd* writes to, the segment that is written to."""
         # The new one first: a sync that begins after the old one is closed must not get that.
+        self._writing = fd, last
         old, self._fd = self._fd, fd
         if old >= 0:
             if self._sync.locked():
@@ -348,10 +381,14 @@ class Log:
 
     def drop_head(self) -> Segment:
         """The oldest segment is not part of the log any more; unlink it with `unlink`."""
-        oldest, *others = self.segments
-        self.head = others[0].base
+        oldest = self._forget_oldest()
         if self._fd >= 0:
             self._mark[shared.HEAD] = self.head
+        return oldest
+
+    def _forget_oldest(self) -> Segment:
+        oldest, *others = self.segments
+        self.head = others[0].base
         self.reader.show(others)
         return oldest
 
@@ -387,7 +424,7 @@ class Log:
         with self._sync:
             try:
                 self._wait_to_sync()
-                if self.synced < wanted:
+                if self.synced < wanted:  # not by somebody else meanwhile
                     self.check()
                     self._sync_for_all()
             finally:
@@ -398,25 +435,32 @@ class Log:
         give_up = time.monotonic() + SYNC_SECONDS
         while self._sync_fd >= 0 and not self._disk.lock(self._sync_fd):
             if time.monotonic() > give_up:
-                raise StoreLocked(self.directory, self._mark[shared.SYNCER] or None)
+                raise StoreFailed(
+                    self.directory,
+                    f"process {self._mark[shared.SYNCER]} has been syncing for {SYNC_SECONDS:.0f} seconds:"
+                    " what was written is in the log, and perhaps not on the disk",
+                )
             self._disk.pause(SYNC_NAP_SECONDS)
 
     def _sync_for_all(self) -> None:
         """The target is sampled before the fdatasync, so nothing appended during it is claimed."""
         # The descriptor first: a rotation after this line only adds a segment that is
         # synced too, and none is closed while `_sync` is held.
-        mark, fd, target = self._mark, self._fd, self.end
-        if fd < 0:
+        mark, writing, target = self._mark, self._writing, self.end
+        if writing is None:
             raise StoreFailed(self.directory, "the store was closed meanwhile")
-        if target < mark[shared.END] <= self.segments[-1].limit:
-            target = mark[shared.END]  # what others have appended to the same segment
+        fd, last = writing
+        end = mark[shared.END]  # read once: it moves
+        if target < end <= last.limit:
+            target = end  # what others have appended to the same segment
         mark[shared.SYNCER] = os.getpid()
+        doubtful = mark[shared.SYNCING]
         try:
-            if mark[shared.SYNCING]:
+            if doubtful:
                 # Somebody died inside: that sync may have failed, and told nobody.
                 self._rewrite(mark[shared.SYNCED], target)
-            mark[shared.SYNCING] = 1
-            self._sync_older(fd, target)
+            mark[shared.SYNCING] = max(doubtful, target)
+            self._sync_others(last, target)
             self._disk.sync(fd)
         except OSError as error:
             mark[shared.FAILED] = mark[shared.DIRTY] = 1
@@ -424,35 +468,38 @@ class Log:
                 self.directory,
                 f"fsync failed ({error.strerror}), the outcome is unknown: re-open the store, then look",
             )
-            self.told = True
+            self._tell()
             raise self.failure from error
         mark[shared.SYNCED] = mark[shared.SYNCED_TWIN] = target
-        mark[shared.SYNCING] = 0
+        mark[shared.SYNCING] = doubtful if doubtful > target else 0  # the rest is for who knows it
         self._close_retired()
 
     def _rewrite(self, start: int, stop: int) -> None:
         """Have [*start*, *stop*) in memory as it was written, to be synced; OSError if it is not there."""
-        for each in self.segments:
-            first, last = max(start, each.base), min(stop, each.limit)
-            if first < last:
-                path = self.reader.path(each)
-                fd = self._disk.open(path)
-                try:
-                    scan = Scan(self._disk, fd, each, first, last, path)
-                    deque(scan, maxlen=0)
-                    whole = scan.end == last or is_zero(self._disk, fd, each.offset(scan.end))
-                finally:
-                    self._disk.close(fd)
-                if not whole:
-                    raise OSError(errno.EIO, os.strerror(errno.EIO), path)
-        rewrite(self._disk, self.directory, self.segments, start, stop)
+        bases, segments = self.reader.index
+        upto = stop
+        for each in reversed(segments[: bisect_left(bases, stop)]):
+            path = self.reader.path(each)
+            fd = self._disk.open(path)
+            try:
+                scan = Scan(self._disk, fd, each, max(start, each.base), upto, path)
+                deque(scan, maxlen=0)
+                fenced = self._fenced(fd, path, each.base)
+            finally:
+                self._disk.close(fd)
+            if fenced is None or scan.end < min(upto, each.limit):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+            upto = min(upto, fenced[1])  # what is behind it is void
+            if upto <= start:
+                break
+        rewrite(self._disk, self.directory, segments, start, stop)
 
-    def _sync_older(self, fd: int, target: int) -> None:
-        """Sync the segments in [synced, target) other than the one that *fd* writes to, oldest first."""
+    def _sync_others(self, last: Segment, target: int) -> None:
+        """Sync the segments in [synced, target) other than *last*, oldest first."""
         bases, segments = self.reader.index
         first = max(0, bisect_right(bases, self.synced) - 1)
         for each in segments[first : bisect_right(bases, target - 1)]:
-            if fd != self._fd or each is not self.segments[-1]:
+            if each.base != last.base:
                 own = self._disk.open(self.reader.path(each), write=True)
                 try:
                     self._disk.sync(own)
@@ -461,33 +508,50 @@ class Log:
 
     # ── what others do ─────────────────────────────────────────────────────────────
 
-    def follow(self, upto: int) -> Iterator[Event]:
+    def follow(self, upto: int) -> Iterable[Event]:
         """What others appended, up to *upto*, an end that the page named.  Goes on in their new segments.
 
         FileNotFoundError: a segment is gone, so what it held is to be had from elsewhere now.
         """
+        last, begin = self.segments[-1], self.end
+        if upto > last.limit or upto - begin > FOLLOW_BYTES:
+            return self._follow_far(upto)
+        # Flat on purpose: one process follows another's every message through here.
+        scan = Scan(self._disk, self._fd, last, begin, upto, "")
+        found = scan.parse(self._pread(self._fd, upto - begin, begin - self._shift), begin)
+        self._followed(scan, upto)
+        return found
+
+    def _follow_far(self, upto: int) -> Iterator[Event]:
         while upto > self.segments[-1].limit:
             new, void_from = self._next_segment()
             yield from self._scan(void_from)
-            fd = self._disk.open(self.reader.path(new), write=True)
+            fd, size = self._open_to_write(new)
             self.reader.show([*self.segments, new])
-            self._enter(new, fd, self._disk.size(fd))
+            self._enter(new, fd, size)
             self.end = new.base + FENCE_BYTES
         yield from self._scan(upto)
 
     def _scan(self, upto: int) -> Iterator[Event]:
         """The records of the last segment from the end to *upto*."""
-        last = self.segments[-1]
-        path = self.reader.path(last)
-        scan = Scan(self._disk, self._fd, last, self.end, upto, path)
+        scan = Scan(self._disk, self._fd, self.segments[-1], self.end, upto, "")
         yield from scan
+        self._followed(scan, upto)
+
+    def _followed(self, scan: Scan, upto: int) -> None:
+        last = self.segments[-1]
         if scan.end != upto:
             raise CorruptStore(
-                path, f"what another process wrote here does not pass its checksum: {ADVICE}",
+                self.reader.path(last),
+                f"what another process wrote here does not pass its checksum: {ADVICE}",
                 last.offset(scan.end),
-            )  # fmt: skip
+            )
         if upto > self.end:
-            self._said_open, self._closed_at = not scan.closed, upto if scan.closed else -1
+            # What stands behind a closing record counts once it is on the disk: its writer may
+            # have died before it was.
+            self._said_open = not scan.closed and (self._said_open or self.synced > self._closed_at)
+            if scan.closed:
+                self._closed_at = upto
             self.last_ms = last.created_ms + scan.last_ms
         self.end = upto
         if scan.head > self.head:
@@ -496,7 +560,7 @@ class Log:
     def _forget_before(self, head: int) -> None:
         """Somebody moved what lived before *head*, and is about to unlink it."""
         while self.segments[0].limit <= head:
-            self.reader.close_segment(self.drop_head())
+            self.reader.close_segment(self._forget_oldest())
 
     def _next_segment(self) -> tuple[Segment, int]:
         """The segment behind the last one, which is in use; and where its fence voids from."""
@@ -548,23 +612,21 @@ class Log:
                 self._mark[shared.END] = last.limit + FENCE_BYTES
                 return
         if not is_zero(self._disk, self._fd, last.offset(self.end)):
-            self.begin_segment(now_ms, last.limit, 0, void_from=self.end)
+            self._fence(now_ms, last.limit)
         self._mark[shared.DIRTY] = 0
 
     def rebase(self, segments: list[Segment], end: int, *, closed: bool) -> None:
         """Be where the log is, whatever was in between."""
-        fd = self._disk.open(os.path.join(self.directory, segments[-1].name), write=True)
+        fd, size = self._open_to_write(segments[-1])
         with self._sync:
-            self._close_retired()
             self.reader.close()
             self.reader.show(segments)
-            old, self._fd = self._fd, -1
-            if old >= 0:
-                self._disk.close(old)
             self.end = end
-        self._enter(segments[-1], fd, self._disk.size(fd))
+            self._enter(segments[-1], fd, size)  # at once: whoever syncs next needs a file
+            self._close_retired()
         self.head = segments[0].base
         self.share(self._sync_fd, closed=closed)
+        self.unsettled = False
 
     # ── closing ────────────────────────────────────────────────────────────────────
 
@@ -584,9 +646,11 @@ class Log:
             self._close_retired()
             self.reader.close()
             # Taken out before it is closed: its number may be somebody else's a moment later.
-            fd, self._fd = self._fd, -1
+            fd, self._fd, self._writing = self._fd, -1, None
             if fd >= 0:
                 self._disk.close(fd)
+            # Whose lock that is goes with the store: nobody may sync any more.
+            self._sync_fd, self._unlock_sync = -1, int
 
 
 def _nothing() -> None:

@@ -106,6 +106,9 @@ class Record(NamedTuple):
     stop: int
 
 
+Event = tuple[int, int, int, int, int, bytes, int, int]  # a Record's fields
+
+
 class Scan:
     """Iterate over the whole groups of records in [start, stop) of one segment.
 
@@ -124,55 +127,59 @@ class Scan:
         self.end = self.bad = start
         self.synced = self.last_ms = self.head = 0
         self.closed = False
+        self._group: list[Event] = []  # whose end has not been met yet
 
-    def __iter__(self) -> Iterator[tuple[int, int, int, int, int, bytes, int, int]]:
+    def __iter__(self) -> Iterator[Event]:
+        for block, first in self._blocks(self.end):
+            yield from self.parse(block, first)
+            if self.bad >= self._stop:
+                break
+
+    def parse(self, block: bytes, first: int) -> list[Event]:
+        """The records of the groups that end in *block*, which begins at *first*."""
         # The loop that opening a store spends its time in: plain tuples (of the shape
         # of Record), local names, one checksum call a record.
-        segment, limit = self._segment, self._stop
-        seed, unpack, crc_of = segment.seed, record.HEADER.unpack_from, crc32c
-        lsn = self.end
-        claim_lsn = claim_lag = 0
-        kind = ms = 0
-        group: list[tuple[int, int, int, int, int, bytes, int, int]] = []
-        for block, first in self._blocks(lsn):
-            at = lsn - first
-            size = len(block)
-            while at + 24 <= size:
-                crc, length, low, lag, ms_, kind_, flags, queue = unpack(block, at)
-                stop = at + 24 + length
-                if stop > size or low != lsn & 0xFFFF_FFFF or crc_of(block[at + 4 : stop], seed) != crc:
-                    break
-                kind, ms = kind_, ms_
-                if lag != 0xFFFF_FFFF:
-                    claim_lsn, claim_lag = lsn, lag
-                if flags & 1 or group:
-                    group.append((lsn, kind, flags, queue, ms, block, at + 24, stop))
-                    lsn = first + stop
-                    at = stop
-                    if not flags & 1:
-                        self.end = lsn
-                        for each in group:
-                            if each[1] >= record.FIRST_EVENT:
-                                yield each
-                            elif each[1] not in record.KNOWN:
-                                raise self._unknown(each[0], each[1])
-                        group = []
-                elif kind >= 16:
-                    yield lsn, kind, flags, queue, ms, block, at + 24, stop
-                    self.end = lsn = first + stop
-                    at = stop
-                elif kind in record.KNOWN:
-                    if kind == record.HEAD:
-                        self.head = max(self.head, *record.HEAD_PAYLOAD.unpack_from(block, at + 24))
-                    self.end = lsn = first + stop
-                    at = stop
-                else:
-                    raise self._unknown(lsn, kind)
-            self.bad = lsn
-            if lsn >= limit:
+        seed, unpack, crc_of = self._segment.seed, record.HEADER.unpack_from, crc32c
+        found: list[Event] = []
+        add, group, lsn, end = found.append, self._group, first, self.end
+        at, size = 0, len(block)
+        claim_lsn = claim_lag = kind = ms = 0
+        while at + 24 <= size:
+            crc, length, low, lag, ms_, kind_, flags, queue = unpack(block, at)
+            stop = at + 24 + length
+            if stop > size or low != lsn & 0xFFFF_FFFF or crc_of(block[at + 4 : stop], seed) != crc:
                 break
-        self.synced, self.last_ms = claim_lsn - claim_lag, ms
-        self.closed = kind == record.CLOSED and not group
+            kind, ms = kind_, ms_
+            if lag != 0xFFFF_FFFF:
+                claim_lsn, claim_lag = lsn, lag
+            if flags & 1 or group:
+                group.append((lsn, kind, flags, queue, ms, block, at + 24, stop))
+                lsn = first + stop
+                at = stop
+                if not flags & 1:
+                    end = lsn
+                    found += [each for each in group if each[1] >= 16 or not self._is_own(each)]
+                    group.clear()
+            else:
+                event = lsn, kind, flags, queue, ms, block, at + 24, stop
+                if kind >= 16 or not self._is_own(event):
+                    add(event)
+                end = lsn = first + stop
+                at = stop
+        self.bad, self.end = lsn, end
+        if at:
+            self.synced = max(self.synced, claim_lsn - claim_lag)
+            self.last_ms, self.closed = ms, kind == record.CLOSED and not group
+        return found
+
+    def _is_own(self, event: Event) -> bool:
+        """Note what a record of storage itself says; Unsupported if it is of an unknown kind."""
+        lsn, kind, _, _, _, block, start, _ = event
+        if kind == record.HEAD:
+            self.head = max(self.head, *record.HEAD_PAYLOAD.unpack_from(block, start))
+        elif kind not in record.KNOWN:
+            raise self._unknown(lsn, kind)
+        return True
 
     def _unknown(self, lsn: int, kind: int) -> Unsupported:
         return Unsupported(

@@ -294,7 +294,7 @@ class SimulatedDisk:
         self.kinds: list[str] = []  # of the calls, in order
         self.on_change: Callable[[str], None] | None = None
         self.fired = 0  # the call at which the last fault struck
-        self._cut_at, self._faults = cut_at, faults or {}
+        self._cut_at, self._faults = cut_at, dict(faults or {})
         self._dead = False
         self._order = 0
         self._files: dict[int, tuple[str, File]] = {}
@@ -373,6 +373,15 @@ class SimulatedDisk:
                 raise OSError(fault, os.strerror(fault), path)
         self._order += 1
         return fault
+
+    def strike(self, fault: int) -> None:
+        """The next call meets this fault."""
+        self._faults[self.calls + 1] = fault
+
+    def path_of(self, fd: int) -> str:
+        if fd not in self._files:
+            raise _error(errno.EBADF, "")
+        return self._files[fd][0]
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
         directory, name = self._parent(path)

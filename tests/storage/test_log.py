@@ -196,7 +196,7 @@ def test_a_lag_over_four_gib_claims_nothing(behind, grouped):
     log, disk = new_log()
     base = 1 << 34
     log.begin_segment(MS, base, 0, void_from=log.end)
-    log.synced = log.end - behind
+    log._mark[shared.SYNCED] = log.end - behind
     append = log.append_group if grouped else lambda ms, drafts: [log.append(ms, *drafts[0])]
     (lsn,) = append(MS, [(KIND, 0, 1, b"a")])
     assert lag_at(disk, log, lsn) == min(behind, 0xFFFF_FFFF)

@@ -1,0 +1,288 @@
+"""What a simulated process does with the store, and tells the witness.
+
+    a.open()                   as mq.open does, on its own face of the disk
+    a.publish("q", 2)          two bodies in one group
+    a.take("q"), a.ack(), …    the oldest that it holds
+
+Any operation may be cut short by the death of the process.  An error is excused only if a
+call has failed before (StoreFailed, then the actor closes the store), or if the operation
+expects it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+
+from mq.broker import Broker
+from mq.delivery.queue import State
+from mq.errors import MqError, StaleReceipt, StorageError, StoreFailed
+from mq.store import Store
+
+from .driver import PATH, PEEK_MAX, Wrong
+from .kernel import Killed, Process
+from .witness import Op, Seen, Taken, Witness
+
+PLACES: tuple[State, ...] = ("ready", "in_flight", "delayed")
+
+P = ParamSpec("P")
+
+
+def when_open(method: Callable[Concatenate[Actor, P], None]) -> Callable[Concatenate[Actor, P], None]:
+    """Nothing is asked of a store that is not open: its opening was refused, or it has failed."""
+
+    @wraps(method)
+    def call(self: Actor, *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.broker:
+            method(self, *args, **kwargs)
+
+    return call
+
+
+class Actor:
+    def __init__(self, process: Process, witness: Witness) -> None:
+        self.process, self.witness, self.name = process, witness, process.name
+        self.broker: Broker | None = None
+        self.held: list[Taken] = []
+        self.seen: list[Seen] = []  # all that the store held when it looked
+        self.deliveries: dict[Taken, Any] = {}
+        self.opened = False  # it may be present
+        self.failed = False  # it was told that the store has failed
+        self.read_only = False
+        self._published = 0
+        self._sync: str | float = "always"
+
+    # ── opening and closing ────────────────────────────────────────────────────────
+
+    def open(
+        self, sync: str | float = "always", *, exclusive: bool = False, read_only: bool = False,
+        segment_bytes: int = 1024, excuse: tuple[type[MqError], ...] = (),
+    ) -> None:  # fmt: skip
+        if self.broker:
+            return
+        self._sync, self.read_only = sync, read_only
+        with self._op("open", excuse=excuse):
+            self.opened = not read_only
+
+            try:
+                self.broker = open_for(
+                    self.process, sync, exclusive=exclusive, read_only=read_only, segment_bytes=segment_bytes
+                )
+            except (MqError, OSError):
+                self.opened = False
+                raise
+
+    def close(self) -> None:
+        broker, self.broker = self.broker, None
+        if broker:
+            self.held.clear()
+            with self._op("close") as op:
+                op.syncs = not self.read_only
+                broker.close()
+            self.opened = False
+
+    def see_all(self) -> None:
+        assert self.broker
+        self.seen = view(self.broker)
+
+    def rest(self) -> None:
+        """Let the others go on."""
+        self.process.disk.pause(0)
+
+    # ── operations ─────────────────────────────────────────────────────────────────
+
+    @when_open
+    def publish(self, queue: str, count: int = 1, *, size: int = 0) -> None:
+        bodies = tuple(self._body(size) for _ in range(count))
+        with self._op("publish", queue) as op:
+            op.bodies, op.syncs = bodies, self._sync == "always"
+            self.witness.published.update((body, op) for body in bodies)
+            handle = self._queue(queue)
+            ids = handle.publish_many(bodies) if count > 1 else [handle.publish(bodies[0])]
+            self.witness.ids.update(zip(bodies, ids, strict=True))
+
+    def _body(self, size: int) -> bytes:
+        self._published += 1
+        text = b"%s%d." % (self.name.encode(), self._published)
+        return text + b"\xa5" * max(0, size - len(text))
+
+    @when_open
+    def take(self, queue: str, limit: int = 0, *, visibility_timeout: float | None = None) -> None:
+        """Receive one, or up to *limit*."""
+        with self._op("take", queue) as op:
+            op.limit = limit
+            handle = self._queue(queue)
+            if limit:
+                got = handle.receive_many(limit, timeout=0, visibility_timeout=visibility_timeout)
+            else:
+                one = handle.receive(timeout=0, visibility_timeout=visibility_timeout)
+                got = [one] if one else []
+            for each in got:
+                taken = Taken(each.raw, each.id, each._lsn, each.attempts, each._due_ms or 0, op)
+                op.got.append(taken)
+                self.witness.taken.setdefault(taken.body, []).append(taken)
+                self.held.append(taken)
+                self.deliveries[taken] = each
+
+    @when_open
+    def ack(self, taken: Taken | None = None) -> None:
+        self._settle("ack", taken, lambda op, each: each.ack())
+
+    @when_open
+    def release(self, taken: Taken | None = None) -> None:
+        self._settle("release", taken, lambda op, each: each.release())
+
+    @when_open
+    def nack(self, delay: float = 0.0, taken: Taken | None = None) -> None:
+        def call(op: Op, each: Any) -> None:
+            op.when = self._now()[1] + int(delay * 1000) if delay else 0
+            each.nack(delay=delay)
+
+        self._settle("nack", taken, call)
+
+    @when_open
+    def extend(self, seconds: float = 60.0, taken: Taken | None = None) -> None:
+        def call(op: Op, each: Any) -> None:
+            op.when = self._now()[0] + int(seconds * 1000)
+            each.extend(seconds)
+
+        self._settle("extend", taken, call)
+
+    @when_open
+    def ack_elsewhere(self, taken: Taken) -> None:
+        """By its receipt, as anybody can."""
+        with self._op("ack", taken.op.queue, excuse=(StaleReceipt,)) as op:
+            op.of = taken
+            taken.settled.append(op)
+            queue = self._queue(taken.op.queue)
+            queue.ack_many([queue.receipt(taken.id, taken.receipt)])
+
+    def _settle(self, kind: str, taken: Taken | None, call: Callable[[Op, Any], None]) -> None:
+        if taken is None:
+            if not self.held:
+                return
+            taken = self.held[0]
+        if kind != "extend" and taken in self.held:
+            self.held.remove(taken)
+        with self._op(kind, taken.op.queue, excuse=(StaleReceipt,)) as op:
+            op.of = taken
+            taken.settled.append(op)
+            call(op, self.deliveries[taken])
+
+    @when_open
+    def declare(self, queue: str, visibility_timeout: float) -> None:
+        with self._op("declare", queue) as op:
+            op.value, op.syncs = visibility_timeout, self._sync == "always"
+            self._broker().queue(queue, visibility_timeout=visibility_timeout)
+
+    @when_open
+    def options(self, queue: str) -> None:
+        with self._op("options", queue) as op:
+            op.value = self._queue(queue).options()["visibility_timeout"]
+
+    @when_open
+    def purge(self, queue: str) -> None:
+        with self._op("purge", queue):
+            self._queue(queue).purge()
+
+    @when_open
+    def flush(self) -> None:
+        with self._op("flush") as op:
+            op.syncs = True
+            self._broker().flush()
+
+    @when_open
+    def maintain(self, checkpoint_bytes: int = 1) -> None:
+        with self._op("maintain"):
+            maintenance = self._broker()._store.maintenance
+            maintenance.run(checkpoint_bytes)
+            if maintenance.trouble and not self.process.kernel.disk.fired:
+                raise Wrong(f"P9: space is not given back: {maintenance.trouble!r}")
+
+    @when_open
+    def look(self, queue: str) -> None:
+        with self._op("look", queue):
+            self._queue(queue).peek(PEEK_MAX)
+
+    def sleep(self, seconds: float) -> None:
+        self.process.kernel.seconds += seconds
+
+    # ── one operation ──────────────────────────────────────────────────────────────
+
+    def _broker(self) -> Broker:
+        assert self.broker
+        return self.broker
+
+    def _queue(self, name: str) -> Any:
+        return self._broker().queue(name)
+
+    def _now(self) -> tuple[int, int]:
+        kernel = self.process.kernel
+        wall = int(kernel.wall * 1000)
+        return (self.broker._store.clock.store_ms() if self.broker else wall), wall
+
+    @contextmanager
+    def _op(self, kind: str, queue: str = "", excuse: tuple[type[MqError], ...] = ()) -> Iterator[Op]:
+        witness, kernel = self.witness, self.process.kernel
+        op = Op(self.name, kind, queue, witness.tick(), self._now())
+        witness.ops.append(op)
+        self.process.steps = 0
+        try:
+            yield op
+            op.outcome = "returned"
+        except Killed:
+            op.error = "killed"
+            raise
+        except excuse as error:
+            op.outcome, op.error = "stale", type(error).__name__
+        except StoreFailed as error:
+            self._told(op, error)
+        except StorageError as error:
+            if not kernel.disk.fired:
+                raise Wrong(f"P9: {op}: {error!r}") from error
+            op.error = repr(error)
+        except Exception as error:
+            raise Wrong(f"P9: {op}: {error!r}") from error
+        finally:
+            if self.process.alive:
+                op.end, op.end_ms = witness.tick(), self._now()
+
+    def _told(self, op: Op, error: StoreFailed) -> None:
+        """The store has failed: close it, as one is told to."""
+        if not self.process.kernel.disk.fired:
+            raise Wrong(f"P9: {op}: {error!r}") from error
+        op.error = "StoreFailed"
+        self.failed = True
+        if self.broker:
+            self.held.clear()
+            broker, self.broker = self.broker, None
+            self.opened = False
+            with suppress(StoreFailed):
+                broker.close()
+
+
+def open_for(
+    process: Process, sync: str | float, *, exclusive: bool, read_only: bool, segment_bytes: int
+) -> Broker:  # fmt: skip
+    return Broker(
+        Store(
+            PATH, sync=sync, read_only=read_only, segment_bytes=segment_bytes, clock=None,
+            disk=process.disk, background=False, exclusive=exclusive,
+        )
+    )  # fmt: skip
+
+
+def view(broker: Broker) -> list[Seen]:
+    """All that the store holds, as its process knows it."""
+    seen = []
+    for name in broker.queues():
+        queue = broker.queue(name)
+        state = broker._store.state.by_name[name]
+        for place in PLACES:
+            for each in queue.peek(PEEK_MAX, state=place):
+                attempts, where, receipt, when = state.facts(each.id)
+                assert attempts == each.attempts
+                seen.append(Seen(name, each.id, each.raw, attempts, where, receipt, when))
+    return sorted(seen, key=lambda each: (each.queue, each.id))

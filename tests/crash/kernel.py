@@ -1,0 +1,376 @@
+"""One machine and the processes on it: at every call it is decided who goes on, and who dies.
+
+    director ──go──► process a ── open, pread, pwrite, lock, a word of the page … ──┐
+        ▲                                                                             │ `stop` says so,
+        └────────────────────────── the call that it is about to make ◄───────────────┘ or it is done
+
+Each process runs the production code in a thread of its own, on its own face of one
+SimulatedDisk: the files, the directories, the locks and the mapped page are everybody's.
+Exactly one thread runs at any time, the director's or one process's, so a schedule
+determines everything.
+
+A process that is killed makes no call any more: whatever its handlers try raises Killed,
+and the kernel has closed its files and dropped their locks.  It may also die *inside* a
+write, of which a part is done then, or inside an fsync that fails and told nobody.
+
+Time stands still, until somebody says that it passes.  Patience is another clock: it runs
+when whoever waits for another has seen nothing happen since it last looked, for then it
+waits for something that does not come, and is to give up.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, NamedTuple
+from unittest import mock
+
+from .disk import SimulatedDisk
+from .disk import Words as SharedWords
+from .driver import EPOCH
+from .explorer import determined
+
+logger = logging.getLogger("mq")
+
+BATON_SECONDS = 120.0  # a process that makes no call for so long has stopped
+IDLE_SECONDS = 0.05  # pass when somebody waits and nothing happens
+READING = frozenset({"load", "exists", "open", "close", "pread", "size", "names", "map", "pause"})
+
+
+class Killed(BaseException):
+    """This process is dead.  Not an Exception: no handler under test may swallow it."""
+
+
+class Call(NamedTuple):
+    kind: str  # the name of the disk's method, or load or store for a word of the page
+    path: str  # or the number of the word
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.path}".strip()
+
+
+Stop = Callable[[Call], bool]
+
+
+class Kernel:
+    def __init__(self, seed: int = 0, disk: SimulatedDisk | None = None) -> None:
+        """*disk*: what an earlier machine has left."""
+        self.disk = disk or SimulatedDisk()
+        self.random = random.Random(seed)
+        self.steps = 0  # calls of all processes
+        self.happened = 0  # calls that changed something
+        self.seconds = 0.0  # of the monotonic clock
+        self.patience = 0.0  # the same, for those who wait for each other
+        self.wall_shift = 0.0  # what somebody did to the wall clock
+        self.running: Process | None = None
+        self.processes: list[Process] = []
+        self.baton = threading.Semaphore(0)
+        self.traces: list[tuple[str, Call]] | None = None  # every call, if somebody wants to see them
+
+    def process(self, name: str) -> Process:
+        found = Process(self, name, 100 + len(self.processes))
+        self.processes.append(found)
+        return found
+
+    def shut_down(self) -> None:
+        """End all threads; nothing that they did not do yet is done."""
+        for each in self.processes:
+            each.kill()
+            each.leave()
+
+    @property
+    def wall(self) -> float:
+        return EPOCH + self.seconds + self.wall_shift
+
+
+class Process:
+    """A process: `begin` something, and `go` on with it as far as it pleases."""
+
+    def __init__(self, kernel: Kernel, name: str, pid: int) -> None:
+        self.kernel, self.name, self.pid = kernel, name, pid
+        self.disk = Face(self)
+        self.alive = True
+        self.call: Call | None = None  # what it is about to do
+        self.steps = 0
+        self.descriptors: set[int] = set()
+        self._inside: int | None = None  # it dies inside its next call, which meets this fault
+        self._waited = -1  # what had happened when it last paused
+        self._task: Callable[[], object] | None = None
+        self._error: BaseException | None = None
+        self._stop: Stop = lambda _: False
+        self._resume = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._live, daemon=True, name=name)
+        self._thread.start()
+
+    # ── for the director ───────────────────────────────────────────────────────────
+
+    @property
+    def idle(self) -> bool:
+        return self._task is None
+
+    def begin(self, task: Callable[[], object]) -> None:
+        assert self._task is None and self.alive
+        self._task = task
+
+    def go(self, stop: Stop = lambda _: False) -> Call | None:
+        """Go on until *stop* says so of the call that comes next; None if all is done, or it is dead."""
+        if self._task is None:
+            return None
+        self._stop = stop
+        self.kernel.running = self
+        self._resume.release()
+        if not self.kernel.baton.acquire(timeout=BATON_SECONDS):
+            raise AssertionError(f"{self.name} neither goes on nor comes to an end")
+        self.kernel.running = None
+        error, self._error = self._error, None
+        if error:
+            raise error
+        return self.call
+
+    def kill(self, *, inside: int | None = None) -> None:
+        """SIGKILL.  With *inside*, it is in the middle of the call it was about to make, which meets
+        that fault (0: none) and is done."""
+        if not self.alive:
+            return
+        if inside is None:
+            self._die()
+        else:
+            self._inside = inside
+        self.go()
+        self.alive, self.call, self._task = False, None, None
+
+    def leave(self) -> None:
+        """End the thread."""
+        self._resume.release()
+        self._thread.join(BATON_SECONDS)
+
+    # ── in its thread ──────────────────────────────────────────────────────────────
+
+    def _live(self) -> None:
+        while True:
+            self._resume.acquire()
+            if self._task is None:
+                return
+            try:
+                self._task()
+            except Killed:
+                pass
+            except BaseException as error:  # noqa: BLE001 — for the director
+                self._error = error
+            self._task = self.call = None
+            self.kernel.baton.release()
+
+    def _die(self) -> None:
+        self.alive = False
+        for fd in self.descriptors:
+            self.kernel.disk.close(fd)
+        self.descriptors.clear()
+
+    def make(self, kind: str, path: str, do: Callable[[], Any]) -> Any:
+        """A call: first somebody else may go on; then it is done, or the process is dead."""
+        kernel = self.kernel
+        if not self.alive:
+            raise Killed
+        kernel.steps += 1
+        self.steps += 1
+        call = Call(kind, path)
+        if self._stop(call):
+            self.call = call
+            kernel.baton.release()
+            self._resume.acquire()
+            self.call = None
+            if not self.alive:
+                raise Killed
+        if kernel.traces is not None:
+            kernel.traces.append((self.name, call))
+        if kind not in READING:
+            kernel.happened += 1
+        if self._inside is None:
+            return do()
+        if self._inside:
+            kernel.disk.strike(self._inside)
+        with suppress(OSError):
+            do()
+        self._die()
+        raise Killed
+
+    def paused(self) -> None:
+        """It waits; if nothing has happened since it last did, time passes."""
+        if self._waited == self.kernel.happened:
+            self.kernel.patience += IDLE_SECONDS
+        self._waited = self.kernel.happened
+
+
+class Face:
+    """The face of mq.storage.disk.Disk that one process sees."""
+
+    def __init__(self, process: Process) -> None:
+        self._process, self._disk = process, process.kernel.disk
+
+    def _path(self, fd: int) -> str:
+        if not self._process.alive:
+            raise Killed
+        return self._disk.path_of(fd)
+
+    def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
+        def do() -> int:
+            fd = self._disk.open(path, write=write, create=create)
+            self._process.descriptors.add(fd)
+            return fd
+
+        return self._process.make("open", path, do)
+
+    def close(self, fd: int, /) -> None:
+        def do() -> None:
+            self._process.descriptors.remove(fd)
+            self._disk.close(fd)
+
+        self._process.make("close", self._path(fd), do)
+
+    def pread(self, fd: int, size: int, offset: int, /) -> bytes:
+        return self._process.make("pread", self._path(fd), lambda: self._disk.pread(fd, size, offset))
+
+    def pwrite(self, fd: int, data: bytes, offset: int, /) -> int:
+        return self._process.make("pwrite", self._path(fd), lambda: self._disk.pwrite(fd, data, offset))
+
+    def size(self, fd: int) -> int:
+        return self._process.make("size", self._path(fd), lambda: self._disk.size(fd))
+
+    def allocate(self, fd: int, offset: int, size: int) -> None:
+        self._process.make("allocate", self._path(fd), lambda: self._disk.allocate(fd, offset, size))
+
+    def sync(self, fd: int) -> None:
+        self._process.make("sync", self._path(fd), lambda: self._disk.sync(fd))
+
+    def sync_directory(self, path: str) -> None:
+        self._process.make("sync_directory", path, lambda: self._disk.sync_directory(path))
+
+    def names(self, path: str) -> list[str]:
+        return self._process.make("names", path, lambda: self._disk.names(path))
+
+    def exists(self, path: str) -> bool:
+        return self._process.make("exists", path, lambda: self._disk.exists(path))
+
+    def make_directory(self, path: str) -> None:
+        self._process.make("make_directory", path, lambda: self._disk.make_directory(path))
+
+    def rename(self, old: str, new: str) -> None:
+        self._process.make("rename", new, lambda: self._disk.rename(old, new))
+
+    def unlink(self, path: str) -> None:
+        self._process.make("unlink", path, lambda: self._disk.unlink(path))
+
+    def lock(self, fd: int, *, shared: bool = False) -> bool:
+        def do() -> bool:
+            kernel = self._process.kernel
+            taken = self._disk.lock(fd, shared=shared)
+            kernel.happened -= not taken
+            return taken
+
+        return self._process.make("lock", self._path(fd), do)
+
+    def unlocker(self, fd: int) -> Callable[[], object]:
+        unlock, path = self._disk.unlocker(fd), self._path(fd)
+        return lambda: self._process.make("unlock", path, unlock)
+
+    def pause(self, seconds: float) -> None:
+        self._process.make("pause", "", self._process.paused)
+
+    def make_fifo(self, path: str) -> None:
+        pass
+
+    def open_fifo(self, path: str) -> int:
+        return self.open(path, write=True, create=True)
+
+    def ring(self, fd: int) -> None:
+        pass
+
+    def listen(self, fd: int, seconds: float) -> None:
+        self.pause(seconds)
+
+    def map(self, fd: int) -> Words:
+        words = self._process.make("map", self._path(fd), lambda: self._disk.map(fd))
+        return Words(self._process, words)
+
+
+class Words:
+    """The mapped page, as one process sees it: each access is a call."""
+
+    __slots__ = ("_process", "_words")
+
+    def __init__(self, process: Process, words: SharedWords) -> None:
+        self._process, self._words = process, words
+
+    def __getitem__(self, index: int) -> int:
+        return self._process.make("load", str(index), lambda: self._words[index])
+
+    def __setitem__(self, index: int, value: int) -> None:
+        def do() -> None:
+            self._process.kernel.happened -= self._words[index] == value
+            self._words[index] = value
+
+        self._process.make("store", str(index), do)
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def release(self) -> None:
+        pass
+
+
+class SimulatedTime:
+    """What the library takes for the module `time`."""
+
+    def __init__(self, here: Here) -> None:
+        self._here = here
+
+    def monotonic(self) -> float:
+        return self._here.kernel.patience
+
+    perf_counter = monotonic
+
+    def monotonic_ns(self) -> int:
+        return round(self._here.kernel.seconds * 1e9)
+
+    def time(self) -> float:
+        return self._here.kernel.wall
+
+    def time_ns(self) -> int:
+        return round(self._here.kernel.wall * 1e9)
+
+    def sleep(self, seconds: float) -> None:
+        if self._here.kernel.running:
+            self._here.kernel.running.disk.pause(seconds)
+
+
+class Here:
+    """The machine that everything happens on."""
+
+    kernel = Kernel()
+
+
+@contextmanager
+def laboratory() -> Iterator[Here]:
+    """The library among simulated processes: its time, its pid and its chance are those of a kernel."""
+    here = Here()
+    clock = SimulatedTime(here)
+    with ExitStack() as patches:
+        patches.enter_context(determined(0))
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] == "mq" and getattr(module, "time", None) is time:
+                patches.enter_context(mock.patch.object(module, "time", clock))
+        for patch in (
+            mock.patch("os.urandom", lambda size: here.kernel.random.randbytes(size)),
+            mock.patch.object(uuid, "uuid4", lambda: uuid.UUID(int=here.kernel.random.getrandbits(128))),
+            mock.patch("os.getpid", lambda: here.kernel.running.pid if here.kernel.running else 1),
+        ):
+            patches.enter_context(patch)
+        logger.setLevel(logging.CRITICAL)
+        patches.callback(logger.setLevel, logging.NOTSET)
+        yield here

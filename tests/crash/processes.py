@@ -1,0 +1,544 @@
+"""Several processes on one store: which of them goes on is a schedule, and schedules are drawn from seeds.
+
+    workload ── one script for each process ──► Run ◄── Schedule: switches, kills, failing calls, looks
+                                                  │
+                         witness ◄────────────────┴──► what a kill of all, or a power cut, would leave
+
+Between two switches a process goes on alone, until it waits.  Few switches find most of
+what there is to find, and make a failure readable; so most schedules have few.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from mq.broker import Broker
+from mq.errors import CorruptStore, StorageError, StoreLocked
+from mq.store import Store
+
+from .actor import Actor, view
+from .disk import SHORT, SimulatedDisk
+from .driver import PATH, Wrong
+from .explorer import CRASHES
+from .fate import draw, nothing_but_the_platter
+from .kernel import Call, Here, Kernel
+from .witness import FOREVER, Seen, Witness
+
+# Which faults a call may meet; and with which of them, or with none (0), one may die inside it.
+FAULTS = {"sync": (errno.EIO,), "sync_directory": (errno.EIO,), "pwrite": (errno.EIO, SHORT)}
+INSIDE = {"pwrite": (0, SHORT), "sync": (0, errno.EIO), "sync_directory": (0, errno.EIO)}
+OPERATION_STEPS_MAX = 30_000  # of one process in one operation: more, and it makes no progress
+Script = Callable[[Actor], None]
+
+
+class Workload(NamedTuple):
+    scripts: tuple[Script, ...]  # one for each process
+    before: Script | None = None  # what the first has done before the others come
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """By step, from when all are there: who goes on; who dies (None), or dies inside the call that comes
+    (the fault that it meets); which fault a call meets; and where it is looked what a crash would leave."""
+
+    switches: dict[int, int] = field(default_factory=dict)
+    kills: dict[int, int | None] = field(default_factory=dict)
+    faults: dict[int, int] = field(default_factory=dict)
+    looks: frozenset[int] = frozenset()
+    seed: int = 0
+
+    def marks(self) -> frozenset[int]:
+        return frozenset(self.switches) | set(self.kills) | set(self.faults) | self.looks
+
+    def __str__(self) -> str:
+        return (
+            f"switches {self.switches}, kills {self.kills}, faults {self.faults}, looks {sorted(self.looks)},"
+            f" seed {self.seed}"
+        )
+
+
+@dataclass
+class Violation:
+    text: str
+    workload: str
+    schedule: Schedule
+    lines: list[str]
+
+    def __str__(self) -> str:
+        return "\n".join([self.text, f"workload {self.workload}, {self.schedule}", *self.lines])
+
+
+class Run:
+    """One workload under one schedule."""
+
+    def __init__(self, here: Here, workload: Workload, schedule: Schedule) -> None:
+        self.kernel = here.kernel = Kernel(schedule.seed)
+        self.witness = Witness()
+        self.schedule = schedule
+        self.deaths: dict[str, int] = {}
+        self.steps = self.looks = 0
+        self._random = random.Random(schedule.seed)
+        self._workload = workload
+        self._base = 0  # steps before all were there
+        self.actors = [
+            Actor(self.kernel.process(name), self.witness)
+            for name, _ in zip("abcd", workload.scripts, strict=False)
+        ]
+
+    def play(self) -> str:
+        """What is wrong; "" if nothing."""
+        try:
+            first = self.actors[0]
+            if self._workload.before:
+                self._alone(first, self._workload.before)
+            self._together()
+            wrong = self.witness.complaint()
+            if not wrong:
+                self._settle()
+                wrong = self.witness.complaint()
+            return wrong
+        except Wrong as wrong:
+            return str(wrong)
+        except CRASHES as error:
+            return f"P9: crashed: {error!r}"
+        finally:
+            self.kernel.shut_down()
+
+    def calls_together(self) -> list[Call]:
+        """Those that a schedule speaks of, if they were traced."""
+        assert self.kernel.traces is not None
+        return [call for _, call in self.kernel.traces[self._base : self._base + self.steps]]
+
+    def lines(self) -> list[str]:
+        told = [f"  {op}" for op in self.witness.ops]
+        return told + [f"  {name} died at {at}" for name, at in self.deaths.items()]
+
+    # ── who goes on ────────────────────────────────────────────────────────────────
+
+    def _alone(self, actor: Actor, script: Script) -> None:
+        actor.process.begin(lambda: script(actor))
+        while actor.process.go() is not None:
+            pass
+
+    def _together(self) -> None:
+        kernel, schedule = self.kernel, self.schedule
+        base = self._base = kernel.steps
+        marks = {base + step for step in schedule.marks()}
+        for actor, script in zip(self.actors, self._workload.scripts, strict=True):
+            actor.process.begin(lambda actor=actor, script=script: script(actor))  # type: ignore[misc]
+
+        def stop(call: Call) -> bool:
+            return call.kind == "pause" or kernel.steps in marks
+
+        turn = 0
+        while any(not each.process.idle for each in self.actors):
+            actor = self.actors[turn % len(self.actors)]
+            call = actor.process.go(stop)
+            if call is None:
+                turn += 1
+                continue
+            if actor.process.steps > OPERATION_STEPS_MAX:
+                raise Wrong(f"P12: no progress: {self.witness.ops[-1]}")
+            step = kernel.steps - base
+            if kernel.steps not in marks:
+                turn += 1
+                continue
+            if step in schedule.looks:
+                self._look(f"before {actor.name}'s {call} (step {step})")
+            fault = schedule.faults.get(step)
+            if fault in FAULTS.get(call.kind, ()):
+                kernel.disk.strike(fault)
+            if step in schedule.kills:
+                inside = schedule.kills[step]
+                actor.process.kill(inside=inside if inside in INSIDE.get(call.kind, ()) else None)
+                self.deaths[actor.name] = self.witness.tick()
+                turn += 1
+            elif step in schedule.switches:
+                turn = schedule.switches[step]
+            elif call.kind == "pause":
+                turn += 1
+        self.steps = kernel.steps - base
+
+    # ── looking ────────────────────────────────────────────────────────────────────
+
+    def _look(self, where: str) -> None:
+        """Had all been killed here, or had the power gone."""
+        self.looks += 1
+        self._judge(self.kernel.disk.after_kill(), f"all killed {where}", power=False)
+        for _ in range(2):
+            fate = draw(self._random)
+            survivor = self.kernel.disk.after_power(fate)
+            self._judge(survivor, f"power cut {where}, {fate}", power=True)
+
+    def _judge(self, survivor: SimulatedDisk, where: str, *, power: bool) -> list[Seen]:
+        found, verdict = reopened(survivor, where)
+        if verdict == "clean" and not power:
+            self._may_be_clean(where)
+        wrong = self.witness.found(found, power=power)
+        if wrong:
+            raise Wrong(f"{wrong} ({where})")
+        return found
+
+    def _may_be_clean(self, where: str) -> None:
+        """P7: not if somebody has changed something, and did not begin to close."""
+        for actor in self.actors:
+            changed, opens = 0, 0
+            for op in self.witness.ops:
+                if op.who == actor.name:
+                    if op.kind in ("open", "close") or op.error == "StoreFailed":
+                        changed = 0
+                    elif op.returned and (op.bodies or op.got or op.of):
+                        changed = op.end
+                elif op.kind == "open":
+                    opens = max(opens, op.end)
+            death = self.deaths.get(actor.name, FOREVER)
+            if changed and opens < min(death, FOREVER):
+                raise Wrong(f"P7: called clean, and {actor.name} has not closed ({where})")
+
+    def _settle(self) -> None:
+        """All scripts are over: those who live agree with each other and with the log; then they close."""
+        disk = self.kernel.disk
+        found = self._judge(disk.after_kill(), "at the end", power=False)
+        closed = False
+        for actor in self.actors:
+            if actor.broker and actor.process.alive and not disk.fired:
+                self._alone(actor, Actor.see_all)
+                if actor.seen != found:
+                    raise Wrong(f"fold: {actor.name} knows {actor.seen}, and in the log is {found}")
+        for actor in self.actors:
+            if actor.broker and actor.process.alive:
+                closed = closed or not actor.read_only
+                self._alone(actor, Actor.close)
+        in_order = closed and not disk.fired
+        survivor = disk.after_power(nothing_but_the_platter()) if in_order else disk.after_kill()
+        again, verdict = reopened(survivor, "after all have closed")
+        if again != found:
+            raise Wrong(f"P1: after all have closed there is {again}, and there was {found}")
+        if in_order and not self.deaths and verdict != "clean":
+            raise Wrong(f"P7: all have closed, and it is called {verdict}")
+
+
+def reopened(disk: SimulatedDisk, where: str) -> tuple[list[Seen], str]:
+    """What the next process finds, once nobody is there any more, and the verdict."""
+    try:
+        store = Store(
+            PATH, sync="always", read_only=False, segment_bytes=1024, clock=None, disk=disk, background=False
+        )
+        return view(Broker(store)), store.verdict.value
+    except CorruptStore as error:
+        raise Wrong(f"P7: a crash is called damage: {error!r} ({where})") from error
+    except CRASHES as error:
+        raise Wrong(f"P9: it does not open: {error!r} ({where})") from error
+
+
+# ── schedules ──────────────────────────────────────────────────────────────────────────
+
+
+def some_schedule(seed: int, steps: int, processes: int, looks: int = 2) -> Schedule:
+    """One for a run of about so many *steps*."""
+    rng = random.Random(seed)
+    count = rng.choice((1, 2, 2, 3, 3, 4, 6, 12, steps // 20, steps // 4))
+    switches = {rng.randrange(1, steps): rng.randrange(processes) for _ in range(count)}
+    deaths = rng.choice((0, 0, 1, 1, 1, 2))
+    kills = {rng.randrange(1, steps): rng.choice((None, None, 0)) for _ in range(deaths)}
+    return Schedule(
+        switches, kills, looks=frozenset(rng.randrange(1, steps) for _ in range(looks)), seed=seed
+    )  # fmt: skip
+
+
+def explore(here: Here, name: str, seeds: Iterator[int] | range) -> tuple[int, Violation | None]:
+    """Random schedules of one workload: how many runs, and what was found first."""
+    workload = WORKLOADS[name]
+    steps, runs = 0, 0
+    for seed in seeds:
+        if not steps:
+            steps = max(2, measure(here, workload))
+        schedule = some_schedule(seed, steps, len(workload.scripts))
+        found = attempt(here, name, schedule)
+        runs += 1
+        if found:
+            return runs, found
+    return runs, None
+
+
+def explore_deaths(here: Here, name: str, seed: int, *, every: int = 1) -> tuple[int, Violation | None]:
+    """One schedule, and at each of its calls whoever makes it dies, or dies inside it, or meets a fault."""
+    workload = WORKLOADS[name]
+    plain = some_schedule(seed, max(2, measure(here, workload)), len(workload.scripts), looks=0)
+    plain = replace(plain, kills={})
+    run = Run(here, workload, plain)
+    run.kernel.traces = []
+    wrong = run.play()
+    if wrong:
+        return 1, Violation(wrong, name, plain, run.lines())
+    runs = 0
+    for schedule in _deaths(plain, run.calls_together(), every, seed):
+        runs += 1
+        found = attempt(here, name, schedule)
+        if found:
+            return runs, found
+    return runs, None
+
+
+def _deaths(plain: Schedule, calls: list[Call], every: int, seed: int) -> Iterator[Schedule]:
+    rng = random.Random(seed)
+    for step in range(1 + rng.randrange(every), len(calls) + 1, every):
+        looks = frozenset({step + 1 + rng.randrange(20)})
+        yield replace(plain, kills={step: None}, looks=looks)
+        for inside in INSIDE.get(calls[step - 1].kind, ()):
+            yield replace(plain, kills={step: inside}, looks=looks)
+        for fault in FAULTS.get(calls[step - 1].kind, ()):
+            yield replace(plain, faults={step: fault}, looks=looks)
+
+
+def attempt(here: Here, name: str, schedule: Schedule) -> Violation | None:
+    run = Run(here, WORKLOADS[name], schedule)
+    wrong = run.play()
+    return Violation(wrong, name, schedule, run.lines()) if wrong else None
+
+
+def measure(here: Here, workload: Workload) -> int:
+    run = Run(here, workload, Schedule())
+    run.play()
+    return run.steps
+
+
+def shorten(here: Here, violation: Violation) -> Violation:
+    """The shortest schedule that still breaks the same promise: leave out what is not needed."""
+    best, promise = violation, violation.text[:3]
+    again = True
+    while again:
+        again = False
+        for shorter in _shorter(best.schedule):
+            found = attempt(here, violation.workload, shorter)
+            if found and found.text[:3] == promise:
+                best, again = found, True
+                break
+    return best
+
+
+def _shorter(schedule: Schedule) -> Iterator[Schedule]:
+    for name in ("looks", "switches", "kills", "faults"):
+        items = getattr(schedule, name)
+        size = len(items)
+        while size:
+            for start in range(0, len(items), size):
+                left = sorted(items)[:start] + sorted(items)[start + size :]
+                fewer = frozenset(left) if name == "looks" else {step: items[step] for step in left}
+                yield replace(schedule, **{name: fewer})
+            size //= 2
+
+
+# ── workloads ──────────────────────────────────────────────────────────────────────────
+
+# Each script must make sense whatever the others do, or do not get to do.
+
+
+def opened(a: Actor) -> None:
+    a.open()
+    a.publish("q")
+
+
+def filled(a: Actor) -> None:
+    """Several segments, most of them garbage, and a message that is stuck in the first."""
+    a.open()
+    a.publish("stuck", 2, size=60)
+    a.take("stuck")
+    for _ in range(6):
+        a.publish("q", size=330)
+        a.take("q")
+        a.held.reverse()
+        a.ack()
+
+
+def unsynced(a: Actor) -> None:
+    a.open("never")
+    a.publish("q", 2)
+
+
+def publish_take_ack(a: Actor) -> None:
+    a.open()
+    a.publish("q")
+    a.take("q")
+    a.ack()
+    a.publish("q")
+
+
+def compete(a: Actor) -> None:
+    a.open()
+    a.take("q")
+    a.take("q")
+    a.ack()
+    a.nack()
+    a.take("q", 2)
+    a.release()
+    a.ack()
+
+
+def settle(a: Actor) -> None:
+    """Timeouts, extensions, delays, and receipts that somebody else may have overtaken."""
+    a.open()
+    a.take("q", visibility_timeout=10.0)
+    a.extend(40.0)
+    a.sleep(15.0)
+    a.ack()
+    a.take("q", 2, visibility_timeout=5.0)
+    a.nack(delay=3.0)
+    a.sleep(6.0)
+    a.take("q")
+    a.ack()
+    a.release()
+
+
+def batches(a: Actor) -> None:
+    a.open()
+    a.publish("q", 3)
+    a.take("q", 4)
+    a.ack()
+    a.publish("r", 2, size=120)
+    a.publish("q", 4, size=150)
+    a.nack()
+
+
+def rotate(a: Actor) -> None:
+    a.open()
+    for index in range(5):
+        a.publish("q", size=300 + 31 * index)
+    a.take("q")
+    a.ack()
+
+
+def rotate_unsynced(a: Actor) -> None:
+    a.open("never")
+    for index in range(5):
+        a.publish("q", 1 + index % 2, size=260)
+    a.take("q")
+    a.flush()
+    a.publish("q")
+    a.ack()
+
+
+def publish_always(a: Actor) -> None:
+    a.open()
+    for _ in range(3):
+        a.publish("q", size=200)
+
+
+def write_on(a: Actor) -> None:
+    for _ in range(3):
+        a.publish("q")
+        a.take("stuck")
+        a.ack()
+    a.publish("q", size=400)
+
+
+def clean(a: Actor) -> None:
+    a.open()
+    a.maintain()
+    a.publish("q", size=300)
+    a.take("q")
+    a.ack()
+    a.maintain(1 << 30)
+    a.maintain()
+
+
+def idle_then_take(a: Actor) -> None:
+    """Behind for long: what it knows may be gone from the log."""
+    a.open()
+    a.look("stuck")
+    for _ in range(3):
+        a.rest()
+    a.take("stuck")
+    a.take("q")
+    a.options("q")
+    a.ack()
+    a.publish("stuck")
+
+
+def come_and_go(a: Actor) -> None:
+    for _ in range(2):
+        a.open()
+        a.publish("q")
+        a.close()
+
+
+def come_and_take(a: Actor) -> None:
+    for _ in range(2):
+        a.open("never")
+        a.take("q")
+        a.ack()
+        a.close()
+
+
+def create(a: Actor) -> None:
+    a.open()
+    a.publish("q")
+    a.take("q")
+
+
+def exclusively(a: Actor) -> None:
+    a.open(exclusive=True, excuse=(StoreLocked,))
+    a.publish("q")
+    a.take("q")
+    a.close()
+
+
+def as_guest(a: Actor) -> None:
+    a.open(excuse=(StoreLocked,))
+    a.publish("q")
+    a.take("q")
+    a.ack()
+    a.close()
+
+
+def read_only(a: Actor) -> None:
+    for _ in range(2):
+        a.open(read_only=True, excuse=(StoreLocked, StorageError))
+        a.look("q")
+        a.look("stuck")
+        a.rest()
+        a.look("q")
+        a.close()
+
+
+def declare(a: Actor) -> None:
+    a.open()
+    a.declare("q", 20.0)
+    a.take("q")
+    a.options("q")
+    a.declare("q", 45.0)
+    a.publish("q")
+    a.options("q")
+
+
+def observe(a: Actor) -> None:
+    a.open()
+    a.options("q")
+    a.take("q")
+    a.declare("q", 70.0)
+    a.options("q")
+    a.purge("q")
+    a.take("q")
+
+
+WORKLOADS: dict[str, Workload] = {
+    "two publish and take": Workload((publish_take_ack, publish_take_ack)),
+    "three compete": Workload((compete, compete, publish_take_ack), unsynced),
+    "settling": Workload((settle, settle, publish_take_ack), unsynced),
+    "batches": Workload((batches, compete, batches)),
+    "rotation": Workload((rotate, rotate)),
+    "unsynced rotation": Workload((rotate_unsynced, publish_always, compete)),
+    "one syncs for another": Workload((rotate_unsynced, publish_always)),
+    "cleaning": Workload((write_on, clean, idle_then_take), filled),
+    "two clean": Workload((clean, clean), lambda a: (filled(a), a.close())[1]),
+    "idle": Workload((idle_then_take, clean, write_on), lambda a: (filled(a), a.close(), a.open())[1]),
+    "come and go": Workload((come_and_go, come_and_take, come_and_go)),
+    "first creation": Workload((create, create, read_only)),
+    "exclusive": Workload((exclusively, as_guest, exclusively), lambda a: (opened(a), a.close())[1]),
+    "read-only": Workload((clean, read_only, rotate), lambda a: (filled(a), a.close())[1]),
+    "definitions": Workload((declare, observe, declare)),
+}

@@ -1,0 +1,328 @@
+"""Two stores on one disk, as two processes have them: what one does when the other is in the midst of it.
+
+Each is led through one interleaving, step by step; nothing runs beside.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+import pytest
+from faults import EIO, GO_ON, Faulty, Image, failing
+from logfiles import IDENTITY
+from opened import NOW, bodies, open_on
+
+import mq
+from mq.broker import Broker
+from mq.storage import locks, record, shared
+from mq.storage import log as log_module
+from mq.storage.log import Log
+
+KIND, MS = 17, 1_700_000_000_000
+
+
+class Shared(Image):
+    """A memory disk whose files have locks."""
+
+    def __init__(self, files: Any = None) -> None:
+        super().__init__(files)
+        self._locks: dict[int, bool] = {}  # by descriptor: whether it is a shared one
+
+    def lock(self, fd: int, *, shared: bool = False) -> bool:
+        file = self._file(fd)
+        others = [each for at, each in self._locks.items() if at != fd and self._open[at] is file]
+        if others and not (shared and all(others)):
+            self._locks.pop(fd, None)
+            return False
+        self._locks[fd] = shared
+        return True
+
+    def unlocker(self, fd: int) -> Any:
+        return lambda: self._locks.pop(fd, None)
+
+    def close(self, fd: int, /) -> None:
+        super().close(fd)
+        self._locks.pop(fd, None)
+
+    def pause(self, seconds: float) -> None:
+        pass
+
+    def open_count(self) -> int:
+        return len(self._open)
+
+
+def two(disk: Shared, sync: str = "never") -> tuple[Broker, Broker]:
+    """Both know of the queue, and have what the other wrote."""
+    one, other = open_on(disk, sync=sync), open_on(disk, sync=sync)
+    one.queue("a").publish(b"first")
+    assert bodies(other) == [b"first"]
+    return one, other
+
+
+def claimed_and_there(disk: Shared) -> None:
+    """Whatever the page claims as synced is on the disk."""
+    words = shared.read_mark(disk, "s/mark", disk.files()["s/mark"][:8])
+    written, synced = disk.files(), disk.synced_files()
+    for path, data in written.items():
+        if "/log/" in path:
+            base = int(path[-24:-4])
+            upto = max(0, words[shared.SYNCED] - base + 72)
+            assert synced[path][:upto] == data[:upto], path
+
+
+# ── syncing ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("step", ["show", "_enter", "entered"])
+def test_a_sync_between_two_steps_of_going_on_in_the_others_segment_claims_no_more_than_it_synced(
+    monkeypatch, step
+):
+    disk = Shared()
+    one, other = two(disk)
+    for n in range(6):
+        one.queue("a").publish(b"%d" % n * 400)
+    log, syncs = other._store.log, []
+    owner, name = (log.reader, "show") if step == "show" else (log, "_enter")
+    plain = getattr(owner, name)
+
+    def sync_in_between(*args: Any) -> None:
+        if step == "entered":
+            plain(*args)
+        log._sync_now()  # another thread, which waits for the disk
+        syncs.append(log.synced)
+        claimed_and_there(disk)
+        if step != "entered":
+            plain(*args)
+
+    monkeypatch.setattr(owner, name, sync_in_between)
+    assert len(bodies(other)) == 7
+    assert len(syncs) > 1
+
+
+def test_the_end_that_a_sync_claims_is_the_one_it_looked_at(monkeypatch):
+    """The page's end moves while it is read; where it has gone to may be in a segment not known here."""
+    disk = Shared()
+    one, other = two(disk)
+    one.queue("a").publish(b"x" * 200)
+    log = other._store.log
+
+    class Moving:
+        """The page: between two looks at the end, the other process goes on in two more segments."""
+
+        def __init__(self, words: memoryview) -> None:
+            self.words = words
+
+        def __getitem__(self, index: int) -> int:
+            value = self.words[index]
+            if index == shared.END:
+                for _ in range(4):
+                    one.queue("a").publish(b"y" * 400)
+            return value
+
+        def __setitem__(self, index: int, value: int) -> None:
+            self.words[index] = value
+
+    monkeypatch.setattr(log, "_mark", Moving(log._mark))
+    log._sync_now()
+    claimed_and_there(disk)
+
+
+def test_who_syncs_after_somebody_died_in_a_sync_takes_void_bytes_for_what_they_are():
+    """A process died in a write, and was fenced off; another one in the sync of that."""
+    disk = Image()
+    mark = memoryview(bytearray(4096)).cast("Q")
+    log = Log(disk, "log", IDENTITY, mark, [], 0, 1024)
+    log.begin_segment(MS, 0, 0, void_from=0)
+    log._said_open, log._room = True, log._allocated
+    log.append(MS, KIND, 0, 1, b"whole")
+    torn = record.encode(log.segments[0].seed, log.end, 0, 0, KIND, 0, 1, b"torn" * 20)[:50]
+    disk.pwrite(log._fd, torn, log.end - log._shift)
+    mark[shared.DIRTY] = 1
+    log.adopt(MS)
+    assert (len(log.segments), mark[shared.DIRTY]) == (2, 0)
+    log.append(MS, KIND, 0, 1, b"behind the fence")
+    mark[shared.SYNCING] = 1
+    log.sync(log.end)
+    assert (log.synced, mark[shared.SYNCING], log.failure) == (log.end, 0, None)
+    assert disk.synced_files() == disk.files()
+
+
+def test_who_syncs_after_somebody_died_in_a_sync_looks_whether_all_is_there():
+    disk = Image()
+    mark = memoryview(bytearray(4096)).cast("Q")
+    log = Log(disk, "log", IDENTITY, mark, [], 0, 1024)
+    log.begin_segment(MS, 0, 0, void_from=0)
+    log._said_open, log._room = True, log._allocated
+    lost = log.append(MS, KIND, 0, 1, b"its page was dropped after the sync had failed")
+    log.append(MS, KIND, 0, 1, b"more")
+    disk.pwrite(log._fd, bytes(40), lost - log._shift)
+    mark[shared.SYNCING] = 1
+    with pytest.raises(mq.StoreFailed, match="outcome is unknown"):
+        log.sync(log.end)
+    assert mark[shared.FAILED] == 1
+
+
+def test_a_process_that_syncs_for_ever_leaves_the_outcome_open(monkeypatch):
+    """Nobody is told that nothing was published."""
+    disk = Shared()
+    one, other = two(disk, sync="always")
+    monkeypatch.setattr(log_module, "SYNC_SECONDS", 0.0)
+    one._store.mark[shared.SYNCER] = 4711
+    assert disk.lock(one._store._sync_fd)
+    with pytest.raises(mq.StoreFailed, match=r"process 4711 .* perhaps not on the disk"):
+        other.queue("a").publish(b"in doubt")
+    one._store.log._unlock_sync()
+    assert bodies(one) == [b"first", b"in doubt"]
+    other.queue("a").publish(b"goes on")
+
+
+# ── ids ────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_stands_behind_a_closing_record_counts_when_it_is_on_the_disk():
+    """Else a power cut leaves the closing record as the last one, and ids are given out again."""
+    disk = Shared()
+    faulty = Faulty(disk)
+    open_on(disk).close()
+    one, other = open_on(faulty, sync="never"), open_on(disk, sync="never")
+
+    class Died(BaseException):
+        pass
+
+    def die_at_a_sync(name: str, args: tuple[Any, ...]) -> Any:
+        if name == "sync":
+            raise Died
+        return GO_ON
+
+    log = one._store.log
+    faulty.hook = die_at_a_sync
+    with pytest.raises(Died):  # between the record that says open, and its sync
+        one.queue("a").publish(b"never")
+    disk.unlocker(one._store._locks.fd)()
+    disk.unlocker(one._store._locks._presence)()
+    disk.unlocker(one._store._sync_fd)()
+    assert log.end > other._store.log.end
+    given = other.queue("a").publish(b"given out, not synced")
+    with open_on(Image(disk.synced_files())) as after_power_cut:
+        assert after_power_cut.queue("a").publish(b"new") > given
+
+
+# ── the head ───────────────────────────────────────────────────────────────────────
+
+
+def test_who_follows_a_head_does_not_say_it_on_the_page():
+    """It may have moved on since."""
+    disk = Shared()
+    one, other = two(disk)
+    for _ in range(8):
+        one.queue("a").publish(bytes(300))
+    for message in one.queue("a").receive_many(9):
+        message.ack()
+    assert bodies(other) == []
+    said: list[int] = []
+
+    class Noting:
+        def __init__(self, words: memoryview) -> None:
+            self.words = words
+
+        def __getitem__(self, index: int) -> int:
+            return self.words[index]
+
+        def __setitem__(self, index: int, value: int) -> None:
+            if index == shared.HEAD:
+                said.append(value)
+            self.words[index] = value
+
+    other._store.log._mark = Noting(other._store.log._mark)  # type: ignore[assignment]
+    one._store.maintenance.run()
+    assert one._store.log.head > 0
+    assert other.queue("a").stats().ready == 0
+    assert other._store.log.head == one._store.log.head
+    assert said == []
+
+
+# ── cleaning ───────────────────────────────────────────────────────────────────────
+
+
+def with_garbage(broker: Broker) -> None:
+    queue = broker.queue("a")
+    for _ in range(8):
+        queue.publish(bytes(300))
+    for message in queue.receive_many(9):
+        message.ack()
+
+
+def test_a_cleaner_that_gets_no_descriptor_just_now_cleans_later(caplog):
+    disk = Shared()
+    faulty = Faulty(disk)
+
+    def none_for_the_lock(name: str, args: tuple[Any, ...]) -> Any:
+        if name == "open" and args[0] == "s/CLEANER":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return GO_ON
+
+    with open_on(faulty, sync="never") as broker:
+        with_garbage(broker)
+        faulty.hook = none_for_the_lock
+        broker._store.maintenance.run()
+        assert "ulimit" in caplog.text
+        assert broker._store.log.head == 0
+        faulty.hook = None
+        broker._store.maintenance.run()
+        assert broker._store.log.head > 0
+
+
+def test_a_cleaner_that_does_not_get_the_lock_just_now_cleans_later(monkeypatch):
+    disk = Shared()
+    one, other = two(disk)
+    with_garbage(one)
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 0.0)
+    assert disk.lock(other._store._locks.fd)
+    one._store.maintenance.run()
+    assert one._store.log.head == 0
+    other._store._locks.unlock()
+    one._store.maintenance.run()
+    assert one._store.log.head > 0
+
+
+# ── options ────────────────────────────────────────────────────────────────────────
+
+
+def test_extending_goes_by_the_timeout_that_another_process_has_just_declared():
+    one, other = two(Shared())
+    message = other.queue("a").receive(timeout=0)
+    one.queue("a", visibility_timeout=1000.0)
+    message.extend()
+    (seen,) = one.queue("a").peek(state="in_flight")
+    assert seen.due_at == message.due_at
+    assert seen.due_at.timestamp() == NOW + 1000
+
+
+# ── descriptors ────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("method", ["open", "size", "pread"])
+def test_a_follower_that_fails_anywhere_leaks_no_descriptor(method):
+    """P11."""
+    after, failed = 0, True
+    while failed:
+        disk = Shared()
+        faulty = Faulty(disk)
+        one, other = open_on(disk, sync="never"), open_on(faulty, sync="never")
+        for n in range(6):
+            one.queue("a").publish(b"%d" % n * 400)
+        faulty.hook = failing(method, EIO, after=after, times=1)
+        failed = False
+        try:
+            assert len(bodies(other)) == 6
+        except mq.MqError:
+            failed = True
+        faulty.hook = None
+        assert len(bodies(other)) == 6
+        other.close()
+        one.close()
+        assert disk.open_count() == 0
+        after += 1
+    assert after > 1

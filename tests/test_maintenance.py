@@ -1,0 +1,88 @@
+"""Maintenance comes to an end: when there is nothing to be gained, and when the store is being closed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from fakes import open_on
+
+import mq
+from mq import maintenance
+from mq.broker import Broker
+from mq.storage.disk import RealDisk
+
+SEGMENT_BYTES = 4096
+QUEUES = 300  # whose declarations fill several segments
+ENOUGH = 100  # segments that are given back, and no end of it
+
+
+class CountingUnlinks(RealDisk):
+    def __init__(self) -> None:
+        self.unlinked = 0
+
+    def unlink(self, path: str) -> None:  # type: ignore[override]
+        self.unlinked += 1
+        assert self.unlinked < ENOUGH, "it moves the same declarations again and again"
+        RealDisk.unlink(path)
+
+
+def opened(disk: RealDisk, path: Path) -> Broker:
+    return open_on(disk, path, sync="never", segment_bytes=SEGMENT_BYTES, background=False)
+
+
+def test_a_store_of_many_empty_queues_is_not_cleaned_for_ever(tmp_path: Path) -> None:
+    """A declaration lives, as a message does: there is nothing to be gained from moving it."""
+    disk = CountingUnlinks()
+    broker = opened(disk, tmp_path)
+    for number in range(QUEUES):
+        broker.queue(f"empty-{number}", visibility_timeout=20.0)
+    assert broker.stats().segments > 4
+    for _ in range(2):
+        broker._store.maintenance.run()
+    assert disk.unlinked == 0
+    broker.close()
+    with opened(disk, tmp_path) as again:
+        assert len(again.queues()) == QUEUES
+
+
+def test_queues_that_are_declared_again_and_again_leave_garbage_and_it_is_given_back(tmp_path: Path) -> None:
+    disk = CountingUnlinks()
+    broker = opened(disk, tmp_path)
+    for turn in range(4):
+        for number in range(QUEUES // 10):
+            broker.queue(f"empty-{number}", visibility_timeout=20.0 + turn)
+    before = broker.stats().segments
+    for _ in range(2):
+        broker._store.maintenance.compact()
+    assert disk.unlinked >= before - 1
+    assert broker.queue("empty-7").options() == {"visibility_timeout": 23.0}
+    broker.close()
+
+
+@pytest.mark.parametrize("slices", range(1, 40, 3))
+def test_a_close_whose_time_is_up_in_the_middle_of_cleaning_loses_nothing(
+    tmp_path: Path, monkeypatch, slices
+) -> None:
+    """Some messages stand there twice then, once before and once behind: they are delivered once."""
+    monkeypatch.setattr("mq.storage.cleaner.SLICE_RECORDS", 2)
+    broker = opened(RealDisk(), tmp_path)
+    queue = broker.queue("mail")
+    stays = [b"%d" % number for number in range(30)]
+    for body in stays:
+        queue.publish(body)
+        queue.publish_many([bytes(300)] * 2)
+    for message in queue.receive_many(len(stays) * 3):
+        if message.raw in stays:
+            message.release()
+        else:
+            message.ack()
+    now = iter(range(1000))  # seconds pass as often as somebody looks at the clock
+    monkeypatch.setattr(maintenance, "CLOSING_SECONDS", slices)
+    monkeypatch.setattr(
+        maintenance, "time", SimpleNamespace(monotonic=lambda: next(now), sleep=lambda _: None)
+    )
+    broker.close()
+    with mq.open(tmp_path) as again:
+        assert [message.raw for message in again.queue("mail").receive_many(1000)] == stays
