@@ -346,9 +346,12 @@ class Order:
         )
 
     def hopeless(self) -> int:
-        """How many are only not gone because nobody came by yet."""
-        ids = {id for id in self.overdue if self.has_expired(id)}
-        return len(ids.union(id for id in self.doomed if self.is_doomed(id)))
+        """How many have expired, and are only not gone because nobody came by yet."""
+        return len({id for id in self.overdue if self.has_expired(id) and not self.is_doomed(id)})
+
+    def dying(self) -> int:
+        """How many have timed out for the last time, and nobody came by yet."""
+        return len({id for id in self.doomed if self.is_doomed(id)})
 
     # ── time ───────────────────────────────────────────────────────────────────────
 

@@ -321,10 +321,9 @@ class QueueState(Order):
     def state_of(self, id: int, now: Now) -> State | None:
         """Where the message is; None if it is not here."""
         if flight := self.flights.get(id):
-            if flight.deadline > now.store:
-                return "in_flight"
-            rests = flight.attempts < self.attempts_max and self.returns_at(flight) > now.store
-            return "delayed" if rests else "ready"
+            if flight.deadline > now.store or flight.attempts >= self.attempts_max:
+                return "in_flight"  # its last attempt, until somebody comes by
+            return "delayed" if self.returns_at(flight) > now.store else "ready"
         if delayed := self.delayed.get(id):
             return "ready" if delayed.due <= now.wall else "delayed"
         return "ready" if self._lane_of(id) else None
@@ -332,7 +331,8 @@ class QueueState(Order):
     def changes_at(self, id: int, now: Now) -> int | None:
         """When a message that is not ready will be, in its clock's time."""
         if flight := self.flights.get(id):
-            return flight.deadline if flight.deadline > now.store else self.returns_at(flight)
+            flies = self.state_of(id, now) == "in_flight"
+            return flight.deadline if flies else self.returns_at(flight)
         delayed = self.delayed.get(id)
         return delayed.due if delayed else None
 
@@ -347,7 +347,7 @@ class QueueState(Order):
             return self.listed(now, limit)
         flights = self.flights.items()
         if state == "in_flight":
-            when = [(flight.deadline, id) for id, flight in flights if flight.deadline > now.store]
+            when = [(flight.deadline, id) for id, flight in flights if self.state_of(id, now) == "in_flight"]
         else:
             when = [(entry.due, id) for id, entry in self.delayed.items() if entry.due > now.wall]
             # Those that timed out and rest a little count in store time.
@@ -365,7 +365,7 @@ class QueueState(Order):
     def counts(self, now: Now) -> tuple[int, int, int]:
         """How many are ready, in flight and delayed."""
         self.advance(now)
-        flying, later = len(self.flights) - self._lapsed, self._later + self._resting
+        flying, later = len(self.flights) - self._lapsed + self.dying(), self._later + self._resting
         return self.total() - flying - later - self.hopeless(), flying, later
 
     def total(self) -> int:
