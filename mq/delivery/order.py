@@ -214,16 +214,23 @@ class Order:
 
     def take_waiting(self, id: int) -> tuple[int, int] | None:
         """*id* does not only wait any more: its position and priority, if it did."""
-        order = sorted(self.lanes, key=lambda priority: self.lanes[priority].head != id)
-        for priority in (*order, 0):
-            lane = self.lanes[priority] if priority else self.waiting
-            position = lane.take(id)
-            if position is not None:
-                if priority and not lane:
-                    del self.lanes[priority]
-                    self.levels.remove(priority)
-                return position, priority
+        for priority in reversed(self.levels):
+            if self.lanes[priority].head == id:  # of the highest, as a rule
+                return self._take_from(priority, id)
+        for priority in (0, *self.levels):
+            if found := self._take_from(priority, id):
+                return found
         return None
+
+    def _take_from(self, priority: int, id: int) -> tuple[int, int] | None:
+        lane = self.lanes[priority] if priority else self.waiting
+        position = lane.take(id)
+        if position is None:
+            return None
+        if priority and not lane:
+            del self.lanes[priority]
+            self.levels.remove(priority)
+        return position, priority
 
     # ── questions ──────────────────────────────────────────────────────────────────
 
