@@ -52,11 +52,12 @@ def open_on(
     segment_bytes: int = 1 << 20,
     clock: Callable[[], float] | None = None,
     background: bool = True,
+    exclusive: bool = False,
 ) -> Broker:
     """mq.open, on a disk of the test's choice; maintenance may be left to the test too."""
     return Broker(
         Store(
             os.fspath(path), sync=sync, read_only=False, segment_bytes=segment_bytes, clock=clock,
-            disk=disk, background=background,
+            disk=disk, background=background, exclusive=exclusive,
         )
     )  # fmt: skip

@@ -57,7 +57,8 @@ def killed(path: Path) -> Path:
 
 FACE = {
     mq.open: (
-        "(path, *, sync='always', read_only=False, recover='refuse', segment_bytes=67108864, clock=None)"
+        "(path, *, sync='always', exclusive=False, read_only=False, recover='refuse',"
+        " segment_bytes=67108864, clock=None)"
     ),
     mq.Broker.queue: "(self, name, *, type=None, **options)",
     mq.Broker.queues: "(self)",
@@ -190,26 +191,62 @@ def test_a_closed_broker_ends_an_iteration(path):
     assert list(queue) == []
 
 
-def test_descriptors_are_given_back(path):
+DESCRIPTORS = 9  # LOCK, FORMAT, mark, its page, the segment written to; of others to read from, at most 4
+BELL = 1  # more, once somebody has waited; and one for each process that waits elsewhere
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) - 1  # that of the look itself
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc to count descriptors in")
+@pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
+def test_descriptors_are_bounded_and_given_back(path, exclusive):
     """P11."""
-    if not os.path.isdir("/proc/self/fd"):
-        pytest.skip("no /proc to count descriptors in")
-    gc.collect()  # the page stays mapped as long as somebody has the broker
-    before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
-        with mq.open(path, segment_bytes=1024) as broker:
+        gc.collect()  # the page stays mapped as long as somebody has the broker
+        before = descriptors()
+        with open_on(RealDisk(), path, segment_bytes=1024, background=False, exclusive=exclusive) as broker:
             queue = broker.queue("mail")
             for _ in range(30):
                 queue.publish(b"x" * 500)
-            assert [len(message.raw) for message in queue.receive_many(30)] == [500] * 30
-            assert len(os.listdir("/proc/self/fd")) < before + 12
+            messages = queue.receive_many(30)
+            assert [len(message.raw) for message in messages] == [500] * 30
+            assert descriptors() == before + DESCRIPTORS
+            queue.ack_many(messages)
+            broker._store.maintenance.run(1)  # a checkpoint too
+            queue.publish("x")
+            queue.receive(timeout=0).ack()
+            assert descriptors() <= before + DESCRIPTORS
+        assert descriptors() == before + 1  # the page
         with mq.open(path, read_only=True) as reader:
-            reader.queue("mail").peek(30, state="in_flight")
+            reader.queue("mail").peek(30)
+            reader.stats()
         with suppress(mq.StorageError):
             mq.open(path / "FORMAT")
-    del broker, reader, queue
+        del broker, reader, queue, messages
+        gc.collect()
+        assert descriptors() == before
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc to count descriptors in")
+def test_descriptors_are_bounded_beside_another_broker_that_waits(path):
+    """P11: of two brokers in one process, each has its own."""
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    before = descriptors()
+    with mq.open(path, segment_bytes=1024) as one, mq.open(path, segment_bytes=1024) as other:
+        for n in range(40):
+            one.queue("mail").publish(b"%d" % n * 200)
+            message = other.queue("mail").receive(timeout=PATIENCE)
+            message.ack()
+        assert other.queue("mail").receive(timeout=0.01) is None  # its bell is made
+        one.queue("mail").publish("x")  # and rung
+        for broker in (one, other):
+            broker._store.maintenance.stop()  # it may have a descriptor at the moment
+        assert descriptors() <= before + 2 * (DESCRIPTORS + BELL)
+    del one, other, broker, message
+    gc.collect()
+    assert descriptors() == before
 
 
 # ── restarting ─────────────────────────────────────────────────────────────────────
@@ -515,36 +552,64 @@ def test_several_readers_at_once(path):
             readers[0].queue("mail").stats()
 
 
-# ── one process at a time ──────────────────────────────────────────────────────────
+# ── sharing, or not ────────────────────────────────────────────────────────────────
 
 OPEN_AND_WAIT = """
 import sys, mq
-with mq.open(sys.argv[1]) as broker:
+with mq.open(sys.argv[1], exclusive=sys.argv[2] == "True") as broker:
     print("open", flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_second_process_is_told_who_has_the_store(path):
+@pytest.mark.parametrize("theirs, ours", [(True, False), (True, True), (False, True)])
+def test_who_wants_a_store_alone_is_told_who_has_it_and_who_comes_then_too(path, theirs, ours):
     holder = subprocess.Popen(
-        [sys.executable, "-c", OPEN_AND_WAIT, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", OPEN_AND_WAIT, path, str(theirs)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with holder:
         assert holder.stdout.readline() == "open\n"
         with pytest.raises(mq.StoreLocked, match=f"process {holder.pid}; close it there") as raised:
-            mq.open(path)
+            mq.open(path, exclusive=ours)
         assert (raised.value.pid, raised.value.path) == (holder.pid, str(path))
         holder.kill()
         holder.wait(PATIENCE)
-        mq.open(path).close()
+        mq.open(path, exclusive=ours).close()
 
 
-def test_the_same_process_cannot_open_a_store_twice(path):
-    with mq.open(path):
-        with pytest.raises(mq.StoreLocked) as raised:
+def test_a_process_may_open_a_store_twice(path):
+    """Two brokers are like two processes."""
+    with mq.open(path) as one, mq.open(path) as other:
+        assert one.store_id == other.store_id
+        id = one.queue("mail").publish("x")
+        message = other.queue("mail").receive(timeout=0)
+        assert (message.id, message.body, one.queue("mail").stats().in_flight) == (id, "x", 1)
+        one.close()
+        message.ack()
+        assert other.queue("mail").stats().acked == 1
+
+
+def test_a_process_cannot_have_a_store_alone_twice(path):
+    with mq.open(path, exclusive=True):
+        for exclusive in (True, False):
+            with pytest.raises(mq.StoreLocked) as raised:
+                mq.open(path, exclusive=exclusive)
+            assert raised.value.pid == os.getpid()
+    mq.open(path, exclusive=True).close()
+
+
+def test_whoever_is_refused_leaves_the_store_as_it_was(path):
+    with mq.open(path, exclusive=True) as broker:
+        queue = broker.queue("mail")
+        queue.publish("x")
+        before = everything(path)
+        with pytest.raises(mq.StoreLocked):
             mq.open(path)
-        assert raised.value.pid == os.getpid()
-    mq.open(path).close()
+        assert everything(path) == before
+        queue.receive(timeout=0).ack()
 
 
 # ── sync ───────────────────────────────────────────────────────────────────────────

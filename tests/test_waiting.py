@@ -362,7 +362,7 @@ def test_the_timer_passes_on_when_its_keeper_is_interrupted(queue, sleeps):
 def test_the_timer_passes_on_when_its_keeper_gives_up(queue, sleeps, monkeypatch):
     """Its timeout came first, so nobody else was told of what falls due after it."""
     hand = FakeClock(0.0)
-    for module in (mq.queue, mq.store):
+    for module in (mq.queue, mq.channel, mq.store, mq.waiting):
         monkeypatch.setattr(module, "time", SimpleNamespace(**{**vars(time), "monotonic": hand}))
     queue.publish(b"x")
     message = queue.receive(visibility_timeout=1000)

@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 import msgspec
 from crc32c import crc32c
 
-from .disk import Disk, write_all
+from .disk import Disk, write_file
 from .recovery import Start
 
 MAGIC: Final = b"mq-ckpt\n"
@@ -92,8 +92,8 @@ def write(
     path = _path(directory, checkpoint.position, "state")
     arrays = b"".join(pack.parts)
     if arrays:
-        _write_file(disk, _path(directory, pack.position, "ids"), arrays)
-    _write_file(disk, path + ".tmp", data)
+        write_file(disk, _path(directory, pack.position, "ids"), arrays)
+    write_file(disk, path + ".tmp", data)
     sync_log()
     disk.rename(path + ".tmp", path)
     disk.sync_directory(directory)
@@ -155,17 +155,6 @@ def _read(disk: Disk, path: str, key: bytes) -> Checkpoint | None:
     except msgspec.MsgspecError:
         return None
     return found if found.version == VERSION else None
-
-
-def _write_file(disk: Disk, path: str, data: bytes) -> None:
-    if disk.exists(path):
-        disk.unlink(path)  # left by somebody who died here: perhaps longer
-    fd = disk.open(path, write=True, create=True)
-    try:
-        write_all(disk, fd, data, 0)
-        disk.sync(fd)
-    finally:
-        disk.close(fd)
 
 
 def _remove_others(disk: Disk, directory: str, kept: Checkpoint) -> None:

@@ -42,6 +42,9 @@ class Disk(Protocol):
     def allocate(self, fd: int, offset: int, size: int) -> None:
         """Reserve room and grow the file over it, or raise; a hint where the system cannot."""
 
+    def forget(self, fd: int, offset: int, size: int) -> None:
+        """Read from the disk again what is in memory and passes for being there; a hint."""
+
     def sync(self, fd: int) -> None:
         """Return when the file's bytes, and what it takes to find them, are on the disk."""
 
@@ -105,6 +108,11 @@ class RealDisk:
         # inside the file's size does not change its metadata.
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(fd, offset, size)
+
+    def forget(self, fd: int, offset: int, size: int) -> None:
+        if hasattr(os, "posix_fadvise"):
+            with suppress(OSError):  # not every file system takes advice
+                os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
 
     def sync(self, fd: int) -> None:
         if sys.platform == "darwin":
@@ -199,6 +207,9 @@ class MemoryDisk:
     def allocate(self, fd: int, offset: int, size: int) -> None:
         pass
 
+    def forget(self, fd: int, offset: int, size: int) -> None:
+        pass
+
     def sync(self, fd: int) -> None:
         pass
 
@@ -245,11 +256,36 @@ class MemoryDisk:
         return memoryview(bytearray(self._file(fd))).cast("B").cast("Q")
 
 
+def read_all(disk: Disk, fd: int, size: int, offset: int) -> bytes:
+    """*size* bytes, or all that the file has, however short the single reads turn out."""
+    parts, done = [], 0
+    while done < size and (part := disk.pread(fd, size - done, offset + done)):
+        parts.append(part)
+        done += len(part)
+    return b"".join(parts)
+
+
 def write_all(disk: Disk, fd: int, data: bytes, offset: int) -> None:
     """Write every byte, however short the single writes turn out."""
     done = disk.pwrite(fd, data, offset)
     while done < len(data):
         done += disk.pwrite(fd, data[done:], offset + done)
+
+
+def write_file(disk: Disk, path: str, data: bytes) -> None:
+    """A new file, its bytes on the disk; to be given its name by a rename.
+
+    One that is left of somebody who died here goes first: it may be longer, and what a
+    failed fsync left of it in memory may never reach the disk.
+    """
+    if disk.exists(path):
+        disk.unlink(path)
+    fd = disk.open(path, write=True, create=True)
+    try:
+        write_all(disk, fd, data, 0)
+        disk.sync(fd)
+    finally:
+        disk.close(fd)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from crc32c import crc32c
 
 from mq.errors import CorruptStore, Unsupported
 
-from .disk import Disk, write_all
+from .disk import Disk, write_file
 
 VERSION: Final = 1
 LINE: Final = re.compile(rb"(mq (\d{1,9}) ([0-9a-f]{32}) ([0-9a-f]{16})) ([0-9a-f]{8})\n")
@@ -44,12 +44,7 @@ def create(disk: Disk, path: str) -> Identity:
 
 def write(disk: Disk, path: str, identity: Identity) -> None:
     """Put FORMAT there, whole and durable under its name."""
-    fd = disk.open(path + ".tmp", write=True, create=True)
-    try:
-        write_all(disk, fd, identity.line(), 0)
-        disk.sync(fd)
-    finally:
-        disk.close(fd)
+    write_file(disk, path + ".tmp", identity.line())
     disk.rename(path + ".tmp", path)
     disk.sync_directory(os.path.dirname(path))
 

@@ -67,6 +67,7 @@ class Log:
         self._room = 0  # an append that ends before here may go ahead
         self._said_open = False  # something stands behind the last closing record, and is on the disk
         self._closed_at = end  # the end, if the last record says closed
+        self._open_behind = end  # the log says that it is open once more than this is on the disk
         self.reserve = Reserve(disk, os.path.join(os.path.dirname(directory), "reserve"))
         self.reserve_bytes = 0  # how much is to be kept back
         self.refusable: frozenset[int] = frozenset()  # kinds that may not use the room kept back
@@ -92,7 +93,11 @@ class Log:
 
     def share(self, sync_fd: int, *, closed: bool) -> None:
         """Others write to this log too.  *closed*: its last record says closed."""
-        self._sync_fd, self._said_open = sync_fd, not closed
+        self._sync_fd = sync_fd
+        # What stands behind a closing record counts once it is on the disk: its writer may
+        # have died before it was.
+        self._said_open = not closed and self.synced >= self.end
+        self._open_behind = self.end
         self._unlock_sync = self._disk.unlocker(sync_fd) if sync_fd >= 0 else int
         self._closed_at = self.end if closed else -1
         self._room = 0  # the next append looks for itself
@@ -547,11 +552,9 @@ class Log:
                 last.offset(scan.end),
             )
         if upto > self.end:
-            # What stands behind a closing record counts once it is on the disk: its writer may
-            # have died before it was.
-            self._said_open = not scan.closed and (self._said_open or self.synced > self._closed_at)
+            self._said_open = not scan.closed and (self._said_open or self.synced > self._open_behind)
             if scan.closed:
-                self._closed_at = upto
+                self._closed_at = self._open_behind = upto
             self.last_ms = last.created_ms + scan.last_ms
         self.end = upto
         if scan.head > self.head:

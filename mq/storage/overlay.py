@@ -80,6 +80,9 @@ class Overlay:
         file = self._open[fd][1]
         file.size = max(file.size, offset + size)
 
+    def forget(self, fd: int, offset: int, size: int) -> None:
+        pass
+
     def sync(self, fd: int) -> None:
         pass
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,16 @@ def test_each_argument_is_a_message_and_its_id_is_printed(run: Run, store: Path)
     assert bodies(store) == ["a", "b\nc", ""]
     with mq.open(store, read_only=True) as broker:
         assert ids(result) == [message.id for message in broker.queue("q").peek()]
+
+
+def test_beside_a_live_process_that_waits(run: Run, store: Path) -> None:
+    with mq.open(store) as broker, ThreadPoolExecutor() as pool:
+        waiting = pool.submit(broker.queue("q").receive, timeout=300)
+        result = run("publish", "q", "a")
+        message = waiting.result()
+        assert [message.id] == ids(result)
+        message.ack()
+    assert bodies(store) == []
 
 
 def test_the_first_publish_says_where_it_made_the_store(run: Run, store: Path) -> None:

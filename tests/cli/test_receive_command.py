@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,22 @@ def test_values_that_cannot_be_right(run: Run, filled: list[int], options: list[
     assert run("receive", "mail", *options).exit_code == 2
 
 
-def test_a_store_in_use_names_the_process(run: Run, store: Path, filled: list[int]) -> None:
-    with mq.open(store):
+def test_beside_a_live_process(run: Run, store: Path, filled: list[int]) -> None:
+    """What it holds is its own; what is ready is anybody's."""
+    with mq.open(store) as broker:
+        queue = broker.queue("mail")
+        held = queue.receive(timeout=0)
+        assert run("receive", "mail").stdout_bytes == b'\xff\x00\n{"three":3}\n'
+        assert queue.stats()[:3] == (0, 1, 0)
+        held.ack()
+        queue.publish("more")
+        assert run("receive", "mail").stdout == "more\n"
+
+
+def test_a_store_that_somebody_has_alone_names_the_process(run: Run, store: Path, filled: list[int]) -> None:
+    with mq.open(store, exclusive=True):
         result = run("receive", "mail")
-    assert result.exit_code == 1 and "in use by process" in result.stderr
+    assert result.exit_code == 1 and f"in use by process {os.getpid()}" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -167,15 +167,19 @@ def test_repair_of_a_whole_store_does_nothing(run: Run, store: Path, ids: list[i
     assert contents(store) == before
 
 
-@pytest.mark.parametrize("args", [("repair",), ("repair", "--dry-run"), ("compact",)])
-def test_the_store_must_not_be_open(run: Run, store: Path, ids: list[int], args: tuple[str, ...]) -> None:
-    with mq.open(store, segment_bytes=4096):
+@pytest.mark.parametrize("exclusive", [False, True], ids=["shared", "exclusive"])
+@pytest.mark.parametrize("args", [("repair",), ("repair", "--dry-run")], ids=" ".join)
+def test_repair_wants_the_store_alone(
+    run: Run, store: Path, ids: list[int], args: tuple[str, ...], exclusive: bool
+) -> None:
+    with mq.open(store, segment_bytes=4096, exclusive=exclusive):
         damage(store, ids[3])
         before = contents(store)
         result = run(*args)
         assert result.exit_code == 1
         assert f"process {os.getpid()}" in result.stderr
         assert contents(store) == before
+    assert run("repair").exit_code == 0
 
 
 @pytest.mark.parametrize("command", ["verify", "repair", "compact"])
@@ -239,6 +243,28 @@ def test_compact_gives_back_what_it_said(run: Run, store: Path, garbage: list[in
 def test_compact_for_a_person(run: Run, store: Path, garbage: list[int]) -> None:
     assert "would be given back" in run("compact", "--dry-run").stdout
     assert "MiB given back" in run("compact").stdout
+
+
+def test_compact_beside_a_live_process(run: Run, store: Path, garbage: list[int]) -> None:
+    with mq.open(store) as broker:
+        queue = broker.queue("mail")
+        held = queue.receive(timeout=0)
+        run("compact", "--dry-run")
+        assert "MiB given back" in run("compact").stdout
+        held.ack()
+        queue.publish("after")
+        assert [message.id for message in queue.peek(1000)][:-1] == garbage[1:]
+        assert broker.stats().disk_bytes < 4 << 20
+    assert run("verify").exit_code == 0
+
+
+def test_compact_of_a_store_that_somebody_has_alone(run: Run, store: Path, garbage: list[int]) -> None:
+    with mq.open(store, exclusive=True):
+        before = contents(store)
+        result = run("compact")
+        assert result.exit_code == 1
+        assert f"process {os.getpid()}" in result.stderr
+        assert contents(store) == before
 
 
 def test_compact_stops_at_a_damaged_body(run: Run, store: Path, garbage: list[int]) -> None:

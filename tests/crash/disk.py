@@ -12,6 +12,7 @@ and what lies between (`pending`), cut at sectors; directories likewise.  Two de
 
 An fsync that fails marks its pages clean: they stay in the cache, a later fsync has
 nothing to do and says so, and whether the platter has them is for the Fate to decide.
+As on ext4, writing to such a page again does not help, until it was forgotten.
 
 What is assumed of a disk, as SQLite does by default: overwriting a sector leaves the
 bytes that the write does not change as they were; what was on the platter and is
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .fate import Fate
 
 SECTOR_BYTES = 512
+PAGE_BYTES = 4096
 PAGE_WORDS = 512
 SHORT = -1  # the fault of a write that writes only a part
 
@@ -49,6 +51,10 @@ class Write(NamedTuple):
     offset: int
     data: bytes
     clean: bool = False  # an fsync failed on it: no later one brings it to the platter
+
+    @property
+    def page(self) -> int:
+        return self.offset // PAGE_BYTES
 
 
 class Growth(NamedTuple):
@@ -68,13 +74,14 @@ class Change(NamedTuple):
 
 
 class File:
-    __slots__ = ("base", "cache", "past", "pending", "words")
+    __slots__ = ("base", "cache", "forgot", "past", "pending", "words")
 
     def __init__(self, content: bytes = b"") -> None:
         self.cache = self.base = content
         self.pending: list[Write | Growth] = []
         self.words: list[int] | None = None  # of the mapped page, which is then not in `cache`
         self.past: dict[int, list[int]] = {}  # values of words that the platter may have instead
+        self.forgot = False  # what passed for clean was dropped, and not synced again since
 
     def content(self) -> bytes:
         return self.cache if self.words is None else array("Q", self.words).tobytes()
@@ -86,10 +93,12 @@ class File:
         self.cache = cache[:offset] + data + cache[offset + len(data) :]
         if self.words is not None:
             self.words = array("Q", self.cache).tolist()
+        stuck = {each.page for each in self.pending if isinstance(each, Write) and each.clean}
         at = 0
         while at < len(data):
             size = min(SECTOR_BYTES - (offset + at) % SECTOR_BYTES, len(data) - at)
-            self.pending.append(Write(order, offset + at, data[at : at + size]))
+            sector = Write(order, offset + at, data[at : at + size])
+            self.pending.append(sector._replace(clean=sector.page in stuck))
             at += size
         if len(self.cache) > len(cache):
             self.pending.append(Growth(order, len(self.cache)))
@@ -108,7 +117,7 @@ class File:
 
     def synced(self) -> None:
         """The dirty pages are on the platter; with them what stands in the same sectors."""
-        self.past = {}
+        self.past, self.forgot = {}, False
         if not any(each.clean for each in self.pending):
             self.base, self.pending = self.content(), []
             return
@@ -133,10 +142,24 @@ class File:
     def marked_clean(self) -> None:
         self.pending = [each._replace(clean=True) for each in self.pending]
 
+    def forget(self, offset: int, size: int) -> None:
+        """Drop the pages in [offset, offset + size) that passed for clean: the platter never got them."""
+        writes = [each for each in self.pending if isinstance(each, Write)]
+        gone = {each.page for each in writes if each.clean} - {each.page for each in writes if not each.clean}
+        gone &= set(range(-(-offset // PAGE_BYTES), (offset + size) // PAGE_BYTES))
+        self.forgot = self.forgot or bool(gone)
+        content = bytearray(self.cache)
+        for start in (page * PAGE_BYTES for page in gone):
+            stop = min(start + PAGE_BYTES, len(content))
+            content[start:stop] = self.base[start:stop].ljust(stop - start, b"\0")
+        self.cache = bytes(content)
+        self.pending = [each for each in self.pending if isinstance(each, Growth) or each.page not in gone]
+
     def clone(self) -> File:
         new = File.__new__(File)
         new.cache, new.base, new.pending = self.cache, self.base, self.pending.copy()
         new.words = self.words and self.words.copy()
+        new.forgot = self.forgot
         new.past = {index: values.copy() for index, values in self.past.items()}
         return new
 
@@ -326,6 +349,10 @@ class SimulatedDisk:
     def has_clean_pages(self) -> bool:
         return any(each.clean for _, file in self.walk() for each in file.pending)
 
+    def has_forgotten(self) -> bool:
+        """Whether pages that passed for clean were dropped, as the kernel may at any time."""
+        return any(file.forgot for _, file in self.walk())
+
     def loose_ends(self) -> int:
         """How many pieces, names and words may or may not be on the platter."""
         todo, count = [self.root], 0
@@ -424,6 +451,11 @@ class SimulatedDisk:
         path, file = self._files[fd]
         self.step("allocate", path)
         file.grow(self._order, offset + size)
+
+    def forget(self, fd: int, offset: int, size: int) -> None:
+        if self._dead:
+            raise PowerCut
+        self._files[fd][1].forget(offset, size)
 
     def sync(self, fd: int) -> None:
         path, file = self._files[fd]

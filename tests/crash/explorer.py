@@ -178,7 +178,7 @@ class Explorer:
         if depth and rng.random() > 0.4:
             return
         self._trail.append(f"call {disk.calls}, {kind}")
-        self._judge(disk.after_kill(), driver, "killed", depth, power=False)
+        self._judge(disk.after_kill(), driver, "killed", depth, power=disk.has_forgotten())
         if disk.has_clean_pages():
             evicted = disk.after_kill(evicting(rng))
             self._judge(evicted, driver, "killed, clean pages dropped", depth, power=True)

@@ -245,6 +245,9 @@ class Face:
     def allocate(self, fd: int, offset: int, size: int) -> None:
         self._process.make("allocate", self._path(fd), lambda: self._disk.allocate(fd, offset, size))
 
+    def forget(self, fd: int, offset: int, size: int) -> None:
+        self._process.make("forget", self._path(fd), lambda: self._disk.forget(fd, offset, size))
+
     def sync(self, fd: int) -> None:
         self._process.make("sync", self._path(fd), lambda: self._disk.sync(fd))
 

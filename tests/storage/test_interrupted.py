@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from faults import GO_ON, Faulty, Image
+from faults import CHANGES, GO_ON, Faulty, Image
 from interrupting import PATIENCE, Work, in_time, interrupted
 from opened import contents
 
@@ -23,7 +23,7 @@ import mq
 from mq.broker import Broker
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState
-from mq.storage import commit, record
+from mq.storage import commit, log, record
 from mq.storage.commit import GroupCommit
 from mq.storage.disk import Disk, RealDisk
 from mq.store import Store
@@ -401,6 +401,30 @@ def test_the_background_sync_survives_a_mending(tmp_path, disk, mending, fails):
     broker.close()
 
 
+def test_the_background_sync_goes_on_though_another_process_once_synced_for_too_long(
+    tmp_path, disk, monkeypatch
+):
+    """It could not take its turn; that is nothing that stays."""
+    monkeypatch.setattr(log, "SYNC_SECONDS", 0.0)
+    refused, syncing = [], threading.Event()
+
+    def hook(name: str, args: tuple[Any, ...]) -> Any:
+        if threading.current_thread().name == "mq-sync":
+            if name == "lock" and len(refused) < 2:
+                refused.append(name)
+                return False
+            if name == "sync":
+                syncing.set()
+        return GO_ON
+
+    disk.hook = hook
+    broker = opened(disk, path=str(tmp_path), sync=0.001)
+    broker.queue("a").publish(b"stays")
+    assert syncing.wait(PATIENCE), "nobody syncs any more"
+    assert len(refused) == 2
+    broker.close()
+
+
 def test_the_cleaner_survives_a_mending(tmp_path, disk, mending):
     before = set(threading.enumerate())
     cleaned, unlinked = threading.Event(), threading.Event()
@@ -447,7 +471,8 @@ def test_the_cleaner_survives_a_mending(tmp_path, disk, mending):
 # ── closing ────────────────────────────────────────────────────────────────────────
 
 
-def test_an_interrupted_close_keeps_the_lock_until_the_cleaner_is_done(tmp_path, disk):
+@pytest.mark.parametrize("at_work", ["sync", "sync_directory", "unlink"])
+def test_an_interrupted_close_keeps_the_lock_until_the_cleaner_is_done(tmp_path, disk, at_work):
     """Else another process would recover, and write, while this one still does."""
     before = set(threading.enumerate())
     busy, go_on = threading.Event(), threading.Event()
@@ -459,11 +484,11 @@ def test_an_interrupted_close_keeps_the_lock_until_the_cleaner_is_done(tmp_path,
             locks.append(args[0])
         if name == "close" and closing and args[0] in locks:
             let_go.set()
-        if let_go.is_set() and name in ("pwrite", "sync", "unlink", "rename", "allocate"):
-            late.append(name)
-        if name == "sync" and threading.current_thread().name == "mq-maintenance":
+        if name == at_work and threading.current_thread().name == "mq-maintenance":
             busy.set()
             assert go_on.wait(PATIENCE)
+        if let_go.is_set() and name in CHANGES:
+            late.append(name)
         return GO_ON
 
     disk.hook = hook
@@ -560,3 +585,19 @@ def test_no_descriptor_is_closed_twice_whatever_is_interrupted():
             break
     assert at > 20, "nothing was interrupted"
     assert everything(opened(Image(disk.files()))) == [b"stays"]
+
+
+def test_a_log_whose_letting_go_was_interrupted_is_let_go_of_again():
+    for at in itertools.count(1):
+        disk = Descriptors()
+        broker = opened(disk)
+        broker.queue("a").publish(b"stays")
+        broker.queue("a").receive(timeout=0)
+        disk.interrupt_at = disk.closes + at
+        for _ in range(2):
+            with suppress(KeyboardInterrupt):
+                broker._store.log.abandon()
+        assert disk.twice == []
+        if disk.closes < disk.interrupt_at:
+            break
+    assert at > 2, "nothing was interrupted"

@@ -126,14 +126,6 @@ def weak(request, need):
         yield disk
 
 
-# ext4 takes a preallocated block for written as soon as it has tried to write it, and a later
-# fdatasync of the same page is content with that: the block is on the disk, and the file reads
-# as zeros there after the next mount.  xfs does not.  A rewrite must get rid of the page first.
-on_ext4 = pytest.mark.xfail(
-    reason="ext4: a rewrite in place of a page whose write-back failed is not durable"
-)
-
-
 def fail_an_fsync(disk: WeakDisk, nursery: Nursery, tmp_path) -> str:
     """A store whose last message was written, and whose fdatasync then failed: the disk has nothing of it."""
     store = f"{disk.image.path}/data"
@@ -147,7 +139,6 @@ def fail_an_fsync(disk: WeakDisk, nursery: Nursery, tmp_path) -> str:
     return store
 
 
-@pytest.mark.parametrize("weak", [pytest.param("ext4", marks=on_ext4), "xfs"], indirect=True)
 def test_what_a_failed_fsync_left_in_memory_is_written_again(weak: WeakDisk, nursery: Nursery, tmp_path):
     """P1, P8: what a re-open has shown, is on the disk; the pages that it read had passed for clean."""
     store = fail_an_fsync(weak, nursery, tmp_path)
@@ -168,7 +159,6 @@ def test_what_a_failed_fsync_lost_is_no_damage(weak: WeakDisk, nursery: Nursery,
     assert nursery.run(SCRIPT + "numbers", store) == [0]
 
 
-@pytest.mark.parametrize("weak", [pytest.param("ext4", marks=on_ext4), "xfs"], indirect=True)
 def test_a_disk_that_is_still_broken_is_not_called_well(weak: WeakDisk, nursery: Nursery, tmp_path):
     """P1: the store does not open as long as what it would show cannot be written."""
     store = fail_an_fsync(weak, nursery, tmp_path)

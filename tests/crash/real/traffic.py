@@ -73,7 +73,7 @@ def be_busy() -> None:
     small: list[tuple[Any, str, int]] = [
         (maintenance, "CHECKPOINT_SHARE", 0), (maintenance, "CLOSING_BYTES", 1 << 10),
         (maintenance, "PRESSED_SEGMENTS", 0), (cleaner, "SLICE_RECORDS", 3),
-        (log, "ALLOCATE_BYTES", 4 << 10), (rewrite, "COPY_BYTES", 4 << 10),
+        (log, "ALLOCATE_BYTES", 4 << 10), (rewrite, "FOLIO_BYTES", 4 << 10),
     ]  # fmt: skip
     for module, name, value in small:
         assert hasattr(module, name)
