@@ -216,7 +216,8 @@ class Store:
     def _read_now(self) -> tuple[State, recovery.Survey, int]:
         """The log as it is now, while others go on; and where it ends.  Called without the store's lock."""
         while True:
-            upto, head = self.mark[END], self.mark[shared.HEAD]
+            # The head first: one that goes between the two is noticed below.
+            head, upto = self.mark[shared.HEAD], self.mark[END]
             try:
                 synced = min(shared.claimed(self.mark), upto)  # it may have grown since
                 state, found, position = self._loader.load(synced, upto)
