@@ -334,6 +334,7 @@ class Store:
         finally:
             self._retake()
         self.log.rebase(found.segments, upto, closed=found.verdict is recovery.Verdict.CLEAN)
+        self.clock.passed(found.last_ms)
         self._take_state(state, upto)
 
     def _retake(self) -> None:
@@ -625,7 +626,7 @@ class Store:
                 if self.exclusive or self._locks.arrive(exclusive=False):
                     with suppress(DiskFull):  # then the log is all there, and only does not say so
                         self.log.say_closed(self.clock.store_ms())
-                    self.mark[HOLDER] = 0
+                self.mark[HOLDER] = 0  # nobody is to be sent to a process that has closed it
                 # Here, for the last one has presence alone: who comes next would be refused.
                 self._locks.depart()
             finally:
@@ -670,25 +671,36 @@ class Store:
             channel.after_fork()
         self.maintenance = Maintenance(self)
         self.leave = int
-        if self.read_only and self.epoch:
-            self.log.reader.after_fork()
-            self._bind_channels()
-        if self._gone:
+        if self.read_only:
+            if self.epoch:
+                self.log.reader.after_fork()
+                self._bind_channels()
             return
-        self._gone, self.applied = True, VOID
+        was_open, self._gone, self.applied = not self._gone, True, VOID
+        self._forget_files()
+        if not was_open:
+            return
         self.inherited = max(self.inherited, self.log.end)
-        self.listener.let_go()
-        self.log.after_fork()
-        self.disk.close(self._sync_fd)
-        self._sync_fd = -1
-        self._locks.after_fork()
-        self.listener = Listener(self)
         if self.exclusive:
             self._closed_why = "opened exclusively before a fork, and still the parent's: open it again here"
+            if self.path == MEMORY:
+                self._closed_why = "private to the process that opened it, and this is a fork of that"
             self.closed = True
             self.enter = self.look = self._refuse
         elif not self.closed:
             self.enter = self.look = self._open_in_child
+
+    def _forget_files(self) -> None:
+        """Also those that another thread of the parent was just opening, or letting go of."""
+        self.listener.let_go()
+        self.listener = Listener(self)
+        if hasattr(self, "log"):
+            self.log.after_fork()
+        if self._sync_fd >= 0:
+            self.disk.close(self._sync_fd)
+            self._sync_fd = -1
+        if hasattr(self, "_locks"):
+            self._locks.after_fork()
 
     def _open_in_child(self) -> None:
         with explain(self.path):

@@ -1,72 +1,578 @@
-"""A store does not cross a fork: the child's copy would write over what the parent writes."""
+"""A broker that was open before a fork: the child opens the store for itself when it first uses it.
 
+What the parent has stays the parent's: its locks, its place in the log, its deliveries.
+"""
+
+from __future__ import annotations
+
+import gc
 import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
+from fakes import open_on
 
 import mq
+from mq.storage import locks
+from mq.storage.disk import RealDisk
+from mq.store import Store
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
+    pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),  # it is what is tested
+]
+
+PATIENCE = 120  # seconds after which a child that hangs has failed
 
 
-def in_child(work: object) -> int:
-    """The exit status of a child that runs *work*: 0 if it raised Closed naming the fork."""
+class Child:
+    """A fork of this process that does one thing."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        reader, writer = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(reader)
+            self._work(work, writer)
+        os.close(writer)
+        self._answer = reader
+
+    @staticmethod
+    def _work(work: Callable[[], Any], writer: int) -> NoReturn:
+        try:
+            signal.alarm(PATIENCE)
+            try:
+                answer = True, work()
+            except (mq.MqError, AssertionError) as error:
+                answer = False, error
+            with open(writer, "wb") as pipe:
+                pickle.dump(answer, pipe)
+            os._exit(0)
+        finally:
+            os._exit(1)  # what it raised is not for the test runner's copy
+
+    def result(self) -> Any:
+        """What it returned or, raised, what it raised."""
+        with open(self._answer, "rb") as pipe:
+            answer = pipe.read()
+        _, status = os.waitpid(self.pid, 0)
+        assert status == 0, f"the child ended with {status}"
+        done, came = pickle.loads(answer)
+        if not done:
+            raise came
+        return came
+
+
+def in_child(work: Callable[[], Any]) -> Any:
+    return Child(work).result()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def broker(path: Path) -> Iterator[mq.Broker]:
+    with mq.open(path) as broker:
+        yield broker
+
+
+@pytest.fixture
+def mail(broker: mq.Broker) -> mq.Queue[Any]:
+    mail = broker.queue("mail", visibility_timeout=1000.0)
+    mail.publish("before")
+    return mail
+
+
+def ready(queue: mq.Queue[Any]) -> list[object]:
+    return [message.body for message in queue.peek(100)]
+
+
+# ── both go on ─────────────────────────────────────────────────────────────────────
+
+FIRST_USES: dict[str, Callable[[mq.Broker, mq.Queue[Any]], object]] = {
+    "publish": lambda broker, mail: mail.publish("child's"),
+    "publish_many": lambda broker, mail: mail.publish_many(["child's"]),
+    "publish to a new queue": lambda broker, mail: broker.queue("new").publish("child's"),
+    "declare": lambda broker, mail: broker.queue("new", visibility_timeout=5).options(),
+    "receive": lambda broker, mail: mail.receive().body,
+    "receive_many": lambda broker, mail: [each.body for each in mail.receive_many(5)],
+    "peek": lambda broker, mail: ready(mail),
+    "get": lambda broker, mail: mail.get(4711),
+    "stats": lambda broker, mail: mail.stats()[:3],
+    "options": lambda broker, mail: mail.options()["visibility_timeout"],
+    "purge": lambda broker, mail: mail.purge(),
+    "queues": lambda broker, mail: broker.queues(),
+    "broker's stats": lambda broker, mail: broker.stats().queues["mail"].published,
+    "flush": lambda broker, mail: broker.flush(),
+}
+
+
+@pytest.mark.parametrize("use", FIRST_USES.values(), ids=FIRST_USES)
+def test_whatever_the_child_does_first_works_and_the_parent_goes_on(broker, mail, use):
+    """P12."""
+
+    def work() -> tuple[object, int]:
+        came = use(broker, mail)
+        return came, mail.publish("and more from the child")
+
+    came, id = in_child(work)
+    expected = {
+        "receive": "before", "receive_many": ["before"], "peek": ["before"], "stats": (1, 0, 0),
+        "options": 1000.0, "purge": 1, "queues": ["mail"], "broker's stats": 1,
+    }  # fmt: skip
+    for name, value in expected.items():
+        if FIRST_USES[name] is use:
+            assert came == value
+    assert mail.get(id).body == "and more from the child"
+    assert mail.publish("parent's") > id
+    assert mail.receive(timeout=0) is not None
+
+
+def test_both_publish_at_once_and_no_message_is_lost_or_doubled(broker, mail):
+    """P1, P3, P12."""
+    children = [Child(lambda n=n: [mail.publish([n, m]) for m in range(50)]) for n in range(3)]
+    ids = [mail.publish(["parent", m]) for m in range(50)]
+    for child in children:
+        ids += child.result()
+    assert len(set(ids)) == 200
+    assert sorted(ids) == [message.id for message in mail.peek(1000)][1:]
+
+
+def test_a_grandchild_too(broker, mail):
+    def generation(left: int) -> list[object]:
+        if left:
+            in_child(lambda: generation(left - 1))
+        mail.publish(left)
+        return ready(mail)
+
+    assert in_child(lambda: generation(2)) == ["before", 0, 1, 2]
+    assert in_child(lambda: in_child(lambda: ready(mail))) == ["before", 0, 1, 2]  # the first did not use it
+
+
+def test_a_queue_that_is_first_named_in_the_child(broker, mail):
+    def work() -> object:
+        other = broker.queue("other")
+        other.publish("x")
+        return ready(broker.queue("mail")), ready(other)
+
+    assert in_child(work) == (["before"], ["x"])
+    assert ready(broker.queue("other")) == ["x"]
+
+
+def test_the_background_sync_goes_on_in_the_child(path):
+    with mq.open(path, sync=0.001) as broker:
+        queue = broker.queue("mail")
+        queue.publish("before")
+
+        def work() -> bool:
+            queue.publish("child's")
+            log = broker._store.log
+            end = log.end
+            while log.synced < end:
+                assert broker._store._flusher.is_alive()
+            return True
+
+        assert in_child(work)
+
+
+def test_reading_goes_on_in_the_child(path, broker, mail):
+    with mq.open(path, read_only=True) as reader:
+        seen = reader.queue("mail")
+        assert ready(seen) == ["before"]
+        mail.publish("after")
+        assert in_child(lambda: ready(seen)) == ["before", "after"]
+        with pytest.raises(mq.Unsupported):
+            in_child(lambda: seen.publish("x"))
+
+
+def test_children_wait_for_each_other(mail):
+    """Each of two processes is woken by the other; nobody would wake them otherwise."""
+    mail.receive(timeout=0).ack()
+
+    def answer() -> object:
+        with mail.receive(timeout=PATIENCE) as message:
+            return mail.publish(message.body + " and there")
+
+    child = Child(answer)
+    mail.publish("here")
+    id = child.result()
+    assert mail.get(id).body == "here and there"
+
+
+# ── what is the parent's stays so ──────────────────────────────────────────────────
+
+
+def test_the_child_lets_go_of_nothing_that_the_parent_holds(path, broker, mail):
+    """Neither by leaving, nor by closing."""
+    in_child(lambda: None)
+    in_child(broker.close)
+    with pytest.raises(mq.StoreLocked):  # the parent is there
+        mq.open(path, exclusive=True)
+    mail.publish("after")
+    assert ready(mail) == ["before", "after"]
+
+
+def test_a_child_that_has_used_it_and_closed_it_has_closed_it_for_itself(broker, mail):
+    def work() -> None:
+        mail.publish("child's")
+        broker.close()
+        mail.publish("too late")
+
+    with pytest.raises(mq.Closed, match="the broker is closed"):
+        in_child(work)
+    assert ready(mail) == ["before", "child's"]
+
+
+def test_what_was_closed_before_the_fork_is_closed_in_the_child(broker, mail):
+    broker.close()
+    with pytest.raises(mq.Closed, match="the broker is closed"):
+        in_child(lambda: mail.publish("x"))
+    in_child(broker.close)
+
+
+def test_a_child_that_lives_on_and_does_not_use_it_keeps_nothing(path):
+    broker = mq.open(path)
+    broker.queue("mail").publish("one")
+    reader, writer = os.pipe()
+
+    def until_told() -> None:
+        os.close(writer)
+        os.read(reader, 1)
+
+    child = Child(until_told)
+    try:
+        broker.close()
+        with mq.open(path, exclusive=True) as again:
+            assert again.queue("mail").stats().ready == 1
+    finally:
+        os.close(writer)
+        os.close(reader)
+    child.result()
+
+
+class Forked(RealDisk):
+    """Somebody else has every file open too: a child that has not come to closing them yet."""
+
+    def __init__(self) -> None:
+        self.copies: list[int] = []
+
+    def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
+        fd = super().open(path, write=write, create=create)
+        self.copies.append(os.dup(fd))
+        return fd
+
+
+def test_a_lock_that_was_let_go_of_is_not_the_childs_either(path):
+    """A lock belongs to what was opened, and lasts as long as anybody has a descriptor of that."""
+    disk = Forked()
+    try:
+        with open_on(disk, path, background=False) as broker, mq.open(path) as other:
+            broker.queue("mail").publish("x")
+            broker._store.maintenance.run(1)
+            with other._store.alone_cleaning() as ours:
+                assert ours
+            assert locks.look(disk, str(path), broker._store.identity.key).held
+            other.queue("mail").publish("y")
+            other.close()
+            assert broker._store._is_alone()
+        assert not locks.look(disk, str(path), broker._store.identity.key).held
+        with mq.open(path, exclusive=True) as again:
+            assert again.queue("mail").stats().ready == 2
+    finally:
+        for fd in disk.copies:
+            os.close(fd)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc to count descriptors in")
+def test_the_child_has_no_descriptor_of_the_parents(path, mail):
+    """P11: neither before it opens the store for itself, nor after it has closed it."""
+    for n in range(20):
+        mail.publish(n)
+    mail.receive_many(30, timeout=0)
+    assert mail.receive(timeout=0.01) is None  # the bell is made
+
+    def work() -> list[list[str]]:
+        before = opened(path)
+        mail.publish("child's")
+        between = opened(path)
+        mail._store.close()
+        return [before, between, opened(path)]
+
+    assert in_child(work) == [
+        ["mark"],  # the page, mapped as long as somebody has the broker
+        ["FORMAT", "LOCK", "log/00000000000000000000.seg", "mark", "mark", "wake/0"],  # which it rang
+        ["mark"],
+    ]
+    assert len(opened(path)) > 4
+
+
+def opened(path: Path) -> list[str]:
+    """The files of the store that this process has open."""
+    gc.collect()
+    descriptors = Path("/proc/self/fd")
+    names = [os.readlink(each) for each in descriptors.iterdir() if os.path.lexists(each)]
+    return sorted(os.path.relpath(name, path) for name in names if name.startswith(str(path)))
+
+
+def test_a_fork_beside_a_thread_that_opens_leaves_no_lock_with_the_child(path, monkeypatch):
+    """The child cannot use that store, and does not know of it."""
+    begin, inside, go_on = Store._begin, threading.Event(), threading.Event()
+
+    def held(self: Store) -> bool:
+        inside.set()
+        assert go_on.wait(PATIENCE)
+        return begin(self)
+
+    monkeypatch.setattr(Store, "_begin", held)
+    opening = threading.Thread(target=lambda: mq.open(path).close())
+    opening.start()
+    assert inside.wait(PATIENCE)
+    names = in_child(lambda: opened(path))
+    go_on.set()
+    opening.join(PATIENCE)
+    assert names == []
+
+
+# ── deliveries ─────────────────────────────────────────────────────────────────────
+
+
+def leave_well(message: mq.Delivery[Any]) -> None:
+    with message:
+        pass
+
+
+def leave_badly(message: mq.Delivery[Any]) -> None:
+    with pytest.raises(ZeroDivisionError), message:
+        raise ZeroDivisionError
+
+
+def leave_interrupted(message: mq.Delivery[Any]) -> None:
+    with pytest.raises(KeyboardInterrupt), message:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("leave", [leave_well, leave_badly, leave_interrupted])
+@pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
+def test_leaving_the_block_in_the_child_settles_nothing(mail, leave, used):
+    """The work is the parent's: the fork was made inside."""
+    message = mail.receive()
+
+    def work() -> tuple[int, ...]:
+        if used:
+            mail.publish("child's")
+        leave(message)
+        return mail.stats()[:3]
+
+    assert in_child(work) == (int(used), 1, 0)
+    leave_well(message)
+    assert mail.stats().acked == 1
+
+
+def test_a_fork_inside_the_block(mail):
+    with mail.receive() as message:
+        child = Child(lambda: message.body)
+    assert child.result() == "before"
+    assert mail.stats()[:3] == (0, 0, 0)
+
+
+def test_what_the_child_received_itself_it_settles_as_anybody(mail):
+    def work() -> None:
+        with mail.receive():
+            pass
+
+    in_child(work)
+    assert (mail.stats().acked, mail.stats().in_flight) == (1, 0)
+
+
+SETTLE: dict[str, Callable[[mq.Queue[Any], mq.Delivery[Any]], object]] = {
+    "ack": lambda mail, message: message.ack(),
+    "nack": lambda mail, message: message.nack(delay=0),
+    "release": lambda mail, message: message.release(),
+    "ack_many": lambda mail, message: mail.ack_many([message]),
+    "ack_many, by receipt": lambda mail, message: mail.ack_many([message.receipt]),
+    "nack, and receive again": lambda mail, message: (message.nack(delay=0), mail.receive(timeout=0))[0],
+}
+
+
+@pytest.mark.parametrize("settle", SETTLE.values(), ids=SETTLE)
+def test_after_a_fork_the_first_to_settle_wins(mail, settle):
+    message = mail.receive()
+    in_child(lambda: settle(mail, message))
+    with pytest.raises(mq.StaleReceipt) as stale:
+        message.ack()
+    assert stale.value.ids == (message.id,)
+
+
+@pytest.mark.parametrize("settle", SETTLE.values(), ids=SETTLE)
+def test_after_a_fork_the_parent_may_be_the_first(mail, settle):
+    message = mail.receive()
+    reader, writer = os.pipe()
+
+    def work() -> None:
+        os.close(writer)
+        os.read(reader, 1)
+        settle(mail, message)
+
+    child = Child(work)
+    message.ack()
+    os.close(writer)
+    os.close(reader)
+    with pytest.raises(mq.StaleReceipt):
+        child.result()
+    assert mail.stats().acked == 1
+
+
+def test_extending_in_the_child_extends_by_the_queues_timeout(mail):
+    message = mail.receive(visibility_timeout=5.0)
+    due = message.due_at
+    in_child(message.extend)
+    (seen,) = mail.peek(state="in_flight")
+    assert (seen.due_at - due).total_seconds() > 900
+
+
+def test_a_receipt_is_the_same_text_in_the_child(mail):
+    message = mail.receive()
+    assert in_child(lambda: message.receipt) == message.receipt
+
+
+# ── a fork in the midst of it ──────────────────────────────────────────────────────
+
+
+class Holder(threading.Thread):
+    """Has the mutex and the store's lock until it is told to let go."""
+
+    def __init__(self, broker: mq.Broker) -> None:
+        super().__init__(daemon=True)
+        self._store, self._inside, self._let_go = broker._store, threading.Event(), threading.Event()
+        self.start()
+        assert self._inside.wait(PATIENCE)
+
+    def run(self) -> None:
+        with self._store.turn():
+            self._inside.set()
+            assert self._let_go.wait(PATIENCE)
+
+    def let_go(self) -> None:
+        self._let_go.set()
+        self.join(PATIENCE)
+
+
+def test_a_fork_while_another_thread_has_mutex_and_lock_hangs_nobody(broker, mail):
+    holder = Holder(broker)
+    child = Child(lambda: mail.publish("in the child"))
+    holder.let_go()
+    id = child.result()
+    assert [message.id for message in mail.peek()][1:] == [id]
+
+
+def test_the_parent_is_killed_while_another_of_its_threads_has_the_lock_and_the_child_goes_on(path):
+    """PROTOCOL, interleaving 14: what the child inherited does not hold the lock for the dead."""
+    reader, writer = os.pipe()
+
+    def parent() -> None:
+        broker = mq.open(path)
+        mail = broker.queue("mail")
+        mail.publish_many(["one", "two"])
+        message = mail.receive()
+        Holder(broker)
+        gone_reader, gone_writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                signal.alarm(PATIENCE)
+                os.close(gone_writer)
+                os.read(gone_reader, 1)  # until the parent is dead
+                with message:
+                    mail.publish("the parent is dead")
+                with mail.receive(timeout=0) as second:
+                    os.write(writer, second.body.encode())
+                os._exit(0)
+            finally:
+                os._exit(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
     pid = os.fork()
     if pid == 0:
         try:
-            work()  # type: ignore[operator]
-        except mq.Closed as error:
-            os._exit(0 if "fork" in str(error) else 2)
+            parent()
         finally:
             os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def test_the_child_is_refused_and_the_parent_goes_on(tmp_path: Path) -> None:
-    """P12: what a child would have published over is not lost."""
-    with mq.open(tmp_path) as broker:
-        queue = broker.queue("mail")
-        queue.publish("before")
-        assert in_child(lambda: queue.publish("in the child")) == 0
-        assert in_child(lambda: queue.receive(timeout=0)) == 0
-        queue.publish("after")
-        assert [message.body for message in queue.peek()] == ["before", "after"]
-
-
-def test_a_fork_while_the_lock_is_held_does_not_hang_the_child(tmp_path: Path) -> None:
-    with mq.open(tmp_path) as broker:
-        queue = broker.queue("mail")
-        with broker._store.mutex:
-            status = in_child(lambda: queue.publish("in the child"))
-        assert status == 0
-
-
-def test_a_child_that_lives_on_does_not_keep_the_store_locked(tmp_path: Path) -> None:
-    broker = mq.open(tmp_path)
-    broker.queue("mail").publish("one")
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(writer)
-        os.read(reader, 1)  # until the parent is done
-        os._exit(0)
-    os.close(reader)
-    broker.close()
-    with mq.open(tmp_path) as again:
-        assert again.queue("mail").stats().ready == 1
     os.close(writer)
-    os.waitpid(pid, 0)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    with open(reader, "rb") as pipe:
+        assert pipe.read() == b"two"  # and the end: the child has gone too
+    with mq.open(path) as broker:
+        mail = broker.queue("mail")
+        assert ready(mail) == ["the parent is dead"]
+        assert (mail.stats().acked, mail.stats().in_flight) == (1, 1)  # the block settled nothing
 
 
-def test_closing_in_the_child_leaves_the_parent_alone(tmp_path: Path) -> None:
-    with mq.open(tmp_path) as broker:
-        queue = broker.queue("mail")
+def test_a_fork_while_another_thread_syncs_hangs_nobody(path, monkeypatch):
+    """The child's first publish waits for the disk itself."""
+    with mq.open(path) as broker:
+        mail = broker.queue("mail")
+        mail.publish("before")
+        log, inside, go_on = broker._store.log, threading.Event(), threading.Event()
+        plain, parent = log._disk.sync, os.getpid()
 
-        def close_then_use() -> None:
-            broker.close()
-            queue.publish("in the child")
+        def sync(fd: int) -> None:
+            if os.getpid() == parent:
+                inside.set()
+                assert go_on.wait(PATIENCE)
+            plain(fd)
 
-        assert in_child(close_then_use) == 0
-        queue.publish("after")
-        assert queue.stats().ready == 1
+        monkeypatch.setattr(log._disk, "sync", sync)
+        publisher = threading.Thread(target=mail.publish, args=("in the midst",))
+        publisher.start()
+        assert inside.wait(PATIENCE)
+        child = Child(lambda: mail.publish("in the child"))
+        go_on.set()
+        child.result()
+        publisher.join(PATIENCE)
+        assert ready(mail) == ["before", "in the midst", "in the child"]
+
+
+# ── what cannot be shared ──────────────────────────────────────────────────────────
+
+
+def test_the_child_of_who_has_a_store_alone_is_told_so(path):
+    with mq.open(path, exclusive=True) as broker:
+        mail = broker.queue("mail")
+        mail.publish("before")
+        message = mail.receive()
+        uses = [lambda: mail.publish("x"), lambda: mail.receive(timeout=0), message.ack, broker.flush]
+        for use in uses:
+            with pytest.raises(mq.Closed, match=r"exclusively before a fork.*open it again"):
+                in_child(use)
+        in_child(lambda: leave_well(message))
+        in_child(broker.close)
+        with pytest.raises(mq.StoreLocked) as refused:
+            in_child(lambda: mq.open(path))
+        assert refused.value.pid == os.getpid()
+        mail.publish("after")
+        message.ack()
+        assert ready(mail) == ["after"]
+    assert in_child(lambda: ready(mq.open(path).queue("mail"))) == ["after"]
+
+
+def test_memory_is_the_parents_alone():
+    with mq.open(":memory:") as broker:
+        mail = broker.queue("mail")
+        mail.publish("before")
+        message = mail.receive()
+        for use in (lambda: mail.publish("x"), lambda: mail.receive(), message.ack, mail.stats):
+            with pytest.raises(mq.Closed, match="private to the process that opened it"):
+                in_child(use)
+        in_child(lambda: leave_well(message))
+        in_child(broker.close)
+        assert in_child(lambda: mq.open(":memory:").queues()) == []
+        message.ack()
+        mail.publish("after")
+        assert ready(mail) == ["after"]

@@ -9,7 +9,8 @@
     order: the thread's mutex > LOCK > mark.  CLEANER before LOCK.
 
 The kernel drops what a process held when it dies.  What it left half done, the page tells
-(`shared.DIRTY`, `shared.SYNCING`).
+(`shared.DIRTY`, `shared.SYNCING`).  A lock goes with all descriptors of one opening of the
+file, and the child of a fork may have one: so whoever is done unlocks, and then closes.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ NAP_SECONDS_MAX: Final = 200e-6
 class Locks:
     def __init__(self, disk: Disk, path: str) -> None:
         self._disk, self._path = disk, path
-        self._presence = -1
+        self._presence = self._cleaner = -1
         self.crowded = False  # others were present when we last asked
         self.fd = disk.open(os.path.join(path, "LOCK"), write=True, create=True)
         self.unlock = disk.unlocker(self.fd)
@@ -72,7 +73,7 @@ class Locks:
         """Be present, with LOCK held; whether nobody else is.  With *exclusive*, nobody else may be."""
         old, self._presence = self._presence, -1  # its number may be somebody else's once it is closed
         if old >= 0:
-            self._disk.close(old)  # repair puts another file in its place
+            _let_go(self._disk, old)  # repair puts another file in its place
         self._presence = self._disk.open(os.path.join(self._path, "FORMAT"))
         self.crowded = not self._disk.lock(self._presence)
         if not self.crowded:
@@ -94,14 +95,15 @@ class Locks:
     @contextmanager
     def cleaner(self, seconds: float) -> Iterator[bool]:
         """Whether this process is the one that cleans now; others get so many *seconds* to end."""
-        fd = self._disk.open(os.path.join(self._path, "CLEANER"), write=True, create=True)
+        fd = self._cleaner = self._disk.open(os.path.join(self._path, "CLEANER"), write=True, create=True)
         give_up = time.monotonic() + seconds
         try:
             while not (ours := self._disk.lock(fd)) and time.monotonic() < give_up:
                 self._disk.pause(NAP_SECONDS_MAX)
             yield ours
         finally:
-            self._disk.close(fd)
+            self._cleaner = -1
+            _let_go(self._disk, fd)
 
     # ── leaving ────────────────────────────────────────────────────────────────────
 
@@ -115,8 +117,8 @@ class Locks:
     def after_fork(self) -> None:
         """In a child: close, and unlock nothing, for the locks are the parent's."""
         self.unlock = int
-        fds = self._presence, self.fd
-        self._presence = self.fd = -1
+        fds = self._presence, self._cleaner, self.fd
+        self._presence = self._cleaner = self.fd = -1
         for fd in fds:
             if fd >= 0:
                 self._disk.close(fd)
@@ -130,17 +132,25 @@ def is_present(disk: Disk, path: str) -> bool:
     lock, presence = os.path.join(path, "LOCK"), os.path.join(path, "FORMAT")
     if not disk.exists(lock) or not disk.exists(presence):
         return False
-    fd, other = disk.open(lock), disk.open(presence)
+    fd = disk.open(lock)
     try:
         give_up = time.monotonic() + shared.LOOK_SECONDS
         while not disk.lock(fd):
             if time.monotonic() > give_up:
                 return True  # whoever holds it so long is at work
             disk.pause(NAP_SECONDS_MAX)
-        return not disk.lock(other)
+        other = disk.open(presence)
+        try:
+            return not disk.lock(other)
+        finally:
+            _let_go(disk, other)
     finally:
-        disk.close(other)
-        disk.close(fd)
+        _let_go(disk, fd)
+
+
+def _let_go(disk: Disk, fd: int) -> None:
+    disk.unlocker(fd)()
+    disk.close(fd)
 
 
 def look(disk: Disk, path: str, key: bytes) -> shared.View:

@@ -19,6 +19,7 @@ from typing import Any, Concatenate, ParamSpec
 from mq.broker import Broker
 from mq.delivery.queue import State
 from mq.errors import MqError, StaleReceipt, StorageError, StoreFailed
+from mq.storage.shared import OFFSET
 from mq.store import Store
 
 from .driver import PATH, PEEK_MAX, Wrong
@@ -82,6 +83,20 @@ class Actor:
                 op.syncs = not self.read_only
                 broker.close()
             self.opened = False
+
+    def fall_asleep(self, queue: str) -> None:
+        """What a receiver does that finds nothing: it asks to be woken, and sleeps."""
+        store = self._broker()._store
+        with self._op("sleep", queue), store.mutex:
+            try:
+                store.enter()
+                store.listener.ask()
+            finally:
+                store.leave()
+
+    def bell(self) -> str:
+        """The path of what wakes it."""
+        return self.process.disk.path_of(self._broker()._store.listener._bell)
 
     def see_all(self) -> None:
         assert self.broker
@@ -209,6 +224,10 @@ class Actor:
     def sleep(self, seconds: float) -> None:
         self.process.kernel.seconds += seconds
 
+    def set_wall_clock(self, seconds: float) -> None:
+        """Somebody sets it: so much forward."""
+        self.process.kernel.wall_shift += seconds
+
     # ── one operation ──────────────────────────────────────────────────────────────
 
     def _broker(self) -> Broker:
@@ -219,9 +238,11 @@ class Actor:
         return self._broker().queue(name)
 
     def _now(self) -> tuple[int, int]:
+        """Store time, by the page and not by what the process makes of it; and wall time."""
         kernel = self.process.kernel
-        wall = int(kernel.wall * 1000)
-        return (self.broker._store.clock.store_ms() if self.broker else wall), wall
+        words, wall = kernel.disk.words_of(f"{PATH}/mark"), int(kernel.wall * 1000)
+        offset = words[OFFSET] if words else 0
+        return int(kernel.seconds * 1000) + offset - (offset >> 63 << 64), wall
 
     @contextmanager
     def _op(self, kind: str, queue: str = "", excuse: tuple[type[MqError], ...] = ()) -> Iterator[Op]:
@@ -235,6 +256,8 @@ class Actor:
         except Killed:
             op.error = "killed"
             raise
+        except KeyboardInterrupt:
+            op.error = "interrupted"
         except excuse as error:
             op.outcome, op.error = "stale", type(error).__name__
         except StoreFailed as error:

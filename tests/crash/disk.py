@@ -401,6 +401,14 @@ class SimulatedDisk:
         self._order += 1
         return fault
 
+    def words_of(self, path: str) -> list[int] | None:
+        """Of a mapped page, without a call."""
+        if not self.exists(path):
+            return None
+        directory, name = self._parent(path)
+        node = directory.names[name]
+        return node.words if isinstance(node, File) else None
+
     def strike(self, fault: int) -> None:
         """The next call meets this fault."""
         self._faults[self.calls + 1] = fault

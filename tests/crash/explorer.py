@@ -101,7 +101,8 @@ class Tally:
     opened: int = 0  # states of the disk that were not seen before
     lives: int = 0
     faults: int = 0
-    violations: list[Violation] = field(default_factory=list)
+    schedules: int = 0  # of several processes
+    violations: list[object] = field(default_factory=list)
 
     def __iadd__(self, other: Tally) -> Tally:
         for name, value in vars(other).items():

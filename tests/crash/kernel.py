@@ -26,6 +26,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
@@ -71,6 +72,7 @@ class Kernel:
         self.running: Process | None = None
         self.processes: list[Process] = []
         self.baton = threading.Semaphore(0)
+        self.bells: Counter[str] = Counter()  # how often each was rung
         self.traces: list[tuple[str, Call]] | None = None  # every call, if somebody wants to see them
 
     def process(self, name: str) -> Process:
@@ -100,6 +102,7 @@ class Process:
         self.steps = 0
         self.descriptors: set[int] = set()
         self._inside: int | None = None  # it dies inside its next call, which meets this fault
+        self._interrupted = False
         self._waited = -1  # what had happened when it last paused
         self._task: Callable[[], object] | None = None
         self._error: BaseException | None = None
@@ -145,6 +148,10 @@ class Process:
         self.go()
         self.alive, self.call, self._task = False, None, None
 
+    def interrupt(self) -> None:
+        """Ctrl-C, before the call that it was about to make."""
+        self._interrupted = True
+
     def leave(self) -> None:
         """End the thread."""
         self._resume.release()
@@ -187,16 +194,21 @@ class Process:
             self.call = None
             if not self.alive:
                 raise Killed
+        if self._interrupted:
+            self._interrupted = False
+            raise KeyboardInterrupt
         if kernel.traces is not None:
             kernel.traces.append((self.name, call))
         if kind not in READING:
             kernel.happened += 1
         if self._inside is None:
             return do()
+        fired = kernel.disk.fired
         if self._inside:
             kernel.disk.strike(self._inside)
         with suppress(OSError):
             do()
+        kernel.disk.fired = fired  # nobody was told
         self._die()
         raise Killed
 
@@ -212,6 +224,9 @@ class Face:
 
     def __init__(self, process: Process) -> None:
         self._process, self._disk = process, process.kernel.disk
+
+    def path_of(self, fd: int) -> str:
+        return self._disk.path_of(fd)
 
     def _path(self, fd: int) -> str:
         if not self._process.alive:
@@ -292,7 +307,8 @@ class Face:
         return self.open(path, write=True, create=True)
 
     def ring(self, fd: int) -> None:
-        pass
+        path = self._path(fd)
+        self._process.make("ring", path, lambda: self._process.kernel.bells.update([path]))
 
     def listen(self, fd: int, seconds: float) -> None:
         self.pause(seconds)

@@ -5,14 +5,16 @@
                          witness ◄────────────────┴──► what a kill of all, or a power cut, would leave
 
 Between two switches a process goes on alone, until it waits.  Few switches find most of
-what there is to find, and make a failure readable; so most schedules have few.
+what there is to find, and make a failure readable; so most schedules have few.  They count
+points: before and behind every call that changes something, or, if they are *fine*, before
+every call.
 """
 
 from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -25,12 +27,12 @@ from .disk import SHORT, SimulatedDisk
 from .driver import PATH, Wrong
 from .explorer import CRASHES
 from .fate import draw, nothing_but_the_platter
-from .kernel import Call, Here, Kernel
+from .kernel import READING, Call, Here, Kernel
 from .witness import FOREVER, Seen, Witness
 
-# Which faults a call may meet; and with which of them, or with none (0), one may die inside it.
-FAULTS = {"sync": (errno.EIO,), "sync_directory": (errno.EIO,), "pwrite": (errno.EIO, SHORT)}
-INSIDE = {"pwrite": (0, SHORT), "sync": (0, errno.EIO), "sync_directory": (0, errno.EIO)}
+# Faults: the kind of call that meets one, and which.  One may die inside such a call, also without.
+FAULTS = (("sync", errno.EIO), ("pwrite", errno.EIO), ("pwrite", SHORT), ("sync_directory", errno.EIO))
+INSIDE = (("sync", errno.EIO), ("pwrite", SHORT), ("sync", 0), ("pwrite", 0), ("sync_directory", errno.EIO))
 OPERATION_STEPS_MAX = 30_000  # of one process in one operation: more, and it makes no progress
 Script = Callable[[Actor], None]
 
@@ -40,15 +42,19 @@ class Workload(NamedTuple):
     before: Script | None = None  # what the first has done before the others come
 
 
+Fault = tuple[str, int]
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """By step, from when all are there: who goes on; who dies (None), or dies inside the call that comes
-    (the fault that it meets); which fault a call meets; and where it is looked what a crash would leave."""
+    """By point, from when all are there: who goes on; who dies (None), or dies inside the next call of a
+    kind; which fault the next call of a kind meets; and where it is looked what a crash would leave."""
 
     switches: dict[int, int] = field(default_factory=dict)
-    kills: dict[int, int | None] = field(default_factory=dict)
-    faults: dict[int, int] = field(default_factory=dict)
+    kills: dict[int, Fault | None] = field(default_factory=dict)
+    faults: dict[int, Fault] = field(default_factory=dict)
     looks: frozenset[int] = frozenset()
+    fine: bool = False
     seed: int = 0
 
     def marks(self) -> frozenset[int]:
@@ -57,7 +63,7 @@ class Schedule:
     def __str__(self) -> str:
         return (
             f"switches {self.switches}, kills {self.kills}, faults {self.faults}, looks {sorted(self.looks)},"
-            f" seed {self.seed}"
+            f" fine {self.fine}, seed {self.seed}"
         )
 
 
@@ -75,15 +81,17 @@ class Violation:
 class Run:
     """One workload under one schedule."""
 
-    def __init__(self, here: Here, workload: Workload, schedule: Schedule) -> None:
-        self.kernel = here.kernel = Kernel(schedule.seed)
+    def __init__(
+        self, here: Here, workload: Workload, schedule: Schedule, disk: SimulatedDisk | None = None
+    ) -> None:  # fmt: skip
+        self.kernel = here.kernel = Kernel(schedule.seed, disk)
         self.witness = Witness()
         self.schedule = schedule
         self.deaths: dict[str, int] = {}
-        self.steps = self.looks = 0
+        self.points = self.looks = 0
+        self.points_seen: list[Call] | None = None  # the call at each point, if somebody wants to know
         self._random = random.Random(schedule.seed)
         self._workload = workload
-        self._base = 0  # steps before all were there
         self.actors = [
             Actor(self.kernel.process(name), self.witness)
             for name, _ in zip("abcd", workload.scripts, strict=False)
@@ -108,11 +116,6 @@ class Run:
         finally:
             self.kernel.shut_down()
 
-    def calls_together(self) -> list[Call]:
-        """Those that a schedule speaks of, if they were traced."""
-        assert self.kernel.traces is not None
-        return [call for _, call in self.kernel.traces[self._base : self._base + self.steps]]
-
     def lines(self) -> list[str]:
         told = [f"  {op}" for op in self.witness.ops]
         return told + [f"  {name} died at {at}" for name, at in self.deaths.items()]
@@ -125,16 +128,23 @@ class Run:
             pass
 
     def _together(self) -> None:
-        kernel, schedule = self.kernel, self.schedule
-        base = self._base = kernel.steps
-        marks = {base + step for step in schedule.marks()}
         for actor, script in zip(self.actors, self._workload.scripts, strict=True):
             actor.process.begin(lambda actor=actor, script=script: script(actor))  # type: ignore[misc]
+        marks, fine, behind = self.schedule.marks(), self.schedule.fine, False
+        due: Fault | None = None  # somebody is to die inside such a call, or it is to fail
 
         def stop(call: Call) -> bool:
-            return call.kind == "pause" or kernel.steps in marks
+            nonlocal behind
+            changes = call.kind not in READING
+            counts, behind = fine or changes or behind, changes
+            self.points += counts
+            if self.points_seen is not None and counts:
+                self.points_seen.append(call)
+            if due and due[0] == call.kind:
+                return True
+            return call.kind == "pause" or (counts and self.points in marks)
 
-        turn = 0
+        turn, point, deadly = 0, 0, False
         while any(not each.process.idle for each in self.actors):
             actor = self.actors[turn % len(self.actors)]
             call = actor.process.go(stop)
@@ -143,44 +153,55 @@ class Run:
                 continue
             if actor.process.steps > OPERATION_STEPS_MAX:
                 raise Wrong(f"P12: no progress: {self.witness.ops[-1]}")
-            step = kernel.steps - base
-            if kernel.steps not in marks:
+            fresh, point = self.points if self.points != point else 0, self.points
+            if fresh in self.schedule.looks:
+                self._look(f"before {actor.name}'s {call} (point {point})")
+            if fresh in self.schedule.faults:
+                due, deadly = self.schedule.faults[fresh], False
+            if fresh in self.schedule.kills:
+                due, deadly = self.schedule.kills[fresh], True
+                if due is None:
+                    self._kill(actor, None)
+            if due and due[0] == call.kind:
+                fault, due = due[1], None
+                if deadly:
+                    self._kill(actor, fault)
+                else:
+                    self.kernel.disk.strike(fault)
+            if not actor.process.alive:
                 turn += 1
-                continue
-            if step in schedule.looks:
-                self._look(f"before {actor.name}'s {call} (step {step})")
-            fault = schedule.faults.get(step)
-            if fault in FAULTS.get(call.kind, ()):
-                kernel.disk.strike(fault)
-            if step in schedule.kills:
-                inside = schedule.kills[step]
-                actor.process.kill(inside=inside if inside in INSIDE.get(call.kind, ()) else None)
-                self.deaths[actor.name] = self.witness.tick()
-                turn += 1
-            elif step in schedule.switches:
-                turn = schedule.switches[step]
+            elif fresh in self.schedule.switches:
+                turn = self.schedule.switches[fresh]
             elif call.kind == "pause":
                 turn += 1
-        self.steps = kernel.steps - base
+
+    def _kill(self, actor: Actor, inside: int | None) -> None:
+        actor.process.kill(inside=inside)
+        self.deaths[actor.name] = self.witness.tick()
 
     # ── looking ────────────────────────────────────────────────────────────────────
 
     def _look(self, where: str) -> None:
         """Had all been killed here, or had the power gone."""
         self.looks += 1
-        self._judge(self.kernel.disk.after_kill(), f"all killed {where}", power=False)
-        for _ in range(2):
-            fate = draw(self._random)
-            survivor = self.kernel.disk.after_power(fate)
-            self._judge(survivor, f"power cut {where}, {fate}", power=True)
+        if self._random.random() < 0.4:
+            self._judge(self.kernel.disk.after_kill(), f"all killed {where}", power=False)
+        self._cut_power(where)
+
+    def _cut_power(self, where: str) -> None:
+        fate = nothing_but_the_platter() if self._random.random() < 0.4 else draw(self._random)
+        survivor = self.kernel.disk.after_power(fate)
+        self._judge(survivor, f"power cut {where}, {fate}", power=True)
 
     def _judge(self, survivor: SimulatedDisk, where: str, *, power: bool) -> list[Seen]:
-        found, verdict = reopened(survivor, where)
+        found, verdict, next_id = reopened(survivor, where)
         if verdict == "clean" and not power:
             self._may_be_clean(where)
         wrong = self.witness.found(found, power=power)
         if wrong:
             raise Wrong(f"{wrong} ({where})")
+        if next_id <= max(self.witness.ids.values(), default=0):
+            raise Wrong(f"P3: id {next_id} is given again ({where})")
         return found
 
     def _may_be_clean(self, where: str) -> None:
@@ -202,7 +223,8 @@ class Run:
     def _settle(self) -> None:
         """All scripts are over: those who live agree with each other and with the log; then they close."""
         disk = self.kernel.disk
-        found = self._judge(disk.after_kill(), "at the end", power=False)
+        found = self._judge(disk.after_kill(), "all killed at the end", power=False)
+        self._cut_power("at the end")
         closed = False
         for actor in self.actors:
             if actor.broker and actor.process.alive and not disk.fired:
@@ -215,20 +237,23 @@ class Run:
                 self._alone(actor, Actor.close)
         in_order = closed and not disk.fired
         survivor = disk.after_power(nothing_but_the_platter()) if in_order else disk.after_kill()
-        again, verdict = reopened(survivor, "after all have closed")
+        again, verdict, _ = reopened(survivor, "after all have closed")
         if again != found:
             raise Wrong(f"P1: after all have closed there is {again}, and there was {found}")
-        if in_order and not self.deaths and verdict != "clean":
+        # A segment that somebody has begun and died over makes it open, until it is used.
+        if in_order and verdict != "clean" and not (self.deaths and verdict == "open"):
             raise Wrong(f"P7: all have closed, and it is called {verdict}")
 
 
-def reopened(disk: SimulatedDisk, where: str) -> tuple[list[Seen], str]:
-    """What the next process finds, once nobody is there any more, and the verdict."""
+def reopened(disk: SimulatedDisk, where: str) -> tuple[list[Seen], str, int]:
+    """What the next process finds, once nobody is there any more; the verdict; and the id it gives next."""
     try:
         store = Store(
             PATH, sync="always", read_only=False, segment_bytes=1024, clock=None, disk=disk, background=False
         )
-        return view(Broker(store)), store.verdict.value
+        broker = Broker(store)
+        name = next(iter(broker.queues()), "q")  # one that is there, so that no declaration comes before it
+        return view(broker), store.verdict.value, broker.queue(name).publish(b"")
     except CorruptStore as error:
         raise Wrong(f"P7: a crash is called damage: {error!r} ({where})") from error
     except CRASHES as error:
@@ -238,61 +263,68 @@ def reopened(disk: SimulatedDisk, where: str) -> tuple[list[Seen], str]:
 # ── schedules ──────────────────────────────────────────────────────────────────────────
 
 
-def some_schedule(seed: int, steps: int, processes: int, looks: int = 2) -> Schedule:
-    """One for a run of about so many *steps*."""
+def some_schedule(seed: int, points: int, processes: int, *, fine: bool) -> Schedule:
+    """One for a run of about so many *points*."""
     rng = random.Random(seed)
-    count = rng.choice((1, 2, 2, 3, 3, 4, 6, 12, steps // 20, steps // 4))
-    switches = {rng.randrange(1, steps): rng.randrange(processes) for _ in range(count)}
-    deaths = rng.choice((0, 0, 1, 1, 1, 2))
-    kills = {rng.randrange(1, steps): rng.choice((None, None, 0)) for _ in range(deaths)}
-    return Schedule(
-        switches, kills, looks=frozenset(rng.randrange(1, steps) for _ in range(looks)), seed=seed
-    )  # fmt: skip
+
+    def somewhere() -> int:
+        return rng.randrange(1, points + 1)
+
+    count = rng.choice((1, 2, 2, 3, 3, 4, 6, 12, points // 20, points // 4))
+    switches = {somewhere(): rng.randrange(processes) for _ in range(count)}
+    near = sorted(switches)[: 1 + seed % 2]  # what a switch leaves open shows soon behind it
+    looks = frozenset({somewhere(), *(at + rng.randrange(1, 30) for at in near)})
+    kills: dict[int, Fault | None] = {}
+    faults: dict[int, Fault] = {}
+    for _ in range(rng.choice((0, 1, 1, 2))):
+        kills[somewhere()] = rng.choice((None, None, *INSIDE))
+    if rng.random() < 0.2:
+        faults[somewhere()] = rng.choice(FAULTS)
+    return Schedule(switches, kills, faults, looks, fine, seed)
 
 
-def explore(here: Here, name: str, seeds: Iterator[int] | range) -> tuple[int, Violation | None]:
-    """Random schedules of one workload: how many runs, and what was found first."""
-    workload = WORKLOADS[name]
-    steps, runs = 0, 0
+def schedules(here: Here, workload: Workload, seeds: Iterable[int]) -> Iterator[Schedule]:
+    """Every third is a fine one."""
+    points = {fine: measure(here, workload, fine=fine) for fine in (False, True)}
     for seed in seeds:
-        if not steps:
-            steps = max(2, measure(here, workload))
-        schedule = some_schedule(seed, steps, len(workload.scripts))
-        found = attempt(here, name, schedule)
-        runs += 1
-        if found:
-            return runs, found
-    return runs, None
+        fine = seed % 3 == 2
+        yield some_schedule(seed, points[fine], len(workload.scripts), fine=fine)
+
+
+def explore(here: Here, name: str, seeds: Iterable[int]) -> tuple[int, Violation | None]:
+    """Random schedules of one workload: how many runs, and what was found first."""
+    return _try(here, name, schedules(here, WORKLOADS[name], seeds))
 
 
 def explore_deaths(here: Here, name: str, seed: int, *, every: int = 1) -> tuple[int, Violation | None]:
-    """One schedule, and at each of its calls whoever makes it dies, or dies inside it, or meets a fault."""
-    workload = WORKLOADS[name]
-    plain = some_schedule(seed, max(2, measure(here, workload)), len(workload.scripts), looks=0)
-    plain = replace(plain, kills={})
-    run = Run(here, workload, plain)
-    run.kernel.traces = []
+    """One schedule, and at each of its points whoever is there dies, or dies inside its call, or it fails."""
+    (drawn,) = schedules(here, WORKLOADS[name], [seed])
+    plain = replace(drawn, kills={}, faults={}, looks=frozenset())
+    run = Run(here, WORKLOADS[name], plain)
+    run.points_seen = []
     wrong = run.play()
     if wrong:
         return 1, Violation(wrong, name, plain, run.lines())
-    runs = 0
-    for schedule in _deaths(plain, run.calls_together(), every, seed):
-        runs += 1
-        found = attempt(here, name, schedule)
-        if found:
-            return runs, found
-    return runs, None
+    return _try(here, name, _deaths(plain, run.points_seen, every, seed))
 
 
 def _deaths(plain: Schedule, calls: list[Call], every: int, seed: int) -> Iterator[Schedule]:
     rng = random.Random(seed)
-    for step in range(1 + rng.randrange(every), len(calls) + 1, every):
-        looks = frozenset({step + 1 + rng.randrange(20)})
-        yield replace(plain, kills={step: None}, looks=looks)
-        for inside in INSIDE.get(calls[step - 1].kind, ()):
-            yield replace(plain, kills={step: inside}, looks=looks)
-        for fault in FAULTS.get(calls[step - 1].kind, ()):
-            yield replace(plain, faults={step: fault}, looks=looks)
+    for point in range(1 + rng.randrange(every), len(calls) + 1, every):
+        looks, kind = frozenset({point + 1 + rng.randrange(20)}), calls[point - 1].kind
+        yield replace(plain, kills={point: None}, looks=looks)
+        yield from (replace(plain, kills={point: each}, looks=looks) for each in INSIDE if each[0] == kind)
+        yield from (replace(plain, faults={point: each}, looks=looks) for each in FAULTS if each[0] == kind)
+
+
+def _try(here: Here, name: str, several: Iterable[Schedule]) -> tuple[int, Violation | None]:
+    runs = 0
+    for schedule in several:
+        runs += 1
+        found = attempt(here, name, schedule)
+        if found:
+            return runs, found
+    return runs, None
 
 
 def attempt(here: Here, name: str, schedule: Schedule) -> Violation | None:
@@ -301,10 +333,11 @@ def attempt(here: Here, name: str, schedule: Schedule) -> Violation | None:
     return Violation(wrong, name, schedule, run.lines()) if wrong else None
 
 
-def measure(here: Here, workload: Workload) -> int:
-    run = Run(here, workload, Schedule())
+def measure(here: Here, workload: Workload, *, fine: bool) -> int:
+    """How many points it has, if nobody is interrupted."""
+    run = Run(here, workload, Schedule(fine=fine))
     run.play()
-    return run.steps
+    return max(1, run.points)
 
 
 def shorten(here: Here, violation: Violation) -> Violation:
@@ -380,7 +413,8 @@ def compete(a: Actor) -> None:
 
 
 def settle(a: Actor) -> None:
-    """Timeouts, extensions, delays, and receipts that somebody else may have overtaken."""
+    """Timeouts, extensions, delays, receipts that somebody may have overtaken; and the wall clock is set."""
+    a.set_wall_clock(40.0)
     a.open()
     a.take("q", visibility_timeout=10.0)
     a.extend(40.0)
@@ -459,6 +493,27 @@ def idle_then_take(a: Actor) -> None:
     a.publish("stuck")
 
 
+def stay(a: Actor) -> None:
+    a.open("never")
+    a.publish("q")
+    a.rest()
+    a.rest()
+    a.publish("q", size=200)
+    a.rest()
+    a.take("q")
+
+
+def churn(a: Actor) -> None:
+    """Whole segments come and go."""
+    a.open()
+    for _ in range(5):
+        a.publish("q", 2, size=380)
+        a.take("q", 2)
+        a.ack()
+        a.ack()
+        a.maintain(1 << 30)
+
+
 def come_and_go(a: Actor) -> None:
     for _ in range(2):
         a.open()
@@ -525,6 +580,16 @@ def observe(a: Actor) -> None:
     a.take("q")
 
 
+def closed(before: Script) -> Script:
+    """The same, and in good order."""
+
+    def script(a: Actor) -> None:
+        before(a)
+        a.close()
+
+    return script
+
+
 WORKLOADS: dict[str, Workload] = {
     "two publish and take": Workload((publish_take_ack, publish_take_ack)),
     "three compete": Workload((compete, compete, publish_take_ack), unsynced),
@@ -534,11 +599,14 @@ WORKLOADS: dict[str, Workload] = {
     "unsynced rotation": Workload((rotate_unsynced, publish_always, compete)),
     "one syncs for another": Workload((rotate_unsynced, publish_always)),
     "cleaning": Workload((write_on, clean, idle_then_take), filled),
-    "two clean": Workload((clean, clean), lambda a: (filled(a), a.close())[1]),
-    "idle": Workload((idle_then_take, clean, write_on), lambda a: (filled(a), a.close(), a.open())[1]),
+    "two clean": Workload((clean, clean), closed(filled)),
+    "idle": Workload((idle_then_take, clean, write_on), closed(filled)),
+    "far behind": Workload((idle_then_take, churn), closed(filled)),
+    "stay while others go": Workload((stay, come_and_take, stay)),
     "come and go": Workload((come_and_go, come_and_take, come_and_go)),
     "first creation": Workload((create, create, read_only)),
-    "exclusive": Workload((exclusively, as_guest, exclusively), lambda a: (opened(a), a.close())[1]),
-    "read-only": Workload((clean, read_only, rotate), lambda a: (filled(a), a.close())[1]),
+    "exclusive": Workload((exclusively, as_guest, exclusively), closed(opened)),
+    "read-only": Workload((clean, read_only, rotate), closed(filled)),
+    "behind a closing record": Workload((unsynced, unsynced), closed(opened)),
     "definitions": Workload((declare, observe, declare)),
 }

@@ -155,6 +155,7 @@ class Witness:
         for op in self.of_kind("options"):
             if op.returned:
                 yield from self._options(op)
+        yield from self._failed()
 
     def _ids(self) -> Iterator[str]:
         seen: dict[int, bytes] = {}
@@ -280,6 +281,16 @@ class Witness:
             possible.add(30.0)
         if op.value not in possible:
             yield f"P12: {op} tells {op.value}, not {possible}"
+
+    def _failed(self) -> Iterator[str]:
+        """Once a store has failed for one, it has for all who have it open."""
+        told = min((op.end for op in self.ops if op.error == "StoreFailed"), default=FOREVER)
+        opened = {op.who: op.end for op in self.of_kind("open") if op.returned and op.end < told}
+        for op in self.ops:
+            if op.kind == "open" and op.end > told:
+                opened.pop(op.who, None)
+            if op.kind == "publish" and op.returned and op.begin > told and op.who in opened:
+                yield f"P1: the store has failed, and goes on: {op}"
 
     # ── judging what is found ──────────────────────────────────────────────────────
 

@@ -203,6 +203,22 @@ def unsynced_cleaning(d: Driver) -> None:
     d.publish("c")
 
 
+def unsynced_closing(d: Driver) -> None:
+    """What is cleaned when the store is closed is synced there; nobody else waits for it."""
+    d.open(sync="never")
+    d.publish("b", 2, size=60)
+    for _ in range(10):
+        d.publish("c", 2, size=180)
+        d.take("c", 2)
+        d.ack(2)
+    d.publish("a")
+    d.close()
+    d.open(sync="never")
+    d.take("b", 2)
+    d.publish("a", size=300)
+    d.close()
+
+
 def checkpoints(d: Driver) -> None:
     d.open(sync="never")
     d.publish("a", 3)
@@ -329,7 +345,7 @@ WORKLOADS: dict[str, Workload] = {
     for each in (
         first_create, publish_always, publish_never, batches, unsynced_batches, acks, settling, timeouts,
         purging, rotation, unsynced_rotation, closing, full_segment, long_gap,
-        cleaning, unsynced_cleaning, checkpoints,
+        cleaning, unsynced_cleaning, unsynced_closing, checkpoints,
         ordering, dying, expiring, publishing_once, transforming,
     )
 }  # fmt: skip

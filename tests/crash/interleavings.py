@@ -1,0 +1,387 @@
+"""The interleavings that were thought of before the first run, each by its name.
+
+`visit(here, name)` raises Wrong if a promise is broken in one.  What happens after a fork
+is not here: tests/test_fork.py has real ones.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from unittest import mock
+
+from mq.storage import cleaner
+
+from .actor import Actor
+from .disk import SHORT
+from .driver import Wrong
+from .fate import ALL, NONE, Fate
+from .kernel import Here
+from .processes import filled
+from .stage import Stage
+
+# Words of the page, as a Call names them.
+END, SYNCED, WAITING = "1", "3", "9"
+LOCK, SEGMENT = "LOCK", ".seg"
+
+Interleaving = Callable[[Here], None]
+
+
+def on_stage(names: str = "abc") -> Callable[[Callable[[Stage], None]], Interleaving]:
+    def decorate(play: Callable[[Stage], None]) -> Interleaving:
+        def run(here: Here) -> None:
+            stage = Stage(here, names)
+            try:
+                play(stage)
+            except Wrong as wrong:
+                raise Wrong("\n".join([str(wrong), *stage.lines()])) from wrong
+            finally:
+                stage.shut_down()
+
+        INTERLEAVINGS[play.__name__] = run
+        return run
+
+    return decorate
+
+
+INTERLEAVINGS: dict[str, Interleaving] = {}
+
+
+def visit(here: Here, name: str) -> None:
+    INTERLEAVINGS[name](here)
+
+
+def two_open(stage: Stage, first: str = "always", second: str = "always") -> None:
+    stage.do("a", Actor.open, first)
+    stage.do("a", Actor.publish, "q")
+    stage.do("b", Actor.open, second)
+
+
+@on_stage()
+def killed_between_the_write_of_a_group_and_its_end(stage: Stage) -> None:
+    """1. The next writer's record is as long as the group's first."""
+    two_open(stage)
+    stage.begin("a", Actor.publish, "q", 2, size=40)
+    stage.until("a", "store", END)
+    stage.kill("a")
+    stage.look()
+    stage.do("b", Actor.publish, "q", size=40)
+    stage.do("b", Actor.take, "q", 4)
+    if len(stage["b"].held) != 4:
+        raise Wrong(f"P4: a group that was written is not adopted: {stage['b'].held}")
+    stage.end()
+
+
+@on_stage()
+def killed_when_the_fence_is_there_and_the_end_in_the_old_segment(stage: Stage) -> None:
+    """2, the first half: nobody has heard of the new segment."""
+    two_open(stage)
+    stage.do("a", Actor.publish, "q", size=700)
+    stage.begin("a", Actor.publish, "q", 2, size=300)
+    stage.until("a", "store", END)
+    stage.kill("a")
+    stage.look()
+    stage.do("b", Actor.publish, "q")
+    stage.end()
+
+
+@on_stage()
+def killed_when_the_group_is_in_the_new_segment_and_the_end_is_its_fences(stage: Stage) -> None:
+    """2, the second half."""
+    two_open(stage)
+    stage.do("a", Actor.publish, "q", size=700)
+    stage.begin("a", Actor.publish, "q", 2, size=300)
+    stage.until("a", "store", END, nth=2)
+    stage.kill("a")
+    stage.look()
+    stage.do("b", Actor.take, "q", 4)
+    if len(stage["b"].held) != 4:
+        raise Wrong(f"P4: a group that was written is not adopted: {stage['b'].held}")
+    stage.end()
+
+
+@on_stage()
+def the_leader_is_killed_inside_an_fdatasync_that_failed(stage: Stage) -> None:
+    """3. Another opens the segment, or has it open, syncs "OK"; the power goes."""
+    two_open(stage)
+    stage.begin("a", Actor.publish, "q", size=600)
+    stage.until("a", "sync", SEGMENT)
+    stage.kill("a", inside=errno.EIO)
+    stage.do("b", Actor.publish, "q", size=100)
+    stage.look("after b")
+    stage.do("c", Actor.open)
+    stage.do("c", Actor.publish, "q", size=600)
+    stage.end()
+
+
+@on_stage()
+def a_publisher_appends_while_the_leader_syncs(stage: Stage) -> None:
+    """4. A leader that samples the end after the fdatasync claims what was appended in between."""
+    two_open(stage, second="never")
+    stage.begin("a", Actor.publish, "q", size=300)
+    stage.past("a", "sync", SEGMENT)
+    stage.do("b", Actor.publish, "q", size=300)
+    stage.finish("a")
+    stage.look()
+    stage.do("b", Actor.flush)
+    stage.end()
+
+
+@on_stage()
+def the_target_spans_a_rotation(stage: Stage) -> None:
+    """5. Both segments are synced, the older one first."""
+    two_open(stage, first="never")
+    stage.do("a", Actor.publish, "q", size=500)
+    stage.do("a", Actor.publish, "q", size=500)
+    stage.begin("b", Actor.publish, "q")
+    stage.until("b", "store", SYNCED)
+    stage.look("before it is claimed")
+    stage.finish("b")
+    stage.look("after it was claimed")
+    stage.end()
+
+
+@on_stage()
+def the_newer_segment_is_on_the_disk_and_the_older_has_a_hole(stage: Stage) -> None:
+    """6. Nothing is claimed: torn, and no damage."""
+    two_open(stage, "never", "never")
+    for name in "abab":
+        stage.do(name, Actor.publish, "q", size=480)
+        stage.look(f"after {name}")
+    stage.end()
+
+
+@on_stage("abcd")
+def the_recoverer_is_killed_and_the_next_one_too(stage: Stage) -> None:
+    """7. Before its fence; then inside its rewrite.  The next opener queues on LOCK."""
+    two_open(stage, "never", "never")
+    stage.do("a", Actor.publish, "q", size=300)
+    stage.kill("b")
+    stage.begin("a", Actor.publish, "q", 2, size=90)
+    stage.until("a", "pwrite", SEGMENT)
+    stage.kill("a", inside=SHORT)
+    stage.look("torn")
+    stage.begin("c", Actor.open)
+    stage.until("c", "pwrite", SEGMENT)
+    stage.begin("d", Actor.open)
+    stage.until("d", "pause")
+    stage.until("c", "pwrite", SEGMENT)
+    stage.kill("c")
+    stage.look("recovery killed")
+    stage.until("d", "pwrite", SEGMENT)
+    stage.kill("d", inside=SHORT)
+    stage.look("recovery killed again")
+    stage._settle()
+
+
+@on_stage()
+def the_page_is_ahead_of_the_disk(stage: Stage) -> None:
+    """8. After the power cut a tool attaches that only reads, then a writer."""
+    two_open(stage)
+    stage.do("a", Actor.close)
+    stage.do("a", Actor.open, "never")
+    stage.do("a", Actor.publish, "q", 3, size=90)
+    words_only = Fate(lambda n: 0, NONE, ALL, ALL)
+    later = Stage(stage.here, "ab", stage.kernel.disk.after_power(words_only))
+    try:
+        later.do("a", Actor.open, read_only=True)
+        later.do("a", Actor.see_all)
+        later.do("b", Actor.open)
+        later.do("b", Actor.see_all)
+        seen = [[each.body for each in later[name].seen] for name in "ab"]
+        if seen != [[b"a1."], [b"a1."]]:
+            raise Wrong(f"P1: {seen}")
+        later.do("b", Actor.publish, "q")
+        if later.witness.ids[b"b1."] <= max(stage.witness.ids.values()):
+            raise Wrong("P3: an id is given again")
+        later.do("a", Actor.see_all)
+        if [each.body for each in later["a"].seen] != [b"a1.", b"b1."]:
+            raise Wrong(f"P1: {later['r'].seen}")
+    finally:
+        later.shut_down()
+
+
+@on_stage()
+def a_receipt_from_before_the_power_cut(stage: Stage) -> None:
+    """9. It names nobody's delivery, and settles none."""
+    two_open(stage)
+    stage.do("a", Actor.close)
+    stage.do("a", Actor.open, "never")
+    stage.do("a", Actor.publish, "q", 2)
+    stage.do("a", Actor.take, "q", 3)
+    taken = stage["a"].held
+    later = Stage(stage.here, "ab", stage.kernel.disk.after_power(Fate(lambda n: 0, NONE, ALL, ALL)))
+    try:
+        for name in "ab":
+            later.do(name, Actor.open)
+            later.do(name, Actor.publish, "q", 2)
+        later.do("b", Actor.take, "q", 5)
+        for each in taken:
+            later.do("a", Actor.ack_elsewhere, each)
+        acks = [op.outcome for op in later.witness.of_kind("ack")]
+        if acks != ["stale"] * 3 or len(later["b"].held) != 5:
+            raise Wrong(f"P2: a receipt from before the cut settled something: {acks}")
+        if min(later.witness.ids.values()) <= max(stage.witness.ids.values()):
+            raise Wrong("P3: an id is given again")
+    finally:
+        later.shut_down()
+
+
+@on_stage()
+def a_cleaner_dies_before_its_directory_is_synced(stage: Stage) -> None:
+    """10. Another unlinks the next segment; the power goes: there is no gap in the log."""
+    stage.do("a", filled)
+    stage.do("b", Actor.open)
+    stage.begin("a", Actor.maintain)
+    stage.until("a", "unlink", SEGMENT)
+    stage.until("a", "sync_directory", "log")
+    stage.kill("a")
+    stage.look("a died")
+    stage.begin("b", Actor.maintain)
+    while stage["b"].process.go(lambda call: call.kind == "unlink" and SEGMENT in call.path):
+        stage.look("before an unlink")
+    stage.end()
+
+
+@on_stage()
+def an_ack_between_two_slices_of_the_cleaner(stage: Stage) -> None:
+    """11, the first half."""
+    stage.do("a", filled)
+    stage.do("b", Actor.open)
+    stage.do("b", Actor.take, "stuck")
+    with mock.patch.object(cleaner, "SLICE_RECORDS", 1):
+        stage.begin("a", Actor.maintain)
+        stage.until("a", "pwrite", SEGMENT)
+        stage.until("a", "lock", LOCK)
+        stage.do("b", Actor.ack)
+        stage.look("acked")
+        stage.finish("a")
+    stage.end()
+
+
+@on_stage()
+def an_ack_between_a_relocation_and_its_sync(stage: Stage) -> None:
+    """11, the second half."""
+    stage.do("a", filled)
+    stage.do("b", Actor.open)
+    stage.do("b", Actor.take, "stuck")
+    stage.begin("a", Actor.maintain)
+    stage.until("a", "sync", SEGMENT)
+    stage.look("before the ack")
+    stage.do("b", Actor.ack)
+    stage.look("after the ack")
+    stage.until("a", "unlink", SEGMENT)
+    stage.look("before the segment goes")
+    stage.finish("a")
+    stage.end()
+
+
+@on_stage()
+def a_body_moves_and_its_segment_goes_before_it_is_read(stage: Stage) -> None:
+    """12. Then the reader is behind the head."""
+    stage.do("a", filled)
+    stage.do("b", Actor.open)
+    stage.begin("b", Actor.take, "stuck")
+    stage.until("b", "unlock", LOCK)
+    stage.until("b", "load", WAITING)
+    stage.do("a", Actor.maintain)
+    stage.finish("b")
+    if not stage["b"].held:
+        raise Wrong("P1: a message that moved was not handed out")
+    stage.do("b", Actor.publish, "stuck")
+    stage.end()
+
+
+@on_stage()
+def whoever_was_woken_is_killed_before_it_takes(stage: Stage) -> None:
+    """13. All who sleep are woken, for any of them may die."""
+    two_open(stage)
+    stage.do("c", Actor.open)
+    stage.do("c", Actor.take, "q")
+    with mock.patch("mq.listener.threading.Thread"):  # its thread: what it does, the director does here
+        for name in "bc":
+            stage.do(name, Actor.fall_asleep, "q")
+        bells = {name: stage[name].bell() for name in "bc"}
+        stage.do("a", Actor.publish, "q")
+        if any(not stage.kernel.bells[bell] for bell in bells.values()) or len(set(bells.values())) < 2:
+            raise Wrong(f"P12: not all were woken: {stage.kernel.bells}")
+        stage.kill("c")
+        stage.do("b", Actor.take, "q")
+    if [each.body for each in stage["b"].held] != [b"a2."]:
+        raise Wrong("P1: the one who was left did not get it")
+    stage.end()
+
+
+@on_stage()
+def the_first_receipt_acks_after_another_delivery(stage: Stage) -> None:
+    """15. With a step of the wall clock, and Ctrl-C between the end and what is applied."""
+    two_open(stage)
+    stage.do("a", Actor.take, "q", visibility_timeout=10.0)
+    first = stage["a"].held[0]
+    stage["a"].set_wall_clock(-3600.0)
+    stage["a"].sleep(11.0)
+    stage.begin("b", Actor.take, "q", visibility_timeout=10.0)
+    stage.until("b", "store", END)
+    stage.until("b", "store", "2")  # dirty no more: the record counts
+    stage["b"].process.interrupt()
+    stage.finish("b")
+    stage.do("a", Actor.ack, first)
+    stage["a"].sleep(11.0)
+    stage.do("b", Actor.take, "q")
+    stage.do("b", Actor.ack)
+    acks = [op.outcome for op in stage.witness.of_kind("ack")]
+    if acks != ["stale", "returned"]:
+        raise Wrong(f"P2: {acks}")
+    stage.end()
+
+
+@on_stage()
+def killed_inside_the_write_of_a_group(stage: Stage) -> None:
+    """A part of it is there, some of its records whole: none counts, and the rest is void."""
+    two_open(stage)
+    stage.begin("a", Actor.publish, "q", 4, size=100)
+    stage.until("a", "pwrite", SEGMENT)
+    stage.kill("a", inside=SHORT)
+    stage.look("torn")
+    stage.do("b", Actor.take, "q", 9)
+    if len(stage["b"].held) != 1:
+        raise Wrong(f"P4: {stage['b'].held}")
+    stage.end()
+
+
+# ── found since ────────────────────────────────────────────────────────────────────────
+
+
+@on_stage()
+def an_opener_comes_when_the_last_one_has_let_go_of_the_lock(stage: Stage) -> None:
+    """It was still present, alone: who opened was refused."""
+    two_open(stage)
+    stage.do("a", Actor.close)
+    stage.begin("b", Actor.close)
+    stage.until("b", "unlock", LOCK, nth=2)
+    stage.begin("c", Actor.open)
+    stage.finish("c", "b")
+    stage.do("c", Actor.publish, "q")
+    stage.end()
+
+
+@on_stage()
+def who_said_that_the_log_is_open_died_before_that_was_on_the_disk(stage: Stage) -> None:
+    """Who joined then took it for said; a power cut left the closing record, and ids were given again."""
+    two_open(stage)
+    for name in "ab":
+        stage.do(name, Actor.close)
+        stage.do(name, Actor.open, "never")
+    stage.do("a", Actor.close)
+    stage.do("b", Actor.close)
+    stage.do("a", Actor.open, "never")
+    stage.do("b", Actor.open, "never")
+    stage.begin("a", Actor.publish, "q")
+    stage.until("a", "sync", SEGMENT)
+    stage.kill("a")
+    stage.do("c", Actor.open, "never")
+    stage.do("c", Actor.publish, "q")
+    stage.look("c joined")
+    stage.do("b", Actor.publish, "q")
+    stage.look("b followed")
+    stage.end()

@@ -1,0 +1,116 @@
+"""Bugs that only several processes show: each must be caught by schedules of a few workloads."""
+
+from __future__ import annotations
+
+from .driver import Wrong
+from .explorer import CRASHES
+from .interleavings import INTERLEAVINGS, visit
+from .kernel import Here
+from .planted import LOG, Bug, planted
+from .processes import Schedule, Violation, explore, explore_deaths
+
+STORE, LOCKS = "mq.store:Store.", "mq.storage.locks:Locks."
+
+BUGS = (
+    # ── the lock, and following ────────────────────────────────────────────────────
+    Bug("the lock is not waited for", STORE + "_come_in", "self._locks.take(self.mark)", "pass",
+        "two publish and take"),
+    Bug("the lock is let go before the end is published", LOG + "Log.append",
+        "self.end = mark[1] = lsn + size", "_unlock(self); self.end = mark[1] = lsn + size",
+        "two publish and take"),
+    Bug("the end is published before the write", LOG + "Log.append", "mark[2] = 1  # DIRTY",
+        "mark[1] = lsn + size", "two publish and take"),
+    Bug("a write is not announced", LOG + "Log.append", "mark[2] = 1  # DIRTY", "pass", "three compete"),
+    Bug("appended without following", STORE + "_come_in",
+        "if self.applied != mark[1] or mark[2] or mark[5]:", "if mark[2] or mark[5]:",
+        "two publish and take"),
+    Bug("followed, and not applied", STORE + "_follow", "self.state.apply(log.follow(upto))",
+        "list(log.follow(upto))", "three compete"),
+    Bug("new queues of others are not seen", STORE + "_follow", "if self.state.renamed:",
+        "if False:", "definitions, two publish and take"),
+    Bug("deadlines by a clock of one's own", "mq.clock:Clock.join",
+        "self._offset_ms = offset_ms - (offset_ms >> 63 << 64)", "self.start(last_ms)", "settling"),
+    # ── presence and recovery ──────────────────────────────────────────────────────
+    Bug("presence is not taken", LOCKS + "arrive", "if not self.crowded:", "if True:", "come and go"),
+    Bug("the lock is not taken to recover", STORE + "_open", "self._locks.take(None)", "pass",
+        "first creation, come and go"),
+    Bug("the last to close is present when it lets go of the lock", STORE + "_finish",
+        "self._locks.depart()", "pass", "come and go"),
+    Bug("the closing record by one who is not the last", STORE + "_finish",
+        "if self.exclusive or self._locks.arrive(exclusive=False):", "if True:",
+        "stay while others go, come and go"),
+    Bug("exclusive, and others are let in", LOCKS + "arrive",
+        "if exclusive or not self._disk.lock(self._presence, shared=True):",
+        "if not self._disk.lock(self._presence, shared=True):", "exclusive"),
+    # ── adopting ───────────────────────────────────────────────────────────────────
+    Bug("nothing is adopted", STORE + "_catch_up", "elif mark[DIRTY]:", "elif False:",
+        "three compete, rotation"),
+    Bug("what is torn is not fenced", LOG + "Log.adopt",
+        "if not is_zero(self._disk, self._fd, last.offset(self.end)):", "if False:",
+        "killed_inside_the_write_of_a_group"),
+    Bug("half a group is adopted", LOG + "Log.adopt",
+        "if scan.end != self.end:\n        self._mark[shared.END] = scan.end",
+        "if scan.bad != self.end:\n        self._mark[shared.END] = scan.bad",
+        "killed_inside_the_write_of_a_group"),
+    Bug("the new segment's fence is forgotten", LOG + "Log.adopt", "if self._disk.exists(next_path):",
+        "if False:", "rotation"),
+    # ── syncing ────────────────────────────────────────────────────────────────────
+    Bug("the target is sampled after the fdatasync", LOG + "Log._sync_for_all",
+        "mark[shared.SYNCED] = mark[shared.SYNCED_TWIN] = target",
+        "mark[shared.SYNCED] = mark[shared.SYNCED_TWIN] = mark[shared.END]",
+        "a_publisher_appends_while_the_leader_syncs"),
+    Bug("of a rotation only the newer segment is synced", LOG + "Log._sync_for_all",
+        "self._sync_others(last, target)", "pass", "one syncs for another, unsynced rotation"),
+    Bug("a leader that died inside is not heeded", LOG + "Log._sync_for_all",
+        "doubtful = mark[shared.SYNCING]", "doubtful = 0",
+        "the_leader_is_killed_inside_an_fdatasync_that_failed, one syncs for another"),
+    Bug("two sync at once", LOG + "Log._wait_to_sync",
+        "while self._sync_fd >= 0 and not self._disk.lock(self._sync_fd):", "while False:",
+        "one syncs for another, two publish and take"),
+    Bug("what others failed at is not looked at", LOG + "Log.check", "if self._mark[shared.FAILED]:",
+        "if False:",
+        "rotation, one syncs for another"),
+    Bug("a failed fsync is not told to others", LOG + "Log._sync_for_all",
+        "mark[shared.FAILED] = mark[shared.DIRTY] = 1", "pass", "rotation, one syncs for another"),
+    # ── cleaning ───────────────────────────────────────────────────────────────────
+    Bug("two clean at once", LOCKS + "cleaner", "yield ours", "yield True", "two clean"),
+    Bug("the cleaner does not look again", "mq.storage.cleaner:clean",
+        "log.append_head(now_ms, oldest.limit)", "log.append_head(now_ms, log.end)", "two clean, cleaning"),
+    Bug("a follower does not read anew when a segment is gone", STORE + "_follow",
+        "except (FileNotFoundError, recovery.StaleCheckpoint):", "except recovery.StaleCheckpoint:",
+        "far behind"),
+    Bug("a body that has moved is not looked for", STORE + "read", "self.look()", "pass",
+        "a_body_moves_and_its_segment_goes_before_it_is_read"),
+    Bug("a joiner may read on beyond the end", STORE + "_read_now",
+        "self._loader.load(synced, upto)", "self._loader.load(synced)", "two publish and take"),
+)  # fmt: skip
+
+RANDOM_MAX = 120  # schedules for each workload of a hunt
+DEATHS_EVERY = 3
+
+
+def caught(here: Here, bug: Bug) -> Violation | None:
+    """What the laboratory says about the library with the bug."""
+    with planted(bug):
+        return hunt(here, bug)
+
+
+def hunt(here: Here, bug: Bug) -> Violation | None:
+    names = bug.hunt.split(", ")
+    for name in INTERLEAVINGS.keys() & names:
+        names.remove(name)
+        try:
+            visit(here, name)
+        except (Wrong, *CRASHES) as wrong:
+            return Violation(str(wrong), name, Schedule(), [])
+    for name in names:
+        if found := explore(here, name, range(RANDOM_MAX // 2))[1]:
+            return found
+    for seed in range(3):
+        for name in names:
+            if found := explore_deaths(here, name, seed, every=DEATHS_EVERY)[1]:
+                return found
+    for name in names:
+        if found := explore(here, name, range(RANDOM_MAX // 2, RANDOM_MAX))[1]:
+            return found
+    return None

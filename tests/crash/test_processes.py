@@ -1,0 +1,110 @@
+"""Several processes on one store: the CI share of their schedules, and the interleavings known by name.
+
+`scripts/crash` goes on for as long as one likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from mq.storage.disk import Disk
+
+from .interleavings import INTERLEAVINGS, visit
+from .kernel import Face, Here, laboratory
+from .planted import planted
+from .planted_processes import BUGS, caught
+from .processes import WORKLOADS, Run, Schedule, attempt, explore, explore_deaths, schedules, shorten
+
+SEEDS = 24  # for each workload
+DEATHS_EVERY = 9
+
+
+@pytest.fixture(scope="module")
+def here() -> Iterator[Here]:
+    with laboratory() as found:
+        yield found
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_no_promise_is_broken_under_any_schedule(here, name):
+    """P1 to P12: whoever goes on, whoever dies, whichever call fails, wherever the power goes."""
+    _, found = explore(here, name, range(SEEDS))
+    assert not found, str(shorten(here, found))
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_no_promise_is_broken_wherever_somebody_dies(here, name):
+    runs, found = explore_deaths(here, name, 0, every=DEATHS_EVERY)
+    assert not found, str(shorten(here, found))
+    assert runs > 10
+
+
+@pytest.mark.parametrize("name", ["two publish and take", "first creation", "behind a closing record"])
+def test_no_promise_is_broken_wherever_somebody_dies_at_every_point(here, name):
+    _, found = explore_deaths(here, name, 1)
+    assert not found, str(shorten(here, found))
+
+
+@pytest.mark.parametrize("name", INTERLEAVINGS)
+def test_an_interleaving_known_by_name(here, name):
+    visit(here, name)
+
+
+@pytest.mark.parametrize("bug", [pytest.param(bug, id=bug.name) for bug in BUGS])
+def test_a_planted_bug_is_caught(here, bug):
+    assert caught(here, bug), f"nobody noticed: {bug.name}"
+
+
+def test_there_are_enough_of_them():
+    assert len({bug.name for bug in BUGS}) == len(BUGS) >= 20
+
+
+def test_a_seed_reproduces_everything(here):
+    workload = WORKLOADS["three compete"]
+    for schedule in schedules(here, workload, range(3)):
+        traces = []
+        for _ in range(2):
+            run = Run(here, workload, schedule)
+            run.kernel.traces = []
+            assert run.play() == ""
+            traces.append((run.kernel.traces, run.kernel.disk.content(), run.lines()))
+        assert traces[0] == traces[1]
+
+
+def test_a_failure_is_shown_with_the_shortest_schedule(here):
+    (bug,) = (bug for bug in BUGS if bug.name == "appended without following")
+    with planted(bug):
+        _, found = explore(here, "two publish and take", range(40))
+        assert found
+        short = shorten(here, found)
+        assert attempt(here, short.workload, short.schedule)
+        assert len(short.schedule.marks()) <= 2
+        assert "seed" in str(short) and "publish" in str(short)
+
+
+def test_the_face_of_a_process_is_that_of_a_disk():
+    asked = {name for name in vars(Disk) if not name.startswith("_")}
+    assert asked <= set(vars(Face))
+
+
+def test_a_killed_process_changes_nothing_any_more(here):
+    """Whatever its handlers try, after it was killed at a point."""
+    workload = WORKLOADS["batches"]
+    plain = Run(here, workload, Schedule())
+    plain.points_seen = []
+    plain.play()
+    for point in range(1, len(plain.points_seen), 17):
+        run = Run(here, workload, Schedule(kills={point: None}))
+        seen = []
+        kill = run._kill
+
+        def look(actor, inside, run=run, kill=kill, seen=seen):
+            before = run.kernel.disk.content()
+            kill(actor, inside)
+            seen.append(before == run.kernel.disk.content())
+
+        run._kill = look
+        run.play()
+        assert seen in ([True], [])
