@@ -219,7 +219,7 @@ class Driver:
         for name in sorted(store.state.by_name):
             queue = store.state.by_name[name]
             queue.advance(store.clock.now())
-            last = {body for body in self._bodies(name, "in_flight")} if queue.dying() else set()
+            last = self._bodies(name, "in_flight") if queue.dying() else set()
             dying = {self.history.bodies.get(id) for id in queue.doomed if queue.is_doomed(id)}
             gone = [body for body in last if body in dying]
             step = model.both(step, model.moved(name, gone, f"{name}.dead"))
