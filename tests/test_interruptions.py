@@ -1,0 +1,324 @@
+"""Ctrl-C, no memory, a worker's time limit: an exception at any bytecode of an operation.
+
+It leaks no lock, loses nothing that returned, and delivers nothing twice inside its
+visibility timeout.  Somebody else on the same store sees that at once: a second broker,
+which shares nothing with the first but the files.
+
+`strike` raises at the nth bytecode in mq.  CPython itself delivers what comes from
+outside (signals, PyThreadState_SetAsyncExc) only where a function begins, where a call
+returns, and where a loop jumps back; MemoryError comes wherever something is made.  So
+every other bytecode is struck as well, with one exception: the way out of an operation.
+There nothing may come, and with CPython nothing can:
+
+    finally:
+        store.leave()        loads, and one call of C that lets go of the lock: what comes
+                             in it is raised behind it, when the lock is free
+    with mutex:              loads, and one call of C that gives the mutex back
+
+From the first bytecode of that `finally`, or of the `with` block's exit, to the return of
+the call nothing is raised here.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import itertools
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+from fakes import FakeClock, QuickDisk, open_on
+
+import mq
+
+HERE = os.path.dirname(mq.__file__)
+SECONDS = 30.0  # the visibility timeout
+MOVES = {"NOP", "CACHE", "POP_TOP", "COPY", "SWAP", "PRECALL", "KW_NAMES", "EXTENDED_ARG", "PUSH_NULL",
+         "LOAD_FAST", "STORE_FAST", "LOAD_CONST", "LOAD_GLOBAL", "RETURN_VALUE", "RETURN_CONST",
+         "LOAD_FAST_LOAD_FAST", "STORE_FAST_LOAD_FAST", "STORE_FAST_STORE_FAST", "LOAD_FAST_AND_CLEAR",
+         "PUSH_EXC_INFO", "POP_EXCEPT", "RERAISE", "JUMP_FORWARD", "IS_OP", "UNPACK_SEQUENCE",
+         "POP_JUMP_FORWARD_IF_NONE", "POP_JUMP_FORWARD_IF_NOT_NONE", "POP_JUMP_FORWARD_IF_FALSE",
+         "POP_JUMP_FORWARD_IF_TRUE", "POP_JUMP_IF_NONE", "POP_JUMP_IF_NOT_NONE", "POP_JUMP_IF_FALSE",
+         "POP_JUMP_IF_TRUE"}  # fmt: skip
+STRIKES_OF_A_STORE = 25  # then a new one: whoever was struck reads all of it again
+
+
+@functools.cache
+def way_out(code: CodeType) -> frozenset[int]:
+    """The bytecodes between the beginning of a way out and the return of the call that goes it."""
+    listing = list(dis.get_instructions(code))
+    quiet = {each.offset for each in listing if each.opname in MOVES}
+    for index, each in enumerate(listing):
+        called = each.opname == "CALL" and names_leave(listing, index)
+        if called or leaves_with(listing, index):
+            start = index
+            while start and not begins(listing[start]):
+                start -= 1
+            quiet.update(each.offset for each in listing[start : index + 1])
+    return frozenset(quiet)
+
+
+def names_leave(listing: list[dis.Instruction], index: int) -> bool:
+    """Whether the call at *index* is one that lets go: `leave()`, `unlock()`."""
+    before = [each.argval for each in listing[max(0, index - 3) : index] if isinstance(each.argval, str)]
+    return bool(before) and before[-1] in ("leave", "_unlock_sync", "unlock")
+
+
+def leaves_with(listing: list[dis.Instruction], index: int) -> bool:
+    """Whether the call at *index* is `__exit__(None, None, None)`, or that of an exception."""
+    each = listing[index]
+    if each.opname == "WITH_EXCEPT_START":
+        return True
+    nones = [
+        one for one in listing[max(0, index - 4) : index] if one.opname == "LOAD_CONST" and one.argval is None
+    ]
+    return each.opname == "CALL" and each.argval == 2 and len(nones) == 3
+
+
+def begins(each: dis.Instruction) -> bool:
+    """Whether the line, or the handler, of a way out begins here."""
+    return each.starts_line is not None or each.opname == "PUSH_EXC_INFO"
+
+
+def strike(work: Callable[[], object], at: int, error: type[BaseException]) -> bool:
+    """Run *work*, and raise *error* at bytecode number *at* of mq; False if there are fewer."""
+    left = at
+
+    def look(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.startswith(HERE):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode" and left > 0 and frame.f_lasti not in way_out(frame.f_code):
+            left -= 1
+            if not left:
+                raise error
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        work()
+    except error:
+        pass
+    finally:
+        sys.settrace(before)
+    return left <= 0
+
+
+class Scene:
+    """A store with messages that wait and one that is held; and somebody else who has it open."""
+
+    def __init__(self, path: Path) -> None:
+        self.clock = FakeClock()
+        self.broker = self._open(path)
+        self.queue = self.broker.queue("mail", visibility_timeout=SECONDS)
+        self.other = self._open(path)
+        self.others = self.other.queue("mail")
+
+    def _open(self, path: Path) -> mq.Broker:
+        return open_on(QuickDisk(), path, sync="never", clock=self.clock, background=False)
+
+    def close(self) -> None:
+        self.broker.close()
+        self.other.close()
+
+
+def everything(queue: mq.Queue[Any]) -> list[Any]:
+    return [
+        (message.id, message.body, message.attempts, message.state, message.due_at)
+        for state in ("ready", "delayed", "in_flight")
+        for message in queue.peek(10**6, state=state)
+    ]
+
+
+class Run:
+    """What one operation was told, before it was struck."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.taken: list[mq.Delivery[Any]] = []
+        self.returned = False
+
+
+Prepare = Callable[[Scene], "list[mq.Delivery[Any]]"]
+Operation = Callable[[Scene, "list[mq.Delivery[Any]]", Run], None]
+
+
+def publish(scene: Scene, held: list[mq.Delivery[Any]], run: Run) -> None:
+    run.ids.append(scene.queue.publish("new"))
+
+
+def publish_many(scene: Scene, held: list[mq.Delivery[Any]], run: Run) -> None:
+    run.ids.extend(scene.queue.publish_many(["new", "newer", "newest"]))
+
+
+def receive(scene: Scene, held: list[mq.Delivery[Any]], run: Run) -> None:
+    message = scene.queue.receive(timeout=0)
+    run.taken.append(message)
+
+
+def receive_many(scene: Scene, held: list[mq.Delivery[Any]], run: Run) -> None:
+    run.taken.extend(scene.queue.receive_many(2, timeout=0))
+
+
+def ack(scene: Scene, held: list[mq.Delivery[Any]], run: Run) -> None:
+    held[0].ack()
+    run.returned = True
+
+
+def nack(scene: Scene, held: list[mq.Delivery[Any]], run: Run) -> None:
+    held[0].nack(delay=0)
+    run.returned = True
+
+
+def release(scene: Scene, held: list[mq.Delivery[Any]], run: Run) -> None:
+    held[0].release()
+    run.returned = True
+
+
+def extend(scene: Scene, held: list[mq.Delivery[Any]], run: Run) -> None:
+    held[0].extend(SECONDS)
+    run.returned = True
+
+
+OPERATIONS = (publish, publish_many, receive, receive_many, ack, nack, release, extend)
+
+
+@pytest.mark.parametrize(
+    "operation, behind",
+    [
+        *(pytest.param(each, False, id=each.__name__) for each in OPERATIONS),
+        *(
+            pytest.param(each, True, id=f"{each.__name__}, behind the other one")
+            for each in (publish, receive, ack)
+        ),
+    ],
+)
+def test_an_operation_struck_at_any_bytecode(tmp_path, operation, behind):
+    """The lock is free, the two agree, and what is told is so."""
+    scene = Scene(tmp_path / "0")
+    for at, error in zip(itertools.count(1), itertools.cycle([KeyboardInterrupt, MemoryError])):
+        if not at % STRIKES_OF_A_STORE:
+            scene.close()
+            scene = Scene(tmp_path / str(at))
+        held, run = prepare(scene, behind), Run()
+        before = {row[0]: row for row in everything(scene.others)}
+        struck = strike(functools.partial(operation, scene, held, run), at, error)
+        check(scene, before, held[0], run, operation)
+        if not struck:
+            break
+    scene.close()
+    assert at > 50, "nothing was struck"
+    assert run.ids or run.taken or run.returned
+
+
+def prepare(scene: Scene, behind: bool) -> list[mq.Delivery[Any]]:
+    """An empty queue, but for one message that is held here and three that wait."""
+    for message in scene.queue.receive_many(100, timeout=0):
+        message.ack()
+    scene.queue.publish_many(["held", "a", "b", "c"])
+    held = scene.queue.receive(timeout=0)
+    if behind:
+        scene.others.publish("d")
+    return [held]
+
+
+def check(
+    scene: Scene, before: dict[int, tuple[Any, ...]], held: mq.Delivery[Any], run: Run, operation: Operation
+) -> None:
+    # The lock is free: the other one comes in, and so does this one.
+    [id] = scene.others.publish_many(["witness"])
+    assert_free(scene.broker)
+    assert everything(scene.queue) == everything(scene.others)
+    after = {row[0]: row for row in everything(scene.queue)}
+    assert after.pop(id)[1] == "witness"
+
+    # Nothing that returned is lost, and nothing is there in part.
+    new = [row[1] for row in after.values() if row[0] not in before]
+    wanted = {publish: ["new"], publish_many: ["new", "newer", "newest"]}.get(operation, [])
+    assert new == wanted or (new == [] and not run.ids)
+    gone = before.keys() - after.keys()
+    assert gone <= ({held.id} if operation is ack else set())
+    if run.returned and operation is ack:
+        assert gone == {held.id}
+
+    # Nothing is delivered twice inside its timeout, and what was taken comes back after it.
+    flying = {message.id for message in scene.queue.peek(100, state="in_flight")}
+    taken = Counter(message.id for message in run.taken)
+    assert set(taken) <= flying
+    rest = scene.others.receive_many(100, timeout=0)
+    assert flying.isdisjoint(message.id for message in rest)
+    scene.others.ack_many(rest)
+    scene.clock.advance(SECONDS + 1)
+    late = scene.queue.receive_many(100, timeout=0)
+    assert {message.id for message in late} == flying
+    scene.queue.ack_many(late)
+    assert scene.others.stats()[:3] == (0, 0, 0)
+
+
+def assert_free(broker: mq.Broker) -> None:
+    """Another thread gets in, so this one has left the mutex behind."""
+    assert not broker._store.mutex.locked()
+
+
+# ── many segments, and the end ─────────────────────────────────────────────────────
+
+
+def test_a_rotation_struck_at_any_bytecode(tmp_path):
+    """The record that does not fit any more is there, once, or was never published."""
+    clock = FakeClock()
+    with open_on(
+        QuickDisk(), tmp_path, sync="never", segment_bytes=1 << 10, clock=clock, background=False
+    ) as other:
+        others = other.queue("mail")
+        others.publish("first")
+        for at in itertools.count(1):
+            broker = open_on(
+                QuickDisk(), tmp_path, sync="never", segment_bytes=1 << 10, clock=clock, background=False
+            )
+            queue, store = broker.queue("mail"), broker._store
+            while store.log.end + 600 < store.log.segments[-1].limit:
+                queue.publish(bytes(100))
+            name = b"%d" % at
+            struck = strike(
+                lambda queue=queue, name=name: queue.publish(bytes(600) + name), at, KeyboardInterrupt
+            )
+            others.publish("witness")
+            assert everything(queue) == everything(others)
+            found = [
+                message.raw
+                for message in queue.peek(10**6)
+                if message.raw.endswith(name) and len(message.raw) > 600
+            ]
+            assert len(found) <= 1 if struck else len(found) == 1
+            broker.close()
+            other_ids = others.receive_many(10**6, timeout=0)
+            others.ack_many(other_ids)
+            other._store.maintenance.run()
+            if not struck:
+                break
+    assert at > 200, "nothing was struck"
+
+
+def test_a_close_struck_at_any_bytecode(tmp_path):
+    """Called once more, it is closed; the other one goes on, and is alone then."""
+    for at in itertools.count(1):
+        scene = Scene(tmp_path / str(at))
+        scene.queue.publish("one")
+        struck = strike(scene.broker.close, at, KeyboardInterrupt)
+        scene.others.publish("two")
+        scene.broker.close()
+        assert_free(scene.broker)
+        assert [message.body for message in scene.others.receive_many(9, timeout=0)] == ["one", "two"]
+        scene.other.close()
+        mq.open(scene.broker.path, exclusive=True).close()
+        if not struck:
+            break
+    assert at > 50, "nothing was struck"
