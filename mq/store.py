@@ -216,7 +216,7 @@ class Store:
     def _read_now(self) -> tuple[State, recovery.Survey, int]:
         """The log as it is now, while others go on; and where it ends.  Called without the store's lock."""
         while True:
-            # The head first: one that goes between the two is noticed below.
+            # The head first: if a segment goes that this end still needs, it is seen to have moved.
             head, upto = self.mark[shared.HEAD], self.mark[END]
             try:
                 synced = min(shared.claimed(self.mark), upto)  # it may have grown since

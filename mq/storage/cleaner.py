@@ -79,8 +79,8 @@ def clean(turn: Turn, keeper: Keeper[Token], rest: Callable[[], None]) -> int:
     with turn() as (_, _, now_epoch):
         if now_epoch != epoch:
             return 0
-        dropped = log.drop_head()
-    return log.unlink(dropped)
+        log.drop(oldest)
+    return log.unlink(oldest)
 
 
 def _move(

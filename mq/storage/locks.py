@@ -157,6 +157,7 @@ def look(disk: Disk, path: str, key: bytes) -> shared.View:
     """The store at *path* as it is now; unless it is held, the next look may differ."""
     mark_path, give_up = os.path.join(path, "mark"), time.monotonic() + LOCK_SECONDS
     while True:
+        head = shared.read_mark(disk, mark_path, key)[shared.HEAD]  # first, as in `Store._read_now`
         held = is_present(disk, path)
         words = shared.read_mark(disk, mark_path, key)
         if not held or not words[shared.RECOVERING]:
@@ -166,7 +167,7 @@ def look(disk: Disk, path: str, key: bytes) -> shared.View:
         disk.pause(NAP_SECONDS_MAX)
     # The page is read word by word while it changes.
     synced = min(shared.claimed(words), words[shared.END]) if held else shared.claimed(words)
-    return shared.View(held, words[shared.END], synced, words[shared.HEAD])
+    return shared.View(held, words[shared.END], synced, head)
 
 
 @contextmanager

@@ -381,15 +381,18 @@ class Log:
     # ── the head ───────────────────────────────────────────────────────────────────
 
     def append_head(self, now_ms: int, head: int) -> int:
-        """Say that the log begins at *head*; the record's position.  Once synced, drop_head may follow."""
+        """Say that the log begins at *head*; the record's position.  Once synced, `drop` may follow."""
         return self.append(now_ms, record.HEAD, 0, 0, record.HEAD_PAYLOAD.pack(head))
 
-    def drop_head(self) -> Segment:
-        """The oldest segment is not part of the log any more; unlink it with `unlink`."""
-        oldest = self._forget_oldest()
+    def drop(self, oldest: Segment) -> None:
+        """The *oldest* segment is not part of the log any more; `unlink` it then.
+
+        It may be forgotten already: another process has repeated where the log begins.
+        """
+        if self.segments[0].base == oldest.base:
+            self._forget_oldest()
         if self._fd >= 0:
             self._mark[shared.HEAD] = self.head
-        return oldest
 
     def _forget_oldest(self) -> Segment:
         oldest, *others = self.segments

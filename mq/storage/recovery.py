@@ -327,7 +327,9 @@ def recover(
         _renew_unused(disk, directory, identity, found)
     log = Log(disk, directory, identity, mark, found.segments, found.end, segment_bytes)
     while len(log.segments) > 1 and log.segments[0].limit <= found.head:
-        log.unlink(log.drop_head())
+        oldest = log.segments[0]
+        log.drop(oldest)
+        log.unlink(oldest)
     if found.verdict is not Verdict.CLEAN:
         log.restart(now_ms, found.next_base)
     return log

@@ -72,6 +72,14 @@ def claimed_and_there(disk: Shared) -> None:
             assert synced[path][:upto] == data[:upto], path
 
 
+def with_garbage(broker: Broker) -> None:
+    queue = broker.queue("a")
+    for _ in range(8):
+        queue.publish(bytes(300))
+    for message in queue.receive_many(9):
+        message.ack()
+
+
 # ── syncing ────────────────────────────────────────────────────────────────────────
 
 
@@ -243,15 +251,84 @@ def test_who_follows_a_head_does_not_say_it_on_the_page():
     assert said == []
 
 
+def test_a_head_that_moves_while_the_page_is_looked_at_is_no_damage():
+    """Its segments are gone, and the end that was read is from before it moved."""
+    disk = Shared()
+    one, other = two(disk)
+    with_garbage(one)
+    one.queue("a").publish(b"last")
+
+    class Moving:
+        """The page: after the first look at the end, the other process cleans."""
+
+        looked = False
+
+        def __init__(self, words: memoryview) -> None:
+            self.words = words
+
+        def __getitem__(self, index: int) -> int:
+            value = self.words[index]
+            if index == shared.END and not self.looked:
+                self.looked = True
+                one._store.maintenance.run()
+            return value
+
+        def __setitem__(self, index: int, value: int) -> None:
+            self.words[index] = value
+
+    store = other._store
+    store.mark = Moving(store.mark)  # type: ignore[assignment]
+    state, found, _ = store._read_now()
+    assert store.mark.looked and found.head == one._store.log.head > 0
+    assert state.total() == 1
+
+
+def test_a_reader_that_looks_at_the_page_while_the_head_moves_sees_no_damage():
+    """The page is read word by word: the end may be from before the head moved."""
+    disk = Shared()
+    with open_on(disk, sync="never") as broker:
+        with_garbage(broker)
+        broker.queue("a").publish(b"last")
+        faulty = Faulty(disk)
+
+        def clean_in_the_midst(name: str, args: tuple[Any, ...]) -> Any:
+            page = name == "pread" and args[1] == 4096
+            if page and disk._open[args[0]] is disk._files["s/mark"] and faulty.counts["lock"]:
+                faulty.hook = None
+                before = disk.pread(*args)
+                broker._store.maintenance.run()
+                return before[:16] + disk.pread(*args)[16:]
+            return GO_ON
+
+        faulty.hook = clean_in_the_midst
+        with open_on(faulty, read_only=True) as reader:
+            assert faulty.hook is None and broker._store.log.head > 0
+            assert bodies(reader) == [b"last"]
+
+
 # ── cleaning ───────────────────────────────────────────────────────────────────────
 
 
-def with_garbage(broker: Broker) -> None:
-    queue = broker.queue("a")
-    for _ in range(8):
-        queue.publish(bytes(300))
-    for message in queue.receive_many(9):
-        message.ack()
+def test_a_head_that_another_process_repeats_while_its_segment_is_dropped_costs_no_other_segment(monkeypatch):
+    """P1: the cleaner dropped the oldest that it knew, and by then that was the next one."""
+    disk = Shared()
+    one, other = two(disk)
+    ids = [one.queue("a").publish(b"%d" % n * 300) for n in range(9)]
+    log, plain = one._store.log, one._store.log.sync
+
+    def sync_and_be_followed(upto: int) -> None:
+        plain(upto)
+        with other._store.turn() as (others, now_ms, _):
+            others.append_head(now_ms, others.head)  # as who joins does before it appends
+
+    monkeypatch.setattr(log, "sync", sync_and_be_followed)
+    dropped = log.segments[0]
+    assert one._store.maintenance.clean() > 0
+    assert log.segments[0].base == log.head == dropped.limit
+    assert log._mark[shared.HEAD] == log.head
+    for files in (disk.files(), disk.synced_files()):
+        with open_on(Image(files)) as reopened:
+            assert [each.id for each in reopened.queue("a").peek(20)][1:] == ids
 
 
 def test_a_cleaner_that_gets_no_descriptor_just_now_cleans_later(caplog):
