@@ -242,10 +242,11 @@ class Store:
         self.log, self.verdict = log, found.verdict
 
     def _take_state(self, state: State, applied: int) -> None:
-        self.state, self.applied = state, applied
+        self.state = state
         self.epoch += 1
         state.name_the_nameless()
         self._bind_channels()
+        self.applied = applied  # when all that depends on it is done: before, an interruption leaves it void
         self.wake_all()
 
     def _bind_channels(self) -> None:
@@ -255,12 +256,12 @@ class Store:
 
     def _rebind(self) -> None:
         """Some names mean other queues than before: their channels follow."""
-        while self.state.renamed:
-            name = self.state.renamed.pop()
+        for name in self.state.renamed:
             if channel := self.channels.get(name):
                 channel.state = self.state.by_name.get(name)
                 channel.arrived.notify_all()
                 channel.freed()
+        self.state.renamed.clear()
 
     def _load_again(self, number: int, priority: int, chunk: Chunk) -> Arrays:
         """Ids that the checkpoint kept, and a newer one by somebody else does not."""
@@ -309,6 +310,8 @@ class Store:
         self.applied = VOID
         try:
             self.state.apply(log.follow(upto))
+            if self.state.renamed:
+                self._rebind()
             self.applied = log.end
         except (FileNotFoundError, recovery.StaleCheckpoint):
             return  # it went on for so long that what we knew is gone: read all that is there now
@@ -316,8 +319,6 @@ class Store:
             if far:
                 self._retake()
         self.clock.passed(log.last_ms)
-        if self.state.renamed:
-            self._rebind()
         if self.armed:
             now = self.clock.now()
             for channel in self.armed:
@@ -472,9 +473,9 @@ class Store:
             (lsn, kind, flags, queue, 0, payload, 0, len(payload))
             for lsn, (kind, flags, queue, payload) in zip(positions, plan.drafts, strict=True)
         )
-        self.applied = self.log.end
         if self.state.renamed:
             self._rebind()
+        self.applied = self.log.end
         self._announce(plan)
         return positions
 

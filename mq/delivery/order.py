@@ -365,7 +365,8 @@ class Order:
     def advance(self, now: Now) -> None:
         """Note whose time has come."""
         if now.wall < self._wall_seen:
-            self._wall_seen, self._busy = now.wall, True
+            self._busy, self._next_store = True, 0  # first: interrupted here, the next look begins anew too
+            self._wall_seen = now.wall
         if self._busy:
             self.reindex()
         # Interrupted from here on, the next look begins anew.
