@@ -205,11 +205,15 @@ class Store:
 
     def _join(self) -> None:
         """Read the log of those who are here."""
-        state, found, upto = self._read_now()
+        args = self.disk, self._log_path, self.identity, self.mark
+        while True:
+            state, found, upto = self._read_now()
+            try:
+                log = Log(*args, found.segments, upto, self._segment_bytes)
+                break
+            except FileNotFoundError:
+                pass  # others went on for so long that all that was read is gone
         self.clock.join(self.mark[shared.OFFSET], found.last_ms)
-        log = Log(
-            self.disk, self._log_path, self.identity, self.mark, found.segments, upto, self._segment_bytes
-        )
         self._take_log(log, found, closed=found.verdict is recovery.Verdict.CLEAN)
         self._take_state(state, upto)
 
@@ -334,7 +338,10 @@ class Store:
             state, found, upto = self._read_now()
         finally:
             self._retake()
-        self.log.rebase(found.segments, upto, closed=found.verdict is recovery.Verdict.CLEAN)
+        try:
+            self.log.rebase(found.segments, upto, closed=found.verdict is recovery.Verdict.CLEAN)
+        except FileNotFoundError:
+            return  # others went on for so long that all that was read is gone: `_catch_up` comes again
         self.clock.passed(found.last_ms)
         self._take_state(state, upto)
 

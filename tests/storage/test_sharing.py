@@ -19,6 +19,7 @@ from mq.broker import Broker
 from mq.storage import locks, record, shared
 from mq.storage import log as log_module
 from mq.storage.log import Log
+from mq.store import Store
 
 KIND, MS = 17, 1_700_000_000_000
 
@@ -362,6 +363,34 @@ def test_a_cleaner_that_does_not_get_the_lock_just_now_cleans_later(monkeypatch)
     other._store._locks.unlock()
     one._store.maintenance.run()
     assert one._store.log.head > 0
+
+
+@pytest.mark.parametrize("joins", [True, False], ids=["who joins", "who reads anew"])
+def test_all_that_was_read_may_be_gone_before_it_is_used(monkeypatch, joins):
+    """Others rotate and clean, while the one that reads stands still."""
+    disk = Shared()
+    one, other = two(disk)
+    plain, read = Store._read_now, []
+
+    def stand_still(store: Store) -> Any:
+        found = plain(store)
+        read.append(found[1].segments[-1])
+        if len(read) < 3:
+            for _ in range(3):
+                with_garbage(one)
+                one._store.maintenance.run()
+            assert one._store.log.head >= read[-1].limit
+        return found
+
+    monkeypatch.setattr(Store, "_read_now", stand_still)
+    if joins:
+        with open_on(disk, sync="never") as third:
+            third.queue("a").publish(b"new")
+    else:
+        other._store.applied = -1
+        other.queue("a").publish(b"new")
+    assert len(read) == 3
+    assert bodies(one) == bodies(other) == [b"new"]
 
 
 # ── options ────────────────────────────────────────────────────────────────────────
