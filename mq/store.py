@@ -100,6 +100,7 @@ class Store:
         self.inherited = 0  # receipts before this one are from before a fork
         self._sync_fd = -1  # on the page: its lock says which process syncs
         self._gone = True  # the files are let go of
+        self._finished = False  # close has nothing more to do than to let go of them
         self.leave = int
         self.maintenance, self.listener = Maintenance(self), Listener(self)
         _open_stores.add(self)
@@ -115,6 +116,7 @@ class Store:
     def _open(self, salvage: bool) -> None:
         """Be present; recover, if nobody else is, and else join them."""
         disk, self._pid = self.disk, os.getpid()
+        locks.require_local(disk, self.path)
         disk.make_directory(self.path)
         self._locks = Locks(disk, self.path)
         try:
@@ -591,30 +593,33 @@ class Store:
     def close(self) -> None:
         """Sync, and if nobody else has the store open, say that the log ends here; let go of everything.
 
-        A second call does nothing.
+        A second call does nothing, or what the first one, interrupted, had left to do.
         """
-        with self.mutex:
-            if self.closed:
-                return
-            self.closed = True
-            self.enter = self.look = self._refuse
-            self.wake_all()
-        if self.read_only:
-            self.log.abandon()
-            return
+        first = False
         try:
-            if not self._gone:
+            with self.mutex:
+                if not self.closed:
+                    first = self.closed = True
+                    self.enter = self.look = self._refuse
+                    self.wake_all()
+            if first and not self._gone:
                 with explain(self.path):
                     self._finish()
         finally:
-            # Also when all that was interrupted: the lock goes last, when nobody here writes any more.
-            with self.mutex:
-                self._gone = True
-                self.leave = int
-            self.maintenance.wait()
-            self._let_go()
-        if self.log.failure and not self.log.told:
+            if first:
+                self._finished = True
+            if self._finished:
+                self._leave_for_good()
+        if first and self.log.failure and not self.log.told:
             raise self.log.failure
+
+    def _leave_for_good(self) -> None:
+        """Also when all before it was interrupted: the lock goes last, when nobody here writes any more."""
+        with self.mutex:
+            self._gone = True
+            self.leave = int
+        self.maintenance.wait()
+        self._let_go()
 
     def _finish(self) -> None:
         """Nothing new begins here: bring to an end what was begun."""

@@ -56,8 +56,7 @@ def _compact(store: str) -> tuple[int, int]:
 
 def _estimate(store: str) -> tuple[int, int]:
     """Bytes of all segments now, and about how many a compaction would leave."""
-    with mq.open(store, read_only=True) as broker:
-        limit = broker._store.maintenance.garbage_upto()
+    limit = _garbage_upto(store)
     census = take_census(RealDisk(), store)
     before = gone = moved = 0
     for file, sums in zip(census.walk.files, census.sums, strict=True):
@@ -67,3 +66,13 @@ def _estimate(store: str) -> tuple[int, int]:
             moved += sums.live + sums.messages * events.RELOCATE_PAYLOAD.size
     grown = -(-moved // ALLOCATE_BYTES) * ALLOCATE_BYTES
     return before, before - max(0, gone - grown)
+
+
+def _garbage_upto(store: str) -> int:
+    """Where the last segment that holds garbage ends; looked for again if one is dropped meanwhile."""
+    while True:
+        with mq.open(store, read_only=True) as broker:
+            try:
+                return broker._store.maintenance.garbage_upto()
+            except FileNotFoundError:
+                pass

@@ -13,7 +13,6 @@ turns that into an error that says what to do (see `explain`).
 from __future__ import annotations
 
 import errno
-import fcntl
 import mmap
 import os
 import select
@@ -25,7 +24,16 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Protocol
 
-from mq.errors import DiskFull, StorageError
+from mq.errors import DiskFull, StorageError, Unsupported
+
+from . import network
+
+try:
+    import fcntl
+except ImportError:  # Windows; said when a store is opened
+    HAVE_LOCKS = False
+else:
+    HAVE_LOCKS = True
 
 PAGE_BYTES = 4096
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -50,6 +58,9 @@ class Disk(Protocol):
 
     def sync_directory(self, path: str) -> None:
         """Return when the names in the directory are on the disk."""
+
+    def file_system(self, path: str) -> str:
+        """The kind of file system that *path* is on, or would be; "" if the system does not say."""
 
     def names(self, path: str) -> list[str]: ...
     def exists(self, path: str) -> bool: ...
@@ -88,13 +99,21 @@ class RealDisk:
     """The operating system's files."""
 
     close = staticmethod(os.close)
-    pread = staticmethod(os.pread)
-    pwrite = staticmethod(os.pwrite)
+    if HAVE_LOCKS:
+        pread = staticmethod(os.pread)
+        pwrite = staticmethod(os.pwrite)
     names = staticmethod(os.listdir)
     exists = staticmethod(os.path.exists)
     rename = staticmethod(os.rename)
     unlink = staticmethod(os.unlink)
     pause = staticmethod(time.sleep)
+
+    def __init__(self) -> None:
+        if not HAVE_LOCKS:
+            raise Unsupported(
+                f"mq needs flock and pread, which {sys.platform} does not have: use Linux (on Windows, WSL"
+                ' and a directory of its own, not /mnt/c), or mq.open(":memory:")'
+            )
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
         flags = os.O_RDWR if write else os.O_RDONLY
@@ -126,6 +145,13 @@ class RealDisk:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def file_system(self, path: str) -> str:
+        try:
+            with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+                return network.kind_at(os.path.realpath(path), mounts.read())
+        except OSError:  # not Linux, or no /proc
+            return ""
 
     def make_directory(self, path: str) -> None:
         os.makedirs(path, exist_ok=True)
@@ -215,6 +241,9 @@ class MemoryDisk:
 
     def sync_directory(self, path: str) -> None:
         pass
+
+    def file_system(self, path: str) -> str:
+        return ""
 
     def names(self, path: str) -> list[str]:
         return [name.rpartition("/")[2] for name in self._files if name.rpartition("/")[0] == path]

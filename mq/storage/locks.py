@@ -21,10 +21,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from mq.errors import StoreLocked
+from mq.errors import StoreLocked, Unsupported
 
 from . import shared
 from .disk import Disk
+from .network import is_network
 
 LOCK_SECONDS: Final = 10.0  # an operation takes microseconds; somebody who opens a big store, seconds
 KEPT_SECONDS: Final = 0.25  # when the holder has it for good
@@ -71,9 +72,11 @@ class Locks:
 
     def arrive(self, *, exclusive: bool) -> bool:
         """Be present, with LOCK held; whether nobody else is.  With *exclusive*, nobody else may be."""
-        old, self._presence = self._presence, -1  # its number may be somebody else's once it is closed
-        if old >= 0:
-            _let_go(self._disk, old)  # repair puts another file in its place
+        old = self._presence
+        if old >= 0:  # repair puts another file in its place
+            self._disk.unlocker(old)()  # first: interrupted after the next line, we would never let go of it
+            self._presence = -1  # its number may be somebody else's once it is closed
+            self._disk.close(old)
         self._presence = self._disk.open(os.path.join(self._path, "FORMAT"))
         self.crowded = not self._disk.lock(self._presence)
         if not self.crowded:
@@ -96,14 +99,15 @@ class Locks:
     def cleaner(self, seconds: float) -> Iterator[bool]:
         """Whether this process is the one that cleans now; others get so many *seconds* to end."""
         fd = self._cleaner = self._disk.open(os.path.join(self._path, "CLEANER"), write=True, create=True)
-        give_up = time.monotonic() + seconds
+        unlock, give_up = self._disk.unlocker(fd), time.monotonic() + seconds
         try:
             while not (ours := self._disk.lock(fd)) and time.monotonic() < give_up:
                 self._disk.pause(NAP_SECONDS_MAX)
             yield ours
         finally:
+            unlock()  # first, as in `arrive`
             self._cleaner = -1
-            _let_go(self._disk, fd)
+            self._disk.close(fd)
 
     # ── leaving ────────────────────────────────────────────────────────────────────
 
@@ -170,9 +174,20 @@ def look(disk: Disk, path: str, key: bytes) -> shared.View:
     return shared.View(held, words[shared.END], synced, head)
 
 
+def require_local(disk: Disk, path: str) -> None:
+    """Unsupported if other computers may have the directory too: there a lock keeps nobody out."""
+    kind = disk.file_system(path)
+    if is_network(kind):
+        raise Unsupported(
+            f"{path}: on a network file system ({kind}), where a lock keeps nobody out and two computers"
+            " would destroy each other's messages: choose a directory on a disk of this computer"
+        )
+
+
 @contextmanager
 def alone(disk: Disk, path: str) -> Iterator[None]:
     """Have the store's directory for oneself; StoreLocked if somebody has the store open."""
+    require_local(disk, path)
     locks = Locks(disk, path)
     try:
         locks.take(None)

@@ -99,6 +99,9 @@ class Overlay:
             name for name, file in changed.items() if file
         ]
 
+    def file_system(self, path: str) -> str:
+        return self._disk.file_system(path)
+
     def exists(self, path: str) -> bool:
         return self._files[path] is not None if path in self._files else self._disk.exists(path)
 

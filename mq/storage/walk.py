@@ -213,7 +213,7 @@ def walk(disk: Disk, path: str, message_kind: int, *, alone: bool = False) -> Wa
             if not view.held or not disk.exists(os.path.join(path, "log")):
                 raise
             continue  # compaction dropped a segment before it was read
-        if view.held and not found.problem:
+        if view.held and not found.problem and not found.missing:
             return found
         if not view.explains(_look(disk, path, own.key, alone)):
             return found

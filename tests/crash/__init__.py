@@ -6,6 +6,12 @@ history.py   what was asked, what returned, and so what must and what may be the
 driver.py    one process that uses a store, and writes the history
 workloads.py small functions over a driver
 explorer.py  cuts at every call, opens what is left, and looks
+
+kernel.py    one machine, several processes on it: who goes on, and who dies, at every call
+actor.py     what one of them does;  witness.py  what all did, and whether that may be
+processes.py scripts for several, schedules from seeds, the shortest that fails
+stage.py, interleavings.py   who does what, and how far, said by a director: those known by name
+
 damage.py    every bit flipped, every file cut short
-planted.py   bugs that the laboratory must catch
+planted.py, planted_processes.py   bugs that the laboratory must catch
 """

@@ -534,6 +534,9 @@ class SimulatedDisk:
     def pause(self, seconds: float) -> None:
         pass
 
+    def file_system(self, path: str) -> str:
+        return ""
+
     def make_fifo(self, path: str) -> None:
         pass
 

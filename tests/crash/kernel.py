@@ -300,6 +300,9 @@ class Face:
     def pause(self, seconds: float) -> None:
         self._process.make("pause", "", self._process.paused)
 
+    def file_system(self, path: str) -> str:
+        return ""
+
     def make_fifo(self, path: str) -> None:
         pass
 

@@ -44,12 +44,15 @@ def explore_one(seed: int, name: str, report: Queue[object], until: float) -> No
     report.put(faulted.tally)
 
 
-def explore_several(seed: int, name: str, report: Queue[object]) -> None:
+def explore_several(seed: int, name: str, report: Queue[object], until: float) -> None:
     """A workload of several processes: schedules drawn from the seed, and deaths all along one of them."""
     with laboratory() as here:
         first = seed * SCHEDULES_PER_SEED
-        runs, found = processes.explore(here, name, range(first, first + SCHEDULES_PER_SEED))
-        if not found:
+        seeds = itertools.takewhile(
+            lambda _: time.monotonic() < until, range(first, first + SCHEDULES_PER_SEED)
+        )
+        runs, found = processes.explore(here, name, seeds)
+        if not found and time.monotonic() < until:
             deaths, found = processes.explore_deaths(here, name, seed, every=DEATHS_EVERY)
             runs += deaths
         tally = Tally(schedules=runs)
@@ -67,7 +70,7 @@ def work(first: int, step: int, names: list[str], report: Queue[object], until: 
                 report.put(None)
                 return
             if name in processes.WORKLOADS:
-                explore_several(seed, name, report)
+                explore_several(seed, name, report, until)
             if name in WORKLOADS:
                 explore_one(seed, name, report, until)
 

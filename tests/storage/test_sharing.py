@@ -19,6 +19,7 @@ from mq.broker import Broker
 from mq.storage import locks, record, shared
 from mq.storage import log as log_module
 from mq.storage.log import Log
+from mq.storage.walk import walk
 from mq.store import Store
 
 KIND, MS = 17, 1_700_000_000_000
@@ -305,6 +306,29 @@ def test_a_reader_that_looks_at_the_page_while_the_head_moves_sees_no_damage():
         with open_on(faulty, read_only=True) as reader:
             assert faulty.hook is None and broker._store.log.head > 0
             assert bodies(reader) == [b"last"]
+
+
+@pytest.mark.parametrize("moment", range(1, 4))
+def test_a_walk_beside_a_cleaner_misses_no_segment(moment):
+    """P7: one that went between two looks is not damage."""
+    disk = Shared()
+    with open_on(disk, sync="never") as broker:
+        with_garbage(broker)
+        faulty, looks = Faulty(disk), 0
+
+        def clean_before(name: str, args: tuple[Any, ...]) -> Any:
+            nonlocal looks
+            if name == "names" and args[0] == "s/log":
+                looks += 1
+                if looks == moment:
+                    with_garbage(broker)
+                    broker._store.maintenance.run()
+            return GO_ON
+
+        faulty.hook = clean_before
+        found = walk(faulty, "s", KIND)
+        assert (found.problem, found.missing) == (None, [])
+        assert looks > 1
 
 
 # ── cleaning ───────────────────────────────────────────────────────────────────────

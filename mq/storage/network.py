@@ -1,0 +1,58 @@
+"""Which file systems are shared with other computers, by name.
+
+There a lock, or a mapped page, does not mean to everybody what it means here: two
+computers would both recover, and both append.  Nothing can be tried out to be sure of
+that, so the names are a list, and what is not on it is taken for local.
+
+The kernel says what is mounted where, in /proc/self/mountinfo, a line each:
+
+    36 35 98:0 / /srv/my\\040data rw,noatime shared:1 - nfs4 server:/export rw,vers=4.2
+                 where it is       options   any number   ↑ what it is
+
+Of several at one place, or above it, the last one counts.  Other systems do not say;
+there it is the user who has to know.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Final
+
+NETWORK: Final = frozenset({
+    "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "cvfs", "davfs", "gfs2", "glusterfs", "gpfs",
+    "lustre", "ncp", "ncpfs", "nfs", "nfs3", "nfs4", "ocfs2", "orangefs", "panfs", "prl_fs", "pvfs2", "smb",
+    "smb2", "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs",
+})  # fmt: skip
+# fuse.<name>: these, and those above.
+NETWORK_FUSE: Final = frozenset({
+    "blobfuse", "blobfuse2", "ceph-fuse", "curlftpfs", "davfs2", "gcsfuse", "goofys",
+    "gvfsd-fuse", "juicefs", "mfs", "moosefs", "mount-s3", "mountpoint-s3", "rclone", "s3fs", "seaweedfs",
+    "smbnetfs", "sshfs", "vmhgfs-fuse", "weed",
+})  # fmt: skip
+ESCAPED: Final = re.compile(r"\\([0-7]{3})")
+
+
+def is_network(kind: str) -> bool:
+    """Whether a file system of this *kind* may be other computers' too."""
+    kind = kind.lower()
+    name = kind.removeprefix("fuse.")
+    return name in NETWORK or (name != kind and name in NETWORK_FUSE)
+
+
+def kind_at(path: str, mounts: str) -> str:
+    """What is mounted where *path* is, an absolute one without links; "" if *mounts* does not say."""
+    found, longest = "", -1
+    for line in mounts.splitlines():
+        before, dash, after = line.partition(" - ")
+        fields = before.split(" ")
+        if not dash or len(fields) < 5:
+            continue
+        place = ESCAPED.sub(lambda escaped: chr(int(escaped[1], 8)), fields[4])
+        if len(place) >= longest and _is_within(path, place):
+            found, longest = after.split(" ")[0], len(place)
+    return found
+
+
+def _is_within(path: str, place: str) -> bool:
+    return path == place or path.startswith(place.rstrip(os.sep) + os.sep)
