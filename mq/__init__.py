@@ -13,12 +13,14 @@ with mq.open("data") as broker:
 """
 
 from mq.broker import Broker, StoreStats, Sync, open
+from mq.delivery.retry import Backoff
 from mq.errors import (
     BadBody,
     Closed,
     CorruptStore,
     DiskFull,
     MqError,
+    QueueFull,
     StaleReceipt,
     StorageError,
     StoreFailed,
@@ -26,13 +28,17 @@ from mq.errors import (
     Unsupported,
     UsageError,
 )
-from mq.message import Delivery, Message, Receipt
-from mq.queue import Queue, QueueOptions, Stats
+from mq.looking import Stats
+from mq.message import Delivery, Failure, Message, Receipt
+from mq.options import BatchOptions, PublishOptions, QueueOptions
+from mq.queue import Queue
+from mq.transaction import Transaction
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BadBody", "Broker", "Closed", "CorruptStore", "Delivery", "DiskFull", "Message", "MqError",
-    "Queue", "QueueOptions", "Receipt", "StaleReceipt", "Stats", "StorageError", "StoreFailed",
-    "StoreLocked", "StoreStats", "Sync", "Unsupported", "UsageError", "open",
+    "Backoff", "BadBody", "BatchOptions", "Broker", "Closed", "CorruptStore", "Delivery", "DiskFull",
+    "Failure", "Message", "MqError", "PublishOptions", "Queue", "QueueFull", "QueueOptions", "Receipt",
+    "StaleReceipt", "Stats", "StorageError", "StoreFailed", "StoreLocked", "StoreStats", "Sync",
+    "Transaction", "Unsupported", "UsageError", "open",
 ]  # fmt: skip

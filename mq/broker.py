@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack, overload
 
 from mq.errors import UsageError
+from mq.looking import Stats
 from mq.maintenance import MEMORY
-from mq.queue import Queue, QueueOptions, Stats, check_seconds
+from mq.message import Delivery
+from mq.options import QueueOptions, check_many, check_options, check_seconds
+from mq.queue import Queue
+from mq.receiving import receive_from
 from mq.storage.log import SEGMENT_BYTES_MIN
 from mq.storage.record import GROUP_BYTES_MAX
 from mq.store import Store
+from mq.transaction import Transaction
 
 T = TypeVar("T")
 Sync = Literal["always", "never"] | float
@@ -54,15 +61,41 @@ class Broker:
         With options it is declared: those named are changed, for every process, and the
         others stay as they are.  With *type*, structures are decoded and validated into it.
         """
-        for option, value in options.items():
-            if option != "visibility_timeout":
-                raise UsageError(f"there is no queue option {option!r}; known: visibility_timeout")
-            options["visibility_timeout"] = float(check_seconds(option, value))
+        checked = check_options(options)
         channel = self._store.channel(name)
         queue: Queue[Any] = Queue(self._store, channel, type)
-        if options:
-            self._store.declare(channel, dict(options))
+        if checked:
+            self._store.declare(channel, checked)
         return queue
+
+    def receive(self, queues: Iterable[Queue[T]], timeout: float | None = None) -> Delivery[T] | None:
+        """Take the next message of the first of *queues*, in this order, that has one.
+
+        Waits up to *timeout* seconds, then None; without one, for ever, or until the broker closes.
+        """
+        until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
+        listed = list(check_many("queues", queues))
+        if not listed:
+            raise UsageError("queues is empty: nothing would ever come")
+        for queue in listed:
+            if not isinstance(queue, Queue) or queue._store is not self._store:
+                raise UsageError(f"{queue!r} is not a queue of this broker")
+        return receive_from(listed, until)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Publishes, acks and nacks over any queues, all or nothing, at the end of the block.
+
+        An exception in the block, or a receipt that is not current any more at its end
+        (StaleReceipt), leaves no trace.
+        """
+        transaction = Transaction(self._store)
+        try:
+            yield transaction
+        except BaseException:
+            transaction._over = True
+            raise
+        transaction._commit()
 
     def queues(self) -> list[str]:
         """The names of all queues, sorted."""

@@ -15,18 +15,20 @@ if TYPE_CHECKING:
 
 
 class Channel:
-    """The queue's state, once it exists, and the receivers that wait for it."""
+    """The queue's state, once it exists, and those who wait for something here."""
 
     def __init__(self, name: str, store: Store) -> None:
         self.name, self._store = name, store
         self.state: QueueState | None = None
         self.arrived = threading.Condition(store.mutex)
-        self.armed: list[float] = []  # when each waiting receiver looks again by itself, monotonic seconds
+        self.armed: list[float] = []  # when each who waits looks again by itself, monotonic seconds
+        # Who waits for other queues too, or for room here: told of everything, and looks for itself.
+        self.lookers: list[threading.Condition] = []
 
     def wake(self, count: int) -> None:
         """*count* messages are ready: here, and for receivers in other processes."""
         if self.armed:
-            self.arrived.notify(count)
+            self.notify(count)
         if self._store.mark[ASLEEP]:
             self._store.listener.ring()
 
@@ -41,16 +43,26 @@ class Channel:
         """`hand_on`, to receivers in this process."""
         if self.armed and self.state:
             if self.state.head(now) is not None:
-                self.arrived.notify()
+                self.notify()
             else:
                 self.rearm(self.state.seconds_to_next(now))
 
     def rearm(self, seconds: float | None) -> None:
         """Something falls due in *seconds*: some receiver must not sleep longer."""
         if self.armed and seconds is not None and min(self.armed) > time.monotonic() + seconds:
-            self.arrived.notify()
+            self.notify()
+
+    def notify(self, count: int = 1) -> None:
+        """Wake *count* receivers in this process, and all who look for themselves."""
+        self.arrived.notify(count)
+        self.freed()
+
+    def freed(self) -> None:
+        """There may be room, for those in this process who wait for it."""
+        for looker in self.lookers:
+            looker.notify()
 
     def after_fork(self) -> None:
         """In a child: whoever held the mutex, and whoever waited, is not here."""
-        self.state, self.armed = None, []
+        self.state, self.armed, self.lookers = None, [], []
         self.arrived = threading.Condition(self._store.mutex)

@@ -5,6 +5,7 @@ MqError
 ├── Unsupported       written by a newer mq, or not possible here
 ├── Closed            the broker is closed
 ├── BadBody           a body does not fit the queue's type; `.raw` is still there
+├── QueueFull         a queue's limits leave no room; nothing was published
 ├── StaleReceipt      settled, or delivered again, since
 └── StorageError      carries path, offset and reason
     ├── StoreLocked   another process has the store
@@ -44,6 +45,10 @@ class Closed(MqError):
 
 class BadBody(MqError):
     """The body does not fit the queue's type.  `message.raw` has the bytes as stored."""
+
+
+class QueueFull(MqError):
+    """The queue holds as much as its limits allow.  Nothing was published."""
 
 
 class StaleReceipt(MqError):

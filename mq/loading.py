@@ -38,7 +38,7 @@ def identify(disk: Disk, path: str, *, create: bool) -> Identity:
 
 class Loader:
     def __init__(
-        self, disk: Disk, path: str, own: Identity, again: Callable[[int, Chunk], Arrays]
+        self, disk: Disk, path: str, own: Identity, again: Callable[[int, int, Chunk], Arrays]
     ) -> None:  # fmt: skip
         """*again* is asked for ids that the checkpoint does not keep any more, once all is loaded."""
         self._disk, self._identity, self._again = disk, own, again
@@ -73,7 +73,7 @@ class Loader:
         args = self._disk, self._log_path, self._identity, synced, state.apply, events.PUBLISH
         return recovery.survey(*args, upto, start)
 
-    def _load_chunk(self, number: int, chunk: Chunk) -> Arrays:
+    def _load_chunk(self, number: int, priority: int, chunk: Chunk) -> Arrays:
         ids_at, positions_at = chunk.saved
         ids = checkpoint.load(self._disk, self._checkpoint_path, Place(*ids_at))
         positions = None
@@ -83,21 +83,21 @@ class Loader:
             return ids, positions
         if self._loading:
             raise StaleCheckpoint
-        return self._again(number, chunk)
+        return self._again(number, priority, chunk)
 
 
 def load_part(
-    disk: Disk, path: str, own: Identity, number: int, chunk: Chunk, upto: int
+    disk: Disk, path: str, own: Identity, number: int, priority: int, chunk: Chunk, upto: int
 ) -> Arrays:  # fmt: skip
-    """The ids of *chunk*, in queue *number*, that nothing has touched between its checkpoint and *upto*."""
+    """The ids of *chunk*, in queue *number*, that nothing touched between its checkpoint and *upto*."""
     loader = Loader(disk, path, own, _is_stale)
     try:
         state = loader.load(0, upto).state
-        return state.queues[number].waiting.part(chunk.first, chunk.size)
+        return state.queues[number].lane(priority).part(chunk.first, chunk.size)
     except StaleCheckpoint:
         state = loader.load_log(0, upto).state
-        return state.queues[number].waiting.part(chunk.first, chunk.size)
+        return state.queues[number].lane(priority).part(chunk.first, chunk.size)
 
 
-def _is_stale(number: int, chunk: Chunk) -> Arrays:
+def _is_stale(number: int, priority: int, chunk: Chunk) -> Arrays:
     raise StaleCheckpoint

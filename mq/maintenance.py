@@ -22,6 +22,8 @@ import msgspec
 
 from mq.delivery import events, snapshot
 from mq.delivery.queue import QueueState
+from mq.delivery.state import DECLARATION, Live, stands_at
+from mq.delivery.traits import changes_in
 from mq.errors import Closed, DiskFull, MqError, StorageError, StoreLocked
 from mq.storage import checkpoint, cleaner
 from mq.storage.disk import explain, will_pass
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 MEMORY: Final = ":memory:"
 logger = logging.getLogger("mq")
+Token = tuple[QueueState, Live]  # something that lives: see State.within
 
 CHECKPOINT_BYTES: Final = 4 << 20  # of log between two checkpoints, at least
 CHECKPOINT_SHARE: Final = 4  # and at least as many times the state that the last one wrote
@@ -239,6 +242,10 @@ class Maintenance:
         queue = self._store.state.queues.get(number)
         if queue is None:
             return True
+        if kind == events.DEDUP:
+            key = buffer[start + events.DEDUP_PAYLOAD.size : stop].decode()
+            seen = queue.dedup.seen(key)
+            return seen is None or seen.position != lsn
         if kind == events.DECLARE:
             return queue.declared_at != lsn
         id = events.message_of(kind, lsn, buffer[start:stop])
@@ -250,31 +257,45 @@ class Maintenance:
         if self._background:
             time.sleep(0 if self.pressed else 0.001)
 
-    def within(self, base: int, limit: int) -> Iterator[list[tuple[QueueState, int]]]:
+    def within(self, base: int, limit: int) -> Iterator[list[Token]]:
         return self._store.state.within(base, limit)
 
-    def draft(self, token: tuple[QueueState, int], base: int, limit: int) -> Draft | None:
-        """The record that stands for a message, or a declaration, from now on."""
-        queue, id = token
-        if not id:
-            if not base <= queue.declared_at < limit:
-                return None
-            return self._store.declaration(queue)
-        position = queue.position(id)
+    def draft(self, token: Token, base: int, limit: int) -> Draft | None:
+        """The record that stands for a message, a dedup id or a declaration from now on."""
+        queue, what = token
+        position = stands_at(queue, what)
         if position is None or not base <= position < limit:
             return None
+        if what is DECLARATION:
+            return self._store.declaration(queue)
+        if isinstance(what, str):
+            seen = queue.dedup.seen(what)
+            if seen is None or seen.until <= self._store.clock.store_ms():
+                return None  # its window is over
+            payload = events.DEDUP_PAYLOAD.pack(seen.id, seen.until) + what.encode()
+            return events.DEDUP, 0, queue.number, payload
         stored = self._store.log.read(position)
-        created_ms, body = events.body_of(stored.kind, stored.time_ms, stored.payload)
-        attempts, place, receipt, when = queue.facts(id)
-        head = events.RELOCATE_PAYLOAD.pack(id, created_ms, attempts, place, receipt, when)
-        return events.RELOCATE, stored.flags & events.BODY_BITS, queue.number, head + body
+        created_ms, published = events.published_of(stored.kind, stored.flags, stored.time_ms, stored.payload)
+        attempts, place, receipt, when = queue.facts(what)
+        head = events.RELOCATE_PAYLOAD.pack(what, created_ms, attempts, place, receipt, when)
+        flags = stored.flags & (events.BODY_BITS | events.ATTRIBUTED)
+        said, _ = events.attributes_of(flags, published)
+        if changes := changes_in(said, queue.traits(what)):
+            return (
+                events.RELOCATE, flags | events.CHANGED, queue.number,
+                head + published + events.trailer(changes),
+            )  # fmt: skip
+        return events.RELOCATE, flags, queue.number, head + published
 
-    def moved(self, token: tuple[QueueState, int], position: int, draft: Draft) -> None:
-        queue, id = token
-        if not id:
+    def moved(self, token: Token, position: int, draft: Draft) -> None:
+        queue, what = token
+        if what is DECLARATION:
             self._store.state.declare(queue.number, position, draft[3])
+        elif isinstance(what, str):
+            if seen := queue.dedup.seen(what):
+                queue.dedup.note(what, seen._replace(position=position))
         else:
-            queue.relocate(id, position, 0, 0, 0, 0, 0)
+            queue.relocate(what, position, 0, 0, 0, 0, 0)
 
     # ── checkpoints ────────────────────────────────────────────────────────────────
 
@@ -305,7 +326,7 @@ class Maintenance:
             frozen = snapshot.freeze(store.state)
         pack = checkpoint.Pack(start.position)
         state, saved = snapshot.encode(frozen, pack.add)
-        packs = {place[0] for image, *_ in frozen for _, _, kept in image.chunks for place in kept if place}
+        packs = {place[0] for place in snapshot.places(frozen)}
         self._checkpoint_at = start.position
         self._checkpoint_bytes = checkpoint.write(
             store.disk,

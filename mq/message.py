@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from traceback import format_exception_only
-from types import TracebackType
-from typing import Any, Final, Generic, NewType, Protocol, Self, TypeVar
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Generic, NamedTuple, NewType, Protocol, Self, TypeVar
 
 import msgspec
 
 from mq.delivery import events
 from mq.delivery.queue import State
+from mq.delivery.traits import PLAIN, Traits
 from mq.errors import MqError, UsageError
 
 T = TypeVar("T")
@@ -20,6 +22,7 @@ Receipt = NewType("Receipt", str)
 """The right to settle one delivery, as text: survives restarts and other processes."""
 
 BODY_BYTES_MAX: Final = 64 << 20
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -48,6 +51,30 @@ def encode_body(body: object) -> tuple[int, bytes]:
     return flags, raw
 
 
+class Failure(NamedTuple):
+    """One failed attempt: when, why, and which number it had."""
+
+    at: datetime
+    reason: str
+    attempt: int
+
+
+class More(msgspec.Struct, frozen=True, gc=False):
+    """What most messages do not have."""
+
+    said: events.Attributes
+    traits: Traits
+    size: int  # of all that was published
+
+
+def more_of(flags: int, published: bytes, traits: Traits) -> tuple[bytes, More | None]:
+    """The body, and what there is beside it."""
+    if not flags & events.ATTRIBUTED and traits is PLAIN:
+        return published, None
+    said, body = events.attributes_of(flags, published)
+    return body, More(said, traits, len(published))
+
+
 class Origin(Protocol):
     """The queue that a message came from, as far as the message needs it."""
 
@@ -58,6 +85,7 @@ class Origin(Protocol):
     def ack(self, message: Delivery[Any], /) -> None: ...
     def nack(self, message: Delivery[Any], delay: float | None, reason: str, /) -> None: ...
     def release(self, message: Delivery[Any], /) -> None: ...
+    def reject(self, message: Delivery[Any], reason: str, /) -> None: ...
     def extend(self, message: Delivery[Any], seconds: float | None, /) -> None: ...
     def is_inherited(self, message: Delivery[Any], /) -> bool: ...
 
@@ -78,10 +106,43 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
     _due_ms: int | None
     state: State = "in_flight"
     _body: Any = msgspec.UNSET
+    _more: More | None = None
 
     @property
     def queue(self) -> str:
         return self._queue.name
+
+    @property
+    def priority(self) -> int:
+        return self._more.said.priority if self._more else 0
+
+    @property
+    def group(self) -> str | None:
+        return self._more.said.group if self._more else None
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return MappingProxyType(self._more.said.headers) if self._more else NO_HEADERS
+
+    @property
+    def origin(self) -> str | None:
+        """The queue that it died in, if it is a dead letter."""
+        return self._more.traits.origin if self._more else None
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The first failed attempt and the last few; of a dead letter, those where it died."""
+        if self._more is None:
+            return ()
+        return tuple(
+            Failure(datetime.fromtimestamp(each.at / 1000, UTC), each.reason, each.attempt)
+            for each in self._more.traits.failures
+        )
+
+    @property
+    def _size(self) -> int:
+        """What it takes in the log, as it was published."""
+        return self._more.size if self._more else len(self.raw)
 
     @property
     def created_at(self) -> datetime:
@@ -130,12 +191,19 @@ class Delivery(Message[T_co], eq=False, gc=False):
         self._queue.ack(self)
 
     def nack(self, *, delay: float | None = None, reason: str = "") -> None:
-        """Failed: again after *delay* seconds; None: after a backoff that grows with the attempts."""
+        """Failed: again after *delay* seconds; None: after a backoff that grows with the attempts.
+
+        If it was the last of the queue's `max_attempts`, it goes to the dead letters.
+        """
         self._queue.nack(self, delay, reason)
 
     def release(self) -> None:
         """Not tried: back to its place at once, and the attempt is not counted."""
         self._queue.release(self)
+
+    def reject(self, reason: str = "") -> None:
+        """Hopeless: to the dead letters now."""
+        self._queue.reject(self, reason)
 
     def extend(self, seconds: float | None = None) -> None:
         """Visible again *seconds* from now; None: the queue's visibility timeout from now."""

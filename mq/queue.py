@@ -8,49 +8,41 @@ Everything else goes through small steps.
 from __future__ import annotations
 
 import logging
-import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, Final, Generic, NamedTuple, TypedDict, TypeVar, overload
+from datetime import datetime
+from typing import Any, Final, Generic, TypeVar, Unpack, overload
 
 import msgspec
 
+from mq import looking, receiving, settling
 from mq.channel import Channel
-from mq.delivery import events
-from mq.delivery.events import Now
-from mq.delivery.queue import QueueState, State
-from mq.delivery.retry import Backoff
+from mq.delivery import dead, events
+from mq.delivery.queue import State
+from mq.delivery.traits import PLAIN
 from mq.errors import BadBody, Closed, CorruptStore, MqError, StaleReceipt, StorageError, UsageError
-from mq.message import Delivery, Message, Receipt, encode_body
-from mq.storage.log import Draft
+from mq.looking import Stats
+from mq.message import Delivery, Message, Receipt, encode_body, more_of
+from mq.options import (
+    BYTES,
+    BatchOptions,
+    PublishOptions,
+    QueueOptions,
+    check_count,
+    check_delay,
+    check_many,
+    check_reason,
+    check_seconds,
+    wish_of,
+)
+from mq.publishing import publish
 from mq.store import Store
+from mq.waiting import sleep
 
 T = TypeVar("T")
-SECONDS_MAX: Final = 10 * 366 * 86_400.0  # ten years: longer than any delivery is meant to wait
-BACKOFF: Final = Backoff()
-BYTES: Final = (bytes, bytearray, memoryview)
-logger = logging.getLogger("mq")
-
-
-class QueueOptions(TypedDict, total=False):
-    """Durable; what a declaration leaves out stays as it is."""
-
-    visibility_timeout: float  # 30: a delivery not settled by then is delivered again, as a failed attempt
-
-
-class Stats(NamedTuple):
-    """Counts now; totals since the queue was created."""
-
-    ready: int
-    in_flight: int
-    delayed: int
-    bytes: int  # of all bodies that are not settled
-    oldest_age: float  # seconds since the oldest ready message was published; 0 if none is ready
-    published: int
-    acked: int
-    failed: int  # attempts that were nacked, or timed out and were delivered again
+logger: Final = logging.getLogger("mq")
 
 
 class Queue(Generic[T]):
@@ -69,43 +61,68 @@ class Queue(Generic[T]):
 
     # ── publishing ─────────────────────────────────────────────────────────────────
 
-    def publish(self, body: T) -> int:
+    def publish(self, body: T, **options: Unpack[PublishOptions]) -> int:
         """Store one message; its id.  Under sync="always" it is on the disk when this returns.
 
-        Raises UsageError (the body cannot be stored), DiskFull, StoreFailed, Closed.
+        If its *dedup_id* was seen in the queue's window, nothing is stored, and the first
+        id is returned.  *timeout*: how long to wait for room, if the queue has limits.
+
+        Raises UsageError (the body cannot be stored), QueueFull, DiskFull, StoreFailed, Closed.
         """
         flags, raw = encode_body(body)
         store, channel = self._store, self._channel
-        if channel.state is None:
-            return store.publish_many(channel, [(flags, raw)])[0]
-        with store.mutex:
-            try:
-                store.enter()
-                log, state = store.log, channel.state
-                id = log.append(store.clock.store_ms(), 17, flags, state.number, raw)
-                state.publish(id, len(raw))
-                end = store.applied = log.end
-                if channel.armed or store.mark[10]:  # ASLEEP
-                    channel.wake(1)
-            finally:
-                store.leave()
-        if store.mark[9]:  # WAITING
-            store.step_aside()
-        if store.linger:
-            store.settle(end)
-        return id
+        if not options:
+            with store.mutex:
+                try:
+                    store.enter()
+                    state = channel.state
+                    if state is not None and not state.picky:
+                        ms, log = store.clock.store_ms(), store.log
+                        if ms >= store.state.board.next:
+                            store.do_due()
+                            state = channel.state
+                        if state is not None:
+                            id = log.append(ms, 17, flags, state.number, raw)
+                            state.publish(id, len(raw))
+                            end = store.applied = log.end
+                            if channel.armed or store.mark[10]:  # ASLEEP
+                                channel.wake(1)
+                    else:
+                        state = None
+                finally:
+                    store.leave()
+            if state is not None:
+                if store.mark[9]:  # WAITING
+                    store.step_aside()
+                if store.linger:
+                    store.settle(end)
+                return id
+        return self._publish([(flags, raw)], options)[0]
 
-    def publish_many(self, bodies: Iterable[T]) -> list[int]:
+    def publish_many(self, bodies: Iterable[T], **options: Unpack[BatchOptions]) -> list[int]:
         """Store all of *bodies* or, whatever happens, none of them; their ids, in order."""
+        if "dedup_id" in options:
+            raise UsageError("a dedup_id is of one message: publish them in a transaction, each with its own")
         encoded = [encode_body(body) for body in check_many("bodies", bodies)]
-        return self._store.publish_many(self._channel, encoded) if encoded else []
+        return self._publish(encoded, options)
+
+    def _publish(self, bodies: list[tuple[int, bytes]], options: Any) -> list[int]:
+        if not bodies:
+            wish_of(self.name, 0, b"", **options)
+            return []
+        first = wish_of(self.name, *bodies[0], **options)
+        wishes = [first]
+        wishes += [msgspec.structs.replace(first, flags=flags, body=raw) for flags, raw in bodies[1:]]
+        return publish(self._store, wishes, time.monotonic() + options.get("timeout", 0))
 
     # ── receiving ──────────────────────────────────────────────────────────────────
 
     @overload
     def receive(self, timeout: None = None, *, visibility_timeout: float | None = None) -> Delivery[T]: ...
     @overload
-    def receive(self, timeout: float, *, visibility_timeout: float | None = None) -> Delivery[T] | None: ...
+    def receive(
+        self, timeout: float | None, *, visibility_timeout: float | None = None
+    ) -> Delivery[T] | None: ...
     def receive(
         self, timeout: float | None = None, *, visibility_timeout: float | None = None
     ) -> Delivery[T] | None:
@@ -124,33 +141,45 @@ class Queue(Generic[T]):
             try:
                 while True:
                     store.enter()
-                    state, now = channel.state, store.clock.now()
+                    now = store.clock.now()
+                    if now.store >= store.state.board.next:
+                        store.do_due()
+                    state = channel.state
                     id = state.head(now) if state else None
+                    if state is not None and state.peculiar:
+                        receiving.renew(store, state, now)
                     if id is not None:
                         break
-                    if not self._wait(now, until):
+                    if not sleep(store, (channel,), now, until):
                         return None
                 assert state
-                seconds = (
-                    state.options.visibility_timeout if visibility_timeout is None else visibility_timeout
-                )
+                options = state.options
+                seconds = options.visibility_timeout if visibility_timeout is None else visibility_timeout
                 deadline = now.store + int(seconds * 1000)
                 log = store.log
-                # A flight that is taken again has timed out.
-                flags = 0x10 if id in state.flights else 0
-                receipt = log.append(
-                    now.store, 18, flags, state.number, events.DELIVER_PAYLOAD.pack(id, deadline)
-                )
-                flight = state.deliver(id, receipt, deadline, flags)
-                store.applied = log.end
-                assert flight
-                attempts, position = flight.attempts, flight.position
+                if state.peculiar and options.delivery == "at_most_once":
+                    settled = receiving.arrive_settled(self, state, [id], now)
+                    flight = None
+                else:
+                    # A flight that is taken again has timed out.
+                    flags = 0x10 if id in state.flights else 0
+                    receipt = log.append(
+                        now.store, 18, flags, state.number, events.DELIVER_PAYLOAD.pack(id, deadline)
+                    )
+                    flight = state.deliver(id, receipt, deadline, flags)
+                    store.applied = log.end
+                    assert flight
+                    attempts, position, traits = flight.attempts, flight.position, flight.traits
                 if channel.armed:
                     channel.wake_next(now)
+                if store.asleep:
+                    store.watch(now)
             finally:
                 store.leave()
         if store.mark[9]:
             store.step_aside()
+        if flight is None:
+            return receiving.hand_over(store, settled)[0]
         try:
             found = store.read(state, id, position)
         except StorageError as error:
@@ -159,8 +188,11 @@ class Queue(Generic[T]):
         if found is None:  # it timed out, and somebody settled it, before it was read
             return self.receive(timeout, visibility_timeout=visibility_timeout)
         flags, created_ms, raw = found
+        more = None
+        if flags & 0x40 or traits is not PLAIN:
+            raw, more = more_of(flags, raw, traits)
         return Delivery(
-            self, id, attempts, flags, created_ms, raw, deadline, "in_flight", msgspec.UNSET, receipt
+            self, id, attempts, flags, created_ms, raw, deadline, "in_flight", msgspec.UNSET, more, receipt
         )  # fmt: skip
 
     def receive_many(
@@ -168,8 +200,8 @@ class Queue(Generic[T]):
     ) -> list[Delivery[T]]:
         """Take up to *limit* messages: returns as soon as there is one, with all that are ready.
 
-        One whose body is damaged is logged and left out, as a failed attempt; if there is
-        no other, CorruptStore is raised.
+        At most one of each group.  One whose body is damaged is logged and left out, as a
+        failed attempt; if there is no other, CorruptStore is raised.
         """
         if check_count("limit", limit) < 1:
             raise UsageError("limit is at least 1")
@@ -177,92 +209,50 @@ class Queue(Generic[T]):
         if visibility_timeout is not None:
             check_seconds("visibility_timeout", visibility_timeout)
         store, channel = self._store, self._channel
+        settled = None
         with store.mutex:
             try:
                 while True:
                     store.enter()
-                    state, now = channel.state, store.clock.now()
-                    ids = state.heads(now, limit) if state else []
+                    now = store.clock.now()
+                    if now.store >= store.state.board.next:
+                        store.do_due()
+                    state = channel.state
+                    ids = state.heads(now, limit) if state and not state.paused else []
+                    if state is not None and state.peculiar:
+                        receiving.renew(store, state, now)
                     if ids:
                         break
-                    if not self._wait(now, until):
+                    if not sleep(store, (channel,), now, until):
                         return []
                 assert state
-                seconds = (
-                    state.options.visibility_timeout if visibility_timeout is None else visibility_timeout
-                )
+                options = state.options
+                seconds = options.visibility_timeout if visibility_timeout is None else visibility_timeout
                 deadline = now.store + int(seconds * 1000)
-                pack, flights, number = events.DELIVER_PAYLOAD.pack, state.flights, state.number
-                drafts = [
-                    (events.DELIVER, events.TIMED_OUT if id in flights else 0, number, pack(id, deadline))
-                    for id in ids
-                ]
-                receipts = store.log.append_group(now.store, drafts)
-                taken = [
-                    (id, receipt, state.deliver(id, receipt, deadline, draft[1]))
-                    for id, receipt, draft in zip(ids, receipts, drafts, strict=True)
-                ]
-                facts = [(id, receipt, each.attempts, each.position) for id, receipt, each in taken if each]
-                store.applied = store.log.end
+                if options.delivery == "at_most_once":
+                    settled = receiving.arrive_settled(self, state, ids, now)
+                else:
+                    taken = receiving.take(store, state, ids, now, deadline)
                 channel.wake_next(now)
+                store.watch(now)
             finally:
                 store.leave()
         if store.mark[9]:
             store.step_aside()
-        deliveries: list[Delivery[T]] = []
-        damage: StorageError | None = None
-        for id, receipt, attempts, position in facts:
-            try:
-                found = store.read(state, id, position)
-            except StorageError as error:
-                self._set_aside(id, receipt, attempts, error)
-                logger.warning("queue %r: message %d cannot be delivered: %s", self.name, id, error)
-                damage = error
-                continue
-            if found:
-                deliveries.append(
-                    Delivery(self, id, attempts, *found, deadline, "in_flight", msgspec.UNSET, receipt)
-                )
-        if damage and not deliveries:
-            raise damage
-        return deliveries
+        if settled is not None:
+            return receiving.hand_over(store, settled)
+        return receiving.read_all(self, state, taken, deadline)
 
     def _set_aside(self, id: int, receipt: int, attempts: int, error: StorageError) -> None:
         """Nobody can be handed this body: if that is its own fault, the others get their turn."""
         empty: Delivery[T] = Delivery(
-            self, id, attempts, 0, 0, b"", None, "in_flight", msgspec.UNSET, receipt
+            self, id, attempts, 0, 0, b"", None, "in_flight", msgspec.UNSET, None, receipt
         )  # fmt: skip
         with suppress(MqError):  # stale, closed, failed: then it times out, or is somebody else's
             if isinstance(error, CorruptStore):
                 self.nack(empty, None, "its body is damaged")
             else:
                 self.release(empty)
-
-    def _wait(self, now: Now, until: float | None) -> bool:
-        """Sleep, without the mutex, until something may be ready; False once *until* has come."""
-        channel = self._channel
-        begin = time.monotonic()
-        if until is not None and begin >= until:
-            return False
-        due = channel.state.seconds_to_next(now) if channel.state else None
-        wake_at = min(math.inf if until is None else until, math.inf if due is None else begin + due)
-        store = self._store
-        store.armed.add(channel)
-        channel.armed.append(wake_at)
-        try:
-            store.ask_to_be_woken()
-            store.leave()
-            channel.arrived.wait(None if wake_at == math.inf else max(0.0, wake_at - begin))
-        except BaseException:
-            channel.arrived.notify()  # somebody else must take what this one was woken for
-            raise
-        finally:
-            channel.armed.remove(wake_at)
-            if not channel.armed:
-                store.armed.discard(channel)
-            elif channel.state:
-                channel.rearm(channel.state.seconds_to_next(store.clock.now()))
-        return True
 
     def __iter__(self) -> Iterator[Delivery[T]]:
         """receive() until the broker closes."""
@@ -281,16 +271,22 @@ class Queue(Generic[T]):
         with store.mutex:
             try:
                 store.enter()
-                log = store.log
-                state = self._channel.state
+                log, channel = store.log, self._channel
+                state = channel.state
                 flight = state.flights.get(id) if state else None
                 if flight is None or flight.receipt != message._lsn:
                     raise StaleReceipt((id,))
                 assert state
-                size = len(message.raw)
-                log.append(store.clock.store_ms(), 19, 0, state.number, events.ACK_PAYLOAD.pack(id, size))
+                size = message._more.size if message._more else len(message.raw)
+                ms = store.clock.store_ms()
+                log.append(ms, 19, 0, state.number, events.ACK_PAYLOAD.pack(id, size))
                 state.ack(id, size)
                 store.applied = log.end
+                if flight.traits is not PLAIN or state.bounded:
+                    channel.hand_on(store.clock.now())  # the next of its group, or a publisher
+                    channel.freed()
+                if ms >= store.state.board.next:
+                    store.do_due()
             finally:
                 store.leave()
         if store.mark[9]:
@@ -299,91 +295,47 @@ class Queue(Generic[T]):
 
     def nack(self, message: Delivery[Any], delay: float | None, reason: str) -> None:
         """Called by Delivery.nack."""
-        if delay is None:
-            delay = BACKOFF.delay(message.attempts, random.random())
-        check_seconds("delay", delay)
-        if not isinstance(reason, str):
-            raise UsageError(f"reason is text, not {type(reason).__name__}")
-        due = self._store.clock.wall_ms() + int(delay * 1000) if delay else 0
-        payload = events.NACK_PAYLOAD.pack(message.id, due) + events.encode_reason(reason)
-        self._settle(message, events.NACK, payload, lambda state: state.nack(message.id, due))
-        message._settled = True
+        self.nack_many([message], delay=delay, reason=reason)
 
     def release(self, message: Delivery[Any]) -> None:
         """Called by Delivery.release."""
-        payload = events.RELEASE_PAYLOAD.pack(message.id)
-        self._settle(message, events.RELEASE, payload, lambda state: state.release(message.id))
-        message._settled = True
+        settling.settle_all(self._store, settling.claims_of([message], self._store), settling.do_release)
+
+    def reject(self, message: Delivery[Any], reason: str) -> None:
+        """Called by Delivery.reject."""
+        do = settling.rejecting(check_reason(reason))
+        settling.settle_all(self._store, settling.claims_of([message], self._store), do)
 
     def extend(self, message: Delivery[Any], seconds: float | None) -> None:
         """Called by Delivery.extend."""
-        if seconds is None:
-            seconds = self.options()["visibility_timeout"]  # another process may just have changed it
-        deadline = self._store.clock.store_ms() + int(check_seconds("seconds", seconds) * 1000)
-        payload = events.EXTEND_PAYLOAD.pack(message.id, deadline)
-        self._settle(message, events.EXTEND, payload, lambda state: state.extend(message.id, deadline))
-        message._due_ms = deadline
+        self.extend_many([message], seconds)
 
     def is_inherited(self, message: Delivery[Any]) -> bool:
         """Whether it was received before a fork, and this is the child."""
         return message._lsn < self._store.inherited
-
-    def _settle(
-        self, message: Delivery[Any], kind: int, payload: bytes, apply: Callable[[QueueState], None]
-    ) -> None:
-        """Append what happened to a delivery, if it is still the current one, and apply it."""
-        store, channel = self._store, self._channel
-        with store.mutex:
-            try:
-                store.enter()
-                state = channel.state
-                flight = state.flights.get(message.id) if state else None
-                if state is None or flight is None or flight.receipt != message._lsn:
-                    raise StaleReceipt((message.id,))
-                now = store.clock.now()
-                store.log.append(now.store, kind, 0, state.number, payload)
-                apply(state)
-                store.applied = store.log.end
-                channel.hand_on(now)
-            finally:
-                store.leave()
 
     def ack_many(self, messages: Iterable[Delivery[Any] | Receipt]) -> None:
         """Ack all that can be acked, in one write; then StaleReceipt, naming the others, if there are any.
 
         They may be of any queue of this store.
         """
-        store = self._store
-        claims = [_claim(message, store) for message in check_many("messages", messages)]
-        stale: list[int] = []
-        with store.mutex:
-            try:
-                store.enter()
-                drafts: list[Draft] = []
-                applied: list[tuple[QueueState, int, int]] = []
-                seen: set[int] = set()
-                for message, where, id, receipt in claims:
-                    state = where.state if isinstance(where, Channel) else store.state.queues.get(where)
-                    flight = state.flights.get(id) if state else None
-                    if state is None or flight is None or flight.receipt != receipt or receipt in seen:
-                        stale.append(id)
-                        continue
-                    seen.add(receipt)
-                    size = len(message.raw) if message else self._size(state, id)
-                    drafts.append((events.ACK, 0, state.number, events.ACK_PAYLOAD.pack(id, size)))
-                    applied.append((state, id, size))
-                if drafts:
-                    store.log.append_group(store.clock.store_ms(), drafts)
-                    for state, id, size in applied:
-                        state.ack(id, size)
-                    store.applied = store.log.end
-            finally:
-                store.leave()
-        for message, _, _, receipt in claims:
-            if message and receipt in seen:
-                message._settled = True
-        if stale:
-            raise StaleReceipt(tuple(stale))
+        settling.settle_all(self._store, settling.claims_of(messages, self._store), settling.do_ack)
+
+    def nack_many(
+        self, messages: Iterable[Delivery[Any] | Receipt], *, delay: float | None = None, reason: str = ""
+    ) -> None:
+        """Nack all that can be nacked, in one write; then StaleReceipt, naming the others."""
+        if delay is not None:
+            check_seconds("delay", delay)
+        do = settling.nacking(delay, check_reason(reason), random.random)
+        settling.settle_all(self._store, settling.claims_of(messages, self._store), do)
+
+    def extend_many(self, messages: Iterable[Delivery[Any] | Receipt], seconds: float | None = None) -> None:
+        """Extend all that can be extended, in one write; then StaleReceipt, naming the others."""
+        if seconds is not None:
+            check_seconds("seconds", seconds)
+        claims = settling.claims_of(messages, self._store)
+        settling.settle_all(self._store, claims, settling.extending(seconds), settles=False)
 
     def receipt(self, id: int, lsn: int) -> Receipt:
         """Called by Delivery.receipt."""
@@ -392,16 +344,6 @@ class Queue(Generic[T]):
             self.stats()
             state = self._channel.state
         return Receipt(f"{state.number if state else 0}-{id}-{lsn}")
-
-    def _size(self, queue: QueueState, id: int) -> int:
-        """The size of a body that somebody else received; 0 if it cannot be read any more."""
-        position = queue.position(id)
-        assert position is not None
-        try:
-            stored = self._store.log.read(position)
-            return len(events.body_of(stored.kind, 0, stored.payload)[1])
-        except CorruptStore:
-            return 0
 
     # ── looking ────────────────────────────────────────────────────────────────────
 
@@ -413,107 +355,118 @@ class Queue(Generic[T]):
         if state not in ("ready", "delayed", "in_flight"):
             raise UsageError(f"state is ready, delayed or in_flight, not {state!r}")
         check_count("limit", limit)
-        store = self._store
-        with store.mutex:
-            try:
-                store.look()
-                queue, now = self._channel.state, store.clock.now()
-                if queue is None:
-                    return []
-                found = [self._facts(queue, id, now) for id in queue.ids(state, now, limit)]
-            finally:
-                store.leave()
-        return [message for facts in found if (message := self._message(queue, *facts))]
+        return looking.peek(self, limit, state)
 
     def get(self, id: int) -> Message[T] | None:
         """The message with this id; None if it is not in this queue, or not any more."""
         check_count("id", id)
-        store = self._store
-        with store.mutex:
-            try:
-                store.look()
-                queue, now = self._channel.state, store.clock.now()
-                if queue is None or id not in queue:
-                    return None
-                facts = self._facts(queue, id, now)
-            finally:
-                store.leave()
-        return self._message(queue, *facts)
-
-    def _facts(self, queue: QueueState, id: int, now: Now) -> tuple[int, int, int, State, int | None]:
-        """Id, position, how often it was delivered, where it is, and when that changes."""
-        where, position = queue.state_of(id, now), queue.position(id)
-        assert where
-        assert position is not None
-        due = None
-        if where == "in_flight":
-            due = queue.flights[id].deadline
-        elif where == "delayed":
-            due = queue.delayed[id].due
-        return id, position, queue.attempts(id), where, due
-
-    def _message(
-        self, queue: QueueState, id: int, position: int, attempts: int, state: State, due: int | None
-    ) -> Message[T] | None:
-        found = self._store.read(queue, id, position)
-        return Message(self, id, attempts, *found, due, state) if found else None
+        return looking.get(self, id)
 
     def stats(self) -> Stats:
         """How many messages are where, and what has happened so far."""
-        store = self._store
-        with store.mutex:
-            try:
-                store.look()
-                queue, now = self._channel.state, store.clock.now()
-                if queue is None:
-                    return Stats(0, 0, 0, 0, 0.0, 0, 0, 0)
-                head = queue.head(now)
-                position = None if head is None else queue.position(head)
-                counts, totals = queue.counts(now), (queue.published, queue.acked, queue.failed)
-                size = queue.bytes
-            finally:
-                store.leave()
-        age = 0.0
-        if head is not None and position is not None:
-            with suppress(CorruptStore):  # its age is damaged with it
-                if found := store.read(queue, head, position):
-                    age = max(0, now.store - found[1]) / 1000
-        return Stats(*counts, size, age, *totals)
+        return looking.stats(self)
 
     def options(self) -> QueueOptions:
         """The options in force."""
-        with self._store.mutex:
-            try:
-                self._store.look()
-                queue = self._channel.state
-                options = queue.options if queue else events.Options()
-            finally:
-                self._store.leave()
-        return QueueOptions(visibility_timeout=options.visibility_timeout)
+        return looking.options(self)
 
-    # ── clearing ───────────────────────────────────────────────────────────────────
+    # ── what waits ─────────────────────────────────────────────────────────────────
+
+    def cancel(self, id: int) -> bool:
+        """A message that waits or is delayed is gone; False if it is in flight, or not here."""
+        check_count("id", id)
+
+        def decide(plan: Any, queue: Any) -> bool:
+            if id in queue.flights or id not in queue or queue.has_expired(id):
+                return False
+            payload = events.DROP_PAYLOAD.pack(id, plan.size_of(queue, id))
+            plan.add(events.DROP, 0, queue.number, payload)
+            return True
+
+        return bool(self._change(decide))
+
+    def reschedule(self, id: int, *, delay: float = 0, at: datetime | None = None) -> bool:
+        """A message that waits or is delayed is ready in *delay* seconds, or *at*; False as for cancel."""
+        check_count("id", id)
+        delay_ms, due = check_delay(None if at is not None and not delay else delay, at)
+
+        def decide(plan: Any, queue: Any) -> bool:
+            if id in queue.flights or id not in queue or queue.has_expired(id):
+                return False
+            when = due or (plan.now.wall + delay_ms if delay_ms else 0)
+            plan.add(events.RESCHEDULE, 0, queue.number, events.RESCHEDULE_PAYLOAD.pack(id, when))
+            return True
+
+        return bool(self._change(decide))
 
     def purge(self) -> int:
         """Drop all that wait or are delayed; how many.  What is in flight stays."""
+
+        def decide(plan: Any, queue: Any) -> int:
+            flying = queue.flying(plan.now)
+            count: int = queue.total() - len(flying)
+            if count:
+                kept = [(id, plan.size_of(queue, id)) for id in flying]
+                payload = events.PURGE_PAYLOAD.pack(plan.now.store)
+                payload += b"".join(events.KEPT_PAYLOAD.pack(*each) for each in kept)
+                plan.add(events.PURGE, 0, queue.number, payload)
+            return count
+
+        return self._change(decide, waits=False)
+
+    def replay(self, ids: Iterable[int] | None = None, *, to: str | None = None) -> int:
+        """Dead letters go back to where they died, or to the queue *to*, as if never tried; how many.
+
+        All that wait here, or those with these *ids*, in one step.  What is in flight stays.
+        """
+        if ids is not None:
+            ids = [check_count("id", id) for id in check_many("ids", ids)]
+        if to is not None and not isinstance(to, str):
+            raise UsageError(f"to is the name of a queue, not {type(to).__name__}")
+        return self._change(lambda plan, queue: dead.replay(plan, queue, ids, to))
+
+    def pause(self) -> None:
+        """Nothing is delivered from now on, to anybody, until `resume`.  Publishing goes on."""
+        self._store.declare(self._channel, {"paused": True})
+
+    def resume(self) -> None:
+        """Deliver again."""
+        if self._channel.state:
+            self._store.declare(self._channel, {"paused": False})
+
+    def delete(self) -> None:
+        """The queue goes, with all it holds.  Publishing to it makes it anew, with no options."""
+
+        def decide(plan: Any, queue: Any) -> int:
+            plan.add(events.DELETE, 0, queue.number, b"")
+            return 1
+
+        self._change(decide)
+
+    def _change(self, decide: Callable[[Any, Any], int], *, waits: bool = True) -> int:
+        """Do what *decide* plans for this queue, if it is there; what it returns.
+
+        If it *waits*, under sync="always" it is on the disk then.
+        """
         store = self._store
         with store.mutex:
             try:
                 store.enter()
-                queue, now = self._channel.state, store.clock.now()
+                if store.clock.store_ms() >= store.state.board.next:
+                    store.do_due()
+                queue, plan = self._channel.state, store.plan()
                 if queue is None:
                     return 0
-                flying = queue.ids("in_flight", now, queue.total())
-                count = queue.total() - len(flying)
-                if count:
-                    kept = [(id, self._size(queue, id)) for id in flying]
-                    payload = events.PURGE_PAYLOAD.pack(now.store)
-                    payload += b"".join(events.KEPT_PAYLOAD.pack(*each) for each in kept)
-                    store.log.append(now.store, events.PURGE, 0, queue.number, payload)
-                    queue.purge(now.store, kept)
-                    store.applied = store.log.end
-                return count
+                queue.advance(plan.now)
+                result = decide(plan, queue)
+                if plan.drafts:
+                    store.commit(plan)
+                end = store.log.end
             finally:
                 store.leave()
+        if waits:
+            store.settle(end)
+        return result
 
     def decode(self, message: Message[Any]) -> Any:
         """Called by Message.body."""
@@ -536,45 +489,3 @@ def _decoder(type: Any) -> Callable[[bytes], Any]:
         return msgspec.msgpack.Decoder(Any if type is None else type).decode
     except TypeError as error:
         raise UsageError(f"messages cannot be of type {type!r}: {error}") from None
-
-
-def _claim(
-    message: Delivery[Any] | Receipt, store: Store
-) -> tuple[Delivery[Any] | None, Channel | int, int, int]:
-    """The delivery, if it is one; what its queue is known by; id and receipt."""
-    if isinstance(message, Delivery):
-        queue = message._queue
-        assert isinstance(queue, Queue)
-        if queue._store is not store:  # its receipt may be somebody else's here
-            raise UsageError(f"message {message.id} was received through another broker; settle it there")
-        return message, queue._channel, message.id, message._lsn
-    try:
-        number, id, receipt = map(int, message.split("-"))
-    except (AttributeError, TypeError, ValueError):
-        raise UsageError(f"{message!r} is neither a delivery nor a receipt") from None
-    return None, number, id, receipt
-
-
-def check_seconds(name: str, value: object) -> float:
-    """*value*, if it is a duration; else UsageError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UsageError(f"{name} is a number of seconds, not {type(value).__name__}")
-    if not 0 <= value <= SECONDS_MAX:
-        raise UsageError(f"{name} is from 0 to {SECONDS_MAX:.0f} seconds, not {value}")
-    return value
-
-
-def check_count(name: str, value: object) -> int:
-    """*value*, if it is a whole number from 0 up; else UsageError."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"{name} is a whole number, not {type(value).__name__}")
-    if not 0 <= value < 1 << 63:
-        raise UsageError(f"{name} is from 0 to {(1 << 63) - 1}, not {value}")
-    return value
-
-
-def check_many(name: str, values: Iterable[T]) -> Iterable[T]:
-    """*values*, if they are several; UsageError if it is one thing, which would be taken apart."""
-    if not isinstance(values, Iterable) or isinstance(values, (str, *BYTES, Mapping)):
-        raise UsageError(f"{name} is a list or another iterable, not {type(values).__name__}")
-    return values

@@ -15,21 +15,26 @@ again from the log, which is the truth.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-import msgspec
-
 from mq.channel import Channel
 from mq.clock import Clock
 from mq.delivery import events
 from mq.delivery.backlog import Arrays, Chunk
+from mq.delivery.board import NEVER
+from mq.delivery.dead import check_grave
+from mq.delivery.due import next_work
+from mq.delivery.events import Now
+from mq.delivery.plan import Plan
 from mq.delivery.queue import QueueState
-from mq.delivery.state import QUEUES_MAX, State, declaration_of
+from mq.delivery.state import State, declaration_of
 from mq.errors import Closed, CorruptStore, DiskFull, StorageError, StoreFailed, Unsupported, UsageError
 from mq.listener import Listener
 from mq.loading import Loader, identify, load_part
@@ -44,6 +49,8 @@ logger = logging.getLogger("mq")
 
 FOLLOW_BYTES: Final = 64 << 10  # whoever is farther behind catches up without the lock
 STEP_ASIDE_SECONDS: Final = 100e-6
+AWAKE_SECONDS: Final = 0.002  # nobody is woken to look so much earlier
+DUE_AGAIN_MS: Final = 1000  # on a full disk, work that falls due is tried again after this
 VOID: Final = -1  # `applied`, while the state is not what the log says
 
 
@@ -76,6 +83,7 @@ class Store:
         self.clock = Clock(clock)
         self.disk = disk or (MemoryDisk() if path == MEMORY else RealDisk())
         self.durable = self.linger = sync == "always"
+        self.careless = sync == "never"
         self.background = background
         self._seconds = sync if isinstance(sync, float) and not read_only else None
         self._segment_bytes = segment_bytes
@@ -84,6 +92,7 @@ class Store:
         self.mutex = threading.Lock()
         self.channels: dict[str, Channel] = {}
         self.armed: set[Channel] = set()  # those where somebody waits
+        self.asleep: list[tuple[float, threading.Condition]] = []  # who waits: until when, and where
         self.closed = False
         self._closed_why = "the broker is closed"
         self.applied = VOID
@@ -239,22 +248,32 @@ class Store:
         self.log, self.verdict = log, found.verdict
 
     def _take_state(self, state: State, applied: int) -> None:
-        self.state, self.applied = state, applied
+        self.state = state
         self.epoch += 1
         state.name_the_nameless()
         self._bind_channels()
+        self.applied = applied  # when all that depends on it is done: before, an interruption leaves it void
         self.wake_all()
 
     def _bind_channels(self) -> None:
-        self._names = self.state.names
+        self.state.renamed.clear()
         for name, channel in self.channels.items():
             channel.state = self.state.by_name.get(name)
 
-    def _load_again(self, number: int, chunk: Chunk) -> Arrays:
+    def _rebind(self) -> None:
+        """Some names mean other queues than before: their channels follow."""
+        for name in self.state.renamed:
+            if channel := self.channels.get(name):
+                channel.state = self.state.by_name.get(name)
+                channel.arrived.notify_all()
+                channel.freed()
+        self.state.renamed.clear()
+
+    def _load_again(self, number: int, priority: int, chunk: Chunk) -> Arrays:
         """Ids that the checkpoint kept, and a newer one by somebody else does not."""
         if self.applied == VOID:
             raise recovery.StaleCheckpoint  # and the log that we know may be gone as well
-        return load_part(self.disk, self.path, self.identity, number, chunk, self.applied)
+        return load_part(self.disk, self.path, self.identity, number, priority, chunk, self.applied)
 
     # ── the way into every operation ───────────────────────────────────────────────
 
@@ -297,6 +316,8 @@ class Store:
         self.applied = VOID
         try:
             self.state.apply(log.follow(upto))
+            if self.state.renamed:
+                self._rebind()
             self.applied = log.end
         except (FileNotFoundError, recovery.StaleCheckpoint):
             return  # it went on for so long that what we knew is gone: read all that is there now
@@ -304,12 +325,12 @@ class Store:
             if far:
                 self._retake()
         self.clock.passed(log.last_ms)
-        if self._names != self.state.names:
-            self._bind_channels()
         if self.armed:
             now = self.clock.now()
             for channel in self.armed:
                 channel.wake_next(now)
+                channel.freed()
+            self.watch(now)
 
     def _attach_again(self) -> None:
         """Forget the state, and read it anew."""
@@ -378,6 +399,7 @@ class Store:
         """Whoever waits judges for itself what changed."""
         for channel in self.armed:
             channel.arrived.notify_all()
+            channel.freed()
 
     def _refuse(self) -> None:
         raise Closed(f"{self.path}: {self._closed_why}")
@@ -441,13 +463,83 @@ class Store:
                 if state and all(getattr(state.options, name) == value for name, value in changes.items()):
                     return
                 self.enter()
-                number, draft = self._declaration(channel, changes)
-                lsn = self.log.append(self.clock.store_ms(), *draft)
-                channel.state = self.state.declare(number, lsn, draft[3])
-                end = self.applied = self.log.end
+                check_grave(self.state, channel.name, changes)
+                plan = self.plan()
+                plan.declare(channel.name, changes)
+                self.commit(plan)
+                end = self.log.end
             finally:
                 self.leave()
         self.settle(end)
+
+    def plan(self) -> Plan:
+        """A plan to be made now; called with the mutex, after `enter`."""
+        return Plan(self.state, self.clock.now(), self.size_of)
+
+    def commit(self, plan: Plan) -> list[int]:
+        """Append all of *plan* in one write and apply it, as recovery would; the records' positions."""
+        positions = self.log.append_group(plan.now.store, plan.drafts)
+        self.state.apply(
+            (lsn, kind, flags, queue, 0, payload, 0, len(payload))
+            for lsn, (kind, flags, queue, payload) in zip(positions, plan.drafts, strict=True)
+        )
+        if self.state.renamed:
+            self._rebind()
+        self.applied = self.log.end
+        self._announce(plan)
+        return positions
+
+    def _announce(self, plan: Plan) -> None:
+        """Wake whom *plan* concerns, here and in other processes."""
+        if self.armed:
+            for number, count in plan.arrivals().items():
+                queue = self.state.queues.get(number)
+                channel = self.channels.get(queue.name) if queue else None
+                if channel and channel.armed:
+                    if count > 1:
+                        channel.notify(count)
+                    else:
+                        channel.wake_next(plan.now)
+                        channel.freed()
+            self.watch(plan.now)
+        if self.mark[shared.ASLEEP]:
+            self.listener.ring()
+
+    def do_due(self) -> None:
+        """Do a slice of what has fallen due, in whichever queue; called with the mutex, after `enter`."""
+        now = self.clock.now()
+        work = next_work(self.state, now, self.size_of)
+        if work:
+            queue, plan = work
+            try:
+                self.commit(plan)
+            except DiskFull:  # it is for those who come next, once there is room
+                self.state.board.next = now.store + DUE_AGAIN_MS
+            else:
+                queue.put_down(now)
+
+    def asleep_until(self) -> float:
+        """When the first of those who wait looks again by itself, monotonic seconds."""
+        return min((wake_at for wake_at, _ in self.asleep), default=math.inf)
+
+    def watch(self, now: Now) -> None:
+        """If everybody would sleep past what falls due next, wake one, who will not."""
+        alarm = self.state.board.next
+        if self.asleep and alarm < NEVER:
+            due = time.monotonic() + (alarm - now.store) / 1000
+            if self.asleep_until() > due + AWAKE_SECONDS:
+                self.asleep[0][1].notify()
+
+    def size_of(self, queue: QueueState, id: int) -> int:
+        """What the message takes, as far as its record can be read; called with the mutex."""
+        position = queue.position(id)
+        try:
+            stored = self.log.read(position) if position is not None else None
+        except CorruptStore:
+            stored = None
+        if stored is None:
+            return 0
+        return len(events.published_of(stored.kind, stored.flags, 0, stored.payload)[1])
 
     def settle(self, end: int) -> None:
         """What a publish owes before it returns: its bytes on the disk, and the cleaner a chance."""
@@ -460,44 +552,8 @@ class Store:
         """The record that says all there is to know of *queue* beside its messages."""
         return events.DECLARE, 0, queue.number, events.encode_declaration(declaration_of(queue))
 
-    def _declaration(self, channel: Channel, changes: dict[str, Any]) -> tuple[int, Draft]:
-        """The queue's number, new if it has none yet, and the record that declares it with *changes*."""
-        if channel.state:
-            number: int | None = channel.state.number
-            declaration = declaration_of(channel.state)
-        else:
-            number, declaration = self.state.free_number(), events.Declaration(channel.name)
-        if number is None:
-            raise UsageError(f"{self.path}: {QUEUES_MAX:,} queues is the most")
-        payload = events.encode_declaration(msgspec.structs.replace(declaration, **changes))
-        return number, (events.DECLARE, 0, number, payload)
-
-    def publish_many(self, channel: Channel, bodies: list[tuple[int, bytes]]) -> list[int]:
-        """One atomic group of bodies, after the queue's declaration if it is new; the messages' ids."""
-        with self.mutex:
-            try:
-                self.enter()
-                drafts: list[Draft] = []
-                if channel.state:
-                    number = channel.state.number
-                else:
-                    number, draft = self._declaration(channel, {})
-                    drafts.append(draft)
-                drafts += [(events.PUBLISH, flags, number, raw) for flags, raw in bodies]
-                ids = self.log.append_group(self.clock.store_ms(), drafts)
-                if channel.state is None:
-                    channel.state = self.state.declare(number, ids.pop(0), drafts[0][3])
-                for id, (_, raw) in zip(ids, bodies, strict=True):
-                    channel.state.publish(id, len(raw))
-                end = self.applied = self.log.end
-                channel.wake(len(ids))
-            finally:
-                self.leave()
-        self.settle(end)
-        return ids
-
     def read(self, queue: QueueState, id: int, position: int) -> tuple[int, int, bytes] | None:
-        """The body's flags, when the message was created, and the body; None if it is gone meanwhile.
+        """The record's flags, when the message was created, and what was published; None if it is gone.
 
         Called without the mutex: the record may move, and its segment go, meanwhile.
         """
@@ -508,8 +564,8 @@ class Store:
                 with self.mutex:
                     try:
                         self.look()  # it may have moved since, and who moved it be elsewhere
-                        queue = self.state.queues[queue.number]
-                        now_at = queue.position(id)
+                        here = self.state.queues.get(queue.number)
+                        now_at = here.position(id) if here else None
                     finally:
                         self.leave()
                 if now_at is None:
@@ -520,7 +576,8 @@ class Store:
                     raise CorruptStore(error.path, reason, error.offset, (id,)) from error
                 position = now_at
             else:
-                return stored.flags, *events.body_of(stored.kind, stored.time_ms, stored.payload)
+                flags = stored.flags
+                return flags, *events.published_of(stored.kind, flags, stored.time_ms, stored.payload)
 
     # ── the disk ───────────────────────────────────────────────────────────────────
 
@@ -623,7 +680,7 @@ class Store:
         Files are closed and not unlocked: that would let go of what the parent holds.
         """
         self.mutex = threading.Lock()  # the parent's may have been held
-        self.armed = set()
+        self.armed, self.asleep = set(), []
         for channel in self.channels.values():
             channel.after_fork()
         self.maintenance = Maintenance(self)

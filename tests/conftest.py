@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from mq.delivery.order import Order
 
 settings.register_profile("mq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("mq")
+
+
+@pytest.fixture
+def no_backoff_after_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A delivery that has timed out is ready at its deadline, for tests that are about something else."""
+    monkeypatch.setattr(Order, "returns_at", lambda self, flight: flight.deadline)

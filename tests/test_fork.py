@@ -106,7 +106,7 @@ FIRST_USES: dict[str, Callable[[mq.Broker, mq.Queue[Any]], object]] = {
     "peek": lambda broker, mail: ready(mail),
     "get": lambda broker, mail: mail.get(4711),
     "stats": lambda broker, mail: mail.stats()[:3],
-    "options": lambda broker, mail: mail.options(),
+    "options": lambda broker, mail: mail.options()["visibility_timeout"],
     "purge": lambda broker, mail: mail.purge(),
     "queues": lambda broker, mail: broker.queues(),
     "broker's stats": lambda broker, mail: broker.stats().queues["mail"].published,
@@ -125,7 +125,7 @@ def test_whatever_the_child_does_first_works_and_the_parent_goes_on(broker, mail
     came, id = in_child(work)
     expected = {
         "receive": "before", "receive_many": ["before"], "peek": ["before"], "stats": (1, 0, 0),
-        "options": {"visibility_timeout": 1000.0}, "purge": 1, "queues": ["mail"], "broker's stats": 1,
+        "options": 1000.0, "purge": 1, "queues": ["mail"], "broker's stats": 1,
     }  # fmt: skip
     for name, value in expected.items():
         if FIRST_USES[name] is use:

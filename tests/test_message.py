@@ -14,6 +14,8 @@ from fakes import FakeClock
 
 import mq
 
+pytestmark = pytest.mark.usefixtures("no_backoff_after_timeouts")
+
 
 class Order(msgspec.Struct):
     id: int

@@ -1,16 +1,19 @@
-"""Whatever is done to a store, in whatever order, it does what a page of plain Python does.
+"""Whatever is done to a store, in whatever order, it does what two pages of plain Python do.
 
-Hypothesis invents histories over several queues with small segments: every operation,
-time that passes or is set back, closing and opening again, and opening again as after a
-kill.  After each step all that can be seen is compared with the model: P2, P3, P5.
+Hypothesis invents histories over several queues with small segments: every operation
+with every option, time that passes or is set back, a second handle on the same store,
+closing and opening again, and opening again as after a kill.  After each step all that
+can be seen is compared with the model: P2, P3, P4, P5.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import FakeClock, open_on
@@ -21,19 +24,40 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import mq
 from mq.storage.disk import MemoryDisk, RealDisk
 
-QUEUES = ["a", "b", "c"]
-VISIBILITY_TIMEOUT = 30_000
+LIVING = ["a", "b"]
+QUEUES = [*LIVING, "a.dead", "b.dead"]
+BACKOFF = mq.Backoff(initial=2, factor=2, maximum=8, jitter=0)
+KEPT_FAILURES = 5
 ALL = 10_000
 
-queues = st.sampled_from(QUEUES)
+queues = st.sampled_from([*LIVING, *LIVING, *QUEUES])
 bodies = st.one_of(
     st.binary(max_size=40),
     st.text(max_size=20),
     st.lists(st.integers(-5, 2**40), max_size=5),
     st.integers(0, 2000).map(lambda size: b"x" * size),  # some larger than a segment
 )
-seconds = st.sampled_from([0, 0.001, 1, 5, 29, 30, 31, 100])
+seconds = st.sampled_from([0, 0.001, 1, 2, 5, 29, 30, 31, 100])
 picks = st.integers(0, 1000)
+publishing = st.fixed_dictionaries(
+    {},
+    optional={
+        "priority": st.sampled_from([0, 1, 255]),
+        "delay": st.sampled_from([0, 5, 100]),
+        "ttl": st.sampled_from([3, 60]),
+        "group": st.sampled_from(["g", "h"]),
+        "headers": st.just({"k": "v"}),
+    },
+)
+options = st.one_of(
+    st.fixed_dictionaries({"visibility_timeout": st.sampled_from([5.0, 30.0, 60.0])}),
+    st.fixed_dictionaries({"max_attempts": st.sampled_from([None, 1, 2])}),
+    st.fixed_dictionaries({"ttl": st.sampled_from([None, 20.0])}),
+    st.fixed_dictionaries({"expired": st.sampled_from(["drop", "dead_letter"])}),
+    st.fixed_dictionaries({"max_length": st.sampled_from([None, 3])}),
+    st.fixed_dictionaries({"overflow": st.sampled_from(["reject", "drop_oldest"])}),
+    st.fixed_dictionaries({"dedup_window": st.sampled_from([0.0, 50.0])}),
+)
 
 
 @dataclass
@@ -41,41 +65,91 @@ class Entry:
     """One message.  Times in milliseconds."""
 
     body: object
+    priority: int = 0
+    group: str | None = None
+    due: int = 0  # wall time
+    expires: int = 0  # wall time; 0: never
+    headers: dict[str, str] = field(default_factory=dict)
     attempts: int = 0
     token: object = None  # which delivery is the current one; None: nobody has it
     deadline: int = 0  # store time
-    due: int = 0  # wall time
+    origin: str | None = None
+    failures: list[tuple[int, str]] = field(default_factory=list)
 
-    def state(self, store_ms: int, wall_ms: int) -> str:
-        if self.token is not None:
-            return "in_flight" if self.deadline > store_ms else "ready"
-        return "delayed" if self.due > wall_ms else "ready"
+    def fail(self, reason: str) -> None:
+        self.failures.append((self.attempts, reason))
+        del self.failures[1 : 2 - KEPT_FAILURES]
+
+    @property
+    def returns(self) -> int:
+        return self.deadline + int(BACKOFF.delay(self.attempts, 0) * 1000)
 
 
 @dataclass
 class Model:
-    """One queue: its messages by id, and its totals."""
+    """One queue: its messages by id, its options and totals."""
 
-    timeout: int = VISIBILITY_TIMEOUT
+    options: dict[str, Any] = field(default_factory=dict)
+    paused: bool = False
     messages: dict[int, Entry] = field(default_factory=dict)
+    dedup: dict[str, tuple[int, int]] = field(default_factory=dict)  # id and until when, store time
     published: int = 0
     acked: int = 0
     failed: int = 0
+    expired: int = 0
+    dead_lettered: int = 0
+    dropped: int = 0
 
-    def publish(self, id: int, body: object) -> None:
-        assert id > max(self.messages, default=-1), "ids grow"
-        self.messages[id] = Entry(body)
-        self.published += 1
+    def option(self, name: str) -> Any:
+        defaults = {
+            "visibility_timeout": 30.0,
+            "dedup_window": 300.0,
+            "expired": "drop",
+            "overflow": "reject",
+        }
+        return self.options.get(name, defaults.get(name))
 
-    def ready(self, now: tuple[int, int]) -> list[int]:
-        return sorted(id for id, entry in self.messages.items() if entry.state(*now) == "ready")
+    def state(self, entry: Entry, now: tuple[int, int]) -> str:
+        if entry.token is None:
+            return "delayed" if entry.due > now[1] else "ready"
+        if entry.deadline > now[0]:
+            return "in_flight"
+        return "delayed" if entry.returns > now[0] else "ready"
+
+    def rank(self, id: int) -> tuple[int, int]:
+        return -self.messages[id].priority, id
+
+    def candidates(self, now: tuple[int, int], without: set[int] = frozenset()) -> list[int]:
+        """What may be delivered, in order: of a group the one that somebody had, or else the first."""
+        found = []
+        groups: dict[str, list[int]] = {}
+        for id in sorted(self.messages.keys() - without):
+            entry = self.messages[id]
+            if entry.group is not None:
+                groups.setdefault(entry.group, []).append(id)
+            elif self.state(entry, now) == "ready":
+                found.append(id)
+        for ids in groups.values():
+            first = next((id for id in ids if self.messages[id].token is not None), ids[0])
+            if self.state(self.messages[first], now) == "ready":
+                found.append(first)
+        return sorted(found, key=self.rank)
+
+    def listed(self, now: tuple[int, int]) -> list[int]:
+        """All that is ready, in the order in which it will be delivered; what is blocked at the end."""
+        order: list[int] = []
+        while following := self.candidates(now, set(order)):
+            order.append(following[0])
+        ready = [id for id, entry in self.messages.items() if self.state(entry, now) == "ready"]
+        return order + sorted(set(ready) - set(order), key=self.rank)
 
     def deliver(self, id: int, token: object, deadline: int) -> Entry:
         entry = self.messages[id]
         if entry.token is not None:
             self.failed += 1
+            entry.fail("the visibility timeout passed")
         entry.attempts += 1
-        entry.token, entry.deadline = token, deadline
+        entry.token, entry.deadline, entry.due = token, deadline, 0
         return entry
 
 
@@ -98,11 +172,12 @@ class Store(RuleBasedStateMachine):
         self.directory = None if memory else Path(tempfile.mkdtemp(prefix="mq-model-"))
         self.generation = 0
         self.models = {name: Model() for name in QUEUES}
-        self.declared: set[str] = set()
         self.held: list[Held] = []
-        self.unsettled: set[tuple[str, int]] = set()
+        self.other: mq.Broker | None = None
         self.abandoned: list[mq.Broker] = []
         self._open(":memory:" if memory else self.directory / "0")
+        for name in QUEUES:
+            self.broker.queue(name, backoff=BACKOFF)
 
     def _open(self, path: object) -> None:
         self.broker = open_on(
@@ -116,7 +191,7 @@ class Store(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "broker"):
-            for broker in [self.broker, *self.abandoned]:
+            for broker in [self.broker, *self.abandoned, *([self.other] if self.other else [])]:
                 broker.close()
             if self.directory:
                 shutil.rmtree(self.directory)
@@ -136,10 +211,16 @@ class Store(RuleBasedStateMachine):
         """The store delivered; the model says what it must have been."""
         entry = self.models[name].deliver(id, delivery.receipt, self.now()[0] + timeout)
         assert delivery.id == id
-        assert delivery.body == entry.body
-        assert type(delivery.body) is type(entry.body)
-        assert delivery.attempts == entry.attempts
+        self.same(delivery, entry)
         self.held.append(Held(name, id, delivery.receipt, delivery))
+
+    def same(self, message: mq.Message, entry: Entry) -> None:
+        assert message.body == entry.body
+        assert type(message.body) is type(entry.body)
+        assert (message.attempts, message.priority, message.group, dict(message.headers), message.origin) == (
+            entry.attempts, entry.priority, entry.group, entry.headers, entry.origin,
+        )  # fmt: skip
+        assert [(each.attempt, each.reason) for each in message.failures] == entry.failures
 
     def pick(self, number: int) -> tuple[Held, Entry | None]:
         """A delivery that somebody once got, and its message if it is the current delivery."""
@@ -147,48 +228,173 @@ class Store(RuleBasedStateMachine):
         entry = self.models[held.queue].messages.get(held.id)
         return held, entry if entry and entry.token == held.receipt else None
 
+    def bury(self, name: str, id: int, reason: str) -> None:
+        model = self.models[name]
+        entry = model.messages.pop(id)
+        entry.fail(reason)
+        model.dead_lettered += 1
+        self.arrive(f"{name}.dead", id, entry)
+        entry.origin = name
+
+    def arrive(self, name: str, id: int, entry: Entry) -> None:
+        ttl = self.models[name].option("ttl")
+        entry.expires = self.now()[1] + int(ttl * 1000) if ttl else 0
+        entry.attempts, entry.token, entry.due = 0, None, 0
+        self.models[name].messages[id] = entry
+
+    def fall_due(self) -> None:
+        """What nobody asks for: in the store, and in the model."""
+        store, now = self.broker._store, self.now()
+        with store.mutex:
+            try:
+                store.enter()
+                while store.state.board.next <= now[0]:
+                    store.do_due()
+            finally:
+                store.leave()
+        for name in QUEUES:
+            model = self.models[name]
+            for id, entry in sorted(model.messages.items()):
+                if entry.token is not None and entry.deadline > now[0]:
+                    continue
+                attempts_max = model.option("max_attempts")
+                if 0 < entry.expires <= now[1]:
+                    model.expired += 1
+                    if model.option("expired") == "dead_letter" and name in LIVING:
+                        self.bury(name, id, "its time to live was over")
+                    else:
+                        del model.messages[id]
+                elif entry.token is not None and attempts_max and entry.attempts >= attempts_max:
+                    model.failed += 1
+                    self.bury(name, id, "the visibility timeout passed")
+
+    def room(self, name: str, count: int) -> list[int] | None:
+        """The ids that have to go for *count* more; None if there is no room."""
+        model = self.models[name]
+        limit = model.option("max_length")
+        over = len(model.messages) + count - limit if limit else 0
+        if over <= 0:
+            return []
+        waiting = sorted(id for id, entry in model.messages.items() if entry.token is None)
+        if model.option("overflow") == "reject" or over > len(waiting) or count > limit:
+            return None
+        return waiting[:over]
+
+    def take_in(self, name: str, id: int, body: object, said: dict[str, Any]) -> None:
+        model, now = self.models[name], self.now()
+        assert id > max(model.messages, default=-1) or id in model.messages, "ids grow"
+        ttl = said.get("ttl", model.option("ttl"))
+        delay = int(said.get("delay", 0) * 1000)
+        model.messages[id] = Entry(
+            body, said.get("priority", 0), said.get("group"), now[1] + delay if delay else 0,
+            now[1] + int(ttl * 1000) if ttl else 0, said.get("headers", {}),
+        )  # fmt: skip
+        model.published += 1
+
     # ── publishing and receiving ───────────────────────────────────────────────────
 
-    @rule(name=queues, body=bodies)
-    def publish(self, name: str, body: object) -> None:
-        self.models[name].publish(self.queue(name).publish(body), body)
-        self.declared.add(name)
-
-    @rule(name=queues, several=st.lists(bodies, max_size=6))
-    def publish_many(self, name: str, several: list[object]) -> None:
-        ids = self.queue(name).publish_many(several)
+    @rule(name=queues, several=st.lists(bodies, min_size=1, max_size=4), said=publishing, one=st.booleans())
+    def publish(self, name: str, several: list[object], said: dict[str, Any], one: bool) -> None:
+        several = several[:1] if one else several
+        gone = self.room(name, len(several))
+        queue = self.queue(name)
+        if gone is None:
+            with pytest.raises(mq.QueueFull):
+                queue.publish(several[0], **said) if one else queue.publish_many(several, **said)
+            return
+        for id in gone:
+            del self.models[name].messages[id]
+        self.models[name].dropped += len(gone)
+        ids = [queue.publish(several[0], **said)] if one else queue.publish_many(several, **said)
         for id, body in zip(ids, several, strict=True):
-            self.models[name].publish(id, body)
-        if several:
-            self.declared.add(name)
+            self.take_in(name, id, body, said)
+
+    @rule(name=st.sampled_from(LIVING), body=bodies, key=st.sampled_from(["k", "l"]))
+    def publish_once(self, name: str, body: object, key: str) -> None:
+        model = self.models[name]
+        id, until = model.dedup.get(key, (0, 0))
+        if until > self.now()[0]:
+            assert self.queue(name).publish(body, dedup_id=key) == id
+            return
+        gone = self.room(name, 1)
+        if gone is None:
+            with pytest.raises(mq.QueueFull):
+                self.queue(name).publish(body, dedup_id=key)
+            return
+        for each in gone:
+            del model.messages[each]
+        model.dropped += len(gone)
+        id = self.queue(name).publish(body, dedup_id=key)
+        self.take_in(name, id, body, {})
+        model.dedup[key] = id, self.now()[0] + int(model.option("dedup_window") * 1000)
 
     @rule(name=queues, timeout=st.one_of(st.none(), seconds))
     def receive(self, name: str, timeout: float | None) -> None:
-        expected = self.models[name].ready(self.now())
+        model = self.models[name]
+        expected = [] if model.paused else model.candidates(self.now())
         delivery = self.queue(name).receive(timeout=0, visibility_timeout=timeout)
         assert (delivery is None) == (not expected)
         if delivery:
-            ms = self.models[name].timeout if timeout is None else int(timeout * 1000)
-            self.got(name, delivery, expected[0], ms)
+            seconds = model.option("visibility_timeout") if timeout is None else timeout
+            self.got(name, delivery, expected[0], int(seconds * 1000))
 
     @rule(name=queues, limit=st.integers(1, 6))
     def receive_many(self, name: str, limit: int) -> None:
-        expected = self.models[name].ready(self.now())[:limit]
+        model = self.models[name]
+        expected = [] if model.paused else model.candidates(self.now())[:limit]
         deliveries = self.queue(name).receive_many(limit, timeout=0)
         assert [delivery.id for delivery in deliveries] == expected
         for delivery, id in zip(deliveries, expected, strict=True):
-            self.got(name, delivery, id, self.models[name].timeout)
+            self.got(name, delivery, id, int(model.option("visibility_timeout") * 1000))
+
+    @rule()
+    def receive_from_several(self) -> None:
+        expected = [
+            (name, ids[0])
+            for name in reversed(QUEUES)
+            if not self.models[name].paused and (ids := self.models[name].candidates(self.now()))
+        ]
+        delivery = self.broker.receive([self.queue(name) for name in reversed(QUEUES)], timeout=0)
+        assert (delivery is None) == (not expected)
+        if delivery:
+            name, id = expected[0]
+            assert delivery.queue == name
+            self.got(name, delivery, id, int(self.models[name].option("visibility_timeout") * 1000))
 
     # ── settling ───────────────────────────────────────────────────────────────────
 
+    def settled(self, held: Held, entry: Entry, how: str, delay: float = 0, reason: str = "because") -> None:
+        """What the model makes of it."""
+        model, now = self.models[held.queue], self.now()
+        limit = model.option("max_attempts")
+        if how in ("ack", "with"):
+            del model.messages[held.id]
+            model.acked += 1
+        elif how == "extend":
+            entry.deadline = now[0] + int(delay * 1000)
+        elif how == "reject" or (how == "nack" and limit and entry.attempts >= limit):
+            model.failed += 1
+            self.bury(held.queue, held.id, reason)
+        else:
+            entry.token = None
+            if how == "nack":
+                model.failed += 1
+                entry.fail(reason)
+                entry.due = now[1] + int(delay * 1000) if delay else 0
+            else:
+                entry.attempts -= 1
+                entry.due = 0
+
     @precondition(lambda self: any(each.delivery for each in self.held[-12:]))
     @rule(
-        number=picks, how=st.sampled_from(["ack", "nack", "release", "extend", "with", "fail"]), delay=seconds
+        number=picks,
+        how=st.sampled_from(["ack", "nack", "release", "extend", "with", "fail", "reject"]),
+        delay=seconds,
     )
     def settle(self, number: int, how: str, delay: float) -> None:
         held, entry = self.pick(number)
         delivery = held.delivery
-        if delivery is None:
+        if delivery is None or (how == "reject" and held.queue not in LIVING):
             return
         settle = {
             "ack": delivery.ack,
@@ -197,8 +403,8 @@ class Store(RuleBasedStateMachine):
             "extend": lambda: delivery.extend(delay),
             "with": lambda: delivery.__exit__(None, None, None),
             "fail": lambda: delivery.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None),
+            "reject": lambda: delivery.reject("because"),
         }[how]
-        now, model = self.now(), self.models[held.queue]
         if entry is None:
             if how == "fail" or (how == "with" and delivery._settled):
                 settle()
@@ -208,52 +414,145 @@ class Store(RuleBasedStateMachine):
             assert raised.value.ids == (held.id,)
             return
         settle()
-        if how in ("ack", "with"):
-            del model.messages[held.id]
-            model.acked += 1
-        elif how == "extend":
-            entry.deadline = now[0] + int(delay * 1000)
-        else:
-            entry.token = None
-            if how == "nack":
-                model.failed += 1
-                entry.due = now[1] + int(delay * 1000) if delay else 0
-            else:
-                entry.attempts -= 1
-                entry.due = 0
+        self.settled(held, entry, how, delay)
 
     @precondition(lambda self: self.held)
-    @rule(name=queues, numbers=st.lists(picks, max_size=6), as_text=st.booleans())
-    def ack_many(self, name: str, numbers: list[int], as_text: bool) -> None:
-        claims, stale = [], []
+    @rule(
+        name=queues, numbers=st.lists(picks, max_size=6), as_text=st.booleans(),
+        how=st.sampled_from(["ack", "nack", "extend"]),
+    )  # fmt: skip
+    def settle_many(self, name: str, numbers: list[int], as_text: bool, how: str) -> None:
+        claims, stale, done = [], [], set()
         for number in numbers:
             held, entry = self.pick(number)
             claims.append(held.receipt if as_text or held.delivery is None else held.delivery)
-            if entry is None:
+            if entry is None or held.receipt in done:
                 stale.append(held.id)
             else:
-                del self.models[held.queue].messages[held.id]
-                self.models[held.queue].acked += 1
+                done.add(held.receipt)
+                self.settled(held, entry, how, 7)
+        queue = self.queue(name)
+        call = {
+            "ack": lambda: queue.ack_many(claims),
+            "nack": lambda: queue.nack_many(claims, delay=7, reason="because"),
+            "extend": lambda: queue.extend_many(claims, 7),
+        }[how]
         if stale:
             with pytest.raises(mq.StaleReceipt) as raised:
-                self.queue(name).ack_many(claims)
+                call()
             assert raised.value.ids == tuple(stale)
         else:
-            self.queue(name).ack_many(claims)
+            call()
+
+    @rule(name=st.sampled_from(LIVING), body=bodies, said=publishing, numbers=st.lists(picks, max_size=2))
+    def transaction(self, name: str, body: object, said: dict[str, Any], numbers: list[int]) -> None:
+        """P4: all of it, or none."""
+        taken = {held.receipt: (held, entry) for held, entry in map(self.pick, numbers)} if self.held else {}
+        stale = [held.id for held, entry in taken.values() if entry is None]
+        freed = sum(held.queue == name for held, entry in taken.values() if entry)
+        gone = self.room(name, 1 - freed) if freed < 2 else []
+        queue = self.queue(name)
+        try:
+            with self.broker.transaction() as tx:
+                tx.publish(queue, body, **said)
+                for held, _ in taken.values():
+                    tx.ack(held.receipt)
+        except mq.StaleReceipt as error:
+            assert error.ids == tuple(stale)
+            return
+        except mq.QueueFull:
+            assert gone is None
+            return
+        assert not stale
+        assert gone is not None
+        for held, entry in taken.values():
+            self.settled(held, entry, "ack")
+        for each in gone:
+            del self.models[name].messages[each]
+        self.models[name].dropped += len(gone)
+        self.take_in(name, tx.ids[0], body, said)
+
+    # ── what waits ─────────────────────────────────────────────────────────────────
+
+    def some_id(self, name: str, number: int) -> int:
+        ids = sorted(self.models[name].messages)
+        return ids[number % len(ids)] if ids else 5
+
+    @rule(name=queues, number=picks)
+    def cancel(self, name: str, number: int) -> None:
+        id = self.some_id(name, number)
+        entry = self.models[name].messages.get(id)
+        waits = entry is not None and entry.token is None
+        assert self.queue(name).cancel(id) is waits
+        if waits:
+            del self.models[name].messages[id]
+
+    @rule(name=queues, number=picks, delay=seconds)
+    def reschedule(self, name: str, number: int, delay: float) -> None:
+        id = self.some_id(name, number)
+        entry = self.models[name].messages.get(id)
+        waits = entry is not None and entry.token is None
+        assert self.queue(name).reschedule(id, delay=delay) is waits
+        if waits:
+            entry.due = self.now()[1] + int(delay * 1000) if delay else 0
+
+    @rule(name=st.sampled_from(["a.dead", "b.dead"]), number=st.one_of(st.none(), picks), away=st.booleans())
+    def replay(self, name: str, number: int | None, away: bool) -> None:
+        model = self.models[name]
+        ids = None if number is None else [self.some_id(name, number)]
+        to = "b" if away else None
+        going = {
+            id: to or entry.origin
+            for id, entry in model.messages.items()
+            if entry.token is None and (ids is None or id in ids) and (to or entry.origin)
+        }
+        homeless = [
+            id for id in ids or () if (e := model.messages.get(id)) and e.token is None and not e.origin
+        ]
+        if homeless and not to:
+            with pytest.raises(mq.UsageError):
+                self.queue(name).replay(ids)
+            return
+        for target in LIVING:
+            limit = self.models[target].option("max_length")
+            count = list(going.values()).count(target)
+            if limit and count and len(self.models[target].messages) + count > limit:
+                with pytest.raises(mq.QueueFull):
+                    self.queue(name).replay(ids, to=to)
+                return
+        assert self.queue(name).replay(ids, to=to) == len(going)
+        for id, target in going.items():
+            entry = model.messages.pop(id)
+            self.arrive(target, id, entry)
+            entry.origin, entry.failures = None, []
 
     @rule(name=queues)
     def purge(self, name: str) -> None:
         now, model = self.now(), self.models[name]
-        gone = [id for id, entry in model.messages.items() if entry.state(*now) != "in_flight"]
+        gone = [id for id, entry in model.messages.items() if not (entry.token and entry.deadline > now[0])]
         assert self.queue(name).purge() == len(gone)
         for id in gone:
             del model.messages[id]
 
-    @rule(name=queues, timeout=st.sampled_from([5, 30, 60]))
-    def declare(self, name: str, timeout: float) -> None:
-        self.broker.queue(name, visibility_timeout=timeout)
-        self.models[name].timeout = timeout * 1000
-        self.declared.add(name)
+    @rule(name=st.sampled_from(LIVING))
+    def delete(self, name: str) -> None:
+        self.queue(name).delete()
+        self.models[name] = Model()
+        self.queue(name).publish("again")
+        self.broker.queue(name, backoff=BACKOFF)
+        [message] = self.queue(name).peek()
+        self.take_in(name, message.id, "again", {})
+
+    @rule(name=queues)
+    def pause_or_resume(self, name: str) -> None:
+        model = self.models[name]
+        model.paused = not model.paused
+        self.queue(name).pause() if model.paused else self.queue(name).resume()
+
+    @rule(name=st.sampled_from(LIVING), changes=options)
+    def declare(self, name: str, changes: dict[str, Any]) -> None:
+        self.broker.queue(name, **changes)
+        self.models[name].options |= changes
 
     # ── time, and what else happens to a process ───────────────────────────────────
 
@@ -264,7 +563,8 @@ class Store(RuleBasedStateMachine):
     @rule(by=st.sampled_from([1, 40, 10_000]))
     def the_clock_is_set_back(self, by: float) -> None:
         self.now()  # the store has seen the time until here
-        self.broker._store.clock.store_ms()
+        for broker in [self.broker, *([self.other] if self.other else [])]:
+            broker._store.clock.store_ms()
         self.clock.advance(-by)
 
     @rule()
@@ -279,6 +579,18 @@ class Store(RuleBasedStateMachine):
     def flush(self) -> None:
         self.broker.flush()
 
+    @precondition(lambda self: self.directory)
+    @rule()
+    def another_handle(self) -> None:
+        """As another process has it: nothing is shared but the files."""
+        path, first = self.broker.path, self.broker
+        if self.other is None:
+            self._open(path)
+            self.other = first
+        else:
+            self.broker, self.other = self.other, self.broker
+        self.broker._store.clock._latest_ms = self.store_ms
+
     def _forget(self) -> None:
         """The next process has only the receipts; its time begins with the last in the log."""
         self.held = [Held(each.queue, each.id, each.receipt, None) for each in self.held]
@@ -289,6 +601,9 @@ class Store(RuleBasedStateMachine):
     def close_and_open(self) -> None:
         path = self.broker.path
         self.broker.close()
+        if self.other:
+            self.other.close()
+            self.other = None
         self._open(path)
         self._forget()
 
@@ -297,20 +612,11 @@ class Store(RuleBasedStateMachine):
     def kill_and_open(self) -> None:
         self.generation += 1
         path = self.directory / str(self.generation)
-        shutil.copytree(self.broker.path, path)
-        self.abandoned.append(self.broker)
+        shutil.copytree(self.broker.path, path, ignore=shutil.ignore_patterns("wake"))
+        self.abandoned += [self.broker, *([self.other] if self.other else [])]
+        self.other = None
         self._open(path)
         self._forget()
-
-    @precondition(lambda self: self.directory)
-    @rule()
-    def read_beside(self) -> None:
-        with mq.open(self.broker.path, read_only=True, clock=self.clock) as reader:
-            for name in QUEUES:
-                assert [message.id for message in reader.queue(name).peek(ALL, state="delayed")] == [
-                    message.id for message in self.queue(name).peek(ALL, state="delayed")
-                ]
-                assert reader.queue(name).stats()[5:] == self.queue(name).stats()[5:]
 
     # ── what must hold after every step ────────────────────────────────────────────
 
@@ -318,35 +624,45 @@ class Store(RuleBasedStateMachine):
     def it_is_the_model(self) -> None:
         if not hasattr(self, "broker"):
             return
+        self.fall_due()
         now = self.now()
-        assert self.broker.queues() == sorted(self.declared)
+        assert self.broker.queues() == sorted(QUEUES)
         for name, model in self.models.items():
-            queue = self.queue(name)
-            shown: dict[str, list[mq.Message]] = {}
-            for state in ("ready", "delayed", "in_flight"):
-                shown[state] = queue.peek(ALL, state=state)
-                ids = [id for id, entry in model.messages.items() if entry.state(*now) == state]
-                if state == "delayed":
-                    ids.sort(key=lambda id: (model.messages[id].due, id))
-                elif state == "in_flight":
-                    ids.sort(key=lambda id: (model.messages[id].deadline, id))
-                assert [message.id for message in shown[state]] == ids
-                for message in shown[state]:
-                    entry = model.messages[message.id]
-                    assert (message.body, message.attempts, message.state) == (
-                        entry.body,
-                        entry.attempts,
-                        state,
-                    )
-            stats = queue.stats()
-            assert stats[:3] == (len(shown["ready"]), len(shown["in_flight"]), len(shown["delayed"]))
-            assert stats.bytes == sum(len(message.raw) for each in shown.values() for message in each)
-            assert (stats.published, stats.acked, stats.failed) == (
-                model.published,
-                model.acked,
-                model.failed,
-            )
-            assert queue.options() == {"visibility_timeout": model.timeout / 1000}
+            self.compare(name, model, now)
+        live = self.broker._store.state
+        assert live.total() == sum(len(model.messages) for model in self.models.values())
+
+    def compare(self, name: str, model: Model, now: tuple[int, int]) -> None:
+        queue = self.queue(name)
+        shown: dict[str, list[mq.Message]] = {}
+        for state in ("ready", "delayed", "in_flight"):
+            shown[state] = queue.peek(ALL, state=state)
+            for message, id in zip(shown[state], self.expected(model, state, now), strict=True):
+                assert message.id == id
+                assert message.state == state
+                self.same(message, model.messages[id])
+        stats = queue.stats()
+        assert stats[:3] == (len(shown["ready"]), len(shown["in_flight"]), len(shown["delayed"]))
+        assert stats.bytes == sum(message._size for each in shown.values() for message in each)
+        assert stats[5:] == (
+            model.paused, model.published, model.acked, model.failed, model.expired, model.dead_lettered,
+            model.dropped,
+        )  # fmt: skip
+        ready = [model.messages[id] for id in model.candidates(now)]
+        assert bool(stats.oldest_age) <= bool(ready or shown["ready"])
+
+    def expected(self, model: Model, state: str, now: tuple[int, int]) -> Iterator[int]:
+        if state == "ready":
+            return iter(model.listed(now))
+        ids = [id for id, entry in model.messages.items() if model.state(entry, now) == state]
+
+        def when(id: int) -> tuple[int, int]:
+            entry = model.messages[id]
+            if entry.token is None:
+                return entry.due, id
+            return (entry.deadline if state == "in_flight" else entry.returns - now[0] + now[1]), id
+
+        return iter(sorted(ids, key=when))
 
 
 TestStore = Store.TestCase

@@ -47,7 +47,7 @@ def other(how: How, path: Path) -> Iterator[Companion]:
 
 def counts(queue: mq.Queue[Any]) -> tuple[int, ...]:
     stats = queue.stats()
-    return *stats[:4], *stats[5:]
+    return *stats[:4], *stats[6:9]
 
 
 # ── one store ──────────────────────────────────────────────────────────────────────
@@ -105,9 +105,9 @@ def test_a_definition_is_everybodys_at_once(path, other):
         mail = broker.queue("mail")
         assert other.do("options", "mail") == mail.options()
         other.do("declare", "mail", visibility_timeout=7.5)
-        assert mail.options() == {"visibility_timeout": 7.5}
+        assert mail.options()["visibility_timeout"] == 7.5
         broker.queue("mail", visibility_timeout=600)
-        assert other.do("options", "mail") == {"visibility_timeout": 600}
+        assert other.do("options", "mail")["visibility_timeout"] == 600
         mail.publish("one")
         assert other.do("receive", "mail")
         assert mail.receive(timeout=0) is None

@@ -13,7 +13,7 @@ import pytest
 import mq
 from mq.delivery.state import QUEUES_MAX
 from mq.message import BODY_BYTES_MAX
-from mq.queue import SECONDS_MAX
+from mq.options import SECONDS_MAX
 from mq.storage.record import GROUP_BYTES_MAX
 
 ROOT = Path(__file__).parents[1]

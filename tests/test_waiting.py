@@ -18,6 +18,10 @@ from fakes import FakeClock
 import mq
 import mq.channel
 import mq.queue
+import mq.store
+import mq.waiting
+
+pytestmark = pytest.mark.usefixtures("no_backoff_after_timeouts")
 
 PATIENCE = 60.0  # seconds after which a test that hangs has failed
 
@@ -132,8 +136,8 @@ def one_thread(monkeypatch, queue, clock) -> list[float]:
         return False
 
     fake_time = SimpleNamespace(monotonic=clock)
-    monkeypatch.setattr(mq.queue, "time", fake_time)
-    monkeypatch.setattr(mq.channel, "time", fake_time)
+    for module in (mq.queue, mq.store, mq.channel, mq.waiting):
+        monkeypatch.setattr(module, "time", fake_time)
     queue._channel.arrived.wait = sleep
     return slept
 
@@ -358,7 +362,7 @@ def test_the_timer_passes_on_when_its_keeper_is_interrupted(queue, sleeps):
 def test_the_timer_passes_on_when_its_keeper_gives_up(queue, sleeps, monkeypatch):
     """Its timeout came first, so nobody else was told of what falls due after it."""
     hand = FakeClock(0.0)
-    for module in (mq.queue, mq.channel):
+    for module in (mq.queue, mq.channel, mq.store, mq.waiting):
         monkeypatch.setattr(module, "time", SimpleNamespace(**{**vars(time), "monotonic": hand}))
     queue.publish(b"x")
     message = queue.receive(visibility_timeout=1000)

@@ -49,9 +49,8 @@ def _ack(payload: bytes) -> Facts:
     return {"message": events.ACK_PAYLOAD.unpack(payload)[0]}
 
 
-def _nack(payload: bytes) -> Facts:
-    id, due = events.NACK_PAYLOAD.unpack_from(payload)
-    reason = payload[events.NACK_PAYLOAD.size :].decode(errors="replace")
+def _nack(flags: int, payload: bytes) -> Facts:
+    id, due, _, reason = events.nack_of(flags, payload, 0, len(payload))
     return {"message": id, "due": output.instant(due) if due else "now", "reason": reason}
 
 
@@ -80,25 +79,70 @@ def _relocate(payload: bytes) -> Facts:
     return said | {"place": "waiting"}
 
 
+def _move(flags: int, payload: bytes) -> Facts:
+    said = events.decode_move(payload, 0, len(payload))
+    facts: Facts = {"message": said.id, "to": said.to, "dead": bool(flags & events.DIED)}
+    return facts | ({"reason": said.reason} if said.reason else {})
+
+
+def _drop(flags: int, payload: bytes) -> Facts:
+    why = {events.EXPIRED: "expired", events.OVERFLOWED: "too many"}.get(flags & 0xF0, "cancelled")
+    return {"messages": [id for id, _ in events.DROP_PAYLOAD.iter_unpack(payload)], "why": why}
+
+
+def _reschedule(payload: bytes) -> Facts:
+    id, due = events.RESCHEDULE_PAYLOAD.unpack(payload)
+    return {"message": id, "due": output.instant(due) if due else "now"}
+
+
+def _dedup(payload: bytes) -> Facts:
+    id, until = events.DEDUP_PAYLOAD.unpack_from(payload)
+    key = payload[events.DEDUP_PAYLOAD.size :].decode()
+    return {"message": id, "dedup_id": key, "until": output.instant(until)}
+
+
+def _renew(payload: bytes) -> Facts:
+    return {"until": output.instant(events.RENEW_PAYLOAD.unpack(payload)[0])}
+
+
+def _attributes(found: Found) -> Facts:
+    """What a publish said beside the body."""
+    _, published = events.published_of(found.kind, found.flags, 0, found.payload)
+    said = events.attributes_of(found.flags, published)[0]
+    facts: Facts = {"priority": said.priority} if said.priority else {}
+    facts |= {"due": output.instant(said.due)} if said.due else {}
+    facts |= {"expires": output.instant(said.expires)} if said.expires else {}
+    facts |= {"group": said.group} if said.group is not None else {}
+    facts |= {"headers": said.headers} if said.headers else {}
+    return facts | ({"dedup_id": said.dedup_id} if said.dedup_id is not None else {})
+
+
 FACTS: Final[dict[int, Callable[[bytes], Facts]]] = {
     record.FENCE: _fence, events.DECLARE: _declare, events.DELIVER: _deliver, events.ACK: _ack,
-    events.NACK: _nack, events.RELEASE: _release, events.EXTEND: _extend, events.PURGE: _purge,
-    record.HEAD: _head, events.RELOCATE: _relocate,
+    events.RELEASE: _release, events.EXTEND: _extend, events.PURGE: _purge,
+    record.HEAD: _head, events.RELOCATE: _relocate, events.RESCHEDULE: _reschedule, events.DEDUP: _dedup,
+    events.RENEW: _renew,
+}  # fmt: skip
+FLAGGED: Final[dict[int, Callable[[int, bytes], Facts]]] = {
+    events.NACK: _nack, events.MOVE: _move, events.DROP: _drop,
 }  # fmt: skip
 
 
 def facts(found: Found) -> Facts:
     """What the record's payload says, by name; its body aside."""
     if found.kind == events.PUBLISH:
-        return {"message": found.lsn}
+        return {"message": found.lsn} | _attributes(found)
+    if found.kind in FLAGGED:
+        return FLAGGED[found.kind](found.flags, found.payload)
     read = FACTS.get(found.kind)
-    return read(found.payload) if read else {}
+    said = read(found.payload) if read else {}
+    return said | _attributes(found) if found.kind == events.RELOCATE else said
 
 
 def body(found: Found) -> bytes | None:
     """The body, if the record has one."""
     if found.kind in (events.PUBLISH, events.RELOCATE):
-        return events.body_of(found.kind, found.ms, found.payload)[1]
+        return events.body_of(found.kind, found.flags, found.ms, found.payload)[1]
     return None
 
 
@@ -135,7 +179,7 @@ def dump(
         if isinstance(item, Gap) or (
             queue in (None, name)
             and (not kinds or kind_name(item.kind) in kinds)
-            and (message is None or facts(item).get("message") == message)
+            and (message is None or _is_about(facts(item), message))
         ):
             show(file, item, name)
     code = exit_code(walked)
@@ -143,6 +187,10 @@ def dump(
         output.flush()
         note(str(walked.problem))
         ctx.exit(code)
+
+
+def _is_about(said: Facts, message: int) -> bool:
+    return said.get("message") == message or message in said.get("messages", ())
 
 
 def _items(walked: Walk) -> Iterator[tuple[File | None, Found | Gap, str]]:

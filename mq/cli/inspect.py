@@ -14,7 +14,7 @@ import click
 from mq.cli import output
 from mq.cli.app import CORRUPT, ERROR, json_option, note, store_option
 from mq.delivery import events
-from mq.delivery.state import State
+from mq.delivery.state import State, stands_at
 from mq.errors import CorruptStore
 from mq.storage import record, shared
 from mq.storage.disk import Disk, RealDisk
@@ -75,11 +75,11 @@ class Census:
         for file, sums in zip(self.walk.files, self.sums, strict=True):
             lsns: list[int] = []
             for part in self.state.within(file.segment.base, file.segment.limit):
-                for queue, id in part:
-                    lsn = queue.position(id) if id else queue.declared_at
+                for queue, what in part:
+                    lsn = stands_at(queue, what)
                     if lsn is not None:
                         lsns.append(lsn)
-                        sums.messages += bool(id)
+                        sums.messages += isinstance(what, int)
             sums.live = self.walk.size(file, lsns)
 
 

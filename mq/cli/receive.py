@@ -17,7 +17,7 @@ from mq.cli import output
 from mq.cli.app import EMPTY, as_named, json_option, note, require_store, store_option
 from mq.cli.signals import Interrupts
 from mq.errors import StaleReceipt
-from mq.queue import check_seconds
+from mq.options import check_seconds
 
 LOOK_SECONDS: Final = 0.1  # while it waits: how long a Ctrl-C may go unnoticed
 

@@ -32,12 +32,16 @@ def stats(queue: str, as_json: bool, store: str) -> None:
         output.json_line({"queue": queue, **found._asdict(), **options})
         return
     counts = {"ready": found.ready, "in flight": found.in_flight, "delayed": found.delayed}
-    totals = {"published": found.published, "acked": found.acked, "failed": found.failed}
+    totals = {
+        "published": found.published, "acked": found.acked, "failed": found.failed, "expired": found.expired,
+        "dead-lettered": found.dead_lettered, "dropped": found.dropped,
+    }  # fmt: skip
     width = max(len(f"{count:,}") for count in (counts | totals).values())
     rows = [("queue", queue)]
     rows += [(name, f"{count:,}".rjust(width)) for name, count in counts.items()]
     rows += [("size", output.size(found.bytes))]
     rows += [("oldest", output.duration(found.oldest_age) if found.ready else "-")]
     rows += [(name, f"{count:,}".rjust(width)) for name, count in totals.items()]
+    rows += [("paused", "yes")] if found.paused else []
     rows += [("visibility timeout", output.duration(options["visibility_timeout"]))]
     output.pairs(rows)

@@ -1,28 +1,37 @@
 """What a record means to the delivery layer: its kind, and what its payload holds.
 
-    kind      payload
-    ───────   ──────────────────────────────────────────────────────────────
-    DECLARE   msgpack: name, all options, and the totals so far
-    PUBLISH   the body
-    DELIVER   message id, deadline           (its own position is the receipt)
-    ACK       message id, size of the body
-    NACK      message id, due, then the reason as UTF-8
-    RELEASE   message id
-    EXTEND    message id, new deadline
-    PURGE     cutoff, then message id and size of the body for each that stays
-    RELOCATE  message id, creation time, attempts, place, receipt, deadline or due, then
-              the body: the message stands here now
+    kind        payload
+    ──────────  ──────────────────────────────────────────────────────────────
+    DECLARE     msgpack: name, all options, and the totals so far
+    PUBLISH     the body, then attributes if there are any
+    DELIVER     message id, deadline           (its own position is the receipt)
+    ACK         message id, size of what was published
+    NACK        message id, due, time, then the reason as UTF-8
+    RELEASE     message id
+    EXTEND      message id, new deadline
+    PURGE       cutoff, then message id and size for each that stays
+    RELOCATE    message id, creation time, attempts, place, receipt, deadline or due, then what was
+                published, then what happened to it since: the message stands here now
+    MOVE        message id, size, the queue it goes to, and why: to the dead letters, or back
+    DROP        message id and size for each that goes: expired, cancelled, or the oldest of too many
+    RESCHEDULE  message id, due
+    DELETE      nothing: the queue goes, with all it holds
+    DEDUP       a dedup id that is remembered: message id, until when, the dedup id
+    RENEW       until when a queue that goes when nobody uses it stays
 
-A message's id is the position of its PUBLISH record.  Deadlines are milliseconds of
-store time, dues milliseconds of wall time, both since 1970.
+A message's id is the position of its PUBLISH record.  Deadlines and the ends of dedup
+windows are milliseconds of store time, dues and expiries milliseconds of wall time, all
+since 1970.
 """
 
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+from typing import Any, Final, Literal
 
 import msgspec
+
+from .retry import Backoff
 
 DECLARE: Final = 16
 PUBLISH: Final = 17
@@ -33,30 +42,61 @@ RELEASE: Final = 21
 EXTEND: Final = 22
 PURGE: Final = 23
 RELOCATE: Final = 24
+MOVE: Final = 25
+DROP: Final = 26
+RESCHEDULE: Final = 27
+DELETE: Final = 28
+DEDUP: Final = 29
+RENEW: Final = 30
 
 KIND_NAMES: Final = {
     1: "fence", 2: "closed", 3: "head", 4: "lost", DECLARE: "declare", PUBLISH: "publish",
     DELIVER: "deliver", ACK: "ack", NACK: "nack", RELEASE: "release",
-    EXTEND: "extend", PURGE: "purge", RELOCATE: "relocate",
+    EXTEND: "extend", PURGE: "purge", RELOCATE: "relocate", MOVE: "move", DROP: "drop",
+    RESCHEDULE: "reschedule", DELETE: "delete", DEDUP: "dedup", RENEW: "renew",
 }  # fmt: skip
 
-# Bits of a PUBLISH record's flags: how the body was given.
+# Bits of the flags of PUBLISH and RELOCATE: how the body was given, and what follows it.
 BYTES: Final = 0x00
 TEXT: Final = 0x10
 MSGPACK: Final = 0x20
 BODY_BITS: Final = 0x30
+ATTRIBUTED: Final = 0x40  # the body is followed by attributes and their length
+CHANGED: Final = 0x80  # of RELOCATE: and they by changes, and their length
 
 # A bit of a DELIVER record's flags: the delivery before this one had timed out.
 TIMED_OUT: Final = 0x10
+# A bit of a NACK record's flags: it says when.  Those of old did not.
+TIMED: Final = 0x10
+# Bits of a MOVE record's flags.
+DIED: Final = 0x10  # to the dead letters; else back from them, as if it had never been tried
+FAILED: Final = 0x20  # by an attempt that failed
+# A bit of the flags of MOVE and DROP.
+EXPIRED: Final = 0x40
+# A bit of a DROP record's flags: there were too many.
+OVERFLOWED: Final = 0x80
+
+# The bits of flags that mean something, by kind: others are refused by name.
+KNOWN_FLAGS: Final = {
+    PUBLISH: BODY_BITS | ATTRIBUTED, DELIVER: TIMED_OUT, NACK: TIMED,
+    RELOCATE: BODY_BITS | ATTRIBUTED | CHANGED, MOVE: DIED | FAILED | EXPIRED, DROP: EXPIRED | OVERFLOWED,
+}  # fmt: skip
 
 DELIVER_PAYLOAD: Final = Struct("<QQ")
 ACK_PAYLOAD: Final = Struct("<QI")
 NACK_PAYLOAD: Final = Struct("<QQ")
+TIMED_NACK_PAYLOAD: Final = Struct("<QQQ")
 RELEASE_PAYLOAD: Final = Struct("<Q")
 EXTEND_PAYLOAD: Final = Struct("<QQ")
 PURGE_PAYLOAD: Final = Struct("<Q")
 KEPT_PAYLOAD: Final = Struct("<QI")
 RELOCATE_PAYLOAD: Final = Struct("<QQIBQQ")
+MOVE_PAYLOAD: Final = Struct("<QIHQQB")  # id, size, to, time, expires, length of the origin's name
+DROP_PAYLOAD: Final = Struct("<QI")
+RESCHEDULE_PAYLOAD: Final = Struct("<QQ")
+DEDUP_PAYLOAD: Final = Struct("<QQ")
+RENEW_PAYLOAD: Final = Struct("<Q")
+TRAILER_LENGTH: Final = Struct("<I")
 
 # Places of a relocated message.
 WAITING: Final = 0
@@ -67,12 +107,24 @@ DECLARATION_BYTES: Final = 512  # what a queue itself counts in the log: more th
 MESSAGE_OVERHEAD_BYTES: Final = 96  # what a message costs in the log beside its body, moved and settled once
 
 REASON_BYTES_MAX: Final = 1024
+TIMEOUT_REASON: Final = "the visibility timeout passed"
 
 
-class Options(msgspec.Struct, frozen=True):
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """A queue's durable options.  Durations are seconds."""
 
     visibility_timeout: float = 30.0
+    max_attempts: int | None = None
+    backoff: Backoff = Backoff()
+    dead_letter: str = ""  # "<name>.dead"
+    ttl: float | None = None
+    expired: Literal["drop", "dead_letter"] = "drop"
+    max_length: int | None = None
+    max_bytes: int | None = None
+    overflow: Literal["reject", "drop_oldest"] = "reject"
+    dedup_window: float = 300.0
+    delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
+    delete_when_idle: float | None = None
 
 
 class Now(msgspec.Struct, frozen=True, gc=False):
@@ -82,29 +134,113 @@ class Now(msgspec.Struct, frozen=True, gc=False):
     wall: int
 
 
-class Declaration(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+class Declaration(
+    Options, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False
+):
     """All there is to know of a queue beside its messages: supersedes what was declared before."""
 
     name: str
-    visibility_timeout: float = Options().visibility_timeout
+    paused: bool = False
+    idle_until: int = 0  # store time; with delete_when_idle the queue goes then
     published: int = 0
     acked: int = 0
     failed: int = 0
+    expirations: int = 0
+    dead_lettered: int = 0
+    dropped: int = 0
 
-    @property
-    def options(self) -> Options:
-        return Options(visibility_timeout=self.visibility_timeout)
+
+def replaced(declaration: Declaration, changes: dict[str, Any]) -> Declaration:
+    """The declaration with *changes*."""
+    return msgspec.structs.replace(declaration, **changes)
 
 
-encode_declaration: Final = msgspec.msgpack.Encoder().encode
 decode_declaration: Final = msgspec.msgpack.Decoder(Declaration).decode
 
 
-def body_of(kind: int, created_ms: int, payload: bytes) -> tuple[int, bytes]:
-    """When the message was created, and its body, wherever it stands now."""
+def encode_declaration(declaration: Declaration) -> bytes:
+    """Only what is not as by default, so that most take few bytes."""
+    return msgspec.msgpack.encode(msgspec.to_builtins(declaration))
+
+
+class Attributes(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
+    """What a publish said beside the body.  Stored only if it said anything."""
+
+    priority: int = msgspec.field(default=0, name="p")
+    due: int = msgspec.field(default=0, name="d")  # wall time; 0: at once
+    expires: int = msgspec.field(default=0, name="e")  # wall time; 0: never
+    group: str | None = msgspec.field(default=None, name="g")
+    headers: dict[str, str] = msgspec.field(default_factory=dict, name="h")
+    dedup_id: str | None = msgspec.field(default=None, name="k")
+    dedup_until: int = msgspec.field(default=0, name="u")  # store time
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One failed attempt.  Store time, ms."""
+
+    at: int
+    attempt: int
+    reason: str
+
+
+class Changes(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
+    """What a message has become that its attributes do not say."""
+
+    expires: int = msgspec.field(default=0, name="e")  # instead of what the attributes say
+    origin: str | None = msgspec.field(default=None, name="o")
+    failures: tuple[Failed, ...] = msgspec.field(default=(), name="f")
+
+
+NO_ATTRIBUTES: Final = Attributes()
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode_attributes: Final = msgspec.msgpack.Decoder(Attributes).decode
+_decode_changes: Final = msgspec.msgpack.Decoder(Changes).decode
+
+
+def trailer(said: Attributes | Changes) -> bytes:
+    """*said*, and its length, to be put behind what it is about."""
+    data = _encode(said)
+    return data + TRAILER_LENGTH.pack(len(data))
+
+
+def _cut(payload: bytes) -> tuple[bytes, bytes]:
+    """What is before a trailer, and what it says."""
+    (length,) = TRAILER_LENGTH.unpack_from(payload, len(payload) - 4)
+    cut = len(payload) - 4 - length
+    return payload[:cut], payload[cut:-4]
+
+
+def attributes_of(flags: int, published: bytes) -> tuple[Attributes, bytes]:
+    """The attributes, and the body, of what was published."""
+    if not flags & ATTRIBUTED:
+        return NO_ATTRIBUTES, published
+    body, said = _cut(published)
+    return _decode_attributes(said), body
+
+
+def published_of(kind: int, flags: int, created_ms: int, payload: bytes) -> tuple[int, bytes]:
+    """When the message was created, and what was published, wherever it stands now."""
     if kind == RELOCATE:
-        return RELOCATE_PAYLOAD.unpack_from(payload)[1], payload[RELOCATE_PAYLOAD.size :]
+        created_ms = RELOCATE_PAYLOAD.unpack_from(payload)[1]
+        payload = payload[RELOCATE_PAYLOAD.size :]
+        if flags & CHANGED:
+            payload = _cut(payload)[0]
     return created_ms, payload
+
+
+def changes_of(flags: int, published: bytes) -> tuple[Changes | None, bytes]:
+    """What a RELOCATE record says that changed, and what was published."""
+    if not flags & CHANGED:
+        return None, published
+    rest, said = _cut(published)
+    return _decode_changes(said), rest
+
+
+def body_of(kind: int, flags: int, created_ms: int, payload: bytes) -> tuple[int, bytes]:
+    """When the message was created, and its body, wherever it stands now."""
+    created_ms, published = published_of(kind, flags, created_ms, payload)
+    return created_ms, _cut(published)[0] if flags & ATTRIBUTED else published
 
 
 def message_of(kind: int, position: int, payload: bytes) -> int | None:
@@ -119,3 +255,44 @@ def message_of(kind: int, position: int, payload: bytes) -> int | None:
 def encode_reason(reason: str) -> bytes:
     """As UTF-8, cut where it gets too long to keep."""
     return reason.encode(errors="replace")[:REASON_BYTES_MAX]
+
+
+def decode_reason(data: bytes) -> str:
+    """It may have been cut inside a character."""
+    return data.decode(errors="ignore")
+
+
+def nack_of(flags: int, buffer: bytes, start: int, stop: int) -> tuple[int, int, int, str]:
+    """Id, due, time (0 if it does not say) and reason of a NACK record."""
+    if flags & TIMED:
+        id, due, at = TIMED_NACK_PAYLOAD.unpack_from(buffer, start)
+        start += TIMED_NACK_PAYLOAD.size
+    else:
+        (id, due), at = NACK_PAYLOAD.unpack_from(buffer, start), 0
+        start += NACK_PAYLOAD.size
+    return id, due, at, decode_reason(buffer[start:stop])
+
+
+class Move(msgspec.Struct, frozen=True, gc=False):
+    """What a MOVE record says."""
+
+    id: int
+    size: int
+    to: int
+    at: int  # store time
+    expires: int  # wall time; 0: never
+    origin: str = ""
+    reason: str = ""
+
+
+def encode_move(said: Move) -> bytes:
+    origin = said.origin.encode()
+    head = MOVE_PAYLOAD.pack(said.id, said.size, said.to, said.at, said.expires, len(origin))
+    return head + origin + encode_reason(said.reason)
+
+
+def decode_move(buffer: bytes, start: int, stop: int) -> Move:
+    id, size, to, at, expires, length = MOVE_PAYLOAD.unpack_from(buffer, start)
+    cut = start + MOVE_PAYLOAD.size
+    origin, reason = buffer[cut : cut + length].decode(), decode_reason(buffer[cut + length : stop])
+    return Move(id, size, to, at, expires, origin, reason)

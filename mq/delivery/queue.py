@@ -3,66 +3,80 @@
                  deliver                       ack
     ┌─────────┐ ─────────────► ┌───────────┐ ─────────► gone
     │ waiting │                │ in flight │
-    └─────────┘   ┌─────────┐ ◄── nack ──┘ │
-       publish    │ delayed │ ◄── release ─┘
+    └─────────┘   ┌─────────┐ ◄── nack ──┘ │ │
+       publish    │ delayed │ ◄── release ─┘ └─ move ──► the dead letters, and back
                   └─────────┘ ── deliver, once due ──►
-    A flight whose deadline has passed is ready too, and stays settleable until it is
-    delivered again.
+    A flight whose deadline has passed is ready too, after a backoff, and stays settleable
+    until it is delivered again.
 
 The methods named after records are the fold: they do what the record says, and only
-they change what is true.  The others answer questions at a time; the heaps they keep
-are indexes over what is true, cleaned as they are read.
+they change what is true.  What is next is in order.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from heapq import heapify, heappop, heappush, merge, nsmallest
-from itertools import islice
-from typing import Final, Literal
+from heapq import nsmallest
+from typing import Literal, NamedTuple
 
-import msgspec
 from msgspec.structs import replace
 
 from .backlog import Backlog
-from .events import DELAYED, IN_FLIGHT, TIMED_OUT, WAITING, Declaration, Now, Options
+from .board import NEVER, Board
+from .dedup import Remembered, Seen
+from .events import (
+    DECLARATION_BYTES,
+    DELAYED,
+    IN_FLIGHT,
+    MESSAGE_OVERHEAD_BYTES,
+    TIMED_OUT,
+    TIMEOUT_REASON,
+    WAITING,
+    Attributes,
+    Changes,
+    Declaration,
+    Failed,
+    Now,
+)
+from .order import ID, STALE_MAX, Order
+from .traits import LEVELS, PLAIN, Delayed, Flight, Traits, traits_of, weight, with_failure
+
+__all__ = ["ID", "STALE_MAX", "Delayed", "Flight", "QueueState", "State"]
 
 State = Literal["ready", "delayed", "in_flight"]
-STALE_MAX: Final = 64  # index entries that may be out of date before they are swept
 
 
-class Flight(msgspec.Struct, frozen=True, gc=False):
-    """A delivery that is not settled.  Deadline in store time, ms."""
+class Taken(NamedTuple):
+    """A message that was taken out of a queue."""
 
-    receipt: int  # the position of its DELIVER record
-    deadline: int
-    attempts: int
-    position: int  # of the record that holds the body
-
-
-class Delayed(msgspec.Struct, frozen=True, gc=False):
-    """A message that was tried, or has to wait.  Due in wall time, ms; 0 is at once."""
-
-    due: int
     attempts: int
     position: int
+    traits: Traits
 
 
-class QueueState:
-    def __init__(self, number: int, name: str) -> None:
-        self.number, self.name = number, name
-        self.options = Options()
+class QueueState(Order):
+    def __init__(self, number: int, name: str, board: Board | None = None) -> None:
+        super().__init__(number, board or Board())
+        self.name = name
+        self.options = Declaration(name=name)
         self.declared_at = -1  # the position of the declaration in force
-        self.waiting = Backlog()  # never delivered
-        self.delayed: dict[int, Delayed] = {}
-        self.flights: dict[int, Flight] = {}
-        self.bytes = 0  # of all bodies that are not settled
+        self.gone = False  # deleted
+        self.idle_until = 0  # store time; with delete_when_idle the queue goes then
+        self.bytes = 0  # of all that was published and is not settled
         self.published = self.acked = self.failed = 0
-        # Indexes: (when, id), by deadline and by due; and ids whose time has come.
-        self._deadlines: list[tuple[int, int]] = []
-        self._dues: list[tuple[int, int]] = []
-        self._returned: list[int] = []
-        self._aside: list[int] = []  # taken out of those for a look that is not over
+        self.expirations = self.dead_lettered = self.dropped = 0
+        self.dedup = Remembered()
+        # What an operation has to look at, so that plain queues have nothing to look at.
+        self.bounded = False  # somebody may wait for room
+        self.picky = False  # a publish is more than a body
+        self.peculiar = False  # a delivery is more than the next message
+        self.rested = True  # nothing has changed since it was counted
+        self.counted = (0, 0)
+
+    def stir(self) -> None:
+        """Something changes: count it again."""
+        self.rested = False
+        self.board.touched.append(self)
 
     # ── the fold ───────────────────────────────────────────────────────────────────
 
@@ -70,55 +84,155 @@ class QueueState:
         self.waiting.append(id)
         self.published += 1
         self.bytes += size
+        if self.rested:
+            self.stir()
 
     def publish_run(self, ids: list[int], size: int) -> None:
         """`publish` for many, with *size* bytes together."""
         self.waiting.extend(ids)
         self.published += len(ids)
         self.bytes += size
+        if self.rested:
+            self.stir()
+
+    def publish_with(self, id: int, size: int, said: Attributes) -> None:
+        """`publish`, with attributes."""
+        self.published += 1
+        self.bytes += size
+        if said.dedup_id is not None:
+            self.dedup.note(said.dedup_id, Seen(id, said.dedup_until, id))
+        traits = traits_of(said)
+        if said.due or not traits.plain:
+            self.join(id, traits)
+            self.put_delayed(id, Delayed(said.due, 0, id, traits))
+        else:
+            self.lane(traits.priority).append(id)
+        if self.rested:
+            self.stir()
 
     def declare(self, declaration: Declaration, position: int) -> None:
-        self.name, self.options, self.declared_at = declaration.name, declaration.options, position
-        self.published, self.acked, self.failed = declaration.published, declaration.acked, declaration.failed
+        said, self.declared_at = declaration, position
+        self.name, self.options, self.paused = said.name, said, said.paused
+        self.published, self.acked, self.failed = said.published, said.acked, said.failed
+        self.expirations, self.dead_lettered, self.dropped = (
+            said.expirations, said.dead_lettered, said.dropped
+        )  # fmt: skip
+        self.bounded = said.max_length is not None or said.max_bytes is not None
+        self.picky = self.bounded or said.ttl is not None
+        self.peculiar = said.delivery == "at_most_once" or said.delete_when_idle is not None
+        self.idle_until = max(self.idle_until, said.idle_until)
+        if said.delete_when_idle is not None:
+            self.board.at_store(self.idle_until, self.number)
+        attempts_max = NEVER if said.max_attempts is None else said.max_attempts
+        if (attempts_max, said.backoff) != (self.attempts_max, self.backoff):
+            self.attempts_max, self.backoff = attempts_max, said.backoff
+            self.reindex()
+        if self.rested:
+            self.stir()
+
+    def renew(self, until: int) -> None:
+        """Somebody has received from it: it is not idle until then."""
+        self.idle_until = max(self.idle_until, until)
 
     def deliver(self, id: int, receipt: int, deadline: int, flags: int) -> Flight | None:
         """The new flight; None if the message is not here any more."""
         if flags & TIMED_OUT:
             self.failed += 1
-        attempts = 1
         if id == self.waiting.head:
             position = self.waiting.take(id)
-        elif tried := self.flights.get(id) or self.delayed.pop(id, None):
-            attempts, position = tried.attempts + 1, tried.position
+            assert position is not None
+            flight = self.flights[id] = Flight(receipt, deadline, 1, position)
+            self.watch(id, flight)
         else:
-            position = self.waiting.take(id)
-        if position is None:
-            return None
-        flight = self.flights[id] = Flight(receipt, deadline, attempts, position)
-        self._watch(id, deadline)
-        while self._returned and self._returned[0] == id:
-            heappop(self._returned)
+            taken = self._take_to_deliver(id)
+            if taken is None:
+                return None
+            flight = Flight(receipt, deadline, taken.attempts + 1, taken.position, taken.traits)
+            self.put_flight(id, flight)
+        if self.rested:
+            self.stir()
         return flight
+
+    def _take_to_deliver(self, id: int) -> Taken | None:
+        if flight := self.take_flight(id):
+            failure = Failed(flight.deadline, flight.attempts, TIMEOUT_REASON)
+            return Taken(flight.attempts, flight.position, self._failing(flight.traits, failure))
+        if entry := self.take_delayed(id):
+            return Taken(entry.attempts, entry.position, entry.traits)
+        if found := self.take_waiting(id):
+            return Taken(0, found[0], LEVELS[found[1]])
+        return None
+
+    def _failing(self, traits: Traits, failure: Failed) -> Traits:
+        """The traits with one failure more; counted."""
+        more = with_failure(traits, failure)
+        self.history_bytes += weight(more) - weight(traits)
+        return more
 
     def ack(self, id: int, size: int) -> None:
         self.acked += 1
-        if self.flights.pop(id, None):
+        flight = self.flights.pop(id, None)
+        if flight:
             self.bytes -= size
-        elif self.delayed.pop(id, None) or self.waiting.take(id) is not None:
-            self.bytes -= size  # the record of its delivery was lost; that it is done was not
+            if flight.deadline <= self._store_seen:
+                self.unlapse(flight)
+            if flight.traits is not PLAIN:
+                self.depart(id, flight.traits)
+        elif self.take(id):
+            self.bytes -= size  # it arrived settled; or the record of its delivery was lost
+        if self.rested:
+            self.stir()
 
-    def nack(self, id: int, due: int) -> None:
+    def nack(self, id: int, due: int, at: int = 0, reason: str = "") -> None:
         self.failed += 1
-        if flight := self.flights.pop(id, None):
-            self.put_delayed(id, Delayed(due, flight.attempts, flight.position))
+        if flight := self.take_flight(id):
+            traits = self._failing(flight.traits, Failed(at, flight.attempts, reason))
+            self.landed(traits)
+            self.put_delayed(id, Delayed(due, flight.attempts, flight.position, traits))
+            self.stir()
 
     def release(self, id: int) -> None:
-        if flight := self.flights.pop(id, None):
-            self.put_delayed(id, Delayed(0, flight.attempts - 1, flight.position))
+        if flight := self.take_flight(id):
+            self.landed(flight.traits)
+            self.put_delayed(id, Delayed(0, flight.attempts - 1, flight.position, flight.traits))
 
     def extend(self, id: int, deadline: int) -> None:
-        if flight := self.flights.get(id):
+        if flight := self.take_flight(id):
             self.put_flight(id, replace(flight, deadline=deadline))
+
+    def reschedule(self, id: int, due: int) -> None:
+        if entry := self.take_delayed(id):
+            self.put_delayed(id, replace(entry, due=due))
+        elif found := self.take_waiting(id):
+            self.put_delayed(id, Delayed(due, 0, found[0], LEVELS[found[1]]))
+
+    def take(self, id: int) -> Taken | None:
+        """Take a message out, wherever it is."""
+        taken: Taken | None = None
+        if entry := self.take_flight(id) or self.take_delayed(id):
+            taken = Taken(entry.attempts, entry.position, entry.traits)
+        elif found := self.take_waiting(id):
+            taken = Taken(0, found[0], LEVELS[found[1]])
+        if taken:
+            self.depart(id, taken.traits)
+            self.stir()
+        return taken
+
+    def drop(self, id: int, size: int) -> None:
+        """Expired, cancelled, or one of too many."""
+        if self.take(id):
+            self.bytes -= size
+
+    def arrive(self, id: int, size: int, taken: Taken, due: int = 0) -> None:
+        """A message that was not here waits here now."""
+        self.bytes += size
+        traits = taken.traits
+        if taken.attempts or due or not traits.plain:
+            self.join(id, traits)
+            self.put_delayed(id, Delayed(due, taken.attempts, taken.position, traits))
+        else:
+            self.lane(traits.priority).insert(id, taken.position)
+        self.stir()
 
     def purge(self, cutoff: int, kept: Iterable[tuple[int, int]]) -> None:
         """Drop all that waits, is delayed, or was in flight until *cutoff* at the most.
@@ -127,13 +241,22 @@ class QueueState:
         comes with its own size when its relocation is met.
         """
         self.waiting.clear()
+        self.lanes.clear()
         self.delayed.clear()
         self.flights = {id: flight for id, flight in self.flights.items() if flight.deadline > cutoff}
         self.bytes = sum(size for id, size in kept if id in self.flights)
+        self.reindex()
+        self.stir()
+
+    def delete(self) -> None:
+        """The queue goes, with all it holds."""
+        self.purge(1 << 64, ())
+        self.gone, self.bytes, self.dedup = True, 0, Remembered()
 
     def relocate(
-        self, id: int, position: int, size: int, attempts: int, place: int, receipt: int, when: int
-    ) -> None:
+        self, id: int, position: int, size: int, attempts: int, place: int, receipt: int, when: int,
+        said: Attributes | None = None, changes: Changes | None = None,
+    ) -> None:  # fmt: skip
         """The message's record is at *position* now.
 
         If the message is not known, the log begins behind its first record: then this one
@@ -143,89 +266,49 @@ class QueueState:
             self.flights[id] = replace(flight, position=position)
         elif delayed := self.delayed.get(id):
             self.delayed[id] = replace(delayed, position=position)
-        elif id in self.waiting:
-            self.waiting.move(id, position)
+        elif lane := self._lane_of(id):
+            lane.move(id, position)
         else:
-            self.bytes += size
+            traits = traits_of(said, changes) if said else PLAIN
             if place == WAITING:
-                self.waiting.insert(id, position)
+                self.arrive(id, size, Taken(attempts, position, traits))
             elif place == DELAYED:
-                self.put_delayed(id, Delayed(when, attempts, position))
+                self.bytes += size
+                self.join(id, traits)
+                self.put_delayed(id, Delayed(when, attempts, position, traits))
             else:
-                self.put_flight(id, Flight(receipt, when, attempts, position))
-
-    def put_flight(self, id: int, flight: Flight) -> None:
-        self.flights[id] = flight
-        self._watch(id, flight.deadline)
-
-    def put_delayed(self, id: int, entry: Delayed) -> None:
-        self.delayed[id] = entry
-        if not entry.due:
-            heappush(self._returned, id)
-            return
-        heappush(self._dues, (entry.due, id))
-        if len(self._dues) > 2 * len(self.delayed) + STALE_MAX:
-            self._dues = [(entry.due, id) for id, entry in self.delayed.items() if entry.due]
-            heapify(self._dues)
-
-    def _watch(self, id: int, deadline: int) -> None:
-        # Entries are not removed on ack: an ack is far more common than a timeout, so
-        # the stale ones are paid for here, in one sweep for as many new ones.
-        heappush(self._deadlines, (deadline, id))
-        if len(self._deadlines) > 2 * len(self.flights) + STALE_MAX:
-            self._deadlines = [(flight.deadline, id) for id, flight in self.flights.items()]
-            heapify(self._deadlines)
+                self.bytes += size
+                self.join(id, traits)
+                self.put_flight(id, Flight(receipt, when, attempts, position, traits))
+            self.stir()
 
     # ── questions ──────────────────────────────────────────────────────────────────
 
-    def head(self, now: Now) -> int | None:
-        """The id that is delivered next at *now*."""
-        if (
-            (self._deadlines and self._deadlines[0][0] <= now.store)
-            or (self._dues and self._dues[0][0] <= now.wall)
-            or self._aside
-        ):
-            self._return_due(now)
-        returned, waiting = self._returned, self.waiting.head
-        while returned and not self._is_back(returned[0], now):
-            self._forget(returned[0])
-            heappop(returned)
-        if returned and (waiting is None or returned[0] < waiting):
-            return returned[0]
-        return waiting
+    def is_idle(self, now: Now) -> bool:
+        """Whether nobody has received from it for as long as it stays without."""
+        return self.options.delete_when_idle is not None and self.idle_until <= now.store
 
-    def heads(self, now: Now, limit: int) -> list[int]:
-        """The ids that are delivered next at *now*, at most *limit*, in order."""
-        self._return_due(now)
-        back: list[int] = []
-        while self._returned and len(back) < limit:
-            id = self._returned[0]
-            self._aside.append(id)  # then popped: an interruption must not lose it
-            heappop(self._returned)
-            if not self._is_back(id, now):
-                self._forget(id)
-            elif not back or back[-1] != id:
-                back.append(id)
-                continue
-            self._aside.pop()
-        self._put_back()
-        return list(islice(merge(back, self.waiting), limit))
+    def put_down(self, now: Now) -> None:
+        super().put_down(now)
+        if self.options.delete_when_idle is not None:
+            self.board.at_store(self.idle_until, self.number)
 
-    def seconds_to_next(self, now: Now) -> float | None:
-        """How long until a deadline passes or a delay ends; None if there is none."""
-        while self._deadlines and not self._is_deadline(*self._deadlines[0]):
-            heappop(self._deadlines)
-        while self._dues and not self._is_due(*self._dues[0]):
-            heappop(self._dues)
-        nexts = [self._deadlines[0][0] - now.store] if self._deadlines else []
-        if self._dues:
-            nexts.append(self._dues[0][0] - now.wall)
-        return max(0, min(nexts)) / 1000 if nexts else None
+    def traits(self, id: int) -> Traits:
+        entry = self.delayed.get(id) or self.flights.get(id)
+        if entry:
+            return entry.traits
+        for level, lane in self.lanes.items():
+            if lane.head == id or id in lane:
+                return LEVELS[level]
+        return PLAIN
 
     def position(self, id: int) -> int | None:
         """Where the message's record is; None if the message is not here."""
         tried = self.flights.get(id) or self.delayed.get(id)
-        return tried.position if tried else self.waiting.position(id)
+        if tried:
+            return tried.position
+        lane = self._lane_of(id)
+        return lane.position(id) if lane else None
 
     def facts(self, id: int) -> tuple[int, int, int, int]:
         """Attempts, place, receipt, and deadline or due: what a relocation has to carry."""
@@ -235,22 +318,23 @@ class QueueState:
             return delayed.attempts, DELAYED, 0, delayed.due
         return 0, WAITING, 0, 0
 
-    def tried_within(self, base: int, limit: int) -> list[int]:
-        """The ids of delayed and flying messages whose records are in [base, limit)."""
-        return [
-            id
-            for entries in (self.delayed, self.flights)
-            for id, entry in entries.items()
-            if base <= entry.position < limit
-        ]
-
     def state_of(self, id: int, now: Now) -> State | None:
         """Where the message is; None if it is not here."""
         if flight := self.flights.get(id):
-            return "ready" if flight.deadline <= now.store else "in_flight"
+            if flight.deadline > now.store or flight.attempts >= self.attempts_max:
+                return "in_flight"  # its last attempt, until somebody comes by
+            return "delayed" if self.returns_at(flight) > now.store else "ready"
         if delayed := self.delayed.get(id):
             return "ready" if delayed.due <= now.wall else "delayed"
-        return "ready" if id in self.waiting else None
+        return "ready" if self._lane_of(id) else None
+
+    def changes_at(self, id: int, now: Now) -> int | None:
+        """When a message that is not ready will be, in its clock's time."""
+        if flight := self.flights.get(id):
+            flies = self.state_of(id, now) == "in_flight"
+            return flight.deadline if flies else self.returns_at(flight)
+        delayed = self.delayed.get(id)
+        return delayed.due if delayed else None
 
     def attempts(self, id: int) -> int:
         """How often the message was delivered, and not released."""
@@ -260,60 +344,49 @@ class QueueState:
     def ids(self, state: State, now: Now, limit: int) -> list[int]:
         """The first *limit* ids in *state*, in the order in which they will be delivered."""
         if state == "ready":
-            return self.heads(now, limit)
-        if state == "delayed":
-            when = [(entry.due, id) for id, entry in self.delayed.items() if entry.due > now.wall]
+            return self.listed(now, limit)
+        flights = self.flights.items()
+        if state == "in_flight":
+            when = [(flight.deadline, id) for id, flight in flights if self.state_of(id, now) == "in_flight"]
         else:
-            when = [(each.deadline, id) for id, each in self.flights.items() if each.deadline > now.store]
+            when = [(entry.due, id) for id, entry in self.delayed.items() if entry.due > now.wall]
+            # Those that timed out and rest a little count in store time.
+            when += [
+                (self.returns_at(flight) - now.store + now.wall, id)
+                for id, flight in flights
+                if self.state_of(id, now) == "delayed"
+            ]
         return [id for _, id in nsmallest(limit, when)]
+
+    def flying(self, now: Now) -> list[int]:
+        """The ids of what is in flight."""
+        return [id for id, flight in self.flights.items() if flight.deadline > now.store]
 
     def counts(self, now: Now) -> tuple[int, int, int]:
         """How many are ready, in flight and delayed."""
-        flying = sum(flight.deadline > now.store for flight in self.flights.values())
-        later = sum(entry.due > now.wall for entry in self.delayed.values())
-        return self.total() - flying - later, flying, later
+        self.advance(now)
+        flying, later = len(self.flights) - self._lapsed + self.dying(), self._later + self._resting
+        return self.total() - flying - later - self.hopeless(), flying, later
 
     def total(self) -> int:
         """All messages that are here, wherever they are."""
-        return len(self.waiting) + len(self.delayed) + len(self.flights)
+        count = len(self.waiting) + len(self.delayed) + len(self.flights)
+        if self.lanes:
+            count += sum(map(len, self.lanes.values()))
+        return count
+
+    def live_bytes(self) -> int:
+        """What all that is live takes in the log."""
+        if self.gone:
+            return 0
+        messages = self.bytes + self.total() * MESSAGE_OVERHEAD_BYTES + self.history_bytes
+        return messages + self.dedup.bytes + DECLARATION_BYTES
 
     def __contains__(self, id: int) -> bool:
-        return id in self.flights or id in self.delayed or id in self.waiting
+        return id in self.flights or id in self.delayed or self._lane_of(id) is not None
 
-    def _return_due(self, now: Now) -> None:
-        """Note the ids whose deadline or due has come."""
-        self._put_back()  # what an interrupted look has left
-        while self._deadlines and self._deadlines[0][0] <= now.store:
-            deadline, id = self._deadlines[0]
-            if self._is_deadline(deadline, id):
-                heappush(self._returned, id)  # then popped: an interruption must not lose it
-            heappop(self._deadlines)
-        while self._dues and self._dues[0][0] <= now.wall:
-            due, id = self._dues[0]
-            if self._is_due(due, id):
-                heappush(self._returned, id)
-            heappop(self._dues)
-
-    def _put_back(self) -> None:
-        while self._aside:
-            heappush(self._returned, self._aside[-1])  # then popped: twice does no harm
-            self._aside.pop()
-
-    def _is_back(self, id: int, now: Now) -> bool:
-        if flight := self.flights.get(id):
-            return flight.deadline <= now.store
-        delayed = self.delayed.get(id)
-        return delayed is not None and delayed.due <= now.wall
-
-    def _forget(self, id: int) -> None:
-        """Not ready after all: settled, delivered or delayed since, or the wall clock was set back."""
-        if delayed := self.delayed.get(id):
-            heappush(self._dues, (delayed.due, id))
-
-    def _is_deadline(self, deadline: int, id: int) -> bool:
-        flight = self.flights.get(id)
-        return flight is not None and flight.deadline == deadline
-
-    def _is_due(self, due: int, id: int) -> bool:
-        entry = self.delayed.get(id)
-        return entry is not None and entry.due == due
+    def _lane_of(self, id: int) -> Backlog | None:
+        for lane in self.lanes.values():
+            if id in lane:
+                return lane
+        return self.waiting if id in self.waiting else None

@@ -10,24 +10,36 @@ a queue's messages may come before its declaration, which compaction moved behin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Final, ParamSpec, TypeVar
 
 import msgspec
 
 from mq.errors import Unsupported
 
 from . import events
-from .queue import QueueState
+from .board import Board
+from .dedup import Seen
+from .queue import QueueState, Taken
+from .traits import Traits, with_failure
 
+P = ParamSpec("P")
+T = TypeVar("T")
 QUEUES_MAX: Final = 65_535
+LOOK_IDS: Final = 8192  # looked at in one part, when what lives in a segment is looked for
+DECLARATION: Final = None  # stands for a queue's declaration, among its messages and dedup ids
+Live = int | str | None  # a message id, a dedup id, the declaration
 
 
 class State:
     def __init__(self) -> None:
         self.queues: dict[int, QueueState] = {}
         self.by_name: dict[str, QueueState] = {}
-        self.names = 0  # how often a name came to mean another queue
+        self.board = Board()
+        self.renamed: set[str] = set()  # names that mean another queue than before, or none
+        self._total = self._live_bytes = 0
+        # While somebody goes through all that is live: messages that went to another queue meanwhile.
+        self._moves: list[tuple[int, int]] | None = None
 
     # ── the fold ───────────────────────────────────────────────────────────────────
 
@@ -41,7 +53,8 @@ class State:
         run: list[int] = []
         publisher, run_bytes = -1, 0
         for lsn, kind, flags, number, _ms, buffer, start, stop in records:
-            if kind == events.PUBLISH and number == publisher:
+            plain = kind == events.PUBLISH and flags < events.ATTRIBUTED
+            if plain and number == publisher:
                 run.append(lsn)
                 run_bytes += stop - start
                 continue
@@ -49,7 +62,7 @@ class State:
                 queues[publisher].publish_run(run, run_bytes)
                 run, publisher = [], -1
             queue = queues.get(number) or self._add(number)
-            if kind == events.PUBLISH:
+            if plain:
                 publisher, run, run_bytes = number, [lsn], stop - start
             elif kind == events.DELIVER:
                 id, deadline = events.DELIVER_PAYLOAD.unpack_from(buffer, start)
@@ -57,17 +70,26 @@ class State:
             elif kind == events.ACK:
                 queue.ack(*events.ACK_PAYLOAD.unpack_from(buffer, start))
             else:
-                self._apply_rare(queue, lsn, kind, buffer, start, stop)
+                self._apply_rare(queue, lsn, kind, flags, buffer, start, stop)
         if run:
             queues[publisher].publish_run(run, run_bytes)
 
     def _apply_rare(
-        self, queue: QueueState, lsn: int, kind: int, buffer: bytes, start: int, stop: int
+        self, queue: QueueState, lsn: int, kind: int, flags: int, buffer: bytes, start: int, stop: int
     ) -> None:
-        if kind == events.DECLARE:
+        unknown = flags & 0xF0 & ~events.KNOWN_FLAGS.get(kind, 0)
+        if unknown and kind in events.KIND_NAMES:
+            raise Unsupported(
+                f"the log at position {lsn}: a {events.KIND_NAMES[kind]} record has flags {unknown:#x}, which"
+                " are not known to this mq; upgrade mq"
+            )
+        if kind == events.PUBLISH:
+            said = _understood(lsn, events.attributes_of, flags, buffer[start:stop])[0]
+            queue.publish_with(lsn, stop - start, said)
+        elif kind == events.DECLARE:
             self.declare(queue.number, lsn, buffer[start:stop])
         elif kind == events.NACK:
-            queue.nack(*events.NACK_PAYLOAD.unpack_from(buffer, start))
+            queue.nack(*events.nack_of(flags, buffer, start, stop))
         elif kind == events.RELEASE:
             queue.release(*events.RELEASE_PAYLOAD.unpack_from(buffer, start))
         elif kind == events.EXTEND:
@@ -78,8 +100,25 @@ class State:
             queue.purge(cutoff, events.KEPT_PAYLOAD.iter_unpack(kept))
         elif kind == events.RELOCATE:
             id, _created, attempts, place, receipt, when = events.RELOCATE_PAYLOAD.unpack_from(buffer, start)
-            size = stop - start - events.RELOCATE_PAYLOAD.size
-            queue.relocate(id, lsn, size, attempts, place, receipt, when)
+            payload = buffer[start + events.RELOCATE_PAYLOAD.size : stop]
+            changes, published = _understood(lsn, events.changes_of, flags, payload)
+            said = _understood(lsn, events.attributes_of, flags, published)[0]
+            queue.relocate(id, lsn, len(published), attempts, place, receipt, when, said, changes)
+        elif kind == events.MOVE:
+            self._move(queue, flags, events.decode_move(buffer, start, stop))
+        elif kind == events.DROP:
+            self._drop(queue, flags, buffer[start:stop])
+        elif kind == events.RESCHEDULE:
+            queue.reschedule(*events.RESCHEDULE_PAYLOAD.unpack_from(buffer, start))
+        elif kind == events.DELETE:
+            self._delete(queue)
+        elif kind == events.DEDUP:
+            id, until = events.DEDUP_PAYLOAD.unpack_from(buffer, start)
+            key = buffer[start + events.DEDUP_PAYLOAD.size : stop].decode()
+            queue.dedup.again(key, Seen(id, until, lsn))
+            queue.stir()
+        elif kind == events.RENEW:
+            queue.renew(*events.RENEW_PAYLOAD.unpack_from(buffer, start))
         else:
             raise Unsupported(
                 f"the log at position {lsn}: records of kind {kind} are not known to this mq; upgrade mq"
@@ -88,29 +127,64 @@ class State:
     def declare(self, number: int, lsn: int, payload: bytes) -> QueueState:
         """Make the queue, or change what is known of it."""
         queue = self.queues.get(number) or self._add(number)
+        before = queue.name
+        declaration = _understood(lsn, events.decode_declaration, payload)
+        if before != declaration.name:
+            if self.by_name.get(before) is queue:
+                del self.by_name[before]
+            self.renamed |= {before, declaration.name}
+        queue.declare(declaration, lsn)
+        self.by_name[queue.name] = queue
+        return queue
+
+    def _move(self, queue: QueueState, flags: int, said: events.Move) -> None:
+        """To the dead letters, with what happened to it; or back, as if it had never been tried."""
+        died = bool(flags & events.DIED)
+        queue.dead_lettered += died
+        queue.failed += bool(flags & events.FAILED)
+        queue.expirations += bool(flags & events.EXPIRED)
+        taken = queue.take(said.id)
+        if taken is None:
+            return
+        queue.bytes -= said.size
+        if self._moves is not None:
+            self._moves.append((said.to, said.id))
+        before = taken.traits
+        if died:
+            traits = Traits(before.priority, before.group, said.expires, said.origin, before.failures)
+            traits = with_failure(traits, events.Failed(said.at, taken.attempts, said.reason))
+        else:
+            traits = Traits(before.priority, before.group, said.expires)
+        target = self.queues.get(said.to) or self._add(said.to)
+        target.arrive(said.id, said.size, Taken(0, taken.position, traits))
+
+    def _drop(self, queue: QueueState, flags: int, payload: bytes) -> None:
+        for id, size in events.DROP_PAYLOAD.iter_unpack(payload):
+            queue.expirations += bool(flags & events.EXPIRED)
+            queue.dropped += bool(flags & events.OVERFLOWED)
+            queue.drop(id, size)
+
+    def _delete(self, queue: QueueState) -> None:
+        queue.delete()
+        self._total -= queue.counted[0]
+        self._live_bytes -= queue.counted[1]
+        queue.counted = (0, 0)
+        del self.queues[queue.number]
         if self.by_name.get(queue.name) is queue:
             del self.by_name[queue.name]
-        try:
-            queue.declare(events.decode_declaration(payload), lsn)
-        except msgspec.ValidationError as error:
-            raise Unsupported(
-                f"the log at position {lsn}: a queue is declared as this mq does not know it ({error});"
-                " upgrade mq"
-            ) from None
-        if self.by_name.get(queue.name) is not queue:
-            self.by_name[queue.name] = queue
-            self.names += 1
-        return queue
+        self.renamed.add(queue.name)
 
     def _add(self, number: int) -> QueueState:
-        queue = self.queues[number] = QueueState(number, "")
+        queue = self.queues[number] = QueueState(number, "", self.board)
+        queue.stir()
         return queue
 
-    def free_number(self) -> int | None:
-        """A number for a new queue; None if there are too many."""
-        number = len(self.queues) + 1
-        if number in self.queues or number > QUEUES_MAX:  # some declaration was lost, and its number with it
-            return next((each for each in range(1, QUEUES_MAX + 1) if each not in self.queues), None)
+    def free_number(self, taken: Collection[int] = ()) -> int | None:
+        """A number for a new queue, not among *taken*; None if there are too many."""
+        number = len(self.queues) + len(taken) + 1
+        if number in self.queues or number in taken or number > QUEUES_MAX:  # some were deleted, or lost
+            every = range(1, QUEUES_MAX + 1)
+            return next((each for each in every if each not in self.queues and each not in taken), None)
         return number
 
     def name_the_nameless(self) -> None:
@@ -124,41 +198,97 @@ class State:
                 while name in self.by_name:
                     name += "-again"
                 queue.name, self.by_name[name] = name, queue
+                self.renamed.add(name)
 
     def keep_only(self, is_kept: Callable[[tuple[int, ...]], bool]) -> None:
         """Rely on what a checkpoint holds only where *is_kept* says that it is still there."""
         for queue in self.queues.values():
-            queue.waiting.keep_only(is_kept)
+            for lane in [queue.waiting, *queue.lanes.values()]:
+                lane.keep_only(is_kept)
 
     # ── what compaction asks ───────────────────────────────────────────────────────
 
     def total(self) -> int:
         """How many messages there are, in all queues and wherever they are."""
-        return sum(queue.total() for queue in self.queues.values())
+        self._count()
+        return self._total
 
     def live_bytes(self) -> int:
         """What all that is live takes in the log."""
-        messages = sum(
-            queue.bytes + queue.total() * events.MESSAGE_OVERHEAD_BYTES for queue in self.queues.values()
-        )
-        return messages + len(self.queues) * events.DECLARATION_BYTES
+        self._count()
+        return self._live_bytes
 
-    def within(self, base: int, limit: int) -> Iterator[list[tuple[QueueState, int]]]:
-        """Whatever is live in [base, limit), a part at a time: (queue, message id), id 0 for its declaration.
+    def _count(self) -> None:
+        """Count again what has changed: there may be thousands of queues, of which few have."""
+        while touched := self.board.touched:
+            queue = touched[-1]
+            before, now = queue.counted, (queue.total(), queue.live_bytes())
+            queue.counted = now
+            self._total += now[0] - before[0]
+            self._live_bytes += now[1] - before[1]
+            queue.rested = True
+            touched.pop()
 
-        The state may change between two parts.  A message only ever leaves `waiting`, so
-        those come first, and all others in one part at the end: none is missed.
+    def within(self, base: int, limit: int) -> Iterator[list[tuple[QueueState, Live]]]:
+        """Whatever is live in [base, limit), a part at a time: (queue, message id, or what it is).
+
+        The state may change between two parts.  A message only ever leaves `waiting`, unless
+        it comes from another queue; so those come first, then all others by id, wherever
+        they are by then, then those that went from one queue to another meanwhile: none
+        is missed.
         """
-        for queue in list(self.queues.values()):
-            if base <= queue.declared_at < limit:
-                yield [(queue, 0)]
-            for ids in queue.waiting.within(base, limit):
-                yield [(queue, id) for id in ids]
-        yield [(queue, id) for queue in self.queues.values() for id in queue.tried_within(base, limit)]
+        self._moves = []
+        try:
+            for queue in list(self.queues.values()):
+                if base <= queue.declared_at < limit:
+                    yield [(queue, DECLARATION)]
+                if keys := queue.dedup.within(base, limit):
+                    yield [(queue, key) for key in keys]
+                for lane in [queue.waiting, *queue.lanes.values()]:
+                    for ids in lane.within(base, limit):
+                        yield [(queue, id) for id in ids]
+            tried = [(queue, [*queue.delayed, *queue.flights]) for queue in self.queues.values()]
+            for queue, ids in tried:
+                for at in range(0, len(ids), LOOK_IDS):
+                    yield [(queue, id) for id in ids[at : at + LOOK_IDS] if _stands(queue, id, base, limit)]
+            while self._moves:
+                moves, self._moves = self._moves, []
+                yield [(self.queues[number], id) for number, id in moves if number in self.queues]
+        finally:
+            self._moves = None
+
+
+def stands_at(queue: QueueState, what: Live) -> int | None:
+    """The position of the record that says it; None if it does not live any more."""
+    if queue.gone:
+        return None
+    if what is DECLARATION:
+        return queue.declared_at
+    if isinstance(what, str):
+        seen = queue.dedup.seen(what)
+        return seen.position if seen else None
+    return queue.position(what)
+
+
+def _stands(queue: QueueState, id: int, base: int, limit: int) -> bool:
+    position = queue.position(id)
+    return position is not None and base <= position < limit
+
+
+def _understood(lsn: int, decode: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What *decode* makes of a record; Unsupported if it says something that is not known."""
+    try:
+        return decode(*args, **kwargs)
+    except msgspec.ValidationError as error:
+        raise Unsupported(
+            f"the log at position {lsn}: a record says what this mq does not know ({error}); upgrade mq"
+        ) from None
 
 
 def declaration_of(queue: QueueState) -> events.Declaration:
     """The declaration that says all that is known of *queue* now."""
-    return events.Declaration(
-        queue.name, queue.options.visibility_timeout, queue.published, queue.acked, queue.failed
-    )
+    return msgspec.structs.replace(
+        queue.options, name=queue.name, paused=queue.paused, idle_until=queue.idle_until,
+        published=queue.published, acked=queue.acked, failed=queue.failed,
+        expirations=queue.expirations, dead_lettered=queue.dead_lettered, dropped=queue.dropped,
+    )  # fmt: skip

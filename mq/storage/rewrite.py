@@ -46,5 +46,7 @@ def _write_again(disk: Disk, fd: int, start: int, stop: int) -> None:
     for folio in range(start - start % FOLIO_BYTES, stop, FOLIO_BYTES):
         first, last = max(start, folio), min(stop, folio + FOLIO_BYTES)
         data = read_all(disk, fd, last - first, first)
+        if not data:
+            return
         disk.forget(fd, folio, FOLIO_BYTES)
         write_all(disk, fd, data, first)

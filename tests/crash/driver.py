@@ -111,34 +111,128 @@ class Driver:
 
     # ── operations ─────────────────────────────────────────────────────────────────
 
-    def declare(self, name: str, visibility_timeout: float) -> None:
+    def declare(self, name: str, visibility_timeout: float, **options: Any) -> None:
         if not self._skip():
             self._do(
-                f"declare({name!r}, {visibility_timeout})",
+                f"declare({name!r}, {visibility_timeout}, {options})",
                 model.declare(name, visibility_timeout),
-                lambda broker: broker.queue(name, visibility_timeout=visibility_timeout),
+                lambda broker: broker.queue(name, visibility_timeout=visibility_timeout, **options),
                 syncs=True,
             )
 
-    def publish(self, name: str, count: int = 1, *, size: int = 0, group: bool = False) -> None:
+    def publish(
+        self, name: str, count: int = 1, *, size: int = 0, group: bool = False, **options: Any
+    ) -> None:
         """*count* messages at once; as a batch if there are more than one, or *group*."""
         if self._skip():
             return
         history = self.history
         bodies = tuple(make_body(len(history.published) + index, size, self._dot) for index in range(count))
         history.published.update((body, name) for body in bodies)
+        if options:
+            place = options.get("priority", 0), options.get("group_name")
+            history.said.update((body, place) for body in bodies)
+            options = {"group" if key == "group_name" else key: each for key, each in options.items()}
         if count > 1:
             history.groups.update((body, bodies) for body in bodies)
 
         def call(broker: Broker) -> None:
             queue = broker.queue(name)
-            ids = queue.publish_many(bodies) if count > 1 or group else [queue.publish(bodies[0])]
+            batch = count > 1 or group
+            ids = queue.publish_many(bodies, **options) if batch else [queue.publish(bodies[0], **options)]
             for id, body in zip(ids, bodies, strict=True):
                 self._learn(id, body)
             history.returned.update(bodies)
 
         sizes = f"{count} × {len(bodies[0])} bytes" if count > 1 else f"{len(bodies[0])} bytes"
-        self._do(f"publish({name!r}, {sizes})", model.publish(name, bodies), call, syncs=True)
+        # What expires is not followed: it is never shown, whenever somebody looks.
+        step = model.unchanged if "ttl" in options else model.publish(name, bodies)
+        self._do(f"publish({name!r}, {sizes}, {options})", step, call, syncs=True)
+
+    def publish_once(self, name: str, key: str) -> None:
+        """With a dedup id: the second time it is there already."""
+        if self._skip():
+            return
+        history = self.history
+        body = key.encode()
+        history.published[body] = name
+        known = history.ids.get(body) if body in history.safe else None
+
+        def call(broker: Broker) -> None:
+            id = broker.queue(name).publish(body, dedup_id=key)
+            if known is not None and id != known:
+                raise Wrong(f"dedup: {key!r} was {known} on the disk, and is {id} now")
+            self._learn(id, body)
+            history.returned.add(body)
+
+        self._do(f"publish_once({name!r}, {key!r})", model.once(name, body), call, syncs=True)
+
+    def transform(self, name: str, to: str) -> None:
+        """Consume, transform, produce: the oldest held goes, and what was made of it comes, together."""
+        taken = self._settling(1)
+        if not taken:
+            return
+        each = taken[0][1]
+        body = make_body(len(self.history.published), 0, self._dot)
+        self.history.published[body] = to
+        self.history.ended.setdefault(each.raw, False)
+        step = model.both(model.gone(name, lambda body, raw=each.raw: body != raw), model.publish(to, [body]))
+
+        def call(broker: Broker) -> None:
+            with broker.transaction() as tx:
+                tx.publish(to, body)
+                tx.ack(each)
+            self._learn(tx.ids[0], body)
+            self.history.returned.add(body)
+
+        self._do(f"transform({name!r}, {to!r})", step, call, syncs=True)
+
+    def cancel(self, name: str) -> None:
+        """The oldest that waits."""
+        if self._skip() or self._broker is None:
+            return
+        head = self._ready(name)[:1]
+        if head and head[0] in self.history.ids:
+            id = self.history.ids[head[0]]
+            self.history.ended.setdefault(head[0], False)
+            step = model.gone(name, lambda body: body != head[0])
+            self._do(f"cancel({name!r})", step, lambda broker: broker.queue(name).cancel(id), syncs=True)
+
+    def replay(self, name: str) -> None:
+        """All dead letters that can go, to the queue that they died in."""
+        if self._skip() or self._broker is None:
+            return
+        going, to = self._ready(name), name.removesuffix(".dead")
+        step = model.moved(name, going, to)
+        self._do(f"replay({name!r})", step, lambda broker: broker.queue(name).replay(), syncs=True)
+
+    def reject(self) -> None:
+        for name, each in self._settling(1):
+            step = model.moved(name, [each.raw], f"{name}.dead")
+            self._do(f"reject({name!r})", step, lambda _, each=each: each.reject("hopeless"))
+
+    def fall_due(self) -> None:
+        """What nobody asks for: one queue's last attempts that timed out, and what has expired there."""
+        if self._skip() or self._broker is None:
+            return
+        store, step = self._broker._store, model.unchanged
+        for name in sorted(store.state.by_name):
+            queue = store.state.by_name[name]
+            queue.advance(store.clock.now())
+            last = self._bodies(name, "in_flight") if queue.dying() else set()
+            dying = {self.history.bodies.get(id) for id in queue.doomed if queue.is_doomed(id)}
+            gone = [body for body in last if body in dying]
+            step = model.both(step, model.moved(name, gone, f"{name}.dead"))
+
+        def call(broker: Broker) -> None:
+            with broker._store.mutex:
+                try:
+                    broker._store.enter()
+                    broker._store.do_due()
+                finally:
+                    broker._store.leave()
+
+        self._do("fall_due()", step, call)
 
     def take(self, name: str, limit: int = 0) -> None:
         """Receive one, or up to *limit* as a batch."""
@@ -169,7 +263,13 @@ class Driver:
     def _ready(self, name: str) -> list[bytes]:
         """What may be received now: all that the model has, but for what is in flight or delayed."""
         away = self._bodies(name, "in_flight") | self._bodies(name, "delayed")
-        return [body for body, _ in self.history.now[0].get(name, (0.0, ()))[1] if body not in away]
+        said, busy, found = self.history.said, set(), []
+        for body, _ in self.history.now[0].get(name, (0.0, ()))[1]:
+            priority, group = said.get(body, (0, None))
+            if body not in away and (group is None or group not in busy):
+                found.append((-priority, len(found), body))
+            busy.add(group)  # one of a group at a time
+        return [body for *_, body in sorted(found)]
 
     def _bodies(self, name: str, state: State) -> set[bytes]:
         assert self._broker
@@ -195,9 +295,11 @@ class Driver:
 
         self._do(f"ack({name!r}, {count})", model.gone(name, lambda body: body not in bodies), call)
 
-    def nack(self, delay: float = 0.0) -> None:
-        for _name, each in self._settling(1):
-            self._do(f"nack({delay})", model.unchanged, lambda _, each=each: each.nack(delay=delay))
+    def nack(self, delay: float = 0.0, *, last: bool = False) -> None:
+        """*last*: of the attempts that the queue gives it."""
+        for name, each in self._settling(1):
+            step = model.moved(name, [each.raw], f"{name}.dead") if last else model.unchanged
+            self._do(f"nack({delay})", step, lambda _, each=each: each.nack(delay=delay))
 
     def release(self) -> None:
         for name, each in self._settling(1):
@@ -320,7 +422,8 @@ def contents(broker: Broker) -> tuple[model.Key, tuple[tuple[str, int, bytes], .
         queue = broker.queue(name)
         messages = queue.peek(PEEK_MAX)
         away = queue.peek(PEEK_MAX, state="in_flight") + queue.peek(PEEK_MAX, state="delayed")
-        if away:
+        messages = [each for each in messages if not (each._more and each._more.traits.expires)]
+        if away or any(each._more for each in messages):
             messages = sorted(messages + away, key=lambda each: each.id)
         queues[name] = (
             queue.options()["visibility_timeout"], tuple([(each.raw, each.attempts) for each in messages])

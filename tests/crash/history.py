@@ -17,6 +17,7 @@ If it holds none of those, `blame` says which promise that breaks.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -85,6 +86,42 @@ def gone(name: str, keep: Callable[[bytes], bool]) -> Step:
     return step
 
 
+def number(body: bytes) -> int:
+    """The number that a body begins with: bodies are numbered as they are published."""
+    digits = re.match(rb"[0-9]+", body)
+    return int(digits[0]) if digits else -1
+
+
+def moved(name: str, bodies: Iterable[bytes], to: str) -> Step:
+    """To the dead letters, or back: in its place, and as if it had never been tried there."""
+    which = set(bodies)
+
+    def step(queues: Queues) -> Queues:
+        going = [body for body, _ in queues.get(name, (30.0, ()))[1] if body in which]
+        if not going:
+            return queues
+        queues = gone(name, lambda body: body not in which)(queues)
+        timeout, messages = queues.get(to, (30.0, ()))
+        messages = (*messages, *((body, 0) for body in going))
+        return {**queues, to: (timeout, tuple(sorted(messages, key=lambda each: number(each[0]))))}
+
+    return step
+
+
+def once(name: str, body: bytes) -> Step:
+    """Published, if it was not there already."""
+
+    def step(queues: Queues) -> Queues:
+        here = any(each == body for each, _ in queues.get(name, (30.0, ()))[1])
+        return queues if here else publish(name, [body])(queues)
+
+    return step
+
+
+def both(first: Step, second: Step) -> Step:
+    return lambda queues: second(first(queues))
+
+
 def unchanged(queues: Queues) -> Queues:
     return queues
 
@@ -102,6 +139,7 @@ class History:
         self.ended: dict[bytes, bool] = {}  # tried to ack or purge; whether that is on the disk
         self.ids: dict[bytes, int] = {}
         self.bodies: dict[int, bytes] = {}
+        self.said: dict[bytes, tuple[int, str | None]] = {}  # priority and group, where there is one
         self.store_id = ""
         self.closed: set[Key] = set()  # what it held when it was closed, or when it was opened
 

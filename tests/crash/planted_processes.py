@@ -31,7 +31,7 @@ BUGS = (
         "two publish and take"),
     Bug("followed, and not applied", STORE + "_follow", "self.state.apply(log.follow(upto))",
         "list(log.follow(upto))", "three compete"),
-    Bug("new queues of others are not seen", STORE + "_follow", "if self._names != self.state.names:",
+    Bug("new queues of others are not seen", STORE + "_follow", "if self.state.renamed:",
         "if False:", "definitions, two publish and take"),
     Bug("deadlines by a clock of one's own", "mq.clock:Clock.join",
         "self._offset_ms = offset_ms - (offset_ms >> 63 << 64)", "self.start(last_ms)", "settling"),

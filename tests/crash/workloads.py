@@ -96,12 +96,12 @@ def timeouts(d: Driver) -> None:
     d.open(sync="never")
     d.publish("a", 2)
     d.take("a", 2)
-    d.sleep(31)
+    d.sleep(40)  # the timeout, and a backoff
     d.held.clear()
     d.take("a")
     d.flush()
     d.ack()
-    d.sleep(31)
+    d.sleep(40)
     d.take("a")
     d.publish("a")
 
@@ -238,12 +238,115 @@ def checkpoints(d: Driver) -> None:
     d.take("a")
 
 
+def ordering(d: Driver) -> None:
+    """Priorities and groups, delayed and not, behind a checkpoint and through a cleaning."""
+    d.open()
+    d.publish("a", 2, priority=3)
+    d.publish("a", size=40)
+    d.publish("a", 2, group_name="g")
+    d.publish("b", group_name="g", priority=1)
+    d.publish("a", delay=500.0)
+    d.take("a", 3)
+    d.maintain()
+    d.release()
+    d.ack()
+    d.publish("a", group_name="h", size=200)
+    d.take("a", 2)
+    d.nack(delay=5.0)
+    d.cancel("a")
+    d.sleep(600)
+    d.reopen()
+    d.publish("c", 3, size=300)
+    d.take("c", 3)
+    d.ack(3)
+    d.maintain(1 << 30)
+    d.take("a", 2)
+    d.ack()
+
+
+def dying(d: Driver) -> None:
+    """Dead letters, by nacks, timeouts and rejects, and back again."""
+    d.open()
+    d.declare("a", 20.0, max_attempts=1)
+    d.publish("a", 4)
+    d.take("a", 3)
+    d.nack(last=True)
+    d.reject()
+    d.sleep(60)
+    d.held.clear()
+    d.fall_due()
+    d.replay("a.dead")
+    d.take("a", 1)
+    d.nack(last=True)
+    for _ in range(3):
+        d.publish("c", size=300)
+        d.take("c")
+        d.ack()
+        d.maintain(1 << 30)
+    d.replay("a.dead")
+    d.take("a", 2)
+    d.ack()
+
+
+def expiring(d: Driver) -> None:
+    d.open(sync="never")
+    d.declare("a", 20.0, expired="drop")
+    d.publish("a", 2)
+    d.publish("a", 2, ttl=5.0)
+    d.publish("b", ttl=5000.0)
+    d.maintain()
+    d.sleep(10)
+    d.fall_due()
+    d.take("a", 2)
+    d.flush()
+    d.ack()
+
+
+def publishing_once(d: Driver) -> None:
+    """A dedup id outlives cleaning and checkpoints, and its answer waits for the disk."""
+    d.open()
+    d.declare("a", 20.0, dedup_window=300_000_000.0)
+    d.publish_once("a", "k")
+    d.publish_once("a", "k")
+    for index in range(4):
+        d.publish("c", size=300)
+        d.take("c")
+        d.ack()
+        d.maintain(1 << 30 if index % 2 else 1)
+    d.publish_once("a", "l")
+    d.reopen(sync="never")
+    d.publish_once("a", "k")
+    d.publish_once("a", "l")
+    d.publish_once("a", "m")
+    d.reopen(sync="always")
+    d.publish_once("a", "m")
+
+
+def transforming(d: Driver) -> None:
+    """Each input gives exactly one output, wherever it is cut."""
+    d.open()
+    d.publish("a", 3)
+    for _ in range(3):
+        d.take("a")
+        d.transform("a", "b")
+    d.reopen(sync="never")
+    d.publish("a", 2, size=300)
+    d.take("a", 2)
+    d.transform("a", "b")
+    d.maintain(1 << 30)
+    d.transform("a", "b")
+    d.flush()
+    d.take("b", 2)
+    d.ack(2)
+
+
 WORKLOADS: dict[str, Workload] = {
     each.__name__: each
     for each in (
         first_create, publish_always, publish_never, batches, unsynced_batches, acks, settling, timeouts,
         purging, rotation, unsynced_rotation, closing, full_segment, long_gap,
         cleaning, unsynced_cleaning, unsynced_closing, checkpoints,
+        ordering, dying, expiring, publishing_once, transforming,
     )
 }  # fmt: skip
 
@@ -252,6 +355,8 @@ def aftermath(rng: random.Random) -> Workload:
     """A little of everything, for a life after a crash."""
 
     def run(d: Driver) -> None:
+        d.fall_due()
+        d.fall_due()
         for _ in range(rng.randrange(2, 7)):
             name = rng.choice("ab")
             rng.choice((

@@ -11,14 +11,14 @@ from mq.delivery import events
     "known", [{}, {"visibility_timeout": 2.5}, {"published": 9, "acked": 7, "failed": 1}]
 )
 def test_a_declaration_comes_back(known):
-    declared = events.Declaration("mail", **known)
+    declared = events.Declaration(name="mail", **known)
     assert events.decode_declaration(events.encode_declaration(declared)) == declared
 
 
 def test_a_body_is_found_wherever_it_stands():
     moved = events.RELOCATE_PAYLOAD.pack(7, 1234, 0, events.WAITING, 0, 0) + b"body"
-    assert events.body_of(events.PUBLISH, 99, b"body") == (99, b"body")
-    assert events.body_of(events.RELOCATE, 99, moved) == (1234, b"body")
+    assert events.body_of(events.PUBLISH, events.TEXT, 99, b"body") == (99, b"body")
+    assert events.body_of(events.RELOCATE, events.TEXT, 99, moved) == (1234, b"body")
 
 
 def test_a_reason_is_cut_where_it_gets_too_long():

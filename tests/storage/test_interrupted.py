@@ -195,6 +195,7 @@ def tried(now: Now) -> QueueState:
     return queue
 
 
+@pytest.mark.usefixtures("no_backoff_after_timeouts")
 @pytest.mark.parametrize("limit", [2, 9])
 def test_a_look_at_who_is_next_that_is_interrupted_forgets_nobody(limit):
     now = Now(1_700_000_000_000, 1_700_000_000_000)

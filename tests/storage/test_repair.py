@@ -115,7 +115,7 @@ def made(name: str) -> Made:
             records.setdefault(file.path, []).append((start, start + item.size, item))
             id = events.message_of(item.kind, item.lsn, item.payload)
             if id is not None:
-                published[id] = events.body_of(item.kind, item.ms, item.payload)[1]
+                published[id] = events.body_of(item.kind, item.flags, item.ms, item.payload)[1]
     assert walked.verdict == ("clean" if name == "closed" else "open")
     return Made(files, expected, order, published, records)
 

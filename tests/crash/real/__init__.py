@@ -4,6 +4,7 @@ machine.py    what this machine allows: mounted images, power cuts, disks that a
 processes.py  processes to kill: forks of one that has imported mq, so that a kill costs milliseconds
 traffic.py    what they do, and how they note what the store told them
 scripts.py    what some do step by step
+company.py    four that share a store, killed and replaced while the others go on; and their accounts
 ledger.py     those notes against what the store holds afterwards
 faults.py     faults.c before the C library: a chosen call fails, is short, or is the process's last
 rounds.py     one round of each kind; the tests run a few, the soak as many as there is time for

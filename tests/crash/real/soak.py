@@ -1,18 +1,25 @@
-"""Rounds of every kind that this machine allows, until the time is over."""
+"""Rounds of every kind that this machine allows, until the time is over.
+
+Run as `scripts/crash --real --minutes N --seed S --kind company`.
+"""
 
 from __future__ import annotations
 
 import random
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+import click
+
 from . import faults, machine
+from .company import Company
 from .machine import Cut, Image
 from .processes import Ended, Nursery
 from .rounds import Broken, Scene, fault_round, kill_round, power_round
@@ -30,11 +37,14 @@ class Summary(NamedTuple):
     violations: list[str]
 
 
-def soak(minutes: float, seed: str, report: Callable[[str], None]) -> Summary:
-    """Go on for so many *minutes*; *report* gets a line of progress now and then, and every violation."""
+def soak(minutes: float, seed: str, report: Callable[[str], None], only: Sequence[str] = ()) -> Summary:
+    """Go on for so many *minutes*; *report* gets a line of progress now and then, and every violation.
+
+    *only*: these kinds, of "kills", "company", "ext4", "xfs" and "faults".
+    """
     give_up = time.monotonic() + minutes * 60
     total = Summary(seed, Counter(), 0, 0, Counter(), [], [])
-    kinds = ["kills"]
+    kinds = ["kills", "company"]
     for kind, tools in (
         ("ext4", ("mount", "mkfs.ext4")),
         ("xfs", ("mount", "mkfs.xfs")),
@@ -44,6 +54,9 @@ def soak(minutes: float, seed: str, report: Callable[[str], None]) -> Summary:
             total.skipped.append(f"{kind}: {reason}")
         else:
             kinds.append(kind)
+    kinds = [kind for kind in kinds if not only or kind in only]
+    if not kinds:
+        raise click.UsageError("nothing of that is possible here: " + "; ".join(total.skipped))
     generation = 0
     while time.monotonic() < give_up:
         for kind in kinds:
@@ -62,7 +75,7 @@ def soak(minutes: float, seed: str, report: Callable[[str], None]) -> Summary:
     return total
 
 
-def _store(kind: str, seed: str, give_up: float, total: Summary) -> tuple[Scene, str]:
+def _store(kind: str, seed: str, give_up: float, total: Summary) -> tuple[Scene | Company, str]:
     """Rounds of one kind on one store; what was broken, if so."""
     with ExitStack() as stack:
         directory = Path(tempfile.mkdtemp(prefix="mq-soak-"))
@@ -70,20 +83,40 @@ def _store(kind: str, seed: str, give_up: float, total: Summary) -> tuple[Scene,
         image = stack.enter_context(Image(kind, f"soak-{kind}")) if kind in ("ext4", "xfs") else None
         nursery = stack.enter_context(Nursery(preload=library))
         path = f"{image.path}/data" if image else str(directory / "data")
+        company = Company(nursery, path, str(directory / "notes"), seed)
         scene = Scene(nursery, path, str(directory / "notes"), seed)
+        done = company if kind == "company" else scene
         chance = random.Random(seed)
         for _ in range(ROUNDS_OF_A_STORE):
             if time.monotonic() > give_up:
                 break
             try:
-                if image:
+                if kind == "company":
+                    company.round()
+                elif image:
                     power_round(scene, image, chance.choice(list(Cut)))
                 elif kind == "faults":
                     fault_round(scene)
                 else:
                     kill_round(scene)
             except (Broken, Ended) as error:
-                return scene, f"{error}\n(everything is kept in {directory})"
+                return done, f"{error}\n(everything is kept in {directory})"
             total.rounds[kind] += 1
         shutil.rmtree(directory)
-        return scene, ""
+        return done, ""
+
+
+@click.command(help=__doc__)
+@click.option("--minutes", default=1.0, show_default=True)
+@click.option("--seed", default="soak", show_default=True)
+@click.option("--kind", "only", multiple=True, help="kills, company, ext4, xfs, faults; default: all.")
+def main(minutes: float, seed: str, only: tuple[str, ...]) -> None:
+    total = soak(minutes, seed, click.echo, only)
+    for skipped in total.skipped:
+        click.echo(f"not tested here: {skipped}")
+    click.echo(f"{total.kills} kills, {total.power_cuts} power cuts, verdicts: {dict(total.verdicts)}")
+    sys.exit(1 if total.violations else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""What it costs that a store is shared by processes.
+
+    python benchmarks/processes.py [--messages N] [--rounds N] [--quick] [--directory DIR]
+
+One table, medians with the range over the rounds, 100-byte bodies, sync="never":
+
+    1 → 1, 2 → 2, 4 → 4     messages a second from publish through receive to ack, of so many
+                            publishing and as many consuming processes
+    hand-off                from before a publish until a receiver that was blocked in another
+                            process has the message; and what that process uses while it waits
+    lock                    what one publish takes in a process that publishes seldom, beside one
+                            and beside three that do all the time
+    shared, exclusive       one process alone, the same store opened in either way
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import click
+
+import mq
+
+BODY = bytes(range(100))
+STOP = b"stop"
+COLD_SECONDS = 0.005  # between two publishes of the cold process
+IDLE_SECONDS = 2.0
+WARM_UP = 100  # messages before anything is timed
+
+spawn = multiprocessing.get_context("spawn")
+
+
+# ── other processes ────────────────────────────────────────────────────────────────
+
+
+class Helper(NamedTuple):
+    process: Any
+    pipe: Connection
+
+    def go(self) -> None:
+        self.pipe.send(None)
+
+    def result(self) -> Any:
+        return self.pipe.recv()
+
+
+@contextmanager
+def helpers(store: str, *works: tuple[Any, ...]) -> Iterator[list[Helper]]:
+    """A process for each of *works*, a function and its arguments; with the store open, it waits to `go`."""
+    started = []
+    try:
+        for work in works:
+            ours, theirs = spawn.Pipe()
+            process = spawn.Process(target=_help, args=(store, theirs, *work), daemon=True)
+            process.start()
+            started.append(Helper(process, ours))
+        for helper in started:
+            helper.result()  # it is ready
+        yield started
+        for helper in started:
+            helper.process.join()
+    finally:
+        for helper in started:
+            helper.process.kill()
+
+
+def _help(store: str, pipe: Connection, work: Callable[..., Any], *args: Any) -> None:
+    with mq.open(store, sync="never") as broker:
+        queue = broker.queue("bench")
+        queue.stats()
+        pipe.send(None)
+        pipe.recv()
+        pipe.send(work(queue, pipe, *args))
+
+
+def _publish(queue: mq.Queue[bytes], pipe: Connection, count: int) -> None:
+    for _ in range(count):
+        queue.publish(BODY)
+
+
+def _consume(queue: mq.Queue[bytes], pipe: Connection) -> int:
+    count = 0
+    while True:
+        message = queue.receive()
+        message.ack()
+        if message.raw == STOP:
+            return count
+        count += 1
+
+
+def _publish_until_told(queue: mq.Queue[bytes], pipe: Connection) -> None:
+    """With as many acks as publishes, so that the store stays small."""
+    while not pipe.poll():
+        for _ in range(100):
+            queue.publish(BODY)
+            queue.receive().ack()
+    pipe.recv()
+
+
+def _wait_and_tell(queue: mq.Queue[bytes], pipe: Connection) -> None:
+    """When each message was had; at last, the seconds of processor used while nothing came."""
+    while (message := queue.receive()).raw != STOP:
+        pipe.send(time.perf_counter())
+        message.ack()
+    message.ack()
+    begin = _processor_seconds()
+    queue.receive(timeout=IDLE_SECONDS)
+    pipe.send(_processor_seconds() - begin)
+
+
+def _processor_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+# ── figures ────────────────────────────────────────────────────────────────────────
+
+
+def rate(store: str, pairs: int, count: int) -> float:
+    """Messages a second through *pairs* of processes."""
+    works = [(_publish, count // pairs)] * pairs + [(_consume,)] * pairs
+    with helpers(store, *works) as started, mq.open(store, sync="never") as broker:
+        begin = time.perf_counter()
+        for helper in started:
+            helper.go()
+        for helper in started[:pairs]:
+            helper.result()
+        broker.queue("bench").publish_many([STOP] * pairs)
+        done = sum(helper.result() for helper in started[pairs:])
+        seconds = time.perf_counter() - begin
+    assert done == count // pairs * pairs
+    return done / seconds
+
+
+def hand_off(store: str, count: int) -> tuple[list[float], float]:
+    """Seconds of each hand-over, and the share of a processor that waiting takes."""
+    took = []
+    with helpers(store, (_wait_and_tell,)) as [waiter], mq.open(store, sync="never") as broker:
+        queue = broker.queue("bench")
+        waiter.go()
+        for turn in range(WARM_UP + count):
+            time.sleep(0.002)  # until it is asleep again
+            begin = time.perf_counter()
+            queue.publish(BODY)
+            seconds = waiter.result() - begin  # one clock for all processes of a host
+            if turn >= WARM_UP:
+                took.append(seconds)
+        queue.publish(STOP)
+        idle = waiter.result()
+        waiter.result()
+    return took, idle / IDLE_SECONDS
+
+
+def cold(store: str, hot: int, count: int) -> list[float]:
+    """Seconds of each publish beside *hot* processes that publish, receive and ack all the time."""
+    took = []
+    busy = [(_publish_until_told,)] * hot
+    with helpers(store, *busy) as started, mq.open(store, sync="never") as broker:
+        queue = broker.queue("cold")
+        queue.publish(BODY)
+        for helper in started:
+            helper.go()
+        for _ in range(count):
+            time.sleep(COLD_SECONDS)
+            begin = time.perf_counter()
+            queue.publish(BODY)
+            took.append(time.perf_counter() - begin)
+        for helper in started:
+            helper.go()
+            helper.result()
+    return took
+
+
+def alone(store: str, exclusive: bool, count: int) -> tuple[float, float]:
+    """Seconds of a publish, and of a receive with its ack."""
+    with mq.open(store, sync="never", exclusive=exclusive) as broker:
+        queue = broker.queue("bench")
+        begin = time.perf_counter()
+        for _ in range(count):
+            queue.publish(BODY)
+        published = time.perf_counter()
+        for _ in range(count):
+            queue.receive().ack()
+        return (published - begin) / count, (time.perf_counter() - published) / count
+
+
+# ── the table ──────────────────────────────────────────────────────────────────────
+
+
+class Table:
+    def __init__(self) -> None:
+        self._rows: dict[str, tuple[str, list[float]]] = {}
+
+    def add(self, title: str, unit: str, value: float) -> None:
+        self._rows.setdefault(title, (unit, []))[1].append(value)
+
+    def show(self) -> None:
+        for title, (unit, values) in self._rows.items():
+            middle = f"{statistics.median(values):14,.2f} {unit:11}"
+            click.echo(f"{title:46}{middle} ({min(values):,.2f}–{max(values):,.2f})")
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+@click.command(help=__doc__)
+@click.option("--messages", default=50_000, show_default=True, help="For each figure of throughput.")
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--quick", is_flag=True, help="One short round, to see that it works.")
+@click.option(
+    "--directory", type=click.Path(file_okay=False), help="On the disk to measure; default: a temporary one."
+)
+def main(messages: int, rounds: int, quick: bool, directory: str | None) -> None:
+    messages, rounds = (1000, 1) if quick else (messages, rounds)
+    few = max(50, messages // 50)
+    table = Table()
+    for _ in range(rounds):
+        scratch = tempfile.mkdtemp(prefix="mq-bench-", dir=directory)
+        try:
+            one_round(table, lambda name, scratch=scratch: os.path.join(scratch, name), messages, few)
+        finally:
+            shutil.rmtree(scratch)
+    table.show()
+
+
+def one_round(table: Table, path: Callable[[str], str], messages: int, few: int) -> None:
+    for pairs in (1, 2, 4):
+        table.add(f"{pairs} → {pairs} processes", "messages/s", rate(path(f"rate-{pairs}"), pairs, messages))
+    took, idle = hand_off(path("hand-off"), few)
+    for share in (50, 99):
+        table.add(f"hand-off to a blocked receiver, p{share}", "µs", percentile(took, share / 100) * 1e6)
+    table.add("a blocked receiver's share of a processor", "%", idle * 100)
+    for hot in (1, 3):
+        took = cold(path(f"cold-{hot}"), hot, few)
+        for share in (50, 99):
+            title = f"a publish now and then beside {hot} busy, p{share}"
+            table.add(title, "µs", percentile(took, share / 100) * 1e6)
+    costs = {}
+    for name in ("shared", "exclusive"):
+        publish, receive = costs[name] = alone(path(name), name == "exclusive", messages)
+        table.add(f"{name}: publish", "µs", publish * 1e6)
+        table.add(f"{name}: receive + ack", "µs", receive * 1e6)
+    for index, work in enumerate(("publish", "receive + ack")):
+        table.add(
+            f"shared less exclusive: {work}", "µs", (costs["shared"][index] - costs["exclusive"][index]) * 1e6
+        )
+
+
+if __name__ == "__main__":
+    main()

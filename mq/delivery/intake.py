@@ -1,0 +1,130 @@
+"""What a publish becomes: records, once its queue has room and has not seen it before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from mq.errors import QueueFull
+
+from . import events
+from .plan import Draft, Plan
+from .queue import QueueState
+
+VICTIMS: Final = 64  # looked at at once, when the oldest have to go
+
+
+class Room(NamedTuple):
+    """What a queue holds, beside what it may hold."""
+
+    options: events.Options
+    length: int
+    bytes: int
+
+    def has(self, count: int, size: int) -> bool:
+        """Whether so many messages more fit in."""
+        return (self.options.max_length is None or self.length + count <= self.options.max_length) and (
+            self.options.max_bytes is None or self.bytes + size <= self.options.max_bytes
+        )
+
+    def could_have(self, count: int, size: int) -> bool:
+        """Whether they would if it were empty."""
+        return Room(self.options, 0, 0).has(count, size)
+
+
+class Wish(msgspec.Struct, frozen=True, gc=False):
+    """A message that somebody wants to publish."""
+
+    queue: str
+    flags: int
+    body: bytes
+    priority: int = 0
+    delay_ms: int = 0
+    due: int = 0  # wall time; instead of a delay
+    ttl: float | None = None  # None: the queue's
+    group: str | None = None
+    headers: dict[str, str] = {}
+    dedup_id: str | None = None
+
+
+def admit(plan: Plan, wishes: Iterable[Wish]) -> list[int]:
+    """Plan to publish all of *wishes*; for each the place of its draft, or -1 - id if it was there already.
+
+    QueueFull if one of the queues has no room.
+    """
+    places: list[int] = []
+    added: dict[int, tuple[int, int]] = {}
+    fresh: dict[tuple[int, str], int] = {}
+    drafts: list[Draft] = []
+    for wish in wishes:
+        number = plan.number(wish.queue)
+        queue = plan.state.queues.get(number)
+        key = (number, wish.dedup_id) if wish.dedup_id is not None else None
+        if key:
+            if queue and (seen := queue.dedup.find(key[1], plan.now.store)) is not None:
+                places.append(-1 - seen)
+                continue
+            if key in fresh:
+                places.append(fresh[key])
+                continue
+            fresh[key] = len(drafts)
+        places.append(len(drafts))
+        draft = _draft(plan, number, wish)
+        drafts.append(draft)
+        count, size = added.get(number, (0, 0))
+        added[number] = count + 1, size + len(draft[3])
+    for number, (count, size) in added.items():
+        if (queue := plan.state.queues.get(number)) and queue.bounded:
+            _make_room(plan, queue, count, size)
+    first = len(plan.drafts)
+    plan.drafts += drafts
+    return [place if place < 0 else first + place for place in places]
+
+
+def _draft(plan: Plan, number: int, wish: Wish) -> Draft:
+    now, options = plan.now, plan.options(number)
+    dedup_until = 0
+    if wish.dedup_id is not None:
+        dedup_until = now.store + int(options.dedup_window * 1000)
+    said = events.Attributes(
+        wish.priority, wish.due or (now.wall + wish.delay_ms if wish.delay_ms else 0),
+        plan.expires(number, wish.ttl), wish.group, wish.headers, wish.dedup_id, dedup_until,
+    )  # fmt: skip
+    if said == events.NO_ATTRIBUTES:
+        return events.PUBLISH, wish.flags, number, wish.body
+    return events.PUBLISH, wish.flags | events.ATTRIBUTED, number, wish.body + events.trailer(said)
+
+
+def _make_room(plan: Plan, queue: QueueState, count: int, size: int) -> None:
+    """Plan to drop the oldest, if there are too many and the queue is meant to; else QueueFull."""
+    options = queue.options
+    freed = plan.freed.get(queue.number, (0, 0))
+    room = Room(options, queue.total() - freed[0], queue.bytes - freed[1])
+    if room.has(count, size):
+        return
+    if options.overflow == "drop_oldest" and room.could_have(count, size):
+        gone: list[bytes] = []
+        for id in _victims(queue):
+            each = plan.size_of(queue, id)
+            gone.append(events.DROP_PAYLOAD.pack(id, each))
+            room = Room(options, room.length - 1, room.bytes - each)
+            if room.has(count, size):
+                plan.add(events.DROP, events.OVERFLOWED, queue.number, b"".join(gone))
+                return
+    raise QueueFull(
+        f"queue {queue.name!r} has {queue.total():,} messages with {queue.bytes:,} bytes, and no room for"
+        f" {count:,} more with {size:,}: nothing was published; receive and ack some, or raise its limits"
+    )
+
+
+def _victims(queue: QueueState) -> Iterable[int]:
+    """The oldest first, of those that are not in flight."""
+    looked_at, count = 0, VICTIMS
+    while True:
+        found = queue.oldest(count)
+        yield from found[looked_at:]
+        if len(found) < count:
+            return
+        looked_at, count = count, 4 * count

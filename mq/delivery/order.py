@@ -1,0 +1,579 @@
+"""What is next in one queue: indexes over what is true, and questions about them.
+
+                        priority 9   │ 4711  4802 …          ids that only wait, each
+      lanes: ids that   priority 0   │  12   13   15   …     priority in publish order
+                                     └──────────────────
+                          ▲ the smaller rank is next ▼
+      ready: a heap of ranks           -9·2⁶⁴+5020, 7, 11, …   those that came back, whose
+                          ▲                                   delay is over, or whose turn
+           ┌──────────────┼──────────────┐                    in their group has come
+      dues (wall)   returns (store)   groups: the first of each, if none of it is in flight
+                          ▲
+                    deadlines (store) ── flights; the last attempt goes to `doomed`
+
+A rank is the id, less 2⁶⁴ for each step of priority: smaller is earlier.  Index entries
+may be out of date; they are checked against the truth when they come up, and swept when
+there are too many.  Whatever is wrong with the indexes (an interruption, a wall clock
+that was set back), `reindex` makes them anew from what is true.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable, Iterator
+from heapq import heapify, heappop, heappush, merge
+from itertools import islice
+from typing import Final
+
+from .agenda import Agenda
+from .backlog import Backlog
+from .board import NEVER, Board
+from .events import Now
+from .groups import Group
+from .retry import Backoff
+from .traits import Delayed, Flight, Traits, weight
+
+STALE_MAX: Final = 64  # index entries that may be out of date before they are swept
+STEP_BITS: Final = 64
+ID: Final = (1 << STEP_BITS) - 1
+SCATTER: Final = 0x9E37_79B9_7F4A_7C15  # spreads receipts evenly
+
+
+class _Held:
+    """The ids that are more than an id."""
+
+    __slots__ = ("_order",)
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._order.delayed or id in self._order.flights
+
+
+class Order:
+    def __init__(self, number: int, board: Board) -> None:
+        self.number, self.board = number, board
+        self.waiting = Backlog()  # priority 0, never delivered
+        self.lanes: dict[int, Backlog] = {}  # the same, of other priorities; none is empty
+        self.delayed: dict[int, Delayed] = {}
+        self.flights: dict[int, Flight] = {}
+        self.paused = False
+        self.attempts_max = NEVER
+        self.backoff = Backoff()
+        self._held = _Held(self)
+        self._store_seen = self._wall_seen = 0  # all that fell due until then has been noted
+        self._store_alarm = self._wall_alarm = NEVER  # what the board knows
+        self.reindex()
+
+    # ── what the fold tells ────────────────────────────────────────────────────────
+
+    def reindex(self) -> None:
+        """Make the indexes anew."""
+        self._busy, self._next_store, self._next_wall = True, 0, 0
+        self.groups: dict[str, Group] = {}
+        self.levels: list[int] = sorted(self.lanes)  # the lanes' priorities, ascending
+        self._ready: list[int] = []  # ranks
+        self._deadlines: list[tuple[int, int]] = []
+        self._returns: list[tuple[int, int]] = []
+        self._ages: list[int] | None = None  # ids of `delayed`, once somebody asks for the oldest
+        self.doomed: list[int] = []  # flights whose last attempt has timed out
+        self.overdue: list[int] = []  # messages that have expired
+        self._lapsed = self._resting = self._later = 0
+        self.history_bytes = 0
+        dues, expiries = [], []
+        for id, entry in self.delayed.items():
+            traits = entry.traits
+            if entry.due > self._wall_seen:
+                dues.append((entry.due, id))
+            elif traits.group is None:
+                self._ready.append(id - (traits.priority << STEP_BITS))
+            if traits.group is not None:
+                self._join(traits.group, id)
+            if traits.expires > self._wall_seen:
+                expiries.append((traits.expires, id))
+            elif traits.expires:
+                self.overdue.append(id)
+            if traits.failures or traits.origin:
+                self.history_bytes += weight(traits)
+        heapify(self._ready)
+        self._dues, self._expiries = Agenda(dues), Agenda(expiries)
+        self._later = len(dues)
+        for id, flight in self.flights.items():
+            if flight.traits.group is not None:
+                self._join(flight.traits.group, id).flying = id
+            self.history_bytes += weight(flight.traits)
+            if flight.deadline > self._store_seen:
+                self._deadlines.append((flight.deadline, id))
+            else:
+                self._lapse(id, flight)
+        heapify(self._deadlines)
+        for name in list(self.groups):
+            self._promote(name)
+        self._set_bounds()
+        self._busy = False
+        self._store_alarm = self._wall_alarm = NEVER
+        self._set_alarms()
+
+    def put_delayed(self, id: int, entry: Delayed) -> None:
+        """*id* waits as *entry* says; of its group it is a member already."""
+        self.delayed[id] = entry
+        traits = entry.traits
+        if traits.expires:
+            self._watch_expiry(id, traits.expires)
+        if self._ages is not None:
+            heappush(self._ages, id)
+        if entry.due > self._wall_seen:
+            self._dues.add(entry.due, id)
+            self._later += 1
+            self._next_wall = min(self._next_wall, entry.due)
+        elif traits.group is None:
+            heappush(self._ready, id - (traits.priority << STEP_BITS))
+        if traits.group is not None:
+            self._promote(traits.group)
+        held = len(self.delayed) + len(self.flights)
+        indexes = len(self._ready) + len(self._dues) + len(self._returns) + len(self._expiries)
+        if indexes > 4 * (held + STALE_MAX) or (self._ages and len(self._ages) > 4 * (held + STALE_MAX)):
+            self.reindex()
+
+    def take_delayed(self, id: int) -> Delayed | None:
+        """*id* does not wait any more."""
+        entry = self.delayed.pop(id, None)
+        if entry and entry.due > self._wall_seen:
+            self._later -= 1
+        return entry
+
+    def put_flight(self, id: int, flight: Flight) -> None:
+        """*id* is in flight; of its group it is a member already."""
+        self.flights[id] = flight
+        if flight.traits.group is not None:
+            self.groups[flight.traits.group].flying = id
+        self.watch(id, flight)
+
+    def take_flight(self, id: int) -> Flight | None:
+        """*id* is not in flight any more."""
+        flight = self.flights.pop(id, None)
+        if flight and flight.deadline <= self._store_seen:
+            self.unlapse(flight)
+        return flight
+
+    def watch(self, id: int, flight: Flight) -> None:
+        """Note when *flight* times out."""
+        deadline = flight.deadline
+        if deadline <= self._store_seen:
+            self._lapse(id, flight)
+            return
+        # Entries are not removed on ack: an ack is far more common than a timeout, so
+        # the stale ones are paid for here, in one sweep for as many new ones.
+        heappush(self._deadlines, (deadline, id))
+        if deadline < self._next_store:
+            self._next_store = deadline
+        if flight.attempts >= self.attempts_max and deadline < self._store_alarm:
+            self._store_alarm = deadline
+            self.board.at_store(deadline, self.number)
+        if len(self._deadlines) > 2 * len(self.flights) + STALE_MAX:
+            self._deadlines = [
+                (each.deadline, id) for id, each in self.flights.items() if each.deadline > self._store_seen
+            ]
+            heapify(self._deadlines)
+
+    def unlapse(self, flight: Flight) -> None:
+        """A flight that had timed out is another one now, or none."""
+        self._lapsed -= 1
+        if flight.attempts < self.attempts_max and self.returns_at(flight) > self._store_seen:
+            self._resting -= 1
+
+    def join(self, id: int, traits: Traits) -> None:
+        """A message that was not here; to be put somewhere next."""
+        if traits.group is not None:
+            self._join(traits.group, id)
+        if traits.failures or traits.origin:
+            self.history_bytes += weight(traits)
+
+    def depart(self, id: int, traits: Traits) -> None:
+        """A message that was taken from where it was, and is not here any more."""
+        if traits.failures or traits.origin:
+            self.history_bytes -= weight(traits)
+        if traits.group is not None and (group := self.groups.get(traits.group)):
+            group.leave(id, self._held)
+            self._promote(traits.group)
+
+    def landed(self, traits: Traits) -> None:
+        """A message came back from a flight: its group may go on."""
+        if traits.group is not None:
+            self.groups[traits.group].flying = None
+
+    def lane(self, priority: int) -> Backlog:
+        if not priority:
+            return self.waiting
+        found = self.lanes.get(priority)
+        if found is None:
+            found = self.lanes[priority] = Backlog()
+            insort(self.levels, priority)
+        return found
+
+    def take_waiting(self, id: int) -> tuple[int, int] | None:
+        """*id* does not only wait any more: its position and priority, if it did."""
+        for priority in reversed(self.levels):
+            if self.lanes[priority].head == id:  # of the highest, as a rule
+                return self._take_from(priority, id)
+        for priority in (0, *self.levels):
+            if found := self._take_from(priority, id):
+                return found
+        return None
+
+    def _take_from(self, priority: int, id: int) -> tuple[int, int] | None:
+        lane = self.lanes[priority] if priority else self.waiting
+        position = lane.take(id)
+        if position is None:
+            return None
+        if priority and not lane:
+            del self.lanes[priority]
+            self.levels.remove(priority)
+        return position, priority
+
+    # ── questions ──────────────────────────────────────────────────────────────────
+
+    def head(self, now: Now) -> int | None:
+        """The id that is delivered next at *now*."""
+        if now.store >= self._next_store or now.wall >= self._next_wall or now.wall < self._wall_seen:
+            self.advance(now)
+        if self._ready or self.levels or self.paused:
+            return self._pick()
+        return self.waiting.head
+
+    def heads(self, now: Now, limit: int) -> list[int]:
+        """The ids that are delivered next at *now*, at most *limit*, in order: one of a group."""
+        self.advance(now)
+        ranks = merge(self._ready_ranks(limit), self._lane_ranks())
+        return [rank & ID for rank in islice(ranks, limit)]
+
+    def listed(self, now: Now, limit: int) -> list[int]:
+        """The ids that are ready at *now*, in the order in which they will be delivered if all goes well.
+
+        Of a group that waits for one that is in flight or delayed, last.
+        """
+        found = self.heads(now, limit)
+        if not self.groups:
+            return found
+        ranks = [self.rank(id) for id in found]
+        members: dict[str, Iterator[int]] = {}
+        order: list[int] = []
+        done: set[int] = set()
+        while ranks and len(order) < limit:
+            id = heappop(ranks) & ID
+            order.append(id)
+            done.add(id)
+            group = self.traits(id).group
+            if group is not None:
+                if group not in members:
+                    members[group] = iter(self.groups[group].members(self._held))
+                following = next((each for each in members[group] if each not in done), None)
+                entry = self.delayed.get(following) if following is not None else None
+                if following is not None and entry and self._is_waiting(entry):
+                    heappush(ranks, self.rank(following))
+        if len(order) < limit:
+            blocked = [
+                self.rank(id)
+                for id, entry in self.delayed.items()
+                if entry.traits.group is not None and id not in done and self._is_waiting(entry)
+            ]
+            order += [rank & ID for rank in sorted(blocked)]
+        return order[:limit]
+
+    def oldest(self, count: int) -> list[int]:
+        """The *count* oldest ids that are not in flight."""
+        if self._ages is None:
+            self._ages = list(self.delayed)
+            heapify(self._ages)
+        found: list[int] = []
+        ages = self._ages
+        while ages and len(found) < count:
+            id = heappop(ages)
+            if id in self.delayed and found[-1:] != [id]:
+                found.append(id)
+        for id in found:
+            heappush(ages, id)
+        lanes: list[Iterable[int]] = [self.waiting, *self.lanes.values()]
+        return list(islice(merge(found, *lanes), count))
+
+    def oldest_ready(self, now: Now) -> int | None:
+        """The oldest id that is ready."""
+        self.advance(now)
+        ids = [lane.head for lane in (self.waiting, *self.lanes.values()) if lane.head is not None]
+        ids += [rank & ID for rank in self._ready if self._is_ready(rank & ID)]
+        return min(ids, default=None)
+
+    def seconds_to_next(self, now: Now) -> float | None:
+        """How long until a deadline passes or a delay ends; None if there is none."""
+        if self._busy:
+            self.reindex()
+        while self._deadlines and not self._is_deadline(*self._deadlines[0]):
+            heappop(self._deadlines)
+        while self._returns and not self._is_return(*self._returns[0]):
+            heappop(self._returns)
+        while (due := self._dues.first()) and not self._is_due(*due):
+            self._dues.pop()
+        nexts = [heap[0][0] - now.store for heap in (self._deadlines, self._returns) if heap]
+        if due:
+            nexts.append(due[0] - now.wall)
+        return max(0, min(nexts)) / 1000 if nexts else None
+
+    def rank(self, id: int) -> int:
+        return id - (self.traits(id).priority << STEP_BITS)
+
+    def traits(self, id: int) -> Traits:
+        """Of a message that is here."""
+        raise NotImplementedError
+
+    def returns_at(self, flight: Flight) -> int:
+        """When a delivery that timed out is tried again, in store time: the backoff counts from its deadline.
+
+        The spread comes from the receipt, so that everybody says the same.
+        """
+        chance = (flight.receipt * SCATTER & ID) / (ID + 1)
+        return flight.deadline + int(self.backoff.delay(flight.attempts, chance) * 1000)
+
+    def has_expired(self, id: int) -> bool:
+        """Whether a message that is not in flight has, as far as the time is known."""
+        entry: Delayed | Flight | None = self.delayed.get(id)
+        if entry is None:
+            entry = self.flights.get(id)
+            if entry is None or entry.deadline > self._store_seen:
+                return False
+        return 0 < entry.traits.expires <= self._wall_seen
+
+    def is_doomed(self, id: int) -> bool:
+        """Whether its last attempt has timed out."""
+        flight = self.flights.get(id)
+        return (
+            flight is not None
+            and flight.deadline <= self._store_seen
+            and flight.attempts >= self.attempts_max
+        )
+
+    def hopeless(self) -> int:
+        """How many have expired, and are only not gone because nobody came by yet."""
+        return len({id for id in self.overdue if self.has_expired(id) and not self.is_doomed(id)})
+
+    def dying(self) -> int:
+        """How many have timed out for the last time, and nobody came by yet."""
+        return len({id for id in self.doomed if self.is_doomed(id)})
+
+    # ── time ───────────────────────────────────────────────────────────────────────
+
+    def advance(self, now: Now) -> None:
+        """Note whose time has come."""
+        if now.wall < self._wall_seen:
+            self._busy, self._next_store = True, 0  # first: interrupted here, the next look begins anew too
+            self._wall_seen = now.wall
+        if self._busy:
+            self.reindex()
+        # Interrupted from here on, the next look begins anew.
+        self._busy, self._next_store = True, 0
+        self._store_seen, self._wall_seen = max(self._store_seen, now.store), now.wall
+        self._pass_deadlines(self._store_seen)
+        self._pass_dues(now.wall)
+        self._set_bounds()
+        self._busy = False
+
+    def _pass_deadlines(self, now_ms: int) -> None:
+        last = None
+        while self._deadlines and self._deadlines[0][0] <= now_ms:
+            pair = heappop(self._deadlines)
+            if pair != last and self._is_deadline(*pair):
+                self._lapse(pair[1], self.flights[pair[1]])
+            last = pair
+        while self._returns and self._returns[0][0] <= now_ms:
+            pair = heappop(self._returns)
+            if pair != last and self._is_return(*pair):
+                self._resting -= 1
+                heappush(self._ready, self.rank(pair[1]))
+            last = pair
+
+    def _pass_dues(self, now_ms: int) -> None:
+        last = None
+        while (pair := self._dues.first()) and pair[0] <= now_ms:
+            self._dues.pop()
+            if pair != last and self._is_due(*pair):
+                self._later -= 1
+                traits = self.delayed[pair[1]].traits
+                if traits.group is None:
+                    heappush(self._ready, pair[1] - (traits.priority << STEP_BITS))
+                else:
+                    self._promote(traits.group)
+            last = pair
+        while (pair := self._expiries.first()) and pair[0] <= now_ms:
+            self._expiries.pop()
+            if self.has_expired(pair[1]):
+                self.overdue.append(pair[1])
+
+    def _set_bounds(self) -> None:
+        self._next_store = min(heap[0][0] if heap else NEVER for heap in (self._deadlines, self._returns))
+        firsts = self._dues.first(), self._expiries.first()
+        self._next_wall = min(first[0] if first else NEVER for first in firsts)
+
+    def _lapse(self, id: int, flight: Flight) -> None:
+        """The delivery has timed out."""
+        self._lapsed += 1
+        if flight.traits.expires:
+            self._watch_expiry(id, flight.traits.expires)
+        if flight.attempts >= self.attempts_max:
+            self.doomed.append(id)
+            return
+        when = self.returns_at(flight)
+        if when > self._store_seen:
+            heappush(self._returns, (when, id))
+            self._resting += 1
+            self._next_store = min(self._next_store, when)
+        else:
+            heappush(self._ready, id - (flight.traits.priority << STEP_BITS))
+
+    def _watch_expiry(self, id: int, when: int) -> None:
+        if when <= self._wall_seen:
+            self.overdue.append(id)
+        else:
+            self._expiries.add(when, id)
+            self._next_wall = min(self._next_wall, when)
+        if when < self._wall_alarm:
+            self._wall_alarm = when
+            self.board.at_wall(when, self.number)
+
+    # ── work that falls due ────────────────────────────────────────────────────────
+
+    def _set_alarms(self) -> None:
+        """Tell the board when there is next something to do, if it does not know."""
+        expiry, lasts = self._expiries.first(), self._deadlines if self.attempts_max != NEVER else None
+        if self.overdue:
+            self._alarm_wall(0)
+        elif expiry:
+            self._alarm_wall(expiry[0])
+        if self.doomed:
+            self._alarm_store(0)
+        elif lasts:
+            self._alarm_store(lasts[0][0])
+
+    def _alarm_wall(self, when: int) -> None:
+        if when < self._wall_alarm:
+            self._wall_alarm = when
+            self.board.at_wall(when, self.number)
+
+    def _alarm_store(self, when: int) -> None:
+        if when < self._store_alarm:
+            self._store_alarm = when
+            self.board.at_store(when, self.number)
+
+    def fallen(self, now: Now, limit: int) -> tuple[list[int], list[int]]:
+        """Up to *limit* ids that have expired, and whose last attempt has timed out."""
+        self.advance(now)
+        while self.overdue and not self.has_expired(self.overdue[-1]):
+            self.overdue.pop()
+        while self.doomed and not self.is_doomed(self.doomed[-1]):
+            self.doomed.pop()
+        expired = dict.fromkeys(id for id in self.overdue[-limit:] if self.has_expired(id))
+        rest = self.doomed[len(expired) - limit :] if len(expired) < limit else []
+        doomed = dict.fromkeys(id for id in rest if self.is_doomed(id) and id not in expired)
+        return list(expired), list(doomed)
+
+    def put_down(self, now: Now) -> None:
+        """What fell due until *now* is done, or in part: say when there is next something to do."""
+        self.board.done(self.number, now)
+        self._store_alarm = self._wall_alarm = NEVER
+        self._set_alarms()
+
+    # ── inside ─────────────────────────────────────────────────────────────────────
+
+    def _pick(self) -> int | None:
+        ready = self._ready
+        while ready and not self._is_ready(ready[0] & ID):
+            heappop(ready)
+        if self.paused:
+            return None
+        if self.levels:
+            level = self.levels[-1]
+            best = self.lanes[level].head
+            assert best is not None
+            if ready and ready[0] < best - (level << STEP_BITS):
+                return ready[0] & ID
+            return best
+        best = self.waiting.head
+        if ready and (best is None or ready[0] < best):
+            return ready[0] & ID
+        return best
+
+    def _ready_ranks(self, limit: int) -> list[int]:
+        """The first *limit* of those that are ready beside the lanes."""
+        bound = self._next_store
+        self._busy, self._next_store = True, 0
+        found: list[int] = []
+        while self._ready and len(found) < limit:
+            rank = heappop(self._ready)
+            if found[-1:] != [rank] and self._is_ready(rank & ID):
+                found.append(rank)
+        for rank in found:
+            heappush(self._ready, rank)
+        self._busy, self._next_store = False, bound
+        return found
+
+    def _lane_ranks(self) -> Iterator[int]:
+        for level in reversed(self.levels):
+            for id in self.lanes[level]:
+                yield id - (level << STEP_BITS)
+        yield from self.waiting
+
+    def _is_ready(self, id: int) -> bool:
+        if flight := self.flights.get(id):
+            return (
+                flight.deadline <= self._store_seen
+                and flight.attempts < self.attempts_max
+                and self.returns_at(flight) <= self._store_seen
+                and not 0 < flight.traits.expires <= self._wall_seen
+            )
+        entry = self.delayed.get(id)
+        if entry is None or not self._is_waiting(entry):
+            return False
+        group = entry.traits.group
+        return group is None or self._is_first(group, id)
+
+    def _is_waiting(self, entry: Delayed) -> bool:
+        """Whether it is neither delayed nor expired."""
+        return entry.due <= self._wall_seen and not 0 < entry.traits.expires <= self._wall_seen
+
+    def _is_first(self, name: str, id: int) -> bool:
+        group = self.groups[name]
+        return group.flying is None and group.first(self._held) == id
+
+    def _join(self, name: str, id: int) -> Group:
+        group = self.groups.get(name)
+        if group is None:
+            group = self.groups[name] = Group()
+        group.join(id)
+        return group
+
+    def _promote(self, name: str) -> None:
+        """It may be the turn of another one in this group."""
+        group = self.groups[name]
+        if not group.count:
+            del self.groups[name]
+            return
+        first = group.first(self._held) if group.flying is None else None
+        entry = self.delayed.get(first) if first is not None else None
+        if first is not None and entry and entry.due <= self._wall_seen:
+            heappush(self._ready, first - (entry.traits.priority << STEP_BITS))
+
+    def _is_deadline(self, deadline: int, id: int) -> bool:
+        flight = self.flights.get(id)
+        return flight is not None and flight.deadline == deadline
+
+    def _is_return(self, when: int, id: int) -> bool:
+        flight = self.flights.get(id)
+        return (
+            flight is not None
+            and flight.deadline <= self._store_seen
+            and flight.attempts < self.attempts_max
+            and self.returns_at(flight) == when
+        )
+
+    def _is_due(self, due: int, id: int) -> bool:
+        entry = self.delayed.get(id)
+        return entry is not None and entry.due == due

@@ -1,0 +1,84 @@
+"""Records that are to be appended together: all of them, or none.
+
+A plan is what deciding ends in.  It may need queues that are not there yet, such as the
+dead letters of another; their declarations are part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mq.errors import UsageError
+
+from . import events
+from .events import Now
+from .queue import QueueState
+from .state import QUEUES_MAX, State, declaration_of
+
+Draft = tuple[int, int, int, bytes]  # kind, flags, queue number, payload
+SizeOf = Callable[[QueueState, int], int]
+"""How much the message takes, which only its record tells."""
+
+
+class Plan:
+    def __init__(self, state: State, now: Now, size_of: SizeOf) -> None:
+        self.state, self.now, self.size_of = state, now, size_of
+        self.drafts: list[Draft] = []
+        self._new: dict[str, int] = {}
+        self.freed: dict[int, tuple[int, int]] = {}  # by queue: messages that go with it, and their bytes
+
+    def add(self, kind: int, flags: int, queue: int, payload: bytes) -> int:
+        """The draft's place among them."""
+        self.drafts.append((kind, flags, queue, payload))
+        return len(self.drafts) - 1
+
+    def number(self, name: str) -> int:
+        """The number of the queue *name*, which is declared if it is not there."""
+        if queue := self.state.by_name.get(name):
+            return queue.number
+        if name not in self._new:
+            self.declare(name, {})
+        return self._new[name]
+
+    def declare(self, name: str, changes: dict[str, Any]) -> None:
+        """Make the queue, or change what is known of it."""
+        queue = self.state.by_name.get(name)
+        declaration = declaration_of(queue) if queue else events.Declaration(name=name)
+        number = queue.number if queue else self.state.free_number(self._new.values())
+        if number is None:
+            raise UsageError(f"{QUEUES_MAX:,} queues is the most in a store")
+        if not queue:
+            self._new[name] = number
+        said = events.replaced(declaration, changes)
+        if changes.get("delete_when_idle") is not None:
+            said = events.replaced(said, {"idle_until": self.idle_until(said)})
+        self.add(events.DECLARE, 0, number, events.encode_declaration(said))
+
+    def arrivals(self) -> dict[int, int]:
+        """The queues that this concerns, and how many messages come to each."""
+        found: dict[int, int] = {}
+        for kind, _, number, payload in self.drafts:
+            found[number] = found.get(number, 0) + (kind == events.PUBLISH)
+            if kind == events.MOVE:
+                to = events.decode_move(payload, 0, len(payload)).to
+                found[to] = found.get(to, 0) + 1
+        return found
+
+    def idle_until(self, options: events.Options) -> int:
+        assert options.delete_when_idle is not None
+        return self.now.store + int(options.delete_when_idle * 1000)
+
+    def options(self, number: int) -> events.Options:
+        queue = self.state.queues.get(number)
+        return queue.options if queue else events.Options()
+
+    def expires(self, number: int, ttl: float | None = None) -> int:
+        """When what arrives in a queue now expires; 0: never."""
+        if ttl is None:
+            ttl = self.options(number).ttl
+        return 0 if ttl is None else self.now.wall + int(ttl * 1000)
+
+    def free(self, queue: QueueState, size: int) -> None:
+        count, total = self.freed.get(queue.number, (0, 0))
+        self.freed[queue.number] = count + 1, total + size

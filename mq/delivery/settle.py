@@ -1,0 +1,52 @@
+"""What becomes of deliveries: done, failed, not tried, hopeless, or held on to.
+
+Each function plans one record for a delivery that is the current one.
+"""
+
+from __future__ import annotations
+
+from . import events
+from .dead import bury
+from .plan import Plan
+from .queue import QueueState
+
+
+def current(queue: QueueState | None, id: int, receipt: int) -> QueueState | None:
+    """The queue of the delivery, if the receipt is in force."""
+    flight = queue.flights.get(id) if queue else None
+    return queue if flight and flight.receipt == receipt else None
+
+
+def ack(plan: Plan, queue: QueueState, id: int, size: int) -> None:
+    plan.add(events.ACK, 0, queue.number, events.ACK_PAYLOAD.pack(id, size))
+    plan.free(queue, size)
+
+
+def nack(plan: Plan, queue: QueueState, id: int, delay: float | None, reason: str, chance: float) -> None:
+    """Again after *delay* seconds, or a backoff (*chance* is its spread); or dead, if that was the last."""
+    attempts = queue.flights[id].attempts
+    if attempts >= queue.attempts_max:
+        bury(plan, queue, id, plan.size_of(queue, id), reason, events.FAILED)
+        return
+    if delay is None:
+        delay = queue.backoff.delay(attempts, chance)
+    due = plan.now.wall + int(delay * 1000) if delay else 0
+    payload = events.TIMED_NACK_PAYLOAD.pack(id, due, plan.now.store) + events.encode_reason(reason)
+    plan.add(events.NACK, events.TIMED, queue.number, payload)
+
+
+def reject(plan: Plan, queue: QueueState, id: int, reason: str) -> None:
+    bury(plan, queue, id, plan.size_of(queue, id), reason, events.FAILED)
+
+
+def release(plan: Plan, queue: QueueState, id: int) -> None:
+    plan.add(events.RELEASE, 0, queue.number, events.RELEASE_PAYLOAD.pack(id))
+
+
+def extend(plan: Plan, queue: QueueState, id: int, seconds: float | None) -> int:
+    """The new deadline."""
+    if seconds is None:
+        seconds = queue.options.visibility_timeout
+    deadline = plan.now.store + int(seconds * 1000)
+    plan.add(events.EXTEND, 0, queue.number, events.EXTEND_PAYLOAD.pack(id, deadline))
+    return deadline

@@ -1,0 +1,137 @@
+"""Looking at a queue without taking anything."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from mq.delivery import dead, events
+from mq.delivery.events import Now
+from mq.delivery.queue import QueueState, State
+from mq.delivery.traits import Traits
+from mq.errors import CorruptStore, UsageError
+from mq.message import Message, more_of
+from mq.options import QueueOptions, options_of
+
+if TYPE_CHECKING:
+    from mq.queue import Queue
+
+
+class Stats(NamedTuple):
+    """Counts now; totals since the queue was created."""
+
+    ready: int  # those included that wait for the turn of their group
+    in_flight: int
+    delayed: int
+    bytes: int  # of all that is not settled: bodies, and attributes if there are any
+    oldest_age: float  # seconds since the oldest ready message was published; 0 if none is ready
+    paused: bool
+    published: int
+    acked: int
+    failed: int  # attempts that were nacked or rejected, or timed out and were delivered again or died
+    expired: int
+    dead_lettered: int
+    dropped: int  # because there were too many
+
+
+class Seen(NamedTuple):
+    """What the state knows of one message."""
+
+    id: int
+    position: int
+    attempts: int
+    state: State
+    due: int | None
+    traits: Traits
+
+
+def peek(queue: Queue[Any], limit: int, state: State) -> list[Message[Any]]:
+    store = queue._store
+    with store.mutex:
+        try:
+            store.look()
+            held, now = queue._channel.state, store.clock.now()
+            if held is None:
+                return []
+            found = [_see(held, id, now) for id in held.ids(state, now, limit)]
+        finally:
+            store.leave()
+    return [message for seen in found if (message := _message(queue, held, seen))]
+
+
+def get(queue: Queue[Any], id: int) -> Message[Any] | None:
+    store = queue._store
+    with store.mutex:
+        try:
+            store.look()
+            held, now = queue._channel.state, store.clock.now()
+            if held is None:
+                return None
+            held.advance(now)
+            if id not in held or held.has_expired(id):
+                return None
+            seen = _see(held, id, now)
+        finally:
+            store.leave()
+    return _message(queue, held, seen)
+
+
+def _see(held: QueueState, id: int, now: Now) -> Seen:
+    where, position = held.state_of(id, now), held.position(id)
+    assert where
+    assert position is not None
+    due = None if where == "ready" else held.changes_at(id, now)
+    return Seen(id, position, held.attempts(id), where, due, held.traits(id))
+
+
+def _message(queue: Queue[Any], held: QueueState, seen: Seen) -> Message[Any] | None:
+    found = queue._store.read(held, seen.id, seen.position)
+    if found is None:
+        return None
+    flags, created_ms, published = found
+    raw, more = more_of(flags, published, seen.traits)
+    return Message(
+        queue, seen.id, seen.attempts, flags, created_ms, raw, seen.due, seen.state, msgspec.UNSET, more
+    )
+
+
+def stats(queue: Queue[Any]) -> Stats:
+    store = queue._store
+    with store.mutex:
+        try:
+            store.look()
+            held, now = queue._channel.state, store.clock.now()
+            if held is None:
+                return Stats(0, 0, 0, 0, 0.0, False, 0, 0, 0, 0, 0, 0)
+            oldest = held.oldest_ready(now)
+            position = None if oldest is None else held.position(oldest)
+            counts, size, paused = held.counts(now), held.bytes, held.paused
+            totals = (
+                held.published, held.acked, held.failed, held.expirations, held.dead_lettered, held.dropped
+            )  # fmt: skip
+        finally:
+            store.leave()
+    age = 0.0
+    if oldest is not None and position is not None:
+        with suppress(CorruptStore):  # its age is damaged with it
+            if found := store.read(held, oldest, position):
+                age = max(0, now.store - found[1]) / 1000
+    return Stats(*counts, size, age, paused, *totals)
+
+
+def options(queue: Queue[Any]) -> QueueOptions:
+    store = queue._store
+    with store.mutex:
+        try:
+            store.look()
+            held = queue._channel.state
+            declared = held.options if held else events.Declaration(name=queue.name)
+        finally:
+            store.leave()
+    try:
+        grave = dead.grave_of(declared)
+    except UsageError:  # too long a name: there is none yet
+        grave = ""
+    return options_of(declared, grave)

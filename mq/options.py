@@ -1,0 +1,258 @@
+"""What callers may say: the options of queues and of publishes, checked before anything is done.
+
+Every check raises UsageError with one line that says what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final, Literal, TypedDict, TypeVar
+
+from mq.delivery import events
+from mq.delivery.intake import Wish
+from mq.delivery.retry import Backoff
+from mq.errors import UsageError
+from mq.store import check_name
+
+T = TypeVar("T")
+SECONDS_MAX: Final = 10 * 366 * 86_400.0  # ten years: longer than any delivery is meant to wait
+ATTEMPTS_MAX: Final = 1 << 31
+HEADERS_BYTES_MAX: Final = 64 << 10
+LABEL_BYTES_MAX: Final = 255  # of a group, and of a dedup id
+PRIORITY_MAX: Final = 255
+BYTES: Final = (bytes, bytearray, memoryview)
+
+
+class QueueOptions(TypedDict, total=False):
+    """Durable; what a declaration leaves out stays as it is."""
+
+    visibility_timeout: float  # 30: a delivery not settled by then is delivered again, as a failed attempt
+    max_attempts: (
+        int | None
+    )  # None: try for ever (with backoff); N: to the dead letters after the Nth failure
+    backoff: Backoff  # Backoff(): so that a poison message never blocks the head
+    dead_letter: str  # "<name>.dead", created when first needed: nothing is dropped by failing
+    ttl: float | None  # None: waiting messages never expire
+    expired: Literal["drop", "dead_letter"]  # "drop"
+    max_length: int | None  # None: no limit; of all messages that are not settled
+    max_bytes: int | None  # None: no limit; of their bodies and attributes
+    overflow: Literal["reject", "drop_oldest"]  # "reject"
+    dedup_window: float  # 300: as SQS
+    delivery: Literal["at_least_once", "at_most_once"]  # at_most_once: arrives settled
+    delete_when_idle: float | None  # None; N: it goes when nobody has received from it for N seconds
+
+
+class BatchOptions(TypedDict, total=False):
+    priority: int  # 0; up to 255, higher first
+    delay: float  # 0: seconds until it is ready
+    at: datetime  # instead of a delay: when it is ready
+    ttl: float  # the queue's: seconds after which it expires, if nobody has it
+    group: str  # one of a group at a time, in publish order
+    headers: Mapping[str, str]  # {}
+    timeout: float  # 0: how long to wait for room in a full queue before QueueFull
+
+
+class PublishOptions(BatchOptions, total=False):
+    dedup_id: str  # seen within dedup_window: nothing is stored, the first id is returned
+
+
+# ── plain values ───────────────────────────────────────────────────────────────────
+
+
+def check_seconds(name: str, value: object) -> float:
+    """*value*, if it is a duration; else UsageError."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise UsageError(f"{name} is a number of seconds, not {type(value).__name__}")
+    if not 0 <= value <= SECONDS_MAX:
+        raise UsageError(f"{name} is from 0 to {SECONDS_MAX:.0f} seconds, not {value}")
+    return value
+
+
+def check_span(name: str, value: object) -> float:
+    """*value*, if it is a duration that is not nothing."""
+    if not check_seconds(name, value):
+        raise UsageError(f"{name} is more than 0 seconds")
+    return float(check_seconds(name, value))
+
+
+def check_count(name: str, value: object) -> int:
+    """*value*, if it is a whole number from 0 up; else UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"{name} is a whole number, not {type(value).__name__}")
+    if not 0 <= value < 1 << 63:
+        raise UsageError(f"{name} is from 0 to {(1 << 63) - 1}, not {value}")
+    return value
+
+
+def check_many(name: str, values: Iterable[T]) -> Iterable[T]:
+    """*values*, if they are several; UsageError if it is one thing, which would be taken apart."""
+    if not isinstance(values, Iterable) or isinstance(values, (str, *BYTES, Mapping)):
+        raise UsageError(f"{name} is a list or another iterable, not {type(values).__name__}")
+    return values
+
+
+def check_reason(reason: object) -> str:
+    if not isinstance(reason, str):
+        raise UsageError(f"reason is text, not {type(reason).__name__}")
+    return reason
+
+
+def check_text(name: str, value: object, limit: int = LABEL_BYTES_MAX) -> str:
+    """*value*, if it is text of 1 to *limit* bytes."""
+    if not isinstance(value, str):
+        raise UsageError(f"{name} is text, not {type(value).__name__}")
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        raise UsageError(f"{name} {value!r} is not valid Unicode") from None
+    if not 1 <= size <= limit:
+        raise UsageError(f"{name} has 1 to {limit} bytes, not {size}")
+    return value
+
+
+def check_priority(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UsageError(f"priority is a whole number, not {type(value).__name__}")
+    if not 0 <= value <= PRIORITY_MAX:
+        raise UsageError(f"priority is from 0 to {PRIORITY_MAX}, not {value}")
+    return value
+
+
+def check_instant(at: object) -> int:
+    """Milliseconds since 1970, of an aware datetime."""
+    if not isinstance(at, datetime):
+        raise UsageError(f"at is a datetime, not {type(at).__name__}")
+    if at.utcoffset() is None:
+        raise UsageError(
+            "at is a datetime with a time zone: this one is naive, and nobody knows which it means"
+        )
+    return max(1, int(at.timestamp() * 1000))
+
+
+def check_headers(headers: object) -> dict[str, str]:
+    if not isinstance(headers, Mapping):
+        raise UsageError(f"headers are a mapping of text to text, not {type(headers).__name__}")
+    size = 0
+    for key, value in headers.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise UsageError(f"headers are text: not {key!r}: {value!r}")
+        try:
+            size += len(key.encode()) + len(value.encode())
+        except UnicodeEncodeError:
+            raise UsageError(f"the header {key!r} is not valid Unicode") from None
+    if size > HEADERS_BYTES_MAX:
+        raise UsageError(f"the headers have {size:,} bytes; {HEADERS_BYTES_MAX:,} is the most")
+    return dict(headers)
+
+
+# ── publishing ─────────────────────────────────────────────────────────────────────
+
+
+def check_delay(delay: object, at: object) -> tuple[int, int]:
+    """Milliseconds to wait, and the wall time at which; one of them is 0."""
+    if delay is not None and at is not None:
+        raise UsageError("delay and at say the same: give one of them")
+    if at is not None:
+        return 0, check_instant(at)
+    return int(check_seconds("delay", delay) * 1000) if delay is not None else 0, 0
+
+
+def wish_of(
+    queue: str, flags: int, body: bytes, *, priority: int = 0, delay: float | None = None,
+    at: datetime | None = None, ttl: float | None = None, group: str | None = None,
+    headers: Mapping[str, str] | None = None, timeout: float = 0.0, dedup_id: str | None = None,
+    **unknown: object,
+) -> Wish:  # fmt: skip
+    """What somebody wants to publish, if that makes sense."""
+    for name in unknown:
+        raise UsageError(f"there is no publish option {name!r}; known: {', '.join(KNOWN_TO_PUBLISH)}")
+    delay_ms, due = check_delay(delay, at)
+    check_seconds("timeout", timeout)
+    return Wish(
+        queue, flags, body, check_priority(priority), delay_ms, due,
+        None if ttl is None else float(check_seconds("ttl", ttl)),
+        None if group is None else check_text("group", group),
+        {} if headers is None else check_headers(headers),
+        None if dedup_id is None else check_text("dedup_id", dedup_id),
+    )  # fmt: skip
+
+
+KNOWN_TO_PUBLISH: Final = tuple(PublishOptions.__annotations__) + tuple(BatchOptions.__annotations__)
+
+
+# ── declaring ──────────────────────────────────────────────────────────────────────
+
+
+def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a queue, as they are stored."""
+    for name in options:
+        if name not in _CHECKS:
+            raise UsageError(f"there is no queue option {name!r}; known: {', '.join(_CHECKS)}")
+    return {name: _CHECKS[name](name, value) for name, value in options.items()}
+
+
+def _limit(name: str, value: object) -> int | None:
+    if value is not None and check_count(name, value) < 1:
+        raise UsageError(f"{name} is at least 1, or None for no limit")
+    return value  # type: ignore[return-value]
+
+
+def _attempts(name: str, value: object) -> int | None:
+    if value is not None and not 1 <= check_count(name, value) <= ATTEMPTS_MAX:
+        raise UsageError(f"{name} is from 1 to {ATTEMPTS_MAX}, or None to try for ever")
+    return value  # type: ignore[return-value]
+
+
+def _optional_span(name: str, value: object) -> float | None:
+    return None if value is None else check_span(name, value)
+
+
+def _backoff(name: str, value: object) -> Backoff:
+    if not isinstance(value, Backoff):
+        raise UsageError(f"{name} is an mq.Backoff, not {type(value).__name__}")
+    check_seconds("backoff.initial", value.initial)
+    check_seconds("backoff.maximum", value.maximum)
+    for field, number, least, most in (
+        ("factor", value.factor, 1.0, 1000.0), ("jitter", value.jitter, 0.0, 1.0),
+    ):  # fmt: skip
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not least <= number <= most:
+            raise UsageError(f"backoff.{field} is a number from {least:g} to {most:g}, not {number!r}")
+    return Backoff(*map(float, value))
+
+
+def _queue_name(name: str, value: object) -> str:
+    check_name(value)
+    return str(value)
+
+
+def _one_of(*known: str) -> Any:
+    def check(name: str, value: object) -> str:
+        if value not in known:
+            raise UsageError(f"{name} is {' or '.join(map(repr, known))}, not {value!r}")
+        return str(value)
+
+    return check
+
+
+_CHECKS: Final[dict[str, Any]] = {
+    "visibility_timeout": lambda name, value: float(check_seconds(name, value)),
+    "max_attempts": _attempts,
+    "backoff": _backoff,
+    "dead_letter": _queue_name,
+    "ttl": _optional_span,
+    "expired": _one_of("drop", "dead_letter"),
+    "max_length": _limit,
+    "max_bytes": _limit,
+    "overflow": _one_of("reject", "drop_oldest"),
+    "dedup_window": lambda name, value: float(check_seconds(name, value)),
+    "delivery": _one_of("at_least_once", "at_most_once"),
+    "delete_when_idle": _optional_span,
+}
+
+
+def options_of(declared: events.Declaration, dead_letter: str) -> QueueOptions:
+    """The options in force."""
+    found: QueueOptions = {name: getattr(declared, name) for name in _CHECKS}  # type: ignore[assignment]
+    found["dead_letter"] = dead_letter
+    return found

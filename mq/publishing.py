@@ -1,0 +1,50 @@
+"""Publishing that is more than a body to a queue that is there: attributes, limits, several at once.
+
+The plain case is flat in queue.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mq.delivery.intake import Wish, admit
+from mq.delivery.plan import Plan
+from mq.errors import QueueFull
+from mq.store import Store
+from mq.waiting import sleep
+
+
+def publish(
+    store: Store, wishes: Sequence[Wish], until: float | None = None, *,
+    before: Callable[[Plan], None] | None = None,
+) -> list[int]:  # fmt: skip
+    """Store all of *wishes* in one atomic group, or none; the messages' ids.
+
+    Waits for room until then, monotonic seconds; then QueueFull.  *before* adds to the plan
+    what is to happen with them.
+    """
+    channels = [store.channel(name) for name in dict.fromkeys(wish.queue for wish in wishes)]
+    with store.mutex:
+        try:
+            while True:
+                store.enter()
+                plan = store.plan()
+                if plan.now.store >= store.state.board.next:
+                    store.do_due()
+                    plan = store.plan()
+                if before:
+                    before(plan)
+                try:
+                    places = admit(plan, wishes)
+                    break
+                except QueueFull:
+                    if until is None or not sleep(store, channels, plan.now, until, for_room=True):
+                        raise
+            positions = store.commit(plan) if plan.drafts else []
+            end = store.log.end
+        finally:
+            store.leave()
+    # Also if nothing was stored: what was there already may not be on the disk yet.
+    if wishes:
+        store.settle(end)
+    return [positions[place] if place >= 0 else -1 - place for place in places]

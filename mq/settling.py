@@ -1,0 +1,118 @@
+"""Settling deliveries, one or many: claims are checked, what is current is done in one write.
+
+A claim is a delivery, or its receipt as text, which any process can settle.  What is
+not current any more is reported by id, and touches nobody else's delivery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mq.channel import Channel
+from mq.delivery import settle
+from mq.delivery.plan import Plan
+from mq.delivery.queue import QueueState
+from mq.delivery.state import State
+from mq.errors import StaleReceipt, UsageError
+from mq.message import Delivery, Receipt
+from mq.options import check_many
+from mq.store import Store
+
+if TYPE_CHECKING:
+    from mq.queue import Queue
+
+Do = Callable[[Plan, QueueState, "Claim"], None]
+
+
+class Claim(NamedTuple):
+    """Somebody says that a delivery is theirs to settle."""
+
+    message: Delivery[Any] | None  # None: only its receipt is there
+    where: Channel | int  # what its queue is known by: the number only means something to the store's state
+    id: int
+    receipt: int
+
+    def queue(self, state: State) -> QueueState | None:
+        """The queue that it is in, if it is in force."""
+        if isinstance(self.where, int):
+            return settle.current(state.queues.get(self.where), self.id, self.receipt)
+        return settle.current(self.where.state, self.id, self.receipt)
+
+    def size(self, plan: Plan, queue: QueueState) -> int:
+        return self.message._size if self.message else plan.size_of(queue, self.id)
+
+
+def claim_of(message: Delivery[Any] | Receipt, store: Store) -> Claim:
+    """The claim; UsageError if it is none, or another store's."""
+    if isinstance(message, Delivery):
+        queue: Queue[Any] = message._queue  # type: ignore[assignment]
+        if queue._store is not store:  # its receipt may be somebody else's here
+            raise UsageError(f"message {message.id} was received through another broker; settle it there")
+        return Claim(message, queue._channel, message.id, message._lsn)
+    try:
+        number, id, receipt = map(int, message.split("-"))
+    except (AttributeError, TypeError, ValueError):
+        raise UsageError(f"{message!r} is neither a delivery nor a receipt") from None
+    return Claim(None, number, id, receipt)
+
+
+def claims_of(messages: Iterable[Delivery[Any] | Receipt], store: Store) -> list[Claim]:
+    return [claim_of(message, store) for message in check_many("messages", messages)]
+
+
+def settle_all(store: Store, claims: list[Claim], do: Do, *, settles: bool = True) -> None:
+    """Do it for all that are current, in one write; then StaleReceipt, naming the others.
+
+    *settles*: none of them is a delivery in force afterwards.
+    """
+    with store.mutex:
+        try:
+            store.enter()
+            plan, stale, done = store.plan(), [], set[int]()
+            for claim in claims:
+                queue = claim.queue(store.state)
+                if queue is None or claim.receipt in done:
+                    stale.append(claim.id)
+                    continue
+                done.add(claim.receipt)
+                do(plan, queue, claim)
+            if plan.drafts:
+                store.commit(plan)
+        finally:
+            store.leave()
+    if settles:
+        mark_settled(claim for claim in claims if claim.receipt in done)
+    if stale:
+        raise StaleReceipt(tuple(stale))
+
+
+def mark_settled(claims: Iterable[Claim]) -> None:
+    for claim in claims:
+        if claim.message:
+            claim.message._settled = True
+
+
+def do_ack(plan: Plan, queue: QueueState, claim: Claim) -> None:
+    settle.ack(plan, queue, claim.id, claim.size(plan, queue))
+
+
+def do_release(plan: Plan, queue: QueueState, claim: Claim) -> None:
+    settle.release(plan, queue, claim.id)
+
+
+def nacking(delay: float | None, reason: str, chance: Callable[[], float]) -> Do:
+    return lambda plan, queue, claim: settle.nack(plan, queue, claim.id, delay, reason, chance())
+
+
+def rejecting(reason: str) -> Do:
+    return lambda plan, queue, claim: settle.reject(plan, queue, claim.id, reason)
+
+
+def extending(seconds: float | None) -> Do:
+    def do(plan: Plan, queue: QueueState, claim: Claim) -> None:
+        deadline = settle.extend(plan, queue, claim.id, seconds)
+        if claim.message:
+            claim.message._due_ms = deadline
+
+    return do

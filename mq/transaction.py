@@ -1,0 +1,94 @@
+"""Transaction: publishes, acks and nacks over any queues, which happen together or not at all.
+
+    with broker.transaction() as tx:      buffered; nothing is locked, nothing written
+        tx.publish(bills, bill)
+        tx.ack(order)
+                                          the end of the block: one atomic group in the log
+
+If a receipt is not current any more by then, none of it happens.  So what is consumed
+and what is produced from it take effect once, inside the store.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any, TypeVar, Unpack, overload
+
+from mq.delivery.intake import Wish
+from mq.delivery.plan import Plan
+from mq.errors import StaleReceipt, UsageError
+from mq.message import Delivery, Receipt, encode_body
+from mq.options import PublishOptions, check_reason, check_seconds, wish_of
+from mq.publishing import publish
+from mq.queue import Queue
+from mq.settling import Claim, Do, claim_of, do_ack, mark_settled, nacking
+from mq.store import Store
+
+T = TypeVar("T")
+
+
+class Transaction:
+    """Buffered; commits at the end of the block."""
+
+    def __init__(self, store: Store) -> None:
+        self.ids: list[int] = []
+        """Of the publishes, in order, once committed."""
+        self._store = store
+        self._wishes: list[Wish] = []
+        self._timeout = 0.0
+        self._settling: list[tuple[Claim, Do]] = []
+        self._over = False
+
+    @overload
+    def publish(self, to: Queue[T], body: T, **options: Unpack[PublishOptions]) -> None: ...
+    @overload
+    def publish(self, to: str, body: object, **options: Unpack[PublishOptions]) -> None: ...
+    def publish(self, to: Any, body: Any, **options: Unpack[PublishOptions]) -> None:
+        """As Queue.publish; *to* may be a queue's name."""
+        self._check()
+        if isinstance(to, Queue) and to._store is not self._store:
+            raise UsageError(f"the queue {to.name!r} is another broker's; a transaction is of one store")
+        name = to.name if isinstance(to, Queue) else self._store.channel(to).name
+        self._wishes.append(wish_of(name, *encode_body(body), **options))
+        self._timeout = max(self._timeout, options.get("timeout", 0.0))
+
+    def ack(self, message: Delivery[Any] | Receipt) -> None:
+        """Done, if all of this is."""
+        self._check()
+        self._settling.append((claim_of(message, self._store), do_ack))
+
+    def nack(self, message: Delivery[Any] | Receipt, *, delay: float | None = None, reason: str = "") -> None:
+        """Failed: again after *delay* seconds; None: after a backoff."""
+        self._check()
+        if delay is not None:
+            check_seconds("delay", delay)
+        self._settling.append(
+            (claim_of(message, self._store), nacking(delay, check_reason(reason), random.random))
+        )
+
+    def _check(self) -> None:
+        if self._over:
+            raise UsageError("the transaction is over; begin another")
+
+    def _commit(self) -> None:
+        self._over = True
+        if self._wishes or self._settling:
+            self.ids = publish(
+                self._store, self._wishes, time.monotonic() + self._timeout, before=self._settle
+            )
+            mark_settled(claim for claim, _ in self._settling)
+
+    def _settle(self, plan: Plan) -> None:
+        """Plan what becomes of the deliveries; StaleReceipt if one of them is not in force."""
+        stale: list[int] = []
+        done: set[int] = set()
+        for claim, do in self._settling:
+            queue = claim.queue(self._store.state)
+            if queue is None or claim.receipt in done:
+                stale.append(claim.id)
+                continue
+            done.add(claim.receipt)
+            do(plan, queue, claim)
+        if stale:
+            raise StaleReceipt(tuple(stale))

@@ -1,0 +1,603 @@
+"""What queues do beyond first in, first out: each promise by itself, through the public handles.
+
+All of it together, in random histories, is in test_model.py; through crashes, under tests/crash.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import CountingDisk, FakeClock, open_on
+
+import mq
+
+NO_BACKOFF = mq.Backoff(initial=0)
+PATIENCE = 60.0  # seconds after which a test that hangs has failed
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def broker(clock: FakeClock) -> Iterator[mq.Broker]:
+    with mq.open(":memory:", clock=clock) as broker:
+        yield broker
+
+
+def bodies(messages: list[Any]) -> list[object]:
+    return [message.body for message in messages]
+
+
+def take(queue: mq.Queue[Any]) -> mq.Delivery[Any]:
+    delivery = queue.receive(timeout=0)
+    assert delivery
+    return delivery
+
+
+# ── what makes no sense is refused in one line, and nothing is done ─────────────────
+
+BAD_PUBLISH: dict[str, dict[str, Any]] = {
+    "priority 256": {"priority": 256},
+    "priority -1": {"priority": -1},
+    "priority true": {"priority": True},
+    "priority text": {"priority": "high"},
+    "delay and at": {"delay": 1, "at": datetime.now(UTC)},
+    "naive at": {"at": datetime(2030, 1, 1)},
+    "at a number": {"at": 5},
+    "delay nan": {"delay": math.nan},
+    "delay negative": {"delay": -1},
+    "ttl infinite": {"ttl": math.inf},
+    "group empty": {"group": ""},
+    "group number": {"group": 7},
+    "group long": {"group": "x" * 256},
+    "dedup_id empty": {"dedup_id": ""},
+    "headers list": {"headers": ["a"]},
+    "headers number": {"headers": {"a": 1}},
+    "headers large": {"headers": {"a": "x" * 70_000}},
+    "timeout nan": {"timeout": math.nan},
+    "unknown": {"colour": "blue"},
+}
+BAD_OPTIONS: dict[str, dict[str, Any]] = {
+    "max_attempts 0": {"max_attempts": 0},
+    "max_attempts text": {"max_attempts": "5"},
+    "backoff tuple": {"backoff": (1, 2, 3, 0)},
+    "backoff shrinks": {"backoff": mq.Backoff(factor=0.5)},
+    "backoff nan": {"backoff": mq.Backoff(initial=math.nan)},
+    "backoff jitter": {"backoff": mq.Backoff(jitter=2)},
+    "ttl 0": {"ttl": 0},
+    "expired": {"expired": "burn"},
+    "max_length 0": {"max_length": 0},
+    "max_bytes": {"max_bytes": 1.5},
+    "overflow": {"overflow": "block"},
+    "dedup_window": {"dedup_window": -1},
+    "delivery": {"delivery": "exactly_once"},
+    "delete_when_idle 0": {"delete_when_idle": 0},
+    "dead_letter empty": {"dead_letter": ""},
+    "dead_letter itself": {"dead_letter": "mail"},
+    "unknown": {"colour": "blue"},
+}
+
+
+@pytest.mark.parametrize("said", BAD_PUBLISH.values(), ids=BAD_PUBLISH)
+def test_a_publish_that_makes_no_sense_is_refused(broker: mq.Broker, said: dict[str, Any]) -> None:
+    queue = broker.queue("mail")
+    calls: list[Callable[[], object]] = [lambda: queue.publish("x", **said)]
+    calls.append(lambda: queue.publish_many(["x"], **said))
+    for call in calls:
+        with pytest.raises(mq.UsageError) as raised:
+            call()
+        assert "\n" not in str(raised.value)
+    with pytest.raises(mq.UsageError), broker.transaction() as tx:
+        tx.publish(queue, "x", **said)
+    assert broker.queues() == []
+
+
+@pytest.mark.parametrize("options", BAD_OPTIONS.values(), ids=BAD_OPTIONS)
+def test_options_that_make_no_sense_are_refused(broker: mq.Broker, options: dict[str, Any]) -> None:
+    with pytest.raises(mq.UsageError) as raised:
+        broker.queue("mail", **options)
+    assert "\n" not in str(raised.value)
+    assert broker.queues() == []
+
+
+# ── priority, delay, expiry ────────────────────────────────────────────────────────
+
+
+def test_higher_priorities_first_and_the_oldest_first_within_one(broker: mq.Broker) -> None:
+    """P5."""
+    queue = broker.queue("mail")
+    for index, priority in enumerate([0, 255, 3, 255, 0, 3]):
+        queue.publish(index, priority=priority)
+    assert bodies(queue.peek()) == [1, 3, 2, 5, 0, 4]
+    first = take(queue)
+    assert (first.body, first.priority) == (1, 255)
+    first.release()
+    assert bodies(queue.receive_many(9)) == [1, 3, 2, 5, 0, 4]
+
+
+def test_a_delay_longer_than_the_visibility_timeout_is_delivered_once(
+    broker: mq.Broker, clock: FakeClock
+) -> None:
+    queue = broker.queue("mail", visibility_timeout=1)
+    queue.publish("later", delay=1000)
+    queue.publish("at", at=datetime.fromtimestamp(clock.now, UTC) + timedelta(seconds=2000))
+    clock.advance(999.9)
+    assert queue.receive(timeout=0) is None
+    clock.advance(0.2)
+    delivery = take(queue)
+    assert (delivery.body, delivery.attempts) == ("later", 1)
+    delivery.ack()
+    clock.advance(1000)
+    assert take(queue).body == "at"
+
+
+def test_what_waits_can_be_cancelled_and_rescheduled_and_what_is_in_flight_not(
+    broker: mq.Broker, clock: FakeClock
+) -> None:
+    queue = broker.queue("mail")
+    flying, gone, later = (queue.publish(name, delay=0) for name in ("flying", "gone", "later"))
+    delivery = take(queue)
+    assert (queue.cancel(flying), queue.reschedule(flying)) == (False, False)
+    assert (queue.cancel(gone), queue.cancel(gone), queue.cancel(999_999)) == (True, False, False)
+    assert queue.reschedule(later, delay=50)
+    assert bodies(queue.peek(state="delayed")) == ["later"]
+    assert queue.reschedule(later, at=datetime.fromtimestamp(clock.now + 5, UTC))
+    clock.advance(5)
+    assert take(queue).id == later
+    delivery.ack()
+
+
+def test_what_has_expired_is_never_delivered_and_counted(broker: mq.Broker, clock: FakeClock) -> None:
+    queue = broker.queue("mail", ttl=10)
+    queue.publish_many(range(300))
+    queue.publish("stays", ttl=100)
+    clock.advance(10)
+    assert queue.get(queue.peek()[0].id).body == "stays"
+    assert bodies(queue.receive_many(400, timeout=0)) == ["stays"]
+    while broker._store.state.board.next <= clock.now * 1000:
+        broker.queue("other").publish("whoever comes by")
+    assert (queue.stats().expired, broker._store.state.total() - queue.stats().in_flight) == (300, 3)
+
+
+def test_what_is_in_flight_does_not_expire_until_it_comes_back(broker: mq.Broker, clock: FakeClock) -> None:
+    queue = broker.queue("mail")
+    queue.publish("x", ttl=5)
+    delivery = take(queue)
+    clock.advance(20)
+    delivery.nack(delay=0)
+    assert queue.receive(timeout=0) is None
+    assert queue.stats().expired == 1
+
+
+# ── retries and dead letters ───────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def dying(broker: mq.Broker) -> mq.Queue[Any]:
+    return broker.queue("mail", max_attempts=3, backoff=NO_BACKOFF)
+
+
+def test_five_attempts_are_five_deliveries(broker: mq.Broker) -> None:
+    queue = broker.queue("mail", max_attempts=5, backoff=NO_BACKOFF)
+    queue.publish("poison")
+    for attempt in range(1, 6):
+        delivery = take(queue)
+        assert delivery.attempts == attempt
+        delivery.nack(reason=f"no {attempt}")
+    assert queue.receive(timeout=0) is None
+    [dead] = broker.queue("mail.dead").peek()
+    assert (dead.body, dead.origin, dead.attempts) == ("poison", "mail", 0)
+    assert [(each.attempt, each.reason) for each in dead.failures] == [(n, f"no {n}") for n in range(1, 6)]
+    assert (queue.stats().failed, queue.stats().dead_lettered) == (5, 1)
+
+
+def test_a_message_that_kills_its_worker_dies_too(tmp_path: Path, clock: FakeClock) -> None:
+    """Nobody settles anything; each attempt is another process."""
+    for _ in range(2):
+        with mq.open(tmp_path / "s", clock=clock) as broker:
+            queue = broker.queue("mail", max_attempts=2, backoff=NO_BACKOFF)
+            if not queue.stats().published:
+                queue.publish("deadly")
+            take(queue)
+        clock.advance(30)
+    with mq.open(tmp_path / "s", clock=clock) as broker:
+        [dead] = broker.queue("mail.dead").receive_many(5, timeout=0)
+        assert [each.reason for each in dead.failures] == ["the visibility timeout passed"] * 2
+        assert broker.queue("mail").stats()[:3] == (0, 0, 0)
+
+
+def test_a_timeout_backs_off_like_a_nack(broker: mq.Broker, clock: FakeClock) -> None:
+    queue = broker.queue("mail", backoff=mq.Backoff(initial=100, maximum=100, jitter=0))
+    queue.publish("x")
+    late = take(queue)
+    clock.advance(30 + 99.9)
+    assert queue.stats()[:3] == (0, 0, 1)
+    assert queue.receive(timeout=0) is None
+    late.extend(1)  # nobody overtook it
+    clock.advance(101)
+    assert take(queue).attempts == 2
+    with pytest.raises(mq.StaleReceipt):
+        late.ack()
+
+
+def test_of_many_failures_the_first_and_the_last_few_are_kept(broker: mq.Broker) -> None:
+    queue = broker.queue("mail", backoff=NO_BACKOFF)
+    queue.publish("x")
+    for attempt in range(1, 20):
+        take(queue).nack(reason=str(attempt))
+    assert [each.attempt for each in queue.peek()[0].failures] == [1, 16, 17, 18, 19]
+
+
+def test_a_release_uses_up_no_attempt_and_a_reject_all_of_them(
+    broker: mq.Broker, dying: mq.Queue[Any]
+) -> None:
+    dying.publish("x")
+    for _ in range(9):
+        take(dying).release()
+    take(dying).reject("hopeless")
+    assert [each.reason for each in broker.queue("mail.dead").peek()[0].failures] == ["hopeless"]
+
+
+def test_replay_brings_dead_letters_back_to_their_place_with_the_count_reset(
+    broker: mq.Broker, dying: mq.Queue[Any]
+) -> None:
+    ids = dying.publish_many(["one", "two", "three"])
+    for delivery in dying.receive_many(2):
+        delivery.reject()
+    dead = broker.queue("mail.dead")
+    receipt = take(dead).receipt
+    assert dead.replay([ids[0]]) == 0, "what is in flight stays"
+    assert dead.replay([ids[1], 5]) == 1
+    assert bodies(dying.peek()) == ["two", "three"]
+    assert (dying.peek()[0].attempts, dying.peek()[0].origin, dying.peek()[0].failures) == (0, None, ())
+    dead.nack_many([receipt], delay=0)
+    assert dead.replay(to="mail") == 1
+    delivery = take(dying)
+    assert (delivery.id, delivery.attempts) == (ids[0], 1)
+    with pytest.raises(mq.StaleReceipt):
+        dead.ack_many([receipt])
+    assert bodies(dying.peek(state="in_flight")) == ["one"]
+
+
+def test_replay_refuses_by_name_what_it_cannot_do(broker: mq.Broker, dying: mq.Queue[Any]) -> None:
+    dying.publish("x")
+    take(dying).reject()
+    dead = broker.queue("mail.dead")
+    direct = dead.publish("never died")
+    with pytest.raises(mq.UsageError, match="no queue 'nowhere'"):
+        dead.replay(to="nowhere")
+    with pytest.raises(mq.UsageError, match=f"message {direct} did not die"):
+        dead.replay([direct])
+    dying.delete()
+    with pytest.raises(mq.UsageError, match="died in 'mail', which is gone"):
+        dead.replay()
+    broker.queue("new", max_length=1).publish("full")
+    with pytest.raises(mq.QueueFull):
+        dead.replay(to="new")
+    assert dead.stats().ready == 2
+
+
+def test_dead_letters_in_a_circle_are_refused_by_name(broker: mq.Broker) -> None:
+    broker.queue("a", dead_letter="b")
+    broker.queue("b", dead_letter="c")
+    with pytest.raises(mq.UsageError, match="'c' → 'a' → 'b' → 'c'"):
+        broker.queue("c", dead_letter="a")
+    broker.queue("a").publish("x")
+    for name in ("a", "b", "c"):
+        take(broker.queue(name)).reject(f"in {name}")
+    [dead] = broker.queue("c.dead").peek()
+    assert (dead.origin, [each.reason for each in dead.failures]) == ("c", ["in a", "in b", "in c"])
+
+
+def test_a_dead_lettering_copies_no_body(broker: mq.Broker) -> None:
+    queue = broker.queue("mail")
+    queue.publish(b"x" * 100_000)
+    before = broker._store.log.end
+    take(queue).reject("no")
+    broker.queue("mail.dead").replay()
+    assert broker._store.log.end - before < 500
+    assert take(queue).raw == b"x" * 100_000
+
+
+# ── groups ─────────────────────────────────────────────────────────────────────────
+
+
+def test_of_a_group_one_is_in_flight_in_order_and_others_go_on(broker: mq.Broker, clock: FakeClock) -> None:
+    queue = broker.queue("mail", backoff=NO_BACKOFF)
+    for index in range(3):
+        for group in "xy":
+            queue.publish(f"{group}{index}", group=group)
+    queue.publish("free")
+    first = queue.receive_many(9, timeout=0)
+    assert bodies(first) == ["x0", "y0", "free"]
+    assert queue.receive(timeout=0) is None
+    first[0].nack(delay=10)
+    first[1].ack()
+    assert bodies(queue.receive_many(9, timeout=0)) == ["y1"]
+    clock.advance(10)
+    assert bodies(queue.receive_many(9, timeout=0)) == ["x0"]
+    clock.advance(30)
+    assert bodies(queue.receive_many(9, timeout=0)) == ["x0", "y1", "free"]
+
+
+def test_priority_chooses_between_groups_never_inside_one(broker: mq.Broker) -> None:
+    queue = broker.queue("mail")
+    queue.publish("x low", group="x")
+    queue.publish("x high", group="x", priority=9)
+    queue.publish("y", group="y", priority=5)
+    assert bodies(queue.peek()) == ["y", "x low", "x high"]
+    assert bodies(queue.receive_many(5)) == ["y", "x low"]
+
+
+def test_a_group_is_held_over_a_restart(tmp_path: Path, clock: FakeClock) -> None:
+    with mq.open(tmp_path / "s", clock=clock) as broker:
+        queue = broker.queue("mail")
+        for index in range(3):
+            queue.publish(index, group="g")
+        receipt = take(queue).receipt
+        broker._store.maintenance.checkpoint()
+    with mq.open(tmp_path / "s", clock=clock) as broker:
+        queue = broker.queue("mail")
+        assert queue.receive(timeout=0) is None
+        queue.ack_many([receipt])
+        assert take(queue).body == 1
+
+
+def test_a_hundred_thousand_groups_cost_no_scan(broker: mq.Broker) -> None:
+    """Counted, not timed: what is looked at does not grow with the number of groups."""
+    queue = broker.queue("mail")
+    state_of = broker._store.state.by_name
+    for index in range(300):
+        queue.publish(index, group=str(index))
+    state = state_of["mail"]
+    looked = 0
+    plain = state._is_ready
+
+    def counting(id: int) -> bool:
+        nonlocal looked
+        looked += 1
+        return plain(id)
+
+    state._is_ready = counting  # type: ignore[method-assign]
+    for _ in range(300):
+        take(queue).ack()
+    assert looked < 5 * 300
+    assert not state.groups
+
+
+# ── dedup and limits ───────────────────────────────────────────────────────────────
+
+
+def test_a_dedup_id_is_remembered_for_its_window_even_after_the_message_is_gone(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    with mq.open(tmp_path / "s", clock=clock, segment_bytes=4096) as broker:
+        queue = broker.queue("mail", dedup_window=100)
+        first = queue.publish("x", dedup_id="k")
+        assert queue.publish("y", dedup_id="k") == first
+        take(queue).ack()
+        for _ in range(60):  # its segment goes
+            broker.queue("other").publish(b"." * 500)
+            take(broker.queue("other")).ack()
+            broker._store.maintenance.run(0)
+        assert broker._store.log.head > first
+    with mq.open(tmp_path / "s", clock=clock) as broker:
+        queue = broker.queue("mail")
+        assert queue.publish("z", dedup_id="k") == first
+        assert queue.stats().ready == 0
+        clock.advance(100)
+        assert queue.publish("z", dedup_id="k") > first
+        assert len(broker._store.state.by_name["mail"].dedup) == 1
+
+
+def test_a_dedup_hit_waits_for_the_disk(tmp_path: Path) -> None:
+    disk = CountingDisk()
+    with open_on(disk, tmp_path / "s", sync="always") as broker:
+        queue = broker.queue("mail")
+        queue.publish("x", dedup_id="k")
+        take(queue)  # something that nobody waited for
+        before = disk.log_syncs()
+        queue.publish("x", dedup_id="k")
+        assert disk.log_syncs() == before + 1
+
+
+def test_a_full_queue_refuses_or_drops_the_oldest(broker: mq.Broker) -> None:
+    queue = broker.queue("mail", max_length=2, max_bytes=10)
+    queue.publish_many([b"12345", b"1234"])
+    for call in (lambda: queue.publish(b""), lambda: queue.publish_many([b"x"] * 3)):
+        with pytest.raises(mq.QueueFull, match="nothing was published"):
+            call()
+    broker.queue("mail", overflow="drop_oldest")
+    queue.publish(b"123456789")
+    assert bodies(queue.peek()) == [b"123456789"]
+    flying = take(queue)
+    with pytest.raises(mq.QueueFull):
+        queue.publish(b"12")
+    flying.ack()
+    assert (queue.publish(b"12") > 0, queue.stats().dropped) == (True, 2)
+
+
+def test_a_publisher_waits_for_room(broker: mq.Broker) -> None:
+    queue = broker.queue("mail", max_length=1)
+    queue.publish("first")
+    done = threading.Event()
+
+    def publish() -> None:
+        queue.publish("second", timeout=PATIENCE)
+        done.set()
+
+    thread = threading.Thread(target=publish, daemon=True)
+    thread.start()
+    while not broker._store.asleep:
+        pass
+    take(queue).ack()
+    assert done.wait(PATIENCE)
+    thread.join()
+    assert take(queue).body == "second"
+
+
+# ── transactions, and settled on arrival ───────────────────────────────────────────
+
+
+def test_a_transaction_happens_as_a_whole(broker: mq.Broker) -> None:
+    source, sink = broker.queue("in"), broker.queue("out")
+    source.publish_many(["a", "b"])
+    a, b = source.receive_many(2)
+    with broker.transaction() as tx:
+        tx.publish(sink, "A", dedup_id="k")
+        tx.publish("out", "again", dedup_id="k")
+        tx.ack(a)
+        tx.nack(b.receipt, delay=0, reason="not yet")
+        assert (sink.stats().published, source.stats().in_flight) == (0, 2)
+    assert tx.ids[0] == tx.ids[1]
+    assert (bodies(sink.peek()), bodies(source.peek())) == (["A"], ["b"])
+    with pytest.raises(mq.UsageError, match="over"):
+        tx.ack(a)
+
+
+@pytest.mark.parametrize("how", ["exception", "stale", "full"])
+def test_what_stops_a_transaction_leaves_no_trace(broker: mq.Broker, how: str) -> None:
+    source, sink = broker.queue("in"), broker.queue("out", max_length=1)
+    source.publish("a")
+    message = take(source)
+    end = None
+    with pytest.raises((ValueError, mq.StaleReceipt, mq.QueueFull)), broker.transaction() as tx:
+        tx.publish(sink, "A")
+        tx.publish("elsewhere", "A")
+        if how == "full":
+            tx.publish(sink, "B")
+        tx.ack(message)
+        if how == "stale":
+            message.release()
+            message = take(source)
+        end = broker._store.log.end
+        if how == "exception":
+            raise ValueError
+    assert broker._store.log.end == end
+    assert broker.queues() == ["in", "out"]
+    message.ack()
+
+
+def test_at_most_once_arrives_settled_and_on_the_disk(tmp_path: Path) -> None:
+    disk = CountingDisk()
+    with open_on(disk, tmp_path / "s", sync="always") as broker:
+        queue = broker.queue("mail", delivery="at_most_once")
+        queue.publish_many(["a", "b", "c"])
+        before = disk.log_syncs()
+        message = take(queue)
+        assert disk.log_syncs() == before + 1
+        assert (message.body, message.attempts, queue.stats().acked) == ("a", 1, 1)
+        for settle in (message.ack, message.nack, message.release, message.reject, message.extend):
+            with pytest.raises(mq.StaleReceipt):
+                settle()
+        with message:
+            pass
+        assert bodies(queue.receive_many(5)) == ["b", "c"]
+
+
+def test_partial_failures_are_reported_item_by_item(broker: mq.Broker) -> None:
+    queue = broker.queue("mail")
+    queue.publish_many(range(4))
+    a, b, c, d = queue.receive_many(4)
+    a.ack()
+    for call in (lambda: queue.extend_many([a, b], 9), lambda: queue.nack_many([a, c], delay=0)):
+        with pytest.raises(mq.StaleReceipt) as raised:
+            call()
+        assert raised.value.ids == (a.id,)
+    assert bodies(queue.peek()) == [2]
+    queue.ack_many([b, d])
+
+
+# ── queues ─────────────────────────────────────────────────────────────────────────
+
+
+def test_a_paused_queue_delivers_nothing_to_anybody(tmp_path: Path, clock: FakeClock) -> None:
+    with mq.open(tmp_path / "s", clock=clock) as broker:
+        queue = broker.queue("mail")
+        queue.publish("x")
+        queue.pause()
+        assert (queue.receive(timeout=0), queue.receive_many(3, timeout=0)) == (None, [])
+        assert broker.receive([queue], timeout=0) is None
+    with mq.open(tmp_path / "s", clock=clock) as broker:
+        queue = broker.queue("mail")
+        assert queue.stats().paused
+        queue.resume()
+        assert take(queue).body == "x"
+
+
+def test_a_deleted_queue_is_gone_with_all_it_holds(tmp_path: Path, clock: FakeClock) -> None:
+    with mq.open(tmp_path / "s", clock=clock) as broker:
+        queue = broker.queue("mail", max_attempts=3)
+        queue.publish_many(range(3))
+        delivery = take(queue)
+        queue.delete()
+        with pytest.raises(mq.StaleReceipt):
+            delivery.ack()
+        assert (broker.queues(), queue.stats().published, queue.options()["max_attempts"]) == ([], 0, None)
+        queue.publish("anew")
+    with mq.open(tmp_path / "s", clock=clock) as broker:
+        assert bodies(broker.queue("mail").peek()) == ["anew"]
+
+
+def test_a_queue_that_nobody_uses_goes_if_it_is_meant_to(broker: mq.Broker, clock: FakeClock) -> None:
+    queue = broker.queue("idle", delete_when_idle=10)
+    other = broker.queue("other")
+    for _ in range(5):
+        clock.advance(9)
+        assert queue.receive(timeout=0) is None
+        other.publish("x")
+    clock.advance(9)
+    other.publish("x")
+    assert "idle" in broker.queues()
+    clock.advance(1)
+    other.publish("x")
+    assert "idle" not in broker.queues()
+
+
+def test_the_first_of_several_queues_that_has_one(broker: mq.Broker) -> None:
+    a, b = broker.queue("a"), broker.queue("b")
+    b.publish("b")
+    message = broker.receive([a, b], timeout=0)
+    assert message and message.queue == "b"
+    got: list[object] = []
+    thread = threading.Thread(target=lambda: got.append(broker.receive([a, b])), daemon=True)
+    thread.start()
+    while not broker._store.asleep:
+        pass
+    b.publish("woken")
+    thread.join(PATIENCE)
+    assert [message.body for message in got] == ["woken"]  # type: ignore[attr-defined]
+    with pytest.raises(mq.UsageError):
+        broker.receive([])
+
+
+def test_headers_come_back_as_they_were_given(tmp_path: Path) -> None:
+    with mq.open(tmp_path / "s") as broker:
+        broker.queue("mail").publish("x", headers={"ключ": "значение", "empty": ""})
+    with mq.open(tmp_path / "s") as broker:
+        message = take(broker.queue("mail"))
+        assert message.headers == {"ключ": "значение", "empty": ""}
+        assert (message.body, broker.queue("mail").get(message.id).headers) == ("x", message.headers)
+
+
+def test_somebody_asleep_elsewhere_does_what_falls_due() -> None:
+    """A receiver of the dead letters wakes when the last attempt times out, although nobody else is there."""
+    got: list[object] = []
+    with mq.open(":memory:") as real:  # real time: this one does sleep
+        queue, dead = real.queue("mail", max_attempts=1, visibility_timeout=0.05), real.queue("mail.dead")
+        queue.publish("x")
+        thread = threading.Thread(target=lambda: got.append(dead.receive(timeout=PATIENCE)), daemon=True)
+        thread.start()
+        while not real._store.asleep:
+            pass
+        take(queue)
+        thread.join(PATIENCE)
+    assert [message.body for message in got] == ["x"]  # type: ignore[attr-defined]
