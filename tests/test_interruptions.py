@@ -191,6 +191,7 @@ def extend(scene: Scene, held: list[mq.Delivery[Any]], run: Run) -> None:
 OPERATIONS = (publish, publish_many, receive, receive_many, ack, nack, release, extend)
 
 
+@pytest.mark.usefixtures("no_backoff_after_timeouts")
 @pytest.mark.parametrize(
     "operation, behind",
     [

@@ -320,14 +320,14 @@ def the_first_receipt_acks_after_another_delivery(stage: Stage) -> None:
     stage.do("a", Actor.take, "q", visibility_timeout=10.0)
     first = stage["a"].held[0]
     stage["a"].set_wall_clock(-3600.0)
-    stage["a"].sleep(11.0)
+    stage["a"].sleep(20.0)
     stage.begin("b", Actor.take, "q", visibility_timeout=10.0)
     stage.until("b", "store", END)
     stage.until("b", "store", "2")  # dirty no more: the record counts
     stage["b"].process.interrupt()
     stage.finish("b")
     stage.do("a", Actor.ack, first)
-    stage["a"].sleep(11.0)
+    stage["a"].sleep(20.0)
     stage.do("b", Actor.take, "q")
     stage.do("b", Actor.ack)
     acks = [op.outcome for op in stage.witness.of_kind("ack")]

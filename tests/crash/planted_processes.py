@@ -93,7 +93,7 @@ BUGS = (
     Bug("a body that has moved is not looked for", STORE + "read", "self.look()", "pass",
         "a_body_moves_and_its_segment_goes_before_it_is_read"),
     Bug("a joiner may read on beyond the end", STORE + "_read_now",
-        "self._loader.load(synced, upto)", "self._loader.load(synced)", "two publish and take"),
+        "self._loader.load(synced, upto)", "self._loader.load(synced)", "unsynced rotation"),
 )  # fmt: skip
 
 RANDOM_MAX = 120  # schedules for each workload of a hunt

@@ -205,19 +205,18 @@ class Run:
         return found
 
     def _may_be_clean(self, where: str) -> None:
-        """P7: not if somebody has changed something, and did not begin to close."""
+        """P7: not if somebody changed something, and neither closed nor died before others did or opened."""
         for actor in self.actors:
-            changed, opens = 0, 0
+            changed, after = 0, 0
             for op in self.witness.ops:
                 if op.who == actor.name:
                     if op.kind in ("open", "close") or op.error == "StoreFailed":
                         changed = 0
                     elif op.returned and (op.bodies or op.got or op.of):
                         changed = op.end
-                elif op.kind == "open":
-                    opens = max(opens, op.end)
-            death = self.deaths.get(actor.name, FOREVER)
-            if changed and opens < min(death, FOREVER):
+                elif op.kind in ("open", "close"):
+                    after = max(after, op.end)
+            if changed and after < self.deaths.get(actor.name, FOREVER):
                 raise Wrong(f"P7: called clean, and {actor.name} has not closed ({where})")
 
     def _settle(self) -> None:
