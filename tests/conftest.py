@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -9,6 +11,11 @@ from mq.delivery.order import Order
 
 settings.register_profile("mq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("mq")
+
+
+# Whoever starts the tests behind an & has Ctrl-C ignored, and so would every process begun here.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
