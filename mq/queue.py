@@ -19,7 +19,7 @@ import msgspec
 
 from mq import looking, receiving, settling
 from mq.channel import Channel
-from mq.delivery import dead, events
+from mq.delivery import dead, events, settle
 from mq.delivery.queue import State
 from mq.delivery.traits import PLAIN
 from mq.errors import BadBody, Closed, CorruptStore, MqError, StaleReceipt, StorageError, UsageError
@@ -377,7 +377,7 @@ class Queue(Generic[T]):
         check_count("id", id)
 
         def decide(plan: Any, queue: Any) -> bool:
-            if id in queue.flights or id not in queue or queue.has_expired(id):
+            if not queue.waits(id, plan.now):
                 return False
             payload = events.DROP_PAYLOAD.pack(id, plan.size_of(queue, id))
             plan.add(events.DROP, 0, queue.number, payload)
@@ -391,10 +391,13 @@ class Queue(Generic[T]):
         delay_ms, due = check_delay(None if at is not None and not delay else delay, at)
 
         def decide(plan: Any, queue: Any) -> bool:
-            if id in queue.flights or id not in queue or queue.has_expired(id):
+            if not queue.waits(id, plan.now):
                 return False
             when = due or (plan.now.wall + delay_ms if delay_ms else 0)
-            plan.add(events.RESCHEDULE, 0, queue.number, events.RESCHEDULE_PAYLOAD.pack(id, when))
+            if id in queue.flights:
+                settle.give_up(plan, queue, id, when)
+            else:
+                plan.add(events.RESCHEDULE, 0, queue.number, events.RESCHEDULE_PAYLOAD.pack(id, when))
             return True
 
         return bool(self._change(decide))
@@ -431,7 +434,7 @@ class Queue(Generic[T]):
 
     def resume(self) -> None:
         """Deliver again."""
-        if self._channel.state:
+        if self.stats().paused:
             self._store.declare(self._channel, {"paused": False})
 
     def delete(self) -> None:

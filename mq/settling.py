@@ -72,7 +72,7 @@ def settle_all(store: Store, claims: list[Claim], do: Do, *, settles: bool = Tru
             plan, stale, done = store.plan(), [], set[int]()
             for claim in claims:
                 queue = claim.queue(store.state)
-                if queue is None or claim.receipt in done:
+                if queue is None or (settles and claim.receipt in done):
                     stale.append(claim.id)
                     continue
                 done.add(claim.receipt)

@@ -325,6 +325,7 @@ class Store:
             if far:
                 self._retake()
         self.clock.passed(log.last_ms)
+        self.state.board.seen = log.last_ms
         if self.armed:
             now = self.clock.now()
             for channel in self.armed:
@@ -460,11 +461,21 @@ class Store:
             try:
                 self.look()
                 state = channel.state
-                if state and all(getattr(state.options, name) == value for name, value in changes.items()):
+                idle = state is not None and state.is_idle(self.clock.now())
+                if (
+                    state
+                    and not idle
+                    and all(getattr(state.options, name) == value for name, value in changes.items())
+                ):
                     return
                 self.enter()
                 check_grave(self.state, channel.name, changes)
                 plan = self.plan()
+                if (state := channel.state) and state.is_idle(plan.now):
+                    # It is to go, and only nobody came by yet: what is declared is a new one.
+                    plan.add(events.DELETE, 0, state.number, b"")
+                    self.commit(plan)
+                    plan = self.plan()
                 plan.declare(channel.name, changes)
                 self.commit(plan)
                 end = self.log.end
@@ -474,7 +485,9 @@ class Store:
 
     def plan(self) -> Plan:
         """A plan to be made now; called with the mutex, after `enter`."""
-        return Plan(self.state, self.clock.now(), self.size_of)
+        plan = Plan(self.state, self.clock.now(), self.size_of)
+        self.state.board.seen = plan.now.store
+        return plan
 
     def commit(self, plan: Plan) -> list[int]:
         """Append all of *plan* in one write and apply it, as recovery would; the records' positions."""

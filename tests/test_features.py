@@ -601,3 +601,152 @@ def test_somebody_asleep_elsewhere_does_what_falls_due() -> None:
         take(queue)
         thread.join(PATIENCE)
     assert [message.body for message in got] == ["x"]  # type: ignore[attr-defined]
+
+
+# ── what has come to its end, and nobody came by yet ───────────────────────────────
+
+
+@pytest.mark.parametrize("how", ["delayed", "backing off"])
+def test_what_expired_before_its_time_came_is_counted_nowhere(
+    broker: mq.Broker, clock: FakeClock, how: str
+) -> None:
+    queue = broker.queue("mail", visibility_timeout=1, backoff=mq.Backoff(50, 1, 50, 0))
+    queue.publish("x", ttl=5, delay=100 if how == "delayed" else 0)
+    assert (queue.receive(timeout=0) is None) == (how == "delayed")
+    clock.advance(6)
+    assert queue.stats()[:3] == (0, 0, 0)
+    assert queue.peek() + queue.peek(state="delayed") == []
+
+
+def test_a_last_attempt_that_times_out_dies_also_if_the_time_to_live_is_over(
+    broker: mq.Broker, clock: FakeClock
+) -> None:
+    """Nothing is dropped by failing."""
+    queue = broker.queue("mail", max_attempts=1, ttl=5)
+    queue.publish("x")
+    take(queue)
+    clock.advance(31)
+    assert queue.receive(timeout=0) is None
+    assert (queue.stats().expired, queue.stats().dead_lettered) == (0, 1)
+    assert bodies(broker.queue("mail.dead").peek()) == ["x"]
+
+
+@pytest.fixture
+def lapsed(broker: mq.Broker, clock: FakeClock) -> mq.Delivery[Any]:
+    """A delivery that has timed out, so its message is ready, and nobody has it."""
+    queue = broker.queue("mail", backoff=NO_BACKOFF, max_length=1, overflow="drop_oldest")
+    queue.publish("x")
+    delivery = take(queue)
+    clock.advance(31)
+    assert queue.stats()[:3] == (1, 0, 0)
+    return delivery
+
+
+@pytest.mark.parametrize("how", ["cancel", "reschedule", "drop_oldest"])
+def test_what_has_timed_out_is_not_in_flight(
+    broker: mq.Broker, clock: FakeClock, lapsed: mq.Delivery[Any], how: str
+) -> None:
+    queue = broker.queue("mail")
+    if how == "cancel":
+        assert queue.cancel(lapsed.id)
+        assert queue.stats()[:4] == (0, 0, 0, 0)
+    elif how == "reschedule":
+        assert queue.reschedule(lapsed.id, delay=50)
+        assert (queue.receive(timeout=0), queue.stats().failed) == (None, 1)
+        clock.advance(50)
+        delivery = take(queue)
+        assert (delivery.attempts, len(delivery.failures)) == (2, 1)
+    else:
+        queue.publish("y")
+        assert (bodies(queue.peek()), queue.stats().dropped) == (["y"], 1)
+    with pytest.raises(mq.StaleReceipt):
+        lapsed.ack()
+
+
+def test_a_dead_letter_that_somebody_looked_at_and_let_go_of_is_replayed(
+    broker: mq.Broker, dying: mq.Queue[Any], clock: FakeClock
+) -> None:
+    dying.publish("x")
+    take(dying).reject()
+    dead = broker.queue("mail.dead")
+    take(dead)
+    clock.advance(31)
+    assert dead.replay() == 1
+    assert bodies(dying.peek()) == ["x"]
+
+
+def test_what_a_transaction_acks_late_is_not_what_it_drops_for_room(
+    broker: mq.Broker, lapsed: mq.Delivery[Any]
+) -> None:
+    queue = broker.queue("mail")
+    with broker.transaction() as tx:
+        tx.ack(lapsed)
+        tx.publish(queue, "y")
+    assert (bodies(queue.peek()), queue.stats().dropped, queue.stats().acked) == (["y"], 0, 1)
+
+
+def test_what_dies_in_a_transaction_makes_room_in_it(broker: mq.Broker) -> None:
+    queue = broker.queue("mail", max_attempts=1, max_length=1)
+    queue.publish("x")
+    with broker.transaction() as tx:
+        tx.nack(take(queue))
+        tx.publish(queue, "y")
+    assert (bodies(queue.peek()), bodies(broker.queue("mail.dead").peek())) == (["y"], ["x"])
+
+
+def test_to_extend_the_same_delivery_twice_at_once_is_no_mistake(broker: mq.Broker) -> None:
+    queue = broker.queue("mail")
+    queue.publish("x")
+    delivery = take(queue)
+    queue.extend_many([delivery, delivery.receipt], 99)
+    delivery.ack()
+
+
+def test_dedup_ids_whose_window_is_over_are_forgotten_in_every_process(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    with (
+        mq.open(tmp_path / "s", clock=clock, sync="never") as broker,
+        mq.open(tmp_path / "s", clock=clock, sync="never") as other,
+    ):
+        queue = broker.queue("mail", dedup_window=10)
+        for index in range(30):
+            queue.publish(index, dedup_id=str(index))
+            clock.advance(1)
+            other.queues()
+        for each in (broker, other):
+            assert len(each._store.state.by_name["mail"].dedup) <= 12
+
+
+def test_a_queue_that_is_to_go_keeps_nothing_from_being_declared_anew(
+    broker: mq.Broker, clock: FakeClock
+) -> None:
+    for _ in range(2):
+        queue = broker.queue("idle", delete_when_idle=10, max_attempts=3)
+        assert queue.stats().ready == 0
+        queue.publish("x")
+        assert queue.options()["max_attempts"] == 3
+        clock.advance(11)
+
+
+def test_dead_letters_in_a_circle_through_a_queue_to_come_are_refused(broker: mq.Broker) -> None:
+    with pytest.raises(mq.UsageError, match=r"'mail\.dead' → 'mail' → 'mail\.dead'"):
+        broker.queue("mail.dead", dead_letter="mail")
+
+
+def test_whoever_has_not_heard_yet_that_a_queue_is_paused_resumes_it(tmp_path: Path) -> None:
+    with mq.open(tmp_path / "s", sync="never") as broker, mq.open(tmp_path / "s", sync="never") as other:
+        broker.queue("mail").pause()
+        other.queue("mail").resume()
+        assert not broker.queue("mail").stats().paused
+
+
+def test_what_has_expired_makes_room_also_if_the_wall_clock_jumps(
+    broker: mq.Broker, clock: FakeClock
+) -> None:
+    clock.advance(-1000)  # store time stands still, until the wall's has caught up
+    queue = broker.queue("mail", max_length=1, ttl=5)
+    queue.publish("x")
+    clock.advance(20)
+    queue.publish("y")
+    assert (bodies(queue.peek()), queue.stats().expired) == (["y"], 1)

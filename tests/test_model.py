@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -248,6 +248,8 @@ class Store(RuleBasedStateMachine):
         with store.mutex:
             try:
                 store.enter()
+                for queue in store.state.queues.values():
+                    queue.advance(store.clock.now())
                 while store.state.board.next <= now[0]:
                     store.do_due()
             finally:
@@ -258,27 +260,32 @@ class Store(RuleBasedStateMachine):
                 if entry.token is not None and entry.deadline > now[0]:
                     continue
                 attempts_max = model.option("max_attempts")
-                if 0 < entry.expires <= now[1]:
+                if entry.token is not None and attempts_max and entry.attempts >= attempts_max:
+                    model.failed += 1
+                    self.bury(name, id, "the visibility timeout passed")
+                elif 0 < entry.expires <= now[1]:
                     model.expired += 1
                     if model.option("expired") == "dead_letter" and name in LIVING:
                         self.bury(name, id, "its time to live was over")
                     else:
                         del model.messages[id]
-                elif entry.token is not None and attempts_max and entry.attempts >= attempts_max:
-                    model.failed += 1
-                    self.bury(name, id, "the visibility timeout passed")
 
-    def room(self, name: str, count: int) -> list[int] | None:
-        """The ids that have to go for *count* more; None if there is no room."""
+    def room(self, name: str, count: int, acked: Container[int] = ()) -> list[int] | None:
+        """The ids that have to go for *count* more; None if there is no room.  *acked* go anyway."""
         model = self.models[name]
         limit = model.option("max_length")
         over = len(model.messages) + count - limit if limit else 0
         if over <= 0:
             return []
-        waiting = sorted(id for id, entry in model.messages.items() if entry.token is None)
+        waiting = sorted(id for id in model.messages if id not in acked and self.waits(name, id))
         if model.option("overflow") == "reject" or over > len(waiting) or count > limit:
             return None
         return waiting[:over]
+
+    def waits(self, name: str, id: int) -> bool:
+        """Whether the message is there, and not in flight."""
+        entry = self.models[name].messages.get(id)
+        return entry is not None and self.models[name].state(entry, self.now()) != "in_flight"
 
     def take_in(self, name: str, id: int, body: object, said: dict[str, Any]) -> None:
         model, now = self.models[name], self.now()
@@ -426,7 +433,7 @@ class Store(RuleBasedStateMachine):
         for number in numbers:
             held, entry = self.pick(number)
             claims.append(held.receipt if as_text or held.delivery is None else held.delivery)
-            if entry is None or held.receipt in done:
+            if entry is None or (held.receipt in done and how != "extend"):
                 stale.append(held.id)
             else:
                 done.add(held.receipt)
@@ -449,8 +456,8 @@ class Store(RuleBasedStateMachine):
         """P4: all of it, or none."""
         taken = {held.receipt: (held, entry) for held, entry in map(self.pick, numbers)} if self.held else {}
         stale = [held.id for held, entry in taken.values() if entry is None]
-        freed = sum(held.queue == name for held, entry in taken.values() if entry)
-        gone = self.room(name, 1 - freed) if freed < 2 else []
+        acked = {held.id for held, entry in taken.values() if entry and held.queue == name}
+        gone = self.room(name, 1 - len(acked), acked) if len(acked) < 2 else []
         queue = self.queue(name)
         try:
             with self.broker.transaction() as tx:
@@ -481,8 +488,7 @@ class Store(RuleBasedStateMachine):
     @rule(name=queues, number=picks)
     def cancel(self, name: str, number: int) -> None:
         id = self.some_id(name, number)
-        entry = self.models[name].messages.get(id)
-        waits = entry is not None and entry.token is None
+        waits = self.waits(name, id)
         assert self.queue(name).cancel(id) is waits
         if waits:
             del self.models[name].messages[id]
@@ -490,10 +496,14 @@ class Store(RuleBasedStateMachine):
     @rule(name=queues, number=picks, delay=seconds)
     def reschedule(self, name: str, number: int, delay: float) -> None:
         id = self.some_id(name, number)
-        entry = self.models[name].messages.get(id)
-        waits = entry is not None and entry.token is None
+        waits = self.waits(name, id)
         assert self.queue(name).reschedule(id, delay=delay) is waits
         if waits:
+            entry = self.models[name].messages[id]
+            if entry.token is not None:
+                self.models[name].failed += 1
+                entry.fail("the visibility timeout passed")
+                entry.token = None
             entry.due = self.now()[1] + int(delay * 1000) if delay else 0
 
     @rule(name=st.sampled_from(["a.dead", "b.dead"]), number=st.one_of(st.none(), picks), away=st.booleans())
@@ -504,11 +514,9 @@ class Store(RuleBasedStateMachine):
         going = {
             id: to or entry.origin
             for id, entry in model.messages.items()
-            if entry.token is None and (ids is None or id in ids) and (to or entry.origin)
+            if self.waits(name, id) and (ids is None or id in ids) and (to or entry.origin)
         }
-        homeless = [
-            id for id in ids or () if (e := model.messages.get(id)) and e.token is None and not e.origin
-        ]
+        homeless = [id for id in ids or () if self.waits(name, id) and not model.messages[id].origin]
         if homeless and not to:
             with pytest.raises(mq.UsageError):
                 self.queue(name).replay(ids)

@@ -19,10 +19,11 @@ NEVER: Final = 1 << 63
 
 
 class Board:
-    __slots__ = ("_ahead", "_store", "_wall", "next", "touched")
+    __slots__ = ("_ahead", "_store", "_wall", "next", "seen", "touched")
 
     def __init__(self) -> None:
         self.next = NEVER  # store time, ms: until then nothing falls due, unless the wall clock jumps
+        self.seen = 0  # store time, ms: it is later than that
         self.touched: list[QueueState] = []  # changed since they were counted
         self._store: list[tuple[int, int]] = []  # when, queue number; by store time
         self._wall: list[tuple[int, int]] = []  # and by wall time

@@ -22,6 +22,7 @@ from .state import State, declaration_of
 
 SUFFIX: Final = ".dead"
 NAME_BYTES_MAX: Final = 255
+BURYING: Final = {"dead_letter", "max_attempts", "expired"}  # the options that dead letters are about
 
 
 def grave_of(options: events.Declaration) -> str:
@@ -36,7 +37,12 @@ def grave_of(options: events.Declaration) -> str:
 
 
 def check_grave(state: State, name: str, changes: dict[str, Any]) -> None:
-    """UsageError if the dead letters of *name*, declared with *changes*, would go in a circle."""
+    """UsageError if the dead letters of *name*, declared with *changes*, would go in a circle.
+
+    A queue that is not there yet counts as what its first message would make it.
+    """
+    if not changes.keys() & BURYING:
+        return
     queue = state.by_name.get(name)
     options = events.replaced(declaration_of(queue) if queue else events.Declaration(name=name), changes)
     needed = options.dead_letter or options.max_attempts is not None or options.expired == "dead_letter"
@@ -48,9 +54,9 @@ def check_grave(state: State, name: str, changes: dict[str, Any]) -> None:
         if path[-1] in path[:-1]:
             raise UsageError(f"dead letters would go in a circle: {' → '.join(map(repr, path))}")
         following = state.by_name.get(path[-1])
-        if following is None:
+        if not following and len(path[-1].encode()) > NAME_BYTES_MAX - len(SUFFIX):
             return
-        options = following.options
+        options = following.options if following else events.Declaration(name=path[-1])
 
 
 def bury(plan: Plan, queue: QueueState, id: int, size: int, reason: str, flags: int) -> None:
@@ -58,6 +64,7 @@ def bury(plan: Plan, queue: QueueState, id: int, size: int, reason: str, flags: 
     to = plan.number(grave_of(queue.options))
     said = Move(id, size, to, plan.now.store, plan.expires(to), queue.name, reason)
     plan.add(events.MOVE, events.DIED | flags, queue.number, events.encode_move(said))
+    plan.free(queue, id, size)
 
 
 def replay(plan: Plan, queue: QueueState, ids: Iterable[int] | None, to: str | None) -> int:
@@ -74,7 +81,7 @@ def replay(plan: Plan, queue: QueueState, ids: Iterable[int] | None, to: str | N
     going = dict.fromkeys(queue.oldest(queue.total()) if ids is None else ids)
     arriving: dict[int, list[int]] = {}
     for id in going:
-        if id in queue.flights or id not in queue:
+        if not queue.waits(id, plan.now):
             continue
         name = to or queue.traits(id).origin
         if name is None:

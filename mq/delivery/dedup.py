@@ -5,7 +5,7 @@
 
 A dedup id outlives its message, so it is live by itself: the cleaner writes it again
 when the record that it stands in is to go.  What is past its window means nothing, and
-is forgotten when the next one comes.
+is forgotten when the next one comes, as far as the time is known.
 """
 
 from __future__ import annotations

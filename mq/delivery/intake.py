@@ -100,13 +100,16 @@ def _draft(plan: Plan, number: int, wish: Wish) -> Draft:
 def _make_room(plan: Plan, queue: QueueState, count: int, size: int) -> None:
     """Plan to drop the oldest, if there are too many and the queue is meant to; else QueueFull."""
     options = queue.options
-    freed = plan.freed.get(queue.number, (0, 0))
-    room = Room(options, queue.total() - freed[0], queue.bytes - freed[1])
+    freed = plan.freed.get(queue.number, {})
+    room = Room(options, queue.total() - len(freed), queue.bytes - sum(freed.values()))
     if room.has(count, size):
         return
+    queue.advance(plan.now)
     if options.overflow == "drop_oldest" and room.could_have(count, size):
         gone: list[bytes] = []
         for id in _victims(queue):
+            if id in freed:
+                continue
             each = plan.size_of(queue, id)
             gone.append(events.DROP_PAYLOAD.pack(id, each))
             room = Room(options, room.length - 1, room.bytes - each)

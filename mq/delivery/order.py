@@ -282,15 +282,15 @@ class Order:
         return order[:limit]
 
     def oldest(self, count: int) -> list[int]:
-        """The *count* oldest ids that are not in flight."""
+        """The *count* oldest ids that are not in flight, as far as the time is known."""
         if self._ages is None:
-            self._ages = list(self.delayed)
+            self._ages = [*self.delayed, *filter(self._has_lapsed, self.flights)]
             heapify(self._ages)
         found: list[int] = []
         ages = self._ages
         while ages and len(found) < count:
             id = heappop(ages)
-            if id in self.delayed and found[-1:] != [id]:
+            if (id in self.delayed or self._has_lapsed(id)) and found[-1:] != [id]:
                 found.append(id)
         for id in found:
             heappush(ages, id)
@@ -335,13 +335,21 @@ class Order:
         return flight.deadline + int(self.backoff.delay(flight.attempts, chance) * 1000)
 
     def has_expired(self, id: int) -> bool:
-        """Whether a message that is not in flight has, as far as the time is known."""
+        """Whether a message that is not in flight has, as far as the time is known.
+
+        One whose last attempt has timed out has failed: it dies, and does not expire.
+        """
         entry: Delayed | Flight | None = self.delayed.get(id)
-        if entry is None:
-            entry = self.flights.get(id)
-            if entry is None or entry.deadline > self._store_seen:
-                return False
-        return 0 < entry.traits.expires <= self._wall_seen
+        if entry is None and self._has_lapsed(id):
+            entry = self.flights[id]
+        return entry is not None and 0 < entry.traits.expires <= self._wall_seen
+
+    def _has_lapsed(self, id: int) -> bool:
+        """Whether it has timed out, and will be tried again."""
+        flight = self.flights.get(id)
+        return (
+            flight is not None and flight.deadline <= self._store_seen and flight.attempts < self.attempts_max
+        )
 
     def is_doomed(self, id: int) -> bool:
         """Whether its last attempt has timed out."""
@@ -352,9 +360,16 @@ class Order:
             and flight.attempts >= self.attempts_max
         )
 
-    def hopeless(self) -> int:
-        """How many have expired, and are only not gone because nobody came by yet."""
-        return len({id for id in self.overdue if self.has_expired(id) and not self.is_doomed(id)})
+    def hopeless(self) -> tuple[int, int]:
+        """How many have expired, and only nobody came by yet; and how many of those rest, for their time."""
+        expired = {id for id in self.overdue if self.has_expired(id)}
+        return len(expired), sum(map(self._rests, expired))
+
+    def _rests(self, id: int) -> bool:
+        """Whether it waits for its time, though not in flight."""
+        if entry := self.delayed.get(id):
+            return entry.due > self._wall_seen
+        return self._has_lapsed(id) and self.returns_at(self.flights[id]) > self._store_seen
 
     def dying(self) -> int:
         """How many have timed out for the last time, and nobody came by yet."""
@@ -407,6 +422,7 @@ class Order:
             self._expiries.pop()
             if self.has_expired(pair[1]):
                 self.overdue.append(pair[1])
+                self.board.next = 0  # sooner than it knew, if the wall clock has jumped
 
     def _set_bounds(self) -> None:
         self._next_store = min(heap[0][0] if heap else NEVER for heap in (self._deadlines, self._returns))
@@ -416,11 +432,15 @@ class Order:
     def _lapse(self, id: int, flight: Flight) -> None:
         """The delivery has timed out."""
         self._lapsed += 1
-        if flight.traits.expires:
-            self._watch_expiry(id, flight.traits.expires)
         if flight.attempts >= self.attempts_max:
             self.doomed.append(id)
             return
+        if flight.traits.expires:
+            self._watch_expiry(id, flight.traits.expires)
+        if self._ages is not None:
+            heappush(self._ages, id)
+            if len(self._ages) > 4 * (len(self.delayed) + len(self.flights) + STALE_MAX):
+                self._ages = None
         when = self.returns_at(flight)
         if when > self._store_seen:
             heappush(self._returns, (when, id))
@@ -472,7 +492,7 @@ class Order:
             self.doomed.pop()
         expired = dict.fromkeys(id for id in self.overdue[-limit:] if self.has_expired(id))
         rest = self.doomed[len(expired) - limit :] if len(expired) < limit else []
-        doomed = dict.fromkeys(id for id in rest if self.is_doomed(id) and id not in expired)
+        doomed = dict.fromkeys(id for id in rest if self.is_doomed(id))
         return list(expired), list(doomed)
 
     def put_down(self, now: Now) -> None:

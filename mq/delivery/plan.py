@@ -26,7 +26,7 @@ class Plan:
         self.state, self.now, self.size_of = state, now, size_of
         self.drafts: list[Draft] = []
         self._new: dict[str, int] = {}
-        self.freed: dict[int, tuple[int, int]] = {}  # by queue: messages that go with it, and their bytes
+        self.freed: dict[int, dict[int, int]] = {}  # by queue: messages that go with it, and their bytes
 
     def add(self, kind: int, flags: int, queue: int, payload: bytes) -> int:
         """The draft's place among them."""
@@ -79,6 +79,6 @@ class Plan:
             ttl = self.options(number).ttl
         return 0 if ttl is None else self.now.wall + int(ttl * 1000)
 
-    def free(self, queue: QueueState, size: int) -> None:
-        count, total = self.freed.get(queue.number, (0, 0))
-        self.freed[queue.number] = count + 1, total + size
+    def free(self, queue: QueueState, id: int, size: int) -> None:
+        """The message leaves *queue* with this."""
+        self.freed.setdefault(queue.number, {})[id] = size

@@ -100,6 +100,7 @@ class QueueState(Order):
         self.published += 1
         self.bytes += size
         if said.dedup_id is not None:
+            self.dedup.forget(self.board.seen)
             self.dedup.note(said.dedup_id, Seen(id, said.dedup_until, id))
         traits = traits_of(said)
         if said.due or not traits.plain:
@@ -349,6 +350,7 @@ class QueueState(Order):
         if state == "in_flight":
             when = [(flight.deadline, id) for id, flight in flights if self.state_of(id, now) == "in_flight"]
         else:
+            self.advance(now)
             when = [(entry.due, id) for id, entry in self.delayed.items() if entry.due > now.wall]
             # Those that timed out and rest a little count in store time.
             when += [
@@ -356,7 +358,12 @@ class QueueState(Order):
                 for id, flight in flights
                 if self.state_of(id, now) == "delayed"
             ]
+            when = [pair for pair in when if not self.has_expired(pair[1])]
         return [id for _, id in nsmallest(limit, when)]
+
+    def waits(self, id: int, now: Now) -> bool:
+        """Whether it is ready or delayed, and has not expired; after `advance`."""
+        return self.state_of(id, now) in ("ready", "delayed") and not self.has_expired(id)
 
     def flying(self, now: Now) -> list[int]:
         """The ids of what is in flight."""
@@ -366,7 +373,8 @@ class QueueState(Order):
         """How many are ready, in flight and delayed."""
         self.advance(now)
         flying, later = len(self.flights) - self._lapsed + self.dying(), self._later + self._resting
-        return self.total() - flying - later - self.hopeless(), flying, later
+        expired, rested = self.hopeless()
+        return self.total() - flying - later - (expired - rested), flying, later - rested
 
     def total(self) -> int:
         """All messages that are here, wherever they are."""

@@ -19,7 +19,7 @@ def current(queue: QueueState | None, id: int, receipt: int) -> QueueState | Non
 
 def ack(plan: Plan, queue: QueueState, id: int, size: int) -> None:
     plan.add(events.ACK, 0, queue.number, events.ACK_PAYLOAD.pack(id, size))
-    plan.free(queue, size)
+    plan.free(queue, id, size)
 
 
 def nack(plan: Plan, queue: QueueState, id: int, delay: float | None, reason: str, chance: float) -> None:
@@ -32,6 +32,13 @@ def nack(plan: Plan, queue: QueueState, id: int, delay: float | None, reason: st
         delay = queue.backoff.delay(attempts, chance)
     due = plan.now.wall + int(delay * 1000) if delay else 0
     payload = events.TIMED_NACK_PAYLOAD.pack(id, due, plan.now.store) + events.encode_reason(reason)
+    plan.add(events.NACK, events.TIMED, queue.number, payload)
+
+
+def give_up(plan: Plan, queue: QueueState, id: int, due: int) -> None:
+    """The delivery has timed out, and nobody overtook it: again at *due*, wall time."""
+    at = queue.flights[id].deadline
+    payload = events.TIMED_NACK_PAYLOAD.pack(id, due, at) + events.encode_reason(events.TIMEOUT_REASON)
     plan.add(events.NACK, events.TIMED, queue.number, payload)
 
 
