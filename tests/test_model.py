@@ -432,7 +432,8 @@ class Store(RuleBasedStateMachine):
         claims, stale, done = [], [], set()
         for number in numbers:
             held, entry = self.pick(number)
-            claims.append(held.receipt if as_text or held.delivery is None else held.delivery)
+            ours = held.delivery is not None and held.delivery._queue._store is self.broker._store
+            claims.append(held.delivery if ours and not as_text else held.receipt)
             if entry is None or (held.receipt in done and how != "extend"):
                 stale.append(held.id)
             else:
