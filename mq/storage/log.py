@@ -152,14 +152,23 @@ class Log:
         if self.end + size > self._room or now_ms > self._latest_ms:
             self._make_room(now_ms, size, {draft[0] for draft in drafts})
         start = lsn = self.end
-        ms, last = now_ms - self._created_ms, len(drafts) - 1
+        ms, synced, seed = now_ms - self._created_ms, self._mark[SYNCED], self._seed
+        chain = record.CONTINUES if atomic else 0
+        left = len(drafts)
         parts, positions = [], []
-        for index, (kind, flags, queue, payload) in enumerate(drafts):
-            if atomic and index != last:
-                flags |= record.CONTINUES
-            parts.append(record.encode(self._seed, lsn, self.synced, ms, kind, flags, queue, payload))
+        for kind, flags, queue, payload in drafts:
+            left -= 1
+            lag = lsn - synced
+            rest = (
+                AFTER_CRC.pack(
+                    len(payload), lsn & 0xFFFF_FFFF, lag if lag < 0xFFFF_FFFF else 0xFFFF_FFFF, ms, kind,
+                    flags | chain if left else flags, queue,
+                )
+                + payload
+            )  # fmt: skip
+            parts += CRC.pack(crc32c(rest, seed)), rest
             positions.append(lsn)
-            lsn += len(parts[-1])
+            lsn += 4 + len(rest)
         self._mark[shared.DIRTY] = 1
         self._write_rest(b"".join(parts), start, 0)
         self.end = self._mark[shared.END] = lsn
