@@ -7,11 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from mq.channel import Channel
+from mq.delivery.events import PUBLISH
 from mq.delivery.intake import Wish, admit
 from mq.delivery.plan import Plan
 from mq.errors import QueueFull
 from mq.store import Store
 from mq.waiting import sleep
+
+
+def publish_plain(store: Store, channel: Channel, bodies: Sequence[tuple[int, bytes]]) -> list[int] | None:
+    """Store all of *bodies*, which come without options, or none; None if the queue wants to look at each."""
+    with store.mutex:
+        try:
+            store.enter()
+            ms = store.clock.store_ms()
+            if ms >= store.state.board.next:
+                store.do_due()
+            state = channel.state
+            if state is None or state.picky:
+                return None
+            drafts = [(PUBLISH, flags, state.number, raw) for flags, raw in bodies]
+            ids = store.log.append_group(ms, drafts)
+            state.publish_run(ids, sum([len(raw) for _, raw in bodies]))
+            end = store.applied = store.log.end
+            channel.wake(len(ids))
+        finally:
+            store.leave()
+    store.settle(end)
+    return ids
 
 
 def publish(

@@ -37,7 +37,7 @@ from mq.options import (
     check_seconds,
     wish_of,
 )
-from mq.publishing import publish
+from mq.publishing import publish, publish_plain
 from mq.store import Store
 from mq.waiting import sleep
 
@@ -104,7 +104,8 @@ class Queue(Generic[T]):
         if "dedup_id" in options:
             raise UsageError("a dedup_id is of one message: publish them in a transaction, each with its own")
         encoded = [encode_body(body) for body in check_many("bodies", bodies)]
-        return self._publish(encoded, options)
+        ids = publish_plain(self._store, self._channel, encoded) if encoded and not options else None
+        return self._publish(encoded, options) if ids is None else ids
 
     def _publish(self, bodies: list[tuple[int, bytes]], options: Any) -> list[int]:
         if not bodies:

@@ -15,7 +15,7 @@ import msgspec
 from mq.delivery import events, settle
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState
-from mq.delivery.traits import Traits
+from mq.delivery.traits import PLAIN, Traits
 from mq.errors import CorruptStore, StorageError
 from mq.message import Delivery, more_of
 from mq.store import Store
@@ -78,8 +78,10 @@ def read_all(
             damage = error
             continue
         if found:
-            flags, created_ms, published = found
-            raw, more = more_of(flags, published, traits)
+            flags, created_ms, raw = found
+            more = None
+            if flags & events.ATTRIBUTED or traits is not PLAIN:
+                raw, more = more_of(flags, raw, traits)
             deliveries.append(
                 Delivery(
                     queue, id, attempts, flags, created_ms, raw, deadline, "in_flight", msgspec.UNSET, more,

@@ -155,7 +155,8 @@ class Log:
         ms, synced, seed = now_ms - self._created_ms, self._mark[SYNCED], self._seed
         chain = record.CONTINUES if atomic else 0
         left = len(drafts)
-        parts, positions = [], []
+        parts: list[bytes] = []
+        positions = []
         for kind, flags, queue, payload in drafts:
             left -= 1
             lag = lsn - synced
