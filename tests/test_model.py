@@ -78,7 +78,7 @@ class Entry:
 
     def fail(self, reason: str) -> None:
         self.failures.append((self.attempts, reason))
-        del self.failures[1 : 2 - KEPT_FAILURES]
+        del self.failures[1 : 1 - KEPT_FAILURES]
 
     @property
     def returns(self) -> int:

@@ -31,6 +31,7 @@ from .history import History
 
 PATH = "data/store"  # neither is there
 PEEK_MAX = 1000
+STATES: tuple[State, ...] = ("ready", "in_flight", "delayed")
 EPOCH = 1_700_000_000.0  # seconds since 1970, when every workload begins
 
 
@@ -98,9 +99,13 @@ class Driver:
             self._excuse(error, begun)
             self.history.raised(type(error).__name__)
 
-    def reopen(self, **options: Any) -> None:
+    def reopen(self, *, from_log: bool = False, **options: Any) -> None:
+        """*from_log*: the checkpoints are gone, which costs nothing but time."""
         self.close()
         if self._broker is None:
+            if from_log:
+                for name in self.disk.names(f"{PATH}/checkpoint"):
+                    self.disk.unlink(f"{PATH}/checkpoint/{name}")
             self.open(**{**self.options, **options})
 
     def tick(self) -> float:
@@ -149,8 +154,8 @@ class Driver:
         step = model.unchanged if "ttl" in options else model.publish(name, bodies)
         self._do(f"publish({name!r}, {sizes}, {options})", step, call, syncs=True)
 
-    def publish_once(self, name: str, key: str) -> None:
-        """With a dedup id: the second time it is there already."""
+    def publish_once(self, name: str, key: str, *, waits: bool = True) -> None:
+        """With a dedup id: the second time it is there already.  *waits*: for the disk."""
         if self._skip():
             return
         history = self.history
@@ -159,13 +164,32 @@ class Driver:
         known = history.ids.get(body) if body in history.safe else None
 
         def call(broker: Broker) -> None:
-            id = broker.queue(name).publish(body, dedup_id=key)
+            store = broker._store
+            durable, store.durable = store.durable, store.durable and waits
+            try:
+                id = broker.queue(name).publish(body, dedup_id=key)
+            finally:
+                store.durable = durable
             if known is not None and id != known:
                 raise Wrong(f"dedup: {key!r} was {known} on the disk, and is {id} now")
             self._learn(id, body)
             history.returned.add(body)
 
-        self._do(f"publish_once({name!r}, {key!r})", model.once(name, body), call, syncs=True)
+        self._do(f"publish_once({name!r}, {key!r}, {waits})", model.once(name, body), call, syncs=waits)
+
+    def take_settled(self, name: str) -> None:
+        """From a queue that delivers at most once: what was handed over never comes again."""
+        if self._skip() or self._broker is None:
+            return
+        head = self._ready(name)[:1]
+        self.history.ended.update((body, False) for body in head)
+
+        def call(broker: Broker) -> None:
+            got = broker.queue(name).receive(timeout=0)
+            if [each.raw for each in (got,) if each] != head:
+                raise Wrong(f"P5: received {got!r}, not {head!r}")
+
+        self._do(f"take_settled({name!r})", model.gone(name, lambda body: body not in head), call, syncs=True)
 
     def transform(self, name: str, to: str) -> None:
         """Consume, transform, produce: the oldest held goes, and what was made of it comes, together."""
@@ -430,6 +454,16 @@ def contents(broker: Broker) -> tuple[model.Key, tuple[tuple[str, int, bytes], .
         )  # fmt: skip
         ids += [(name, each.id, each.raw) for each in messages]
     return model.key(queues), tuple(ids)
+
+
+def said(broker: Broker) -> tuple[tuple[bytes, int, str | None, str | None], ...]:
+    """Of each message its body, priority, group and origin."""
+    return tuple(
+        (each.raw, each.priority, each.group, each.origin)
+        for name in broker.queues()
+        for state in STATES
+        for each in broker.queue(name).peek(PEEK_MAX, state=state)
+    )
 
 
 def make_body(number: int, size: int, dot: bytes = b".") -> bytes:

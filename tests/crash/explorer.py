@@ -35,7 +35,7 @@ from mq.storage import log
 from mq.storage.segment import HEADER_BYTES
 
 from .disk import SHORT, SimulatedDisk
-from .driver import PATH, Driver, Wrong, contents, open_store
+from .driver import PATH, Driver, Wrong, contents, open_store, said
 from .fate import Fate, draw, everything, evicting, nothing_but_the_platter
 from .history import Found, History, Key
 from .workloads import WORKLOADS, Workload, aftermath
@@ -266,7 +266,7 @@ class Explorer:
         wrong = _destroyed(before, copy.content())
         if wrong:
             return wrong
-        found = Found(verdict, broker.store_id, held, ids)
+        found = Found(verdict, broker.store_id, held, ids, said(broker))
         after = copy.after_power(nothing_but_the_platter())
         if after.content() != before:
             if recoveries == RESTS_AFTER:

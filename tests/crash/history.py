@@ -38,6 +38,7 @@ class Found(NamedTuple):
     store_id: str
     contents: Key
     ids: tuple[tuple[str, int, bytes], ...]  # queue, id, body
+    said: tuple[tuple[bytes, int, str | None, str | None], ...] = ()  # body, priority, group, origin
 
 
 def key(queues: Queues) -> Key:
@@ -225,6 +226,15 @@ class History:
             known = self.ids.get(body)
             if known is not None and known != id:
                 return f"P3: {body!r} had id {known} and has {id} now"
+        return self._altered(found)
+
+    def _altered(self, found: Found) -> str:
+        """What is not as it was said when it was published, or where it died."""
+        dead = {body: name.removesuffix(".dead") for name, _, body in found.ids if name.endswith(".dead")}
+        for body, *said in found.said:
+            expected = [*self.said.get(body, (0, None)), dead.get(body)]
+            if said != expected:
+                return f"P3: priority, group and origin of {body!r} were {expected} and are {said} now"
         return ""
 
     def blame(self, found: Found, *, power: bool) -> str:

@@ -5,9 +5,7 @@ the old text replaced, the result compiled, and put in the place of the function
 for as long as the hunt takes.  So all who hold the function have the bug; and text that
 is not there (any more) exactly once is an error, not a pass.
 
-Those that only several processes show are in planted_processes.py.  Waiting for their piece
-of the library: at-most-once and dedup hits returned un-synced, transactions, dead-lettering.
-Waiting for the laboratory, because the
+Those that only several processes show are in planted_processes.py.  Waiting for the laboratory, because the
 cleaner brings positions together before they are 4 GiB apart: a lag that wraps around, a
 saturated lag read as a claim, a seed that misses the base.
 """
@@ -70,9 +68,9 @@ BUGS = (
         "publish_always", "pwrite"),
     Bug("a failed write is not told", LOG + "Log.append", "raise self._fail(error) from error",
         "done = size", "publish_always", "pwrite"),
-    Bug("a group is not atomic", LOG + "Log.append_group", "if atomic and index != last:", "if False:",
+    Bug("a group is not atomic", LOG + "Log.append_group", "record.CONTINUES if atomic else 0", "0",
         "unsynced_batches batches"),
-    Bug("a group never ends", LOG + "Log.append_group", "if atomic and index != last:", "if atomic:",
+    Bug("a group never ends", LOG + "Log.append_group", "flags | chain if left else flags", "flags | chain",
         "batches"),
     # ── segments ───────────────────────────────────────────────────────────────────
     Bug("a header is not synced", LOG + "Log._create", "disk.sync(fd)", "pass", "rotation publish_always"),
@@ -144,6 +142,35 @@ BUGS = (
         "receipt = (lambda *_: log.end)(", "acks"),
     Bug("a released delivery counts", "mq.delivery.queue:QueueState.release", "flight.attempts - 1",
         "flight.attempts", "settling"),
+    # ── what queues do beyond first in, first out ──────────────────────────────────
+    Bug("a transaction is several groups", "mq.store:Store.commit",
+        "append_group(plan.now.store, plan.drafts)",
+        "append_group(plan.now.store, plan.drafts, atomic=False)", "transforming"),
+    Bug("a dedup hit does not wait for the disk", "mq.publishing:publish", "if wishes:", "if positions:",
+        "asking_again"),
+    Bug("dedup ids do not move", "mq.delivery.state:State.within", "queue.dedup.within(base, limit)", "[]",
+        "remembering"),
+    Bug("a checkpoint forgets dedup ids", "mq.delivery.snapshot:freeze", "list(queue.dedup.items())", "[]",
+        "remembering_without_reading"),
+    Bug("dedup ids are forgotten at once", "mq.delivery.dedup:Remembered.forget", ".until <= now_ms",
+        ".until", "remembering_without_reading"),
+    Bug("at most once is handed over before the sync", "mq.receiving:hand_over",
+        "if not store.careless:", "if False:", "arriving_settled"),
+    Bug("a dead-lettering takes nothing out", "mq.delivery.state:State._move", "queue.take(said.id)",
+        "Taken(0, queue.position(said.id), queue.traits(said.id))", "dying"),
+    Bug("a replay keeps the attempts", "mq.delivery.state:State._move", "Taken(0, taken.position, traits)",
+        "Taken(taken.attempts, taken.position, traits)", "dying"),
+    Bug("where it died does not move", "mq.delivery.traits:changes_in",
+        "return Changes(traits.expires, traits.origin, traits.failures)", "return None", "moving"),
+    Bug("a group forgets who is in flight", "mq.delivery.order:Order.reindex",
+        "self._join(flight.traits.group, id).flying = id", "pass",
+        "grouped"),
+    Bug("what sets a message apart does not move", "mq.delivery.state:State._apply_rare",
+        "when, said, changes)", "when, None, changes)", "moving"),
+    Bug("a checkpoint forgets what expires", "mq.delivery.snapshot:_traits", "traits.expires", "0",
+        "expiring"),
+    Bug("a drop drops nothing", "mq.delivery.queue:QueueState.drop",
+        "if self.take(id):", "if False:", "expiring"),
 )  # fmt: skip
 
 STATES_MAX = 12_000  # for each workload of a hunt

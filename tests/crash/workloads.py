@@ -340,13 +340,87 @@ def transforming(d: Driver) -> None:
     d.ack(2)
 
 
+def asking_again(d: Driver) -> None:
+    """Whoever asks again waits for what the first one did not wait for."""
+    d.open()
+    d.publish_once("a", "n", waits=False)
+    d.publish_once("a", "n")
+
+
+def remembering(d: Driver) -> None:
+    """A dedup id whose record has moved."""
+    d.open(sync="never")
+    d.declare("a", 20.0, dedup_window=300_000_000.0)
+    d.publish_once("a", "k")
+    d.flush()
+    _turn_over(d)
+    d.reopen(from_log=True)
+    d.publish_once("a", "k")
+
+
+def remembering_without_reading(d: Driver) -> None:
+    """Dedup ids in a checkpoint."""
+    d.open(sync="never")
+    d.publish_once("a", "k")
+    d.publish_once("a", "l")
+    d.flush()
+    d.maintain()
+    d.reopen()
+    d.publish_once("a", "k")
+
+
+def moving(d: Driver) -> None:
+    """What sets messages apart moves with them: priority, group, and where they died."""
+    d.open(sync="never")
+    d.publish("c")
+    d.publish("c", priority=2, group_name="g")
+    d.take("c", 2)
+    d.reject()
+    d.release()
+    _turn_over(d)
+    d.reopen(from_log=True)
+
+
+def _turn_over(d: Driver) -> None:
+    """The first segments go."""
+    d.publish("c", 3, size=900, priority=9)
+    d.take("c", 3)
+    d.ack(3)
+    d.maintain(1 << 30)
+
+
+def arriving_settled(d: Driver) -> None:
+    """At most once: whatever was handed over is gone for good."""
+    d.open()
+    d.declare("a", 20.0, delivery="at_most_once")
+    d.publish("a", 3)
+    d.publish("a", group_name="g", priority=1)
+    d.take_settled("a")
+    d.take_settled("a")
+    d.reopen()
+    d.take_settled("a")
+
+
+def grouped(d: Driver) -> None:
+    """Of a group one is in flight, whoever opens the store."""
+    d.open(sync="never")
+    d.publish("a", 3, group_name="g")
+    d.publish("a", group_name="h", priority=7)
+    d.take("a", 2)
+    d.reopen()
+    d.take("a", 2)
+    d.reopen(from_log=True)
+    d.take("a", 2)
+
+
 WORKLOADS: dict[str, Workload] = {
     each.__name__: each
     for each in (
         first_create, publish_always, publish_never, batches, unsynced_batches, acks, settling, timeouts,
         purging, rotation, unsynced_rotation, closing, full_segment, long_gap,
         cleaning, unsynced_cleaning, unsynced_closing, checkpoints,
-        ordering, dying, expiring, publishing_once, transforming,
+        ordering, dying, expiring, publishing_once, transforming, arriving_settled, asking_again,
+        remembering, remembering_without_reading, moving, grouped,
     )
 }  # fmt: skip
 
