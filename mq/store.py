@@ -47,8 +47,8 @@ from mq.storage.shared import DIRTY, END, FAILED, HOLDER
 
 logger = logging.getLogger("mq")
 
-FOLLOW_BYTES: Final = 64 << 10  # whoever is farther behind catches up without the lock
-STEP_ASIDE_SECONDS: Final = 100e-6
+FOLLOW_BYTES: Final = 16 << 10  # whoever is farther behind catches up without the lock
+STEP_ASIDE_SECONDS: Final = 50e-6  # longer than a nap of those who wait
 AWAKE_SECONDS: Final = 0.002  # nobody is woken to look so much earlier
 DUE_AGAIN_MS: Final = 1000  # on a full disk, work that falls due is tried again after this
 VOID: Final = -1  # `applied`, while the state is not what the log says
@@ -279,7 +279,7 @@ class Store:
 
     def _come_in(self) -> None:
         if not self.disk.lock(self._locks.fd):
-            self._locks.take(self.mark)
+            self._locks.take(self.mark, self._keep_up)
         mark = self.mark
         mark[7] = self._pid  # HOLDER
         if self.applied != mark[1] or mark[2] or mark[5]:  # END, DIRTY, FAILED
@@ -307,12 +307,27 @@ class Store:
         except OSError as error:
             raise storage_error(self.path, error) from error
 
+    def _keep_up(self) -> None:
+        """Somebody else has the lock: follow what they append meanwhile."""
+        log, upto = self.log, self.mark[END]
+        if self.applied == log.end < upto and not log.unsettled:
+            with suppress(OSError):  # then the state is void, and `_catch_up` looks again
+                self._apply(upto)
+
     def _follow(self, upto: int) -> None:
-        """Apply what others appended; without the lock, as long as it is much."""
+        """Apply what others appended; without the lock, if it is much."""
+        if upto - self.log.end <= FOLLOW_BYTES:
+            self._apply(upto)
+            return
+        self.leave()
+        try:
+            self._apply(upto)
+        finally:
+            self._retake()
+
+    def _apply(self, upto: int) -> None:
+        """Apply the log up to an end that the page named: what is below one never changes."""
         log = self.log
-        far = upto - log.end > FOLLOW_BYTES
-        if far:
-            self.leave()  # what is below an end never changes
         self.applied = VOID
         try:
             self.state.apply(log.follow(upto))
@@ -321,9 +336,6 @@ class Store:
             self.applied = log.end
         except (FileNotFoundError, recovery.StaleCheckpoint):
             return  # it went on for so long that what we knew is gone: read all that is there now
-        finally:
-            if far:
-                self._retake()
         self.clock.passed(log.last_ms)
         self.state.board.seen = log.last_ms
         if self.armed:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -29,9 +29,13 @@ from .network import is_network
 
 LOCK_SECONDS: Final = 10.0  # an operation takes microseconds; somebody who opens a big store, seconds
 KEPT_SECONDS: Final = 0.25  # when the holder has it for good
-TRIES: Final = 4  # before sleeping in between
-NAP_SECONDS_MIN: Final = 20e-6
-NAP_SECONDS_MAX: Final = 200e-6
+PATIENCE_SECONDS: Final = 300e-6  # before others are asked to step aside
+NAP_SECONDS: Final = 20e-6  # the system makes 80 of it
+LOOK_NAP_SECONDS: Final = 200e-6
+
+
+def _nothing() -> None:
+    pass
 
 
 class Locks:
@@ -42,25 +46,22 @@ class Locks:
         self.fd = disk.open(os.path.join(path, "LOCK"), write=True, create=True)
         self.unlock = disk.unlocker(self.fd)
 
-    def take(self, mark: memoryview | None) -> None:
+    def take(self, mark: memoryview | None, meanwhile: Callable[[], None] = _nothing) -> None:
         """Wait for LOCK; StoreLocked, naming who has it, if that takes too long.
 
-        Those who use the store all the time see on the page that somebody waits, and step aside.
+        It is free for a moment after each operation of those who use it all the time, and they may do
+        many before one who waits meets such a moment: changing hands costs more than an operation does.
+        If that takes long, the page tells them, and they step aside.  *meanwhile* is called while waiting.
         """
-        disk, nap = self._disk, NAP_SECONDS_MIN
-        for _ in range(TRIES):
-            if disk.lock(self.fd):
-                return
-            disk.pause(0)
         begin = time.monotonic()
-        while not disk.lock(self.fd):
-            if mark is not None:
-                mark[shared.WAITING] = 1
+        while not self._disk.lock(self.fd):
             waited = time.monotonic() - begin
+            if mark is not None and waited > PATIENCE_SECONDS:
+                mark[shared.WAITING] = 1
             if waited > min(KEPT_SECONDS, LOCK_SECONDS):
                 self._give_up(waited)
-            disk.pause(nap)
-            nap = min(2 * nap, NAP_SECONDS_MAX)
+            meanwhile()
+            self._disk.pause(NAP_SECONDS)
 
     def _give_up(self, waited: float) -> None:
         """StoreLocked, if whoever has the lock keeps it, or must be stuck."""
@@ -102,7 +103,7 @@ class Locks:
         unlock, give_up = self._disk.unlocker(fd), time.monotonic() + seconds
         try:
             while not (ours := self._disk.lock(fd)) and time.monotonic() < give_up:
-                self._disk.pause(NAP_SECONDS_MAX)
+                self._disk.pause(LOOK_NAP_SECONDS)
             yield ours
         finally:
             unlock()  # first, as in `arrive`
@@ -142,7 +143,7 @@ def is_present(disk: Disk, path: str) -> bool:
         while not disk.lock(fd):
             if time.monotonic() > give_up:
                 return True  # whoever holds it so long is at work
-            disk.pause(NAP_SECONDS_MAX)
+            disk.pause(LOOK_NAP_SECONDS)
         other = disk.open(presence)
         try:
             return not disk.lock(other)
@@ -168,7 +169,7 @@ def look(disk: Disk, path: str, key: bytes) -> shared.View:
             break
         if time.monotonic() > give_up:
             raise StoreLocked(path, shared.holder(disk, mark_path)[0])
-        disk.pause(NAP_SECONDS_MAX)
+        disk.pause(LOOK_NAP_SECONDS)
     # The page is read word by word while it changes.
     synced = min(shared.claimed(words), words[shared.END]) if held else shared.claimed(words)
     return shared.View(held, words[shared.END], synced, head)

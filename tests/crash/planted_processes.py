@@ -17,7 +17,7 @@ STORE, LOCKS = "mq.store:Store.", "mq.storage.locks:Locks."
 
 BUGS = (
     # ── the lock, and following ────────────────────────────────────────────────────
-    Bug("the lock is not waited for", STORE + "_come_in", "self._locks.take(self.mark)", "pass",
+    Bug("the lock is not waited for", STORE + "_come_in", "self._locks.take(self.mark, self._keep_up)", "pass",
         "one_publishes_while_another_does"),
     Bug("the lock is let go before the end is published", LOG + "Log.append",
         "self.end = mark[1] = lsn + size", "_unlock(self); self.end = mark[1] = lsn + size",
@@ -29,9 +29,9 @@ BUGS = (
     Bug("appended without following", STORE + "_come_in",
         "if self.applied != mark[1] or mark[2] or mark[5]:", "if mark[2] or mark[5]:",
         "two publish and take"),
-    Bug("followed, and not applied", STORE + "_follow", "self.state.apply(log.follow(upto))",
+    Bug("followed, and not applied", STORE + "_apply", "self.state.apply(log.follow(upto))",
         "list(log.follow(upto))", "three compete"),
-    Bug("new queues of others are not seen", STORE + "_follow", "if self.state.renamed:",
+    Bug("new queues of others are not seen", STORE + "_apply", "if self.state.renamed:",
         "if False:", "definitions, two publish and take"),
     Bug("deadlines by a clock of one's own", "mq.clock:Clock.join",
         "self._offset_ms = offset_ms - (offset_ms >> 63 << 64)", "self.start(last_ms)", "settling"),
@@ -87,7 +87,7 @@ BUGS = (
     # ── cleaning ───────────────────────────────────────────────────────────────────
     Bug("the cleaner does not look again", "mq.storage.cleaner:clean",
         "log.append_head(now_ms, oldest.limit)", "log.append_head(now_ms, log.end)", "two clean, cleaning"),
-    Bug("a follower does not read anew when a segment is gone", STORE + "_follow",
+    Bug("a follower does not read anew when a segment is gone", STORE + "_apply",
         "except (FileNotFoundError, recovery.StaleCheckpoint):", "except recovery.StaleCheckpoint:",
         "far behind"),
     Bug("a body that has moved is not looked for", STORE + "read", "self.look()", "pass",

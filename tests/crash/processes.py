@@ -194,6 +194,8 @@ class Run:
         self._judge(survivor, f"power cut {where}, {fate}", power=True)
 
     def _judge(self, survivor: SimulatedDisk, where: str, *, power: bool) -> list[Seen]:
+        # Who died between forgetting a page and writing it again took with it what only that page had.
+        power = power or survivor.has_forgotten()
         found, verdict, next_id = reopened(survivor, where)
         if verdict == "clean" and not power:
             self._may_be_clean(where)
