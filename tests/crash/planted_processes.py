@@ -17,8 +17,8 @@ STORE, LOCKS = "mq.store:Store.", "mq.storage.locks:Locks."
 
 BUGS = (
     # ── the lock, and following ────────────────────────────────────────────────────
-    Bug("the lock is not waited for", STORE + "_come_in", "self._locks.take(self.mark, self._keep_up)", "pass",
-        "one_publishes_while_another_does"),
+    Bug("the lock is not waited for", STORE + "_come_in", "self._locks.take(self.mark, self._keep_up)",
+        "pass", "one_publishes_while_another_does"),
     Bug("the lock is let go before the end is published", LOG + "Log.append",
         "self.end = mark[1] = lsn + size", "_unlock(self); self.end = mark[1] = lsn + size",
         "two publish and take"),

@@ -78,6 +78,10 @@ class Violation:
         return "\n".join([self.text, f"workload {self.workload}, {self.schedule}", *self.lines])
 
 
+class Lost(Exception):
+    """Who died between forgetting a page and writing it again took with it what only that page had."""
+
+
 class Run:
     """One workload under one schedule."""
 
@@ -109,12 +113,22 @@ class Run:
                 self._settle()
                 wrong = self.witness.complaint()
             return wrong
+        except Lost:
+            return self._after_a_loss()
         except Wrong as wrong:
             return str(wrong)
         except CRASHES as error:
             return f"P9: crashed: {error!r}"
         finally:
             self.kernel.shut_down()
+
+    def _after_a_loss(self) -> str:
+        """Whoever goes on meets damage; who comes when all have ended finds what a power cut leaves."""
+        try:
+            self._judge(self.kernel.disk.after_kill(), "all killed behind a loss", power=True)
+        except Wrong as wrong:
+            return str(wrong)
+        return self.witness.complaint()
 
     def lines(self) -> list[str]:
         told = [f"  {op}" for op in self.witness.ops]
@@ -178,6 +192,8 @@ class Run:
     def _kill(self, actor: Actor, inside: int | None) -> None:
         actor.process.kill(inside=inside)
         self.deaths[actor.name] = self.witness.tick()
+        if self.kernel.disk.has_forgotten():
+            raise Lost
 
     # ── looking ────────────────────────────────────────────────────────────────────
 
@@ -194,8 +210,6 @@ class Run:
         self._judge(survivor, f"power cut {where}, {fate}", power=True)
 
     def _judge(self, survivor: SimulatedDisk, where: str, *, power: bool) -> list[Seen]:
-        # Who died between forgetting a page and writing it again took with it what only that page had.
-        power = power or survivor.has_forgotten()
         found, verdict, next_id = reopened(survivor, where)
         if verdict == "clean" and not power:
             self._may_be_clean(where)
