@@ -5,11 +5,14 @@
 One table, medians with the range over the rounds, 100-byte bodies, sync="never":
 
     1 → 1, 2 → 2, 4 → 4     messages a second from publish through receive to ack, of so many
-                            publishing and as many consuming processes
+                            publishing and as many consuming processes; one message at a time,
+                            and in batches: publish_many, receive_many, ack_many of 100
+    one process             the same work, one message at a time, by one thread of one process
     hand-off                from before a publish until a receiver that was blocked in another
                             process has the message; and what that process uses while it waits
-    lock                    what one publish takes in a process that publishes seldom, beside one
-                            and beside three that do all the time
+    now and then            what a publish takes in a process that publishes seldom, beside one and
+                            beside three that do all the time: it applies what they did meanwhile;
+                            and another one right behind it, which only has to get the lock
     shared, exclusive       one process alone, the same store opened in either way
 """
 
@@ -33,6 +36,7 @@ import mq
 
 BODY = bytes(range(100))
 STOP = b"stop"
+BATCH = 100
 COLD_SECONDS = 0.005  # between two publishes of the cold process
 IDLE_SECONDS = 2.0
 WARM_UP = 100  # messages before anything is timed
@@ -98,6 +102,23 @@ def _consume(queue: mq.Queue[bytes], pipe: Connection) -> int:
         count += 1
 
 
+def _publish_batches(queue: mq.Queue[bytes], pipe: Connection, count: int) -> None:
+    for _ in range(count // BATCH):
+        queue.publish_many([BODY] * BATCH)
+
+
+def _consume_batches(queue: mq.Queue[bytes], pipe: Connection) -> int:
+    count = 0
+    while True:
+        messages = queue.receive_many(BATCH)
+        queue.ack_many(messages)
+        stops = sum(message.raw == STOP for message in messages)
+        count += len(messages) - stops
+        if stops:
+            queue.publish_many([STOP] * (stops - 1))  # for the others
+            return count
+
+
 def _publish_until_told(queue: mq.Queue[bytes], pipe: Connection) -> None:
     """With as many acks as publishes, so that the store stays small."""
     while not pipe.poll():
@@ -126,9 +147,11 @@ def _processor_seconds() -> float:
 # ── figures ────────────────────────────────────────────────────────────────────────
 
 
-def rate(store: str, pairs: int, count: int) -> float:
+def rate(store: str, pairs: int, count: int, *, batches: bool) -> float:
     """Messages a second through *pairs* of processes."""
-    works = [(_publish, count // pairs)] * pairs + [(_consume,)] * pairs
+    publish, consume = (_publish_batches, _consume_batches) if batches else (_publish, _consume)
+    count -= count % (BATCH * pairs)
+    works: list[tuple[Any, ...]] = [(publish, count // pairs)] * pairs + [(consume,)] * pairs
     with helpers(store, *works) as started, mq.open(store, sync="never") as broker:
         begin = time.perf_counter()
         for helper in started:
@@ -138,7 +161,7 @@ def rate(store: str, pairs: int, count: int) -> float:
         broker.queue("bench").publish_many([STOP] * pairs)
         done = sum(helper.result() for helper in started[pairs:])
         seconds = time.perf_counter() - begin
-    assert done == count // pairs * pairs
+    assert done == count
     return done / seconds
 
 
@@ -161,9 +184,10 @@ def hand_off(store: str, count: int) -> tuple[list[float], float]:
     return took, idle / IDLE_SECONDS
 
 
-def cold(store: str, hot: int, count: int) -> list[float]:
-    """Seconds of each publish beside *hot* processes that publish, receive and ack all the time."""
-    took = []
+def cold(store: str, hot: int, count: int) -> tuple[list[float], list[float]]:
+    """Seconds of each publish beside *hot* processes that never rest; and of another one right behind it."""
+    first: list[float] = []
+    second: list[float] = []
     busy = [(_publish_until_told,)] * hot
     with helpers(store, *busy) as started, mq.open(store, sync="never") as broker:
         queue = broker.queue("cold")
@@ -172,13 +196,14 @@ def cold(store: str, hot: int, count: int) -> list[float]:
             helper.go()
         for _ in range(count):
             time.sleep(COLD_SECONDS)
-            begin = time.perf_counter()
-            queue.publish(BODY)
-            took.append(time.perf_counter() - begin)
+            for took in first, second:
+                begin = time.perf_counter()
+                queue.publish(BODY)
+                took.append(time.perf_counter() - begin)
         for helper in started:
             helper.go()
             helper.result()
-    return took
+    return first, second
 
 
 def alone(store: str, exclusive: bool, count: int) -> tuple[float, float]:
@@ -235,26 +260,29 @@ def main(messages: int, rounds: int, quick: bool, directory: str | None) -> None
 
 
 def one_round(table: Table, path: Callable[[str], str], messages: int, few: int) -> None:
-    for pairs in (1, 2, 4):
-        table.add(f"{pairs} → {pairs} processes", "messages/s", rate(path(f"rate-{pairs}"), pairs, messages))
+    for batches, how in ((False, ""), (True, f", batches of {BATCH}")):
+        for pairs in (1, 2, 4):
+            found = rate(path(f"rate-{pairs}{how}"), pairs, messages, batches=batches)
+            table.add(f"{pairs} → {pairs} processes{how}", "messages/s", found)
     took, idle = hand_off(path("hand-off"), few)
     for share in (50, 99):
         table.add(f"hand-off to a blocked receiver, p{share}", "µs", percentile(took, share / 100) * 1e6)
     table.add("a blocked receiver's share of a processor", "%", idle * 100)
     for hot in (1, 3):
-        took = cold(path(f"cold-{hot}"), hot, few)
-        for share in (50, 99):
-            title = f"a publish now and then beside {hot} busy, p{share}"
-            table.add(title, "µs", percentile(took, share / 100) * 1e6)
+        first, second = cold(path(f"cold-{hot}"), hot, few)
+        for took, which in (first, "now and then"), (second, "the next"):
+            for share in (50, 99):
+                title = f"a publish beside {hot} busy, {which}, p{share}"
+                table.add(title, "µs", percentile(took, share / 100) * 1e6)
     costs = {}
     for name in ("shared", "exclusive"):
         publish, receive = costs[name] = alone(path(name), name == "exclusive", messages)
         table.add(f"{name}: publish", "µs", publish * 1e6)
         table.add(f"{name}: receive + ack", "µs", receive * 1e6)
+        table.add(f"{name}: one process", "messages/s", 1 / (publish + receive))
     for index, work in enumerate(("publish", "receive + ack")):
-        table.add(
-            f"shared less exclusive: {work}", "µs", (costs["shared"][index] - costs["exclusive"][index]) * 1e6
-        )
+        ratio = costs["exclusive"][index] / costs["shared"][index]
+        table.add(f"shared, of what exclusive does: {work}", "", ratio)
 
 
 if __name__ == "__main__":

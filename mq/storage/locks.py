@@ -29,7 +29,7 @@ from .network import is_network
 
 LOCK_SECONDS: Final = 10.0  # an operation takes microseconds; somebody who opens a big store, seconds
 KEPT_SECONDS: Final = 0.25  # when the holder has it for good
-PATIENCE_SECONDS: Final = 300e-6  # before others are asked to step aside
+PATIENCE_SECONDS: Final = 200e-6  # before others are asked to step aside
 NAP_SECONDS: Final = 20e-6  # the system makes 80 of it
 LOOK_NAP_SECONDS: Final = 200e-6
 
