@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -84,6 +86,24 @@ def test_it_is_not_repaired_there_either(tmp_path):
     mq.open(tmp_path).close()
     with pytest.raises(mq.Unsupported, match="network"), locks.alone(Elsewhere(), str(tmp_path)):
         pass
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="mounting needs root")
+def test_a_store_over_two_mounts_is_one_store(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    if subprocess.run(["mount", "--bind", here, there], check=False, capture_output=True).returncode:
+        pytest.skip("nothing may be mounted here")
+    try:
+        with mq.open(here / "data") as one, mq.open(there / "data") as other:
+            one.queue("mail").publish("hello")
+            assert other.queue("mail").receive(timeout=0)
+            assert one.queue("mail").receive(timeout=0) is None
+            with pytest.raises(mq.StoreLocked):
+                mq.open(there / "data", exclusive=True)
+    finally:
+        subprocess.run(["umount", there], check=True)
 
 
 def test_memory_is_here():
