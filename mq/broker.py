@@ -16,6 +16,7 @@ from mq.message import Delivery
 from mq.options import QueueOptions, check_many, check_options, check_seconds
 from mq.queue import Queue
 from mq.receiving import receive_from
+from mq.storage import locks
 from mq.storage.log import SEGMENT_BYTES_MIN
 from mq.storage.record import GROUP_BYTES_MAX
 from mq.store import Store
@@ -35,6 +36,7 @@ class StoreStats(NamedTuple):
     disk_bytes: int
     live_bytes: int  # of all bodies that are not settled
     segments: int
+    processes: list[int]  # that have the store open: their pids; only this one's if the system does not say
 
 
 class Broker:
@@ -110,9 +112,11 @@ class Broker:
     def stats(self) -> StoreStats:
         queues = {name: self.queue(name).stats() for name in self.queues()}
         log = self._store.log
-        return StoreStats(
-            queues, log.reader.disk_bytes(), sum(each.bytes for each in queues.values()), len(log.segments)
-        )
+        live_bytes = sum(each.bytes for each in queues.values())
+        processes = locks.present(self._store.disk, self.path)
+        if not processes and not self._store.read_only:
+            processes = [os.getpid()]
+        return StoreStats(queues, log.reader.disk_bytes(), live_bytes, len(log.segments), processes)
 
     def flush(self) -> None:
         """Return when all that was written is on the disk."""

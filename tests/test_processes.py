@@ -53,6 +53,19 @@ def counts(queue: mq.Queue[Any]) -> tuple[int, ...]:
 # ── one store ──────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says who has a lock")
+def test_everybody_is_told_who_has_the_store_open(path, other):
+    with mq.open(path) as broker:
+        everybody = sorted([os.getpid(), other.pid])
+        assert broker.stats().processes == everybody
+        other.do("close")
+        assert broker.stats().processes == [os.getpid()]
+        with mq.open(path, read_only=True) as reader:
+            assert reader.stats().processes == [os.getpid()]
+    with mq.open(path, read_only=True) as reader:
+        assert reader.stats().processes == []
+
+
 def test_what_one_publishes_the_other_receives_and_settles(path, other):
     with mq.open(path) as broker:
         mail = broker.queue("mail")

@@ -16,7 +16,7 @@ from mq.cli.app import CORRUPT, ERROR, json_option, note, store_option
 from mq.delivery import events
 from mq.delivery.state import State, stands_at
 from mq.errors import CorruptStore
-from mq.storage import record, shared
+from mq.storage import locks, record
 from mq.storage.disk import Disk, RealDisk
 from mq.storage.recovery import Event
 from mq.storage.walk import File, Gap, Walk, walk
@@ -122,8 +122,7 @@ def inspect(ctx: click.Context, as_json: bool, store: str) -> None:
     disk = RealDisk()
     census = take_census(disk, store)
     walked = census.walk
-    holder = shared.holder(disk, os.path.join(store, "mark"))[0] if walked.view.held else None
-    rows = _store_fields(census, store, holder)
+    rows = _store_fields(census, store, locks.present(disk, store))
     if as_json:
         _print_json(census, rows)
     else:
@@ -135,14 +134,14 @@ def inspect(ctx: click.Context, as_json: bool, store: str) -> None:
         ctx.exit(code)
 
 
-def _store_fields(census: Census, store: str, holder: int | None) -> dict[str, Any]:
+def _store_fields(census: Census, store: str, processes: list[int]) -> dict[str, Any]:
     walked = census.walk
     return {
         "path": os.path.abspath(store),
         "store_id": walked.identity.store_id,
         "verdict": walked.verdict,
         "problem": str(walked.problem) if walked.problem else None,
-        "held_by": holder,
+        "processes": processes,
         "head": walked.head,
         "end": census.end,
         "synced": walked.synced,
@@ -188,8 +187,10 @@ def _print_json(census: Census, store: dict[str, Any]) -> None:
 
 
 def _print_text(census: Census, store: dict[str, Any]) -> None:
-    holder = f"in use by process {store['held_by'] or 'unknown'}" if census.walk.view.held else ""
     verdict = store["verdict"]
+    processes = ", ".join(map(str, store["processes"])) or "unknown"
+    several = "es" if len(store["processes"]) > 1 else ""
+    holder = f"in use by process{several} {processes}" if census.walk.view.held else ""
     output.pairs([
         ("store", store["path"]),
         ("id", store["store_id"]),

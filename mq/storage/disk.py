@@ -64,6 +64,9 @@ class Disk(Protocol):
     def file_system(self, path: str) -> str:
         """The kind of file system that *path* is on, or would be; "" if the system does not say."""
 
+    def lockers(self, path: str) -> list[int]:
+        """The processes that have a lock of the file; none if the system does not say."""
+
     def names(self, path: str) -> list[str]: ...
     def exists(self, path: str) -> bool: ...
     def make_directory(self, path: str) -> None: ...
@@ -159,6 +162,16 @@ class RealDisk:
         except OSError:  # not Linux, or no /proc
             return ""
 
+    def lockers(self, path: str) -> list[int]:
+        try:
+            file = os.stat(path)
+            with open("/proc/locks", encoding="ascii") as locks:
+                rows = [line.split() for line in locks]
+        except OSError:
+            return []
+        name = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
+        return sorted({int(row[4]) for row in rows if row[1] == "FLOCK" and row[5] == name})
+
     def make_directory(self, path: str) -> None:
         os.makedirs(path, exist_ok=True)
 
@@ -250,6 +263,9 @@ class MemoryDisk:
 
     def file_system(self, path: str) -> str:
         return ""
+
+    def lockers(self, path: str) -> list[int]:
+        return []
 
     def names(self, path: str) -> list[str]:
         return [name.rpartition("/")[2] for name in self._files if name.rpartition("/")[0] == path]

@@ -153,6 +153,11 @@ def is_present(disk: Disk, path: str) -> bool:
         _let_go(disk, fd)
 
 
+def present(disk: Disk, path: str) -> list[int]:
+    """The processes that have the store open; none if the system does not say."""
+    return disk.lockers(os.path.join(path, "FORMAT"))
+
+
 def _let_go(disk: Disk, fd: int) -> None:
     disk.unlocker(fd)()
     disk.close(fd)

@@ -102,6 +102,9 @@ class Overlay:
     def file_system(self, path: str) -> str:
         return self._disk.file_system(path)
 
+    def lockers(self, path: str) -> list[int]:
+        return self._disk.lockers(path)
+
     def exists(self, path: str) -> bool:
         return self._files[path] is not None if path in self._files else self._disk.exists(path)
 

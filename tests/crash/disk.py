@@ -534,6 +534,9 @@ class SimulatedDisk:
     def pause(self, seconds: float) -> None:
         pass
 
+    def lockers(self, path: str) -> list[int]:
+        return []
+
     def file_system(self, path: str) -> str:
         return ""
 

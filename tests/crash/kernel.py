@@ -300,6 +300,9 @@ class Face:
     def pause(self, seconds: float) -> None:
         self._process.make("pause", "", self._process.paused)
 
+    def lockers(self, path: str) -> list[int]:
+        return []
+
     def file_system(self, path: str) -> str:
         return ""
 
