@@ -318,6 +318,7 @@ class SimulatedDisk:
         self.on_change: Callable[[str], None] | None = None
         self.fired = 0  # the call at which the last fault struck
         self._cut_at, self._faults = cut_at, dict(faults or {})
+        self.faulty = bool(faults)
         self._dead = False
         self._order = 0
         self._files: dict[int, tuple[str, File]] = {}

@@ -13,7 +13,7 @@ whether the failure stays, closes, and opens again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -140,6 +140,7 @@ class Driver:
             options = {"group" if key == "group_name" else key: each for key, each in options.items()}
         if count > 1:
             history.groups.update((body, bodies) for body in bodies)
+        lasting = () if "ttl" in options else bodies  # `contents` leaves out what will expire
 
         def call(broker: Broker) -> None:
             queue = broker.queue(name)
@@ -147,11 +148,11 @@ class Driver:
             ids = queue.publish_many(bodies, **options) if batch else [queue.publish(bodies[0], **options)]
             for id, body in zip(ids, bodies, strict=True):
                 self._learn(id, body)
-            history.returned.update(bodies)
+            history.returned.update(lasting)
 
         sizes = f"{count} × {len(bodies[0])} bytes" if count > 1 else f"{len(bodies[0])} bytes"
         # What expires is not followed: it is never shown, whenever somebody looks.
-        step = model.unchanged if "ttl" in options else model.publish(name, bodies)
+        step = model.publish(name, lasting)
         self._do(f"publish({name!r}, {sizes}, {options})", step, call, syncs=True)
 
     def publish_once(self, name: str, key: str, *, waits: bool = True) -> None:
@@ -281,7 +282,10 @@ class Driver:
             if bodies != expected:
                 raise Wrong(f"P5: received {bodies!r}, not {head!r}")
 
-        self._do(f"take({name!r}, {limit or 1})", model.tried(name, head, +1), call)
+        taken = model.tried(name, head, +1)
+        # A call that fails for want of descriptors gives that one back.
+        perhaps = [model.both(taken, model.tried(name, [body], -1)) for body in head]
+        self._do(f"take({name!r}, {limit or 1})", taken, call, perhaps=perhaps if self.disk.faulty else ())
         self.held.extend((name, each) for each in got)
 
     def _ready(self, name: str) -> list[bytes]:
@@ -370,12 +374,15 @@ class Driver:
 
     def _do(
         self, line: str, step: model.Step, call: Callable[[Broker], object], *,
-        syncs: bool = False, always: bool = False,
+        syncs: bool = False, always: bool = False, perhaps: Sequence[model.Step] = (),
     ) -> None:  # fmt: skip
-        """*syncs*: once it has returned, all of it is on the disk, under sync="always", or *always*."""
+        """*syncs*: once it has returned, all of it is on the disk, under sync="always", or *always*.
+
+        *perhaps*: what else it may do.
+        """
         if self._broker is None:
             return
-        self.history.begin(line, step)
+        self.history.begin(line, step, *perhaps)
         begun = self.disk.calls
         try:
             call(self._broker)
@@ -391,6 +398,7 @@ class Driver:
             self.history.on_disk()
         if self.disk.fired > begun:
             self._ask()
+        self._narrow()
 
     def _ask(self) -> None:
         """A call failed, and the operation did not: it was maintenance, which has nobody to tell.

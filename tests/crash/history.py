@@ -154,9 +154,9 @@ class History:
 
     # ── while it goes ──────────────────────────────────────────────────────────────
 
-    def begin(self, line: str, step: Step) -> None:
+    def begin(self, line: str, *steps: Step) -> None:
         self.lines.append(line)
-        self._next = [step(each) for each in self.now]
+        self._next = [step(each) for step in steps for each in self.now]
 
     def returns(self) -> None:
         self.now, self._next = self._next, []
