@@ -49,6 +49,8 @@ PRESSED_SEGMENTS: Final = 1  # beyond what makes the cleaner start
 CLOSING_BYTES: Final = 64 << 10  # of log at close: less is read again as quickly
 CLOSING_SECONDS: Final = 1.0  # for cleaning at close
 STALL_SECONDS: Final = 0.002  # for each publish while the cleaner is behind
+STALL_FACTOR: Final = 8  # for each segment farther
+STALL_SECONDS_MAX: Final = 0.128
 
 
 class _TimeIsUp(Exception):
@@ -68,6 +70,7 @@ class Maintenance:
         self._checkpoint_bytes = 0
         self._starved_look_at, self._starved_due = 0, False
         self.pressed = False
+        self._stall_seconds = 0.0
         self.trouble: MqError | None = None  # why space is not given back, if so
 
     def begin(self, position: int) -> None:
@@ -80,7 +83,9 @@ class Maintenance:
         log, room = store.log, RESERVE_BYTES + store.state.total() * SETTLED_BYTES
         log.reserve_bytes = min(2 * log.segment_bytes, room)
         over = log.disk_bytes() - 2 * store.state.live_bytes()
-        self.pressed = over > (PRESSED_SEGMENTS + 1) * store.log.segment_bytes and self.trouble is None
+        behind = over / log.segment_bytes - (PRESSED_SEGMENTS + 1)
+        self.pressed = behind > 0 and self.trouble is None
+        self._stall_seconds = min(STALL_SECONDS * STALL_FACTOR ** max(0.0, min(behind, 9)), STALL_SECONDS_MAX)
         store.linger = store.durable or self.pressed
         if self._background and (self._clean_is_due() or self._checkpoint_is_due()):
             if self._thread is None and not self._stopped:
@@ -93,7 +98,7 @@ class Maintenance:
     def stall(self) -> None:
         """A publisher waits a little, for the cleaner to catch up."""
         if self._background:
-            time.sleep(STALL_SECONDS)
+            time.sleep(self._stall_seconds)
         else:
             self.run()
 
