@@ -100,12 +100,13 @@ class Driver:
             self.history.raised(type(error).__name__)
 
     def reopen(self, *, from_log: bool = False, **options: Any) -> None:
-        """*from_log*: the checkpoints are gone, which costs nothing but time."""
+        """*from_log*: the checkpoints are gone, if they can be removed, which costs nothing but time."""
         self.close()
         if self._broker is None:
             if from_log:
-                for name in self.disk.names(f"{PATH}/checkpoint"):
-                    self.disk.unlink(f"{PATH}/checkpoint/{name}")
+                with suppress(OSError):
+                    for name in self.disk.names(f"{PATH}/checkpoint"):
+                        self.disk.unlink(f"{PATH}/checkpoint/{name}")
             self.open(**{**self.options, **options})
 
     def tick(self) -> float:
