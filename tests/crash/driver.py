@@ -81,8 +81,16 @@ class Driver:
 
     def _narrow(self) -> None:
         """After an outcome unknown, look which it was."""
-        if self._broker and len(self.history.now) > 1 and not self.history.narrow(contents(self._broker)[0]):
-            raise Wrong(f"P6: neither done nor not: {contents(self._broker)[0]!r}")
+        if self._broker is None or len(self.history.now) == 1:
+            return
+        try:
+            found = contents(self._broker)[0]
+        except StorageError as error:
+            self._excuse(error, self.disk.calls - 1)
+            self._narrow()  # the fault has struck, the next try meets none
+            return
+        if not self.history.narrow(found):
+            raise Wrong(f"P6: neither done nor not: {found!r}")
 
     def close(self) -> None:
         if self._skip() or self._broker is None:
@@ -394,12 +402,13 @@ class Driver:
                 self._obey()
             self._narrow()
             return
-        self.history.returns()
+        fired = self.disk.fired > begun
+        self.history.returns(certain=not fired)
         if always or (syncs and self.options["sync"] == "always"):
             self.history.on_disk()
-        if self.disk.fired > begun:
+        if fired:
             self._ask()
-        self._narrow()
+            self._narrow()
 
     def _ask(self) -> None:
         """A call failed, and the operation did not: it was maintenance, which has nobody to tell.

@@ -158,8 +158,9 @@ class History:
         self.lines.append(line)
         self._next = [step(each) for step in steps for each in self.now]
 
-    def returns(self) -> None:
-        self.now, self._next = self._next, []
+    def returns(self, *, certain: bool = True) -> None:
+        """*certain*: it has done the first of what it was begun to do."""
+        self.now, self._next = self._next[: len(self.now)] if certain else self._next, []
         self._window.update(map(key, self.now))
         self.lines[-1] += " ✓"
 
