@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -48,6 +49,20 @@ class Seen(NamedTuple):
 
 
 def peek(queue: Queue[Any], limit: int, state: State) -> list[Message[Any]]:
+    return _look(queue, lambda held, now: held.ids(state, now, limit))
+
+
+def get(queue: Queue[Any], id: int) -> Message[Any] | None:
+    def choose(held: QueueState, now: Now) -> list[int]:
+        held.advance(now)
+        return [id] if id in held and not held.has_expired(id) else []
+
+    found = _look(queue, choose)
+    return found[0] if found else None
+
+
+def _look(queue: Queue[Any], choose: Callable[[QueueState, Now], list[int]]) -> list[Message[Any]]:
+    """The messages that *choose* names, and whose records are still there."""
     store = queue._store
     with store.mutex:
         try:
@@ -55,27 +70,10 @@ def peek(queue: Queue[Any], limit: int, state: State) -> list[Message[Any]]:
             held, now = queue._channel.state, store.clock.now()
             if held is None:
                 return []
-            found = [_see(held, id, now) for id in held.ids(state, now, limit)]
+            found = [_see(held, id, now) for id in choose(held, now)]
         finally:
             store.leave()
     return [message for seen in found if (message := _message(queue, held, seen))]
-
-
-def get(queue: Queue[Any], id: int) -> Message[Any] | None:
-    store = queue._store
-    with store.mutex:
-        try:
-            store.look()
-            held, now = queue._channel.state, store.clock.now()
-            if held is None:
-                return None
-            held.advance(now)
-            if id not in held or held.has_expired(id):
-                return None
-            seen = _see(held, id, now)
-        finally:
-            store.leave()
-    return _message(queue, held, seen)
 
 
 def _see(held: QueueState, id: int, now: Now) -> Seen:

@@ -71,9 +71,10 @@ def check_seconds(name: str, value: object) -> float:
 
 def check_span(name: str, value: object) -> float:
     """*value*, if it is a duration that is not nothing."""
-    if not check_seconds(name, value):
+    seconds = float(check_seconds(name, value))
+    if not seconds:
         raise UsageError(f"{name} is more than 0 seconds")
-    return float(check_seconds(name, value))
+    return seconds
 
 
 def check_count(name: str, value: object) -> int:

@@ -69,14 +69,8 @@ def settle_all(store: Store, claims: list[Claim], do: Do, *, settles: bool = Tru
     with store.mutex:
         try:
             store.enter()
-            plan, stale, done = store.plan(), [], set[int]()
-            for claim in claims:
-                queue = claim.queue(store.state)
-                if queue is None or (settles and claim.receipt in done):
-                    stale.append(claim.id)
-                    continue
-                done.add(claim.receipt)
-                do(plan, queue, claim)
+            plan = store.plan()
+            done, stale = plan_all(plan, [(claim, do) for claim in claims], settles=settles)
             if plan.drafts:
                 store.commit(plan)
         finally:
@@ -85,6 +79,22 @@ def settle_all(store: Store, claims: list[Claim], do: Do, *, settles: bool = Tru
         mark_settled(claim for claim in claims if claim.receipt in done)
     if stale:
         raise StaleReceipt(tuple(stale))
+
+
+def plan_all(
+    plan: Plan, settling: Iterable[tuple[Claim, Do]], *, settles: bool = True
+) -> tuple[set[int], list[int]]:
+    """Plan it for all that are current: the receipts of those, and the ids of the others."""
+    done: set[int] = set()
+    stale: list[int] = []
+    for claim, do in settling:
+        queue = claim.queue(plan.state)
+        if queue is None or (settles and claim.receipt in done):
+            stale.append(claim.id)
+            continue
+        done.add(claim.receipt)
+        do(plan, queue, claim)
+    return done, stale
 
 
 def mark_settled(claims: Iterable[Claim]) -> None:

@@ -22,7 +22,7 @@ from mq.message import Delivery, Receipt, encode_body
 from mq.options import PublishOptions, check_reason, check_seconds, wish_of
 from mq.publishing import publish
 from mq.queue import Queue
-from mq.settling import Claim, Do, claim_of, do_ack, mark_settled, nacking
+from mq.settling import Claim, Do, claim_of, do_ack, mark_settled, nacking, plan_all
 from mq.store import Store
 
 T = TypeVar("T")
@@ -81,14 +81,6 @@ class Transaction:
 
     def _settle(self, plan: Plan) -> None:
         """Plan what becomes of the deliveries; StaleReceipt if one of them is not in force."""
-        stale: list[int] = []
-        done: set[int] = set()
-        for claim, do in self._settling:
-            queue = claim.queue(self._store.state)
-            if queue is None or claim.receipt in done:
-                stale.append(claim.id)
-                continue
-            done.add(claim.receipt)
-            do(plan, queue, claim)
+        _, stale = plan_all(plan, self._settling)
         if stale:
             raise StaleReceipt(tuple(stale))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import Final
 
 TRIM: Final = 4096  # entries that may be used up at the front of the arrays
@@ -53,9 +53,3 @@ class Agenda:
         elif self._at >= TRIM and 2 * self._at > len(self._times):
             del self._times[: self._at], self._ids[: self._at]
             self._at = 0
-
-
-def heap_of(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    heap = list(pairs)
-    heapify(heap)
-    return heap

@@ -31,7 +31,7 @@ from .board import NEVER, Board
 from .events import Now
 from .groups import Group
 from .retry import Backoff
-from .traits import Delayed, Flight, Traits, weight
+from .traits import LEVELS, PLAIN, Delayed, Flight, Traits, weight
 
 STALE_MAX: Final = 64  # index entries that may be out of date before they are swept
 STEP_BITS: Final = 64
@@ -168,9 +168,8 @@ class Order:
         heappush(self._deadlines, (deadline, id))
         if deadline < self._next_store:
             self._next_store = deadline
-        if flight.attempts >= self.attempts_max and deadline < self._store_alarm:
-            self._store_alarm = deadline
-            self.board.at_store(deadline, self.number)
+        if flight.attempts >= self.attempts_max:
+            self._alarm_store(deadline)
         if len(self._deadlines) > 2 * len(self.flights) + STALE_MAX:
             self._deadlines = [
                 (each.deadline, id) for id, each in self.flights.items() if each.deadline > self._store_seen
@@ -324,7 +323,13 @@ class Order:
 
     def traits(self, id: int) -> Traits:
         """Of a message that is here."""
-        raise NotImplementedError
+        entry = self.delayed.get(id) or self.flights.get(id)
+        if entry:
+            return entry.traits
+        for level, lane in self.lanes.items():
+            if lane.head == id or id in lane:
+                return LEVELS[level]
+        return PLAIN
 
     def returns_at(self, flight: Flight) -> int:
         """When a delivery that timed out is tried again, in store time: the backoff counts from its deadline.
@@ -455,9 +460,7 @@ class Order:
         else:
             self._expiries.add(when, id)
             self._next_wall = min(self._next_wall, when)
-        if when < self._wall_alarm:
-            self._wall_alarm = when
-            self.board.at_wall(when, self.number)
+        self._alarm_wall(when)
 
     # ── work that falls due ────────────────────────────────────────────────────────
 
@@ -544,8 +547,7 @@ class Order:
     def _is_ready(self, id: int) -> bool:
         if flight := self.flights.get(id):
             return (
-                flight.deadline <= self._store_seen
-                and flight.attempts < self.attempts_max
+                self._has_lapsed(id)
                 and self.returns_at(flight) <= self._store_seen
                 and not 0 < flight.traits.expires <= self._wall_seen
             )
@@ -586,13 +588,7 @@ class Order:
         return flight is not None and flight.deadline == deadline
 
     def _is_return(self, when: int, id: int) -> bool:
-        flight = self.flights.get(id)
-        return (
-            flight is not None
-            and flight.deadline <= self._store_seen
-            and flight.attempts < self.attempts_max
-            and self.returns_at(flight) == when
-        )
+        return self._has_lapsed(id) and self.returns_at(self.flights[id]) == when
 
     def _is_due(self, due: int, id: int) -> bool:
         entry = self.delayed.get(id)

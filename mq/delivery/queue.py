@@ -294,15 +294,6 @@ class QueueState(Order):
         if self.options.delete_when_idle is not None:
             self.board.at_store(self.idle_until, self.number)
 
-    def traits(self, id: int) -> Traits:
-        entry = self.delayed.get(id) or self.flights.get(id)
-        if entry:
-            return entry.traits
-        for level, lane in self.lanes.items():
-            if lane.head == id or id in lane:
-                return LEVELS[level]
-        return PLAIN
-
     def position(self, id: int) -> int | None:
         """Where the message's record is; None if the message is not here."""
         tried = self.flights.get(id) or self.delayed.get(id)

@@ -34,10 +34,6 @@ NAP_SECONDS: Final = 20e-6  # the system makes 80 of it
 LOOK_NAP_SECONDS: Final = 200e-6
 
 
-def _nothing() -> None:
-    pass
-
-
 class Locks:
     def __init__(self, disk: Disk, path: str) -> None:
         self._disk, self._path = disk, path
@@ -46,7 +42,7 @@ class Locks:
         self.fd = disk.open(os.path.join(path, "LOCK"), write=True, create=True)
         self.unlock = disk.unlocker(self.fd)
 
-    def take(self, mark: memoryview | None, meanwhile: Callable[[], None] = _nothing) -> None:
+    def take(self, mark: memoryview | None, meanwhile: Callable[[], object] = int) -> None:
         """Wait for LOCK; StoreLocked, naming who has it, if that takes too long.
 
         It is free for a moment after each operation of those who use it all the time, and they may do
