@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -48,18 +49,24 @@ class Settled(NamedTuple):
 
 def take(store: Store, state: QueueState, ids: Sequence[int], now: Now, deadline: int) -> list[Flying]:
     """Deliver *ids*, in one write; called with the mutex."""
-    pack, flights, number = events.DELIVER_PAYLOAD.pack, state.flights, state.number
+    runs = [
+        (flags, run[at : at + events.RUN_MAX])
+        for flags, same in groupby(ids, lambda id: events.TIMED_OUT if id in state.flights else 0)
+        for run in [list(same)]
+        for at in range(0, len(run), events.RUN_MAX)
+    ]
     drafts = [
-        (events.DELIVER, events.TIMED_OUT if id in flights else 0, number, pack(id, deadline)) for id in ids
+        (events.DELIVER, flags, state.number, events.encode_deliveries(run, deadline)) for flags, run in runs
     ]
     receipts = store.log.append_group(now.store, drafts)
-    taken = [
-        (id, receipt, state.deliver(id, receipt, deadline, draft[1]))
-        for id, receipt, draft in zip(ids, receipts, drafts, strict=True)
+    flights = [
+        (id, flight)
+        for receipt, (flags, run) in zip(receipts, runs, strict=True)
+        for id, flight in zip(run, state.deliver_run(run, receipt, deadline, flags), strict=True)
     ]
     store.applied = store.log.end
     return [
-        Flying(id, receipt, each.attempts, each.position, each.traits) for id, receipt, each in taken if each
+        Flying(id, each.receipt, each.attempts, each.position, each.traits) for id, each in flights if each
     ]
 
 

@@ -332,6 +332,27 @@ def test_a_receipt_as_text_settles_after_a_restart(restart):
     assert broker().queue("mail").stats()[:3] == (0, 0, 0)
 
 
+def test_of_a_batch_which_is_few_records_each_has_its_own_receipt(restart):
+    broker, again = restart
+    queue = broker().queue("mail")
+    queue.publish_many(range(300))
+    log = broker()._store.log
+    before = log.end
+    batch = queue.receive_many(300)
+    receipts = [each.receipt for each in batch]
+    assert log.end - before < 300 * 10
+    assert len(set(receipts)) == 300
+    queue.ack_many([batch[7], receipts[8], batch[150]])
+    batch[299].nack(delay=0)
+    queue = again().queue("mail")
+    with pytest.raises(mq.StaleReceipt) as stale:
+        queue.ack_many(receipts)
+    assert stale.value.ids == tuple(batch[n].id for n in (7, 8, 150, 299))
+    queue = again().queue("mail")
+    last = queue.receive(timeout=0)
+    assert (last.body, last.attempts, queue.stats()[:3], queue.stats().acked) == (299, 2, (0, 1, 0), 299)
+
+
 def test_a_receipt_from_before_is_stale_if_the_message_was_delivered_again(restart, clock):
     broker, again = restart
     queue = broker().queue("mail")

@@ -41,12 +41,16 @@ def _declare(payload: bytes) -> Facts:
 
 
 def _deliver(payload: bytes) -> Facts:
-    id, deadline = events.DELIVER_PAYLOAD.unpack(payload)
-    return {"message": id, "deadline": output.instant(deadline)}
+    ids, deadline = events.deliveries_of(payload, 0, len(payload))
+    return _one_or_more(ids) | {"deadline": output.instant(deadline)}
 
 
 def _ack(payload: bytes) -> Facts:
-    return {"message": events.ACK_PAYLOAD.unpack(payload)[0]}
+    return _one_or_more([id for id, _ in events.ACK_PAYLOAD.iter_unpack(payload)])
+
+
+def _one_or_more(ids: list[int]) -> Facts:
+    return {"message": ids[0]} if len(ids) == 1 else {"messages": ids}
 
 
 def _nack(flags: int, payload: bytes) -> Facts:

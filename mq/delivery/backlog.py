@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
@@ -169,6 +169,22 @@ class Backlog:
             self._chunks.remove(chunk)
         self._find_tail()
         return position
+
+    def take_run(self, ids: list[int]) -> Sequence[int] | None:
+        """`take` for all of *ids*, if they are the first in the first chunk; else None, and nothing is done."""
+        if ids[0] != self.head:
+            return None
+        held, positions = self._chunks[0].arrays
+        at, stop = self._at, self._at + len(ids)
+        if held[at:stop].tolist() != ids:
+            return None
+        self._at = stop
+        self._count -= len(ids)
+        if stop < len(held):
+            self.head = held[stop]
+        else:
+            self._drop_first()
+        return ids if positions is None else positions[at:stop]
 
     def insert(self, id: int, position: int) -> None:
         """Add an id anywhere, whose record has moved to *position*."""

@@ -4,8 +4,8 @@
     ──────────  ──────────────────────────────────────────────────────────────
     DECLARE     msgpack: name, all options, and the totals so far
     PUBLISH     the body, then attributes if there are any
-    DELIVER     message id, deadline           (its own position is the receipt)
-    ACK         message id, size of what was published
+    DELIVER     message id, deadline, then the ids of those delivered with it
+    ACK         for each message its id, and the size of what was published
     NACK        message id, due, time, then the reason as UTF-8
     RELEASE     message id
     EXTEND      message id, new deadline
@@ -19,14 +19,16 @@
     DEDUP       a dedup id that is remembered: message id, until when, the dedup id
     RENEW       until when a queue that goes when nobody uses it stays
 
-A message's id is the position of its PUBLISH record.  Deadlines and the ends of dedup
+A message's id is the position of its PUBLISH record.  The receipt of a delivery is the position
+of its DELIVER record; of the n-th message there, n bytes further in.  Deadlines and the ends of dedup
 windows are milliseconds of store time, dues and expiries milliseconds of wall time, all
 since 1970.
 """
 
 from __future__ import annotations
 
-from struct import Struct
+from collections.abc import Sequence
+from struct import Struct, pack, unpack_from
 from typing import Any, Final, Literal
 
 import msgspec
@@ -84,6 +86,7 @@ KNOWN_FLAGS: Final = {
 
 DELIVER_PAYLOAD: Final = Struct("<QQ")
 ACK_PAYLOAD: Final = Struct("<QI")
+RUN_MAX: Final = 128  # messages in one record, so that damage to it concerns no more
 NACK_PAYLOAD: Final = Struct("<QQ")
 TIMED_NACK_PAYLOAD: Final = Struct("<QQQ")
 RELEASE_PAYLOAD: Final = Struct("<Q")
@@ -108,6 +111,17 @@ MESSAGE_OVERHEAD_BYTES: Final = 96  # what a message costs in the log beside its
 
 REASON_BYTES_MAX: Final = 1024
 TIMEOUT_REASON: Final = "the visibility timeout passed"
+
+
+def encode_deliveries(ids: Sequence[int], deadline: int) -> bytes:
+    """The payload of a DELIVER record: for RUN_MAX ids at most."""
+    return pack(f"<{len(ids) + 1}Q", ids[0], deadline, *ids[1:])
+
+
+def deliveries_of(buffer: bytes, start: int, stop: int) -> tuple[list[int], int]:
+    """The ids and the deadline in a DELIVER record."""
+    id, deadline, *others = unpack_from(f"<{(stop - start) // 8}Q", buffer, start)
+    return [id, *others], deadline
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

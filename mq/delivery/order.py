@@ -244,6 +244,8 @@ class Order:
     def heads(self, now: Now, limit: int) -> list[int]:
         """The ids that are delivered next at *now*, at most *limit*, in order: one of a group."""
         self.advance(now)
+        if not self._ready and not self.levels:
+            return list(islice(self.waiting, limit))
         ranks = merge(self._ready_ranks(limit), self._lane_ranks())
         return [rank & ID for rank in islice(ranks, limit)]
 

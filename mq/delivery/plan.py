@@ -33,6 +33,15 @@ class Plan:
         self.drafts.append((kind, flags, queue, payload))
         return len(self.drafts) - 1
 
+    def add_to_run(self, kind: int, queue: int, part: bytes) -> None:
+        """One more of the same, in the last draft if that is of its kind: RUN_MAX of them at most."""
+        if self.drafts:
+            last, flags, number, payload = self.drafts[-1]
+            if last == kind and number == queue and not flags and len(payload) < events.RUN_MAX * len(part):
+                self.drafts[-1] = kind, 0, queue, payload + part
+                return
+        self.add(kind, 0, queue, part)
+
     def number(self, name: str) -> int:
         """The number of the queue *name*, which is declared if it is not there."""
         if queue := self.state.by_name.get(name):

@@ -154,6 +154,20 @@ class QueueState(Order):
             self.stir()
         return flight
 
+    def deliver_run(self, ids: list[int], receipt: int, deadline: int, flags: int) -> list[Flight | None]:
+        """`deliver` for many: the receipt of each is one more than that of the one before."""
+        positions = self.waiting.take_run(ids)
+        if positions is None:
+            return [self.deliver(id, receipt + n, deadline, flags) for n, id in enumerate(ids)]
+        flights: list[Flight | None] = []
+        for n, (id, position) in enumerate(zip(ids, positions, strict=True)):
+            flight = self.flights[id] = Flight(receipt + n, deadline, 1, position)
+            self.watch(id, flight)
+            flights.append(flight)
+        if self.rested:
+            self.stir()
+        return flights
+
     def _take_to_deliver(self, id: int) -> Taken | None:
         if flight := self.take_flight(id):
             failure = Failed(flight.deadline, flight.attempts, TIMEOUT_REASON)
@@ -183,6 +197,11 @@ class QueueState(Order):
             self.bytes -= size  # it arrived settled; or the record of its delivery was lost
         if self.rested:
             self.stir()
+
+    def ack_run(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """`ack` for many."""
+        for id, size in pairs:
+            self.ack(id, size)
 
     def nack(self, id: int, due: int, at: int = 0, reason: str = "") -> None:
         self.failed += 1

@@ -18,7 +18,7 @@ def current(queue: QueueState | None, id: int, receipt: int) -> QueueState | Non
 
 
 def ack(plan: Plan, queue: QueueState, id: int, size: int) -> None:
-    plan.add(events.ACK, 0, queue.number, events.ACK_PAYLOAD.pack(id, size))
+    plan.add_to_run(events.ACK, queue.number, events.ACK_PAYLOAD.pack(id, size))
     plan.free(queue, id, size)
 
 

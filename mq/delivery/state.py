@@ -65,10 +65,17 @@ class State:
             if plain:
                 publisher, run, run_bytes = number, [lsn], stop - start
             elif kind == events.DELIVER:
-                id, deadline = events.DELIVER_PAYLOAD.unpack_from(buffer, start)
-                queue.deliver(id, lsn, deadline, flags)
+                if stop - start == 16:
+                    id, deadline = events.DELIVER_PAYLOAD.unpack_from(buffer, start)
+                    queue.deliver(id, lsn, deadline, flags)
+                else:
+                    ids, deadline = events.deliveries_of(buffer, start, stop)
+                    queue.deliver_run(ids, lsn, deadline, flags)
             elif kind == events.ACK:
-                queue.ack(*events.ACK_PAYLOAD.unpack_from(buffer, start))
+                if stop - start == 12:
+                    queue.ack(*events.ACK_PAYLOAD.unpack_from(buffer, start))
+                else:
+                    queue.ack_run(events.ACK_PAYLOAD.iter_unpack(buffer[start:stop]))
             else:
                 self._apply_rare(queue, lsn, kind, flags, buffer, start, stop)
         if run:

@@ -544,8 +544,10 @@ class Log:
             return self._follow_far(upto)
         # Flat on purpose: one process follows another's every message through here.
         scan = Scan(self._disk, self._fd, last, begin, upto, "")
-        found = scan.parse(self._pread(self._fd, upto - begin, begin - self._shift), begin)
+        block = self._pread(self._fd, upto - begin, begin - self._shift)
+        found = scan.parse(block, begin)
         self._followed(scan, upto)
+        self.reader.followed = last, begin, block
         return found
 
     def _follow_far(self, upto: int) -> Iterator[Event]:

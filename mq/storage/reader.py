@@ -30,6 +30,9 @@ READ_AHEAD_BYTES: Final = 4096  # and when it goes on where the last one ended
 READ_BYTES_MAX: Final = 64 << 10
 
 
+Block = tuple[Segment | None, int, bytes]
+
+
 class Stored(msgspec.Struct, gc=False):
     """A record read back from its position."""
 
@@ -48,7 +51,8 @@ class Reader:
         self._files = threading.Lock()
         self._closed = False
         self._guess = READ_BYTES
-        self._recent: tuple[Segment | None, int, bytes] = (None, 0, b"")  # read last: what, from where on
+        self._recent: Block = (None, 0, b"")  # read last: of which segment, from where on
+        self.followed: Block = (None, 0, b"")  # the same, of what others appended last
         self._sizes: dict[int, int] = {}  # of segments that are not written to any more
         self.index: tuple[list[int], list[Segment]] = ([], [])  # replaced as a whole, never changed
         self.show(segments)
@@ -60,18 +64,18 @@ class Reader:
     def read(self, lsn: int) -> Stored:
         """The record at *lsn*, checked; CorruptStore if it does not pass, Closed if `close` was called."""
         # Flat on purpose: every delivery comes through here.  Records do not change, so what was
-        # read with the last one serves for those behind it, if it passes.
-        recent, first, block = self._recent
-        at = lsn - first
-        if recent is not None and 0 <= at <= len(block) - 24:
-            crc, length, low, _, ms, kind, flags, queue = UNPACK(block, at)
-            stop = at + 24 + length
-            if (
-                stop <= len(block)
-                and low == lsn & 0xFFFF_FFFF
-                and crc32c(block[at + 4 : stop], recent.seed) == crc
-            ):
-                return Stored(kind, flags, queue, recent.created_ms + ms, block[at + 24 : stop])
+        # read with the last one, or to follow others, serves for those behind it, if it passes.
+        for recent, first, block in (self._recent, self.followed):
+            at = lsn - first
+            if recent is not None and 0 <= at <= len(block) - 24:
+                crc, length, low, _, ms, kind, flags, queue = UNPACK(block, at)
+                stop = at + 24 + length
+                if (
+                    stop <= len(block)
+                    and low == lsn & 0xFFFF_FFFF
+                    and crc32c(block[at + 4 : stop], recent.seed) == crc
+                ):
+                    return Stored(kind, flags, queue, recent.created_ms + ms, block[at + 24 : stop])
         bases, segments = self.index
         each = segments[-1]
         if lsn < each.base:

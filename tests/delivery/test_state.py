@@ -114,3 +114,41 @@ def test_numbers_run_out_after_65_535_queues():
     assert state.free_number() == QUEUES_MAX
     state.queues[QUEUES_MAX] = None
     assert state.free_number() is None
+
+
+BATCH = [record(lsn, events.PUBLISH, b"body") for lsn in range(10, 90, 10)]
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param([MAIL, *BATCH], id="waiting"),
+        pytest.param([*BATCH, MAIL], id="waiting, not declared yet"),
+        pytest.param(
+            [MAIL, *BATCH, record(90, events.DELIVER, events.DELIVER_PAYLOAD.pack(20, 500))], id="flown"
+        ),
+        pytest.param(
+            [MAIL, *BATCH, record(90, events.RESCHEDULE, events.RESCHEDULE_PAYLOAD.pack(20, 7))], id="due"
+        ),
+        pytest.param([MAIL, *BATCH, record(90, events.DROP, events.DROP_PAYLOAD.pack(10, 4))], id="gone"),
+        pytest.param([MAIL], id="none"),
+    ],
+)
+@pytest.mark.parametrize("ids", [[10, 20, 30], [30, 10, 20, 40], [20, 30], [10, 20, 30, 40, 50, 60, 70, 80]])
+def test_a_record_about_several_is_as_many_about_one(before, ids):
+    many, single = folded(*before), folded(*before)
+    many.apply([record(100, events.DELIVER, events.encode_deliveries(ids, 5000))])
+    single.apply(
+        record(100 + n, events.DELIVER, events.encode_deliveries([id], 5000)) for n, id in enumerate(ids)
+    )
+    assert told(many) == told(single)
+    sizes = [(id, 4) for id in [*ids, 77]]
+    many.apply([record(200, events.ACK, b"".join(events.ACK_PAYLOAD.pack(*each) for each in sizes))])
+    single.apply(record(200, events.ACK, events.ACK_PAYLOAD.pack(*each)) for each in sizes)
+    assert told(many) == told(single)
+
+
+def told(state: State) -> tuple:
+    queue = state.queues[1]
+    facts = [(id, *queue.facts(id), queue.position(id)) for id in range(10, 90, 10) if id in queue]
+    return facts, queue.counts(NOW), queue.bytes, queue.acked, queue.heads(Now(9000, 9000), 9), state.total()
