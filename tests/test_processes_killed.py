@@ -113,6 +113,8 @@ def test_the_others_go_on_wherever_one_is_killed(tmp_path, half):
                 ]
             if status == 0:
                 break
+            if at % 25 == 0:  # else the lives get longer as fast as the deaths come later
+                broker._store.maintenance.run(1)
         assert at > (10 if half else 100), "nobody was killed"
     assert CliRunner().invoke(cli, ["--store", str(path), "verify"]).exit_code == 0
     with mq.open(path) as broker:
