@@ -171,7 +171,7 @@ class Backlog:
         return position
 
     def take_run(self, ids: list[int]) -> Sequence[int] | None:
-        """`take` for all of *ids*, if they are the first in the first chunk; else None, and nothing is done."""
+        """`take` for all of *ids*, if they come first in the first chunk; else None, and nothing is done."""
         if ids[0] != self.head:
             return None
         held, positions = self._chunks[0].arrays

@@ -142,6 +142,12 @@ BUGS = (
         "receipt = (lambda *_: log.end)(", "acks"),
     Bug("a released delivery counts", "mq.delivery.queue:QueueState.release", "flight.attempts - 1",
         "flight.attempts", "settling"),
+    Bug("those delivered together have one receipt", "mq.delivery.queue:QueueState.deliver_run",
+        "Flight(receipt + n", "Flight(receipt", "batches"),
+    Bug("of those acked together one is", "mq.delivery.queue:QueueState.ack_run",
+        "self.ack(id, size)", "return self.ack(id, size)", "settling"),
+    Bug("of those acked together one is logged", "mq.delivery.plan:Plan.add_to_run",
+        "payload + part", "payload", "settling"),
     # ── what queues do beyond first in, first out ──────────────────────────────────
     Bug("a transaction is several groups", "mq.store:Store.commit",
         "append_group(plan.now.store, plan.drafts)",
