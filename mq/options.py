@@ -179,7 +179,7 @@ def wish_of(
     )  # fmt: skip
 
 
-KNOWN_TO_PUBLISH: Final = tuple(PublishOptions.__annotations__) + tuple(BatchOptions.__annotations__)
+KNOWN_TO_PUBLISH: Final = tuple(PublishOptions.__annotations__)
 
 
 # ── declaring ──────────────────────────────────────────────────────────────────────

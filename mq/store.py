@@ -691,6 +691,8 @@ class Store:
         if hasattr(self, "log"):
             self.log.let_go()  # whoever waits for the disk still has it now, or its failure
             self.log.abandon()
+        if hasattr(self, "mark"):
+            self.mark = shared.detached(self.mark)
         if self._sync_fd >= 0:
             fd, self._sync_fd = self._sync_fd, -1
             self.disk.close(fd)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
+from fakes import FakeClock
 from hypothesis import HealthCheck, settings
 
+import mq
 from mq.delivery.order import Order
 
 settings.register_profile("mq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -16,6 +19,18 @@ settings.load_profile("mq")
 # Whoever starts the tests behind an & has Ctrl-C ignored, and so would every process begun here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def broker(clock: FakeClock) -> Iterator[mq.Broker]:
+    """A store in memory."""
+    with mq.open(":memory:", clock=clock) as broker:
+        yield broker
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from fakes import CountingDisk, FakeClock, open_on
+from fakes import CountingDisk, open_on
 
 import mq
 from mq.delivery.queue import QueueState
@@ -25,11 +25,6 @@ from mq.storage.disk import RealDisk
 pytestmark = pytest.mark.usefixtures("no_backoff_after_timeouts")
 
 PATIENCE = 300.0  # seconds after which a test that hangs has failed
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
 
 
 @pytest.fixture
@@ -182,6 +177,16 @@ def test_a_closed_broker_says_so(path, call, where):
         held = queue.receive()
     with pytest.raises(mq.Closed, match="closed"):
         call(broker, queue, held)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not say what is mapped")
+def test_a_closed_broker_holds_no_file(path):
+    broker = mq.open(path)
+    broker.queue("mail").publish("x")
+    assert str(path) in Path("/proc/self/maps").read_text()
+    broker.close()
+    assert str(path) not in Path("/proc/self/maps").read_text()
+    assert not [each for each in Path("/proc/self/fd").iterdir() if str(path) in os.path.realpath(each)]
 
 
 def test_a_closed_broker_ends_an_iteration(path):

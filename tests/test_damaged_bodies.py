@@ -17,11 +17,6 @@ from mq.storage.segment import HEADER_BYTES
 from mq.store import Store
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 def damage(path: Path, id: int) -> None:
     """Flip a bit in the body of the message, whose first segment is still there."""
     segment = max(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,6 @@ import mq
 
 NO_BACKOFF = mq.Backoff(initial=0)
 PATIENCE = 60.0  # seconds after which a test that hangs has failed
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def broker(clock: FakeClock) -> Iterator[mq.Broker]:
-    with mq.open(":memory:", clock=clock) as broker:
-        yield broker
 
 
 def bodies(messages: list[Any]) -> list[object]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from fakes import FakeClock
 
 import mq
 
@@ -34,17 +33,6 @@ class BytesOfMine(bytes):
 
 class Stopped(BaseException):
     """As KeyboardInterrupt: not an Exception."""
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def broker(clock):
-    with mq.open(":memory:", clock=clock) as broker:
-        yield broker
 
 
 @pytest.fixture

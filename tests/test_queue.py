@@ -5,23 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from fakes import FakeClock
 
 import mq
 from mq.delivery.retry import Backoff
 
 pytestmark = pytest.mark.usefixtures("no_backoff_after_timeouts")
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def broker(clock):
-    with mq.open(":memory:", clock=clock) as broker:
-        yield broker
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ and tests/storage.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -22,17 +21,6 @@ import mq
 pytestmark = pytest.mark.usefixtures("no_backoff_after_timeouts")
 
 TIMEOUT_SECONDS = 30.0
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def broker(clock: FakeClock) -> Iterator[mq.Broker]:
-    with mq.open(":memory:", clock=clock) as broker:
-        yield broker
 
 
 @pytest.fixture

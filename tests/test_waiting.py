@@ -96,11 +96,6 @@ class Interrupt(BaseException):
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def queue(clock) -> Iterator[mq.Queue]:
     with mq.open(":memory:", clock=clock) as broker:
         queue = broker.queue("mail")

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from mq.cli import output
-from mq.cli.app import json_option, note, store_option
+from mq.cli.app import Failure, json_option, note, store_option
 from mq.cli.inspect import exit_code, gap_fields, gap_line, kind_name
 from mq.delivery import events
 from mq.storage import record
@@ -179,7 +179,9 @@ def dump(
     """
     walked = walk(RealDisk(), store, events.PUBLISH)
     show = _show_json if as_json else _Columns(walked).show
+    there = queue is None
     for file, item, name in _items(walked):
+        there = there or name == queue
         if isinstance(item, Gap) or (
             queue in (None, name)
             and (not kinds or kind_name(item.kind) in kinds)
@@ -191,6 +193,8 @@ def dump(
         output.flush()
         note(str(walked.problem))
         ctx.exit(code)
+    if not there:
+        raise Failure(f"no queue {queue!r} in the log of {store}; `mq queues` lists those there are")
 
 
 def _is_about(said: Facts, message: int) -> bool:

@@ -19,6 +19,7 @@ from mq.cli.app import USAGE, Failure, json_option, note, store_option
 from mq.cli.signals import Interrupts
 from mq.errors import MqError, StorageError, UsageError
 from mq.message import BODY_BYTES_MAX, encode_body
+from mq.store import check_name
 
 CHUNK_BYTES: Final = 256 << 10  # what is read at once is published at once, with one fsync
 # What a creation that was cut off may leave before FORMAT is there.
@@ -53,6 +54,7 @@ def publish(queue: str, messages: tuple[str, ...], kind: str, quiet: bool, as_js
     mq publish hooks --as json < hooks.ndjson
     tail -f access.log | mq publish lines -q
     """
+    check_name(queue)  # before a store is made for it
     made = _is_new(store)
     with mq.open(store) as broker, Interrupts() as interrupts:
         if made:

@@ -668,6 +668,7 @@ class Log:
     def abandon(self) -> None:
         """Let go of the files and leave the log as it is."""
         with self._sync:
+            self._mark = shared.detached(self._mark)
             self._close_retired()
             self.reader.close()
             # Taken out before it is closed: its number may be somebody else's a moment later.

@@ -76,6 +76,14 @@ def _make_mark(disk: Disk, path: str, key: bytes) -> int:
     return fd
 
 
+def detached(mark: memoryview) -> memoryview:
+    """What the page says now, for nobody else: while it is mapped its file system cannot be unmounted."""
+    words = memoryview(bytearray(PAGE_BYTES)).cast("Q")
+    for index in range(WORDS):
+        words[index] = mark[index]
+    return words
+
+
 def read_mark(disk: Disk, path: str, key: bytes) -> list[int]:
     """The words of the page as they are now; zeros if it is not there or not this store's."""
     if disk.exists(path):

@@ -94,6 +94,22 @@ def test_dump_for_a_person_is_a_line_a_record(run: Run, busy: list[int]) -> None
     assert "reason 'ValueError: no'" in run("dump", "-k", "nack").stdout
 
 
+def test_dump_of_a_queue_that_is_not_there(run: Run, busy: list[int]) -> None:
+    result = run("dump", "--queue", "mial")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no queue 'mial'" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_dump_of_a_batch_is_a_line_about_all_of_it(run: Run, store: Path, busy: list[int]) -> None:
+    with mq.open(store) as broker:
+        queue = broker.queue("batch")
+        ids = queue.publish_many(range(3))
+        queue.ack_many(queue.receive_many(3))
+    taken, acked = lines(run("dump", "--queue", "batch", "-k", "deliver", "-k", "ack", "--json"))
+    assert taken["messages"] == acked["messages"] == ids
+    assert len(lines(run("dump", "--message", str(ids[2]), "--json"))) == 3
+
+
 def test_dump_filters(run: Run, busy: list[int]) -> None:
     kinds = {each["kind"] for each in lines(run("dump", "--json", "-k", "ack", "-k", "nack"))}
     assert kinds == {"ack", "nack"}

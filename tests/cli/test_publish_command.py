@@ -46,6 +46,13 @@ def test_the_first_publish_says_where_it_made_the_store(run: Run, store: Path) -
     assert run("publish", "q", "a").stderr == ""
 
 
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 256])
+def test_no_store_is_made_for_a_name_that_no_queue_can_have(run: Run, store: Path, name: str) -> None:
+    result = run("publish", name, "a")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert not store.exists()
+
+
 def test_each_line_is_a_message_also_an_empty_one_and_one_without_an_end(run: Run, store: Path) -> None:
     result = run("publish", "q", input="wörld\n\r\n\nlast".encode())
     assert bodies(store) == ["wörld", "\r", "", "last"]
