@@ -689,7 +689,6 @@ class Store:
         """Close every file, the lock last."""
         self.listener.let_go()
         if hasattr(self, "log"):
-            self.log.let_go()  # whoever waits for the disk still has it now, or its failure
             self.log.abandon()
         if hasattr(self, "mark"):
             self.mark = shared.detached(self.mark)

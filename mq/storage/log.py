@@ -36,7 +36,7 @@ from .record import AFTER_CRC, CRC
 from .reserve import Reserve
 from .rewrite import rewrite
 from .segment import BadHeader, Event, Scan, Segment, is_zero
-from .shared import NO_LIMIT, SYNCED
+from .shared import SYNCED
 
 ALLOCATE_BYTES: Final = 1 << 20  # room is reserved in steps of this; a full disk is noticed here
 STARVED_BYTES: Final = 16 << 10  # the same, on a full disk
@@ -78,7 +78,6 @@ class Log:
         self._sync = threading.Lock()  # held while the disk syncs
         self._sync_fd = -1  # whose lock says which process syncs; -1: no other does
         self._unlock_sync: Callable[[], object] = int
-        self._let_go = False
         self.unsettled = False  # interrupted between two segments: to be rebased before its next use
         self.last_ms = 0  # the time of the last record that somebody else appended
         self._commit = GroupCommit(lambda: self.synced, self._sync_now)
@@ -105,7 +104,7 @@ class Log:
     @property
     def synced(self) -> int:
         """Everything below is on the disk."""
-        return NO_LIMIT if self._let_go else self._mark[SYNCED]
+        return self._mark[SYNCED]
 
     @property
     def segments(self) -> list[Segment]:
@@ -661,12 +660,8 @@ class Log:
         self.reader.after_fork()
         self.abandon()
 
-    def let_go(self) -> None:
-        """Whoever waits for the disk still has it now, or its failure."""
-        self._let_go = True
-
     def abandon(self) -> None:
-        """Let go of the files and leave the log as it is."""
+        """Let go of the files and leave the log as it is.  Whoever still waits for the disk is told."""
         with self._sync:
             self._mark = shared.detached(self._mark)
             self._close_retired()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -152,3 +154,43 @@ def test_what_a_caller_met_first_is_not_told_again_because_maintenance_met_it_to
     assert disk.hook is cleaning
     assert broker._store.maintenance.trouble, "it met nothing"
     broker.close()
+
+
+class Held:
+    """The hook of a disk: its first fdatasync waits until it may go, and then fails."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def __call__(self, name: str, args: tuple[Any, ...]) -> Any:
+        if name == "sync" and not self.begun.is_set():
+            self.begun.set()
+            assert self.go.wait(PATIENCE)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return GO_ON
+
+
+@pytest.mark.parametrize("wait", ["publish", "flush"])
+def test_who_waited_for_a_sync_that_failed_is_told_though_another_has_closed_the_store(disk, wait):
+    """P1: the first publisher leads, and its broker is closed by the time the second one looks."""
+    broker = open_on(disk)
+    queue = broker.queue("a")
+    queue.publish(b"stays")
+    disk.hook = hook = Held()
+    commit = broker._store.log._commit
+
+    def lead() -> None:
+        with broker:
+            queue.publish(b"unknown")
+
+    with ThreadPoolExecutor() as pool:
+        leader = pool.submit(lead)
+        assert hook.begun.wait(PATIENCE)
+        follower = pool.submit(*((queue.publish, b"unknown too") if wait == "publish" else (broker.flush,)))
+        give_up = time.monotonic() + PATIENCE
+        while commit._round.followers < 1 and time.monotonic() < give_up:
+            time.sleep(0.001)
+        hook.go.set()
+        for told in leader, follower:
+            with pytest.raises(mq.StoreFailed):
+                told.result(PATIENCE)
