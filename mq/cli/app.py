@@ -13,6 +13,7 @@ Nobody ever sees a traceback: an error is one line on standard error that says w
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
@@ -117,12 +118,6 @@ def store_option(command: F) -> F:
     )(command)  # fmt: skip
 
 
-def require_directory(path: str) -> None:
-    """The same, for commands that can do without FORMAT."""
-    if not any(os.path.exists(os.path.join(path, name)) for name in ("FORMAT", "log")):
-        raise StorageError(path, "there is no store here; check --store")
-
-
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 
 
@@ -132,6 +127,12 @@ def require_store(path: str) -> None:
         raise StorageError(path, "there is no store here; check --store, or publish something first")
 
 
+def require_directory(path: str) -> None:
+    """Commands that can do without FORMAT want the log at least."""
+    if not any(os.path.exists(os.path.join(path, name)) for name in ("FORMAT", "log")):
+        raise StorageError(path, "there is no store here; check --store")
+
+
 def note(message: str) -> None:
     """Tell the person, on standard error."""
     click.echo(f"mq: {message}", err=True)
@@ -139,4 +140,10 @@ def note(message: str) -> None:
 
 def as_named(message: str) -> str:
     """*message* with paths below the working directory as people name them."""
-    return message.replace(os.getcwd().rstrip("/") + "/", "")
+    try:
+        here = os.getcwd()
+    except OSError:  # it is gone
+        return message
+    if here == "/":
+        return message
+    return re.sub(rf"(?<![^\s'\"(]){re.escape(here)}/", "", message)  # not inside of another path

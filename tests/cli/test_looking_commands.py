@@ -104,6 +104,34 @@ def test_where_no_store_is(run: Run, store: Path, command: list[str], place: str
     assert store.exists() == (place != "missing")
 
 
+def test_a_path_is_named_from_the_working_directory(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below it without the way there; elsewhere whole, also where the way there is a part of the name."""
+    for directory in (tmp_path, Path("/")):
+        monkeypatch.chdir(directory)
+        for place in (tmp_path / "there", Path(f"/elsewhere{tmp_path}/there")):
+            shown = "there" if place.parent == directory else place
+            for command in ("stats", "receive"):
+                assert run("-s", str(place), command, "q").stderr.startswith(f"mq: {shown}: ")
+                assert run("-s", str(place), command, "q").stderr.count("\n") == 1
+
+
+def test_the_working_directory_is_gone(
+    run: Run, store: Path, filled: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for command in (["queues"], ["publish", "q", "a"], ["receive", "q"], ["inspect"], ["repair"]):
+        result = run(*command)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("mq: ") and result.stderr.count("\n") == 1
+    assert str(store) in run("-s", str(store), "peek", "mial").stderr
+    assert run("-s", str(store), "publish", "mail", "a").exit_code == 0
+
+
 @pytest.mark.parametrize(
     "place",
     [["-s", "there", "queues"], ["queues", "--store", "there"], ["-s", "elsewhere", "queues", "-s", "there"]],
