@@ -126,6 +126,14 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
+def span(seconds: float) -> str:
+    """Seconds that somebody chose, for a person: exact, in the longest unit that makes them short."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length and seconds % (length / 2) == 0:
+            return f"{seconds / length:,g} {unit}"
+    return f"{seconds:,.3f}".rstrip("0").rstrip(".") + " s"
+
+
 def instant(ms: int) -> str:
     """Milliseconds since 1970, as ISO 8601."""
     try:

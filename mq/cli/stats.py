@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Final
+
 import click
+import msgspec
 
 import mq
 from mq.cli import output
 from mq.cli.app import ERROR, Failure, json_option, store_option
 from mq.cli.receive import why_empty
+from mq.delivery import events
+
+SECONDS: Final = frozenset({"visibility_timeout", "ttl", "dedup_window", "delete_when_idle"})
 
 
 @click.command(short_help="The counts and options of one queue.")
@@ -17,6 +24,7 @@ from mq.cli.receive import why_empty
 def stats(queue: str, as_json: bool, store: str) -> None:
     """The counts of one queue now, its totals since it was created, and its options.
 
+    Of the options the visibility timeout, and those that are not as by default; --json has all.
     Writes nothing; also while another process has the store.
 
     \b
@@ -43,5 +51,22 @@ def stats(queue: str, as_json: bool, store: str) -> None:
     rows += [("oldest", output.duration(found.oldest_age) if found.ready else "-")]
     rows += [(name, f"{count:,}".rjust(width)) for name, count in totals.items()]
     rows += [("paused", "yes")] if found.paused else []
-    rows += [("visibility timeout", output.duration(options["visibility_timeout"]))]
+    rows += _options(queue, options)
     output.pairs(rows)
+
+
+def _options(queue: str, options: mq.QueueOptions) -> Iterator[tuple[str, str]]:
+    """The visibility timeout, and what is not as by default, for a person."""
+    usual = {**msgspec.structs.asdict(events.Options()), "dead_letter": f"{queue}.dead"}
+    for name, value in options.items():
+        if name == "visibility_timeout" or value not in (usual[name], ""):
+            yield name.replace("_", " "), _value(name, value)
+
+
+def _value(name: str, value: object) -> str:
+    if isinstance(value, mq.Backoff):
+        initial, maximum = output.span(value.initial), output.span(value.maximum)
+        return f"initial {initial}, factor {value.factor:g}, maximum {maximum}, jitter {value.jitter:g}"
+    if isinstance(value, (int, float)):
+        return output.span(value) if name in SECONDS else f"{value:,}"
+    return output.escape(str(value))

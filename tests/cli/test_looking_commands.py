@@ -73,6 +73,31 @@ def test_stats(run: Run, filled: list[int]) -> None:
     assert (found["queue"], found["ready"], found["acked"], found["visibility_timeout"]) == ("mail", 2, 1, 30)
 
 
+def test_stats_show_every_option_that_is_not_as_by_default(run: Run, store: Path, filled: list[int]) -> None:
+    def options(queue: str) -> dict[str, str]:
+        rows = [line.split("  ", 1) for line in run("stats", queue).stdout.splitlines()]
+        names = [name for name, _ in rows]
+        return {name: value.strip() for name, value in rows[names.index("dropped") + 1 :]}
+
+    assert options("mail") == {"visibility timeout": "30 s"}
+    chosen: mq.QueueOptions = {
+        "visibility_timeout": 0.25, "max_attempts": 5, "backoff": mq.Backoff(initial=90, maximum=5400),
+        "dead_letter": "grave", "ttl": 86_400, "expired": "dead_letter", "max_length": 100_000,
+        "max_bytes": 1 << 20, "overflow": "drop_oldest", "dedup_window": 600, "delivery": "at_most_once",
+        "delete_when_idle": 100_000,
+    }  # fmt: skip
+    with mq.open(store) as broker:
+        broker.queue("odd", **chosen)
+        assert chosen.keys() == broker.queue("odd").options().keys(), "all there are"
+    assert options("odd") == {
+        "visibility timeout": "0.25 s", "max attempts": "5",
+        "backoff": "initial 1.5 min, factor 2, maximum 1.5 h, jitter 0.1",
+        "dead letter": "grave", "ttl": "1 d", "expired": "dead_letter", "max length": "100,000",
+        "max bytes": "1,048,576", "overflow": "drop_oldest", "dedup window": "10 min",
+        "delivery": "at_most_once", "delete when idle": "100,000 s",
+    }  # fmt: skip
+
+
 def test_stats_of_a_queue_that_is_not_there(run: Run, filled: list[int]) -> None:
     result = run("stats", "mial")
     assert result.exit_code == 1 and "there are: mail" in result.stderr
