@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import sys
 from array import array
@@ -17,7 +18,7 @@ import mq
 from mq.cli import output
 from mq.cli.app import USAGE, Failure, json_option, note, store_option
 from mq.cli.signals import Interrupts
-from mq.errors import MqError, StorageError, UsageError
+from mq.errors import MqError, StorageError, StoreFailed, UsageError
 from mq.message import BODY_BYTES_MAX, encode_body
 from mq.store import check_name
 
@@ -122,6 +123,10 @@ def _publish_lines(
                 bodies, problem = _parse_lines(lines, kind)
                 try:
                     ids = target.publish_many(bodies)
+                except StoreFailed:
+                    last = count + (problem[0] if problem else len(lines))
+                    note(_look_first(target.name, count + 1, last, published))
+                    raise
                 except MqError:
                     note(_go_on(count + 1, published))
                     raise
@@ -144,6 +149,17 @@ def _publish_lines(
 
 def _go_on(line: int, published: int) -> str:
     return f"all before line {line:,} is published ({output.count(published, 'message')}); go on from there"
+
+
+def _look_first(queue: str, first: int, last: int, published: int) -> str:
+    """What to say when nobody knows whether the lines from *first* to *last* are stored."""
+    which = f"line {first:,} is" if first == last else f"lines {first:,} to {last:,} are"
+    name = shlex.quote(queue)
+    return (
+        f"all before line {first:,} is published ({output.count(published, 'message')}); whether {which}"
+        f" is open, and going on from there might store them twice: look first (mq peek {name}, or"
+        f" mq dump --queue {name} --kind publish)"
+    )
 
 
 def _parse_lines(lines: list[bytes], kind: str) -> tuple[list[object], tuple[int, str] | None]:

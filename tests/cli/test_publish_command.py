@@ -99,6 +99,34 @@ def test_a_bad_line_is_named_and_all_before_it_is_published(
     assert len(ids(result)) == len(bodies(store)) == 2
 
 
+@pytest.mark.parametrize(
+    "error, last, said",
+    [
+        (mq.StoreFailed("data", "an fsync failed"), b"c", r"whether lines 263 to 265 are is open"),
+        (mq.StoreFailed("data", "an fsync failed"), b"\xff", r"whether lines 263 to 264 are is open"),
+        (mq.QueueFull("q is full"), b"c", r"go on from there"),
+    ],
+)
+def test_a_batch_that_failed_is_told_from_one_whose_outcome_is_open(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: mq.MqError, last: bytes, said: str
+) -> None:
+    plain, batches = mq.Queue.publish_many, []
+
+    def fails_at_the_second(queue: mq.Queue[object], bodies: list[object]) -> object:
+        batches.append(len(bodies))
+        if len(batches) > 1:
+            raise error
+        return plain(queue, bodies)
+
+    monkeypatch.setattr(mq.Queue, "publish_many", fails_at_the_second)
+    result = run("publish", "q", input=b"\n".join([b"x" * 999] * 262 + [b"a" * 999, b"b", last, b""]))
+    assert result.exit_code == 1 and len(ids(result)) == batches[0] == 262
+    told, why = result.stderr.splitlines()[-2:]
+    assert told.startswith("mq: all before line 263 is published (262 messages); ") and said in told
+    assert ("go on from there" in told) != ("mq peek q" in told)
+    assert str(error) in why
+
+
 def test_a_bad_argument_publishes_nothing(run: Run, store: Path) -> None:
     result = run("publish", "q", "--as", "json", "1", "{oops")
     assert result.exit_code == 2
