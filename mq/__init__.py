@@ -13,6 +13,7 @@ with mq.open("data") as broker:
 """
 
 from mq.broker import Broker, StoreStats, Sync, open
+from mq.delivery.queue import State
 from mq.delivery.retry import Backoff
 from mq.errors import (
     BadBody,
@@ -39,6 +40,6 @@ __version__ = "0.1.0"
 __all__ = [
     "Backoff", "BadBody", "BatchOptions", "Broker", "Closed", "CorruptStore", "Delivery", "DiskFull",
     "Failure", "Message", "MqError", "PublishOptions", "Queue", "QueueFull", "QueueOptions", "Receipt",
-    "StaleReceipt", "Stats", "StorageError", "StoreFailed", "StoreLocked", "StoreStats", "Sync",
+    "StaleReceipt", "State", "Stats", "StorageError", "StoreFailed", "StoreLocked", "StoreStats", "Sync",
     "Transaction", "Unsupported", "UsageError", "open",
 ]  # fmt: skip

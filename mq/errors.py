@@ -17,6 +17,7 @@ MqError
 from __future__ import annotations
 
 import copyreg
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -54,15 +55,15 @@ class QueueFull(MqError):
 class StaleReceipt(MqError):
     """The delivery was settled, or the message was delivered again, since.
 
-    Nobody else's delivery was touched.  The work that the receipt stood for was
-    or will be repeated: make it idempotent, or give it a longer visibility timeout.
+    Nobody else's delivery was touched.  If it was delivered again, the work is done
+    twice: make it idempotent, or give it a longer visibility timeout.
     """
 
     def __init__(self, ids: tuple[int, ...]) -> None:
         self.ids = ids
         listed = ", ".join(map(str, ids[:10])) + (", …" if len(ids) > 10 else "")
         super().__init__(
-            f"message {listed}: settled or delivered again since; the work was or will be repeated"
+            f"message {listed}: settled or delivered again since; if delivered again, its work is done twice"
         )
 
 
@@ -82,6 +83,8 @@ class StoreLocked(StorageError):
         """*seconds*: how long it has had a lock that is meant to be held for microseconds."""
         self.pid, self.seconds = pid, seconds
         holder = f"process {pid}" if pid else "another process"
+        if pid == os.getpid():
+            holder = "this process"
         if seconds:
             reason = (
                 f"{holder} has held its lock for {seconds:g} seconds: if it is stopped, continue it or end it"

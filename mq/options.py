@@ -17,6 +17,7 @@ from mq.store import check_name
 
 T = TypeVar("T")
 SECONDS_MAX: Final = 10 * 366 * 86_400.0  # ten years: longer than any delivery is meant to wait
+SPAN_MIN: Final = 0.001  # seconds: what time is counted in
 ATTEMPTS_MAX: Final = 1 << 31
 HEADERS_BYTES_MAX: Final = 64 << 10
 LABEL_BYTES_MAX: Final = 255  # of a group, and of a dedup id
@@ -72,8 +73,8 @@ def check_seconds(name: str, value: object) -> float:
 def check_span(name: str, value: object) -> float:
     """*value*, if it is a duration that is not nothing."""
     seconds = float(check_seconds(name, value))
-    if not seconds:
-        raise UsageError(f"{name} is more than 0 seconds")
+    if seconds < SPAN_MIN:
+        raise UsageError(f"{name} is at least {SPAN_MIN} seconds, not {value}")
     return seconds
 
 
@@ -160,7 +161,7 @@ def check_delay(delay: object, at: object) -> tuple[int, int]:
 
 
 def wish_of(
-    queue: str, flags: int, body: bytes, *, priority: int = 0, delay: float | None = None,
+    queue: str, flags: int, body: bytes, /, *, priority: int = 0, delay: float | None = None,
     at: datetime | None = None, ttl: float | None = None, group: str | None = None,
     headers: Mapping[str, str] | None = None, timeout: float = 0.0, dedup_id: str | None = None,
     **unknown: object,
@@ -172,7 +173,7 @@ def wish_of(
     check_seconds("timeout", timeout)
     return Wish(
         queue, flags, body, check_priority(priority), delay_ms, due,
-        None if ttl is None else float(check_seconds("ttl", ttl)),
+        None if ttl is None else check_span("ttl", ttl),
         None if group is None else check_text("group", group),
         {} if headers is None else check_headers(headers),
         None if dedup_id is None else check_text("dedup_id", dedup_id),

@@ -39,7 +39,7 @@ from mq.options import (
 )
 from mq.publishing import publish, publish_plain
 from mq.store import Store
-from mq.waiting import sleep
+from mq.waiting import seconds_to, sleep
 
 T = TypeVar("T")
 logger: Final = logging.getLogger("mq")
@@ -187,7 +187,7 @@ class Queue(Generic[T]):
             self._set_aside(id, receipt, attempts, error)
             raise
         if found is None:  # it timed out, and somebody settled it, before it was read
-            return self.receive(timeout, visibility_timeout=visibility_timeout)
+            return self.receive(seconds_to(until), visibility_timeout=visibility_timeout)
         flags, created_ms, raw = found
         more = None
         if flags & 0x40 or traits is not PLAIN:
@@ -242,7 +242,8 @@ class Queue(Generic[T]):
             store.step_aside()
         if settled is not None:
             return receiving.hand_over(store, settled)
-        return receiving.read_all(self, state, taken, deadline)
+        found = receiving.read_all(self, state, taken, deadline)
+        return found or self.receive_many(limit, seconds_to(until), visibility_timeout=visibility_timeout)
 
     def _set_aside(self, id: int, receipt: int, attempts: int, error: StorageError) -> None:
         """Nobody can be handed this body: if that is its own fault, the others get their turn."""
@@ -261,6 +262,8 @@ class Queue(Generic[T]):
             try:
                 delivery = self.receive()
             except Closed:
+                if self._store.lost:
+                    raise
                 return
             yield delivery
 
@@ -286,8 +289,6 @@ class Queue(Generic[T]):
                 if flight.traits is not PLAIN or state.bounded:
                     channel.hand_on(store.clock.now())  # the next of its group, or a publisher
                     channel.freed()
-                if ms >= store.state.board.next:
-                    store.do_due()
             finally:
                 store.leave()
         if store.mark[9]:
@@ -335,8 +336,7 @@ class Queue(Generic[T]):
         """Extend all that can be extended, in one write; then StaleReceipt, naming the others."""
         if seconds is not None:
             check_seconds("seconds", seconds)
-        claims = settling.claims_of(messages, self._store)
-        settling.settle_all(self._store, claims, settling.extending(seconds), settles=False)
+        settling.extend_all(self._store, settling.claims_of(messages, self._store), seconds)
 
     def receipt(self, id: int, lsn: int) -> Receipt:
         """Called by Delivery.receipt."""

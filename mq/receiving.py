@@ -117,7 +117,7 @@ def arrive_settled(queue: Queue[Any], state: QueueState, ids: Sequence[int], now
         settle.ack(plan, state, id, len(published))
         raw, more = more_of(stored.flags, published, traits)
         delivery: Delivery[Any] = Delivery(
-            queue, id, attempts, stored.flags, created_ms, raw, None, "in_flight", msgspec.UNSET, more, -1,
+            queue, id, attempts, stored.flags, created_ms, raw, None, "in_flight", msgspec.UNSET, more, 0,
             True,
         )  # fmt: skip
         deliveries.append(delivery)

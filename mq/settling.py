@@ -17,6 +17,7 @@ from mq.delivery.state import State
 from mq.errors import StaleReceipt, UsageError
 from mq.message import Delivery, Receipt
 from mq.options import check_many
+from mq.storage.shared import WAITING
 from mq.store import Store
 
 if TYPE_CHECKING:
@@ -61,11 +62,30 @@ def claims_of(messages: Iterable[Delivery[Any] | Receipt], store: Store) -> list
     return [claim_of(message, store) for message in check_many("messages", messages)]
 
 
-def settle_all(store: Store, claims: list[Claim], do: Do, *, settles: bool = True) -> None:
-    """Do it for all that are current, in one write; then StaleReceipt, naming the others.
+def settle_all(store: Store, claims: list[Claim], do: Do) -> None:
+    """Do it for all that are current, in one write; then StaleReceipt, naming the others."""
+    done, stale = _do_all(store, claims, do, settles=True)
+    mark_settled(claim for claim in claims if claim.receipt in done)
+    if stale:
+        raise StaleReceipt(tuple(stale))
 
-    *settles*: none of them is a delivery in force afterwards.
-    """
+
+def extend_all(store: Store, claims: list[Claim], seconds: float | None) -> None:
+    """Extend all that are current, in one write; then StaleReceipt, naming the others."""
+    deadlines: dict[int, int] = {}
+
+    def do(plan: Plan, queue: QueueState, claim: Claim) -> None:
+        deadlines[claim.receipt] = settle.extend(plan, queue, claim.id, seconds)
+
+    _, stale = _do_all(store, claims, do, settles=False)
+    for claim in claims:
+        if claim.message and claim.receipt in deadlines:
+            claim.message._due_ms = deadlines[claim.receipt]
+    if stale:
+        raise StaleReceipt(tuple(stale))
+
+
+def _do_all(store: Store, claims: list[Claim], do: Do, *, settles: bool) -> tuple[set[int], list[int]]:
     with store.mutex:
         try:
             store.enter()
@@ -75,16 +95,18 @@ def settle_all(store: Store, claims: list[Claim], do: Do, *, settles: bool = Tru
                 store.commit(plan)
         finally:
             store.leave()
-    if settles:
-        mark_settled(claim for claim in claims if claim.receipt in done)
-    if stale:
-        raise StaleReceipt(tuple(stale))
+    if store.mark[WAITING]:
+        store.step_aside()
+    return done, stale
 
 
 def plan_all(
     plan: Plan, settling: Iterable[tuple[Claim, Do]], *, settles: bool = True
 ) -> tuple[set[int], list[int]]:
-    """Plan it for all that are current: the receipts of those, and the ids of the others."""
+    """Plan it for all that are current: the receipts of those, and the ids of the others.
+
+    *settles*: none of them is a delivery in force afterwards.
+    """
     done: set[int] = set()
     stale: list[int] = []
     for claim, do in settling:
@@ -117,12 +139,3 @@ def nacking(delay: float | None, reason: str, chance: Callable[[], float]) -> Do
 
 def rejecting(reason: str) -> Do:
     return lambda plan, queue, claim: settle.reject(plan, queue, claim.id, reason)
-
-
-def extending(seconds: float | None) -> Do:
-    def do(plan: Plan, queue: QueueState, claim: Claim) -> None:
-        deadline = settle.extend(plan, queue, claim.id, seconds)
-        if claim.message:
-            claim.message._due_ms = deadline
-
-    return do

@@ -94,6 +94,7 @@ class Store:
         self.armed: set[Channel] = set()  # those where somebody waits
         self.asleep: list[tuple[float, threading.Condition]] = []  # who waits: until when, and where
         self.closed = False
+        self.lost = False  # closed, because this is a fork of a process that has it alone
         self._closed_why = "the broker is closed"
         self.applied = VOID
         self.epoch = 0  # how often the state was read from the disk
@@ -278,8 +279,11 @@ class Store:
     # ── the way into every operation ───────────────────────────────────────────────
 
     def _come_in(self) -> None:
-        if not self.disk.lock(self._locks.fd):
-            self._locks.take(self.mark, self._keep_up)
+        try:
+            if not self.disk.lock(self._locks.fd):
+                self._locks.take(self.mark, self._keep_up)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
         mark = self.mark
         mark[7] = self._pid  # HOLDER
         if self.applied != mark[1] or mark[2] or mark[5]:  # END, DIRTY, FAILED
@@ -533,15 +537,14 @@ class Store:
     def do_due(self) -> None:
         """Do a slice of what has fallen due, in whichever queue; called with the mutex, after `enter`."""
         now = self.clock.now()
-        work = next_work(self.state, now, self.size_of)
-        if work:
-            queue, plan = work
-            try:
+        try:
+            if work := next_work(self.state, now, self.size_of):
+                queue, plan = work
                 self.commit(plan)
-            except DiskFull:  # it is for those who come next, once there is room
-                self.state.board.next = now.store + DUE_AGAIN_MS
-            else:
                 queue.put_down(now)
+        except (DiskFull, UsageError):
+            # No room on the disk, or for one more queue of dead letters: for who comes once there is.
+            self.state.board.next = now.store + DUE_AGAIN_MS
 
     def asleep_until(self) -> float:
         """When the first of those who wait looks again by itself, monotonic seconds."""
@@ -567,7 +570,9 @@ class Store:
         return len(events.published_of(stored.kind, stored.flags, 0, stored.payload)[1])
 
     def settle(self, end: int) -> None:
-        """What a publish owes before it returns: its bytes on the disk, and the cleaner a chance."""
+        """What a publish owes before it returns: its bytes on the disk; others and the cleaner a chance."""
+        if self.mark[shared.WAITING]:
+            self.step_aside()
         if self.durable:
             self.log.sync(end)
         if self.maintenance.pressed:
@@ -725,7 +730,7 @@ class Store:
             self._closed_why = "opened exclusively before a fork, and still the parent's: open it again here"
             if self.path == MEMORY:
                 self._closed_why = "private to the process that opened it, and this is a fork of that"
-            self.closed = True
+            self.closed = self.lost = True
             self.enter = self.look = self._refuse
         elif not self.closed:
             self.enter = self.look = self._open_in_child

@@ -65,6 +65,11 @@ def sleep(
     return True
 
 
+def seconds_to(until: float | None) -> float | None:
+    """How long until then, monotonic seconds; None: for ever."""
+    return None if until is None else max(0.0, until - time.monotonic())
+
+
 def _seconds(channels: Sequence[Channel], now: Now) -> float:
     """Until something is ready in one of *channels*, or has to be told that somebody is there."""
     found = math.inf

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -855,3 +856,19 @@ def test_broker_stats(path, clock):
         segments = list((path / "log").iterdir())
         assert stats.segments == len(segments)
         assert stats.disk_bytes == sum(each.stat().st_size for each in segments)
+
+
+def test_a_large_body_is_not_kept_once_it_was_delivered(path):
+    """P11: what is read ahead is small."""
+    with mq.open(path) as broker:
+        queue = broker.queue("mail")
+        queue.publish_many([b"small", bytes(1 << 20), b"small too"])
+        tracemalloc.start()
+        try:
+            for _ in range(2):
+                queue.receive(timeout=0).ack()
+            gc.collect()
+            assert tracemalloc.get_traced_memory()[0] < 1 << 19
+        finally:
+            tracemalloc.stop()
+        assert queue.receive(timeout=0).body == b"small too"

@@ -16,6 +16,7 @@ import pytest
 from fakes import CountingDisk, FakeClock, open_on
 
 import mq
+from mq.delivery import state
 
 NO_BACKOFF = mq.Backoff(initial=0)
 PATIENCE = 60.0  # seconds after which a test that hangs has failed
@@ -739,3 +740,88 @@ def test_what_has_expired_makes_room_also_if_the_wall_clock_jumps(
     clock.advance(20)
     queue.publish("y")
     assert (bodies(queue.peek()), queue.stats().expired) == (["y"], 1)
+
+
+def test_a_queue_of_dead_letters_that_cannot_be_made_stops_nobody(
+    broker: mq.Broker, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying, other = broker.queue("dying", max_attempts=1), broker.queue("other")
+    dying.publish("dies")
+    other.publish("x")
+    monkeypatch.setattr(state, "QUEUES_MAX", 2)
+    dying.receive(timeout=0)
+    clock.advance(31)
+    assert other.receive(timeout=0) is not None
+    other.publish("y")
+    assert dying.stats()[:3] == (0, 1, 0)
+    other.delete()
+    clock.advance(2)
+    broker.queue("dying").publish("another")
+    assert bodies(broker.queue("dying.dead").receive_many(5, timeout=0)) == ["dies"]
+
+
+def failing(*args: Any, **options: Any) -> Any:
+    raise mq.DiskFull("data", "no room")
+
+
+def test_extending_says_the_new_deadline_only_if_that_was_written(
+    broker: mq.Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = broker.queue("mail")
+    queue.publish("x")
+    message = queue.receive()
+    before = message.due_at
+    with monkeypatch.context() as patch, pytest.raises(mq.DiskFull):
+        patch.setattr(broker._store.log, "append_group", failing)
+        message.extend(3600)
+    assert message.due_at == before
+    message.extend(3600)
+    assert message.due_at > before
+
+
+def test_an_ack_that_was_written_has_succeeded_whatever_else_falls_due(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mq.open(tmp_path, clock=clock) as broker:
+        queue = broker.queue("mail", ttl=5)
+        queue.publish_many(["taken", "expires"])
+        message = queue.receive()
+        clock.advance(6)
+        monkeypatch.setattr(broker._store, "size_of", failing)
+        message.ack()
+        assert queue.stats().acked == 1
+
+
+@pytest.mark.parametrize("options", [{"queue": "y"}, {"flags": 1}, {"delya": 1}])
+def test_what_is_no_option_of_a_publish_is_refused_by_name(
+    broker: mq.Broker, options: dict[str, Any]
+) -> None:
+    with pytest.raises(mq.UsageError, match=f"no publish option {next(iter(options))!r}"):
+        broker.queue("q").publish("x", **options)
+    with pytest.raises(mq.UsageError), broker.transaction() as tx:
+        tx.publish("q", "x", **options)
+
+
+def test_a_receipt_of_what_was_settled_on_arrival_is_stale(broker: mq.Broker) -> None:
+    queue = broker.queue("q", delivery="at_most_once")
+    queue.publish("x")
+    message = queue.receive(timeout=0)
+    assert message is not None
+    with pytest.raises(mq.StaleReceipt):
+        queue.ack_many([message.receipt])
+
+
+def test_a_message_that_is_settled_before_it_is_read_leaves_the_rest_of_the_time(
+    broker: mq.Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, read = broker.queue("mail"), broker._store.read
+    queue.publish_many(["gone", "there", "gone too", "last"])
+    answers = iter([True, False, True, False])
+    monkeypatch.setattr(broker._store, "read", lambda *args: None if next(answers) else read(*args))
+    left: list[float] = []
+    receive = mq.Queue.receive
+    monkeypatch.setattr(mq.Queue, "receive", lambda *args, **kw: left.append(args[1]) or receive(*args, **kw))
+    message = queue.receive(300)
+    assert message is not None and message.body == "there"
+    assert left[0] == 300 > left[1] > 0
+    assert bodies(queue.receive_many(1)) == ["last"]

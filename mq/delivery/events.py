@@ -84,6 +84,11 @@ KNOWN_FLAGS: Final = {
     RELOCATE: BODY_BITS | ATTRIBUTED | CHANGED, MOVE: DIED | FAILED | EXPIRED, DROP: EXPIRED | OVERFLOWED,
 }  # fmt: skip
 
+STRANGE: Final = 0xFE  # bits of flags that mean nothing, unless KNOWN_FLAGS has them
+STRANGE_TO_DELIVER: Final = STRANGE & ~TIMED_OUT
+PLAIN_FLAGS: Final = frozenset(body | chained for body in (BYTES, TEXT, MSGPACK) for chained in (0, 1))
+BODIED: Final = frozenset({PUBLISH, RELOCATE})  # kinds that hold a body
+
 DELIVER_PAYLOAD: Final = Struct("<QQ")
 ACK_PAYLOAD: Final = Struct("<QI")
 RUN_MAX: Final = 128  # messages in one record, so that damage to it concerns no more

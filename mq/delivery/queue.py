@@ -159,6 +159,8 @@ class QueueState(Order):
         positions = self.waiting.take_run(ids)
         if positions is None:
             return [self.deliver(id, receipt + n, deadline, flags) for n, id in enumerate(ids)]
+        if flags & TIMED_OUT:
+            self.failed += len(ids)
         flights: list[Flight | None] = []
         for n, (id, position) in enumerate(zip(ids, positions, strict=True)):
             flight = self.flights[id] = Flight(receipt + n, deadline, 1, position)

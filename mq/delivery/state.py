@@ -53,7 +53,7 @@ class State:
         run: list[int] = []
         publisher, run_bytes = -1, 0
         for lsn, kind, flags, number, _ms, buffer, start, stop in records:
-            plain = kind == events.PUBLISH and flags < events.ATTRIBUTED
+            plain = kind == events.PUBLISH and flags in events.PLAIN_FLAGS
             if plain and number == publisher:
                 run.append(lsn)
                 run_bytes += stop - start
@@ -64,14 +64,14 @@ class State:
             queue = queues.get(number) or self._add(number)
             if plain:
                 publisher, run, run_bytes = number, [lsn], stop - start
-            elif kind == events.DELIVER:
+            elif kind == events.DELIVER and not flags & events.STRANGE_TO_DELIVER:
                 if stop - start == 16:
                     id, deadline = events.DELIVER_PAYLOAD.unpack_from(buffer, start)
                     queue.deliver(id, lsn, deadline, flags)
                 else:
                     ids, deadline = events.deliveries_of(buffer, start, stop)
                     queue.deliver_run(ids, lsn, deadline, flags)
-            elif kind == events.ACK:
+            elif kind == events.ACK and not flags & events.STRANGE:
                 if stop - start == 12:
                     queue.ack(*events.ACK_PAYLOAD.unpack_from(buffer, start))
                 else:
@@ -84,10 +84,12 @@ class State:
     def _apply_rare(
         self, queue: QueueState, lsn: int, kind: int, flags: int, buffer: bytes, start: int, stop: int
     ) -> None:
-        unknown = flags & 0xF0 & ~events.KNOWN_FLAGS.get(kind, 0)
+        unknown = flags & events.STRANGE & ~events.KNOWN_FLAGS.get(kind, 0)
+        if kind in events.BODIED and flags & events.BODY_BITS == events.BODY_BITS:
+            unknown |= events.BODY_BITS
         if unknown and kind in events.KIND_NAMES:
             raise Unsupported(
-                f"the log at position {lsn}: a {events.KIND_NAMES[kind]} record has flags {unknown:#x}, which"
+                f"the log at position {lsn}: flags {unknown:#x} of a record of kind {events.KIND_NAMES[kind]}"
                 " are not known to this mq; upgrade mq"
             )
         if kind == events.PUBLISH:

@@ -106,12 +106,13 @@ class Reader:
         size = 24 + length
         if low != lsn & 0xFFFF_FFFF or lsn + size > each.limit:
             return None
+        self._guess = READ_BYTES if size <= READ_BYTES else min(READ_BYTES_MAX, size)
         if size > len(data):
-            self._guess = min(READ_BYTES_MAX, size)
             data += self._pread(fd, size - len(data), offset + len(data))
         if crc32c(data[4:size], each.seed) != crc:
             return None
-        self._recent = each, lsn, data
+        if len(data) <= READ_BYTES_MAX:
+            self._recent = each, lsn, data
         return Stored(kind, flags, queue, each.created_ms + ms, data[24:size])
 
     def _read_or_explain(self, each: Segment, lsn: int) -> Stored:

@@ -152,3 +152,23 @@ def told(state: State) -> tuple:
     queue = state.queues[1]
     facts = [(id, *queue.facts(id), queue.position(id)) for id in range(10, 90, 10) if id in queue]
     return facts, queue.counts(NOW), queue.bytes, queue.acked, queue.heads(Now(9000, 9000), 9), state.total()
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags"),
+    [
+        (events.PUBLISH, 0x30), (events.PUBLISH, 0x80), (events.PUBLISH, 0x02), (events.DELIVER, 0x20),
+        (events.DELIVER, 0x08), (events.ACK, 0x10), (events.ACK, 0x04), (events.RELEASE, 0x80),
+    ],
+)  # fmt: skip
+def test_flags_that_say_what_is_not_known_are_refused_by_name(kind, flags):
+    """A newer mq may have written them: to guess is to misread."""
+    lsn, _, _, *rest = record(50, kind, events.DELIVER_PAYLOAD.pack(10, 20))
+    with pytest.raises(Unsupported, match=f"{flags:#x} of a record of kind {events.KIND_NAMES[kind]}"):
+        folded(MAIL, ONE, (lsn, kind, flags, *rest))
+
+
+def test_timeouts_are_counted_also_where_the_deliveries_before_were_lost():
+    payload = events.encode_deliveries([10, 20], 5000)
+    lsn, kind, _, *rest = record(50, events.DELIVER, payload)
+    assert folded(MAIL, ONE, TWO, (lsn, kind, events.TIMED_OUT, *rest)).queues[1].failed == 2
