@@ -15,6 +15,7 @@ from mq.delivery.queue import State
 
 BODY_COLUMNS_MIN: Final = 20
 BODY_COLUMNS_MAX: Final = 1000  # where there is no terminal to fit into
+REASON_COLUMNS: Final = 40
 
 
 @click.command(short_help="Look at messages without taking them.")
@@ -32,6 +33,7 @@ BODY_COLUMNS_MAX: Final = 1000  # where there is no terminal to fit into
 def peek(ctx: click.Context, queue: str, limit: int, state: State, as_json: bool, store: str) -> None:
     """Show the next messages, in the order in which they will be delivered.
 
+    Of those that failed also why, the last time; --json has all that is kept of them.
     Takes nothing and writes nothing; also while another process has the store.
     Exit code 3 if there are none.
 
@@ -39,6 +41,7 @@ def peek(ctx: click.Context, queue: str, limit: int, state: State, as_json: bool
     mq peek mail
     mq peek mail -n 100 --json
     mq peek mail --state in_flight
+    mq peek mail.dead
     """
     with mq.open(store, read_only=True) as broker:
         source = broker.queue(queue)
@@ -64,11 +67,15 @@ def _print_table(messages: list[mq.Message[Any]], state: State) -> None:
     }
     if state == "ready":
         del columns["due in"]
+    failures = [each.failures for each in messages]
+    if any(failures):
+        reasons = [each[-1].reason or "-" if each else "" for each in failures]
+        columns["last failure"] = [output.excerpt(reason, REASON_COLUMNS) for reason in reasons]
     width = output.columns()
     used = sum(max(map(len, [name, *cells])) + 2 for name, cells in columns.items())
     room = max(BODY_COLUMNS_MIN, width - used) if width else BODY_COLUMNS_MAX
     columns["body"] = [output.excerpt(_text(each, room), room) for each in messages]
-    output.table(list(columns), list(zip(*columns.values(), strict=True)), left=["body"])
+    output.table(list(columns), list(zip(*columns.values(), strict=True)), left=["last failure", "body"])
 
 
 def _text(message: mq.Message[Any], room: int) -> str:

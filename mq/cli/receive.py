@@ -133,6 +133,14 @@ def message_fields(message: mq.Message[Any]) -> dict[str, Any]:
         "attempts": message.attempts,
         "created_at": output.instant(message._created_ms),
         "due_at": None if due is None else output.instant(message._due_ms or 0),
+        "priority": message.priority,
+        "group": message.group,
+        "headers": dict(message.headers),
+        "origin": message.origin,
+        "failures": [
+            {"at": output.instant(each.at), "attempt": each.attempt, "reason": each.reason}
+            for each in (message._more.traits.failures if message._more else ())
+        ],
         **output.body_fields(message._flags, message.raw),
     }
 

@@ -32,8 +32,42 @@ def test_peek_as_json(run: Run, filled: list[int]) -> None:
     assert first.pop("created_at").endswith("Z")
     assert first == {
         "id": filled[0], "queue": "mail", "state": "ready", "attempts": 0, "due_at": None,
+        "priority": 0, "group": None, "headers": {}, "origin": None, "failures": [],
         "body_type": "text", "body": "one",
     }  # fmt: skip
+
+
+@pytest.fixture
+def dead(store: Path) -> int:
+    """A message that failed twice and died, beside one that was published to the dead letters; its id."""
+    with mq.open(store) as broker:
+        mail = broker.queue("mail", max_attempts=2, backoff=mq.Backoff(initial=0))
+        id = mail.publish("one", priority=3, group="a", headers={"from": "ops"})
+        for reason in ("no\nroute", "x" * 100):
+            mail.receive(timeout=10).nack(reason=reason)  # type: ignore[union-attr]
+        broker.queue("mail.dead").publish("never failed")
+    return id
+
+
+@pytest.mark.parametrize("command", ["peek", "receive"])
+def test_a_dead_letter_as_json_says_where_and_why_it_died(run: Run, dead: int, command: str) -> None:
+    found, other = map(json.loads, run(command, "mail.dead", "--json").stdout.splitlines())
+    assert {key: found[key] for key in ("id", "origin", "priority", "group", "headers")} == {
+        "id": dead, "origin": "mail", "priority": 3, "group": "a", "headers": {"from": "ops"},
+    }  # fmt: skip
+    assert [(each["attempt"], each["reason"]) for each in found["failures"]] == [
+        (1, "no\nroute"),
+        (2, "x" * 100),
+    ]
+    assert all(each["at"] >= found["created_at"] for each in found["failures"])
+    assert (other["origin"], other["failures"]) == (None, [])
+
+
+def test_peek_shows_why_they_failed(run: Run, dead: int) -> None:
+    header, first, second = run("peek", "mail.dead").stdout.splitlines()
+    assert "last failure" in header
+    assert first.endswith("x" * 39 + "…  one") and second.endswith("never failed")
+    assert header.index("body") == first.index("one") == second.index("never failed")
 
 
 def test_peek_at_what_is_in_flight(run: Run, filled: list[int]) -> None:
