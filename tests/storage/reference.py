@@ -1,33 +1,70 @@
 """A reader of the format that was written from FORMAT.md and shares no line with mq.
 
-If it and mq read the same out of the golden stores, FORMAT.md says what the code does.
+If it and mq read the same out of a store, FORMAT.md says what the code does.
+
+    read_segment(path, …)     what stands in one file
+    read_log(store)           what counts of it: from the head on, whole groups, nothing void
+    State(read_log(store))    what comes out when that is applied in order
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from struct import calcsize, unpack_from
-from typing import NamedTuple
+from struct import calcsize, iter_unpack, unpack_from
+from typing import Any, NamedTuple
+
+from msgspec import msgpack
 
 KINDS = {
     1: "FENCE", 2: "CLOSED", 3: "HEAD", 4: "LOST", 16: "DECLARE", 17: "PUBLISH", 18: "DELIVER", 19: "ACK",
-    20: "NACK", 21: "RELEASE", 22: "EXTEND", 23: "PURGE", 24: "RELOCATE",
+    20: "NACK", 21: "RELEASE", 22: "EXTEND", 23: "PURGE", 24: "RELOCATE", 25: "MOVE", 26: "DROP",
+    27: "RESCHEDULE", 28: "DELETE", 29: "DEDUP", 30: "RENEW",
 }  # fmt: skip
 PAYLOADS = {
     "FENCE": "<QQQQ", "CLOSED": "<", "HEAD": "<Q", "DELIVER": "<QQ", "ACK": "<QI", "NACK": "<QQ",
-    "RELEASE": "<Q", "EXTEND": "<QQ", "PURGE": "<Q", "RELOCATE": "<QQIBQQ",
+    "RELEASE": "<Q", "EXTEND": "<QQ", "PURGE": "<Q", "RELOCATE": "<QQIBQQ", "MOVE": "<QIHQQB",
+    "RESCHEDULE": "<QQ", "DEDUP": "<QQ", "RENEW": "<Q",
 }  # fmt: skip
+CONTINUES = 0x01
+TIMED_OUT = TIMED = DIED = 0x10
+FAILED = 0x20
+ATTRIBUTED = EXPIRED = 0x40
+CHANGED = OVERFLOWED = 0x80
+FLAGS = {
+    "PUBLISH": 0x30 | ATTRIBUTED, "DELIVER": TIMED_OUT, "NACK": TIMED,
+    "RELOCATE": 0x30 | ATTRIBUTED | CHANGED, "MOVE": DIED | FAILED | EXPIRED, "DROP": EXPIRED | OVERFLOWED,
+}  # fmt: skip
+TOTALS = ("published", "acked", "failed", "expirations", "dead_lettered", "dropped")
+DECLARED: dict[str, Any] = {
+    "name": "", "visibility_timeout": 30, "max_attempts": None, "backoff": [1, 2, 60, 0.1], "dead_letter": "",
+    "ttl": None, "expired": "drop", "max_length": None, "max_bytes": None, "overflow": "reject",
+    "dedup_window": 300, "delivery": "at_least_once", "delete_when_idle": None, "paused": False,
+    "idle_until": 0, **dict.fromkeys(TOTALS, 0),
+}  # fmt: skip
+
+
+def _table() -> Iterator[int]:
+    for byte in range(256):
+        for _ in range(8):
+            byte = byte >> 1 ^ (0x82F6_3B78 if byte & 1 else 0)
+        yield byte
+
+
+TABLE = tuple(_table())
 
 
 def crc32c(data: bytes, start: int = 0) -> int:
     crc = start ^ 0xFFFF_FFFF
     for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F6_3B78 if crc & 1 else 0)
+        crc = crc >> 8 ^ TABLE[(crc ^ byte) & 0xFF]
     return crc ^ 0xFFFF_FFFF
+
+
+# ── what stands in the files ───────────────────────────────────────────────────────
 
 
 class Entry(NamedTuple):
@@ -73,7 +110,11 @@ def read_segment(path: Path, store_id: bytes, key: bytes) -> Segment:
 
 
 def _size(entry: Entry) -> int:
-    return calcsize(PAYLOADS.get(entry.kind, "<")) + len(entry.rest)
+    return calcsize(_layout(entry.kind, entry.flags)) + len(entry.rest)
+
+
+def _layout(kind: str, flags: int) -> str:
+    return "<QQQ" if kind == "NACK" and flags & TIMED else PAYLOADS.get(kind, "<")
 
 
 def _entries(data: bytes, base: int, seed: int) -> Iterator[Entry]:
@@ -85,7 +126,8 @@ def _entries(data: bytes, base: int, seed: int) -> Iterator[Entry]:
         if low != lsn % 2**32 or len(whole) != 20 + length or crc32c(whole, seed) != crc:
             return
         payload, name = whole[20:], KINDS[kind]
-        layout = PAYLOADS.get(name, "<")
+        layout = _layout(name, flags)
+        assert flags & ~(CONTINUES | FLAGS.get(name, 0)) == 0
         claims = None if lag == 0xFFFF_FFFF else lsn - lag
         fields = unpack_from(layout, payload)
         yield Entry(lsn, name, flags, queue, ms, claims, fields, payload[calcsize(layout) :])
@@ -97,3 +139,238 @@ def read_mark(path: Path, key: bytes) -> dict[str, int]:
     assert (len(data), data[:8], data[72:].strip(b"\0")) == (4096, key, b"")
     names = ("end", "dirty", "synced", "syncing", "failed", "head", "holder", "synced, again")
     return dict(zip(names, unpack_from("<8Q", data, 8), strict=True))
+
+
+# ── what counts ────────────────────────────────────────────────────────────────────
+
+
+def read_log(store: Path) -> list[Segment]:
+    """From the head on; without what is void, and without a group that is not whole."""
+    store_id, key = read_format(store / "FORMAT")
+    counting: list[Segment] = []
+    limit = None  # what is behind is void
+    for path in sorted((store / "log").glob("*.seg"), reverse=True):
+        segment = read_segment(path, store_id, key)
+        if limit is not None and segment.base >= limit:
+            continue
+        entries = [entry for entry in segment.entries if limit is None or entry.lsn < limit]
+        while entries and entries[-1].flags & CONTINUES:
+            entries.pop()
+        if not entries:  # begun, and never written to
+            continue
+        assert entries[0].kind == "FENCE"
+        assert limit is None or limit == entries[-1].lsn + 24 + _size(entries[-1])
+        limit = entries[0].fields[0]
+        counting.insert(0, segment._replace(entries=entries))
+    every = [entry for segment in counting for entry in segment.entries]
+    heads = [e.fields[e.kind == "FENCE"] for e in every if e.kind in ("HEAD", "FENCE")]
+    return [segment for segment in counting if segment.base >= max(heads)]
+
+
+# ── what it comes to ───────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Message:
+    id: int
+    created: int
+    body: object
+    size: int
+    priority: int
+    group: str | None
+    headers: dict[str, str]
+    due: int
+    expires: int
+    dedup: tuple[str | None, int]
+    attempts: int = 0
+    receipt: int | None = None  # of the delivery that was not settled
+    deadline: int = 0
+    origin: str | None = None
+    failures: list[tuple[int, int, str]] = field(default_factory=list)  # when, attempt, why
+
+    def fail(self, at: int, reason: str) -> None:
+        self.failures.append((at, self.attempts, reason))
+        del self.failures[1:-4]
+
+    def wait(self, due: int) -> None:
+        self.receipt, self.due = None, due
+
+
+@dataclass
+class Queue:
+    declared: dict[str, Any] = field(default_factory=DECLARED.copy)
+    messages: dict[int, Message] = field(default_factory=dict)
+    dedup: dict[str, tuple[int, int]] = field(default_factory=dict)  # message id, until when
+    idle_until: int = 0
+    totals: Counter[str] = field(default_factory=Counter)
+
+    def place(self, message: Message, store_ms: int, wall_ms: int) -> tuple[str, int | None]:
+        """ready, delayed, in_flight; or expired, and nobody came by yet.  And until when, on its clock."""
+        returns = 0
+        if message.receipt is not None:
+            most = self.declared["max_attempts"]
+            if message.deadline > store_ms or (most is not None and message.attempts >= most):
+                return "in_flight", message.deadline
+            returns = message.deadline + self._delay(message.attempts, message.receipt)
+        if 0 < message.expires <= wall_ms:
+            return "expired", None
+        if returns > store_ms or message.due > wall_ms:
+            return "delayed", max(returns, message.due)
+        return "ready", None
+
+    def _delay(self, attempts: int, receipt: int) -> int:
+        initial, factor, maximum, jitter = self.declared["backoff"]
+        c = (receipt * 0x9E37_79B9_7F4A_7C15 % 2**64) / 2**64
+        return int(min(maximum, initial * factor ** (attempts - 1)) * (1 + jitter * (2 * c - 1)) * 1000)
+
+    def next(self, store_ms: int, wall_ms: int) -> list[int]:
+        """What would be delivered now: of a group one."""
+        firsts: dict[str, int] = {}
+        for id, each in sorted(self.messages.items(), key=lambda pair: (pair[1].receipt is None, pair[0])):
+            if each.group is not None:
+                firsts.setdefault(each.group, id)
+        ready = [
+            each
+            for id, each in self.messages.items()
+            if self.place(each, store_ms, wall_ms)[0] == "ready"
+            and (each.group is None or firsts[each.group] == id)
+        ]
+        return [each.id for each in sorted(ready, key=lambda each: (-each.priority, each.id))]
+
+
+class State:
+    """The queues, by number."""
+
+    def __init__(self, log: Iterable[Segment]) -> None:
+        self.queues: dict[int, Queue] = {}
+        for segment in log:
+            for entry in segment.entries:
+                if entry.queue:
+                    self._apply(entry, segment.created + entry.ms)
+
+    def by_name(self) -> dict[str, Queue]:
+        return {queue.declared["name"]: queue for queue in self.queues.values()}
+
+    def _queue(self, number: int) -> Queue:
+        return self.queues.setdefault(number, Queue())
+
+    def _apply(self, entry: Entry, time: int) -> None:
+        lsn, kind, flags, number, _, _, fields, rest = entry
+        queue = self._queue(number)
+        message = queue.messages.get(fields[0]) if fields else None
+        flies = message if message and message.receipt is not None else None
+        match kind:
+            case "DECLARE":
+                queue.declared = DECLARED | msgpack.decode(rest)
+                assert queue.declared.keys() == DECLARED.keys()
+                queue.totals = Counter({name: queue.declared[name] for name in TOTALS})
+                queue.idle_until = max(queue.idle_until, queue.declared["idle_until"])
+            case "PUBLISH":
+                message = queue.messages[lsn] = _published(lsn, time, flags, rest)
+                queue.totals["published"] += 1
+                if message.dedup[0] is not None:
+                    queue.dedup[message.dedup[0]] = lsn, message.dedup[1]
+            case "DELIVER":
+                ids = [fields[0], *(id for (id,) in iter_unpack("<Q", rest))]
+                assert len(ids) <= 128
+                for n, id in enumerate(ids):
+                    queue.totals["failed"] += bool(flags & TIMED_OUT)
+                    if each := queue.messages.get(id):
+                        if each.receipt is not None:
+                            each.fail(each.deadline, "the visibility timeout passed")
+                        each.attempts += 1
+                        each.receipt, each.deadline, each.due = lsn + n, fields[1], 0
+            case "ACK":
+                settled = [fields, *iter_unpack("<QI", rest)]
+                assert len(settled) <= 128
+                for id, _size in settled:
+                    queue.totals["acked"] += 1
+                    queue.messages.pop(id, None)
+            case "NACK":
+                queue.totals["failed"] += 1
+                if flies:
+                    flies.fail(fields[2] if flags & TIMED else 0, rest.decode(errors="ignore"))
+                    flies.wait(fields[1])
+            case "RELEASE":
+                if flies:
+                    flies.attempts -= 1
+                    flies.wait(0)
+            case "EXTEND":
+                if flies:
+                    flies.deadline = fields[1]
+            case "PURGE":
+                queue.messages = {
+                    id: each
+                    for id, each in queue.messages.items()
+                    if each.receipt is not None and each.deadline > fields[0]
+                }
+            case "RELOCATE":
+                if not message:
+                    queue.messages[fields[0]] = _relocated(fields, flags, rest)
+            case "MOVE":
+                self._move(queue, fields, flags, rest)
+            case "DROP":
+                for id, _size in iter_unpack("<QI", rest):
+                    queue.totals["expirations"] += bool(flags & EXPIRED)
+                    queue.totals["dropped"] += bool(flags & OVERFLOWED)
+                    queue.messages.pop(id, None)
+            case "RESCHEDULE":
+                if message and not flies:
+                    message.due = fields[1]
+            case "DELETE":
+                del self.queues[number]
+            case "DEDUP":
+                queue.dedup[rest.decode()] = fields[0], fields[1]
+            case "RENEW":
+                queue.idle_until = max(queue.idle_until, fields[0])
+            case _:
+                raise AssertionError(kind)
+
+    def _move(self, queue: Queue, fields: tuple[int, ...], flags: int, rest: bytes) -> None:
+        id, _size, to, at, expires, length = fields
+        queue.totals["dead_lettered"] += bool(flags & DIED)
+        queue.totals["failed"] += bool(flags & FAILED)
+        queue.totals["expirations"] += bool(flags & EXPIRED)
+        message = queue.messages.pop(id, None)
+        if message is None:
+            return
+        if flags & DIED:
+            message.fail(at, rest[length:].decode(errors="ignore"))
+            message.origin = rest[:length].decode()
+        else:
+            message.origin, message.failures = None, []
+        message.attempts, message.expires = 0, expires
+        message.wait(0)
+        self._queue(to).messages[id] = message
+
+
+def _cut(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """What the map at the end says, and what is before it."""
+    stop = len(data) - 4
+    start = stop - int.from_bytes(data[stop:], "little")
+    return msgpack.decode(data[start:stop]), data[:start]
+
+
+def _published(id: int, created: int, flags: int, data: bytes) -> Message:
+    said, body = _cut(data) if flags & ATTRIBUTED else ({}, data)
+    assert said.keys() <= set("pdeghku")
+    decode: Any = (bytes, bytes.decode, msgpack.decode)[flags >> 4 & 3]
+    return Message(
+        id, created, decode(body), len(data), said.get("p", 0), said.get("g"), said.get("h", {}),
+        said.get("d", 0), said.get("e", 0), (said.get("k"), said.get("u", 0)),
+    )  # fmt: skip
+
+
+def _relocated(fields: tuple[int, ...], flags: int, rest: bytes) -> Message:
+    id, created, attempts, place, receipt, when = fields
+    changes, data = _cut(rest) if flags & CHANGED else (None, rest)
+    message = _published(id, created, flags, data)
+    if changes is not None:
+        assert changes.keys() <= set("eof")
+        message.expires, message.origin = changes.get("e", 0), changes.get("o")
+        message.failures = [tuple(each) for each in changes.get("f", [])]
+    message.attempts = attempts
+    message.wait(when if place == 1 else 0)
+    if place == 2:
+        message.receipt, message.deadline = receipt, when
+    return message

@@ -1,0 +1,220 @@
+"""What a reader that was written from FORMAT.md alone reads out of a store is what mq says is there.
+
+After a life that writes every kind of record and every bit of flags; and after each step of the
+histories that test_model.py invents.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import reference
+import test_model
+from fakes import FakeClock, open_on
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant
+
+import mq
+from mq.storage.disk import RealDisk
+
+ALL = 10_000
+STATES = ("ready", "delayed", "in_flight")
+
+
+def same(broker: mq.Broker) -> None:
+    """Each message in its queue and place, with all that is to know of it; what is next; the totals."""
+    now = broker._store.clock.now()
+    read = reference.State(reference.read_log(Path(broker.path))).by_name()
+    assert sorted(read) == broker.queues()
+    for name, queue in read.items():
+        handle, state = broker.queue(name), broker._store.state.by_name[name]
+        shown = {where: handle.peek(ALL, state=where) for where in STATES}
+        places = {id: queue.place(each, now.store, now.wall) for id, each in queue.messages.items()}
+        there = {id: queue.messages[id] for id, place in places.items() if place[0] != "expired"}
+        assert {id: facts(each, *places[id]) for id, each in there.items()} == {
+            each.id: facts_of(each) for found in shown.values() for each in found
+        }
+        assert queue.next(now.store, now.wall) == state.heads(now, ALL)
+
+        receipts = {id: each.receipt for id, each in queue.messages.items() if each.receipt is not None}
+        assert receipts == {id: flight.receipt for id, flight in state.flights.items()}
+        assert {key: seen for key, seen in queue.dedup.items() if seen[1] > now.store} == {
+            key: (seen.id, seen.until) for key, seen in state.dedup.items() if seen.until > now.store
+        }
+        assert queue.idle_until == state.idle_until
+        stats, options = handle.stats(), handle.options()
+        assert stats.bytes == sum(each.size for each in queue.messages.values())
+        totals = [queue.totals[total] for total in reference.TOTALS]
+        assert [queue.declared["paused"], *totals] == list(stats[5:])
+        declared = {key: queue.declared[key] for key in options} | {
+            "backoff": mq.Backoff(*queue.declared["backoff"])
+        }
+        assert {**declared, "dead_letter": declared["dead_letter"] or f"{name}.dead"} == options
+
+
+def facts(message: reference.Message, where: str, until: int | None) -> tuple[Any, ...]:
+    return (
+        where, until, message.created, message.body, type(message.body), message.attempts, message.priority,
+        message.group, message.headers, message.origin, message.failures,
+    )  # fmt: skip
+
+
+def facts_of(message: mq.Message) -> tuple[Any, ...]:
+    return (
+        message.state, message._due_ms, message._created_ms, message.body, type(message.body),
+        message.attempts, message.priority, message.group, dict(message.headers), message.origin,
+        [(round(each.at.timestamp() * 1000), each.attempt, each.reason) for each in message.failures],
+    )  # fmt: skip
+
+
+def a_life(path: Path, clock: FakeClock) -> mq.Broker:
+    """Everything that queues do, with room given back in between."""
+    broker = open_on(
+        RealDisk(), path, sync="never", segment_bytes=4096, clock=clock, background=False, exclusive=True
+    )
+    backoff = mq.Backoff(initial=3, factor=3, maximum=20, jitter=0.5)
+    work = broker.queue("work", visibility_timeout=30, max_attempts=3, backoff=backoff, dedup_window=500)
+    for body in (b"\x00\xff", "größe", {"a": [1, 2.5, None]}, ""):
+        work.publish(body)
+    work.publish("first", priority=9, headers={"trace": "ä"})
+    work.publish("later", delay=1000, group="delayed")
+    work.publish("passing", ttl=50)
+    work.publish_many(["g1", "g2", "g3"], group="g")
+    once = work.publish("once", dedup_id="order-1")
+    assert work.publish("twice", dedup_id="order-1") == once
+    same(broker)
+
+    # Attempts that fail, in each way there is; some are tried again, some never.
+    work.receive(timeout=0).nack(reason="no " + "ä" * 600)
+    work.receive(timeout=0).nack(delay=500)
+    work.receive(timeout=0).release()
+    work.receive(timeout=0).extend(5000)
+    work.receive(timeout=0).reject("hopeless")
+    for _ in range(4):
+        work.receive_many(2, timeout=0)
+        same(broker)
+        clock.advance(31)
+        same(broker)  # they have timed out, and back off
+        clock.advance(40)
+        same(broker)
+    timed_out = work.receive_many(1, timeout=0, visibility_timeout=1)
+    clock.advance(1.5)
+    assert not timed_out or work.reschedule(timed_out[0].id, delay=7)
+    same(broker)
+
+    # Batches of more than one record; damage of one would bring 128 back.
+    many = broker.queue("many", delete_when_idle=3600)
+    many.publish_many(list(range(300)))
+    many.ack_many(many.receive_many(290, timeout=0)[:200])
+    clock.advance(2000)
+    many.receive(timeout=0)
+    same(broker)
+
+    # Limits, expiry, cancelling, delays; a transaction over two queues.
+    short = broker.queue(
+        "short", max_length=3, overflow="drop_oldest", ttl=20, expired="dead_letter", dead_letter="old"
+    )
+    short.publish_many(["a", "b"])
+    short.publish_many(["c", "d"])
+    assert short.cancel(short.publish("cancelled", priority=3))
+    assert short.reschedule(short.publish("rescheduled"), delay=60)
+    with broker.transaction() as tx:
+        tx.publish(short, {"in": "tx"}, priority=1, group="t")
+        tx.publish(work, "with it", headers={})
+        tx.nack(many.receive(timeout=0), delay=5)
+        tx.ack(many.receive(timeout=0))
+    same(broker)
+    clock.advance(21)
+    same(broker)  # they have expired, and nobody came by
+    settled = broker.queue("settled", delivery="at_most_once")
+    settled.publish_many(["here", "and there"])
+    assert settled.receive(timeout=0)
+    same(broker)
+
+    # Dead letters go back; one of a group that is in flight elsewhere, too.
+    dead = broker.queue("work.dead")
+    assert dead.replay(to="short") or dead.peek()
+    broker.queue("short", max_length=None)
+    old = broker.queue("old")
+    assert old.replay([old.peek()[-1].id], to="many") == 1  # where nothing expires
+    assert old.replay()
+    same(broker)
+
+    # Queues that are cleared, go, and whose numbers are used again.
+    kept = broker.queue("cleared")
+    kept.publish_many(["stays", "goes", "goes too"])
+    kept.receive(timeout=0)
+    kept.purge()
+    gone = broker.queue("gone")
+    gone.publish("with the queue", dedup_id="with the queue")
+    gone.delete()
+    anew = broker.queue("anew", dedup_window=10_000)
+    anew.ack_many([anew.publish("under its number", dedup_id="remembered") and anew.receive(timeout=0)])
+    kept.pause()
+    same(broker)
+    return broker
+
+
+def entries(path: Path) -> list[reference.Entry]:
+    return [entry for segment in reference.read_log(path) for entry in segment.entries]
+
+
+def test_what_the_reference_reads_is_what_mq_holds(tmp_path: Path, clock: FakeClock) -> None:
+    """Live, while room is given back a segment at a time, closed, and opened again."""
+    path = tmp_path / "s"
+    broker = a_life(path, clock)
+    kinds: set[str] = set()
+    bits: set[tuple[str, int]] = set()
+    places: set[tuple[int, bool]] = set()
+    for _ in range(12):
+        for entry in entries(path):
+            kinds.add(entry.kind)
+            bits |= {(entry.kind, bit) for bit in (0x10, 0x20, 0x40, 0x80) if entry.flags & bit}
+            if entry.kind == "RELOCATE":
+                places.add((entry.fields[3], bool(entry.flags & reference.CHANGED)))
+        broker._store.maintenance.clean()
+        same(broker)
+    assert kinds == set(reference.KINDS.values()) - {"LOST"}
+    assert bits == {
+        (k, bit) for k, known in reference.FLAGS.items() for bit in (0x10, 0x20, 0x40, 0x80) if known & bit
+    }
+    assert places == {(place, changed) for place in range(3) for changed in (False, True)}
+    broker.close()
+    assert entries(path)[-1].kind == "CLOSED"
+    with mq.open(path, clock=clock, sync="never", segment_bytes=4096) as broker:
+        same(broker)
+
+
+@pytest.mark.parametrize("kind", ["DELIVER", "ACK", "PUBLISH", "DECLARE"])
+def test_what_a_repair_leaves_is_read_the_same(kind: str, tmp_path: Path, clock: FakeClock) -> None:
+    """The longest record of a kind is damaged, and LOST is put over it."""
+    path = tmp_path / "s"
+    a_life(path, clock).close()
+    *_, lsn = max((len(entry.rest), entry.lsn) for entry in entries(path) if entry.kind == kind)
+    segment = next(each for each in reversed(reference.read_log(path)) if each.base <= lsn)
+    with (path / "log" / f"{segment.base:020}.seg").open("r+b") as log:
+        log.seek(72 + lsn - segment.base + 24)
+        log.write(b"\xee")
+    with mq.open(path, clock=clock, sync="never", segment_bytes=4096, recover="salvage") as broker:
+        same(broker)
+    assert "LOST" in {entry.kind for entry in entries(path)}
+
+
+class Histories(test_model.Store):
+    """What test_model.py invents, on a disk, and read by the reference after each step."""
+
+    @initialize(segment_bytes=st.sampled_from([1024, 4096]))
+    def start(self, segment_bytes: int) -> None:
+        super().start(segment_bytes, False)
+
+    @invariant()
+    def the_reference_reads_the_same(self) -> None:
+        if hasattr(self, "broker"):
+            same(self.broker)
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(parent=test_model.TestStore.settings, max_examples=8)
