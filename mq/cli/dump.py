@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 import click
@@ -11,9 +14,10 @@ import msgspec
 from mq.cli import output
 from mq.cli.app import Failure, json_option, note, store_option
 from mq.cli.inspect import exit_code, gap_fields, gap_line, kind_name
+from mq.cli.progress import Progress
 from mq.delivery import events
 from mq.storage import record
-from mq.storage.disk import RealDisk
+from mq.storage.disk import Disk, RealDisk
 from mq.storage.walk import File, Found, Gap, Walk, walk
 
 BODY_COLUMNS: Final = 60
@@ -42,15 +46,11 @@ def _declare(payload: bytes) -> Facts:
 
 def _deliver(payload: bytes) -> Facts:
     ids, deadline = events.deliveries_of(payload, 0, len(payload))
-    return _one_or_more(ids) | {"deadline": output.instant(deadline)}
+    return {"messages": ids, "deadline": output.instant(deadline)}
 
 
 def _ack(payload: bytes) -> Facts:
-    return _one_or_more([id for id, _ in events.ACK_PAYLOAD.iter_unpack(payload)])
-
-
-def _one_or_more(ids: list[int]) -> Facts:
-    return {"message": ids[0]} if len(ids) == 1 else {"messages": ids}
+    return {"messages": [id for id, _ in events.ACK_PAYLOAD.iter_unpack(payload)]}
 
 
 def _nack(flags: int, payload: bytes) -> Facts:
@@ -132,8 +132,19 @@ FLAGGED: Final[dict[int, Callable[[int, bytes], Facts]]] = {
 }  # fmt: skip
 
 
-def facts(found: Found) -> Facts:
-    """What the record's payload says, by name; its body aside."""
+def facts(found: Found, names: _Names) -> Facts:
+    """What the record's payload says, by name; its body aside.
+
+    Under `messages` if the kind may be about several at once, else under `message`.
+    """
+    try:
+        said = _facts(found)
+    except (msgspec.MsgspecError, struct.error):
+        return {"unreadable": "it says what this mq does not know; upgrade mq"}
+    return said | {"to": names.at(said["to"], found.lsn)} if found.kind == events.MOVE else said
+
+
+def _facts(found: Found) -> Facts:
     if found.kind == events.PUBLISH:
         return {"message": found.lsn} | _attributes(found)
     if found.kind in FLAGGED:
@@ -148,6 +159,45 @@ def body(found: Found) -> bytes | None:
     if found.kind in (events.PUBLISH, events.RELOCATE):
         return events.body_of(found.kind, found.flags, found.ms, found.payload)[1]
     return None
+
+
+class _Names:
+    """What the queues were called at each place in the log: records say only their numbers.
+
+    A declaration may stand behind records of its queue, since the cleaner moves it to the
+    end; and what was the number of a queue that is deleted may be given to another.
+    """
+
+    def __init__(self, walked: Walk) -> None:
+        self._said: dict[int, list[tuple[int, str]]] = {}  # by number: from where on, and the name; "": none
+        with Progress("reading names", sum(file.size for file in walked.files)) as progress:
+            for file in walked.files:
+                for item in walked.items(file):
+                    if isinstance(item, Found) and item.kind in (events.DECLARE, events.DELETE):
+                        self._read(item)
+                progress.add(file.size)
+
+    def _read(self, item: Found) -> None:
+        if item.kind == events.DELETE:
+            self._note(item.queue, item.lsn + 1, "")
+        else:
+            with suppress(msgspec.MsgspecError):  # of a newer mq
+                self._note(item.queue, item.lsn, events.decode_declaration(item.payload).name)
+
+    def _note(self, number: int, start: int, name: str) -> None:
+        said = self._said.setdefault(number, [])
+        if not said or said[-1][1] != name:
+            said.append((start, name))
+
+    def at(self, number: int, lsn: int) -> str:
+        """The name in force at *lsn*, else the next one that queue gets, else what the library calls it."""
+        said = self._said.get(number, [])
+        after = bisect_right(said, lsn, key=lambda each: each[0])
+        if after and said[after - 1][1]:
+            return said[after - 1][1]
+        if after == len(said):
+            return f"unnamed-{number}"
+        return said[after][1] or f"#{number}"  # deleted before anybody said
 
 
 # ── the command ────────────────────────────────────────────────────────────────────
@@ -177,17 +227,21 @@ def dump(
     mq dump --queue mail --kind nack
     mq dump --message 4711 --json
     """
-    walked = walk(RealDisk(), store, events.PUBLISH)
+    walked, names = _walk(RealDisk(), store)
     show = _show_json if as_json else _Columns(walked).show
-    there = queue is None
-    for file, item, name in _items(walked):
+    there, known = queue is None, message is None
+    for file, item, name in _items(walked, names):
+        if isinstance(item, Gap):
+            show(file, item, name, {})
+            continue
         there = there or name == queue
-        if isinstance(item, Gap) or (
-            queue in (None, name)
-            and (not kinds or kind_name(item.kind) in kinds)
-            and (message is None or _is_about(facts(item), message))
-        ):
-            show(file, item, name)
+        wanted = queue in (None, name) and (not kinds or kind_name(item.kind) in kinds)
+        if wanted or not known:
+            said = facts(item, names)
+            about = message is None or _is_about(said, message)
+            known = known or about
+            if wanted and about:
+                show(file, item, name, said)
     code = exit_code(walked)
     if code:
         output.flush()
@@ -195,28 +249,39 @@ def dump(
         ctx.exit(code)
     if not there:
         raise Failure(f"no queue {queue!r} in the log of {store}; `mq queues` lists those there are")
+    if not known:
+        raise Failure(
+            f"no message {message} in the log of {store}: it never was, or is settled and cleaned away"
+        )
 
 
 def _is_about(said: Facts, message: int) -> bool:
     return said.get("message") == message or message in said.get("messages", ())
 
 
-def _items(walked: Walk) -> Iterator[tuple[File | None, Found | Gap, str]]:
+def _walk(disk: Disk, store: str) -> tuple[Walk, _Names]:
+    """Started over if compaction drops a segment meanwhile: it may have held declarations."""
+    while True:
+        walked = walk(disk, store, events.PUBLISH)
+        try:
+            return walked, _Names(walked)
+        except FileNotFoundError:
+            if not walked.view.held:
+                raise
+
+
+def _items(walked: Walk, names: _Names) -> Iterator[tuple[File | None, Found | Gap, str]]:
     """Every record and every bad place in the order of the log, with the name of the record's queue."""
-    names: dict[int, str] = {}
     missing = list(walked.missing)
     for file in walked.files:
         while missing and missing[0].lsn <= file.segment.base:
             yield None, missing.pop(0), ""
         try:
             for item in walked.items(file):
-                if isinstance(item, Gap):
+                if isinstance(item, Gap) or item.kind < record.FIRST_EVENT:
                     yield file, item, ""
-                    continue
-                if item.kind == events.DECLARE:
-                    names[item.queue] = events.decode_declaration(item.payload).name
-                belongs = item.kind >= record.FIRST_EVENT
-                yield file, item, names.get(item.queue, f"#{item.queue}") if belongs else ""
+                else:
+                    yield file, item, names.at(item.queue, item.lsn)
         except FileNotFoundError:  # compaction has dropped it meanwhile
             if not walked.view.held:
                 raise
@@ -224,14 +289,14 @@ def _items(walked: Walk) -> Iterator[tuple[File | None, Found | Gap, str]]:
         yield None, gap, ""
 
 
-def _show_json(file: File | None, item: Found | Gap, name: str) -> None:
+def _show_json(file: File | None, item: Found | Gap, name: str, said: Facts) -> None:
     if isinstance(item, Gap):
         output.json_line(gap_fields(item))
         return
     assert file
     fields: Facts = {
         "lsn": item.lsn, "kind": kind_name(item.kind), "time": output.instant(item.ms), "queue": name or None,
-        "size": item.size, "path": file.path, "offset": file.segment.offset(item.lsn), **facts(item),
+        "size": item.size, "path": file.path, "offset": file.segment.offset(item.lsn), **said,
     }  # fmt: skip
     raw = body(item)
     if raw is not None:
@@ -251,25 +316,26 @@ class _Columns:
         self._lsn = len(str(min(last, walked.view.upto)))
         self._kind = max(map(len, KINDS))
 
-    def show(self, file: File | None, item: Found | Gap, name: str) -> None:
+    def show(self, file: File | None, item: Found | Gap, name: str, said: Facts) -> None:
         if isinstance(item, Gap):
             output.line(f"{item.lsn:>{self._lsn}}  {'!' * 8}  {gap_line(item)}")
             return
-        said = _text(item)
+        text = _text(item, said)
         if item.dropped:
-            said = f"(not finished, left out)  {said}"
+            text = f"(not finished, left out)  {text}"
         shown = output.excerpt(name, NAME_COLUMNS_MAX) if name else "-"
         kind = kind_name(item.kind)
-        line = f"{item.lsn:>{self._lsn}}  {output.instant(item.ms)}  {kind:{self._kind}}  {shown:8}  {said}"
+        line = f"{item.lsn:>{self._lsn}}  {output.instant(item.ms)}  {kind:{self._kind}}  {shown:8}  {text}"
         output.line(line.rstrip())
 
 
-def _text(item: Found) -> str:
+def _text(item: Found, said: Facts) -> str:
     """What a record says, for a person: facts by name, a body as its size and beginning."""
-    said = facts(item)
-    parts = [f"{key}={value}" for key, value in said.pop("options", {}).items()]
+    parts = [f"{key}={value}" for key, value in said.get("options", {}).items()]
     for name, value in said.items():
-        if name != "name" and value not in ("", item.lsn):
+        if name == "messages":
+            parts.append(f"message{'' if len(value) == 1 else 's'} {', '.join(map(str, value))}")
+        elif name not in ("name", "options") and value not in ("", item.lsn):
             parts.append(f"{name.replace('_', ' ')} {value!r}" if name == "reason" else f"{name} {value}")
     raw = body(item)
     if raw is not None:

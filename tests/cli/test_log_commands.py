@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import Result
 from commands import Run
@@ -81,7 +82,7 @@ def test_dump_has_every_record_with_what_it_says(run: Run, busy: list[int]) -> N
     assert [each["body"] for each in published] == [f"message {number:3}" for number in range(40)]
     (nack,) = lines(result, kind="nack")
     assert (nack["message"], nack["reason"]) == (busy[1], "ValueError: no")
-    assert lines(result, kind="ack")[0]["message"] == busy[0]
+    assert lines(result, kind="ack")[0]["messages"] == [busy[0]]
     assert lines(result, kind="release")[0]["message"] == busy[2]
     assert lines(result, kind="extend")[0]["deadline"]
     assert lines(result, kind="purge", queue="other")
@@ -92,6 +93,7 @@ def test_dump_has_every_record_with_what_it_says(run: Run, busy: list[int]) -> N
 def test_dump_for_a_person_is_a_line_a_record(run: Run, busy: list[int]) -> None:
     assert len(run("dump").stdout.splitlines()) == len(run("dump", "--json").stdout.splitlines())
     assert "reason 'ValueError: no'" in run("dump", "-k", "nack").stdout
+    assert run("dump", "-k", "ack").stdout.endswith(f"  message {busy[0]}\n")
 
 
 def test_dump_of_a_queue_that_is_not_there(run: Run, busy: list[int]) -> None:
@@ -100,14 +102,106 @@ def test_dump_of_a_queue_that_is_not_there(run: Run, busy: list[int]) -> None:
     assert "no queue 'mial'" in result.stderr and result.stderr.count("\n") == 1
 
 
-def test_dump_of_a_batch_is_a_line_about_all_of_it(run: Run, store: Path, busy: list[int]) -> None:
+def test_dump_of_a_message_that_is_not_there(run: Run, busy: list[int]) -> None:
+    for id in (busy[0] + 1, -1, 10**30):
+        result = run("dump", "--message", str(id))
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert f"no message {id} in the log" in result.stderr and result.stderr.count("\n") == 1
+    result = run("dump", "--message", str(busy[0]), "--kind", "nack")
+    assert (result.exit_code, result.output) == (0, ""), "it is there, and was never nacked"
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_dump_of_what_may_be_about_several_always_lists_them(
+    run: Run, store: Path, busy: list[int], count: int
+) -> None:
     with mq.open(store) as broker:
-        queue = broker.queue("batch")
-        ids = queue.publish_many(range(3))
+        queue = broker.queue("batch", max_length=3, overflow="drop_oldest")
+        ids = queue.publish_many(range(count))
         queue.ack_many(queue.receive_many(3))
-    taken, acked = lines(run("dump", "--queue", "batch", "-k", "deliver", "-k", "ack", "--json"))
+        gone = queue.publish_many(range(3))[:count]
+        queue.publish_many(range(count))
+    taken, acked, dropped = lines(
+        run("dump", "--queue", "batch", "-k", "deliver", "-k", "ack", "-k", "drop", "--json")
+    )
     assert taken["messages"] == acked["messages"] == ids
-    assert len(lines(run("dump", "--message", str(ids[2]), "--json"))) == 3
+    assert dropped["messages"] == gone
+    assert not {"message"} & (taken.keys() | acked.keys() | dropped.keys())
+    assert len(lines(run("dump", "--message", str(ids[-1]), "--json"))) == 3
+
+
+# ── names ──────────────────────────────────────────────────────────────────────────
+
+
+def test_dump_knows_the_queue_of_what_stands_before_its_declaration(run: Run, store: Path) -> None:
+    """The cleaner moves a declaration to the end, behind the messages of later segments."""
+    with mq.open(store, segment_bytes=1024) as broker:
+        ids = [broker.queue("mail").publish("x" * 100) for _ in range(20)]
+        broker.queue("mail").receive(timeout=0).ack()  # type: ignore[union-attr]
+        assert broker._store.maintenance.clean()
+    result = run("dump", "--queue", "mail", "--json")
+    kinds = [each["kind"] for each in lines(result)]
+    assert kinds.index("publish") < kinds.index("declare")
+    told = {each["message"] for kind in ("publish", "relocate") for each in lines(result, kind=kind)}
+    assert set(ids[1:]) == told
+    assert {each["queue"] for each in lines(run("dump", "--json"))} == {"mail", None}
+
+
+def test_dump_of_a_number_that_was_given_out_again(run: Run, store: Path) -> None:
+    with mq.open(store, segment_bytes=1024) as broker:
+        for name in ("first", "second", "third"):
+            queue = broker.queue(name)
+            for number in range(20):
+                queue.publish(f"{name} {number}" + "x" * 100)
+            if name != "third":
+                queue.delete()
+            if name == "first":
+                assert broker._store.maintenance.clean()
+    published = lines(run("dump", "-k", "publish", "--json"))
+    found = {(each["queue"], str(each["body"]).split()[0]) for each in published}
+    assert found == {("#1", "first"), ("second", "second"), ("third", "third")}, "the first's name is gone"
+    deleted = lines(run("dump", "-k", "delete", "--json"))
+    assert [each["queue"] for each in deleted] == ["#1", "second"]
+
+
+def test_dump_calls_a_nameless_queue_as_the_library_does(run: Run, store: Path) -> None:
+    with mq.open(store) as broker:
+        id = broker.queue("mail").publish("one")
+    (path,) = segments(store)
+    flip(path, 72 + lines(run("dump", "-k", "declare", "--json"))[0]["lsn"] + 30)  # type: ignore[operator]
+    assert run("repair").exit_code == 0
+    (queue,) = lines(run("queues", "--json"))
+    assert queue["queue"] == "unnamed-1"
+    assert [each["lsn"] for each in lines(run("dump", "--queue", "unnamed-1", "--json"))] == [id]
+
+
+def test_dump_says_by_name_where_a_message_goes(run: Run, store: Path) -> None:
+    with mq.open(store) as broker:
+        broker.queue("mail").publish("one")
+        broker.queue("mail").receive(timeout=0).reject("no")  # type: ignore[union-attr]
+        broker.queue("mail.dead").replay()
+    died, back = lines(run("dump", "-k", "move", "--json"))
+    assert (died["queue"], died["to"], back["queue"], back["to"]) == (
+        "mail", "mail.dead", "mail.dead", "mail",
+    )  # fmt: skip
+    assert "to mail.dead" in run("dump", "-k", "move").stdout
+
+
+def test_dump_shows_what_it_does_not_understand(
+    run: Run, busy: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer mq may say more of a queue than this one knows."""
+
+    def decode(payload: bytes) -> object:
+        raise msgspec.ValidationError("unknown field")
+
+    monkeypatch.setattr(mq.delivery.events, "decode_declaration", decode)
+    result = run("dump", "-k", "declare", "--json")
+    assert result.exit_code == 0
+    assert all("upgrade mq" in str(each["unreadable"]) for each in lines(result))
+
+
+# ── filters ────────────────────────────────────────────────────────────────────────
 
 
 def test_dump_filters(run: Run, busy: list[int]) -> None:
