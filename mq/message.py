@@ -80,14 +80,14 @@ class Origin(Protocol):
 
     name: str
 
-    def decode(self, message: Message[Any], /) -> Any: ...
-    def receipt(self, id: int, lsn: int, /) -> Receipt: ...
-    def ack(self, message: Delivery[Any], /) -> None: ...
-    def nack(self, message: Delivery[Any], delay: float | None, reason: str, /) -> None: ...
-    def release(self, message: Delivery[Any], /) -> None: ...
-    def reject(self, message: Delivery[Any], reason: str, /) -> None: ...
-    def extend(self, message: Delivery[Any], seconds: float | None, /) -> None: ...
-    def is_inherited(self, message: Delivery[Any], /) -> bool: ...
+    def _body_of(self, message: Message[Any], /) -> Any: ...
+    def _receipt(self, id: int, lsn: int, /) -> Receipt: ...
+    def _ack(self, message: Delivery[Any], /) -> None: ...
+    def _nack(self, message: Delivery[Any], delay: float | None, reason: str, /) -> None: ...
+    def _release(self, message: Delivery[Any], /) -> None: ...
+    def _reject(self, message: Delivery[Any], reason: str, /) -> None: ...
+    def _extend(self, message: Delivery[Any], seconds: float | None, /) -> None: ...
+    def _is_inherited(self, message: Delivery[Any], /) -> bool: ...
 
 
 class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
@@ -157,7 +157,7 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
     def body(self) -> T_co:
         """Decoded once, when it is first read; BadBody if it does not fit the queue's type."""
         if self._body is msgspec.UNSET:
-            self._body = self._queue.decode(self)
+            self._body = self._queue._body_of(self)
         return self._body  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
@@ -184,30 +184,30 @@ class Delivery(Message[T_co], eq=False, gc=False):
     @property
     def receipt(self) -> Receipt:
         """Text with which any process can settle this delivery: `queue.ack_many([receipt])`."""
-        return self._queue.receipt(self.id, self._lsn)
+        return self._queue._receipt(self.id, self._lsn)
 
     def ack(self) -> None:
         """Done: the message is gone."""
-        self._queue.ack(self)
+        self._queue._ack(self)
 
     def nack(self, *, delay: float | None = None, reason: str = "") -> None:
         """Failed: again after *delay* seconds; None: after a backoff that grows with the attempts.
 
         If it was the last of the queue's `max_attempts`, it goes to the dead letters.
         """
-        self._queue.nack(self, delay, reason)
+        self._queue._nack(self, delay, reason)
 
     def release(self) -> None:
         """Not tried: back to its place at once, and the attempt is not counted."""
-        self._queue.release(self)
+        self._queue._release(self)
 
     def reject(self, reason: str = "") -> None:
         """Hopeless: to the dead letters now."""
-        self._queue.reject(self, reason)
+        self._queue._reject(self, reason)
 
     def extend(self, seconds: float | None = None) -> None:
         """Visible again *seconds* from now; None: the queue's visibility timeout from now."""
-        self._queue.extend(self, seconds)
+        self._queue._extend(self, seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -215,7 +215,7 @@ class Delivery(Message[T_co], eq=False, gc=False):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._settled or self._queue.is_inherited(self):
+        if self._settled or self._queue._is_inherited(self):
             return
         if error is None:
             self.ack()

@@ -252,9 +252,9 @@ class Queue(Generic[T]):
         )  # fmt: skip
         with suppress(MqError):  # stale, closed, failed: then it times out, or is somebody else's
             if isinstance(error, CorruptStore):
-                self.nack(empty, None, "its body is damaged")
+                self._nack(empty, None, "its body is damaged")
             else:
-                self.release(empty)
+                self._release(empty)
 
     def __iter__(self) -> Iterator[Delivery[T]]:
         """receive() until the broker closes."""
@@ -269,7 +269,7 @@ class Queue(Generic[T]):
 
     # ── settling ───────────────────────────────────────────────────────────────────
 
-    def ack(self, message: Delivery[Any]) -> None:
+    def _ack(self, message: Delivery[Any]) -> None:
         """Called by Delivery.ack."""
         store, id = self._store, message.id
         with store.mutex:
@@ -295,24 +295,24 @@ class Queue(Generic[T]):
             store.step_aside()
         message._settled = True
 
-    def nack(self, message: Delivery[Any], delay: float | None, reason: str) -> None:
+    def _nack(self, message: Delivery[Any], delay: float | None, reason: str) -> None:
         """Called by Delivery.nack."""
         self.nack_many([message], delay=delay, reason=reason)
 
-    def release(self, message: Delivery[Any]) -> None:
+    def _release(self, message: Delivery[Any]) -> None:
         """Called by Delivery.release."""
         settling.settle_all(self._store, settling.claims_of([message], self._store), settling.do_release)
 
-    def reject(self, message: Delivery[Any], reason: str) -> None:
+    def _reject(self, message: Delivery[Any], reason: str) -> None:
         """Called by Delivery.reject."""
         do = settling.rejecting(check_reason(reason))
         settling.settle_all(self._store, settling.claims_of([message], self._store), do)
 
-    def extend(self, message: Delivery[Any], seconds: float | None) -> None:
+    def _extend(self, message: Delivery[Any], seconds: float | None) -> None:
         """Called by Delivery.extend."""
         self.extend_many([message], seconds)
 
-    def is_inherited(self, message: Delivery[Any]) -> bool:
+    def _is_inherited(self, message: Delivery[Any]) -> bool:
         """Whether it was received before a fork, and this is the child."""
         return message._lsn < self._store.inherited
 
@@ -338,13 +338,13 @@ class Queue(Generic[T]):
             check_seconds("seconds", seconds)
         settling.extend_all(self._store, settling.claims_of(messages, self._store), seconds)
 
-    def receipt(self, id: int, lsn: int) -> Receipt:
+    def _receipt(self, id: int, lsn: int) -> Receipt:
         """Called by Delivery.receipt."""
         state = self._channel.state
         if state is None:  # in a child that has not opened the store yet
             self.stats()
             state = self._channel.state
-        return Receipt(f"{state.number if state else 0}-{id}-{lsn}")
+        return Receipt(f"{state.number if state else 0}-{id}-{lsn}-{self._store.tag}")
 
     # ── looking ────────────────────────────────────────────────────────────────────
 
@@ -472,7 +472,7 @@ class Queue(Generic[T]):
             store.settle(end)
         return result
 
-    def decode(self, message: Message[Any]) -> Any:
+    def _body_of(self, message: Message[Any]) -> Any:
         """Called by Message.body."""
         kind = message._flags & events.BODY_BITS
         try:

@@ -52,9 +52,12 @@ def claim_of(message: Delivery[Any] | Receipt, store: Store) -> Claim:
             raise UsageError(f"message {message.id} was received through another broker; settle it there")
         return Claim(message, queue._channel, message.id, message._lsn)
     try:
-        number, id, receipt = map(int, message.split("-"))
+        *numbers, tag = message.split("-")
+        number, id, receipt = map(int, numbers)
     except (AttributeError, TypeError, ValueError):
         raise UsageError(f"{message!r} is neither a delivery nor a receipt") from None
+    if tag != store.tag:
+        raise UsageError(f"the receipt {message} is another store's; settle it there")
     return Claim(None, number, id, receipt)
 
 

@@ -462,6 +462,11 @@ class Store:
 
     # ── what many queues have in common ────────────────────────────────────────────
 
+    @property
+    def tag(self) -> str:
+        """What tells this store's receipts from another's."""
+        return self.identity.store_id[:6]
+
     def channel(self, name: str) -> Channel:
         with self.mutex:
             found = self.channels.get(name) if isinstance(name, str) else None

@@ -110,7 +110,7 @@ def test_attempts_deadlines_and_receipts_agree(path, other):
 def receipt_of(queue: mq.Queue[Any], id: int) -> str:
     """As it can be told from outside of the process that has the delivery."""
     flight = queue._channel.state.flights[id]
-    return f"{queue._channel.state.number}-{id}-{flight.receipt}"
+    return f"{queue._channel.state.number}-{id}-{flight.receipt}-{queue._store.tag}"
 
 
 def test_a_definition_is_everybodys_at_once(path, other):

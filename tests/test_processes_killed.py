@@ -126,7 +126,9 @@ def clear(queue: mq.Queue[Any]) -> None:
     queue.purge()
     state = queue._channel.state
     if state:
-        queue.ack_many(f"{state.number}-{id}-{flight.receipt}" for id, flight in [*state.flights.items()])
+        tag = queue._store.tag
+        flights = [*state.flights.items()]
+        queue.ack_many(f"{state.number}-{id}-{flight.receipt}-{tag}" for id, flight in flights)
 
 
 def check_story(queue: mq.Queue[Any], lines: list[tuple[str, ...]]) -> None:

@@ -407,15 +407,18 @@ def test_ack_many_with_a_thing_that_is_no_receipt_acks_nothing(queue):
 
 
 def test_a_delivery_of_another_store_cannot_settle_anything_here(queue, clock):
-    """Ids and receipts are unique only within a store: these two are equal."""
+    """Ids, and where their deliveries stand, are unique only within a store: these two are equal."""
     with mq.open(":memory:", clock=clock) as elsewhere:
         theirs = elsewhere.queue("mail")
         queue.publish("x")
         theirs.publish("x")
         here, there = take(queue), take(theirs)
-        assert here.receipt == there.receipt
+        assert here.id == there.id
+        assert here.receipt != there.receipt
         with pytest.raises(mq.UsageError, match="another broker"):
             queue.ack_many([there])
+        with pytest.raises(mq.UsageError, match="another store's"):
+            queue.ack_many([there.receipt])
     assert queue.stats().acked == 0
 
 

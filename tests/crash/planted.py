@@ -137,7 +137,7 @@ BUGS = (
     Bug("a checkpoint forgets what is in flight", "mq.delivery.snapshot:freeze", "queue.flights.copy()", "{}",
         "checkpoints"),
     # ── the fold ───────────────────────────────────────────────────────────────────
-    Bug("an ack is not logged", "mq.queue:Queue.ack", "log.append(", "(lambda *_: 0)(", "acks"),
+    Bug("an ack is not logged", "mq.queue:Queue._ack", "log.append(", "(lambda *_: 0)(", "acks"),
     Bug("a delivery is not logged", "mq.queue:Queue.receive", "receipt = log.append(",
         "receipt = (lambda *_: log.end)(", "acks"),
     Bug("a released delivery counts", "mq.delivery.queue:QueueState.release", "flight.attempts - 1",

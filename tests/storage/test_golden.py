@@ -125,7 +125,7 @@ def test_a_golden_store_can_be_worked_with(tmp_path):
     path = copy("cleaned", tmp_path)
     with mq.open(path, clock=lambda: NOW, segment_bytes=1024) as broker:
         work = broker.queue("work")
-        work.ack_many(["1-212-408"])
+        work.ack_many([f"1-212-408-{broker.store_id[:6]}"])
         assert work.publish("new") > 9216  # where the newer segment ends
     with mq.open(path, clock=lambda: NOW, segment_bytes=1024) as broker:
         assert broker._store.verdict is Verdict.CLEAN
