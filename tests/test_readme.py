@@ -95,8 +95,22 @@ def test_what_is_named_as_a_test_is_one() -> None:
     assert len(named) > 10 and len(bugs) > 3
     assert [name for name in named if f"def {name}(" not in tests] == []
     assert [bug for bug in bugs if f"Bug({bug}" not in tests] == []
+    assert "Over ninety bugs planted" in README and len(re.findall(r"^    Bug\(", tests, re.MULTILINE)) > 90
     for path in re.findall(r"`(tests/[\w/.]+)`", ARCHITECTURE):
         assert (ROOT / path).exists(), path
+
+
+def test_what_is_named_beside_a_file_is_in_it() -> None:
+    """As in "`queue.py`: `publish`, `ack`": functions, classes, constants of the library."""
+    sources = {f"/{path.relative_to(ROOT)}": path.read_text() for path in (ROOT / "mq").rglob("*.py")}
+    named = re.findall(r"`([\w/]+\.py)`:? (`\w+`(?:, `\w+`)*)", ARCHITECTURE)
+    assert len(named) > 10
+    for file, names in named:
+        texts = [text for path, text in sources.items() if path.endswith(f"/{file}")]
+        assert texts, file
+        for name in re.findall(r"\w+", names):
+            defined = re.compile(rf"^ *(def|class) {name}\b|^{name}\b", re.MULTILINE)
+            assert any(map(defined.search, texts)), f"{file}: {name}"
 
 
 def test_the_limits_are_those_of_the_code() -> None:
