@@ -1,9 +1,28 @@
 """What happens to messages.  Pure: no I/O, clock, thread or lock; time is an argument.
 
+What a record says, and what is true then:
+
 events.py    what a record means here: publish, deliver, ack, …
-backlog.py   ids that wait, eight bytes each
-queue.py     one queue: waiting, delayed, in flight
-retry.py     how long to wait after a failure
 state.py     the fold: records in, queues out
+queue.py     one queue: waiting, delayed, in flight
+backlog.py   ids that wait, eight bytes each
+traits.py    what is kept of the others
+dedup.py     dedup ids that are remembered
 snapshot.py  the state as something to keep, and back
+
+What is next, and when; indexes over that:
+
+order.py     what is next in one queue
+groups.py    of each group one at a time
+agenda.py    what happens when
+retry.py     how long to wait after a failure
+board.py     when a queue has something to do, and which has changed
+
+What is decided, as records to be appended:
+
+plan.py      together, or not at all
+intake.py    what a publish becomes
+settle.py    what becomes of a delivery
+dead.py      the dead letters, and back
+due.py       what nobody asked for
 """

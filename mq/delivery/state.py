@@ -3,9 +3,10 @@
     state = State()
     state.apply(records)      at recovery, and for what another handle appended
 
-Live operations call the same methods of QueueState, one record at a time.  Records
-about messages that are gone are ignored: a tombstone may outlive what it buried.  And
-a queue's messages may come before its declaration, which compaction moved behind them.
+Live operations call the same methods of QueueState, for one message or for the run of them
+that a record names.  Records about messages that are gone are ignored, but for the totals: a
+tombstone may outlive what it buried.  And a queue's messages may come before its declaration,
+which compaction moved behind them.
 """
 
 from __future__ import annotations

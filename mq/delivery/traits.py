@@ -36,7 +36,7 @@ PLAIN: Final = LEVELS[0]
 class Flight(msgspec.Struct, frozen=True, gc=False):
     """A delivery that is not settled.  Deadline in store time, ms."""
 
-    receipt: int  # the position of its DELIVER record
+    receipt: int  # the position of its DELIVER record; of the n-th message there, n more
     deadline: int
     attempts: int
     position: int  # of the record that holds the body

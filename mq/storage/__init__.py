@@ -1,13 +1,16 @@
 """The log on disk.  Knows records, segments and files; knows no queue, topic or consumer.
 
 disk.py        the only module that touches files, locks and the shared page
-shared.py      the lock, and the page that all processes see
+shared.py      the page that all processes see
+locks.py       who may do what: the files that are locked
+network.py     file systems of other computers, where a lock keeps nobody out
 identity.py    FORMAT: which store this is
 record.py      bytes ⇄ record
 segment.py     one file of the log, and how it is scanned
 search.py      the next intact record behind a bad place
 log.py         append, rotate, sync, fail-stop
 commit.py      one fdatasync for all who wait
+rewrite.py     again what an fsync may have lost, before the next one
 reader.py      records by their position
 reserve.py     room kept back, so that a full disk can be drained
 recovery.py    what is on disk → where the log ends, and a verdict

@@ -1,10 +1,12 @@
-"""Who may do what in a store: four files, and the lock of each.
+"""Who may do what in a store: the files whose locks say so.
 
     LOCK      whoever has it changes the log; for one operation, or for good
     FORMAT    presence: shared by all who have the store open.  Whoever gets it alone is the
               first, and recovers; or the last, and says that the log is closed
     mark      whoever has it syncs the log
-    CLEANER   whoever has it cleans and writes checkpoints; it is only ever tried
+    CLEANER   whoever has it cleans and writes checkpoints; threads only ever try, `compact` waits
+
+The fifth, wake/<slot>, says whose bell that is (mq/listener.py).
 
     order: the thread's mutex > LOCK > mark.  CLEANER before LOCK.
 
