@@ -1,7 +1,9 @@
-"""Makes the golden stores of format 1: `python tests/golden/make_v1.py`.
+"""How the golden stores of format 1 were made.  Not run any more, and not to be: history.
 
-They were made once and are kept as they are: a store that was ever written must open
-for ever.  A change of the format gets a directory of its own beside this one's.
+They were made once, by the mq of then, and are kept as they are: a store that was ever written
+must open for ever.  This one writes other records (a NACK says when, a batch is one record), and
+has no `_lock_fd`.  What it writes is compared in tests/storage/test_reference.py; a change of the
+format gets a directory of its own beside this one's.
 
 v1/recovered   a life with everything that queues do, killed in the middle of a write; a
                recovery killed in the middle of its fence; a second one, more work, a close
