@@ -178,7 +178,7 @@ class Delivery(Message[T_co], eq=False, gc=False):
     and nothing in the child of a fork, for the work is the parent's.
     """
 
-    _lsn: int = 0  # of its DELIVER record
+    _lsn: int = 0  # of its DELIVER record; of the n-th message there, n more
     _settled: bool = False
 
     @property
