@@ -29,8 +29,8 @@ from mq.storage import checkpoint, cleaner
 from mq.storage.disk import explain, will_pass
 from mq.storage.locks import LOCK_SECONDS
 from mq.storage.log import Draft
-from mq.storage.recovery import Event, Start
-from mq.storage.segment import Scan, is_zero
+from mq.storage.recovery import Start
+from mq.storage.segment import Event, Scan, is_zero
 
 if TYPE_CHECKING:
     from mq.store import Store

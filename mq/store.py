@@ -29,7 +29,7 @@ from mq.clock import Clock
 from mq.delivery import events
 from mq.delivery.backlog import Arrays, Chunk
 from mq.delivery.board import NEVER
-from mq.delivery.dead import check_grave
+from mq.delivery.dead import NAME_BYTES_MAX, check_grave
 from mq.delivery.due import next_work
 from mq.delivery.events import Now
 from mq.delivery.plan import Plan
@@ -782,7 +782,7 @@ def check_name(name: object) -> None:
         size = len(name.encode())
     except UnicodeEncodeError:
         raise UsageError(f"the queue name {name!r} is not valid Unicode") from None
-    if not 1 <= size <= 255:
-        raise UsageError(f"a queue's name has 1 to 255 bytes, this one {size}")
+    if not 1 <= size <= NAME_BYTES_MAX:
+        raise UsageError(f"a queue's name has 1 to {NAME_BYTES_MAX} bytes, this one {size}")
     if not name.isprintable():
         raise UsageError(f"the queue name {name!r} has control or unprintable characters; leave them out")

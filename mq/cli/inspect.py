@@ -18,7 +18,7 @@ from mq.delivery.state import State, stands_at
 from mq.errors import CorruptStore
 from mq.storage import locks, record
 from mq.storage.disk import Disk, RealDisk
-from mq.storage.recovery import Event
+from mq.storage.segment import Event
 from mq.storage.walk import File, Gap, Walk, walk
 
 MEANINGS: Final = {

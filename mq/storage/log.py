@@ -32,7 +32,7 @@ from .commit import GroupCommit
 from .disk import NO_DESCRIPTORS, NO_ROOM, Disk, storage_error, write_all
 from .identity import Identity
 from .reader import Reader
-from .record import AFTER_CRC, CRC
+from .record import AFTER_CRC, CRC, FENCE_BYTES
 from .reserve import Reserve
 from .rewrite import rewrite
 from .segment import BadHeader, Event, Scan, Segment, is_zero
@@ -40,7 +40,6 @@ from .shared import SYNCED
 
 ALLOCATE_BYTES: Final = 1 << 20  # room is reserved in steps of this; a full disk is noticed here
 STARVED_BYTES: Final = 16 << 10  # the same, on a full disk
-FENCE_BYTES: Final = record.HEADER_BYTES + record.FENCE_PAYLOAD.size
 SEGMENT_BYTES_MIN: Final = 1 << 10
 SYNC_SECONDS: Final = 30.0  # another process may take so long to sync
 SYNC_NAP_SECONDS: Final = 50e-6

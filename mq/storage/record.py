@@ -41,6 +41,7 @@ FIRST_EVENT: Final = 16
 CONTINUES: Final = 0x01  # more records of this atomic group follow
 
 FENCE_PAYLOAD: Final = Struct("<QQQQ")  # void_from, head, this segment's capacity and creation time
+FENCE_BYTES: Final = HEADER_BYTES + FENCE_PAYLOAD.size
 HEAD_PAYLOAD: Final = Struct("<Q")
 
 GROUP_BYTES_MAX: Final = 256 << 20

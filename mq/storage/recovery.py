@@ -35,10 +35,9 @@ from .log import Log
 from .reserve import Reserve
 from .rewrite import rewrite
 from .search import next_intact
-from .segment import BadHeader, Scan, Segment
+from .segment import BadHeader, Event, Scan, Segment
 from .shared import NO_LIMIT
 
-Event = tuple[int, int, int, int, int, bytes, int, int]
 Apply = Callable[[Iterable[Event]], None]
 
 
@@ -196,7 +195,7 @@ class _Reader:
 
     def fence(self, each: Segment) -> tuple[int, int]:
         """Where the fence at the start of *each* voids from (its base if there is none), and the head."""
-        size = record.HEADER_BYTES + record.FENCE_PAYLOAD.size
+        size = record.FENCE_BYTES
         data = self._disk.pread(self.fd(each), size, each.offset(each.base))
         head = data[: record.HEADER_BYTES]
         whole = len(data) == size and head[20] == record.FENCE

@@ -44,7 +44,7 @@ from . import checkpoint, identity, locks, record, segment, shared
 from .disk import PAGE_BYTES, Disk, explain, write_all
 from .overlay import Overlay
 from .segment import Segment
-from .walk import FENCE_BYTES, File, Found, Gap, Walk, walk
+from .walk import File, Found, Gap, Walk, walk
 
 COPY_BYTES: Final = 1 << 20
 ROUNDS_MAX: Final = 16  # of looking and mending; each kind of damage takes one
@@ -284,7 +284,8 @@ class _Round:
             if after:
                 capacity = after.segment.base - each.base
             else:
-                least = max(file.size - segment.HEADER_BYTES, self._walk.synced - each.base, FENCE_BYTES)
+                used = file.size - segment.HEADER_BYTES
+                least = max(used, self._walk.synced - each.base, record.FENCE_BYTES)
                 capacity = max(least, before.capacity if before else 0)
         number = before.number + 1 if before else max(0, after.segment.number - 1) if after else 0
         return Segment(number, each.base, capacity, created_ms, each.seed)
@@ -308,7 +309,7 @@ class _Round:
                 return [Loss(os.path.join(self._log, f"{before.limit:020}.seg"), 0, 0, (), reason, "")]
         if not files and synced:
             # Nothing is left.  Positions go on behind what there was: they are never issued twice.
-            each = Segment(0, synced, FENCE_BYTES, 0, record.seed(key, synced))
+            each = Segment(0, synced, record.FENCE_BYTES, 0, record.seed(key, synced))
             self._create(each, _fence(each, synced, synced))
             reason = "all segments are missing; an empty one was created"
             return [Loss(self._log, 0, synced, (), reason, "")]
@@ -335,8 +336,8 @@ class _Round:
                 rest = gap
                 if gap.lsn == file.segment.base:
                     self._write_fence(file, end if end >= 0 else file.segment.base, self._walk.head)
-                    size = max(0, gap.size - FENCE_BYTES)
-                    rest = gap._replace(lsn=gap.lsn + FENCE_BYTES, size=size)
+                    size = max(0, gap.size - record.FENCE_BYTES)
+                    rest = gap._replace(lsn=gap.lsn + record.FENCE_BYTES, size=size)
                 end_here = max(end_here, self._put_lost(file, rest.lsn, rest.lsn + rest.size, ms))
                 what = gap.reason if rest.size else "the segment's fence, damaged; written again"
                 losses.append(Loss(file.path, gap.offset, gap.size, ids, what, copy))
@@ -399,7 +400,7 @@ class _Round:
             return []
         first, head = files[0].segment, self._walk.head
         mark = shared.read_mark(self._disk, os.path.join(self._path, "mark"), self._walk.identity.key)
-        self._save(files[0].path, first.name, segment.HEADER_BYTES, FENCE_BYTES)
+        self._save(files[0].path, first.name, segment.HEADER_BYTES, record.FENCE_BYTES)
         self._write_fence(files[0], first.base, first.base)
         path = os.path.join(self._log, f"{head:020}.seg")
         if mark[shared.HEAD] == first.base:

@@ -159,12 +159,18 @@ class Scan:
                 at = stop
                 if not flags & 1:
                     end = lsn
-                    found += [each for each in group if each[1] >= 16 or not self._is_own(each)]
+                    for each in group:
+                        if each[1] >= 16:
+                            add(each)
+                        else:
+                            self._note(each)
                     group.clear()
             else:
                 event = lsn, kind, flags, queue, ms, block, at + 24, stop
-                if kind >= 16 or not self._is_own(event):
+                if kind >= 16:
                     add(event)
+                else:
+                    self._note(event)
                 end = lsn = first + stop
                 at = stop
         self.bad, self.end = lsn, end
@@ -173,14 +179,13 @@ class Scan:
             self.last_ms, self.closed = ms, kind == record.CLOSED and not group
         return found
 
-    def _is_own(self, event: Event) -> bool:
-        """Note what a record of storage itself says; Unsupported if it is of an unknown kind."""
+    def _note(self, event: Event) -> None:
+        """What a record of storage itself says; Unsupported if it is of an unknown kind."""
         lsn, kind, _, _, _, block, start, _ = event
         if kind == record.HEAD:
             self.head = max(self.head, *record.HEAD_PAYLOAD.unpack_from(block, start))
         elif kind not in record.KNOWN:
             raise self._unknown(lsn, kind)
-        return True
 
     def _unknown(self, lsn: int, kind: int) -> Unsupported:
         return Unsupported(

@@ -35,7 +35,6 @@ from .segment import BadHeader, Segment
 from .shared import NO_LIMIT
 
 BLOCK_BYTES: Final = 1 << 20
-FENCE_BYTES: Final = record.HEADER_BYTES + record.FENCE_PAYLOAD.size
 
 
 class Found(NamedTuple):
@@ -333,10 +332,10 @@ def _file(walk: Walk, path: str, base: int, index: int) -> File:
         size = disk.size(fd)
         head = disk.pread(fd, segment.HEADER_BYTES, 0)
         seed = record.seed(walk.identity.key, base)
-        data = disk.pread(fd, FENCE_BYTES, segment.HEADER_BYTES)
+        data = disk.pread(fd, record.FENCE_BYTES, segment.HEADER_BYTES)
     finally:
         disk.close(fd)
-    whole = len(data) == FENCE_BYTES and data[20] == record.FENCE
+    whole = len(data) == record.FENCE_BYTES and data[20] == record.FENCE
     fenced = whole and crc32c(data[4:], seed) == record.CRC.unpack_from(data)[0]
     void_from, log_head, capacity, created_ms = -1, 0, max(1, size - segment.HEADER_BYTES), 0
     if fenced:

@@ -22,7 +22,6 @@ IDENTITY = Identity("00112233445566778899aabbccddeeff", bytes.fromhex("012345678
 OTHER = Identity("ffeeddccbbaa99887766554433221100", bytes.fromhex("fedcba9876543210"))
 CREATED_MS = 1_700_000_000_000
 CAPACITY = 1024
-FENCE_BYTES = record.HEADER_BYTES + record.FENCE_PAYLOAD.size
 NOTHING, ALL = 0, -1
 QUEUE = 1
 

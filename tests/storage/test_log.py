@@ -12,7 +12,8 @@ from opened import NOW, bodies, open_on
 
 from mq.errors import UsageError
 from mq.storage import record, shared
-from mq.storage.log import FENCE_BYTES, Log
+from mq.storage.log import Log
+from mq.storage.record import FENCE_BYTES
 from mq.storage.recovery import Verdict
 from mq.storage.segment import HEADER_BYTES
 
