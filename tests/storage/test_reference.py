@@ -6,6 +6,7 @@ histories that test_model.py invents.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,10 +144,23 @@ def a_life(path: Path, clock: FakeClock) -> mq.Broker:
     assert old.replay()
     same(broker)
 
+    # Who had it last goes first in its group, though an older one has come back meanwhile.
+    group = broker.queue("group")
+    group.publish_many(["older", "newer"], group="g")
+    group.receive(timeout=0).reject()
+    group.receive(timeout=0, visibility_timeout=1)
+    assert broker.queue("group.dead").replay()
+    clock.advance(5)
+    same(broker)
+    for attempt in range(7):  # of which some are forgotten
+        group.receive(timeout=0).nack(delay=0 if attempt < 6 else 90_000, reason=f"attempt {attempt}")
+
     # Queues that are cleared, go, and whose numbers are used again.
     kept = broker.queue("cleared")
-    kept.publish_many(["stays", "goes", "goes too"])
-    kept.receive(timeout=0)
+    kept.publish_many(["goes as well", "stays", "goes", "goes too"])
+    kept.receive(timeout=0, visibility_timeout=1)
+    kept.receive(timeout=0, visibility_timeout=90_000)
+    clock.advance(2)
     kept.purge()
     gone = broker.queue("gone")
     gone.publish("with the queue", dedup_id="with the queue")
@@ -154,6 +168,10 @@ def a_life(path: Path, clock: FakeClock) -> mq.Broker:
     anew = broker.queue("anew", dedup_window=10_000)
     anew.ack_many([anew.publish("under its number", dedup_id="remembered") and anew.receive(timeout=0)])
     kept.pause()
+    # Settled behind a declaration: that counts, though the messages go with the head.
+    last = many.receive_many(5, timeout=0)
+    broker.queue("many", visibility_timeout=60)
+    many.ack_many(last)
     same(broker)
     return broker
 
@@ -201,6 +219,27 @@ def test_what_a_repair_leaves_is_read_the_same(kind: str, tmp_path: Path, clock:
     with mq.open(path, clock=clock, sync="never", segment_bytes=4096, recover="salvage") as broker:
         same(broker)
     assert "LOST" in {entry.kind for entry in entries(path)}
+
+
+def test_a_group_that_was_cut_off_is_not_read(tmp_path: Path, clock: FakeClock) -> None:
+    """And behind the recovery of that there is more than zeros, which a fence voids."""
+    killed, path = tmp_path / "killed", tmp_path / "s"
+    broker = a_life(killed, clock)
+    broker.queue("work").publish_many(["one", "two", "three"])
+    shutil.copytree(killed, path, ignore=shutil.ignore_patterns("wake"))
+    broker.close()
+    last = reference.read_log(path)[-1]
+    with (path / "log" / f"{last.base:020}.seg").open("r+b") as log:
+        log.seek(72 + last.entries[-1].lsn - last.base)
+        log.write(bytes(24 + 5))
+    bodies = [
+        each.body for each in reference.State(reference.read_log(path)).by_name()["work"].messages.values()
+    ]
+    assert not {"one", "two", "three"} & {body for body in bodies if isinstance(body, str)}
+    with mq.open(path, clock=clock, sync="never", segment_bytes=4096) as broker:
+        same(broker)
+        broker.queue("work").publish("behind the fence")
+        same(broker)
 
 
 class Histories(test_model.Store):
