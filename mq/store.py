@@ -164,6 +164,7 @@ class Store:
         disk, path = self.disk, self.path
         if not disk.exists(os.path.join(path, "FORMAT")):
             identify(disk, path, create=True)
+            logger.info("created the store %s", path if path == MEMORY else os.path.abspath(path))
         alone = self._locks.arrive(exclusive=self.exclusive)
         if alone:
             # Whoever made the store may have died before its names were on the disk.

@@ -128,6 +128,15 @@ def test_the_store_id_stays(path):
         assert broker.store_id != first
 
 
+def test_a_new_store_is_said_where_it_is(tmp_path, monkeypatch, caplog):
+    """A relative path that means another directory than one thought looks like lost messages."""
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO", "mq"):
+        mq.open("data").close()
+        mq.open("data").close()
+    assert [record.getMessage() for record in caplog.records] == [f"created the store {tmp_path / 'data'}"]
+
+
 def test_closing_twice_is_closing_once(path):
     broker = mq.open(path)
     broker.close()
