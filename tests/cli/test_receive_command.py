@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Run
+from commands import Run, Start
 
 import mq
 from mq.cli import output
@@ -96,10 +96,13 @@ def test_beside_a_live_process(run: Run, store: Path, filled: list[int]) -> None
         assert run("receive", "mail").stdout == "more\n"
 
 
-def test_a_store_that_somebody_has_alone_names_the_process(run: Run, store: Path, filled: list[int]) -> None:
+def test_a_store_that_somebody_has_alone_names_the_process(
+    start: Start, store: Path, filled: list[int]
+) -> None:
     with mq.open(store, exclusive=True):
-        result = run("receive", "mail")
-    assert result.exit_code == 1 and f"in use by process {os.getpid()}" in result.stderr
+        process = start("receive", "mail")
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 1 and f"in use by process {os.getpid()}" in said.decode()
 
 
 @pytest.mark.parametrize(
