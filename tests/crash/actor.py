@@ -172,7 +172,7 @@ class Actor:
             op.of = taken
             taken.settled.append(op)
             queue = self._queue(taken.op.queue)
-            queue.ack_many([queue.receipt(taken.id, taken.receipt)])
+            queue.ack_many([queue._receipt(taken.id, taken.receipt)])
 
     def _settle(self, kind: str, taken: Taken | None, call: Callable[[Op, Any], None]) -> None:
         if taken is None:

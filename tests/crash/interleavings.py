@@ -21,7 +21,7 @@ from .processes import filled
 from .stage import Stage
 
 # Words of the page, as a Call names them.
-END, SYNCED, WAITING = "1", "3", "9"
+END, SYNCED, SYNCING, WAITING = "1", "3", "4", "9"
 LOCK, SEGMENT = "LOCK", ".seg"
 
 Interleaving = Callable[[Here], None]
@@ -111,6 +111,21 @@ def the_leader_is_killed_inside_an_fdatasync_that_failed(stage: Stage) -> None:
     stage.look("after b")
     stage.do("c", Actor.open)
     stage.do("c", Actor.publish, "q", size=600)
+    stage.end()
+
+
+@on_stage()
+def another_would_sync_while_the_leaders_fdatasync_fails(stage: Stage) -> None:
+    """3, again.  The failure is the leader's alone to hear, and what the other wrote counts as clean too."""
+    two_open(stage)
+    stage.begin("a", Actor.publish, "q", size=300)
+    stage.until("a", "store", SYNCING)
+    stage.begin("b", Actor.publish, "q", size=300)
+    stage["b"].process.go(lambda call: call.kind == "pause" or (call.kind, call.path) == ("store", SYNCING))
+    stage.until("a", "sync", SEGMENT)
+    stage.kill("a", inside=errno.EIO)
+    stage.finish("b")
+    stage.look()
     stage.end()
 
 

@@ -78,7 +78,7 @@ BUGS = (
         "the_leader_is_killed_inside_an_fdatasync_that_failed, one syncs for another"),
     Bug("two sync at once", LOG + "Log._wait_to_sync",
         "while self._sync_fd >= 0 and not self._disk.lock(self._sync_fd):", "while False:",
-        "one syncs for another, two publish and take"),
+        "another_would_sync_while_the_leaders_fdatasync_fails"),
     Bug("what others failed at is not looked at", LOG + "Log.check", "if self._mark[shared.FAILED]:",
         "if False:",
         "rotation, one syncs for another"),
