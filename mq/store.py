@@ -48,7 +48,7 @@ from mq.storage.shared import DIRTY, END, FAILED, HOLDER
 logger = logging.getLogger("mq")
 
 FOLLOW_BYTES: Final = 16 << 10  # whoever is farther behind catches up without the lock
-STEP_ASIDE_SECONDS: Final = 50e-6  # longer than a nap of those who wait
+STEP_ASIDE_SECONDS: Final = 120e-6  # longer than a nap of those who wait
 AWAKE_SECONDS: Final = 0.002  # nobody is woken to look so much earlier
 DUE_AGAIN_MS: Final = 1000  # on a full disk, work that falls due is tried again after this
 VOID: Final = -1  # `applied`, while the state is not what the log says
