@@ -49,6 +49,7 @@ logger = logging.getLogger("mq")
 
 FOLLOW_BYTES: Final = 16 << 10  # whoever is farther behind catches up without the lock
 STEP_ASIDE_SECONDS: Final = 120e-6  # longer than a nap of those who wait
+JOIN_NAP_SECONDS: Final = 0.02  # for who writes again what nobody confirmed: see Log.wait_for_rewrite
 AWAKE_SECONDS: Final = 0.002  # nobody is woken to look so much earlier
 DUE_AGAIN_MS: Final = 1000  # on a full disk, work that falls due is tried again after this
 VOID: Final = -1  # `applied`, while the state is not what the log says
@@ -223,6 +224,7 @@ class Store:
 
     def _read_now(self) -> tuple[State, recovery.Survey, int]:
         """The log as it is now, while others go on; and where it ends.  Called without the store's lock."""
+        again = False
         while True:
             # The head first: if a segment goes that this end still needs, it is seen to have moved.
             head, upto = self.mark[shared.HEAD], self.mark[END]
@@ -235,13 +237,25 @@ class Store:
                 continue  # a segment was dropped before it was read
             if not found.error and found.end == upto:
                 break
-            if self.mark[shared.HEAD] == head:
+            if self.mark[shared.HEAD] == head and not again:
+                again = True
+                self._wait_for_rewrite()
+            elif self.mark[shared.HEAD] == head:
                 raise found.error or StorageError(
                     self._log_path, f"the log ends at {found.end}, and not at {upto}, as others here say"
                 )
         self.maintenance.begin(position)
         found.segments = [each for each in found.segments if each.limit > found.head]
         return state, found, upto
+
+    def _wait_for_rewrite(self) -> None:
+        """As the log does, if there is one yet."""
+        if hasattr(self, "log"):
+            self.log.wait_for_rewrite()
+        elif self.disk.lock(self._sync_fd):
+            self.disk.unlocker(self._sync_fd)()
+        else:
+            self.disk.pause(JOIN_NAP_SECONDS)
 
     def _take_log(self, log: Log, found: recovery.Survey, *, closed: bool) -> None:
         log.share(self._sync_fd, closed=closed)
@@ -593,10 +607,15 @@ class Store:
 
         Called without the mutex: the record may move, and its segment go, meanwhile.
         """
+        again = False
         while True:
             try:
                 stored = self.log.read(position)
             except (Closed, CorruptStore) as error:
+                if isinstance(error, CorruptStore) and not again:
+                    again = True
+                    self.log.wait_for_rewrite()
+                    continue
                 with self.mutex:
                     try:
                         self.look()  # it may have moved since, and who moved it be elsewhere

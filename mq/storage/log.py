@@ -460,6 +460,14 @@ class Log:
                 )
             self._disk.pause(SYNC_NAP_SECONDS)
 
+    def wait_for_rewrite(self) -> None:
+        """Before bytes are called damaged: who syncs may write them again, and for a moment they are gone."""
+        with self._sync:
+            try:
+                self._wait_to_sync()
+            finally:
+                self._unlock_sync()
+
     def _sync_for_all(self) -> None:
         """The target is sampled before the fdatasync, so nothing appended during it is claimed."""
         # The descriptor first: a rotation after this line only adds a segment that is
@@ -544,6 +552,8 @@ class Log:
         scan = Scan(self._disk, self._fd, last, begin, upto, "")
         block = self._pread(self._fd, upto - begin, begin - self._shift)
         found = scan.parse(block, begin)
+        if scan.end != upto:
+            return self._follow_far(upto)
         self._followed(scan, upto)
         self.reader.followed = last, begin, block
         return found
@@ -560,8 +570,13 @@ class Log:
 
     def _scan(self, upto: int) -> Iterator[Event]:
         """The records of the last segment from the end to *upto*."""
-        scan = Scan(self._disk, self._fd, self.segments[-1], self.end, upto, "")
-        yield from scan
+        for again in (False, True):
+            scan = Scan(self._disk, self._fd, self.segments[-1], self.end, upto, "")
+            yield from scan
+            if scan.end == upto or again:
+                break
+            self._followed(scan, scan.end)
+            self.wait_for_rewrite()
         self._followed(scan, upto)
 
     def _followed(self, scan: Scan, upto: int) -> None:

@@ -200,7 +200,10 @@ class Driver:
             if [each.raw for each in (got,) if each] != head:
                 raise Wrong(f"P5: received {got!r}, not {head!r}")
 
-        self._do(f"take_settled({name!r})", model.gone(name, lambda body: body not in head), call, syncs=True)
+        step = model.gone(name, lambda body: body not in head)
+        # One that the disk would not read is not handed over: it has failed an attempt.
+        perhaps = [model.tried(name, head, +1)] if self.disk.faulty else ()
+        self._do(f"take_settled({name!r})", step, call, syncs=True, perhaps=perhaps)
 
     def transform(self, name: str, to: str) -> None:
         """Consume, transform, produce: the oldest held goes, and what was made of it comes, together."""

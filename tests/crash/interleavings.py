@@ -115,6 +115,24 @@ def the_leader_is_killed_inside_an_fdatasync_that_failed(stage: Stage) -> None:
 
 
 @on_stage()
+def another_reads_while_what_nobody_confirmed_is_written_again(stage: Stage) -> None:
+    """3, once more.  For a moment the page is gone, and the disk has what was there before."""
+    two_open(stage)
+    stage.do("c", Actor.open)
+    stage.begin("a", Actor.publish, "q", size=600)
+    stage.until("a", "sync", SEGMENT)
+    stage.kill("a", inside=errno.EIO)
+    stage.begin("c", Actor.publish, "q", size=100)
+    stage.past("c", "forget", SEGMENT)
+    stage.begin("b", Actor.take, "q", 3)
+    stage.finish("b", "c")
+    if len(stage["b"].held) < 2:
+        raise Wrong(f"P1: not all that was published is there: {stage['b'].held}")
+    stage.look()
+    stage.end()
+
+
+@on_stage()
 def another_would_sync_while_the_leaders_fdatasync_fails(stage: Stage) -> None:
     """3, again.  The failure is the leader's alone to hear, and what the other wrote counts as clean too."""
     two_open(stage)

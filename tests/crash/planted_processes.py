@@ -79,6 +79,8 @@ BUGS = (
     Bug("two sync at once", LOG + "Log._wait_to_sync",
         "while self._sync_fd >= 0 and not self._disk.lock(self._sync_fd):", "while False:",
         "another_would_sync_while_the_leaders_fdatasync_fails"),
+    Bug("what is being written again is called damaged", LOG + "Log.wait_for_rewrite", "self._wait_to_sync()",
+        "pass", "another_reads_while_what_nobody_confirmed_is_written_again"),
     Bug("what others failed at is not looked at", LOG + "Log.check", "if self._mark[shared.FAILED]:",
         "if False:",
         "rotation, one syncs for another"),
