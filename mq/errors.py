@@ -99,9 +99,9 @@ class DiskFull(StorageError):
 
 
 class StoreFailed(StorageError):
-    """A write or an fsync failed, so what the disk holds is unknown.
+    """A write or an fsync failed, or could not be made, so what the disk holds is unknown.
 
-    mq does not retry: after a failed fsync a second one may report success for
+    mq does not retry one that failed: after a failed fsync a second one may report success for
     bytes that are gone.  Re-open the store; recovery reads back, checks and
     rewrites what was never confirmed.
     """

@@ -192,6 +192,9 @@ class Driver:
         """From a queue that delivers at most once: what was handed over never comes again."""
         if self._skip() or self._broker is None:
             return
+        state = self._broker._store.state.by_name.get(name)
+        if state is None or state.options.delivery != "at_most_once":
+            return  # its declaration has failed
         head = self._ready(name)[:1]
         self.history.ended.update((body, False) for body in head)
 
@@ -407,8 +410,8 @@ class Driver:
         except (StorageError, StaleReceipt, OSError) as error:
             self._excuse(error, begun)
             self.history.raised(type(error).__name__, nothing_done=isinstance(error, DiskFull))
-            if isinstance(error, StoreFailed):
-                self._obey()
+            if isinstance(error, StoreFailed) and self._broker._store.log.failure:
+                self._obey()  # else no file was to be had to sync, and the store goes on
             self._narrow()
             return
         fired = self.disk.fired > begun
