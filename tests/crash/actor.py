@@ -269,14 +269,14 @@ class Actor:
         except Exception as error:
             raise Wrong(f"P9: {op}: {error!r}") from error
         finally:
-            if self.process.alive:
+            if self.process.alive and op.error != "StoreFailed":
                 op.end, op.end_ms = witness.tick(), self._now()
 
     def _told(self, op: Op, error: StoreFailed) -> None:
         """The store has failed: close it, as one is told to."""
         if not self.process.kernel.disk.fired:
             raise Wrong(f"P9: {op}: {error!r}") from error
-        op.error = "StoreFailed"
+        op.error, op.end, op.end_ms = "StoreFailed", self.witness.tick(), self._now()  # before it is closed
         self.failed = True
         if self.broker:
             self.held.clear()
