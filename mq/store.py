@@ -90,7 +90,7 @@ class Store:
         self._segment_bytes = segment_bytes
         self._log_path, self._mark_path = os.path.join(path, "log"), os.path.join(path, "mark")
         self.checkpoint_path = os.path.join(path, "checkpoint")
-        self.mutex = threading.Lock()
+        self.mutex = threading.RLock()
         self.channels: dict[str, Channel] = {}
         self.armed: set[Channel] = set()  # those where somebody waits
         self.asleep: list[tuple[float, threading.Condition]] = []  # who waits: until when, and where
@@ -735,7 +735,7 @@ class Store:
 
         Files are closed and not unlocked: that would let go of what the parent holds.
         """
-        self.mutex = threading.Lock()  # the parent's may have been held
+        self.mutex = threading.RLock()  # the parent's may have been held
         self.armed, self.asleep = set(), []
         for channel in self.channels.values():
             channel.after_fork()
