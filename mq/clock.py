@@ -10,8 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
 
+from mq import exact
 from mq.delivery.events import Now
+from mq.errors import UsageError
+
+CLOCK_SECONDS_MAX: Final = 253_402_300_800  # the year 10000: with any duration added it fits into the log
 
 
 class Clock:
@@ -20,6 +25,18 @@ class Clock:
         self._custom = custom
         self._offset_ms = 0
         self._latest_ms = 0
+        if custom is not None:
+            self._custom_ms()  # one that is none is refused before anything is made
+
+    def _custom_ms(self) -> int:
+        """What the caller's clock says; UsageError if that is no time.  What it raises, the caller gets."""
+        assert self._custom is not None
+        seconds = exact.number("clock()", self._custom(), "number of seconds since 1970")
+        if not 0 <= seconds <= CLOCK_SECONDS_MAX:
+            raise UsageError(
+                f"clock() is from 0 to {CLOCK_SECONDS_MAX} seconds since 1970, not {exact.shown(seconds)}"
+            )
+        return int(seconds * 1000)
 
     def start(self, last_ms: int) -> None:
         """Begin store time: at the wall's, or at *last_ms*, the last time in the log, if that is later."""
@@ -45,11 +62,11 @@ class Clock:
     def store_ms(self) -> int:
         if self._custom is None:
             return time.monotonic_ns() // 1_000_000 + self._offset_ms
-        self._latest_ms = max(self._latest_ms, int(self._custom() * 1000))
+        self._latest_ms = max(self._latest_ms, self._custom_ms())
         return self._latest_ms
 
     def wall_ms(self) -> int:
-        return time.time_ns() // 1_000_000 if self._custom is None else int(self._custom() * 1000)
+        return time.time_ns() // 1_000_000 if self._custom is None else self._custom_ms()
 
     def now(self) -> Now:
         if self._custom is None:  # flat: once a delivery

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from traceback import format_exception_only
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Generic, NamedTuple, NewType, Protocol, Self, TypeVar
@@ -14,6 +14,7 @@ from mq.delivery import events
 from mq.delivery.queue import State
 from mq.delivery.traits import PLAIN, Traits
 from mq.errors import MqError, UsageError
+from mq.instants import datetime_at
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -135,8 +136,7 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
         if self._more is None:
             return ()
         return tuple(
-            Failure(datetime.fromtimestamp(each.at / 1000, UTC), each.reason, each.attempt)
-            for each in self._more.traits.failures
+            Failure(datetime_at(each.at), each.reason, each.attempt) for each in self._more.traits.failures
         )
 
     @property
@@ -146,12 +146,15 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
 
     @property
     def created_at(self) -> datetime:
-        return datetime.fromtimestamp(self._created_ms / 1000, UTC)
+        return datetime_at(self._created_ms)
 
     @property
     def due_at(self) -> datetime | None:
-        """When it will be ready, if it is delayed; when its delivery times out, if it is in flight."""
-        return None if self._due_ms is None else datetime.fromtimestamp(self._due_ms / 1000, UTC)
+        """When it will be ready, if it is delayed; when its delivery times out, if it is in flight.
+
+        In the year 10000 or later: the last moment that a datetime can say.
+        """
+        return None if self._due_ms is None else datetime_at(self._due_ms)
 
     @property
     def body(self) -> T_co:

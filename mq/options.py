@@ -13,6 +13,7 @@ from mq.delivery import events
 from mq.delivery.intake import Wish
 from mq.delivery.retry import Backoff
 from mq.errors import UsageError
+from mq.instants import ms_at
 from mq.store import check_name
 
 T = TypeVar("T")
@@ -122,14 +123,8 @@ def check_priority(value: object) -> int:
 
 
 def check_instant(at: object) -> int:
-    """Milliseconds since 1970, of an aware datetime."""
-    if not isinstance(at, datetime):
-        raise UsageError(f"at is a datetime, not {type(at).__name__}")
-    if at.utcoffset() is None:
-        raise UsageError(
-            "at is a datetime with a time zone: this one is naive, and nobody knows which it means"
-        )
-    return max(1, int(at.timestamp() * 1000))
+    """Milliseconds since 1970, of an aware datetime; of an earlier one, 1."""
+    return max(1, ms_at("at", at))
 
 
 def check_headers(headers: object) -> dict[str, str]:

@@ -48,7 +48,9 @@ def sleep(
     try:
         store.ask_to_be_woken()
         store.leave()
-        condition.wait(None if wake_at == math.inf else max(0.0, wake_at - begin))
+        # Longer waits than the system has words for (what is due in the year 9999) end early, and begin anew.
+        seconds = min(max(0.0, wake_at - begin), threading.TIMEOUT_MAX)
+        condition.wait(None if wake_at == math.inf else seconds)
     except BaseException:
         for channel in channels:
             channel.notify()  # somebody else must take what this one was woken for

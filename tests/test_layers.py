@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1] / "mq"
 # that nothing goes in a circle.  A new module gets its place here.
 FLOORS = [
     ["mq.errors"],
+    ["mq.exact"],
+    ["mq.instants"],
     ["mq.storage", "mq.delivery"],
     ["mq.channel", "mq.clock", "mq.listener", "mq.loading", "mq.maintenance"],
     ["mq.message", "mq.store"],

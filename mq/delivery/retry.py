@@ -20,5 +20,5 @@ class Backoff(NamedTuple):
         try:
             plain = min(self.maximum, self.initial * self.factor**steps)
         except OverflowError:
-            plain = self.maximum
+            plain = self.maximum if self.initial else 0.0
         return plain * (1 + self.jitter * (2 * chance - 1))
