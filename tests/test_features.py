@@ -218,6 +218,28 @@ def test_a_timeout_backs_off_like_a_nack(broker: mq.Broker, clock: FakeClock) ->
         late.ack()
 
 
+@pytest.mark.parametrize("how", ["receive", "receive_many", "extend", "lowered"])
+def test_a_last_attempt_without_time_left_dies_as_soon_as_somebody_comes_by(
+    broker: mq.Broker, clock: FakeClock, how: str
+) -> None:
+    queue = broker.queue("mail", max_attempts=None if how == "lowered" else 2, backoff=NO_BACKOFF)
+    other = broker.queue("other")
+    queue.publish("x")
+    assert queue.receive(timeout=0, visibility_timeout=0)
+    if how == "extend":
+        delivery = take(queue)
+        clock.advance(1)
+        delivery.extend(0)
+    elif how == "receive_many":
+        assert queue.receive_many(9, timeout=0, visibility_timeout=0)
+    else:
+        assert queue.receive(timeout=0, visibility_timeout=0)
+    if how == "lowered":
+        broker.queue("mail", max_attempts=1)
+    other.publish("somebody comes by")
+    assert (queue.stats().in_flight, bodies(broker.queue("mail.dead").peek())) == (0, ["x"])
+
+
 def test_of_many_failures_the_first_and_the_last_few_are_kept(broker: mq.Broker) -> None:
     queue = broker.queue("mail", backoff=NO_BACKOFF)
     queue.publish("x")

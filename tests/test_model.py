@@ -335,7 +335,7 @@ class Store(RuleBasedStateMachine):
         self.take_in(name, id, body, {})
         model.dedup[key] = id, self.now()[0] + int(model.option("dedup_window") * 1000)
 
-    @rule(name=queues, timeout=st.one_of(st.none(), seconds))
+    @rule(name=queues, timeout=st.one_of(st.none(), st.just(0), seconds))
     def receive(self, name: str, timeout: float | None) -> None:
         model = self.models[name]
         expected = [] if model.paused else model.candidates(self.now())

@@ -22,7 +22,9 @@ class Board:
     __slots__ = ("_ahead", "_store", "_wall", "next", "seen", "touched")
 
     def __init__(self) -> None:
-        self.next = NEVER  # store time, ms: until then nothing falls due, unless the wall clock jumps
+        # Store time, ms: until then nothing falls due, unless the wall clock jumps.  0 at first: only
+        # `due`, which is told both times, can say when what is noted by wall time falls due.
+        self.next = 0
         self.seen = 0  # store time, ms: it is later than that
         self.touched: list[QueueState] = []  # changed since they were counted
         self._store: list[tuple[int, int]] = []  # when, queue number; by store time

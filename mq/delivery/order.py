@@ -441,6 +441,8 @@ class Order:
         self._lapsed += 1
         if flight.attempts >= self.attempts_max:
             self.doomed.append(id)
+            # It may have timed out as it began, so no alarm was set for its deadline before.
+            self._alarm_store(flight.deadline)
             return
         if flight.traits.expires:
             self._watch_expiry(id, flight.traits.expires)

@@ -164,6 +164,8 @@ BUGS = (
         "if not store.careless:", "if False:", "arriving_settled"),
     Bug("a dead-lettering takes nothing out", "mq.delivery.state:State._move", "queue.take(said.id)",
         "Taken(0, queue.position(said.id), queue.traits(said.id))", "dying"),
+    Bug("a last attempt without time left tells nobody", "mq.delivery.order:Order._lapse",
+        "self._alarm_store(flight.deadline)", "pass", "out_of_time"),
     Bug("a replay keeps the attempts", "mq.delivery.state:State._move", "Taken(0, taken.position, traits)",
         "Taken(taken.attempts, taken.position, traits)", "dying"),
     Bug("where it died does not move", "mq.delivery.traits:changes_in",

@@ -289,6 +289,20 @@ def dying(d: Driver) -> None:
     d.ack()
 
 
+def out_of_time(d: Driver) -> None:
+    """Last attempts that have no time left as soon as they are noted."""
+    d.open()
+    d.declare("a", 20.0, max_attempts=1)
+    d.publish("a", 2)
+    d.take("a", 2)
+    d.extend(0.0)
+    d.fall_due()
+    d.publish("a")
+    d.extend(0.0)
+    d.held.clear()
+    d.fall_due()
+
+
 def expiring(d: Driver) -> None:
     d.open(sync="never")
     d.declare("a", 20.0, expired="drop")
@@ -420,7 +434,7 @@ WORKLOADS: dict[str, Workload] = {
         first_create, publish_always, publish_never, batches, unsynced_batches, acks, settling, timeouts,
         purging, rotation, unsynced_rotation, closing, full_segment, long_gap,
         cleaning, unsynced_cleaning, unsynced_closing, checkpoints,
-        ordering, dying, expiring, publishing_once, transforming, arriving_settled, asking_again,
+        ordering, dying, out_of_time, expiring, publishing_once, transforming, arriving_settled, asking_again,
         remembering, remembering_without_reading, moving, grouped,
     )
 }  # fmt: skip
