@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from mq.errors import MqError
+from mq.storage.disk import close_all
 from mq.storage.shared import ASLEEP
 
 if TYPE_CHECKING:
@@ -107,6 +108,4 @@ class Listener:
     def let_go(self) -> None:
         fds = [self._bell, *self._bells.values()]
         self._bell, self._bit, self._bells = -1, 0, {}
-        for fd in fds:
-            if fd >= 0:
-                self._disk.close(fd)
+        close_all(self._disk, fds)

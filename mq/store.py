@@ -21,7 +21,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final
 
 from mq.channel import Channel
@@ -35,7 +35,16 @@ from mq.delivery.events import Now
 from mq.delivery.plan import Plan
 from mq.delivery.queue import QueueState
 from mq.delivery.state import State, declaration_of
-from mq.errors import Closed, CorruptStore, DiskFull, StorageError, StoreFailed, Unsupported, UsageError
+from mq.errors import (
+    Closed,
+    CorruptStore,
+    DiskFull,
+    MqError,
+    StorageError,
+    StoreFailed,
+    Unsupported,
+    UsageError,
+)
 from mq.listener import Listener
 from mq.loading import Loader, identify, load_part
 from mq.maintenance import MEMORY, Maintenance
@@ -63,6 +72,7 @@ class Store:
     interrupt it.
     """
     leave: Callable[[], object]
+    _spoiled: BaseException  # what kept this child of a fork from taking leave of its parent's files
     look: Callable[[], None]
     """`enter`, for those who change nothing."""
 
@@ -91,7 +101,9 @@ class Store:
         self._log_path, self._mark_path = os.path.join(path, "log"), os.path.join(path, "mark")
         self.checkpoint_path = os.path.join(path, "checkpoint")
         self.mutex = threading.RLock()
-        self.channels: dict[str, Channel] = {}
+        # Held by the handles on a queue and by those who wait there: a name that nothing refers to
+        # any more costs nothing.
+        self.channels: weakref.WeakValueDictionary[str, Channel] = weakref.WeakValueDictionary()
         self.armed: set[Channel] = set()  # those where somebody waits
         self.asleep: list[tuple[float, threading.Condition]] = []  # who waits: until when, and where
         self.closed = False
@@ -273,7 +285,7 @@ class Store:
 
     def _bind_channels(self) -> None:
         self.state.renamed.clear()
-        for name, channel in self.channels.items():
+        for name, channel in list(self.channels.items()):
             channel.state = self.state.by_name.get(name)
 
     def _rebind(self) -> None:
@@ -736,21 +748,22 @@ class Store:
         Files are closed and not unlocked: that would let go of what the parent holds.
         """
         self.mutex = threading.RLock()  # the parent's may have been held
-        self.armed, self.asleep = set(), []
-        for channel in self.channels.values():
-            channel.after_fork()
-        self.maintenance = Maintenance(self)
-        self.leave = int
+        was_open = not self._gone
+        try:
+            if was_open and not self.read_only:
+                self.inherited = max(self.inherited, self.log.end)
+            self._forget_waiters()
+        finally:
+            if not self.read_only:
+                self._gone, self.applied = True, VOID
+                self._forget_files()
         if self.read_only:
             if self.epoch:
                 self.log.reader.after_fork()
                 self._bind_channels()
             return
-        was_open, self._gone, self.applied = not self._gone, True, VOID
-        self._forget_files()
         if not was_open:
             return
-        self.inherited = max(self.inherited, self.log.end)
         if self.exclusive:
             self._closed_why = "opened exclusively before a fork, and still the parent's: open it again here"
             if self.path == MEMORY:
@@ -760,17 +773,46 @@ class Store:
         elif not self.closed:
             self.enter = self.look = self._open_in_child
 
+    def _forget_waiters(self) -> None:
+        """Those who wait, and the threads, are the parent's."""
+        self.leave = int
+        self.armed, self.asleep = set(), []
+        for channel in list(self.channels.values()):
+            channel.after_fork()
+        self.maintenance = Maintenance(self)
+
     def _forget_files(self) -> None:
-        """Also those that another thread of the parent was just opening, or letting go of."""
-        self.listener.let_go()
-        self.listener = Listener(self)
-        if hasattr(self, "log"):
-            self.log.after_fork()
-        if self._sync_fd >= 0:
-            self.disk.close(self._sync_fd)
-            self._sync_fd = -1
-        if hasattr(self, "_locks"):
-            self._locks.after_fork()
+        """Also those that another thread of the parent was just opening, or letting go of.
+
+        A file that cannot be closed does not keep the others open; the first such error is raised.
+        """
+        listener, self.listener = self.listener, Listener(self)
+        sync_fd, self._sync_fd = self._sync_fd, -1
+        with ExitStack() as parts:  # the last one first
+            if hasattr(self, "_locks"):
+                parts.callback(self._locks.after_fork)
+            if sync_fd >= 0:
+                parts.callback(self.disk.close, sync_fd)
+            if hasattr(self, "log"):
+                parts.callback(self.log.after_fork)
+            parts.callback(listener.let_go)
+
+    def spoil(self, error: BaseException) -> None:
+        """What `after_fork` raised is raised by every use of the store in this child."""
+        self.mutex = threading.RLock()
+        self._spoiled = error
+        self._gone, self.applied, self.leave = True, VOID, int
+        if not self.closed:
+            self.enter = self.look = self._refuse_as_spoiled
+
+    def _refuse_as_spoiled(self) -> None:
+        if isinstance(self._spoiled, MqError):
+            raise self._spoiled
+        raise StorageError(
+            self.path,
+            f"this process, a fork, could not take leave of its parent's files ({self._spoiled!r}):"
+            " open the store again here",
+        ) from self._spoiled
 
     def _open_in_child(self) -> None:
         with explain(self.path):
@@ -785,8 +827,12 @@ def _flush_every(seconds: float, stop: threading.Event, log: Log) -> None:
 
 
 def _after_fork() -> None:
+    """Each store by itself: what one raises must not leave the others with the parent's locks."""
     for store in list(_open_stores):
-        store.after_fork()
+        try:
+            store.after_fork()
+        except BaseException as error:  # noqa: BLE001  kept, and raised when the store is used
+            store.spoil(error)
 
 
 _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()

@@ -5,6 +5,7 @@ What the parent has stays the parent's: its locks, its place in the log, its del
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import pickle
@@ -18,6 +19,8 @@ import pytest
 from fakes import open_on
 
 import mq
+from mq import store as store_module
+from mq.channel import Channel
 from mq.storage import locks
 from mq.storage.disk import RealDisk
 from mq.store import Store
@@ -537,6 +540,88 @@ def test_a_fork_while_another_thread_syncs_hangs_nobody(path, monkeypatch):
         child.result()
         publisher.join(PATIENCE)
         assert ready(mail) == ["before", "in the midst", "in the child"]
+
+
+# ── a store that cannot be taken leave of ──────────────────────────────────────────
+
+
+class ClosesBadly(RealDisk):
+    """In a child of this process, the first descriptor that is closed was closed already."""
+
+    def __init__(self) -> None:
+        self.parent, self.closed = os.getpid(), 0
+
+    def close(self, fd: int) -> None:  # type: ignore[override]
+        os.close(fd)
+        if os.getpid() != self.parent:
+            self.closed += 1
+            if self.closed == 1:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+@pytest.mark.parametrize("bad", range(3))
+def test_a_store_that_fails_in_the_hook_leaves_the_others_usable_and_says_so_itself(tmp_path, bad):
+    """P12.  It keeps none of the parent's locks either."""
+    brokers = [
+        open_on(ClosesBadly() if number == bad else RealDisk(), tmp_path / str(number)) for number in range(3)
+    ]
+    queues = [broker.queue("mail") for broker in brokers]
+    message = None
+    for queue in queues:
+        queue.publish("parent's")
+        message = queue.receive()
+
+    def work() -> list[object]:
+        names = opened(tmp_path)
+        for number, queue in enumerate(queues):
+            if number == bad:
+                for _ in range(2):
+                    with pytest.raises(mq.StorageError, match=r"a fork.*Bad file.*open the store again here"):
+                        queue.publish("child's")
+                with pytest.raises(mq.StorageError):
+                    queue.receive(timeout=1)
+                brokers[number].close()
+                with pytest.raises(mq.Closed):
+                    queue.publish("child's")
+                with open_on(RealDisk(), tmp_path / str(number)) as again:
+                    again.queue("mail").publish("child's")
+            else:
+                queue.publish("child's")
+        leave_well(message)  # nothing: it is the parent's
+        return names
+
+    held = in_child(work)
+    assert [name for name in held if not name.endswith("mark")] == []
+    for broker, queue in zip(brokers, queues, strict=True):
+        assert ready(queue) == ["child's"]
+        assert queue.stats().in_flight == 1
+        broker.close()
+
+
+@pytest.mark.parametrize("home, name", [(Channel, "after_fork"), (store_module, "Maintenance")])
+def test_no_memory_in_the_hook_costs_one_store_in_the_child_and_no_lock(path, home, name, monkeypatch):
+    with mq.open(path) as broker, mq.open(path.with_name("other")) as other:
+        mail, letters = broker.queue("mail"), other.queue("letters")
+        parent, plain = os.getpid(), getattr(home, name)
+
+        def no_memory(first: Any) -> object:
+            if os.getpid() != parent and broker._store in (first, getattr(first, "_store", None)):
+                raise MemoryError
+            return plain(first)
+
+        monkeypatch.setattr(home, name, no_memory)
+
+        def work() -> list[str]:
+            with pytest.raises(mq.StorageError) as refused:
+                mail.publish("child's")
+            letters.publish("child's")
+            return [type(refused.value.__cause__).__name__, *opened(path)]
+
+        error, *names = in_child(work)
+        assert error == "MemoryError"
+        assert [each for each in names if each != "mark"] == []
+        mail.publish("parent's")
+        assert ready(letters) == ["child's"]
 
 
 # ── what cannot be shared ──────────────────────────────────────────────────────────

@@ -7,7 +7,7 @@ comes by, so what everybody looks at is one number: `next`.
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 from .events import Now
@@ -16,6 +16,45 @@ if TYPE_CHECKING:
     from .queue import QueueState
 
 NEVER: Final = 1 << 63
+STALE_MAX: Final = 64  # stale entries of a heap, beside as many as there are valid ones
+
+
+class Alarms:
+    """For each queue the first time at which it has work to do; the earliest of all is at hand.
+
+    A queue that is called by an alarm sets its next one then, so one for each queue is enough.
+    """
+
+    __slots__ = ("_first", "_heap")
+
+    def __init__(self) -> None:
+        self._first: dict[int, int] = {}  # when, by queue number
+        self._heap: list[tuple[int, int]] = []  # when, queue number; stale if `_first` says another time
+
+    def add(self, when: int, number: int) -> None:
+        """Call queue *number* at *when*, unless it is called earlier anyway."""
+        known = self._first.get(number)
+        if known is None or when < known:
+            self._first[number] = when
+            heappush(self._heap, (when, number))
+            if len(self._heap) > 2 * len(self._first) + STALE_MAX:
+                self._heap = [(when, number) for number, when in self._first.items()]
+                heapify(self._heap)
+
+    def first(self) -> tuple[int, int] | None:
+        """The earliest alarm: when, queue number; None if there is none."""
+        heap = self._heap
+        while heap and self._first.get(heap[0][1]) != heap[0][0]:
+            heappop(heap)
+        return heap[0] if heap else None
+
+    def done(self, number: int, time: int) -> None:
+        """The alarm of queue *number* has done its work, if it was for *time* or earlier."""
+        if self._first.get(number, NEVER) <= time:
+            del self._first[number]
+
+    def forget(self, number: int) -> None:
+        self._first.pop(number, None)
 
 
 class Board:
@@ -26,33 +65,38 @@ class Board:
         # `due`, which is told both times, can say when what is noted by wall time falls due.
         self.next = 0
         self.seen = 0  # store time, ms: it is later than that
-        self.touched: list[QueueState] = []  # changed since they were counted
-        self._store: list[tuple[int, int]] = []  # when, queue number; by store time
-        self._wall: list[tuple[int, int]] = []  # and by wall time
+        # Changed since they were counted, by number.  A queue that is deleted leaves it.
+        self.touched: dict[int, QueueState] = {}
+        self._store = Alarms()  # by store time
+        self._wall = Alarms()  # by wall time
         self._ahead = 0  # store time less wall time, when it was last known
 
     def at_store(self, when: int, number: int) -> None:
-        heappush(self._store, (when, number))
+        self._store.add(when, number)
         self.next = min(self.next, when)
 
     def at_wall(self, when: int, number: int) -> None:
-        heappush(self._wall, (when, number))
+        self._wall.add(when, number)
         self.next = min(self.next, when + self._ahead)
 
     def due(self, now: Now) -> int | None:
         """A queue that has work to do; None if there is none, and `next` says when to look again."""
-        for heap, time in ((self._store, now.store), (self._wall, now.wall)):
-            if heap and heap[0][0] <= time:
-                return heap[0][1]
+        store, wall = self._store.first(), self._wall.first()
+        if store and store[0] <= now.store:
+            return store[1]
+        if wall and wall[0] <= now.wall:
+            return wall[1]
         self._ahead = now.store - now.wall
-        self.next = min(
-            self._store[0][0] if self._store else NEVER,
-            self._wall[0][0] + self._ahead if self._wall else NEVER,
-        )
+        self.next = min(store[0] if store else NEVER, wall[0] + self._ahead if wall else NEVER)
         return None
 
     def done(self, number: int, now: Now) -> None:
         """What *number* had to do by now is done, or put down again."""
-        for heap, time in ((self._store, now.store), (self._wall, now.wall)):
-            while heap and heap[0][0] <= time and heap[0][1] == number:
-                heappop(heap)
+        self._store.done(number, now.store)
+        self._wall.done(number, now.wall)
+
+    def forget(self, number: int) -> None:
+        """The queue is deleted: it has nothing to do any more, and nothing to be counted."""
+        self.touched.pop(number, None)
+        self._store.forget(number)
+        self._wall.forget(number)

@@ -76,7 +76,7 @@ class QueueState(Order):
     def stir(self) -> None:
         """Something changes: count it again."""
         self.rested = False
-        self.board.touched.append(self)
+        self.board.touched[self.number] = self
 
     # ── the fold ───────────────────────────────────────────────────────────────────
 
@@ -312,7 +312,7 @@ class QueueState(Order):
 
     def put_down(self, now: Now) -> None:
         super().put_down(now)
-        if self.options.delete_when_idle is not None:
+        if self.options.delete_when_idle is not None and not self.gone:
             self.board.at_store(self.idle_until, self.number)
 
     def position(self, id: int) -> int | None:

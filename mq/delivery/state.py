@@ -179,6 +179,7 @@ class State:
         self._total -= queue.counted[0]
         self._live_bytes -= queue.counted[1]
         queue.counted = (0, 0)
+        self.board.forget(queue.number)
         del self.queues[queue.number]
         if self.by_name.get(queue.name) is queue:
             del self.by_name[queue.name]
@@ -231,13 +232,13 @@ class State:
     def _count(self) -> None:
         """Count again what has changed: there may be thousands of queues, of which few have."""
         while touched := self.board.touched:
-            queue = touched[-1]
+            number, queue = next(reversed(touched.items()))
             before, now = queue.counted, (queue.total(), queue.live_bytes())
             queue.counted = now
             self._total += now[0] - before[0]
             self._live_bytes += now[1] - before[1]
             queue.rested = True
-            touched.pop()
+            del touched[number]
 
     def within(self, base: int, limit: int) -> Iterator[list[tuple[QueueState, Live]]]:
         """Whatever is live in [base, limit), a part at a time: (queue, message id, or what it is).

@@ -19,8 +19,8 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Protocol
 
@@ -337,6 +337,14 @@ def write_file(disk: Disk, path: str, data: bytes) -> None:
         disk.sync(fd)
     finally:
         disk.close(fd)
+
+
+def close_all(disk: Disk, fds: Iterable[int]) -> None:
+    """Close all of *fds* that are descriptors, whatever one of them raises; then raise that."""
+    with ExitStack() as closing:
+        for fd in fds:
+            if fd >= 0:
+                closing.callback(disk.close, fd)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from typing import Final
 from mq.errors import StoreLocked, Unsupported
 
 from . import shared
-from .disk import Disk
+from .disk import Disk, close_all
 from .network import is_network
 
 LOCK_SECONDS: Final = 10.0  # an operation takes microseconds; somebody who opens a big store, seconds
@@ -122,9 +122,7 @@ class Locks:
         self.unlock = int
         fds = self._presence, self._cleaner, self.fd
         self._presence = self._cleaner = self.fd = -1
-        for fd in fds:
-            if fd >= 0:
-                self._disk.close(fd)
+        close_all(self._disk, fds)
 
 
 def is_present(disk: Disk, path: str) -> bool:

@@ -678,14 +678,16 @@ class Log:
         """Let go of the files and leave the log as it is.  Whoever still waits for the disk is told."""
         with self._sync:
             self._mark = shared.detached(self._mark)
-            self._close_retired()
-            self.reader.close()
-            # Taken out before it is closed: its number may be somebody else's a moment later.
-            fd, self._fd, self._writing = self._fd, -1, None
-            if fd >= 0:
-                self._disk.close(fd)
             # Whose lock that is goes with the store: nobody may sync any more.
             self._sync_fd, self._unlock_sync = -1, int
+            try:
+                self._close_retired()
+                self.reader.close()
+            finally:
+                # Taken out before it is closed: its number may be somebody else's a moment later.
+                fd, self._fd, self._writing = self._fd, -1, None
+                if fd >= 0:
+                    self._disk.close(fd)
 
 
 def _nothing() -> None:

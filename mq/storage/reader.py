@@ -199,8 +199,12 @@ class Reader:
             self._close_all()
 
     def _close_all(self) -> None:
-        while self._readers:
-            self._disk.close(self._readers.popitem()[1])
+        try:
+            while self._readers:
+                self._disk.close(self._readers.popitem()[1])
+        finally:
+            if self._readers:  # one of them cannot be closed: the others are
+                self._close_all()
 
     def path(self, each: Segment) -> str:
         return os.path.join(self._directory, each.name)
