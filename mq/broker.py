@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack, overload
 
+from mq import exact
 from mq.errors import UsageError
 from mq.looking import Stats
 from mq.maintenance import MEMORY
@@ -80,8 +81,10 @@ class Broker:
         if not listed:
             raise UsageError("queues is empty: nothing would ever come")
         for queue in listed:
-            if not isinstance(queue, Queue) or queue._store is not self._store:
-                raise UsageError(f"{queue!r} is not a queue of this broker")
+            if not exact.is_a(queue, Queue):
+                raise UsageError(f"queues are queues of this broker, not {exact.kind(queue)}")
+            if queue._store is not self._store:
+                raise UsageError(f"the queue {queue.name!r} is another broker's")
         return receive_from(listed, until)
 
     @contextmanager
@@ -161,25 +164,15 @@ def open(
 
     Raises StoreLocked, CorruptStore, Unsupported, StorageError, UsageError.
     """
-    name = os.fsdecode(os.fspath(path)) if isinstance(path, (str, os.PathLike)) else None
-    if not name or "\0" in name:
-        raise UsageError(f"path is the name of a directory, not {path!r}")
-    if isinstance(sync, bool) or not (sync in ("always", "never") or isinstance(sync, (int, float))):
-        raise UsageError(f'sync is "always", "never" or seconds, not {sync!r}')
-    if isinstance(sync, (int, float)):
-        sync = float(check_seconds("sync", sync))
-        if sync < SYNC_SECONDS_MIN:
-            raise UsageError(f'sync is at least {SYNC_SECONDS_MIN} seconds, not {sync}; or "always"')
-    if isinstance(segment_bytes, bool) or not isinstance(segment_bytes, int):
-        raise UsageError(f"segment_bytes is a whole number, not {type(segment_bytes).__name__}")
+    name, sync = _directory(path), _sync(sync)
+    segment_bytes = exact.whole("segment_bytes", segment_bytes)
     if not SEGMENT_BYTES_MIN <= segment_bytes <= GROUP_BYTES_MAX:
-        raise UsageError(
-            f"segment_bytes is from {SEGMENT_BYTES_MIN} to {GROUP_BYTES_MAX}, not {segment_bytes}"
-        )
+        shown = exact.shown(segment_bytes)
+        raise UsageError(f"segment_bytes is from {SEGMENT_BYTES_MIN} to {GROUP_BYTES_MAX}, not {shown}")
     if clock is not None and not callable(clock):
-        raise UsageError(f"clock is a function that returns seconds since 1970, not {type(clock).__name__}")
-    if recover not in ("refuse", "salvage"):
-        raise UsageError(f'recover is "refuse" or "salvage", not {recover!r}')
+        raise UsageError(f"clock is a function that returns seconds since 1970, not {exact.kind(clock)}")
+    recover = exact.one_of("recover", recover, ("refuse", "salvage"))  # type: ignore[assignment]
+    exclusive, read_only = bool(exclusive), bool(read_only)  # each asked once
     if read_only and exclusive:
         raise UsageError(
             "exclusive=True keeps others out, and read_only=True disturbs nobody: choose one of them"
@@ -193,6 +186,37 @@ def open(
     return Broker(
         Store(
             name, sync=sync, read_only=read_only, segment_bytes=segment_bytes, clock=clock,
-            salvage=recover == "salvage", exclusive=bool(exclusive),
+            salvage=recover == "salvage", exclusive=exclusive,
         )
     )  # fmt: skip
+
+
+def _directory(path: object) -> str:
+    """The name that *path* is, or that it says when it is asked once; UsageError if it is none."""
+    given = path
+    if not exact.is_a(path, str):
+        ask = getattr(type(path), "__fspath__", None)
+        if ask is None:
+            raise UsageError(f"path is the name of a directory, not {exact.kind(path)}")
+        given = ask(path)
+        if exact.is_a(given, bytes):
+            given = os.fsdecode(exact.data(given) or b"")
+    name = exact.text("path", given)
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        raise UsageError(f"path {exact.shown(name)} is not valid Unicode") from None
+    if not name or "\0" in name:
+        raise UsageError(f"path is the name of a directory, not {exact.shown(name)}")
+    return name
+
+
+def _sync(sync: object) -> Sync:
+    if exact.is_a(sync, str):
+        if (word := exact.text("sync", sync)) in ("always", "never"):
+            return word  # type: ignore[return-value]
+        raise UsageError(f'sync is "always", "never" or seconds, not {exact.shown(word)}')
+    seconds = float(check_seconds("sync", sync))
+    if seconds < SYNC_SECONDS_MIN:
+        raise UsageError(f'sync is at least {SYNC_SECONDS_MIN} seconds, not {seconds}; or "always"')
+    return seconds

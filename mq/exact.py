@@ -9,13 +9,14 @@ which a subclass cannot override.  What is checked is that copy, and it is what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, TypeGuard, TypeVar
 
 from mq.errors import UsageError
 
 T = TypeVar("T")
 SHOWN_MAX: Final = 100  # characters of a value in an error
+TOLD_MAX: Final = 300  # characters of an error in another one
 
 
 def is_a(value: object, kind: type[T]) -> TypeGuard[T]:
@@ -30,12 +31,20 @@ def kind(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """An exact builtin, to be told in an error: on one line, and not all of it if it is long."""
+    """A value, to be told in an error: on one line, and not all of it if it is long."""
     try:
         text = repr(value)
     except ValueError:  # Python does not write out numbers of more than some thousand digits
         return "a number of thousands of digits"
+    text = text if text.isprintable() else repr(text)
     return text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + "…"
+
+
+def told(error: BaseException) -> str:
+    """What *error* says, on one line."""
+    said = " ".join(str(error).split())
+    said = said if said.isprintable() else repr(said)
+    return said if len(said) <= TOLD_MAX else said[:TOLD_MAX] + "…"
 
 
 def text(name: str, value: object) -> str:
@@ -101,7 +110,10 @@ def pairs(name: str, value: object) -> list[tuple[object, object]]:
     if not is_a(value, Mapping):  # type: ignore[type-abstract]
         raise UsageError(f"{name} are a mapping of text to text, not {kind(value)}")
     listed: list[tuple[object, object]] = []
-    for each in value.items():
+    items = value.items()
+    if not is_a(items, Iterable):  # type: ignore[type-abstract]
+        raise UsageError(f"the items of {name} are pairs, not {kind(items)}")
+    for each in items:
         if not is_a(each, tuple) or tuple.__len__(each) != 2:
             raise UsageError(f"the items of {name} are pairs, not {kind(each)}")
         listed.append((tuple.__getitem__(each, 0), tuple.__getitem__(each, 1)))

@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, NamedTuple, NewType, Protocol, Self, Typ
 
 import msgspec
 
+from mq import exact
 from mq.delivery import events
 from mq.delivery.queue import State
 from mq.delivery.traits import PLAIN, Traits
@@ -32,18 +33,20 @@ def encode_body(body: object) -> tuple[int, bytes]:
     """How *body* was given, and the bytes to store; UsageError if it cannot be stored."""
     if type(body) is bytes:
         flags, raw = events.BYTES, body
-    elif isinstance(body, str):
+    elif exact.is_a(body, str):
         try:
-            flags, raw = events.TEXT, body.encode()
+            flags, raw = events.TEXT, str.encode(body)  # not as a subclass encodes itself
         except UnicodeEncodeError as error:
             raise UsageError(f"the text cannot be stored as UTF-8: {error.reason}") from None
-    elif isinstance(body, (bytes, bytearray, memoryview)):
-        flags, raw = events.BYTES, bytes(body)
+    elif (data := exact.data(body)) is not None:
+        flags, raw = events.BYTES, data
     else:
         try:
             flags, raw = events.MSGPACK, _encode(body)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise UsageError(f"a body of type {type(body).__name__} cannot be stored: {error}") from None
+            raise UsageError(
+                f"a body of type {exact.kind(body)} cannot be stored: {exact.told(error)}"
+            ) from None
     if len(raw) > BODY_BYTES_MAX:
         raise UsageError(
             f"the body has {len(raw):,} bytes; {BODY_BYTES_MAX:,} is the most: store the data elsewhere"

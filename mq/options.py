@@ -5,10 +5,11 @@ Every check raises UsageError with one line that says what is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, Literal, TypedDict, TypeVar
 
+from mq import exact
 from mq.delivery import events
 from mq.delivery.intake import Wish
 from mq.delivery.retry import Backoff
@@ -60,66 +61,63 @@ class PublishOptions(BatchOptions, total=False):
 
 
 # ── plain values ───────────────────────────────────────────────────────────────────
+#
+# Each gives back an exact builtin (see exact.py): that is to be used, and not what was given.
 
 
 def check_seconds(name: str, value: object) -> float:
     """*value*, if it is a duration; else UsageError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise UsageError(f"{name} is a number of seconds, not {type(value).__name__}")
-    if not 0 <= value <= SECONDS_MAX:
-        raise UsageError(f"{name} is from 0 to {SECONDS_MAX:.0f} seconds, not {value}")
-    return value
+    seconds = exact.number(name, value, "number of seconds")
+    if not 0 <= seconds <= SECONDS_MAX:
+        raise UsageError(f"{name} is from 0 to {SECONDS_MAX:.0f} seconds, not {exact.shown(seconds)}")
+    return seconds
 
 
 def check_span(name: str, value: object) -> float:
     """*value*, if it is a duration that is not nothing."""
     seconds = float(check_seconds(name, value))
     if seconds < SPAN_MIN:
-        raise UsageError(f"{name} is at least {SPAN_MIN} seconds, not {value}")
+        raise UsageError(f"{name} is at least {SPAN_MIN} seconds, not {seconds}")
     return seconds
 
 
-def check_count(name: str, value: object) -> int:
-    """*value*, if it is a whole number from 0 up; else UsageError."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"{name} is a whole number, not {type(value).__name__}")
-    if not 0 <= value < 1 << 63:
-        raise UsageError(f"{name} is from 0 to {(1 << 63) - 1}, not {value}")
-    return value
+def check_count(name: str, value: object, least: int = 0) -> int:
+    """*value*, if it is a whole number from *least* up; else UsageError."""
+    count = exact.whole(name, value)
+    if not least <= count < 1 << 63:
+        raise UsageError(f"{name} is from {least} to {(1 << 63) - 1}, not {exact.shown(count)}")
+    return count
 
 
 def check_many(name: str, values: Iterable[T]) -> Iterable[T]:
     """*values*, if they are several; UsageError if it is one thing, which would be taken apart."""
-    if not isinstance(values, Iterable) or isinstance(values, (str, *BYTES, Mapping)):
-        raise UsageError(f"{name} is a list or another iterable, not {type(values).__name__}")
+    several = exact.is_a(values, Iterable)  # type: ignore[type-abstract]
+    if not several or issubclass(type(values), (str, *BYTES, Mapping)):
+        raise UsageError(f"{name} is a list or another iterable, not {exact.kind(values)}")
     return values
 
 
 def check_reason(reason: object) -> str:
-    if not isinstance(reason, str):
-        raise UsageError(f"reason is text, not {type(reason).__name__}")
-    return reason
+    return exact.text("reason", reason)
 
 
 def check_text(name: str, value: object, limit: int = LABEL_BYTES_MAX) -> str:
     """*value*, if it is text of 1 to *limit* bytes."""
-    if not isinstance(value, str):
-        raise UsageError(f"{name} is text, not {type(value).__name__}")
+    text = exact.text(name, value)
     try:
-        size = len(value.encode())
+        size = len(text.encode())
     except UnicodeEncodeError:
-        raise UsageError(f"{name} {value!r} is not valid Unicode") from None
+        raise UsageError(f"{name} {exact.shown(text)} is not valid Unicode") from None
     if not 1 <= size <= limit:
         raise UsageError(f"{name} has 1 to {limit} bytes, not {size}")
-    return value
+    return text
 
 
 def check_priority(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise UsageError(f"priority is a whole number, not {type(value).__name__}")
-    if not 0 <= value <= PRIORITY_MAX:
-        raise UsageError(f"priority is from 0 to {PRIORITY_MAX}, not {value}")
-    return value
+    priority = exact.whole("priority", value)
+    if not 0 <= priority <= PRIORITY_MAX:
+        raise UsageError(f"priority is from 0 to {PRIORITY_MAX}, not {exact.shown(priority)}")
+    return priority
 
 
 def check_instant(at: object) -> int:
@@ -128,19 +126,21 @@ def check_instant(at: object) -> int:
 
 
 def check_headers(headers: object) -> dict[str, str]:
-    if not isinstance(headers, Mapping):
-        raise UsageError(f"headers are a mapping of text to text, not {type(headers).__name__}")
+    """A copy: the mapping is gone through once, and what is checked is what is stored."""
+    copy: dict[str, str] = {}
     size = 0
-    for key, value in headers.items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise UsageError(f"headers are text: not {key!r}: {value!r}")
+    for key, value in exact.pairs("headers", headers):
+        if not exact.is_a(key, str) or not exact.is_a(value, str):
+            raise UsageError(f"headers are text to text, not {exact.kind(key)} to {exact.kind(value)}")
+        name, text = exact.text("headers", key), exact.text("headers", value)
         try:
-            size += len(key.encode()) + len(value.encode())
+            size += len(name.encode()) + len(text.encode())
         except UnicodeEncodeError:
-            raise UsageError(f"the header {key!r} is not valid Unicode") from None
-    if size > HEADERS_BYTES_MAX:
-        raise UsageError(f"the headers have {size:,} bytes; {HEADERS_BYTES_MAX:,} is the most")
-    return dict(headers)
+            raise UsageError(f"the header {exact.shown(name)} is not valid Unicode") from None
+        if size > HEADERS_BYTES_MAX:
+            raise UsageError(f"the headers have {size:,} bytes or more; {HEADERS_BYTES_MAX:,} is the most")
+        copy[name] = text
+    return copy
 
 
 # ── publishing ─────────────────────────────────────────────────────────────────────
@@ -161,17 +161,18 @@ def wish_of(
     headers: Mapping[str, str] | None = None, timeout: float = 0.0, dedup_id: str | None = None,
     **unknown: object,
 ) -> Wish:  # fmt: skip
-    """What somebody wants to publish, if that makes sense."""
+    """What the caller wants to publish, if that makes sense."""
     for name in unknown:
-        raise UsageError(f"there is no publish option {name!r}; known: {', '.join(KNOWN_TO_PUBLISH)}")
+        word = exact.shown(exact.text("a publish option", name))
+        raise UsageError(f"there is no publish option {word}; known: {', '.join(KNOWN_TO_PUBLISH)}")
     delay_ms, due = check_delay(delay, at)
-    check_seconds("timeout", timeout)
     return Wish(
         queue, flags, body, check_priority(priority), delay_ms, due,
         None if ttl is None else check_span("ttl", ttl),
         None if group is None else check_text("group", group),
         {} if headers is None else check_headers(headers),
         None if dedup_id is None else check_text("dedup_id", dedup_id),
+        check_seconds("timeout", timeout),
     )  # fmt: skip
 
 
@@ -183,22 +184,29 @@ KNOWN_TO_PUBLISH: Final = tuple(PublishOptions.__annotations__)
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a queue, as they are stored."""
-    for name in options:
+    given = {exact.text("a queue option", name): value for name, value in options.items()}
+    for name in given:
         if name not in _CHECKS:
-            raise UsageError(f"there is no queue option {name!r}; known: {', '.join(_CHECKS)}")
-    return {name: _CHECKS[name](name, value) for name, value in options.items()}
+            raise UsageError(f"there is no queue option {exact.shown(name)}; known: {', '.join(_CHECKS)}")
+    return {name: _CHECKS[name](name, value) for name, value in given.items()}
 
 
 def _limit(name: str, value: object) -> int | None:
-    if value is not None and check_count(name, value) < 1:
+    if value is None:
+        return None
+    count = check_count(name, value)
+    if count < 1:
         raise UsageError(f"{name} is at least 1, or None for no limit")
-    return value  # type: ignore[return-value]
+    return count
 
 
 def _attempts(name: str, value: object) -> int | None:
-    if value is not None and not 1 <= check_count(name, value) <= ATTEMPTS_MAX:
+    if value is None:
+        return None
+    count = check_count(name, value)
+    if not 1 <= count <= ATTEMPTS_MAX:
         raise UsageError(f"{name} is from 1 to {ATTEMPTS_MAX}, or None to try for ever")
-    return value  # type: ignore[return-value]
+    return count
 
 
 def _optional_span(name: str, value: object) -> float | None:
@@ -206,37 +214,32 @@ def _optional_span(name: str, value: object) -> float | None:
 
 
 def _backoff(name: str, value: object) -> Backoff:
-    if not isinstance(value, Backoff):
-        raise UsageError(f"{name} is an mq.Backoff, not {type(value).__name__}")
-    check_seconds("backoff.initial", value.initial)
-    check_seconds("backoff.maximum", value.maximum)
-    for field, number, least, most in (
-        ("factor", value.factor, 1.0, 1000.0), ("jitter", value.jitter, 0.0, 1.0),
-    ):  # fmt: skip
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not least <= number <= most:
-            raise UsageError(f"backoff.{field} is a number from {least:g} to {most:g}, not {number!r}")
-    return Backoff(*map(float, value))
+    # A Backoff is a tuple: its items, which no subclass can make look different.
+    if not exact.is_a(value, Backoff) or tuple.__len__(value) != len(Backoff._fields):
+        raise UsageError(f"{name} is an mq.Backoff, not {exact.kind(value)}")
+    initial, factor, maximum, jitter = tuple.__iter__(value)
+    return Backoff(
+        float(check_seconds("backoff.initial", initial)), _within("backoff.factor", factor, 1.0, 1000.0),
+        float(check_seconds("backoff.maximum", maximum)), _within("backoff.jitter", jitter, 0.0, 1.0),
+    )  # fmt: skip
 
 
-def _queue_name(name: str, value: object) -> str:
-    check_name(value)
-    return str(value)
+def _within(name: str, value: object, least: float, most: float) -> float:
+    number = exact.number(name, value)
+    if not least <= number <= most:
+        raise UsageError(f"{name} is a number from {least:g} to {most:g}, not {exact.shown(number)}")
+    return float(number)
 
 
-def _one_of(*known: str) -> Any:
-    def check(name: str, value: object) -> str:
-        if value not in known:
-            raise UsageError(f"{name} is {' or '.join(map(repr, known))}, not {value!r}")
-        return str(value)
-
-    return check
+def _one_of(*known: str) -> Callable[[str, object], str]:
+    return lambda name, value: exact.one_of(name, value, known)
 
 
-_CHECKS: Final[dict[str, Any]] = {
+_CHECKS: Final[dict[str, Callable[[str, object], Any]]] = {
     "visibility_timeout": lambda name, value: float(check_seconds(name, value)),
     "max_attempts": _attempts,
     "backoff": _backoff,
-    "dead_letter": _queue_name,
+    "dead_letter": lambda name, value: check_name(value),
     "ttl": _optional_span,
     "expired": _one_of("drop", "dead_letter"),
     "max_length": _limit,

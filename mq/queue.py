@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Final, Generic, TypeVar, Unpack, overload
+from typing import Any, Final, Generic, TypeVar, Unpack, get_args, overload
 
 import msgspec
 
-from mq import looking, receiving, settling
+from mq import exact, looking, receiving, settling
 from mq.channel import Channel
 from mq.delivery import dead, events, settle
 from mq.delivery.queue import State
@@ -38,7 +38,7 @@ from mq.options import (
     wish_of,
 )
 from mq.publishing import publish, publish_plain
-from mq.store import Store
+from mq.store import Store, check_name
 from mq.waiting import seconds_to, sleep
 
 T = TypeVar("T")
@@ -114,7 +114,7 @@ class Queue(Generic[T]):
         first = wish_of(self.name, *bodies[0], **options)
         wishes = [first]
         wishes += [msgspec.structs.replace(first, flags=flags, body=raw) for flags, raw in bodies[1:]]
-        return publish(self._store, wishes, time.monotonic() + options.get("timeout", 0))
+        return publish(self._store, wishes, time.monotonic() + first.timeout)
 
     # ── receiving ──────────────────────────────────────────────────────────────────
 
@@ -136,7 +136,7 @@ class Queue(Generic[T]):
         """
         until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
         if visibility_timeout is not None:
-            check_seconds("visibility_timeout", visibility_timeout)
+            visibility_timeout = check_seconds("visibility_timeout", visibility_timeout)
         store, channel = self._store, self._channel
         with store.mutex:
             try:
@@ -204,11 +204,10 @@ class Queue(Generic[T]):
         At most one of each group.  One whose body is damaged is logged and left out, as a
         failed attempt; if there is no other, CorruptStore is raised.
         """
-        if check_count("limit", limit) < 1:
-            raise UsageError("limit is at least 1")
+        limit = check_count("limit", limit, least=1)
         until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
         if visibility_timeout is not None:
-            check_seconds("visibility_timeout", visibility_timeout)
+            visibility_timeout = check_seconds("visibility_timeout", visibility_timeout)
         store, channel = self._store, self._channel
         settled = None
         with store.mutex:
@@ -328,14 +327,14 @@ class Queue(Generic[T]):
     ) -> None:
         """Nack all that can be nacked, in one write; then StaleReceipt, naming the others."""
         if delay is not None:
-            check_seconds("delay", delay)
+            delay = check_seconds("delay", delay)
         do = settling.nacking(delay, check_reason(reason), random.random)
         settling.settle_all(self._store, settling.claims_of(messages, self._store), do)
 
     def extend_many(self, messages: Iterable[Delivery[Any] | Receipt], seconds: float | None = None) -> None:
         """Extend all that can be extended, in one write; then StaleReceipt, naming the others."""
         if seconds is not None:
-            check_seconds("seconds", seconds)
+            seconds = check_seconds("seconds", seconds)
         settling.extend_all(self._store, settling.claims_of(messages, self._store), seconds)
 
     def _receipt(self, id: int, lsn: int) -> Receipt:
@@ -353,15 +352,12 @@ class Queue(Generic[T]):
 
         CorruptStore if the body of one is damaged: who looks is not told that all is well.
         """
-        if state not in ("ready", "delayed", "in_flight"):
-            raise UsageError(f"state is ready, delayed or in_flight, not {state!r}")
-        check_count("limit", limit)
-        return looking.peek(self, limit, state)
+        state = exact.one_of("state", state, get_args(State))  # type: ignore[assignment]
+        return looking.peek(self, check_count("limit", limit), state)
 
     def get(self, id: int) -> Message[T] | None:
         """The message with this id; None if it is not in this queue, or not any more."""
-        check_count("id", id)
-        return looking.get(self, id)
+        return looking.get(self, check_count("id", id))
 
     def stats(self) -> Stats:
         """How many messages are where, and what has happened so far."""
@@ -375,7 +371,7 @@ class Queue(Generic[T]):
 
     def cancel(self, id: int) -> bool:
         """A message that waits or is delayed is gone; False if it is in flight, or not here."""
-        check_count("id", id)
+        id = check_count("id", id)
 
         def decide(plan: Any, queue: Any) -> bool:
             if not queue.waits(id, plan.now):
@@ -388,8 +384,9 @@ class Queue(Generic[T]):
 
     def reschedule(self, id: int, *, delay: float = 0, at: datetime | None = None) -> bool:
         """A message that waits or is delayed is ready in *delay* seconds, or *at*; False as for cancel."""
-        check_count("id", id)
-        delay_ms, due = check_delay(None if at is not None and not delay else delay, at)
+        id = check_count("id", id)
+        seconds = check_seconds("delay", delay)
+        delay_ms, due = check_delay(None if at is not None and not seconds else seconds, at)
 
         def decide(plan: Any, queue: Any) -> bool:
             if not queue.waits(id, plan.now):
@@ -425,8 +422,8 @@ class Queue(Generic[T]):
         """
         if ids is not None:
             ids = [check_count("id", id) for id in check_many("ids", ids)]
-        if to is not None and not isinstance(to, str):
-            raise UsageError(f"to is the name of a queue, not {type(to).__name__}")
+        if to is not None:
+            to = check_name(to)
         return self._change(lambda plan, queue: dead.replay(plan, queue, ids, to))
 
     def pause(self) -> None:
@@ -491,5 +488,5 @@ class Queue(Generic[T]):
 def _decoder(type: Any) -> Callable[[bytes], Any]:
     try:
         return msgspec.msgpack.Decoder(Any if type is None else type).decode
-    except TypeError as error:
-        raise UsageError(f"messages cannot be of type {type!r}: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"messages cannot be of type {exact.shown(type)}: {exact.told(error)}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mq import exact
 from mq.channel import Channel
 from mq.delivery import settle
 from mq.delivery.plan import Plan
@@ -46,18 +47,21 @@ class Claim(NamedTuple):
 
 def claim_of(message: Delivery[Any] | Receipt, store: Store) -> Claim:
     """The claim; UsageError if it is none, or another store's."""
-    if isinstance(message, Delivery):
+    if exact.is_a(message, Delivery):
         queue: Queue[Any] = message._queue  # type: ignore[assignment]
         if queue._store is not store:  # its receipt may be somebody else's here
             raise UsageError(f"message {message.id} was received through another broker; settle it there")
         return Claim(message, queue._channel, message.id, message._lsn)
     try:
-        *numbers, tag = message.split("-")
+        *numbers, tag = exact.text("a receipt", message).split("-")
         number, id, receipt = map(int, numbers)
-    except (AttributeError, TypeError, ValueError):
-        raise UsageError(f"{message!r} is neither a delivery nor a receipt") from None
+    except ValueError:  # of int(), of the unpacking, and UsageError is one
+        what = exact.shown(str.__str__(message)) if exact.is_a(message, str) else exact.kind(message)
+        raise UsageError(f"{what} is neither a delivery nor a receipt") from None
     if tag != store.tag:
-        raise UsageError(f"the receipt {message} is another store's; settle it there")
+        raise UsageError(
+            f"the receipt {exact.shown(str.__str__(message))} is another store's; settle it there"
+        )
     return Claim(None, number, id, receipt)
 
 

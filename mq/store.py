@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final
 
+from mq import exact
 from mq.channel import Channel
 from mq.clock import Clock
 from mq.delivery import events
@@ -496,9 +497,11 @@ class Store:
 
     def channel(self, name: str) -> Channel:
         with self.mutex:
-            found = self.channels.get(name) if isinstance(name, str) else None
+            found = self.channels.get(name) if type(name) is str else None
             if found is None:
-                check_name(name)
+                name = check_name(name)
+                found = self.channels.get(name)
+            if found is None:
                 found = self.channels[name] = Channel(name, self)
                 found.state = self.state.by_name.get(name)
             return found
@@ -840,15 +843,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def check_name(name: object) -> None:
-    """UsageError unless *name* can name a queue: 1 to 255 bytes of UTF-8, no control characters."""
-    if not isinstance(name, str):
-        raise UsageError(f"a queue's name is text, not {type(name).__name__}")
+def check_name(name: object) -> str:
+    """The name, if it can be that of a queue: 1 to 255 bytes of UTF-8, no control characters."""
+    text = exact.text("a queue's name", name)
     try:
-        size = len(name.encode())
+        size = len(text.encode())
     except UnicodeEncodeError:
-        raise UsageError(f"the queue name {name!r} is not valid Unicode") from None
+        raise UsageError(f"the queue name {exact.shown(text)} is not valid Unicode") from None
     if not 1 <= size <= NAME_BYTES_MAX:
         raise UsageError(f"a queue's name has 1 to {NAME_BYTES_MAX} bytes, this one {size}")
-    if not name.isprintable():
-        raise UsageError(f"the queue name {name!r} has control or unprintable characters; leave them out")
+    if not text.isprintable():
+        raise UsageError(
+            f"the queue name {exact.shown(text)} has control or unprintable characters; leave them out"
+        )
+    return text

@@ -15,6 +15,7 @@ import random
 import time
 from typing import Any, TypeVar, Unpack, overload
 
+from mq import exact
 from mq.delivery.intake import Wish
 from mq.delivery.plan import Plan
 from mq.errors import StaleReceipt, UsageError
@@ -23,7 +24,7 @@ from mq.options import PublishOptions, check_reason, check_seconds, wish_of
 from mq.publishing import publish
 from mq.queue import Queue
 from mq.settling import Claim, Do, claim_of, do_ack, mark_settled, nacking, plan_all
-from mq.store import Store
+from mq.store import Store, check_name
 
 T = TypeVar("T")
 
@@ -47,11 +48,12 @@ class Transaction:
     def publish(self, to: Any, body: Any, **options: Unpack[PublishOptions]) -> None:
         """As Queue.publish; *to* may be a queue's name."""
         self._check()
-        if isinstance(to, Queue) and to._store is not self._store:
+        if exact.is_a(to, Queue) and to._store is not self._store:
             raise UsageError(f"the queue {to.name!r} is another broker's; a transaction is of one store")
-        name = to.name if isinstance(to, Queue) else self._store.channel(to).name
-        self._wishes.append(wish_of(name, *encode_body(body), **options))
-        self._timeout = max(self._timeout, options.get("timeout", 0.0))
+        name = to.name if exact.is_a(to, Queue) else check_name(to)
+        wish = wish_of(name, *encode_body(body), **options)
+        self._wishes.append(wish)
+        self._timeout = max(self._timeout, wish.timeout)
 
     def ack(self, message: Delivery[Any] | Receipt) -> None:
         """Done, if all of this is."""
@@ -62,7 +64,7 @@ class Transaction:
         """Failed: again after *delay* seconds; None: after a backoff."""
         self._check()
         if delay is not None:
-            check_seconds("delay", delay)
+            delay = check_seconds("delay", delay)
         self._settling.append(
             (claim_of(message, self._store), nacking(delay, check_reason(reason), random.random))
         )

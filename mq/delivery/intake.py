@@ -35,7 +35,7 @@ class Room(NamedTuple):
 
 
 class Wish(msgspec.Struct, frozen=True, gc=False):
-    """A message that somebody wants to publish."""
+    """A message that the caller wants to publish."""
 
     queue: str
     flags: int
@@ -47,6 +47,7 @@ class Wish(msgspec.Struct, frozen=True, gc=False):
     group: str | None = None
     headers: dict[str, str] = {}
     dedup_id: str | None = None
+    timeout: float = 0.0  # seconds to wait for room, if the queue has none
 
 
 def admit(plan: Plan, wishes: Iterable[Wish]) -> list[int]:
