@@ -104,13 +104,7 @@ class Broker:
 
     def queues(self) -> list[str]:
         """The names of all queues, sorted."""
-        store = self._store
-        with store.mutex:
-            try:
-                store.look()
-                return sorted(store.state.by_name)
-            finally:
-                store.leave()
+        return self._store.names()
 
     def stats(self) -> StoreStats:
         queues = {name: self.queue(name).stats() for name in self.queues()}

@@ -1,9 +1,9 @@
-"""Channel: what this process knows under a queue's name, and who waits here."""
+"""Channel: what this process knows under a queue's name, and the threads that wait here."""
 
 from __future__ import annotations
 
-import threading
 import time
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from mq.delivery.events import Now
@@ -12,18 +12,18 @@ from mq.storage.shared import ASLEEP
 
 if TYPE_CHECKING:
     from mq.store import Store
+    from mq.waiting import Sleeper
 
 
 class Channel:
-    """The queue's state, once it exists, and those who wait for something here."""
+    """The queue's state, once it exists, and the threads that wait for something here."""
 
     def __init__(self, name: str, store: Store) -> None:
         self.name, self._store = name, store
         self.state: QueueState | None = None
-        self.arrived = threading.Condition(store.mutex)
-        self.armed: list[float] = []  # when each who waits looks again by itself, monotonic seconds
-        # Who waits for other queues too, or for room here: told of everything, and looks for itself.
-        self.lookers: list[threading.Condition] = []
+        self.armed: dict[Sleeper, None] = {}  # all that wait here, the first to come first
+        # Those that wait for other queues too, or for room: everything wakes them, and they look.
+        self.lookers: dict[Sleeper, None] = {}
 
     def wake(self, count: int) -> None:
         """*count* messages are ready: here, and for receivers in other processes."""
@@ -33,7 +33,7 @@ class Channel:
             self._store.listener.ring()
 
     def hand_on(self, now: Now) -> None:
-        """Deliveries changed: wake who can take the next message, or who would sleep past its time."""
+        """Deliveries changed: wake a receiver that finds a message, or would sleep past its time."""
         if self.armed:
             self.wake_next(now)
         if self._store.mark[ASLEEP]:
@@ -45,24 +45,42 @@ class Channel:
             if self.state.head(now) is not None:
                 self.notify()
             else:
-                self.rearm(self.state.seconds_to_next(now))
+                self.rearm(self.seconds_to_next(now))
+
+    def seconds_to_next(self, now: Now) -> float | None:
+        """How long until something becomes ready here by itself; None: never, as things are."""
+        if self.state is None or self.state.paused:  # `resume` wakes all that wait
+            return None
+        return self.state.seconds_to_next(now)
 
     def rearm(self, seconds: float | None) -> None:
         """Something falls due in *seconds*: some receiver must not sleep longer."""
-        if self.armed and seconds is not None and min(self.armed) > time.monotonic() + seconds:
-            self.notify()
+        if self.armed and seconds is not None:
+            first = min(sleeper.wake_at for sleeper in self.armed)
+            if first > time.monotonic() + seconds:
+                self.notify()
 
     def notify(self, count: int = 1) -> None:
-        """Wake *count* receivers in this process, and all who look for themselves."""
-        self.arrived.notify(count)
+        """Wake *count* receivers in this process, and all that look for themselves."""
+        for sleeper in list(islice(self.armed, count + len(self.lookers))):
+            if sleeper.looks:
+                sleeper.ring()
+            elif count:
+                sleeper.ring()
+                count -= 1
         self.freed()
 
+    def notify_all(self) -> None:
+        """Wake all that wait here."""
+        for sleeper in list(self.armed):
+            sleeper.ring()
+
     def freed(self) -> None:
-        """There may be room, for those in this process who wait for it."""
-        for looker in self.lookers:
-            looker.notify()
+        """There may be room, for those in this process that wait for it."""
+        for sleeper in list(self.lookers):
+            sleeper.ring()
 
     def after_fork(self) -> None:
-        """In a child: whoever held the mutex, and whoever waited, is not here."""
-        self.state, self.armed, self.lookers = None, [], []
-        self.arrived = threading.Condition(self._store.mutex)
+        """In a child: the threads that waited are not here, unless the handler of a signal forked."""
+        self.state = None
+        self.notify_all()

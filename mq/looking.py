@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from mq.channel import Channel
 from mq.delivery import dead, events
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState, State
 from mq.delivery.traits import Traits
 from mq.errors import CorruptStore, UsageError
 from mq.message import Message, more_of
+from mq.operation import operation
 from mq.options import QueueOptions, options_of
+from mq.store import Store
 
 if TYPE_CHECKING:
     from mq.queue import Queue
@@ -49,7 +52,7 @@ class Seen(NamedTuple):
 
 
 def peek(queue: Queue[Any], limit: int, state: State) -> list[Message[Any]]:
-    return _look(queue, lambda held, now: held.ids(state, now, limit))
+    return _look(queue._store, queue, lambda held, now: held.ids(state, now, limit))
 
 
 def get(queue: Queue[Any], id: int) -> Message[Any] | None:
@@ -57,13 +60,15 @@ def get(queue: Queue[Any], id: int) -> Message[Any] | None:
         held.advance(now)
         return [id] if id in held and not held.has_expired(id) else []
 
-    found = _look(queue, choose)
+    found = _look(queue._store, queue, choose)
     return found[0] if found else None
 
 
-def _look(queue: Queue[Any], choose: Callable[[QueueState, Now], list[int]]) -> list[Message[Any]]:
+@operation
+def _look(
+    store: Store, queue: Queue[Any], choose: Callable[[QueueState, Now], list[int]]
+) -> list[Message[Any]]:
     """The messages that *choose* names, and whose records are still there."""
-    store = queue._store
     with store.mutex:
         try:
             store.look()
@@ -96,11 +101,15 @@ def _message(queue: Queue[Any], held: QueueState, seen: Seen) -> Message[Any] | 
 
 
 def stats(queue: Queue[Any]) -> Stats:
-    store = queue._store
+    return _stats(queue._store, queue._channel)
+
+
+@operation
+def _stats(store: Store, channel: Channel) -> Stats:
     with store.mutex:
         try:
             store.look()
-            held, now = queue._channel.state, store.clock.now()
+            held, now = channel.state, store.clock.now()
             if held is None:
                 return Stats(0, 0, 0, 0, 0.0, False, 0, 0, 0, 0, 0, 0)
             oldest = held.oldest_ready(now)
@@ -120,12 +129,16 @@ def stats(queue: Queue[Any]) -> Stats:
 
 
 def options(queue: Queue[Any]) -> QueueOptions:
-    store = queue._store
+    return _options(queue._store, queue._channel)
+
+
+@operation
+def _options(store: Store, channel: Channel) -> QueueOptions:
     with store.mutex:
         try:
             store.look()
-            held = queue._channel.state
-            declared = held.options if held else events.Declaration(name=queue.name)
+            held = channel.state
+            declared = held.options if held else events.Declaration(name=channel.name)
         finally:
             store.leave()
     try:

@@ -12,10 +12,12 @@ from mq.delivery.events import PUBLISH
 from mq.delivery.intake import Wish, admit
 from mq.delivery.plan import Plan
 from mq.errors import QueueFull
+from mq.operation import operation
 from mq.store import Store
-from mq.waiting import sleep
+from mq.waiting import Sleeper
 
 
+@operation
 def publish_plain(store: Store, channel: Channel, bodies: Sequence[tuple[int, bytes]]) -> list[int] | None:
     """Store all of *bodies*, which come without options, or none; None if the queue wants to look at each."""
     with store.mutex:
@@ -48,26 +50,47 @@ def publish(
     what is to happen with them.
     """
     channels = [store.channel(name) for name in dict.fromkeys(wish.queue for wish in wishes)]
-    with store.mutex:
-        try:
-            while True:
-                store.enter()
-                plan = store.plan()
-                if plan.now.store >= store.state.board.next:
-                    store.do_due()
-                    plan = store.plan()
-                if before:
-                    before(plan)
+    return _publish(store, channels, wishes, until, before)
+
+
+@operation
+def _publish(
+    store: Store, channels: Sequence[Channel], wishes: Sequence[Wish], until: float | None,
+    before: Callable[[Plan], None] | None,
+) -> list[int]:  # fmt: skip
+    sleeper: Sleeper | None = None
+    try:
+        while True:
+            with store.mutex:
                 try:
-                    places = admit(plan, wishes)
-                    break
-                except QueueFull:
-                    if until is None or not sleep(store, channels, plan.now, until, for_room=True):
-                        raise
-            positions = store.commit(plan) if plan.drafts else []
-            end = store.log.end
-        finally:
-            store.leave()
+                    store.enter()
+                    if sleeper:
+                        sleeper.end()
+                    plan = store.plan()
+                    if plan.now.store >= store.state.board.next:
+                        store.do_due()
+                        plan = store.plan()
+                    if before:
+                        before(plan)
+                    try:
+                        places = admit(plan, wishes)
+                    except QueueFull:
+                        if until is None:
+                            raise
+                        sleeper = sleeper or Sleeper(store, channels, for_room=True)
+                        if not sleeper.prepare(plan.now, until):
+                            raise
+                    else:
+                        positions = store.commit(plan) if plan.drafts else []
+                        end = store.log.end
+                        break
+                finally:
+                    store.leave()
+            sleeper.sleep()
+    except BaseException:
+        if sleeper:
+            sleeper.give_up()
+        raise
     # Also if nothing was stored: what was there already may not be on the disk yet.
     if wishes:
         store.settle(end)

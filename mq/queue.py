@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
+from threading import get_ident
 from typing import Any, Final, Generic, TypeVar, Unpack, get_args, overload
 
 import msgspec
@@ -25,6 +26,7 @@ from mq.delivery.traits import PLAIN
 from mq.errors import BadBody, Closed, CorruptStore, MqError, StaleReceipt, StorageError, UsageError
 from mq.looking import Stats
 from mq.message import Delivery, Message, Receipt, encode_body, more_of
+from mq.operation import nested, operation
 from mq.options import (
     BYTES,
     BatchOptions,
@@ -39,7 +41,7 @@ from mq.options import (
 )
 from mq.publishing import publish, publish_plain
 from mq.store import Store, check_name
-from mq.waiting import seconds_to, sleep
+from mq.waiting import Sleeper
 
 T = TypeVar("T")
 logger: Final = logging.getLogger("mq")
@@ -72,31 +74,38 @@ class Queue(Generic[T]):
         flags, raw = encode_body(body)
         store, channel = self._store, self._channel
         if not options:
-            with store.mutex:
-                try:
-                    store.enter()
-                    state = channel.state
-                    if state is not None and not state.picky:
-                        ms, log = store.clock.store_ms(), store.log
-                        if ms >= store.state.board.next:
-                            store.do_due()
-                            state = channel.state
-                        if state is not None:
-                            id = log.append(ms, 17, flags, state.number, raw)
-                            state.publish(id, len(raw))
-                            end = store.applied = log.end
-                            if channel.armed or store.mark[10]:  # ASLEEP
-                                channel.wake(1)
-                    else:
-                        state = None
-                finally:
-                    store.leave()
-            if state is not None:
-                if store.mark[9]:  # WAITING
-                    store.step_aside()
-                if store.linger:
-                    store.settle(end)
-                return id
+            me, busy = get_ident(), store.busy
+            if me in busy:
+                raise nested()
+            try:
+                busy.add(me)
+                with store.mutex:
+                    try:
+                        store.enter()
+                        state = channel.state
+                        if state is not None and not state.picky:
+                            ms, log = store.clock.store_ms(), store.log
+                            if ms >= store.state.board.next:
+                                store.do_due()
+                                state = channel.state
+                            if state is not None:
+                                id = log.append(ms, 17, flags, state.number, raw)
+                                state.publish(id, len(raw))
+                                end = store.applied = log.end
+                                if channel.armed or store.mark[10]:  # ASLEEP
+                                    channel.wake(1)
+                        else:
+                            state = None
+                    finally:
+                        store.leave()
+                if state is not None:
+                    if store.mark[9]:  # WAITING
+                        store.step_aside()
+                    if store.linger:
+                        store.settle(end)
+                    return id
+            finally:
+                busy.discard(me)
         return self._publish([(flags, raw)], options)[0]
 
     def publish_many(self, bodies: Iterable[T], **options: Unpack[BatchOptions]) -> list[int]:
@@ -138,63 +147,91 @@ class Queue(Generic[T]):
         if visibility_timeout is not None:
             visibility_timeout = check_seconds("visibility_timeout", visibility_timeout)
         store, channel = self._store, self._channel
-        with store.mutex:
-            try:
-                while True:
-                    store.enter()
-                    now = store.clock.now()
-                    if now.store >= store.state.board.next:
-                        store.do_due()
-                    state = channel.state
-                    id = state.head(now) if state else None
-                    if state is not None and state.peculiar:
-                        receiving.renew(store, state, now)
-                    if id is not None:
-                        break
-                    if not sleep(store, (channel,), now, until):
-                        return None
-                assert state
-                options = state.options
-                seconds = options.visibility_timeout if visibility_timeout is None else visibility_timeout
-                deadline = now.store + int(seconds * 1000)
-                log = store.log
-                if state.peculiar and options.delivery == "at_most_once":
-                    settled = receiving.arrive_settled(self, state, [id], now)
-                    flight = None
-                else:
-                    # A flight that is taken again has timed out.
-                    flags = 0x10 if id in state.flights else 0
-                    receipt = log.append(
-                        now.store, 18, flags, state.number, events.DELIVER_PAYLOAD.pack(id, deadline)
-                    )
-                    flight = state.deliver(id, receipt, deadline, flags)
-                    store.applied = log.end
-                    assert flight
-                    attempts, position, traits = flight.attempts, flight.position, flight.traits
-                if channel.armed:
-                    channel.wake_next(now)
-                if store.asleep:
-                    store.watch(now)
-            finally:
-                store.leave()
-        if store.mark[9]:
-            store.step_aside()
-        if flight is None:
-            return receiving.hand_over(store, settled)[0]
+        me, busy = get_ident(), store.busy
+        if me in busy:
+            raise nested()
+        sleeper = flight = id = None
         try:
-            found = store.read(state, id, position)
-        except StorageError as error:
-            self._set_aside(id, receipt, attempts, error)
+            busy.add(me)
+            while True:
+                with store.mutex:
+                    try:
+                        store.enter()
+                        if sleeper is not None:
+                            sleeper.end()
+                        now = store.clock.now()
+                        if now.store >= store.state.board.next:
+                            store.do_due()
+                        state = channel.state
+                        id = state.head(now) if state else None
+                        if state is not None and state.peculiar:
+                            receiving.renew(store, state, now)
+                        if id is None:
+                            sleeper = sleeper or Sleeper(store, (channel,))
+                            if not sleeper.prepare(now, until):
+                                return None
+                        else:
+                            assert state
+                            options = state.options
+                            seconds = (
+                                options.visibility_timeout
+                                if visibility_timeout is None
+                                else visibility_timeout
+                            )
+                            deadline = now.store + int(seconds * 1000)
+                            log = store.log
+                            if state.peculiar and options.delivery == "at_most_once":
+                                settled = receiving.arrive_settled(self, state, [id], now)
+                            else:
+                                # A flight that is taken again has timed out.
+                                flags = 0x10 if id in state.flights else 0
+                                receipt = log.append(
+                                    now.store, 18, flags, state.number,
+                                    events.DELIVER_PAYLOAD.pack(id, deadline),
+                                )  # fmt: skip
+                                flight = state.deliver(id, receipt, deadline, flags)
+                                store.applied = log.end
+                                assert flight
+                                attempts, position, traits = flight.attempts, flight.position, flight.traits
+                            if channel.armed:
+                                channel.wake_next(now)
+                            if store.asleep:
+                                store.watch(now)
+                    finally:
+                        store.leave()
+                if id is None:
+                    assert sleeper
+                    sleeper.sleep()
+                    continue
+                if store.mark[9]:
+                    store.step_aside()
+                if flight is None:
+                    return receiving.hand_over(store, settled)[0]
+                assert state
+                try:
+                    found = store.read(state, id, position)
+                except StorageError as error:
+                    self._set_aside(id, receipt, attempts, error)
+                    raise
+                if found is None:  # it timed out, and was settled, before it was read
+                    flight = None
+                    continue
+                flags, created_ms, raw = found
+                more = None
+                if flags & 0x40 or traits is not PLAIN:
+                    raw, more = more_of(flags, raw, traits)
+                return Delivery(
+                    self, id, attempts, flags, created_ms, raw, deadline, "in_flight", msgspec.UNSET, more,
+                    receipt,
+                )  # fmt: skip
+        except BaseException as error:
+            if sleeper is not None:
+                sleeper.give_up()
+            if id is not None and flight is not None and not isinstance(error, StorageError):
+                receiving.give_back(self, [(id, receipt)])
             raise
-        if found is None:  # it timed out, and somebody settled it, before it was read
-            return self.receive(seconds_to(until), visibility_timeout=visibility_timeout)
-        flags, created_ms, raw = found
-        more = None
-        if flags & 0x40 or traits is not PLAIN:
-            raw, more = more_of(flags, raw, traits)
-        return Delivery(
-            self, id, attempts, flags, created_ms, raw, deadline, "in_flight", msgspec.UNSET, more, receipt
-        )  # fmt: skip
+        finally:
+            busy.discard(me)
 
     def receive_many(
         self, limit: int, timeout: float | None = None, *, visibility_timeout: float | None = None
@@ -209,51 +246,19 @@ class Queue(Generic[T]):
         if visibility_timeout is not None:
             visibility_timeout = check_seconds("visibility_timeout", visibility_timeout)
         store, channel = self._store, self._channel
-        settled = None
-        with store.mutex:
-            try:
-                while True:
-                    store.enter()
-                    now = store.clock.now()
-                    if now.store >= store.state.board.next:
-                        store.do_due()
-                    state = channel.state
-                    ids = state.heads(now, limit) if state and not state.paused else []
-                    if state is not None and state.peculiar:
-                        receiving.renew(store, state, now)
-                    if ids:
-                        break
-                    if not sleep(store, (channel,), now, until):
-                        return []
-                assert state
-                options = state.options
-                seconds = options.visibility_timeout if visibility_timeout is None else visibility_timeout
-                deadline = now.store + int(seconds * 1000)
-                if options.delivery == "at_most_once":
-                    settled = receiving.arrive_settled(self, state, ids, now)
-                else:
-                    taken = receiving.take(store, state, ids, now, deadline)
-                channel.wake_next(now)
-                store.watch(now)
-            finally:
-                store.leave()
-        if store.mark[9]:
-            store.step_aside()
-        if settled is not None:
-            return receiving.hand_over(store, settled)
-        found = receiving.read_all(self, state, taken, deadline)
-        return found or self.receive_many(limit, seconds_to(until), visibility_timeout=visibility_timeout)
+        return receiving.receive_many(store, self, channel, limit, until, visibility_timeout)
 
     def _set_aside(self, id: int, receipt: int, attempts: int, error: StorageError) -> None:
         """Nobody can be handed this body: if that is its own fault, the others get their turn."""
         empty: Delivery[T] = Delivery(
             self, id, attempts, 0, 0, b"", None, "in_flight", msgspec.UNSET, None, receipt
         )  # fmt: skip
-        with suppress(MqError):  # stale, closed, failed: then it times out, or is somebody else's
-            if isinstance(error, CorruptStore):
-                self._nack(empty, None, "its body is damaged")
-            else:
-                self._release(empty)
+        if isinstance(error, CorruptStore):
+            do = settling.nacking(None, "its body is damaged", random.random)
+        else:
+            do = settling.do_release
+        with suppress(MqError):  # stale, closed, failed: then it times out, or another receiver has it
+            settling.settle_within(self._store, settling.claims_of([empty], self._store), do)
 
     def __iter__(self) -> Iterator[Delivery[T]]:
         """receive() until the broker closes."""
@@ -271,28 +276,35 @@ class Queue(Generic[T]):
     def _ack(self, message: Delivery[Any]) -> None:
         """Called by Delivery.ack."""
         store, id = self._store, message.id
-        with store.mutex:
-            try:
-                store.enter()
-                log, channel = store.log, self._channel
-                state = channel.state
-                flight = state.flights.get(id) if state else None
-                if flight is None or flight.receipt != message._lsn:
-                    raise StaleReceipt((id,))
-                assert state
-                size = message._more.size if message._more else len(message.raw)
-                ms = store.clock.store_ms()
-                log.append(ms, 19, 0, state.number, events.ACK_PAYLOAD.pack(id, size))
-                state.ack(id, size)
-                store.applied = log.end
-                if flight.traits is not PLAIN or state.bounded:
-                    channel.hand_on(store.clock.now())  # the next of its group, or a publisher
-                    channel.freed()
-            finally:
-                store.leave()
-        if store.mark[9]:
-            store.step_aside()
-        message._settled = True
+        me, busy = get_ident(), store.busy
+        if me in busy:
+            raise nested()
+        try:
+            busy.add(me)
+            with store.mutex:
+                try:
+                    store.enter()
+                    log, channel = store.log, self._channel
+                    state = channel.state
+                    flight = state.flights.get(id) if state else None
+                    if flight is None or flight.receipt != message._lsn:
+                        raise StaleReceipt((id,))
+                    assert state
+                    size = message._more.size if message._more else len(message.raw)
+                    ms = store.clock.store_ms()
+                    log.append(ms, 19, 0, state.number, events.ACK_PAYLOAD.pack(id, size))
+                    state.ack(id, size)
+                    store.applied = log.end
+                    if flight.traits is not PLAIN or state.bounded:
+                        channel.hand_on(store.clock.now())  # the next of its group, or a publisher
+                        channel.freed()
+                finally:
+                    store.leave()
+            if store.mark[9]:
+                store.step_aside()
+            message._settled = True
+        finally:
+            busy.discard(me)
 
     def _nack(self, message: Delivery[Any], delay: float | None, reason: str) -> None:
         """Called by Delivery.nack."""
@@ -449,25 +461,7 @@ class Queue(Generic[T]):
 
         If it *waits*, under sync="always" it is on the disk then.
         """
-        store = self._store
-        with store.mutex:
-            try:
-                store.enter()
-                if store.clock.store_ms() >= store.state.board.next:
-                    store.do_due()
-                queue, plan = self._channel.state, store.plan()
-                if queue is None:
-                    return 0
-                queue.advance(plan.now)
-                result = decide(plan, queue)
-                if plan.drafts:
-                    store.commit(plan)
-                end = store.log.end
-            finally:
-                store.leave()
-        if waits:
-            store.settle(end)
-        return result
+        return _change(self._store, self._channel, decide, waits)
 
     def _body_of(self, message: Message[Any]) -> Any:
         """Called by Message.body."""
@@ -490,3 +484,25 @@ def _decoder(type: Any) -> Callable[[bytes], Any]:
         return msgspec.msgpack.Decoder(Any if type is None else type).decode
     except (TypeError, ValueError) as error:
         raise UsageError(f"messages cannot be of type {exact.shown(type)}: {exact.told(error)}") from None
+
+
+@operation
+def _change(store: Store, channel: Channel, decide: Callable[[Any, Any], int], waits: bool) -> int:
+    with store.mutex:
+        try:
+            store.enter()
+            if store.clock.store_ms() >= store.state.board.next:
+                store.do_due()
+            queue, plan = channel.state, store.plan()
+            if queue is None:
+                return 0
+            queue.advance(plan.now)
+            result = decide(plan, queue)
+            if plan.drafts:
+                store.commit(plan)
+            end = store.log.end
+        finally:
+            store.leave()
+    if waits:
+        store.settle(end)
+    return result

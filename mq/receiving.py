@@ -7,26 +7,105 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from mq.channel import Channel
 from mq.delivery import events, settle
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState
 from mq.delivery.traits import PLAIN, Traits
-from mq.errors import CorruptStore, StorageError
+from mq.errors import CorruptStore, MqError, StorageError
 from mq.message import Delivery, more_of
+from mq.operation import operation
+from mq.settling import Claim, do_release, settle_within
+from mq.storage.shared import WAITING
 from mq.store import Store
-from mq.waiting import sleep
+from mq.waiting import Sleeper
 
 if TYPE_CHECKING:
     from mq.queue import Queue
 
 logger = logging.getLogger("mq")
 RENEW_SHARE = 4  # a queue that goes when it is idle is renewed once a quarter of its time is over
+
+
+@operation
+def receive_many(
+    store: Store, queue: Queue[Any], channel: Channel, limit: int, until: float | None,
+    visibility_timeout: float | None,
+) -> list[Delivery[Any]]:  # fmt: skip
+    """Take up to *limit* messages as soon as there is one; none once *until* has come, monotonic seconds."""
+    sleeper: Sleeper | None = None
+    taken: list[Flying] = []
+    try:
+        while True:
+            settled = None
+            with store.mutex:
+                try:
+                    store.enter()
+                    if sleeper:
+                        sleeper.end()
+                    now = store.clock.now()
+                    if now.store >= store.state.board.next:
+                        store.do_due()
+                    state = channel.state
+                    ids = state.heads(now, limit) if state and not state.paused else []
+                    if state is not None and state.peculiar:
+                        renew(store, state, now)
+                    if not ids:
+                        sleeper = sleeper or Sleeper(store, (channel,))
+                        if not sleeper.prepare(now, until):
+                            return []
+                    else:
+                        assert state
+                        options = state.options
+                        seconds = (
+                            options.visibility_timeout if visibility_timeout is None else visibility_timeout
+                        )
+                        deadline = now.store + int(seconds * 1000)
+                        if options.delivery == "at_most_once":
+                            settled = arrive_settled(queue, state, ids, now)
+                        else:
+                            taken = take(store, state, ids, now, deadline)
+                        channel.wake_next(now)
+                        store.watch(now)
+                finally:
+                    store.leave()
+            if not ids:
+                assert sleeper
+                sleeper.sleep()
+                continue
+            if store.mark[WAITING]:
+                store.step_aside()
+            if settled is not None:
+                return hand_over(store, settled)
+            assert state
+            if found := read_all(queue, state, taken, deadline):
+                return found
+            taken = []
+    except BaseException as error:
+        if sleeper:
+            sleeper.give_up()
+        if taken and not isinstance(error, StorageError):  # those that are damaged are set aside already
+            give_back(queue, [(each.id, each.receipt) for each in taken])
+        raise
+
+
+def give_back(queue: Queue[Any], taken: Iterable[tuple[int, int]]) -> None:
+    """An exception keeps deliveries (id and receipt each) from the caller: they were not tried.
+
+    What cannot be given back now, for want of memory or because the store was closed, comes
+    back after its visibility timeout.
+    """
+    store = queue._store
+    claims = [Claim(None, queue._channel, id, receipt) for id, receipt in taken]
+    with suppress(MqError, MemoryError):
+        settle_within(store, claims, do_release)
 
 
 class Flying(NamedTuple):
@@ -157,24 +236,47 @@ def renew(store: Store, state: QueueState, now: Now) -> None:
         store.commit(plan)
 
 
-def receive_from(queues: Sequence[Queue[Any]], timeout_at: float | None) -> Delivery[Any] | None:
-    """The first message of the first of *queues* that has one; None once *timeout_at* has come."""
+def receive_from(queues: Sequence[Queue[Any]], until: float | None) -> Delivery[Any] | None:
+    """The first message of the first of *queues* that has one; None once *until* has come."""
     store = queues[0]._store
     channels = list(dict.fromkeys(queue._channel for queue in queues))
     while True:
         for queue in queues:
             if delivery := queue.receive(timeout=0):
-                with store.mutex:
-                    for channel in channels:  # this one was woken, perhaps, for another queue's message
-                        channel.hand_on(store.clock.now())
+                _hand_on(store, channels)
                 return delivery
+        if not _wait(store, channels, until):
+            return None
+
+
+@operation
+def _hand_on(store: Store, channels: Sequence[Channel]) -> None:
+    """This thread was woken, perhaps, for another queue's message than the one that it took."""
+    with store.mutex:
+        for channel in channels:
+            channel.hand_on(store.clock.now())
+
+
+@operation
+def _wait(store: Store, channels: Sequence[Channel], until: float | None) -> bool:
+    """Return when one of *channels* may have a message; False once *until* has come."""
+    sleeper = Sleeper(store, channels)
+    try:
         with store.mutex:
             try:
                 store.enter()
                 now = store.clock.now()
                 if any(channel.state and channel.state.head(now) is not None for channel in channels):
-                    continue  # since they were asked
-                if not sleep(store, channels, now, timeout_at):
-                    return None
+                    return True  # since they were asked
+                if not sleeper.prepare(now, until):
+                    return False
             finally:
                 store.leave()
+        sleeper.sleep()
+        with store.mutex:
+            sleeper.end()
+            sleeper.hand_on(store.clock.now())
+        return True
+    except BaseException:
+        sleeper.give_up()
+        raise

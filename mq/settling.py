@@ -17,6 +17,7 @@ from mq.delivery.queue import QueueState
 from mq.delivery.state import State
 from mq.errors import StaleReceipt, UsageError
 from mq.message import Delivery, Receipt
+from mq.operation import operation
 from mq.options import check_many
 from mq.storage.shared import WAITING
 from mq.store import Store
@@ -69,14 +70,21 @@ def claims_of(messages: Iterable[Delivery[Any] | Receipt], store: Store) -> list
     return [claim_of(message, store) for message in check_many("messages", messages)]
 
 
+@operation
 def settle_all(store: Store, claims: list[Claim], do: Do) -> None:
     """Do it for all that are current, in one write; then StaleReceipt, naming the others."""
+    settle_within(store, claims, do)
+
+
+def settle_within(store: Store, claims: list[Claim], do: Do) -> None:
+    """`settle_all`, as a part of another operation."""
     done, stale = _do_all(store, claims, do, settles=True)
     mark_settled(claim for claim in claims if claim.receipt in done)
     if stale:
         raise StaleReceipt(tuple(stale))
 
 
+@operation
 def extend_all(store: Store, claims: list[Claim], seconds: float | None) -> None:
     """Extend all that are current, in one write; then StaleReceipt, naming the others."""
     deadlines: dict[int, int] = {}

@@ -22,7 +22,8 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Final
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Final
 
 from mq import exact
 from mq.channel import Channel
@@ -49,17 +50,23 @@ from mq.errors import (
 from mq.listener import Listener
 from mq.loading import Loader, identify, load_part
 from mq.maintenance import MEMORY, Maintenance
+from mq.operation import operation
 from mq.storage import locks, recovery, repair, shared
 from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain, storage_error
 from mq.storage.locks import Locks
 from mq.storage.log import Draft, Log
 from mq.storage.shared import DIRTY, END, FAILED, HOLDER
 
+if TYPE_CHECKING:
+    from mq.waiting import Sleeper
+
 logger = logging.getLogger("mq")
 
 FOLLOW_BYTES: Final = 16 << 10  # whoever is farther behind catches up without the lock
 STEP_ASIDE_SECONDS: Final = 120e-6  # longer than a nap of those who wait
 JOIN_NAP_SECONDS: Final = 0.02  # for who writes again what nobody confirmed: see Log.wait_for_rewrite
+CLOSE_SECONDS: Final = 1.0  # for operations of other threads to end, once no more may begin
+CLOSE_NAP_SECONDS: Final = 200e-6
 AWAKE_SECONDS: Final = 0.002  # nobody is woken to look so much earlier
 DUE_AGAIN_MS: Final = 1000  # on a full disk, work that falls due is tried again after this
 VOID: Final = -1  # `applied`, while the state is not what the log says
@@ -105,9 +112,11 @@ class Store:
         # Held by the handles on a queue and by those who wait there: a name that nothing refers to
         # any more costs nothing.
         self.channels: weakref.WeakValueDictionary[str, Channel] = weakref.WeakValueDictionary()
-        self.armed: set[Channel] = set()  # those where somebody waits
-        self.asleep: list[tuple[float, threading.Condition]] = []  # who waits: until when, and where
+        self.armed: set[Channel] = set()  # those where a thread waits
+        self.asleep: dict[Sleeper, None] = {}  # the threads that wait, the first to come first
+        self.busy: set[int] = set()  # threads that are inside an operation: see mq/operation.py
         self.closed = False
+        self._closer: Closer | None = None
         self.lost = False  # closed, because this is a fork of a process that has it alone
         self._closed_why = "the broker is closed"
         self.applied = VOID
@@ -294,8 +303,7 @@ class Store:
         for name in self.state.renamed:
             if channel := self.channels.get(name):
                 channel.state = self.state.by_name.get(name)
-                channel.arrived.notify_all()
-                channel.freed()
+                channel.notify_all()
         self.state.renamed.clear()
 
     def _load_again(self, number: int, priority: int, chunk: Chunk) -> Arrays:
@@ -371,11 +379,7 @@ class Store:
         self.clock.passed(log.last_ms)
         self.state.board.seen = log.last_ms
         if self.armed:
-            now = self.clock.now()
-            for channel in self.armed:
-                channel.wake_next(now)
-                channel.freed()
-            self.watch(now)
+            self.wake_ready()
 
     def _attach_again(self) -> None:
         """Forget the state, and read it anew."""
@@ -399,15 +403,22 @@ class Store:
     @contextmanager
     def turn(self) -> Iterator[tuple[Log, int, int]]:
         """The store's lock for a slice of maintenance: the log, the time, and the state's epoch."""
-        with self.mutex:
-            if self._gone:
-                raise Closed(f"{self.path}: {self._closed_why}")
-            try:
-                self.come_in()
-                yield self.log, self.clock.store_ms(), self.epoch
-                self.applied = self.log.end
-            finally:
-                self.leave()
+        me, busy = get_ident(), self.busy
+        within = me in busy  # it is a part of an operation of this thread
+        try:
+            busy.add(me)
+            with self.mutex:
+                if self._gone:
+                    raise Closed(f"{self.path}: {self._closed_why}")
+                try:
+                    self.come_in()
+                    yield self.log, self.clock.store_ms(), self.epoch
+                    self.applied = self.log.end
+                finally:
+                    self.leave()
+        finally:
+            if not within:
+                busy.discard(me)
         if self.mark[shared.WAITING]:
             self.step_aside()
 
@@ -425,12 +436,23 @@ class Store:
         self.mark[shared.WAITING] = 0
         self.disk.pause(STEP_ASIDE_SECONDS)
 
+    @operation
     def hear(self) -> None:
-        """Somebody appended: wake who waits for it here.  Called by the listener."""
+        """Another process appended, or a second has passed: wake the receivers that find something.
+
+        Called by the listener.  It comes by each second because the wall clock may have jumped,
+        and because a process that was to ring may have died.
+        """
         with self.mutex:
-            if self.armed and not self.closed:
+            if self.asleep and not self.closed:
                 try:
+                    before = self.applied
                     self.come_in()
+                    now, board = self.clock.now(), self.state.board
+                    if board.due(now) is not None:
+                        board.next = now.store  # else a clock that jumped would be noticed at the next turn
+                    if self.applied == before:  # else all were woken as it was applied
+                        self.wake_ready()
                     self.ask_to_be_woken()
                 finally:
                     self.leave()
@@ -441,10 +463,9 @@ class Store:
             self.listener.ask()
 
     def wake_all(self) -> None:
-        """Whoever waits judges for itself what changed."""
-        for channel in self.armed:
-            channel.arrived.notify_all()
-            channel.freed()
+        """Each thread that waits looks for itself at what changed."""
+        for sleeper in list(self.asleep):
+            sleeper.ring()
 
     def _refuse(self) -> None:
         raise Closed(f"{self.path}: {self._closed_why}")
@@ -496,16 +517,29 @@ class Store:
         return self.identity.store_id[:6]
 
     def channel(self, name: str) -> Channel:
+        found = self.channels.get(name) if type(name) is str else None
+        return found or self._new_channel(check_name(name))
+
+    @operation
+    def names(self) -> list[str]:
+        """Of all queues, sorted."""
         with self.mutex:
-            found = self.channels.get(name) if type(name) is str else None
-            if found is None:
-                name = check_name(name)
-                found = self.channels.get(name)
+            try:
+                self.look()
+                return sorted(self.state.by_name)
+            finally:
+                self.leave()
+
+    @operation
+    def _new_channel(self, name: str) -> Channel:
+        with self.mutex:
+            found = self.channels.get(name)
             if found is None:
                 found = self.channels[name] = Channel(name, self)
                 found.state = self.state.by_name.get(name)
             return found
 
+    @operation
     def declare(self, channel: Channel, changes: dict[str, Any]) -> None:
         """Change the options named, for every process; nothing is written if they are so already."""
         with self.mutex:
@@ -581,9 +615,17 @@ class Store:
             # No room on the disk, or for one more queue of dead letters: for who comes once there is.
             self.state.board.next = now.store + DUE_AGAIN_MS
 
+    def wake_ready(self) -> None:
+        """Something may have changed at any queue: wake those that find something, or sleep past its time."""
+        now = self.clock.now()
+        for channel in list(self.armed):
+            channel.wake_next(now)
+            channel.freed()
+        self.watch(now)
+
     def asleep_until(self) -> float:
-        """When the first of those who wait looks again by itself, monotonic seconds."""
-        return min((wake_at for wake_at, _ in self.asleep), default=math.inf)
+        """When the first of those that wait looks again by itself, monotonic seconds."""
+        return min((sleeper.wake_at for sleeper in self.asleep), default=math.inf)
 
     def watch(self, now: Now) -> None:
         """If everybody would sleep past what falls due next, wake one, who will not."""
@@ -591,7 +633,7 @@ class Store:
         if self.asleep and alarm < NEVER:
             due = time.monotonic() + (alarm - now.store) / 1000
             if self.asleep_until() > due + AWAKE_SECONDS:
-                self.asleep[0][1].notify()
+                next(iter(self.asleep)).ring()
 
     def size_of(self, queue: QueueState, id: int) -> int:
         """What the message takes, as far as its record can be read; called with the mutex."""
@@ -651,6 +693,7 @@ class Store:
 
     # ── the disk ───────────────────────────────────────────────────────────────────
 
+    @operation
     def flush(self) -> None:
         """Return when all that was written is on the disk."""
         with self.mutex:
@@ -662,10 +705,24 @@ class Store:
         self.log.sync(end)
 
     def close(self) -> None:
-        """Sync, and if nobody else has the store open, say that the log ends here; let go of everything.
+        """Sync, and if no other process has the store open, say that the log ends here; let go of everything.
 
         A second call does nothing, or what the first one, interrupted, had left to do.
+
+        The handler of a signal may call it in the middle of an operation of the same thread.  It
+        returns at once then.  The operation ends as it would have if it has appended already, and
+        else with Closed; behind it another thread closes the store.
         """
+        if get_ident() not in self.busy:
+            if closer := self._closer:
+                closer.join()
+            self._close()
+        elif not self.closed:
+            self.enter = self.look = self._refuse
+            self._closer = self._closer or Closer(self)
+
+    @operation
+    def _close(self) -> None:
         first = False
         try:
             with self.mutex:
@@ -674,6 +731,7 @@ class Store:
                     self.enter = self.look = self._refuse
                     self.wake_all()
             if first and not self._gone:
+                self._wait_for_others()
                 with explain(self.path):
                     self._finish()
         finally:
@@ -683,6 +741,14 @@ class Store:
                 self._leave_for_good()
         if first and self.log.failure and not self.log.told:
             raise self.log.failure
+
+    def _wait_for_others(self) -> None:
+        """Let other threads end what they are inside of: what they have appended is to be returned."""
+        left, give_up = set(self.busy), time.monotonic() + CLOSE_SECONDS
+        left.discard(get_ident())
+        while left and time.monotonic() < give_up:
+            self.disk.pause(CLOSE_NAP_SECONDS)
+            left &= self.busy
 
     def _leave_for_good(self) -> None:
         """Also when all before it was interrupted: the lock goes last, when nobody here writes any more."""
@@ -779,9 +845,9 @@ class Store:
     def _forget_waiters(self) -> None:
         """Those who wait, and the threads, are the parent's."""
         self.leave = int
-        self.armed, self.asleep = set(), []
         for channel in list(self.channels.values()):
             channel.after_fork()
+        self.armed, self.asleep, self.busy, self._closer = set(), {}, set(), None
         self.maintenance = Maintenance(self)
 
     def _forget_files(self) -> None:
@@ -821,6 +887,21 @@ class Store:
         with explain(self.path):
             self._open(salvage=False)
         self.enter()
+
+
+class Closer(threading.Thread):
+    """Closes a store for a thread that is inside an operation."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(name="mq-close")  # not a daemon: the interpreter waits for the last sync
+        self._store = store
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._store._close()
+        except MqError as error:
+            logger.error("%s: closing it failed: %s", self._store.path, error)
 
 
 def _flush_every(seconds: float, stop: threading.Event, log: Log) -> None:

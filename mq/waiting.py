@@ -1,95 +1,132 @@
 """Sleeping until there may be something: a message, room in a full queue, work that falls due.
 
-    receive()            sleeps on its queue's own condition: one message wakes one of many
-    receive([queues])    has a condition of its own among the lookers of each of its queues,
-    publish(timeout=)    as has who waits for room: told of everything, they look for themselves
+    with the turn:       nothing is ready ── prepare: be known at the queue's channel ── leave
+    holding nothing:     sleep on a lock of one's own, which the one that wakes releases
+    with the turn:       look again
 
-Nobody polls.  Of those who sleep at one queue one is armed for the next time at which
-something is ready there; and of all who sleep one for the next work that falls due in
-any queue.  Whoever wakes early hands that on.
+A thread holds no lock while it sleeps, and takes none at its end: an exception out of a
+signal handler finds nothing to give back.  (Condition.wait takes its lock again on the
+way out, and a signal that comes then leaves the caller without a lock that it believes to
+hold.)
+
+    receive()            waits at its queue: one message wakes one of many
+    receive([queues])    and publish(timeout=) look for themselves: they are told of everything
+
+Nobody polls.  For each queue, one sleeping receiver carries the next time at which
+something is ready there; for the store, one carries the next work that falls due.  A
+receiver that wakes early hands that on.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Sequence
+from threading import TIMEOUT_MAX, Lock
+from typing import Final
 
 from mq.channel import Channel
 from mq.delivery.board import NEVER
 from mq.delivery.events import Now
 from mq.store import Store
 
+GIVE_UP_TRIES: Final = 100  # for a thread that is interrupted again while it tidies up
 
-def sleep(
-    store: Store, channels: Sequence[Channel], now: Now, until: float | None, *, for_room: bool = False
-) -> bool:
-    """Sleep, without the mutex, until there may be something; False once *until* has come."""
-    begin = time.monotonic()
-    alarm = store.state.board.next
-    if until is not None and begin >= until and alarm > now.store:
-        return False
-    own = len(channels) > 1 or for_room
-    condition = threading.Condition(store.mutex) if own else channels[0].arrived
-    wake_at = min(
-        math.inf if until is None else until,
-        math.inf if for_room else begin + _seconds(channels, now),
-    )
-    if alarm < NEVER and begin + (alarm - now.store) / 1000 < min(store.asleep_until(), wake_at):
-        wake_at = max(begin, begin + (alarm - now.store) / 1000)
-    entry = wake_at, condition
-    store.asleep.append(entry)
-    for channel in channels:
-        store.armed.add(channel)
-        channel.armed.append(wake_at)
-        if own:
-            channel.lookers.append(condition)
-    try:
+
+class Sleeper:
+    """A thread that waits at some channels."""
+
+    __slots__ = ("_bell", "_channels", "_for_room", "_store", "looks", "wake_at")
+
+    def __init__(self, store: Store, channels: Sequence[Channel], *, for_room: bool = False) -> None:
+        self._store, self._channels, self._for_room = store, channels, for_room
+        self.looks = for_room or len(channels) > 1  # for itself, whatever happens there
+        self.wake_at = math.inf  # when it looks again by itself, monotonic seconds
+        self._bell = Lock()
+        self._bell.acquire()
+
+    # ── with the turn ──────────────────────────────────────────────────────────────
+
+    def prepare(self, now: Now, until: float | None) -> bool:
+        """Be told of what happens from now on; False once *until* has come, monotonic seconds."""
+        store, begin = self._store, time.monotonic()
+        alarm = store.state.board.next
+        self.end()
+        # What has fallen due and is not done yet may make room: then this is not the end.
+        if until is not None and begin >= until and not (self._for_room and alarm <= now.store):
+            self.hand_on(now)
+            return False
+        due = math.inf if self._for_room else self._seconds(now)
+        self.wake_at = min(math.inf if until is None else until, begin + due)
+        if alarm < NEVER:
+            work_at = max(begin, begin + (alarm - now.store) / 1000)
+            if work_at < min(store.asleep_until(), self.wake_at):
+                self.wake_at = work_at
+        store.asleep[self] = None
+        for channel in self._channels:
+            store.armed.add(channel)
+            channel.armed[self] = None
+            if self.looks:
+                channel.lookers[self] = None
         store.ask_to_be_woken()
-        store.leave()
-        # Longer waits than the system has words for (what is due in the year 9999) end early, and begin anew.
-        seconds = min(max(0.0, wake_at - begin), threading.TIMEOUT_MAX)
-        condition.wait(None if wake_at == math.inf else seconds)
-    except BaseException:
-        for channel in channels:
-            channel.notify()  # somebody else must take what this one was woken for
-        raise
-    finally:
-        store.asleep.remove(entry)
-        for channel in channels:
-            channel.armed.remove(wake_at)
-            if own:
-                channel.lookers.remove(condition)
+        return True
+
+    def end(self) -> None:
+        """Be told of nothing any more."""
+        store = self._store
+        store.asleep.pop(self, None)
+        for channel in self._channels:
+            channel.armed.pop(self, None)
+            channel.lookers.pop(self, None)
             if not channel.armed:
                 store.armed.discard(channel)
-        _hand_on(store, channels)
-    return True
 
+    def ring(self) -> None:
+        """Wake the thread.  It is told of nothing more until it waits again."""
+        # First, so that an interruption behind it leaves no thread asleep.
+        if self._bell.locked():
+            self._bell.release()
+        self.end()
 
-def seconds_to(until: float | None) -> float | None:
-    """How long until then, monotonic seconds; None: for ever."""
-    return None if until is None else max(0.0, until - time.monotonic())
+    def _seconds(self, now: Now) -> float:
+        """Until something is ready at one of the channels, or a queue has to be told that it is in use."""
+        found = math.inf
+        for channel in self._channels:
+            due = channel.seconds_to_next(now)
+            if due is not None:
+                found = min(found, due)
+            if channel.state and channel.state.options.delete_when_idle is not None:
+                found = min(found, channel.state.options.delete_when_idle / 2)
+        return found
 
+    def hand_on(self, now: Now) -> None:
+        """What this one would have woken for concerns the others still."""
+        for channel in self._channels:
+            channel.rearm(channel.seconds_to_next(now))
+        if self._store.asleep:
+            self._store.watch(now)
 
-def _seconds(channels: Sequence[Channel], now: Now) -> float:
-    """Until something is ready in one of *channels*, or has to be told that somebody is there."""
-    found = math.inf
-    for channel in channels:
-        if state := channel.state:
-            due = state.seconds_to_next(now)
-            found = min(found, math.inf if due is None else due)
-            if state.options.delete_when_idle is not None:
-                found = min(found, state.options.delete_when_idle / 2)
-    return found
+    # ── holding nothing ────────────────────────────────────────────────────────────
 
+    def sleep(self) -> None:
+        """Return when it rings, or at `wake_at`."""
+        if self.wake_at == math.inf:
+            self._bell.acquire()
+        else:
+            seconds = self.wake_at - time.monotonic()
+            self._bell.acquire(timeout=min(max(0.0, seconds), TIMEOUT_MAX))
 
-def _hand_on(store: Store, channels: Sequence[Channel]) -> None:
-    """What this sleeper was armed for concerns the others still."""
-    now = None
-    for channel in channels:
-        if channel.armed and channel.state:
-            now = now or store.clock.now()
-            channel.rearm(channel.state.seconds_to_next(now))
-    if store.asleep:
-        store.watch(now or store.clock.now())
+    def give_up(self) -> None:
+        """An exception ends the waiting: another one must take what this one was woken for.
+
+        A second one that comes meanwhile is dropped: the first is raised by the caller.
+        """
+        for _ in range(GIVE_UP_TRIES):
+            try:
+                with self._store.mutex:
+                    self.end()
+                    for channel in self._channels:
+                        channel.notify()
+                return
+            except BaseException:  # noqa: BLE001
+                continue

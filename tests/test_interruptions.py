@@ -4,7 +4,8 @@ It leaks no lock, loses nothing that returned, and delivers nothing twice inside
 visibility timeout.  Somebody else on the same store sees that at once: a second broker,
 which shares nothing with the first but the files.
 
-`strike` raises at the nth bytecode in mq.  CPython itself delivers what comes from
+`strike` raises at the nth bytecode in mq, or in the standard library as far as mq calls it: what
+waits there may be interrupted on its way out, too.  CPython itself delivers what comes from
 outside (signals, PyThreadState_SetAsyncExc) only where a function begins, where a call
 returns, and where a loop jumps back; MemoryError comes wherever something is made.  So
 every other bytecode is struck as well, with one exception: the way out of an operation.
@@ -14,6 +15,8 @@ There nothing may come, and with CPython nothing can:
         store.leave()        loads, and one call of C that lets go of the lock: what comes
                              in it is raised behind it, when the lock is free
     with mutex:              loads, and one call of C that gives the mutex back
+    finally:
+        busy.discard(me)     the same for what says that this thread is inside an operation
 
 From the first bytecode of that `finally`, or of the `with` block's exit, to the return of
 the call nothing is raised here.
@@ -38,6 +41,7 @@ from fakes import FakeClock, QuickDisk, open_on
 import mq
 
 HERE = os.path.dirname(mq.__file__)
+LIBRARY = os.path.dirname(os.__file__)
 SECONDS = 30.0  # the visibility timeout
 MOVES = {"NOP", "CACHE", "POP_TOP", "COPY", "SWAP", "PRECALL", "KW_NAMES", "EXTENDED_ARG", "PUSH_NULL",
          "LOAD_FAST", "STORE_FAST", "LOAD_CONST", "LOAD_GLOBAL", "RETURN_VALUE", "RETURN_CONST",
@@ -65,9 +69,9 @@ def way_out(code: CodeType) -> frozenset[int]:
 
 
 def names_leave(listing: list[dis.Instruction], index: int) -> bool:
-    """Whether the call at *index* is one that lets go: `leave()`, `unlock()`."""
+    """Whether the call at *index* is one that lets go: `leave()`, `unlock()`, `busy.discard(me)`."""
     before = [each.argval for each in listing[max(0, index - 3) : index] if isinstance(each.argval, str)]
-    return bool(before) and before[-1] in ("leave", "_unlock_sync", "unlock")
+    return bool(before) and (before[-1] in ("leave", "_unlock_sync", "unlock") or "discard" in before)
 
 
 def leaves_with(listing: list[dis.Instruction], index: int) -> bool:
@@ -92,7 +96,7 @@ def strike(work: Callable[[], object], at: int, error: type[BaseException]) -> b
 
     def look(frame: FrameType, event: str, arg: object) -> Any:
         nonlocal left
-        if not frame.f_code.co_filename.startswith(HERE):
+        if not is_ours(frame):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode" and left > 0 and frame.f_lasti not in way_out(frame.f_code):
@@ -110,6 +114,17 @@ def strike(work: Callable[[], object], at: int, error: type[BaseException]) -> b
     finally:
         sys.settrace(before)
     return left <= 0
+
+
+def is_ours(frame: FrameType | None) -> bool:
+    """Whether the frame is one of mq, or of the standard library, called by mq."""
+    while (
+        frame
+        and frame.f_code.co_filename.startswith(LIBRARY)
+        and "site-packages" not in frame.f_code.co_filename
+    ):
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_filename.startswith(HERE)
 
 
 class Scene:

@@ -1,12 +1,13 @@
 """Blocked receivers: who is woken, when, and that nobody polls.
 
-Nothing here waits for time.  `Sleeps` stands between a queue's receivers and the
-condition they sleep on: it notes for how long each means to sleep, and lets a test
-know when one has begun to.
+Nothing here waits for time.  `Sleeps` stands between receivers and the lock that each
+sleeps on: it notes for how long each means to sleep, and lets a test know when one has
+begun to.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ import mq.channel
 import mq.queue
 import mq.store
 import mq.waiting
+from mq.store import Store
+from mq.waiting import Sleeper
 
 pytestmark = pytest.mark.usefixtures("no_backoff_after_timeouts")
 
@@ -27,30 +30,30 @@ PATIENCE = 60.0  # seconds after which a test that hangs has failed
 
 
 class Sleeps:
-    """Every sleep of a queue's receivers, and the wake-ups they are sent."""
+    """Every sleep of a receiver, and the wake-ups that receivers are sent."""
 
-    def __init__(self, queue: mq.Queue) -> None:
-        self._condition = queue._channel.arrived
-        self._mutex = queue._store.mutex
-        self._wait, self._notify = self._condition.wait, self._condition.notify
+    def __init__(self, patch: pytest.MonkeyPatch, store: Store) -> None:
+        self._patch, self._store = patch, store
+        self._ring = Sleeper.ring
         self._begun = threading.Semaphore(0)
         self.planned: list[float | None] = []
         self.notified = 0
         self.interrupt: dict[threading.Thread, BaseException] = {}
-        self._condition.wait, self._condition.notify = self._sleep, self._count
+        patch.setattr(Sleeper, "sleep", lambda sleeper: self._sleep(sleeper))
+        self.hearing()
 
-    def _sleep(self, timeout: float | None = None) -> bool:
-        self.planned.append(timeout)
+    def _sleep(self, sleeper: Sleeper) -> None:
+        forever = sleeper.wake_at == math.inf
+        self.planned.append(None if forever else sleeper.wake_at - mq.waiting.time.monotonic())
         self._begun.release()
         # Far longer than any test waits: an end of patience must not pass for a wake-up.
-        woken = self._wait(10 * PATIENCE)
+        sleeper._bell.acquire(timeout=10 * PATIENCE)
         if error := self.interrupt.get(threading.current_thread()):
             raise error
-        return woken
 
-    def _count(self, n: int = 1) -> None:
+    def _count(self, sleeper: Sleeper) -> None:
         self.notified += 1
-        self._notify(n)
+        self._ring(sleeper)
 
     def begin(self, count: int = 1) -> None:
         """Return when *count* more sleeps have begun."""
@@ -59,15 +62,15 @@ class Sleeps:
 
     def spurious(self) -> None:
         """Wake one receiver, for no reason."""
-        with self._mutex:
-            self._notify(1)
+        with self._store.mutex:
+            self._ring(next(iter(self._store.asleep)))
 
     def deaf(self) -> None:
-        """From now on nobody is told anything."""
-        self._condition.notify = lambda n=1: None
+        """From now on no receiver is told anything."""
+        self._patch.setattr(Sleeper, "ring", lambda sleeper: None)
 
     def hearing(self) -> None:
-        self._condition.notify = self._count
+        self._patch.setattr(Sleeper, "ring", lambda sleeper: self._count(sleeper))
 
 
 class Receiver(threading.Thread):
@@ -105,8 +108,8 @@ def queue(clock) -> Iterator[mq.Queue]:
 
 
 @pytest.fixture
-def sleeps(queue) -> Sleeps:
-    return Sleeps(queue)
+def sleeps(queue, monkeypatch) -> Sleeps:
+    return Sleeps(monkeypatch, queue._store)
 
 
 def receivers(sleeps: Sleeps, count: int, receive: Callable[[], object]) -> list[Receiver]:
@@ -123,17 +126,16 @@ def one_thread(monkeypatch, queue, clock) -> list[float]:
     """Sleeping moves the clock, instead of taking time: what was slept, in order."""
     slept: list[float] = []
 
-    def sleep(timeout: float | None = None) -> bool:
-        assert timeout is not None, "nothing would ever wake this receiver"
+    def sleep(sleeper: Sleeper) -> None:
+        assert sleeper.wake_at < math.inf, "nothing would ever wake this receiver"
         assert len(slept) < 20, "polling"
-        slept.append(timeout)
-        clock.advance(timeout)
-        return False
+        slept.append(sleeper.wake_at - clock())
+        clock.advance(slept[-1])
 
     fake_time = SimpleNamespace(monotonic=clock)
     for module in (mq.queue, mq.store, mq.channel, mq.waiting):
         monkeypatch.setattr(module, "time", fake_time)
-    queue._channel.arrived.wait = sleep
+    monkeypatch.setattr(Sleeper, "sleep", sleep)
     return slept
 
 
@@ -155,10 +157,9 @@ def test_publish_many_wakes_the_receiver(queue, sleeps):
     assert sleeps.planned == [None]
 
 
-def test_the_first_publish_of_all_wakes_who_waited_for_the_queue_to_exist(queue):
+def test_the_first_publish_of_all_wakes_who_waited_for_the_queue_to_exist(queue, sleeps):
     new = queue._store.channel("new")
     handle = mq.Queue(queue._store, new)
-    sleeps = Sleeps(handle)
     [receiver] = receivers(sleeps, 1, handle.receive)
     assert handle.publish(b"x") == receiver.result().id
 
@@ -400,9 +401,9 @@ def test_closing_wakes_every_receiver_with_closed(queue, sleeps, receive):
     assert all(isinstance(each.result(), mq.Closed) for each in blocked)
 
 
-def test_closing_wakes_receivers_of_a_queue_that_never_was(queue):
+def test_closing_wakes_receivers_of_a_queue_that_never_was(queue, sleeps):
     handle = mq.Queue(queue._store, queue._store.channel("never"))
-    [receiver] = receivers(Sleeps(handle), 1, handle.receive)
+    [receiver] = receivers(sleeps, 1, handle.receive)
     queue._store.close()
     assert isinstance(receiver.result(), mq.Closed)
 

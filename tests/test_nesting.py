@@ -1,0 +1,351 @@
+"""What a signal handler, a `__del__` or a profile function begins inside an operation of its thread.
+
+It is refused, and the operation goes on.  Only `close` works there: it is what people write
+into a handler of SIGTERM.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from fakes import FakeClock, QuickDisk, open_on
+from test_interruptions import is_ours
+
+import mq
+
+PATIENCE = 60.0
+
+
+@contextmanager
+def called_at(at: int, other: Callable[[], object]) -> Iterator[list[int]]:
+    """Call *other* at bytecode number *at*, of mq or of what it calls; the list counts what is left."""
+    left = [at]
+
+    def look(frame: FrameType, event: str, arg: object) -> Any:
+        if not is_ours(frame):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode" and left[0] > 0:
+            left[0] -= 1
+            if not left[0]:
+                other()
+        return look
+
+    before = sys.gettrace()
+    sys.settrace(look)
+    try:
+        yield left
+    finally:
+        sys.settrace(before)
+
+
+def in_time(work: Callable[[], object]) -> None:
+    """Fail, rather than hang, if *work* waits for itself."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive(), "it hangs"
+
+
+def publish(queue: mq.Queue[Any]) -> None:
+    queue.publish("new", headers={"a": "b"})
+
+
+def publish_plain(queue: mq.Queue[Any]) -> None:
+    queue.publish("new")
+
+
+def publish_many(queue: mq.Queue[Any]) -> None:
+    queue.publish_many(["new", "newer"])
+
+
+def receive_and_ack(queue: mq.Queue[Any]) -> None:
+    if message := queue.receive(timeout=0):
+        message.ack()
+
+
+def wait_in_vain(queue: mq.Queue[Any]) -> None:
+    queue._store.channel("empty")
+    assert mq.Queue(queue._store, queue._store.channel("empty")).receive(timeout=1e-4) is None
+
+
+def look(queue: mq.Queue[Any]) -> None:
+    queue.stats()
+    queue.peek()
+
+
+OUTER = (publish, publish_plain, publish_many, receive_and_ack, wait_in_vain, look)
+
+
+@pytest.mark.parametrize("outer", OUTER)
+@pytest.mark.parametrize("inner", [publish_plain, receive_and_ack], ids=["publish", "receive"])
+def test_an_operation_begun_at_any_bytecode_of_another_one_is_refused_or_done(tmp_path, outer, inner):
+    with open_on(QuickDisk(), tmp_path, sync="never", clock=FakeClock(), background=False) as broker:
+        queue, other = broker.queue("mail"), broker.queue("other")
+        other.publish_many(["old"] * 2000)
+        refused: list[object] = []
+        done: list[object] = []
+
+        def nested() -> None:
+            try:
+                done.append(inner(other))
+            except mq.UsageError as error:
+                refused.append(error)
+
+        def search() -> None:
+            for at in itertools.count(1, 41 if outer is look else 5):
+                queue.publish("for receive")
+                with called_at(at, nested) as left:
+                    outer(queue)
+                if left[0]:
+                    break
+
+        in_time(search)
+        assert len(refused) > 5
+        assert "inside another operation" in str(refused[0])
+        assert broker._store.busy == set()
+        assert not broker._store.asleep and not broker._store.armed
+        count = 2000 + len(done) if inner is publish_plain else 2000 - len(done)
+        assert other.stats().ready == count
+
+
+@pytest.mark.parametrize("outer", [publish, publish_plain, publish_many, receive_and_ack, wait_in_vain])
+def test_close_at_any_bytecode_of_an_operation(tmp_path, outer):
+    """It returns normally, and then what it did holds; or it ends with Closed, and nothing was done."""
+    ends: list[str] = []
+
+    def once(at: int) -> bool:
+        path, clock = tmp_path / str(at), FakeClock()
+        broker = open_on(QuickDisk(), path, clock=clock, background=False)
+        queue = broker.queue("mail")
+        queue.publish("first")
+        with called_at(at, broker.close) as left:
+            try:
+                outer(queue)
+                ends.append("returned")
+            except mq.Closed:
+                ends.append("Closed")
+        broker.close()
+        with open_on(QuickDisk(), path, clock=clock, background=False, exclusive=True) as again:
+            assert again._store.verdict.value == "clean"
+            totals = again.queue("mail").stats()
+            published = 1 + {"publish_many": 2, "wait_in_vain": 0, "receive_and_ack": 0}.get(
+                outer.__name__, 1
+            )
+            if ends[-1] == "returned":
+                assert totals.published == published
+                assert totals.acked == (outer is receive_and_ack)
+            else:
+                assert totals.published in (1, published)
+        return not left[0]
+
+    in_time(lambda: all(map(once, itertools.count(1, 7))))
+    assert set(ends) == {"returned", "Closed"}
+
+
+def test_a_closed_broker_ends_the_loop_that_its_signal_handler_interrupts(tmp_path):
+    """SIGTERM beside a working loop: what was published is there, and the log is closed in order."""
+    code = """
+import os, signal, sys, threading, mq
+broker = mq.open(sys.argv[1])
+queue = broker.queue("mail")
+signal.signal(signal.SIGTERM, lambda *_: broker.close())
+def stop():
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=stop, daemon=True).start()
+count = 0
+try:
+    while True:
+        queue.publish(b"x" * 100)
+        count += 1
+        if count == 50:
+            print("ready", flush=True)
+        queue.receive(timeout=0).ack()
+except mq.Closed:
+    print(count, flush=True)
+broker.close()
+print("closed", flush=True)
+"""
+    for n in range(3):
+        path = tmp_path / str(n)
+        with subprocess.Popen(
+            [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as worker:
+            assert worker.stdin and worker.stdout
+            assert worker.stdout.readline() == "ready\n"
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+            try:
+                count = int(worker.stdout.readline())
+                assert worker.stdout.readline() == "closed\n"
+                assert worker.wait(PATIENCE) == 0
+            finally:
+                worker.kill()
+        with mq.open(path) as broker:
+            assert broker._store.verdict.value == "clean"
+            assert broker.queue("mail").stats().published in (count, count + 1)
+
+
+class Limit(Exception):
+    """A time limit, out of the handler of a signal."""
+
+
+@contextmanager
+def handled(what: Callable[[], object]) -> Iterator[None]:
+    """SIGALRM calls *what*."""
+
+    def handle(*_: object) -> None:
+        what()
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_an_exception_out_of_a_handler_ends_a_receive_beside_busy_threads(tmp_path):
+    """P1: nothing is released that this thread does not hold, so the others go on undisturbed."""
+
+    def limit() -> None:
+        raise Limit
+
+    broker = mq.open(tmp_path, sync="never")
+    queue, other = broker.queue("q"), broker.queue("o", max_length=50, overflow="drop_oldest")
+    wrong: list[BaseException] = []
+    counts = [0, 0, 0]
+    over = threading.Event()
+
+    def work(index: int) -> None:
+        try:
+            while not over.is_set():
+                other.publish_many([b"x" * 100_000] * 5)
+                counts[index] += 5
+        except BaseException as error:  # noqa: BLE001 it is looked at below
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    ended = 0
+    with handled(limit):
+        for n in range(60):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.003 + 0.0002 * (n % 20))
+                queue.receive(timeout=0.003)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Limit:
+                ended += 1
+    over.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert wrong == []
+    assert ended > 5
+    assert broker._store.busy == set() and not broker._store.asleep
+    assert other.stats().published == sum(counts)
+    queue.publish("still works")
+    assert queue.receive(timeout=0).body == "still works"
+    broker.close()
+
+
+def test_a_handler_that_publishes_is_refused_while_its_thread_waits_and_the_waiting_goes_on(tmp_path):
+    told: list[BaseException] = []
+
+    def handle() -> None:
+        try:
+            queue.publish("from the handler")
+        except mq.UsageError as error:
+            told.append(error)
+            threading.Thread(target=queue.publish, args=("from a thread",)).start()
+
+    with mq.open(tmp_path) as broker, handled(handle):
+        queue = broker.queue("mail")
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        assert queue.receive(timeout=PATIENCE).body == "from a thread"
+    assert len(told) == 1
+
+
+def test_close_from_a_handler_ends_a_waiting_receive_with_closed(tmp_path):
+    broker = mq.open(tmp_path)
+    with handled(broker.close):
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(mq.Closed):
+            broker.queue("mail").receive(timeout=PATIENCE)
+    broker.close()
+    mq.open(tmp_path, exclusive=True).close()
+
+
+def test_a_waiting_receiver_that_is_interrupted_hands_on_what_it_was_woken_for(tmp_path):
+    """The exception comes while another thread is inside the store: it is raised once that has left."""
+
+    def limit() -> None:
+        raise Limit
+
+    with mq.open(tmp_path, sync="never") as broker, handled(limit):
+        queue, store = broker.queue("mail"), broker._store
+        got: list[Any] = []
+        inside, leave = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with store.turn():
+                inside.set()
+                os.kill(os.getpid(), signal.SIGALRM)
+                assert leave.wait(PATIENCE)
+
+        def later() -> None:
+            while not store.asleep:
+                pass
+            threading.Thread(target=hold).start()
+            inside.wait(PATIENCE)
+            leave.set()
+
+        threading.Thread(target=later).start()
+        with pytest.raises(Limit):
+            queue.receive(timeout=PATIENCE)
+        waiting = threading.Thread(target=lambda: got.append(queue.receive(timeout=PATIENCE)))
+        waiting.start()
+        queue.publish("x")
+        waiting.join(PATIENCE)
+        assert [message.body for message in got] == ["x"]
+
+
+@pytest.mark.parametrize("inside", ["clock", "profile"])
+def test_user_code_that_mq_calls_inside_an_operation_may_not_begin_another_one(tmp_path: Path, inside):
+    said: list[BaseException] = []
+
+    def nested(*_: object) -> float:
+        if queue is not None and not said:
+            try:
+                queue.publish("nested")
+            except mq.UsageError as error:
+                said.append(error)
+        return 1_700_000_000.0
+
+    queue = None
+    clock = nested if inside == "clock" else FakeClock()
+    with open_on(QuickDisk(), tmp_path, clock=clock, background=False) as broker:
+        queue = broker.queue("mail")
+        if inside == "profile":
+            sys.setprofile(functools.partial(nested))
+        try:
+            queue.publish("outer")
+        finally:
+            sys.setprofile(None)
+        bodies = [message.body for message in queue.peek(10**6)]
+        assert bodies.count("outer") == 1
+        assert len(said) == 1
