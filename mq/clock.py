@@ -72,3 +72,10 @@ class Clock:
         if self._custom is None:  # flat: once a delivery
             return Now(time.monotonic_ns() // 1_000_000 + self._offset_ms, time.time_ns() // 1_000_000)
         return Now(self.store_ms(), self.wall_ms())
+
+    def timer(self, seconds: float) -> Callable[[], bool]:
+        """Whether so many seconds are over by now.  With a custom clock, which may stand still, never."""
+        if self._custom is not None:
+            return lambda: False
+        until = time.monotonic() + seconds
+        return lambda: time.monotonic() >= until

@@ -114,7 +114,7 @@ def _stats(store: Store, channel: Channel) -> Stats:
                 return Stats(0, 0, 0, 0, 0.0, False, 0, 0, 0, 0, 0, 0)
             oldest = held.oldest_ready(now)
             position = None if oldest is None else held.position(oldest)
-            counts, size, paused = held.counts(now), held.bytes, held.paused
+            counts, size, paused = held.counts(now), max(0, held.bytes), held.paused
             totals = (
                 held.published, held.acked, held.failed, held.expirations, held.dead_lettered, held.dropped
             )  # fmt: skip

@@ -51,6 +51,7 @@ from mq.listener import Listener
 from mq.loading import Loader, identify, load_part
 from mq.maintenance import MEMORY, Maintenance
 from mq.operation import operation
+from mq.sizes import size_of
 from mq.storage import locks, recovery, repair, shared
 from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain, storage_error
 from mq.storage.locks import Locks
@@ -68,6 +69,7 @@ JOIN_NAP_SECONDS: Final = 0.02  # for who writes again what nobody confirmed: se
 CLOSE_SECONDS: Final = 1.0  # for operations of other threads to end, once no more may begin
 CLOSE_NAP_SECONDS: Final = 200e-6
 AWAKE_SECONDS: Final = 0.002  # nobody is woken to look so much earlier
+SLICE_SECONDS: Final = 0.002  # for what falls due, of which applying it takes as long again
 DUE_AGAIN_MS: Final = 1000  # on a full disk, work that falls due is tried again after this
 VOID: Final = -1  # `applied`, while the state is not what the log says
 
@@ -607,7 +609,7 @@ class Store:
         """Do a slice of what has fallen due, in whichever queue; called with the mutex, after `enter`."""
         now = self.clock.now()
         try:
-            if work := next_work(self.state, now, self.size_of):
+            if work := next_work(self.state, now, self.size_of, self.clock.timer(SLICE_SECONDS)):
                 queue, plan = work
                 self.commit(plan)
                 queue.put_down(now)
@@ -638,13 +640,7 @@ class Store:
     def size_of(self, queue: QueueState, id: int) -> int:
         """What the message takes, as far as its record can be read; called with the mutex."""
         position = queue.position(id)
-        try:
-            stored = self.log.read(position) if position is not None else None
-        except CorruptStore:
-            stored = None
-        if stored is None:
-            return 0
-        return len(events.published_of(stored.kind, stored.flags, 0, stored.payload)[1])
+        return 0 if position is None else size_of(self.log, position)
 
     def settle(self, end: int) -> None:
         """What a publish owes before it returns: its bytes on the disk; others and the cleaner a chance."""

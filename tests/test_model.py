@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import mq
+from mq import sizes
 from mq.storage.disk import MemoryDisk, RealDisk
 
 LIVING = ["a", "b"]
@@ -653,6 +654,10 @@ class Store(RuleBasedStateMachine):
         stats = queue.stats()
         assert stats[:3] == (len(shown["ready"]), len(shown["in_flight"]), len(shown["delayed"]))
         assert stats.bytes == sum(message._size for each in shown.values() for message in each)
+        store = self.broker._store
+        held = store.state.by_name[name]
+        for message in (message for each in shown.values() for message in each):
+            assert sizes.size_of(store.log, held.position(message.id)) == message._size
         assert stats[5:] == (
             model.paused, model.published, model.acked, model.failed, model.expired, model.dead_lettered,
             model.dropped,

@@ -13,6 +13,7 @@ snapshot.py  the state as something to keep, and back
 What is next, and when; indexes over that:
 
 order.py     what is next in one queue
+passing.py   ids that expire, in order
 groups.py    of each group one at a time
 agenda.py    what happens when
 retry.py     how long to wait after a failure

@@ -7,7 +7,8 @@ messages.  Those go to the end of two arrays, at sixteen bytes; the others into 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from typing import Final
 
@@ -41,6 +42,11 @@ class Agenda:
             first = self._times[self._at], self._ids[self._at]
             return min(first, self._heap[0]) if self._heap else first
         return self._heap[0] if self._heap else None
+
+    def until(self, when: int) -> Iterator[int]:
+        """The ids of all that happens until *when*, in no order."""
+        yield from self._ids[self._at : bisect_right(self._times, when, self._at)]
+        yield from (id for time, id in self._heap if time <= when)
 
     def pop(self) -> None:
         """Done with the earliest."""

@@ -2,10 +2,14 @@
 
 A message whose time to live is over is dropped, or goes to the dead letters; so does one
 whose last attempt timed out; a queue that nobody uses goes if it is meant to.
+
+The one who comes by asked for something else, and has the store's lock: so it does a slice
+of some milliseconds, and leaves the rest to the next ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from . import events
@@ -15,38 +19,56 @@ from .plan import Plan, SizeOf
 from .queue import QueueState
 from .state import State
 
-SLICE: Final = 128  # messages that one passer-by deals with
+SLICE: Final = 512  # messages that one passer-by drops: two milliseconds
+BURIED: Final = 4  # to bury one takes as long as to drop so many
+ROUNDS: Final = 64  # times that one passer-by looks for work, and finds none where it was to be
 EXPIRED_REASON: Final = "its time to live was over"
 
 
-def next_work(state: State, now: Now, size_of: SizeOf) -> tuple[QueueState, Plan] | None:
-    """A queue, and what has to be done there now, or a part of it; None if there is nothing.
+def next_work(
+    state: State, now: Now, size_of: SizeOf, is_late: Callable[[], bool]
+) -> tuple[QueueState, Plan] | None:
+    """A queue, and what has to be done there now, or a part of it; None if nothing was found.
 
-    Once it is applied, `queue.put_down` says when to come again.
+    *is_late*: whether it is time to stop; on a disk that is slow that is earlier than a slice.
+    Once the plan is applied, `queue.put_down` says when to come again.
     """
-    while (number := state.board.due(now)) is not None:
+    for _ in range(ROUNDS):
+        number = state.board.due(now)
+        if number is None:
+            break
         queue = state.queues.get(number)
         if queue is None:
             state.board.done(number, now)
             continue
         plan = Plan(state, now, size_of)
-        _fill(plan, queue)
+        _fill(plan, queue, is_late)
         if plan.drafts:
             return queue, plan
         queue.put_down(now)
+        if is_late():
+            break
     return None
 
 
-def _fill(plan: Plan, queue: QueueState) -> None:
+def _fill(plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> None:
     if queue.is_idle(plan.now):
         plan.add(events.DELETE, 0, queue.number, b"")
         return
-    expired, doomed = queue.fallen(plan.now, SLICE)
-    if queue.options.expired == "dead_letter":
-        for id in expired:
-            bury(plan, queue, id, plan.size_of(queue, id), EXPIRED_REASON, events.EXPIRED)
-    elif expired:
-        gone = b"".join(events.DROP_PAYLOAD.pack(id, plan.size_of(queue, id)) for id in expired)
-        plan.add(events.DROP, events.EXPIRED, queue.number, gone)
+    buries = queue.options.expired == "dead_letter"
+    expired, doomed = queue.fallen(plan.now, SLICE // BURIED if buries or queue.doomed else SLICE)
+    gone: list[bytes] = []
+    for id in expired:
+        if is_late() and (gone or plan.drafts):
+            break
+        size = plan.size_of(queue, id)
+        if buries:
+            bury(plan, queue, id, size, EXPIRED_REASON, events.EXPIRED)
+        else:
+            gone.append(events.DROP_PAYLOAD.pack(id, size))
+    if gone:
+        plan.add(events.DROP, events.EXPIRED, queue.number, b"".join(gone))
     for id in doomed:
+        if is_late() and plan.drafts:
+            break
         bury(plan, queue, id, plan.size_of(queue, id), events.TIMEOUT_REASON, events.FAILED)

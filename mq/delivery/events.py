@@ -27,8 +27,9 @@ since 1970.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from struct import Struct, pack, unpack_from
+from struct import error as StructError
 from typing import Any, Final, Literal
 
 import msgspec
@@ -115,6 +116,7 @@ DECLARATION_BYTES: Final = 512  # what a queue itself counts in the log: more th
 MESSAGE_OVERHEAD_BYTES: Final = 96  # what a message costs in the log beside its body, moved and settled once
 
 REASON_BYTES_MAX: Final = 1024
+CHANGES_BYTES_MAX: Final = 64 << 10  # five failures with a reason each take 6 KiB at most
 TIMEOUT_REASON: Final = "the visibility timeout passed"
 
 
@@ -246,6 +248,28 @@ def published_of(kind: int, flags: int, created_ms: int, payload: bytes) -> tupl
         if flags & CHANGED:
             payload = _cut(payload)[0]
     return created_ms, payload
+
+
+def published_size(kind: int, flags: int, length: int, tail: Callable[[int], bytes]) -> int | None:
+    """How long what was published is, in a payload of *length* bytes of which *tail* gives the last ones.
+
+    None if it cannot be so.
+    """
+    if kind == PUBLISH:
+        return length
+    if kind != RELOCATE:
+        return None
+    size = length - RELOCATE_PAYLOAD.size
+    if flags & CHANGED:
+        try:
+            (cut,) = TRAILER_LENGTH.unpack(tail(TRAILER_LENGTH.size))
+            size -= cut + TRAILER_LENGTH.size
+            if cut > CHANGES_BYTES_MAX or size < 0:
+                return None
+            _decode_changes(tail(cut + TRAILER_LENGTH.size)[:cut])
+        except (StructError, msgspec.MsgspecError):
+            return None
+    return size if size >= 0 else None
 
 
 def changes_of(flags: int, published: bytes) -> tuple[Changes | None, bytes]:

@@ -1,11 +1,12 @@
 """Groups: of each, one message at a time, in publish order.
 
-    "customer-7"   4711  4799  5020 …        first: the oldest that is still here
+    "customer-7"   4711  4799  5020 …        first: the oldest that is still here, and has not expired
                      ▲
                      in flight, delayed or ready: the others wait for it, whatever it is
 
-Ids are taken out of the heap when they come up and their message is gone, so settling
-one costs nothing here.
+Ids are taken out when they come up and their message is gone or has expired, so settling
+one costs nothing here.  A wall clock that is set back brings back what had expired: then
+the whole index is made anew.
 """
 
 from __future__ import annotations
@@ -14,36 +15,55 @@ from collections.abc import Container
 from heapq import heapify, heappop, heappush
 from typing import Final
 
+from .passing import Passing
+
 STALE_MAX: Final = 16
 
 
 class Group:
-    __slots__ = ("_ids", "count", "flying")
+    __slots__ = ("_ids", "_passing", "count", "flying", "turn")
 
     def __init__(self) -> None:
-        self._ids: list[int] = []
+        self._ids: list[int] = []  # a heap of those that never expire
+        self._passing: Passing | None = None  # the others
         self.count = 0  # messages that are here
         self.flying: int | None = None  # the one in flight
+        self.turn: int | None = None  # the first, if it is noted when it expires
 
-    def join(self, id: int) -> None:
-        heappush(self._ids, id)
+    def join(self, id: int, expires: int) -> None:
         self.count += 1
+        if not expires:
+            heappush(self._ids, id)
+            return
+        if self._passing is None:
+            self._passing = Passing()
+        self._passing.add(id, 0, expires)
 
     def leave(self, id: int, here: Container[int]) -> None:
-        """*id* is gone; *here*: what is not."""
+        """*id* is gone; *here*: what is not, and has not expired."""
         self.count -= 1
         if self.flying == id:
             self.flying = None
         if len(self._ids) > 2 * self.count + STALE_MAX:
             self._ids = [each for each in self._ids if each in here]
             heapify(self._ids)
+        if self._passing and self._passing.size > 2 * self.count + STALE_MAX:
+            self._passing.sweep(here.__contains__)
 
-    def first(self, here: Container[int]) -> int | None:
+    def first(self, here: Container[int], wall_ms: int) -> int | None:
         """The oldest of those that are *here*."""
         ids = self._ids
         while ids and ids[0] not in here:
             heappop(ids)
-        return ids[0] if ids else None
+        first = ids[0] if ids else None
+        if self._passing:
+            other = self._passing.first(wall_ms, here.__contains__)
+            if other is not None and (first is None or other < first):
+                return other
+        return first
 
-    def members(self, here: Container[int]) -> list[int]:
-        return sorted({id for id in self._ids if id in here})
+    def members(self, here: Container[int], wall_ms: int) -> list[int]:
+        found = {id for id in self._ids if id in here}
+        if self._passing:
+            found.update(self._passing.ready(wall_ms, here.__contains__))
+        return sorted(found)

@@ -5,11 +5,15 @@
                                      └──────────────────
                           ▲ the smaller rank is next ▼
       ready: a heap of ranks           -9·2⁶⁴+5020, 7, 11, …   those that came back, whose
-                          ▲                                   delay is over, or whose turn
-           ┌──────────────┼──────────────┐                    in their group has come
+      passing: those that expire                              delay is over, or whose turn
+                          ▲                                   in their group has come
+           ┌──────────────┼──────────────┐
       dues (wall)   returns (store)   groups: the first of each, if none of it is in flight
                           ▲
                     deadlines (store) ── flights; the last attempt goes to `doomed`
+
+      expiries (wall): what has expired stays there until it is dropped, a slice at a time;
+      `turns` (wall): the first of each group, so that the next one's turn comes before that
 
 A rank is the id, less 2⁶⁴ for each step of priority: smaller is earlier.  Index entries
 may be out of date; they are checked against the truth when they come up, and swept when
@@ -30,17 +34,18 @@ from .backlog import Backlog
 from .board import NEVER, Board
 from .events import Now
 from .groups import Group
+from .passing import STEP_BITS, Passing
 from .retry import Backoff
 from .traits import LEVELS, PLAIN, Delayed, Flight, Traits, weight
 
+STALE_SHARE: Final = 4  # entries that are looked at for each that is wanted
 STALE_MAX: Final = 64  # index entries that may be out of date before they are swept
-STEP_BITS: Final = 64
 ID: Final = (1 << STEP_BITS) - 1
 SCATTER: Final = 0x9E37_79B9_7F4A_7C15  # spreads receipts evenly
 
 
 class _Held:
-    """The ids that are more than an id."""
+    """The ids that are more than an id, and have not expired while they waited."""
 
     __slots__ = ("_order",)
 
@@ -48,7 +53,10 @@ class _Held:
         self._order = order
 
     def __contains__(self, id: object) -> bool:
-        return id in self._order.delayed or id in self._order.flights
+        entry = self._order.delayed.get(id)  # type: ignore[call-overload]
+        if entry is None:
+            return id in self._order.flights
+        return not 0 < entry.traits.expires <= self._order._wall_seen
 
 
 class Order:
@@ -74,11 +82,13 @@ class Order:
         self.groups: dict[str, Group] = {}
         self.levels: list[int] = sorted(self.lanes)  # the lanes' priorities, ascending
         self._ready: list[int] = []  # ranks
+        self._passing = Passing()  # the same, of those that expire
+        self._turns: list[tuple[int, int]] = []  # when the first of a group expires; its id
         self._deadlines: list[tuple[int, int]] = []
         self._returns: list[tuple[int, int]] = []
         self._ages: list[int] | None = None  # ids of `delayed`, once somebody asks for the oldest
         self.doomed: list[int] = []  # flights whose last attempt has timed out
-        self.overdue: list[int] = []  # messages that have expired
+        self.overdue: list[int] = []  # messages that have expired, and go next; most are in `_expiries` still
         self._lapsed = self._resting = self._later = 0
         self.history_bytes = 0
         dues, expiries = [], []
@@ -87,21 +97,18 @@ class Order:
             if entry.due > self._wall_seen:
                 dues.append((entry.due, id))
             elif traits.group is None:
-                self._ready.append(id - (traits.priority << STEP_BITS))
+                self._push(id, traits)
             if traits.group is not None:
-                self._join(traits.group, id)
-            if traits.expires > self._wall_seen:
+                self._join(traits.group, id, traits.expires)
+            if traits.expires:
                 expiries.append((traits.expires, id))
-            elif traits.expires:
-                self.overdue.append(id)
             if traits.failures or traits.origin:
                 self.history_bytes += weight(traits)
-        heapify(self._ready)
         self._dues, self._expiries = Agenda(dues), Agenda(expiries)
         self._later = len(dues)
         for id, flight in self.flights.items():
             if flight.traits.group is not None:
-                self._join(flight.traits.group, id).flying = id
+                self._join(flight.traits.group, id, flight.traits.expires).flying = id
             self.history_bytes += weight(flight.traits)
             if flight.deadline > self._store_seen:
                 self._deadlines.append((flight.deadline, id))
@@ -128,12 +135,18 @@ class Order:
             self._later += 1
             self._next_wall = min(self._next_wall, entry.due)
         elif traits.group is None:
-            heappush(self._ready, id - (traits.priority << STEP_BITS))
+            self._push(id, traits)
         if traits.group is not None:
             self._promote(traits.group)
-        held = len(self.delayed) + len(self.flights)
-        indexes = len(self._ready) + len(self._dues) + len(self._returns) + len(self._expiries)
-        if indexes > 4 * (held + STALE_MAX) or (self._ages and len(self._ages) > 4 * (held + STALE_MAX)):
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Make the indexes anew if most of them is out of date."""
+        most = 4 * (len(self.delayed) + len(self.flights) + STALE_MAX)
+        ready = len(self._ready) + self._passing.size
+        later = len(self._dues) + len(self._returns) + len(self._expiries) + len(self._turns)
+        due = len(self.overdue) + len(self.doomed)
+        if ready + later + due > most or (self._ages and len(self._ages) > most):
             self.reindex()
 
     def take_delayed(self, id: int) -> Delayed | None:
@@ -175,6 +188,7 @@ class Order:
                 (each.deadline, id) for id, each in self.flights.items() if each.deadline > self._store_seen
             ]
             heapify(self._deadlines)
+            self._sweep()
 
     def unlapse(self, flight: Flight) -> None:
         """A flight that had timed out is another one now, or none."""
@@ -185,7 +199,7 @@ class Order:
     def join(self, id: int, traits: Traits) -> None:
         """A message that was not here; to be put somewhere next."""
         if traits.group is not None:
-            self._join(traits.group, id)
+            self._join(traits.group, id, traits.expires)
         if traits.failures or traits.origin:
             self.history_bytes += weight(traits)
 
@@ -237,16 +251,18 @@ class Order:
         """The id that is delivered next at *now*."""
         if now.store >= self._next_store or now.wall >= self._next_wall or now.wall < self._wall_seen:
             self.advance(now)
-        if self._ready or self.levels or self.paused:
+        if self._ready or self._passing or self.levels or self.paused:
             return self._pick()
         return self.waiting.head
 
     def heads(self, now: Now, limit: int) -> list[int]:
         """The ids that are delivered next at *now*, at most *limit*, in order: one of a group."""
         self.advance(now)
-        if not self._ready and not self.levels:
+        if not self._ready and not self._passing and not self.levels:
             return list(islice(self.waiting, limit))
-        ranks = merge(self._ready_ranks(limit), self._lane_ranks())
+        self._passing.first(self._wall_seen, self._is_ready)  # what has expired before it is dropped
+        passing = self._passing.ready(self._wall_seen, self._is_ready)
+        ranks = merge(self._ready_ranks(limit), passing, self._lane_ranks())
         return [rank & ID for rank in islice(ranks, limit)]
 
     def listed(self, now: Now, limit: int) -> list[int]:
@@ -268,7 +284,7 @@ class Order:
             group = self.traits(id).group
             if group is not None:
                 if group not in members:
-                    members[group] = iter(self.groups[group].members(self._held))
+                    members[group] = iter(self.groups[group].members(self._held, self._wall_seen))
                 following = next((each for each in members[group] if each not in done), None)
                 entry = self.delayed.get(following) if following is not None else None
                 if following is not None and entry and self._is_waiting(entry):
@@ -303,6 +319,7 @@ class Order:
         self.advance(now)
         ids = [lane.head for lane in (self.waiting, *self.lanes.values()) if lane.head is not None]
         ids += [rank & ID for rank in self._ready if self._is_ready(rank & ID)]
+        ids += self._passing.oldest(self._wall_seen, self._is_ready)
         return min(ids, default=None)
 
     def seconds_to_next(self, now: Now) -> float | None:
@@ -369,8 +386,17 @@ class Order:
 
     def hopeless(self) -> tuple[int, int]:
         """How many have expired, and only nobody came by yet; and how many of those rest, for their time."""
-        expired = {id for id in self.overdue if self.has_expired(id)}
-        return len(expired), sum(map(self._rests, expired))
+        wall_ms, expired, resting = self._wall_seen, 0, 0
+        for id in {*self.overdue, *self._expiries.until(wall_ms)}:
+            entry = self.delayed.get(id)  # flat: there may be hundreds of thousands
+            if entry is None:
+                if self.has_expired(id):
+                    expired += 1
+                    resting += self._rests(id)
+            elif 0 < entry.traits.expires <= wall_ms:
+                expired += 1
+                resting += entry.due > wall_ms
+        return expired, resting
 
     def _rests(self, id: int) -> bool:
         """Whether it waits for its time, though not in flight."""
@@ -393,9 +419,13 @@ class Order:
             self.reindex()
         # Interrupted from here on, the next look begins anew.
         self._busy, self._next_store = True, 0
+        expiry = self._expiries.first()
+        if expiry and self._wall_seen < expiry[0] <= now.wall:
+            self.board.next = 0  # sooner than it knew, if the wall clock has jumped
         self._store_seen, self._wall_seen = max(self._store_seen, now.store), now.wall
         self._pass_deadlines(self._store_seen)
         self._pass_dues(now.wall)
+        self._pass_turns(now.wall)
         self._set_bounds()
         self._busy = False
 
@@ -410,7 +440,7 @@ class Order:
             pair = heappop(self._returns)
             if pair != last and self._is_return(*pair):
                 self._resting -= 1
-                heappush(self._ready, self.rank(pair[1]))
+                self._push(pair[1], self.flights[pair[1]].traits)
             last = pair
 
     def _pass_dues(self, now_ms: int) -> None:
@@ -421,20 +451,27 @@ class Order:
                 self._later -= 1
                 traits = self.delayed[pair[1]].traits
                 if traits.group is None:
-                    heappush(self._ready, pair[1] - (traits.priority << STEP_BITS))
+                    self._push(pair[1], traits)
                 else:
                     self._promote(traits.group)
             last = pair
-        while (pair := self._expiries.first()) and pair[0] <= now_ms:
-            self._expiries.pop()
-            if self.has_expired(pair[1]):
-                self.overdue.append(pair[1])
-                self.board.next = 0  # sooner than it knew, if the wall clock has jumped
+
+    def _pass_turns(self, now_ms: int) -> None:
+        """Where the first of a group has expired the next one's turn comes, though it is there still."""
+        while self._turns and self._turns[0][0] <= now_ms:
+            _, id = heappop(self._turns)
+            if entry := self.delayed.get(id):
+                if entry.traits.group in self.groups:
+                    self._promote(entry.traits.group)
+            elif self._has_lapsed(id):  # it holds its group until it is dropped: so it goes next
+                self.overdue.append(id)
 
     def _set_bounds(self) -> None:
         self._next_store = min(heap[0][0] if heap else NEVER for heap in (self._deadlines, self._returns))
-        firsts = self._dues.first(), self._expiries.first()
-        self._next_wall = min(first[0] if first else NEVER for first in firsts)
+        due, expiry = self._dues.first(), self._expiries.first()
+        self._next_wall = due[0] if due else NEVER
+        if expiry:  # what has expired already does not say when the next one does
+            self._next_wall = min(self._next_wall, max(expiry[0], self._wall_seen + 1))
 
     def _lapse(self, id: int, flight: Flight) -> None:
         """The delivery has timed out."""
@@ -446,6 +483,8 @@ class Order:
             return
         if flight.traits.expires:
             self._watch_expiry(id, flight.traits.expires)
+            if flight.traits.group is not None:
+                heappush(self._turns, (flight.traits.expires, id))
         if self._ages is not None:
             heappush(self._ages, id)
             if len(self._ages) > 4 * (len(self.delayed) + len(self.flights) + STALE_MAX):
@@ -456,14 +495,18 @@ class Order:
             self._resting += 1
             self._next_store = min(self._next_store, when)
         else:
-            heappush(self._ready, id - (flight.traits.priority << STEP_BITS))
+            self._push(id, flight.traits)
+
+    def _push(self, id: int, traits: Traits) -> None:
+        """It is ready now, or its group's first."""
+        if traits.expires:
+            self._passing.add(id, traits.priority, traits.expires)
+        else:
+            heappush(self._ready, id - (traits.priority << STEP_BITS))
 
     def _watch_expiry(self, id: int, when: int) -> None:
-        if when <= self._wall_seen:
-            self.overdue.append(id)
-        else:
-            self._expiries.add(when, id)
-            self._next_wall = min(self._next_wall, when)
+        self._expiries.add(when, id)
+        self._next_wall = min(self._next_wall, when)
         self._alarm_wall(when)
 
     # ── work that falls due ────────────────────────────────────────────────────────
@@ -491,16 +534,30 @@ class Order:
             self.board.at_store(when, self.number)
 
     def fallen(self, now: Now, limit: int) -> tuple[list[int], list[int]]:
-        """Up to *limit* ids that have expired, and whose last attempt has timed out."""
+        """Up to *limit* ids that have expired, and whose last attempt has timed out.
+
+        None of both, and there may be more: entries that are out of date take their time too.
+        """
         self.advance(now)
-        while self.overdue and not self.has_expired(self.overdue[-1]):
-            self.overdue.pop()
+        self.overdue = [id for id in self.overdue if self.has_expired(id)]
+        self._gather(limit)
         while self.doomed and not self.is_doomed(self.doomed[-1]):
             self.doomed.pop()
-        expired = dict.fromkeys(id for id in self.overdue[-limit:] if self.has_expired(id))
+        expired = dict.fromkeys(self.overdue[-limit:])
         rest = self.doomed[len(expired) - limit :] if len(expired) < limit else []
         doomed = dict.fromkeys(id for id in rest if self.is_doomed(id))
         return list(expired), list(doomed)
+
+    def _gather(self, limit: int) -> None:
+        """Have up to *limit* of those that have expired in `overdue`; a few times as many are looked at."""
+        for _ in range(STALE_SHARE * limit):
+            expiry = self._expiries.first()
+            if len(self.overdue) >= limit or not expiry or expiry[0] > self._wall_seen:
+                return
+            self.overdue.append(expiry[1])  # first: interrupted here, it is looked at twice
+            self._expiries.pop()
+            if not self.has_expired(expiry[1]):
+                self.overdue.pop()
 
     def put_down(self, now: Now) -> None:
         """What fell due until *now* is done, or in part: say when there is next something to do."""
@@ -514,18 +571,23 @@ class Order:
         ready = self._ready
         while ready and not self._is_ready(ready[0] & ID):
             heappop(ready)
+        first = ready[0] if ready else None
+        if self._passing:
+            other = self._passing.first(self._wall_seen, self._is_ready)
+            if other is not None and (first is None or other < first):
+                first = other
         if self.paused:
             return None
         if self.levels:
             level = self.levels[-1]
             best = self.lanes[level].head
             assert best is not None
-            if ready and ready[0] < best - (level << STEP_BITS):
-                return ready[0] & ID
+            if first is not None and first < best - (level << STEP_BITS):
+                return first & ID
             return best
         best = self.waiting.head
-        if ready and (best is None or ready[0] < best):
-            return ready[0] & ID
+        if first is not None and (best is None or first < best):
+            return first & ID
         return best
 
     def _ready_ranks(self, limit: int) -> list[int]:
@@ -567,13 +629,13 @@ class Order:
 
     def _is_first(self, name: str, id: int) -> bool:
         group = self.groups[name]
-        return group.flying is None and group.first(self._held) == id
+        return group.flying is None and group.first(self._held, self._wall_seen) == id
 
-    def _join(self, name: str, id: int) -> Group:
+    def _join(self, name: str, id: int, expires: int) -> Group:
         group = self.groups.get(name)
         if group is None:
             group = self.groups[name] = Group()
-        group.join(id)
+        group.join(id, expires)
         return group
 
     def _promote(self, name: str) -> None:
@@ -582,10 +644,15 @@ class Order:
         if not group.count:
             del self.groups[name]
             return
-        first = group.first(self._held) if group.flying is None else None
+        first = group.first(self._held, self._wall_seen) if group.flying is None else None
         entry = self.delayed.get(first) if first is not None else None
-        if first is not None and entry and entry.due <= self._wall_seen:
-            heappush(self._ready, first - (entry.traits.priority << STEP_BITS))
+        if first is None or entry is None:
+            return
+        if entry.due <= self._wall_seen:
+            self._push(first, entry.traits)
+        if entry.traits.expires and group.count > 1 and group.turn != first:
+            group.turn = first
+            heappush(self._turns, (entry.traits.expires, first))
 
     def _is_deadline(self, deadline: int, id: int) -> bool:
         flight = self.flights.get(id)

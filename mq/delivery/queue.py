@@ -399,7 +399,7 @@ class QueueState(Order):
         """What all that is live takes in the log."""
         if self.gone:
             return 0
-        messages = self.bytes + self.total() * MESSAGE_OVERHEAD_BYTES + self.history_bytes
+        messages = max(0, self.bytes) + self.total() * MESSAGE_OVERHEAD_BYTES + self.history_bytes
         return messages + self.dedup.bytes + DECLARATION_BYTES
 
     def __contains__(self, id: int) -> bool:

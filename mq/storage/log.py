@@ -30,6 +30,7 @@ from mq.errors import ADVICE, CorruptStore, StorageError, StoreFailed, UsageErro
 from . import record, segment, shared
 from .commit import GroupCommit
 from .disk import NO_DESCRIPTORS, NO_ROOM, Disk, storage_error, write_all
+from .glance import Glance
 from .identity import Identity
 from .reader import Reader
 from .record import AFTER_CRC, CRC, FENCE_BYTES
@@ -61,6 +62,7 @@ class Log:
         self.segment_bytes = segment_bytes or 0
         self.reader = Reader(disk, directory, segments)
         self.read = self.reader.read
+        self.glance = Glance(self.reader)
         self.head = segments[0].base if segments else 0
         self._allocated = 0  # bytes up to here are reserved
         self._room = 0  # an append that ends before here may go ahead

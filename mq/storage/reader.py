@@ -134,11 +134,20 @@ class Reader:
             )
         return stored
 
+    def segment_of(self, lsn: int) -> Segment:
+        """The segment that the position *lsn* is in."""
+        bases, segments = self.index
+        return segments[max(0, bisect_right(bases, lsn) - 1)]
+
+    def bytes_at(self, lsn: int, start: int, size: int) -> bytes:
+        """*size* bytes of the segment of *lsn*, from *start* bytes behind that on, unchecked."""
+        each = self.segment_of(lsn)
+        with self._files:
+            return self._disk.pread(self._reader(each), size, each.offset(lsn) + start)
+
     def checksum(self, lsn: int) -> int:
         """What the record at *lsn* has in its checksum field."""
-        each = self.index[1][bisect_right(self.index[0], lsn) - 1]
-        with self._files:
-            return int.from_bytes(self._disk.pread(self._reader(each), 4, each.offset(lsn)), "little")
+        return int.from_bytes(self.bytes_at(lsn, 0, 4), "little")
 
     def _reader(self, each: Segment) -> int:
         """A descriptor to read *each* with; `_files` is held."""

@@ -468,14 +468,23 @@ def open_store(
     return Broker(Store(PATH, **options, disk=disk, background=False))  # type: ignore[arg-type]
 
 
-def contents(broker: Broker) -> tuple[model.Key, tuple[tuple[str, int, bytes], ...]]:
-    """All that the store holds, and the ids; in delivery order, if nothing is in flight or delayed."""
+def contents(
+    broker: Broker, *, counted: bool = False
+) -> tuple[model.Key, tuple[tuple[str, int, bytes], ...]]:
+    """All that the store holds, and the ids; in delivery order, if nothing is in flight or delayed.
+
+    *counted*: the bytes of each queue must be those of its messages, unless some of them expire.
+    """
     queues: model.Queues = {}
     ids = []
     for name in broker.queues():
         queue = broker.queue(name)
         messages = queue.peek(PEEK_MAX)
         away = queue.peek(PEEK_MAX, state="in_flight") + queue.peek(PEEK_MAX, state="delayed")
+        state = broker._store.state.by_name[name]
+        size = sum(each._size for each in messages + away)
+        if counted and size != state.bytes and not state._expiries:
+            raise Wrong(f"counts: {name!r} has {size} bytes, and counts {state.bytes}")
         messages = [each for each in messages if not (each._more and each._more.traits.expires)]
         if away or any(each._more for each in messages):
             messages = sorted(messages + away, key=lambda each: each.id)

@@ -257,10 +257,12 @@ class Explorer:
         copy = disk.after_kill()
         try:
             broker = open_store(copy, lambda: FAR)
-            held, ids = contents(broker)
+            held, ids = contents(broker, counted=True)
             verdict = broker._store.verdict.value
         except CorruptStore as error:
             return f"P7: a crash is called damage: {error!r}"
+        except Wrong as wrong:
+            return str(wrong)
         except CRASHES as error:
             return f"P9: the store does not open: {error!r}"
         wrong = _destroyed(before, copy.content())

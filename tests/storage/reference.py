@@ -227,7 +227,8 @@ class Queue:
         """What would be delivered now: of a group one."""
         firsts: dict[str, int] = {}
         for id, each in sorted(self.messages.items(), key=lambda pair: (pair[1].receipt is None, pair[0])):
-            if each.group is not None:
+            gone = each.receipt is None and 0 < each.expires <= wall_ms
+            if each.group is not None and not gone:
                 firsts.setdefault(each.group, id)
         ready = [
             each

@@ -1,0 +1,33 @@
+"""How much a message takes, without reading its body: what limits and totals are counted in.
+
+A message may have 64 MiB, and hundreds of them may expire at once.  The number goes into the
+record that takes the message out (DROP, MOVE, ACK), and every process counts what that says.
+"""
+
+from __future__ import annotations
+
+from mq.delivery import events
+from mq.errors import Closed, CorruptStore
+from mq.storage.log import Log
+
+
+def size_of(log: Log, position: int) -> int:
+    """What was published, in bytes, as far as the record at *position* can be read."""
+    size = _glance(log, position)
+    if size is not None:
+        return size
+    try:
+        stored = log.read(position)
+    except (CorruptStore, Closed):
+        return 0
+    return len(events.published_of(stored.kind, stored.flags, 0, stored.payload)[1])
+
+
+def _glance(log: Log, position: int) -> int | None:
+    head = log.glance.head(position, log.end)
+    if head is None:
+        return None
+    kind, flags, length = head
+    return events.published_size(
+        kind, flags, length, lambda size: log.glance.payload(position, length - size, size)
+    )

@@ -1,0 +1,91 @@
+"""What a record's header says, without reading its body: how long it is, above all.
+
+    ┌────────┬─────────────────────────┬────────┬──────────┐
+    │ header │ a body of up to 64 MiB  │ header │ …        │
+    └────────┴─────────────────────────┴────────┴──────────┘
+      read       not read                read: the next record has to stand where this one ends
+
+The checksum covers the body, so it is not compared here.  Instead the header has to name its
+own position, and its length has to lead to another record, to the end of the log, or to the
+position that the next segment's fence names.  What does not is not believed: the caller reads
+the whole record then.  So this is for numbers that are counted, never for what is delivered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from mq.errors import Closed
+
+from . import record
+
+if TYPE_CHECKING:
+    from .reader import Reader
+
+AHEAD_BYTES: Final = 4096  # read at once: the headers of small records stand close together
+
+
+class Head(NamedTuple):
+    kind: int
+    flags: int
+    length: int  # of the payload
+
+
+class Glance:
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._seed, self._first, self._block = 0, 0, b""  # read last: of which segment, from where on
+
+    def head(self, lsn: int, end: int) -> Head | None:
+        """What the header of the record at *lsn* says; None if that cannot be.  The log ends at *end*."""
+        found = self._record_at(lsn)
+        if found is None or not self._is_boundary(lsn, lsn + record.HEADER_BYTES + found.length, end):
+            return None
+        return found
+
+    def payload(self, lsn: int, start: int, size: int) -> bytes:
+        """*size* bytes of the payload of the record at *lsn*, unchecked; fewer if they cannot be read."""
+        try:
+            return self._reader.bytes_at(lsn, record.HEADER_BYTES + start, size)
+        except (OSError, Closed):
+            return b""
+
+    def _record_at(self, lsn: int) -> Head | None:
+        """The header at *lsn*, if it names that position."""
+        for again in (False, True):  # what was read before may be older than the record
+            data = self._bytes(lsn, record.HEADER_BYTES, again=again)
+            if len(data) == record.HEADER_BYTES:
+                _, length, low, _, _, kind, flags, _ = record.HEADER.unpack(data)
+                if kind and low == lsn & record.LOW:
+                    return Head(kind, flags, length)
+        return None
+
+    def _is_boundary(self, lsn: int, stop: int, end: int) -> bool:
+        """Whether the record at *lsn* may end at *stop*."""
+        bases, segments = self._reader.index
+        each = self._reader.segment_of(lsn)
+        if stop == end:
+            return True
+        if stop > min(end, each.limit):
+            return False
+        if stop + record.HEADER_BYTES <= each.limit and self._record_at(stop):
+            return True
+        following = bases.index(each.base) + 1
+        if following == len(segments):
+            return False
+        fence = self._bytes(segments[following].base, record.FENCE_BYTES, again=False)
+        if len(fence) < record.FENCE_BYTES or fence[20] != record.FENCE:
+            return False
+        return bool(record.FENCE_PAYLOAD.unpack_from(fence, record.HEADER_BYTES)[0] == stop)
+
+    def _bytes(self, lsn: int, size: int, *, again: bool) -> bytes:
+        seed = self._reader.segment_of(lsn).seed
+        at = lsn - self._first
+        if again or seed != self._seed or not 0 <= at <= len(self._block) - size:
+            try:
+                block = self._reader.bytes_at(lsn, 0, AHEAD_BYTES)
+            except (OSError, Closed):
+                return b""
+            self._seed, self._first, self._block = seed, lsn, block
+            at = 0
+        return self._block[at : at + size]
