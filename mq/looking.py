@@ -124,7 +124,7 @@ def _stats(store: Store, channel: Channel) -> Stats:
     if oldest is not None and position is not None:
         with suppress(CorruptStore):  # its age is damaged with it
             if found := store.read(held, oldest, position):
-                age = max(0, now.store - found[1]) / 1000
+                age = max(0, now.wall - found[1]) / 1000
     return Stats(*counts, size, age, paused, *totals)
 
 

@@ -91,6 +91,7 @@ class Origin(Protocol):
     def _release(self, message: Delivery[Any], /) -> None: ...
     def _reject(self, message: Delivery[Any], reason: str, /) -> None: ...
     def _extend(self, message: Delivery[Any], seconds: float | None, /) -> None: ...
+    def _skew_ms(self) -> int: ...
     def _is_inherited(self, message: Delivery[Any], /) -> bool: ...
 
 
@@ -157,7 +158,11 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
 
         In the year 10000 or later: the last moment that a datetime can say.
         """
-        return None if self._due_ms is None else datetime_at(self._due_ms)
+        if self._due_ms is None:
+            return None
+        # Deadlines are in store time, and people look at the wall clock.
+        skew_ms = self._queue._skew_ms() if self.state == "in_flight" else 0
+        return datetime_at(self._due_ms + skew_ms)
 
     @property
     def body(self) -> T_co:

@@ -323,6 +323,10 @@ class Queue(Generic[T]):
         """Called by Delivery.extend."""
         self.extend_many([message], seconds)
 
+    def _skew_ms(self) -> int:
+        """How far the wall clock is ahead of store time, as the log says."""
+        return self._store.log.segments[-1].skew_ms
+
     def _is_inherited(self, message: Delivery[Any]) -> bool:
         """Whether it was received before a fork, and this is the child."""
         return message._lsn < self._store.inherited

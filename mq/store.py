@@ -101,8 +101,8 @@ class Store:
         *salvage*: what is damaged is repaired, and what that cost is logged.
         """
         self.path, self.read_only, self.exclusive = path, read_only, exclusive or path == MEMORY
-        self.clock = Clock(clock)
         self.disk = disk or (MemoryDisk() if path == MEMORY else RealDisk())
+        self.clock = Clock(clock, self.disk)
         self.durable = self.linger = sync == "always"
         self.careless = sync == "never"
         self.background = background
@@ -197,6 +197,8 @@ class Store:
         self.identity = identify(disk, path, create=False)
         self._loader = Loader(disk, path, self.identity, self._load_again)
         self.mark = shared.open_mark(disk, self._mark_path, self.identity.key, create=alone)
+        if not alone:  # before anything is changed
+            self.clock.check(path, self.mark)
         self._hold()
         if self._sync_fd < 0:
             self._sync_fd = disk.open(self._mark_path)
@@ -221,12 +223,12 @@ class Store:
         """Nobody else is here: put in order what the last ones left."""
         state, found, position = self._loader.load(shared.claimed(self.mark))
         self.maintenance.begin(position)
-        self.clock.start(found.last_ms)
+        self.clock.start(found.last_ms, found.skew_ms, self.mark)
         log = recovery.recover(
             self.disk, self._log_path, self.identity, self.mark, found, self.clock.store_ms(),
-            self._segment_bytes,
+            self._segment_bytes, self.clock.skew_ms,
         )  # fmt: skip
-        self.mark[shared.OFFSET] = self.clock.offset_ms
+        self.clock.put_on(self.mark)
         self._hold()
         self.mark[shared.HEAD], self.mark[END] = log.head, log.end
         self._take_log(log, found, closed=True)
@@ -242,7 +244,7 @@ class Store:
                 break
             except FileNotFoundError:
                 pass  # others went on for so long that all that was read is gone
-        self.clock.join(self.mark[shared.OFFSET], found.last_ms)
+        self.clock.join(self.mark, found.last_ms)
         self._take_log(log, found, closed=found.verdict is recovery.Verdict.CLEAN)
         self._take_state(state, upto)
 
@@ -283,7 +285,7 @@ class Store:
 
     def _take_log(self, log: Log, found: recovery.Survey, *, closed: bool) -> None:
         log.share(self._sync_fd, closed=closed)
-        log.grown = self.maintenance.nudge
+        log.grown, log.skew = self.maintenance.nudge, self.clock.skew_ms
         log.refusable = frozenset({events.PUBLISH})
         self.log, self.verdict = log, found.verdict
 
@@ -495,7 +497,8 @@ class Store:
         if found.error:
             raise found.error
         self.mark[shared.SYNCED] = found.end  # nothing here waits for the disk
-        self.clock.start(found.last_ms)
+        page = shared.read_mark(self.disk, self._mark_path, self.identity.key)
+        self.clock.start(found.last_ms, found.skew_ms, page)
         self.log = Log(self.disk, self._log_path, self.identity, self.mark, found.segments, found.end)
         self.verdict = found.verdict
         self._take_state(state, found.end)
@@ -772,6 +775,7 @@ class Store:
                 if self.exclusive or self._locks.arrive(exclusive=False):
                     with suppress(DiskFull):  # then the log is all there, and only does not say so
                         self.log.say_closed(self.clock.store_ms())
+                self.mark[shared.SEEN] = self.clock.store_ms()
                 self.mark[HOLDER] = 0  # nobody is to be sent to a process that has closed it
                 # Here, for the last one has presence alone: who comes next would be refused.
                 self._locks.depart()

@@ -39,6 +39,10 @@ def _head(payload: bytes) -> Facts:
     return {"head": record.HEAD_PAYLOAD.unpack(payload)[0]}
 
 
+def _clock(payload: bytes) -> Facts:
+    return {"wall_clock": output.instant(record.CLOCK_PAYLOAD.unpack(payload)[0])}
+
+
 def _declare(payload: bytes) -> Facts:
     found = dict(msgspec.to_builtins(events.decode_declaration(payload)))
     return {"name": found.pop("name"), "options": found}
@@ -124,8 +128,8 @@ def _attributes(found: Found) -> Facts:
 FACTS: Final[dict[int, Callable[[bytes], Facts]]] = {
     record.FENCE: _fence, events.DECLARE: _declare, events.DELIVER: _deliver, events.ACK: _ack,
     events.RELEASE: _release, events.EXTEND: _extend, events.PURGE: _purge,
-    record.HEAD: _head, events.RELOCATE: _relocate, events.RESCHEDULE: _reschedule, events.DEDUP: _dedup,
-    events.RENEW: _renew,
+    record.HEAD: _head, record.CLOCK: _clock, events.RELOCATE: _relocate, events.RENEW: _renew,
+    events.RESCHEDULE: _reschedule, events.DEDUP: _dedup,
 }  # fmt: skip
 FLAGGED: Final[dict[int, Callable[[int, bytes], Facts]]] = {
     events.NACK: _nack, events.MOVE: _move, events.DROP: _drop,

@@ -178,7 +178,7 @@ def _print_json(census: Census, store: dict[str, Any]) -> None:
         each = file.segment
         output.json_line({
             "type": "segment", "path": file.path, "number": each.number, "base": each.base,
-            "capacity": each.capacity, "created_at": output.instant(each.created_ms), "size": file.size,
+            "capacity": each.capacity, "created_at": output.instant(each.wall_ms), "size": file.size,
             "records": dict(sums.kinds), "messages": sums.messages, "live_bytes": sums.live,
             "garbage_bytes": sums.records - sums.live, "damaged_bytes": sums.damaged,
         })  # fmt: skip

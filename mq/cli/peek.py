@@ -56,12 +56,16 @@ def peek(ctx: click.Context, queue: str, limit: int, state: State, as_json: bool
     _print_table(messages, state)
 
 
+def _due(message: mq.Message[Any]) -> float:
+    return message.due_at.timestamp() if message.due_at else 0.0
+
+
 def _print_table(messages: list[mq.Message[Any]], state: State) -> None:
     now = time.time() * 1000
     columns: dict[str, list[str]] = {
         "id": [str(each.id) for each in messages],
         "age": [output.duration(max(0.0, now - each._created_ms) / 1000) for each in messages],
-        "due in": [output.duration(max(0.0, (each._due_ms or 0) - now) / 1000) for each in messages],
+        "due in": [output.duration(max(0.0, _due(each) - now / 1000)) for each in messages],
         "attempts": [str(each.attempts) for each in messages],
         "size": [output.size(len(each.raw)) for each in messages],
     }

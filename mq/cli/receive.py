@@ -132,7 +132,7 @@ def message_fields(message: mq.Message[Any]) -> dict[str, Any]:
         "state": message.state,
         "attempts": message.attempts,
         "created_at": output.instant(message._created_ms),
-        "due_at": None if due is None else output.instant(message._due_ms or 0),
+        "due_at": None if due is None else output.instant(round(due.timestamp() * 1000)),
         "priority": message.priority,
         "group": message.group,
         "headers": dict(message.headers),

@@ -53,7 +53,7 @@ DEDUP: Final = 29
 RENEW: Final = 30
 
 KIND_NAMES: Final = {
-    1: "fence", 2: "closed", 3: "head", 4: "lost", DECLARE: "declare", PUBLISH: "publish",
+    1: "fence", 2: "closed", 3: "head", 4: "lost", 5: "clock", DECLARE: "declare", PUBLISH: "publish",
     DELIVER: "deliver", ACK: "ack", NACK: "nack", RELEASE: "release",
     EXTEND: "extend", PURGE: "purge", RELOCATE: "relocate", MOVE: "move", DROP: "drop",
     RESCHEDULE: "reschedule", DELETE: "delete", DEDUP: "dedup", RENEW: "renew",

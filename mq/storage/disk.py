@@ -67,6 +67,12 @@ class Disk(Protocol):
     def lockers(self, path: str) -> list[int]:
         """The processes that have a lock of the file; none if the system does not say."""
 
+    def clocks(self) -> tuple[int, int]:
+        """Which monotonic clock this process has: of which boot, in which time namespace.
+
+        0 for what the system does not say.  As u64.
+        """
+
     def names(self, path: str) -> list[str]: ...
     def exists(self, path: str) -> bool: ...
     def make_directory(self, path: str) -> None: ...
@@ -172,6 +178,14 @@ class RealDisk:
         name = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
         return sorted({int(row[4]) for row in rows if row[1] == "FLOCK" and row[5] == name})
 
+    def clocks(self) -> tuple[int, int]:
+        boot = space = 0
+        with suppress(OSError, ValueError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = int(file.read().strip().replace("-", ""), 16) % (1 << 64)
+        with suppress(OSError):
+            space = os.stat("/proc/self/ns/time").st_ino
+        return boot, space
+
     def make_directory(self, path: str) -> None:
         os.makedirs(path, exist_ok=True)
 
@@ -266,6 +280,9 @@ class MemoryDisk:
 
     def lockers(self, path: str) -> list[int]:
         return []
+
+    def clocks(self) -> tuple[int, int]:
+        return 0, 0
 
     def names(self, path: str) -> list[str]:
         return [name.rpartition("/")[2] for name in self._files if name.rpartition("/")[0] == path]

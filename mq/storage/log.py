@@ -45,6 +45,8 @@ SEGMENT_BYTES_MIN: Final = 1 << 10
 SYNC_SECONDS: Final = 30.0  # another process may take so long to sync
 SYNC_NAP_SECONDS: Final = 50e-6
 FOLLOW_BYTES: Final = 64 << 10  # read in one piece
+LOOK_MS: Final = 1000  # how often what happens rarely is looked for while records are appended
+SKEW_MS: Final = 5000  # the wall clock is told apart from store time if they differ by more
 
 Draft = tuple[int, int, int, bytes]  # kind, flags, queue, payload: a record before it has a place
 
@@ -80,6 +82,7 @@ class Log:
         self._sync_fd = -1  # whose lock says which process syncs; -1: no other does
         self._unlock_sync: Callable[[], object] = int
         self.unsettled = False  # interrupted between two segments: to be rebased before its next use
+        self.skew: Callable[[], int] = int  # how far the wall clock is ahead of store time, ms
         self.last_ms = 0  # the time of the last record that somebody else appended
         self._commit = GroupCommit(lambda: self.synced, self._sync_now)
         self.failure: StorageError | None = None
@@ -120,8 +123,9 @@ class Log:
         # Python call costs a tenth of it.
         size = 24 + len(payload)
         lsn = self.end
-        if lsn + size > self._room or now_ms > self._latest_ms:
+        if lsn + size > self._room or now_ms > self._look_ms or now_ms < self._created_ms:
             lsn = self._make_room(now_ms, size, (kind,))
+            now_ms = max(now_ms, self._created_ms)  # if a system's clocks are not what it says
         mark = self._mark
         lag = lsn - mark[3]  # SYNCED
         rest = (
@@ -149,8 +153,9 @@ class Log:
             raise UsageError(
                 f"{size} bytes at once; {record.GROUP_BYTES_MAX} is the most: publish in smaller batches"
             )
-        if self.end + size > self._room or now_ms > self._latest_ms:
+        if self.end + size > self._room or now_ms > self._look_ms or now_ms < self._created_ms:
             self._make_room(now_ms, size, {draft[0] for draft in drafts})
+            now_ms = max(now_ms, self._created_ms)
         start = lsn = self.end
         ms, synced, seed = now_ms - self._created_ms, self._mark[SYNCED], self._seed
         chain = record.CONTINUES if atomic else 0
@@ -237,7 +242,7 @@ class Log:
                 if refusable:
                     self.reserve.hold(self.reserve_bytes)
                     self.starved = False
-                if not self.segments or self.end + size > self.segments[-1].limit or now_ms > self._latest_ms:
+                if self._segment_ends(now_ms, size):
                     self.rotate(now_ms, size)
                 self._allocate(size)
                 break
@@ -246,8 +251,17 @@ class Log:
                     self.grown()  # perhaps there is something to clean
                     raise storage_error(self.directory, error) from error
         self._room = self._allocated if self._said_open and not self.starved else 0
+        self._look_ms = min(self._latest_ms, now_ms + LOOK_MS)
         self.grown()
         return self.end
+
+    def _segment_ends(self, now_ms: int, size: int) -> bool:
+        """Whether *size* bytes go into a new segment: for room, or so that it says what time it is."""
+        if not self.segments:
+            return True
+        last = self.segments[-1]
+        clock_was_set = abs(self.skew() - last.skew_ms) > SKEW_MS and not self.starved
+        return self.end + size > last.limit or now_ms > self._latest_ms or clock_was_set
 
     def _say_open(self, now_ms: int) -> None:
         """Before anything is appended behind a closing record, have something there on the disk.
@@ -316,12 +330,19 @@ class Log:
 
     def begin_segment(self, now_ms: int, base: int, size: int, *, void_from: int) -> None:
         """Create the segment at *base* with room for *size* bytes, fence [void_from, base), go on in it."""
-        capacity = max(self.segment_bytes, FENCE_BYTES + size)
         number = self.segments[-1].number + 1 if self.segments else 0
-        new = Segment(number, base, capacity, now_ms, record.seed(self._identity.key, base))
+        if self.segments:
+            now_ms = max(now_ms, self.segments[-1].created_ms)
+        skew = self.skew()
+        if abs(skew) <= SKEW_MS:
+            skew = 0
+        capacity = max(self.segment_bytes, FENCE_BYTES + size + (record.CLOCK_BYTES if skew else 0))
+        seed = record.seed(self._identity.key, base)
+        new = Segment(number, base, capacity, now_ms, seed, segment.FEATURES, skew)
         path = self.reader.path(new)
         fence = record.FENCE_PAYLOAD.pack(void_from, self.head, capacity, now_ms)
         data = record.encode(new.seed, base, self.synced, 0, record.FENCE, 0, 0, fence)
+        data += segment.encode_clock(new)
         fd, size = self._create(path, new)
         # An interruption between these lines leaves a log that writes to one segment and
         # counts in another.
@@ -379,6 +400,7 @@ class Log:
                 self._disk.close(old)
         self._seed, self._shift = last.seed, last.base - segment.HEADER_BYTES
         self._created_ms, self._latest_ms = last.created_ms, last.created_ms + record.LOW
+        self._look_ms = 0  # the next append looks
         self._allocated = min(last.limit, last.base + max(0, size - segment.HEADER_BYTES))
         self._room = self._allocated if self._said_open and not self.starved else 0
 
@@ -618,9 +640,9 @@ class Log:
 
     def _fenced(self, fd: int, path: str, base: int) -> tuple[Segment, int] | None:
         """The segment at *base*, and where its fence voids from; None if it is not in use yet."""
-        data = self._disk.pread(fd, segment.HEADER_BYTES + FENCE_BYTES, 0)
+        data = self._disk.pread(fd, segment.BEGIN_BYTES, 0)
         try:
-            found = segment.decode_header(self._identity, path, base, data[: segment.HEADER_BYTES])
+            found = segment.decode_header(self._identity, path, base, data)
         except BadHeader:
             return None
         head = data[segment.HEADER_BYTES :][: record.HEADER_BYTES]

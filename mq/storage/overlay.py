@@ -105,6 +105,9 @@ class Overlay:
     def lockers(self, path: str) -> list[int]:
         return self._disk.lockers(path)
 
+    def clocks(self) -> tuple[int, int]:
+        return self._disk.clocks()
+
     def exists(self, path: str) -> bool:
         return self._files[path] is not None if path in self._files else self._disk.exists(path)
 

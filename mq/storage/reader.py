@@ -39,7 +39,7 @@ class Stored(msgspec.Struct, gc=False):
     kind: int
     flags: int
     queue: int
-    time_ms: int  # since 1970, in store time
+    time_ms: int  # since 1970, by the wall clock of then
     payload: bytes
 
 
@@ -75,7 +75,7 @@ class Reader:
                     and low == lsn & 0xFFFF_FFFF
                     and crc32c(block[at + 4 : stop], recent.seed) == crc
                 ):
-                    return Stored(kind, flags, queue, recent.created_ms + ms, block[at + 24 : stop])
+                    return Stored(kind, flags, queue, recent.wall_ms + ms, block[at + 24 : stop])
         bases, segments = self.index
         each = segments[-1]
         if lsn < each.base:
@@ -113,7 +113,7 @@ class Reader:
             return None
         if len(data) <= READ_BYTES_MAX:
             self._recent = each, lsn, data
-        return Stored(kind, flags, queue, each.created_ms + ms, data[24:size])
+        return Stored(kind, flags, queue, each.wall_ms + ms, data[24:size])
 
     def _read_or_explain(self, each: Segment, lsn: int) -> Stored:
         path = self.path(each)

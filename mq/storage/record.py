@@ -34,7 +34,8 @@ FENCE: Final = 1  # first in a segment: nothing lives from void_from up to this 
 CLOSED: Final = 2  # last in a log that was closed in order
 HEAD: Final = 3  # the log begins at the segment it names: what is before may be unlinked
 LOST: Final = 4  # put by repair over bytes that were damaged; its payload means nothing
-KNOWN: Final = frozenset({FENCE, CLOSED, HEAD, LOST})
+CLOCK: Final = 5  # behind a fence: the wall clock was not store time when the segment was created
+KNOWN: Final = frozenset({FENCE, CLOSED, HEAD, LOST, CLOCK})
 FIRST_EVENT: Final = 16
 
 # Bits of `flags`.  The upper half belongs to the layer above.
@@ -43,6 +44,8 @@ CONTINUES: Final = 0x01  # more records of this atomic group follow
 FENCE_PAYLOAD: Final = Struct("<QQQQ")  # void_from, head, this segment's capacity and creation time
 FENCE_BYTES: Final = HEADER_BYTES + FENCE_PAYLOAD.size
 HEAD_PAYLOAD: Final = Struct("<Q")
+CLOCK_PAYLOAD: Final = Struct("<Q")  # the wall clock's time when the segment was created
+CLOCK_BYTES: Final = HEADER_BYTES + CLOCK_PAYLOAD.size
 
 GROUP_BYTES_MAX: Final = 256 << 20
 RECORD_BYTES_MAX: Final = GROUP_BYTES_MAX

@@ -72,6 +72,7 @@ class Survey:
     bad: int = 0  # X; behind `end` if a group is incomplete
     synced: int = 0  # W
     last_ms: int = 0  # the last intact record's time, since 1970
+    skew_ms: int = 0  # how far the wall clock was ahead of that time
     head: int = 0  # the log begins here; segments before it are only not unlinked yet
     next_base: int = 0  # where the next new segment may begin
     unused: Sequence[Segment] = ()  # begun and never written to, at the end of the log; the last first
@@ -169,7 +170,7 @@ class _Reader:
             self.files += 1
             fd = self._disk.open(path)
             try:
-                head = self._disk.pread(fd, segment.HEADER_BYTES, 0)
+                head = self._disk.pread(fd, segment.BEGIN_BYTES, 0)
                 if base != due:
                     missing = os.path.join(self._directory, f"{due:020}.seg")
                     return segments, CorruptStore(
@@ -228,6 +229,7 @@ class _Reader:
             found.synced = max(found.synced, scan.synced)
             found.head = max(found.head, scan.head)
             found.last_ms = max(found.last_ms, each.created_ms + scan.last_ms)
+            found.skew_ms = each.skew_ms
             found.verdict = Verdict.CLEAN if scan.closed else Verdict.OPEN
             if scan.end < stop:
                 return index + 1 < len(live) or not self.zero_from(each, scan.end)
@@ -308,13 +310,20 @@ def recover(
     found: Survey,
     now_ms: int,
     segment_bytes: int,
+    skew: Callable[[], int] = int,
 ) -> Log:
-    """Make what *found* describes durable, fence what is torn, and go on behind it.  Idempotent."""
+    """Make what *found* describes durable, fence what is torn, and go on behind it.  Idempotent.
+
+    *skew*: how far the wall clock is ahead of store time, ms.
+
+    A log whose newest segment an older mq made goes on in a new one: its header has the feature
+    bit, and is on the disk, before anything that the older one does not know is written.
+    """
     if found.error:
         raise found.error
     rewrite(disk, directory, found.segments, found.synced, found.end)
     for word in range(shared.END, shared.WORDS):
-        if word not in (shared.SYNCED, shared.SYNCED_TWIN, shared.RECOVERING):
+        if word not in shared.KEPT_BY_RECOVERY:
             mark[word] = 0
     mark[shared.SYNCED] = mark[shared.SYNCED_TWIN] = found.end
     try:
@@ -326,12 +335,13 @@ def recover(
             raise
         _renew_unused(disk, directory, identity, found)
     log = Log(disk, directory, identity, mark, found.segments, found.end, segment_bytes)
+    log.skew = skew
     try:
         while len(log.segments) > 1 and log.segments[0].limit <= found.head:
             oldest = log.segments[0]
             log.drop(oldest)
             log.unlink(oldest)
-        if found.verdict is not Verdict.CLEAN:
+        if found.verdict is not Verdict.CLEAN or log.segments[-1].features != segment.FEATURES:
             log.restart(now_ms, found.next_base)
     except BaseException:
         log.abandon()

@@ -52,7 +52,7 @@ LOST_BYTES_MAX: Final = 64 << 20  # of one record: a longer stretch becomes seve
 ONE_BIT_BYTES_MAX: Final = 64 << 10  # of a record for which it is worth while to look for a flipped bit
 NAMED_BYTES: Final = 64  # what says which message it is stands before this
 KIND_AT: Final = 20
-WORDS_BYTES: Final = 128  # of the mark page: all its words
+WORDS_BYTES: Final = 8 * shared.WORDS
 MISSING_BYTES_MAX: Final = 1 << 40  # a mark that claims more than this behind the log's end is not believed
 
 Name = Callable[[int, int, bytes], int | None]
@@ -288,7 +288,8 @@ class _Round:
                 least = max(used, self._walk.synced - each.base, record.FENCE_BYTES)
                 capacity = max(least, before.capacity if before else 0)
         number = before.number + 1 if before else max(0, after.segment.number - 1) if after else 0
-        return Segment(number, each.base, capacity, created_ms, each.seed)
+        features = before.features if before else after.segment.features if after else segment.FEATURES
+        return Segment(number, each.base, capacity, created_ms, each.seed, features)
 
     def _create_missing(self) -> list[Loss]:
         """Create the segments that are missing between others, or behind the last one.
@@ -303,7 +304,10 @@ class _Round:
                 capacity = stop - before.limit if after else max(stop - before.limit, before.capacity)
                 seed = record.seed(key, before.limit)
                 self._create(
-                    Segment(before.number + 1, before.limit, capacity, before.created_ms, seed), None
+                    Segment(
+                        before.number + 1, before.limit, capacity, before.created_ms, seed, before.features
+                    ),
+                    None,
                 )
                 reason = "a segment is missing; created"
                 return [Loss(os.path.join(self._log, f"{before.limit:020}.seg"), 0, 0, (), reason, "")]

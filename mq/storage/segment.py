@@ -35,6 +35,11 @@ MAGIC: Final = b"mq-log\r\n"  # a transfer that mends line ends is noticed
 NAME: Final = re.compile(r"([0-9]{20})\.seg")
 ASIDE: Final = "segment.tmp"  # among them: one that is being made, and means nothing until it is renamed
 BLOCK_BYTES: Final = 1 << 20
+BEGIN_BYTES: Final = HEADER_BYTES + record.FENCE_BYTES + record.CLOCK_BYTES  # what describes a segment
+
+# Bits of `features`.  A reader refuses a segment with a bit that it does not know.
+REVISION_2: Final = 0x1  # kinds, flags and keys that mq 0.1.0 does not know; see FORMAT.md, Versions
+FEATURES: Final = REVISION_2  # of the segments that this version makes
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Segment:
     capacity: int
     created_ms: int  # since 1970, in store time; a record's time counts from here
     seed: int
+    features: int = FEATURES
+    skew_ms: int = 0  # how far the wall clock was ahead of store time when it was created
 
     @property
     def limit(self) -> int:
@@ -54,6 +61,11 @@ class Segment:
         return lsn - self.base + HEADER_BYTES
 
     @cached_property
+    def wall_ms(self) -> int:
+        """The wall clock's time when it was created; what `created_at` of a message counts from."""
+        return max(0, self.created_ms + self.skew_ms)
+
+    @cached_property
     def name(self) -> str:
         return f"{self.base:020}.seg"
 
@@ -61,7 +73,7 @@ class Segment:
 def encode_header(identity: Identity, segment: Segment) -> bytes:
     store_id = bytes.fromhex(identity.store_id)
     head = HEADER.pack(
-        MAGIC, VERSION, 0, 0, segment.number, store_id, identity.key,
+        MAGIC, VERSION, 0, segment.features, segment.number, store_id, identity.key,
         segment.base, segment.capacity, segment.created_ms, 0,
     )[:-4]  # fmt: skip
     return head + record.CRC.pack(crc32c(head))
@@ -72,7 +84,7 @@ class BadHeader(Exception):
 
 
 def decode_header(identity: Identity, path: str, base: int, data: bytes) -> Segment:
-    """The segment that *data* heads; BadHeader if it cannot be believed."""
+    """The segment that *data*, its first BEGIN_BYTES, heads; BadHeader if it cannot be believed."""
     if len(data) < HEADER_BYTES:
         raise BadHeader(f"the segment's header is cut short: {ADVICE}")
     magic, version, reserved, features, number, store_id, key, own_base, capacity, created, crc = (
@@ -82,7 +94,7 @@ def decode_header(identity: Identity, path: str, base: int, data: bytes) -> Segm
         raise BadHeader(f"the segment's header does not pass its checksum: {ADVICE}")
     if magic != MAGIC:
         raise BadHeader("this is not a segment of a log")
-    if version != VERSION or features or reserved:
+    if version != VERSION or features & ~FEATURES or reserved:
         raise Unsupported(
             f"{path}: segment format {version} with features {features:#x} is not one that this mq reads;"
             " upgrade mq"
@@ -91,7 +103,29 @@ def decode_header(identity: Identity, path: str, base: int, data: bytes) -> Segm
         raise BadHeader(f"this segment belongs to another store ({store_id.hex()}); move it out of the log")
     if own_base != base:
         raise BadHeader(f"this segment was created as {own_base:020}.seg; give it back its name")
-    return Segment(number, base, capacity, created, record.seed(key, base))
+    seed = record.seed(key, base)
+    return Segment(number, base, capacity, created, seed, features, _skew(data, base, seed, created))
+
+
+def encode_clock(segment: Segment) -> bytes:
+    """The record behind the fence that says what the wall clock was; nothing if that is store time."""
+    if not segment.skew_ms:
+        return b""
+    payload = record.CLOCK_PAYLOAD.pack(segment.wall_ms)
+    lsn = segment.base + record.FENCE_BYTES
+    return record.encode(segment.seed, lsn, lsn - record.CLAIMS_NOTHING, 0, record.CLOCK, 0, 0, payload)
+
+
+def _skew(data: bytes, base: int, seed: int, created_ms: int) -> int:
+    """What the record behind the fence says, if it is one of the clock."""
+    found = data[HEADER_BYTES + record.FENCE_BYTES : BEGIN_BYTES]
+    if len(found) < record.CLOCK_BYTES or found[20] != record.CLOCK:
+        return 0
+    crc, length, low, *_ = record.HEADER.unpack_from(found)
+    lsn = base + record.FENCE_BYTES
+    if length != record.CLOCK_PAYLOAD.size or low != lsn & record.LOW or crc32c(found[4:], seed) != crc:
+        return 0
+    return int(record.CLOCK_PAYLOAD.unpack_from(found, record.HEADER_BYTES)[0]) - created_ms
 
 
 class Record(NamedTuple):

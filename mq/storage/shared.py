@@ -5,8 +5,8 @@
     ┌─────┬─────┬───────┬────────┬─────────┬────────┬──────┬────────┬───────────────┐
     │ key │ end │ dirty │ synced │ syncing │ failed │ head │ holder │ synced, again │
     ├─────┴───┬─┴──────┬┴────────┴┬────────┴┬───────┴────┬─┴────────┴───────────────┘
-    │ waiting │ asleep │ offset   │ syncer  │ recovering │  … zeros
-    └─────────┴────────┴──────────┴─────────┴────────────┘
+    │ waiting │ asleep │ offset   │ syncer  │ recovering │ version │ boot │ time space │ seen │
+    └─────────┴────────┴──────────┴─────────┴────────────┴─────────┴──────┴────────────┴──────┘  … zeros
 
 Outside the store's lock every word is a hint, except `synced`, which only grows.  After a
 power cut only `synced` means anything: everything below it was once on the disk.  It is a
@@ -38,7 +38,15 @@ ASLEEP: Final = 10  # a bit for each process that wants to be woken when somethi
 OFFSET: Final = 11  # store time less the monotonic clock's, ms, as a signed number
 SYNCER: Final = 12  # the process that syncs
 RECOVERING: Final = 13  # the first one to come is not done yet: nobody can say where the log ends
-WORDS: Final = 14  # in use
+VERSION: Final = 14  # of the page, PAGE_VERSION; 0: the page of mq 0.1.0
+BOOT: Final = 15  # of whose monotonic clock OFFSET speaks: of the boot with this id; 0: not known
+TIMESPACE: Final = 16  # and of the time namespace with this inode; 0: not known
+SEEN: Final = 17  # store time when a process last closed the store
+WORDS: Final = 18  # in use
+ALWAYS: Final = frozenset({SYNCED, SYNCED_TWIN})  # what these say a page of every version says
+KEPT_BY_RECOVERY: Final = ALWAYS | {RECOVERING, VERSION, OFFSET, BOOT, TIMESPACE, SEEN}
+
+PAGE_VERSION: Final = 2  # processes that share a store share one; see FORMAT.md, Versions
 
 KEPT: Final = 1 << 32  # a bit of HOLDER
 NO_LIMIT: Final = 1 << 64  # behind every position

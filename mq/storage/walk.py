@@ -330,7 +330,7 @@ def _file(walk: Walk, path: str, base: int, index: int) -> File:
     fd = disk.open(path)
     try:
         size = disk.size(fd)
-        head = disk.pread(fd, segment.HEADER_BYTES, 0)
+        head = disk.pread(fd, segment.BEGIN_BYTES, 0)
         seed = record.seed(walk.identity.key, base)
         data = disk.pread(fd, record.FENCE_BYTES, segment.HEADER_BYTES)
     finally:

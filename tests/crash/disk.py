@@ -316,6 +316,7 @@ class SimulatedDisk:
         self.calls = 0
         self.kinds: list[str] = []  # of the calls, in order
         self.on_change: Callable[[str], None] | None = None
+        self.boot = 1  # which one; the monotonic clock begins anew with each
         self.fired = 0  # the call at which the last fault struck
         self._cut_at, self._faults = cut_at, dict(faults or {})
         self.faulty = bool(faults)
@@ -338,13 +339,14 @@ class SimulatedDisk:
     def after_power(self, fate: Fate) -> SimulatedDisk:
         """What the next boot finds."""
         new = self._successor()
+        new.boot += 1
         fate.begin(sorted({each.order for _, file in self.walk() for each in file.pending}))
         new.root = self.root.after_power(fate, self.old)
         return new
 
     def _successor(self) -> SimulatedDisk:
         new = SimulatedDisk()
-        new.old, new._order = self.old, self._order
+        new.old, new._order, new.boot = self.old, self._order, self.boot
         return new
 
     def has_clean_pages(self) -> bool:
@@ -534,6 +536,9 @@ class SimulatedDisk:
 
     def pause(self, seconds: float) -> None:
         pass
+
+    def clocks(self) -> tuple[int, int]:
+        return self.boot, 1
 
     def lockers(self, path: str) -> list[int]:
         return []

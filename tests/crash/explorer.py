@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from unittest import mock
 
-from mq import maintenance
+from mq import clock, maintenance
 from mq.errors import CorruptStore, MqError
 from mq.storage import log
 from mq.storage.segment import HEADER_BYTES
@@ -300,6 +300,7 @@ def determined(seed: int) -> Iterator[None]:
         mock.patch.object(os, "urandom", rng.randbytes),
         mock.patch.object(uuid, "uuid4", lambda: uuid.UUID(int=rng.getrandbits(128))),
         mock.patch.object(os, "getpid", lambda: 1),
+        mock.patch.object(clock, "_tag", lambda custom: 1),
         mock.patch.object(log, "ALLOCATE_BYTES", SMALL_ALLOCATION),
         mock.patch.object(maintenance, "RESERVE_BYTES", SMALL_ALLOCATION),
         mock.patch.object(maintenance, "CLOSING_SECONDS", math.inf),  # a look at each call takes time

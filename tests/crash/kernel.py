@@ -98,6 +98,7 @@ class Process:
         self.kernel, self.name, self.pid = kernel, name, pid
         self.disk = Face(self)
         self.alive = True
+        self.time_namespace = 1
         self.call: Call | None = None  # what it is about to do
         self.steps = 0
         self.descriptors: set[int] = set()
@@ -299,6 +300,9 @@ class Face:
 
     def pause(self, seconds: float) -> None:
         self._process.make("pause", "", self._process.paused)
+
+    def clocks(self) -> tuple[int, int]:
+        return self._process.kernel.disk.boot, self._process.time_namespace
 
     def lockers(self, path: str) -> list[int]:
         return []

@@ -34,7 +34,7 @@ BUGS = (
     Bug("new queues of others are not seen", STORE + "_apply", "if self.state.renamed:",
         "if False:", "definitions, two publish and take"),
     Bug("deadlines by a clock of one's own", "mq.clock:Clock.join",
-        "self._offset_ms = offset_ms - (offset_ms >> 63 << 64)", "self.start(last_ms)", "settling"),
+        "self._offset_ms = _signed(page[OFFSET])", "self.start(last_ms, 0, [0] * 18)", "settling"),
     # ── presence and recovery ──────────────────────────────────────────────────────
     Bug("presence is not taken", LOCKS + "arrive", "if not self.crowded:", "if True:", "come and go"),
     Bug("the lock is not taken to recover", STORE + "_open", "self._locks.take(None)", "pass",

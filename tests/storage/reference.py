@@ -20,12 +20,14 @@ from typing import Any, NamedTuple
 from msgspec import msgpack
 
 KINDS = {
-    1: "FENCE", 2: "CLOSED", 3: "HEAD", 4: "LOST", 16: "DECLARE", 17: "PUBLISH", 18: "DELIVER", 19: "ACK",
-    20: "NACK", 21: "RELEASE", 22: "EXTEND", 23: "PURGE", 24: "RELOCATE", 25: "MOVE", 26: "DROP",
-    27: "RESCHEDULE", 28: "DELETE", 29: "DEDUP", 30: "RENEW",
+    1: "FENCE", 2: "CLOSED", 3: "HEAD", 4: "LOST", 5: "CLOCK",
+    16: "DECLARE", 17: "PUBLISH", 18: "DELIVER", 19: "ACK", 20: "NACK", 21: "RELEASE", 22: "EXTEND",
+    23: "PURGE", 24: "RELOCATE", 25: "MOVE", 26: "DROP", 27: "RESCHEDULE", 28: "DELETE", 29: "DEDUP",
+    30: "RENEW",
 }  # fmt: skip
 PAYLOADS = {
-    "FENCE": "<QQQQ", "CLOSED": "<", "HEAD": "<Q", "DELIVER": "<QQ", "ACK": "<QI", "NACK": "<QQ",
+    "FENCE": "<QQQQ", "CLOSED": "<", "HEAD": "<Q", "CLOCK": "<Q",
+    "DELIVER": "<QQ", "ACK": "<QI", "NACK": "<QQ",
     "RELEASE": "<Q", "EXTEND": "<QQ", "PURGE": "<Q", "RELOCATE": "<QQIBQQ", "MOVE": "<QIHQQB",
     "RESCHEDULE": "<QQ", "DEDUP": "<QQ", "RENEW": "<Q",
 }  # fmt: skip
@@ -82,7 +84,9 @@ class Segment(NamedTuple):
     number: int
     base: int
     capacity: int
+    features: int
     created: int
+    wall: int  # the same, by the wall clock
     entries: list[Entry]
     end: int  # what is behind is zero, or void
     behind: bytes
@@ -101,12 +105,14 @@ def read_segment(path: Path, store_id: bytes, key: bytes) -> Segment:
     magic, version, reserved, features, number, own_id, own_key, base, capacity, created, crc = unpack_from(
         "<8sHHII16s8sQQQI", data
     )
-    assert (magic, version, reserved, features) == (b"mq-log\r\n", 1, 0, 0)
+    assert (magic, version, reserved, features & ~1) == (b"mq-log\r\n", 1, 0, 0)
     assert (own_id, own_key, crc) == (store_id, key, crc32c(data[:68]))
     assert path.name == f"{base:020}.seg"
     entries = list(_entries(data, base, crc32c(key + base.to_bytes(8, "little"))))
     end = entries[-1].lsn + 24 + _size(entries[-1]) if entries else base
-    return Segment(number, base, capacity, created, entries, end, data[72 + end - base :])
+    said = [entry.fields[0] for entry in entries[1:2] if entry.kind == "CLOCK"]
+    wall = said[0] if said else created
+    return Segment(number, base, capacity, features, created, wall, entries, end, data[72 + end - base :])
 
 
 def _size(entry: Entry) -> int:
@@ -247,7 +253,7 @@ class State:
         for segment in log:
             for entry in segment.entries:
                 if entry.queue:
-                    self._apply(entry, segment.created + entry.ms)
+                    self._apply(entry, segment.wall + entry.ms)
 
     def by_name(self) -> dict[str, Queue]:
         return {queue.declared["name"]: queue for queue in self.queues.values()}

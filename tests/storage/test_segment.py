@@ -27,15 +27,17 @@ HEADER = bytes.fromhex(
     "6d 71 2d 6c 6f 67 0d 0a"  # mq-log\r\n
     "01 00"  # format version
     "00 00"  # reserved
-    "00 00 00 00"  # feature bits
+    "01 00 00 00"  # feature bits
     "01 00 00 00"  # segment number
     "00 11 22 33 44 55 66 77 88 99 aa bb cc dd ee ff"  # store id
     "01 23 45 67 89 ab cd ef"  # key
     "00 04 00 00 00 00 00 00"  # base
     "00 04 00 00 00 00 00 00"  # capacity
     "00 68 e5 cf 8b 01 00 00"  # created, ms since 1970
-    "c3 1c 32 11"  # crc32c of all before it
+    "3b c1 78 8f"  # crc32c of all before it
 )
+HEADER_OF_REVISION_1 = HEADER[:12] + bytes(4) + HEADER[16:-4] + bytes.fromhex("c3 1c 32 11")
+YEAR_MS = 31_557_600_000
 
 
 def reseal(head: bytes) -> bytes:
@@ -58,6 +60,37 @@ def test_golden_bytes_of_a_header():
     assert segments.decode_header(IDENTITY, "f", 1024, HEADER) == head
 
 
+def test_golden_bytes_of_a_header_of_mq_0_1_0():
+    head = Segment(1, 1024, 1024, CREATED_MS, record.seed(IDENTITY.key, 1024), features=0)
+    assert segments.encode_header(IDENTITY, head) == HEADER_OF_REVISION_1
+    assert segments.decode_header(IDENTITY, "f", 1024, HEADER_OF_REVISION_1) == head
+
+
+@pytest.mark.parametrize("skew_ms", [56 * YEAR_MS, -80 * YEAR_MS, 1, 0])
+def test_what_the_wall_clock_was_stands_behind_the_fence(skew_ms):
+    head = Segment(1, 1024, 1024, 90 * YEAR_MS, record.seed(IDENTITY.key, 1024), skew_ms=skew_ms)
+    fence = record.encode(head.seed, 1024, 0, 0, record.FENCE, 0, 0, bytes(32))
+    data = segments.encode_header(IDENTITY, head) + fence + segments.encode_clock(head)
+    found = segments.decode_header(IDENTITY, "f", 1024, data + bytes(40))
+    assert found == head
+    assert found.wall_ms == 90 * YEAR_MS + skew_ms
+
+
+def test_a_torn_or_misplaced_record_of_the_wall_clock_says_nothing():
+    head = Segment(1, 1024, 1024, CREATED_MS, record.seed(IDENTITY.key, 1024), skew_ms=1_000_000)
+    fence = record.encode(head.seed, 1024, 0, 0, record.FENCE, 0, 0, bytes(32))
+    before, clock = segments.encode_header(IDENTITY, head) + fence, segments.encode_clock(head)
+    for size in range(len(clock.rstrip(b"\0"))):
+        for behind in (b"", bytes(64)):
+            assert segments.decode_header(IDENTITY, "f", 1024, before + clock[:size] + behind).skew_ms == 0
+    for at in range(len(clock) * 8):
+        damaged = bytearray(clock)
+        damaged[at // 8] ^= 1 << at % 8
+        assert segments.decode_header(IDENTITY, "f", 1024, before + bytes(damaged)).skew_ms == 0
+    elsewhere = segments.encode_clock(Segment(1, 2048, 1024, CREATED_MS, head.seed, skew_ms=1_000_000))
+    assert segments.decode_header(IDENTITY, "f", 1024, before + elsewhere).skew_ms == 0
+
+
 def test_no_flipped_bit_of_a_header_passes():
     for at in range(len(HEADER) * 8):
         damaged = bytearray(HEADER)
@@ -76,8 +109,8 @@ def test_a_header_cut_short_is_noticed(size):
     "at, value, says",
     [
         pytest.param(8, 2, "format 2", id="version"),
-        pytest.param(12, 1, "features 0x1", id="feature bit"),
-        pytest.param(15, 0x80, "features 0x80000000", id="highest feature bit"),
+        pytest.param(12, 2, "features 0x2", id="feature bit"),
+        pytest.param(15, 0x80, "features 0x80000001", id="highest feature bit"),
         pytest.param(10, 1, "upgrade", id="reserved"),
     ],
 )
@@ -174,7 +207,7 @@ def test_the_last_claim_is_heard_and_a_saturated_one_is_none():
     assert scan(segment(publish(b"a", claims=0), base=high))[0].synced == 0
 
 
-@pytest.mark.parametrize("kind", [0, 5, 15])
+@pytest.mark.parametrize("kind", [0, 6, 15])
 @pytest.mark.parametrize("grouped", [False, True], ids=["alone", "in a group"])
 def test_a_kind_of_storage_that_is_not_known_is_refused_by_name(kind, grouped):
     parts = [entry(kind, flags=record.CONTINUES), publish(b"a")] if grouped else [entry(kind)]
