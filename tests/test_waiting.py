@@ -21,6 +21,7 @@ import mq.channel
 import mq.queue
 import mq.store
 import mq.waiting
+from mq.receiving import receive_from
 from mq.store import Store
 from mq.waiting import Sleeper
 
@@ -422,3 +423,73 @@ def test_a_failed_store_is_said_to_who_waits(queue, sleeps):
     sleeps.spurious()
     assert isinstance(failed, mq.StoreFailed)
     assert isinstance(receiver.result(), mq.StoreFailed)
+
+
+# ── a paused queue, a clock that jumps, no memory ──────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "receive",
+    [
+        pytest.param(lambda queue: queue.receive(timeout=7), id="receive"),
+        pytest.param(lambda queue: queue.receive_many(5, timeout=7), id="receive_many"),
+        pytest.param(lambda queue: receive_any(queue, 7), id="several queues"),
+    ],
+)
+def test_a_message_that_falls_due_in_a_paused_queue_wakes_no_receiver(queue, clock, one_thread, receive):
+    queue.publish(b"x", delay=1)
+    queue.publish(b"y", delay=3)
+    queue.pause()
+    assert not receive(queue)
+    assert one_thread == [pytest.approx(7)]
+
+
+def receive_any(queue: mq.Queue, timeout: float) -> object:
+    other = mq.Queue(queue._store, queue._store.channel("other"))
+    return receive_from([other, queue], mq.waiting.time.monotonic() + timeout)
+
+
+def test_resume_wakes_who_waits_at_a_paused_queue(queue, sleeps):
+    queue.publish(b"x")
+    queue.pause()
+    [receiver] = receivers(sleeps, 1, queue.receive)
+    queue.resume()
+    assert receiver.result().raw == b"x"
+
+
+def test_a_wall_clock_that_jumps_is_noticed_within_a_second_by_a_receiver_that_waits(sleeps, queue, clock):
+    """The listener comes by each second: what the clock's jump made due wakes the receiver."""
+    queue.publish(b"x", delay=3600)
+    [receiver] = receivers(sleeps, 1, queue.receive)
+    clock.advance(2 * 3600)
+    queue._store.hear()
+    assert receiver.result().raw == b"x"
+
+
+def test_what_expires_by_a_jump_of_the_clock_reaches_those_that_wait_for_it(sleeps, queue, clock):
+    broker_store = queue._store
+    dying = mq.Queue(broker_store, broker_store.channel("dying"))
+    broker_store.declare(dying._channel, {"expired": "dead_letter", "dead_letter": "mail"})
+    dying.publish(b"x", ttl=3600)
+    [receiver] = receivers(sleeps, 1, queue.receive)
+    clock.advance(2 * 3600)
+    broker_store.hear()
+    assert receiver.result().raw == b"x"
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["receive", "receive_many"])
+def test_a_receive_without_memory_gives_back_what_it_had_taken(queue, monkeypatch, many):
+    ids = queue.publish_many([b"1", b"2", b"3"])
+    read, calls = queue._store.read, []
+
+    def read_until_there_is_no_memory(*args):
+        calls.append(args)
+        if len(calls) == (2 if many else 1):
+            raise MemoryError
+        return read(*args)
+
+    monkeypatch.setattr(queue._store, "read", read_until_there_is_no_memory)
+    with pytest.raises(MemoryError):
+        queue.receive_many(3) if many else queue.receive()
+    assert queue.stats()[:3] == (3, 0, 0)
+    assert [(message.id, message.attempts) for message in queue.receive_many(3)] == [(id, 1) for id in ids]
