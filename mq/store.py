@@ -286,6 +286,7 @@ class Store:
     def _take_log(self, log: Log, found: recovery.Survey, *, closed: bool) -> None:
         log.share(self._sync_fd, closed=closed)
         log.grown, log.skew = self.maintenance.nudge, self.clock.skew_ms
+        log.turn = self._turn_of_sync
         log.refusable = frozenset({events.PUBLISH})
         self.log, self.verdict = log, found.verdict
 
@@ -425,6 +426,16 @@ class Store:
                 busy.discard(me)
         if self.mark[shared.WAITING]:
             self.step_aside()
+
+    @contextmanager
+    def _turn_of_sync(self) -> Iterator[None]:
+        """For `Log.sync`: no thread and no process appends meanwhile, and all that others did is known."""
+        # A sync inside a turn of this thread: the threads of mq have the mutex only in one, when they sync.
+        if self.mutex._is_owned():  # type: ignore[attr-defined]
+            yield
+            return
+        with self.turn():
+            yield
 
     @contextmanager
     def alone_cleaning(self, seconds: float = 0.0) -> Iterator[bool]:

@@ -48,6 +48,9 @@ class Disk(Protocol):
     def close(self, fd: int, /) -> None: ...
     def pread(self, fd: int, size: int, offset: int, /) -> bytes: ...
     def pwrite(self, fd: int, data: bytes, offset: int, /) -> int: ...
+    def pwrite_direct(self, fd: int, data: bytes, offset: int) -> int:
+        """Write whole pages past the page cache, which drops them; EINVAL where the system cannot."""
+
     def size(self, fd: int) -> int: ...
     def allocate(self, fd: int, offset: int, size: int) -> None:
         """Reserve room and grow the file over it, or raise; a hint where the system cannot."""
@@ -129,6 +132,18 @@ class RealDisk:
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
         flags = os.O_RDWR if write else os.O_RDONLY
         return os.open(path, flags | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o666)
+
+    def pwrite_direct(self, fd: int, data: bytes, offset: int) -> int:
+        if not hasattr(os, "O_DIRECT"):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT)  # the same file for certain, not only its path
+        try:
+            with mmap.mmap(-1, len(data)) as pages:  # the memory has to begin at a page, too
+                pages[:] = data
+                return os.pwrite(fd, pages, offset)
+        finally:
+            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
 
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
@@ -259,6 +274,9 @@ class MemoryDisk:
             file.extend(bytes(offset - len(file)))
         file[offset : offset + len(data)] = data
         return len(data)
+
+    def pwrite_direct(self, fd: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
     def size(self, fd: int) -> int:
         return len(self._file(fd))

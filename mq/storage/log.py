@@ -20,12 +20,12 @@ import time
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Final
 
 from crc32c import crc32c
 
-from mq.errors import ADVICE, CorruptStore, StorageError, StoreFailed, UsageError
+from mq.errors import ADVICE, Closed, CorruptStore, StorageError, StoreFailed, UsageError
 
 from . import record, segment, shared
 from .commit import GroupCommit
@@ -48,7 +48,13 @@ FOLLOW_BYTES: Final = 64 << 10  # read in one piece
 LOOK_MS: Final = 1000  # how often what happens rarely is looked for while records are appended
 SKEW_MS: Final = 5000  # the wall clock is told apart from store time if they differ by more
 
+IN_THE_LOG: Final = "what was written is in the log, and perhaps not on the disk"
+
 Draft = tuple[int, int, int, bytes]  # kind, flags, queue, payload: a record before it has a place
+
+
+class Doubt(Exception):
+    """Another process died inside a sync.  This thread needs the turn before it may sync: see `Log.sync`."""
 
 
 class Log:
@@ -89,6 +95,9 @@ class Log:
         self.told = False  # a caller was told of it
         self._unheard: set[int] = set()  # threads that no caller hears
         self.grown: Callable[[], None] = _nothing  # called when room was reserved
+        # Takes the turn, if this thread does not have it: no thread and no process appends meanwhile.
+        self.turn: Callable[[], AbstractContextManager[object]] = nullcontext
+        self._in_turn = 0  # the thread that has it, to write again what no sync has confirmed
         self.end = end
         if segments and segment_bytes:
             self._enter(segments[-1], *self._open_to_write(segments[-1]))
@@ -457,8 +466,45 @@ class Log:
     # ── syncing ────────────────────────────────────────────────────────────────────
 
     def sync(self, upto: int) -> None:
-        """Return when everything below *upto* is on the disk."""
-        self._commit.wait(upto)
+        """Return when everything below *upto* is on the disk.
+
+        The order of locks is mutex > LOCK > `_sync` > mark.  A leader has the last two, and must not
+        wait for the first two: a thread that has the mutex may follow this leader, and a process that has
+        LOCK may wait for mark.  So in doubt the leader lets go of both, and of its lead: its followers
+        wake, and one of them leads.  Then it takes the turn, and begins anew from the inside:
+
+            beside it                                       what happens
+            ──────────────────────────────────────────────  ─────────────────────────────────────────────
+            a thread in its turn that follows this leader   it leads, and rewrites; we come after it
+            a thread without a turn that leads              it finds the doubt too, and queues for the mutex
+            a process in its turn that waits for mark       it gets it, and rewrites; we wait for LOCK
+            a process without a turn that has mark          it finds the doubt too, lets go, waits for LOCK
+            the same, and the doubt was settled meanwhile   we wait for the end of its sync, LOCK in hand
+
+        The waits are bounded: LOCK's by LOCK_SECONDS, mark's by SYNC_SECONDS.
+        """
+        doubt = False
+        try:
+            self._commit.wait(upto)
+        except Doubt:
+            doubt = True
+        if doubt:
+            with self._turn():
+                self._commit.wait(upto)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self.turn())
+            except (Closed, StorageError) as error:
+                reason = getattr(error, "reason", error)
+                raise StoreFailed(self.directory, f"{IN_THE_LOG}: {reason}") from error
+            try:
+                self._in_turn = threading.get_ident()
+                yield
+            finally:
+                self._in_turn = 0
 
     def _sync_now(self) -> None:
         """One thread of this process at a time, and one process of all."""
@@ -480,12 +526,16 @@ class Log:
                 raise StoreFailed(
                     self.directory,
                     f"process {self._mark[shared.SYNCER]} has been syncing for {SYNC_SECONDS:.0f} seconds:"
-                    " what was written is in the log, and perhaps not on the disk",
+                    f" {IN_THE_LOG}",
                 )
             self._disk.pause(SYNC_NAP_SECONDS)
 
     def wait_for_rewrite(self) -> None:
-        """Before bytes are called damaged: who syncs may write them again, and for a moment they are gone."""
+        """Before bytes are called damaged: another process may just write them again.
+
+        The kernel drops the pages, then writes: a read in between finds what the disk had before.
+        That process has LOCK and mark, but this one may read without LOCK; so it waits for mark.
+        """
         with self._sync:
             try:
                 self._wait_to_sync()
@@ -505,9 +555,11 @@ class Log:
             target = end  # what others have appended to the same segment
         mark[shared.SYNCER] = os.getpid()
         doubtful = mark[shared.SYNCING]
+        if doubtful and self._in_turn != threading.get_ident():
+            raise Doubt
         try:
             if doubtful:
-                # Somebody died inside: that sync may have failed, and told nobody.
+                # A leader died inside: that sync may have failed, and no process was told.
                 self._rewrite(mark[shared.SYNCED], target)
             mark[shared.SYNCING] = max(doubtful, target)
             self._sync_others(last, target)
@@ -516,9 +568,7 @@ class Log:
             if error.errno in NO_DESCRIPTORS:  # no sync has failed: there was no file to sync
                 mark[shared.SYNCING] = doubtful
                 reason = storage_error(self.directory, error).reason
-                raise StoreFailed(
-                    self.directory, f"what was written is in the log, and perhaps not on the disk: {reason}"
-                ) from error
+                raise StoreFailed(self.directory, f"{IN_THE_LOG}: {reason}") from error
             mark[shared.FAILED] = mark[shared.DIRTY] = 1
             self.failure = StoreFailed(
                 self.directory,

@@ -73,6 +73,9 @@ class Overlay:
         file.size = max(file.size, offset + len(data))
         return len(data)
 
+    def pwrite_direct(self, fd: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
     def size(self, fd: int) -> int:
         return self._open[fd][1].size
 

@@ -12,7 +12,13 @@ and what lies between (`pending`), cut at sectors; directories likewise.  Two de
 
 An fsync that fails marks its pages clean: they stay in the cache, a later fsync has
 nothing to do and says so, and whether the platter has them is for the Fate to decide.
-As on ext4, writing to such a page again does not help, until it was forgotten.
+As on ext4 such a page is stuck: what is written to it again, by any process, does not
+get to the platter either, and is gone when the page is dropped.
+
+    forget          drops the pages that are stuck, whole, but for a page that is mapped;
+                    a page that is only dirty is written out first, and nothing is seen of it
+    pwrite_direct   drops the pages of its folio, mapped or not, and then writes: to the
+                    platter with the next sync, or any time before
 
 What is assumed of a disk, as SQLite does by default: overwriting a sector leaves the
 bytes that the write does not change as they were; what was on the platter and is
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
 
 SECTOR_BYTES = 512
 PAGE_BYTES = 4096
+FOLIO_BYTES = 2 << 20  # pages that writing past the cache drops together
 PAGE_WORDS = 512
 SHORT = -1  # the fault of a write that writes only a part
 
@@ -74,7 +81,7 @@ class Change(NamedTuple):
 
 
 class File:
-    __slots__ = ("base", "cache", "forgot", "past", "pending", "words")
+    __slots__ = ("base", "cache", "direct", "forgot", "past", "pending", "words")
 
     def __init__(self, content: bytes = b"") -> None:
         self.cache = self.base = content
@@ -82,6 +89,7 @@ class File:
         self.words: list[int] | None = None  # of the mapped page, which is then not in `cache`
         self.past: dict[int, list[int]] = {}  # values of words that the platter may have instead
         self.forgot = False  # what passed for clean was dropped, and not synced again since
+        self.direct: tuple[int, bytes] | None = None  # a write past the cache that has begun
 
     def content(self) -> bytes:
         return self.cache if self.words is None else array("Q", self.words).tobytes()
@@ -93,7 +101,7 @@ class File:
         self.cache = cache[:offset] + data + cache[offset + len(data) :]
         if self.words is not None:
             self.words = array("Q", self.cache).tolist()
-        stuck = {each.page for each in self.pending if isinstance(each, Write) and each.clean}
+        stuck = self._stuck()
         at = 0
         while at < len(data):
             size = min(SECTOR_BYTES - (offset + at) % SECTOR_BYTES, len(data) - at)
@@ -102,6 +110,10 @@ class File:
             at += size
         if len(self.cache) > len(cache):
             self.pending.append(Growth(order, len(self.cache)))
+
+    def _stuck(self) -> set[int]:
+        """The pages that an fsync has failed on."""
+        return {each.page for each in self.pending if isinstance(each, Write) and each.clean}
 
     def grow(self, order: int, size: int) -> None:
         if size > len(self.cache):
@@ -143,24 +155,59 @@ class File:
         self.pending = [each._replace(clean=True) for each in self.pending]
 
     def forget(self, offset: int, size: int) -> None:
-        """Drop the pages in [offset, offset + size) that passed for clean: the platter never got them."""
-        writes = [each for each in self.pending if isinstance(each, Write)]
-        gone = {each.page for each in writes if each.clean} - {each.page for each in writes if not each.clean}
-        gone &= set(range(-(-offset // PAGE_BYTES), (offset + size) // PAGE_BYTES))
-        self.forgot = self.forgot or bool(gone)
+        """Drop the pages in [offset, offset + size) that are stuck: the platter never got them."""
+        if self.words is None:
+            self._lose(self._stuck() & set(range(-(-offset // PAGE_BYTES), (offset + size) // PAGE_BYTES)))
+
+    def begin_direct(self, offset: int, data: bytes) -> None:
+        """Drop the folios that writing *data* touches, mapped or not: a read now comes from the platter."""
+        self.direct = offset, data
+        self._show_the_platter(self._stuck_beside(offset, data))
+
+    def end_direct(self, order: int, offset: int, data: bytes) -> None:
+        """They are written; of what was pending there, the platter may have any until the next sync."""
+        pages = range(offset // PAGE_BYTES, (offset + len(data)) // PAGE_BYTES)
+        self._show_the_platter(gone := self._stuck_beside(offset, data))
+        self.direct = None
+        self.pending = [
+            each._replace(clean=False) if isinstance(each, Write) and each.page in pages else each
+            for each in self.pending
+            if isinstance(each, Growth) or each.page in pages or each.page not in gone
+        ]
+        self.write(order, offset, data)
+
+    def fail_direct(self, offset: int, data: bytes) -> None:
+        """They are dropped, and not written."""
+        self.direct = None
+        self._lose(self._stuck_beside(offset, data))
+
+    def _stuck_beside(self, offset: int, data: bytes) -> set[int]:
+        per = FOLIO_BYTES // PAGE_BYTES
+        folios = range(offset // FOLIO_BYTES * per, -(-(offset + len(data)) // FOLIO_BYTES) * per)
+        return self._stuck() & set(folios)
+
+    def _lose(self, pages: set[int]) -> None:
+        self._show_the_platter(pages)
+        self.forgot = self.forgot or bool(pages)
+        self.pending = [each for each in self.pending if isinstance(each, Growth) or each.page not in pages]
+
+    def _show_the_platter(self, pages: set[int]) -> None:
         content = bytearray(self.cache)
-        for start in (page * PAGE_BYTES for page in gone):
+        for start in (page * PAGE_BYTES for page in pages):
             stop = min(start + PAGE_BYTES, len(content))
             content[start:stop] = self.base[start:stop].ljust(stop - start, b"\0")
         self.cache = bytes(content)
-        self.pending = [each for each in self.pending if isinstance(each, Growth) or each.page not in gone]
 
     def clone(self) -> File:
+        """As it is once the kernel has done what it has begun."""
         new = File.__new__(File)
+        new.direct = None
         new.cache, new.base, new.pending = self.cache, self.base, self.pending.copy()
         new.words = self.words and self.words.copy()
         new.forgot = self.forgot
         new.past = {index: values.copy() for index, values in self.past.items()}
+        if self.direct:
+            new.end_direct(max((each.order for each in self.pending), default=0), *self.direct)
         return new
 
     def after_eviction(self, fate: Fate) -> File:
@@ -320,6 +367,7 @@ class SimulatedDisk:
         self.fired = 0  # the call at which the last fault struck
         self._cut_at, self._faults = cut_at, dict(faults or {})
         self.faulty = bool(faults)
+        self.direct = True  # files can be written past the page cache
         self._dead = False
         self._order = 0
         self._files: dict[int, tuple[str, File]] = {}
@@ -346,7 +394,7 @@ class SimulatedDisk:
 
     def _successor(self) -> SimulatedDisk:
         new = SimulatedDisk()
-        new.old, new._order, new.boot = self.old, self._order, self.boot
+        new.old, new._order, new.boot, new.direct = self.old, self._order, self.boot, self.direct
         return new
 
     def has_clean_pages(self) -> bool:
@@ -454,6 +502,30 @@ class SimulatedDisk:
             data = data[: max(1, len(data) // 2)]
         file.write(self._order, offset, bytes(data))
         return len(data)
+
+    def pwrite_direct(self, fd: int, data: bytes, offset: int) -> int:
+        path, file = self._files[fd]
+        if offset % PAGE_BYTES or len(data) % PAGE_BYTES or not self.direct:
+            raise _error(errno.EINVAL, path)
+        try:
+            fault = self.step("pwrite", path)
+        except OSError:
+            file.fail_direct(offset, data)
+            raise
+        if fault == SHORT:
+            file.fail_direct(offset, data)
+            half = len(data) // 2
+            data = data[: half - half % SECTOR_BYTES]
+            file.write(self._order, offset, data)
+        else:
+            file.end_direct(self._order, offset, data)
+        return len(data)
+
+    def begin_direct(self, fd: int, data: bytes, offset: int) -> Callable[[], None]:
+        """The first half of `pwrite_direct`, alone; and what completes it if its process dies."""
+        file, order = self._files[fd][1], self._order
+        file.begin_direct(offset, data)
+        return lambda: file.end_direct(order, offset, data)
 
     def size(self, fd: int) -> int:
         return len(self._files[fd][1].content())

@@ -102,7 +102,7 @@ class Process:
         self.call: Call | None = None  # what it is about to do
         self.steps = 0
         self.descriptors: set[int] = set()
-        self._inside: int | None = None  # it dies inside its next call, which meets this fault
+        self.inside: int | None = None  # it dies inside its next call, which meets this fault
         self._interrupted = False
         self._waited = -1  # what had happened when it last paused
         self._task: Callable[[], object] | None = None
@@ -145,7 +145,7 @@ class Process:
         if inside is None:
             self._die()
         else:
-            self._inside = inside
+            self.inside = inside
         self.go()
         self.alive, self.call, self._task = False, None, None
 
@@ -202,11 +202,11 @@ class Process:
             kernel.traces.append((self.name, call))
         if kind not in READING:
             kernel.happened += 1
-        if self._inside is None:
+        if self.inside is None:
             return do()
         fired = kernel.disk.fired
-        if self._inside:
-            kernel.disk.strike(self._inside)
+        if self.inside:
+            kernel.disk.strike(self.inside)
         with suppress(OSError):
             do()
         kernel.disk.fired = fired  # nobody was told
@@ -254,6 +254,24 @@ class Face:
 
     def pwrite(self, fd: int, data: bytes, offset: int, /) -> int:
         return self._process.make("pwrite", self._path(fd), lambda: self._disk.pwrite(fd, data, offset))
+
+    def pwrite_direct(self, fd: int, data: bytes, offset: int) -> int:
+        """Two calls: others may read in between, when the pages are gone; a kill there does not stop it."""
+        path, process = self._path(fd), self._process
+        finish: Callable[[], None] | None = None
+
+        def begin() -> None:
+            nonlocal finish
+            if self._disk.direct:
+                finish = self._disk.begin_direct(fd, data, offset)
+
+        process.make("drop", path, begin)
+        try:
+            return process.make("pwrite", path, lambda: self._disk.pwrite_direct(fd, data, offset))
+        except Killed:
+            if finish and process.inside is None:
+                finish()
+            raise
 
     def size(self, fd: int) -> int:
         return self._process.make("size", self._path(fd), lambda: self._disk.size(fd))

@@ -53,6 +53,10 @@ class Stage(Run):
             if waits > WAITS_MAX:
                 raise Wrong(f"P12: {names} wait for ever")
 
+    def as_far_as_it_gets(self, name: str) -> None:
+        """Go on until it waits for another, or is done."""
+        self.called[name].process.go(lambda call: call.kind == "pause")
+
     def until(self, name: str, kind: str, path: str = "", *, nth: int = 1) -> None:
         """Go on until it is about to make such a call, for the *nth* time; *path*: a part of it."""
         seen = 0
@@ -78,15 +82,15 @@ class Stage(Run):
 
     # ── what is there then ─────────────────────────────────────────────────────────
 
-    def look(self, where: str = "here") -> None:
+    def look(self, where: str = "here", *, cuts: int = POWER_CUTS) -> None:
         """What would be found if all were killed now, or the power went."""
         self._judge(self.kernel.disk.after_kill(), f"all killed {where}", power=False)
-        for fate in (nothing_but_the_platter(), *(draw(self._random) for _ in range(POWER_CUTS))):
+        for fate in (nothing_but_the_platter(), *(draw(self._random) for _ in range(cuts))):
             self._judge(self.kernel.disk.after_power(fate), f"power cut {where}, {fate}", power=True)
 
-    def end(self) -> None:
+    def end(self, *, cuts: int = POWER_CUTS) -> None:
         """Look, have all close, look again, and judge."""
-        self.look("at the end")
+        self.look("at the end", cuts=cuts)
         self._settle()
         wrong = self.witness.complaint()
         if wrong:

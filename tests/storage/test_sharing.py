@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from typing import Any
 
 import pytest
@@ -172,6 +173,91 @@ def test_who_syncs_after_somebody_died_in_a_sync_looks_whether_all_is_there():
     with pytest.raises(mq.StoreFailed, match="outcome is unknown"):
         log.sync(log.end)
     assert mark[shared.FAILED] == 1
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["outside of a turn", "inside of one"])
+def test_who_writes_again_after_a_death_in_a_sync_has_the_lock(inside):
+    """Another process could append to the page that is just written, and its bytes would go with it."""
+    disk = Shared()
+    faulty = Faulty(disk)
+    one, other = two(disk)
+    third = open_on(faulty, sync="always")
+    for broker in (one, third):
+        broker.queue("a").publish(b"both have said that the log is open")
+    held = []
+
+    def look(name: str, args: tuple[Any, ...]) -> Any:
+        if name in ("pwrite_direct", "forget", "pwrite") and one._store.mark[shared.SYNCING]:
+            held.append(not disk.lock(other._store._locks.fd))
+        return GO_ON
+
+    one.queue("a").publish(b"not synced")
+    one._store.mark[shared.SYNCING] = one._store.log.end
+    store = third._store
+    faulty.hook = look
+    with store.turn() as (log, _, _):
+        if inside:
+            log.sync(log.end)
+    log.sync(log.end)
+    assert held[-1:] == [True]
+    assert set(held) == {True}
+    assert one._store.mark[shared.SYNCING] == 0
+    claimed_and_there(disk)
+    one.queue("a").publish(b"the lock is free again")
+    assert len(bodies(other)) >= 4
+
+
+def test_a_leader_in_doubt_does_not_wait_for_a_thread_that_follows_it():
+    """That one is in its turn, and waits for the leader, which waits for the turn."""
+    disk = Shared()
+    store = open_on(disk)._store
+    queue = Broker(store).queue("a")
+    queue.publish(b"said to be open")
+    log, waits, leading, met = store.log, [], threading.Event(), threading.Event()
+    plain = log._wait_to_sync
+
+    def wait_for_a_follower() -> None:
+        if not waits:
+            waits.append(threading.get_ident())
+            leading.set()
+            while not log._commit._round.followers:
+                met.wait(0.001)  # not for time to pass, but for the other thread
+        plain()
+
+    log._wait_to_sync = wait_for_a_follower  # type: ignore[method-assign]
+    with store.turn():
+        log.append(int(NOW * 1000), KIND, 0, 1, b"")
+        end = log.end
+    store.mark[shared.SYNCING] = end
+    leader = threading.Thread(target=log.sync, args=(end,), daemon=True)
+    leader.start()
+    assert leading.wait(10)
+    with store.turn():
+        log.sync(end)
+        assert log.synced == end
+    leader.join(10)
+    assert not leader.is_alive()
+    assert (store.mark[shared.SYNCING], log.failure) == (0, None)
+
+
+def test_a_turn_that_is_not_to_be_had_leaves_the_outcome_open(monkeypatch):
+    """The message is in the log: it is not said that it is not."""
+    disk = Shared()
+    one, other = two(disk, sync="always")
+    other.queue("a").publish(b"said to be open")
+    monkeypatch.setattr(locks, "LOCK_SECONDS", 1e-9)
+    log = other._store.log
+    with other._store.turn():
+        log.append(int(NOW * 1000), KIND, 0, 1, b"")
+    other._store.applied = log.end
+    log._mark[shared.SYNCING] = log.end
+    assert disk.lock(one._store._locks.fd)
+    with pytest.raises(mq.StoreFailed, match=r"in the log, and perhaps not on .* has held its lock"):
+        log.sync(log.end)
+    assert log.failure is None
+    one._store._locks.unlock()
+    log.sync(log.end)
+    assert log.synced == log.end
 
 
 def test_a_process_that_syncs_for_ever_leaves_the_outcome_open(monkeypatch):
