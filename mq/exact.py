@@ -107,6 +107,8 @@ def data(value: object) -> bytes | None:
 
 def pairs(name: str, value: object) -> list[tuple[object, object]]:
     """What a mapping lists as its items, asked for once; UsageError if it is no mapping."""
+    if type(value) is dict:
+        return list(value.items())
     if not is_a(value, Mapping):  # type: ignore[type-abstract]
         raise UsageError(f"{name} are a mapping of text to text, not {kind(value)}")
     listed: list[tuple[object, object]] = []

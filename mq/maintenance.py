@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mq.delivery import events, snapshot
+from mq.delivery.decode import check
 from mq.delivery.queue import QueueState
 from mq.delivery.state import DECLARATION, Live, stands_at
 from mq.delivery.traits import changes_in
@@ -266,7 +267,16 @@ class Maintenance:
         return self._store.state.within(base, limit)
 
     def draft(self, token: Token, base: int, limit: int) -> Draft | None:
-        """The record that stands for a message, a dedup id or a declaration from now on."""
+        """The record that stands for a message, a dedup id or a declaration from now on.
+
+        One that recovery would refuse is an error, before anything is moved.
+        """
+        draft = self._draft(token, base, limit)
+        if draft:
+            check(draft)
+        return draft
+
+    def _draft(self, token: Token, base: int, limit: int) -> Draft | None:
         queue, what = token
         position = stands_at(queue, what)
         if position is None or not base <= position < limit:

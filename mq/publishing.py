@@ -19,7 +19,10 @@ from mq.waiting import Sleeper
 
 @operation
 def publish_plain(store: Store, channel: Channel, bodies: Sequence[tuple[int, bytes]]) -> list[int] | None:
-    """Store all of *bodies*, which come without options, or none; None if the queue wants to look at each."""
+    """Store all of *bodies*, which come without options, or none; None if the queue wants to look at each.
+
+    Not decoded first, as a plan is: see the head of queue.py.
+    """
     with store.mutex:
         try:
             store.enter()

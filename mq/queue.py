@@ -3,6 +3,11 @@
 publish, receive and ack are written flat: each is lock, decide, append, apply, unlock
 in one function, because at a microsecond or two a message every Python call shows.
 Everything else goes through small steps.
+
+These three do not decode their record before they append it, as `Store.commit` does with a plan.
+Nothing in it comes from a caller unchecked: the flags of a body are one of three, ids, receipts
+and queue numbers are the state's own, and a deadline is store time and a duration of ten years
+at most, which a u64 holds.
 """
 
 from __future__ import annotations

@@ -127,7 +127,10 @@ class Settled(NamedTuple):
 
 
 def take(store: Store, state: QueueState, ids: Sequence[int], now: Now, deadline: int) -> list[Flying]:
-    """Deliver *ids*, in one write; called with the mutex."""
+    """Deliver *ids*, in one write; called with the mutex.
+
+    Not decoded first, as a plan is: see the head of queue.py.
+    """
     runs = [
         (flags, run[at : at + events.RUN_MAX])
         for flags, same in groupby(ids, lambda id: events.TIMED_OUT if id in state.flights else 0)

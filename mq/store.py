@@ -591,12 +591,13 @@ class Store:
         return plan
 
     def commit(self, plan: Plan) -> list[int]:
-        """Append all of *plan* in one write and apply it, as recovery would; the records' positions."""
+        """Append all of *plan* in one write and apply it, as recovery would; the records' positions.
+
+        Decoded first, by what recovery decodes with: what that refuses is not appended.
+        """
+        taken = plan.decoded()
         positions = self.log.append_group(plan.now.store, plan.drafts)
-        self.state.apply(
-            (lsn, kind, flags, queue, 0, payload, 0, len(payload))
-            for lsn, (kind, flags, queue, payload) in zip(positions, plan.drafts, strict=True)
-        )
+        self.state.take(positions, plan.drafts, taken)
         if self.state.renamed:
             self._rebind()
         self.applied = self.log.end

@@ -143,7 +143,7 @@ def facts(found: Found, names: _Names) -> Facts:
     """
     try:
         said = _facts(found)
-    except (msgspec.MsgspecError, struct.error):
+    except (msgspec.MsgspecError, struct.error, UnicodeDecodeError):
         return {"unreadable": "it says what this mq does not know; upgrade mq"}
     return said | {"to": names.at(said["to"], found.lsn)} if found.kind == events.MOVE else said
 

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from struct import Struct, pack, unpack_from
 from struct import error as StructError
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -184,16 +184,21 @@ def encode_declaration(declaration: Declaration) -> bytes:
     return msgspec.msgpack.encode(msgspec.to_builtins(declaration))
 
 
+# What the indexes have room for: decoding refuses other numbers.
+Priority = Annotated[int, msgspec.Meta(ge=0, le=255)]
+Instant = Annotated[int, msgspec.Meta(ge=0)]  # ms since 1970
+
+
 class Attributes(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """What a publish said beside the body.  Stored only if it said anything."""
 
-    priority: int = msgspec.field(default=0, name="p")
-    due: int = msgspec.field(default=0, name="d")  # wall time; 0: at once
-    expires: int = msgspec.field(default=0, name="e")  # wall time; 0: never
+    priority: Priority = msgspec.field(default=0, name="p")
+    due: Instant = msgspec.field(default=0, name="d")  # wall time; 0: at once
+    expires: Instant = msgspec.field(default=0, name="e")  # wall time; 0: never
     group: str | None = msgspec.field(default=None, name="g")
     headers: dict[str, str] = msgspec.field(default_factory=dict, name="h")
     dedup_id: str | None = msgspec.field(default=None, name="k")
-    dedup_until: int = msgspec.field(default=0, name="u")  # store time
+    dedup_until: Instant = msgspec.field(default=0, name="u")  # store time
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -207,7 +212,7 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Changes(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """What a message has become that its attributes do not say."""
 
-    expires: int = msgspec.field(default=0, name="e")  # instead of what the attributes say
+    expires: Instant = msgspec.field(default=0, name="e")  # instead of what the attributes say
     origin: str | None = msgspec.field(default=None, name="o")
     failures: tuple[Failed, ...] = msgspec.field(default=(), name="f")
 
@@ -225,19 +230,42 @@ def trailer(said: Attributes | Changes) -> bytes:
     return data + TRAILER_LENGTH.pack(len(data))
 
 
-def _cut(payload: bytes) -> tuple[bytes, bytes]:
-    """What is before a trailer, and what it says."""
-    (length,) = TRAILER_LENGTH.unpack_from(payload, len(payload) - 4)
-    cut = len(payload) - 4 - length
-    return payload[:cut], payload[cut:-4]
+def _trailer_at(buffer: bytes, start: int, stop: int) -> int:
+    """Where the trailer at the end of buffer[start:stop] begins."""
+    if stop - start < TRAILER_LENGTH.size:
+        raise StructError("it is too short for a trailer")
+    (length,) = TRAILER_LENGTH.unpack_from(buffer, stop - TRAILER_LENGTH.size)
+    begin: int = stop - TRAILER_LENGTH.size - length
+    if begin < start:
+        raise StructError(f"a trailer of {length} bytes is longer than what it is part of")
+    return begin
+
+
+def attributes_in(flags: int, buffer: bytes, start: int, stop: int) -> Attributes:
+    """The attributes of what was published, which is buffer[start:stop]."""
+    if not flags & ATTRIBUTED:
+        return NO_ATTRIBUTES
+    begin = _trailer_at(buffer, start, stop)
+    return _decode_attributes(buffer[begin : stop - TRAILER_LENGTH.size])
+
+
+def changes_in(flags: int, buffer: bytes, start: int, stop: int) -> tuple[Changes | None, int]:
+    """What a RELOCATE record says that changed, and where what was published ends."""
+    if not flags & CHANGED:
+        return None, stop
+    begin = _trailer_at(buffer, start, stop)
+    return _decode_changes(buffer[begin : stop - TRAILER_LENGTH.size]), begin
 
 
 def attributes_of(flags: int, published: bytes) -> tuple[Attributes, bytes]:
     """The attributes, and the body, of what was published."""
     if not flags & ATTRIBUTED:
         return NO_ATTRIBUTES, published
-    body, said = _cut(published)
-    return _decode_attributes(said), body
+    return attributes_in(flags, published, 0, len(published)), _without_trailer(published)
+
+
+def _without_trailer(payload: bytes) -> bytes:
+    return payload[: _trailer_at(payload, 0, len(payload))]
 
 
 def published_of(kind: int, flags: int, created_ms: int, payload: bytes) -> tuple[int, bytes]:
@@ -246,7 +274,7 @@ def published_of(kind: int, flags: int, created_ms: int, payload: bytes) -> tupl
         created_ms = RELOCATE_PAYLOAD.unpack_from(payload)[1]
         payload = payload[RELOCATE_PAYLOAD.size :]
         if flags & CHANGED:
-            payload = _cut(payload)[0]
+            payload = _without_trailer(payload)
     return created_ms, payload
 
 
@@ -272,18 +300,10 @@ def published_size(kind: int, flags: int, length: int, tail: Callable[[int], byt
     return size if size >= 0 else None
 
 
-def changes_of(flags: int, published: bytes) -> tuple[Changes | None, bytes]:
-    """What a RELOCATE record says that changed, and what was published."""
-    if not flags & CHANGED:
-        return None, published
-    rest, said = _cut(published)
-    return _decode_changes(said), rest
-
-
 def body_of(kind: int, flags: int, created_ms: int, payload: bytes) -> tuple[int, bytes]:
     """When the message was created, and its body, wherever it stands now."""
     created_ms, published = published_of(kind, flags, created_ms, payload)
-    return created_ms, _cut(published)[0] if flags & ATTRIBUTED else published
+    return created_ms, _without_trailer(published) if flags & ATTRIBUTED else published
 
 
 def message_of(kind: int, position: int, payload: bytes) -> int | None:
@@ -337,5 +357,7 @@ def encode_move(said: Move) -> bytes:
 def decode_move(buffer: bytes, start: int, stop: int) -> Move:
     id, size, to, at, expires, length = MOVE_PAYLOAD.unpack_from(buffer, start)
     cut = start + MOVE_PAYLOAD.size
+    if cut + length > stop:
+        raise StructError(f"the name of {length} bytes is longer than the record")
     origin, reason = buffer[cut : cut + length].decode(), decode_reason(buffer[cut + length : stop])
     return Move(id, size, to, at, expires, origin, reason)

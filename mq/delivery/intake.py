@@ -10,7 +10,8 @@ import msgspec
 from mq.errors import QueueFull
 
 from . import events
-from .plan import Draft, Plan
+from .decode import Draft
+from .plan import Plan
 from .queue import QueueState
 
 VICTIMS: Final = 64  # looked at at once, when the oldest have to go

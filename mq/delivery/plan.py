@@ -12,11 +12,11 @@ from typing import Any
 from mq.errors import UsageError
 
 from . import events
+from .decode import Draft, Event, check
 from .events import Now
 from .queue import QueueState
 from .state import QUEUES_MAX, State, declaration_of
 
-Draft = tuple[int, int, int, bytes]  # kind, flags, queue number, payload
 SizeOf = Callable[[QueueState, int], int]
 """How much the message takes, which only its record tells."""
 
@@ -63,6 +63,10 @@ class Plan:
         if changes.get("delete_when_idle") is not None:
             said = events.replaced(said, {"idle_until": self.idle_until(said)})
         self.add(events.DECLARE, 0, number, events.encode_declaration(said))
+
+    def decoded(self) -> list[Event]:
+        """What the fold will be told; UsageError, and nothing is to be appended, if it would refuse any."""
+        return [check(draft) for draft in self.drafts]
 
     def arrivals(self) -> dict[int, int]:
         """The queues that this concerns, and how many messages come to each."""

@@ -12,7 +12,7 @@ which compaction moved behind them.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 
 import msgspec
 
@@ -20,12 +20,11 @@ from mq.errors import Unsupported
 
 from . import events
 from .board import Board
+from .decode import Draft, Event, NotUnderstood, decode
 from .dedup import Seen
 from .queue import QueueState, Taken
 from .traits import Traits, with_failure
 
-P = ParamSpec("P")
-T = TypeVar("T")
 QUEUES_MAX: Final = 65_535
 LOOK_IDS: Final = 8192  # looked at in one part, when what lives in a segment is looked for
 DECLARATION: Final = None  # stands for a queue's declaration, among its messages and dedup ids
@@ -65,87 +64,77 @@ class State:
             queue = queues.get(number) or self._add(number)
             if plain:
                 publisher, run, run_bytes = number, [lsn], stop - start
-            elif kind == events.DELIVER and not flags & events.STRANGE_TO_DELIVER:
-                if stop - start == 16:
-                    id, deadline = events.DELIVER_PAYLOAD.unpack_from(buffer, start)
-                    queue.deliver(id, lsn, deadline, flags)
-                else:
-                    ids, deadline = events.deliveries_of(buffer, start, stop)
-                    queue.deliver_run(ids, lsn, deadline, flags)
-            elif kind == events.ACK and not flags & events.STRANGE:
-                if stop - start == 12:
-                    queue.ack(*events.ACK_PAYLOAD.unpack_from(buffer, start))
-                else:
-                    queue.ack_run(events.ACK_PAYLOAD.iter_unpack(buffer[start:stop]))
+            elif kind == events.DELIVER and stop - start == 16 and not flags & events.STRANGE_TO_DELIVER:
+                id, deadline = events.DELIVER_PAYLOAD.unpack_from(buffer, start)
+                queue.deliver(id, lsn, deadline, flags)
+            elif kind == events.ACK and stop - start == 12 and not flags & events.STRANGE:
+                queue.ack(*events.ACK_PAYLOAD.unpack_from(buffer, start))
             else:
-                self._apply_rare(queue, lsn, kind, flags, buffer, start, stop)
+                try:
+                    event = decode(kind, flags, buffer, start, stop)
+                except NotUnderstood as error:
+                    raise Unsupported(f"the log at position {lsn}: {error}; upgrade mq") from None
+                self.do(queue, lsn, kind, flags, event)
         if run:
             queues[publisher].publish_run(run, run_bytes)
 
-    def _apply_rare(
-        self, queue: QueueState, lsn: int, kind: int, flags: int, buffer: bytes, start: int, stop: int
-    ) -> None:
-        unknown = flags & events.STRANGE & ~events.KNOWN_FLAGS.get(kind, 0)
-        if kind in events.BODIED and flags & events.BODY_BITS == events.BODY_BITS:
-            unknown |= events.BODY_BITS
-        if unknown and kind in events.KIND_NAMES:
-            raise Unsupported(
-                f"the log at position {lsn}: flags {unknown:#x} of a record of kind {events.KIND_NAMES[kind]}"
-                " are not known to this mq; upgrade mq"
-            )
+    def take(self, positions: Iterable[int], drafts: Iterable[Draft], taken: Iterable[Event]) -> None:
+        """Do what *drafts* say, which stand at *positions* now, and which were decoded before."""
+        for lsn, (kind, flags, number, _), event in zip(positions, drafts, taken, strict=True):
+            self.do(self.queues.get(number) or self._add(number), lsn, kind, flags, event)
+
+    def do(self, queue: QueueState, lsn: int, kind: int, flags: int, event: Event) -> None:
+        """Do what one record says; *event*: as it was decoded."""
         if kind == events.PUBLISH:
-            said = _understood(lsn, events.attributes_of, flags, buffer[start:stop])[0]
-            queue.publish_with(lsn, stop - start, said)
-        elif kind == events.DECLARE:
-            self.declare(queue.number, lsn, buffer[start:stop])
+            queue.publish_with(lsn, *event)
+        elif kind == events.ACK:
+            queue.ack_run(*event)
+        elif kind == events.DELIVER:
+            ids, deadline = event
+            queue.deliver_run(ids, lsn, deadline, flags)
         elif kind == events.NACK:
-            queue.nack(*events.nack_of(flags, buffer, start, stop))
-        elif kind == events.RELEASE:
-            queue.release(*events.RELEASE_PAYLOAD.unpack_from(buffer, start))
-        elif kind == events.EXTEND:
-            queue.extend(*events.EXTEND_PAYLOAD.unpack_from(buffer, start))
-        elif kind == events.PURGE:
-            (cutoff,) = events.PURGE_PAYLOAD.unpack_from(buffer, start)
-            kept = buffer[start + events.PURGE_PAYLOAD.size : stop]
-            queue.purge(cutoff, events.KEPT_PAYLOAD.iter_unpack(kept))
+            queue.nack(*event)
         elif kind == events.RELOCATE:
-            id, _created, attempts, place, receipt, when = events.RELOCATE_PAYLOAD.unpack_from(buffer, start)
-            payload = buffer[start + events.RELOCATE_PAYLOAD.size : stop]
-            changes, published = _understood(lsn, events.changes_of, flags, payload)
-            said = _understood(lsn, events.attributes_of, flags, published)[0]
-            queue.relocate(id, lsn, len(published), attempts, place, receipt, when, said, changes)
+            id, *rest = event
+            queue.relocate(id, lsn, *rest)
+        elif kind == events.RELEASE:
+            queue.release(*event)
+        elif kind == events.EXTEND:
+            queue.extend(*event)
         elif kind == events.MOVE:
-            self._move(queue, flags, events.decode_move(buffer, start, stop))
+            self._move(queue, flags, *event)
         elif kind == events.DROP:
-            self._drop(queue, flags, buffer[start:stop])
+            self._drop(queue, flags, *event)
+        elif kind == events.DECLARE:
+            self._declare(queue, lsn, *event)
+        elif kind == events.PURGE:
+            queue.purge(*event)
         elif kind == events.RESCHEDULE:
-            queue.reschedule(*events.RESCHEDULE_PAYLOAD.unpack_from(buffer, start))
-        elif kind == events.DELETE:
-            self._delete(queue)
+            queue.reschedule(*event)
         elif kind == events.DEDUP:
-            id, until = events.DEDUP_PAYLOAD.unpack_from(buffer, start)
-            key = buffer[start + events.DEDUP_PAYLOAD.size : stop].decode()
+            id, until, key = event
             queue.dedup.again(key, Seen(id, until, lsn))
             queue.stir()
         elif kind == events.RENEW:
-            queue.renew(*events.RENEW_PAYLOAD.unpack_from(buffer, start))
+            queue.renew(*event)
         else:
-            raise Unsupported(
-                f"the log at position {lsn}: records of kind {kind} are not known to this mq; upgrade mq"
-            )
+            assert kind == events.DELETE, kind
+            self._delete(queue)
 
     def declare(self, number: int, lsn: int, payload: bytes) -> QueueState:
-        """Make the queue, or change what is known of it."""
+        """Make the queue, or change what is known of it: as the DECLARE record at *lsn* does."""
         queue = self.queues.get(number) or self._add(number)
+        self._declare(queue, lsn, events.decode_declaration(payload))
+        return queue
+
+    def _declare(self, queue: QueueState, lsn: int, declaration: events.Declaration) -> None:
         before = queue.name
-        declaration = _understood(lsn, events.decode_declaration, payload)
         if before != declaration.name:
             if self.by_name.get(before) is queue:
                 del self.by_name[before]
             self.renamed |= {before, declaration.name}
         queue.declare(declaration, lsn)
         self.by_name[queue.name] = queue
-        return queue
 
     def _move(self, queue: QueueState, flags: int, said: events.Move) -> None:
         """To the dead letters, with what happened to it; or back, as if it had never been tried."""
@@ -168,8 +157,8 @@ class State:
         target = self.queues.get(said.to) or self._add(said.to)
         target.arrive(said.id, said.size, Taken(0, taken.position, traits))
 
-    def _drop(self, queue: QueueState, flags: int, payload: bytes) -> None:
-        for id, size in events.DROP_PAYLOAD.iter_unpack(payload):
+    def _drop(self, queue: QueueState, flags: int, pairs: Iterable[tuple[int, int]]) -> None:
+        for id, size in pairs:
             queue.expirations += bool(flags & events.EXPIRED)
             queue.dropped += bool(flags & events.OVERFLOWED)
             queue.drop(id, size)
@@ -284,16 +273,6 @@ def stands_at(queue: QueueState, what: Live) -> int | None:
 def _stands(queue: QueueState, id: int, base: int, limit: int) -> bool:
     position = queue.position(id)
     return position is not None and base <= position < limit
-
-
-def _understood(lsn: int, decode: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What *decode* makes of a record; Unsupported if it says something that is not known."""
-    try:
-        return decode(*args, **kwargs)
-    except msgspec.ValidationError as error:
-        raise Unsupported(
-            f"the log at position {lsn}: a record says what this mq does not know ({error}); upgrade mq"
-        ) from None
 
 
 def declaration_of(queue: QueueState) -> events.Declaration:

@@ -1,0 +1,168 @@
+"""From the bytes of a record to an event: what the fold is told.
+
+    recovery, following     decode(record)  →  State does it
+    what is to be appended  check(draft)    →  append  →  State does it
+
+Both go through the same decoders.  A draft that they refuse is refused before it is
+appended: so whatever mistake an operation makes, it cannot write a record that the next
+opening of the store refuses.  Nothing in this module changes anything.
+
+An event is the arguments of the method of the fold that its kind names.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from math import inf
+from typing import Any, Final
+
+import msgspec
+
+from mq.errors import UsageError
+
+from . import events
+from .events import Attributes
+
+Event = tuple[Any, ...]
+Draft = tuple[int, int, int, bytes]  # kind, flags, queue number, payload
+
+NUMBER_MAX: Final = 65_535  # of a queue: what a record has room for
+STORAGE_BITS: Final = 0x0F  # of flags: they are not for events to set
+
+
+class NotUnderstood(Exception):
+    """The record says something that this mq does not know.  Its text says what."""
+
+
+def decode(kind: int, flags: int, buffer: bytes, start: int, stop: int) -> Event:
+    """The event in a record, whose payload is buffer[start:stop]; NotUnderstood if it makes no sense."""
+    name = events.KIND_NAMES.get(kind)
+    unknown = flags & events.STRANGE & ~events.KNOWN_FLAGS.get(kind, 0)
+    if kind in events.BODIED and flags & events.BODY_BITS == events.BODY_BITS:
+        unknown |= events.BODY_BITS
+    if unknown and name:
+        raise NotUnderstood(f"flags {unknown:#x} of a record of kind {name} are not known to this mq")
+    try:
+        if kind in events.BODIED:  # the body, which may be large, is not cut out
+            return _BODIED[kind](flags, buffer, start, stop)
+        if kind in _DECODERS:
+            return _DECODERS[kind](flags, buffer[start:stop])
+    except (msgspec.MsgspecError, struct.error, UnicodeDecodeError) as error:
+        raise NotUnderstood(f"a record of kind {name} says what this mq does not know ({error})") from None
+    raise NotUnderstood(f"records of kind {kind} are not known to this mq")
+
+
+def check(draft: Draft) -> Event:
+    """The event in a record that is to be appended; UsageError if it must not be.
+
+    No caller should ever see that error: what callers give is checked before.  It stands
+    between a mistake of mq and a log that cannot be opened any more.
+    """
+    kind, flags, number, payload = draft
+    try:
+        event = decode(kind, flags, payload, 0, len(payload))
+        if flags & STORAGE_BITS or not 0 < number <= NUMBER_MAX:
+            raise NotUnderstood(f"flags {flags:#x} and queue {number} are not those of an event")
+        if kind == events.DECLARE:
+            _check_durations(event[0])
+    except NotUnderstood as error:
+        raise UsageError(
+            "nothing was done, because the log could not be read again afterwards; this is a bug of mq,"
+            f" please report it: {error}"
+        ) from None
+    return event
+
+
+def _check_durations(declaration: events.Declaration) -> None:
+    """Stricter than decoding: no NaN, and no infinity, of which no time can be calculated."""
+    durations = (
+        declaration.visibility_timeout, declaration.dedup_window, declaration.ttl or 0,
+        declaration.delete_when_idle or 0, *declaration.backoff,
+    )  # fmt: skip
+    if not all(0 <= each < inf for each in durations):
+        raise NotUnderstood(f"the options of queue {declaration.name!r} hold a duration that is none")
+
+
+# ── one decoder for each kind ──────────────────────────────────────────────────────
+
+
+def _publish(flags: int, buffer: bytes, start: int, stop: int) -> tuple[int, Attributes]:
+    return stop - start, events.attributes_in(flags, buffer, start, stop)
+
+
+def _relocate(flags: int, buffer: bytes, start: int, stop: int) -> Event:
+    if stop - start < events.RELOCATE_PAYLOAD.size:
+        raise struct.error("it is too short")
+    id, _created, attempts, place, receipt, when = events.RELOCATE_PAYLOAD.unpack_from(buffer, start)
+    if place > events.IN_FLIGHT:
+        raise struct.error(f"there is no place {place}")
+    begin = start + events.RELOCATE_PAYLOAD.size
+    changes, end = events.changes_in(flags, buffer, begin, stop)
+    attributes = events.attributes_in(flags, buffer, begin, end)
+    return id, end - begin, attempts, place, receipt, when, attributes, changes
+
+
+def _declare(flags: int, payload: bytes) -> tuple[events.Declaration]:
+    return (events.decode_declaration(payload),)
+
+
+def _deliver(flags: int, payload: bytes) -> tuple[list[int], int]:
+    if len(payload) < 16 or len(payload) % 8:
+        raise struct.error(f"{len(payload)} bytes are no ids and no deadline")
+    return events.deliveries_of(payload, 0, len(payload))
+
+
+def _ack(flags: int, payload: bytes) -> Event:
+    return (events.ACK_PAYLOAD.iter_unpack(payload),)
+
+
+def _nack(flags: int, payload: bytes) -> Event:
+    return events.nack_of(flags, payload, 0, len(payload))
+
+
+def _purge(flags: int, payload: bytes) -> Event:
+    (cutoff,) = events.PURGE_PAYLOAD.unpack_from(payload)
+    return cutoff, events.KEPT_PAYLOAD.iter_unpack(payload[events.PURGE_PAYLOAD.size :])
+
+
+def _move(flags: int, payload: bytes) -> tuple[events.Move]:
+    return (events.decode_move(payload, 0, len(payload)),)
+
+
+def _drop(flags: int, payload: bytes) -> Event:
+    return (events.DROP_PAYLOAD.iter_unpack(payload),)
+
+
+def _delete(flags: int, payload: bytes) -> Event:
+    return ()
+
+
+def _dedup(flags: int, payload: bytes) -> tuple[int, int, str]:
+    id, until = events.DEDUP_PAYLOAD.unpack_from(payload)
+    return id, until, payload[events.DEDUP_PAYLOAD.size :].decode()
+
+
+def _numbers(layout: struct.Struct) -> Callable[[int, bytes], Event]:
+    return lambda flags, payload: layout.unpack_from(payload)
+
+
+_BODIED: Final[dict[int, Callable[[int, bytes, int, int], Event]]] = {
+    events.PUBLISH: _publish,
+    events.RELOCATE: _relocate,
+}
+_DECODERS: Final[dict[int, Callable[[int, bytes], Event]]] = {
+    events.DECLARE: _declare,
+    events.DELIVER: _deliver,
+    events.ACK: _ack,
+    events.NACK: _nack,
+    events.RELEASE: _numbers(events.RELEASE_PAYLOAD),
+    events.EXTEND: _numbers(events.EXTEND_PAYLOAD),
+    events.PURGE: _purge,
+    events.MOVE: _move,
+    events.DROP: _drop,
+    events.RESCHEDULE: _numbers(events.RESCHEDULE_PAYLOAD),
+    events.DELETE: _delete,
+    events.DEDUP: _dedup,
+    events.RENEW: _numbers(events.RENEW_PAYLOAD),
+}

@@ -1,0 +1,171 @@
+"""No mistake of mq writes a record that the next opening refuses: the fold is asked before the log.
+
+Each test plants such a mistake between what a caller gives and the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fakes import FakeClock, open_on
+
+import mq
+from mq import maintenance, options
+from mq.delivery import events
+from mq.delivery.plan import Plan
+from mq.delivery.traits import changes_in
+from mq.storage.disk import RealDisk
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+REFUSED = r"nothing was done.*bug of mq"
+
+
+class Bench:
+    """A queue with a message in flight and two that wait; beside it one with a dead letter."""
+
+    def __init__(self, path: Any) -> None:
+        self.path, self.clock = path, FakeClock()
+        self.broker = mq.open(path, sync="never", clock=self.clock)
+        self.queue = self.broker.queue("mail", visibility_timeout=60)
+        self.queue.publish_many(["held", "one", "two"])
+        self.held = self.queue.receive(timeout=0)
+        other = self.broker.queue("other")
+        other.publish("dead")
+        other.receive(timeout=0).reject()
+        self.dead = self.broker.queue("other.dead")
+
+    def transact(self) -> None:
+        with self.broker.transaction() as tx:
+            tx.publish("new", "x")
+            tx.ack(self.held)
+            tx.publish(self.queue, "y", priority=9)
+
+    def refuses(self, plant: Plant, call: Callable[[], object]) -> None:
+        """The mistake is refused, nothing is written, and the store goes on, also when it is opened anew."""
+        end, before = self.broker._store.log.end, self.facts(self.broker)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            plant(monkeypatch)
+            with pytest.raises(mq.UsageError, match=REFUSED) as raised:
+                call()
+        assert str(raised.value).isprintable()
+        assert self.broker._store.log.end == end
+        assert self.facts(self.broker) == before
+        with mq.open(self.path, clock=self.clock) as again:
+            assert self.facts(again) == before
+        self.held.ack()
+        assert self.queue.publish("three", priority=1)
+        self.broker.close()
+        with mq.open(self.path, clock=self.clock) as again:
+            assert again.queue("mail").receive(timeout=0).body == "three"
+
+    def facts(self, broker: mq.Broker) -> object:
+        return [(name, broker.queue(name).stats()) for name in broker.queues()]
+
+
+@pytest.fixture
+def bench(tmp_path) -> Bench:
+    return Bench(tmp_path / "data")
+
+
+def answer(name: str, value: object) -> Plant:
+    return lambda monkeypatch: monkeypatch.setattr(options, name, lambda *args: value)
+
+
+def unchecked(option: str) -> Plant:
+    return lambda monkeypatch: monkeypatch.setitem(options._CHECKS, option, lambda name, value: value)
+
+
+MISTAKES: dict[str, tuple[Plant, Callable[[Bench], object]]] = {
+    "an option's word": (unchecked("expired"), lambda bench: bench.broker.queue("mail", expired="E.DROP")),
+    "a new queue's option": (unchecked("overflow"), lambda bench: bench.broker.queue("new", overflow="E")),
+    "a text for a number": (
+        unchecked("max_attempts"), lambda bench: bench.broker.queue("mail", max_attempts="5")),
+    "no duration": (
+        unchecked("ttl"), lambda bench: bench.broker.queue("mail", ttl=float("inf"))),
+    "a priority": (answer("check_priority", 300), lambda bench: bench.queue.publish("x", priority=9)),
+    "the priority of a batch": (
+        answer("check_priority", 300), lambda bench: bench.queue.publish_many(["x"] * 3, priority=9)),
+    "a part of a transaction": (answer("check_priority", -1), Bench.transact),
+    "headers": (
+        answer("check_headers", {"a": 5}), lambda bench: bench.queue.publish("x", headers={"a": "5"})),
+    "a group": (answer("check_text", 5), lambda bench: bench.queue.publish("x", group="g")),
+    "a day": (answer("check_instant", -5), lambda bench: bench.queue.publish("x", at=5)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("plant", "call"), MISTAKES.values(), ids=MISTAKES)
+def test_what_a_check_lets_through_is_refused(bench, plant, call):
+    bench.refuses(plant, lambda: call(bench))
+
+
+CALLS: dict[int, Callable[[Bench], object]] = {
+    events.DECLARE: lambda bench: bench.queue.pause(),
+    events.ACK: lambda bench: bench.queue.ack_many([bench.held]),
+    events.NACK: lambda bench: bench.held.nack(reason="why"),
+    events.RELEASE: lambda bench: bench.held.release(),
+    events.EXTEND: lambda bench: bench.held.extend(5),
+    events.PURGE: lambda bench: bench.queue.purge(),
+    events.MOVE: lambda bench: bench.dead.replay(),
+    events.DROP: lambda bench: bench.queue.cancel(bench.queue.peek()[0].id),
+    events.RESCHEDULE: lambda bench: bench.queue.reschedule(bench.queue.peek()[0].id, delay=5),
+    events.DELETE: lambda bench: bench.queue.delete(),
+}
+
+
+@pytest.mark.parametrize("mistake", ["half of it is missing", "a flag that is not known", "no queue"])
+@pytest.mark.parametrize("kind", CALLS, ids=events.KIND_NAMES.get)
+def test_a_wrong_record_of_any_kind_is_refused(bench, kind, mistake):
+    if kind == events.DELETE and "half" in mistake:
+        return  # of nothing
+
+    def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+        add = Plan.add
+
+        def add_wrongly(plan: Plan, of: int, flags: int, queue: int, payload: bytes) -> int:
+            if of == kind and "half" in mistake:
+                payload = payload[: len(payload) // 2]
+            elif of == kind and "flag" in mistake:
+                flags |= 0xF0 & ~events.KNOWN_FLAGS.get(kind, 0) or 0x02
+            elif of == kind:
+                queue = 0
+            return add(plan, of, flags, queue, payload)
+
+        monkeypatch.setattr(Plan, "add", add_wrongly)
+
+    bench.refuses(plant, lambda: CALLS[kind](bench))
+
+
+def test_work_that_falls_due_and_goes_wrong_stops_no_other_call(bench):
+    """What expires cannot be dropped, by mistake: it stays, and publishing and receiving go on."""
+    bench.queue.publish("expires", ttl=5)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(events, "EXPIRED", 0x02)
+        bench.clock.advance(10)
+        assert bench.queue.publish("three")
+        assert [each.body for each in bench.queue.receive_many(9, timeout=0)] == ["one", "two", "three"]
+        assert bench.queue.stats().expired == 0
+    bench.clock.advance(10)
+    assert bench.queue.receive(timeout=0) is None
+    assert bench.queue.stats().expired == 1
+
+
+def test_the_cleaner_moves_nothing_that_could_not_be_read_again(tmp_path, monkeypatch, caplog):
+    """It says so, gives no space back, and no message is lost."""
+    broker = open_on(RealDisk(), tmp_path / "data", sync="never", segment_bytes=4096, background=False)
+    queue = broker.queue("mail", backoff=mq.Backoff(initial=0))
+    queue.publish("kept")
+    queue.receive(timeout=0).nack(reason="it has a history, which moves with it")
+    monkeypatch.setattr(
+        maintenance, "changes_in", lambda said, traits: changes_in(said, traits) and events.Changes(-5)
+    )
+    with caplog.at_level(logging.WARNING, "mq"):
+        for _ in range(100):
+            broker.queue("other").publish(bytes(200))
+            broker.queue("other").receive(timeout=0).ack()
+    assert "space is not given back any more: nothing was done" in caplog.text
+    broker.close()
+    with mq.open(tmp_path / "data") as broker:
+        assert broker.queue("mail").receive(timeout=0).body == "kept"
