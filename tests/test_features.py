@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import CountingDisk, FakeClock, open_on
+from fakes import CountingDisk, FakeClock, QuickDisk, open_on
 
 import mq
 from mq.delivery import state
@@ -240,6 +240,42 @@ def test_a_last_attempt_without_time_left_dies_as_soon_as_somebody_comes_by(
         broker.queue("mail", max_attempts=1)
     other.publish("somebody comes by")
     assert (queue.stats().in_flight, bodies(broker.queue("mail.dead").peek())) == (0, ["x"])
+
+
+@pytest.mark.parametrize("shift", [-43_200, 43_200])
+@pytest.mark.parametrize("again", ["live", "from the log", "from a checkpoint", "moved"])
+def test_a_backoff_is_not_moved_by_the_wall_clock(
+    tmp_path: Path, clock: FakeClock, shift: int, again: str
+) -> None:
+    """But the delay that a caller names is."""
+
+    def open_and_set() -> mq.Broker:
+        opened = open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False)
+        opened._store.clock.wall_ms = lambda: int((clock.now + shift) * 1000)  # type: ignore[method-assign]
+        return opened
+
+    broker = open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False)
+    queue = broker.queue("mail", backoff=mq.Backoff(initial=10, jitter=0))
+    queue.publish_many(["backs off", "is delayed"])
+    take(queue).nack()
+    take(queue).nack(delay=10)
+    if again == "from a checkpoint":
+        broker._store.maintenance.checkpoint()
+    elif again == "moved":
+        broker._store.maintenance.compact()
+    if again == "live":
+        broker._store.clock.wall_ms = lambda: int((clock.now + shift) * 1000)  # type: ignore[method-assign]
+    else:
+        broker.close()
+        broker = open_and_set()
+    queue = broker.queue("mail")
+    seen = []
+    for seconds in (9.9, 0.2, abs(shift)):
+        clock.advance(seconds)
+        seen.append({message.body for message in queue.peek()})
+    ahead = {"is delayed"} if shift > 0 else set()
+    assert seen == [ahead, {"backs off"} | ahead, {"backs off", "is delayed"}]
+    broker.close()
 
 
 def test_of_many_failures_the_first_and_the_last_few_are_kept(broker: mq.Broker) -> None:

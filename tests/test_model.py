@@ -71,6 +71,7 @@ class Entry:
     due: int = 0  # wall time
     expires: int = 0  # wall time; 0: never
     headers: dict[str, str] = field(default_factory=dict)
+    rests: int = 0  # store time
     attempts: int = 0
     token: object = None  # which delivery is the current one; None: nobody has it
     deadline: int = 0  # store time
@@ -112,7 +113,7 @@ class Model:
 
     def state(self, entry: Entry, now: tuple[int, int]) -> str:
         if entry.token is None:
-            return "delayed" if entry.due > now[1] else "ready"
+            return "delayed" if entry.due > now[1] or entry.rests > now[0] else "ready"
         if entry.deadline > now[0]:
             return "in_flight"
         return "delayed" if entry.returns > now[0] else "ready"
@@ -150,7 +151,7 @@ class Model:
             self.failed += 1
             entry.fail("the visibility timeout passed")
         entry.attempts += 1
-        entry.token, entry.deadline, entry.due = token, deadline, 0
+        entry.token, entry.deadline, entry.due, entry.rests = token, deadline, 0, 0
         return entry
 
 
@@ -169,6 +170,7 @@ class Store(RuleBasedStateMachine):
     def start(self, segment_bytes: int, memory: bool) -> None:
         self.clock = FakeClock()
         self.store_ms = 0  # the latest time that was seen
+        self.ahead_ms = 0  # the wall clock
         self.segment_bytes = segment_bytes
         self.directory = None if memory else Path(tempfile.mkdtemp(prefix="mq-model-"))
         self.generation = 0
@@ -189,6 +191,9 @@ class Store(RuleBasedStateMachine):
             clock=self.clock,
             background=False,
         )
+        clock = self.broker._store.clock
+        wall_ms = clock.wall_ms
+        clock.wall_ms = lambda: wall_ms() + self.ahead_ms
 
     def teardown(self) -> None:
         if hasattr(self, "broker"):
@@ -201,9 +206,9 @@ class Store(RuleBasedStateMachine):
 
     def now(self) -> tuple[int, int]:
         """Store time and wall time: only the second ever goes back."""
-        wall = int(self.clock.now * 1000)
-        self.store_ms = max(self.store_ms, wall)
-        return self.store_ms, wall
+        ms = int(self.clock.now * 1000)
+        self.store_ms = max(self.store_ms, ms)
+        return self.store_ms, ms + self.ahead_ms
 
     def queue(self, name: str) -> mq.Queue:
         return self.broker.queue(name)
@@ -240,7 +245,7 @@ class Store(RuleBasedStateMachine):
     def arrive(self, name: str, id: int, entry: Entry) -> None:
         ttl = self.models[name].option("ttl")
         entry.expires = self.now()[1] + int(ttl * 1000) if ttl else 0
-        entry.attempts, entry.token, entry.due = 0, None, 0
+        entry.attempts, entry.token, entry.due, entry.rests = 0, None, 0, 0
         self.models[name].messages[id] = entry
 
     def fall_due(self) -> None:
@@ -371,7 +376,9 @@ class Store(RuleBasedStateMachine):
 
     # ── settling ───────────────────────────────────────────────────────────────────
 
-    def settled(self, held: Held, entry: Entry, how: str, delay: float = 0, reason: str = "because") -> None:
+    def settled(
+        self, held: Held, entry: Entry, how: str, delay: float | None = 0, reason: str = "because"
+    ) -> None:
         """What the model makes of it."""
         model, now = self.models[held.queue], self.now()
         limit = model.option("max_attempts")
@@ -388,6 +395,8 @@ class Store(RuleBasedStateMachine):
             if how == "nack":
                 model.failed += 1
                 entry.fail(reason)
+                if delay is None:
+                    entry.rests = now[0] + int(BACKOFF.delay(entry.attempts, 0) * 1000)
                 entry.due = now[1] + int(delay * 1000) if delay else 0
             else:
                 entry.attempts -= 1
@@ -396,7 +405,7 @@ class Store(RuleBasedStateMachine):
     @precondition(lambda self: any(each.delivery for each in self.held[-12:]))
     @rule(
         number=picks,
-        how=st.sampled_from(["ack", "nack", "release", "extend", "with", "fail", "reject"]),
+        how=st.sampled_from(["ack", "nack", "back off", "release", "extend", "with", "fail", "reject"]),
         delay=seconds,
     )
     def settle(self, number: int, how: str, delay: float) -> None:
@@ -407,6 +416,7 @@ class Store(RuleBasedStateMachine):
         settle = {
             "ack": delivery.ack,
             "nack": lambda: delivery.nack(delay=delay, reason="because"),
+            "back off": lambda: delivery.nack(reason="because"),
             "release": delivery.release,
             "extend": lambda: delivery.extend(delay),
             "with": lambda: delivery.__exit__(None, None, None),
@@ -422,7 +432,10 @@ class Store(RuleBasedStateMachine):
             assert raised.value.ids == (held.id,)
             return
         settle()
-        self.settled(held, entry, how, delay)
+        if how == "back off":
+            self.settled(held, entry, "nack", None)
+        else:
+            self.settled(held, entry, how, delay)
 
     @precondition(lambda self: self.held)
     @rule(
@@ -506,6 +519,7 @@ class Store(RuleBasedStateMachine):
                 self.models[name].failed += 1
                 entry.fail("the visibility timeout passed")
                 entry.token = None
+            entry.rests = 0
             entry.due = self.now()[1] + int(delay * 1000) if delay else 0
 
     @rule(name=st.sampled_from(["a.dead", "b.dead"]), number=st.one_of(st.none(), picks), away=st.booleans())
@@ -576,6 +590,11 @@ class Store(RuleBasedStateMachine):
         for broker in [self.broker, *([self.other] if self.other else [])]:
             broker._store.clock.store_ms()
         self.clock.advance(-by)
+
+    @rule(by=st.sampled_from([-10_000_000, -40_000, -1000, 1000, 6000, 10_000_000]))
+    def the_wall_clock_jumps(self, by: int) -> None:
+        """And store time does not."""
+        self.ahead_ms += by
 
     @rule()
     def the_clock_jumps_behind_what_a_segment_can_count(self) -> None:
@@ -673,7 +692,7 @@ class Store(RuleBasedStateMachine):
         def when(id: int) -> tuple[int, int]:
             entry = model.messages[id]
             if entry.token is None:
-                return entry.due, id
+                return (entry.rests - now[0] + now[1] if entry.rests > now[0] else entry.due), id
             return (entry.deadline if state == "in_flight" else entry.returns - now[0] + now[1]), id
 
         return iter(sorted(ids, key=when))

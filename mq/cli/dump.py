@@ -58,7 +58,7 @@ def _ack(payload: bytes) -> Facts:
 
 
 def _nack(flags: int, payload: bytes) -> Facts:
-    id, due, _, reason = events.nack_of(flags, payload, 0, len(payload))
+    id, due, _, reason, _ = events.nack_of(flags, payload, 0, len(payload))
     return {"message": id, "due": output.instant(due) if due else "now", "reason": reason}
 
 
@@ -82,8 +82,9 @@ def _relocate(payload: bytes) -> Facts:
     said: Facts = {"message": id, "created_at": output.instant(created), "attempts": attempts}
     if place == events.IN_FLIGHT:
         return said | {"place": "in_flight", "receipt": receipt, "deadline": output.instant(when)}
-    if place == events.DELAYED:
-        return said | {"place": "delayed", "due": output.instant(when)}
+    if place in (events.DELAYED, events.RESTING):
+        name = "delayed" if place == events.DELAYED else "resting"
+        return said | {"place": name, "due": output.instant(when)}
     return said | {"place": "waiting"}
 
 

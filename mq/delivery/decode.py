@@ -95,7 +95,7 @@ def _relocate(flags: int, buffer: bytes, start: int, stop: int) -> Event:
     if stop - start < events.RELOCATE_PAYLOAD.size:
         raise struct.error("it is too short")
     id, _created, attempts, place, receipt, when = events.RELOCATE_PAYLOAD.unpack_from(buffer, start)
-    if place > events.IN_FLIGHT:
+    if place > events.RESTING:
         raise struct.error(f"there is no place {place}")
     begin = start + events.RELOCATE_PAYLOAD.size
     changes, end = events.changes_in(flags, buffer, begin, stop)

@@ -21,8 +21,8 @@
 
 A message's id is the position of its PUBLISH record.  The receipt of a delivery is the position
 of its DELIVER record; of the n-th message there, n bytes further in.  Deadlines and the ends of dedup
-windows are milliseconds of store time, dues and expiries milliseconds of wall time, all
-since 1970.
+windows are milliseconds of store time, and so is the due of a backoff; other dues, and expiries, are
+milliseconds of wall time, all since 1970.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ CHANGED: Final = 0x80  # of RELOCATE: and they by changes, and their length
 TIMED_OUT: Final = 0x10
 # A bit of a NACK record's flags: it says when.  Those of old did not.
 TIMED: Final = 0x10
+# Another one: the due is in store time, for a backoff decided it.  Those of old did not have it.
+RESTS: Final = 0x20
 # Bits of a MOVE record's flags.
 DIED: Final = 0x10  # to the dead letters; else back from them, as if it had never been tried
 FAILED: Final = 0x20  # by an attempt that failed
@@ -81,7 +83,7 @@ OVERFLOWED: Final = 0x80
 
 # The bits of flags that mean something, by kind: others are refused by name.
 KNOWN_FLAGS: Final = {
-    PUBLISH: BODY_BITS | ATTRIBUTED, DELIVER: TIMED_OUT, NACK: TIMED,
+    PUBLISH: BODY_BITS | ATTRIBUTED, DELIVER: TIMED_OUT, NACK: TIMED | RESTS,
     RELOCATE: BODY_BITS | ATTRIBUTED | CHANGED, MOVE: DIED | FAILED | EXPIRED, DROP: EXPIRED | OVERFLOWED,
 }  # fmt: skip
 
@@ -111,6 +113,7 @@ TRAILER_LENGTH: Final = Struct("<I")
 WAITING: Final = 0
 DELAYED: Final = 1
 IN_FLIGHT: Final = 2
+RESTING: Final = 3  # delayed by a backoff: the due is in store time
 
 DECLARATION_BYTES: Final = 512  # what a queue itself counts in the log: more than a declaration takes
 MESSAGE_OVERHEAD_BYTES: Final = 96  # what a message costs in the log beside its body, moved and settled once
@@ -325,15 +328,15 @@ def decode_reason(data: bytes) -> str:
     return data.decode(errors="ignore")
 
 
-def nack_of(flags: int, buffer: bytes, start: int, stop: int) -> tuple[int, int, int, str]:
-    """Id, due, time (0 if it does not say) and reason of a NACK record."""
+def nack_of(flags: int, buffer: bytes, start: int, stop: int) -> tuple[int, int, int, str, bool]:
+    """Id, due, time (0 if it does not say) and reason of a NACK record; whether the due is in store time."""
     if flags & TIMED:
         id, due, at = TIMED_NACK_PAYLOAD.unpack_from(buffer, start)
         start += TIMED_NACK_PAYLOAD.size
     else:
         (id, due), at = NACK_PAYLOAD.unpack_from(buffer, start), 0
         start += NACK_PAYLOAD.size
-    return id, due, at, decode_reason(buffer[start:stop])
+    return id, due, at, decode_reason(buffer[start:stop]), bool(flags & RESTS)
 
 
 class Move(msgspec.Struct, frozen=True, gc=False):

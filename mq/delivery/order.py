@@ -94,8 +94,12 @@ class Order:
         dues, expiries = [], []
         for id, entry in self.delayed.items():
             traits = entry.traits
-            if entry.due > self._wall_seen:
-                dues.append((entry.due, id))
+            if self._is_early(entry):
+                self._later += 1
+                if entry.rests:
+                    self._returns.append((entry.rests, id))
+                else:
+                    dues.append((entry.due, id))
             elif traits.group is None:
                 self._push(id, traits)
             if traits.group is not None:
@@ -104,8 +108,8 @@ class Order:
                 expiries.append((traits.expires, id))
             if traits.failures or traits.origin:
                 self.history_bytes += weight(traits)
+        heapify(self._returns)
         self._dues, self._expiries = Agenda(dues), Agenda(expiries)
-        self._later = len(dues)
         for id, flight in self.flights.items():
             if flight.traits.group is not None:
                 self._join(flight.traits.group, id, flight.traits.expires).flying = id
@@ -130,10 +134,14 @@ class Order:
             self._watch_expiry(id, traits.expires)
         if self._ages is not None:
             heappush(self._ages, id)
-        if entry.due > self._wall_seen:
-            self._dues.add(entry.due, id)
+        if self._is_early(entry):
             self._later += 1
-            self._next_wall = min(self._next_wall, entry.due)
+            if entry.rests:
+                heappush(self._returns, (entry.rests, id))
+                self._next_store = min(self._next_store, entry.rests)
+            else:
+                self._dues.add(entry.due, id)
+                self._next_wall = min(self._next_wall, entry.due)
         elif traits.group is None:
             self._push(id, traits)
         if traits.group is not None:
@@ -152,7 +160,7 @@ class Order:
     def take_delayed(self, id: int) -> Delayed | None:
         """*id* does not wait any more."""
         entry = self.delayed.pop(id, None)
-        if entry and entry.due > self._wall_seen:
+        if entry and self._is_early(entry):
             self._later -= 1
         return entry
 
@@ -395,13 +403,13 @@ class Order:
                     resting += self._rests(id)
             elif 0 < entry.traits.expires <= wall_ms:
                 expired += 1
-                resting += entry.due > wall_ms
+                resting += self._is_early(entry)
         return expired, resting
 
     def _rests(self, id: int) -> bool:
         """Whether it waits for its time, though not in flight."""
         if entry := self.delayed.get(id):
-            return entry.due > self._wall_seen
+            return self._is_early(entry)
         return self._has_lapsed(id) and self.returns_at(self.flights[id]) > self._store_seen
 
     def dying(self) -> int:
@@ -439,8 +447,11 @@ class Order:
         while self._returns and self._returns[0][0] <= now_ms:
             pair = heappop(self._returns)
             if pair != last and self._is_return(*pair):
-                self._resting -= 1
-                self._push(pair[1], self.flights[pair[1]].traits)
+                if flight := self.flights.get(pair[1]):
+                    self._resting -= 1
+                    self._push(pair[1], flight.traits)
+                else:
+                    self._arrive_in_time(pair[1])
             last = pair
 
     def _pass_dues(self, now_ms: int) -> None:
@@ -448,13 +459,17 @@ class Order:
         while (pair := self._dues.first()) and pair[0] <= now_ms:
             self._dues.pop()
             if pair != last and self._is_due(*pair):
-                self._later -= 1
-                traits = self.delayed[pair[1]].traits
-                if traits.group is None:
-                    self._push(pair[1], traits)
-                else:
-                    self._promote(traits.group)
+                self._arrive_in_time(pair[1])
             last = pair
+
+    def _arrive_in_time(self, id: int) -> None:
+        """The delay of a message that waits, or its backoff, is over."""
+        self._later -= 1
+        traits = self.delayed[id].traits
+        if traits.group is None:
+            self._push(id, traits)
+        else:
+            self._promote(traits.group)
 
     def _pass_turns(self, now_ms: int) -> None:
         """Where the first of a group has expired the next one's turn comes, though it is there still."""
@@ -625,7 +640,11 @@ class Order:
 
     def _is_waiting(self, entry: Delayed) -> bool:
         """Whether it is neither delayed nor expired."""
-        return entry.due <= self._wall_seen and not 0 < entry.traits.expires <= self._wall_seen
+        return not self._is_early(entry) and not 0 < entry.traits.expires <= self._wall_seen
+
+    def _is_early(self, entry: Delayed) -> bool:
+        """Whether its delay, or its backoff, is not over."""
+        return entry.due > self._wall_seen or entry.rests > self._store_seen
 
     def _is_first(self, name: str, id: int) -> bool:
         group = self.groups[name]
@@ -648,7 +667,7 @@ class Order:
         entry = self.delayed.get(first) if first is not None else None
         if first is None or entry is None:
             return
-        if entry.due <= self._wall_seen:
+        if not self._is_early(entry):
             self._push(first, entry.traits)
         if entry.traits.expires and group.count > 1 and group.turn != first:
             group.turn = first
@@ -659,6 +678,8 @@ class Order:
         return flight is not None and flight.deadline == deadline
 
     def _is_return(self, when: int, id: int) -> bool:
+        if entry := self.delayed.get(id):
+            return entry.rests == when
         return self._has_lapsed(id) and self.returns_at(self.flights[id]) == when
 
     def _is_due(self, due: int, id: int) -> bool:

@@ -29,6 +29,7 @@ from .events import (
     DELAYED,
     IN_FLIGHT,
     MESSAGE_OVERHEAD_BYTES,
+    RESTING,
     TIMED_OUT,
     TIMEOUT_REASON,
     WAITING,
@@ -205,12 +206,14 @@ class QueueState(Order):
         for id, size in pairs:
             self.ack(id, size)
 
-    def nack(self, id: int, due: int, at: int = 0, reason: str = "") -> None:
+    def nack(self, id: int, due: int, at: int = 0, reason: str = "", rests: bool = False) -> None:
+        """*rests*: the due is in store time."""
         self.failed += 1
         if flight := self.take_flight(id):
             traits = self._failing(flight.traits, Failed(at, flight.attempts, reason))
             self.landed(traits)
-            self.put_delayed(id, Delayed(due, flight.attempts, flight.position, traits))
+            wall, store = (0, due) if rests else (due, 0)
+            self.put_delayed(id, Delayed(wall, flight.attempts, flight.position, traits, store))
             self.stir()
 
     def release(self, id: int) -> None:
@@ -224,7 +227,7 @@ class QueueState(Order):
 
     def reschedule(self, id: int, due: int) -> None:
         if entry := self.take_delayed(id):
-            self.put_delayed(id, replace(entry, due=due))
+            self.put_delayed(id, replace(entry, due=due, rests=0))
         elif found := self.take_waiting(id):
             self.put_delayed(id, Delayed(due, 0, found[0], LEVELS[found[1]]))
 
@@ -294,10 +297,11 @@ class QueueState(Order):
             traits = traits_of(said, changes) if said else PLAIN
             if place == WAITING:
                 self.arrive(id, size, Taken(attempts, position, traits))
-            elif place == DELAYED:
+            elif place in (DELAYED, RESTING):
                 self.bytes += size
                 self.join(id, traits)
-                self.put_delayed(id, Delayed(when, attempts, position, traits))
+                wall, store = (when, 0) if place == DELAYED else (0, when)
+                self.put_delayed(id, Delayed(wall, attempts, position, traits, store))
             else:
                 self.bytes += size
                 self.join(id, traits)
@@ -328,6 +332,8 @@ class QueueState(Order):
         if flight := self.flights.get(id):
             return flight.attempts, IN_FLIGHT, flight.receipt, flight.deadline
         if delayed := self.delayed.get(id):
+            if delayed.rests:
+                return delayed.attempts, RESTING, 0, delayed.rests
             return delayed.attempts, DELAYED, 0, delayed.due
         return 0, WAITING, 0, 0
 
@@ -338,7 +344,7 @@ class QueueState(Order):
                 return "in_flight"  # its last attempt, until somebody comes by
             return "delayed" if self.returns_at(flight) > now.store else "ready"
         if delayed := self.delayed.get(id):
-            return "ready" if delayed.due <= now.wall else "delayed"
+            return "ready" if delayed.due <= now.wall and delayed.rests <= now.store else "delayed"
         return "ready" if self._lane_of(id) else None
 
     def changes_at(self, id: int, now: Now) -> int | None:
@@ -347,7 +353,7 @@ class QueueState(Order):
             flies = self.state_of(id, now) == "in_flight"
             return flight.deadline if flies else self.returns_at(flight)
         delayed = self.delayed.get(id)
-        return delayed.due if delayed else None
+        return delayed.rests or delayed.due if delayed else None
 
     def attempts(self, id: int) -> int:
         """How often the message was delivered, and not released."""
@@ -364,7 +370,12 @@ class QueueState(Order):
         else:
             self.advance(now)
             when = [(entry.due, id) for id, entry in self.delayed.items() if entry.due > now.wall]
-            # Those that timed out and rest a little count in store time.
+            # Those that failed or timed out, and rest a little, count in store time.
+            when += [
+                (entry.rests - now.store + now.wall, id)
+                for id, entry in self.delayed.items()
+                if entry.rests > now.store
+            ]
             when += [
                 (self.returns_at(flight) - now.store + now.wall, id)
                 for id, flight in flights

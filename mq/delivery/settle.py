@@ -28,11 +28,15 @@ def nack(plan: Plan, queue: QueueState, id: int, delay: float | None, reason: st
     if attempts >= queue.attempts_max:
         bury(plan, queue, id, plan.size_of(queue, id), reason, events.FAILED)
         return
+    flags, due = events.TIMED, 0
     if delay is None:
-        delay = queue.backoff.delay(attempts, chance)
-    due = plan.now.wall + int(delay * 1000) if delay else 0
+        # In store time: a wall clock that is set back must not prolong it.
+        if rest := int(queue.backoff.delay(attempts, chance) * 1000):
+            flags, due = flags | events.RESTS, plan.now.store + rest
+    elif delay:
+        due = plan.now.wall + int(delay * 1000)
     payload = events.TIMED_NACK_PAYLOAD.pack(id, due, plan.now.store) + events.encode_reason(reason)
-    plan.add(events.NACK, events.TIMED, queue.number, payload)
+    plan.add(events.NACK, flags, queue.number, payload)
 
 
 def give_up(plan: Plan, queue: QueueState, id: int, due: int) -> None:

@@ -49,7 +49,7 @@ class Image(msgspec.Struct, array_like=True):
 
 
 COLUMNS: dict[type, tuple[str, ...]] = {
-    Delayed: ("due", "attempts", "position"),
+    Delayed: ("due", "attempts", "position", "rests"),
     Flight: ("receipt", "deadline", "attempts", "position"),
 }
 
@@ -120,8 +120,8 @@ def restore(data: bytes | msgspec.Raw, load: Load) -> State:
         for priority, at, stored in [(0, image.at, image.chunks), *image.lanes]:
             _restore_lane(queue.lane(priority), at, stored, _loader(load, image.number, priority))
         traits = {id: _known(Traits(*rest)) for id, *rest in image.traits}  # type: ignore[arg-type]
-        for id, due, attempts, position in _rows(image.delayed, 4):
-            queue.delayed[id] = Delayed(due, attempts, position, traits.get(id, PLAIN))
+        for id, due, attempts, position, rests in _rows(image.delayed, 5):
+            queue.delayed[id] = Delayed(due, attempts, position, traits.get(id, PLAIN), rests)
         for id, receipt, deadline, attempts, position in _rows(image.flights, 5):
             queue.flights[id] = Flight(receipt, deadline, attempts, position, traits.get(id, PLAIN))
         for key, *seen in image.dedup:

@@ -46,13 +46,14 @@ class Flight(msgspec.Struct, frozen=True, gc=False):
 class Delayed(msgspec.Struct, frozen=True, gc=False):
     """A message that waits: delayed, or tried before, or in a group, or about to expire.
 
-    Due in wall time, ms; 0 is at once.
+    Milliseconds; 0 is at once.  A delay or a date that people named is `due`; a backoff `rests`.
     """
 
-    due: int
+    due: int  # wall time
     attempts: int
     position: int
     traits: Traits = PLAIN
+    rests: int = 0  # until then, store time
 
 
 def traits_of(said: Attributes, changes: Changes | None = None) -> Traits:

@@ -158,6 +158,15 @@ class Actor:
         self._settle("nack", taken, call)
 
     @when_open
+    def back_off(self, taken: Taken | None = None) -> None:
+        def call(op: Op, each: Any) -> None:
+            now, op.rests = self._now()[0], True
+            op.when, op.latest = (now + int(each.attempts * factor * 1000) for factor in (0.5, 3))
+            each.nack()
+
+        self._settle("nack", taken, call)
+
+    @when_open
     def extend(self, seconds: float = 60.0, taken: Taken | None = None) -> None:
         def call(op: Op, each: Any) -> None:
             op.when = self._now()[0] + int(seconds * 1000)

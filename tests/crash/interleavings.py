@@ -425,6 +425,25 @@ def the_first_receipt_acks_after_another_delivery(stage: Stage) -> None:
 
 
 @on_stage()
+def a_wall_clock_is_set_while_a_message_rests(stage: Stage) -> None:
+    """A backoff of a second takes a second, and a delay that somebody named moves with the wall clock."""
+    two_open(stage)
+    stage.do("a", Actor.publish, "q")
+    for shift in (-43_200.0, 43_200.0):
+        stage.do("a", Actor.take, "q")
+        stage.do("a", Actor.back_off)
+        stage["a"].set_wall_clock(shift)
+        stage.do("b", Actor.take, "q", 9)
+        stage["b"].sleep(3.5)
+        stage.do("b", Actor.take, "q", 9)
+        if len(stage["b"].held) != 2:
+            raise Wrong(f"P1: {stage['b'].held}")
+        stage.do("b", Actor.release)
+        stage.do("b", Actor.release)
+    stage.end()
+
+
+@on_stage()
 def killed_inside_the_write_of_a_group(stage: Stage) -> None:
     """A part of it is there, some of its records whole: none counts, and the rest is void."""
     two_open(stage)

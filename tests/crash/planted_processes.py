@@ -35,6 +35,9 @@ BUGS = (
         "if False:", "definitions, two publish and take"),
     Bug("deadlines by a clock of one's own", "mq.clock:Clock.join",
         "self._offset_ms = _signed(page[OFFSET])", "self.start(last_ms, 0, [0] * 18)", "settling"),
+    Bug("a backoff follows the wall clock", "mq.delivery.settle:nack",
+        "flags, due = flags | events.RESTS, plan.now.store + rest", "due = plan.now.wall + rest",
+        "a_wall_clock_is_set_while_a_message_rests"),
     # ── presence and recovery ──────────────────────────────────────────────────────
     Bug("presence is not taken", LOCKS + "arrive", "if not self.crowded:", "if True:", "come and go"),
     Bug("the lock is not taken to recover", STORE + "_open", "self._locks.take(None)", "pass",

@@ -40,6 +40,8 @@ class Op:
     got: list[Taken] = field(default_factory=list)
     of: Taken | None = None  # what is settled
     when: int = 0  # the due of a nack, the deadline of an extension, ms
+    latest: int = 0  # of a backoff, which is spread: when it is over at the latest
+    rests: bool = False  # a nack with a backoff: its due is in store time, and not in wall time
     value: float = 0.0  # the option that is set, or was read
     syncs: bool = False  # once it has returned, all before it is on the disk
     error: str = ""
@@ -206,7 +208,7 @@ class Witness:
         """Whether the message may have been ready again before *op* was over."""
         for each in taken.settled:
             if each.perhaps and each.begin < op.end:
-                if each.kind == "release" or (each.kind == "nack" and each.when <= op.end_ms[1]):
+                if each.kind == "release" or (each.kind == "nack" and each.when <= op.end_ms[not each.rests]):
                     return True
                 if each.kind == "nack" and each.returned:
                     return False
@@ -238,7 +240,7 @@ class Witness:
         backs = [each for each in last.settled if each.begin < op.end]
         if any(
             each.returned and each.before(op) and each.kind in ("nack", "release")
-            and each.when <= op.begin_ms[1]
+            and max(each.when, each.latest) <= op.begin_ms[not each.rests]
             for each in backs
         ):  # fmt: skip
             return True

@@ -122,6 +122,44 @@ def test_a_wall_clock_that_is_set_back_delays_again_and_loses_nothing(queue):
     assert queue.head(Now(601, 500)) == 10
 
 
+def test_a_backoff_follows_store_time_and_a_delay_wall_time(queue):
+    deliver(queue, 10, 40, 100)
+    queue.nack(10, 500, 90, "why", rests=True)
+    deliver(queue, 20, 41, 100)
+    queue.nack(20, 500)
+    assert queue.seconds_to_next(Now(400, 20)) == 0.1
+    for now, states in (
+        (Now(499, 499), ("delayed", "delayed")),
+        (Now(499, 10**9), ("delayed", "ready")),
+        (Now(500, 20), ("ready", "delayed")),
+        (Now(500, 500), ("ready", "ready")),
+    ):
+        assert (queue.state_of(10, now), queue.state_of(20, now)) == states
+        ready = [id for id, state in zip((10, 20), states, strict=True) if state == "ready"]
+        assert queue.heads(now, 9) == [*ready, 30]
+        assert queue.counts(now) == (1 + len(ready), 0, 2 - len(ready))
+        assert queue.ids("delayed", now, 9) == [id for id in (10, 20) if id not in ready]
+    assert (queue.changes_at(10, at(499)), queue.facts(10)) == (500, (1, events.RESTING, 0, 500))
+
+
+def test_a_group_goes_on_when_the_backoff_of_its_first_is_over(queue):
+    for id in (40, 50):
+        queue.publish_with(id, 5, events.Attributes(group="g"))
+    for id in (10, 20, 30):
+        queue.take(id)
+    deliver(queue, 40, 60, 100)
+    queue.nack(40, 500, rests=True)
+    assert [queue.head(Now(ms, 10**9)) for ms in (499, 500)] == [None, 40]
+
+
+def test_what_rests_can_be_rescheduled(queue):
+    deliver(queue, 10, 40, 100)
+    queue.nack(10, 500, rests=True)
+    queue.reschedule(10, 0)
+    assert queue.head(at(90)) == 10
+    assert queue.facts(10) == (1, events.DELAYED, 0, 0)
+
+
 def test_deadlines_follow_store_time_and_dues_wall_time(queue):
     deliver(queue, 10, 40, 100)
     deliver(queue, 20, 41, 1000)

@@ -33,11 +33,11 @@ PAYLOADS = {
 }  # fmt: skip
 CONTINUES = 0x01
 TIMED_OUT = TIMED = DIED = 0x10
-FAILED = 0x20
+FAILED = RESTS = 0x20
 ATTRIBUTED = EXPIRED = 0x40
 CHANGED = OVERFLOWED = 0x80
 FLAGS = {
-    "PUBLISH": 0x30 | ATTRIBUTED, "DELIVER": TIMED_OUT, "NACK": TIMED,
+    "PUBLISH": 0x30 | ATTRIBUTED, "DELIVER": TIMED_OUT, "NACK": TIMED | RESTS,
     "RELOCATE": 0x30 | ATTRIBUTED | CHANGED, "MOVE": DIED | FAILED | EXPIRED, "DROP": EXPIRED | OVERFLOWED,
 }  # fmt: skip
 TOTALS = ("published", "acked", "failed", "expirations", "dead_lettered", "dropped")
@@ -188,6 +188,7 @@ class Message:
     due: int
     expires: int
     dedup: tuple[str | None, int]
+    rests: int = 0  # store time
     attempts: int = 0
     receipt: int | None = None  # of the delivery that was not settled
     deadline: int = 0
@@ -198,8 +199,8 @@ class Message:
         self.failures.append((at, self.attempts, reason))
         del self.failures[1:-4]
 
-    def wait(self, due: int) -> None:
-        self.receipt, self.due = None, due
+    def wait(self, due: int, rests: int = 0) -> None:
+        self.receipt, self.due, self.rests = None, due, rests
 
 
 @dataclass
@@ -212,7 +213,7 @@ class Queue:
 
     def place(self, message: Message, store_ms: int, wall_ms: int) -> tuple[str, int | None]:
         """ready, delayed, in_flight; or expired, and nobody came by yet.  And until when, on its clock."""
-        returns = 0
+        returns = message.rests
         if message.receipt is not None:
             most = self.declared["max_attempts"]
             if message.deadline > store_ms or (most is not None and message.attempts >= most):
@@ -286,7 +287,8 @@ class State:
                         if each.receipt is not None:
                             each.fail(each.deadline, "the visibility timeout passed")
                         each.attempts += 1
-                        each.receipt, each.deadline, each.due = lsn + n, fields[1], 0
+                        each.wait(0)
+                        each.receipt, each.deadline = lsn + n, fields[1]
             case "ACK":
                 settled = [fields, *iter_unpack("<QI", rest)]
                 assert len(settled) <= 128
@@ -297,7 +299,7 @@ class State:
                 queue.totals["failed"] += 1
                 if flies:
                     flies.fail(fields[2] if flags & TIMED else 0, rest.decode(errors="ignore"))
-                    flies.wait(fields[1])
+                    flies.wait(*((0, fields[1]) if flags & RESTS else (fields[1], 0)))
             case "RELEASE":
                 if flies:
                     flies.attempts -= 1
@@ -323,7 +325,7 @@ class State:
                     queue.messages.pop(id, None)
             case "RESCHEDULE":
                 if message and not flies:
-                    message.due = fields[1]
+                    message.wait(fields[1])
             case "DELETE":
                 del self.queues[number]
             case "DEDUP":
@@ -377,7 +379,7 @@ def _relocated(fields: tuple[int, ...], flags: int, rest: bytes) -> Message:
         message.expires, message.origin = changes.get("e", 0), changes.get("o")
         message.failures = [tuple(each) for each in changes.get("f", [])]
     message.attempts = attempts
-    message.wait(when if place == 1 else 0)
+    message.wait(when if place == 1 else 0, when if place == 3 else 0)
     if place == 2:
         message.receipt, message.deadline = receipt, when
     return message

@@ -168,6 +168,9 @@ def a_life(path: Path, clock: FakeClock) -> mq.Broker:
     anew = broker.queue("anew", dedup_window=10_000)
     anew.ack_many([anew.publish("under its number", dedup_id="remembered") and anew.receive(timeout=0)])
     kept.pause()
+    resting = broker.queue("resting", backoff=mq.Backoff(initial=500, maximum=900))
+    resting.publish_many(["rests", "rests in its group"], group="r")
+    resting.receive(timeout=0).nack(reason="not now")
     # Settled behind a declaration: that counts, though the messages go with the head.
     last = many.receive_many(5, timeout=0)
     broker.queue("many", visibility_timeout=60)
@@ -199,7 +202,8 @@ def test_what_the_reference_reads_is_what_mq_holds(tmp_path: Path, clock: FakeCl
     assert bits == {
         (k, bit) for k, known in reference.FLAGS.items() for bit in (0x10, 0x20, 0x40, 0x80) if known & bit
     }
-    assert places == {(place, changed) for place in range(3) for changed in (False, True)}
+    # A backoff follows a failure, which is a change.
+    assert places == {(place, changed) for place in range(3) for changed in (False, True)} | {(3, True)}
     broker.close()
     assert entries(path)[-1].kind == "CLOSED"
     with mq.open(path, clock=clock, sync="never", segment_bytes=4096) as broker:
