@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import errno
+import mmap
+import os
 import shutil
 
 import pytest
+
+from mq.storage.disk import PAGE_BYTES, RealDisk
+from mq.storage.rewrite import rewrite
+from mq.storage.segment import HEADER_BYTES, Segment
 
 from . import faults, machine
 from .conftest import skip
@@ -171,3 +177,45 @@ def test_a_disk_that_is_still_broken_is_not_called_well(weak: WeakDisk, nursery:
     weak.image.unmount()
     weak.image.mount()
     assert nursery.run(SCRIPT + "numbers", store) == shown
+
+
+class NoDirect(RealDisk):
+    """As on a file system that does not write past its cache."""
+
+    def pwrite_direct(self, fd: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+@pytest.mark.parametrize("how", ["not mapped", "mapped", "O_DIRECT refused"])
+@pytest.mark.parametrize("size", [3000, 300_000])
+def test_what_was_appended_to_a_page_whose_fsync_failed_is_written_with_it(weak: WeakDisk, size, how):
+    """P1: ext4 drops such a page with what was appended; and does not drop one that a process has mapped."""
+    segment = Segment(number=0, base=0, capacity=1 << 20, created_ms=0, seed=0)
+    path = f"{weak.image.path}/{segment.name}"
+    first, other = (os.open(path, os.O_RDWR | os.O_CREAT) for _ in range(2))
+    page = mmap.mmap(-1, PAGE_BYTES)
+    try:
+        os.posix_fallocate(first, 0, HEADER_BYTES + segment.capacity)
+        os.pwrite(first, b"h" * PAGE_BYTES, 0)
+        os.fsync(first)
+        weak.fail(path, PAGE_BYTES)
+        os.pwrite(first, b"a" * size, PAGE_BYTES)
+        with pytest.raises(OSError, match=r"No space|Input/output"):
+            os.fdatasync(first)
+        weak.heal()
+        if how == "mapped":
+            page = mmap.mmap(other, 4 * PAGE_BYTES)
+            assert page[PAGE_BYTES : PAGE_BYTES + 3000] == b"a" * 3000
+        os.pwrite(other, b"b" * 500, PAGE_BYTES + size)
+        start = PAGE_BYTES - HEADER_BYTES
+        disk = NoDirect() if how == "O_DIRECT refused" else RealDisk()
+        rewrite(disk, weak.image.path, [segment], start, start + size + 500)
+    finally:
+        page.close()
+        os.close(first)
+        os.close(other)
+    weak.image.cut(Cut.NOTHING_FLUSHED)
+    weak.image.unmount()
+    weak.image.mount()
+    with open(path, "rb") as file:
+        assert file.read(2 * PAGE_BYTES + size).rstrip(b"\0") == b"h" * PAGE_BYTES + b"a" * size + b"b" * 500
