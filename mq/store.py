@@ -55,7 +55,7 @@ from mq.sizes import size_of
 from mq.storage import locks, recovery, repair, shared
 from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain, storage_error
 from mq.storage.locks import Locks
-from mq.storage.log import Draft, Log
+from mq.storage.log import SYNC_SECONDS, Draft, Log
 from mq.storage.shared import DIRTY, END, FAILED, HOLDER
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ logger = logging.getLogger("mq")
 
 FOLLOW_BYTES: Final = 16 << 10  # whoever is farther behind catches up without the lock
 STEP_ASIDE_SECONDS: Final = 120e-6  # longer than a nap of those who wait
-JOIN_NAP_SECONDS: Final = 0.02  # for who writes again what nobody confirmed: see Log.wait_for_rewrite
+JOIN_NAP_SECONDS: Final = 0.002  # while another process writes again what no sync has confirmed
 CLOSE_SECONDS: Final = 1.0  # for operations of other threads to end, once no more may begin
 CLOSE_NAP_SECONDS: Final = 200e-6
 AWAKE_SECONDS: Final = 0.002  # nobody is woken to look so much earlier
@@ -275,13 +275,25 @@ class Store:
         return state, found, upto
 
     def _wait_for_rewrite(self) -> None:
-        """As the log does, if there is one yet."""
-        if hasattr(self, "log"):
+        """Before bytes are called damaged: see `Log.wait_for_rewrite`, which needs a log and a lock."""
+        if self.read_only:
+            self._wait_while(self._is_syncing)
+        elif hasattr(self, "log"):
             self.log.wait_for_rewrite()
-        elif self.disk.lock(self._sync_fd):
-            self.disk.unlocker(self._sync_fd)()
         else:
+            try:
+                self._wait_while(lambda: not self.disk.lock(self._sync_fd))
+            finally:
+                self.disk.unlocker(self._sync_fd)()
+
+    def _wait_while(self, condition: Callable[[], bool]) -> None:
+        give_up = time.monotonic() + SYNC_SECONDS
+        while condition() and time.monotonic() < give_up:
             self.disk.pause(JOIN_NAP_SECONDS)
+
+    def _is_syncing(self) -> bool:
+        """Whether a process syncs the log, or died in that: what it was about may be written again."""
+        return shared.read_mark(self.disk, self._mark_path, self.identity.key)[shared.SYNCING] != 0
 
     def _take_log(self, log: Log, found: recovery.Survey, *, closed: bool) -> None:
         log.share(self._sync_fd, closed=closed)
@@ -492,6 +504,7 @@ class Store:
         self.identity = identify(self.disk, self.path, create=False)
         self._loader = Loader(self.disk, self.path, self.identity, self._load_again)
         self.mark = memoryview(bytearray(8 * 512)).cast("Q")
+        again = False
         while True:
             view = locks.look(self.disk, self.path, self.identity.key)
             try:
@@ -500,6 +513,10 @@ class Store:
                 if not view.held or not self.disk.exists(self._log_path):
                     raise
                 continue  # compaction dropped a segment before it was read
+            if view.held and found.end < view.end and not again:
+                again = True
+                self._wait_for_rewrite()
+                continue
             if view.held and not found.error:
                 break
             if not view.explains(locks.look(self.disk, self.path, self.identity.key)):
@@ -682,7 +699,7 @@ class Store:
             except (Closed, CorruptStore) as error:
                 if isinstance(error, CorruptStore) and not again:
                     again = True
-                    self.log.wait_for_rewrite()
+                    self._wait_for_rewrite()
                     continue
                 with self.mutex:
                     try:

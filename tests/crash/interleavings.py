@@ -121,7 +121,7 @@ def in_the_rewrite(here: Here) -> Iterator[Stage]:
     b is about to make that call.  c has published behind a since; it waits for no disk.
     """
     for nth in count(1):
-        stage = Stage(here, "abcd")
+        stage = Stage(here, "abcde")
         try:
             two_open(stage)
             stage.do("c", Actor.open, "never")
@@ -172,6 +172,20 @@ def killed_in_the_rewrite_after_a_death_inside_a_failed_fdatasync(stage: Stage) 
         each.kill("b")
         each.look("killed in the rewrite", cuts=4)
         each.do("d", Actor.publish, "q")
+        each.end(cuts=4)
+
+
+@on_stage("a")
+def a_reader_comes_in_the_rewrite_after_a_death_inside_a_failed_fdatasync(stage: Stage) -> None:
+    """It only reads, and has no lock to wait for."""
+    for each in in_the_rewrite(stage.here):
+        each.begin("e", Actor.open, read_only=True)
+        each.as_far_as_it_gets("e", waits=20)  # not for the lock: it goes on without
+        each.finish("b", "e")
+        each.do("e", Actor.see_all)
+        if len(each["e"].seen) < 6:
+            raise Wrong(f"P1: not all that was published is there: {each['e'].seen}")
+        each.do("e", Actor.close)
         each.end(cuts=4)
 
 

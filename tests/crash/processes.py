@@ -98,7 +98,7 @@ class Run:
         self._workload = workload
         self.actors = [
             Actor(self.kernel.process(name), self.witness)
-            for name, _ in zip("abcd", workload.scripts, strict=False)
+            for name, _ in zip("abcde", workload.scripts, strict=False)
         ]
 
     def play(self) -> str:

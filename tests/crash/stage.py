@@ -53,9 +53,10 @@ class Stage(Run):
             if waits > WAITS_MAX:
                 raise Wrong(f"P12: {names} wait for ever")
 
-    def as_far_as_it_gets(self, name: str) -> None:
-        """Go on until it waits for another, or is done."""
-        self.called[name].process.go(lambda call: call.kind == "pause")
+    def as_far_as_it_gets(self, name: str, waits: int = 1) -> None:
+        """Go on until it waits for another, for so many pauses, or is done."""
+        for _ in range(waits):
+            self.called[name].process.go(lambda call: call.kind == "pause")
 
     def until(self, name: str, kind: str, path: str = "", *, nth: int = 1) -> None:
         """Go on until it is about to make such a call, for the *nth* time; *path*: a part of it."""
