@@ -1,12 +1,14 @@
-"""Group commit: one fdatasync for all who wait for the disk.
+"""Group commit: one fdatasync for all threads that wait for the disk.
 
     thread 1 ──append──┐                      ┌──► returns
     thread 2 ──append──┤ gather ─ fdatasync ──┼──► returns
     thread 3 ──append──┘                      └──► returns
     thread 4 ─────────────append── waits ── the next one
 
-Whoever comes first leads.  Those who come while a sync is running wait for its end
-together, and one of them leads the next.
+The thread that comes first leads.  Those that come while a sync is running wait for its
+end, each on a lock of its own, and one of them leads the next.  (An Event would not do: it
+takes a lock again on its way out, and a signal that interrupts that leaves a lock that is
+given back twice.)
 """
 
 from __future__ import annotations
@@ -19,38 +21,30 @@ from typing import Final
 LEADER_SECONDS: Final = 1.0  # a follower looks again then: its leader may have been interrupted
 
 
-class Round:
-    """Those who wait for the end of one sync."""
-
-    def __init__(self) -> None:
-        self.followers = 0
-        self.done = threading.Event()
-
-
 class GroupCommit:
     def __init__(self, synced: Callable[[], int], sync: Callable[[], None]) -> None:
         """*synced* says how far the disk has everything; *sync* makes it all that is written by now."""
         self._synced, self._sync = synced, sync
         self._gate = threading.Lock()  # held for a moment: who leads, and who follows
         self._leading = False
-        self._round = Round()
+        self._followers: list[threading.Lock] = []  # released at the end of the sync that is running
         self._company = 1  # how many the last round served
         self._seconds = 0.0  # how long it took
 
     def wait(self, upto: int) -> None:
         """Return when everything below *upto* is on the disk."""
         while self._synced() < upto:
-            leads = False
+            leads, bell = False, threading.Lock()
+            bell.acquire()
             try:
                 with self._gate:
-                    round = self._round
                     if self._leading:
-                        round.followers += 1
+                        self._followers.append(bell)
                     else:
                         leads = True  # first, so that an interruption here cannot leave nobody leading
                         self._leading = True
                 if not leads:
-                    round.done.wait(LEADER_SECONDS)
+                    bell.acquire(timeout=LEADER_SECONDS)
                 elif self._synced() < upto:
                     self._lead()
             finally:
@@ -68,7 +62,7 @@ class GroupCommit:
         """
         if self._company > 1:
             give_up = time.perf_counter() + self._seconds
-            while self._round.followers + 1 < self._company and time.perf_counter() < give_up:
+            while len(self._followers) + 1 < self._company and time.perf_counter() < give_up:
                 time.sleep(0)  # the others need the interpreter, not this processor
         begin = time.perf_counter()
         self._sync()
@@ -76,6 +70,7 @@ class GroupCommit:
 
     def _end_round(self) -> None:
         with self._gate:
-            ended, self._round = self._round, Round()
-            self._company = ended.followers + 1
-        ended.done.set()
+            ended, self._followers = self._followers, []
+            self._company = len(ended) + 1
+        for bell in ended:
+            bell.release()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -242,7 +243,7 @@ class Led:
     def _sync(self) -> None:
         if self.follower is None:
             self.follower = Work(lambda: self.commit.wait(2))
-            while not self.commit._round.followers and self.follower.is_alive():
+            while not self.commit._followers and self.follower.is_alive():
                 self.follower.join(0.001)
         self.synced += 1
 
@@ -602,3 +603,39 @@ def test_a_log_whose_letting_go_was_interrupted_is_let_go_of_again():
         if disk.closes < disk.interrupt_at:
             break
     assert at > 2, "nothing was interrupted"
+
+
+def test_a_follower_that_a_signal_interrupts_leaves_its_leader_and_the_others_alone():
+    """An exception out of a handler, wherever the follower waits: no lock is given back twice."""
+
+    class Limit(Exception):
+        pass
+
+    def handle(*_: object) -> None:
+        raise Limit
+
+    at_the_disk, go_on = threading.Event(), threading.Event()
+
+    def sync() -> None:
+        at_the_disk.set()
+        assert go_on.wait(PATIENCE)
+        synced[0] = 9
+
+    synced = [0]
+    commit = GroupCommit(lambda: synced[0], sync)
+    leader = Work(lambda: commit.wait(1))
+    assert at_the_disk.wait(PATIENCE)
+    other = Work(lambda: commit.wait(2))
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        for n in range(30):
+            with pytest.raises(Limit):
+                signal.setitimer(signal.ITIMER_REAL, 0.001 + 0.0001 * n)
+                commit.wait(3)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    go_on.set()
+    leader.result()
+    other.result()
+    in_time(lambda: commit.wait(3))
