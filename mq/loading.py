@@ -86,16 +86,26 @@ class Loader:
         return self._again(number, priority, chunk)
 
 
-def load_part(
-    disk: Disk, path: str, own: Identity, number: int, priority: int, chunk: Chunk, upto: int
-) -> Arrays:  # fmt: skip
-    """The ids of *chunk*, in queue *number*, that nothing touched between its checkpoint and *upto*."""
-    loader = Loader(disk, path, own, _is_stale)
-    try:
-        state = loader.load(0, upto).state
-        return state.queues[number].lane(priority).part(chunk.first, chunk.size)
-    except StaleCheckpoint:
-        state = loader.load_log(0, upto).state
+class Parts:
+    """Ids that a checkpoint kept, and a newer one of another process does not keep there any more.
+
+    They are in the state that the log gives, which is read once, however many are asked for.
+    """
+
+    def __init__(self, disk: Disk, path: str, own: Identity, upto: int) -> None:
+        self._loader, self._upto = Loader(disk, path, own, _is_stale), upto
+        self._state: State | None = None
+
+    def part(self, number: int, priority: int, chunk: Chunk) -> Arrays:
+        """The ids of *chunk*, in queue *number*, that nothing touched between its checkpoint and *upto*."""
+        try:
+            self._state = self._state or self._loader.load(0, self._upto).state
+            return self._part(self._state, number, priority, chunk)
+        except StaleCheckpoint:
+            self._state = self._loader.load_log(0, self._upto).state
+            return self._part(self._state, number, priority, chunk)
+
+    def _part(self, state: State, number: int, priority: int, chunk: Chunk) -> Arrays:
         return state.queues[number].lane(priority).part(chunk.first, chunk.size)
 
 

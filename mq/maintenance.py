@@ -331,11 +331,15 @@ class Maintenance:
     def checkpoint(self) -> None:
         """Keep the state as it is now, for the next opening."""
         store = self._store
+        packs_there = set(checkpoint.positions(store.disk, store.checkpoint_path, "ids"))
+        if not store.exclusive:
+            # A checkpoint of another process does not keep what only we knew where to find.
+            with store.turn():
+                pass  # be as far as that checkpoint, which this process may not have followed to yet
+            store.keep_only(lambda place: place[0] in packs_there)
         with store.turn() as (log, now_ms, _):
             marker = log.append_head(now_ms, log.head)
-            if not store.exclusive:
-                # A checkpoint of another process does not keep what only we knew where to find.
-                packs_there = set(checkpoint.positions(store.disk, store.checkpoint_path, "ids"))
+            if not store.exclusive:  # the same, if the state was read anew since: then nothing is missing
                 store.state.keep_only(lambda place: place[0] in packs_there)
             start = Start(log.end, log.segments[-1].base, marker, log.reader.checksum(marker), log.head)
             frozen = snapshot.freeze(store.state)

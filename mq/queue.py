@@ -104,8 +104,6 @@ class Queue(Generic[T]):
                     finally:
                         store.leave()
                 if state is not None:
-                    if store.mark[9]:  # WAITING
-                        store.step_aside()
                     if store.linger:
                         store.settle(end)
                     return id
@@ -208,8 +206,6 @@ class Queue(Generic[T]):
                     assert sleeper
                     sleeper.sleep()
                     continue
-                if store.mark[9]:
-                    store.step_aside()
                 if flight is None:
                     return receiving.hand_over(store, settled)[0]
                 assert state
@@ -305,8 +301,6 @@ class Queue(Generic[T]):
                         channel.freed()
                 finally:
                     store.leave()
-            if store.mark[9]:
-                store.step_aside()
             message._settled = True
         finally:
             busy.discard(me)

@@ -23,7 +23,6 @@ from mq.errors import CorruptStore, MqError, StorageError
 from mq.message import Delivery, more_of
 from mq.operation import operation
 from mq.settling import Claim, do_release, settle_within
-from mq.storage.shared import WAITING
 from mq.store import Store
 from mq.waiting import Sleeper
 
@@ -80,8 +79,6 @@ def receive_many(
                 assert sleeper
                 sleeper.sleep()
                 continue
-            if store.mark[WAITING]:
-                store.step_aside()
             if settled is not None:
                 return hand_over(store, settled)
             assert state

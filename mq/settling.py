@@ -19,7 +19,6 @@ from mq.errors import StaleReceipt, UsageError
 from mq.message import Delivery, Receipt
 from mq.operation import operation
 from mq.options import check_many
-from mq.storage.shared import WAITING
 from mq.store import Store
 
 if TYPE_CHECKING:
@@ -110,8 +109,6 @@ def _do_all(store: Store, claims: list[Claim], do: Do, *, settles: bool) -> tupl
                 store.commit(plan)
         finally:
             store.leave()
-    if store.mark[WAITING]:
-        store.step_aside()
     return done, stale
 
 

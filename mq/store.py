@@ -14,6 +14,7 @@ again from the log, which is the truth.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
@@ -22,8 +23,9 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mq import exact
 from mq.channel import Channel
@@ -48,7 +50,7 @@ from mq.errors import (
     UsageError,
 )
 from mq.listener import Listener
-from mq.loading import Loader, identify, load_part
+from mq.loading import Loader, Parts, identify
 from mq.maintenance import MEMORY, Maintenance
 from mq.operation import operation
 from mq.sizes import size_of
@@ -62,9 +64,14 @@ if TYPE_CHECKING:
     from mq.waiting import Sleeper
 
 logger = logging.getLogger("mq")
+T = TypeVar("T")
 
-FOLLOW_BYTES: Final = 16 << 10  # whoever is farther behind catches up without the lock
-STEP_ASIDE_SECONDS: Final = 120e-6  # longer than a nap of those who wait
+FOLLOW_BYTES: Final = 16 << 10  # a process that is farther behind begins to catch up without LOCK
+HOLD_BYTES: Final = 256 << 10  # followed with LOCK held at first, some milliseconds; each time twice as much
+KEEP_UP_BYTES: Final = 64 << 10  # followed between two attempts to get LOCK
+STEP_ASIDE_SECONDS: Final = 120e-6  # longer than a nap of a process that waits
+STEPS_ASIDE_MAX: Final = 50  # then the process that waits must have died, or be stopped
+READS_MAX: Final = 2  # readings of the whole log without LOCK, before one with it
 JOIN_NAP_SECONDS: Final = 0.002  # while another process writes again what no sync has confirmed
 CLOSE_SECONDS: Final = 1.0  # for operations of other threads to end, once no more may begin
 CLOSE_NAP_SECONDS: Final = 200e-6
@@ -122,6 +129,7 @@ class Store:
         self.lost = False  # closed, because this is a fork of a process that has it alone
         self._closed_why = "the broker is closed"
         self.applied = VOID
+        self._parts: Parts | None = None  # while much of what a checkpoint held is read again
         self.epoch = 0  # how often the state was read from the disk
         self.inherited = 0  # receipts before this one are from before a fork
         self._sync_fd = -1  # on the page: its lock says which process syncs
@@ -161,7 +169,6 @@ class Store:
             if not self.exclusive:
                 self.leave = self._locks.unlock
             if not alone:
-                self.leave()
                 self._join()
             self.leave()
             if self._seconds is not None:
@@ -235,23 +242,37 @@ class Store:
         self._take_state(state, log.end)
 
     def _join(self) -> None:
-        """Read the log of those who are here."""
+        """Read the log of the processes that are here; called with LOCK."""
         args = self.disk, self._log_path, self.identity, self.mark
-        while True:
-            state, found, upto = self._read_now()
-            try:
-                log = Log(*args, found.segments, upto, self._segment_bytes)
-                break
-            except FileNotFoundError:
-                pass  # others went on for so long that all that was read is gone
+
+        def use(found: recovery.Survey, upto: int) -> None:
+            log = Log(*args, found.segments, upto, self._segment_bytes)
+            self._take_log(log, found, closed=found.verdict is recovery.Verdict.CLEAN)
+
+        state, found, upto = self._read_and(use)
         self.clock.join(self.mark, found.last_ms)
-        self._take_log(log, found, closed=found.verdict is recovery.Verdict.CLEAN)
         self._take_state(state, upto)
 
-    def _read_now(self) -> tuple[State, recovery.Survey, int]:
-        """The log as it is now, while others go on; and where it ends.  Called without the store's lock."""
-        again = False
-        while True:
+    def _read_and(
+        self, use: Callable[[recovery.Survey, int], None]
+    ) -> tuple[State, recovery.Survey, int]:  # fmt: skip
+        """Read the log as it is now, and *use* what was found; called with LOCK, which it may let go of.
+
+        The others go on meanwhile, and may drop what is being read.  A process that is always
+        too late would never get in, so after some attempts it has them wait: with LOCK held,
+        nothing new is dropped.
+        """
+        for attempt in itertools.count():
+            found = self._read_now() if attempt >= READS_MAX else self._without_lock(self._read_now)
+            if found:
+                with suppress(FileNotFoundError):  # all that was read has gone since
+                    use(*found[1:])
+                    return found
+        raise AssertionError  # not reached: there is always another attempt
+
+    def _read_now(self) -> tuple[State, recovery.Survey, int] | None:
+        """The log as it is now, and where it ends; None if others dropped a part before it was read."""
+        for again in (False, True):
             # The head first: if a segment goes that this end still needs, it is seen to have moved.
             head, upto = self.mark[shared.HEAD], self.mark[END]
             try:
@@ -260,19 +281,18 @@ class Store:
             except FileNotFoundError:
                 if not self.disk.exists(self._log_path):
                     raise
-                continue  # a segment was dropped before it was read
+                return None
             if not found.error and found.end == upto:
-                break
-            if self.mark[shared.HEAD] == head and not again:
-                again = True
+                self.maintenance.begin(position)
+                found.segments = [each for each in found.segments if each.limit > found.head]
+                return state, found, upto
+            if self.mark[shared.HEAD] != head:
+                return None
+            if not again:
                 self._wait_for_rewrite()
-            elif self.mark[shared.HEAD] == head:
-                raise found.error or StorageError(
-                    self._log_path, f"the log ends at {found.end}, and not at {upto}, as others here say"
-                )
-        self.maintenance.begin(position)
-        found.segments = [each for each in found.segments if each.limit > found.head]
-        return state, found, upto
+        raise found.error or StorageError(
+            self._log_path, f"the log ends at {found.end}, and not at {upto}, as others here say"
+        )
 
     def _wait_for_rewrite(self) -> None:
         """Before bytes are called damaged: see `Log.wait_for_rewrite`, which needs a log and a lock."""
@@ -327,18 +347,35 @@ class Store:
         """Ids that the checkpoint kept, and a newer one by somebody else does not."""
         if self.applied == VOID:
             raise recovery.StaleCheckpoint  # and the log that we know may be gone as well
-        return load_part(self.disk, self.path, self.identity, number, priority, chunk, self.applied)
+        parts = self._parts or Parts(self.disk, self.path, self.identity, self.applied)
+        return parts.part(number, priority, chunk)
+
+    def keep_only(self, is_kept: Callable[[tuple[int, ...]], bool]) -> None:
+        """Read now what a checkpoint held that is not kept any more; called without LOCK.
+
+        It may take as long as an opening, and other processes are to go on meanwhile.
+        """
+        with self.mutex:
+            if self.applied == VOID:  # then it is read anew, from the checkpoint that is there
+                return
+            self._parts = Parts(self.disk, self.path, self.identity, self.applied)
+            try:
+                self.state.keep_only(is_kept)
+            finally:
+                self._parts = None
 
     # ── the way into every operation ───────────────────────────────────────────────
 
     def _come_in(self) -> None:
+        mark = self.mark
         try:
+            if mark[9] and mark[7] == self._pid:  # WAITING, HOLDER: the last turn was this process's
+                self.step_aside()
             if not self.disk.lock(self._locks.fd):
-                self._locks.take(self.mark, self._keep_up)
+                self._locks.take(mark, self._keep_up)
         except OSError as error:
             raise storage_error(self.path, error) from error
-        mark = self.mark
-        mark[7] = self._pid  # HOLDER
+        mark[7] = self._pid
         if self.applied != mark[1] or mark[2] or mark[5]:  # END, DIRTY, FAILED
             self._catch_up()
 
@@ -348,15 +385,32 @@ class Store:
             self._catch_up()
 
     def _catch_up(self) -> None:
-        """Be where the log is: apply what others appended, adopt what somebody did not finish."""
+        """Be where the log is: apply what others appended, adopt what a process did not finish.
+
+        A process that is far behind lets the others go on, and follows without LOCK, as long as
+        that halves the distance.  Beside writers that are faster than it follows, it would never
+        arrive: what is left then is followed with LOCK held, a part at a time.  The parts
+        double, so they outgrow whatever the others append in between.
+        """
         log, mark = self.log, self.mark
+        before, hold = shared.NO_LIMIT, HOLD_BYTES
         try:
             while True:
                 log.check()
+                behind = mark[END] - log.end
                 if self.applied != log.end or log.unsettled:  # an operation was interrupted
                     self._attach_again()
-                elif mark[END] != log.end:
-                    self._follow(mark[END])
+                elif behind > FOLLOW_BYTES:
+                    if before == shared.NO_LIMIT or HOLD_BYTES < behind <= before // 2:
+                        self._without_lock(partial(self._apply, mark[END]))
+                        before = behind
+                    else:
+                        self._apply(mark[END], hold)
+                        before, hold = 0, 2 * hold
+                        if mark[END] != log.end and mark[shared.WAITING]:
+                            self._without_lock(self.step_aside)
+                elif behind:
+                    self._apply(mark[END])
                 elif mark[DIRTY]:
                     log.adopt(self.clock.store_ms())
                 else:
@@ -365,29 +419,32 @@ class Store:
             raise storage_error(self.path, error) from error
 
     def _keep_up(self) -> None:
-        """Somebody else has the lock: follow what they append meanwhile."""
+        """Another process has LOCK: follow what it appends meanwhile, not so much that LOCK is missed."""
+        if self.applied == VOID:  # also before there is a log
+            return
         log, upto = self.log, self.mark[END]
         if self.applied == log.end < upto and not log.unsettled:
             with suppress(OSError):  # then the state is void, and `_catch_up` looks again
-                self._apply(upto)
+                self._apply(upto, KEEP_UP_BYTES)
 
-    def _follow(self, upto: int) -> None:
-        """Apply what others appended; without the lock, if it is much."""
-        if upto - self.log.end <= FOLLOW_BYTES:
-            self._apply(upto)
-            return
+    def _without_lock(self, do: Callable[[], T]) -> T:
+        """Let the other processes have LOCK meanwhile."""
         self.leave()
         try:
-            self._apply(upto)
+            return do()
         finally:
-            self._retake()
+            self._locks.take(self.mark, self._keep_up)
+            self._hold()
 
-    def _apply(self, upto: int) -> None:
-        """Apply the log up to an end that the page named: what is below one never changes."""
+    def _apply(self, upto: int, enough: int = shared.NO_LIMIT) -> None:
+        """Apply the log up to an end that the page named: what is below one never changes.
+
+        Not all of it, if more than *enough* bytes: at least so many, in whole groups.
+        """
         log = self.log
         self.applied = VOID
         try:
-            self.state.apply(log.follow(upto))
+            self.state.apply(log.follow(upto, enough))
             if self.state.renamed:
                 self._rebind()
             self.applied = log.end
@@ -401,21 +458,13 @@ class Store:
     def _attach_again(self) -> None:
         """Forget the state, and read it anew."""
         self.applied = VOID
-        self.leave()
-        try:
-            state, found, upto = self._read_now()
-        finally:
-            self._retake()
-        try:
+
+        def use(found: recovery.Survey, upto: int) -> None:
             self.log.rebase(found.segments, upto, closed=found.verdict is recovery.Verdict.CLEAN)
-        except FileNotFoundError:
-            return  # others went on for so long that all that was read is gone: `_catch_up` comes again
+
+        state, found, upto = self._read_and(use)
         self.clock.passed(found.last_ms)
         self._take_state(state, upto)
-
-    def _retake(self) -> None:
-        self._locks.take(self.mark)
-        self._hold()
 
     @contextmanager
     def turn(self) -> Iterator[tuple[Log, int, int]]:
@@ -436,8 +485,6 @@ class Store:
         finally:
             if not within:
                 busy.discard(me)
-        if self.mark[shared.WAITING]:
-            self.step_aside()
 
     @contextmanager
     def _turn_of_sync(self) -> Iterator[None]:
@@ -459,9 +506,18 @@ class Store:
             yield ours
 
     def step_aside(self) -> None:
-        """Somebody has been waiting for the lock: called without the mutex."""
-        self.mark[shared.WAITING] = 0
-        self.disk.pause(STEP_ASIDE_SECONDS)
+        """Let a process that waits for LOCK have it first; called with the mutex, and without LOCK.
+
+        Every operation comes by here on its way in, and with the mutex held no other thread of
+        this process comes by instead.  The process that gets LOCK is the holder then, and says
+        that it waits no more.  One that died cannot, so there is an end to it.
+        """
+        mark = self.mark
+        for _ in range(STEPS_ASIDE_MAX):
+            self.disk.pause(STEP_ASIDE_SECONDS)
+            if not mark[shared.WAITING] or mark[HOLDER] != self._pid:
+                return
+        mark[shared.WAITING] = 0
 
     @operation
     def hear(self) -> None:
@@ -675,9 +731,7 @@ class Store:
         return 0 if position is None else size_of(self.log, position)
 
     def settle(self, end: int) -> None:
-        """What a publish owes before it returns: its bytes on the disk; others and the cleaner a chance."""
-        if self.mark[shared.WAITING]:
-            self.step_aside()
+        """What a publish owes before it returns: its bytes on the disk; the cleaner a chance."""
         if self.durable:
             self.log.sync(end)
         if self.maintenance.pressed:

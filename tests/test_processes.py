@@ -24,9 +24,10 @@ import mq
 from mq import maintenance
 from mq.listener import SLOTS
 from mq.storage import locks
-from mq.storage.shared import ASLEEP, HEAD
+from mq.storage.shared import ASLEEP, END, HEAD
 
 SEGMENT_BYTES = 16 << 10
+BEHIND_BYTES = 2 << 20  # so much that others go on for some time while it is followed
 
 
 @pytest.fixture
@@ -153,6 +154,34 @@ def make_queues(hands: Hands, seed: int) -> None:
 # ── traffic ────────────────────────────────────────────────────────────────────────
 
 SHARE = 150  # messages that each process publishes
+
+
+def publish_without_a_pause(hands: Hands, batches_max: int, stop: str) -> int:
+    """Until it is told to stop; how many batches it came to."""
+    queue, batch = hands.broker.queue("busy"), [b"." * 40] * 2000
+    for count in range(batches_max):
+        if os.path.exists(stop):
+            return count
+        queue.publish_many(batch)
+    return batches_max
+
+
+@pytest.mark.parametrize("doing", ["receive", "open"])
+def test_a_process_beside_others_that_publish_all_the_time_is_served(path, tmp_path, doing):
+    """It came back when they stopped: it was behind whenever it had followed."""
+    batches_max, stop = 1000, str(tmp_path / "stop")
+    with mq.open(path, sync="never") as broker, ExitStack() as stack:
+        others = [stack.enter_context(Companion("spawn", path, sync="never")) for _ in range(2)]
+        for other in others:
+            other.begin("call", publish_without_a_pause, batches_max, stop)
+        for turn in range(1, 4):
+            until(lambda end=turn * BEHIND_BYTES: broker._store.mark[END] > end)
+            if doing == "receive":
+                assert broker.queue("none").receive(timeout=0) is None
+            else:
+                mq.open(path, sync="never").close()
+        Path(stop).touch()
+        assert max(other.result() for other in others) < batches_max
 
 
 @pytest.mark.parametrize("sync", ["always", "never"])

@@ -18,7 +18,6 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from typing import Any, Final, NamedTuple
 
 CHUNK_IDS: Final = 8192
@@ -240,8 +239,17 @@ class Backlog:
 
     def part(self, first: int, count: int) -> Arrays:
         """The *count* ids from *first* on, and where their records are."""
-        ids = array("Q", islice((id for id in self if id >= first), count))
-        return ids, array("Q", [self.position(id) or id for id in ids])
+        ids, positions = array("Q"), array("Q")
+        at = max(0, bisect_right(self._chunks, first, key=_first) - 1)
+        for number, chunk in enumerate(self._chunks[at:], at):
+            here, there = chunk.arrays
+            begin = bisect_left(here, first, 0 if number else self._at)
+            stop = begin + count - len(ids)
+            ids += here[begin:stop]
+            positions += (here if there is None else there)[begin:stop]
+            if len(ids) == count:
+                break
+        return ids, positions
 
     def __contains__(self, id: int) -> bool:
         return self._find(id) is not None

@@ -38,7 +38,7 @@ LOOK_NAP_SECONDS: Final = 200e-6
 
 class Locks:
     def __init__(self, disk: Disk, path: str) -> None:
-        self._disk, self._path = disk, path
+        self._disk, self._path, self._mark_path = disk, path, os.path.join(path, "mark")
         self._presence = self._cleaner = -1
         self.crowded = False  # others were present when we last asked
         self.fd = disk.open(os.path.join(path, "LOCK"), write=True, create=True)
@@ -50,20 +50,25 @@ class Locks:
         It is free for a moment after each operation of those who use it all the time, and they may do
         many before one who waits meets such a moment: changing hands costs more than an operation does.
         If that takes long, the page tells them, and they step aside.  *meanwhile* is called while waiting.
+        Without *mark*, the page is looked for: a process that opens the store does not have it yet.
         """
-        begin = time.monotonic()
+        begin, asked = time.monotonic(), False
         while not self._disk.lock(self.fd):
             waited = time.monotonic() - begin
-            if mark is not None and waited > PATIENCE_SECONDS:
-                mark[shared.WAITING] = 1
+            if waited > PATIENCE_SECONDS:
+                mark = shared.page_to_ask(self._disk, self._mark_path) if mark is None else mark
+                if mark is not None:
+                    mark[shared.WAITING], asked = 1, True
             if waited > min(KEPT_SECONDS, LOCK_SECONDS):
                 self._give_up(waited)
             meanwhile()
             self._disk.pause(NAP_SECONDS)
+        if asked and mark is not None:
+            mark[shared.WAITING] = 0  # another process that waits says so again at its next nap
 
     def _give_up(self, waited: float) -> None:
         """StoreLocked, if whoever has the lock keeps it, or must be stuck."""
-        holder, kept = shared.holder(self._disk, os.path.join(self._path, "mark"))
+        holder, kept = shared.holder(self._disk, self._mark_path)
         if kept or waited > LOCK_SECONDS:
             raise StoreLocked(self._path, holder, seconds=0 if kept else LOCK_SECONDS)
 
@@ -81,7 +86,7 @@ class Locks:
         if not self.crowded:
             return True
         if exclusive or not self._disk.lock(self._presence, shared=True):
-            raise StoreLocked(self._path, shared.holder(self._disk, os.path.join(self._path, "mark"))[0])
+            raise StoreLocked(self._path, shared.holder(self._disk, self._mark_path)[0])
         return False
 
     def admit_others(self) -> None:

@@ -614,43 +614,52 @@ class Log:
 
     # ── what others do ─────────────────────────────────────────────────────────────
 
-    def follow(self, upto: int) -> Iterable[Event]:
+    def follow(self, upto: int, enough: int = shared.NO_LIMIT) -> Iterable[Event]:
         """What others appended, up to *upto*, an end that the page named.  Goes on in their new segments.
 
+        Of more than *enough* bytes, whole groups of at least so many.
         FileNotFoundError: a segment is gone, so what it held is to be had from elsewhere now.
         """
         last, begin = self.segments[-1], self.end
         if upto > last.limit or upto - begin > FOLLOW_BYTES:
-            return self._follow_far(upto)
+            return self._follow_far(upto, begin + enough)
         # Flat on purpose: one process follows another's every message through here.
         scan = Scan(self._disk, self._fd, last, begin, upto, "")
         block = self._pread(self._fd, upto - begin, begin - self._shift)
         found = scan.parse(block, begin)
         if scan.end != upto:
-            return self._follow_far(upto)
+            return self._follow_far(upto, begin + enough)
         self._followed(scan, upto)
         self.reader.followed = last, begin, block
         return found
 
-    def _follow_far(self, upto: int) -> Iterator[Event]:
+    def _follow_far(self, upto: int, enough: int) -> Iterator[Event]:
+        """Up to the first end of a group at *enough* or behind, or to *upto*."""
         while upto > self.segments[-1].limit:
             new, void_from = self._next_segment()
-            yield from self._scan(void_from)
+            yield from self._scan(void_from, enough)
+            if self.end >= enough:
+                return
             fd, size = self._open_to_write(new)
             self.reader.show([*self.segments, new])
             self._enter(new, fd, size)
             self.end = new.base + FENCE_BYTES
-        yield from self._scan(upto)
+        yield from self._scan(upto, enough)
 
-    def _scan(self, upto: int) -> Iterator[Event]:
-        """The records of the last segment from the end to *upto*."""
+    def _scan(self, upto: int, enough: int) -> Iterator[Event]:
+        """The records of the last segment from the end to *upto*, or to *enough*."""
         for again in (False, True):
             scan = Scan(self._disk, self._fd, self.segments[-1], self.end, upto, "")
-            yield from scan
-            if scan.end == upto or again:
+            for events in scan.batches(max(FOLLOW_BYTES, enough - self.end)):
+                yield from events
+                if scan.end >= enough:
+                    break
+            if scan.end >= min(enough, upto):
+                upto = scan.end
                 break
-            self._followed(scan, scan.end)
-            self.wait_for_rewrite()
+            if not again:
+                self._followed(scan, scan.end)
+                self.wait_for_rewrite()
         self._followed(scan, upto)
 
     def _followed(self, scan: Scan, upto: int) -> None:

@@ -165,8 +165,13 @@ class Scan:
         self._group: list[Event] = []  # whose end has not been met yet
 
     def __iter__(self) -> Iterator[Event]:
-        for block, first in self._blocks(self.end):
-            yield from self.parse(block, first)
+        for events in self.batches():
+            yield from events
+
+    def batches(self, block_bytes: int = BLOCK_BYTES) -> Iterator[list[Event]]:
+        """The same, what a block of the file ends at a time."""
+        for block, first in self._blocks(self.end, min(block_bytes, BLOCK_BYTES)):
+            yield self.parse(block, first)
             if self.bad >= self._stop:
                 break
 
@@ -227,9 +232,9 @@ class Scan:
             " known to this mq; upgrade mq"
         )
 
-    def _blocks(self, lsn: int) -> Iterator[tuple[bytes, int]]:
+    def _blocks(self, lsn: int, block_bytes: int) -> Iterator[tuple[bytes, int]]:
         """Blocks of the file, each from where the last one's whole records ended."""
-        size = BLOCK_BYTES
+        size = block_bytes
         self.bad = lsn
         while True:
             want = min(size, self._stop - self.bad)
@@ -246,7 +251,7 @@ class Scan:
                     return
                 size = need
             else:
-                size = BLOCK_BYTES
+                size = block_bytes
 
 
 def is_intact(disk: Disk, fd: int, segment: Segment, lsn: int, head: bytes) -> bool:

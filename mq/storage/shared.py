@@ -18,6 +18,7 @@ struct.pack_into clears before it packs, and others would see that.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from mq.errors import StorageError
@@ -33,7 +34,7 @@ FAILED: Final = 5  # a write or an fsync failed; nobody goes on until all have c
 HEAD: Final = 6  # the log begins here
 HOLDER: Final = 7  # the process that has the lock; with KEPT, for as long as it has the store open
 SYNCED_TWIN: Final = 8  # says what SYNCED says: the page has no checksum
-WAITING: Final = 9  # somebody waits for the lock: step aside
+WAITING: Final = 9  # a process waits for LOCK: the one that had it last steps aside
 ASLEEP: Final = 10  # a bit for each process that wants to be woken when something was appended
 OFFSET: Final = 11  # store time less the monotonic clock's, ms, as a signed number
 SYNCER: Final = 12  # the process that syncs
@@ -66,6 +67,21 @@ def open_mark(disk: Disk, path: str, key: bytes, *, create: bool) -> memoryview:
         return disk.map(fd)
     finally:
         disk.close(fd)
+
+
+def page_to_ask(disk: Disk, path: str) -> memoryview | None:
+    """The page, for a process that waits for LOCK and does not know the store yet; None if asking is no use.
+
+    It may be replaced before LOCK is had: only WAITING is to be written, and nothing relied on.
+    """
+    with suppress(OSError):
+        fd = disk.open(path, write=True)
+        try:
+            if disk.size(fd) == PAGE_BYTES and not (page := disk.map(fd))[HOLDER] & KEPT:
+                return page
+        finally:
+            disk.close(fd)
+    return None
 
 
 def _make_mark(disk: Disk, path: str, key: bytes) -> int:

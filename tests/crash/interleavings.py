@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from unittest import mock
 
+from mq import store
 from mq.storage import cleaner, reader
 
 from .actor import Actor
@@ -24,6 +25,7 @@ from .stage import Stage
 # Words of the page, as a Call names them.
 END, SYNCED, SYNCING, WAITING = "1", "3", "4", "9"
 LOCK, SEGMENT = "LOCK", ".seg"
+TURNS_MAX = 12  # of another process, before one that waits is served
 
 Interleaving = Callable[[Here], None]
 
@@ -385,8 +387,7 @@ def a_body_moves_and_its_segment_goes_before_it_is_read(stage: Stage) -> None:
     with mock.patch.object(reader, "OPEN_SEGMENTS_MAX", 1):  # else it reads what it still has open
         stage.do("b", Actor.open)
         stage.begin("b", Actor.take, "stuck")
-        stage.until("b", "unlock", LOCK)
-        stage.until("b", "load", WAITING)
+        stage.past("b", "unlock", LOCK)
         stage.do("a", Actor.maintain)
         stage.finish("b")
     if not stage["b"].held:
@@ -540,4 +541,45 @@ def who_said_that_the_log_is_open_died_and_another_joins(stage: Stage) -> None:
     closed_and_open_again(stage)
     stage.do("c", Actor.open, "never")
     stage.do("c", Actor.publish, "q")
+    stage.end()
+
+
+@on_stage("ab")
+def another_appends_whenever_a_follower_lets_go_of_the_lock(stage: Stage) -> None:
+    """It was behind each time it had followed, and went round for as long as the other appended."""
+    two_open(stage, "never", "never")
+    with mock.patch.multiple(store, FOLLOW_BYTES=100, HOLD_BYTES=200, KEEP_UP_BYTES=100):
+        stage.do("a", Actor.publish, "q", 8, size=60)
+        stage.begin("b", Actor.take, "q")
+        for _ in range(TURNS_MAX):
+            if not stage["b"].process.go(lambda call: call.kind == "unlock" and LOCK in call.path):
+                break
+            stage["b"].process.go(lambda _: True)  # the unlock is done
+            stage.do("a", Actor.publish, "q", 8, size=60)
+        else:
+            raise Wrong("P12: a follower never arrives")
+        stage.finish("b")
+    stage.end()
+
+
+@on_stage("ab")
+def a_process_that_never_rests_has_the_lock_whenever_another_tries(stage: Stage) -> None:
+    """Also if what it does is only to look: it had the lock again before the other one woke."""
+    two_open(stage, "never", "never")
+    stage.begin("a", Actor.look, "q")
+    stage.past("a", "lock", LOCK)
+    stage.begin("b", Actor.publish, "q")
+    stage.until("b", "store", WAITING)
+    for _ in range(TURNS_MAX):
+        if stage["b"].process.idle:
+            break
+        stage["a"].process.go()
+        stage.begin("a", Actor.look, "q")
+        stage["a"].process.go(
+            lambda call: call.kind == "pause" or (call.kind == "unlock" and LOCK in call.path)
+        )
+        stage["b"].process.go(lambda call: call.kind == "pause")
+    else:
+        raise Wrong("P12: a process that waits for the lock never gets it")
+    stage.finish("a")
     stage.end()

@@ -17,7 +17,7 @@ STORE, LOCKS = "mq.store:Store.", "mq.storage.locks:Locks."
 
 BUGS = (
     # ── the lock, and following ────────────────────────────────────────────────────
-    Bug("the lock is not waited for", STORE + "_come_in", "self._locks.take(self.mark, self._keep_up)",
+    Bug("the lock is not waited for", STORE + "_come_in", "self._locks.take(mark, self._keep_up)",
         "pass", "one_publishes_while_another_does"),
     Bug("the lock is let go before the end is published", LOG + "Log.append",
         "self.end = mark[1] = lsn + size", "_unlock(self); self.end = mark[1] = lsn + size",
@@ -29,8 +29,13 @@ BUGS = (
     Bug("appended without following", STORE + "_come_in",
         "if self.applied != mark[1] or mark[2] or mark[5]:", "if mark[2] or mark[5]:",
         "two publish and take"),
-    Bug("followed, and not applied", STORE + "_apply", "self.state.apply(log.follow(upto))",
-        "list(log.follow(upto))", "three compete"),
+    Bug("followed, and not applied", STORE + "_apply", "self.state.apply(log.follow(upto, enough))",
+        "list(log.follow(upto, enough))", "three compete"),
+    Bug("followed without the lock for as long as it takes", STORE + "_catch_up",
+        "HOLD_BYTES < behind <= before // 2", "True",
+        "another_appends_whenever_a_follower_lets_go_of_the_lock"),
+    Bug("nobody steps aside", STORE + "_come_in", "if mark[9] and mark[7] == self._pid:", "if False:",
+        "a_process_that_never_rests_has_the_lock_whenever_another_tries"),
     Bug("new queues of others are not seen", STORE + "_apply", "if self.state.renamed:",
         "if False:", "definitions, two publish and take"),
     Bug("deadlines by a clock of one's own", "mq.clock:Clock.join",
