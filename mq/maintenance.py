@@ -14,12 +14,13 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from mq import pressure
 from mq.delivery import events, snapshot
 from mq.delivery.decode import check
 from mq.delivery.queue import QueueState
@@ -29,7 +30,8 @@ from mq.errors import Closed, DiskFull, MqError, StorageError, StoreLocked
 from mq.storage import checkpoint, cleaner
 from mq.storage.disk import explain, will_pass
 from mq.storage.locks import LOCK_SECONDS
-from mq.storage.log import Draft
+from mq.storage.log import ALLOCATE_BYTES, Draft, Log
+from mq.storage.record import FENCE_BYTES
 from mq.storage.recovery import Start
 from mq.storage.segment import Event, Scan, is_zero
 
@@ -42,10 +44,11 @@ Token = tuple[QueueState, Live]  # something that lives: see State.within
 
 CHECKPOINT_BYTES: Final = 4 << 20  # of log between two checkpoints, at least
 CHECKPOINT_SHARE: Final = 4  # and at least as many times the state that the last one wrote
-RESERVE_BYTES: Final = 1 << 20  # kept back on the disk, to settle messages with when it is full
-SETTLED_BYTES: Final = 100  # a delivery and an ack in the log take 76, and the cleaner takes some
-STARVED_SHARE: Final = 16  # on a full disk a segment gives at least as many times what it costs
-STARVED_STEP_BYTES: Final = 64 << 10
+FULL_LOOK_BYTES: Final = 64 << 10  # of log between two looks at what cleaning would give on a full disk
+FULL_LOOK_SHARE: Final = 8  # or when so large a part of what lived is gone
+FULL_LOOK_SECONDS: Final = 1.0  # or after so long: others may have made room
+WAY_SECONDS: Final = 5.0  # a publisher on a full disk cleans for so long
+FULL_REST_SECONDS: Final = 0.01  # between two looks of the thread
 PRESSED_SEGMENTS: Final = 1  # beyond what makes the cleaner start
 CLOSING_BYTES: Final = 64 << 10  # of log at close: less is read again as quickly
 CLOSING_SECONDS: Final = 1.0  # for cleaning at close
@@ -56,6 +59,15 @@ STALL_SECONDS_MAX: Final = 0.128
 
 class _TimeIsUp(Exception):
     """Between two slices: the store is being closed."""
+
+
+class Looked(NamedTuple):
+    """What was seen on a full disk when it was last looked at."""
+
+    end: int  # of the log
+    live: int  # bytes
+    until: float  # monotonic seconds: when it is time to look again
+    pays: bool  # whether cleaning the oldest segment does
 
 
 class Maintenance:
@@ -69,7 +81,7 @@ class Maintenance:
         self._until = math.inf  # monotonic seconds: when cleaning has to stop
         self._checkpoint_at = 0  # where the last one stands
         self._checkpoint_bytes = 0
-        self._starved_look_at, self._starved_due = 0, False
+        self._looked = Looked(0, 0, 0.0, False)
         self.pressed = False
         self._stall_seconds = 0.0
         self.trouble: MqError | None = None  # why space is not given back, if so
@@ -81,8 +93,10 @@ class Maintenance:
     def nudge(self) -> None:
         """The log has grown; called under the store's lock."""
         store = self._store
-        log, room = store.log, RESERVE_BYTES + store.state.total() * SETTLED_BYTES
-        log.reserve_bytes = min(2 * log.segment_bytes, room)
+        log = store.log
+        if log.full and self._thread is not None:
+            self._wake.set()  # it looks when this append is done: that may have been the last ack
+            return
         over = log.disk_bytes() - 2 * store.state.live_bytes()
         behind = over / log.segment_bytes - (PRESSED_SEGMENTS + 1)
         self.pressed = behind > 0 and self.trouble is None
@@ -169,42 +183,100 @@ class Maintenance:
             if self._stopped:
                 return
             self.run()
+            if self._store.log.full:
+                time.sleep(FULL_REST_SECONDS)
 
     # ── space ──────────────────────────────────────────────────────────────────────
+
+    def kept(self, kinds: Collection[int], count: int) -> tuple[int, int]:
+        """What an append may not take of the room kept back; the log asks, under the store's lock."""
+        return pressure.kept(self._store.state, kinds, count)
 
     def _look(self) -> bool:
         """Whether there is something to clean.  On a full disk, also in the segment that is in use."""
         with self._store.turn() as (log, now_ms, _):
             self.nudge()
-            due = self._clean_is_due()
-            if due and len(log.segments) == 1:
-                log.roll(now_ms)
-            return due
+            if log.full:
+                return self._look_on_full_disk(log, now_ms)
+            self._shrink_reserve(log)
+            return self._clean_is_due()
+
+    def _look_on_full_disk(self, log: Log, now_ms: int) -> bool:
+        if not self._clean_is_due():
+            return False
+        if not self._copies_fit():
+            self._looked = self._looked._replace(pays=False)  # until more was settled
+            return False
+        if len(log.segments) == 1:
+            log.roll(now_ms)
+        return True
 
     def _clean_is_due(self) -> bool:
         log, live = self._store.log, self._store.state.live_bytes()
         if self.trouble is not None:
             return False
-        return self._starved_clean_is_due(live) if log.starved else cleaner.is_due(log, live)
+        return self._pays(live) if log.full else cleaner.is_due(log, live)
 
-    def _starved_clean_is_due(self, live: int) -> bool:
-        """Whether the oldest segment gives much more than it costs to move what lives in it.
+    def _pays(self, live: int) -> bool:
+        """On a full disk: whether the oldest segment gives more than moving what lives in it takes."""
+        log, looked, now = self._store.log, self._looked, time.monotonic()
+        if (
+            self._store.state.total()
+            and looked.end <= log.end < looked.end + FULL_LOOK_BYTES
+            and live > looked.live - looked.live // FULL_LOOK_SHARE
+            and now < looked.until
+        ):
+            return looked.pays
+        oldest = log.segments[0]
+        used = min(oldest.limit, log.end) - oldest.base
+        pays = used > FENCE_BYTES + pressure.ALWAYS_BYTES and pressure.pays(
+            used, self._cost(), log.disk_bytes() - live, live
+        )
+        if not pays:
+            self._see_room(log)
+        self._looked = Looked(log.end, live, now + FULL_LOOK_SECONDS, pays)
+        return pays
 
-        On a full disk that cost is paid from the room that settling messages needs too.
-        """
-        log, total = self._store.log, self._store.state.total()
-        if log.end >= self._starved_look_at or not total:
-            self._starved_look_at = log.end + STARVED_STEP_BYTES
-            oldest = log.segments[0]
-            lives = sum(len(part) for part in self._store.state.within(oldest.base, oldest.limit))
-            cost = lives * live // total if total else 0
-            used = min(oldest.limit, log.end) - oldest.base
-            self._starved_due = used > STARVED_SHARE * cost + STARVED_STEP_BYTES
-        return self._starved_due
+    def _see_room(self, log: Log) -> None:
+        """Nothing is to be had from cleaning: is the disk still full?"""
+        whole, _ = self.kept((), 0)
+        self._shrink_reserve(log)
+        if log.reserve.has(whole + 2 * ALLOCATE_BYTES):
+            log.reserve.hold(whole)
+            log.full = False
+
+    def _shrink_reserve(self, log: Log) -> None:
+        """Once most of what it was kept back for has been settled, others may have the room."""
+        whole, _ = self.kept((), 0)
+        if log.reserve.held > (whole if log.full else 2 * whole):
+            log.reserve.shrink(whole)
+
+    def _cost(self) -> int:
+        """About what is written again to clean the oldest segment."""
+        store, oldest = self._store, self._store.log.segments[0]
+        return pressure.cost_of(store.state, store.size_of, oldest.base, oldest.limit)
+
+    def _copies_fit(self) -> bool:
+        """Whether there is room for them, and afterwards enough to settle all messages."""
+        store = self._store
+        return store.log.reserve.has(pressure.least_for_copies(store.state.total()) + self._cost())
 
     def clean(self) -> int:
         """Move what lives in the oldest segment, and drop it; the bytes given back."""
         return cleaner.clean(self._store.turn, self, self._rest)
+
+    def make_way(self, head: int) -> bool:
+        """Clean what pays, for a publisher that found the disk full; whether the log's head is beyond *head*.
+
+        Called without the store's lock.
+        """
+        self._looked = Looked(0, 0, 0.0, False)
+        with self._working, self._store.alone_cleaning() as ours:
+            until = time.monotonic() + WAY_SECONDS
+            with suppress(DiskFull, StoreLocked):
+                while ours and time.monotonic() < until and self._look() and self.clean():
+                    pass
+        return self._store.log.head > head
 
     # ── space, asked for ───────────────────────────────────────────────────────────
 
@@ -224,8 +296,19 @@ class Maintenance:
                     log.roll(now_ms)  # the segment in use can be cleaned once another is
             while self._store.log.head < limit:
                 progress(self._store.log.head - begin, limit - begin)
+                self._require_room()
                 self.clean()
             progress(limit - begin, limit - begin)
+
+    def _require_room(self) -> None:
+        """DiskFull, saying how much is missing, if what lives in the oldest segment cannot be copied."""
+        with self._store.turn() as (log, _, _):
+            if not self._copies_fit():
+                raise DiskFull(
+                    log.reader.path(log.segments[0]),
+                    f"about {self._cost():,} bytes live here and are written again before its room returns,"
+                    " but the disk has not so much: free as much, or receive and ack, then try again",
+                )
 
     def garbage_upto(self) -> int:
         """Where the last segment that holds garbage ends; the log's head if there is none."""
@@ -315,7 +398,7 @@ class Maintenance:
     # ── checkpoints ────────────────────────────────────────────────────────────────
 
     def _checkpoint_is_due(self, grown: int = CHECKPOINT_BYTES) -> bool:
-        if self._store.path == MEMORY or self._store.log.starved:
+        if self._store.path == MEMORY or self._store.log.full:
             return False
         return self._store.log.end - self._checkpoint_at > max(
             grown, CHECKPOINT_SHARE * self._checkpoint_bytes

@@ -11,7 +11,7 @@ from mq.channel import Channel
 from mq.delivery.events import PUBLISH
 from mq.delivery.intake import Wish, admit
 from mq.delivery.plan import Plan
-from mq.errors import QueueFull
+from mq.errors import DiskFull, QueueFull
 from mq.operation import operation
 from mq.store import Store
 from mq.waiting import Sleeper
@@ -37,6 +37,8 @@ def publish_plain(store: Store, channel: Channel, bodies: Sequence[tuple[int, by
             state.publish_run(ids, sum([len(raw) for _, raw in bodies]))
             end = store.applied = store.log.end
             channel.wake(len(ids))
+        except DiskFull:
+            return None  # `publish` makes way, perhaps
         finally:
             store.leave()
     store.settle(end)
@@ -53,7 +55,18 @@ def publish(
     what is to happen with them.
     """
     channels = [store.channel(name) for name in dict.fromkeys(wish.queue for wish in wishes)]
+    head = store.log.head
+    try:
+        return _publish(store, channels, wishes, until, before)
+    except DiskFull:
+        if not _make_way(store, head):
+            raise
     return _publish(store, channels, wishes, until, before)
+
+
+@operation
+def _make_way(store: Store, head: int) -> bool:
+    return store.maintenance.make_way(head)
 
 
 @operation

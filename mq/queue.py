@@ -28,7 +28,16 @@ from mq.channel import Channel
 from mq.delivery import dead, events, settle
 from mq.delivery.queue import State
 from mq.delivery.traits import PLAIN
-from mq.errors import BadBody, Closed, CorruptStore, MqError, StaleReceipt, StorageError, UsageError
+from mq.errors import (
+    BadBody,
+    Closed,
+    CorruptStore,
+    DiskFull,
+    MqError,
+    StaleReceipt,
+    StorageError,
+    UsageError,
+)  # fmt: skip
 from mq.looking import Stats
 from mq.message import Delivery, Message, Receipt, encode_body, more_of
 from mq.operation import nested, operation
@@ -101,6 +110,8 @@ class Queue(Generic[T]):
                                     channel.wake(1)
                         else:
                             state = None
+                    except DiskFull:
+                        state = None  # `_publish` makes way, perhaps
                     finally:
                         store.leave()
                 if state is not None:

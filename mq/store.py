@@ -181,9 +181,9 @@ class Store:
         self.come_in = self._come_in_alone if self.exclusive else self._come_in
         self.enter = self.look = self.come_in
         self.maintenance.nudge()
-        if alone and not self.log.starved:
+        if alone:
             with suppress(OSError):  # a full disk: publishes will be refused
-                self.log.reserve.hold(self.log.reserve_bytes)
+                self.log.reserve.hold(self.log.kept((), 0)[0])
 
     def _start_flusher(self, seconds: float) -> None:
         self._stop = threading.Event()
@@ -320,6 +320,7 @@ class Store:
         log.grown, log.skew = self.maintenance.nudge, self.clock.skew_ms
         log.turn = self._turn_of_sync
         log.refusable = frozenset({events.PUBLISH})
+        log.kept = self.maintenance.kept
         self.log, self.verdict = log, found.verdict
 
     def _take_state(self, state: State, applied: int) -> None:

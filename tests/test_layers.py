@@ -22,6 +22,7 @@ FLOORS = [
     ["mq.exact"],
     ["mq.instants"],
     ["mq.storage", "mq.delivery", "mq.operation"],
+    ["mq.pressure"],
     ["mq.channel", "mq.clock", "mq.listener", "mq.loading", "mq.maintenance", "mq.sizes"],
     ["mq.message", "mq.store"],
     ["mq.options", "mq.waiting"],

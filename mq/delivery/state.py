@@ -239,23 +239,27 @@ class State:
         """
         self._moves = []
         try:
-            for queue in list(self.queues.values()):
-                if base <= queue.declared_at < limit:
-                    yield [(queue, DECLARATION)]
-                if keys := queue.dedup.within(base, limit):
-                    yield [(queue, key) for key in keys]
-                for lane in [queue.waiting, *queue.lanes.values()]:
-                    for ids in lane.within(base, limit):
-                        yield [(queue, id) for id in ids]
-            tried = [(queue, [*queue.delayed, *queue.flights]) for queue in self.queues.values()]
-            for queue, ids in tried:
-                for at in range(0, len(ids), LOOK_IDS):
-                    yield [(queue, id) for id in ids[at : at + LOOK_IDS] if _stands(queue, id, base, limit)]
+            yield from self.look_within(base, limit)
             while self._moves:
                 moves, self._moves = self._moves, []
                 yield [(self.queues[number], id) for number, id in moves if number in self.queues]
         finally:
             self._moves = None
+
+    def look_within(self, base: int, limit: int) -> Iterator[list[tuple[QueueState, Live]]]:
+        """The same, for one look at all of it, while nothing changes."""
+        for queue in list(self.queues.values()):
+            if base <= queue.declared_at < limit:
+                yield [(queue, DECLARATION)]
+            if keys := queue.dedup.within(base, limit):
+                yield [(queue, key) for key in keys]
+            for lane in [queue.waiting, *queue.lanes.values()]:
+                for ids in lane.within(base, limit):
+                    yield [(queue, id) for id in ids]
+        tried = [(queue, [*queue.delayed, *queue.flights]) for queue in self.queues.values()]
+        for queue, ids in tried:
+            for at in range(0, len(ids), LOOK_IDS):
+                yield [(queue, id) for id in ids[at : at + LOOK_IDS] if _stands(queue, id, base, limit)]
 
 
 def stands_at(queue: QueueState, what: Live) -> int | None:

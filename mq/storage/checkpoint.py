@@ -91,9 +91,17 @@ def write(
     data = HEADER.pack(MAGIC, key, crc32c(body, crc32c(key)), len(body)) + body
     path = _path(directory, checkpoint.position, "state")
     arrays = b"".join(pack.parts)
-    if arrays:
-        write_file(disk, _path(directory, pack.position, "ids"), arrays)
-    write_file(disk, path + ".tmp", data)
+    ids = _path(directory, pack.position, "ids")
+    try:
+        if arrays:
+            write_file(disk, ids, arrays)
+        write_file(disk, path + ".tmp", data)
+    except OSError:
+        # Of no use to anybody, and on a full disk they would stay for long.
+        for name in (ids, path + ".tmp"):
+            with suppress(OSError):
+                disk.unlink(name)
+        raise
     sync_log()
     disk.rename(path + ".tmp", path)
     disk.sync_directory(directory)

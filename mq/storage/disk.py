@@ -55,6 +55,9 @@ class Disk(Protocol):
     def allocate(self, fd: int, offset: int, size: int) -> None:
         """Reserve room and grow the file over it, or raise; a hint where the system cannot."""
 
+    def truncate(self, fd: int, size: int) -> None:
+        """Make the file no longer than *size*, and give back the room behind that."""
+
     def forget(self, fd: int, offset: int, size: int) -> None:
         """Read from the disk again what is in memory and passes for being there; a hint."""
 
@@ -147,6 +150,11 @@ class RealDisk:
 
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
+
+    def truncate(self, fd: int, size: int) -> None:
+        # Also when the file is no longer than that: a reservation that failed halfway may
+        # have left room behind the end of the file.
+        os.ftruncate(fd, min(size, os.fstat(fd).st_size))
 
     def allocate(self, fd: int, offset: int, size: int) -> None:
         # Beside reserving the room, this makes fdatasync a third cheaper: appending
@@ -283,6 +291,9 @@ class MemoryDisk:
 
     def allocate(self, fd: int, offset: int, size: int) -> None:
         pass
+
+    def truncate(self, fd: int, size: int) -> None:
+        del self._file(fd)[size:]
 
     def forget(self, fd: int, offset: int, size: int) -> None:
         pass

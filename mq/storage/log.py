@@ -20,7 +20,7 @@ import time
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Final
 
 from crc32c import crc32c
@@ -41,6 +41,9 @@ from .shared import SYNCED
 
 ALLOCATE_BYTES: Final = 1 << 20  # room is reserved in steps of this; a full disk is noticed here
 STARVED_BYTES: Final = 16 << 10  # the same, on a full disk
+GRANT_BYTES: Final = 128 << 10  # of that room publishes may use so much before the reserve is looked at
+FULL_SEGMENT_BYTES: Final = 256 << 10  # a segment begun on a full disk has at least this capacity
+PAGE_BYTES: Final = 4096  # what file systems give room in
 SEGMENT_BYTES_MIN: Final = 1 << 10
 SYNC_SECONDS: Final = 30.0  # another process may take so long to sync
 SYNC_NAP_SECONDS: Final = 50e-6
@@ -49,6 +52,10 @@ LOOK_MS: Final = 1000  # how often what happens rarely is looked for while recor
 SKEW_MS: Final = 5000  # the wall clock is told apart from store time if they differ by more
 
 IN_THE_LOG: Final = "what was written is in the log, and perhaps not on the disk"
+
+Kept = Callable[[Collection[int], int], tuple[int, int]]
+"""Of an append of these kinds, so many records: how much is to be kept back on the disk
+before it may go ahead if it is refusable, and how much it must leave of that if it is not."""
 
 Draft = tuple[int, int, int, bytes]  # kind, flags, queue, payload: a record before it has a place
 
@@ -78,9 +85,9 @@ class Log:
         self._closed_at = end  # the end, if the last record says closed
         self._open_behind = end  # the log says that it is open once more than this is on the disk
         self.reserve = Reserve(disk, os.path.join(os.path.dirname(directory), "reserve"))
-        self.reserve_bytes = 0  # how much is to be kept back
+        self.kept: Kept = _keep_nothing  # how much is to be kept back, and how much left
         self.refusable: frozenset[int] = frozenset()  # kinds that may not use the room kept back
-        self.starved = False  # the room kept back is in use
+        self.full = False  # this process met a full disk, and nothing refusable was appended since
         self._fd = -1  # of the last segment, for writing
         self._writing: tuple[int, Segment] | None = None  # the same, and which one that is: for who syncs
         self._retired: list[int] = []  # of earlier ones: a sync may still be using them
@@ -133,7 +140,7 @@ class Log:
         size = 24 + len(payload)
         lsn = self.end
         if lsn + size > self._room or now_ms > self._look_ms or now_ms < self._created_ms:
-            lsn = self._make_room(now_ms, size, (kind,))
+            lsn = self._make_room(now_ms, size, (kind,), 1)
             now_ms = max(now_ms, self._created_ms)  # if a system's clocks are not what it says
         mark = self._mark
         lag = lsn - mark[3]  # SYNCED
@@ -163,7 +170,7 @@ class Log:
                 f"{size} bytes at once; {record.GROUP_BYTES_MAX} is the most: publish in smaller batches"
             )
         if self.end + size > self._room or now_ms > self._look_ms or now_ms < self._created_ms:
-            self._make_room(now_ms, size, {draft[0] for draft in drafts})
+            self._make_room(now_ms, size, {draft[0] for draft in drafts}, len(drafts))
             now_ms = max(now_ms, self._created_ms)
         start = lsn = self.end
         ms, synced, seed = now_ms - self._created_ms, self._mark[SYNCED], self._seed
@@ -236,7 +243,7 @@ class Log:
 
     # ── room ───────────────────────────────────────────────────────────────────────
 
-    def _make_room(self, now_ms: int, size: int, kinds: Collection[int]) -> int:
+    def _make_room(self, now_ms: int, size: int, kinds: Collection[int], count: int) -> int:
         """Reserve *size* bytes at the end, in a new segment if need be; the position of the first.
 
         A full disk is refused here, before anything is torn.  What takes messages out may
@@ -246,20 +253,34 @@ class Log:
         if not self._said_open:
             self._say_open(now_ms)
         refusable = not self.refusable.isdisjoint(kinds)
+        whole, least = self.kept(kinds, count)
+        asked, elsewhere = size + STARVED_BYTES, False
         while True:
             try:
-                if refusable:
-                    self.reserve.hold(self.reserve_bytes)
-                    self.starved = False
-                if self._segment_ends(now_ms, size):
+                begun = elsewhere or self._segment_ends(now_ms, size)
+                if refusable and (begun or self.full or whole > self.reserve.held or self._is_used_up(size)):
+                    self.reserve.hold(whole)
+                if begun:
+                    elsewhere = False
                     self.rotate(now_ms, size)
                 self._allocate(size)
                 break
             except OSError as error:
-                if refusable or error.errno not in NO_ROOM or not self._give_room():
-                    self.grown()  # perhaps there is something to clean
-                    raise storage_error(self.directory, error) from error
-        self._room = self._allocated if self._said_open and not self.starved else 0
+                self._room = 0
+                if error.errno in NO_ROOM:
+                    self.full = True
+                    if not refusable and self._is_too_long(error):
+                        elsewhere = True
+                        continue
+                    if not refusable and error.errno != errno.EFBIG and self.reserve.give(asked, least):
+                        asked *= 4  # what a file system needs beside the room itself, it does not say
+                        continue
+                self.grown()  # perhaps there is something to clean
+                raise storage_error(self.directory, error) from error
+        self.full = self.full and not refusable
+        # A publish comes by again before there are more messages than room was kept back for.
+        enough = self._said_open and not self.full and whole <= self.reserve.held
+        self._room = min(self._allocated, self.end + size + GRANT_BYTES) if enough else 0
         self._look_ms = min(self._latest_ms, now_ms + LOOK_MS)
         self.grown()
         return self.end
@@ -269,8 +290,17 @@ class Log:
         if not self.segments:
             return True
         last = self.segments[-1]
-        clock_was_set = abs(self.skew() - last.skew_ms) > SKEW_MS and not self.starved
+        clock_was_set = abs(self.skew() - last.skew_ms) > SKEW_MS and not self.full
         return self.end + size > last.limit or now_ms > self._latest_ms or clock_was_set
+
+    def _is_used_up(self, size: int) -> bool:
+        """Whether there are no *size* bytes reserved at the end."""
+        return self.end + size > self._allocated
+
+    def _is_too_long(self, error: OSError) -> bool:
+        """Whether this file may not grow (RLIMIT_FSIZE), and a new one may."""
+        used = self.end - self.segments[-1].base
+        return error.errno == errno.EFBIG and used > FENCE_BYTES + record.CLOCK_BYTES
 
     def _say_open(self, now_ms: int) -> None:
         """Before anything is appended behind a closing record, have something there on the disk.
@@ -302,40 +332,60 @@ class Log:
 
     def _fence(self, now_ms: int, base: int) -> None:
         """Go on in a new segment, on a full disk too: what is behind the end is void."""
+        self._give_tail_back()
+        asked = STARVED_BYTES
         while True:
             try:
                 self.begin_segment(now_ms, base, 0, void_from=self.end)
                 return
             except OSError as error:
-                if error.errno not in NO_ROOM or not self._give_room():
+                if error.errno not in NO_ROOM or not self.reserve.give(asked):
                     raise storage_error(self.directory, error) from error
+                self.full = True
+                asked *= 4
+
+    def _give_tail_back(self) -> None:
+        """What was reserved behind the end is for others, if nothing was ever written there."""
+        if not self.segments or self.end < self.segments[-1].base:
+            return  # after a crash, when all of the last one is void
+        start = self.segments[-1].offset(self.end)
+        with suppress(OSError):  # it costs room, and nothing else
+            if is_zero(self._disk, self._fd, start):
+                self._disk.truncate(self._fd, -(-start // PAGE_BYTES) * PAGE_BYTES)
 
     def _allocate(self, size: int) -> None:
-        """Reserve *size* bytes in the last segment."""
-        last = self.segments[-1]
-        if self.end + size > self._allocated:  # as far as this process knows
-            self._allocated = min(last.limit, last.base + self._disk.size(self._fd) - segment.HEADER_BYTES)
-        if self.end + size > self._allocated:
-            step = STARVED_BYTES if self.starved else ALLOCATE_BYTES
+        """Reserve *size* bytes in the last segment, and some more if the disk has them."""
+        if not self._is_used_up(size):
+            return
+        # As far as this process knew.
+        last, there = self.segments[-1], self._disk.size(self._fd)
+        self._allocated = min(last.limit, last.base + max(0, there - segment.HEADER_BYTES))
+        if not self._is_used_up(size):
+            return
+        steps = [STARVED_BYTES, 0] if self.full else [ALLOCATE_BYTES, STARVED_BYTES, 0]
+        for step in steps:
             target = min(last.limit, max(self.end + size, self._allocated + step))
-            self._disk.allocate(self._fd, last.offset(self._allocated), target - self._allocated)
-            self._allocated = target
-
-    def _give_room(self) -> bool:
-        self.starved = True
-        return self.reserve.release()
+            try:
+                self._disk.allocate(self._fd, last.offset(self._allocated), target - self._allocated)
+            except OSError as error:
+                with suppress(OSError):  # some file systems keep what they had found so far
+                    self._disk.truncate(self._fd, there)
+                if error.errno not in NO_ROOM or not step:
+                    raise
+            else:
+                self._allocated = target
+                return
 
     def rotate(self, now_ms: int, size: int = 0) -> None:
         """Go on in a new segment, whose header and name are on the disk before it is used."""
+        if self.full:
+            self._give_tail_back()
         last = self.segments[-1] if self.segments else None
         self.begin_segment(now_ms, last.limit if last else 0, size, void_from=self.end)
 
     def roll(self, now_ms: int) -> None:
         """Go on in a new segment, so that the one in use can be cleaned."""
-        try:
-            self.rotate(now_ms)
-        except OSError as error:
-            raise storage_error(self.directory, error) from error
+        self._fence(now_ms, self.segments[-1].limit)
 
     def begin_segment(self, now_ms: int, base: int, size: int, *, void_from: int) -> None:
         """Create the segment at *base* with room for *size* bytes, fence [void_from, base), go on in it."""
@@ -346,6 +396,8 @@ class Log:
         if abs(skew) <= SKEW_MS:
             skew = 0
         capacity = max(self.segment_bytes, FENCE_BYTES + size + (record.CLOCK_BYTES if skew else 0))
+        if self.full:  # small ones waste room, and there is none to waste
+            capacity = max(capacity, FULL_SEGMENT_BYTES)
         seed = record.seed(self._identity.key, base)
         new = Segment(number, base, capacity, now_ms, seed, segment.FEATURES, skew)
         path = self.reader.path(new)
@@ -381,8 +433,13 @@ class Log:
                 if error.errno in NO_DESCRIPTORS:  # not a sync that failed: the directory was not opened
                     raise
                 raise self._fail(error, path) from error
-            if not self.starved:
-                disk.allocate(fd, segment.HEADER_BYTES, min(new.capacity, ALLOCATE_BYTES))
+            if not self.full:
+                try:
+                    disk.allocate(fd, segment.HEADER_BYTES, min(new.capacity, ALLOCATE_BYTES))
+                except OSError as error:
+                    if error.errno not in NO_ROOM:
+                        raise
+                    disk.truncate(fd, segment.HEADER_BYTES)  # `_allocate` asks for less
             return fd, disk.size(fd)
         except BaseException:
             disk.close(fd)
@@ -411,7 +468,7 @@ class Log:
         self._created_ms, self._latest_ms = last.created_ms, last.created_ms + record.LOW
         self._look_ms = 0  # the next append looks
         self._allocated = min(last.limit, last.base + max(0, size - segment.HEADER_BYTES))
-        self._room = self._allocated if self._said_open and not self.starved else 0
+        self._room = 0  # the next append looks for itself
 
     def _close_retired(self) -> None:
         while self._retired:
@@ -775,3 +832,7 @@ class Log:
 
 def _nothing() -> None:
     pass
+
+
+def _keep_nothing(kinds: Collection[int], count: int) -> tuple[int, int]:
+    return 0, 0

@@ -83,6 +83,11 @@ class Overlay:
         file = self._open[fd][1]
         file.size = max(file.size, offset + size)
 
+    def truncate(self, fd: int, size: int) -> None:
+        file = self._open[fd][1]
+        file.size = min(file.size, size)
+        file.patches = [(at, patch[: size - at]) for at, patch in file.patches if at < size]
+
     def forget(self, fd: int, offset: int, size: int) -> None:
         pass
 

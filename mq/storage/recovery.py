@@ -24,7 +24,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mq.errors import ADVICE, CorruptStore, StorageError
 
@@ -37,6 +37,8 @@ from .rewrite import rewrite
 from .search import next_intact
 from .segment import BadHeader, Event, Scan, Segment
 from .shared import NO_LIMIT
+
+RENEWING_BYTES: Final = 64 << 10  # taken at a time from the room kept back, to make segments anew
 
 Apply = Callable[[Iterable[Event]], None]
 
@@ -326,14 +328,15 @@ def recover(
         if word not in shared.KEPT_BY_RECOVERY:
             mark[word] = 0
     mark[shared.SYNCED] = mark[shared.SYNCED_TWIN] = found.end
-    try:
-        _renew_unused(disk, directory, identity, found)
-    except OSError as error:
-        # On a full disk, the room kept back is for this too: else nobody could drain it.
-        reserve = Reserve(disk, os.path.join(os.path.dirname(directory), "reserve"))
-        if error.errno not in NO_ROOM or not reserve.release():
-            raise
-        _renew_unused(disk, directory, identity, found)
+    reserve = Reserve(disk, os.path.join(os.path.dirname(directory), "reserve"))
+    while True:
+        try:
+            _renew_unused(disk, directory, identity, found)
+            break
+        except OSError as error:
+            # On a full disk, the room kept back is for this too: else nobody could drain it.
+            if error.errno not in NO_ROOM or not reserve.give(RENEWING_BYTES):
+                raise
     log = Log(disk, directory, identity, mark, found.segments, found.end, segment_bytes)
     log.skew = skew
     try:

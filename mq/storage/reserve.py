@@ -1,40 +1,95 @@
 """Room kept back on the disk, so that a full disk can be drained.
 
-A file of nothing beside the log.  Publishes may never use its room; when a delivery,
-an ack or the cleaner finds the disk full, the file goes and they take what it held.
-From then on publishes are refused, until there is room to keep back again.
+A file of nothing beside the log.  A publish is refused unless the file is whole.  When a
+delivery, an ack or the cleaner finds the disk full, the file is cut by what that takes:
+what it still holds is there for those that follow, whatever other programs write meanwhile.
+How much each kind of record has to leave is the business of the layer above.
 """
 
 from __future__ import annotations
 
-from .disk import Disk
+from contextlib import suppress
+from typing import Final
+
+from .disk import NO_ROOM, Disk
+
+UNIT_BYTES: Final = 16 << 10  # it grows and shrinks in steps of this
 
 
 class Reserve:
     def __init__(self, disk: Disk, path: str) -> None:
         self._disk, self._path = disk, path
-        self.held = 0  # bytes
+        self.held = 0  # bytes, when this process last looked: another one may have cut it since
 
     def hold(self, size: int) -> None:
-        """Keep *size* bytes back, if it is not so already; OSError if the disk has not so much."""
-        if size <= self.held:
-            return
+        """Keep *size* bytes back; OSError if the disk has not so much.  Asks the disk each time."""
+        size = -(-size // UNIT_BYTES) * UNIT_BYTES
         fd = self._disk.open(self._path, write=True, create=True)
         try:
-            self.held = self._disk.size(fd)  # perhaps left by who was here before
-            if size > self.held:
-                self._disk.allocate(fd, 0, size)
+            there = self._disk.size(fd)
+            self.held = min(self.held, there)
+            if there < size:
+                self._disk.allocate(fd, there, size - there)
         finally:
             self._disk.close(fd)
-        self.held = max(size, self.held)
+        self.held = max(size, there)
 
-    def release(self) -> bool:
-        """Give the room to who needs it now; whether there was any."""
-        if not self._disk.exists(self._path):
-            return False
+    def has(self, size: int) -> bool:
+        """Whether *size* bytes could be kept back just now.  What is held stays as it is."""
+        before = self.size()
+        if before >= size:
+            return True
         try:
-            self._disk.unlink(self._path)
-        except OSError:  # a directory, or not ours to remove: then there is no room in it for us
+            self.hold(size)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
             return False
-        self.held = 0
+        finally:
+            self.shrink(before)
         return True
+
+    def size(self) -> int:
+        """What is held now, by whichever process."""
+        try:
+            fd = self._disk.open(self._path)
+        except OSError:
+            return 0
+        try:
+            return self._disk.size(fd)
+        except OSError:  # a directory, perhaps: there is no room in it for us
+            return 0
+        finally:
+            self._disk.close(fd)
+
+    def give(self, size: int, least: int = 0) -> bool:
+        """Let go of *size* bytes, but leave *least*; whether there was anything to let go of."""
+        there = self.size()
+        left = max((there - size) // UNIT_BYTES, -(-least // UNIT_BYTES), 0) * UNIT_BYTES
+        if left >= there > 0 or left > 0 == there:
+            return False
+        return self.shrink(left)
+
+    def shrink(self, size: int) -> bool:
+        """Hold no more than *size* bytes; whether that could be done."""
+        try:
+            if size == 0:
+                return self._remove()
+            fd = self._disk.open(self._path, write=True)
+            try:
+                self._disk.truncate(fd, size)
+            finally:
+                self._disk.close(fd)
+        except OSError:  # not ours to change: then there is no room in it for us
+            return False
+        self.held = min(self.held, size)
+        return True
+
+    def _remove(self) -> bool:
+        """The whole file: its name and its inode may be what is missing."""
+        with suppress(OSError):
+            if self._disk.exists(self._path):
+                self._disk.unlink(self._path)
+                self.held = 0
+                return True
+        return False

@@ -120,6 +120,10 @@ class File:
             self.cache += bytes(size - len(self.cache))
             self.pending.append(Growth(order, size))
 
+    def shrink(self, size: int) -> None:
+        """The platter may keep the longer file until the next sync."""
+        self.cache = self.cache[:size]
+
     def store(self, index: int, value: int) -> None:
         assert self.words is not None
         past = self.past.setdefault(index, [])
@@ -355,9 +359,15 @@ class SimulatedDisk:
     and neither does any after it.  *faults*: errno, or SHORT, by number of call.
     `on_change(kind)` is called before every call that changes something, and may look
     at copies of this disk.
+
+    *capacity*: so many bytes of pages there are for files; then it is full.  *keeps_part*:
+    a reservation that does not fit takes what there is before it fails, as on ext4.
     """
 
-    def __init__(self, *, cut_at: int = 0, faults: dict[int, int] | None = None) -> None:
+    def __init__(
+        self, *, cut_at: int = 0, faults: dict[int, int] | None = None, capacity: int | None = None,
+        keeps_part: bool = False,
+    ) -> None:  # fmt: skip
         self.root = Directory()
         self.old: dict[str, bytes] = {}  # by file name, what a store before this one left on the platter
         self.calls = 0
@@ -368,6 +378,7 @@ class SimulatedDisk:
         self._cut_at, self._faults = cut_at, dict(faults or {})
         self.faulty = bool(faults)
         self.direct = True  # files can be written past the page cache
+        self.capacity, self.keeps_part = capacity, keeps_part
         self._dead = False
         self._order = 0
         self._files: dict[int, tuple[str, File]] = {}
@@ -393,7 +404,7 @@ class SimulatedDisk:
         return new
 
     def _successor(self) -> SimulatedDisk:
-        new = SimulatedDisk()
+        new = SimulatedDisk(capacity=self.capacity, keeps_part=self.keeps_part)
         new.old, new._order, new.boot, new.direct = self.old, self._order, self.boot, self.direct
         return new
 
@@ -500,6 +511,11 @@ class SimulatedDisk:
         path, file = self._files[fd]
         if self.step("pwrite", path) == SHORT:
             data = data[: max(1, len(data) // 2)]
+        fits = self._fitting(file, offset + len(data)) - offset
+        if fits < len(data):
+            if fits <= 0:
+                raise _error(errno.ENOSPC, path)
+            data = data[:fits]
         file.write(self._order, offset, bytes(data))
         return len(data)
 
@@ -533,7 +549,33 @@ class SimulatedDisk:
     def allocate(self, fd: int, offset: int, size: int) -> None:
         path, file = self._files[fd]
         self.step("allocate", path)
+        fits = self._fitting(file, offset + size)
+        if fits < offset + size:
+            if self.keeps_part:
+                file.grow(self._order, fits)
+            raise _error(errno.ENOSPC, path)
         file.grow(self._order, offset + size)
+
+    def truncate(self, fd: int, size: int) -> None:
+        path, file = self._files[fd]
+        self.step("truncate", path)
+        file.shrink(size)
+
+    def free_bytes(self) -> int:
+        """What there is room for."""
+        assert self.capacity is not None
+        files = {id(file): file for file in (*(each for _, each in self.walk()), *self._open_files())}
+        return self.capacity - sum(map(_pages, files.values())) * PAGE_BYTES
+
+    def _open_files(self) -> Iterator[File]:
+        """Those that were unlinked keep their room until they are closed."""
+        return (file for _, file in self._files.values())
+
+    def _fitting(self, file: File, size: int) -> int:
+        """How long the file can become, at most *size*."""
+        if self.capacity is None:
+            return size
+        return min(size, _pages(file) * PAGE_BYTES + max(0, self.free_bytes()))
 
     def forget(self, fd: int, offset: int, size: int) -> None:
         if self._dead:
@@ -658,6 +700,10 @@ class SimulatedDisk:
 @cache
 def _parts(path: str) -> list[str]:
     return [name for name in path.split("/") if name not in ("", ".")]
+
+
+def _pages(file: File) -> int:
+    return -(-(len(file.cache) if file.words is None else PAGE_BYTES) // PAGE_BYTES)
 
 
 def _error(number: int, path: str) -> OSError:

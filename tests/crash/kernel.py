@@ -279,6 +279,9 @@ class Face:
     def allocate(self, fd: int, offset: int, size: int) -> None:
         self._process.make("allocate", self._path(fd), lambda: self._disk.allocate(fd, offset, size))
 
+    def truncate(self, fd: int, size: int) -> None:
+        self._process.make("truncate", self._path(fd), lambda: self._disk.truncate(fd, size))
+
     def forget(self, fd: int, offset: int, size: int) -> None:
         self._process.make("forget", self._path(fd), lambda: self._disk.forget(fd, offset, size))
 

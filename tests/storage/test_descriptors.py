@@ -46,7 +46,8 @@ def test_an_opening_that_fails_leaves_no_file_open(method, code):
         if faulty.counts[method] <= after:
             break
         after += 1
-    assert failed
+    # A full disk has room for an opening: less is asked for, and the room kept back is taken.
+    assert failed or (method, code) == ("allocate", ENOSPC)
 
 
 @pytest.mark.parametrize("look", [lambda queue: queue.peek(20), lambda queue: queue.receive(timeout=0)])
