@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+import msgspec
 
 from mq.delivery import events, snapshot
 from mq.delivery.backlog import Arrays, Chunk
@@ -16,6 +18,10 @@ from mq.storage.disk import Disk
 from mq.storage.identity import Identity
 from mq.storage.recovery import StaleCheckpoint, Survey
 from mq.storage.shared import NO_LIMIT
+
+# A checkpoint is a cache.  One that does not decode says what another version knows, or what a mistake of
+# mq put there: the log says it too, or says by name what is wrong.
+NOT_USABLE: Final = (StaleCheckpoint, msgspec.MsgspecError)
 
 
 class Loaded(NamedTuple):
@@ -59,7 +65,7 @@ class Loader:
             found = self._survey(synced, state, upto, newest.start)
             found.last_ms = max(found.last_ms, newest.last_ms)
             return Loaded(state, found, newest.position)
-        except StaleCheckpoint:
+        except NOT_USABLE:
             return self.load_log(synced, upto)._replace(checkpoint=newest.position)
         finally:
             self._loading = False

@@ -7,6 +7,7 @@ something the store is opened afresh, and the messages of a queue beside it are 
 from __future__ import annotations
 
 import enum
+import inspect
 import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -32,7 +33,7 @@ from liars import (
 
 import mq
 from mq.cli.app import cli
-from mq.options import check_options
+from mq.options import BatchOptions, PublishOptions, QueueOptions, check_options
 
 Values = dict[str, Callable[[], Any]]
 Call = Callable[["Bench", Any], object]
@@ -166,6 +167,13 @@ MESSAGES: Values = {
     "several": lambda: Several([], [5]),
     "others the second time": lambda: Several([b"x"], [5]),
 }
+# An argument that is new here is tried with numbers and texts, until it has values of its own.
+ANYTHING = numbers(5) | texts("x")
+QUEUE_OPTIONS = dict.fromkeys(QueueOptions.__annotations__, ANYTHING) | QUEUE_OPTIONS
+PUBLISH_OPTIONS = (
+    dict.fromkeys([*BatchOptions.__annotations__, *PublishOptions.__annotations__], ANYTHING)
+    | PUBLISH_OPTIONS
+)
 for name, values in QUEUE_OPTIONS.items():
     given(f"queue {name}", values, declaring(name))
 for name, values in PUBLISH_OPTIONS.items():
@@ -246,6 +254,7 @@ OPEN: dict[str, Values] = {
     "sync": texts("always") | texts("never") | numbers(5), "exclusive": numbers(1), "read_only": numbers(0),
     "recover": texts("refuse") | texts("salvage"), "segment_bytes": numbers(1 << 20), "clock": {},
 }  # fmt: skip
+OPEN = {name: ANYTHING for name in inspect.signature(mq.open).parameters if name != "path"} | OPEN
 
 
 @pytest.mark.parametrize(("name", "values"), OPEN.items(), ids=OPEN)

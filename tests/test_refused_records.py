@@ -10,12 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from fakes import FakeClock, open_on
+from msgspec.structs import replace
 
 import mq
 from mq import maintenance, options
-from mq.delivery import events
+from mq.cli.app import cli
+from mq.delivery import events, snapshot
 from mq.delivery.plan import Plan
+from mq.delivery.state import declaration_of
 from mq.delivery.traits import changes_in
 from mq.storage.disk import RealDisk
 
@@ -169,3 +173,23 @@ def test_the_cleaner_moves_nothing_that_could_not_be_read_again(tmp_path, monkey
     broker.close()
     with mq.open(tmp_path / "data") as broker:
         assert broker.queue("mail").receive(timeout=0).body == "kept"
+
+
+def test_a_checkpoint_that_does_not_decode_costs_only_time(tmp_path, monkeypatch):
+    """It is a cache: the log is read instead, and `mq verify` names the file."""
+    path = tmp_path / "data"
+    with mq.open(path, sync="never") as broker:
+        broker.queue("mail", ttl=60.0).publish_many(["one", "two"])
+        with monkeypatch.context() as planted:
+            planted.setattr(
+                snapshot, "declaration_of", lambda queue: replace(declaration_of(queue), expired="E.DROP")
+            )
+            broker._store.maintenance.checkpoint()
+    assert list((path / "checkpoint").glob("*.state"))
+    for read_only in (True, False):
+        with mq.open(path, read_only=read_only) as broker:
+            assert broker.queue("mail").stats().ready == 2
+            assert broker.queue("mail").options()["ttl"] == 60.0
+    result = CliRunner().invoke(cli, ["verify", "--store", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "this checkpoint cannot be used" in result.output

@@ -109,7 +109,11 @@ def _bad_checkpoints(disk: Disk, store: str, walked: Walk) -> Iterator[str]:
             if disk.exists(path) and int(match[1]) < walked.view.upto:
                 yield path
     if newest:
-        images = msgspec.msgpack.decode(newest.state, type=list[Image])
+        try:
+            images = msgspec.msgpack.decode(newest.state, type=list[Image])
+        except msgspec.MsgspecError:  # it is whole, and says what this mq does not know
+            yield os.path.join(directory, f"{newest.position:020}.state")
+            return
         kept = (place for image in images for _, _, both in image.chunks for place in both if place)
         places = [checkpoint.Place(*place) for place in kept]
         bad = {place.pack for place in places if checkpoint.load(disk, directory, place) is None}
