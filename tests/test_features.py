@@ -768,6 +768,44 @@ def test_dedup_ids_whose_window_is_over_are_forgotten_in_every_process(
             assert len(each._store.state.by_name["mail"].dedup) <= 12
 
 
+@pytest.mark.parametrize("again", ["live", "from a checkpoint", "from the log", "moved"])
+@pytest.mark.parametrize("goes_on", [True, False], ids=["while more come", "though no more come"])
+def test_dedup_ids_behind_one_with_a_long_window_are_forgotten(
+    tmp_path: Path, clock: FakeClock, again: str, goes_on: bool
+) -> None:
+    broker = open_on(QuickDisk(), tmp_path / "s", sync="never", clock=clock, background=False)
+    queue = broker.queue("mail", dedup_window=100_000)
+    long = queue.publish("long", dedup_id="long")
+    broker.queue("mail", dedup_window=10)
+    for index in range(200):
+        queue.publish(index, dedup_id=str(index))
+    if again == "moved":
+        broker._store.maintenance.compact()
+    if again == "from a checkpoint":
+        broker._store.maintenance.checkpoint()
+    if again in ("from a checkpoint", "from the log"):
+        broker.close()
+        broker = open_on(QuickDisk(), tmp_path / "s", sync="never", clock=clock, background=False)
+        queue = broker.queue("mail")
+    remembered = broker._store.state.by_name["mail"].dedup
+    clock.advance(15)
+    if goes_on:
+        for index in range(100):
+            queue.publish(index, dedup_id=f"again {index}")
+        assert len(remembered) <= 101
+    else:
+        clock.advance(10)
+        broker.queue("other").publish("comes by")
+        assert len(remembered) == 1
+        assert broker._store.state.board.next > clock.now * 1000
+    assert queue.publish("long", dedup_id="long") == long
+    clock.advance(200_000)
+    broker.queue("other").publish("comes by")
+    assert (len(remembered), remembered.bytes, len(remembered._ends)) == (0, 0, 0)
+    assert queue.publish("long", dedup_id="long") > long
+    broker.close()
+
+
 def test_a_queue_that_is_to_go_keeps_nothing_from_being_declared_anew(
     broker: mq.Broker, clock: FakeClock
 ) -> None:

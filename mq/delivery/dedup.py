@@ -5,16 +5,21 @@
 
 A dedup id outlives its message, so it is live by itself: the cleaner writes it again
 when the record that it stands in is to go.  What is past its window means nothing, and
-is forgotten when the next one comes, as far as the time is known.
+is forgotten: a few when the next one comes, as far as the time is known, and the others as
+work that falls due, so that a queue without publishes forgets too.  A window may be longer
+than that of a later id, so they are forgotten by the end of their windows.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from heapq import heappop, heappush
 from itertools import takewhile
 from typing import Final, NamedTuple
 
+FORGET_AT_ONCE: Final = 8  # at most, for each that comes
+FORGET_AFTER_MS: Final = 10_000  # behind the end of a window, so that no process looks more often
 KEY_OVERHEAD_BYTES: Final = 48  # of a DEDUP record, beside the dedup id
 
 
@@ -25,10 +30,11 @@ class Seen(NamedTuple):
 
 
 class Remembered:
-    __slots__ = ("_bytes", "_seen")
+    __slots__ = ("_bytes", "_ends", "_seen")
 
     def __init__(self) -> None:
         self._seen: OrderedDict[str, Seen] = OrderedDict()  # by position
+        self._ends: list[tuple[int, str]] = []  # a heap: when a window is over, and whose
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -46,8 +52,11 @@ class Remembered:
 
     def note(self, key: str, seen: Seen) -> None:
         """The record at seen.position says it."""
-        if key not in self._seen:
+        known = self._seen.get(key)
+        if known is None:
             self._bytes += len(key)
+        if known is None or known.until != seen.until:
+            heappush(self._ends, (seen.until, key))
         self._seen[key] = seen
         self._seen.move_to_end(key)
 
@@ -67,11 +76,20 @@ class Remembered:
     def seen(self, key: str) -> Seen | None:
         return self._seen.get(key)
 
-    def forget(self, now_ms: int) -> None:
-        """Let go of those that mean nothing any more, from the oldest on."""
-        while self._seen and next(iter(self._seen.values())).until <= now_ms:
-            key, _ = self._seen.popitem(last=False)
-            self._bytes -= len(key)
+    def forget(self, now_ms: int, limit: int = FORGET_AT_ONCE) -> None:
+        """Let go of up to *limit* that mean nothing any more, the longest of them first."""
+        while limit and self._ends and self._ends[0][0] <= now_ms:
+            until, key = heappop(self._ends)
+            seen = self._seen.get(key)
+            if seen and seen.until == until:  # else it was published again since
+                del self._seen[key]
+                self._bytes -= len(key)
+            limit -= 1
+
+    @property
+    def look_at(self) -> int | None:
+        """When there is next one to forget, store time; None: there is none."""
+        return self._ends[0][0] + FORGET_AFTER_MS if self._ends else None
 
     def within(self, base: int, limit: int) -> list[str]:
         """Those whose records are in [base, limit)."""

@@ -55,6 +55,7 @@ def _fill(plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> None:
     if queue.is_idle(plan.now):
         plan.add(events.DELETE, 0, queue.number, b"")
         return
+    queue.dedup.forget(plan.now.store, SLICE)  # which needs no record: what is over means nothing
     buries = queue.options.expired == "dead_letter"
     expired, doomed = queue.fallen(plan.now, SLICE // BURIED if buries or queue.doomed else SLICE)
     gone: list[bytes] = []

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from .backlog import Backlog
 from .board import NEVER, Board
-from .dedup import Remembered, Seen
+from .dedup import FORGET_AFTER_MS, Remembered, Seen
 from .events import (
     DECLARATION_BYTES,
     DELAYED,
@@ -57,6 +57,7 @@ class Taken(NamedTuple):
 
 class QueueState(Order):
     def __init__(self, number: int, name: str, board: Board | None = None) -> None:
+        self.dedup = Remembered()
         super().__init__(number, board or Board())
         self.name = name
         self.options = Declaration(name=name)
@@ -66,7 +67,6 @@ class QueueState(Order):
         self.bytes = 0  # of all that was published and is not settled
         self.published = self.acked = self.failed = 0
         self.expirations = self.dead_lettered = self.dropped = 0
-        self.dedup = Remembered()
         # What an operation has to look at, so that plain queues have nothing to look at.
         self.bounded = False  # somebody may wait for room
         self.picky = False  # a publish is more than a body
@@ -103,6 +103,7 @@ class QueueState(Order):
         if said.dedup_id is not None:
             self.dedup.forget(self.board.seen)
             self.dedup.note(said.dedup_id, Seen(id, said.dedup_until, id))
+            self._alarm_store(said.dedup_until + FORGET_AFTER_MS)
         traits = traits_of(said)
         if said.due or not traits.plain:
             self.join(id, traits)
@@ -131,6 +132,12 @@ class QueueState(Order):
             self.reindex()
         if self.rested:
             self.stir()
+
+    def remember(self, key: str, seen: Seen) -> None:
+        """A dedup id is remembered still, though the record that said so goes."""
+        self.dedup.again(key, seen)
+        self._alarm_store(seen.until + FORGET_AFTER_MS)
+        self.stir()
 
     def renew(self, until: int) -> None:
         """Somebody has received from it: it is not idle until then."""
@@ -313,6 +320,11 @@ class QueueState(Order):
     def is_idle(self, now: Now) -> bool:
         """Whether nobody has received from it for as long as it stays without."""
         return self.options.delete_when_idle is not None and self.idle_until <= now.store
+
+    def _set_alarms(self) -> None:
+        super()._set_alarms()
+        if (when := self.dedup.look_at) is not None:
+            self._alarm_store(when)
 
     def put_down(self, now: Now) -> None:
         super().put_down(now)

@@ -113,8 +113,7 @@ class State:
             queue.reschedule(*event)
         elif kind == events.DEDUP:
             id, until, key = event
-            queue.dedup.again(key, Seen(id, until, lsn))
-            queue.stir()
+            queue.remember(key, Seen(id, until, lsn))
         elif kind == events.RENEW:
             queue.renew(*event)
         else:
