@@ -205,12 +205,14 @@ class Store:
         self._loader = Loader(disk, path, self.identity, self._load_again)
         self.mark = shared.open_mark(disk, self._mark_path, self.identity.key, create=alone)
         if not alone:  # before anything is changed
+            shared.require_version(path, self.mark)
             self.clock.check(path, self.mark)
         self._hold()
         if self._sync_fd < 0:
             self._sync_fd = disk.open(self._mark_path)
         if alone:
             self.mark[shared.RECOVERING] = 1
+            shared.renew(self.mark)
             self._recover()
             self.mark[shared.RECOVERING] = 0
             if not self.exclusive:
@@ -236,6 +238,7 @@ class Store:
             self._segment_bytes, self.clock.skew_ms,
         )  # fmt: skip
         self.clock.put_on(self.mark)
+        self.mark[shared.VERSION] = shared.PAGE_VERSION
         self._hold()
         self.mark[shared.HEAD], self.mark[END] = log.head, log.end
         self._take_log(log, found, closed=True)

@@ -121,16 +121,20 @@ def serve_at(address: str) -> None:
 
 
 class Companion:
-    def __init__(self, how: How, path: str | os.PathLike[str] | None = None, **options: Any) -> None:
-        """With *path*, it has opened that store when this returns."""
+    def __init__(
+        self, how: How, path: str | os.PathLike[str] | None = None, *, library: str = "", **options: Any
+    ) -> None:  # fmt: skip
+        """With *path*, it has opened that store when this returns.  *library*: where a program finds mq."""
         if how == "program":
             with tempfile.TemporaryDirectory() as directory:
                 address = os.path.join(directory, "s")
                 with Listener(address) as listener:
                     code = f"import companions; companions.serve_at({address!r})"
-                    here = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-                    environment = {**os.environ, "PYTHONPATH": here.rstrip(os.pathsep)}
-                    self._process: Any = subprocess.Popen([sys.executable, "-c", code], env=environment)
+                    places = library, str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")
+                    here = os.pathsep.join(filter(None, places))
+                    environment = {**os.environ, "PYTHONPATH": here}
+                    command = [sys.executable, *(["-P"] if library else []), "-c", code]  # -P: not from "."
+                    self._process: Any = subprocess.Popen(command, env=environment)
                     self._connection = listener.accept()
         else:
             context = multiprocessing.get_context(how)

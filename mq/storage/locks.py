@@ -171,6 +171,8 @@ def look(disk: Disk, path: str, key: bytes) -> shared.View:
         head = shared.read_mark(disk, mark_path, key)[shared.HEAD]  # first, as in `Store._read_now`
         held = is_present(disk, path)
         words = shared.read_mark(disk, mark_path, key)
+        if held and words[shared.VERSION] > shared.PAGE_VERSION:
+            shared.require_version(path, words)
         if not held or not words[shared.RECOVERING]:
             break
         if time.monotonic() > give_up:

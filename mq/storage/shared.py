@@ -21,7 +21,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from mq.errors import StorageError
+from mq.errors import StorageError, Unsupported
 
 from .disk import PAGE_BYTES, Disk, write_all
 
@@ -44,10 +44,11 @@ BOOT: Final = 15  # of whose monotonic clock OFFSET speaks: of the boot with thi
 TIMESPACE: Final = 16  # and of the time namespace with this inode; 0: not known
 SEEN: Final = 17  # store time when a process last closed the store
 WORDS: Final = 18  # in use
-ALWAYS: Final = frozenset({SYNCED, SYNCED_TWIN})  # what these say a page of every version says
-KEPT_BY_RECOVERY: Final = ALWAYS | {RECOVERING, VERSION, OFFSET, BOOT, TIMESPACE, SEEN}
-
 PAGE_VERSION: Final = 2  # processes that share a store share one; see FORMAT.md, Versions
+
+# KEY, SYNCED and SYNCED_TWIN are the same words in every version.
+KEPT_IN_RENEWAL: Final = frozenset({KEY, SYNCED, SYNCED_TWIN, RECOVERING})
+KEPT_BY_RECOVERY: Final = KEPT_IN_RENEWAL | {OFFSET, BOOT, TIMESPACE, SEEN}
 
 KEPT: Final = 1 << 32  # a bit of HOLDER
 NO_LIMIT: Final = 1 << 64  # behind every position
@@ -98,6 +99,29 @@ def _make_mark(disk: Disk, path: str, key: bytes) -> int:
         disk.close(fd)
         raise
     return fd
+
+
+def renew(mark: memoryview) -> None:
+    """Before recovery: forget what another version said on the page; no other process has the store open.
+
+    The version itself is said when the log has a segment that an older version refuses: that
+    one does not look for this word, and would leave it there if it recovered the store.
+    """
+    if mark[VERSION] not in (0, PAGE_VERSION):
+        for word in range(PAGE_BYTES // 8):
+            if word not in KEPT_IN_RENEWAL:
+                mark[word] = 0
+    mark[VERSION] = 0
+
+
+def require_version(path: str, words: memoryview | list[int]) -> None:
+    """Unsupported if the processes that have the store open share a page of another version."""
+    if words[VERSION] != PAGE_VERSION:
+        raise Unsupported(
+            f"{path}: open in a process whose mq shares version {words[VERSION] or 1} of the page `mark`, and"
+            f" this mq shares version {PAGE_VERSION}: use the same mq in all processes, or close the store in"
+            " the others first"
+        )
 
 
 def detached(mark: memoryview) -> memoryview:

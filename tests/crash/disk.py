@@ -408,6 +408,18 @@ class SimulatedDisk:
         new.old, new._order, new.boot, new.direct = self.old, self._order, self.boot, self.direct
         return new
 
+    def lay_out(self, files: dict[str, bytes]) -> None:
+        """Put them on the platter, as an earlier machine left them, without a call."""
+        for path, content in files.items():
+            directory = self.root
+            *above, name = path.split("/")
+            for each in above:
+                inner = directory.names.setdefault(each, Directory())
+                assert isinstance(inner, Directory)
+                directory.base[each] = inner
+                directory = inner
+            directory.names[name] = directory.base[name] = File(content)
+
     def has_clean_pages(self) -> bool:
         return any(each.clean for _, file in self.walk() for each in file.pending)
 

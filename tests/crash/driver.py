@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from mq.broker import Broker
@@ -27,12 +28,13 @@ from mq.store import Store
 
 from . import history as model
 from .disk import SimulatedDisk
-from .history import History
+from .history import Found, History
 
 PATH = "data/store"  # neither is there
 PEEK_MAX = 1000
 PASSERS_BY = 8  # more than there are queues with something due
 STATES: tuple[State, ...] = ("ready", "in_flight", "delayed")
+GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
 EPOCH = 1_700_000_000.0  # seconds since 1970, when every workload begins
 
 
@@ -74,6 +76,21 @@ class Driver:
         history.on_disk()
         history.store_id = history.store_id or self._broker.store_id
         self._narrow()
+
+    def inherit(self, name: str) -> None:
+        """Begin with a store that mq 0.1.0 left: one of tests/golden/v1."""
+        if self._dot != b".":
+            return  # a store that is to differ has another key, too
+        golden = GOLDEN / name
+        paths = [each for each in golden.rglob("*") if each.is_file()]
+        self.disk.lay_out({f"{PATH}/{each.relative_to(golden)}": each.read_bytes() for each in paths})
+        broker = open_store(self.disk.after_kill(), self.tick)
+        held, ids = contents(broker)
+        history = self.history
+        history.reborn(Found(broker._store.verdict.value, broker.store_id, held, ids), platter=True)
+        history.published.update((body, queue) for queue, _, body in ids)
+        history.store_id = broker.store_id
+        history.closed.add(held)
 
     def _excuse(self, error: Exception, begun: int) -> None:
         """Errors are for those whose disk has just failed."""

@@ -31,8 +31,8 @@ from unittest import mock
 
 from mq import clock, maintenance, pressure
 from mq.errors import CorruptStore, MqError
-from mq.storage import log
-from mq.storage.segment import HEADER_BYTES
+from mq.storage import log, shared
+from mq.storage.segment import HEADER_BYTES, REVISION_2
 
 from .disk import SHORT, SimulatedDisk
 from .driver import PATH, Driver, Wrong, contents, open_store, said
@@ -266,7 +266,7 @@ class Explorer:
             return str(wrong)
         except CRASHES as error:
             return f"P9: the store does not open: {error!r}"
-        wrong = _destroyed(before, copy.content())
+        wrong = _destroyed(before, copy.content()) or _says_too_much(before)
         if wrong:
             return wrong
         found = Found(verdict, broker.store_id, held, ids, said(broker))
@@ -290,6 +290,15 @@ def _destroyed(before: dict[str, bytes], after: dict[str, bytes]) -> str:
         used = path.startswith(LOG) and path >= oldest and content[HEADER_BYTES:].strip(b"\0")
         if used and not after.get(path, b"").startswith(content.rstrip(b"\0")):
             return f"P10: recovery changed or removed bytes of {path}"
+    return ""
+
+
+def _says_too_much(left: dict[str, bytes]) -> str:
+    """An older mq does not look at the page's version: it must be kept out by a segment's feature bit."""
+    page = left.get(f"{PATH}/mark", b"")[shared.VERSION * 8 :][:8]
+    heads = [content[:16] for path, content in left.items() if path.startswith(LOG)]
+    if any(page) and not any(int.from_bytes(head[12:], "little") & REVISION_2 for head in heads):
+        return "versions: the page is of this version, and the log of an older one"
     return ""
 
 

@@ -96,8 +96,12 @@ BUGS = (
         "publish_never unsynced_batches"),
     # ── recovery ───────────────────────────────────────────────────────────────────
     Bug("appended in place behind a torn tail", RECOVERY + "recover",
-        "if found.verdict is not Verdict.CLEAN:", "if not found.segments:",
+        "if found.verdict is not Verdict.CLEAN or", "if not found.segments or",
         "publish_never unsynced_batches"),
+    Bug("a log of an older mq is gone on with in its last segment", RECOVERY + "recover",
+        "or log.segments[-1].features != segment.FEATURES", "", "upgrading"),
+    Bug("the page says its version before the log has the feature bit", "mq.storage.shared:renew",
+        "mark[VERSION] = 0", "mark[VERSION] = PAGE_VERSION", "upgrading"),
     Bug("unconfirmed bytes are not rewritten", RECOVERY + "recover",
         "rewrite(disk, directory, found.segments, found.synced, found.end)", "pass", "publish_never"),
     Bug("rewritten bytes are not synced", "mq.storage.rewrite:rewrite", "disk.sync(fd)", "pass",

@@ -428,6 +428,30 @@ def grouped(d: Driver) -> None:
     d.take("a", 2)
 
 
+def upgrading(d: Driver) -> None:
+    """A store that an older mq closed."""
+    d.inherit("recovered")
+    d.open()
+    d.publish("a", 2)
+    d.take("a")
+    d.ack()
+    d.reopen(sync="never")
+    d.publish("b", size=300)
+    d.take("a")
+    d.close()
+
+
+def upgrading_what_was_killed(d: Driver) -> None:
+    """A store that an older mq left open, with a checkpoint and a head behind the first segments."""
+    d.inherit("cleaned")
+    d.open(sync="never")
+    d.publish("a", 2)
+    d.maintain(1 << 30)
+    d.take("a")
+    d.reopen()
+    d.publish("b", size=300)
+
+
 WORKLOADS: dict[str, Workload] = {
     each.__name__: each
     for each in (
@@ -435,7 +459,7 @@ WORKLOADS: dict[str, Workload] = {
         purging, rotation, unsynced_rotation, closing, full_segment, long_gap,
         cleaning, unsynced_cleaning, unsynced_closing, checkpoints,
         ordering, dying, out_of_time, expiring, publishing_once, transforming, arriving_settled, asking_again,
-        remembering, remembering_without_reading, moving, grouped,
+        remembering, remembering_without_reading, moving, grouped, upgrading, upgrading_what_was_killed,
     )
 }  # fmt: skip
 
