@@ -75,17 +75,20 @@ def _look(
             held, now = queue._channel.state, store.clock.now()
             if held is None:
                 return []
-            found = [_see(held, id, now) for id in choose(held, now)]
+            skew_ms = queue._skew_ms()
+            found = [_see(held, id, now, skew_ms) for id in choose(held, now)]
         finally:
             store.leave()
     return [message for seen in found if (message := _message(queue, held, seen))]
 
 
-def _see(held: QueueState, id: int, now: Now) -> Seen:
+def _see(held: QueueState, id: int, now: Now, skew_ms: int) -> Seen:
     where, position = held.state_of(id, now), held.position(id)
     assert where
     assert position is not None
     due = None if where == "ready" else held.changes_at(id, now)
+    if due is not None and where == "delayed" and held.rests(id):
+        due += skew_ms  # by the wall clock, as all other dues are
     return Seen(id, position, held.attempts(id), where, due, held.traits(id))
 
 

@@ -155,6 +155,21 @@ def test_a_clock_that_is_set_while_the_store_is_open_is_noticed_within_a_second(
         assert len(broker._store.log.segments) == 2
 
 
+def test_a_backoff_ends_by_store_time_and_is_shown_by_the_wall_clock(tmp_path):
+    with machine(Y2106) as here:
+        opened(here, tmp_path / "s").close()
+        here.reboot(Y2026)
+        with opened(here, tmp_path / "s") as broker:
+            q = broker.queue("q", backoff=mq.Backoff(100, 1, 100, 0))
+            q.publish("fails")
+            q.publish("waits")
+            q.receive(timeout=0).nack()
+            q.receive(timeout=0).nack(delay=50)
+            ends = {each.body: each.due_at for each in q.peek(state="delayed")}
+            assert near(ends["fails"], Y2026 + 100, off=6)
+            assert near(ends["waits"], Y2026 + 50)
+
+
 def test_the_age_of_the_oldest_is_by_the_wall_clock(tmp_path):
     with machine(Y2106) as here:
         with opened(here, tmp_path / "s") as broker:

@@ -367,6 +367,11 @@ class QueueState(Order):
         delayed = self.delayed.get(id)
         return delayed.rests or delayed.due if delayed else None
 
+    def rests(self, id: int) -> bool:
+        """Whether a message that is delayed is so by a backoff: until then, in store time."""
+        delayed = self.delayed.get(id)
+        return delayed is None or bool(delayed.rests)
+
     def attempts(self, id: int) -> int:
         """How often the message was delivered, and not released."""
         tried = self.flights.get(id) or self.delayed.get(id)

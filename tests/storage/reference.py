@@ -211,8 +211,13 @@ class Queue:
     idle_until: int = 0
     totals: Counter[str] = field(default_factory=Counter)
 
-    def place(self, message: Message, store_ms: int, wall_ms: int) -> tuple[str, int | None]:
-        """ready, delayed, in_flight; or expired, and nobody came by yet.  And until when, on its clock."""
+    def place(
+        self, message: Message, store_ms: int, wall_ms: int, skew_ms: int = 0
+    ) -> tuple[str, int | None]:
+        """ready, delayed, in_flight; or expired, and nobody came by yet.  And until when, on its clock.
+
+        *skew_ms*: how far the wall clock, by which a delay is told, is ahead of store time.
+        """
         returns = message.rests
         if message.receipt is not None:
             most = self.declared["max_attempts"]
@@ -222,7 +227,7 @@ class Queue:
         if 0 < message.expires <= wall_ms:
             return "expired", None
         if returns > store_ms or message.due > wall_ms:
-            return "delayed", max(returns, message.due)
+            return "delayed", max(returns and returns + skew_ms, message.due)
         return "ready", None
 
     def _delay(self, attempts: int, receipt: int) -> int:

@@ -28,12 +28,13 @@ STATES = ("ready", "delayed", "in_flight")
 def same(broker: mq.Broker) -> None:
     """Each message in its queue and place, with all that is to know of it; what is next; the totals."""
     now = broker._store.clock.now()
-    read = reference.State(reference.read_log(Path(broker.path))).by_name()
+    log = reference.read_log(Path(broker.path))
+    read, skew = reference.State(log).by_name(), log[-1].wall - log[-1].created
     assert sorted(read) == broker.queues()
     for name, queue in read.items():
         handle, state = broker.queue(name), broker._store.state.by_name[name]
         shown = {where: handle.peek(ALL, state=where) for where in STATES}
-        places = {id: queue.place(each, now.store, now.wall) for id, each in queue.messages.items()}
+        places = {id: queue.place(each, now.store, now.wall, skew) for id, each in queue.messages.items()}
         there = {id: queue.messages[id] for id, place in places.items() if place[0] != "expired"}
         assert {id: facts(each, *places[id]) for id, each in there.items()} == {
             each.id: facts_of(each) for found in shown.values() for each in found
