@@ -34,6 +34,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
+from unittest import mock
 
 import pytest
 from fakes import FakeClock, QuickDisk, open_on
@@ -106,13 +107,14 @@ def strike(work: Callable[[], object], at: int, error: type[BaseException]) -> b
         return look
 
     before = sys.gettrace()
-    sys.settrace(look)
-    try:
-        work()
-    except error:
-        pass
-    finally:
-        sys.settrace(before)
+    with mock.patch.object(sys, "unraisablehook", lambda _: None):  # in the callback of a weak reference
+        sys.settrace(look)
+        try:
+            work()
+        except error:
+            pass
+        finally:
+            sys.settrace(before)
     return left <= 0
 
 
