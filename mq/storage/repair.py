@@ -43,6 +43,7 @@ from mq.errors import CorruptStore, StorageError, StoreLocked
 from . import checkpoint, identity, locks, record, segment, shared
 from .disk import PAGE_BYTES, Disk, explain, write_all
 from .overlay import Overlay
+from .rewrite import sync_or_drop
 from .segment import Segment
 from .walk import File, Found, Gap, Walk, walk
 
@@ -212,7 +213,7 @@ class _Round:
             whole = self._disk.size(fd) >= PAGE_BYTES
             page = b"".join(word.to_bytes(8, "little") for word in words)
             write_all(self._disk, fd, page[:WORDS_BYTES] if whole else page, 0)
-            self._disk.sync(fd)
+            sync_or_drop(self._disk, fd)
         finally:
             self._disk.close(fd)
 
@@ -390,7 +391,7 @@ class _Round:
             for at in range(offset + record.HEADER_BYTES, stop, COPY_BYTES):
                 crc = crc32c(self._disk.pread(fd, min(COPY_BYTES, stop - at), at), crc)
             write_all(self._disk, fd, record.CRC.pack(crc) + head, offset)
-            self._disk.sync(fd)
+            sync_or_drop(self._disk, fd)
         finally:
             self._disk.close(fd)
 
@@ -418,7 +419,7 @@ class _Round:
         fd = self._disk.open(path, write=True, create=create)
         try:
             write_all(self._disk, fd, data, offset)
-            self._disk.sync(fd)
+            sync_or_drop(self._disk, fd)
         finally:
             self._disk.close(fd)
 

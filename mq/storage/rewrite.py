@@ -107,3 +107,15 @@ def _is_there(disk: Disk, fd: int, piece: Piece) -> bool:
     # All pages are clean now, so this advice is taken.
     disk.forget(fd, piece.offset - piece.offset % FOLIO_BYTES, FOLIO_BYTES)
     return crc32c(read_all(disk, fd, piece.size, piece.offset)) == piece.crc
+
+
+def sync_or_drop(disk: Disk, fd: int) -> None:
+    """Sync a file that was written to in place; if that fails, let it be read as the disk has it.
+
+    Else the next repair would take what this one has written for mended, and the disk does not have it.
+    """
+    try:
+        disk.sync(fd)
+    except OSError:
+        disk.forget(fd, 0, disk.size(fd) + FOLIO_BYTES)
+        raise

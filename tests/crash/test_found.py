@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from itertools import islice
 
 import pytest
 
+from mq.delivery import events
+from mq.errors import StorageError
+from mq.storage import repair
 from mq.storage.segment import Segment, encode_header
 
 from .disk import SimulatedDisk
@@ -116,3 +120,46 @@ def test_an_id_that_was_given_out_is_not_given_again_after_a_power_cut():
         later.open()
         later.publish("b")
         assert later.history.ids[b"0."] != lost
+
+
+@pytest.mark.parametrize("at", [90, 200], ids=["in a fence", "in a record"])
+def test_a_repair_whose_sync_failed_is_done_again(at):
+    """What it had written was in memory and passed for clean: the next one found nothing to mend."""
+    with determined(0):
+        disk = SimulatedDisk()
+        d = driver_on(disk)
+        d.open()
+        d.publish("a", 3, size=200)
+        d.publish("a", 2, size=200)
+        d.close()
+        store = disk.after_power(nothing_but_the_platter())
+        _, segment = min((path, file) for path, file in store.walk() if path.startswith(LOG))
+        segment.base = segment.cache = segment.cache[:at] + bytes(40) + segment.cache[at + 40 :]
+        failed = 0
+        for nth in range(1, 60):
+            copy = store.after_kill()
+            if not repaired_at_the_second_try(copy, nth):
+                break
+            failed += 1
+            bodies(copy.after_power(nothing_but_the_platter()))  # it opens
+        assert failed >= 2
+
+
+def repaired_at_the_second_try(disk: SimulatedDisk, nth: int) -> bool:
+    """Whether the *nth* sync failed in the first."""
+    plain, seen = disk.sync, 0
+
+    def sync(fd: int) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == nth:
+            disk.strike(errno.EIO)
+        plain(fd)
+
+    disk.sync = sync  # type: ignore[method-assign]
+    try:
+        repair.repair(disk, PATH, events.PUBLISH, events.message_of)
+        return False
+    except (OSError, StorageError):
+        repair.repair(disk, PATH, events.PUBLISH, events.message_of)
+        return True
