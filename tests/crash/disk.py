@@ -364,6 +364,8 @@ class SimulatedDisk:
     a reservation that does not fit takes what there is before it fails, as on ext4.
     """
 
+    direct = True  # files can be written past the page cache
+
     def __init__(
         self, *, cut_at: int = 0, faults: dict[int, int] | None = None, capacity: int | None = None,
         keeps_part: bool = False,
@@ -377,7 +379,6 @@ class SimulatedDisk:
         self.fired = 0  # the call at which the last fault struck
         self._cut_at, self._faults = cut_at, dict(faults or {})
         self.faulty = bool(faults)
-        self.direct = True  # files can be written past the page cache
         self.capacity, self.keeps_part = capacity, keeps_part
         self._dead = False
         self._order = 0
@@ -405,7 +406,7 @@ class SimulatedDisk:
 
     def _successor(self) -> SimulatedDisk:
         new = SimulatedDisk(capacity=self.capacity, keeps_part=self.keeps_part)
-        new.old, new._order, new.boot, new.direct = self.old, self._order, self.boot, self.direct
+        new.old, new._order, new.boot = self.old, self._order, self.boot
         return new
 
     def lay_out(self, files: dict[str, bytes]) -> None:

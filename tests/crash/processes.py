@@ -79,7 +79,7 @@ class Violation:
 
 
 class Lost(Exception):
-    """Who died between forgetting a page and writing it again took with it what only that page had."""
+    """A process died in a write past the cache that failed as well, and the page is gone."""
 
 
 class Run:

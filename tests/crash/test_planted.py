@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from .disk import SimulatedDisk
 from .planted import BUGS, Bug, Outdated, caught, hunt, planted
 
 HUNTS = sorted({(workload, bug.fault) for bug in BUGS for workload in bug.hunt.split()} - {("damage", "")})
@@ -17,6 +18,11 @@ def test_a_planted_bug_is_caught(bug):
 @pytest.mark.parametrize("workload, fault", HUNTS)
 def test_the_library_without_bugs_passes_the_same_hunts(workload, fault):
     assert hunt(workload, fault, 0, share=10) == ""
+
+
+def test_the_library_passes_where_files_cannot_be_written_past_the_cache(monkeypatch):
+    monkeypatch.setattr(SimulatedDisk, "direct", False)
+    assert hunt("publish_never", "sync", 0, share=10) == ""
 
 
 def test_there_are_enough_of_them():

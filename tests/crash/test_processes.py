@@ -11,6 +11,8 @@ import pytest
 
 from mq.storage.disk import Disk
 
+from .disk import SimulatedDisk
+from .driver import Wrong
 from .interleavings import INTERLEAVINGS, visit
 from .kernel import Face, Here, laboratory
 from .planted import planted
@@ -50,6 +52,17 @@ def test_no_promise_is_broken_wherever_somebody_dies_at_every_point(here, name):
 @pytest.mark.parametrize("name", INTERLEAVINGS)
 def test_an_interleaving_known_by_name(here, name):
     visit(here, name)
+
+
+@pytest.mark.parametrize("name", [name for name in INTERLEAVINGS if "failed_fdatasync" in name])
+def test_the_same_where_files_cannot_be_written_past_the_cache(here, name, monkeypatch):
+    """But for a kill between dropping a page and writing it, which loses what only that page had."""
+    monkeypatch.setattr(SimulatedDisk, "direct", False)
+    if name.startswith("killed"):
+        with pytest.raises(Wrong, match="P1"):
+            visit(here, name)
+    else:
+        visit(here, name)
 
 
 @pytest.mark.parametrize("bug", [pytest.param(bug, id=bug.name) for bug in BUGS])

@@ -24,7 +24,7 @@ import mq
 from mq.broker import Broker
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState
-from mq.storage import commit, log, record
+from mq.storage import commit, log, record, shared
 from mq.storage.commit import GroupCommit
 from mq.storage.disk import Disk, RealDisk
 from mq.store import Store
@@ -117,10 +117,18 @@ class Scene:
         return sorted(found)
 
 
+def publish_after_a_death_in_a_sync(scene: Scene) -> None:
+    """What is not synced is written again, with the turn."""
+    mark = scene.other._store.mark
+    mark[shared.SYNCING] = mark[shared.END]
+    scene.queue.publish(b"new")
+
+
 Operation = Callable[[Scene], object]
 OPERATIONS: dict[str, Operation] = {
     "publish": lambda s: s.queue.publish(b"new"),
     "publish into a new segment": lambda s: s.queue.publish(bytes(600)),
+    "publish after a death in a sync": publish_after_a_death_in_a_sync,
     "publish to a new queue": lambda s: s.broker.queue("b").publish(b"new"),
     "publish_many": lambda s: s.queue.publish_many([b"new", b"newer"]),
     "declare": lambda s: s.broker.queue("a", visibility_timeout=3.0),
