@@ -10,11 +10,13 @@ because whoever was to ring it died, is made up for by looking each second.
 
 from __future__ import annotations
 
+import math
 import os
-import threading
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from mq.background import Worker
 from mq.errors import MqError
 from mq.storage.disk import close_all
 from mq.storage.shared import ASLEEP
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 SLOTS: Final = 64  # bits of a word
 HEARTBEAT_SECONDS: Final = 1.0
-DEAF_SECONDS: Final = 0.02  # between two looks of a process that has no bell
+DEAF_SECONDS: Final = 0.02  # between two looks of a process that has no bell, or no thread to hear it
 
 
 class Listener:
@@ -34,18 +36,25 @@ class Listener:
         self._bell = -1  # this process's own
         self._bit = 0
         self._bells: dict[int, int] = {}  # descriptors of others', by slot
-        self._thread: threading.Thread | None = None
-        self._stopped = False
+        self._worker = Worker(
+            "mq-listener", store.path, self._hear, ended=self._wake_all, backoff_max=HEARTBEAT_SECONDS
+        )
 
-    def ask(self) -> None:
-        """Have this process woken when somebody appends; called with the store's lock."""
-        if self._thread is None and not self._stopped:
+    def ask(self) -> float:
+        """Have this process woken when another one appends; called with the store's lock.
+
+        How many seconds the caller may sleep: while no thread can be had it looks for itself.
+        """
+        if not self._worker.runs():
             self._claim()
-            thread = threading.Thread(target=self._run, daemon=True, name="mq-listener")
-            with suppress(RuntimeError):  # no thread to be had just now: the next receiver tries again
-                thread.start()
-                self._thread = thread
+            if self._bell >= 0:
+                sleep = partial(self._disk.listen, self._bell, HEARTBEAT_SECONDS)
+            else:
+                sleep = partial(self._disk.pause, DEAF_SECONDS)
+            if not self._worker.start(sleep):
+                return DEAF_SECONDS
         self._store.mark[ASLEEP] |= self._bit
+        return math.inf
 
     def ring(self) -> None:
         """Wake every other process that asked for it; called with the store's lock."""
@@ -78,31 +87,31 @@ class Listener:
     def _path(self, slot: int) -> str:
         return os.path.join(self._directory, str(slot))
 
-    def _run(self) -> None:
-        while not self._stopped:
-            if self._bell >= 0:
-                self._disk.listen(self._bell, HEARTBEAT_SECONDS)
-            else:
-                self._disk.pause(DEAF_SECONDS)
-            if self._stopped:
-                return
-            try:
-                with self._store.log.unheard():
-                    self._store.hear()
-            except MqError:
-                with self._store.mutex:
-                    self._store.wake_all()  # whoever waits meets it too
-                self._disk.pause(HEARTBEAT_SECONDS)
+    def _hear(self) -> None:
+        try:
+            with self._store.log.unheard():
+                self._store.hear()
+        except MqError:  # the receivers meet it too, and raise it
+            self._wake_all()
+            self._disk.pause(HEARTBEAT_SECONDS)
+        except BaseException:
+            self._wake_all()
+            raise
+
+    def _wake_all(self) -> None:
+        """Receivers look for themselves, and ask again."""
+        with self._store.mutex:
+            self._store.wake_all()
 
     # ── leaving ────────────────────────────────────────────────────────────────────
 
     def close(self) -> None:
         """Stop listening; called without the mutex."""
-        self._stopped = True
-        if self._thread:
+        self._worker.stop()
+        if self._bell >= 0:
             with suppress(OSError):
                 self._disk.ring(self._bell)
-            self._thread.join()
+        self._worker.join()
         self.let_go()
 
     def let_go(self) -> None:

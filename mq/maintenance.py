@@ -9,7 +9,6 @@ twice what lives, and a few segments: that bound is a promise.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import threading
@@ -21,12 +20,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from mq import pressure
+from mq.background import Worker
 from mq.delivery import events, snapshot
 from mq.delivery.decode import check
 from mq.delivery.queue import QueueState
 from mq.delivery.state import DECLARATION, Live, stands_at
 from mq.delivery.traits import changes_in
 from mq.errors import Closed, DiskFull, MqError, StorageError, StoreLocked
+from mq.notes import WARNING
 from mq.storage import checkpoint, cleaner
 from mq.storage.disk import explain, will_pass
 from mq.storage.locks import LOCK_SECONDS
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from mq.store import Store
 
 MEMORY: Final = ":memory:"
-logger = logging.getLogger("mq")
 Token = tuple[QueueState, Live]  # something that lives: see State.within
 
 CHECKPOINT_BYTES: Final = 4 << 20  # of log between two checkpoints, at least
@@ -52,6 +52,10 @@ FULL_REST_SECONDS: Final = 0.01  # between two looks of the thread
 PRESSED_SEGMENTS: Final = 1  # beyond what makes the cleaner start
 CLOSING_BYTES: Final = 64 << 10  # of log at close: less is read again as quickly
 CLOSING_SECONDS: Final = 1.0  # for cleaning at close
+TROUBLE_SECONDS: Final = (
+    1.0  # until what could not be given back is tried again; then twice as long, and so on
+)
+TROUBLE_SECONDS_MAX: Final = 600.0
 STALL_SECONDS: Final = 0.002  # for each publish while the cleaner is behind
 STALL_FACTOR: Final = 8  # for each segment farther
 STALL_SECONDS_MAX: Final = 0.128
@@ -74,10 +78,8 @@ class Maintenance:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._background = store.background
-        self._wake = threading.Event()
+        self._worker = Worker("mq-maintenance", store.path, self._step)
         self._working = threading.Lock()  # two at once would each drop the oldest segment
-        self._thread: threading.Thread | None = None
-        self._stopped = False
         self._until = math.inf  # monotonic seconds: when cleaning has to stop
         self._checkpoint_at = 0  # where the last one stands
         self._checkpoint_bytes = 0
@@ -85,6 +87,7 @@ class Maintenance:
         self.pressed = False
         self._stall_seconds = 0.0
         self.trouble: MqError | None = None  # why space is not given back, if so
+        self._again_at, self._again_seconds = 0.0, TROUBLE_SECONDS  # monotonic: when that is tried again
 
     def begin(self, position: int) -> None:
         """The log was opened; its newest checkpoint is at *position*."""
@@ -94,34 +97,44 @@ class Maintenance:
         """The log has grown; called under the store's lock."""
         store = self._store
         log = store.log
-        if log.full and self._thread is not None:
-            self._wake.set()  # it looks when this append is done: that may have been the last ack
+        if log.full and self._worker.runs():
+            self._worker.ring()  # it looks when this append is done: that may have been the last ack
             return
         over = log.disk_bytes() - 2 * store.state.live_bytes()
         behind = over / log.segment_bytes - (PRESSED_SEGMENTS + 1)
         self.pressed = behind > 0 and self.trouble is None
         self._stall_seconds = min(STALL_SECONDS * STALL_FACTOR ** max(0.0, min(behind, 9)), STALL_SECONDS_MAX)
-        store.linger = store.durable or self.pressed
-        if self._background and (self._clean_is_due() or self._checkpoint_is_due()):
-            if self._thread is None and not self._stopped:
-                thread = threading.Thread(target=self._run, daemon=True, name="mq-maintenance")
-                with suppress(RuntimeError):  # no thread to be had just now: the next step tries again
-                    thread.start()
-                    self._thread = thread
-            self._wake.set()
+        store.linger = store.must_linger()
+        if self._background and (store.notes.kept or self._clean_is_due() or self._checkpoint_is_due()):
+            self._wake()
+
+    def _wake(self) -> None:
+        """Have the thread run; it is started if there is none, or if it has ended."""
+        if self._worker.start():
+            self._worker.ring()
+        else:
+            self._store.notes.put_down_rarely(
+                WARNING, "%s: no thread can be started: publishers give space back, when they have to",
+                self._store.path,
+            )  # fmt: skip
 
     def stall(self) -> None:
-        """A publisher waits a little, for the cleaner to catch up."""
-        if self._background:
+        """A publisher waits a little, for the cleaner to catch up; without a thread it cleans itself."""
+        if self._background and self._worker.runs():
             time.sleep(self._stall_seconds)
         else:
-            self.run()
+            self._run(CHECKPOINT_BYTES)
 
     def run(self, checkpoint_bytes: int = CHECKPOINT_BYTES) -> None:
         """Do all that is due, unless another process is at it.
 
         A checkpoint is due when the log has grown by so many bytes.
         """
+        self._run(checkpoint_bytes)
+        self._store.notes.log()
+
+    def _run(self, checkpoint_bytes: int) -> None:
+        notes = self._store.notes
         with self._working:
             try:
                 with explain(self._store.path), self._store.alone_cleaning() as ours:
@@ -130,12 +143,15 @@ class Maintenance:
                         with self._store.log.unheard():
                             self._run_due(checkpoint_bytes)
             except StorageError as error:  # no descriptor to be had, perhaps: tried again at the next step
-                logger.warning("%s: no space is given back just now: %s", self._store.path, error)
+                notes.put_down_rarely(
+                    WARNING, "%s: no space is given back just now: %s", self._store.path, error
+                )
 
     def _run_due(self, checkpoint_bytes: int) -> None:
+        notes = self._store.notes
         try:
             while time.monotonic() < self._until and self._look() and self.clean():
-                pass
+                self.trouble, self._again_seconds = None, TROUBLE_SECONDS
         except Closed:
             return
         except _TimeIsUp:
@@ -146,29 +162,34 @@ class Maintenance:
             if isinstance(error, StorageError) and will_pass(error):
                 raise
             if self.trouble is None:
-                logger.warning("%s: space is not given back any more: %s", self._store.path, error)
+                notes.put_down(
+                    WARNING, "%s: space is not given back, which is tried again now and then: %s",
+                    self._store.path, error,
+                )  # fmt: skip
             self.trouble = error
+            self._again_at = time.monotonic() + self._again_seconds
+            self._again_seconds = min(2 * self._again_seconds, TROUBLE_SECONDS_MAX)
             self.pressed = False
         if self._checkpoint_is_due(checkpoint_bytes):
             try:
                 with explain(self._store.checkpoint_path):
                     self.checkpoint()
             except StorageError as error:
-                logger.warning("%s: no checkpoint, so opening will take longer: %s", self._store.path, error)
+                notes.put_down_rarely(
+                    WARNING, "%s: no checkpoint, so opening will take longer: %s", self._store.path, error
+                )
                 self._checkpoint_at = self._store.log.end
 
     def stop(self) -> None:
         """Stop the thread; called without the store's lock."""
-        self._stopped = True
         self._until = time.monotonic()
-        self._wake.set()
-        if self._thread:
-            self._thread.join()
+        self._worker.stop()
+        self._worker.join()
 
     def finish(self) -> None:
         """Do what is due at close."""
         self._until = time.monotonic() + CLOSING_SECONDS
-        self.run(CLOSING_BYTES)
+        self._run(CLOSING_BYTES)
 
     def wait(self) -> None:
         """Return when nothing is being done; called when nothing more is allowed to begin."""
@@ -176,15 +197,11 @@ class Maintenance:
         with self._working:
             pass
 
-    def _run(self) -> None:
-        while True:
-            self._wake.wait()
-            self._wake.clear()
-            if self._stopped:
-                return
-            self.run()
-            if self._store.log.full:
-                time.sleep(FULL_REST_SECONDS)
+    def _step(self) -> None:
+        """What the thread does when it is woken."""
+        self.run()
+        if self._store.log.full:
+            time.sleep(FULL_REST_SECONDS)
 
     # ── space ──────────────────────────────────────────────────────────────────────
 
@@ -213,7 +230,7 @@ class Maintenance:
 
     def _clean_is_due(self) -> bool:
         log, live = self._store.log, self._store.state.live_bytes()
-        if self.trouble is not None:
+        if self.trouble is not None and (log.names_unsure or time.monotonic() < self._again_at):
             return False
         return self._pays(live) if log.full else cleaner.is_due(log, live)
 

@@ -26,11 +26,14 @@ from threading import get_ident
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from mq.errors import UsageError
+from mq.notes import Notes
 
 
 class HasBusy(Protocol):
     busy: set[int]
     """The threads that are inside an operation."""
+    notes: Notes
+    """What they have to log."""
 
 
 P = ParamSpec("P")
@@ -59,5 +62,7 @@ def operation(work: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P
             return work(store, *args, **kwargs)
         finally:
             busy.discard(me)
+            if store.notes.kept:
+                store.notes.log()  # here, for the user's handler may begin an operation
 
     return run

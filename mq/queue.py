@@ -12,14 +12,13 @@ at most, which a u64 holds.
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from threading import get_ident
-from typing import Any, Final, Generic, TypeVar, Unpack, get_args, overload
+from typing import Any, Generic, TypeVar, Unpack, get_args, overload
 
 import msgspec
 
@@ -58,7 +57,6 @@ from mq.store import Store, check_name
 from mq.waiting import Sleeper
 
 T = TypeVar("T")
-logger: Final = logging.getLogger("mq")
 
 
 class Queue(Generic[T]):

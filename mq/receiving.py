@@ -5,7 +5,6 @@ The plain case is flat in queue.py.
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from mq.delivery.queue import QueueState
 from mq.delivery.traits import PLAIN, Traits
 from mq.errors import CorruptStore, MqError, StorageError
 from mq.message import Delivery, more_of
+from mq.notes import WARNING
 from mq.operation import operation
 from mq.settling import Claim, do_release, settle_within
 from mq.store import Store
@@ -29,7 +29,7 @@ from mq.waiting import Sleeper
 if TYPE_CHECKING:
     from mq.queue import Queue
 
-logger = logging.getLogger("mq")
+UNDELIVERABLE = "queue %r: message %d cannot be delivered: %s"
 RENEW_SHARE = 4  # a queue that goes when it is idle is renewed once a quarter of its time is over
 
 
@@ -160,7 +160,7 @@ def read_all(
             found = queue._store.read(state, id, position)
         except StorageError as error:
             queue._set_aside(id, receipt, attempts, error)
-            logger.warning("queue %r: message %d cannot be delivered: %s", queue.name, id, error)
+            queue._store.notes.put_down(WARNING, UNDELIVERABLE, queue.name, id, error)
             damage = error
             continue
         if found:
@@ -210,7 +210,7 @@ def arrive_settled(queue: Queue[Any], state: QueueState, ids: Sequence[int], now
         for each in taken:
             settle.nack(failed, state, each.id, None, "its body is damaged", random.random())
             damage = damaged[each.id]
-            logger.warning("queue %r: message %d cannot be delivered: %s", queue.name, each.id, damage)
+            store.notes.put_down(WARNING, UNDELIVERABLE, queue.name, each.id, damage)
         store.commit(failed)
     return Settled(deliveries, damage, end)
 

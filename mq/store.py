@@ -15,12 +15,10 @@ again from the log, which is the truth.
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -49,9 +47,11 @@ from mq.errors import (
     Unsupported,
     UsageError,
 )
+from mq.flusher import Flusher
 from mq.listener import Listener
 from mq.loading import Loader, Parts, identify
 from mq.maintenance import MEMORY, Maintenance
+from mq.notes import ERROR, INFO, WARNING, Notes
 from mq.operation import operation
 from mq.sizes import size_of
 from mq.storage import locks, recovery, repair, shared
@@ -59,11 +59,11 @@ from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain, storage_error
 from mq.storage.locks import Locks
 from mq.storage.log import SYNC_SECONDS, Draft, Log
 from mq.storage.shared import DIRTY, END, FAILED, HOLDER
+from mq.weakly import Weakly
 
 if TYPE_CHECKING:
     from mq.waiting import Sleeper
 
-logger = logging.getLogger("mq")
 T = TypeVar("T")
 
 FOLLOW_BYTES: Final = 16 << 10  # a process that is farther behind begins to catch up without LOCK
@@ -120,7 +120,7 @@ class Store:
         self.mutex = threading.RLock()
         # Held by the handles on a queue and by those who wait there: a name that nothing refers to
         # any more costs nothing.
-        self.channels: weakref.WeakValueDictionary[str, Channel] = weakref.WeakValueDictionary()
+        self.channels: Weakly[str, Channel] = Weakly()
         self.armed: set[Channel] = set()  # those where a thread waits
         self.asleep: dict[Sleeper, None] = {}  # the threads that wait, the first to come first
         self.busy: set[int] = set()  # threads that are inside an operation: see mq/operation.py
@@ -136,14 +136,25 @@ class Store:
         self._gone = True  # the files are let go of
         self._finished = False  # close has nothing more to do than to let go of them
         self.leave = int
+        self.notes = Notes()
         self.maintenance, self.listener = Maintenance(self), Listener(self)
-        _open_stores.add(self)
-        with explain(path):
-            if read_only:
-                self._attach_reader()
-                self.enter, self.look = self._refuse_changes, self._look_again
-            else:
-                self._open(salvage)
+        self._flusher: Flusher | None = None
+        _open_stores.add(next(_numbers), self)
+        try:
+            with explain(path):
+                if read_only:
+                    self._attach_reader()
+                    self.enter, self.look = self._refuse_changes, self._look_again
+                else:
+                    self._open(salvage)
+        except BaseException:
+            self.notes.log()
+            raise
+        try:
+            self.notes.log()
+        except BaseException:  # of a handler: without a store to return, none may stay open
+            self.close()
+            raise
 
     # ── opening ────────────────────────────────────────────────────────────────────
 
@@ -164,7 +175,7 @@ class Store:
                 if not salvage or self._locks.crowded:
                     raise
                 for loss in repair.mend(disk, self.path, events.PUBLISH, events.message_of):
-                    logger.warning("%s", loss)
+                    self.notes.put_down(WARNING, "%s", loss)
                 alone = self._begin()
             if not self.exclusive:
                 self.leave = self._locks.unlock
@@ -172,7 +183,7 @@ class Store:
                 self._join()
             self.leave()
             if self._seconds is not None:
-                self._start_flusher(self._seconds)
+                self._flusher = Flusher(self.path, self.log, self._seconds, self._miss_flusher)
         except BaseException:
             self.leave = int
             self._let_go()
@@ -185,18 +196,21 @@ class Store:
             with suppress(OSError):  # a full disk: publishes will be refused
                 self.log.reserve.hold(self.log.kept((), 0)[0])
 
-    def _start_flusher(self, seconds: float) -> None:
-        self._stop = threading.Event()
-        args = seconds, self._stop, self.log
-        self._flusher = threading.Thread(target=_flush_every, args=args, daemon=True, name="mq-sync")
-        self._flusher.start()
+    def must_linger(self) -> bool:
+        """Whether a publish has more to do when it has appended."""
+        flusher = self._flusher
+        return self.durable or self.maintenance.pressed or (flusher is not None and flusher.missing)
+
+    def _miss_flusher(self) -> None:
+        self.linger = True
 
     def _begin(self) -> bool:
         """With the lock: know the store and its page; recover it, if nobody else is here, and whether."""
         disk, path = self.disk, self.path
         if not disk.exists(os.path.join(path, "FORMAT")):
             identify(disk, path, create=True)
-            logger.info("created the store %s", path if path == MEMORY else os.path.abspath(path))
+            where = path if path == MEMORY else os.path.abspath(path)
+            self.notes.put_down(INFO, "created the store %s", where)
         alone = self._locks.arrive(exclusive=self.exclusive)
         if alone:
             # Whoever made the store may have died before its names were on the disk.
@@ -336,7 +350,7 @@ class Store:
 
     def _bind_channels(self) -> None:
         self.state.renamed.clear()
-        for name, channel in list(self.channels.items()):
+        for name, channel in self.channels.items():
             channel.state = self.state.by_name.get(name)
 
     def _rebind(self) -> None:
@@ -544,10 +558,11 @@ class Store:
                 finally:
                     self.leave()
 
-    def ask_to_be_woken(self) -> None:
-        """Before somebody here goes to sleep; called with the lock."""
-        if not self.exclusive and self.background:
-            self.listener.ask()
+    def ask_to_be_woken(self) -> float:
+        """Before a thread here goes to sleep: how many seconds it may; called with the lock."""
+        if self.exclusive or not self.background:
+            return math.inf
+        return self.listener.ask()
 
     def wake_all(self) -> None:
         """Each thread that waits looks for itself at what changed."""
@@ -628,7 +643,8 @@ class Store:
         with self.mutex:
             found = self.channels.get(name)
             if found is None:
-                found = self.channels[name] = Channel(name, self)
+                found = Channel(name, self)
+                self.channels.add(name, found)
                 found.state = self.state.by_name.get(name)
             return found
 
@@ -738,6 +754,8 @@ class Store:
         """What a publish owes before it returns: its bytes on the disk; the cleaner a chance."""
         if self.durable:
             self.log.sync(end)
+        elif self._flusher and self._flusher.missing:
+            self._flusher.help()
         if self.maintenance.pressed:
             self.maintenance.stall()
 
@@ -846,8 +864,8 @@ class Store:
 
     def _finish(self) -> None:
         """Nothing new begins here: bring to an end what was begun."""
-        if self._seconds is not None:
-            self._stop.set()
+        if self._flusher:
+            self._flusher.stop()
             self._flusher.join()
         self.listener.close()
         self.maintenance.stop()
@@ -932,7 +950,7 @@ class Store:
     def _forget_waiters(self) -> None:
         """Those who wait, and the threads, are the parent's."""
         self.leave = int
-        for channel in list(self.channels.values()):
+        for _, channel in self.channels.items():
             channel.after_fork()
         self.armed, self.asleep, self.busy, self._closer = set(), {}, set(), None
         self.maintenance = Maintenance(self)
@@ -988,25 +1006,21 @@ class Closer(threading.Thread):
         try:
             self._store._close()
         except MqError as error:
-            logger.error("%s: closing it failed: %s", self._store.path, error)
-
-
-def _flush_every(seconds: float, stop: threading.Event, log: Log) -> None:
-    while not stop.wait(seconds) and not log.failure:
-        with log.unheard(), suppress(StorageError):
-            log.sync(log.end)
+            self._store.notes.put_down(ERROR, "%s: closing it failed: %s", self._store.path, error)
+            self._store.notes.log()
 
 
 def _after_fork() -> None:
     """Each store by itself: what one raises must not leave the others with the parent's locks."""
-    for store in list(_open_stores):
+    for _, store in _open_stores.items():
         try:
             store.after_fork()
         except BaseException as error:  # noqa: BLE001  kept, and raised when the store is used
             store.spoil(error)
 
 
-_open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+_open_stores: Weakly[int, Store] = Weakly()
+_numbers = itertools.count()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 

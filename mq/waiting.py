@@ -68,7 +68,7 @@ class Sleeper:
             channel.armed[self] = None
             if self.looks:
                 channel.lookers[self] = None
-        store.ask_to_be_woken()
+        self.wake_at = min(self.wake_at, begin + store.ask_to_be_woken())
         return True
 
     def end(self) -> None:

@@ -179,7 +179,7 @@ def test_the_background_sync_goes_on_in_the_child(path):
             log = broker._store.log
             end = log.end
             while log.synced < end:
-                assert broker._store._flusher.is_alive()
+                assert broker._store._flusher.runs()
             return True
 
         assert in_child(work)

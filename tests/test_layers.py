@@ -18,11 +18,11 @@ ROOT = Path(__file__).parents[1] / "mq"
 # From the ground up.  A package stands for all that is in it; inside one the only rule is
 # that nothing goes in a circle.  A new module gets its place here.
 FLOORS = [
-    ["mq.errors"],
+    ["mq.errors", "mq.notes", "mq.weakly"],
     ["mq.exact"],
     ["mq.instants"],
-    ["mq.storage", "mq.delivery", "mq.operation"],
-    ["mq.pressure"],
+    ["mq.background", "mq.storage", "mq.delivery", "mq.operation"],
+    ["mq.flusher", "mq.pressure"],
     ["mq.channel", "mq.clock", "mq.listener", "mq.loading", "mq.maintenance", "mq.sizes"],
     ["mq.message", "mq.store"],
     ["mq.options", "mq.waiting"],

@@ -12,6 +12,7 @@ import mq
 from mq.delivery.board import NEVER, STALE_MAX, Alarms, Board
 from mq.delivery.events import Now
 from mq.options import QueueOptions
+from mq.weakly import SPARE, Weakly
 
 QUEUES = 5_000
 WARM_UP = 200
@@ -55,10 +56,11 @@ def test_a_deleted_queue_leaves_nothing_in_memory(tmp_path) -> None:
 
 
 def test_a_name_that_was_only_asked_about_leaves_nothing(broker: mq.Broker) -> None:
-    for number in range(100):
+    for number in range(10 * SPARE):
         assert broker.queue(f"never-{number}").stats().ready == 0
     gc.collect()
-    assert len(broker._store.channels) == 0
+    assert broker._store.channels.items() == []
+    assert len(broker._store.channels) <= 2 * SPARE
 
 
 def test_handles_on_one_name_share_what_is_known_of_it_while_there_is_one(broker: mq.Broker) -> None:
@@ -71,6 +73,24 @@ def test_handles_on_one_name_share_what_is_known_of_it_while_there_is_one(broker
     del other
     gc.collect()
     assert broker.queue("mail").stats().in_flight == 1
+
+
+def test_what_is_known_weakly_goes_with_the_object_and_takes_few_entries() -> None:
+    class Thing:
+        pass
+
+    known: Weakly[int, Thing] = Weakly()
+    things = {number: Thing() for number in range(3 * SPARE)}
+    for number, thing in things.items():
+        known.add(number, thing)
+    del thing
+    assert dict(known.items()) == things
+    for number in range(10 * SPARE):
+        known.add(number + 1_000, Thing())
+        assert len(known) <= 2 * (len(things) + SPARE)
+    things.clear()
+    assert known.get(1) is None
+    assert known.items() == []
 
 
 def test_deleted_in_another_process_it_leaves_nothing_here_either(tmp_path) -> None:

@@ -36,6 +36,7 @@ else:
     HAVE_LOCKS = True
 
 PAGE_BYTES = 4096
+DEAF_SECONDS = 0.02  # between two looks at a pipe for which nothing can wait
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
@@ -234,14 +235,25 @@ class RealDisk:
             os.write(fd, b"!")
 
     def listen(self, fd: int, seconds: float) -> None:
-        poll = select.poll()  # select() knows no descriptor beyond 1023
-        poll.register(fd, select.POLLIN)
-        if poll.poll(seconds * 1000):
+        if _is_readable(fd, seconds):
             with suppress(BlockingIOError):  # somebody else has heard it
                 os.read(fd, 4096)
 
     def map(self, fd: int) -> memoryview:
         return memoryview(mmap.mmap(fd, PAGE_BYTES)).cast("Q")
+
+
+def _is_readable(fd: int, seconds: float) -> bool:
+    """Whether there is something to read, within *seconds*; perhaps, where the system does not say."""
+    if hasattr(select, "poll"):  # eventlet takes it away
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+    try:
+        return bool(select.select([fd], [], [], seconds)[0])
+    except ValueError:  # select() knows no descriptor beyond 1023
+        time.sleep(min(seconds, DEAF_SECONDS))
+        return True
 
 
 class MemoryDisk:

@@ -100,6 +100,7 @@ class Log:
         self._commit = GroupCommit(lambda: self.synced, self._sync_now)
         self.failure: StorageError | None = None
         self.told = False  # a caller was told of it
+        self.names_unsure = False  # a sync of the directory failed: no more segments may be unlinked
         self._unheard: set[int] = set()  # threads that no caller hears
         self.grown: Callable[[], None] = _nothing  # called when room was reserved
         # Takes the turn, if this thread does not have it: no thread and no process appends meanwhile.
@@ -509,16 +510,25 @@ class Log:
         path = self.reader.path(dropped)
         try:
             size = self.reader.forget(dropped)
-            self._disk.sync_directory(self.directory)
+            self._sync_names()
             for name in sorted(self._disk.names(self.directory)):
                 # First those whose cleaner died before it had unlinked them.
                 if segment.NAME.fullmatch(name) and name <= dropped.name:
                     self._disk.unlink(os.path.join(self.directory, name))
-                    self._disk.sync_directory(self.directory)
+                    self._sync_names()
         except OSError as error:
             # Not DiskFull, whatever it was: nobody may go on to the next one in its place.
             raise StorageError(path, f"cannot be removed, as it should be: {error.strerror}") from error
         return size
+
+    def _sync_names(self) -> None:
+        try:
+            self._disk.sync_directory(self.directory)
+        except OSError as error:
+            # As with a failed fsync, a second try proves nothing: which names are on the disk is
+            # not known, so no other may go before the store is opened again.
+            self.names_unsure = error.errno not in NO_DESCRIPTORS
+            raise
 
     # ── syncing ────────────────────────────────────────────────────────────────────
 

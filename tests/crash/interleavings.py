@@ -402,7 +402,7 @@ def whoever_was_woken_is_killed_before_it_takes(stage: Stage) -> None:
     two_open(stage)
     stage.do("c", Actor.open)
     stage.do("c", Actor.take, "q")
-    with mock.patch("mq.listener.threading.Thread"):  # its thread: what it does, the director does here
+    with mock.patch("mq.background.threading.Thread"):  # its thread: what it does, the director does here
         for name in "bc":
             stage.do(name, Actor.fall_asleep, "q")
         bells = {name: stage[name].bell() for name in "bc"}

@@ -1,0 +1,174 @@
+"""Worker: a thread beside the work, which nothing that it meets can end.
+
+    asleep ── bell, or time ──► step ──► asleep …
+                                 │ raises
+                                 └──► counted, logged, tried again: after 0.1 s, 0.2 s, … 10 s
+
+A thread that ended in silence would leave a store that is never cleaned, or a receiver
+that never hears of other processes.  So the thread goes on whatever a step raises,
+SystemExit too.  If it has ended all the same, `start`, which is called whenever there is
+something to do, begins another.  While no thread can be had, `start` says so, and its
+caller does the work.
+
+The thread refers to its owner only during a step: an owner that is forgotten can go, and
+the thread ends when it is next rung.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from types import MethodType
+from typing import Final
+from weakref import ref
+
+from mq.errors import MqError
+from mq.notes import RARELY_SECONDS, logger
+
+BACKOFF_SECONDS: Final = 0.1  # after the first failure; twice as long after each that follows
+BACKOFF_SECONDS_MAX: Final = 10.0
+GIVE_UP: Final = 100  # times in a row that even counting and waiting fail: then the thread ends
+
+
+class Worker:
+    def __init__(
+        self, name: str, path: str, step: Callable[[], object], *,
+        ended: Callable[[], object] | None = None, backoff_max: float = BACKOFF_SECONDS_MAX,
+    ) -> None:  # fmt: skip
+        """*step*, a method, does the work; the thread ends if it returns True.
+
+        *ended*, a method, is called by a thread that ends without having been told to.
+        """
+        self.name, self._path = name, path
+        self._bell = threading.Lock()  # held while there is nothing to do
+        self._bell.acquire()
+        self._step, self._ended = _Weak(step), _Weak(ended) if ended else None
+        self._sleep: Callable[[], object] = self._bell.acquire
+        self._backoff_max = backoff_max
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        self.failures: Counter[str] = Counter()  # what steps have raised, by kind
+        self._failed = 0  # times in a row
+        self._logged: dict[str, float] = {}  # when each kind was last logged, monotonic seconds
+
+    # ── for those who have work ────────────────────────────────────────────────────
+
+    def start(self, sleep: Callable[[], object] | None = None) -> bool:
+        """Whether a thread does the work: begins one unless there is one that is alive.
+
+        *sleep* returns when there may be something to do; it must not refer to the owner.
+        Without it the thread sleeps until `ring`.
+        """
+        if self.runs():
+            return True
+        if self._stopped:
+            return False
+        if sleep:
+            self._sleep = sleep
+        try:
+            self._thread = thread = threading.Thread(target=self._live, daemon=True, name=self.name)
+            thread.start()
+        except (RuntimeError, MemoryError):  # too many threads, or the interpreter is shutting down
+            self._thread = None
+            return False
+        return True
+
+    def runs(self) -> bool:
+        thread = self._thread
+        return thread is not None and thread.is_alive()
+
+    def is_this_thread(self) -> bool:
+        return self._thread is threading.current_thread()
+
+    def ring(self) -> None:
+        """Wake the thread.  Takes no lock, so that it may be called at any time, by any thread."""
+        _release(self._bell)
+
+    def nap(self, seconds: float) -> None:
+        """Sleep until `ring`, and no longer than that; for the thread."""
+        self._bell.acquire(timeout=seconds)
+
+    def stop(self) -> None:
+        """Have the thread end, soon; `join` waits for it.  Takes no lock."""
+        self._stopped = True
+        self.ring()
+
+    def join(self) -> None:
+        thread = self._thread
+        if thread is not None and thread.is_alive() and not self.is_this_thread():
+            thread.join()
+
+    # ── the thread ─────────────────────────────────────────────────────────────────
+
+    def _live(self) -> None:
+        """Go on, also if there is no memory to note what happened."""
+        left = GIVE_UP
+        while left and not self._stopped:
+            try:
+                if self._go_on():
+                    return
+                left = GIVE_UP
+            except BaseException:  # noqa: BLE001  the thread must not end by what it cannot even note
+                left -= 1
+        self._thread = None  # before others are told, so that they begin another
+        with suppress(BaseException):
+            if self._ended and not self._stopped:
+                self._ended()
+
+    def _go_on(self) -> bool:
+        """Sleep, and do a step; whether that was the last one."""
+        if self._failed:
+            self._back_off()
+        try:
+            if not self._failed:
+                self._sleep()
+            if self._stopped:
+                return True
+            last = self._step() is True
+            self._failed = 0
+        except BaseException as error:  # noqa: BLE001  SystemExit too: see above
+            self._failed += 1
+            self._note(error)
+            return False
+        return last
+
+    def _back_off(self) -> None:
+        seconds = BACKOFF_SECONDS * 2.0 ** min(self._failed - 1, 30)
+        until = time.monotonic() + min(seconds, self._backoff_max)
+        while not self._stopped and (left := until - time.monotonic()) > 0:
+            self._bell.acquire(timeout=left)
+
+    def _note(self, error: BaseException) -> None:
+        kind = type(error).__name__
+        self.failures[kind] += 1
+        now = time.monotonic()
+        if kind in self._logged and now - self._logged[kind] < RARELY_SECONDS:
+            return
+        self._logged[kind] = now
+        logger.warning(
+            "%s: the thread %s met %s, %d times by now, and goes on: %s", self._path, self.name, kind,
+            self.failures[kind], error, exc_info=None if isinstance(error, MqError) else error,
+        )  # fmt: skip
+
+
+class _Weak:
+    """A method that does not keep its object; True if that is gone.
+
+    weakref.WeakMethod has a callback, and an exception that a signal handler raises in one is lost.
+    """
+
+    def __init__(self, method: Callable[[], object]) -> None:
+        assert isinstance(method, MethodType)
+        self._owner, self._function = ref(method.__self__), method.__func__
+
+    def __call__(self) -> object:
+        owner = self._owner()
+        return True if owner is None else self._function(owner)
+
+
+def _release(bell: threading.Lock) -> None:
+    with suppress(RuntimeError):  # it rings already
+        bell.release()

@@ -1,0 +1,58 @@
+"""sync=seconds: a thread has the disk synced at least that often.
+
+If the thread has ended, and no other can be had just now, publishers do it: whichever
+comes by when a sync is due.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mq.background import Worker
+from mq.errors import StorageError
+
+if TYPE_CHECKING:
+    from mq.storage.log import Log
+
+
+class Flusher:
+    def __init__(self, path: str, log: Log, seconds: float, missed: Callable[[], object]) -> None:
+        """RuntimeError if no thread can be had.  *missed* is called when the thread has ended."""
+        self._log, self._seconds, self._missed = log, seconds, missed
+        self._synced_at = time.monotonic()
+        self.missing = False  # the thread has ended: publishers call `help`
+        self._worker = Worker("mq-sync", path, self._sync, ended=self._miss)
+        self._sleep = partial(self._worker.nap, seconds)
+        if not self._worker.start(self._sleep):
+            raise RuntimeError(f"{path}: can't start new thread, to sync the disk every {seconds} seconds")
+
+    def _sync(self) -> bool:
+        """Whether that was the last time, for the log has failed."""
+        with self._log.unheard(), suppress(StorageError):
+            self._log.sync(self._log.end)
+        return self._log.failure is not None
+
+    def _miss(self) -> None:
+        self.missing = True
+        self._missed()
+
+    def help(self) -> None:
+        """The thread has ended: begin another one or, if that cannot be, sync when it is due."""
+        if self._worker.start(self._sleep):
+            self.missing = False
+        elif time.monotonic() >= self._synced_at + self._seconds:
+            self._log.sync(self._log.end)
+            self._synced_at = time.monotonic()
+
+    def runs(self) -> bool:
+        return self._worker.runs()
+
+    def stop(self) -> None:
+        self._worker.stop()
+
+    def join(self) -> None:
+        self._worker.join()
