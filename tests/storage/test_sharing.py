@@ -220,7 +220,7 @@ def test_a_leader_in_doubt_does_not_wait_for_a_thread_that_follows_it():
         if not waits:
             waits.append(threading.get_ident())
             leading.set()
-            while not log._commit._round.followers:
+            while not log._commit._followers:
                 met.wait(0.001)  # not for time to pass, but for the other thread
         plain()
 
