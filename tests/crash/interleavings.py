@@ -12,6 +12,7 @@ from itertools import count
 from unittest import mock
 
 from mq import store
+from mq.errors import Unsupported
 from mq.storage import cleaner, reader
 
 from .actor import Actor
@@ -48,6 +49,7 @@ def on_stage(names: str = "abc") -> Callable[[Callable[[Stage], None]], Interlea
 
 
 INTERLEAVINGS: dict[str, Interleaving] = {}
+YEAR = 31_557_600.0  # seconds
 
 
 def visit(here: Here, name: str) -> None:
@@ -424,6 +426,7 @@ def the_first_receipt_acks_after_another_delivery(stage: Stage) -> None:
     first = stage["a"].held[0]
     stage["a"].set_wall_clock(-3600.0)
     stage["a"].sleep(20.0)
+    stage.do("b", Actor.publish, "r")  # the log goes on in a segment that says what the wall clock is
     stage.begin("b", Actor.take, "q", visibility_timeout=10.0)
     stage.until("b", "store", END)
     stage.until("b", "store", "2")  # dirty no more: the record counts
@@ -436,6 +439,42 @@ def the_first_receipt_acks_after_another_delivery(stage: Stage) -> None:
     acks = [op.outcome for op in stage.witness.of_kind("ack")]
     if acks != ["stale", "returned"]:
         raise Wrong(f"P2: {acks}")
+    stage.end()
+
+
+@on_stage()
+def a_process_in_another_time_namespace_comes(stage: Stage) -> None:
+    """What is held here would be free there; and also when the store was closed here before."""
+    stage["b"].process.enter_time_namespace(1000.0)
+    stage.do("a", Actor.open)
+    stage.do("a", Actor.publish, "q")
+    stage.do("a", Actor.take, "q", visibility_timeout=600.0)
+    stage.do("b", Actor.open, excuse=(Unsupported,))
+    if stage["b"].opened:
+        raise Wrong("P12: two processes with two monotonic clocks share a store")
+    stage.do("a", Actor.close)
+    stage.do("b", Actor.open)
+    stage.do("b", Actor.take, "q")
+    if stage["b"].held:
+        raise Wrong("P12: what is held for ten minutes was taken at once")
+    stage.end()
+
+
+@on_stage()
+def a_wall_clock_is_set_by_decades_between_two_openings(stage: Stage) -> None:
+    """Another boot, so that only the wall clock could tell how long the store was closed; and it cannot."""
+    for name, shift in (("a", 80 * YEAR), ("b", -80 * YEAR), ("c", 0.0)):
+        stage.do(name, Actor.open)
+        if name == "a":
+            stage.do(name, Actor.publish, "q")
+            stage.do(name, Actor.take, "q", visibility_timeout=600.0)
+        else:
+            stage.do(name, Actor.take, "q")
+            if stage[name].held:
+                raise Wrong("P12: what is held for ten minutes was taken at once")
+        stage.do(name, Actor.close)
+        stage.kernel.disk.boot += 1
+        stage[name].set_wall_clock(shift)
     stage.end()
 
 

@@ -99,6 +99,7 @@ class Process:
         self.disk = Face(self)
         self.alive = True
         self.time_namespace = 1
+        self.ahead_seconds = 0.0  # the monotonic clock there, before that of the machine
         self.call: Call | None = None  # what it is about to do
         self.steps = 0
         self.descriptors: set[int] = set()
@@ -111,6 +112,10 @@ class Process:
         self._resume = threading.Semaphore(0)
         self._thread = threading.Thread(target=self._live, daemon=True, name=name)
         self._thread.start()
+
+    def enter_time_namespace(self, ahead_seconds: float) -> None:
+        """Before it opens anything."""
+        self.time_namespace, self.ahead_seconds = 2, ahead_seconds
 
     # ── for the director ───────────────────────────────────────────────────────────
 
@@ -386,7 +391,9 @@ class SimulatedTime:
     perf_counter = monotonic
 
     def monotonic_ns(self) -> int:
-        return round(self._here.kernel.seconds * 1e9)
+        kernel = self._here.kernel
+        ahead = kernel.running.ahead_seconds if kernel.running else 0.0
+        return round((kernel.seconds + ahead) * 1e9)
 
     def time(self) -> float:
         return self._here.kernel.wall
