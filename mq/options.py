@@ -43,7 +43,8 @@ class QueueOptions(TypedDict, total=False):
     overflow: Literal["reject", "drop_oldest"]  # "reject"
     dedup_window: float  # 300: as SQS
     delivery: Literal["at_least_once", "at_most_once"]  # at_most_once: arrives settled
-    delete_when_idle: float | None  # None; N: it goes when nobody has received from it for N seconds
+    delete_when_idle: float | None  # None; N: it goes if there was no receive for N seconds, and it is empty
+    delete_when_abandoned: float | None  # None; the same with all it holds (reply queues)
 
 
 class BatchOptions(TypedDict, total=False):
@@ -247,6 +248,7 @@ _CHECKS: Final[dict[str, Callable[[str, object], Any]]] = {
     "dedup_window": lambda name, value: float(check_seconds(name, value)),
     "delivery": _one_of("at_least_once", "at_most_once"),
     "delete_when_idle": _optional_span,
+    "delete_when_abandoned": _optional_span,
 }
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from mq.channel import Channel
-from mq.delivery import events, settle
+from mq.delivery import events, idle, settle
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState
 from mq.delivery.traits import PLAIN, Traits
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from mq.queue import Queue
 
 UNDELIVERABLE = "queue %r: message %d cannot be delivered: %s"
-RENEW_SHARE = 4  # a queue that goes when it is idle is renewed once a quarter of its time is over
 
 
 @operation
@@ -225,14 +224,11 @@ def hand_over(store: Store, settled: Settled) -> list[Delivery[Any]]:
 
 
 def renew(store: Store, state: QueueState, now: Now) -> None:
-    """Somebody receives here: a queue that goes when it is idle stays.  Called with the mutex."""
-    idle = state.options.delete_when_idle
-    if idle is None:
-        return
-    stays = int(idle * 1000)
-    if state.idle_until - now.store <= stays - stays // RENEW_SHARE:
+    """A process receives here: a queue that goes when it is idle stays.  Called with the mutex."""
+    until = idle.renewal(state, now)
+    if until is not None:
         plan = store.plan()
-        plan.add(events.RENEW, 0, state.number, events.RENEW_PAYLOAD.pack(now.store + stays))
+        plan.add(events.RENEW, 0, state.number, events.RENEW_PAYLOAD.pack(until))
         store.commit(plan)
 
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from mq import exact
 from mq.channel import Channel
 from mq.clock import Clock
-from mq.delivery import events
+from mq.delivery import events, idle
 from mq.delivery.backlog import Arrays, Chunk
 from mq.delivery.board import NEVER
 from mq.delivery.dead import NAME_BYTES_MAX, check_grave
@@ -133,6 +133,7 @@ class Store:
         self.epoch = 0  # how often the state was read from the disk
         self.inherited = 0  # receipts before this one are from before a fork
         self._sync_fd = -1  # on the page: its lock says which process syncs
+        self._downtime_ms = 0  # without any process, before this one opened the store; not in the log yet
         self._gone = True  # the files are let go of
         self._finished = False  # close has nothing more to do than to let go of them
         self.leave = int
@@ -257,6 +258,18 @@ class Store:
         self.mark[shared.HEAD], self.mark[END] = log.head, log.end
         self._take_log(log, found, closed=True)
         self._take_state(state, log.end)
+        self._downtime_ms = self.clock.downtime_ms
+        with suppress(DiskFull):  # then before anything falls due
+            self._add_downtime()
+
+    def _add_downtime(self) -> None:
+        """Say in the log for how long no process was here: queues that go when they are idle stay longer."""
+        if self._downtime_ms:
+            plan = self.plan()
+            idle.add_downtime(plan, self._downtime_ms)
+            if plan.drafts:
+                self.commit(plan)
+            self._downtime_ms = 0
 
     def _join(self) -> None:
         """Read the log of the processes that are here; called with LOCK."""
@@ -655,17 +668,16 @@ class Store:
             try:
                 self.look()
                 state = channel.state
-                idle = state is not None and state.is_idle(self.clock.now())
                 if (
                     state
-                    and not idle
+                    and not idle.is_to_go(state, self.clock.now())
                     and all(getattr(state.options, name) == value for name, value in changes.items())
                 ):
                     return
                 self.enter()
                 check_grave(self.state, channel.name, changes)
                 plan = self.plan()
-                if (state := channel.state) and state.is_idle(plan.now):
+                if (state := channel.state) and idle.is_to_go(state, plan.now):
                     # It is to go, and only nobody came by yet: what is declared is a new one.
                     plan.add(events.DELETE, 0, state.number, b"")
                     self.commit(plan)
@@ -717,6 +729,8 @@ class Store:
         """Do a slice of what has fallen due, in whichever queue; called with the mutex, after `enter`."""
         now = self.clock.now()
         try:
+            if self._downtime_ms:
+                self._add_downtime()
             if work := next_work(self.state, now, self.size_of, self.clock.timer(SLICE_SECONDS)):
                 queue, plan = work
                 self.commit(plan)

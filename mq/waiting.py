@@ -95,8 +95,8 @@ class Sleeper:
             due = channel.seconds_to_next(now)
             if due is not None:
                 found = min(found, due)
-            if channel.state and channel.state.options.delete_when_idle is not None:
-                found = min(found, channel.state.options.delete_when_idle / 2)
+            if channel.state and channel.state.idle_seconds is not None:
+                found = min(found, channel.state.idle_seconds / 2)
         return found
 
     def hand_on(self, now: Now) -> None:

@@ -6,6 +6,7 @@ All of it together, in random histories, is in test_model.py; through crashes, u
 from __future__ import annotations
 
 import math
+import shutil
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -70,6 +71,7 @@ BAD_OPTIONS: dict[str, dict[str, Any]] = {
     "dedup_window": {"dedup_window": -1},
     "delivery": {"delivery": "exactly_once"},
     "delete_when_idle 0": {"delete_when_idle": 0},
+    "delete_when_abandoned text": {"delete_when_abandoned": "10"},
     "dead_letter empty": {"dead_letter": ""},
     "dead_letter itself": {"dead_letter": "mail"},
     "unknown": {"colour": "blue"},
@@ -612,6 +614,113 @@ def test_a_queue_that_nobody_uses_goes_if_it_is_meant_to(broker: mq.Broker, cloc
     assert "idle" not in broker.queues()
 
 
+def put_ready(queue: mq.Queue[Any]) -> None:
+    queue.publish("x")
+
+
+def put_delayed(queue: mq.Queue[Any]) -> None:
+    queue.publish("x", delay=1000)
+
+
+def put_in_flight(queue: mq.Queue[Any]) -> None:
+    queue.publish("x")
+    assert queue.receive(timeout=0, visibility_timeout=1000)
+
+
+@pytest.mark.parametrize("put", [put_ready, put_delayed, put_in_flight], ids=lambda put: put.__name__)
+def test_an_idle_queue_goes_only_when_it_is_empty_and_an_abandoned_one_with_all_it_holds(
+    broker: mq.Broker, clock: FakeClock, put: Callable[[mq.Queue[Any]], None]
+) -> None:
+    idle, other = broker.queue("idle", delete_when_idle=10), broker.queue("other")
+    abandoned = broker.queue("abandoned", delete_when_abandoned=10)
+    both = broker.queue("both", delete_when_idle=10, delete_when_abandoned=40)
+    for queue in (idle, abandoned, both):
+        put(queue)
+    for seconds, left in ((11, {"idle", "both"}), (28, {"idle", "both"}), (2, {"idle"}), (500, {"idle"})):
+        clock.advance(seconds)
+        for _ in range(3):
+            other.publish("comes by")
+        assert set(broker.queues()) - {"other"} == left
+        assert broker._store.state.board.next > clock.now * 1000  # no process looks all the time
+    assert sum(idle.stats()[:3]) == 1
+    idle._store.state.by_name["idle"].purge(1 << 62, ())  # the last one goes
+    clock.advance(3)
+    other.publish("comes by")
+    assert broker.queues() == ["other"]
+
+
+def test_a_receiver_keeps_queues_that_would_go(broker: mq.Broker, clock: FakeClock) -> None:
+    queue = broker.queue("both", delete_when_idle=20, delete_when_abandoned=10)
+    for _ in range(9):
+        clock.advance(9)
+        assert queue.receive(timeout=0) is None
+    assert broker.queues() == ["both"]
+    clock.advance(10)
+    assert queue.receive(timeout=0) is None
+    assert broker.queues() == []
+
+
+@pytest.mark.parametrize("option", ["delete_when_idle", "delete_when_abandoned"])
+@pytest.mark.parametrize("again", ["live", "from the log", "from a checkpoint"])
+def test_to_shorten_how_long_an_idle_queue_stays_counts_at_once(
+    tmp_path: Path, clock: FakeClock, option: str, again: str
+) -> None:
+    broker = open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False)
+    broker.queue("mail", **{option: 100_000})
+    broker.queue("mail", **{option: 10})
+    if again == "from a checkpoint":
+        broker._store.maintenance.checkpoint()
+    if again != "live":
+        broker.close()
+        broker = open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False)
+    for seconds, left in ((9, ["mail"]), (1, [])):
+        clock.advance(seconds)
+        broker.queue("other").publish("comes by")
+        assert [name for name in broker.queues() if name != "other"] == left
+    broker.close()
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["closed", "killed"])
+@pytest.mark.parametrize("seconds", [2, 60, 40_000])
+def test_time_without_any_process_does_not_count(
+    tmp_path: Path, clock: FakeClock, killed: bool, seconds: float
+) -> None:
+    """Not once, and not again; and one process says so for all."""
+    path = tmp_path / "0"
+    broker = open_on(QuickDisk(), path, clock=clock, background=False)
+    queue = broker.queue("mail", delete_when_abandoned=10)
+    queue.publish("x")
+    broker.queue("gone already", delete_when_idle=1)
+    for number in range(1, 4):
+        clock.advance(3)  # of its ten, in each life
+        broker.queue("other").publish("comes by")
+        if killed:
+            shutil.copytree(path, tmp_path / str(number), ignore=shutil.ignore_patterns("wake"))
+        broker.close()
+        path = tmp_path / str(number) if killed else path
+        clock.advance(seconds)
+        broker = open_on(QuickDisk(), path, clock=clock, background=False)
+        with open_on(QuickDisk(), path, clock=clock, background=False) as second:
+            second.queue("other").publish("comes by")
+            assert second.queues() == ["mail", "other"]
+        assert broker.queue("mail").stats().ready == 1
+    for more, left in ((0.5, ["mail", "other"]), (0.6, ["other"])):
+        clock.advance(more)
+        broker.queue("other").publish("comes by")
+        assert broker.queues() == left
+    broker.close()
+
+
+def test_a_store_without_idle_queues_is_opened_without_a_record(tmp_path: Path, clock: FakeClock) -> None:
+    with open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False) as broker:
+        broker.queue("mail").publish("x")
+    clock.advance(1000)
+    with open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False) as broker:
+        end = broker._store.log.end
+        broker.queue("mail").peek()
+        assert broker._store.log.end == end
+
+
 def test_the_first_of_several_queues_that_has_one(broker: mq.Broker) -> None:
     a, b = broker.queue("a"), broker.queue("b")
     b.publish("b")
@@ -810,7 +919,7 @@ def test_a_queue_that_is_to_go_keeps_nothing_from_being_declared_anew(
     broker: mq.Broker, clock: FakeClock
 ) -> None:
     for _ in range(2):
-        queue = broker.queue("idle", delete_when_idle=10, max_attempts=3)
+        queue = broker.queue("idle", delete_when_abandoned=10, max_attempts=3)
         assert queue.stats().ready == 0
         queue.publish("x")
         assert queue.options()["max_attempts"] == 3

@@ -14,7 +14,9 @@ from mq.cli.app import ERROR, Failure, json_option, store_option
 from mq.cli.receive import why_empty
 from mq.delivery import events
 
-SECONDS: Final = frozenset({"visibility_timeout", "ttl", "dedup_window", "delete_when_idle"})
+SECONDS: Final = frozenset(
+    {"visibility_timeout", "ttl", "dedup_window", "delete_when_idle", "delete_when_abandoned"}
+)
 
 
 @click.command(short_help="The counts and options of one queue.")

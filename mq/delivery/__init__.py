@@ -26,4 +26,5 @@ intake.py    what a publish becomes
 settle.py    what becomes of a delivery
 dead.py      the dead letters, and back
 due.py       what nobody asked for
+idle.py      which queues go when no process receives from them
 """

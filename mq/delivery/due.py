@@ -15,6 +15,7 @@ from typing import Final
 from . import events
 from .dead import bury
 from .events import Now
+from .idle import is_to_go
 from .plan import Plan, SizeOf
 from .queue import QueueState
 from .state import State
@@ -52,7 +53,7 @@ def next_work(
 
 
 def _fill(plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> None:
-    if queue.is_idle(plan.now):
+    if is_to_go(queue, plan.now):
         plan.add(events.DELETE, 0, queue.number, b"")
         return
     queue.dedup.forget(plan.now.store, SLICE)  # which needs no record: what is over means nothing

@@ -149,6 +149,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     dedup_window: float = 300.0
     delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
     delete_when_idle: float | None = None
+    delete_when_abandoned: float | None = None
 
 
 class Now(msgspec.Struct, frozen=True, gc=False):
@@ -165,7 +166,7 @@ class Declaration(
 
     name: str
     paused: bool = False
-    idle_until: int = 0  # store time; with delete_when_idle the queue goes then
+    idle_until: int = 0  # store time; see idle.py
     published: int = 0
     acked: int = 0
     failed: int = 0

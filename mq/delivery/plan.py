@@ -11,7 +11,7 @@ from typing import Any
 
 from mq.errors import UsageError
 
-from . import events
+from . import events, idle
 from .decode import Draft, Event, check
 from .events import Now
 from .queue import QueueState
@@ -60,8 +60,9 @@ class Plan:
         if not queue:
             self._new[name] = number
         said = events.replaced(declaration, changes)
-        if changes.get("delete_when_idle") is not None:
-            said = events.replaced(said, {"idle_until": self.idle_until(said)})
+        stays = idle.shortest(said)
+        if stays is not None and changes.keys() & {"delete_when_idle", "delete_when_abandoned"}:
+            said = events.replaced(said, {"idle_until": self.now.store + int(stays * 1000)})
         self.add(events.DECLARE, 0, number, events.encode_declaration(said))
 
     def decoded(self) -> list[Event]:
@@ -77,10 +78,6 @@ class Plan:
                 to = events.decode_move(payload, 0, len(payload)).to
                 found[to] = found.get(to, 0) + 1
         return found
-
-    def idle_until(self, options: events.Options) -> int:
-        assert options.delete_when_idle is not None
-        return self.now.store + int(options.delete_when_idle * 1000)
 
     def options(self, number: int) -> events.Options:
         queue = self.state.queues.get(number)

@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
 
+from . import idle
 from .backlog import Backlog
 from .board import NEVER, Board
 from .dedup import FORGET_AFTER_MS, Remembered, Seen
@@ -63,7 +64,8 @@ class QueueState(Order):
         self.options = Declaration(name=name)
         self.declared_at = -1  # the position of the declaration in force
         self.gone = False  # deleted
-        self.idle_until = 0  # store time; with delete_when_idle the queue goes then
+        self.idle_until = 0  # store time; see idle.py
+        self.idle_seconds: float | None = None  # how long it stays at least, without receivers
         self.bytes = 0  # of all that was published and is not settled
         self.published = self.acked = self.failed = 0
         self.expirations = self.dead_lettered = self.dropped = 0
@@ -122,9 +124,9 @@ class QueueState(Order):
         )  # fmt: skip
         self.bounded = said.max_length is not None or said.max_bytes is not None
         self.picky = self.bounded or said.ttl is not None
-        self.peculiar = said.delivery == "at_most_once" or said.delete_when_idle is not None
-        self.idle_until = max(self.idle_until, said.idle_until)
-        if said.delete_when_idle is not None:
+        self.idle_until, self.idle_seconds = said.idle_until, idle.shortest(said)
+        self.peculiar = said.delivery == "at_most_once" or self.idle_seconds is not None
+        if self.idle_seconds is not None:
             self.board.at_store(self.idle_until, self.number)
         attempts_max = NEVER if said.max_attempts is None else said.max_attempts
         if (attempts_max, said.backoff) != (self.attempts_max, self.backoff):
@@ -141,7 +143,7 @@ class QueueState(Order):
 
     def renew(self, until: int) -> None:
         """Somebody has received from it: it is not idle until then."""
-        self.idle_until = max(self.idle_until, until)
+        self.idle_until = until
 
     def deliver(self, id: int, receipt: int, deadline: int, flags: int) -> Flight | None:
         """The new flight; None if the message is not here any more."""
@@ -317,10 +319,6 @@ class QueueState(Order):
 
     # ── questions ──────────────────────────────────────────────────────────────────
 
-    def is_idle(self, now: Now) -> bool:
-        """Whether nobody has received from it for as long as it stays without."""
-        return self.options.delete_when_idle is not None and self.idle_until <= now.store
-
     def _set_alarms(self) -> None:
         super()._set_alarms()
         if (when := self.dedup.look_at) is not None:
@@ -328,8 +326,8 @@ class QueueState(Order):
 
     def put_down(self, now: Now) -> None:
         super().put_down(now)
-        if self.options.delete_when_idle is not None and not self.gone:
-            self.board.at_store(self.idle_until, self.number)
+        if (when := idle.look_at(self, now)) is not None:
+            self.board.at_store(when, self.number)
 
     def position(self, id: int) -> int | None:
         """Where the message's record is; None if the message is not here."""

@@ -303,6 +303,20 @@ def out_of_time(d: Driver) -> None:
     d.fall_due()
 
 
+def idling(d: Driver) -> None:
+    """A queue from which no process receives, and which is not empty."""
+    d.open()
+    d.declare("c", 20.0, delete_when_idle=50.0)
+    d.publish("c", 2)
+    d.sleep(100)
+    d.fall_due()
+    d.take("c")
+    d.ack()
+    d.reopen()
+    d.sleep(100)
+    d.fall_due()
+
+
 def expiring(d: Driver) -> None:
     d.open(sync="never")
     d.declare("a", 20.0, expired="drop")
@@ -458,8 +472,9 @@ WORKLOADS: dict[str, Workload] = {
         first_create, publish_always, publish_never, batches, unsynced_batches, acks, settling, timeouts,
         purging, rotation, unsynced_rotation, closing, full_segment, long_gap,
         cleaning, unsynced_cleaning, unsynced_closing, checkpoints,
-        ordering, dying, out_of_time, expiring, publishing_once, transforming, arriving_settled, asking_again,
-        remembering, remembering_without_reading, moving, grouped, upgrading, upgrading_what_was_killed,
+        ordering, dying, out_of_time, idling, expiring, publishing_once, transforming, arriving_settled,
+        asking_again, remembering, remembering_without_reading, moving, grouped, upgrading,
+        upgrading_what_was_killed,
     )
 }  # fmt: skip
 

@@ -94,7 +94,13 @@ def test_what_makes_no_sense_is_refused_by_name(kind, flags, payload):
         pytest.param(0, 65_536, {}, id="a queue too many"),
         *(
             pytest.param(0, 1, {name: bad}, id=f"{name} {bad}")
-            for name in ("visibility_timeout", "ttl", "dedup_window", "delete_when_idle")
+            for name in (
+                "visibility_timeout",
+                "ttl",
+                "dedup_window",
+                "delete_when_idle",
+                "delete_when_abandoned",
+            )
             for bad in (math.nan, math.inf, -1.0)
         ),
         pytest.param(0, 1, {"backoff": Backoff(math.nan)}, id="backoff nan"),

@@ -44,8 +44,8 @@ TOTALS = ("published", "acked", "failed", "expirations", "dead_lettered", "dropp
 DECLARED: dict[str, Any] = {
     "name": "", "visibility_timeout": 30, "max_attempts": None, "backoff": [1, 2, 60, 0.1], "dead_letter": "",
     "ttl": None, "expired": "drop", "max_length": None, "max_bytes": None, "overflow": "reject",
-    "dedup_window": 300, "delivery": "at_least_once", "delete_when_idle": None, "paused": False,
-    "idle_until": 0, **dict.fromkeys(TOTALS, 0),
+    "dedup_window": 300, "delivery": "at_least_once", "delete_when_idle": None,
+    "delete_when_abandoned": None, "paused": False, "idle_until": 0, **dict.fromkeys(TOTALS, 0),
 }  # fmt: skip
 
 
@@ -277,7 +277,7 @@ class State:
                 queue.declared = DECLARED | msgpack.decode(rest)
                 assert queue.declared.keys() == DECLARED.keys()
                 queue.totals = Counter({name: queue.declared[name] for name in TOTALS})
-                queue.idle_until = max(queue.idle_until, queue.declared["idle_until"])
+                queue.idle_until = queue.declared["idle_until"]
             case "PUBLISH":
                 message = queue.messages[lsn] = _published(lsn, time, flags, rest)
                 queue.totals["published"] += 1
@@ -336,7 +336,7 @@ class State:
             case "DEDUP":
                 queue.dedup[rest.decode()] = fields[0], fields[1]
             case "RENEW":
-                queue.idle_until = max(queue.idle_until, fields[0])
+                queue.idle_until = fields[0]
             case _:
                 raise AssertionError(kind)
 

@@ -108,7 +108,7 @@ def a_life(path: Path, clock: FakeClock) -> mq.Broker:
     same(broker)
 
     # Batches of more than one record; damage of one would bring 128 back.
-    many = broker.queue("many", delete_when_idle=3600)
+    many = broker.queue("many", delete_when_idle=3600, delete_when_abandoned=7200)
     many.publish_many(list(range(300)))
     many.ack_many(many.receive_many(290, timeout=0)[:200])
     clock.advance(2000)
