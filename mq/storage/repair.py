@@ -289,8 +289,18 @@ class _Round:
                 least = max(used, self._walk.synced - each.base, record.FENCE_BYTES)
                 capacity = max(least, before.capacity if before else 0)
         number = before.number + 1 if before else max(0, after.segment.number - 1) if after else 0
-        features = before.features if before else after.segment.features if after else segment.FEATURES
-        return Segment(number, each.base, capacity, created_ms, each.seed, features)
+        return Segment(number, each.base, capacity, created_ms, each.seed, self._features())
+
+    def _features(self) -> int:
+        """The bits of a header that is made up: those of all others, and what the page's version says.
+
+        Too many only keep an older mq out, which would meet later what it does not know.
+        """
+        bits = 0
+        for file in self._walk.files:
+            bits |= 0 if file.bad_header else file.segment.features
+        words = shared.read_mark(self._disk, os.path.join(self._path, "mark"), self._walk.identity.key)
+        return bits | segment.REVISION_2 if words[shared.VERSION] else bits
 
     def _create_missing(self) -> list[Loss]:
         """Create the segments that are missing between others, or behind the last one.
@@ -306,7 +316,7 @@ class _Round:
                 seed = record.seed(key, before.limit)
                 self._create(
                     Segment(
-                        before.number + 1, before.limit, capacity, before.created_ms, seed, before.features
+                        before.number + 1, before.limit, capacity, before.created_ms, seed, self._features()
                     ),
                     None,
                 )

@@ -1,0 +1,89 @@
+"""How the golden store of format 1, revision 2, was made.  Once it was released: history, as make_v1.py is.
+
+v2/upgraded   v1/recovered, opened again by this mq on a board whose clock says 1970: segments of
+              revision 2 behind those of revision 1, each with a CLOCK; what is new in this revision;
+              the clock is set, and the first segments are given back; a checkpoint; killed
+
+What is in it is written down in tests/storage/test_golden_v2.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from unittest import mock
+
+import mq
+from mq.storage import shared
+from mq.storage.disk import RealDisk
+from mq.store import Store
+
+HERE = Path(__file__).parent
+SET_TO = 1_790_000_000.0
+
+
+class Board(RealDisk):
+    """A computer without a battery: its clocks are what the life below says.  Also the module `time`."""
+
+    wall, uptime = 100.0, 50.0
+
+    def clocks(self) -> tuple[int, int]:
+        return 0x0102030405060708, 4026531834
+
+    def time_ns(self) -> int:
+        return round(self.wall * 1e9)
+
+    def monotonic(self) -> float:
+        return self.uptime
+
+    def monotonic_ns(self) -> int:
+        return round(self.uptime * 1e9)
+
+    def pass_by(self, seconds: float) -> None:
+        self.wall += seconds
+        self.uptime += seconds
+
+
+def make_upgraded(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(HERE / "v1" / "recovered", path)
+    board = Board()
+    with mock.patch("mq.clock.time", board):
+        store = Store(
+            str(path), sync="always", read_only=False, segment_bytes=1024, clock=None, disk=board,
+            background=False,
+        )  # fmt: skip
+        live(mq.Broker(store), board)
+        for word in (shared.HOLDER, shared.SYNCER):  # process ids change with each run
+            store.mark[word] = 0
+        store._let_go()
+    (path / "reserve").unlink()  # a megabyte of nothing
+
+
+def live(broker: mq.Broker, board: Board) -> None:
+    broker.queue("replies", delete_when_abandoned=600)
+    broker.queue("replies").publish("for nobody")
+    letters = broker.queue("letters", backoff=mq.Backoff(initial=900, factor=1, maximum=900, jitter=0))
+    resting = letters.receive(timeout=0)
+    letters.publish("in 1970")
+    resting.nack(reason="rests")
+    board.pass_by(10)
+    board.wall = SET_TO  # somebody sets it
+    board.pass_by(2)
+    letters.publish("in 2026")
+    for number in range(6):
+        board.pass_by(1)
+        broker.queue("passing").publish(f"passing {number} " * 20)
+        broker.queue("passing").receive(timeout=0).ack()
+    while broker._store.log.head < 3072:
+        broker._store.maintenance.clean()
+    broker._store.maintenance.checkpoint()
+    letters.publish("behind the checkpoint")
+
+
+if __name__ == "__main__":
+    make_upgraded(HERE / "v2" / "upgraded")
+    for file in sorted((HERE / "v2").rglob("*")):
+        if file.is_file():
+            print(f"{file.stat().st_size:8} {file.relative_to(HERE)}", file=sys.stderr)

@@ -1,0 +1,92 @@
+"""The golden store of revision 2 (tests/golden/make_v2.py): by mq, and by FORMAT.md alone."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import reference
+from opened import Held, contents
+
+import mq
+from mq.storage.recovery import Verdict
+
+UPGRADED = Path(__file__).parent.parent / "golden" / "v2" / "upgraded"
+NOW = 1_700_000_100.0
+START_MS, SET_MS = 1_700_000_060_000, 1_790_000_000_000
+
+LETTERS = {
+    209: Held(b"\x00\xff bytes", 1, "delayed"),
+    241: Held({"id": 7, "tags": ["a", "b"], "price": 1.5, "none": None}, 1, "in_flight"),
+    301: Held(b"", 1, "in_flight"),
+    325: Held("of a group, first", 1, "delayed"),
+    366: Held("of a group, second", 0, "ready"),
+    408: Held("of a group, third", 0, "ready"),
+    1080: Held("into the second segment " * 20, 0, "ready"),
+    3184: Held("after the crash", 0, "ready"),
+    3263: Held("last " * 40, 0, "ready"),
+}
+NEW = ["in 1970", "in 2026", "behind the checkpoint"]
+
+
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(UPGRADED, tmp_path / "s"))
+
+
+@pytest.mark.parametrize("checkpoint", [True, False], ids=["with its checkpoint", "from the whole log"])
+@pytest.mark.parametrize("read_only", [True, False], ids=["read only", "opened"])
+def test_the_store_of_revision_2(tmp_path, read_only, checkpoint):
+    path = copy(tmp_path)
+    if not checkpoint:
+        shutil.rmtree(path / "checkpoint")
+    with mq.open(path, clock=lambda: NOW, read_only=read_only, segment_bytes=1024) as broker:
+        assert broker._store.verdict is Verdict.OPEN
+        found = contents(broker, ["letters"])
+        assert {id: found[id] for id in LETTERS} == LETTERS
+        letters = broker.queue("letters")
+        assert [each.body for each in letters.peek()][-3:] == NEW
+        assert [letters.get(id).created_at.year for id in sorted(found)[-3:]] == [1970, 2026, 2026]
+        assert letters.get(325).created_at == datetime(2023, 11, 14, 22, 13, 21, tzinfo=UTC)
+        assert letters.get(325).failures[0].reason == "rests"
+        assert broker.queue("replies").options()["delete_when_abandoned"] == 600
+        assert [each.body for each in broker.queue("replies").peek()] == ["for nobody"]
+        assert broker.queues() == ["größen", "letters", "passing", "replies", "spam"]
+
+
+def test_the_reference_reads_the_store_of_revision_2():
+    log = reference.read_log(UPGRADED)
+    assert [each.features for each in log] == [0, 1, 1, 1, 1, 1]
+    walls = [each.wall for each in log]
+    assert [each.created for each in log][:2] == [START_MS, START_MS]
+    assert walls[:2] == [START_MS, 100_000]
+    assert all(SET_MS < wall < SET_MS + 10_000 for wall in walls[2:])
+    kinds = [" ".join(entry.kind for entry in each.entries) for each in log]
+    assert kinds[0] == "FENCE CLOSED HEAD PUBLISH DELIVER PUBLISH CLOSED"
+    assert kinds[1].startswith("FENCE CLOCK CLOSED HEAD DECLARE PUBLISH")
+    assert [each.startswith("FENCE CLOCK") for each in kinds] == [False, *[True] * 5]
+    entries = [entry for each in log for entry in each.entries]
+    (nack,) = (entry for entry in entries if entry.kind == "NACK")
+    assert (nack.flags, nack.fields) == (0x30, (325, START_MS + 900_000, START_MS))
+    (resting,) = (entry for entry in entries if entry.kind == "RELOCATE" and entry.fields[3] == 3)
+    assert resting.fields == (325, 1_700_000_001_000, 1, 3, 0, START_MS + 900_000)
+    queues = reference.State(log).by_name()
+    assert {id: each.body for id, each in queues["letters"].messages.items() if id in LETTERS} == {
+        id: held.body for id, held in LETTERS.items()
+    }
+    created = sorted(queues["letters"].messages.items())
+    assert [each.created // 1000 for _, each in created[-3:]] == [100, SET_MS // 1000 + 2, SET_MS // 1000 + 8]
+
+
+def test_the_page_of_version_2():
+    """FORMAT.md §6, word by word."""
+    page = memoryview((UPGRADED / "mark").read_bytes()).cast("Q")
+    end = reference.read_log(UPGRADED)[-1].end
+    assert page[:7].tolist() == [int.from_bytes(reference.read_format(UPGRADED / "FORMAT")[1], "little"),
+                                 end, 0, end, 0, 0, 3072]  # fmt: skip
+    assert page[7:10].tolist() == [0, end, 0]
+    offset = page[11] - (page[11] >> 63 << 64)
+    assert offset == START_MS - 50_000
+    assert page[14:18].tolist() == [2, 0x0102030405060708, 4026531834, 0]
+    assert not any(page[18:])
