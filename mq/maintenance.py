@@ -354,7 +354,7 @@ class Maintenance:
             return seen is None or seen.position != lsn
         if kind == events.DECLARE:
             return queue.declared_at != lsn
-        id = events.message_of(kind, lsn, buffer[start:stop])
+        id = events.message_of(kind, lsn, buffer[start : min(stop, start + events.RELOCATE_PAYLOAD.size)])
         return id is None or queue.position(id) != lsn
 
     def _rest(self) -> None:

@@ -67,8 +67,8 @@ class Census:
                 self.end = max(self.end, item.lsn + item.size)
             dead = item.dropped or file.segment.limit <= self.walk.head
             if record.FIRST_EVENT <= item.kind in events.KIND_NAMES and not dead:
-                payload = item.payload
-                yield item.lsn, item.kind, item.flags, item.queue, item.ms, payload, 0, len(payload)
+                content = item.content
+                yield item.lsn, item.kind, item.flags, item.queue, item.ms, content, 0, len(content)
 
     def _count_live(self) -> None:
         """What lives in each segment; a message may have moved to a later one than its id says."""

@@ -22,7 +22,7 @@ import msgspec
 from mq.errors import UsageError
 
 from . import events
-from .events import Attributes
+from .events import Attributes, Sliced
 
 Event = tuple[Any, ...]
 Draft = tuple[int, int, int, bytes]  # kind, flags, queue number, payload
@@ -35,7 +35,7 @@ class NotUnderstood(Exception):
     """The record says something that this mq does not know.  Its text says what."""
 
 
-def decode(kind: int, flags: int, buffer: bytes, start: int, stop: int) -> Event:
+def decode(kind: int, flags: int, buffer: Sliced, start: int, stop: int) -> Event:
     """The event in a record, whose payload is buffer[start:stop]; NotUnderstood if it makes no sense."""
     name = events.KIND_NAMES.get(kind)
     unknown = flags & events.STRANGE & ~events.KNOWN_FLAGS.get(kind, 0)
@@ -87,17 +87,17 @@ def _check_durations(declaration: events.Declaration) -> None:
 # ── one decoder for each kind ──────────────────────────────────────────────────────
 
 
-def _publish(flags: int, buffer: bytes, start: int, stop: int) -> tuple[int, Attributes]:
+def _publish(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[int, Attributes]:
     return stop - start, events.attributes_in(flags, buffer, start, stop)
 
 
-def _relocate(flags: int, buffer: bytes, start: int, stop: int) -> Event:
+def _relocate(flags: int, buffer: Sliced, start: int, stop: int) -> Event:
     if stop - start < events.RELOCATE_PAYLOAD.size:
         raise struct.error("it is too short")
-    id, _created, attempts, place, receipt, when = events.RELOCATE_PAYLOAD.unpack_from(buffer, start)
+    begin = start + events.RELOCATE_PAYLOAD.size
+    id, _created, attempts, place, receipt, when = events.RELOCATE_PAYLOAD.unpack(buffer[start:begin])
     if place > events.RESTING:
         raise struct.error(f"there is no place {place}")
-    begin = start + events.RELOCATE_PAYLOAD.size
     changes, end = events.changes_in(flags, buffer, begin, stop)
     attributes = events.attributes_in(flags, buffer, begin, end)
     return id, end - begin, attempts, place, receipt, when, attributes, changes
@@ -147,7 +147,7 @@ def _numbers(layout: struct.Struct) -> Callable[[int, bytes], Event]:
     return lambda flags, payload: layout.unpack_from(payload)
 
 
-_BODIED: Final[dict[int, Callable[[int, bytes, int, int], Event]]] = {
+_BODIED: Final[dict[int, Callable[[int, Sliced, int, int], Event]]] = {
     events.PUBLISH: _publish,
     events.RELOCATE: _relocate,
 }

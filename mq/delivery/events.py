@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from struct import Struct, pack, unpack_from
 from struct import error as StructError
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Protocol
 
 import msgspec
 
@@ -228,24 +228,30 @@ _decode_attributes: Final = msgspec.msgpack.Decoder(Attributes).decode
 _decode_changes: Final = msgspec.msgpack.Decoder(Changes).decode
 
 
+class Sliced(Protocol):
+    """Bytes, or what is not held in memory and gives bytes when it is sliced."""
+
+    def __getitem__(self, part: slice, /) -> bytes: ...
+
+
 def trailer(said: Attributes | Changes) -> bytes:
     """*said*, and its length, to be put behind what it is about."""
     data = _encode(said)
     return data + TRAILER_LENGTH.pack(len(data))
 
 
-def _trailer_at(buffer: bytes, start: int, stop: int) -> int:
+def _trailer_at(buffer: Sliced, start: int, stop: int) -> int:
     """Where the trailer at the end of buffer[start:stop] begins."""
     if stop - start < TRAILER_LENGTH.size:
         raise StructError("it is too short for a trailer")
-    (length,) = TRAILER_LENGTH.unpack_from(buffer, stop - TRAILER_LENGTH.size)
+    (length,) = TRAILER_LENGTH.unpack(buffer[stop - TRAILER_LENGTH.size : stop])
     begin: int = stop - TRAILER_LENGTH.size - length
     if begin < start:
         raise StructError(f"a trailer of {length} bytes is longer than what it is part of")
     return begin
 
 
-def attributes_in(flags: int, buffer: bytes, start: int, stop: int) -> Attributes:
+def attributes_in(flags: int, buffer: Sliced, start: int, stop: int) -> Attributes:
     """The attributes of what was published, which is buffer[start:stop]."""
     if not flags & ATTRIBUTED:
         return NO_ATTRIBUTES
@@ -253,7 +259,7 @@ def attributes_in(flags: int, buffer: bytes, start: int, stop: int) -> Attribute
     return _decode_attributes(buffer[begin : stop - TRAILER_LENGTH.size])
 
 
-def changes_in(flags: int, buffer: bytes, start: int, stop: int) -> tuple[Changes | None, int]:
+def changes_in(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[Changes | None, int]:
     """What a RELOCATE record says that changed, and where what was published ends."""
     if not flags & CHANGED:
         return None, stop

@@ -12,7 +12,7 @@ which compaction moved behind them.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -43,18 +43,20 @@ class State:
 
     # ── the fold ───────────────────────────────────────────────────────────────────
 
-    def apply(self, records: Iterable[tuple[int, int, int, int, int, bytes, int, int]]) -> None:
+    def apply(self, records: Iterable[tuple[int, int, int, int, int, Any, int, int]]) -> None:
         """Do what *records* say: (lsn, kind, flags, queue, ms, buffer, start, stop) each.
 
-        The payload is buffer[start:stop]; only what needs it cuts it out.
+        The payload is buffer[start:stop]; only what needs it cuts it out.  A long one may not be
+        held in memory: then *buffer* is no bytes, and only gives slices.
         """
         queues = self.queues
         # Publishes in a row go in at once: a backlog is mostly that.
         run: list[int] = []
         publisher, run_bytes = -1, 0
+        block = None  # that the run is read from: it is not to grow for as long as there are publishes
         for lsn, kind, flags, number, _ms, buffer, start, stop in records:
             plain = kind == events.PUBLISH and flags in events.PLAIN_FLAGS
-            if plain and number == publisher:
+            if plain and number == publisher and buffer is block:
                 run.append(lsn)
                 run_bytes += stop - start
                 continue
@@ -63,7 +65,7 @@ class State:
                 run, publisher = [], -1
             queue = queues.get(number) or self._add(number)
             if plain:
-                publisher, run, run_bytes = number, [lsn], stop - start
+                publisher, run, run_bytes, block = number, [lsn], stop - start, buffer
             elif kind == events.DELIVER and stop - start == 16 and not flags & events.STRANGE_TO_DELIVER:
                 id, deadline = events.DELIVER_PAYLOAD.unpack_from(buffer, start)
                 queue.deliver(id, lsn, deadline, flags)

@@ -715,8 +715,9 @@ class Log:
 
     def _scan(self, upto: int, enough: int) -> Iterator[Event]:
         """The records of the last segment from the end to *upto*, or to *enough*."""
+        start, whole = self.end, 0
         for again in (False, True):
-            scan = Scan(self._disk, self._fd, self.segments[-1], self.end, upto, "")
+            scan = Scan(self._disk, self._fd, self.segments[-1], start, upto, "", whole)
             for events in scan.batches(max(FOLLOW_BYTES, enough - self.end)):
                 yield from events
                 if scan.end >= enough:
@@ -727,6 +728,7 @@ class Log:
             if not again:
                 self._followed(scan, scan.end)
                 self.wait_for_rewrite()
+                start, whole = (scan.bad, scan.whole) if scan.bad < scan.whole else (scan.end, 0)
         self._followed(scan, upto)
 
     def _followed(self, scan: Scan, upto: int) -> None:

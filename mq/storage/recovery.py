@@ -227,6 +227,8 @@ class _Reader:
         for index, (each, stop) in enumerate(live):
             scan = self.scan(each, max(begin, each.base), stop)
             apply(scan)
+            if scan.bad < scan.whole:  # a part of a group was applied
+                raise StorageError(self.path(each), "changed while it was read; try again")
             found.end, found.bad = scan.end, scan.bad
             found.synced = max(found.synced, scan.synced)
             found.head = max(found.head, scan.head)

@@ -27,6 +27,7 @@ from mq.errors import ADVICE, Unsupported
 
 from . import record
 from .disk import Disk
+from .far import Far, read_far
 from .identity import VERSION, Identity
 
 HEADER: Final = Struct("<8sHHII16s8sQQQI")
@@ -34,7 +35,8 @@ HEADER_BYTES: Final = HEADER.size
 MAGIC: Final = b"mq-log\r\n"  # a transfer that mends line ends is noticed
 NAME: Final = re.compile(r"([0-9]{20})\.seg")
 ASIDE: Final = "segment.tmp"  # among them: one that is being made, and means nothing until it is renamed
-BLOCK_BYTES: Final = 1 << 20
+BLOCK_BYTES: Final = 256 << 10  # read at once; a record that is longer is not held
+GROUP_BYTES_HELD: Final = 1 << 20  # of a group whose end is not read yet
 BEGIN_BYTES: Final = HEADER_BYTES + record.FENCE_BYTES + record.CLOCK_BYTES  # what describes a segment
 
 # Bits of `features`.  A reader refuses a segment with a bit that it does not know.
@@ -128,6 +130,9 @@ def _skew(data: bytes, base: int, seed: int, created_ms: int) -> int:
     return int(record.CLOCK_PAYLOAD.unpack_from(found, record.HEADER_BYTES)[0]) - created_ms
 
 
+Payload = bytes | Far  # sliced in the same way
+
+
 class Record(NamedTuple):
     """One record as the scanner found it.  The payload is buffer[start:stop]."""
 
@@ -136,12 +141,12 @@ class Record(NamedTuple):
     flags: int
     queue: int
     ms: int  # since the segment's creation
-    buffer: bytes
+    buffer: Payload
     start: int
     stop: int
 
 
-Event = tuple[int, int, int, int, int, bytes, int, int]  # a Record's fields
+Event = tuple[int, int, int, int, int, Payload, int, int]  # a Record's fields
 
 
 class Scan:
@@ -156,12 +161,18 @@ class Scan:
     The records of storage itself are not handed on.
     """
 
-    def __init__(self, disk: Disk, fd: int, segment: Segment, start: int, stop: int, path: str) -> None:
+    def __init__(
+        self, disk: Disk, fd: int, segment: Segment, start: int, stop: int, path: str, whole: int = 0
+    ) -> None:  # fmt: skip
+        """With *whole*, go on inside a group, of which it is known that it ends there."""
         self._disk, self._fd, self._segment, self._path = disk, fd, segment, path
         self._stop = min(stop, segment.limit)
         self.end = self.bad = start
         self.synced = self.last_ms = self.head = 0
         self.closed = False
+        # A group that ends here is known to be whole, and is handed on as it is read.  If `bad` stays
+        # below, it could not be read again, and only a part of the group was handed on.
+        self.whole = whole
         self._group: list[Event] = []  # whose end has not been met yet
 
     def __iter__(self) -> Iterator[Event]:
@@ -169,11 +180,96 @@ class Scan:
             yield from events
 
     def batches(self, block_bytes: int = BLOCK_BYTES) -> Iterator[list[Event]]:
-        """The same, what a block of the file ends at a time."""
-        for block, first in self._blocks(self.end, min(block_bytes, BLOCK_BYTES)):
+        """The same, what a block of the file ends at a time.
+
+        What is held is bounded, however long a record or a group is: a long record is checked
+        piece by piece (`far.py`); of a long group it is found out first whether it is whole.
+        """
+        size = least = min(block_bytes, BLOCK_BYTES)
+        while self.bad < self._stop:
+            first = self.bad
+            want = min(size, (self.whole if first < self.whole else self._stop) - first)
+            block = self._disk.pread(self._fd, want, self._segment.offset(first))
+            if len(block) < 24:
+                return
             yield self.parse(block, first)
-            if self.bad >= self._stop:
-                break
+            size = least
+            if self.bad > first:
+                if self._group and self.bad - self.end > GROUP_BYTES_HELD and not self._look_ahead():
+                    return
+                continue
+            # Not one whole record in it: a long one, or the end.
+            need = 24 + record.HEADER.unpack_from(block)[1]
+            if need <= len(block) or need > record.RECORD_BYTES_MAX or len(block) < want:
+                return
+            if first + need > self._stop:
+                return
+            if need <= BLOCK_BYTES:
+                size = need
+            elif first >= self.whole and (self._group or block[21] & record.CONTINUES):
+                if not self._look_ahead():
+                    return
+            else:
+                events = self._long(block, first)
+                if events is None:
+                    return
+                yield events
+
+    def _long(self, block: bytes, lsn: int) -> list[Event] | None:
+        """The record at *lsn*, which is longer than a block; None if it does not pass."""
+        _, length, low, lag, ms, kind, flags, queue = record.HEADER.unpack_from(block)
+        if low != lsn & record.LOW:
+            return None
+        payload = read_far(self._disk, self._fd, self._segment.offset(lsn), self._segment.seed)
+        if payload is None:
+            return None
+        self._note_header(lsn, lag, ms)
+        self.closed = kind == record.CLOSED
+        self.bad = lsn + 24 + length
+        if self.bad >= self.whole:
+            self.end = self.bad
+        event = lsn, kind, flags, queue, ms, payload, 0, length
+        if kind >= record.FIRST_EVENT:
+            return [event]
+        self._note(event)
+        return []
+
+    def _note_header(self, lsn: int, lag: int, ms: int) -> None:
+        if lag != record.CLAIMS_NOTHING:
+            self.synced = max(self.synced, lsn - lag)
+        self.last_ms = ms
+
+    def _look_ahead(self) -> bool:
+        """Whether the group that begins at `end` is whole; then it is read from there, and not held.
+
+        Else `bad` is where it is not.
+        """
+        self._group.clear()
+        unpack, crc_of, seed = record.HEADER.unpack_from, crc32c, self._segment.seed
+        while True:
+            first = self.bad
+            block = self._disk.pread(
+                self._fd, min(BLOCK_BYTES, self._stop - first), self._segment.offset(first)
+            )
+            at = 0
+            while at + 24 <= len(block):
+                crc, length, low, lag, ms, _, flags, _ = unpack(block, at)
+                lsn, stop = first + at, at + 24 + length
+                if low != lsn & 0xFFFF_FFFF or lsn + 24 + length > self._stop:
+                    return False
+                if stop <= len(block):
+                    if crc_of(block[at + 4 : stop], seed) != crc:
+                        return False
+                elif at or read_far(self._disk, self._fd, self._segment.offset(lsn), seed) is None:
+                    break
+                self._note_header(lsn, lag, ms)
+                self.closed = False
+                self.bad, at = lsn + 24 + length, stop
+                if not flags & record.CONTINUES:
+                    self.whole, self.bad = self.bad, self.end
+                    return True
+            if self.bad == first:
+                return False
 
     def parse(self, block: bytes, first: int) -> list[Event]:
         """The records of the groups that end in *block*, which begins at *first*."""
@@ -182,6 +278,8 @@ class Scan:
         seed, unpack, crc_of = self._segment.seed, record.HEADER.unpack_from, crc32c
         found: list[Event] = []
         add, group, lsn, end = found.append, self._group, first, self.end
+        whole = self.whole
+        chained = 0 if first < whole else 1  # record.CONTINUES
         at, size = 0, len(block)
         claim_lsn = claim_lag = kind = ms = 0
         while at + 24 <= size:
@@ -192,7 +290,7 @@ class Scan:
             kind, ms = kind_, ms_
             if lag != 0xFFFF_FFFF:
                 claim_lsn, claim_lag = lsn, lag
-            if flags & 1 or group:
+            if flags & chained or group:
                 group.append((lsn, kind, flags, queue, ms, block, at + 24, stop))
                 lsn = first + stop
                 at = stop
@@ -212,7 +310,9 @@ class Scan:
                     self._note(event)
                 end = lsn = first + stop
                 at = stop
-        self.bad, self.end = lsn, end
+        self.bad = lsn
+        if end >= whole:
+            self.end = end
         if at:
             self.synced = max(self.synced, claim_lsn - claim_lag)
             self.last_ms, self.closed = ms, kind == record.CLOSED and not group
@@ -222,7 +322,7 @@ class Scan:
         """What a record of storage itself says; Unsupported if it is of an unknown kind."""
         lsn, kind, _, _, _, block, start, _ = event
         if kind == record.HEAD:
-            self.head = max(self.head, *record.HEAD_PAYLOAD.unpack_from(block, start))
+            self.head = max(self.head, *record.HEAD_PAYLOAD.unpack(block[start : start + 8]))
         elif kind not in record.KNOWN:
             raise self._unknown(lsn, kind)
 
@@ -232,37 +332,16 @@ class Scan:
             " known to this mq; upgrade mq"
         )
 
-    def _blocks(self, lsn: int, block_bytes: int) -> Iterator[tuple[bytes, int]]:
-        """Blocks of the file, each from where the last one's whole records ended."""
-        size = block_bytes
-        self.bad = lsn
-        while True:
-            want = min(size, self._stop - self.bad)
-            block = self._disk.pread(self._fd, want, self._segment.offset(self.bad))
-            if len(block) < 24:
-                return
-            before = self.bad
-            yield block, before
-            if self.bad == before:  # not one whole record in it: a long one, or the end
-                need = 24 + record.HEADER.unpack_from(block)[1]
-                if need <= len(block) or need > record.RECORD_BYTES_MAX or len(block) < want:
-                    return
-                if self.bad + need > self._stop:
-                    return
-                size = need
-            else:
-                size = block_bytes
-
 
 def is_intact(disk: Disk, fd: int, segment: Segment, lsn: int, head: bytes) -> bool:
     """Whether a whole record with the header *head* stands at *lsn*."""
-    crc, length, low, _lag, _ms, kind, _flags, _queue = record.HEADER.unpack(head)
+    _crc, length, low, _lag, _ms, kind, _flags, _queue = record.HEADER.unpack(head)
     if low != lsn & record.LOW or not kind or lsn + 24 + length > segment.limit:
         return False
     if length > record.RECORD_BYTES_MAX:
         return False
-    data = disk.pread(fd, 20 + length, segment.offset(lsn) + 4)
-    return len(data) == 20 + length and bool(crc32c(data, segment.seed) == crc)
+    found = read_far(disk, fd, segment.offset(lsn), segment.seed)
+    return found is not None and len(found) == length
 
 
 def is_zero(disk: Disk, fd: int, offset: int) -> bool:

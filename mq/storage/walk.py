@@ -28,10 +28,11 @@ from mq.errors import CorruptStore, MqError, StorageError
 
 from . import checkpoint, identity, locks, record, recovery, segment, shared
 from .disk import Disk
+from .far import read_far
 from .identity import Identity
 from .recovery import Survey, Verdict
 from .search import next_intact
-from .segment import BadHeader, Segment
+from .segment import BadHeader, Payload, Segment
 from .shared import NO_LIMIT
 
 BLOCK_BYTES: Final = 1 << 20
@@ -45,12 +46,17 @@ class Found(NamedTuple):
     flags: int
     queue: int
     ms: int  # since 1970, in store time
-    payload: bytes
+    content: Payload  # the payload; a long one is not held in memory, and only there while its file is read
     dropped: bool  # behind the end of a torn log: recovery leaves it out
 
     @property
     def size(self) -> int:
-        return record.HEADER_BYTES + len(self.payload)
+        return record.HEADER_BYTES + len(self.content)
+
+    @property
+    def payload(self) -> bytes:
+        """All of it."""
+        return self.content[:]
 
 
 class Gap(NamedTuple):
@@ -176,12 +182,17 @@ class _Window:
         size = record.HEADER_BYTES + length
         if not kind or low != lsn & record.LOW or lsn + size > self._file.stop:
             return None
-        data = self.read(lsn, size)
         each = self._file.segment
-        if len(data) < size or crc32c(memoryview(data)[4:], each.seed) != crc:
+        content: Payload | None = None
+        if size > BLOCK_BYTES:
+            content = read_far(self._disk, self.fd, each.offset(lsn), each.seed)
+        else:
+            data = self.read(lsn, size)
+            if len(data) == size and crc32c(memoryview(data)[4:], each.seed) == crc:
+                content = data[record.HEADER_BYTES :]
+        if content is None:
             return None
-        payload = data[record.HEADER_BYTES :]
-        return Found(lsn, kind, flags, queue, each.created_ms + ms, payload, lsn >= torn_from)
+        return Found(lsn, kind, flags, queue, each.created_ms + ms, content, lsn >= torn_from)
 
     def last_byte(self, lsn: int) -> int:
         """Behind the last byte in [lsn, stop) that is not zero; *lsn* if all are."""
