@@ -130,9 +130,9 @@ BUGS = (
     # ── giving space back, checkpoints ─────────────────────────────────────────────
     Bug("a segment goes before its messages are synced", "mq.storage.cleaner:clean", "log.sync(end)", "pass",
         "unsynced_cleaning cleaning"),
-    Bug("declarations do not move", "mq.maintenance:Maintenance.draft",
+    Bug("declarations do not move", "mq.maintenance:Maintenance._draft",
         "return self._store.declaration(queue)", "return None", "cleaning"),
-    Bug("attempts do not move", "mq.maintenance:Maintenance.draft", "pack(what, created_ms, attempts,",
+    Bug("attempts do not move", "mq.maintenance:Maintenance._draft", "pack(what, created_ms, attempts,",
         "pack(what, created_ms, 0,", "cleaning unsynced_cleaning"),
     Bug("what was tried does not move", "mq.delivery.state:State.look_within",
         "[*queue.delayed, *queue.flights]", "[]", "cleaning unsynced_cleaning"),
@@ -211,12 +211,13 @@ def planted(bug: Bug) -> Iterator[None]:
         function = getattr(function, name, None)  # type: ignore[assignment]
     if not isinstance(function, FunctionType):
         raise Outdated(f"{bug.name}: there is no function {bug.where}")
+    function = inspect.unwrap(function)  # what a decorator wraps, and not the wrapper
     source = textwrap.dedent(inspect.getsource(function))
     if source.count(bug.old) != 1:
         raise Outdated(f"{bug.name}: {bug.old!r} is {source.count(bug.old)} times in {bug.where}")
     space = {**vars(module)}
     exec(compile(source.replace(bug.old, bug.new), bug.name, "exec", dont_inherit=False), space)
-    code: CodeType = space[function.__name__].__code__
+    code: CodeType = inspect.unwrap(space[function.__name__]).__code__
     function.__globals__.update(_twice=_twice, _unlock=_unlock)
     original, function.__code__ = function.__code__, code
     try:
