@@ -32,6 +32,7 @@ from .network import is_network
 LOCK_SECONDS: Final = 10.0  # an operation takes microseconds; somebody who opens a big store, seconds
 KEPT_SECONDS: Final = 0.25  # when the holder has it for good
 PATIENCE_SECONDS: Final = 200e-6  # before others are asked to step aside
+MEANWHILE_SECONDS: Final = 0.02  # then a process does nothing but try, which gives it an edge over the others
 NAP_SECONDS: Final = 20e-6  # the system makes 80 of it
 LOOK_NAP_SECONDS: Final = 200e-6
 
@@ -49,7 +50,8 @@ class Locks:
 
         It is free for a moment after each operation of those who use it all the time, and they may do
         many before one who waits meets such a moment: changing hands costs more than an operation does.
-        If that takes long, the page tells them, and they step aside.  *meanwhile* is called while waiting.
+        If that takes long, the page tells them, and they step aside.  *meanwhile* is called while it waits,
+        for some time: then it only tries, which finds a moment more often than to follow as well.
         Without *mark*, the page is looked for: a process that opens the store does not have it yet.
         """
         begin, asked = time.monotonic(), False
@@ -61,7 +63,8 @@ class Locks:
                     mark[shared.WAITING], asked = 1, True
             if waited > min(KEPT_SECONDS, LOCK_SECONDS):
                 self._give_up(waited)
-            meanwhile()
+            if waited < MEANWHILE_SECONDS:
+                meanwhile()
             self._disk.pause(NAP_SECONDS)
         if asked and mark is not None:
             mark[shared.WAITING] = 0  # another process that waits says so again at its next nap
