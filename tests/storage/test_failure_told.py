@@ -188,7 +188,7 @@ def test_who_waited_for_a_sync_that_failed_is_told_though_another_has_closed_the
         assert hook.begun.wait(PATIENCE)
         follower = pool.submit(*((queue.publish, b"unknown too") if wait == "publish" else (broker.flush,)))
         give_up = time.monotonic() + PATIENCE
-        while commit._round.followers < 1 and time.monotonic() < give_up:
+        while not commit._followers and time.monotonic() < give_up:
             time.sleep(0.001)
         hook.go.set()
         for told in leader, follower:
