@@ -68,7 +68,8 @@ class _TimeIsUp(Exception):
 class Looked(NamedTuple):
     """What was seen on a full disk when it was last looked at."""
 
-    end: int  # of the log
+    head: int  # of the log
+    end: int
     live: int  # bytes
     until: float  # monotonic seconds: when it is time to look again
     pays: bool  # whether cleaning the oldest segment does
@@ -83,7 +84,7 @@ class Maintenance:
         self._until = math.inf  # monotonic seconds: when cleaning has to stop
         self._checkpoint_at = 0  # where the last one stands
         self._checkpoint_bytes = 0
-        self._looked = Looked(0, 0, 0.0, False)
+        self._looked = Looked(0, 0, 0, 0.0, False)
         self.pressed = False
         self._stall_seconds = 0.0
         self.trouble: MqError | None = None  # why space is not given back, if so
@@ -239,19 +240,19 @@ class Maintenance:
         log, looked, now = self._store.log, self._looked, time.monotonic()
         if (
             self._store.state.total()
+            and looked.head == log.head
             and looked.end <= log.end < looked.end + FULL_LOOK_BYTES
             and live > looked.live - looked.live // FULL_LOOK_SHARE
             and now < looked.until
         ):
             return looked.pays
-        oldest = log.segments[0]
-        used = min(oldest.limit, log.end) - oldest.base
+        used = log.used(log.segments[0])
         pays = used > FENCE_BYTES + pressure.ALWAYS_BYTES and pressure.pays(
             used, self._cost(), log.disk_bytes() - live, live
         )
         if not pays:
             self._see_room(log)
-        self._looked = Looked(log.end, live, now + FULL_LOOK_SECONDS, pays)
+        self._looked = Looked(log.head, log.end, live, now + FULL_LOOK_SECONDS, pays)
         return pays
 
     def _see_room(self, log: Log) -> None:
@@ -287,7 +288,7 @@ class Maintenance:
 
         Called without the store's lock.
         """
-        self._looked = Looked(0, 0, 0.0, False)
+        self._looked = Looked(0, 0, 0, 0.0, False)
         with self._working, self._store.alone_cleaning() as ours:
             until = time.monotonic() + WAY_SECONDS
             with suppress(DiskFull, StoreLocked):

@@ -475,6 +475,12 @@ class Log:
         while self._retired:
             self._disk.close(self._retired.pop())
 
+    def used(self, each: Segment) -> int:
+        """What one segment takes on the disk, without what is reserved ahead."""
+        if each.base == self.segments[-1].base:
+            return self.end - each.base
+        return self.reader.size_of(each)
+
     def disk_bytes(self) -> int:
         """What the log takes on the disk, without what is reserved ahead."""
         return self.reader.older_bytes() + self.end - self.segments[-1].base

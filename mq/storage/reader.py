@@ -162,12 +162,15 @@ class Reader:
 
     def older_bytes(self) -> int:
         """Bytes of all segments but the last, whose size still changes."""
-        older = self.index[1][:-1]
-        for each in older:
-            if each.base not in self._sizes:
-                with self._files, suppress(OSError, Closed):  # only an estimate: counted as full then
-                    self._sizes[each.base] = self._disk.size(self._reader(each))
-        return sum(self._sizes.get(each.base, each.capacity) for each in older)
+        return sum(map(self.size_of, self.index[1][:-1]))
+
+    def size_of(self, each: Segment) -> int:
+        """Bytes of a segment that is not the last one."""
+        size = self._sizes.get(each.base)
+        if size is None:
+            with self._files, suppress(OSError, Closed):  # only an estimate: counted as full then
+                size = self._sizes[each.base] = self._disk.size(self._reader(each))
+        return each.capacity if size is None else size
 
     def disk_bytes(self) -> int:
         """Bytes of all segments, void and reserved ones included."""
