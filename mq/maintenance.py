@@ -31,7 +31,7 @@ from mq.notes import WARNING
 from mq.storage import checkpoint, cleaner
 from mq.storage.disk import explain, will_pass
 from mq.storage.locks import LOCK_SECONDS
-from mq.storage.log import ALLOCATE_BYTES, Draft, Log
+from mq.storage.log import Draft, Log
 from mq.storage.record import FENCE_BYTES
 from mq.storage.recovery import Start
 from mq.storage.segment import Event, Scan, is_zero
@@ -47,6 +47,7 @@ CHECKPOINT_SHARE: Final = 4  # and at least as many times the state that the las
 FULL_LOOK_BYTES: Final = 64 << 10  # of log between two looks at what cleaning would give on a full disk
 FULL_LOOK_SHARE: Final = 8  # or when so large a part of what lived is gone
 FULL_LOOK_SECONDS: Final = 1.0  # or after so long: others may have made room
+ENOUGH_BYTES: Final = 256 << 20  # of free room: the disk is not full, whatever lives
 WAY_SECONDS: Final = 5.0  # a publisher on a full disk cleans for so long
 FULL_REST_SECONDS: Final = 0.01  # between two looks of the thread
 PRESSED_SEGMENTS: Final = 1  # beyond what makes the cleaner start
@@ -256,10 +257,15 @@ class Maintenance:
         return pays
 
     def _see_room(self, log: Log) -> None:
-        """Nothing is to be had from cleaning: is the disk still full?"""
-        whole, _ = self.kept((), 0)
+        """Nothing is to be had from cleaning now: is there room for the garbage that is usually let lie?
+
+        While there is not, the disk counts as full, so that all that is settled is cleaned as
+        soon as that pays; and it does when nothing lives any more.
+        """
+        state, (whole, _) = self._store.state, self.kept((), 0)
         self._shrink_reserve(log)
-        if log.reserve.has(whole + 2 * ALLOCATE_BYTES):
+        garbage = min(state.live_bytes() + 2 * log.segment_bytes, ENOUGH_BYTES) if state.total() else 0
+        if log.reserve.has(whole + garbage):
             log.reserve.hold(whole)
             log.full = False
 
@@ -283,18 +289,17 @@ class Maintenance:
         """Move what lives in the oldest segment, and drop it; the bytes given back."""
         return cleaner.clean(self._store.turn, self, self._rest)
 
-    def make_way(self, head: int) -> bool:
-        """Clean what pays, for a publisher that found the disk full; whether the log's head is beyond *head*.
-
-        Called without the store's lock.
-        """
+    def make_way(self) -> None:
+        """Clean what pays, for a publisher that found the disk full; called without the store's lock."""
         self._looked = Looked(0, 0, 0, 0.0, False)
-        with self._working, self._store.alone_cleaning() as ours:
-            until = time.monotonic() + WAY_SECONDS
-            with suppress(DiskFull, StoreLocked):
-                while ours and time.monotonic() < until and self._look() and self.clean():
-                    pass
-        return self._store.log.head > head
+        until = time.monotonic() + WAY_SECONDS
+        with self._working, self._store.alone_cleaning() as ours, suppress(DiskFull, StoreLocked):
+            while ours and time.monotonic() < until and self._look() and self.clean():
+                pass
+        if not ours:
+            with self._store.alone_cleaning(WAY_SECONDS):
+                pass  # another process was at it
+        self._store.log.way_made = True
 
     # ── space, asked for ───────────────────────────────────────────────────────────
 

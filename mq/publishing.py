@@ -55,18 +55,16 @@ def publish(
     what is to happen with them.
     """
     channels = [store.channel(name) for name in dict.fromkeys(wish.queue for wish in wishes)]
-    head = store.log.head
     try:
         return _publish(store, channels, wishes, until, before)
     except DiskFull:
-        if not _make_way(store, head):
-            raise
+        _make_way(store)
     return _publish(store, channels, wishes, until, before)
 
 
 @operation
-def _make_way(store: Store, head: int) -> bool:
-    return store.maintenance.make_way(head)
+def _make_way(store: Store) -> None:
+    store.maintenance.make_way()
 
 
 @operation

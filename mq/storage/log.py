@@ -88,6 +88,7 @@ class Log:
         self.kept: Kept = _keep_nothing  # how much is to be kept back, and how much left
         self.refusable: frozenset[int] = frozenset()  # kinds that may not use the room kept back
         self.full = False  # this process met a full disk, and nothing refusable was appended since
+        self.way_made = False  # what can be cleaned there was, since something was settled
         self._fd = -1  # of the last segment, for writing
         self._writing: tuple[int, Segment] | None = None  # the same, and which one that is: for who syncs
         self._retired: list[int] = []  # of earlier ones: a sync may still be using them
@@ -258,6 +259,8 @@ class Log:
         asked, elsewhere = size + STARVED_BYTES, False
         while True:
             try:
+                if refusable and self.full and not self.way_made:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # clean first, then come again
                 begun = elsewhere or self._segment_ends(now_ms, size)
                 if refusable and (begun or self.full or whole > self.reserve.held or self._is_used_up(size)):
                     self.reserve.hold(whole)
@@ -279,6 +282,7 @@ class Log:
                 self.grown()  # perhaps there is something to clean
                 raise storage_error(self.directory, error) from error
         self.full = self.full and not refusable
+        self.way_made = self.way_made and refusable
         # A publish comes by again before there are more messages than room was kept back for.
         enough = self._said_open and not self.full and whole <= self.reserve.held
         self._room = min(self._allocated, self.end + size + GRANT_BYTES) if enough else 0

@@ -10,18 +10,31 @@ gone on the simulated disk, with a capacity, and on real file systems: see `Plac
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Protocol
+from unittest import mock
+
+import click
 
 import mq
+from mq import pressure
 from mq.broker import Broker
+from mq.storage import log, reserve
+from mq.store import Store
 
-HELD_SECONDS = 30.0  # a visibility timeout, and more: what a killed process held comes again
+from .disk import SimulatedDisk
+
+HELD_SECONDS = 120.0  # a visibility timeout, a backoff, and more: what a killed process held comes again
 AGAIN_SHARE = 0.9  # of what there was room for at first there is room for again
-STEP_BYTES = 1 << 20  # what a log keeps ahead may make such a difference
+EPOCH = 1_700_000_000.0  # seconds since 1970
+LARGEST_BYTES = 100_000  # of a body on a small disk
 PUBLISHES_MAX = 200_000
+FLUSH_EVERY = 100  # what is not on the disk costs a simulated one time
 
 
 class Refused(AssertionError):
@@ -81,17 +94,24 @@ def draw(seed: int, largest: int) -> Way:
 def go(way: Way, place: Place) -> tuple[int, int]:
     """Go that way twice over; how many messages there was room for.  Refused, if it ends anywhere."""
     rng = random.Random(way.seed)
-    broker = place.open(way)
-    first = fill(way, broker, rng)
+    brokers = [place.open(way)]
+    try:
+        return _go(way, place, brokers, rng)
+    finally:
+        brokers[-1].close()
+
+
+def _go(way: Way, place: Place, brokers: list[Broker], rng: random.Random) -> tuple[int, int]:
+    first = fill(way, brokers[-1], rng)
     if way.crowded:
         place.crowd()
-    broker = drain(way, place, broker, len(first), rng)
+    drain(way, place, brokers, len(first), rng)
     if way.crowded:
         place.leave()
-    again = fill(way, broker, random.Random(way.seed))
-    if sum(again) < AGAIN_SHARE * sum(first) - STEP_BYTES:
+    again = fill(way, brokers[-1], random.Random(way.seed))
+    if sum(again) < AGAIN_SHARE * sum(first) - log.ALLOCATE_BYTES - max(way.bodies):
         raise Refused(f"{sum(first):,} bytes at first, {sum(again):,} again: {way}")
-    drain(way, place, broker, len(again), rng).close()
+    drain(way, place, brokers, len(again), rng)
     return len(first), len(again)
 
 
@@ -106,16 +126,19 @@ def fill(way: Way, broker: Broker, rng: random.Random) -> list[int]:
                 options: dict[str, Any] = {"priority": rng.randrange(4)} if way.shuffled else {}
                 queue.publish(bytes(size), **options)
                 done.append(size + 24)
+                if len(done) % FLUSH_EVERY == 0:
+                    broker.flush()
     return done
 
 
-def drain(way: Way, place: Place, broker: Broker, count: int, rng: random.Random) -> Broker:
-    """Receive and ack all *count* messages; the broker, another one if there were endings."""
+def drain(way: Way, place: Place, brokers: list[Broker], count: int, rng: random.Random) -> None:
+    """Receive and ack all *count* messages with the last of *brokers*, to which each ending adds one."""
     left = count
     steps = 0
     endings = set(rng.sample(range(count), min(count, 4))) if way.ending else set()
     try:
         while left:
+            broker = brokers[-1]
             queue = broker.queue("mail")
             taken = queue.receive_many(way.batch, timeout=0) if way.batch > 1 else [queue.receive(timeout=0)]
             if endings & set(range(steps, steps + len(taken))):
@@ -126,7 +149,7 @@ def drain(way: Way, place: Place, broker: Broker, count: int, rng: random.Random
                     for message in taken:
                         message.release()
                     broker.close()
-                broker = place.open(way)
+                brokers.append(place.open(way))
                 continue
             if not taken or taken[0] is None:
                 raise Refused(f"{left} of {count} are not there: {way}")
@@ -135,18 +158,99 @@ def drain(way: Way, place: Place, broker: Broker, count: int, rng: random.Random
             else:
                 taken[0].ack()
             left -= len(taken)
+            if steps // FLUSH_EVERY != (steps + len(taken)) // FLUSH_EVERY:
+                broker.flush()
             steps += len(taken)
             if way.pause and steps // way.pause != (steps - len(taken)) // way.pause:
                 broker._store.maintenance.run()
     except mq.DiskFull as error:
         raise Refused(f"{left} of {count} left: {error}: {way}") from error
-    if broker.queue("mail").receive(timeout=0) is not None:
+    if brokers[-1].queue("mail").receive(timeout=0) is not None:
         raise Refused(f"more than {count}: {way}")
-    return broker
 
 
-def ways(count: int, largest: int, first: int = 0) -> Iterator[Way]:
-    return (draw(seed, largest) for seed in range(first, first + count))
+SOME = (
+    Way((50_000,), 1 << 26),  # little is written to drain it
+    *(draw(seed, LARGEST_BYTES) for seed in (0, 1, 3, 6, 7, 8, 9, 10, 12, 13, 14)),
+    Way((300,), 1 << 26, batch=5, pause=100),  # one segment, and much to copy
+)
 
 
-Open = Callable[[], Broker]
+def search(place: Callable[[Way], Place], ways: Iterable[Way]) -> str:
+    """What stood in the way of the first that did not end well, or ""."""
+    for way in ways:
+        try:
+            go(way, place(way))
+        except (Refused, mq.MqError) as wrong:
+            return f"{wrong!r}: {way}"
+    return ""
+
+
+# ── on a simulated disk ────────────────────────────────────────────────────────────
+
+
+class Simulated:
+    """A store alone on a small disk, and nothing happens there by itself."""
+
+    def __init__(self, way: Way, capacity: int = 1 << 20) -> None:
+        self.disk = SimulatedDisk(capacity=capacity, keeps_part=way.seed % 2 == 0)
+        self._now, self._taken = EPOCH, 0
+
+    def open(self, way: Way) -> Broker:
+        store = Store(
+            "store", sync=way.sync, read_only=False, segment_bytes=way.segment_bytes,
+            clock=lambda: self._now, disk=self.disk, background=False,
+        )  # fmt: skip
+        return Broker(store)
+
+    def kill(self, broker: Broker) -> None:
+        self.disk = self.disk.after_kill()
+        self._now += HELD_SECONDS
+
+    def crowd(self) -> None:
+        assert self.disk.capacity is not None
+        self._taken = max(0, self.disk.free_bytes())
+        self.disk.capacity -= self._taken
+
+    def leave(self) -> None:
+        assert self.disk.capacity is not None
+        self.disk.capacity += self._taken
+
+
+@contextmanager
+def small() -> Iterator[None]:
+    """All that is kept ahead and kept back, a sixteenth as large as it is: for disks of a megabyte."""
+    with (
+        mock.patch.multiple(
+            log, ALLOCATE_BYTES=64 << 10, STARVED_BYTES=4 << 10, GRANT_BYTES=8 << 10,
+            FULL_SEGMENT_BYTES=32 << 10,
+        ),
+        mock.patch.multiple(
+            pressure, RESERVE_BYTES=80 << 10, LEFT_BYTES=48 << 10, LEAST_BYTES=16 << 10, UNSEEN=350,
+            GRANT_BYTES=8 << 10,
+        ),
+        mock.patch.object(reserve, "UNIT_BYTES", 4 << 10),
+    ):  # fmt: skip
+        yield
+
+
+def hunt(ways: Iterable[Way]) -> str:
+    """The search on small simulated disks."""
+    with small():
+        return search(Simulated, ways)
+
+
+@click.command()
+@click.option("--seconds", default=60.0, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+def main(seconds: float, seed: int) -> None:
+    """Fill and drain simulated disks, way after way."""
+    until = time.monotonic() + seconds
+    seeds = itertools.takewhile(lambda _: time.monotonic() < until, itertools.count(seed))
+    found = hunt(draw(each, LARGEST_BYTES) for each in seeds)
+    click.echo(found or "no way was refused")
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from mq.storage.log import Log
 
-from . import damage
+from . import damage, full
 from .explorer import Explorer
 
 
@@ -32,7 +32,7 @@ class Bug(NamedTuple):
     where: str  # module:function
     old: str
     new: str
-    hunt: str  # the workloads that show it; "damage" for a damaged store
+    hunt: str  # the workloads that show it; "damage" for a damaged store, "full" for a full disk
     fault: str = ""  # the kind of call that has to fail
 
 
@@ -142,6 +142,21 @@ BUGS = (
         "checkpoints"),
     Bug("a checkpoint forgets what is in flight", "mq.delivery.snapshot:freeze", "queue.flights.copy()", "{}",
         "checkpoints"),
+    # ── full disks ─────────────────────────────────────────────────────────────────
+    Bug("cleaning begins unasked, and takes what settling needs", "mq.pressure:least_for_copies",
+        "LEFT_BYTES + total * SETTLED_BYTES", "-(1 << 40)", "full"),
+    Bug("what is kept back is not held again", LOG + "Log._make_room", "self.reserve.hold(whole)", "pass",
+        "full"),
+    Bug("what is kept back does not grow", "mq.pressure:kept", "total * (SETTLED_BYTES + AGAIN_BYTES)", "0",
+        "full"),
+    Bug("a full disk's only segment is never cleaned", "mq.maintenance:Maintenance._look_on_full_disk",
+        "if len(log.segments) == 1:", "if False:", "full"),
+    Bug("garbage below one segment stays on a full disk", "mq.maintenance:Maintenance._clean_is_due",
+        "self._pays(live) if log.full else", "", "full"),
+    Bug("a publisher on a full disk makes no way", "mq.maintenance:Maintenance.make_way",
+        "while ours and", "while False and", "full"),
+    Bug("acks leave what they could take", "mq.pressure:kept", "return whole, 0", "return whole, whole",
+        "full"),
     # ── the fold ───────────────────────────────────────────────────────────────────
     Bug("an ack is not logged", "mq.queue:Queue._ack", "log.append(", "(lambda *_: 0)(", "acks"),
     Bug("a delivery is not logged", "mq.queue:Queue.receive", "receipt = log.append(",
@@ -244,6 +259,8 @@ def _unlock(log: Log) -> None:
 def caught(bug: Bug, seeds: int = 3) -> str:
     """What the laboratory says about the library with the bug; "" if nothing."""
     with planted(bug):
+        if bug.hunt == "full":
+            return full.hunt(full.SOME)
         if bug.hunt == "damage":
             return next(iter(damage.explore("settled", first=True)[1]), "")
         for seed in range(seeds):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import click
 
-from . import faults, machine
+from . import faults, machine, small_disks
 from .company import Company
 from .machine import Cut, Image
 from .processes import Ended, Nursery
@@ -40,7 +40,7 @@ class Summary(NamedTuple):
 def soak(minutes: float, seed: str, report: Callable[[str], None], only: Sequence[str] = ()) -> Summary:
     """Go on for so many *minutes*; *report* gets a line of progress now and then, and every violation.
 
-    *only*: these kinds, of "kills", "company", "ext4", "xfs" and "faults".
+    *only*: these kinds, of "kills", "company", "ext4", "xfs", "full" and "faults".
     """
     give_up = time.monotonic() + minutes * 60
     total = Summary(seed, Counter(), 0, 0, Counter(), [], [])
@@ -48,6 +48,7 @@ def soak(minutes: float, seed: str, report: Callable[[str], None], only: Sequenc
     for kind, tools in (
         ("ext4", ("mount", "mkfs.ext4")),
         ("xfs", ("mount", "mkfs.xfs")),
+        ("full", ("mount", "mkfs.ext4")),
         ("faults", ("gcc",)),
     ):
         if reason := machine.lacking(*tools):
@@ -63,6 +64,13 @@ def soak(minutes: float, seed: str, report: Callable[[str], None], only: Sequenc
             if time.monotonic() > give_up:
                 break
             own = f"{seed}/{kind}/{generation}"
+            if kind == "full":
+                violation = small_disks.round_of(own)
+                total.rounds[kind] += 1
+                if violation:
+                    total.violations.append(f"{own}: {violation}")
+                    report(total.violations[-1])
+                continue
             scene, violation = _store(kind, own, give_up, total)
             total = total._replace(kills=total.kills + scene.kills, power_cuts=total.power_cuts + scene.cuts)
             total.verdicts.update(scene.verdicts)
@@ -109,7 +117,7 @@ def _store(kind: str, seed: str, give_up: float, total: Summary) -> tuple[Scene 
 @click.command(help=__doc__)
 @click.option("--minutes", default=1.0, show_default=True)
 @click.option("--seed", default="soak", show_default=True)
-@click.option("--kind", "only", multiple=True, help="kills, company, ext4, xfs, faults; default: all.")
+@click.option("--kind", "only", multiple=True, help="kills, company, ext4, xfs, full, faults; default: all.")
 def main(minutes: float, seed: str, only: tuple[str, ...]) -> None:
     total = soak(minutes, seed, click.echo, only)
     for skipped in total.skipped:

@@ -8,10 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from ..full import Way, draw
+from . import small_disks
 from .machine import Image
 from .processes import Nursery
 
 ROOM_BYTES = 12 << 20
+WAYS = (
+    Way((50_000,), 64 << 20),
+    Way((1000,), 64 << 20, pause=100, ending="kill"),
+    Way((1000, 0, 300_000), 1 << 16, batch=7, pause=10, ending="restart", shuffled=True),
+    Way((100, 5000), 1 << 10, sync="always", batch=100, crowded=True),
+    *(draw(seed, small_disks.LARGEST_BYTES) for seed in (12,)),
+)
 SCRIPT = "crash.real.scripts:"
 
 
@@ -54,6 +63,21 @@ def test_a_crash_while_the_disk_is_full(power, small: Image, nursery: Nursery):
         small.unmount()
         small.mount()
     assert nursery.run(SCRIPT + "drain", f"{small.path}/data", count) in ("open", "torn")
+
+
+@pytest.mark.parametrize("kind", small_disks.KINDS)
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_from_any_fill_it_is_drained_and_filled_again(kind: str, way: Way, need):
+    """P11."""
+    need("mount", "mkfs.ext4")
+    assert small_disks.go(way, kind, 4 << 20) == ""
+
+
+def test_cleaning_leaves_what_settling_needs(need):
+    """On a disk that holds 54,000 messages, beside a cleaner that comes by when 2,500 are left."""
+    need("mount")
+    way = Way((1000,), 64 << 20, batch=500, pause=51_750)
+    assert small_disks.go(way, "tmpfs", 60 << 20) == ""
 
 
 def test_files_that_may_not_grow(nursery: Nursery, tmp_path):
