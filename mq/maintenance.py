@@ -214,9 +214,9 @@ class Maintenance:
     def _look(self) -> bool:
         """Whether there is something to clean.  On a full disk, also in the segment that is in use."""
         with self._store.turn() as (log, now_ms, _):
-            self.nudge()
             if log.full:
                 return self._look_on_full_disk(log, now_ms)
+            self.nudge()
             self._shrink_reserve(log)
             return self._clean_is_due()
 

@@ -172,7 +172,7 @@ def drain(way: Way, place: Place, brokers: list[Broker], count: int, rng: random
 SOME = (
     Way((50_000,), 1 << 26),  # little is written to drain it
     *(draw(seed, LARGEST_BYTES) for seed in (0, 1, 3, 6, 7, 8, 9, 10, 12, 13, 14)),
-    Way((300,), 1 << 26, batch=5, pause=100),  # one segment, and much to copy
+    Way((300,), 1 << 26, pause=400),  # one segment, and much to copy
 )
 
 

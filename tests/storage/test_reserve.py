@@ -6,18 +6,22 @@ import errno
 import os
 
 import pytest
-from faults import ENOSPC, Faulty, failing
+from faults import ENOSPC, GO_ON, Faulty, failing
 
 import mq
+from mq import pressure
 from mq.broker import Broker
+from mq.delivery import events
+from mq.delivery.state import State
 from mq.storage.disk import RealDisk
+from mq.storage.reserve import Reserve
 from mq.store import Store
 
 
-def open_on(disk, path) -> Broker:
+def open_on(disk, path, segment_bytes: int = 1 << 20) -> Broker:
     return Broker(
         Store(
-            str(path), sync="never", read_only=False, segment_bytes=1 << 20, clock=None, disk=disk,
+            str(path), sync="never", read_only=False, segment_bytes=segment_bytes, clock=None, disk=disk,
             background=False,
         )
     )  # fmt: skip
@@ -82,3 +86,90 @@ def test_a_disk_that_fails_to_reserve_room_is_not_one_that_cannot(tmp_path, monk
     monkeypatch.setattr(os, "posix_fallocate", refuse)
     with pytest.raises(mq.StorageError):
         mq.open(tmp_path / "data")
+
+
+# ── what is left of it for which record ────────────────────────────────────────────
+
+
+class Alike(State):
+    """So many messages, whatever they are."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__()
+        self._total = total
+
+
+@pytest.mark.parametrize("total", [0, 1, 1000, 10_000_000])
+def test_who_is_more_important_may_take_more(total):
+    """An ack all, a delivery what acks leave, all else what deliveries leave, a publish nothing."""
+    leaves = [
+        pressure.kept(Alike(total), kinds, 1)[1]
+        for kinds in ([events.ACK], [events.DELIVER], [events.NACK], [events.RELOCATE], [events.DECLARE])
+    ]
+    assert leaves[0] == 0
+    assert leaves == sorted(leaves)
+    assert leaves[2] - leaves[1] >= 40 * total
+    assert leaves[1] >= 36 * total
+    for kinds in ([events.PUBLISH], [events.PUBLISH, events.ACK]):
+        whole, _ = pressure.kept(Alike(total), kinds, 1)
+        assert whole - leaves[2] >= 24 * total
+        # A publish comes by again before so many more have arrived that it would not do for them.
+        assert whole >= pressure.kept(Alike(total + pressure.UNSEEN + 1), [events.NACK], 1)[1] - 24 * total
+
+
+def test_a_batch_is_published_only_if_all_of_it_can_be_settled():
+    assert pressure.kept(Alike(0), [events.PUBLISH], 1_000_000)[0] > 76_000_000
+
+
+def test_acks_go_on_in_another_file_if_this_one_may_not_grow(tmp_path):
+    """EFBIG, from RLIMIT_FSIZE: it is the file that is full, and the reserve is of no use."""
+    faulty = Faulty(RealDisk())
+    broker = open_on(faulty, tmp_path / "data", 4 << 20)
+    queue = broker.queue("mail")
+    queue.publish(b"")
+    log = broker._store.log
+    held, longest = log.reserve.size(), faulty.disk.size(log._fd)
+
+    def hook(name, args):
+        if name == "allocate" and args[1] + args[2] > longest:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        return GO_ON
+
+    faulty.hook = hook
+    with pytest.raises(mq.DiskFull):
+        queue.publish(bytes(longest))
+    message = queue.receive(timeout=0)
+    for _ in range(longest // 40):
+        message.extend(60)
+    message.ack()
+    assert len(log.segments) > 1
+    assert log.reserve.size() == held
+    faulty.hook = None
+    broker.close()
+
+
+def test_a_thread_that_cleans_a_full_disk_rests_when_there_is_nothing_to_do(tmp_path, monkeypatch):
+    broker = open_on(RealDisk(), tmp_path / "data")
+    broker.queue("mail").publish(b"")
+    maintenance = broker._store.maintenance
+    monkeypatch.setattr(maintenance._worker, "runs", lambda: True)
+    monkeypatch.setattr(maintenance._worker, "ring", lambda: pytest.fail("it wakes itself"))
+    broker._store.log.full = True
+    maintenance.run()
+    monkeypatch.undo()
+    broker.close()
+
+
+def test_only_so_much_is_given_as_is_to_be_left(tmp_path):
+    reserve = Reserve(RealDisk(), str(tmp_path / "reserve"))
+    assert not reserve.give(1)
+    reserve.hold(1 << 20)
+    assert reserve.give(100_000, 900_000)
+    assert reserve.give(100_000, 900_000)
+    assert 900_000 <= reserve.size() < 920_000
+    assert not reserve.give(100_000, 900_000)
+    assert reserve.has(900_000)
+    assert reserve.give(1 << 20)
+    assert not os.path.exists(tmp_path / "reserve")
+    assert reserve.has(1 << 20)
+    assert reserve.size() == 0

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from ..full import Way, draw
+from mq.cli import cli
+
+from ..full import Way, draw, fill
 from . import small_disks
 from .machine import Image
 from .processes import Nursery
@@ -78,6 +82,40 @@ def test_cleaning_leaves_what_settling_needs(need):
     need("mount")
     way = Way((1000,), 64 << 20, batch=500, pause=51_750)
     assert small_disks.go(way, "tmpfs", 60 << 20) == ""
+
+
+@pytest.mark.parametrize("acked", [1, 2, 5], ids=["few acked", "half acked", "all acked"])
+def test_compact_on_a_full_disk(acked: int, need):
+    """It gives back what it can, or says in one line what is missing."""
+    need("mount", "mkfs.ext4")
+    way = Way((5000,), 64 << 20, batch=100)
+    for kind in small_disks.KINDS:
+        with small_disks.small_disk(kind, f"compact-{kind}", 4 << 20) as directory:
+            place = small_disks.Small(directory, "data")
+            broker = place.open(way)
+            count = len(fill(way, broker, random.Random(0)))
+            queue = broker.queue("mail")
+            for _ in range(max(1, count * (acked - 1) // 4)):
+                if message := queue.receive(timeout=0):
+                    message.ack()
+            place.kill(broker)
+            done = CliRunner().invoke(cli, ["compact", "--store", f"{directory}/data"])
+            assert "Traceback" not in done.output
+            if acked == 5:
+                assert done.exit_code == 0, done.output
+                assert (
+                    sum(each.stat().st_size for each in Path(directory, "data", "log").iterdir()) <= 1 << 21
+                )
+            elif done.exit_code:
+                assert "free as much, or receive and ack" in done.output
+                assert done.output.count("\n") == 1
+            broker = place.open(way)
+            left = broker.queue("mail").stats().ready
+            while message := broker.queue("mail").receive(timeout=0):
+                message.ack()
+                left -= 1
+            assert left == 0
+            broker.close()
 
 
 def test_files_that_may_not_grow(nursery: Nursery, tmp_path):
