@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from mq.background import Worker
 from mq.errors import MqError
-from mq.storage.disk import close_all
+from mq.storage.disk import Disk, close_all
 from mq.storage.shared import ASLEEP
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ class Listener:
         self._store, self._disk = store, store.disk
         self._directory = os.path.join(store.path, "wake")
         self._bell = -1  # this process's own
+        self._heard = [-1]  # the same, for the thread, which must not keep this object
+        self._old_bell = -1  # one that was deleted: the thread may still sleep on it, for a second
         self._bit = 0
         self._bells: dict[int, int] = {}  # descriptors of others', by slot
         self._worker = Worker(
@@ -47,11 +49,7 @@ class Listener:
         """
         if not self._worker.runs():
             self._claim()
-            if self._bell >= 0:
-                sleep = partial(self._disk.listen, self._bell, HEARTBEAT_SECONDS)
-            else:
-                sleep = partial(self._disk.pause, DEAF_SECONDS)
-            if not self._worker.start(sleep):
+            if not self._worker.start(partial(_sleep, self._disk, self._heard)):
                 return DEAF_SECONDS
         self._store.mark[ASLEEP] |= self._bit
         return math.inf
@@ -81,8 +79,30 @@ class Listener:
                 fd = self._disk.open_fifo(self._path(slot))
                 if self._disk.lock(fd):
                     self._bell, self._bit = fd, 1 << slot
+                    self._heard[0] = fd
                     return
                 self._disk.close(fd)
+
+    def look_after_pipes(self) -> None:
+        """Let go of pipes that were deleted, and take a new one; called with the store's lock, now and then.
+
+        What a process rings at another pipe than the one with the name now, no process hears.
+        """
+        with suppress(OSError):
+            for slot, fd in list(self._bells.items()):
+                if not self._is_there(slot, fd):
+                    del self._bells[slot]
+                    self._disk.close(fd)
+            slot = self._bit.bit_length() - 1
+            if self._bell >= 0 and not self._is_there(slot, self._bell):
+                fd, self._old_bell = self._old_bell, self._bell
+                self._bell = self._heard[0] = -1
+                close_all(self._disk, [fd])
+                self._claim()
+
+    def _is_there(self, slot: int, fd: int) -> bool:
+        """Whether the descriptor is of the pipe that has the name now."""
+        return self._disk.owns(fd) and self._disk.inode(fd) == self._disk.inode_at(self._path(slot))
 
     def _path(self, slot: int) -> str:
         return os.path.join(self._directory, str(slot))
@@ -115,6 +135,15 @@ class Listener:
         self.let_go()
 
     def let_go(self) -> None:
-        fds = [self._bell, *self._bells.values()]
-        self._bell, self._bit, self._bells = -1, 0, {}
+        fds = [self._bell, self._old_bell, *self._bells.values()]
+        self._bell = self._old_bell = self._heard[0] = -1
+        self._bit, self._bells = 0, {}
         close_all(self._disk, fds)
+
+
+def _sleep(disk: Disk, bell: list[int]) -> None:
+    """Until the bell rings, or a while: without one, a short while."""
+    if bell[0] >= 0:
+        disk.listen(bell[0], HEARTBEAT_SECONDS)
+    else:
+        disk.pause(DEAF_SECONDS)

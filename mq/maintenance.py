@@ -444,6 +444,8 @@ class Maintenance:
                 pass  # be as far as that checkpoint, which this process may not have followed to yet
             store.keep_only(lambda place: place[0] in packs_there)
         with store.turn() as (log, now_ms, _):
+            log.stand()
+            store.disk.make_directory(store.checkpoint_path)  # as a cache, it may be deleted at any time
             marker = log.append_head(now_ms, log.head)
             if not store.exclusive:  # the same, if the state was read anew since: then nothing is missing
                 store.state.keep_only(lambda place: place[0] in packs_there)

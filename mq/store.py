@@ -59,6 +59,7 @@ from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain, storage_error
 from mq.storage.locks import Locks
 from mq.storage.log import SYNC_SECONDS, Draft, Log
 from mq.storage.shared import DIRTY, END, FAILED, HOLDER
+from mq.storage.standing import REOPEN, Standing, Trouble
 from mq.weakly import Weakly
 
 if TYPE_CHECKING:
@@ -101,14 +102,14 @@ class Store:
     def __init__(
         self, path: str, *, sync: str | float, read_only: bool, segment_bytes: int,
         clock: Callable[[], float] | None, disk: Disk | None = None, background: bool = True,
-        salvage: bool = False, exclusive: bool = False,
+        salvage: bool = False, exclusive: bool = False, mode: int | None = None,
     ) -> None:  # fmt: skip
         """*background*: threads give space back, write checkpoints and hear others; else the caller does.
 
-        *salvage*: what is damaged is repaired, and what that cost is logged.
+        *salvage*: what is damaged is repaired, and what that cost is logged.  *mode*: of a new store's files.
         """
         self.path, self.read_only, self.exclusive = path, read_only, exclusive or path == MEMORY
-        self.disk = disk or (MemoryDisk() if path == MEMORY else RealDisk())
+        self.disk = disk or (MemoryDisk() if path == MEMORY else RealDisk(mode))
         self.clock = Clock(clock, self.disk)
         self.durable = self.linger = sync == "always"
         self.careless = sync == "never"
@@ -134,6 +135,7 @@ class Store:
         self.inherited = 0  # receipts before this one are from before a fork
         self._sync_fd = -1  # on the page: its lock says which process syncs
         self._downtime_ms = 0  # without any process, before this one opened the store; not in the log yet
+        self._directory = -1  # of a reader: it reads where it began
         self._gone = True  # the files are let go of
         self._finished = False  # close has nothing more to do than to let go of them
         self.leave = int
@@ -144,6 +146,8 @@ class Store:
         try:
             with explain(path):
                 if read_only:
+                    with suppress(OSError):  # if it is not there, that is said below
+                        self._directory = self.disk.anchor(path)
                     self._attach_reader()
                     self.enter, self.look = self._refuse_changes, self._look_again
                 else:
@@ -182,6 +186,7 @@ class Store:
                 self.leave = self._locks.unlock
             if not alone:
                 self._join()
+            self.log.stand()
             self.leave()
             if self._seconds is not None:
                 self._flusher = Flusher(self.path, self.log, self._seconds, self._miss_flusher)
@@ -208,11 +213,14 @@ class Store:
     def _begin(self) -> bool:
         """With the lock: know the store and its page; recover it, if nobody else is here, and whether."""
         disk, path = self.disk, self.path
-        if not disk.exists(os.path.join(path, "FORMAT")):
+        alone = self._locks.arrive(exclusive=self.exclusive)
+        if not disk.exists(format_path := os.path.join(path, "FORMAT")):
+            if not alone:
+                raise StoreFailed(format_path, f"deleted while other processes have the store open: {REOPEN}")
             identify(disk, path, create=True)
             where = path if path == MEMORY else os.path.abspath(path)
             self.notes.put_down(INFO, "created the store %s", where)
-        alone = self._locks.arrive(exclusive=self.exclusive)
+            alone = self._locks.arrive(exclusive=self.exclusive)
         if alone:
             # Whoever made the store may have died before its names were on the disk.
             disk.sync_directory(path)
@@ -222,22 +230,36 @@ class Store:
         if not alone:  # before anything is changed
             shared.require_version(path, self.mark)
             self.clock.check(path, self.mark)
-        self._hold()
         if self._sync_fd < 0:
             self._sync_fd = disk.open(self._mark_path)
+        self._standing = Standing(disk, path, self._held)
+        files = self._standing.fingerprint()
         if alone:
+            self._hold()
             self.mark[shared.RECOVERING] = 1
             shared.renew(self.mark)
             self._recover()
+            self.mark[shared.FILES] = files
             self.mark[shared.RECOVERING] = 0
             if not self.exclusive:
                 self._locks.admit_others()
         elif self.mark[FAILED]:
             raise StoreFailed(
                 path,
-                "a write or an fsync failed in a process that has it open: close it in all of them first",
+                "in a process that has it open a write or an fsync failed, or a file was found replaced:"
+                " close it in all of them first",
             )
+        elif self.mark[shared.FILES] != files:
+            raise StoreFailed(
+                path, f"a file of it was deleted or replaced while other processes have it open: {REOPEN}"
+            )
+        else:
+            self._hold()
         return alone
+
+    def _held(self) -> dict[str, int]:
+        """The descriptors on which the store depends."""
+        return {**self._locks.held(), "mark": self._sync_fd}
 
     def _hold(self) -> None:
         """Say who has the lock."""
@@ -347,6 +369,7 @@ class Store:
 
     def _take_log(self, log: Log, found: recovery.Survey, *, closed: bool) -> None:
         log.share(self._sync_fd, closed=closed)
+        log.standing, log.stood, log.lost = self._standing, self.listener.look_after_pipes, self._lose
         log.grown, log.skew = self.maintenance.nudge, self.clock.skew_ms
         log.turn = self._turn_of_sync
         log.refusable = frozenset({events.PUBLISH})
@@ -405,6 +428,7 @@ class Store:
             if not self.disk.lock(self._locks.fd):
                 self._locks.take(mark, self._keep_up)
         except OSError as error:
+            self.log.stand()  # perhaps the program closed the descriptor
             raise storage_error(self.path, error) from error
         mark[7] = self._pid
         if self.applied != mark[1] or mark[2] or mark[5]:  # END, DIRTY, FAILED
@@ -562,6 +586,7 @@ class Store:
                 try:
                     before = self.applied
                     self.come_in()
+                    self.log.stand_again(self.clock.store_ms())
                     now, board = self.clock.now(), self.state.board
                     if board.due(now) is not None:
                         board.next = now.store  # else a clock that jumped would be noticed at the next turn
@@ -581,6 +606,16 @@ class Store:
         """Each thread that waits looks for itself at what changed."""
         for sleeper in list(self.asleep):
             sleeper.ring()
+
+    def _lose(self, trouble: Trouble) -> None:
+        """The files are not, or not only, this store's: nothing is done to them any more."""
+        self.come_in = self.log.check
+        if not self.closed:
+            self.enter = self.look = self.log.check
+        if trouble.stolen:
+            if not self.disk.owns(self._locks.fd):
+                self.leave = int
+            shared.never_unmapped.append(self.mark)
 
     def _refuse(self) -> None:
         raise Closed(f"{self.path}: {self._closed_why}")
@@ -620,6 +655,11 @@ class Store:
         self._take_state(state, found.end)
 
     def _look_again(self) -> None:
+        if self.disk.inode_at(self.path) != self.disk.inode(self._directory):
+            where = self.disk.whereabouts(self._directory) or "elsewhere"
+            raise StoreFailed(
+                self.path, f"moved or replaced while it was open, and now {where}: open it again"
+            )
         words = shared.read_mark(self.disk, self._mark_path, self.identity.key)
         if words[END] != self._seen_end:
             before = self.log
@@ -794,6 +834,8 @@ class Store:
                 with self.mutex:
                     try:
                         self.look()  # it may have moved since, and who moved it be elsewhere
+                        if isinstance(error, CorruptStore):
+                            self.log.stand()  # else damage is no explanation
                         here = self.state.queues.get(queue.number)
                         now_at = here.position(id) if here else None
                     finally:
@@ -883,6 +925,8 @@ class Store:
             self._flusher.join()
         self.listener.close()
         self.maintenance.stop()
+        with self.mutex, suppress(StoreFailed), self.log.unheard():
+            self.log.stand()
         if self.log.failure or self.mark[FAILED]:
             return
         if self._is_alone():
@@ -927,6 +971,9 @@ class Store:
             self.disk.close(fd)
         if hasattr(self, "_locks"):
             self._locks.close()
+        if self._directory >= 0:
+            fd, self._directory = self._directory, -1
+            self.disk.close(fd)
 
     # ── forks ──────────────────────────────────────────────────────────────────────
 
@@ -1003,8 +1050,13 @@ class Store:
         ) from self._spoiled
 
     def _open_in_child(self) -> None:
+        before = self.identity
         with explain(self.path):
             self._open(salvage=False)
+        if self.identity != before:
+            self._leave_for_good()
+            self.identity = before
+            raise StoreFailed(self.path, "another store is here than before the fork: open it again")
         self.enter()
 
 

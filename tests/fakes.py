@@ -28,6 +28,7 @@ class CountingDisk(RealDisk):
     """The operating system's files, and how often each was synced, by the base of its name."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.syncs: Counter[str] = Counter()
         self._paths: dict[int, str] = {}
 

@@ -239,13 +239,14 @@ class Stubborn(RealDisk):
     """Some attempts to remove a segment, or to sync a directory, fail."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.unlinks = self.directories = 0
 
-    def unlink(self, path: str) -> None:  # type: ignore[override]
+    def unlink(self, path: str) -> None:
         if self.unlinks and path.endswith(".seg"):
             self.unlinks -= 1
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
-        os.unlink(path)
+        super().unlink(path)
 
     def sync_directory(self, path: str) -> None:
         if self.directories and path.endswith("log"):

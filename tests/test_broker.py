@@ -196,7 +196,8 @@ def test_a_closed_broker_ends_an_iteration(path):
     assert list(queue) == []
 
 
-DESCRIPTORS = 9  # LOCK, FORMAT, mark, its page, the segment written to; of others to read from, at most 4
+# The directory, LOCK, FORMAT, mark, its page, the segment written to; of others to read from, at most 4.
+DESCRIPTORS = 10
 BELL = 1  # more, once somebody has waited; and one for each process that waits elsewhere
 
 

@@ -264,6 +264,7 @@ class Forked(RealDisk):
     """Somebody else has every file open too: a child that has not come to closing them yet."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.copies: list[int] = []
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
@@ -310,7 +311,7 @@ def test_the_child_has_no_descriptor_of_the_parents(path, mail):
 
     assert in_child(work) == [
         ["mark"],  # the parent's page, mapped until the child opens the store for itself
-        ["FORMAT", "LOCK", "log/00000000000000000000.seg", "mark", "mark", "wake/0"],  # which it rang
+        [".", "FORMAT", "LOCK", "log/00000000000000000000.seg", "mark", "mark", "wake/0"],  # which it rang
         [],
     ]
     assert len(opened(path)) > 4
@@ -549,6 +550,7 @@ class ClosesBadly(RealDisk):
     """In a child of this process, the first descriptor that is closed was closed already."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.parent, self.closed = os.getpid(), 0
 
     def close(self, fd: int) -> None:  # type: ignore[override]

@@ -114,6 +114,7 @@ class Troubled(RealDisk):
     """No segment can be removed, no checkpoint written, or no file opened."""
 
     def __init__(self, trouble: str) -> None:
+        super().__init__()
         self.trouble, self.on = trouble, False
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
@@ -123,10 +124,10 @@ class Troubled(RealDisk):
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
         return super().open(path, write=write, create=create)
 
-    def unlink(self, path: str) -> None:  # type: ignore[override]
+    def unlink(self, path: str) -> None:
         if self.on and self.trouble == "unlink":
             raise OSError(errno.EIO, os.strerror(errno.EIO), path)
-        os.unlink(path)
+        super().unlink(path)
 
 
 @pytest.mark.parametrize(

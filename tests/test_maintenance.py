@@ -20,12 +20,13 @@ ENOUGH = 100  # segments that are given back, and no end of it
 
 class CountingUnlinks(RealDisk):
     def __init__(self) -> None:
+        super().__init__()
         self.unlinked = 0
 
-    def unlink(self, path: str) -> None:  # type: ignore[override]
+    def unlink(self, path: str) -> None:
         self.unlinked += 1
         assert self.unlinked < ENOUGH, "it moves the same declarations again and again"
-        RealDisk.unlink(path)
+        super().unlink(path)
 
 
 def opened(disk: RealDisk, path: Path) -> Broker:

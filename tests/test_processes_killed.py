@@ -34,6 +34,7 @@ class DeadlyDisk(QuickDisk):
     """Kills its process at call number *at*; a write is half done by then, with *half*."""
 
     def __init__(self, at: int, *, half: bool) -> None:
+        super().__init__()
         self._left, self._half = at, half
         for name in METHODS:
             setattr(self, name, functools.partial(self._called, name, getattr(self, name)))

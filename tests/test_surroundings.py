@@ -3,7 +3,6 @@ that a reader looks at."""
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -74,10 +73,11 @@ class Unlinking(RealDisk):
     """Says when a file is given back."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.unlinked = threading.Event()
 
-    def unlink(self, path: str) -> None:  # type: ignore[override]
-        os.unlink(path)
+    def unlink(self, path: str) -> None:
+        super().unlink(path)
         self.unlinked.set()
 
 
@@ -148,6 +148,7 @@ class Overtaken(RealDisk):
     """A reader's disk: when it first asks how large a segment is, *meanwhile* happens."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.meanwhile: Any = None
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:

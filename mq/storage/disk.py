@@ -16,6 +16,7 @@ import errno
 import mmap
 import os
 import select
+import stat
 import sys
 import threading
 import time
@@ -40,10 +41,44 @@ DEAF_SECONDS = 0.02  # between two looks at a pipe for which nothing can wait
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+LOWEST_FD = 3  # 0 to 2 are standard input, output and error, whatever this process did to them
+DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)
+NOT_LINKED = getattr(os, "O_NOFOLLOW", 0)
+
+Inode = tuple[int, int]  # device and number: which file it is, whatever its name
 
 
 class Disk(Protocol):
     """What storage asks of a disk.  Offsets and sizes are bytes."""
+
+    def anchor(self, path: str) -> int:
+        """A descriptor of the directory *path*.  Until it is closed, every name below *path* is looked up in
+        that directory, even if it is moved, or another one gets its name."""
+
+    def open_directory(self, path: str) -> int:
+        """A descriptor of a directory, to be locked."""
+
+    def inode(self, fd: int) -> Inode | None:
+        """Which file the descriptor is of; None if it is not open."""
+
+    def inode_at(self, path: str) -> Inode | None:
+        """Which file has that name now; None if there is none.  An anchor itself is looked up by its name."""
+
+    def owns(self, fd: int) -> bool:
+        """Whether the descriptor is still of the file that it was opened on.
+
+        A program may close descriptors that are not its own, and get the number for another file.
+        """
+
+    def whereabouts(self, fd: int) -> str:
+        """The file's path now; "" if the system does not say."""
+
+    def resemble(self, path: str) -> bool:
+        """New files get owner, group and mode of the file *path*, if it is there, and so far as permitted.
+
+        Of a directory only the owner counts, and only for the superuser.
+        """
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int: ...
     def close(self, fd: int, /) -> None: ...
@@ -114,28 +149,165 @@ class Disk(Protocol):
 
 
 class RealDisk:
-    """The operating system's files."""
+    """The operating system's files.  One object serves one store.
 
-    close = staticmethod(os.close)
+    It remembers which file each of its descriptors is of, and closes none that is another's by now.
+    """
+
     if HAVE_LOCKS:
         pread = staticmethod(os.pread)
         pwrite = staticmethod(os.pwrite)
-    names = staticmethod(os.listdir)
-    exists = staticmethod(os.path.exists)
-    rename = staticmethod(os.rename)
-    unlink = staticmethod(os.unlink)
     pause = staticmethod(time.sleep)
 
-    def __init__(self) -> None:
+    def __init__(self, mode: int | None = None) -> None:
+        """*mode*: of the files of a new store; without it, what the umask leaves of 0o666."""
         if not HAVE_LOCKS:
             raise Unsupported(
                 f"mq needs flock and pread, which {sys.platform} does not have: use Linux (on Windows, WSL"
                 ' and a directory of its own, not /mnt/c), or mq.open(":memory:")'
             )
+        self._inodes: dict[int, Inode] = {}  # by descriptor
+        self._anchor, self._root = -1, ""  # a directory, and how the names below it begin
+        self._owner: tuple[int, int] | None = None  # of new files
+        self._mode = mode
+
+    # ── names ──────────────────────────────────────────────────────────────────────
+
+    def anchor(self, path: str) -> int:
+        fd = self.open_directory(path)
+        self._anchor, self._root = fd, path.rstrip("/") + "/"
+        return fd
+
+    def open_directory(self, path: str) -> int:
+        name, at = self._place(path)
+        with _naming(path):
+            return self._keep(os.open(name, DIRECTORY, dir_fd=at))
+
+    def _place(self, path: str) -> tuple[str, int | None]:
+        """The name to use, and in which directory."""
+        if self._anchor >= 0:
+            if path.startswith(self._root):
+                return path[len(self._root) :], self._anchor
+            if path + "/" == self._root:
+                return ".", self._anchor
+        return path, None
+
+    def _keep(self, fd: int) -> int:
+        """*fd*, or another descriptor of the same file, whose number is no standard stream's."""
+        fd = _lifted(fd)
+        self._inodes[fd] = _inode(os.fstat(fd))
+        return fd
+
+    def inode(self, fd: int) -> Inode | None:
+        try:
+            return _inode(os.fstat(fd))
+        except OSError:
+            return None
+
+    def inode_at(self, path: str) -> Inode | None:
+        name, at = self._place(path)
+        try:
+            return _inode(os.stat(path) if name == "." else os.stat(name, dir_fd=at))
+        except OSError as error:
+            if error.errno not in NOT_THERE:
+                raise
+            return None
+
+    def owns(self, fd: int) -> bool:
+        inode = self._inodes.get(fd)
+        return inode is not None and inode == self.inode(fd)
+
+    def whereabouts(self, fd: int) -> str:
+        try:
+            return os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            return ""
+
+    # ── owner and mode ─────────────────────────────────────────────────────────────
+
+    def resemble(self, path: str) -> bool:
+        name, at = self._place(path)
+        try:
+            found = os.stat(name, dir_fd=at)
+        except OSError:
+            return False
+        if not stat.S_ISDIR(found.st_mode):
+            self._owner, self._mode = (found.st_uid, found.st_gid), stat.S_IMODE(found.st_mode) & 0o666
+        elif os.geteuid() == 0:
+            self._owner = found.st_uid, found.st_gid
+        return True
+
+    def _new_mode(self, *, directory: bool = False) -> int:
+        """What to create a file with; the umask takes from it."""
+        mode = 0o666 if self._mode is None else self._mode
+        return mode | (mode & 0o444) >> 2 if directory else mode
+
+    def _settle_owner(self, fd: int, *, directory: bool = False) -> None:
+        """Give a new file its owner, group and mode, as far as this process may."""
+        found = os.fstat(fd)
+        if self._owner and (found.st_uid, found.st_gid) != self._owner:
+            with suppress(OSError):
+                os.fchown(fd, -1, self._owner[1])
+            with suppress(OSError):
+                os.fchown(fd, *self._owner)
+            found = os.fstat(fd)
+        if self._mode is not None:
+            now = stat.S_IMODE(found.st_mode)
+            mode = self._new_mode(directory=directory)
+            if self._owner and found.st_gid != self._owner[1]:
+                mode &= now | 0o707  # another group than the one that FORMAT's mode is meant for
+            if mode != now & 0o777:
+                with suppress(OSError):
+                    os.fchmod(fd, mode | now & 0o7000)  # a directory keeps handing on its group
+
+    # ── files ──────────────────────────────────────────────────────────────────────
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
-        flags = os.O_RDWR if write else os.O_RDONLY
-        return os.open(path, flags | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o666)
+        flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC
+        name, at = self._place(path)
+        with _naming(path):
+            if not create:
+                return self._keep(os.open(name, flags, dir_fd=at))
+            try:
+                # Exclusively: what is there already, or where a link leads, keeps its owner.
+                fd = os.open(name, flags | os.O_CREAT | os.O_EXCL, self._new_mode(), dir_fd=at)
+            except FileExistsError:
+                return self._keep(os.open(name, flags | os.O_CREAT, self._new_mode(), dir_fd=at))
+            fd = self._keep(fd)
+            self._settle_owner(fd)
+            return fd
+
+    def close(self, fd: int, /) -> None:
+        inode = self._inodes.pop(fd, None)
+        if fd == self._anchor:
+            self._anchor = -1
+        if inode is None or inode == self.inode(fd):
+            os.close(fd)
+
+    def names(self, path: str) -> list[str]:
+        fd = self.open_directory(path)
+        try:
+            return os.listdir(fd)
+        finally:
+            self.close(fd)
+
+    def exists(self, path: str) -> bool:
+        name, at = self._place(path)
+        try:
+            os.stat(name, dir_fd=at)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def rename(self, old: str, new: str) -> None:
+        (name, at), (new_name, new_at) = self._place(old), self._place(new)
+        with _naming(new):
+            os.rename(name, new_name, src_dir_fd=at, dst_dir_fd=new_at)
+
+    def unlink(self, path: str) -> None:
+        name, at = self._place(path)
+        with _naming(path):
+            os.unlink(name, dir_fd=at)
 
     def pwrite_direct(self, fd: int, data: bytes, offset: int) -> int:
         if not hasattr(os, "O_DIRECT"):
@@ -179,11 +351,11 @@ class RealDisk:
             os.fdatasync(fd)
 
     def sync_directory(self, path: str) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = self.open_directory(path)
         try:
             os.fsync(fd)
         finally:
-            os.close(fd)
+            self.close(fd)
 
     def file_system(self, path: str) -> str:
         try:
@@ -193,14 +365,15 @@ class RealDisk:
             return ""
 
     def lockers(self, path: str) -> list[int]:
+        name, at = self._place(path)
         try:
-            file = os.stat(path)
+            file = os.stat(name, dir_fd=at)
             with open("/proc/locks", encoding="ascii") as locks:
                 rows = [line.split() for line in locks]
         except OSError:
             return []
-        name = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
-        return sorted({int(row[4]) for row in rows if row[1] == "FLOCK" and row[5] == name})
+        inode = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
+        return sorted({int(row[4]) for row in rows if row[1] == "FLOCK" and row[5] == inode})
 
     def clocks(self) -> tuple[int, int]:
         boot = space = 0
@@ -211,7 +384,21 @@ class RealDisk:
         return boot, space
 
     def make_directory(self, path: str) -> None:
-        os.makedirs(path, exist_ok=True)
+        name, at = self._place(path)
+        with _naming(path):
+            if at is None and (above := os.path.dirname(path)):
+                os.makedirs(above, exist_ok=True)
+            try:
+                os.mkdir(name, self._new_mode(directory=True), dir_fd=at)
+            except FileExistsError:
+                if not stat.S_ISDIR(os.stat(name, dir_fd=at).st_mode):
+                    raise
+                return
+            fd = self._keep(os.open(name, DIRECTORY | NOT_LINKED, dir_fd=at))
+            try:
+                self._settle_owner(fd, directory=True)
+            finally:
+                self.close(fd)
 
     def lock(self, fd: int, *, shared: bool = False) -> bool:
         try:
@@ -224,11 +411,27 @@ class RealDisk:
         return partial(fcntl.flock, fd, fcntl.LOCK_UN)
 
     def make_fifo(self, path: str) -> None:
-        with suppress(FileExistsError):
-            os.mkfifo(path)
+        name, at = self._place(path)
+        if at is not None and os.mkfifo not in os.supports_dir_fd:  # an old macOS
+            name, at = path, None
+        with _naming(path):
+            try:
+                os.mkfifo(name, self._new_mode(), dir_fd=at)
+            except FileExistsError:
+                return
+            fd = self._open_fifo(path, NOT_LINKED)
+            try:
+                self._settle_owner(fd)
+            finally:
+                self.close(fd)
 
     def open_fifo(self, path: str) -> int:
-        return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        return self._open_fifo(path)
+
+    def _open_fifo(self, path: str, flags: int = 0) -> int:
+        name, at = self._place(path)
+        with _naming(path):
+            return self._keep(os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=at))
 
     def ring(self, fd: int) -> None:
         with suppress(BlockingIOError):  # full of bells that nobody has heard yet
@@ -240,7 +443,54 @@ class RealDisk:
                 os.read(fd, 4096)
 
     def map(self, fd: int) -> memoryview:
-        return memoryview(mmap.mmap(fd, PAGE_BYTES)).cast("Q")
+        if sys.version_info >= (3, 13):
+            page = mmap.mmap(fd, PAGE_BYTES, trackfd=False)
+        else:
+            with _standard_streams_taken():  # it keeps a descriptor of its own
+                page = mmap.mmap(fd, PAGE_BYTES)
+        return memoryview(page).cast("Q")
+
+
+def _inode(found: os.stat_result) -> Inode:
+    return found.st_dev, found.st_ino
+
+
+def _lifted(fd: int) -> int:
+    """The same file under a number that is no standard stream's.
+
+    In a process whose standard error is closed, the next file that it opens gets number 2, and
+    what is printed there would go into the log.
+    """
+    if fd >= LOWEST_FD:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_FD)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _standard_streams_taken() -> Iterator[None]:
+    """A new descriptor has a number that is no standard stream's."""
+    taken: list[int] = []
+    try:
+        while not taken or taken[-1] < LOWEST_FD:
+            taken.append(os.open("/", os.O_RDONLY | os.O_CLOEXEC))  # which nothing can be written to
+        os.close(taken.pop())
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """An OSError names the whole path, not only what is below the anchor."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 def _is_readable(fd: int, seconds: float) -> bool:
@@ -262,6 +512,7 @@ class MemoryDisk:
     def __init__(self) -> None:
         self._files: dict[str, bytearray] = {}
         self._open: dict[int, bytearray] = {}
+        self._directory = bytearray()  # stands for all of them
         self._next = 1
         self._mutex = threading.Lock()
 
@@ -274,6 +525,29 @@ class MemoryDisk:
             fd, self._next = self._next, self._next + 1
             self._open[fd] = self._files[path]
             return fd
+
+    def open_directory(self, path: str) -> int:
+        with self._mutex:
+            fd, self._next = self._next, self._next + 1
+            self._open[fd] = self._directory
+            return fd
+
+    anchor = open_directory
+
+    def inode(self, fd: int) -> Inode | None:
+        return (0, id(self._open[fd])) if fd in self._open else None
+
+    def inode_at(self, path: str) -> Inode | None:
+        return 0, id(self._files.get(path, self._directory))
+
+    def owns(self, fd: int) -> bool:
+        return fd in self._open
+
+    def whereabouts(self, fd: int) -> str:
+        return ""
+
+    def resemble(self, path: str) -> bool:
+        return True
 
     def close(self, fd: int, /) -> None:
         self._file(fd)

@@ -3,6 +3,8 @@
     LOCK      whoever has it changes the log; for one operation, or for good
     FORMAT    presence: shared by all who have the store open.  Whoever gets it alone is the
               first, and recovers; or the last, and says that the log is closed
+    the store's directory
+              presence, too: FORMAT can be replaced while a process has the store open
     mark      whoever has it syncs the log
     CLEANER   whoever has it cleans and writes checkpoints; threads only ever try, `compact` waits
 
@@ -38,12 +40,30 @@ LOOK_NAP_SECONDS: Final = 200e-6
 
 
 class Locks:
+    unlock: Callable[[], object]
+
     def __init__(self, disk: Disk, path: str) -> None:
         self._disk, self._path, self._mark_path = disk, path, os.path.join(path, "mark")
         self._presence = self._cleaner = -1
         self.crowded = False  # others were present when we last asked
-        self.fd = disk.open(os.path.join(path, "LOCK"), write=True, create=True)
+        self.directory = disk.anchor(path)
+        try:
+            self._resemble()
+            self.fd = disk.open(os.path.join(path, "LOCK"), write=True, create=True)
+        except BaseException:
+            disk.close(self.directory)
+            raise
         self.unlock = disk.unlocker(self.fd)
+
+    def _resemble(self) -> None:
+        """New files are made for the same users as those that are there."""
+        files = (os.path.join(self._path, name) for name in ("FORMAT", "LOCK", "mark"))
+        if not any(map(self._disk.resemble, files)):
+            self._disk.resemble(self._path)
+
+    def held(self) -> dict[str, int]:
+        """The descriptors, by name; -1: not open."""
+        return {"": self.directory, "FORMAT": self._presence, "LOCK": self.fd, "CLEANER": self._cleaner}
 
     def take(self, mark: memoryview | None, meanwhile: Callable[[], object] = int) -> None:
         """Wait for LOCK; StoreLocked, naming who has it, if that takes too long.
@@ -78,27 +98,42 @@ class Locks:
     # ── presence ───────────────────────────────────────────────────────────────────
 
     def arrive(self, *, exclusive: bool) -> bool:
-        """Be present, with LOCK held; whether nobody else is.  With *exclusive*, nobody else may be."""
+        """Be present, with LOCK held; whether nobody else is.  With *exclusive*, nobody else may be.
+
+        FORMAT may be missing: then the directory alone says it.
+        """
         old = self._presence
         if old >= 0:  # repair puts another file in its place
-            self._disk.unlocker(old)()  # first: interrupted after the next line, we would never let go of it
+            _release(self._disk, old)  # first: interrupted after the next line, we would never let go of it
             self._presence = -1  # its number may be somebody else's once it is closed
             self._disk.close(old)
-        self._presence = self._disk.open(os.path.join(self._path, "FORMAT"))
-        self.crowded = not self._disk.lock(self._presence)
+        if self._disk.exists(os.path.join(self._path, "FORMAT")):
+            self._presence = self._disk.open(os.path.join(self._path, "FORMAT"))
+            self._resemble()
+        self.crowded = not self._be_present(shared=False)
         if not self.crowded:
             return True
-        if exclusive or not self._disk.lock(self._presence, shared=True):
+        if exclusive or not self._be_present(shared=True):
             raise StoreLocked(self._path, shared.holder(self._disk, self._mark_path)[0])
         return False
 
+    def _be_present(self, *, shared: bool) -> bool:
+        """Both locks or, if one of them is not to be had, none that others would take for ours."""
+        fds = [fd for fd in (self.directory, self._presence) if fd >= 0]
+        taken = [self._disk.lock(fd, shared=shared) for fd in fds]
+        if not all(taken):
+            for fd in fds:
+                self._disk.unlocker(fd)()
+        return all(taken)
+
     def admit_others(self) -> None:
         """Others may be present too, once LOCK is free."""
-        self._disk.lock(self._presence, shared=True)
+        self._be_present(shared=True)
 
     def depart(self) -> None:
         """Be present no more; with LOCK held, so that the last to leave knows that it is."""
-        self._disk.unlocker(self._presence)()
+        _release(self._disk, self._presence)
+        _release(self._disk, self.directory)
 
     # ── one at a time ──────────────────────────────────────────────────────────────
 
@@ -112,7 +147,8 @@ class Locks:
                 self._disk.pause(LOOK_NAP_SECONDS)
             yield ours
         finally:
-            unlock()  # first, as in `arrive`
+            if self._disk.owns(fd):
+                unlock()  # first, as in `arrive`
             self._cleaner = -1
             self._disk.close(fd)
 
@@ -120,16 +156,15 @@ class Locks:
 
     def close(self) -> None:
         """Let go of everything, LOCK last."""
-        if self._presence >= 0:
-            self._disk.unlocker(self._presence)()
-        self.unlock()
+        for fd in (self._presence, self.directory, self.fd):
+            _release(self._disk, fd)
         self.after_fork()
 
     def after_fork(self) -> None:
         """In a child: close, and unlock nothing, for the locks are the parent's."""
         self.unlock = int
-        fds = self._presence, self._cleaner, self.fd
-        self._presence = self._cleaner = self.fd = -1
+        fds = self._presence, self._cleaner, self.fd, self.directory
+        self._presence = self._cleaner = self.fd = self.directory = -1
         close_all(self._disk, fds)
 
 
@@ -138,9 +173,9 @@ def is_present(disk: Disk, path: str) -> bool:
 
     Under LOCK, which whoever opens the store holds too: it must not take this look for presence.
     """
-    lock, presence = os.path.join(path, "LOCK"), os.path.join(path, "FORMAT")
-    if not disk.exists(lock) or not disk.exists(presence):
-        return False
+    lock = os.path.join(path, "LOCK")
+    if not disk.exists(lock):  # never opened; or deleted while it is open
+        return disk.exists(path) and _is_locked(disk, disk.open_directory(path))
     fd = disk.open(lock)
     try:
         give_up = time.monotonic() + shared.LOOK_SECONDS
@@ -148,18 +183,31 @@ def is_present(disk: Disk, path: str) -> bool:
             if time.monotonic() > give_up:
                 return True  # whoever holds it so long is at work
             disk.pause(LOOK_NAP_SECONDS)
-        other = disk.open(presence)
-        try:
-            return not disk.lock(other)
-        finally:
-            _let_go(disk, other)
+        presence = os.path.join(path, "FORMAT")
+        if disk.exists(presence) and _is_locked(disk, disk.open(presence)):
+            return True
+        return _is_locked(disk, disk.open_directory(path))
+    finally:
+        _let_go(disk, fd)
+
+
+def _is_locked(disk: Disk, fd: int) -> bool:
+    """Whether others have a lock of the file, which is closed."""
+    try:
+        return not disk.lock(fd)
     finally:
         _let_go(disk, fd)
 
 
 def present(disk: Disk, path: str) -> list[int]:
     """The processes that have the store open; none if the system does not say."""
-    return disk.lockers(os.path.join(path, "FORMAT"))
+    return sorted({*disk.lockers(os.path.join(path, "FORMAT")), *disk.lockers(path)})
+
+
+def _release(disk: Disk, fd: int) -> None:
+    """Let go of a lock, unless the descriptor is another file's by now."""
+    if fd >= 0 and disk.owns(fd):
+        disk.unlocker(fd)()
 
 
 def _let_go(disk: Disk, fd: int) -> None:
@@ -203,8 +251,7 @@ def alone(disk: Disk, path: str) -> Iterator[None]:
     locks = Locks(disk, path)
     try:
         locks.take(None)
-        if disk.exists(os.path.join(path, "FORMAT")):
-            locks.arrive(exclusive=True)
+        locks.arrive(exclusive=True)
         yield
     finally:
         locks.close()

@@ -21,7 +21,7 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from typing import Final
+from typing import Final, NoReturn
 
 from crc32c import crc32c
 
@@ -38,6 +38,7 @@ from .reserve import Reserve
 from .rewrite import rewrite
 from .segment import BadHeader, Event, Scan, Segment, is_zero
 from .shared import SYNCED
+from .standing import CHECK_MS, Standing, Trouble
 
 ALLOCATE_BYTES: Final = 1 << 20  # room is reserved in steps of this; a full disk is noticed here
 STARVED_BYTES: Final = 16 << 10  # the same, on a full disk
@@ -107,6 +108,10 @@ class Log:
         # Takes the turn, if this thread does not have it: no thread and no process appends meanwhile.
         self.turn: Callable[[], AbstractContextManager[object]] = nullcontext
         self._in_turn = 0  # the thread that has it, to write again what no sync has confirmed
+        self.standing: Standing | None = None  # what tells whether the files are still the store's
+        self.stood: Callable[[], None] = _nothing  # called each second, when they are
+        self.lost: Callable[[Trouble], None] = _nothing_of  # called once, when they are not
+        self._stood_ms = 0  # when they last were
         self.end = end
         if segments and segment_bytes:
             self._enter(segments[-1], *self._open_to_write(segments[-1]))
@@ -209,6 +214,8 @@ class Log:
         """Note that the disk's state is unknown from here on; the error to raise."""
         self._mark[shared.FAILED] = self._mark[shared.DIRTY] = 1
         path = path or self.reader.path(self.segments[-1])
+        if self.standing and (trouble := self.standing.stolen(path, self._fd)):
+            self._lose(trouble)
         self.failure = StoreFailed(
             path,
             f"{error.strerror or error}; what was being written is there whole or not at all:"
@@ -225,8 +232,8 @@ class Log:
         if self._mark[shared.FAILED]:
             raise StoreFailed(
                 self.directory,
-                "a write or an fsync failed in another process, the outcome is unknown: close the store in"
-                " all of them, then re-open it",
+                "in another process a write or an fsync failed, or a file was found replaced; the outcome is"
+                " unknown: close the store in all of them, then re-open it",
             )
 
     def _tell(self) -> None:
@@ -243,6 +250,42 @@ class Log:
         finally:
             self._unheard.discard(thread)
 
+    # ── standing ───────────────────────────────────────────────────────────────────
+
+    def stand(self) -> None:
+        """StoreFailed, for good, unless the files are still the store's; called with the store's mutex."""
+        if self.standing and self._writing:
+            fd, last = self._writing
+            size = last.offset(self.end) if self.end > last.base else 0
+            if trouble := self.standing.trouble(self.reader.path(last), fd, size):
+                self._lose(trouble)
+
+    def stand_again(self, now_ms: int) -> None:
+        """The same, if a second has passed since."""
+        if now_ms > self._stood_ms + CHECK_MS:
+            self.stand()
+            self._stood_ms = now_ms
+            self.stood()
+
+    def _stand_by(self, writing: tuple[int, Segment] | None) -> None:
+        """After a sync, with `_sync` held: StoreFailed if what was *writing* is another file's by now."""
+        if self.standing and writing:
+            fd, last = writing
+            if trouble := self.standing.stolen(self.reader.path(last), fd):
+                self._lose(trouble)
+
+    def _lose(self, trouble: Trouble) -> NoReturn:
+        """Nothing more is written: this is not, or not only, the store that was opened."""
+        if self.failure is None:
+            if trouble.everybody:
+                self._mark[shared.FAILED] = 1
+            self.failure = StoreFailed(trouble.path, trouble.reason)
+            if self._sync_fd >= 0 and not self._disk.owns(self._sync_fd):
+                self._sync_fd, self._unlock_sync = -1, int
+            self.lost(trouble)
+        self._tell()
+        raise StoreFailed(self.failure.path, self.failure.reason)
+
     # ── room ───────────────────────────────────────────────────────────────────────
 
     def _make_room(self, now_ms: int, size: int, kinds: Collection[int], count: int) -> int:
@@ -250,8 +293,9 @@ class Log:
 
         A full disk is refused here, before anything is torn.  What takes messages out may
         use the room kept back for that; then everything comes through here, until there is
-        room to keep back again.
+        room to keep back again.  And once a second, to look whether the files are still the store's.
         """
+        self.stand_again(now_ms)
         if not self._said_open:
             self._say_open(now_ms)
         refusable = not self.refusable.isdisjoint(kinds)
@@ -394,6 +438,7 @@ class Log:
 
     def begin_segment(self, now_ms: int, base: int, size: int, *, void_from: int) -> None:
         """Create the segment at *base* with room for *size* bytes, fence [void_from, base), go on in it."""
+        self.stand()
         number = self.segments[-1].number + 1 if self.segments else 0
         if self.segments:
             now_ms = max(now_ms, self.segments[-1].created_ms)
@@ -500,6 +545,7 @@ class Log:
 
         It may be forgotten already: another process has repeated where the log begins.
         """
+        self.stand()
         if self.segments[0].base == oldest.base:
             self._forget_oldest()
         if self._fd >= 0:
@@ -568,6 +614,10 @@ class Log:
         if doubt:
             with self._turn():
                 self._commit.wait(upto)
+        # Perhaps another process synced it, which cannot know where this one wrote it.
+        if self.standing and not self._disk.owns(self._fd):
+            with self._sync:  # or a rotation closed it just now
+                self._stand_by(self._writing)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -587,6 +637,8 @@ class Log:
         """One thread of this process at a time, and one process of all."""
         wanted = self.end
         with self._sync:
+            if self.failure:
+                self.check()
             try:
                 self._wait_to_sync()
                 if self.synced < wanted:  # not by somebody else meanwhile
@@ -641,6 +693,7 @@ class Log:
             mark[shared.SYNCING] = max(doubtful, target)
             self._sync_others(last, target)
             self._disk.sync(fd)
+            self._stand_by((fd, last))
         except OSError as error:
             if error.errno in NO_DESCRIPTORS:  # no sync has failed: there was no file to sync
                 mark[shared.SYNCING] = doubtful
@@ -683,6 +736,8 @@ class Log:
         first = max(0, bisect_right(bases, self.synced) - 1)
         for each in segments[first : bisect_right(bases, target - 1)]:
             if each.base != last.base:
+                if self.standing and (trouble := self.standing.moved()):
+                    self._lose(trouble)
                 own = self._disk.open(self.reader.path(each), write=True)
                 try:
                     self._disk.sync(own)
@@ -744,6 +799,7 @@ class Log:
     def _followed(self, scan: Scan, upto: int) -> None:
         last = self.segments[-1]
         if scan.end != upto:
+            self.stand()  # else damage is no explanation
             raise CorruptStore(
                 self.reader.path(last),
                 f"what another process wrote here does not pass its checksum: {ADVICE}",
@@ -795,6 +851,7 @@ class Log:
 
         Moves the page's end; the caller follows, and comes again until nothing is dirty.
         """
+        self.stand()  # or they are inside just now, under another LOCK
         last = self.segments[-1]
         path = self.reader.path(last)
         scan = Scan(self._disk, self._fd, last, self.end, last.limit, path)
@@ -858,3 +915,7 @@ def _nothing() -> None:
 
 def _keep_nothing(kinds: Collection[int], count: int) -> tuple[int, int]:
     return 0, 0
+
+
+def _nothing_of(trouble: Trouble) -> None:
+    pass

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from .disk import Disk
+from .disk import Disk, Inode
 
 
 @dataclass
@@ -42,6 +42,29 @@ class Overlay:
         fd, self._next = self._next, self._next + 1
         self._open[fd] = path, file
         return fd
+
+    def open_directory(self, path: str) -> int:
+        fd, self._next = self._next, self._next + 1
+        self._open[fd] = path, _File(0, None)
+        return fd
+
+    anchor = open_directory
+
+    def inode(self, fd: int) -> Inode | None:
+        return (0, id(self._open[fd][1])) if fd in self._open else None
+
+    def inode_at(self, path: str) -> Inode | None:
+        file = self._files.get(path)
+        return (0, id(file)) if file else self._disk.inode_at(path)
+
+    def owns(self, fd: int) -> bool:
+        return fd in self._open
+
+    def whereabouts(self, fd: int) -> str:
+        return self._open[fd][0]
+
+    def resemble(self, path: str) -> bool:
+        return True
 
     def close(self, fd: int, /) -> None:
         path, file = self._open.pop(fd)

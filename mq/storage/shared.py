@@ -6,7 +6,9 @@
     │ key │ end │ dirty │ synced │ syncing │ failed │ head │ holder │ synced, again │
     ├─────┴───┬─┴──────┬┴────────┴┬────────┴┬───────┴────┬─┴────────┴───────────────┘
     │ waiting │ asleep │ offset   │ syncer  │ recovering │ version │ boot │ time space │ seen │
-    └─────────┴────────┴──────────┴─────────┴────────────┴─────────┴──────┴────────────┴──────┘  … zeros
+    ├───────┬─┴────────┴──────────┴─────────┴────────────┴─────────┴──────┴────────────┴──────┘
+    │ files │  … zeros
+    └───────┘
 
 Outside the store's lock every word is a hint, except `synced`, which only grows.  After a
 power cut only `synced` means anything: everything below it was once on the disk.  It is a
@@ -43,7 +45,8 @@ VERSION: Final = 14  # of the page, PAGE_VERSION; 0: the page of mq 0.1.0
 BOOT: Final = 15  # of whose monotonic clock OFFSET speaks: of the boot with this id; 0: not known
 TIMESPACE: Final = 16  # and of the time namespace with this inode; 0: not known
 SEEN: Final = 17  # store time when a process last closed the store
-WORDS: Final = 18  # in use
+FILES: Final = 18  # the fingerprint of the files that the first process opened (storage/standing.py)
+WORDS: Final = 19  # in use
 PAGE_VERSION: Final = 2  # processes that share a store share one; see FORMAT.md, Versions
 
 # KEY, SYNCED and SYNCED_TWIN are the same words in every version.
@@ -57,6 +60,8 @@ LOOK_SECONDS: Final = 0.25  # a lock that is not to be had for so long is held b
 
 def open_mark(disk: Disk, path: str, key: bytes, *, create: bool) -> memoryview:
     """Map the page; with *create* it is made anew, all zeros, if it is missing or not this store's."""
+    if not create and not disk.exists(path):
+        raise StorageError(path, "deleted while others have the store open: close it there first")
     fd = disk.open(path, write=True, create=create)
     try:
         page = disk.pread(fd, PAGE_BYTES, 0)
@@ -143,6 +148,10 @@ def read_mark(disk: Disk, path: str, key: bytes) -> list[int]:
         if len(page) == PAGE_BYTES and page.startswith(key):
             return memoryview(page).cast("Q").tolist()
     return [0] * (PAGE_BYTES // 8)
+
+
+never_unmapped: list[memoryview] = []
+"""Pages that stay mapped: a mapping keeps a descriptor, and here it may be another file's by now."""
 
 
 def claimed(words: memoryview | list[int]) -> int:

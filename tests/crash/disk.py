@@ -81,9 +81,10 @@ class Change(NamedTuple):
 
 
 class File:
-    __slots__ = ("base", "cache", "direct", "forgot", "past", "pending", "words")
+    __slots__ = ("base", "cache", "direct", "forgot", "inode", "past", "pending", "words")
 
-    def __init__(self, content: bytes = b"") -> None:
+    def __init__(self, content: bytes = b"", inode: int = 0) -> None:
+        self.inode = inode
         self.cache = self.base = content
         self.pending: list[Write | Growth] = []
         self.words: list[int] | None = None  # of the mapped page, which is then not in `cache`
@@ -206,6 +207,7 @@ class File:
         """As it is once the kernel has done what it has begun."""
         new = File.__new__(File)
         new.direct = None
+        new.inode = self.inode
         new.cache, new.base, new.pending = self.cache, self.base, self.pending.copy()
         new.words = self.words and self.words.copy()
         new.forgot = self.forgot
@@ -238,13 +240,14 @@ class File:
             for index, values in self.past.items():
                 words[index] = fate.word([*values, self.words[index]])
             content = words.tobytes()
-        return File(content)
+        return File(content, self.inode)
 
 
 class Directory:
-    __slots__ = ("base", "names", "pending")
+    __slots__ = ("base", "inode", "names", "pending")
 
-    def __init__(self) -> None:
+    def __init__(self, inode: int = 0) -> None:
+        self.inode = inode
         self.names: dict[str, File | Directory] = {}
         self.base: dict[str, File | Directory] = {}
         self.pending: list[Change] = []
@@ -278,7 +281,7 @@ class Directory:
                 seen[id(node)] = file(node) if isinstance(node, File) else node.clone(file)
             return seen[id(node)]
 
-        new = Directory()
+        new = Directory(self.inode)
         new.names = {name: copy(node) for name, node in self.names.items()}
         new.base = {name: copy(node) for name, node in self.base.items()}
         new.pending = [each._replace(node=each.node and copy(each.node)) for each in self.pending]
@@ -290,7 +293,7 @@ class Directory:
             kept = fate.change(change)
             if kept:
                 _apply(names, kept)
-        new = Directory()
+        new = Directory(self.inode)
         seen: dict[int, File | Directory] = {}
         for name, node in names.items():
             if id(node) not in seen:
@@ -382,9 +385,10 @@ class SimulatedDisk:
         self.capacity, self.keeps_part = capacity, keeps_part
         self._dead = False
         self._order = 0
-        self._files: dict[int, tuple[str, File]] = {}
+        self._files: dict[int, tuple[str, File | Directory]] = {}
+        self.anchored: tuple[str, Directory] | None = None  # below this path, names are looked up in there
         self._next_fd = 3
-        self._locks: dict[int, tuple[File, bool]] = {}
+        self._locks: dict[int, tuple[File | Directory, bool]] = {}
 
     # ── deaths ─────────────────────────────────────────────────────────────────────
 
@@ -499,7 +503,7 @@ class SimulatedDisk:
         makes = create and node is None
         self.step("create" if makes else "open", path, changes=makes)
         if makes:
-            node = File()
+            node = File(inode=self._order)
             directory.change(Change(self._order, None, name, node))
         if not isinstance(node, File):
             raise _error(errno.EISDIR if node else errno.ENOENT, path)
@@ -507,9 +511,51 @@ class SimulatedDisk:
         self._files[fd] = path, node
         return fd
 
+    def anchor(self, path: str) -> int:
+        fd = self.open_directory(path)
+        self.anchored = path, self._directory_of(fd)
+        return fd
+
+    def open_directory(self, path: str) -> int:
+        self.step("open", path, changes=False)
+        fd, self._next_fd = self._next_fd, self._next_fd + 1
+        self._files[fd] = path, self._directory(path)
+        return fd
+
+    def _directory_of(self, fd: int) -> Directory:
+        node = self._files[fd][1]
+        assert isinstance(node, Directory)
+        return node
+
+    def inode(self, fd: int) -> tuple[int, int] | None:
+        return (0, self._files[fd][1].inode) if fd in self._files else None
+
+    def inode_at(self, path: str) -> tuple[int, int] | None:
+        before = self.anchored
+        if before and path == before[0]:
+            self.anchored = None  # by its name, wherever that leads
+        try:
+            directory, name = self._parent(path)
+            return (0, directory.names[name].inode) if name in directory.names else None
+        except FileNotFoundError:
+            return None
+        finally:
+            self.anchored = before
+
+    def owns(self, fd: int) -> bool:
+        return fd in self._files
+
+    def whereabouts(self, fd: int) -> str:
+        return ""
+
+    def resemble(self, path: str) -> bool:
+        return True
+
     def close(self, fd: int, /) -> None:
         if self._dead:
             raise PowerCut
+        if self.anchored and self._files[fd][1] is self.anchored[1]:
+            self.anchored = None
         del self._files[fd]
         self._locks.pop(fd, None)
 
@@ -622,11 +668,13 @@ class SimulatedDisk:
         return name in directory.names
 
     def make_directory(self, path: str) -> None:
-        directory = self.root
-        for name in _parts(path):
+        directory, below = self.root, path
+        if self.anchored and path.startswith(f"{self.anchored[0]}/"):
+            directory, below = self.anchored[1], path[len(self.anchored[0]) :]
+        for name in _parts(below):
             if name not in directory.names:
                 self.step("make_directory", path)
-                directory.change(Change(self._order, None, name, Directory()))
+                directory.change(Change(self._order, None, name, Directory(self._order)))
             directory = self._enter(directory, name, path)
 
     def rename(self, old: str, new: str) -> None:
@@ -694,8 +742,10 @@ class SimulatedDisk:
     # ── paths ──────────────────────────────────────────────────────────────────────
 
     def _directory(self, path: str) -> Directory:
-        directory = self.root
-        for name in _parts(path):
+        directory, below = self.root, path
+        if self.anchored and f"{path}/".startswith(f"{self.anchored[0]}/"):
+            directory, below = self.anchored[1], path[len(self.anchored[0]) :]
+        for name in _parts(below):
             directory = self._enter(directory, name, path)
         return directory
 

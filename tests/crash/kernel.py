@@ -41,7 +41,7 @@ logger = logging.getLogger("mq")
 
 BATON_SECONDS = 120.0  # a process that makes no call for so long has stopped
 IDLE_SECONDS = 0.05  # pass when somebody waits and nothing happens
-READING = frozenset({"load", "exists", "open", "close", "pread", "size", "names", "map", "pause"})
+READING = frozenset({"load", "exists", "open", "close", "pread", "size", "names", "map", "pause", "inode"})
 
 
 class Killed(BaseException):
@@ -230,6 +230,7 @@ class Face:
 
     def __init__(self, process: Process) -> None:
         self._process, self._disk = process, process.kernel.disk
+        self._anchor, self._anchored = -1, None  # a descriptor; and what the disk makes of it
 
     def path_of(self, fd: int) -> str:
         return self._disk.path_of(fd)
@@ -245,12 +246,58 @@ class Face:
             self._process.descriptors.add(fd)
             return fd
 
-        return self._process.make("open", path, do)
+        return self._make("open", path, do)
+
+    def anchor(self, path: str) -> int:
+        def do() -> int:
+            fd = self._disk.anchor(path)
+            self._process.descriptors.add(fd)
+            self._anchor, self._anchored = fd, self._disk.anchored
+            return fd
+
+        return self._make("open", path, do)
+
+    def open_directory(self, path: str) -> int:
+        def do() -> int:
+            fd = self._disk.open_directory(path)
+            self._process.descriptors.add(fd)
+            return fd
+
+        return self._make("open", path, do)
+
+    def inode(self, fd: int) -> tuple[int, int] | None:
+        return self._disk.inode(fd)
+
+    def inode_at(self, path: str) -> tuple[int, int] | None:
+        return self._make("inode", path, lambda: self._disk.inode_at(path))
+
+    def owns(self, fd: int) -> bool:
+        return fd in self._process.descriptors
+
+    def whereabouts(self, fd: int) -> str:
+        return ""
+
+    def resemble(self, path: str) -> bool:
+        return True
+
+    def _make(self, kind: str, path: str, do: Callable[[], Any]) -> Any:
+        """A call that is given a name: each process looks it up from its own anchor."""
+
+        def anchored() -> Any:
+            self._disk.anchored = self._anchored
+            try:
+                return do()
+            finally:
+                self._disk.anchored = None
+
+        return self._process.make(kind, path, anchored)
 
     def close(self, fd: int, /) -> None:
         def do() -> None:
             self._process.descriptors.remove(fd)
             self._disk.close(fd)
+            if fd == self._anchor:
+                self._anchored = None
 
         self._process.make("close", self._path(fd), do)
 
@@ -294,22 +341,22 @@ class Face:
         self._process.make("sync", self._path(fd), lambda: self._disk.sync(fd))
 
     def sync_directory(self, path: str) -> None:
-        self._process.make("sync_directory", path, lambda: self._disk.sync_directory(path))
+        self._make("sync_directory", path, lambda: self._disk.sync_directory(path))
 
     def names(self, path: str) -> list[str]:
-        return self._process.make("names", path, lambda: self._disk.names(path))
+        return self._make("names", path, lambda: self._disk.names(path))
 
     def exists(self, path: str) -> bool:
-        return self._process.make("exists", path, lambda: self._disk.exists(path))
+        return self._make("exists", path, lambda: self._disk.exists(path))
 
     def make_directory(self, path: str) -> None:
-        self._process.make("make_directory", path, lambda: self._disk.make_directory(path))
+        self._make("make_directory", path, lambda: self._disk.make_directory(path))
 
     def rename(self, old: str, new: str) -> None:
-        self._process.make("rename", new, lambda: self._disk.rename(old, new))
+        self._make("rename", new, lambda: self._disk.rename(old, new))
 
     def unlink(self, path: str) -> None:
-        self._process.make("unlink", path, lambda: self._disk.unlink(path))
+        self._make("unlink", path, lambda: self._disk.unlink(path))
 
     def lock(self, fd: int, *, shared: bool = False) -> bool:
         def do() -> bool:

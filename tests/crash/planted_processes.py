@@ -68,8 +68,8 @@ BUGS = (
         "(self._said_open or self.synced > self._open_behind)", "True",
         "who_said_that_the_log_is_open_died_and_another_follows"),
     Bug("exclusive, and others are let in", LOCKS + "arrive",
-        "if exclusive or not self._disk.lock(self._presence, shared=True):",
-        "if not self._disk.lock(self._presence, shared=True):", "exclusive"),
+        "if exclusive or not self._be_present(shared=True):", "if not self._be_present(shared=True):",
+        "exclusive"),
     # ── adopting ───────────────────────────────────────────────────────────────────
     Bug("nothing is adopted", STORE + "_catch_up", "elif mark[DIRTY]:", "elif False:",
         "three compete, rotation"),

@@ -18,6 +18,7 @@ class Stubborn(RealDisk):
     """The first *refusals* attempts to remove a segment fail."""
 
     def __init__(self, error: int) -> None:
+        super().__init__()
         self.error, self.refusals = error, 0
 
     def unlink(self, path: str) -> None:

@@ -1,0 +1,127 @@
+"""Whether the store that a process has open is still the one at its path.
+
+    /srv/data/           directory   may be moved, or a link above it may lead elsewhere now
+      FORMAT LOCK mark   files       may be deleted, or put back from a backup
+      CLEANER
+      log/               directory
+        ….seg            the one that is written to: may be cut short, too
+
+Locks and the shared page work only between processes that have the same files open.  An
+administrator, or a cleaner of temporary files, may replace a file while a process has it open:
+then this process and those that come later no longer see each other.  And a program may close
+descriptors that are not its own, and get their numbers for files of its own.
+
+So the process compares: each descriptor against the file that it was opened on, and against
+the file that has the name now.  It does so before it relies on a name, and once a second
+while it writes.  A difference ends the work of this broker for good (`Log.stand`).
+
+A process that joins others compares, too: the page holds the `fingerprint` of the files that
+the first process opened.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from struct import Struct
+from typing import Final, NamedTuple
+
+from crc32c import crc32c
+
+from .disk import Disk
+
+CHECK_MS: Final = 1000  # between two comparisons, while the log grows
+NUMBERS: Final = Struct("<QQ")
+SAID: Final = 1 << 32  # a bit of every fingerprint: an older page has 0 there
+REOPEN: Final = "close the store in all processes, then open it again"
+
+
+class Trouble(NamedTuple):
+    """What is not as it was."""
+
+    path: str
+    reason: str
+    everybody: bool  # it is the same for all processes that share the page
+    stolen: bool = False  # a descriptor is another file's: it must not be touched
+
+
+class Standing:
+    def __init__(self, disk: Disk, path: str, held: Callable[[], dict[str, int]]) -> None:
+        """*held*: the descriptors on which the store depends, by name; "" is its directory, the anchor."""
+        self._disk, self._path, self._held = disk, path, held
+        self._log_path = os.path.join(path, "log")
+        self._log = disk.inode_at(self._log_path)
+
+    def fingerprint(self) -> int:
+        """Of the files that all who share the page must have open."""
+        inodes = [self._disk.inode(fd) for name, fd in sorted(self._held().items()) if name != "CLEANER"]
+        crc = crc32c(b"".join(NUMBERS.pack(*(each or (0, 0))) for each in [*inodes, self._log]))
+        return SAID | crc
+
+    def moved(self) -> Trouble | None:
+        """What is wrong with the directories.  May be asked at any time, in any thread."""
+        fd = self._held()[""]
+        if not self._disk.owns(fd):
+            return self._stolen(self._path, fd)
+        try:
+            now = self._disk.inode_at(self._path)
+            log = self._disk.inode_at(self._log_path)
+        except OSError:  # not to be looked at any more, say by a process that has given up its rights
+            return None
+        if now != self._disk.inode(fd):
+            what = "another directory has this name now" if now else "the directory is gone from here"
+            reason = (
+                f"{what}; the store that was opened here is {self._where(fd)}, with all that was published"
+                " and settled since. Nothing was written to the new one: close this broker, then open the"
+                " path that you mean"
+            )
+            return Trouble(self._path, reason, everybody=False)
+        return None if log == self._log else self._replaced(self._log_path, log is None)
+
+    def trouble(self, segment: str, segment_fd: int, size: int) -> Trouble | None:
+        """What is wrong, if anything.  The *segment* that is written to must have *size* bytes.
+
+        Asked with the store's mutex: others open and close the descriptors.
+        """
+        if found := self.moved():
+            return found
+        files = {os.path.join(self._path, name): fd for name, fd in self._held().items() if name}
+        for path, fd in {**files, segment: segment_fd}.items():
+            if fd < 0:
+                continue
+            if not self._disk.owns(fd):
+                return self._stolen(path, fd)
+            try:
+                now = self._disk.inode_at(path)
+            except OSError:
+                continue
+            if now != self._disk.inode(fd):
+                return self._replaced(path, now is None)
+        if segment_fd >= 0 and self._disk.size(segment_fd) < size:
+            reason = f"the file was cut short while it was written to; what stood behind is lost: {REOPEN}"
+            return Trouble(segment, reason, everybody=True)
+        return None
+
+    def stolen(self, path: str, fd: int) -> Trouble | None:
+        """The same, of one descriptor only."""
+        return None if self._disk.owns(fd) else self._stolen(path, fd)
+
+    def _where(self, fd: int) -> str:
+        place = self._disk.whereabouts(fd)
+        if not place or place == self._path:
+            return "elsewhere"
+        return "deleted" if place.endswith(" (deleted)") else f"at {place}"
+
+    def _replaced(self, path: str, gone: bool) -> Trouble:
+        reason = (
+            f"{'deleted' if gone else 'replaced'} while the store was open, as a restore or a cleaner of"
+            f" temporary files does; what was published and settled meanwhile went to the old file: {REOPEN}"
+        )
+        return Trouble(path, reason, everybody=True)
+
+    def _stolen(self, path: str, fd: int) -> Trouble:
+        reason = (
+            f"the program closed descriptor {fd}, which was of this file and may be another file's now; what"
+            f" was published and settled in the last second may be lost: {REOPEN}"
+        )
+        return Trouble(path, reason, everybody=True, stolen=True)

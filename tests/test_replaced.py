@@ -1,0 +1,295 @@
+"""A store that is moved, replaced or taken apart while a process has it open.
+
+Nothing of what has the name now is touched; the process that has the old one is told, and says where
+that is; what was acknowledged meanwhile is in there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from fakes import FakeClock
+
+import mq
+from mq.broker import Broker
+
+BODY = b"." * 1000
+MANY = 3000  # of these, more than two segments
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def opened(path: Path, clock: FakeClock | None = None, **options: object) -> Broker:
+    return mq.open(path, segment_bytes=1 << 20, clock=clock, **options)  # type: ignore[arg-type]
+
+
+def count(broker: Broker) -> int:
+    return broker.queue("q").stats().ready if "q" in broker.queues() else 0
+
+
+def published(broker: Broker, most: int) -> tuple[int, mq.StorageError | None]:
+    """How many of *most* single publishes returned; and what stopped them."""
+    queue = broker.queue("q")
+    for number in range(most):
+        try:
+            queue.publish(BODY)
+        except mq.StorageError as error:
+            return number, error
+    return most, None
+
+
+def clean(path: Path) -> bool:
+    return (
+        subprocess.run(
+            [sys.executable, "-m", "mq.cli", "verify", "--store", str(path)], check=False
+        ).returncode
+        == 0
+    )
+
+
+# ── the directory ──────────────────────────────────────────────────────────────────
+
+
+def renamed(path: Path) -> Path:
+    old = path.with_name("data.old")
+    os.rename(path, old)
+    return old
+
+
+def relinked(path: Path) -> Path:
+    """*path* was a link."""
+    old = path.resolve()
+    new = path.with_name("new")
+    new.mkdir()
+    path.unlink()
+    path.symlink_to(new)
+    return old
+
+
+@pytest.mark.parametrize("sync", ["always", "never"])
+@pytest.mark.parametrize("move", [renamed, relinked])
+def test_a_store_that_was_moved_touches_nothing_of_what_has_its_name_now(tmp_path, path, move, sync):
+    if move is relinked:
+        (tmp_path / "first").mkdir()
+        path.symlink_to(tmp_path / "first")
+    a = opened(path, sync=sync)
+    a.queue("q").publish_many([BODY] * 500)
+    old = move(path)
+    b = opened(path, sync="never")
+    b.queue("q").publish_many([BODY] * 2500)
+    before = sorted((each, each.stat().st_size) for each in path.rglob("*"))
+    done, error = published(a, MANY)
+    assert done < MANY
+    assert isinstance(error, mq.StoreFailed)
+    assert error.path == str(path)
+    assert str(old) in str(error)
+    for operation in (
+        lambda: a.queue("q").publish(BODY), lambda: a.queue("q").receive(timeout=0), a.queues, a.flush
+    ):  # fmt: skip
+        with pytest.raises(mq.StoreFailed, match="another directory has this name now"):
+            operation()
+    a.close()
+    assert sorted((each, each.stat().st_size) for each in path.rglob("*")) == before
+    assert count(b) == 2500
+    b.close()
+    with opened(path) as again:
+        assert count(again) == 2500
+    with opened(old) as again:
+        assert count(again) == 500 + done
+    assert clean(path)
+    assert clean(old)
+
+
+@pytest.mark.parametrize("restored", [False, True], ids=["gone", "restored"])
+def test_a_store_that_was_deleted_says_so(path, restored):
+    backup = path.with_name("backup")
+    with opened(path) as first:
+        first.queue("q").publish(BODY)
+    shutil.copytree(path, backup)
+    clock = FakeClock(2e9)
+    a = opened(path, clock, sync="never")
+    a.queue("q").publish(BODY)
+    shutil.rmtree(path)
+    if restored:
+        shutil.copytree(backup, path)
+    clock.advance(1.1)
+    with pytest.raises(mq.StoreFailed, match=r"another directory|gone from here"):
+        a.queue("q").publish(BODY)
+    with suppress(mq.StoreFailed):
+        a.close()
+    if restored:
+        with opened(path) as b:
+            assert count(b) == 1
+    else:
+        assert not path.exists()
+
+
+def test_a_close_says_that_the_store_was_moved_if_nothing_else_did(path):
+    a = opened(path)
+    a.queue("q").publish(BODY)
+    old = renamed(path)
+    path.mkdir()
+    with pytest.raises(mq.StoreFailed, match="another directory has this name now"):
+        a.close()
+    assert list(path.iterdir()) == []
+    with opened(old) as again:
+        assert count(again) == 1
+
+
+def test_those_who_opened_a_moved_store_where_it_is_now_go_on(path):
+    clock = FakeClock()
+    a = opened(path, clock)
+    a.queue("q").publish(BODY)
+    old = renamed(path)
+    with opened(old, clock) as other:
+        assert count(other) == 1
+        clock.advance(1.1)
+        with pytest.raises(mq.StoreFailed):
+            a.queue("q").publish(BODY)
+        other.queue("q").publish(BODY)
+        a.close()
+        other.queue("q").publish(BODY)
+        assert count(other) == 3
+
+
+def test_a_reader_does_not_go_over_to_another_store(path):
+    with opened(path) as a:
+        a.queue("q").publish(BODY)
+        reader = mq.open(path, read_only=True)
+        assert count(reader) == 1
+        renamed(path)
+        with opened(path) as b:
+            b.queue("q").publish_many([BODY] * 2)
+            with pytest.raises(mq.StoreFailed, match=r"data\.old"):
+                count(reader)
+        reader.close()
+        with pytest.raises(mq.StoreFailed):
+            a.flush()
+            a.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_child_does_not_go_over_to_another_store(path):
+    a = opened(path)
+    a.queue("q").publish(BODY)
+    renamed(path)
+    opened(path).close()
+    pid = os.fork()
+    if not pid:
+        try:
+            a.queue("q").publish(BODY)
+        except mq.StoreFailed as error:
+            os._exit(7 if "another store" in str(error) else 8)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    with pytest.raises(mq.StoreFailed):
+        a.close()
+    with opened(path) as b:
+        assert b.queues() == []
+
+
+# ── a file ─────────────────────────────────────────────────────────────────────────
+
+
+def delete(file: Path) -> None:
+    shutil.rmtree(file) if file.is_dir() else file.unlink()
+
+
+def replace(file: Path) -> None:
+    """As a restore does: the same bytes, in another file."""
+    copy = file.with_name(file.name + ".copy")
+    shutil.copytree(file, copy) if file.is_dir() else shutil.copy(file, copy)
+    delete(file)
+    copy.rename(file)
+
+
+FILES = ["FORMAT", "LOCK", "mark", "log", "log/00000000000000000000.seg"]
+
+
+@pytest.mark.parametrize("harm", [delete, replace])
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_goes_ends_the_work_and_makes_no_second_history(path, name, harm):
+    """The others that have it open stop, too, and none comes in."""
+    clock = FakeClock()
+    a, b = opened(path, clock), opened(path, clock)
+    a.queue("q").publish(BODY)
+    assert count(b) == 1
+    harm(path / name)
+    there = {each: each.read_bytes() for each in path.rglob("*") if each.is_file()}
+    if (name, harm) != (FILES[-1], replace):  # there a newcomer sees the same page and reads the same bytes
+        with pytest.raises(mq.StorageError):
+            opened(path, clock)
+    clock.advance(1.1)
+    with pytest.raises(mq.StoreFailed, match=f"{name}: (deleted|replaced) while the store was open"):
+        a.queue("q").publish(BODY)
+    with pytest.raises(mq.StoreFailed):
+        b.queue("q").publish(BODY)
+    with pytest.raises(mq.StorageError):
+        opened(path, clock)
+    a.close()
+    with pytest.raises(mq.StorageError):
+        opened(path, clock)
+    with suppress(mq.StoreFailed):
+        b.close()
+    changed = {each.name for each, data in there.items() if each.read_bytes() != data}
+    assert changed <= {"mark"}, "what has the name now was written to"
+    if harm is replace or name in ("LOCK", "mark"):
+        with opened(path, clock) as again:
+            assert count(again) == 1
+        assert clean(path)
+
+
+def test_only_lock_deleted_and_both_go_on_as_fast_as_they_can(path):
+    """No message that was acknowledged is lost."""
+    a = opened(path, sync="never")
+    assert published(a, 500) == (500, None)
+    (path / "LOCK").unlink()
+    with pytest.raises(mq.StoreFailed, match="close the store in all processes"):
+        opened(path)
+    done, error = published(a, 1 << 20)  # until it looks: a second, or a segment
+    assert "LOCK: replaced while the store was open" in str(error)  # the one that was refused has made it
+    a.close()
+    with opened(path) as again:
+        assert count(again) == 500 + done
+    assert clean(path)
+
+
+def test_a_segment_that_is_cut_short_is_noticed(path):
+    clock = FakeClock()
+    a = opened(path, clock)
+    a.queue("q").publish_many([BODY] * 2)
+    os.truncate(path / FILES[-1], 1500)
+    clock.advance(1.1)
+    with pytest.raises(mq.StoreFailed, match="cut short"):
+        a.queue("q").publish(BODY)
+    a.close()
+
+
+def test_pipes_that_go_are_made_again(path):
+    """A receiver in another process hears within the second in between, and by its pipe afterwards."""
+    clock = FakeClock()
+    with opened(path, clock) as a, opened(path, clock) as b:
+        for each in (a, b):
+            assert each.queue("q").receive(timeout=0.01) is None
+        shutil.rmtree(path / "wake")
+        for each in (a, b):
+            each._store.listener.look_after_pipes()
+        assert sorted(os.listdir(path / "wake")) == ["0", "1"]
+        assert a._store.listener._bit != b._store.listener._bit
+
+
+def test_checkpoints_that_go_are_made_again(path):
+    with opened(path) as a:
+        a.queue("q").publish_many([BODY] * 200)
+        shutil.rmtree(path / "checkpoint")
+        a._store.maintenance.checkpoint()
+        assert len(list((path / "checkpoint").glob("*.state"))) == 1
