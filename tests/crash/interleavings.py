@@ -12,7 +12,7 @@ from itertools import count
 from unittest import mock
 
 from mq import store
-from mq.errors import Unsupported
+from mq.errors import StoreLocked, Unsupported
 from mq.storage import cleaner, reader
 
 from .actor import Actor
@@ -622,4 +622,15 @@ def a_process_that_never_rests_has_the_lock_whenever_another_tries(stage: Stage)
     else:
         raise Wrong("P12: a process that waits for the lock never gets it")
     stage.finish("a")
+    stage.end()
+
+
+@on_stage("ab")
+def a_process_wants_the_store_for_itself_that_another_one_has_open(stage: Stage) -> None:
+    """It is refused, and the other one goes on."""
+    stage.do("a", Actor.open)
+    stage.do("b", lambda actor: actor.open(exclusive=True, excuse=(StoreLocked,)))
+    if stage["b"].broker:
+        raise Wrong("P12: two processes have the store, and one of them believes that it is alone")
+    stage.do("a", Actor.publish, "q")
     stage.end()

@@ -90,7 +90,7 @@ BUGS = (
         "!= crc:", "!= crc and False:", "publish_never batches"),
     Bug("the checksum has no seed", "mq.storage.record:seed",
         'crc32c(key + base.to_bytes(8, "little"))', "0", "publish_never unsynced_batches rotation"),
-    Bug("half a group is adopted", SEGMENT + "Scan.parse", "if flags & 1 or group:", "if False:",
+    Bug("half a group is adopted", SEGMENT + "Scan.parse", "if flags & chained or group:", "if False:",
         "unsynced_batches batches"),
     Bug("torn bytes pass for zeros", SEGMENT + "is_zero", "return False", "return True",
         "publish_never unsynced_batches"),
