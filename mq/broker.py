@@ -135,7 +135,7 @@ class Broker:
 def open(
     path: str | os.PathLike[str], *, sync: Sync = "always", exclusive: bool = False, read_only: bool = False,
     recover: Literal["refuse", "salvage"] = "refuse", segment_bytes: int = 64 << 20,
-    clock: Callable[[], float] | None = None,
+    mode: int | None = None, clock: Callable[[], float] | None = None,
 ) -> Broker:  # fmt: skip
     """Open the store in the directory *path*; made if it is not there.
 
@@ -154,6 +154,10 @@ def open(
     this one may, and every operation is a little faster.
 
     *read_only* looks, and changes nothing, also while others have the store open.
+    *mode*: the permissions of a new store's files, as 0o660: whatever the umask is.  Its directories
+    get the x bits to match.  None: what the umask leaves of 0o666.  A store that is there already
+    keeps what it has: each new file gets the owner, group and mode of FORMAT, so far as the
+    process may give them.
     *clock*: seconds since 1970, for tests.
 
     Raises StoreLocked, CorruptStore, Unsupported, StorageError, UsageError.
@@ -163,6 +167,14 @@ def open(
     if not SEGMENT_BYTES_MIN <= segment_bytes <= GROUP_BYTES_MAX:
         shown = exact.shown(segment_bytes)
         raise UsageError(f"segment_bytes is from {SEGMENT_BYTES_MIN} to {GROUP_BYTES_MAX}, not {shown}")
+    if mode is not None:
+        mode = exact.whole("mode", mode)
+        if mode & ~0o666 or mode & 0o600 != 0o600:
+            given = oct(mode) if 0 <= mode <= 0o777777 else exact.shown(mode)
+            raise UsageError(
+                f"mode is the permissions of files, at least 0o600 and without x bits, not {given}:"
+                " directories get their x bits by themselves"
+            )
     if clock is not None and not callable(clock):
         raise UsageError(f"clock is a function that returns seconds since 1970, not {exact.kind(clock)}")
     recover = exact.one_of("recover", recover, ("refuse", "salvage"))  # type: ignore[assignment]
@@ -180,7 +192,7 @@ def open(
     return Broker(
         Store(
             name, sync=sync, read_only=read_only, segment_bytes=segment_bytes, clock=clock,
-            salvage=recover == "salvage", exclusive=exclusive,
+            salvage=recover == "salvage", exclusive=exclusive, mode=mode,
         )
     )  # fmt: skip
 

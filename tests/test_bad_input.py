@@ -165,6 +165,7 @@ def test_a_batch_over_the_limit_is_refused_whole():
     [
         *({"sync": bad} for bad in ("", "ALWAYS", None, True, 0, 0.0, -1, math.nan, math.inf, b"never", [])),
         *({"segment_bytes": bad} for bad in (0, -1, 1023, 1.5, "64", None, True, GROUP_BYTES_MAX + 1, 2**70)),
+        *({"mode": bad} for bad in (0, -1, 0o60, 0o400, 0o770, 0o1660, 660, "0o660", True, 1.5, 2**70)),
         *({"clock": bad} for bad in (5, 1.5, "now")),
     ],
     ids=str,

@@ -54,7 +54,7 @@ def killed(path: Path) -> Path:
 FACE = {
     mq.open: (
         "(path, *, sync='always', exclusive=False, read_only=False, recover='refuse',"
-        " segment_bytes=67108864, clock=None)"
+        " segment_bytes=67108864, mode=None, clock=None)"
     ),
     mq.Broker.queue: "(self, name, *, type=None, **options)",
     mq.Broker.queues: "(self)",

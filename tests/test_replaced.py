@@ -18,6 +18,9 @@ from fakes import FakeClock
 
 import mq
 from mq.broker import Broker
+from mq.delivery import events
+from mq.storage.disk import RealDisk
+from mq.storage.repair import repair
 
 BODY = b"." * 1000
 MANY = 3000  # of these, more than two segments
@@ -261,6 +264,29 @@ def test_only_lock_deleted_and_both_go_on_as_fast_as_they_can(path):
     with opened(path) as again:
         assert count(again) == 500 + done
     assert clean(path)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("harm", [delete, replace])
+@pytest.mark.parametrize("names", [("FORMAT",), ("LOCK",), ("FORMAT", "LOCK"), ("FORMAT", "LOCK", "mark")])
+def test_repair_never_runs_beside_a_live_process(path, names, harm, exclusive):
+    with opened(path, exclusive=exclusive) as a:
+        a.queue("q").publish(BODY)
+        for name in names:
+            harm(path / name)
+        there = {each: each.read_bytes() for each in path.rglob("*") if each.is_file()}
+        for dry_run in (False, True):
+            with pytest.raises(mq.StoreLocked):
+                repair(RealDisk(), str(path), events.PUBLISH, events.message_of, dry_run=dry_run)
+        with pytest.raises(mq.StorageError) as refused:
+            opened(path, recover="salvage")
+        assert not isinstance(refused.value, mq.CorruptStore)
+        assert {each: each.read_bytes() for each in there} == there
+        with pytest.raises(mq.StoreFailed):
+            a.close()
+    repair(RealDisk(), str(path), events.PUBLISH, events.message_of)
+    with opened(path) as again:
+        assert count(again) == 1
 
 
 def test_a_segment_that_is_cut_short_is_noticed(path):
