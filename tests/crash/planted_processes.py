@@ -6,6 +6,7 @@ once write the same records twice and drop the same segment; the lock saves the 
 
 from __future__ import annotations
 
+from . import displaced as displaced  # its interleavings are among the others
 from .driver import Wrong
 from .explorer import CRASHES
 from .interleavings import INTERLEAVINGS, visit
@@ -70,6 +71,16 @@ BUGS = (
     Bug("exclusive, and others are let in", LOCKS + "arrive",
         "if exclusive or not self._be_present(shared=True):", "if not self._be_present(shared=True):",
         "exclusive"),
+    # ── what is taken away under a process ─────────────────────────────────────────
+    Bug("names are looked up from the root", LOCKS + "__init__", "disk.anchor(path)",
+        "disk.open_directory(path)", "the_store_is_moved_while_one_publishes"),
+    Bug("no second look at the files", LOG + "Log.stand_again", "if now_ms > self._stood_ms + CHECK_MS:",
+        "if False:", "LOCK_is_deleted_while_one_publishes"),
+    Bug("a process that joins does not compare its files", STORE + "_begin",
+        "elif self.mark[shared.FILES] != files:", "elif False:", "LOCK_is_deleted_while_one_publishes"),
+    Bug("presence is only a lock of FORMAT", LOCKS + "_be_present",
+        "for fd in (self.directory, self._presence) if fd >= 0", "for fd in (self._presence,) if fd >= 0",
+        "a_repair_comes_when_format_is_gone"),
     # ── adopting ───────────────────────────────────────────────────────────────────
     Bug("nothing is adopted", STORE + "_catch_up", "elif mark[DIRTY]:", "elif False:",
         "three compete, rotation"),
