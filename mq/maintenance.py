@@ -114,7 +114,7 @@ class Maintenance:
         """Have the thread run; it is started if there is none, or if it has ended."""
         if self._worker.start():
             self._worker.ring()
-        else:
+        elif self._until == math.inf:  # else the store is being closed
             self._store.notes.put_down_rarely(
                 WARNING, "%s: no thread can be started: publishers give space back, when they have to",
                 self._store.path,

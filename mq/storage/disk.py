@@ -94,6 +94,9 @@ class Disk(Protocol):
     def truncate(self, fd: int, size: int) -> None:
         """Make the file no longer than *size*, and give back the room behind that."""
 
+    def free(self, path: str) -> int | None:
+        """About how many bytes there is room for; None if the system does not say."""
+
     def forget(self, fd: int, offset: int, size: int) -> None:
         """Read from the disk again what is in memory and passes for being there; a hint."""
 
@@ -323,6 +326,13 @@ class RealDisk:
 
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
+
+    def free(self, path: str) -> int | None:
+        try:
+            found = os.statvfs(path)
+        except OSError:
+            return None
+        return found.f_bavail * found.f_frsize
 
     def truncate(self, fd: int, size: int) -> None:
         # Also when the file is no longer than that: a reservation that failed halfway may
@@ -577,6 +587,9 @@ class MemoryDisk:
 
     def allocate(self, fd: int, offset: int, size: int) -> None:
         pass
+
+    def free(self, path: str) -> int | None:
+        return None
 
     def truncate(self, fd: int, size: int) -> None:
         del self._file(fd)[size:]

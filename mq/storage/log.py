@@ -44,6 +44,7 @@ ALLOCATE_BYTES: Final = 1 << 20  # room is reserved in steps of this; a full dis
 STARVED_BYTES: Final = 16 << 10  # the same, on a full disk
 GRANT_BYTES: Final = 128 << 10  # of that room publishes may use so much before the reserve is looked at
 FULL_SEGMENT_BYTES: Final = 256 << 10  # a segment begun on a full disk has at least this capacity
+FREE_SHARE: Final = 8  # and no segment has more than this part of the room that is free, if that is more
 PAGE_BYTES: Final = 4096  # what file systems give room in
 SEGMENT_BYTES_MIN: Final = 1 << 10
 SYNC_SECONDS: Final = 30.0  # another process may take so long to sync
@@ -445,9 +446,7 @@ class Log:
         skew = self.skew()
         if abs(skew) <= SKEW_MS:
             skew = 0
-        capacity = max(self.segment_bytes, FENCE_BYTES + size + (record.CLOCK_BYTES if skew else 0))
-        if self.full:  # small ones waste room, and there is none to waste
-            capacity = max(capacity, FULL_SEGMENT_BYTES)
+        capacity = max(self._usual_capacity(), FENCE_BYTES + size + (record.CLOCK_BYTES if skew else 0))
         seed = record.seed(self._identity.key, base)
         new = Segment(number, base, capacity, now_ms, seed, segment.FEATURES, skew)
         path = self.reader.path(new)
@@ -465,6 +464,19 @@ class Log:
         self.end = self._mark[shared.END] = base + len(data)
         self._mark[shared.DIRTY] = 0
         self.unsettled = False
+
+    def _usual_capacity(self) -> int:
+        """Of a segment that is begun now; the record that it is begun for may take more.
+
+        On a disk with little room segments are shorter: one goes only as a whole, and what
+        lives in it has to fit beside it before that.  But very small ones waste room.
+        """
+        usual = self.segment_bytes
+        if self.full:
+            usual = max(usual, FULL_SEGMENT_BYTES)
+        if usual > FULL_SEGMENT_BYTES and (free := self._disk.free(self.directory)) is not None:
+            usual = min(usual, max(FULL_SEGMENT_BYTES, free // FREE_SHARE))
+        return usual
 
     def _create(self, path: str, new: Segment) -> tuple[int, int]:
         """The file of a segment, its header and name on the disk; descriptor and size."""

@@ -106,6 +106,9 @@ class Overlay:
         file = self._open[fd][1]
         file.size = max(file.size, offset + size)
 
+    def free(self, path: str) -> int | None:
+        return self._disk.free(path)
+
     def truncate(self, fd: int, size: int) -> None:
         file = self._open[fd][1]
         file.size = min(file.size, size)

@@ -382,7 +382,7 @@ class SimulatedDisk:
         self.fired = 0  # the call at which the last fault struck
         self._cut_at, self._faults = cut_at, dict(faults or {})
         self.faulty = bool(faults)
-        self.capacity, self.keeps_part = capacity, keeps_part
+        self.capacity, self.keeps_part, self.tells_free = capacity, keeps_part, True
         self._dead = False
         self._order = 0
         self._files: dict[int, tuple[str, File | Directory]] = {}
@@ -410,6 +410,7 @@ class SimulatedDisk:
 
     def _successor(self) -> SimulatedDisk:
         new = SimulatedDisk(capacity=self.capacity, keeps_part=self.keeps_part)
+        new.tells_free = self.tells_free
         new.old, new._order, new.boot = self.old, self._order, self.boot
         return new
 
@@ -619,6 +620,9 @@ class SimulatedDisk:
         path, file = self._files[fd]
         self.step("truncate", path)
         file.shrink(size)
+
+    def free(self, path: str) -> int | None:
+        return None if self.capacity is None or not self.tells_free else max(0, self.free_bytes())
 
     def free_bytes(self) -> int:
         """What there is room for."""

@@ -52,12 +52,19 @@ class Way(NamedTuple):
     ending: str = ""  # "restart" or "kill", now and then
     shuffled: bool = False  # by priorities: what lives is spread over all segments
     crowded: bool = False  # other programs take all the room that there is left
+    tells: bool = True  # the system says how much room is free, and segments are shorter than asked for
     seed: int = 0
 
     def __str__(self) -> str:
         said = f"bodies {'/'.join(map(str, self.bodies))}, segments {self.segment_bytes}, sync {self.sync}"
         said += f", by {self.batch}, pause {self.pause}, {self.ending or 'no'} ending"
-        return said + ", shuffled" * self.shuffled + ", crowded" * self.crowded + f", seed {self.seed}"
+        return (
+            said
+            + ", shuffled" * self.shuffled
+            + ", crowded" * self.crowded
+            + ", untold" * (not self.tells)
+            + f", seed {self.seed}"
+        )
 
 
 class Place(Protocol):
@@ -170,9 +177,9 @@ def drain(way: Way, place: Place, brokers: list[Broker], count: int, rng: random
 
 
 SOME = (
-    Way((50_000,), 1 << 26),  # little is written to drain it
+    Way((50_000,), 1 << 26, tells=False),  # little is written to drain it
     *(draw(seed, LARGEST_BYTES) for seed in (0, 1, 3, 6, 7, 8, 9, 10, 12, 13, 14)),
-    Way((300,), 1 << 26, pause=400),  # one segment, and much to copy
+    Way((300,), 1 << 26, pause=400, tells=False),  # one segment, and much to copy
 )
 
 
@@ -194,6 +201,7 @@ class Simulated:
 
     def __init__(self, way: Way, capacity: int = 1 << 20) -> None:
         self.disk = SimulatedDisk(capacity=capacity, keeps_part=way.seed % 2 == 0)
+        self.disk.tells_free = way.tells
         self._now, self._taken = EPOCH, 0
 
     def open(self, way: Way) -> Broker:

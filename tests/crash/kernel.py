@@ -331,6 +331,9 @@ class Face:
     def allocate(self, fd: int, offset: int, size: int) -> None:
         self._process.make("allocate", self._path(fd), lambda: self._disk.allocate(fd, offset, size))
 
+    def free(self, path: str) -> int | None:
+        return self._disk.free(path)
+
     def truncate(self, fd: int, size: int) -> None:
         self._process.make("truncate", self._path(fd), lambda: self._disk.truncate(fd, size))
 

@@ -15,7 +15,7 @@ from multiprocessing.queues import Queue
 
 import click
 
-from . import damage, processes
+from . import damage, full, processes
 from .explorer import Explorer, Tally, shorten
 from .kernel import laboratory
 from .workloads import WORKLOADS
@@ -24,7 +24,8 @@ STATES_PER_RUN = 3000
 FAULTS_PER_SEED = 12
 SCHEDULES_PER_SEED = 40  # for each workload of several processes
 DEATHS_EVERY = 5
-ALL = sorted({*WORKLOADS, *processes.WORKLOADS})
+FULL = "full_disk"  # fill a small one, drain it, and fill it again
+ALL = sorted({*WORKLOADS, *processes.WORKLOADS, FULL})
 
 
 def explore_one(seed: int, name: str, report: Queue[object], until: float) -> None:
@@ -69,6 +70,9 @@ def work(first: int, step: int, names: list[str], report: Queue[object], until: 
             if time.monotonic() > until:
                 report.put(None)
                 return
+            if name == FULL:
+                found = full.hunt([full.draw(seed, full.LARGEST_BYTES)])
+                report.put(Tally(violations=[found] if found else []))
             if name in processes.WORKLOADS:
                 explore_several(seed, name, report, until)
             if name in WORKLOADS:
