@@ -632,7 +632,7 @@ class SimulatedDisk:
 
     def _open_files(self) -> Iterator[File]:
         """Those that were unlinked keep their room until they are closed."""
-        return (file for _, file in self._files.values())
+        return (file for _, file in self._files.values() if isinstance(file, File))
 
     def _fitting(self, file: File, size: int) -> int:
         """How long the file can become, at most *size*."""

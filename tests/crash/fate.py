@@ -26,6 +26,8 @@ WORDS = (ALL, ALL, ALL, NONE, SUBSET)
 
 GARBAGE = random.Random(0).randbytes(8192)
 
+TAIL_BYTES = 24  # of zeros that a record may end in
+
 Pick = Callable[[int], int]
 
 
@@ -58,11 +60,13 @@ class Fate:
             if end > len(content):
                 content += bytes(end - len(content))
             under = bytes(content[each.offset : end])
-            content[each.offset : end] = self._piece(each, under, stale)
+            # A sector of zeros was never written, unless a record that is on the platter ends in it.
+            fresh = not under.strip(b"\0") and not base[max(0, each.offset - TAIL_BYTES) : end].strip(b"\0")
+            content[each.offset : end] = self._piece(each, under, stale, fresh)
         size = self._size(sizes, pending)
         return bytes(content[:size]) + bytes(max(0, size - len(content)))
 
-    def _piece(self, write: Write, under: bytes, stale: list[bytes]) -> bytes:
+    def _piece(self, write: Write, under: bytes, stale: list[bytes], fresh: bool) -> bytes:
         if self._data == ALL:
             return write.data
         if self._data == PREFIX:
@@ -72,11 +76,10 @@ class Fate:
             return write.data[:cut] + under[cut:]
         if self._data == SUBSET:
             return write.data if self.pick(2) else under
-        return self._wild(write, under, stale)
+        return self._wild(write, under, stale, fresh)
 
-    def _wild(self, write: Write, under: bytes, stale: list[bytes]) -> bytes:
+    def _wild(self, write: Write, under: bytes, stale: list[bytes], fresh: bool) -> bytes:
         size = len(write.data)
-        fresh = under.count(0) == size
         how = self.pick(7 if fresh else 4)
         if how == 0:
             return write.data

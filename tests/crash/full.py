@@ -58,13 +58,8 @@ class Way(NamedTuple):
     def __str__(self) -> str:
         said = f"bodies {'/'.join(map(str, self.bodies))}, segments {self.segment_bytes}, sync {self.sync}"
         said += f", by {self.batch}, pause {self.pause}, {self.ending or 'no'} ending"
-        return (
-            said
-            + ", shuffled" * self.shuffled
-            + ", crowded" * self.crowded
-            + ", untold" * (not self.tells)
-            + f", seed {self.seed}"
-        )
+        flags = {"shuffled": self.shuffled, "crowded": self.crowded, "untold": not self.tells}
+        return ", ".join([said, *(name for name, is_so in flags.items() if is_so), f"seed {self.seed}"])
 
 
 class Place(Protocol):
