@@ -6,6 +6,7 @@ that is; what was acknowledged meanwhile is in there.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from fakes import FakeClock
 import mq
 from mq.broker import Broker
 from mq.delivery import events
+from mq.storage import record, segment
 from mq.storage.disk import RealDisk
 from mq.storage.repair import repair
 
@@ -298,6 +300,26 @@ def test_a_segment_that_is_cut_short_is_noticed(path):
     with pytest.raises(mq.StoreFailed, match="cut short"):
         a.queue("q").publish(BODY)
     a.close()
+
+
+def test_a_segment_that_another_history_uses_is_not_removed(path):
+    """Should two processes ever write under two locks, the second one finds what the first has begun."""
+    a = opened(path)
+    a.queue("q").publish(BODY)
+    log = a._store.log
+    following = Path(log.directory) / f"{log.segments[-1].limit:020}.seg"
+    new = dataclasses.replace(log.segments[-1], base=log.segments[-1].limit, number=1)
+    fence = record.FENCE_PAYLOAD.pack(log.end + 100, 0, new.capacity, new.created_ms)
+    seed = record.seed(a._store.identity.key, new.base)
+    used = segment.encode_header(a._store.identity, new) + record.encode(
+        seed, new.base, 0, 0, record.FENCE, 0, 0, fence
+    )
+    following.write_bytes(used)
+    done, error = published(a, 2000)
+    assert done < 1100
+    assert "another process uses it" in str(error)
+    assert following.read_bytes() == used
+    a._store.close()
 
 
 def test_pipes_that_go_are_made_again(path):

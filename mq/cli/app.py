@@ -16,6 +16,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import click
@@ -23,7 +24,7 @@ import click
 import mq
 from mq.cli import output
 from mq.errors import CorruptStore, MqError, StorageError, UsageError
-from mq.storage.disk import storage_error
+from mq.storage.disk import RealDisk, storage_error
 
 ERROR: Final = 1
 USAGE: Final = 2
@@ -131,6 +132,14 @@ def require_directory(path: str) -> None:
     """Commands that can do without FORMAT want the log at least."""
     if not any(os.path.exists(os.path.join(path, name)) for name in ("FORMAT", "log")):
         raise StorageError(path, "there is no store here; check --store")
+
+
+def disk_at(ctx: click.Context, store: str) -> RealDisk:
+    """A disk on which *store* is one directory throughout, whatever gets its name meanwhile."""
+    disk = RealDisk()
+    if os.path.isdir(store):
+        ctx.call_on_close(partial(disk.close, disk.anchor(store)))
+    return disk
 
 
 def note(message: str) -> None:

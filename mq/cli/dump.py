@@ -12,12 +12,12 @@ import click
 import msgspec
 
 from mq.cli import output
-from mq.cli.app import Failure, json_option, note, store_option
+from mq.cli.app import Failure, disk_at, json_option, note, store_option
 from mq.cli.inspect import exit_code, gap_fields, gap_line, kind_name
 from mq.cli.progress import Progress
 from mq.delivery import events
 from mq.storage import record
-from mq.storage.disk import Disk, RealDisk
+from mq.storage.disk import Disk
 from mq.storage.walk import File, Found, Gap, Walk, walk
 
 BODY_COLUMNS: Final = 60
@@ -232,7 +232,7 @@ def dump(
     mq dump --queue mail --kind nack
     mq dump --message 4711 --json
     """
-    walked, names = _walk(RealDisk(), store)
+    walked, names = _walk(disk_at(ctx, store), store)
     show = _show_json if as_json else _Columns(walked).show
     there, known = queue is None, message is None
     for file, item, name in _items(walked, names):

@@ -12,12 +12,12 @@ from typing import Any, Final
 import click
 
 from mq.cli import output
-from mq.cli.app import CORRUPT, ERROR, json_option, note, store_option
+from mq.cli.app import CORRUPT, ERROR, disk_at, json_option, note, store_option
 from mq.delivery import events
 from mq.delivery.state import State, stands_at
 from mq.errors import CorruptStore
 from mq.storage import locks, record
-from mq.storage.disk import Disk, RealDisk
+from mq.storage.disk import Disk
 from mq.storage.segment import Event
 from mq.storage.walk import File, Gap, Walk, walk
 
@@ -119,7 +119,7 @@ def inspect(ctx: click.Context, as_json: bool, store: str) -> None:
     mq inspect
     mq inspect --json | jq 'select(.type == "damage")'
     """
-    disk = RealDisk()
+    disk = disk_at(ctx, store)
     census = take_census(disk, store)
     walked = census.walk
     rows = _store_fields(census, store, locks.present(disk, store))

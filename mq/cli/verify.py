@@ -12,13 +12,13 @@ import click
 import msgspec
 
 from mq.cli import output
-from mq.cli.app import CORRUPT, json_option, note, store_option
+from mq.cli.app import CORRUPT, disk_at, json_option, note, store_option
 from mq.cli.inspect import MEANINGS, exit_code, gap_fields, gap_line
 from mq.cli.progress import Progress
 from mq.delivery import events
 from mq.delivery.snapshot import Image
 from mq.storage import checkpoint
-from mq.storage.disk import Disk, RealDisk
+from mq.storage.disk import Disk
 from mq.storage.repair import suspects
 from mq.storage.walk import Gap, Walk, walk
 
@@ -51,7 +51,7 @@ def verify(ctx: click.Context, as_json: bool, store: str) -> None:
     mq verify
     mq verify --json | jq 'select(.type == "damage") | .ids'
     """
-    disk = RealDisk()
+    disk = disk_at(ctx, store)
     found = _verify_again(disk, store)
     (_print_json if as_json else _print_text)(found)
     code = CORRUPT if found.damaged else exit_code(found.walk)

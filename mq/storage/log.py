@@ -38,7 +38,7 @@ from .reserve import Reserve
 from .rewrite import rewrite
 from .segment import BadHeader, Event, Scan, Segment, is_zero
 from .shared import SYNCED
-from .standing import CHECK_MS, Standing, Trouble
+from .standing import CHECK_MS, REOPEN, Standing, Trouble
 
 ALLOCATE_BYTES: Final = 1 << 20  # room is reserved in steps of this; a full disk is noticed here
 STARVED_BYTES: Final = 16 << 10  # the same, on a full disk
@@ -482,6 +482,8 @@ class Log:
         """The file of a segment, its header and name on the disk; descriptor and size."""
         disk = self._disk
         if disk.exists(path):
+            if self._begun(path, new.base):
+                raise StoreFailed(path, "another process uses it that this one does not know of: " + REOPEN)
             # Begun, and never used.  Its name is made anew, for the sync of the directory
             # that failed or never came would not be made up for by another.
             disk.unlink(path)
@@ -835,14 +837,18 @@ class Log:
         """The segment behind the last one, which is in use; and where its fence voids from."""
         limit = self.segments[-1].limit
         path = os.path.join(self.directory, f"{limit:020}.seg")
-        fd = self._disk.open(path)
-        try:
-            found = self._fenced(fd, path, limit)
-        finally:
-            self._disk.close(fd)
+        found = self._begun(path, limit)
         if found is None:
             raise CorruptStore(path, f"the segment does not begin with its fence: {ADVICE}", 0)
         return found
+
+    def _begun(self, path: str, base: int) -> tuple[Segment, int] | None:
+        """`_fenced`, of the file at *path*."""
+        fd = self._disk.open(path)
+        try:
+            return self._fenced(fd, path, base)
+        finally:
+            self._disk.close(fd)
 
     def _fenced(self, fd: int, path: str, base: int) -> tuple[Segment, int] | None:
         """The segment at *base*, and where its fence voids from; None if it is not in use yet."""
@@ -873,11 +879,7 @@ class Log:
             return
         next_path = os.path.join(self.directory, f"{last.limit:020}.seg")
         if self._disk.exists(next_path):
-            fd = self._disk.open(next_path)
-            try:
-                found = self._fenced(fd, next_path, last.limit)
-            finally:
-                self._disk.close(fd)
+            found = self._begun(next_path, last.limit)
             if found and found[1] == self.end:
                 self._mark[shared.END] = last.limit + FENCE_BYTES
                 return
