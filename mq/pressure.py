@@ -31,7 +31,7 @@ SETTLED_BYTES: Final = 76  # a delivery and an ack
 ACKED_BYTES: Final = 36
 AGAIN_BYTES: Final = 24  # for each message, so that some can be delivered again, nacked or moved
 RESERVE_BYTES: Final = 1 << 20  # kept back however few messages there are
-LEFT_BYTES: Final = 256 << 10  # of that, for new segments and for what crashes leave
+LEFT_BYTES: Final = 192 << 10  # of that, for new segments and for what crashes leave
 LEAST_BYTES: Final = 64 << 10  # of that, when there is nothing left but to ack
 UNSEEN: Final = GRANT_BYTES // record.HEADER_BYTES + 1  # messages, before the reserve is looked at again
 

@@ -341,3 +341,15 @@ def test_checkpoints_that_go_are_made_again(path):
         shutil.rmtree(path / "checkpoint")
         a._store.maintenance.checkpoint()
         assert len(list((path / "checkpoint").glob("*.state"))) == 1
+
+
+def test_a_segment_that_another_process_dropped_is_not_missed(tmp_path):
+    """It went on in a later one, and cleaned this one: so a process that did not look since finds no name."""
+    path = str(tmp_path / "data")
+    with mq.open(path) as idle, mq.open(path) as busy:
+        idle.queue("mail").publish(b"")
+        busy.queue("mail").receive(timeout=0).ack()
+        busy._store.maintenance.compact()
+        with idle._store.mutex:
+            idle._store.log.stand()
+        assert idle.queue("mail").receive(timeout=0) is None

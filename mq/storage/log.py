@@ -42,7 +42,8 @@ from .standing import CHECK_MS, REOPEN, Standing, Trouble
 
 ALLOCATE_BYTES: Final = 1 << 20  # room is reserved in steps of this; a full disk is noticed here
 STARVED_BYTES: Final = 16 << 10  # the same, on a full disk
-GRANT_BYTES: Final = 128 << 10  # of that room publishes may use so much before the reserve is looked at
+GRANT_BYTES: Final = 256 << 10  # of that room publishes may use so much before the reserve is looked at
+AHEAD_BYTES: Final = 128 << 10  # the reserve grows in steps of this, if the disk has so much
 FULL_SEGMENT_BYTES: Final = 256 << 10  # a segment begun on a full disk has at least this capacity
 FREE_SHARE: Final = 8  # and no segment has more than this part of the room that is free, if that is more
 PAGE_BYTES: Final = 4096  # what file systems give room in
@@ -257,6 +258,8 @@ class Log:
         """StoreFailed, for good, unless the files are still the store's; called with the store's mutex."""
         if self.standing and self._writing:
             fd, last = self._writing
+            if self._mark[shared.END] > last.limit:
+                fd = -1  # other processes write to a later one, and may have dropped this one
             size = last.offset(self.end) if self.end > last.base else 0
             if trouble := self.standing.trouble(self.reader.path(last), fd, size):
                 self._lose(trouble)
@@ -302,13 +305,14 @@ class Log:
         refusable = not self.refusable.isdisjoint(kinds)
         whole, least = self.kept(kinds, count)
         asked, elsewhere = size + STARVED_BYTES, False
+        before = self._fd, self._allocated
         while True:
             try:
                 if refusable and self.full and not self.way_made:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # clean first, then come again
                 begun = elsewhere or self._segment_ends(now_ms, size)
                 if refusable and (begun or self.full or whole > self.reserve.held or self._is_used_up(size)):
-                    self.reserve.hold(whole)
+                    self._hold(whole)
                 if begun:
                     elsewhere = False
                     self.rotate(now_ms, size)
@@ -332,8 +336,20 @@ class Log:
         enough = self._said_open and not self.full and whole <= self.reserve.held
         self._room = min(self._allocated, self.end + size + GRANT_BYTES) if enough else 0
         self._look_ms = min(self._latest_ms, now_ms + LOOK_MS)
-        self.grown()
+        if self.full or before != (self._fd, self._allocated):
+            self.grown()
         return self.end
+
+    def _hold(self, whole: int) -> None:
+        """Keep *whole* bytes back, and some for messages to come, if there is room for that."""
+        if not self.full:
+            try:
+                self.reserve.hold(whole + AHEAD_BYTES)
+                return
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+        self.reserve.hold(whole)
 
     def _segment_ends(self, now_ms: int, size: int) -> bool:
         """Whether *size* bytes go into a new segment: for room, or so that it says what time it is."""

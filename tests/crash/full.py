@@ -225,7 +225,7 @@ def small() -> Iterator[None]:
     """All that is kept ahead and kept back, a sixteenth as large as it is: for disks of a megabyte."""
     with (
         mock.patch.multiple(
-            log, ALLOCATE_BYTES=64 << 10, STARVED_BYTES=4 << 10, GRANT_BYTES=8 << 10,
+            log, ALLOCATE_BYTES=64 << 10, STARVED_BYTES=4 << 10, GRANT_BYTES=8 << 10, AHEAD_BYTES=8 << 10,
             FULL_SEGMENT_BYTES=32 << 10,
         ),
         mock.patch.multiple(
