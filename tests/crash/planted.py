@@ -145,7 +145,7 @@ BUGS = (
     # ── full disks ─────────────────────────────────────────────────────────────────
     Bug("cleaning begins unasked, and takes what settling needs", "mq.pressure:least_for_copies",
         "LEFT_BYTES + total * SETTLED_BYTES", "-(1 << 40)", "full"),
-    Bug("what is kept back is not held again", LOG + "Log._make_room", "self.reserve.hold(whole)", "pass",
+    Bug("what is kept back is not held again", LOG + "Log._make_room", "self._hold(whole)", "pass",
         "full"),
     Bug("what is kept back does not grow", "mq.pressure:kept", "total * (SETTLED_BYTES + AGAIN_BYTES)", "0",
         "full"),
