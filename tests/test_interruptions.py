@@ -17,6 +17,8 @@ There nothing may come, and with CPython nothing can:
     with mutex:              loads, and one call of C that gives the mutex back
     finally:
         busy.discard(me)     the same for what says that this thread is inside an operation
+    finally:
+        self._leading = False  loads and one store, for who leads a sync
 
 From the first bytecode of that `finally`, or of the `with` block's exit, to the return of
 the call nothing is raised here.
@@ -59,6 +61,7 @@ def way_out(code: CodeType) -> frozenset[int]:
     """The bytecodes between the beginning of a way out and the return of the call that goes it."""
     listing = list(dis.get_instructions(code))
     quiet = {each.offset for each in listing if each.opname in MOVES}
+    quiet |= {each.offset for each in listing if each.opname == "STORE_ATTR" and each.argval == "_leading"}
     for index, each in enumerate(listing):
         called = each.opname == "CALL" and names_leave(listing, index)
         if called or leaves_with(listing, index):
