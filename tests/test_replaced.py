@@ -322,6 +322,23 @@ def test_a_segment_that_another_history_uses_is_not_removed(path):
     a._store.close()
 
 
+def test_a_segment_that_another_process_has_dropped_is_not_missed(path):
+    """A process that slept meanwhile still has it open, and closes in peace, or goes on."""
+    a, b, c = (opened(path) for _ in range(3))
+    for each in (a, c):
+        each.queue("q").publish(BODY)
+    assert published(b, 3000) == (3000, None)
+    for message in b.queue("q").receive_many(3002):
+        message.ack()
+    b._store.maintenance.compact()
+    assert not (path / FILES[-1]).exists()
+    a.close()
+    c.queue("q").publish(BODY)
+    assert count(b) == 1
+    c.close()
+    b.close()
+
+
 def test_pipes_that_go_are_made_again(path):
     """A receiver in another process hears within the second in between, and by its pipe afterwards."""
     clock = FakeClock()

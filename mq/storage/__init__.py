@@ -3,6 +3,7 @@
 disk.py        the only module that touches files, locks and the shared page
 shared.py      the page that all processes see
 locks.py       who may do what: the files that are locked
+standing.py    whether the files that a process has open are still the store's
 network.py     file systems of other computers, where a lock keeps nobody out
 identity.py    FORMAT: which store this is
 record.py      bytes ⇄ record

@@ -3,12 +3,11 @@
     LOCK      whoever has it changes the log; for one operation, or for good
     FORMAT    presence: shared by all who have the store open.  Whoever gets it alone is the
               first, and recovers; or the last, and says that the log is closed
-    the store's directory
-              presence, too: FORMAT can be replaced while a process has the store open
+    directory presence, too: FORMAT can be deleted while a process has the store open
     mark      whoever has it syncs the log
     CLEANER   whoever has it cleans and writes checkpoints; threads only ever try, `compact` waits
 
-The fifth, wake/<slot>, says whose bell that is (mq/listener.py).
+The sixth, wake/<slot>, says whose bell that is (mq/listener.py).
 
     order: the thread's mutex > LOCK > mark.  CLEANER before LOCK.
 

@@ -258,10 +258,12 @@ class Log:
         """StoreFailed, for good, unless the files are still the store's; called with the store's mutex."""
         if self.standing and self._writing:
             fd, last = self._writing
-            if self._mark[shared.END] > last.limit:
-                fd = -1  # other processes write to a later one, and may have dropped this one
-            size = last.offset(self.end) if self.end > last.base else 0
-            if trouble := self.standing.trouble(self.reader.path(last), fd, size):
+            path, size = self.reader.path(last), last.offset(self.end) if self.end > last.base else 0
+            trouble = self.standing.trouble(path, fd, size)
+            # Processes that have gone on since may have dropped the segment, as they do.  The page
+            # is read after that was seen: its end has moved long before.
+            behind = self._mark[shared.END] > last.limit
+            if trouble and not (behind and trouble.path == path and not trouble.stolen):
                 self._lose(trouble)
 
     def stand_again(self, now_ms: int) -> None:

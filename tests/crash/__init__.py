@@ -11,6 +11,7 @@ kernel.py    one machine, several processes on it: who goes on, and who dies, at
 actor.py     what one of them does;  witness.py  what all did, and whether that may be
 processes.py scripts for several, schedules from seeds, the shortest that fails
 stage.py, interleavings.py   who does what, and how far, said by a director: those known by name
+displaced.py                 the same: what a process has open is moved or deleted, at each of its calls
 
 damage.py    every bit flipped, every file cut short
 planted.py, planted_processes.py   bugs that the laboratory must catch
