@@ -70,7 +70,7 @@ BUGS = (
         "who_said_that_the_log_is_open_died_and_another_follows"),
     Bug("exclusive, and others are let in", LOCKS + "arrive",
         "if exclusive or not self._be_present(shared=True):", "if not self._be_present(shared=True):",
-        "exclusive"),
+        "a_process_wants_the_store_for_itself_that_another_one_has_open"),
     # ── what is taken away under a process ─────────────────────────────────────────
     Bug("names are looked up from the root", LOCKS + "__init__", "disk.anchor(path)",
         "disk.open_directory(path)", "the_store_is_moved_while_one_publishes"),
