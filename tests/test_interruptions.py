@@ -6,8 +6,8 @@ which shares nothing with the first but the files.
 
 `strike` raises at the nth bytecode in mq, or where a signal may come in the standard library, as far
 as mq calls it: what waits there may be interrupted on its way out, too.  CPython itself
-delivers what comes from outside (signals, PyThreadState_SetAsyncExc) only where a function begins, where a call
-returns, and where a loop jumps back; MemoryError comes wherever something is made.  So
+delivers what comes from outside (signals, PyThreadState_SetAsyncExc) only where a function
+begins, where a call returns, and where a loop jumps back; MemoryError comes wherever something is made.  So
 every other bytecode is struck as well, with one exception: the way out of an operation.
 There nothing may come, and with CPython nothing can:
 
