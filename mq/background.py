@@ -36,16 +36,19 @@ GIVE_UP: Final = 100  # times in a row that even counting and waiting fail: then
 class Worker:
     def __init__(
         self, name: str, path: str, step: Callable[[], object], *,
-        ended: Callable[[], object] | None = None, backoff_max: float = BACKOFF_SECONDS_MAX,
+        behind: Callable[[], object], ended: Callable[[], object] | None = None,
+        backoff_max: float = BACKOFF_SECONDS_MAX,
     ) -> None:  # fmt: skip
         """*step*, a method, does the work; the thread ends if it returns True.
 
-        *ended*, a method, is called by a thread that ends without having been told to.
+        *behind*, a method, is called behind each step, when the thread holds no lock; *ended*
+        by a thread that ends without having been told to.
         """
         self.name, self._path = name, path
         self._bell = threading.Lock()  # held while there is nothing to do
         self._bell.acquire()
-        self._step, self._ended = _Weak(step), _Weak(ended) if ended else None
+        self._step, self._behind = _Weak(step), _Weak(behind)
+        self._ended = _Weak(ended) if ended else None
         self._sleep: Callable[[], object] = self._bell.acquire
         self._backoff_max = backoff_max
         self._thread: threading.Thread | None = None
@@ -56,11 +59,13 @@ class Worker:
 
     # ── for those who have work ────────────────────────────────────────────────────
 
-    def start(self, sleep: Callable[[], object] | None = None) -> bool:
+    def start(
+        self, sleep: Callable[[], object] | None = None, over: Callable[[], object] | None = None
+    ) -> bool:
         """Whether a thread does the work: begins one unless there is one that is alive.
 
-        *sleep* returns when there may be something to do; it must not refer to the owner.
-        Without it the thread sleeps until `ring`.
+        *sleep* returns when there may be something to do; without it the thread sleeps until
+        `ring`.  *over* is called when the thread ends.  Neither may refer to the owner.
         """
         if self.runs():
             return True
@@ -69,7 +74,10 @@ class Worker:
         if sleep:
             self._sleep = sleep
         try:
-            self._thread = thread = threading.Thread(target=self._live, daemon=True, name=self.name)
+            args = (over,)
+            self._thread = thread = threading.Thread(
+                target=self._live, args=args, daemon=True, name=self.name
+            )
             thread.start()
         except (RuntimeError, MemoryError):  # too many threads, or the interpreter is shutting down
             self._thread = None
@@ -103,7 +111,14 @@ class Worker:
 
     # ── the thread ─────────────────────────────────────────────────────────────────
 
-    def _live(self) -> None:
+    def _live(self, over: Callable[[], object] | None) -> None:
+        try:
+            self._go_on_for_good()
+        finally:
+            if over:
+                over()
+
+    def _go_on_for_good(self) -> None:
         """Go on, also if there is no memory to note what happened."""
         left = GIVE_UP
         while left and not self._stopped:
@@ -127,7 +142,10 @@ class Worker:
                 self._sleep()
             if self._stopped:
                 return True
-            last = self._step() is True
+            try:
+                last = self._step() is True
+            finally:
+                self._behind()
             self._failed = 0
         except BaseException as error:  # noqa: BLE001  SystemExit too: see above
             self._failed += 1

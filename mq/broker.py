@@ -47,7 +47,7 @@ class Broker:
     """
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self._store, self._hold = store, store.hold()
         self.path = store.path
         self.store_id = store.identity.store_id
 
@@ -189,12 +189,14 @@ def open(
         raise UsageError('":memory:" is new and empty: there is nothing to open read-only')
     if name != MEMORY:
         name = os.path.abspath(name)  # the store must not follow an os.chdir
-    return Broker(
+    broker = Broker(
         Store(
             name, sync=sync, read_only=read_only, segment_bytes=segment_bytes, clock=clock,
             salvage=recover == "salvage", exclusive=exclusive, mode=mode,
         )
     )  # fmt: skip
+    broker._hold.guard(broker._store)
+    return broker
 
 
 def _directory(path: object) -> str:

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 
 class Flusher:
-    def __init__(self, path: str, log: Log, seconds: float, missed: Callable[[], object]) -> None:
+    def __init__(
+        self, path: str, log: Log, seconds: float, behind: Callable[[], object], missed: Callable[[], object]
+    ) -> None:
         """RuntimeError if no thread can be had.  *missed* is called when the thread has ended."""
         self._log, self._seconds, self._missed = log, seconds, missed
         self._synced_at = time.monotonic()
         self.missing = False  # the thread has ended: publishers call `help`
-        self._worker = Worker("mq-sync", path, self._sync, ended=self._miss)
+        self._worker = Worker("mq-sync", path, self._sync, behind=behind, ended=self._miss)
         self._sleep = partial(self._worker.nap, seconds)
         if not self._worker.start(self._sleep):
             raise RuntimeError(f"{path}: can't start new thread, to sync the disk every {seconds} seconds")

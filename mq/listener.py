@@ -36,11 +36,15 @@ class Listener:
         self._bell = -1  # this process's own
         self._heard = [-1]  # the same, for the thread, which must not keep this object
         self._old_bell = -1  # one that was deleted: the thread may still sleep on it, for a second
+        # Both, while they are open.  A thread that listens closes them itself at its end: another one
+        # would close a number under it that may be another file's a moment later.
+        self._open: list[int] = []
         self._bit = 0
         self._bells: dict[int, int] = {}  # descriptors of others', by slot
         self._worker = Worker(
-            "mq-listener", store.path, self._hear, ended=self._wake_all, backoff_max=HEARTBEAT_SECONDS
-        )
+            "mq-listener", store.path, self._hear, behind=store.let_go_if_forgotten, ended=self._wake_all,
+            backoff_max=HEARTBEAT_SECONDS,
+        )  # fmt: skip
 
     def ask(self) -> float:
         """Have this process woken when another one appends; called with the store's lock.
@@ -49,7 +53,8 @@ class Listener:
         """
         if not self._worker.runs():
             self._claim()
-            if not self._worker.start(partial(_sleep, self._disk, self._heard)):
+            sleep = partial(_sleep, self._disk, self._heard)
+            if not self._worker.start(sleep, partial(_close, self._disk, self._open)):
                 return DEAF_SECONDS
         self._store.mark[ASLEEP] |= self._bit
         return math.inf
@@ -70,7 +75,7 @@ class Listener:
 
     def _claim(self) -> None:
         """Take a bell that nobody has."""
-        if self._bell >= 0:
+        if self._bell in self._open:
             return
         with suppress(OSError):  # a file system without pipes: looking often is all that is left
             self._disk.make_directory(self._directory)
@@ -78,6 +83,7 @@ class Listener:
                 self._disk.make_fifo(self._path(slot))
                 fd = self._disk.open_fifo(self._path(slot))
                 if self._disk.lock(fd):
+                    self._open.append(fd)
                     self._bell, self._bit = fd, 1 << slot
                     self._heard[0] = fd
                     return
@@ -94,10 +100,12 @@ class Listener:
                     del self._bells[slot]
                     self._disk.close(fd)
             slot = self._bit.bit_length() - 1
-            if self._bell >= 0 and not self._is_there(slot, self._bell):
+            if self._bell in self._open and not self._is_there(slot, self._bell):
                 fd, self._old_bell = self._old_bell, self._bell
                 self._bell = self._heard[0] = -1
-                close_all(self._disk, [fd])
+                if fd in self._open:
+                    self._open.remove(fd)
+                    self._disk.close(fd)
                 self._claim()
 
     def _is_there(self, slot: int, fd: int) -> bool:
@@ -125,20 +133,45 @@ class Listener:
 
     # ── leaving ────────────────────────────────────────────────────────────────────
 
+    def stop(self) -> None:
+        """Have the thread stop; takes no lock."""
+        self._worker.stop()
+        for fd in list(self._open):
+            with suppress(OSError):
+                self._disk.ring(fd)
+
     def close(self) -> None:
         """Stop listening; called without the mutex."""
-        self._worker.stop()
-        if self._bell >= 0:
-            with suppress(OSError):
-                self._disk.ring(self._bell)
+        self.stop()
         self._worker.join()
         self.let_go()
 
     def let_go(self) -> None:
-        fds = [self._bell, self._old_bell, *self._bells.values()]
+        listens = self._worker.runs() and not self._worker.is_this_thread()
+        self._close_bells([] if listens else self._open)
+
+    def after_fork(self) -> None:
+        """In a child: the thread is the parent's."""
+        self._close_bells(self._open)
+
+    def _close_bells(self, own: list[int]) -> None:
+        others, self._bells = list(self._bells.values()), {}
         self._bell = self._old_bell = self._heard[0] = -1
-        self._bit, self._bells = 0, {}
-        close_all(self._disk, fds)
+        self._bit = 0
+        try:
+            close_all(self._disk, others)
+        finally:
+            _close(self._disk, own)
+
+
+def _close(disk: Disk, fds: list[int]) -> None:
+    """Close them, each once, however many threads do it."""
+    while fds:
+        try:
+            fd = fds.pop()
+        except IndexError:  # another thread was quicker
+            return
+        disk.close(fd)
 
 
 def _sleep(disk: Disk, bell: list[int]) -> None:

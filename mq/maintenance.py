@@ -80,7 +80,7 @@ class Maintenance:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._background = store.background
-        self._worker = Worker("mq-maintenance", store.path, self._step)
+        self._worker = Worker("mq-maintenance", store.path, self._step, behind=store.let_go_if_forgotten)
         self._working = threading.Lock()  # two at once would each drop the oldest segment
         self._until = math.inf  # monotonic seconds: when cleaning has to stop
         self._checkpoint_at = 0  # where the last one stands
@@ -183,15 +183,22 @@ class Maintenance:
                 self._checkpoint_at = self._store.log.end
 
     def stop(self) -> None:
-        """Stop the thread; called without the store's lock."""
+        """Have the thread stop; takes no lock."""
         self._until = time.monotonic()
         self._worker.stop()
+
+    def join(self) -> None:
+        """Wait for the thread to end; called without the store's lock."""
         self._worker.join()
 
     def finish(self) -> None:
         """Do what is due at close."""
         self._until = time.monotonic() + CLOSING_SECONDS
         self._run(CLOSING_BYTES)
+
+    def is_working(self) -> bool:
+        """Whether a thread is in the midst of it, perhaps this one."""
+        return self._working.locked()
 
     def wait(self) -> None:
         """Return when nothing is being done; called when nothing more is allowed to begin."""

@@ -66,7 +66,7 @@ class Queue(Generic[T]):
 
     def __init__(self, store: Store, channel: Channel, type: Any = None) -> None:
         self.name = channel.name
-        self._store, self._channel = store, channel
+        self._store, self._channel, self._hold = store, channel, store.hold()
         self._type = type
         self._decode: Callable[[bytes], Any] = _decoder(type)
 

@@ -19,6 +19,8 @@ import math
 import os
 import threading
 import time
+import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -48,6 +50,7 @@ from mq.errors import (
     UsageError,
 )
 from mq.flusher import Flusher
+from mq.hold import Hold
 from mq.listener import Listener
 from mq.loading import Loader, Parts, identify
 from mq.maintenance import MEMORY, Maintenance
@@ -137,6 +140,9 @@ class Store:
         self._downtime_ms = 0  # without any process, before this one opened the store; not in the log yet
         self._directory = -1  # of a reader: it reads where it began
         self._gone = True  # the files are let go of
+        self._is_own = True  # opened by this process, and not by one that it is a fork of
+        self._known_hold: weakref.ref[Hold] | None = None
+        self._forgotten: list[bool] = []  # has an entry while files of a forgotten store are to be closed
         self._finished = False  # close has nothing more to do than to let go of them
         self.leave = int
         self.notes = Notes()
@@ -189,12 +195,14 @@ class Store:
             self.log.stand()
             self.leave()
             if self._seconds is not None:
-                self._flusher = Flusher(self.path, self.log, self._seconds, self._miss_flusher)
+                self._flusher = Flusher(
+                    self.path, self.log, self._seconds, self.let_go_if_forgotten, self._miss_flusher
+                )
         except BaseException:
             self.leave = int
             self._let_go()
             raise
-        self._gone = False
+        self._gone, self._is_own = False, True
         self.come_in = self._come_in_alone if self.exclusive else self._come_in
         self.enter = self.look = self.come_in
         self.maintenance.nudge()
@@ -902,6 +910,52 @@ class Store:
         if first and self.log.failure and not self.log.told:
             raise self.log.failure
 
+    def hold(self) -> Hold:
+        """What all refer to with which a program can use the store: see mq/hold.py."""
+        hold = self._known_hold() if self._known_hold else None
+        if hold is None:
+            hold = Hold()
+            self._known_hold = weakref.ref(hold)
+        return hold
+
+    def forget(self) -> None:
+        """No program can use the store any more, or close it.
+
+        Called by the garbage collector: it takes no lock that this thread may hold.
+        """
+        if self.closed or (self._gone and not self.read_only):  # or it is the parent's, of a fork
+            return
+        self.closed = True
+        self.enter = self.look = self._refuse
+        self._forgotten.append(True)
+        self.listener.stop()
+        self.maintenance.stop()
+        if self._flusher:
+            self._flusher.stop()
+        try:
+            if not self._is_in_use():
+                self.let_go_if_forgotten()
+        finally:
+            if self._is_own and self.path != MEMORY:
+                warnings.warn(
+                    f"{self.path}: never closed: call close(), or use `with mq.open(...)`", ResourceWarning,
+                    source=self, stacklevel=2,
+                )  # fmt: skip
+
+    def _is_in_use(self) -> bool:
+        """Whether a thread is in the midst of something here, perhaps this one."""
+        mutex = self.mutex
+        if self.busy or mutex._is_owned() or not mutex.acquire(blocking=False):  # type: ignore[attr-defined]
+            return True
+        mutex.release()
+        return self.maintenance.is_working() or self.log.is_syncing()
+
+    def let_go_if_forgotten(self) -> None:
+        """Close the files of a store that no program can close; called with no lock held."""
+        with suppress(IndexError):
+            self._forgotten.pop()  # for one of the threads that may come here at once
+            self._leave_for_good()
+
     def _wait_for_others(self) -> None:
         """Let other threads end what they are inside of: what they have appended is to be returned."""
         left, give_up = set(self.busy), time.monotonic() + CLOSE_SECONDS
@@ -925,6 +979,7 @@ class Store:
             self._flusher.join()
         self.listener.close()
         self.maintenance.stop()
+        self.maintenance.join()
         with self.mutex, suppress(StoreFailed), self.log.unheard():
             self.log.stand()
         if self.log.failure or self.mark[FAILED]:
@@ -983,7 +1038,7 @@ class Store:
         Files are closed and not unlocked: that would let go of what the parent holds.
         """
         self.mutex = threading.RLock()  # the parent's may have been held
-        was_open = not self._gone
+        was_open, self._is_own = not self._gone, False
         try:
             if was_open and not self.read_only:
                 self.inherited = max(self.inherited, self.log.end)
@@ -1030,7 +1085,7 @@ class Store:
                 parts.callback(self.disk.close, sync_fd)
             if hasattr(self, "log"):
                 parts.callback(self.log.after_fork)
-            parts.callback(listener.let_go)
+            parts.callback(listener.after_fork)
 
     def spoil(self, error: BaseException) -> None:
         """What `after_fork` raised is raised by every use of the store in this child."""

@@ -35,7 +35,7 @@ class Transaction:
     def __init__(self, store: Store) -> None:
         self.ids: list[int] = []
         """Of the publishes, in order, once committed."""
-        self._store = store
+        self._store, self._hold = store, store.hold()
         self._wishes: list[Wish] = []
         self._timeout = 0.0
         self._settling: list[tuple[Claim, Do]] = []

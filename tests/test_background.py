@@ -39,7 +39,7 @@ class Owner:
     def __init__(self, *errors: BaseException) -> None:
         self.errors, self.steps = list(errors), 0
         self.done, self.ended = threading.Event(), threading.Event()
-        self.worker = Worker("mq-test", "here", self.step, ended=self.end)
+        self.worker = Worker("mq-test", "here", self.step, behind=self.look, ended=self.end)
 
     def step(self) -> bool:
         self.steps += 1
@@ -47,6 +47,9 @@ class Owner:
             raise self.errors.pop(0)
         self.done.set()
         return False
+
+    def look(self) -> None:
+        pass
 
     def end(self) -> None:
         self.ended.set()

@@ -691,6 +691,10 @@ class Log:
                 )
             self._disk.pause(SYNC_NAP_SECONDS)
 
+    def is_syncing(self) -> bool:
+        """Whether a thread of this process syncs, or uses the files so, perhaps this one."""
+        return self._sync.locked()
+
     def wait_for_rewrite(self) -> None:
         """Before bytes are called damaged: another process may just write them again.
 
