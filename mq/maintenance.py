@@ -107,7 +107,7 @@ class Maintenance:
         self.pressed = behind > 0 and self.trouble is None
         self._stall_seconds = min(STALL_SECONDS * STALL_FACTOR ** max(0.0, min(behind, 9)), STALL_SECONDS_MAX)
         store.linger = store.must_linger()
-        if self._background and (store.notes.kept or self._clean_is_due() or self._checkpoint_is_due()):
+        if self._background and (self._clean_is_due() or self._checkpoint_is_due()):
             self._wake()
 
     def _wake(self) -> None:

@@ -171,6 +171,7 @@ class InTheMidst(RealDisk):
     """Calls something where a thread of the store uses the disk."""
 
     def __init__(self, name: str, thread: str) -> None:
+        super().__init__()
         self.thread, self.work, self.done = thread, None, threading.Event()
         plain = getattr(super(), name)
 
