@@ -663,6 +663,10 @@ class Store:
         self._take_state(state, found.end)
 
     def _look_again(self) -> None:
+        with explain(self.path):
+            self._look_and_attach()
+
+    def _look_and_attach(self) -> None:
         if self.disk.inode_at(self.path) != self.disk.inode(self._directory):
             where = self.disk.whereabouts(self._directory) or "elsewhere"
             raise StoreFailed(
@@ -671,9 +675,8 @@ class Store:
         words = shared.read_mark(self.disk, self._mark_path, self.identity.key)
         if words[END] != self._seen_end:
             before = self.log
-            with explain(self.path):
-                self._attach_reader()
-            before.abandon()  # whoever still reads there looks again
+            self._attach_reader()
+            before.abandon()  # a thread that still reads there looks again
 
     def _refuse_changes(self) -> None:
         raise Unsupported(f"{self.path}: opened with read_only=True, which changes nothing")

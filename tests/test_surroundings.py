@@ -3,6 +3,8 @@ that a reader looks at."""
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from fakes import open_on
 
 import mq
 from mq.broker import Broker
-from mq.storage.disk import RealDisk
+from mq.storage import shared
+from mq.storage.disk import Disk, RealDisk
 from mq.store import Store
 
 PATIENCE = 120.0  # seconds after which a test that hangs has failed
@@ -182,3 +185,19 @@ def test_a_reader_counts_segments_that_vanish_while_it_counts(tmp_path) -> None:
     assert reader.queue("mail").stats().in_flight == 1
     reader.close()
     writer.close()
+
+
+def test_a_reader_that_cannot_read_the_page_says_so(tmp_path, monkeypatch):
+    """An error of mq, that names the file, and no OSError."""
+
+    def fail(disk: Disk, path: str, key: bytes) -> list[int]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+    with mq.open(tmp_path / "data") as broker:
+        broker.queue("mail").publish("x")
+        with mq.open(tmp_path / "data", read_only=True) as reader:
+            with monkeypatch.context() as planted:
+                planted.setattr(shared, "read_mark", fail)
+                with pytest.raises(mq.StorageError, match="mark: Input/output error"):
+                    reader.queue("mail").peek()
+            assert [message.body for message in reader.queue("mail").peek()] == ["x"]
