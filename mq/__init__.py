@@ -35,7 +35,7 @@ from mq.options import BatchOptions, PublishOptions, QueueOptions
 from mq.queue import Queue
 from mq.transaction import Transaction
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Backoff", "BadBody", "BatchOptions", "Broker", "Closed", "CorruptStore", "Delivery", "DiskFull",
