@@ -52,8 +52,11 @@ class Listener:
         How many seconds the caller may sleep: while no thread can be had it looks for itself.
         """
         if not self._worker.runs():
-            self._claim()
-            sleep = partial(_sleep, self._disk, self._heard)
+            if self._store.exclusive:  # no other process rings, but the wall clock may jump
+                sleep = partial(self._worker.nap, HEARTBEAT_SECONDS)
+            else:
+                self._claim()
+                sleep = partial(_sleep, self._disk, self._heard)
             if not self._worker.start(sleep, partial(_close, self._disk, self._open)):
                 return DEAF_SECONDS
         self._store.mark[ASLEEP] |= self._bit

@@ -606,9 +606,7 @@ class Store:
 
     def ask_to_be_woken(self) -> float:
         """Before a thread here goes to sleep: how many seconds it may; called with the lock."""
-        if self.exclusive or not self.background:
-            return math.inf
-        return self.listener.ask()
+        return self.listener.ask() if self.background else math.inf
 
     def wake_all(self) -> None:
         """Each thread that waits looks for itself at what changed."""

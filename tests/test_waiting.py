@@ -14,14 +14,16 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import pytest
-from fakes import FakeClock
+from fakes import FakeClock, open_on
 
 import mq
 import mq.channel
+import mq.listener
 import mq.queue
 import mq.store
 import mq.waiting
 from mq.receiving import receive_from
+from mq.storage.disk import MemoryDisk
 from mq.store import Store
 from mq.waiting import Sleeper
 
@@ -101,7 +103,7 @@ class Interrupt(BaseException):
 
 @pytest.fixture
 def queue(clock) -> Iterator[mq.Queue]:
-    with mq.open(":memory:", clock=clock) as broker:
+    with open_on(MemoryDisk(), ":memory:", clock=clock, background=False) as broker:
         queue = broker.queue("mail")
         queue.publish(b"first")
         queue.receive(timeout=0).ack()
@@ -464,6 +466,20 @@ def test_a_wall_clock_that_jumps_is_noticed_within_a_second_by_a_receiver_that_w
     clock.advance(2 * 3600)
     queue._store.hear()
     assert receiver.result().raw == b"x"
+
+
+@pytest.mark.parametrize("where", [":memory:", "exclusive", "shared"])
+def test_the_listener_comes_by_in_every_kind_of_store(tmp_path, clock, monkeypatch, where):
+    monkeypatch.setattr(mq.listener, "HEARTBEAT_SECONDS", 0.01)
+    path = where if where == ":memory:" else tmp_path
+    with mq.open(path, clock=clock, exclusive=where == "exclusive") as broker:
+        queue = broker.queue("mail")
+        queue.publish(b"x", delay=3600)
+        receiver = Receiver(queue.receive)
+        while not broker._store.asleep:
+            time.sleep(0.001)
+        clock.advance(2 * 3600)
+        assert receiver.result().raw == b"x"
 
 
 def test_what_expires_by_a_jump_of_the_clock_reaches_those_that_wait_for_it(sleeps, queue, clock):
