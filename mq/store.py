@@ -58,7 +58,7 @@ from mq.notes import ERROR, INFO, WARNING, Notes
 from mq.operation import operation
 from mq.sizes import size_of
 from mq.storage import locks, recovery, repair, shared
-from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain, storage_error
+from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain, pass_on, storage_error
 from mq.storage.locks import Locks
 from mq.storage.log import SYNC_SECONDS, Draft, Log
 from mq.storage.shared import DIRTY, END, FAILED, HOLDER
@@ -436,6 +436,7 @@ class Store:
             if not self.disk.lock(self._locks.fd):
                 self._locks.take(mark, self._keep_up)
         except OSError as error:
+            pass_on(error)
             self.log.stand()  # perhaps the program closed the descriptor
             raise storage_error(self.path, error) from error
         mark[7] = self._pid
@@ -487,8 +488,10 @@ class Store:
             return
         log, upto = self.log, self.mark[END]
         if self.applied == log.end < upto and not log.unsettled:
-            with suppress(OSError):  # then the state is void, and `_catch_up` looks again
+            try:
                 self._apply(upto, KEEP_UP_BYTES)
+            except OSError as error:
+                pass_on(error)  # else the state is void, and `_catch_up` looks again
 
     def _without_lock(self, do: Callable[[], T]) -> T:
         """Let the other processes have LOCK meanwhile."""

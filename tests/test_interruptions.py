@@ -241,7 +241,7 @@ OPERATIONS = (publish, publish_many, receive, receive_many, ack, nack, release, 
 def test_an_operation_struck_at_any_bytecode(tmp_path, operation, behind):
     """The lock is free, the two agree, and what is told is so."""
     scene = Scene(tmp_path / "0")
-    for at, error in zip(itertools.count(1), itertools.cycle([KeyboardInterrupt, MemoryError])):
+    for at, error in zip(itertools.count(1), itertools.cycle([KeyboardInterrupt, MemoryError, TimeoutError])):
         if not at % STRIKES_OF_A_STORE:
             scene.close()
             scene = Scene(tmp_path / str(at))

@@ -701,13 +701,24 @@ def explain(path: str) -> Iterator[None]:
         raise storage_error(path, error) from error
 
 
+def pass_on(error: OSError) -> None:
+    """Raise it again if it is not the system's.
+
+    TimeoutError is an OSError, and a signal handler may raise it in the middle of anything.  That
+    says nothing of a disk, and is the caller's.  The errors of the system have a number.
+    """
+    if error.errno is None:
+        raise error
+
+
 def will_pass(error: StorageError) -> bool:
     """Whether it came of too many open files: there is nothing wrong with these."""
     return isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_DESCRIPTORS
 
 
 def storage_error(path: str, error: OSError) -> StorageError:
-    """The error of the tree that *error* on *path* stands for."""
+    """The error of the tree that *error* on *path* stands for; see `pass_on`."""
+    pass_on(error)
     where = error.filename if isinstance(error.filename, str) else path
     if error.errno in NO_ROOM:
         return DiskFull(where, f"{error.strerror}; nothing was published: free some space and go on")

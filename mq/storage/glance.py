@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mq.errors import Closed
 
 from . import record
+from .disk import pass_on
 
 if TYPE_CHECKING:
     from .reader import Reader
@@ -47,7 +48,9 @@ class Glance:
         """*size* bytes of the payload of the record at *lsn*, unchecked; fewer if they cannot be read."""
         try:
             return self._reader.bytes_at(lsn, record.HEADER_BYTES + start, size)
-        except (OSError, Closed):
+        except (OSError, Closed) as error:
+            if isinstance(error, OSError):
+                pass_on(error)
             return b""
 
     def _record_at(self, lsn: int) -> Head | None:
@@ -84,7 +87,9 @@ class Glance:
         if again or seed != self._seed or not 0 <= at <= len(self._block) - size:
             try:
                 block = self._reader.bytes_at(lsn, 0, AHEAD_BYTES)
-            except (OSError, Closed):
+            except (OSError, Closed) as error:
+                if isinstance(error, OSError):
+                    pass_on(error)
                 return b""
             self._seed, self._first, self._block = seed, lsn, block
             at = 0

@@ -29,7 +29,7 @@ from mq.errors import ADVICE, Closed, CorruptStore, StorageError, StoreFailed, U
 
 from . import record, segment, shared
 from .commit import GroupCommit
-from .disk import NO_DESCRIPTORS, NO_ROOM, Disk, storage_error, write_all
+from .disk import NO_DESCRIPTORS, NO_ROOM, Disk, pass_on, storage_error, write_all
 from .glance import Glance
 from .identity import Identity
 from .reader import Reader
@@ -213,7 +213,8 @@ class Log:
             raise self._fail(error) from error
 
     def _fail(self, error: OSError, path: str = "") -> StorageError:
-        """Note that the disk's state is unknown from here on; the error to raise."""
+        """Note that the disk's state is unknown from here on; the error to raise; see `pass_on`."""
+        pass_on(error)
         self._mark[shared.FAILED] = self._mark[shared.DIRTY] = 1
         path = path or self.reader.path(self.segments[-1])
         if self.standing and (trouble := self.standing.stolen(path, self._fd)):
@@ -605,6 +606,7 @@ class Log:
                     self._disk.unlink(os.path.join(self.directory, name))
                     self._sync_names()
         except OSError as error:
+            pass_on(error)
             # Not DiskFull, whatever it was: nobody may go on to the next one in its place.
             raise StorageError(path, f"cannot be removed, as it should be: {error.strerror}") from error
         return size
@@ -613,6 +615,7 @@ class Log:
         try:
             self._disk.sync_directory(self.directory)
         except OSError as error:
+            pass_on(error)
             # As with a failed fsync, a second try proves nothing: which names are on the disk is
             # not known, so no other may go before the store is opened again.
             self.names_unsure = error.errno not in NO_DESCRIPTORS
@@ -731,6 +734,7 @@ class Log:
             self._disk.sync(fd)
             self._stand_by((fd, last))
         except OSError as error:
+            pass_on(error)
             if error.errno in NO_DESCRIPTORS:  # no sync has failed: there was no file to sync
                 mark[shared.SYNCING] = doubtful
                 reason = storage_error(self.directory, error).reason

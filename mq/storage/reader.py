@@ -19,7 +19,7 @@ from crc32c import crc32c
 from mq.errors import ADVICE, Closed, CorruptStore
 
 from . import record, segment
-from .disk import NO_DESCRIPTORS, Disk, explain, storage_error
+from .disk import NO_DESCRIPTORS, Disk, explain, pass_on, storage_error
 from .segment import Segment
 
 UNPACK: Final = record.HEADER.unpack_from
@@ -87,7 +87,8 @@ class Reader:
             # name another file: the checksum, seeded by the segment's base, tells.
             try:
                 stored = self._read(fd, each, lsn)
-            except OSError:
+            except OSError as error:
+                pass_on(error)
                 stored = None
         if stored is None:
             with self._files:
@@ -120,6 +121,7 @@ class Reader:
         try:
             stored = self._read(self._reader(each), each, lsn)
         except OSError as error:
+            pass_on(error)
             if error.errno in NO_DESCRIPTORS:
                 raise storage_error(path, error) from error
             raise CorruptStore(
