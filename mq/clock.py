@@ -47,9 +47,10 @@ class Clock:
     downtime_ms: int
     """How much store time passed without a process, before this one opened the store.
 
-    Counted from the last record or the last orderly close, whichever is later: a process that
-    was killed after it had appended nothing for an hour adds that hour.  0 for a process that
-    joins others.
+    Counted from the last event or the last orderly close, whichever is later: a process that
+    was killed after it had appended nothing for an hour adds that hour.  Not from what storage
+    writes for itself: a recovery does so before the log says how long no process was there, and
+    may be killed in between.  0 for a process that joins others.
     """
 
     def __init__(self, custom: Callable[[], float] | None, disk: Disk) -> None:
@@ -73,17 +74,18 @@ class Clock:
 
     # ── opening a store ────────────────────────────────────────────────────────────
 
-    def start(self, last_ms: int, skew_ms: int, page: Words) -> None:
+    def start(self, last_ms: int, skew_ms: int, page: Words, event_ms: int = 0) -> None:
         """Begin store time.  A process that only reads does so too.
 
         *last_ms* is the last time in the log, 0 if there is none; *skew_ms*, how far the wall
-        clock was ahead of it then; *page* is the store's, as the last process left it.
+        clock was ahead of it then; *page* is the store's, as the last process left it; *event_ms*,
+        the time of the last event.  A reader does not ask for downtime, and may leave that out.
         """
         self._latest_ms = last_ms
         now = max(self._resumed(last_ms, skew_ms, page), last_ms)
         self._offset_ms = now - _ticks()
         seen = page[SEEN] if page[SEEN] <= now else 0
-        self.downtime_ms = now - max(last_ms, seen) if last_ms else 0
+        self.downtime_ms = now - max(event_ms, seen) if event_ms else 0
 
     def _resumed(self, last_ms: int, skew_ms: int, page: Words) -> int:
         """What store time is now, as far as the system tells."""

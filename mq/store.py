@@ -277,7 +277,7 @@ class Store:
         """Nobody else is here: put in order what the last ones left."""
         state, found, position = self._loader.load(shared.claimed(self.mark))
         self.maintenance.begin(position)
-        self.clock.start(found.last_ms, found.skew_ms, self.mark)
+        self.clock.start(found.last_ms, found.skew_ms, self.mark, found.event_ms)
         log = recovery.recover(
             self.disk, self._log_path, self.identity, self.mark, found, self.clock.store_ms(),
             self._segment_bytes, self.clock.skew_ms,
@@ -293,12 +293,16 @@ class Store:
             self._add_downtime()
 
     def _add_downtime(self) -> None:
-        """Say in the log for how long no process was here: queues that go when they are idle stay longer."""
+        """Have it in the log for how long no process was here: queues that go when they are idle stay longer.
+
+        And on the disk: else each recovery would say so anew that a power cut undoes.
+        """
         if self._downtime_ms:
             plan = self.plan()
             idle.add_downtime(plan, self._downtime_ms)
             if plan.drafts:
                 self.commit(plan)
+                self.log.sync(self.log.end)
             self._downtime_ms = 0
 
     def _join(self) -> None:

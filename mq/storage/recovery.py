@@ -74,7 +74,8 @@ class Survey:
     bad: int = 0  # X; behind `end` if a group is incomplete
     synced: int = 0  # W
     last_ms: int = 0  # the last intact record's time, since 1970
-    skew_ms: int = 0  # how far the wall clock was ahead of that time
+    event_ms: int = 0  # the same of the last event in a whole group; 0 if there is none
+    skew_ms: int = 0  # how far the wall clock was ahead of `last_ms`
     head: int = 0  # the log begins here; segments before it are only not unlinked yet
     next_base: int = 0  # where the next new segment may begin
     unused: Sequence[Segment] = ()  # begun and never written to, at the end of the log; the last first
@@ -233,6 +234,8 @@ class _Reader:
             found.synced = max(found.synced, scan.synced)
             found.head = max(found.head, scan.head)
             found.last_ms = max(found.last_ms, each.created_ms + scan.last_ms)
+            if scan.event_ms is not None:
+                found.event_ms = max(found.event_ms, each.created_ms + scan.event_ms)
             found.skew_ms = each.skew_ms
             found.verdict = Verdict.CLEAN if scan.closed else Verdict.OPEN
             if scan.end < stop:

@@ -156,7 +156,8 @@ class Scan:
     `end` is the end of the last whole group, `bad` the first place that did not pass
     (≥ `end`: an incomplete group lies between), `synced` the largest position that a
     record claimed as synced, `head` the largest that one named as the log's head, and
-    `closed` whether the last record says closed.
+    `closed` whether the last record says closed; `event_ms` is the time of the last event
+    that was handed on, None if there was none.
 
     The records of storage itself are not handed on.
     """
@@ -169,6 +170,7 @@ class Scan:
         self._stop = min(stop, segment.limit)
         self.end = self.bad = start
         self.synced = self.last_ms = self.head = 0
+        self.event_ms: int | None = None
         self.closed = False
         # A group that ends here is known to be whole, and is handed on as it is read.  If `bad` stays
         # below, it could not be read again, and only a part of the group was handed on.
@@ -230,6 +232,7 @@ class Scan:
             self.end = self.bad
         event = lsn, kind, flags, queue, ms, payload, 0, length
         if kind >= record.FIRST_EVENT:
+            self.event_ms = ms
             return [event]
         self._note(event)
         return []
@@ -316,6 +319,8 @@ class Scan:
         if at:
             self.synced = max(self.synced, claim_lsn - claim_lag)
             self.last_ms, self.closed = ms, kind == record.CLOSED and not group
+        if found:
+            self.event_ms = found[-1][4]
         return found
 
     def _note(self, event: Event) -> None:

@@ -122,6 +122,34 @@ def test_an_id_that_was_given_out_is_not_given_again_after_a_power_cut():
         assert later.history.ids[b"0."] != lost
 
 
+@pytest.mark.parametrize("close", [True, False], ids=["closed", "killed"])
+def test_an_idle_queue_outlives_an_opening_that_is_cut_off(close):
+    """Its fence had the time of the opening, and who came next took that for the end of the downtime."""
+    with determined(0):
+        disk = SimulatedDisk()
+        d = driver_on(disk)
+        d.open()
+        for name in "cd":
+            d.declare(name, 20.0, delete_when_idle=50.0)
+        if close:
+            d.close()
+        left: list[SimulatedDisk] = []
+        opening = disk.after_kill()
+
+        def look(_: str) -> None:
+            left.append(opening.after_kill())
+            left.extend(opening.after_power(fate) for fate in islice(everything(), 8))
+
+        opening.on_change = look
+        open_store(opening, lambda: EPOCH + 3600)
+        assert len(left) > 10
+        for each in left:
+            later = Driver(each, History(), start=EPOCH + 7200)
+            later.open()
+            later.fall_due()
+            assert [name for name, _ in contents(open_store(each.after_kill(), later.tick))[0]] == ["c", "d"]
+
+
 @pytest.mark.parametrize("at", [90, 200], ids=["in a fence", "in a record"])
 def test_a_repair_whose_sync_failed_is_done_again(at):
     """What it had written was in memory and passed for clean: the next one found nothing to mend."""
