@@ -5,7 +5,8 @@
    mq_fault("pwrite", "", 1, 99, SHORT)      99 pwrites write half of what they are given
    mq_fault("*", "", 0, 0, 0)                nothing any more; only counts
 
-   mq_seen() is how many calls there were since.  */
+   mq_seen() is how many calls there were since.  "open", "unlink" and "rename" mean openat, unlinkat
+   and renameat, too: a name below a directory's descriptor is made the whole path first.  */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -48,15 +49,37 @@ static int fate(const char *call, const char *path)
     return what;
 }
 
+/* What *fd* was opened on; "" if it is no file. */
+static void path_of(int fd, char path[PATH_MAX])
+{
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t size = readlink(link, path, PATH_MAX - 1);
+    path[size < 0 ? 0 : size] = 0;
+    if (path[0] != '/') /* pipes and the like are none of ours */
+        path[0] = 0;
+}
+
 static int fate_of(const char *call, int fd)
 {
     if (!armed)
         return 0;
-    char link[64], path[PATH_MAX] = "";
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t size = readlink(link, path, sizeof path - 1);
-    path[size < 0 ? 0 : size] = 0;
-    return path[0] == '/' ? fate(call, path) : 0; /* pipes and the like are none of ours */
+    char path[PATH_MAX];
+    path_of(fd, path);
+    return path[0] ? fate(call, path) : 0;
+}
+
+/* Of a name below a directory's descriptor. */
+static int fate_at(const char *call, int fd, const char *name)
+{
+    if (!armed)
+        return 0;
+    if (fd == AT_FDCWD || name[0] == '/')
+        return fate(call, name);
+    char above[PATH_MAX], path[2 * PATH_MAX];
+    path_of(fd, above);
+    snprintf(path, sizeof path, strcmp(name, ".") ? "%s/%s" : "%s", above, name);
+    return fate(call, path);
 }
 
 #define REAL(name, type, ...) ((type(*)(__VA_ARGS__))dlsym(RTLD_NEXT, name))
@@ -108,6 +131,9 @@ static int allocate(const char *name, int fd, off_t offset, off_t size)
 int posix_fallocate(int fd, off_t at, off_t size) { return allocate("posix_fallocate", fd, at, size); }
 int posix_fallocate64(int fd, off_t at, off_t size) { return allocate("posix_fallocate64", fd, at, size); }
 
+#define MODE(flags) ({ mode_t m = 0; if ((flags) & O_CREAT) { va_list v; va_start(v, flags); \
+                       m = va_arg(v, mode_t); va_end(v); } m; })
+
 static int open_as(const char *name, const char *path, int flags, mode_t mode)
 {
     int error = fate("open", path);
@@ -115,10 +141,18 @@ static int open_as(const char *name, const char *path, int flags, mode_t mode)
         FAIL(error);
     return REAL(name, int, const char *, int, ...)(path, flags, mode);
 }
-#define MODE(flags) ({ mode_t m = 0; if ((flags) & O_CREAT) { va_list v; va_start(v, flags); \
-                       m = va_arg(v, mode_t); va_end(v); } m; })
 int open(const char *path, int flags, ...) { return open_as("open", path, flags, MODE(flags)); }
 int open64(const char *path, int flags, ...) { return open_as("open64", path, flags, MODE(flags)); }
+
+static int open_at(const char *name, int at, const char *path, int flags, mode_t mode)
+{
+    int error = fate_at("open", at, path);
+    if (error > 0)
+        FAIL(error);
+    return REAL(name, int, int, const char *, int, ...)(at, path, flags, mode);
+}
+int openat(int at, const char *path, int flags, ...) { return open_at("openat", at, path, flags, MODE(flags)); }
+int openat64(int at, const char *path, int flags, ...) { return open_at("openat64", at, path, flags, MODE(flags)); }
 
 int unlink(const char *path)
 {
@@ -128,10 +162,26 @@ int unlink(const char *path)
     return REAL("unlink", int, const char *)(path);
 }
 
+int unlinkat(int at, const char *path, int flags)
+{
+    int error = fate_at("unlink", at, path);
+    if (error > 0)
+        FAIL(error);
+    return REAL("unlinkat", int, int, const char *, int)(at, path, flags);
+}
+
 int rename(const char *old, const char *new)
 {
     int error = fate("rename", new);
     if (error > 0)
         FAIL(error);
     return REAL("rename", int, const char *, const char *)(old, new);
+}
+
+int renameat(int from, const char *old, int to, const char *new)
+{
+    int error = fate_at("rename", to, new);
+    if (error > 0)
+        FAIL(error);
+    return REAL("renameat", int, int, const char *, int, const char *)(from, old, to, new);
 }

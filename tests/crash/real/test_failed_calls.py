@@ -102,7 +102,7 @@ def test_after_a_failure_nothing_is_tried_again(call, error, faulty_nursery: Nur
         "fdatasync:error=EIO:when=9+",
         "pwrite64:error=ENOSPC:when=25",
         "fallocate:error=ENOSPC:when=4+",
-        "unlink:error=EIO:when=2",
+        "unlinkat:error=EIO:when=2",
         "pwrite64:signal=KILL:when=33",
     ],
 )
@@ -110,7 +110,8 @@ def test_calls_that_strace_tampers_with(injection, need, nursery: Nursery, tmp_p
     """P1-P9: the same from outside of the process."""
     need("strace")
     call = injection.partition(":")[0]
-    wrapper = ("strace", "-f", "-qqq", "-o", "/dev/null", "-e", f"trace={call}")
+    traced = tmp_path / "traced"
+    wrapper = ("strace", "-f", "-qqq", "-o", str(traced), "-e", f"trace={call}")
     try:
         with Nursery(wrapper=wrapper) as probe:
             probe.run(SCRIPT + "numbers", str(tmp_path / "probe"))
@@ -121,6 +122,7 @@ def test_calls_that_strace_tampers_with(injection, need, nursery: Nursery, tmp_p
     with Nursery(wrapper=(*wrapper, "-e", f"inject={injection}")) as tampered:
         args = (scene.store, scene.notes, "strace", "always", scene.ledger.next_number, "busy", 60)
         tampered.start("crash.real.traffic:traffic", *args).killed_or_done()
+    assert ("killed by SIGKILL" if "signal=KILL" in injection else "(INJECTED)") in traced.read_text()
     scene.ledger.read()
     scene.look(power=False)
 
