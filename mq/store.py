@@ -808,7 +808,7 @@ class Store:
         return min((sleeper.wake_at for sleeper in self.asleep), default=math.inf)
 
     def watch(self, now: Now) -> None:
-        """If everybody would sleep past what falls due next, wake one, who will not."""
+        """If all would sleep past what falls due next, wake one, which will not."""
         alarm = self.state.board.next
         if self.asleep and alarm < NEVER:
             due = time.monotonic() + (alarm - now.store) / 1000

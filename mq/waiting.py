@@ -12,7 +12,7 @@ hold.)
     receive()            waits at its queue: one message wakes one of many
     receive([queues])    and publish(timeout=) look for themselves: they are told of everything
 
-Nobody polls.  For each queue, one sleeping receiver carries the next time at which
+No thread polls.  For each queue, one sleeping receiver carries the next time at which
 something is ready there; for the store, one carries the next work that falls due.  A
 receiver that wakes early hands that on.
 """

@@ -2,7 +2,7 @@
 
 Something falls due when there is work to be done that nobody asked for: messages expire,
 last attempts time out, a queue has been idle for long enough.  It is done by whoever
-comes by, so what everybody looks at is one number: `next`.
+comes by, so what every operation looks at is one number: `next`.
 """
 
 from __future__ import annotations

@@ -361,7 +361,7 @@ class Order:
     def returns_at(self, flight: Flight) -> int:
         """When a delivery that timed out is tried again, in store time: the backoff counts from its deadline.
 
-        The spread comes from the receipt, so that everybody says the same.
+        The spread comes from the receipt, so that all processes say the same.
         """
         chance = (flight.receipt * SCATTER & ID) / (ID + 1)
         return flight.deadline + int(self.backoff.delay(flight.attempts, chance) * 1000)

@@ -54,7 +54,7 @@ class GroupCommit:
                     self._end_round()
 
     def _lead(self) -> None:
-        """Sync for everybody.
+        """Sync for all that wait.
 
         In company, let the others write first, for no longer than the disk takes anyway:
         threads that a sync has released are soon back with their next message, and

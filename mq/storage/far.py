@@ -5,7 +5,7 @@
     └────────┴──────┴─┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄─┴──────┘
 
 The edges hold all that is asked for but the body itself: what precedes it, and what was said
-beside it.  Whoever asks for more gets it: then the whole record is read again, and checked.
+beside it.  A caller that asks for more gets it: then the whole record is read again, and checked.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class Locks:
     # ── presence ───────────────────────────────────────────────────────────────────
 
     def arrive(self, *, exclusive: bool) -> bool:
-        """Be present, with LOCK held; whether nobody else is.  With *exclusive*, nobody else may be.
+        """Be present, with LOCK held; whether no other process is.  With *exclusive*, none may be.
 
         FORMAT may be missing: then the directory alone says it.
         """

@@ -284,7 +284,7 @@ class Log:
     def _lose(self, trouble: Trouble) -> NoReturn:
         """Nothing more is written: this is not, or not only, the store that was opened."""
         if self.failure is None:
-            if trouble.everybody:
+            if trouble.for_all:
                 self._mark[shared.FAILED] = 1
             self.failure = StoreFailed(trouble.path, trouble.reason)
             if self._sync_fd >= 0 and not self._disk.owns(self._sync_fd):
@@ -943,7 +943,7 @@ class Log:
                 self._close_retired()
                 self.reader.close()
             finally:
-                # Taken out before it is closed: its number may be somebody else's a moment later.
+                # Taken out before it is closed: its number may be another file's a moment later.
                 fd, self._fd, self._writing = self._fd, -1, None
                 if fd >= 0:
                     self._disk.close(fd)

@@ -339,7 +339,7 @@ def recover(
             _renew_unused(disk, directory, identity, found)
             break
         except OSError as error:
-            # On a full disk, the room kept back is for this too: else nobody could drain it.
+            # On a full disk, the room kept back is for this too: else no process could drain it.
             if error.errno not in NO_ROOM or not reserve.give(RENEWING_BYTES):
                 raise
     log = Log(disk, directory, identity, mark, found.segments, found.end, segment_bytes)

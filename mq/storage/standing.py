@@ -41,7 +41,7 @@ class Trouble(NamedTuple):
 
     path: str
     reason: str
-    everybody: bool  # it is the same for all processes that share the page
+    for_all: bool  # it is the same for all processes that share the page
     stolen: bool = False  # a descriptor is another file's: it must not be touched
 
 
@@ -75,7 +75,7 @@ class Standing:
                 " and settled since. Nothing was written to the new one: close this broker, then open the"
                 " path that you mean"
             )
-            return Trouble(self._path, reason, everybody=False)
+            return Trouble(self._path, reason, for_all=False)
         return None if log == self._log else self._replaced(self._log_path, log is None)
 
     def trouble(self, segment: str, segment_fd: int, size: int) -> Trouble | None:
@@ -99,7 +99,7 @@ class Standing:
                 return self._replaced(path, now is None)
         if segment_fd >= 0 and self._disk.size(segment_fd) < size:
             reason = f"the file was cut short while it was written to; what stood behind is lost: {REOPEN}"
-            return Trouble(segment, reason, everybody=True)
+            return Trouble(segment, reason, for_all=True)
         return None
 
     def stolen(self, path: str, fd: int) -> Trouble | None:
@@ -117,11 +117,11 @@ class Standing:
             f"{'deleted' if gone else 'replaced'} while the store was open, as a restore or a cleaner of"
             f" temporary files does; what was published and settled meanwhile went to the old file: {REOPEN}"
         )
-        return Trouble(path, reason, everybody=True)
+        return Trouble(path, reason, for_all=True)
 
     def _stolen(self, path: str, fd: int) -> Trouble:
         reason = (
             f"the program closed descriptor {fd}, which was of this file and may be another file's now; what"
             f" was published and settled in the last second may be lost: {REOPEN}"
         )
-        return Trouble(path, reason, everybody=True, stolen=True)
+        return Trouble(path, reason, for_all=True, stolen=True)
