@@ -128,7 +128,7 @@ a.close()
     assert "the program closed descriptor" in error
     with mq.open(path) as again:
         assert 3 <= again.queue("q").stats().published <= 4
-    assert b"".join(mine(path).values()).count(b".") <= 1000, "more than one publish went there"
+    assert b"".join(mine(path).values()).count(b"." * 1000) <= 1, "more than one publish went there"
 
 
 @pytest.mark.parametrize("sync", ["'never'", "3600.0"])
