@@ -58,7 +58,7 @@ from mq.notes import ERROR, INFO, WARNING, Notes
 from mq.operation import operation
 from mq.sizes import size_of
 from mq.storage import locks, recovery, repair, shared
-from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain, pass_on, storage_error
+from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain, left, pass_on, storage_error
 from mq.storage.locks import Locks
 from mq.storage.log import SYNC_SECONDS, Draft, Log
 from mq.storage.shared import DIRTY, END, FAILED, HOLDER
@@ -198,6 +198,8 @@ class Store:
                 self._flusher = Flusher(
                     self.path, self.log, self._seconds, self.let_go_if_forgotten, self._miss_flusher
                 )
+            if self._pid != os.getpid():
+                raise left()  # half of it is the parent's
         except BaseException:
             self.leave = int
             self._let_go()
@@ -439,8 +441,13 @@ class Store:
                 self.step_aside()
             if not self.disk.lock(self._locks.fd):
                 self._locks.take(mark, self._keep_up)
-        except OSError as error:
-            pass_on(error)
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError):
+                pass_on(error)
+            if self._is_left():  # nothing is begun yet
+                return self.enter()
+            if isinstance(error, ValueError):
+                raise
             self.log.stand()  # perhaps the program closed the descriptor
             raise storage_error(self.path, error) from error
         mark[7] = self._pid
@@ -484,7 +491,13 @@ class Store:
                 else:
                     return
         except OSError as error:
+            if self._is_left():
+                return self.enter()
             raise storage_error(self.path, error) from error
+
+    def _is_left(self) -> bool:
+        """Whether this is the child of a fork, made inside the operation that comes in here."""
+        return self._gone and self._pid != os.getpid()
 
     def _keep_up(self) -> None:
         """Another process has LOCK: follow what it appends meanwhile, not so much that LOCK is missed."""
@@ -1045,8 +1058,11 @@ class Store:
 
         Files are closed and not unlocked: that would let go of what the parent holds.
         """
-        self.mutex = threading.RLock()  # the parent's may have been held
+        self._forget_mutex()
         was_open, self._is_own = not self._gone, False
+        parents_disk = self.disk
+        if not self.read_only:
+            self.disk = parents_disk.after_fork()
         try:
             if was_open and not self.read_only:
                 self.inherited = max(self.inherited, self.log.end)
@@ -1054,7 +1070,7 @@ class Store:
         finally:
             if not self.read_only:
                 self._gone, self.applied = True, VOID
-                self._forget_files()
+                self._forget_files(parents_disk)
         if self.read_only:
             if self.epoch:
                 self.log.reader.after_fork()
@@ -1071,6 +1087,16 @@ class Store:
         elif not self.closed:
             self.enter = self.look = self._open_in_child
 
+    def _forget_mutex(self) -> None:
+        """The parent's may be held by a thread that is not here, and be waited for by this one.
+
+        A thread that waits for it, and forked in the handler of a signal, goes on waiting here.
+        """
+        parents, self.mutex = self.mutex, threading.RLock()
+        if not parents._is_owned():  # type: ignore[attr-defined]
+            with suppress(RuntimeError):  # nobody has it
+                parents._release_save()  # type: ignore[attr-defined]  # whoever has it: as `release` does not
+
     def _forget_waiters(self) -> None:
         """Those who wait, and the threads, are the parent's."""
         self.leave = int
@@ -1079,18 +1105,20 @@ class Store:
         self.armed, self.asleep, self.busy, self._closer = set(), {}, set(), None
         self.maintenance = Maintenance(self)
 
-    def _forget_files(self) -> None:
+    def _forget_files(self, parents_disk: Disk) -> None:
         """Also those that another thread of the parent was just opening, or letting go of.
 
         A file that cannot be closed does not keep the others open; the first such error is raised.
         """
         listener, self.listener = self.listener, Listener(self)
+        if hasattr(self, "mark"):
+            self.mark = shared.detached(self.mark)
         sync_fd, self._sync_fd = self._sync_fd, -1
         with ExitStack() as parts:  # the last one first
             if hasattr(self, "_locks"):
                 parts.callback(self._locks.after_fork)
             if sync_fd >= 0:
-                parts.callback(self.disk.close, sync_fd)
+                parts.callback(parents_disk.close, sync_fd)
             if hasattr(self, "log"):
                 parts.callback(self.log.after_fork)
             parts.callback(listener.after_fork)

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import errno
 import gc
+import importlib
 import os
 import pickle
+import pkgutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from fakes import open_on
+from fakes import QuickDisk, open_on
 
 import mq
 from mq import store as store_module
@@ -310,7 +313,7 @@ def test_the_child_has_no_descriptor_of_the_parents(path, mail):
         return [before, between, opened(path)]
 
     assert in_child(work) == [
-        ["mark"],  # the parent's page, mapped until the child opens the store for itself
+        [],  # nor is the parent's page mapped
         [".", "FORMAT", "LOCK", "log/00000000000000000000.seg", "mark", "mark", "wake/0"],  # which it rang
         [],
     ]
@@ -523,16 +526,16 @@ def test_a_fork_while_another_thread_syncs_hangs_nobody(path, monkeypatch):
     with mq.open(path) as broker:
         mail = broker.queue("mail")
         mail.publish("before")
-        log, inside, go_on = broker._store.log, threading.Event(), threading.Event()
-        plain, parent = log._disk.sync, os.getpid()
+        inside, go_on = threading.Event(), threading.Event()
+        plain, parent = RealDisk.sync, os.getpid()
 
-        def sync(fd: int) -> None:
+        def sync(disk: RealDisk, fd: int) -> None:
             if os.getpid() == parent:
                 inside.set()
                 assert go_on.wait(PATIENCE)
-            plain(fd)
+            plain(disk, fd)
 
-        monkeypatch.setattr(log._disk, "sync", sync)
+        monkeypatch.setattr(RealDisk, "sync", sync)
         publisher = threading.Thread(target=mail.publish, args=("in the midst",))
         publisher.start()
         assert inside.wait(PATIENCE)
@@ -541,6 +544,196 @@ def test_a_fork_while_another_thread_syncs_hangs_nobody(path, monkeypatch):
         child.result()
         publisher.join(PATIENCE)
         assert ready(mail) == ["before", "in the midst", "in the child"]
+
+
+# ── in the handler of a signal, inside an operation ────────────────────────────────
+
+
+class ForksInside(QuickDisk):
+    """Forks behind one of its calls, as the handler of a signal that comes during it.  The child waits.
+
+    It goes on, with what the parent was about, when `let_go` is called: the parent may be far ahead then.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = -1  # calls until then
+        self.child = 0
+        self._gate = os.pipe()
+
+    def _called(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.child = os.fork()
+            if self.child == 0:
+                signal.alarm(PATIENCE)
+                os.read(self._gate[0], 1)
+
+    def let_go(self) -> int:
+        """How the child ended."""
+        os.write(self._gate[1], b"!")
+        _, status = os.waitpid(self.child, 0)
+        return status
+
+
+def _watched(name: str) -> Callable[..., Any]:
+    plain = getattr(QuickDisk, name)
+
+    def call(self: ForksInside, *args: Any, **options: Any) -> Any:
+        result = plain(*args, **options) if name == "pwrite" else plain(self, *args, **options)
+        self._called()
+        return result
+
+    return call
+
+
+for _name in ("lock", "open", "exists", "unlink", "rename", "allocate", "pwrite", "sync", "sync_directory"):
+    setattr(ForksInside, _name, _watched(_name))
+
+OPERATIONS: dict[str, Callable[[mq.Queue[Any]], object]] = {
+    "publish": lambda mail: mail.publish("inside"),
+    "publish in a new segment": lambda mail: mail.publish("inside" + "." * 1000),
+    "publish_many": lambda mail: mail.publish_many(["inside", "inside too"]),
+    "receive": lambda mail: mail.receive().body,
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_a_child_that_goes_on_inside_an_operation_changes_nothing_of_the_parents(tmp_path, operation):
+    """It wrote the end of the log as it was, so that what the parent had stored since was written over."""
+    parent, forks = os.getpid(), 0
+    for point in range(1, 100):
+        path, disk = tmp_path / str(point), ForksInside()
+        broker = open_on(disk, path, sync="always", segment_bytes=1024, background=False)
+        mail = broker.queue("mail")
+        mail.publish("before")
+        disk.left = point
+        try:
+            operation(mail)
+        except mq.MqError:
+            assert os.getpid() != parent
+        except BaseException:
+            if os.getpid() != parent:
+                os._exit(2)
+            raise
+        if os.getpid() != parent:
+            try:
+                broker.queue("children").publish("and goes on")
+                broker.close()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        disk.left = -1
+        if not disk.child:
+            broker.close()
+            break
+        forks += 1
+        theirs = [f"{number} of the parent" + "." * 300 for number in range(5)]
+        for body in theirs:
+            mail.publish(body)
+        assert disk.let_go() == 0, f"at call {point}"
+        mail.publish("the last")
+        broker.close()
+        with mq.open(path) as again:
+            assert again._store.verdict.name == "CLEAN"
+            mail = again.queue("mail")
+            # If the child had begun nothing when it came to be, it did the same as the parent.
+            bodies = sorted(
+                each.body for state in ("ready", "in_flight") for each in mail.peek(99, state=state)
+            )
+            assert [body for body in bodies if "of the parent" in body] == theirs
+            assert {"before", "the last"} <= set(bodies)
+            assert again.queue("children").stats().ready == 1
+    assert forks > 2
+
+
+def forked_while(work: Callable[[], object], function: str, then: Callable[[], object]) -> int:
+    """Fork in a signal's handler while *work* is in *function*; how the child ended, which does *then*."""
+    parent, main = os.getpid(), threading.get_ident()
+    children: list[int] = []
+    done = threading.Event()
+
+    def fork(number: int, frame: Any) -> None:
+        if not children and frame.f_code.co_name == function:
+            children.append(os.fork())
+            if children == [0]:
+                signal.alarm(PATIENCE)
+            else:
+                done.set()
+
+    def send() -> None:
+        while not done.wait(0.002):
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, fork)
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        try:
+            work()
+        except mq.MqError:
+            assert os.getpid() != parent
+        if os.getpid() != parent:
+            then()
+            os._exit(0)
+    finally:
+        if os.getpid() != parent:
+            os._exit(1)
+        done.set()
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+    return os.waitpid(children[0], 0)[1]
+
+
+def test_a_child_that_waits_for_the_mutex_of_a_thread_that_is_not_there_goes_on(broker, mail):
+    held, forked = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with broker._store.mutex:
+            held.set()
+            assert forked.wait(PATIENCE)
+
+    os.register_at_fork(after_in_parent=forked.set)
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(PATIENCE)
+    assert forked_while(lambda: mail.publish("both"), "publish", lambda: mail.publish("child's")) == 0
+    holder.join()
+    assert ready(mail).count("child's") == 1
+
+
+def test_a_child_that_follows_a_leader_that_is_not_there_is_told(path):
+    """Its message is in the log, and the parent has it synced."""
+    syncing, forked = threading.Event(), threading.Event()
+    parent = os.getpid()
+
+    class Syncs(QuickDisk):
+        def sync(self, fd: int) -> None:
+            if os.getpid() == parent and threading.current_thread() is not threading.main_thread():
+                syncing.set()
+                assert forked.wait(PATIENCE)
+            super().sync(fd)
+
+    os.register_at_fork(after_in_parent=forked.set)
+    with open_on(Syncs(), path, sync="always") as broker:
+        mail = broker.queue("mail")
+        mail.publish("before")
+        leader = threading.Thread(target=mail.publish, args=("leader's",))
+        leader.start()
+        assert syncing.wait(PATIENCE)
+        assert forked_while(lambda: mail.publish("follows"), "wait", lambda: mail.publish("child's")) == 0
+        leader.join()
+        assert sorted(ready(mail)) == ["before", "child's", "follows", "leader's"]
+
+
+def test_no_lock_of_the_standard_library_is_kept_from_the_child():
+    """In Python 3.11 a cached_property has one for all objects: a thread of the parent may hold it."""
+    for module in pkgutil.walk_packages(mq.__path__, "mq."):
+        if module.name.endswith("__main__"):
+            continue
+        for home in vars(importlib.import_module(module.name)).values():
+            if isinstance(home, type):
+                assert not [name for name, it in vars(home).items() if isinstance(it, cached_property)]
 
 
 # ── a store that cannot be taken leave of ──────────────────────────────────────────

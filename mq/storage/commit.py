@@ -53,6 +53,13 @@ class GroupCommit:
                     self._leading = False
                     self._end_round()
 
+    def after_fork(self) -> None:
+        """In a child: those who lead or follow are not here, but perhaps one, whose signal handler forked."""
+        self._gate, self._leading = threading.Lock(), False
+        ended, self._followers = self._followers, []
+        for bell in ended:
+            bell.release()
+
     def _lead(self) -> None:
         """Sync for all that wait.
 

@@ -12,6 +12,7 @@ turns that into an error that says what to do (see `explain`).
 
 from __future__ import annotations
 
+import copy
 import errno
 import mmap
 import os
@@ -23,7 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 from mq.errors import DiskFull, StorageError, Unsupported
 
@@ -40,6 +41,11 @@ PAGE_BYTES = 4096
 DEAF_SECONDS = 0.02  # between two looks at a pipe for which nothing can wait
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+LEFT = errno.ECANCELED  # what a disk raises that was left to the parent of a fork
+LEFT_WHY = (
+    "this process is a fork, made inside the operation (in the handler of a signal): the parent goes on with"
+    " that, and nothing more of it is done here"
+)
 NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 LOWEST_FD = 3  # 0 to 2 are standard input, output and error, whatever this process did to them
@@ -78,6 +84,13 @@ class Disk(Protocol):
         """New files get owner, group and mode of the file *path*, if it is there, and so far as permitted.
 
         Of a directory only the owner counts, and only for the superuser.
+        """
+
+    def after_fork(self) -> Self:
+        """In a child: the disk to go on with.  This one changes nothing any more, and raises LEFT.
+
+        The handler of a signal may have forked inside an operation, which the child then goes on with
+        as the parent does: what it has in hand is the parent's, or a number that is another file's.
         """
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int: ...
@@ -173,6 +186,15 @@ class RealDisk:
         self._anchor, self._root = -1, ""  # a directory, and how the names below it begin
         self._owner: tuple[int, int] | None = None  # of new files
         self._mode = mode
+        self._left = False
+
+    def after_fork(self) -> Self:
+        # Asked behind the last call before what it is about: a signal comes between calls.
+        mine = copy.copy(self)
+        mine._inodes, mine._anchor = {}, -1
+        self._left = True
+        self.pwrite = _refuse_to_write
+        return mine
 
     # ── names ──────────────────────────────────────────────────────────────────────
 
@@ -271,6 +293,8 @@ class RealDisk:
         with _naming(path):
             if not create:
                 return self._keep(os.open(name, flags, dir_fd=at))
+            if self._left:
+                raise left()
             try:
                 # Exclusively: what is there already, or where a link leads, keeps its owner.
                 fd = os.open(name, flags | os.O_CREAT | os.O_EXCL, self._new_mode(), dir_fd=at)
@@ -305,11 +329,15 @@ class RealDisk:
     def rename(self, old: str, new: str) -> None:
         (name, at), (new_name, new_at) = self._place(old), self._place(new)
         with _naming(new):
+            if self._left:
+                raise left()
             os.rename(name, new_name, src_dir_fd=at, dst_dir_fd=new_at)
 
     def unlink(self, path: str) -> None:
         name, at = self._place(path)
         with _naming(path):
+            if self._left:
+                raise left()
             os.unlink(name, dir_fd=at)
 
     def pwrite_direct(self, fd: int, data: bytes, offset: int) -> int:
@@ -320,6 +348,8 @@ class RealDisk:
         try:
             with mmap.mmap(-1, len(data)) as pages:  # the memory has to begin at a page, too
                 pages[:] = data
+                if self._left:
+                    raise left()
                 return os.pwrite(fd, pages, offset)
         finally:
             fcntl.fcntl(fd, fcntl.F_SETFL, flags)
@@ -337,12 +367,17 @@ class RealDisk:
     def truncate(self, fd: int, size: int) -> None:
         # Also when the file is no longer than that: a reservation that failed halfway may
         # have left room behind the end of the file.
-        os.ftruncate(fd, min(size, os.fstat(fd).st_size))
+        size = min(size, os.fstat(fd).st_size)
+        if self._left:
+            raise left()
+        os.ftruncate(fd, size)
 
     def allocate(self, fd: int, offset: int, size: int) -> None:
         # Beside reserving the room, this makes fdatasync a third cheaper: appending
         # inside the file's size does not change its metadata.
         if hasattr(os, "posix_fallocate"):
+            if self._left:
+                raise left()
             try:
                 os.posix_fallocate(fd, offset, size)
             except OSError as error:  # of the file system, if the C library does not make up for it
@@ -355,6 +390,8 @@ class RealDisk:
                 os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
 
     def sync(self, fd: int) -> None:
+        if self._left:
+            raise left()
         if sys.platform == "darwin":
             fcntl.fcntl(fd, fcntl.F_FULLFSYNC)  # a plain fsync there stops at the drive's cache
         else:
@@ -411,6 +448,8 @@ class RealDisk:
                 self.close(fd)
 
     def lock(self, fd: int, *, shared: bool = False) -> bool:
+        if self._left:
+            raise left()
         try:
             fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -459,6 +498,15 @@ class RealDisk:
             with _standard_streams_taken():  # it keeps a descriptor of its own
                 page = mmap.mmap(fd, PAGE_BYTES)
         return memoryview(page).cast("Q")
+
+
+def left() -> OSError:
+    """What is raised in the place of a change by who left its disk to the parent of a fork."""
+    return OSError(LEFT, LEFT_WHY)
+
+
+def _refuse_to_write(fd: int, data: Any, offset: int, /) -> int:
+    raise left()
 
 
 def _inode(found: os.stat_result) -> Inode:
@@ -525,6 +573,9 @@ class MemoryDisk:
         self._directory = bytearray()  # stands for all of them
         self._next = 1
         self._mutex = threading.Lock()
+
+    def after_fork(self) -> Self:
+        return self  # of who has it alone: nothing of it is the child's
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
         with self._mutex:

@@ -29,7 +29,7 @@ from mq.errors import ADVICE, Closed, CorruptStore, StorageError, StoreFailed, U
 
 from . import record, segment, shared
 from .commit import GroupCommit
-from .disk import NO_DESCRIPTORS, NO_ROOM, Disk, pass_on, storage_error, write_all
+from .disk import LEFT, LEFT_WHY, NO_DESCRIPTORS, NO_ROOM, Disk, pass_on, storage_error, write_all
 from .glance import Glance
 from .identity import Identity
 from .reader import Reader
@@ -114,6 +114,7 @@ class Log:
         self.stood: Callable[[], None] = _nothing  # called each second, when they are
         self.lost: Callable[[Trouble], None] = _nothing_of  # called once, when they are not
         self._stood_ms = 0  # when they last were
+        self._gone_why = "the store was closed meanwhile"
         self.end = end
         if segments and segment_bytes:
             self._enter(segments[-1], *self._open_to_write(segments[-1]))
@@ -151,8 +152,7 @@ class Log:
         if lsn + size > self._room or now_ms > self._look_ms or now_ms < self._created_ms:
             lsn = self._make_room(now_ms, size, (kind,), 1)
             now_ms = max(now_ms, self._created_ms)  # if a system's clocks are not what it says
-        mark = self._mark
-        lag = lsn - mark[3]  # SYNCED
+        lag = lsn - self._mark[3]  # SYNCED
         rest = (
             AFTER_CRC.pack(
                 len(payload), lsn & 0xFFFF_FFFF, lag if lag < 0xFFFF_FFFF else 0xFFFF_FFFF,
@@ -160,15 +160,17 @@ class Log:
             )
             + payload
         )  # fmt: skip
-        mark[2] = 1  # DIRTY
+        data = CRC.pack(crc32c(rest, self._seed)) + rest
+        # Behind the last call: a signal's handler may fork there, and this be the child (`after_fork`).
+        self._mark[2] = 1  # DIRTY
         try:
-            done = self._pwrite(self._fd, CRC.pack(crc32c(rest, self._seed)) + rest, lsn - self._shift)
+            done = self._pwrite(self._fd, data, lsn - self._shift)
         except OSError as error:
             raise self._fail(error) from error
         if done != size:
-            self._write_rest(CRC.pack(crc32c(rest, self._seed)) + rest, lsn, done)
-        self.end = mark[1] = lsn + size
-        mark[2] = 0
+            self._write_rest(data, lsn, done)
+        self.end = self._mark[1] = lsn + size
+        self._mark[2] = 0
         return lsn
 
     def append_group(self, now_ms: int, drafts: Sequence[Draft], *, atomic: bool = True) -> list[int]:
@@ -215,8 +217,10 @@ class Log:
     def _fail(self, error: OSError, path: str = "") -> StorageError:
         """Note that the disk's state is unknown from here on; the error to raise; see `pass_on`."""
         pass_on(error)
-        self._mark[shared.FAILED] = self._mark[shared.DIRTY] = 1
         path = path or self.reader.path(self.segments[-1])
+        if error.errno == LEFT:
+            return StoreFailed(path, f"{LEFT_WHY}; whether it is stored is for the parent to know")
+        self._mark[shared.FAILED] = self._mark[shared.DIRTY] = 1
         if self.standing and (trouble := self.standing.stolen(path, self._fd)):
             self._lose(trouble)
         self.failure = StoreFailed(
@@ -714,40 +718,40 @@ class Log:
         """The target is sampled before the fdatasync, so nothing appended during it is claimed."""
         # The descriptor first: a rotation after this line only adds a segment that is
         # synced too, and none is closed while `_sync` is held.
-        mark, writing, target = self._mark, self._writing, self.end
+        writing, target = self._writing, self.end
         if writing is None:
-            raise StoreFailed(self.directory, "the store was closed meanwhile")
+            raise StoreFailed(self.directory, self._gone_why)
         fd, last = writing
-        end = mark[shared.END]  # read once: it moves
+        end = self._mark[shared.END]  # read once: it moves
         if target < end <= last.limit:
             target = end  # what others have appended to the same segment
-        mark[shared.SYNCER] = os.getpid()
-        doubtful = mark[shared.SYNCING]
+        self._mark[shared.SYNCER] = os.getpid()
+        doubtful = self._mark[shared.SYNCING]
         if doubtful and self._in_turn != threading.get_ident():
             raise Doubt
         try:
             if doubtful:
                 # A leader died inside: that sync may have failed, and no process was told.
-                self._rewrite(mark[shared.SYNCED], target)
-            mark[shared.SYNCING] = max(doubtful, target)
+                self._rewrite(self._mark[shared.SYNCED], target)
+            self._mark[shared.SYNCING] = max(doubtful, target)
             self._sync_others(last, target)
             self._disk.sync(fd)
             self._stand_by((fd, last))
         except OSError as error:
             pass_on(error)
-            if error.errno in NO_DESCRIPTORS:  # no sync has failed: there was no file to sync
-                mark[shared.SYNCING] = doubtful
+            if error.errno in NO_DESCRIPTORS or error.errno == LEFT:  # no sync has failed: there was no file
+                self._mark[shared.SYNCING] = doubtful
                 reason = storage_error(self.directory, error).reason
                 raise StoreFailed(self.directory, f"{IN_THE_LOG}: {reason}") from error
-            mark[shared.FAILED] = mark[shared.DIRTY] = 1
+            self._mark[shared.FAILED] = self._mark[shared.DIRTY] = 1
             self.failure = StoreFailed(
                 self.directory,
                 f"fsync failed ({error.strerror}), the outcome is unknown: re-open the store, then look",
             )
             self._tell()
             raise self.failure from error
-        mark[shared.SYNCED] = mark[shared.SYNCED_TWIN] = target
-        mark[shared.SYNCING] = doubtful if doubtful > target else 0  # the rest is for who knows it
+        self._mark[shared.SYNCED] = self._mark[shared.SYNCED_TWIN] = target
+        self._mark[shared.SYNCING] = doubtful if doubtful > target else 0  # the rest is for who knows it
         self._close_retired()
 
     def _rewrite(self, start: int, stop: int) -> None:
@@ -928,10 +932,20 @@ class Log:
     # ── closing ────────────────────────────────────────────────────────────────────
 
     def after_fork(self) -> None:
-        """In a child: let go of the parent's files, whoever held the locks there."""
+        """In a child: let go of the parent's files, whoever held the locks there.
+
+        A thread that is inside an operation, and forked in the handler of a signal, goes on with it
+        here: it finds a page of its own and no file.  So what it writes to the page it asks for after
+        the last call, and keeps in no variable: the parent may be far ahead by then.
+        """
         self._sync = threading.Lock()
+        self._gone_why, self._pwrite, self.standing = LEFT_WHY, self._disk.pwrite, None
         self.reader.after_fork()
-        self.abandon()
+        try:
+            self.abandon()
+        finally:
+            self._mark[SYNCED] = min(self.synced, self.end)  # the parent has gone on before it was read
+            self._commit.after_fork()
 
     def abandon(self) -> None:
         """Let go of the files and leave the log as it is.  Whoever still waits for the disk is told."""

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Self
 
 from .disk import Disk, Inode
 
@@ -62,6 +63,9 @@ class Overlay:
 
     def whereabouts(self, fd: int) -> str:
         return self._open[fd][0]
+
+    def after_fork(self) -> Self:
+        return self  # nobody forks here
 
     def resemble(self, path: str) -> bool:
         return True

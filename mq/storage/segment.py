@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -53,6 +52,15 @@ class Segment:
     seed: int
     features: int = FEATURES
     skew_ms: int = 0  # how far the wall clock was ahead of store time when it was created
+    wall_ms: int = field(init=False, repr=False, compare=False)
+    """The wall clock's time when it was created; what `created_at` of a message counts from."""
+    name: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # No cached_property: in Python 3.11 it has one lock for all, and a thread that is not in the
+        # child of a fork may have it.
+        object.__setattr__(self, "wall_ms", max(0, self.created_ms + self.skew_ms))
+        object.__setattr__(self, "name", f"{self.base:020}.seg")
 
     @property
     def limit(self) -> int:
@@ -61,15 +69,6 @@ class Segment:
 
     def offset(self, lsn: int) -> int:
         return lsn - self.base + HEADER_BYTES
-
-    @cached_property
-    def wall_ms(self) -> int:
-        """The wall clock's time when it was created; what `created_at` of a message counts from."""
-        return max(0, self.created_ms + self.skew_ms)
-
-    @cached_property
-    def name(self) -> str:
-        return f"{self.base:020}.seg"
 
 
 def encode_header(identity: Identity, segment: Segment) -> bytes:

@@ -35,7 +35,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
     from .fate import Fate
@@ -548,6 +548,9 @@ class SimulatedDisk:
 
     def whereabouts(self, fd: int) -> str:
         return ""
+
+    def after_fork(self) -> Self:
+        return self  # nobody forks here
 
     def resemble(self, path: str) -> bool:
         return True

@@ -29,7 +29,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from unittest import mock
 
 from .disk import SimulatedDisk
@@ -276,6 +276,9 @@ class Face:
 
     def whereabouts(self, fd: int) -> str:
         return ""
+
+    def after_fork(self) -> Self:
+        return self  # nobody forks here
 
     def resemble(self, path: str) -> bool:
         return True
