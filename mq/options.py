@@ -92,6 +92,10 @@ def check_count(name: str, value: object, least: int = 0) -> int:
 
 def check_many(name: str, values: Iterable[T]) -> Iterable[T]:
     """*values*, if they are several; UsageError if it is one thing, which would be taken apart."""
+    if getattr(type(values), "_is_endless", False):
+        raise UsageError(
+            f"{name} is a list or another iterable; one that is a {exact.kind(values)} never ends"
+        )
     several = exact.is_a(values, Iterable)  # type: ignore[type-abstract]
     if not several or issubclass(type(values), (str, *BYTES, Mapping)):
         raise UsageError(f"{name} is a list or another iterable, not {exact.kind(values)}")

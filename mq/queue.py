@@ -63,6 +63,7 @@ class Queue(Generic[T]):
     """A handle.  The queue comes to be when it is declared with options or first published to."""
 
     __contains__ = None  # `x in queue` would fall back on __iter__ and take messages
+    _is_endless = True  # where several things are wanted, a queue is refused, for the same reason
 
     def __init__(self, store: Store, channel: Channel, type: Any = None) -> None:
         self.name = channel.name

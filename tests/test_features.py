@@ -171,6 +171,45 @@ def test_what_is_in_flight_does_not_expire_until_it_comes_back(broker: mq.Broker
     assert queue.stats().expired == 1
 
 
+def test_what_expired_in_flight_goes_once_it_has_timed_out_whoever_comes_by(
+    broker: mq.Broker, clock: FakeClock
+) -> None:
+    """Also where nobody receives any more: who waits for its dead letters waits for just that."""
+    queue = broker.queue("mail", ttl=5, expired="dead_letter", visibility_timeout=30)
+    queue.publish_many(["x", "acked"])
+    take(queue)
+    take(queue).ack()
+    clock.advance(10)
+    assert broker.queue("mail.dead").receive(timeout=0) is None, "it is in flight"
+    clock.advance(21)
+    assert take(broker.queue("mail.dead")).origin == "mail"
+
+
+def test_a_backoff_may_end_when_the_visibility_timeout_would_have(
+    broker: mq.Broker, clock: FakeClock
+) -> None:
+    queue = broker.queue("mail", visibility_timeout=1, backoff=mq.Backoff(initial=1, jitter=0))
+    queue.publish("x")
+    take(queue).nack()
+    clock.advance(1)
+    assert queue.stats()[:3] == (1, 0, 0)
+    assert take(queue).attempts == 2
+
+
+def test_what_is_put_off_twice_to_the_same_moment_is_counted_once(
+    broker: mq.Broker, clock: FakeClock
+) -> None:
+    queue = broker.queue("mail")
+    ids = queue.publish_many(["a", "b"])
+    at = datetime.fromtimestamp(clock.now + 60, UTC)
+    for id in ids * 2:
+        assert queue.reschedule(id, at=at)
+    assert queue.stats()[:3] == (0, 0, 2)
+    clock.advance(60)
+    assert queue.stats()[:3] == (2, 0, 0)
+    assert bodies(queue.receive_many(5, timeout=0)) == ["a", "b"]
+
+
 # ── retries and dead letters ───────────────────────────────────────────────────────
 
 
@@ -317,6 +356,18 @@ def test_replay_brings_dead_letters_back_to_their_place_with_the_count_reset(
     with pytest.raises(mq.StaleReceipt):
         dead.ack_many([receipt])
     assert bodies(dying.peek(state="in_flight")) == ["one"]
+
+
+def test_a_batch_has_a_replayed_message_once(broker: mq.Broker) -> None:
+    """It expired before it died, and does not expire any more."""
+    queue = broker.queue("mail")
+    for group in ("first", "replayed"):
+        queue.publish(group, group=group, ttl=90)
+    take(queue)
+    take(queue).reject()
+    assert broker.queue("mail.dead").replay() == 1
+    assert bodies(queue.peek()) == ["replayed"]
+    assert bodies(queue.receive_many(5, timeout=0)) == ["replayed"]
 
 
 def test_replay_refuses_by_name_what_it_cannot_do(broker: mq.Broker, dying: mq.Queue[Any]) -> None:
@@ -536,6 +587,18 @@ def test_what_stops_a_transaction_leaves_no_trace(broker: mq.Broker, how: str) -
     assert broker._store.log.end == end
     assert broker.queues() == ["in", "out"]
     message.ack()
+
+
+@pytest.mark.parametrize(
+    "give", ["receive", "ack_many", "nack_many", "extend_many", "publish_many", "replay"]
+)
+def test_a_queue_is_no_list_of_messages_or_queues(broker: mq.Broker, give: str) -> None:
+    """To go through it would take all that it holds, and wait for more."""
+    queue = broker.queue("mail")
+    queue.publish("x")
+    with pytest.raises(mq.UsageError, match="never ends"):
+        getattr(broker if give == "receive" else queue, give)(queue)
+    assert queue.stats()[:3] == (1, 0, 0)
 
 
 def test_at_most_once_arrives_settled_and_on_the_disk(tmp_path: Path) -> None:

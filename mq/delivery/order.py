@@ -90,6 +90,7 @@ class Order:
         self.doomed: list[int] = []  # flights whose last attempt has timed out
         self.overdue: list[int] = []  # messages that have expired, and go next; most are in `_expiries` still
         self._lapsed = self._resting = self._later = 0
+        self._perishes = False  # some flight may expire once it has timed out
         self.history_bytes = 0
         dues, expiries = [], []
         for id, entry in self.delayed.items():
@@ -116,6 +117,7 @@ class Order:
             self.history_bytes += weight(flight.traits)
             if flight.deadline > self._store_seen:
                 self._deadlines.append((flight.deadline, id))
+                self._perishes = self._perishes or flight.traits.expires > 0
             else:
                 self._lapse(id, flight)
         heapify(self._deadlines)
@@ -189,7 +191,10 @@ class Order:
         heappush(self._deadlines, (deadline, id))
         if deadline < self._next_store:
             self._next_store = deadline
-        if flight.attempts >= self.attempts_max:
+        if flight.traits.expires:
+            self._perishes = True
+            self._alarm_store(deadline)
+        elif flight.attempts >= self.attempts_max:
             self._alarm_store(deadline)
         if len(self._deadlines) > 2 * len(self.flights) + STALE_MAX:
             self._deadlines = [
@@ -270,7 +275,8 @@ class Order:
             return list(islice(self.waiting, limit))
         self._passing.first(self._wall_seen, self._is_ready)  # what has expired before it is dropped
         passing = self._passing.ready(self._wall_seen, self._is_ready)
-        ranks = merge(self._ready_ranks(limit), passing, self._lane_ranks())
+        # One that was dead meanwhile, and expires now or does not any more, stands in both of the first.
+        ranks = _each_once(merge(self._ready_ranks(limit), passing, self._lane_ranks()))
         return [rank & ID for rank in islice(ranks, limit)]
 
     def listed(self, now: Now, limit: int) -> list[int]:
@@ -334,8 +340,7 @@ class Order:
         """How long until a deadline passes or a delay ends; None if there is none."""
         if self._busy:
             self.reindex()
-        while self._deadlines and not self._is_deadline(*self._deadlines[0]):
-            heappop(self._deadlines)
+        self._drop_settled()
         while self._returns and not self._is_return(*self._returns[0]):
             heappop(self._returns)
         while (due := self._dues.first()) and not self._is_due(*due):
@@ -444,6 +449,7 @@ class Order:
             if pair != last and self._is_deadline(*pair):
                 self._lapse(pair[1], self.flights[pair[1]])
             last = pair
+        last = None  # of the returns: one may be for the very moment, and message, of a deadline
         while self._returns and self._returns[0][0] <= now_ms:
             pair = heappop(self._returns)
             if pair != last and self._is_return(*pair):
@@ -455,12 +461,16 @@ class Order:
             last = pair
 
     def _pass_dues(self, now_ms: int) -> None:
-        last = None
+        moment, arrived = 0, set[int]()
         while (pair := self._dues.first()) and pair[0] <= now_ms:
             self._dues.pop()
-            if pair != last and self._is_due(*pair):
-                self._arrive_in_time(pair[1])
-            last = pair
+            due, id = pair
+            if due != moment:
+                moment, arrived = due, set()
+            # What was put off to the same moment twice is in there twice, and others of that moment between.
+            if id not in arrived and self._is_due(due, id):
+                arrived.add(id)
+                self._arrive_in_time(id)
 
     def _arrive_in_time(self, id: int) -> None:
         """The delay of a message that waits, or its backoff, is over."""
@@ -528,15 +538,22 @@ class Order:
 
     def _set_alarms(self) -> None:
         """Tell the board when there is next something to do, if it does not know."""
-        expiry, lasts = self._expiries.first(), self._deadlines if self.attempts_max != NEVER else None
+        expiry = self._expiries.first()
         if self.overdue:
             self._alarm_wall(0)
         elif expiry:
             self._alarm_wall(expiry[0])
         if self.doomed:
             self._alarm_store(0)
-        elif lasts:
-            self._alarm_store(lasts[0][0])
+        elif self._perishes or self.attempts_max != NEVER:
+            self._drop_settled()
+            if self._deadlines:
+                self._alarm_store(self._deadlines[0][0])
+
+    def _drop_settled(self) -> None:
+        """Have a delivery that is still in force at the head of the deadlines."""
+        while self._deadlines and not self._is_deadline(*self._deadlines[0]):
+            heappop(self._deadlines)
 
     def _alarm_wall(self, when: int) -> None:
         if when < self._wall_alarm:
@@ -685,3 +702,12 @@ class Order:
     def _is_due(self, due: int, id: int) -> bool:
         entry = self.delayed.get(id)
         return entry is not None and entry.due == due
+
+
+def _each_once(ranks: Iterable[int]) -> Iterator[int]:
+    """*ranks*, which ascend, without repetitions."""
+    last = None
+    for rank in ranks:
+        if rank != last:
+            last = rank
+            yield rank
