@@ -64,7 +64,7 @@ class Loader:
             state = snapshot.restore(newest.state, self._load_chunk)
             found = self._survey(synced, state, upto, newest.start)
             found.last_ms = max(found.last_ms, newest.last_ms)
-            found.event_ms = max(found.event_ms, newest.last_ms)  # who wrote it had said what came before
+            found.event_ms = max(found.event_ms, newest.last_ms)  # its writer had said what came before
             return Loaded(state, found, newest.position)
         except NOT_USABLE:
             return self.load_log(synced, upto)._replace(checkpoint=newest.position)

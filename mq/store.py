@@ -1094,8 +1094,8 @@ class Store:
         """
         parents, self.mutex = self.mutex, threading.RLock()
         if not parents._is_owned():  # type: ignore[attr-defined]
-            with suppress(RuntimeError):  # nobody has it
-                parents._release_save()  # type: ignore[attr-defined]  # whoever has it: as `release` does not
+            with suppress(RuntimeError):  # no thread has it
+                parents._release_save()  # type: ignore[attr-defined]  # of any thread: `release` does not
 
     def _forget_waiters(self) -> None:
         """Those who wait, and the threads, are the parent's."""

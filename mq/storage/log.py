@@ -932,7 +932,7 @@ class Log:
     # ── closing ────────────────────────────────────────────────────────────────────
 
     def after_fork(self) -> None:
-        """In a child: let go of the parent's files, whoever held the locks there.
+        """In a child: let go of the parent's files, whichever thread held the locks.
 
         A thread that is inside an operation, and forked in the handler of a signal, goes on with it
         here: it finds a page of its own and no file.  So what it writes to the page it asks for after

@@ -65,7 +65,7 @@ class Overlay:
         return self._open[fd][0]
 
     def after_fork(self) -> Self:
-        return self  # nobody forks here
+        return self  # no process forks here
 
     def resemble(self, path: str) -> bool:
         return True
