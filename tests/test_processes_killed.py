@@ -35,14 +35,14 @@ class DeadlyDisk(QuickDisk):
 
     def __init__(self, at: int, *, half: bool) -> None:
         super().__init__()
-        self._left, self._half = at, half
+        self._calls_left, self._half = at, half
         for name in METHODS:
             setattr(self, name, functools.partial(self._called, name, getattr(self, name)))
 
     def _called(self, name: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
         if not self._half or name == "pwrite":
-            self._left -= 1
-            if not self._left:
+            self._calls_left -= 1
+            if not self._calls_left:
                 if self._half:
                     fd, data, offset = args
                     os.pwrite(fd, data[: len(data) // 2], offset)
