@@ -113,7 +113,10 @@ class Parts:
             return self._part(self._state, number, priority, chunk)
 
     def _part(self, state: State, number: int, priority: int, chunk: Chunk) -> Arrays:
-        return state.queues[number].lane(priority).part(chunk.first, chunk.size)
+        queue = state.queue(number)
+        if queue is None:
+            raise StaleCheckpoint
+        return queue.lane(priority).part(chunk.first, chunk.size)
 
 
 def _is_stale(number: int, priority: int, chunk: Chunk) -> Arrays:

@@ -358,7 +358,7 @@ class Maintenance:
     def _is_garbage(self, found: Event) -> bool:
         """Whether nobody needs the record, as far as its message, or its declaration, tells."""
         lsn, kind, _, number, _, buffer, start, stop = found
-        queue = self._store.state.queues.get(number)
+        queue = self._store.state.queue(number)
         if queue is None:
             return True
         if kind == events.DEDUP:
@@ -459,8 +459,7 @@ class Maintenance:
             start = Start(log.end, log.segments[-1].base, marker, log.reader.checksum(marker), log.head)
             frozen = snapshot.freeze(store.state)
         pack = checkpoint.Pack(start.position)
-        state, saved = snapshot.encode(frozen, pack.add)
-        packs = {place[0] for place in snapshot.places(frozen)}
+        state, packs, saved = snapshot.encode(frozen, pack.add)
         self._checkpoint_at = start.position
         self._checkpoint_bytes = checkpoint.write(
             store.disk,

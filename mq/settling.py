@@ -38,7 +38,7 @@ class Claim(NamedTuple):
     def queue(self, state: State) -> QueueState | None:
         """The queue that it is in, if it is in force."""
         if isinstance(self.where, int):
-            return settle.current(state.queues.get(self.where), self.id, self.receipt)
+            return settle.current(state.queue(self.where), self.id, self.receipt)
         return settle.current(self.where.state, self.id, self.receipt)
 
     def size(self, plan: Plan, queue: QueueState) -> int:

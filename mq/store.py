@@ -401,13 +401,13 @@ class Store:
     def _bind_channels(self) -> None:
         self.state.renamed.clear()
         for name, channel in self.channels.items():
-            channel.state = self.state.by_name.get(name)
+            channel.state = self.state.named(name)
 
     def _rebind(self) -> None:
         """Some names mean other queues than before: their channels follow."""
         for name in self.state.renamed:
             if channel := self.channels.get(name):
-                channel.state = self.state.by_name.get(name)
+                channel.state = self.state.named(name)
                 channel.notify_all()
         self.state.renamed.clear()
 
@@ -716,7 +716,7 @@ class Store:
         with self.mutex:
             try:
                 self.look()
-                return sorted(self.state.by_name)
+                return sorted(self.state.names())
             finally:
                 self.leave()
 
@@ -727,7 +727,7 @@ class Store:
             if found is None:
                 found = Channel(name, self)
                 self.channels.add(name, found)
-                found.state = self.state.by_name.get(name)
+                found.state = self.state.named(name)
             return found
 
     @operation
@@ -782,7 +782,7 @@ class Store:
         """Wake whom *plan* concerns, here and in other processes."""
         if self.armed:
             for number, count in plan.arrivals().items():
-                queue = self.state.queues.get(number)
+                queue = self.state.queue(number)
                 channel = self.channels.get(queue.name) if queue else None
                 if channel and channel.armed:
                     if count > 1:
@@ -865,7 +865,7 @@ class Store:
                         self.look()  # it may have moved since, and who moved it be elsewhere
                         if isinstance(error, CorruptStore):
                             self.log.stand()  # else damage is no explanation
-                        here = self.state.queues.get(queue.number)
+                        here = self.state.queue(queue.number)
                         now_at = here.position(id) if here else None
                     finally:
                         self.leave()

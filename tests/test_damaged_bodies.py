@@ -41,7 +41,7 @@ def broker(tmp_path: Path, clock: FakeClock) -> Broker:
 
 def test_receive_names_it_once_and_goes_on_with_the_others(broker: Broker, clock: FakeClock) -> None:
     queue = broker.queue("a")
-    first = broker._store.state.by_name["a"].waiting.head
+    first = broker._store.state.named("a").waiting.head
     with pytest.raises(mq.CorruptStore, match="mq repair") as caught:
         queue.receive(timeout=0)
     assert caught.value.ids == (first,)
@@ -56,7 +56,7 @@ def test_it_backs_off_like_any_failure(broker: Broker, clock: FakeClock) -> None
     for _ in range(4):
         with pytest.raises(mq.CorruptStore):
             queue.receive(timeout=0)
-        (message,) = broker._store.state.by_name["a"].delayed.values()
+        (message,) = broker._store.state.named("a").delayed.values()
         waits.append(message.rests / 1000 - clock.now)
         clock.advance(waits[-1] + 0.001)
     assert waits == sorted(waits)
@@ -80,7 +80,7 @@ def test_who_looks_is_told_and_the_counts_are_there(broker: Broker) -> None:
     """P7."""
     queue = broker.queue("a")
     assert queue.stats().ready == 3
-    id = broker._store.state.by_name["a"].waiting.head
+    id = broker._store.state.named("a").waiting.head
     for look in (queue.peek, lambda: queue.get(id)):
         with pytest.raises(mq.CorruptStore) as caught:
             look()
@@ -142,7 +142,7 @@ def test_a_message_that_has_moved_is_named_by_its_id(tmp_path: Path) -> None:
         queue.publish("goes")
         queue.receive_many(2, timeout=0)[1].ack()
         broker._store.maintenance.compact()
-        position = broker._store.state.by_name["a"].position(id)
+        position = broker._store.state.named("a").position(id)
         assert position != id
         damage(tmp_path, position + 40)
         with pytest.raises(mq.CorruptStore, match=f"message {id} ") as caught:

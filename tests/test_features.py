@@ -457,10 +457,10 @@ def test_a_group_is_held_over_a_restart(tmp_path: Path, clock: FakeClock) -> Non
 def test_a_hundred_thousand_groups_cost_no_scan(broker: mq.Broker) -> None:
     """Counted, not timed: what is looked at does not grow with the number of groups."""
     queue = broker.queue("mail")
-    state_of = broker._store.state.by_name
+    state_of = broker._store.state.named
     for index in range(300):
         queue.publish(index, group=str(index))
-    state = state_of["mail"]
+    state = state_of("mail")
     looked = 0
     plain = state._is_ready
 
@@ -498,7 +498,7 @@ def test_a_dedup_id_is_remembered_for_its_window_even_after_the_message_is_gone(
         assert queue.stats().ready == 0
         clock.advance(100)
         assert queue.publish("z", dedup_id="k") > first
-        assert len(broker._store.state.by_name["mail"].dedup) == 1
+        assert len(broker._store.state.named("mail").dedup) == 1
 
 
 def test_a_dedup_hit_waits_for_the_disk(tmp_path: Path) -> None:
@@ -706,7 +706,7 @@ def test_an_idle_queue_goes_only_when_it_is_empty_and_an_abandoned_one_with_all_
         assert set(broker.queues()) - {"other"} == left
         assert broker._store.state.board.next > clock.now * 1000  # no process looks all the time
     assert sum(idle.stats()[:3]) == 1
-    idle._store.state.by_name["idle"].purge(1 << 62, ())  # the last one goes
+    idle._store.state.named("idle").purge(1 << 62, ())  # the last one goes
     clock.advance(3)
     other.publish("comes by")
     assert broker.queues() == ["other"]
@@ -937,7 +937,7 @@ def test_dedup_ids_whose_window_is_over_are_forgotten_in_every_process(
             clock.advance(1)
             other.queues()
         for each in (broker, other):
-            assert len(each._store.state.by_name["mail"].dedup) <= 12
+            assert len(each._store.state.named("mail").dedup) <= 12
 
 
 @pytest.mark.parametrize("again", ["live", "from a checkpoint", "from the log", "moved"])
@@ -959,7 +959,7 @@ def test_dedup_ids_behind_one_with_a_long_window_are_forgotten(
         broker.close()
         broker = open_on(QuickDisk(), tmp_path / "s", sync="never", clock=clock, background=False)
         queue = broker.queue("mail")
-    remembered = broker._store.state.by_name["mail"].dedup
+    remembered = broker._store.state.named("mail").dedup
     clock.advance(15)
     if goes_on:
         for index in range(100):

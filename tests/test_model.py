@@ -254,8 +254,8 @@ class Store(RuleBasedStateMachine):
         with store.mutex:
             try:
                 store.enter()
-                for queue in store.state.queues.values():
-                    queue.advance(store.clock.now())
+                for name in store.state.names():
+                    store.state.named(name).advance(store.clock.now())
                 while store.state.board.next <= now[0]:
                     store.do_due()
             finally:
@@ -674,7 +674,7 @@ class Store(RuleBasedStateMachine):
         assert stats[:3] == (len(shown["ready"]), len(shown["in_flight"]), len(shown["delayed"]))
         assert stats.bytes == sum(message._size for each in shown.values() for message in each)
         store = self.broker._store
-        held = store.state.by_name[name]
+        held = store.state.named(name)
         for message in (message for each in shown.values() for message in each):
             assert sizes.size_of(store.log, held.position(message.id)) == message._size
         assert stats[5:] == (

@@ -48,35 +48,35 @@ def expire(broker: mq.Broker, queue: mq.Queue[Any], clock: FakeClock) -> None:
 
 
 def purge(broker: mq.Broker, queue: mq.Queue[Any], clock: FakeClock) -> None:
-    broker._store.state.by_name["big"].deliver(queue.peek(1)[0].id, 1 << 40, 1 << 60, 0)
+    broker._store.state.named("big").deliver(queue.peek(1)[0].id, 1 << 40, 1 << 60, 0)
     broker._store.log.reader._recent = (None, 0, b"")
     assert queue.purge() == COUNT - 1
 
 
 def cancel(broker: mq.Broker, queue: mq.Queue[Any], clock: FakeClock) -> None:
-    for id in list(broker._store.state.by_name["big"].delayed):
+    for id in list(broker._store.state.named("big").delayed):
         assert queue.cancel(id)
 
 
 def overflow(broker: mq.Broker, queue: mq.Queue[Any], clock: FakeClock) -> None:
     broker.queue("big", max_length=2, overflow="drop_oldest")
     queue.publish("small")
-    assert broker._store.state.by_name["big"].dropped == COUNT - 1
+    assert broker._store.state.named("big").dropped == COUNT - 1
 
 
 def time_out(broker: mq.Broker, queue: mq.Queue[Any], clock: FakeClock) -> None:
-    state = broker._store.state.by_name["big"]
+    state = broker._store.state.named("big")
     for number, id in enumerate(list(state.delayed)):
         state.deliver(id, (1 << 40) + number, int(clock.now * 1000) + 1, 0)
     broker.queue("big", max_attempts=1)
     clock.advance(1)
     broker.queue("neighbour").publish("comes by")
-    assert broker._store.state.by_name["big.dead"].total() == COUNT
+    assert broker._store.state.named("big.dead").total() == COUNT
 
 
 def settle_by_receipt(broker: mq.Broker, queue: mq.Queue[Any], clock: FakeClock) -> None:
     """Those that were received by another process."""
-    state, tag = broker._store.state.by_name["big"], broker._store.tag
+    state, tag = broker._store.state.named("big"), broker._store.tag
     receipts = []
     for number, id in enumerate(list(state.delayed)):
         receipt = (1 << 40) + number
@@ -104,7 +104,7 @@ def test_no_body_is_read_to_know_what_it_takes(
     disk.bytes_read = 0
     do(broker, queue, clock)
     assert disk.bytes_read < COUNT * 16 * 1024 + (BODY + 512 if do is purge else 0)
-    broker._store.state.by_name["big"].advance(broker._store.clock.now())
+    broker._store.state.named("big").advance(broker._store.clock.now())
     left = queue.stats().bytes
     expected = {"purge": whole // COUNT, "overflow": whole // COUNT + len("small")}.get(do.__name__, 0)
     expected = whole - 3 * (whole // COUNT) if do is settle_by_receipt else expected
@@ -130,7 +130,7 @@ def test_a_message_that_has_moved_and_changed_has_the_size_that_it_had(
     broker._store.maintenance.compact()
     log, found = broker._store.log, []
     for name in ("a", "a.dead"):
-        state = broker._store.state.by_name[name]
+        state = broker._store.state.named(name)
         for message in broker.queue(name).peek():
             position = state.position(message.id)
             assert position is not None
@@ -263,7 +263,7 @@ def test_the_turn_of_the_next_in_a_group_comes_when_the_first_has_expired(
     assert queue.receive(timeout=0) is None
     for seconds, body in ((5.5, "second"), (1, "third")):
         clock.advance(seconds)
-        state = store.state.by_name["mail"]
+        state = store.state.named("mail")
         head = state.head(store.clock.now())
         assert head is not None
         assert queue.get(head).body == body
@@ -293,7 +293,7 @@ def test_entries_that_are_out_of_date_are_passed_over_a_few_at_a_time(
     while taken := queue.receive_many(500, timeout=0):
         queue.ack_many(taken)
     clock.advance(6)
-    state, now = broker._store.state.by_name["mail"], broker._store.clock.now()
+    state, now = broker._store.state.named("mail"), broker._store.clock.now()
     before = len(state._expiries)
     assert before > 4 * 10
     assert state.fallen(now, 10) == ([], [])

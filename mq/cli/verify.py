@@ -15,8 +15,7 @@ from mq.cli import output
 from mq.cli.app import CORRUPT, disk_at, json_option, note, store_option
 from mq.cli.inspect import MEANINGS, exit_code, gap_fields, gap_line
 from mq.cli.progress import Progress
-from mq.delivery import events
-from mq.delivery.snapshot import Image
+from mq.delivery import events, snapshot
 from mq.storage import checkpoint
 from mq.storage.disk import Disk
 from mq.storage.repair import suspects
@@ -110,12 +109,10 @@ def _bad_checkpoints(disk: Disk, store: str, walked: Walk) -> Iterator[str]:
                 yield path
     if newest:
         try:
-            images = msgspec.msgpack.decode(newest.state, type=list[Image])
+            places = [checkpoint.Place(*place) for place in snapshot.places(newest.state)]
         except msgspec.MsgspecError:  # it is whole, and says what this mq does not know
             yield os.path.join(directory, f"{newest.position:020}.state")
             return
-        kept = (place for image in images for _, _, both in image.chunks for place in both if place)
-        places = [checkpoint.Place(*place) for place in kept]
         bad = {place.pack for place in places if checkpoint.load(disk, directory, place) is None}
         again = checkpoint.newest(disk, directory, key, walked.view.upto)
         if again and again.position == newest.position:  # else somebody replaced it meanwhile

@@ -280,14 +280,14 @@ class Backlog:
                 _ = chunk.arrays  # read from where else it is
                 chunk.saved = None
 
-    def restore(self, at: int, chunks: list[Chunk]) -> None:
-        """Be what `chunks` gave."""
+    def restore(self, head: int, at: int, chunks: list[Chunk]) -> None:
+        """Be what `chunks` gave, with *head* as it was."""
         self.clear()
         if chunks:
             self._chunks, self._at = chunks, at
             self._count = sum(chunk.size for chunk in chunks) - at
             self._find_tail()
-            self.head = chunks[0].arrays[0][at]
+            self.head = head
 
     # ── inside ─────────────────────────────────────────────────────────────────────
 

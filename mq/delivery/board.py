@@ -79,6 +79,13 @@ class Board:
         self._wall.add(when, number)
         self.next = min(self.next, when + self._ahead)
 
+    def remind(self, number: int, store_ms: int, wall_ms: int) -> None:
+        """Both, for a queue that sleeps; NEVER: it has nothing to do."""
+        if store_ms < NEVER:
+            self.at_store(store_ms, number)
+        if wall_ms < NEVER:
+            self.at_wall(wall_ms, number)
+
     def due(self, now: Now) -> int | None:
         """A queue that has work to do; None if there is none, and `next` says when to look again."""
         store, wall = self._store.first(), self._wall.first()

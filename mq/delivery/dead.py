@@ -43,7 +43,7 @@ def check_grave(state: State, name: str, changes: dict[str, Any]) -> None:
     """
     if not changes.keys() & BURYING:
         return
-    queue = state.by_name.get(name)
+    queue = state.named(name)
     options = events.replaced(declaration_of(queue) if queue else events.Declaration(name=name), changes)
     needed = options.dead_letter or options.max_attempts is not None or options.expired == "dead_letter"
     if not needed and not queue:
@@ -53,7 +53,7 @@ def check_grave(state: State, name: str, changes: dict[str, Any]) -> None:
         path.append(grave_of(options))
         if path[-1] in path[:-1]:
             raise UsageError(f"dead letters would go in a circle: {' → '.join(map(repr, path))}")
-        following = state.by_name.get(path[-1])
+        following = state.named(path[-1])
         if not following and len(path[-1].encode()) > NAME_BYTES_MAX - len(SUFFIX):
             return
         options = following.options if following else events.Declaration(name=path[-1])
@@ -73,7 +73,7 @@ def replay(plan: Plan, queue: QueueState, ids: Iterable[int] | None, to: str | N
     Those that are in flight, or not here, stay where they are.  Without *ids*, all that
     can go.
     """
-    if to is not None and to not in plan.state.by_name:
+    if to is not None and not plan.state.named(to):
         raise UsageError(f"there is no queue {to!r} to replay to: declare it first")
     if to == queue.name:
         raise UsageError(f"the messages are in {to!r} already")
@@ -88,7 +88,7 @@ def replay(plan: Plan, queue: QueueState, ids: Iterable[int] | None, to: str | N
             if named:
                 raise UsageError(f"message {id} did not die in another queue: say where it goes with to=")
             continue
-        target = plan.state.by_name.get(name)
+        target = plan.state.named(name)
         if target is None:
             raise UsageError(f"message {id} died in {name!r}, which is gone: say where it goes with to=")
         size = plan.size_of(queue, id)

@@ -38,7 +38,7 @@ def next_work(
         number = state.board.due(now)
         if number is None:
             break
-        queue = state.queues.get(number)
+        queue = state.queue(number)
         if queue is None:
             state.board.done(number, now)
             continue

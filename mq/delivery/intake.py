@@ -62,7 +62,7 @@ def admit(plan: Plan, wishes: Iterable[Wish]) -> list[int]:
     drafts: list[Draft] = []
     for wish in wishes:
         number = plan.number(wish.queue)
-        queue = plan.state.queues.get(number)
+        queue = plan.state.queue(number)
         key = (number, wish.dedup_id) if wish.dedup_id is not None else None
         if key:
             if queue and (seen := queue.dedup.find(key[1], plan.now.store)) is not None:
@@ -78,7 +78,7 @@ def admit(plan: Plan, wishes: Iterable[Wish]) -> list[int]:
         count, size = added.get(number, (0, 0))
         added[number] = count + 1, size + len(draft[3])
     for number, (count, size) in added.items():
-        if (queue := plan.state.queues.get(number)) and queue.bounded:
+        if (queue := plan.state.queue(number)) and queue.bounded:
             _make_room(plan, queue, count, size)
     first = len(plan.drafts)
     plan.drafts += drafts

@@ -536,6 +536,10 @@ class Order:
 
     # ── work that falls due ────────────────────────────────────────────────────────
 
+    def alarms(self) -> tuple[int, int]:
+        """When there is next something to do, as far as the board knows: by store time and by wall time."""
+        return self._store_alarm, self._wall_alarm
+
     def _set_alarms(self) -> None:
         """Tell the board when there is next something to do, if it does not know."""
         expiry = self._expiries.first()

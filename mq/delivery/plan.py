@@ -44,7 +44,7 @@ class Plan:
 
     def number(self, name: str) -> int:
         """The number of the queue *name*, which is declared if it is not there."""
-        if queue := self.state.by_name.get(name):
+        if queue := self.state.named(name):
             return queue.number
         if name not in self._new:
             self.declare(name, {})
@@ -52,7 +52,7 @@ class Plan:
 
     def declare(self, name: str, changes: dict[str, Any]) -> None:
         """Make the queue, or change what is known of it."""
-        queue = self.state.by_name.get(name)
+        queue = self.state.named(name)
         declaration = declaration_of(queue) if queue else events.Declaration(name=name)
         number = queue.number if queue else self.state.free_number(self._new.values())
         if number is None:
@@ -80,7 +80,7 @@ class Plan:
         return found
 
     def options(self, number: int) -> events.Options:
-        queue = self.state.queues.get(number)
+        queue = self.state.queue(number)
         return queue.options if queue else events.Options()
 
     def expires(self, number: int, ttl: float | None = None) -> int:

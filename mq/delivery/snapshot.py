@@ -6,18 +6,23 @@ is changed afterwards: chunks are copied before they change, flights and delayed
 messages are replaced.
 
 Long arrays are not part of the encoding.  The caller keeps them wherever it likes, and
-gives them back when a chunk is first needed.
+gives them back when a chunk is first needed.  A queue is decoded when it is first needed,
+see asleep.py; one that still sleeps is encoded as it was.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import msgspec
 
-from .backlog import Arrays, Backlog, Chunk, Held
+from .asleep import Asleep, Image
+from .backlog import Arrays, Chunk, Held
+from .board import Board
 from .dedup import Seen
 from .events import Declaration, Failed
 from .queue import Delayed, Flight, QueueState
@@ -29,21 +34,19 @@ Kept = tuple[Place, Place | None]  # where a chunk's ids are, and its positions
 Save = Callable[["array[int]"], Place]
 Load = Callable[[int, int, Chunk], Arrays]  # queue number, priority, chunk
 Stored = list[tuple[int, int, Kept]]  # of each chunk: first id, how many, where
+Lane = tuple[int, int, int, Stored]  # priority, the head's id and its index in the first chunk, chunks
 Row = tuple[int, int, str | None, int, str | None, tuple[Failed, ...]]  # id, then the fields of Traits
 
 
-class Image(msgspec.Struct, array_like=True):
-    """One queue."""
+class Contents(msgspec.Struct, array_like=True):
+    """What a queue holds, beside what its image says."""
 
-    number: int
     declaration: Declaration
     declared_at: int
     body_bytes: int
-    at: int  # the head's index in the first chunk
-    chunks: Stored
+    lanes: list[Lane]
     delayed: bytes  # columns of u64, see COLUMNS
     flights: bytes
-    lanes: list[tuple[int, int, Stored]] = []  # of other priorities: which, head's index, chunks
     traits: list[Row] = []  # of what is delayed or in flight, and not plain
     dedup: list[tuple[str, int, int, int]] = []  # dedup id, then the fields of Seen
 
@@ -54,87 +57,116 @@ COLUMNS: dict[type, tuple[str, ...]] = {
 }
 
 
-class Frozen(NamedTuple):
-    """One queue as it was: its image, to be filled with the rest."""
+class Awake(NamedTuple):
+    """One queue as it was: what its image will be made of."""
 
     image: Image
-    lanes: list[tuple[Stored, list[Held]]]
+    contents: Contents
+    lanes: list[list[Held]]
     delayed: dict[int, Delayed]
     flights: dict[int, Flight]
     dedup: list[tuple[str, Seen]]
 
 
-def freeze(state: State) -> list[Frozen]:
+Frozen = list[Image | Awake]
+
+
+def freeze(state: State) -> Frozen:
     """What is true now."""
-    frozen: list[Frozen] = []
+    state.count()
+    frozen: Frozen = [image for image in state.asleep if image.number not in state.queues]
     for queue in state.queues.values():
-        at, held = queue.waiting.chunks()
-        image = Image(queue.number, declaration_of(queue), queue.declared_at, queue.bytes, at, [], b"", b"")
-        lanes = [(image.chunks, held)]
-        for priority, lane in queue.lanes.items():
+        contents = Contents(declaration_of(queue), queue.declared_at, queue.bytes, [], b"", b"")
+        lanes: list[list[Held]] = []
+        for priority, lane in [(0, queue.waiting), *queue.lanes.items()]:
             at, held = lane.chunks()
-            stored: Stored = []
-            image.lanes.append((priority, at, stored))
-            lanes.append((stored, held))
-        frozen.append(
-            Frozen(image, lanes, queue.delayed.copy(), queue.flights.copy(), list(queue.dedup.items()))
-        )
+            contents.lanes.append((priority, lane.head or 0, at, []))
+            lanes.append(held)
+        image = Image(
+            queue.number, queue.name, queue.idle_seconds is not None, 0, *queue.counted, *queue.alarms(), (),
+            msgspec.Raw(),
+        )  # fmt: skip
+        delayed, flights, dedup = queue.delayed.copy(), queue.flights.copy(), list(queue.dedup.items())
+        frozen.append(Awake(image, contents, lanes, delayed, flights, dedup))
     return frozen
 
 
-def encode(frozen: list[Frozen], save: Save) -> tuple[bytes, list[tuple[Held, Kept]]]:
-    """The bytes, and what was saved for them and where."""
+def encode(frozen: Frozen, save: Save) -> tuple[bytes, set[int], list[tuple[Held, Kept]]]:
+    """The bytes, the packs that they name, and what was saved for them and where."""
     saved: list[tuple[Held, Kept]] = []
-    for image, lanes, delayed, flights, dedup in frozen:
-        for stored, chunks in lanes:
-            for held in chunks:
-                kept = held.saved
-                if kept is None:
-                    assert held.arrays
-                    ids, positions = held.arrays
-                    kept = save(ids), None if positions is None else save(positions)
-                    saved.append((held, kept))
-                stored.append((held.first, held.size, kept))
-        image.delayed = _columns(delayed, COLUMNS[Delayed])
-        image.flights = _columns(flights, COLUMNS[Flight])
-        image.traits = [*_traits(delayed), *_traits(flights)]
-        image.dedup = [(key, *seen) for key, seen in dedup]
-    return msgspec.msgpack.encode([each.image for each in frozen]), saved
+    images = [each if isinstance(each, Image) else _image(each, save, saved) for each in frozen]
+    packs = {pack for image in images for pack in image.packs}
+    return msgspec.msgpack.encode(images), packs, saved
 
 
-def places(frozen: list[Frozen]) -> Iterator[Place]:
+def _image(awake: Awake, save: Save, saved: list[tuple[Held, Kept]]) -> Image:
+    image, contents, lanes, delayed, flights, dedup = awake
+    lowest = [contents.declared_at]
+    for (_, _, _, stored), chunks in zip(contents.lanes, lanes, strict=True):
+        lowest += [held.first for held in chunks[:1]]  # a record is never before where its id says
+        for held in chunks:
+            kept = held.saved
+            if kept is None:
+                assert held.arrays
+                ids, positions = held.arrays
+                kept = save(ids), None if positions is None else save(positions)
+                saved.append((held, kept))
+            stored.append((held.first, held.size, kept))
+    contents.delayed = _columns(delayed, COLUMNS[Delayed])
+    contents.flights = _columns(flights, COLUMNS[Flight])
+    contents.traits = [*_traits(delayed), *_traits(flights)]
+    contents.dedup = [(key, *seen) for key, seen in dedup]
+    for entries in (delayed, flights):
+        lowest += [min(entry.position for entry in entries.values())] if entries else []
+    lowest += [seen.position for _, seen in dedup[:1]]  # they are by position
+    packs = {place[0] for place in _places(contents)}
+    raw = msgspec.Raw(msgspec.msgpack.encode(contents))
+    return msgspec.structs.replace(image, lowest=min(lowest), packs=tuple(sorted(packs)), contents=raw)
+
+
+def places(data: bytes | msgspec.Raw) -> Iterator[Place]:
     """Where the arrays are that the encoding names."""
-    for each in frozen:
-        for stored, _ in each.lanes:
-            for _, _, kept in stored:
-                yield from (place for place in kept if place)
+    for image in msgspec.msgpack.decode(data, type=list[Image]):
+        yield from _places(msgspec.msgpack.decode(image.contents, type=Contents))
+
+
+def _places(contents: Contents) -> Iterator[Place]:
+    for _, _, _, stored in contents.lanes:
+        for _, _, kept in stored:
+            yield from (place for place in kept if place)
 
 
 def restore(data: bytes | msgspec.Raw, load: Load) -> State:
     """The state that was frozen."""
     state = State()
-    for image in msgspec.msgpack.decode(data, type=list[Image]):
-        queue = QueueState(image.number, image.declaration.name, state.board)
-        queue.declare(image.declaration, image.declared_at)
-        queue.bytes = image.body_bytes
-        for priority, at, stored in [(0, image.at, image.chunks), *image.lanes]:
-            _restore_lane(queue.lane(priority), at, stored, _loader(load, image.number, priority))
-        traits = {id: _known(Traits(*rest)) for id, *rest in image.traits}  # type: ignore[arg-type]
-        for id, due, attempts, position, rests in _rows(image.delayed, 5):
-            queue.delayed[id] = Delayed(due, attempts, position, traits.get(id, PLAIN), rests)
-        for id, receipt, deadline, attempts, position in _rows(image.flights, 5):
-            queue.flights[id] = Flight(receipt, deadline, attempts, position, traits.get(id, PLAIN))
-        for key, *seen in image.dedup:
-            queue.dedup.note(key, Seen(*seen))
-        queue.reindex()
-        state.queues[queue.number] = queue
-        if queue.name:
-            state.by_name[queue.name] = queue
+    state.lay_down(Asleep(msgspec.msgpack.decode(data, type=list[Image]), partial(_wake, state.board, load)))
     return state
 
 
-def _restore_lane(lane: Backlog, at: int, stored: Stored, load: Callable[[Chunk], Arrays]) -> None:
-    lane.restore(at, [Chunk.stored(first, size, kept, load) for first, size, kept in stored])
+def _wake(board: Board, load: Load, image: Image) -> QueueState:
+    contents = msgspec.msgpack.decode(image.contents, type=Contents)
+    queue = QueueState(image.number, image.name, board)
+    queue.declare(contents.declaration, contents.declared_at)
+    queue.bytes = contents.body_bytes
+    for priority, head, at, stored in contents.lanes:
+        if stored:
+            chunks = [Chunk.stored(first, size, kept, _loader(load, image.number, priority))
+                      for first, size, kept in stored]  # fmt: skip
+            queue.lane(priority).restore(head, at, chunks)
+    traits = {id: _known(Traits(*rest)) for id, *rest in contents.traits}  # type: ignore[arg-type]
+    plain = partial(map, traits.get)
+    ids, dues, attempts, positions, rests = _read_columns(contents.delayed, 5)
+    entries = map(Delayed, dues, attempts, positions, plain(ids, repeat(PLAIN)), rests)
+    queue.delayed.update(zip(ids, entries, strict=True))
+    ids, receipts, deadlines, attempts, positions = _read_columns(contents.flights, 5)
+    flights = map(Flight, receipts, deadlines, attempts, positions, plain(ids, repeat(PLAIN)))
+    queue.flights.update(zip(ids, flights, strict=True))
+    for key, *seen in contents.dedup:
+        queue.dedup.note(key, Seen(*seen))
+    queue.reindex()
+    queue.counted, queue.rested = (image.total, image.live_bytes), True
+    board.touched.pop(image.number, None)
+    return queue
 
 
 def _loader(load: Load, number: int, priority: int) -> Callable[[Chunk], Arrays]:
@@ -163,8 +195,8 @@ def _columns(entries: dict[int, Any], names: tuple[str, ...]) -> bytes:
     return words.tobytes()
 
 
-def _rows(data: bytes, width: int) -> zip[tuple[int, ...]]:
+def _read_columns(data: bytes, width: int) -> list[array[int]]:
     words = array("Q")
     words.frombytes(data)
     count = len(words) // width
-    return zip(*(words[column * count : (column + 1) * count] for column in range(width)), strict=True)
+    return [words[column * count : (column + 1) * count] for column in range(width)]

@@ -19,6 +19,7 @@ import msgspec
 from mq.errors import Unsupported
 
 from . import events
+from .asleep import Asleep
 from .board import Board
 from .decode import Draft, Event, NotUnderstood, decode
 from .dedup import Seen
@@ -33,13 +34,54 @@ Live = int | str | None  # a message id, a dedup id, the declaration
 
 class State:
     def __init__(self) -> None:
-        self.queues: dict[int, QueueState] = {}
-        self.by_name: dict[str, QueueState] = {}
+        self.queues: dict[int, QueueState] = {}  # those that are awake
+        self.asleep = Asleep()
+        self._by_name: dict[str, QueueState] = {}
         self.board = Board()
         self.renamed: set[str] = set()  # names that mean another queue than before, or none
         self._total = self._live_bytes = 0
         # While somebody goes through all that is live: messages that went to another queue meanwhile.
         self._moves: list[tuple[int, int]] | None = None
+
+    # ── the queues ─────────────────────────────────────────────────────────────────
+
+    def queue(self, number: int) -> QueueState | None:
+        """Queue *number*, awake; None if there is none."""
+        return self.queues.get(number) or self._wake(number)
+
+    def named(self, name: str) -> QueueState | None:
+        """The queue *name*, awake; None if there is none."""
+        if queue := self._by_name.get(name):
+            return queue
+        number = self.asleep.number(name)
+        return None if number is None else self.queue(number)
+
+    def names(self) -> set[str]:
+        return {*self._by_name, *self.asleep.names()}
+
+    def size(self) -> int:
+        """How many queues there are."""
+        return len(self.queues) + len(self.asleep)
+
+    def lay_down(self, asleep: Asleep) -> None:
+        """Have these, too, each once it is needed.  Those that go when they are not used are needed now."""
+        self.asleep = asleep
+        for image in list(asleep):
+            self._total += image.total
+            self._live_bytes += image.live_bytes
+            if image.goes or not image.name:
+                self.queue(image.number)
+            else:
+                self.board.remind(image.number, image.store_alarm, image.wall_alarm)
+
+    def _wake(self, number: int) -> QueueState | None:
+        queue = self.asleep.made(number)
+        if queue:  # in this order: interrupted anywhere, it is there
+            self.queues[number] = queue
+            if queue.name:
+                self._by_name.setdefault(queue.name, queue)
+            self.asleep.forget(number, queue.name)
+        return queue
 
     # ── the fold ───────────────────────────────────────────────────────────────────
 
@@ -63,7 +105,7 @@ class State:
             if run:
                 queues[publisher].publish_run(run, run_bytes)
                 run, publisher = [], -1
-            queue = queues.get(number) or self._add(number)
+            queue = queues.get(number) or self.queue(number) or self._add(number)
             if plain:
                 publisher, run, run_bytes, block = number, [lsn], stop - start, buffer
             elif kind == events.DELIVER and stop - start == 16 and not flags & events.STRANGE_TO_DELIVER:
@@ -83,7 +125,7 @@ class State:
     def take(self, positions: Iterable[int], drafts: Iterable[Draft], taken: Iterable[Event]) -> None:
         """Do what *drafts* say, which stand at *positions* now, and which were decoded before."""
         for lsn, (kind, flags, number, _), event in zip(positions, drafts, taken, strict=True):
-            self.do(self.queues.get(number) or self._add(number), lsn, kind, flags, event)
+            self.do(self.queue(number) or self._add(number), lsn, kind, flags, event)
 
     def do(self, queue: QueueState, lsn: int, kind: int, flags: int, event: Event) -> None:
         """Do what one record says; *event*: as it was decoded."""
@@ -124,18 +166,18 @@ class State:
 
     def declare(self, number: int, lsn: int, payload: bytes) -> QueueState:
         """Make the queue, or change what is known of it: as the DECLARE record at *lsn* does."""
-        queue = self.queues.get(number) or self._add(number)
+        queue = self.queue(number) or self._add(number)
         self._declare(queue, lsn, events.decode_declaration(payload))
         return queue
 
     def _declare(self, queue: QueueState, lsn: int, declaration: events.Declaration) -> None:
         before = queue.name
         if before != declaration.name:
-            if self.by_name.get(before) is queue:
-                del self.by_name[before]
+            if self._by_name.get(before) is queue:
+                del self._by_name[before]
             self.renamed |= {before, declaration.name}
         queue.declare(declaration, lsn)
-        self.by_name[queue.name] = queue
+        self._by_name[queue.name] = queue
 
     def _move(self, queue: QueueState, flags: int, said: events.Move) -> None:
         """To the dead letters, with what happened to it; or back, as if it had never been tried."""
@@ -155,7 +197,7 @@ class State:
             traits = with_failure(traits, events.Failed(said.at, taken.attempts, said.reason))
         else:
             traits = Traits(before.priority, before.group, said.expires)
-        target = self.queues.get(said.to) or self._add(said.to)
+        target = self.queue(said.to) or self._add(said.to)
         target.arrive(said.id, said.size, Taken(0, taken.position, traits))
 
     def _drop(self, queue: QueueState, flags: int, pairs: Iterable[tuple[int, int]]) -> None:
@@ -171,8 +213,8 @@ class State:
         queue.counted = (0, 0)
         self.board.forget(queue.number)
         del self.queues[queue.number]
-        if self.by_name.get(queue.name) is queue:
-            del self.by_name[queue.name]
+        if self._by_name.get(queue.name) is queue:
+            del self._by_name[queue.name]
         self.renamed.add(queue.name)
 
     def _add(self, number: int) -> QueueState:
@@ -182,10 +224,11 @@ class State:
 
     def free_number(self, taken: Collection[int] = ()) -> int | None:
         """A number for a new queue, not among *taken*; None if there are too many."""
-        number = len(self.queues) + len(taken) + 1
-        if number in self.queues or number in taken or number > QUEUES_MAX:  # some were deleted, or lost
+        number = self.size() + len(taken) + 1
+        used = self.queues, self.asleep, taken
+        if number > QUEUES_MAX or any(number in each for each in used):  # some were deleted, or lost
             every = range(1, QUEUES_MAX + 1)
-            return next((each for each in every if each not in self.queues and each not in taken), None)
+            return next((each for each in every if not any(each in some for some in used)), None)
         return number
 
     def name_the_nameless(self) -> None:
@@ -196,13 +239,16 @@ class State:
         for number, queue in self.queues.items():
             if not queue.name and queue.total():
                 name = f"unnamed-{number}"
-                while name in self.by_name:
+                while self.named(name):
                     name += "-again"
-                queue.name, self.by_name[name] = name, queue
+                queue.name, self._by_name[name] = name, queue
                 self.renamed.add(name)
 
     def keep_only(self, is_kept: Callable[[tuple[int, ...]], bool]) -> None:
         """Rely on what a checkpoint holds only where *is_kept* says that it is still there."""
+        for image in list(self.asleep):
+            if not all(is_kept((pack,)) for pack in image.packs):
+                self.queue(image.number)
         for queue in self.queues.values():
             for lane in [queue.waiting, *queue.lanes.values()]:
                 lane.keep_only(is_kept)
@@ -211,15 +257,15 @@ class State:
 
     def total(self) -> int:
         """How many messages there are, in all queues and wherever they are."""
-        self._count()
+        self.count()
         return self._total
 
     def live_bytes(self) -> int:
         """What all that is live takes in the log."""
-        self._count()
+        self.count()
         return self._live_bytes
 
-    def _count(self) -> None:
+    def count(self) -> None:
         """Count again what has changed: there may be thousands of queues, of which few have."""
         while touched := self.board.touched:
             number, queue = next(reversed(touched.items()))
@@ -243,12 +289,15 @@ class State:
             yield from self.look_within(base, limit)
             while self._moves:
                 moves, self._moves = self._moves, []
-                yield [(self.queues[number], id) for number, id in moves if number in self.queues]
+                yield [(queue, id) for number, id in moves if (queue := self.queue(number))]
         finally:
             self._moves = None
 
     def look_within(self, base: int, limit: int) -> Iterator[list[tuple[QueueState, Live]]]:
         """The same, for one look at all of it, while nothing changes."""
+        for image in list(self.asleep):
+            if image.lowest < limit:
+                self.queue(image.number)
         for queue in list(self.queues.values()):
             if base <= queue.declared_at < limit:
                 yield [(queue, DECLARATION)]

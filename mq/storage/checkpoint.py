@@ -34,7 +34,7 @@ from .recovery import Start
 MAGIC: Final = b"mq-ckpt\n"
 HEADER: Final = Struct("<8s8sIQ")
 NAME: Final = re.compile(r"(\d{20})\.(state|ids)")
-VERSION: Final = 2  # of what the layer above keeps: another one is passed over
+VERSION: Final = 3  # of what the layer above keeps: another one is passed over
 
 
 class Place(NamedTuple):

@@ -209,7 +209,7 @@ class Driver:
         """From a queue that delivers at most once: what was handed over never comes again."""
         if self._skip() or self._broker is None:
             return
-        state = self._broker._store.state.by_name.get(name)
+        state = self._broker._store.state.named(name)
         if state is None or state.options.delivery != "at_most_once":
             return  # its declaration has failed
         head = self._ready(name)[:1]
@@ -274,8 +274,8 @@ class Driver:
         if self._skip() or self._broker is None:
             return
         store, step = self._broker._store, model.unchanged
-        for name in sorted(store.state.by_name):
-            queue = store.state.by_name[name]
+        for name in sorted(store.state.names()):
+            queue = store.state.named(name)
             queue.advance(store.clock.now())
             last = self._bodies(name, "in_flight") if queue.dying() else set()
             dying = {self.history.bodies.get(id) for id in queue.doomed if queue.is_doomed(id)}
@@ -498,7 +498,7 @@ def contents(
         queue = broker.queue(name)
         messages = queue.peek(PEEK_MAX)
         away = queue.peek(PEEK_MAX, state="in_flight") + queue.peek(PEEK_MAX, state="delayed")
-        state = broker._store.state.by_name[name]
+        state = broker._store.state.named(name)
         size = sum(each._size for each in messages + away)
         if counted and size != state.bytes and not state._expiries:
             raise Wrong(f"counts: {name!r} has {size} bytes, and counts {state.bytes}")

@@ -137,7 +137,7 @@ def stored(backlog: Backlog) -> Backlog:
         return module.Chunk.stored(ids[0], len(ids), None, lambda chunk: (ids, positions))
 
     restored = Backlog()
-    restored.restore(at, [lazy(number) for number in range(len(kept))])
+    restored.restore(backlog.head or 0, at, [lazy(number) for number in range(len(kept))])
     return restored
 
 

@@ -169,7 +169,7 @@ def test_what_a_checkpoint_holds_falls_due(happens):
     again = restore(encode(freeze(state), lambda words: (0, 0, 0, 0))[0], lambda *_: None)
     assert again.board.next <= 1000
     assert again.board.due(at(1000)) == 1
-    assert any(again.queues[1].fallen(at(1000), 9))
+    assert any(again.queue(1).fallen(at(1000), 9))
 
 
 @pytest.mark.parametrize("ahead", [-(10**8), 0, 10**8])

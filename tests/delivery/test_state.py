@@ -55,18 +55,18 @@ def folded(*records: tuple) -> State:
     ],
 )
 def test_each_kind_of_record(records, counts, size):
-    queue = folded(*records).by_name["mail"]
+    queue = folded(*records).named("mail")
     assert queue.counts(NOW) == counts
     assert queue.bytes == size
 
 
 def test_a_receipt_is_the_position_of_the_delivery():
-    assert folded(MAIL, ONE, TAKE).by_name["mail"].flights[10].receipt == 30
+    assert folded(MAIL, ONE, TAKE).named("mail").flights[10].receipt == 30
 
 
 def test_a_declaration_supersedes_the_one_before():
     state = folded(MAIL, declare(5, "mail", visibility_timeout=9.0))
-    assert state.by_name["mail"].options.visibility_timeout == 9.0
+    assert state.named("mail").options.visibility_timeout == 9.0
     assert len(state.queues) == 1
 
 
@@ -75,17 +75,17 @@ def test_a_declaration_supersedes_the_one_before():
 )
 def test_what_a_declaration_carries_is_what_the_records_before_it_gave(records):
     """So the records may go, and the totals stay."""
-    queue = folded(*records).by_name["mail"]
+    queue = folded(*records).named("mail")
     again = folded(record(90, events.DECLARE, events.encode_declaration(declaration_of(queue))))
-    assert declaration_of(again.by_name["mail"]) == declaration_of(queue)
-    assert again.by_name["mail"].published == len([each for each in records if each[1] == events.PUBLISH])
+    assert declaration_of(again.named("mail")) == declaration_of(queue)
+    assert again.named("mail").published == len([each for each in records if each[1] == events.PUBLISH])
 
 
 def test_messages_may_come_before_their_declaration():
     """Compaction moves it behind them."""
     state = folded(ONE, TAKE, declare(90, "mail", visibility_timeout=4.0))
-    assert state.by_name["mail"].flights[10].receipt == 30
-    assert state.by_name["mail"].options.visibility_timeout == 4.0
+    assert state.named("mail").flights[10].receipt == 30
+    assert state.named("mail").options.visibility_timeout == 4.0
 
 
 def test_a_declaration_that_nobody_knows_is_refused_by_name():
@@ -98,8 +98,8 @@ def test_queues_do_not_touch_each_other():
     other = declare(2, "other", queue=2)
     theirs = record(15, events.PUBLISH, b"theirs", queue=2)
     state = folded(MAIL, other, ONE, theirs, TAKE, ACK, PURGE)
-    assert state.by_name["mail"].total() == 0
-    assert state.by_name["other"].heads(NOW, 9) == [15]
+    assert state.named("mail").total() == 0
+    assert state.named("other").heads(NOW, 9) == [15]
 
 
 @pytest.mark.parametrize("before", [[], [MAIL]], ids=["unknown queue", "known queue"])
