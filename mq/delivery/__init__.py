@@ -9,6 +9,7 @@ backlog.py   ids that wait, eight bytes each
 traits.py    what is kept of the others
 dedup.py     dedup ids that are remembered
 snapshot.py  the state as something to keep, and back
+asleep.py    queues as a checkpoint holds them, until they are needed
 
 What is next, and when; indexes over that:
 

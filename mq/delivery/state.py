@@ -60,7 +60,7 @@ class State:
         return {*self._by_name, *self.asleep.names()}
 
     def size(self) -> int:
-        """How many queues there are."""
+        """How many queues there are; one more if waking it was interrupted."""
         return len(self.queues) + len(self.asleep)
 
     def lay_down(self, asleep: Asleep) -> None:

@@ -239,6 +239,25 @@ def checkpoints(d: Driver) -> None:
     d.take("a")
 
 
+def sleeping(d: Driver) -> None:
+    """A queue that no operation touches, behind checkpoints, while the cleaner comes by."""
+    d.open(sync="never")
+    d.publish("a", 2)
+    d.publish("a", delay=500.0)
+    d.take("a")
+    d.maintain()
+    d.reopen()
+    for index in range(3):
+        d.publish("c", size=300)
+        d.take("c")
+        d.ack()
+        d.maintain(1 << 30 if index % 2 else 1)
+    d.reopen()
+    d.maintain()
+    d.reopen()
+    d.take("a")
+
+
 def ordering(d: Driver) -> None:
     """Priorities and groups, delayed and not, behind a checkpoint and through a cleaning."""
     d.open()
@@ -471,7 +490,7 @@ WORKLOADS: dict[str, Workload] = {
     for each in (
         first_create, publish_always, publish_never, batches, unsynced_batches, acks, settling, timeouts,
         purging, rotation, unsynced_rotation, closing, full_segment, long_gap,
-        cleaning, unsynced_cleaning, unsynced_closing, checkpoints,
+        cleaning, unsynced_cleaning, unsynced_closing, checkpoints, sleeping,
         ordering, dying, out_of_time, idling, expiring, publishing_once, transforming, arriving_settled,
         asking_again, remembering, remembering_without_reading, moving, grouped, upgrading,
         upgrading_what_was_killed,

@@ -1,0 +1,149 @@
+"""Queues that sleep as a checkpoint holds them, until they are needed."""
+
+from __future__ import annotations
+
+import pytest
+
+from mq.delivery import events
+from mq.delivery.events import Attributes, Declaration, Now
+from mq.delivery.snapshot import encode, freeze, restore
+from mq.delivery.state import State
+
+NOW = Now(1000, 10**12)
+NAMES = ["a", "b", "c"]
+
+
+def filled() -> tuple[State, dict[tuple[int, int], list[int]]]:
+    """Three queues, and a place to keep arrays in."""
+    state = State()
+    for number, name in enumerate(NAMES, 1):
+        at = 1000 * number
+        state.declare(number, at, events.encode_declaration(Declaration(name=name)))
+        queue = state.queues[number]
+        queue.publish_run([at + 10, at + 20], 12)
+        queue.publish_with(at + 30, 5, Attributes(due=NOW.wall + 1))
+        queue.publish_with(at + 40, 5, Attributes(group="g", dedup_id="d", dedup_until=900, expires=10**13))
+        queue.deliver(at + 10, at + 50, 99_000, 0)
+    return state, {}
+
+
+def slept(state: State, kept: dict[tuple[int, int], list[int]]) -> State:
+    def save(words):
+        place = (7, len(kept))
+        kept[place] = words[:]
+        return place
+
+    def load(number, priority, chunk):
+        ids, positions = chunk.saved
+        return kept[tuple(ids)], positions and kept[tuple(positions)]
+
+    data, packs, _ = encode(freeze(state), save)
+    assert packs <= {7}
+    return restore(data, load)
+
+
+@pytest.fixture
+def asleep() -> State:
+    return slept(*filled())
+
+
+def facts(state: State, name: str):
+    queue = state.named(name)
+    return (
+        list(queue.waiting), queue.delayed, queue.flights, list(queue.dedup.items()), queue.heads(NOW, 9),
+        queue.counts(NOW), queue.live_bytes(), queue.published,
+    )  # fmt: skip
+
+
+def test_a_queue_is_made_when_it_is_needed(asleep):
+    state, _ = filled()
+    assert not asleep.queues
+    assert (asleep.names(), asleep.size()) == ({*NAMES}, 3)
+    assert (asleep.total(), asleep.live_bytes()) == (state.total(), state.live_bytes())
+    assert asleep.named("nothing") is asleep.queue(9) is None
+    for count, name in enumerate(NAMES, 1):
+        assert facts(asleep, name) == facts(state, name)
+        assert len(asleep.queues) == count
+        assert (asleep.names(), asleep.size()) == ({*NAMES}, 3)
+        assert (asleep.total(), asleep.live_bytes()) == (state.total(), state.live_bytes())
+    assert asleep.named("a") is asleep.queue(1)
+
+
+def test_a_record_wakes_whom_it_concerns(asleep):
+    payload = events.ACK_PAYLOAD.pack(2010, 6)
+    asleep.apply([(5000, events.ACK, 0, 2, 0, payload, 0, len(payload))])
+    assert list(asleep.queues) == [2]
+    assert asleep.named("b").acked == 1
+    assert asleep.total() == 11
+
+
+def test_what_falls_due_wakes_it(asleep):
+    """The dedup ids are forgotten 10 s behind their windows."""
+    assert asleep.board.due(NOW) is None
+    later = Now(11_000, NOW.wall)
+    number = asleep.board.due(later)
+    queue = asleep.queue(number)
+    assert len(asleep.queues) == 1
+    queue.dedup.forget(later.store)
+    queue.put_down(later)
+    assert asleep.board.due(later) not in (None, number)
+
+
+def test_a_queue_that_sleeps_is_kept_as_it_was(asleep):
+    kept: dict[tuple[int, int], list[int]] = {}
+    state = slept(*filled())
+    state.named("b")
+    again = slept(state, kept)
+    state, _ = filled()
+    assert len(kept) <= 1
+    assert (again.total(), again.live_bytes()) == (state.total(), state.live_bytes())
+    assert again.named("b").counts(NOW) == state.named("b").counts(NOW)
+
+
+def test_the_cleaner_wakes_only_what_may_live_there(asleep):
+    found = [each for part in asleep.look_within(0, 2000) for each in part]
+    assert {what for _, what in found} == {None, "d", 1010, 1020, 1030, 1040}
+    assert list(asleep.queues) == [1]
+    assert not [each for part in asleep.look_within(5000, 9000) for each in part]
+    assert len(asleep.queues) == 3
+
+
+def test_what_a_pack_holds_is_read_before_the_pack_goes(asleep):
+    asleep.keep_only(lambda place: place[0] == 7)
+    assert not asleep.queues
+    asleep.keep_only(lambda place: place[0] != 7)
+    assert len(asleep.queues) == 3
+    assert all(queue.waiting.chunks()[1][0].saved is None for queue in asleep.queues.values())
+
+
+def test_a_deleted_queue_is_gone_though_it_slept(asleep):
+    asleep.apply([(5000, events.DELETE, 0, 2, 0, b"", 0, 0)])
+    assert asleep.named("b") is None
+    assert asleep.names() == {"a", "c"}
+    assert asleep.free_number() == 2
+    assert asleep.total() == 8
+
+
+@pytest.mark.parametrize("happens", ["the name", "the number"])
+def test_interrupted_while_it_wakes_it_is_there_once(asleep, happens, monkeypatch):
+    def strike(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if happens == "the name":
+            asleep._by_name = type("Struck", (dict,), {"setdefault": strike})()
+        else:
+            patch.setattr(asleep.asleep, "forget", strike)
+        with pytest.raises(KeyboardInterrupt):
+            asleep.queue(2)
+    asleep._by_name = dict(asleep._by_name)
+    state, _ = filled()
+    assert facts(asleep, "b") == facts(state, "b")
+    assert asleep.names() == {*NAMES}
+    assert len(freeze(asleep)) == 3
+
+
+def test_a_queue_that_goes_when_it_is_not_used_is_awake():
+    state, kept = filled()
+    state.declare(2, 2000, events.encode_declaration(Declaration(name="b", delete_when_idle=5.0)))
+    assert list(slept(state, kept).queues) == [2]
