@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -116,7 +117,9 @@ class Parts:
         queue = state.queue(number)
         if queue is None:
             raise StaleCheckpoint
-        return queue.lane(priority).part(chunk.first, chunk.size)
+        gone = array("Q", [chunk.first]) * chunk.taken  # what they were is not asked
+        ids, positions = queue.lane(priority).part(chunk.first, chunk.size - chunk.taken)
+        return gone + ids, gone + positions
 
 
 def _is_stale(number: int, priority: int, chunk: Chunk) -> Arrays:

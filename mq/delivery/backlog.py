@@ -28,13 +28,14 @@ Arrays = tuple["array[int]", "array[int] | None"]
 class Chunk:
     """Some ids, and where their records are if one has moved.  `saved` says where a checkpoint has it."""
 
-    __slots__ = ("_arrays", "_load", "_size", "first", "frozen", "saved")
+    __slots__ = ("_arrays", "_load", "_size", "first", "frozen", "saved", "taken")
 
     def __init__(self, ids: array[int], positions: array[int] | None = None) -> None:
         self._arrays: Arrays | None = (ids, positions)
         self._load: Callable[[Chunk], Arrays] | None = None
         self.first = ids[0] if ids else 0
         self._size = 0  # while it is not read
+        self.taken = 0  # and of those, how many at its front were gone already; `first` is behind them
         self.frozen = False  # a checkpoint has these arrays
         self.saved: Any = None
 
@@ -237,7 +238,7 @@ class Backlog:
                 else:
                     yield ids[max(at, bisect_left(ids, base)) : bisect_left(ids, limit)].tolist()
 
-    def part(self, first: int, count: int) -> Arrays:
+    def part(self, first: int, count: int) -> tuple[array[int], array[int]]:
         """The *count* ids from *first* on, and where their records are."""
         ids, positions = array("Q"), array("Q")
         at = max(0, bisect_right(self._chunks, first, key=_first) - 1)
@@ -271,6 +272,8 @@ class Backlog:
             ids, positions = last.arrays
             copy = ids[:], None if positions is None else positions[:]
             held[-1] = Held(None, last.first, len(ids), None, copy)
+        assert self.head is not None
+        held[0] = held[0]._replace(first=self.head)
         return self._at, [each for each in held if each.size]
 
     def keep_only(self, is_kept: Callable[[Any], bool]) -> None:
@@ -280,14 +283,14 @@ class Backlog:
                 _ = chunk.arrays  # read from where else it is
                 chunk.saved = None
 
-    def restore(self, head: int, at: int, chunks: list[Chunk]) -> None:
-        """Be what `chunks` gave, with *head* as it was."""
+    def restore(self, at: int, chunks: list[Chunk]) -> None:
+        """Be what `chunks` gave."""
         self.clear()
         if chunks:
             self._chunks, self._at = chunks, at
             self._count = sum(chunk.size for chunk in chunks) - at
             self._find_tail()
-            self.head = head
+            self.head, chunks[0].taken = chunks[0].first, at
 
     # ── inside ─────────────────────────────────────────────────────────────────────
 

@@ -33,8 +33,8 @@ Place = tuple[int, ...]
 Kept = tuple[Place, Place | None]  # where a chunk's ids are, and its positions
 Save = Callable[["array[int]"], Place]
 Load = Callable[[int, int, Chunk], Arrays]  # queue number, priority, chunk
-Stored = list[tuple[int, int, Kept]]  # of each chunk: first id, how many, where
-Lane = tuple[int, int, int, Stored]  # priority, the head's id and its index in the first chunk, chunks
+Stored = list[tuple[int, int, Kept]]  # of each chunk: first id (of the first: the head), how many, where
+Lane = tuple[int, int, Stored]  # priority, the head's index in the first chunk, chunks
 Row = tuple[int, int, str | None, int, str | None, tuple[Failed, ...]]  # id, then the fields of Traits
 
 
@@ -80,7 +80,7 @@ def freeze(state: State) -> Frozen:
         lanes: list[list[Held]] = []
         for priority, lane in [(0, queue.waiting), *queue.lanes.items()]:
             at, held = lane.chunks()
-            contents.lanes.append((priority, lane.head or 0, at, []))
+            contents.lanes.append((priority, at, []))
             lanes.append(held)
         image = Image(
             queue.number, queue.name, queue.idle_seconds is not None, 0, *queue.counted, *queue.alarms(), (),
@@ -102,7 +102,7 @@ def encode(frozen: Frozen, save: Save) -> tuple[bytes, set[int], list[tuple[Held
 def _image(awake: Awake, save: Save, saved: list[tuple[Held, Kept]]) -> Image:
     image, contents, lanes, delayed, flights, dedup = awake
     lowest = [contents.declared_at]
-    for (_, _, _, stored), chunks in zip(contents.lanes, lanes, strict=True):
+    for (_, _, stored), chunks in zip(contents.lanes, lanes, strict=True):
         lowest += [held.first for held in chunks[:1]]  # a record is never before where its id says
         for held in chunks:
             kept = held.saved
@@ -131,7 +131,7 @@ def places(data: bytes | msgspec.Raw) -> Iterator[Place]:
 
 
 def _places(contents: Contents) -> Iterator[Place]:
-    for _, _, _, stored in contents.lanes:
+    for _, _, stored in contents.lanes:
         for _, _, kept in stored:
             yield from (place for place in kept if place)
 
@@ -148,11 +148,11 @@ def _wake(board: Board, load: Load, image: Image) -> QueueState:
     queue = QueueState(image.number, image.name, board)
     queue.declare(contents.declaration, contents.declared_at)
     queue.bytes = contents.body_bytes
-    for priority, head, at, stored in contents.lanes:
+    for priority, at, stored in contents.lanes:
         if stored:
             chunks = [Chunk.stored(first, size, kept, _loader(load, image.number, priority))
                       for first, size, kept in stored]  # fmt: skip
-            queue.lane(priority).restore(head, at, chunks)
+            queue.lane(priority).restore(at, chunks)
     traits = {id: _known(Traits(*rest)) for id, *rest in contents.traits}  # type: ignore[arg-type]
     plain = partial(map, traits.get)
     ids, dues, attempts, positions, rests = _read_columns(contents.delayed, 5)

@@ -134,10 +134,10 @@ def stored(backlog: Backlog) -> Backlog:
 
     def lazy(number: int) -> module.Chunk:
         ids, positions = kept[number]
-        return module.Chunk.stored(ids[0], len(ids), None, lambda chunk: (ids, positions))
+        return module.Chunk.stored(chunks[number].first, len(ids), None, lambda chunk: (ids, positions))
 
     restored = Backlog()
-    restored.restore(backlog.head or 0, at, [lazy(number) for number in range(len(kept))])
+    restored.restore(at, [lazy(number) for number in range(len(kept))])
     return restored
 
 
