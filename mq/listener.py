@@ -179,7 +179,7 @@ def _close(disk: Disk, fds: list[int]) -> None:
 
 def _sleep(disk: Disk, bell: list[int]) -> None:
     """Until the bell rings, or a while: without one, a short while."""
-    if bell[0] >= 0:
+    if bell[0] >= 0 and disk.owns(bell[0]):
         disk.listen(bell[0], HEARTBEAT_SECONDS)
-    else:
+    else:  # or the program closed it, which `look_after_pipes` finds
         disk.pause(DEAF_SECONDS)

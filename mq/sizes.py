@@ -7,7 +7,8 @@ record that takes the message out (DROP, MOVE, ACK), and every process counts wh
 from __future__ import annotations
 
 from mq.delivery import events
-from mq.errors import Closed, CorruptStore
+from mq.errors import Closed, StorageError
+from mq.storage.disk import will_pass
 from mq.storage.log import Log
 
 
@@ -18,8 +19,12 @@ def size_of(log: Log, position: int) -> int:
         return size
     try:
         stored = log.read(position)
-    except (CorruptStore, Closed):
+    except Closed:
         return 0
+    except StorageError as error:
+        if will_pass(error):
+            raise
+        return 0  # not to be read now, whatever the reason: the others' turn must not wait for that
     return len(events.published_of(stored.kind, stored.flags, 0, stored.payload)[1])
 
 

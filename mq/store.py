@@ -58,11 +58,11 @@ from mq.notes import ERROR, INFO, WARNING, Notes
 from mq.operation import operation
 from mq.sizes import size_of
 from mq.storage import locks, recovery, repair, shared
-from mq.storage.disk import Disk, MemoryDisk, RealDisk, explain, left, pass_on, storage_error
+from mq.storage.disk import REOPEN, Disk, MemoryDisk, RealDisk, explain, left, pass_on, storage_error
 from mq.storage.locks import Locks
 from mq.storage.log import SYNC_SECONDS, Draft, Log
 from mq.storage.shared import DIRTY, END, FAILED, HOLDER
-from mq.storage.standing import REOPEN, Standing, Trouble
+from mq.storage.standing import Standing, Trouble
 from mq.weakly import Weakly
 
 if TYPE_CHECKING:
@@ -493,6 +493,8 @@ class Store:
         except OSError as error:
             if self._is_left():
                 return self.enter()
+            pass_on(error)
+            log.stand()  # perhaps the program closed a descriptor
             raise storage_error(self.path, error) from error
 
     def _is_left(self) -> bool:
@@ -585,7 +587,7 @@ class Store:
         if self.exclusive:
             yield True
             return
-        with self._locks.cleaner(seconds) as ours:
+        with explain(self.path), self._locks.cleaner(seconds) as ours:
             yield ours
 
     def step_aside(self) -> None:

@@ -41,6 +41,13 @@ PAGE_BYTES = 4096
 DEAF_SECONDS = 0.02  # between two looks at a pipe for which nothing can wait
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+# What a read raises if what was stored is gone: no such file, a medium that fails, a checksum of the file
+# system that does not fit.  All else (permissions, no memory, …) says nothing of the bytes.
+DAMAGE = frozenset(
+    getattr(errno, name)
+    for name in ("ENOENT", "EIO", "EBADMSG", "EUCLEAN", "EILSEQ", "ENODATA")
+    if hasattr(errno, name)
+)
 LEFT = errno.ECANCELED  # what a disk raises that was left to the parent of a fork
 LEFT_WHY = (
     "this process is a fork, made inside the operation (in the handler of a signal): the parent goes on with"
@@ -48,6 +55,7 @@ LEFT_WHY = (
 )
 NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+REOPEN = "close the store in all processes, then open it again"
 LOWEST_FD = 3  # 0 to 2 are standard input, output and error, whatever this process did to them
 DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)
 NOT_LINKED = getattr(os, "O_NOFOLLOW", 0)
@@ -211,15 +219,23 @@ class RealDisk:
     def _place(self, path: str) -> tuple[str, int | None]:
         """The name to use, and in which directory."""
         if self._anchor >= 0:
-            if path.startswith(self._root):
-                return path[len(self._root) :], self._anchor
-            if path + "/" == self._root:
-                return ".", self._anchor
+            below = path.startswith(self._root)
+            if below or path + "/" == self._root:
+                # Else a name would be made, renamed or removed in a directory of another program.
+                if not self.owns(self._anchor):
+                    raise OSError(errno.EBADF, closed_by_program(self._anchor), self._root[:-1])
+                return path[len(self._root) :] if below else ".", self._anchor
         return path, None
 
     def _keep(self, fd: int) -> int:
-        """*fd*, or another descriptor of the same file, whose number is no standard stream's."""
-        fd = _lifted(fd)
+        """*fd*, or another descriptor of the same file, whose number is free for it.
+
+        The lowest ones are those of the standard streams.  And the program may have closed a descriptor of
+        the store: if its number came back for another file of the store, nothing would tell the two apart.
+        """
+        fd = _lifted(fd, LOWEST_FD)
+        while fd in self._inodes:
+            fd = _lifted(fd, max(self._inodes) + 1)
         self._inodes[fd] = _inode(os.fstat(fd))
         return fd
 
@@ -412,8 +428,8 @@ class RealDisk:
             return ""
 
     def lockers(self, path: str) -> list[int]:
-        name, at = self._place(path)
         try:
+            name, at = self._place(path)
             file = os.stat(name, dir_fd=at)
             with open("/proc/locks", encoding="ascii") as locks:
                 rows = [line.split() for line in locks]
@@ -483,11 +499,13 @@ class RealDisk:
             return self._keep(os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=at))
 
     def ring(self, fd: int) -> None:
+        if not self.owns(fd):
+            raise OSError(errno.EBADF, closed_by_program(fd))
         with suppress(BlockingIOError):  # full of bells that nobody has heard yet
             os.write(fd, b"!")
 
     def listen(self, fd: int, seconds: float) -> None:
-        if _is_readable(fd, seconds):
+        if _is_readable(fd, seconds) and self.owns(fd):  # what is in another pipe is for others
             with suppress(BlockingIOError):  # somebody else has heard it
                 os.read(fd, 4096)
 
@@ -498,6 +516,12 @@ class RealDisk:
             with _standard_streams_taken():  # it keeps a descriptor of its own
                 page = mmap.mmap(fd, PAGE_BYTES)
         return memoryview(page).cast("Q")
+
+
+def closed_by_program(fd: int, lost: str = "nothing was done") -> str:
+    """Why *fd* is not to be used any more, what that may have cost, and what to do."""
+    what = f"the program closed descriptor {fd}, which was of this file and may be another file's now"
+    return f"{what}; {lost}: {REOPEN}"
 
 
 def left() -> OSError:
@@ -513,16 +537,16 @@ def _inode(found: os.stat_result) -> Inode:
     return found.st_dev, found.st_ino
 
 
-def _lifted(fd: int) -> int:
-    """The same file under a number that is no standard stream's.
+def _lifted(fd: int, lowest: int) -> int:
+    """The same file under a number that is not below *lowest*.
 
     In a process whose standard error is closed, the next file that it opens gets number 2, and
     what is printed there would go into the log.
     """
-    if fd >= LOWEST_FD:
+    if fd >= lowest:
         return fd
     try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, LOWEST_FD)
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
     finally:
         os.close(fd)
 
@@ -781,6 +805,8 @@ def storage_error(path: str, error: OSError) -> StorageError:
         errno.EPERM: "permission denied; change the permissions, or open it read-only",
         errno.EROFS: "the file system is read-only; open it with read_only=True",
         errno.EISDIR: "this is a directory, not a file; move it elsewhere",
+        errno.EIO: "the disk fails (input/output error); copy what can be read, and check the disk",
+        errno.ENOMEM: "out of memory; nothing is wrong with the file: try again",
         errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
         errno.ENFILE: "too many open files on this host; raise its limit (sysctl fs.file-max)",
     }

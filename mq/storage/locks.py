@@ -18,6 +18,7 @@ file, and the child of a fork may have one: so whoever is done unlocks, and then
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from typing import Final
 from mq.errors import StoreLocked, Unsupported
 
 from . import shared
-from .disk import Disk, close_all
+from .disk import Disk, close_all, closed_by_program
 from .network import is_network
 
 LOCK_SECONDS: Final = 10.0  # an operation takes microseconds; somebody who opens a big store, seconds
@@ -77,6 +78,8 @@ class Locks:
         while not self._disk.lock(self.fd):
             waited = time.monotonic() - begin
             if waited > PATIENCE_SECONDS:
+                if not self._disk.owns(self.fd):  # what another program has locked is no lock of the store
+                    raise OSError(errno.EBADF, closed_by_program(self.fd), os.path.join(self._path, "LOCK"))
                 mark = shared.page_to_ask(self._disk, self._mark_path) if mark is None else mark
                 if mark is not None:
                     mark[shared.WAITING], asked = 1, True

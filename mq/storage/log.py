@@ -29,7 +29,17 @@ from mq.errors import ADVICE, Closed, CorruptStore, StorageError, StoreFailed, U
 
 from . import record, segment, shared
 from .commit import GroupCommit
-from .disk import LEFT, LEFT_WHY, NO_DESCRIPTORS, NO_ROOM, Disk, pass_on, storage_error, write_all
+from .disk import (
+    LEFT,
+    LEFT_WHY,
+    NO_DESCRIPTORS,
+    NO_ROOM,
+    REOPEN,
+    Disk,
+    pass_on,
+    storage_error,
+    write_all,
+)
 from .glance import Glance
 from .identity import Identity
 from .reader import Reader
@@ -38,7 +48,7 @@ from .reserve import Reserve
 from .rewrite import rewrite
 from .segment import BadHeader, Event, Scan, Segment, is_zero
 from .shared import SYNCED
-from .standing import CHECK_MS, REOPEN, Standing, Trouble
+from .standing import CHECK_MS, Standing, Trouble
 
 ALLOCATE_BYTES: Final = 1 << 20  # room is reserved in steps of this; a full disk is noticed here
 STARVED_BYTES: Final = 16 << 10  # the same, on a full disk
@@ -279,11 +289,20 @@ class Log:
             self.stood()
 
     def _stand_by(self, writing: tuple[int, Segment] | None) -> None:
-        """After a sync, with `_sync` held: StoreFailed if what was *writing* is another file's by now."""
-        if self.standing and writing:
+        """StoreFailed if what was *writing* is another file's by now; with `_sync` held, or the mutex."""
+        if writing:
             fd, last = writing
-            if trouble := self.standing.stolen(self.reader.path(last), fd):
-                self._lose(trouble)
+            self._require_own(self.reader.path(last), fd)
+
+    def _require_own(self, path: str, fd: int) -> None:
+        """StoreFailed, for good, if the descriptor, which was of *path*, is another file's by now."""
+        if self.standing and (trouble := self.standing.stolen(path, fd)):
+            self._lose(trouble)
+
+    def _require_sync_fd(self) -> None:
+        """The same, of the page's, whose lock says which process syncs."""
+        if self._sync_fd >= 0:
+            self._require_own(os.path.join(os.path.dirname(self.directory), "mark"), self._sync_fd)
 
     def _lose(self, trouble: Trouble) -> NoReturn:
         """Nothing more is written: this is not, or not only, the store that was opened."""
@@ -305,8 +324,10 @@ class Log:
         A full disk is refused here, before anything is torn.  What takes messages out may
         use the room kept back for that; then everything comes through here, until there is
         room to keep back again.  And once a second, to look whether the files are still the store's.
+        The one that is written to is looked at each time: the size of another one is not to be changed.
         """
         self.stand_again(now_ms)
+        self._stand_by(self._writing)
         if not self._said_open:
             self._say_open(now_ms)
         refusable = not self.refusable.isdisjoint(kinds)
@@ -335,6 +356,9 @@ class Log:
                     if not refusable and error.errno != errno.EFBIG and self.reserve.give(asked, least):
                         asked *= 4  # what a file system needs beside the room itself, it does not say
                         continue
+                else:
+                    pass_on(error)
+                    self.stand()  # perhaps the program closed a descriptor
                 self.grown()  # perhaps there is something to clean
                 raise storage_error(self.directory, error) from error
         self.full = self.full and not refusable
@@ -421,6 +445,7 @@ class Log:
         """What was reserved behind the end is for others, if nothing was ever written there."""
         if not self.segments or self.end < self.segments[-1].base:
             return  # after a crash, when all of the last one is void
+        self._stand_by(self._writing)
         start = self.segments[-1].offset(self.end)
         with suppress(OSError):  # it costs room, and nothing else
             if is_zero(self._disk, self._fd, start):
@@ -684,12 +709,32 @@ class Log:
                     self.check()
                     self._sync_for_all()
             finally:
-                self._unlock_sync()
+                self._end_sync()
+
+    def _end_sync(self) -> None:
+        try:
+            self._unlock_sync()
+        except OSError as error:
+            pass_on(error)
+            self._require_sync_fd()
+            raise storage_error(self.directory, error) from error
+
+    def _may_sync(self) -> bool:
+        """Whether no other process syncs; then none does until `_end_sync`."""
+        if self._sync_fd < 0:
+            return True
+        self._require_sync_fd()  # before: the lock of another file is another program's
+        try:
+            return self._disk.lock(self._sync_fd)
+        except OSError as error:
+            pass_on(error)
+            self._require_sync_fd()
+            raise storage_error(self.directory, error) from error
 
     def _wait_to_sync(self) -> None:
         """Wait until no other process syncs."""
         give_up = time.monotonic() + SYNC_SECONDS
-        while self._sync_fd >= 0 and not self._disk.lock(self._sync_fd):
+        while not self._may_sync():
             if time.monotonic() > give_up:
                 raise StoreFailed(
                     self.directory,
@@ -712,7 +757,7 @@ class Log:
             try:
                 self._wait_to_sync()
             finally:
-                self._unlock_sync()
+                self._end_sync()
 
     def _sync_for_all(self) -> None:
         """The target is sampled before the fdatasync, so nothing appended during it is claimed."""
@@ -743,6 +788,9 @@ class Log:
                 self._mark[shared.SYNCING] = doubtful
                 reason = storage_error(self.directory, error).reason
                 raise StoreFailed(self.directory, f"{IN_THE_LOG}: {reason}") from error
+            self._stand_by((fd, last))  # else no disk has failed
+            if self.standing and (trouble := self.standing.unanchored()):
+                self._lose(trouble)
             self._mark[shared.FAILED] = self._mark[shared.DIRTY] = 1
             self.failure = StoreFailed(
                 self.directory,

@@ -7,6 +7,7 @@ tells, and the reading is done again under a lock.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from bisect import bisect_right
@@ -19,7 +20,7 @@ from crc32c import crc32c
 from mq.errors import ADVICE, Closed, CorruptStore
 
 from . import record, segment
-from .disk import NO_DESCRIPTORS, Disk, explain, pass_on, storage_error
+from .disk import DAMAGE, Disk, explain, pass_on, storage_error
 from .segment import Segment
 
 UNPACK: Final = record.HEADER.unpack_from
@@ -122,10 +123,13 @@ class Reader:
             stored = self._read(self._reader(each), each, lsn)
         except OSError as error:
             pass_on(error)
-            if error.errno in NO_DESCRIPTORS:
+            if error.errno not in DAMAGE:
                 raise storage_error(path, error) from error
+            why = (
+                "the file is missing" if error.errno == errno.ENOENT else f"the disk fails, {error.strerror}"
+            )
             raise CorruptStore(
-                path, f"message {lsn} cannot be read ({error.strerror})", each.offset(lsn), (lsn,)
+                path, f"message {lsn} cannot be read ({why}): {ADVICE}", each.offset(lsn), (lsn,)
             ) from error
         if stored is None:
             raise CorruptStore(
@@ -156,6 +160,10 @@ class Reader:
         if self._closed:  # whoever was reading meanwhile must not open it again
             raise Closed(f"{self._directory}: the store was closed, or read anew, meanwhile")
         fd = self._readers.get(each.base)
+        if fd is not None and not self._disk.owns(fd):  # the program closed it: another one serves as well
+            with suppress(OSError):
+                self._disk.close(self._readers.pop(each.base))
+            fd = None
         if fd is None:
             if len(self._readers) >= OPEN_SEGMENTS_MAX:
                 self._disk.close(self._readers.pop(next(iter(self._readers))))

@@ -28,12 +28,11 @@ from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
-from .disk import Disk
+from .disk import REOPEN, Disk, closed_by_program
 
 CHECK_MS: Final = 1000  # between two comparisons, while the log grows
 NUMBERS: Final = Struct("<QQ")
 SAID: Final = 1 << 32  # a bit of every fingerprint: an older page has 0 there
-REOPEN: Final = "close the store in all processes, then open it again"
 
 
 class Trouble(NamedTuple):
@@ -58,11 +57,15 @@ class Standing:
         crc = crc32c(b"".join(NUMBERS.pack(*(each or (0, 0))) for each in [*inodes, self._log]))
         return SAID | crc
 
+    def unanchored(self) -> Trouble | None:
+        """Whether the directory's descriptor, by which all names are looked up, is another file's by now."""
+        return self.stolen(self._path, self._held()[""])
+
     def moved(self) -> Trouble | None:
         """What is wrong with the directories.  May be asked at any time, in any thread."""
+        if found := self.unanchored():
+            return found
         fd = self._held()[""]
-        if not self._disk.owns(fd):
-            return self._stolen(self._path, fd)
         try:
             now = self._disk.inode_at(self._path)
             log = self._disk.inode_at(self._log_path)
@@ -120,8 +123,5 @@ class Standing:
         return Trouble(path, reason, for_all=True)
 
     def _stolen(self, path: str, fd: int) -> Trouble:
-        reason = (
-            f"the program closed descriptor {fd}, which was of this file and may be another file's now; what"
-            f" was published and settled in the last second may be lost: {REOPEN}"
-        )
-        return Trouble(path, reason, for_all=True, stolen=True)
+        lost = "what was published and settled in the last second may be lost"
+        return Trouble(path, closed_by_program(fd, lost), for_all=True, stolen=True)

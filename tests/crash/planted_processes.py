@@ -105,7 +105,7 @@ BUGS = (
         "doubtful = self._mark[shared.SYNCING]", "doubtful = 0",
         "the_leader_is_killed_inside_an_fdatasync_that_failed, one syncs for another"),
     Bug("two sync at once", LOG + "Log._wait_to_sync",
-        "while self._sync_fd >= 0 and not self._disk.lock(self._sync_fd):", "while False:",
+        "while not self._may_sync():", "while False:",
         "another_would_sync_while_the_leaders_fdatasync_fails"),
     Bug("what is to be written again is forgotten, not written past the cache",
         "mq.storage.rewrite:_write_again", "if not _write_past_cache(disk, fd, data, first):", "if True:",

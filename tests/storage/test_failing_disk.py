@@ -14,7 +14,7 @@ from faults import EIO, ENOSPC, GO_ON, Faulty, Image, PowerCut, cut_at, failing
 from logfiles import cut, declare, publish, segment, store
 from opened import bodies, contents, open_on
 
-from mq.errors import DiskFull, MqError, StorageError, StoreFailed
+from mq.errors import CorruptStore, DiskFull, MqError, StorageError, StoreFailed
 from mq.storage import shared
 from mq.storage.disk import MemoryDisk
 from mq.storage.log import Log
@@ -355,6 +355,39 @@ def test_a_body_that_cannot_be_read_costs_only_itself():
         queue.get(id)
     faulty.hook = None
     assert queue.get(id).body == b"second"
+
+
+@pytest.mark.parametrize(
+    "code, says",
+    [
+        (errno.EACCES, "permission denied"), (errno.EPERM, "permission denied"), (errno.ENOMEM, "try again"),
+        (errno.ENOLCK, os.strerror(errno.ENOLCK)),
+    ],
+)  # fmt: skip
+def test_a_body_that_this_process_cannot_read_is_not_called_damaged(code, says):
+    """Nor has it failed an attempt."""
+    _, faulty, broker, queue = fresh()
+    broker.queue("a", max_attempts=1)
+    queue.publish(b"second")
+    faulty.hook = failing("pread", code)
+    for operation in (lambda: queue.receive(timeout=0), lambda: queue.peek(2), lambda: queue.receive_many(2)):
+        with pytest.raises(StorageError, match=says) as caught:
+            operation()
+        assert not isinstance(caught.value, CorruptStore)
+        assert caught.value.path.endswith(".seg")
+    faulty.hook = None
+    delivery = queue.receive(timeout=0)
+    assert (delivery.raw, delivery.attempts) == (b"kept", 1)
+    assert queue.stats().dead_lettered == 0
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EBADMSG, errno.ENOENT])
+def test_what_the_disk_does_not_give_back_is_damage(code):
+    _, faulty, _, queue = fresh()
+    faulty.hook = failing("pread", code)
+    with pytest.raises(CorruptStore, match=r"the file is missing|the disk fails") as caught:
+        queue.receive(timeout=0)
+    assert caught.value.ids
 
 
 def test_a_torn_store_on_a_full_disk_says_so_and_opens_once_there_is_room():
