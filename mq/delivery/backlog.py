@@ -56,6 +56,11 @@ class Chunk:
         return self._arrays is not None
 
     @property
+    def unmoved(self) -> bool:
+        """Whether no record has moved, as far as that is known without reading it."""
+        return self.saved[1] is None if self._arrays is None else self._arrays[1] is None
+
+    @property
     def held(self) -> Arrays | None:
         """As far as it is read."""
         return self._arrays
@@ -208,6 +213,8 @@ class Backlog:
 
     def position(self, id: int) -> int | None:
         """Where the record of *id* is; None if it is not here."""
+        if id == self.head and self._chunks[0].unmoved:
+            return id
         found = self._find(id)
         if found is None:
             return None
@@ -253,7 +260,7 @@ class Backlog:
         return ids, positions
 
     def __contains__(self, id: int) -> bool:
-        return self._find(id) is not None
+        return id == self.head or self._find(id) is not None
 
     def clear(self) -> None:
         self.__init__()  # type: ignore[misc]

@@ -126,7 +126,7 @@ class Order:
         self._set_bounds()
         self._busy = False
         self._store_alarm = self._wall_alarm = NEVER
-        self._set_alarms()
+        self.set_alarms()
 
     def put_delayed(self, id: int, entry: Delayed) -> None:
         """*id* waits as *entry* says; of its group it is a member already."""
@@ -540,7 +540,7 @@ class Order:
         """When there is next something to do, as far as the board knows: by store time and by wall time."""
         return self._store_alarm, self._wall_alarm
 
-    def _set_alarms(self) -> None:
+    def set_alarms(self) -> None:
         """Tell the board when there is next something to do, if it does not know."""
         expiry = self._expiries.first()
         if self.overdue:
@@ -599,7 +599,7 @@ class Order:
         """What fell due until *now* is done, or in part: say when there is next something to do."""
         self.board.done(self.number, now)
         self._store_alarm = self._wall_alarm = NEVER
-        self._set_alarms()
+        self.set_alarms()
 
     # ── inside ─────────────────────────────────────────────────────────────────────
 

@@ -319,8 +319,8 @@ class QueueState(Order):
 
     # ── questions ──────────────────────────────────────────────────────────────────
 
-    def _set_alarms(self) -> None:
-        super()._set_alarms()
+    def set_alarms(self) -> None:
+        super().set_alarms()
         if (when := self.dedup.look_at) is not None:
             self._alarm_store(when)
 

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from mq.errors import Unsupported
+
 from .asleep import Asleep, Image
 from .backlog import Arrays, Chunk, Held
 from .board import Board
@@ -144,7 +146,13 @@ def restore(data: bytes | msgspec.Raw, load: Load) -> State:
 
 
 def _wake(board: Board, load: Load, image: Image) -> QueueState:
-    contents = msgspec.msgpack.decode(image.contents, type=Contents)
+    try:
+        contents = msgspec.msgpack.decode(image.contents, type=Contents)
+    except msgspec.MsgspecError as error:
+        raise Unsupported(
+            f"the checkpoint does not say what queue {image.name!r} holds ({error}): delete the store's"
+            " directory checkpoint/, which is a cache, and open it again"
+        ) from None
     queue = QueueState(image.number, image.name, board)
     queue.declare(contents.declaration, contents.declared_at)
     queue.bytes = contents.body_bytes
@@ -163,7 +171,10 @@ def _wake(board: Board, load: Load, image: Image) -> QueueState:
     queue.flights.update(zip(ids, flights, strict=True))
     for key, *seen in contents.dedup:
         queue.dedup.note(key, Seen(*seen))
-    queue.reindex()
+    if queue.delayed or queue.flights:
+        queue.reindex()
+    else:
+        queue.set_alarms()
     queue.counted, queue.rested = (image.total, image.live_bytes), True
     board.touched.pop(image.number, None)
     return queue

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+import mq
 from mq.delivery import events
 from mq.delivery.events import Attributes, Declaration, Now
 from mq.delivery.snapshot import encode, freeze, restore
@@ -141,6 +143,14 @@ def test_interrupted_while_it_wakes_it_is_there_once(asleep, happens, monkeypatc
     assert facts(asleep, "b") == facts(state, "b")
     assert asleep.names() == {*NAMES}
     assert len(freeze(asleep)) == 3
+
+
+def test_contents_that_do_not_decode_are_refused_by_name(asleep):
+    asleep.asleep._images[2] = msgspec.structs.replace(
+        asleep.asleep._images[2], contents=msgspec.Raw(b"\x90")
+    )
+    with pytest.raises(mq.Unsupported, match=r"queue 'b' holds .* delete the store's directory checkpoint/"):
+        asleep.named("b")
 
 
 def test_a_queue_that_goes_when_it_is_not_used_is_awake():
