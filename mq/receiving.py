@@ -18,7 +18,7 @@ from mq.delivery import events, idle, settle
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState
 from mq.delivery.traits import PLAIN, Traits
-from mq.errors import CorruptStore, MqError, StorageError
+from mq.errors import CorruptStore, MqError, StorageError, UsageError
 from mq.message import Delivery, more_of
 from mq.notes import WARNING
 from mq.operation import operation
@@ -207,10 +207,12 @@ def arrive_settled(queue: Queue[Any], state: QueueState, ids: Sequence[int], now
         taken = take(store, state, list(damaged), now, now.store)
         failed = store.plan()
         for each in taken:
-            settle.nack(failed, state, each.id, None, "its body is damaged", random.random())
+            with suppress(UsageError):  # its dead letters have nowhere to go: it stays until they have
+                settle.nack(failed, state, each.id, None, "its body is damaged", random.random())
             damage = damaged[each.id]
             store.notes.put_down(WARNING, UNDELIVERABLE, queue.name, each.id, damage)
-        store.commit(failed)
+        if failed.drafts:
+            store.commit(failed)
     return Settled(deliveries, damage, end)
 
 

@@ -70,6 +70,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+UNDONE: Final = (
+    "%s: queue %r: messages that have expired, or failed for the last time, stay there for now: %s"
+)
 FOLLOW_BYTES: Final = 16 << 10  # a process that is farther behind begins to catch up without LOCK
 HOLD_BYTES: Final = 256 << 10  # followed with LOCK held at first, some milliseconds; each time twice as much
 KEEP_UP_BYTES: Final = 64 << 10  # followed between two attempts to get LOCK
@@ -81,7 +84,7 @@ CLOSE_SECONDS: Final = 1.0  # for operations of other threads to end, once no mo
 CLOSE_NAP_SECONDS: Final = 200e-6
 AWAKE_SECONDS: Final = 0.002  # nobody is woken to look so much earlier
 SLICE_SECONDS: Final = 0.002  # for what falls due, of which applying it takes as long again
-DUE_AGAIN_MS: Final = 1000  # on a full disk, work that falls due is tried again after this
+DUE_AGAIN_MS: Final = 1000  # work that falls due, and cannot be done, is tried again after this
 VOID: Final = -1  # `applied`, while the state is not what the log says
 
 
@@ -802,13 +805,24 @@ class Store:
         try:
             if self._downtime_ms:
                 self._add_downtime()
-            if work := next_work(self.state, now, self.size_of, self.clock.timer(SLICE_SECONDS)):
+            is_late = self.clock.timer(SLICE_SECONDS)
+            if work := next_work(self.state, now, self.size_of, is_late, self._put_off):
                 queue, plan = work
-                self.commit(plan)
-                queue.put_down(now)
-        except (DiskFull, UsageError):
-            # No room on the disk, or for one more queue of dead letters: for who comes once there is.
+                try:
+                    self.commit(plan)
+                except UsageError as error:  # a mistake of mq: nothing was appended
+                    self._put_off(queue, error)
+                else:
+                    queue.put_down(now)
+        except DiskFull:
+            # Of all queues: no work can be done before there is room.
             self.state.board.next = now.store + DUE_AGAIN_MS
+
+    def _put_off(self, queue: QueueState, why: UsageError) -> None:
+        """What falls due in *queue* cannot be done: its messages stay, and the other queues' work goes on."""
+        self.notes.put_down_rarely(WARNING, UNDONE, self.path, queue.name, why)
+        now = self.clock.now()
+        queue.put_off(now, now.store + DUE_AGAIN_MS)
 
     def wake_ready(self) -> None:
         """Something may have changed at any queue: wake those that find something, or sleep past its time."""

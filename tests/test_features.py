@@ -1030,6 +1030,48 @@ def test_a_queue_of_dead_letters_that_cannot_be_made_stops_nobody(
     assert bodies(broker.queue("dying.dead").receive_many(5, timeout=0)) == ["dies"]
 
 
+@pytest.mark.parametrize("expired", [False, True])
+def test_work_that_cannot_be_done_keeps_no_other_from_being_done(
+    broker: mq.Broker, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    expired: bool,
+) -> None:  # fmt: skip
+    """What cannot move to the dead letters stays, with a warning, and moves once it can."""
+    options: dict[str, Any] = {"ttl": 25, "expired": "dead_letter"} if expired else {"max_attempts": 1}
+    dying = broker.queue("dying", **options)
+    dies = dying.publish("dies")
+    monkeypatch.setattr(state, "QUEUES_MAX", 3)
+    if not expired:
+        assert dying.receive(timeout=0, visibility_timeout=25)
+    other, abandoned = broker.queue("other", ttl=28), broker.queue("abandoned", delete_when_abandoned=30)
+    abandoned.publish("x")
+    for _ in range(40):
+        clock.advance(1)
+        other.publish("x")
+    assert other.stats().expired == 12  # those of the first twelve seconds, at each second anew
+    assert "abandoned" not in broker.queues()
+    assert "queue 'dying': messages that have expired, or failed for the last time, stay" in caplog.text
+    graves = broker.queue("dying.dead")  # there is room, now that one queue is gone
+    assert [(each.id, each.body) for each in graves.receive_many(5, timeout=0)] == [(dies, "dies")]
+
+
+def test_a_damaged_message_that_cannot_die_costs_the_others_nothing(
+    broker: mq.Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are acked as they arrive: what is raised then would lose them."""
+    queue = broker.queue("mail", delivery="at_most_once", max_attempts=1)
+    [damaged, _] = queue.publish_many(["damaged", "whole"])
+    monkeypatch.setattr(state, "QUEUES_MAX", 1)
+    read = broker._store.log.read
+
+    def reads(position: int) -> Any:
+        if position == damaged:
+            raise mq.CorruptStore("data", "damaged", 0, (damaged,))
+        return read(position)
+
+    monkeypatch.setattr(broker._store.log, "read", reads)
+    assert bodies(queue.receive_many(5, timeout=0)) == ["whole"]
+
+
 def failing(*args: Any, **options: Any) -> Any:
     raise mq.DiskFull("data", "no room")
 

@@ -279,7 +279,11 @@ def test_on_a_slow_disk_a_slice_ends_earlier(broker: mq.Broker, clock: FakeClock
     store = broker._store
     now: Now = store.clock.now()
     asked: list[int] = []
-    work = due.next_work(store.state, now, lambda queue, id: asked.append(id) or 0, lambda: len(asked) >= 3)  # type: ignore[func-returns-value]
+    work = due.next_work(
+        store.state, now,
+        lambda queue, id: asked.append(id) or 0,  # type: ignore[func-returns-value]
+        lambda: len(asked) >= 3, store._put_off,
+    )  # fmt: skip
     assert work
     assert len(asked) == 3
     assert len(work[1].drafts[0][3]) == 3 * 12

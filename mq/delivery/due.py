@@ -5,12 +5,17 @@ whose last attempt timed out; a queue that nobody uses goes if it is meant to.
 
 The one who comes by asked for something else, and has the store's lock: so it does a slice
 of some milliseconds, and leaves the rest to the next ones.
+
+What a queue cannot do now, since its dead letters have nowhere to go, it puts off: the
+messages stay where they are, and the other queues' work goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
+
+from mq.errors import UsageError
 
 from . import events
 from .dead import bury
@@ -27,11 +32,13 @@ EXPIRED_REASON: Final = "its time to live was over"
 
 
 def next_work(
-    state: State, now: Now, size_of: SizeOf, is_late: Callable[[], bool]
-) -> tuple[QueueState, Plan] | None:
+    state: State, now: Now, size_of: SizeOf, is_late: Callable[[], bool],
+    cannot: Callable[[QueueState, UsageError], None],
+) -> tuple[QueueState, Plan] | None:  # fmt: skip
     """A queue, and what has to be done there now, or a part of it; None if nothing was found.
 
     *is_late*: whether it is time to stop; on a disk that is slow that is earlier than a slice.
+    *cannot* is told of each queue that finds its work impossible, and has it put off.
     Once the plan is applied, `queue.put_down` says when to come again.
     """
     for _ in range(ROUNDS):
@@ -43,34 +50,42 @@ def next_work(
             state.board.done(number, now)
             continue
         plan = Plan(state, now, size_of)
-        _fill(plan, queue, is_late)
+        obstacle = _fill(plan, queue, is_late)
         if plan.drafts:
             return queue, plan
-        queue.put_down(now)
+        if obstacle:
+            cannot(queue, obstacle)
+        else:
+            queue.put_down(now)
         if is_late():
             break
     return None
 
 
-def _fill(plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> None:
+def _fill(plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> UsageError | None:
+    """Plan what *queue* has to do; the error if its dead letters have nowhere to go."""
     if is_to_go(queue, plan.now):
         plan.add(events.DELETE, 0, queue.number, b"")
-        return
+        return None
     queue.dedup.forget(plan.now.store, SLICE)  # which needs no record: what is over means nothing
     buries = queue.options.expired == "dead_letter"
     expired, doomed = queue.fallen(plan.now, SLICE // BURIED if buries or queue.doomed else SLICE)
     gone: list[bytes] = []
-    for id in expired:
-        if is_late() and (gone or plan.drafts):
-            break
-        size = plan.size_of(queue, id)
-        if buries:
-            bury(plan, queue, id, size, EXPIRED_REASON, events.EXPIRED)
-        else:
-            gone.append(events.DROP_PAYLOAD.pack(id, size))
-    if gone:
-        plan.add(events.DROP, events.EXPIRED, queue.number, b"".join(gone))
-    for id in doomed:
-        if is_late() and plan.drafts:
-            break
-        bury(plan, queue, id, plan.size_of(queue, id), events.TIMEOUT_REASON, events.FAILED)
+    try:
+        for id in expired:
+            if is_late() and (gone or plan.drafts):
+                break
+            size = plan.size_of(queue, id)
+            if buries:
+                bury(plan, queue, id, size, EXPIRED_REASON, events.EXPIRED)
+            else:
+                gone.append(events.DROP_PAYLOAD.pack(id, size))
+        if gone:
+            plan.add(events.DROP, events.EXPIRED, queue.number, b"".join(gone))
+        for id in doomed:
+            if is_late() and plan.drafts:
+                break
+            bury(plan, queue, id, plan.size_of(queue, id), events.TIMEOUT_REASON, events.FAILED)
+    except UsageError as error:  # no room for one more queue, or too long a name: true of all of them
+        return error
+    return None

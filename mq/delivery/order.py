@@ -601,6 +601,12 @@ class Order:
         self._store_alarm = self._wall_alarm = NEVER
         self.set_alarms()
 
+    def put_off(self, now: Now, until: int) -> None:
+        """What fell due until *now* cannot be done: look again at *until*, store time."""
+        self.board.done(self.number, now)
+        self._store_alarm = self._wall_alarm = NEVER
+        self._alarm_store(until)
+
     # ── inside ─────────────────────────────────────────────────────────────────────
 
     def _pick(self) -> int | None:

@@ -56,7 +56,7 @@ class Plan:
         declaration = declaration_of(queue) if queue else events.Declaration(name=name)
         number = queue.number if queue else self.state.free_number(self._new.values())
         if number is None:
-            raise UsageError(f"{QUEUES_MAX:,} queues is the most in a store")
+            raise UsageError(f"{QUEUES_MAX:,} queues is the most in a store: delete some first")
         if not queue:
             self._new[name] = number
         said = events.replaced(declaration, changes)
