@@ -237,44 +237,41 @@ def renew(store: Store, state: QueueState, now: Now) -> None:
 def receive_from(queues: Sequence[Queue[Any]], until: float | None) -> Delivery[Any] | None:
     """The first message of the first of *queues* that has one; None once *until* has come."""
     store = queues[0]._store
-    channels = list(dict.fromkeys(queue._channel for queue in queues))
-    while True:
-        for queue in queues:
-            if delivery := queue.receive(timeout=0):
-                _hand_on(store, channels)
-                return delivery
-        if not _wait(store, channels, until):
-            return None
-
-
-@operation
-def _hand_on(store: Store, channels: Sequence[Channel]) -> None:
-    """This thread was woken, perhaps, for another queue's message than the one that it took."""
-    with store.mutex:
-        for channel in channels:
-            channel.hand_on(store.clock.now())
-
-
-@operation
-def _wait(store: Store, channels: Sequence[Channel], until: float | None) -> bool:
-    """Return when one of *channels* may have a message; False once *until* has come."""
-    sleeper = Sleeper(store, channels)
+    sleeper: Sleeper | None = None
+    taken: Delivery[Any] | None = None
     try:
-        with store.mutex:
-            try:
-                store.enter()
-                now = store.clock.now()
-                if any(channel.state and channel.state.head(now) is not None for channel in channels):
-                    return True  # since they were asked
-                if not sleeper.prepare(now, until):
-                    return False
-            finally:
-                store.leave()
-        sleeper.sleep()
-        with store.mutex:
-            sleeper.end()
-            sleeper.hand_on(store.clock.now())
-        return True
+        while True:
+            for queue in queues:
+                taken = queue.receive(timeout=0)
+                if taken is not None:
+                    return taken
+            sleeper = sleeper or Sleeper(store, list(dict.fromkeys(queue._channel for queue in queues)))
+            if not _wait(store, sleeper, until):
+                return None
     except BaseException:
-        sleeper.give_up()
+        if sleeper:
+            sleeper.give_up()
+        if taken is not None and not taken._settled:
+            with suppress(MqError, MemoryError):  # then it comes back after its visibility timeout
+                taken.release()
         raise
+
+
+@operation
+def _wait(store: Store, sleeper: Sleeper, until: float | None) -> bool:
+    """Return when one of the sleeper's queues may have a message; False once *until* has come."""
+    with store.mutex:
+        try:
+            store.enter()
+            now = store.clock.now()
+            if sleeper.finds(now):
+                return True  # since they were asked
+            if not sleeper.prepare(now, until):
+                return False
+        finally:
+            store.leave()
+    sleeper.sleep()
+    with store.mutex:
+        sleeper.end()
+        sleeper.hand_on(store.clock.now())
+    return True

@@ -70,9 +70,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-UNDONE: Final = (
-    "%s: queue %r: messages that have expired, or failed for the last time, stay there for now: %s"
-)
+UNDONE: Final = "%s: queue %r: messages that have expired, or failed for the last time, stay there: %s"
 FOLLOW_BYTES: Final = 16 << 10  # a process that is farther behind begins to catch up without LOCK
 HOLD_BYTES: Final = 256 << 10  # followed with LOCK held at first, some milliseconds; each time twice as much
 KEEP_UP_BYTES: Final = 64 << 10  # followed between two attempts to get LOCK

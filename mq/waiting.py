@@ -99,6 +99,10 @@ class Sleeper:
                 found = min(found, channel.state.idle_seconds / 2)
         return found
 
+    def finds(self, now: Now) -> bool:
+        """Whether there is a message at one of the channels."""
+        return any(each.state and each.state.head(now) is not None for each in self._channels)
+
     def hand_on(self, now: Now) -> None:
         """What this one would have woken for concerns the others still."""
         for channel in self._channels:

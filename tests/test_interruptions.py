@@ -59,18 +59,26 @@ STRIKES_OF_A_STORE = 25  # then a new one: whoever was struck reads all of it ag
 
 @functools.cache
 def way_out(code: CodeType) -> frozenset[int]:
-    """The bytecodes between the beginning of a way out and the return of the call that goes it."""
+    """The bytecodes between the beginning of a way out and the return of the call that goes it, and moves."""
     listing = list(dis.get_instructions(code))
     quiet = {each.offset for each in listing if each.opname in MOVES}
     quiet |= {each.offset for each in listing if each.opname == "STORE_ATTR" and each.argval == "_leading"}
+    return frozenset(quiet.union(*(each[:-1] for each in ways_out(code))))
+
+
+@functools.cache
+def ways_out(code: CodeType) -> tuple[tuple[int, ...], ...]:
+    """The bytecodes of each way out, and the one behind it."""
+    listing = list(dis.get_instructions(code))
+    found = []
     for index, each in enumerate(listing):
         called = each.opname == "CALL" and names_leave(listing, index)
         if called or leaves_with(listing, index):
             start = index
             while start and not begins(listing[start]):
                 start -= 1
-            quiet.update(each.offset for each in listing[start : index + 1])
-    return frozenset(quiet)
+            found.append(tuple(each.offset for each in listing[start : index + 2]))
+    return tuple(found)
 
 
 def names_leave(listing: list[dis.Instruction], index: int) -> bool:
@@ -104,22 +112,36 @@ def between_calls(code: CodeType) -> frozenset[int]:
     return frozenset(found)
 
 
-def strike(work: Callable[[], object], at: int, error: type[BaseException]) -> bool:
-    """Run *work*, and raise *error* at bytecode number *at* of mq; False if there are fewer."""
-    left = at
+def at_any_bytecode(frame: FrameType, _before: str) -> bool:
+    """In mq; in the standard library, where a signal may come."""
+    if frame.f_code.co_filename.startswith(HERE):
+        return frame.f_lasti not in way_out(frame.f_code)
+    return frame.f_lasti in between_calls(frame.f_code)
+
+
+@functools.cache
+def where_signals_come(code: CodeType) -> frozenset[int]:
+    """Where a signal may come, but for ways out, and behind them, where what came in there is raised."""
+    return between_calls(code).difference(*ways_out(code))
+
+
+def strike(
+    work: Callable[[], object], at: int, error: type[BaseException],
+    may_come: Callable[[FrameType, str], bool] = at_any_bytecode,
+) -> bool:  # fmt: skip
+    """Run *work*, and raise *error* at bytecode number *at* of mq where it *may_come*; False if there are fewer.
+
+    That is told the frame, and the event before.
+    """
+    left, last = at, ""
 
     def look(frame: FrameType, event: str, arg: object) -> Any:
-        nonlocal left
+        nonlocal left, last
+        before, last = last, event
         if not is_ours(frame):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        own = frame.f_code.co_filename.startswith(HERE)
-        may_come = (
-            frame.f_lasti not in way_out(frame.f_code)
-            if own
-            else frame.f_lasti in between_calls(frame.f_code)
-        )
-        if event == "opcode" and left > 0 and may_come:
+        if event == "opcode" and left > 0 and may_come(frame, before):
             left -= 1
             if not left:
                 raise error
@@ -204,6 +226,12 @@ def receive_many(scene: Scene, held: list[mq.Delivery[Any]], run: Run) -> None:
     run.taken.extend(scene.queue.receive_many(2, timeout=0))
 
 
+def receive_from(scene: Scene, held: list[mq.Delivery[Any]], run: Run) -> None:
+    empty = scene.broker.queue("empty")
+    message = scene.broker.receive([empty, scene.queue, empty], timeout=0)
+    run.taken.append(message)
+
+
 def ack(scene: Scene, held: list[mq.Delivery[Any]], run: Run) -> None:
     held[0].ack()
     run.returned = True
@@ -224,7 +252,7 @@ def extend(scene: Scene, held: list[mq.Delivery[Any]], run: Run) -> None:
     run.returned = True
 
 
-OPERATIONS = (publish, publish_many, receive, receive_many, ack, nack, release, extend)
+OPERATIONS = (publish, publish_many, receive, receive_many, receive_from, ack, nack, release, extend)
 
 
 @pytest.mark.usefixtures("no_backoff_after_timeouts")
@@ -303,6 +331,33 @@ def check(
 def assert_free(broker: mq.Broker) -> None:
     """Another thread gets in, so this one has left the mutex behind."""
     assert not broker._store.mutex._is_owned()
+
+
+@pytest.mark.parametrize("operation", [receive, receive_many, receive_from])
+def test_a_signal_that_keeps_a_delivery_from_the_caller_gives_it_back(tmp_path, operation):
+    """At once, and not when its visibility timeout is over."""
+    scene = Scene(tmp_path)
+    mutex = scene.broker._store.mutex
+
+    def may_come(frame: FrameType, before: str) -> bool:
+        if (
+            mutex._is_owned() or before == "return"
+        ):  # CPython does not look when one function comes back to another
+            return False
+        return frame.f_lasti in where_signals_come(frame.f_code)
+
+    for at, error in zip(itertools.count(1), itertools.cycle([KeyboardInterrupt, TimeoutError])):
+        held, run = prepare(scene, behind=False), Run()
+        struck = strike(functools.partial(operation, scene, held, run), at, error, may_come)
+        taken = [held[0], *run.taken]
+        flying = {message.id for message in scene.others.peek(100, state="in_flight")}
+        assert flying == {message.id for message in taken}, at
+        scene.queue.ack_many(taken)
+        if not struck:
+            break
+    scene.close()
+    assert at > 8, "nothing was struck"
+    assert run.taken
 
 
 # ── many segments, and the end ─────────────────────────────────────────────────────
