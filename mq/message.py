@@ -137,10 +137,12 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
     @property
     def failures(self) -> tuple[Failure, ...]:
         """The first failed attempt and the last few; of a dead letter, those where it died."""
-        if self._more is None:
+        if self._more is None or not self._more.traits.failures:
             return ()
+        skew_ms = self._queue._skew_ms()  # they are in store time, and people look at the wall clock
         return tuple(
-            Failure(datetime_at(each.at), each.reason, each.attempt) for each in self._more.traits.failures
+            Failure(datetime_at(each.at + skew_ms), each.reason, each.attempt)
+            for each in self._more.traits.failures
         )
 
     @property

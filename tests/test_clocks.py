@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -9,9 +10,11 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from click.testing import CliRunner
 from fakes import FakeClock, QuickDisk, open_on
 
 import mq
+from mq.cli import cli
 from mq.clock import APART_MS_MAX, Clock
 from mq.storage import record, shared
 from mq.storage.disk import MemoryDisk, RealDisk
@@ -168,6 +171,36 @@ def test_a_backoff_ends_by_store_time_and_is_shown_by_the_wall_clock(tmp_path):
             ends = {each.body: each.due_at for each in q.peek(state="delayed")}
             assert near(ends["fails"], Y2026 + 100, off=6)
             assert near(ends["waits"], Y2026 + 50)
+
+
+def test_every_time_that_is_shown_is_by_the_wall_clock(tmp_path):
+    """Of failures, of a backoff, of a deadline; by the library and the commands."""
+    with machine(Y2106) as here:
+        opened(here, tmp_path / "s").close()
+        here.reboot(Y2026)
+        with opened(here, tmp_path / "s") as broker:
+            q = broker.queue("q", max_attempts=3, visibility_timeout=10, backoff=mq.Backoff(1, 1, 1, 0))
+            q.publish("x", dedup_id="x")
+            q.receive(timeout=0).nack()
+            here.pass_by(2)
+            q.receive(timeout=0)
+            here.pass_by(12)
+            q.receive(timeout=0)
+            [flying] = q.peek(state="in_flight")
+            assert near(flying.due_at, Y2026 + 24, off=6)
+            assert [round(each.at.timestamp() - Y2026, -1) for each in flying.failures] == [0, 10]
+            here.pass_by(11)
+            q.publish("comes by")
+            [dead] = broker.queue("q.dead").peek()
+            assert [round(each.at.timestamp() - Y2026, -1) for each in dead.failures] == [0, 10, 20]
+            for command in (["peek", "q.dead"], ["dump"]):
+                shown = CliRunner().invoke(cli, ["-s", str(tmp_path / "s"), *command, "--json"]).stdout
+                lines = [
+                    line for line in shown.splitlines() if '"fence"' not in line and '"closed"' not in line
+                ]
+                assert "2026-" in shown
+                years = set(re.findall(r'"(\d{4})-\d\d-\d\dT', "".join(lines)))
+                assert years == {"2026"}, lines
 
 
 def test_the_age_of_the_oldest_is_by_the_wall_clock(tmp_path):

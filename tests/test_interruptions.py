@@ -129,7 +129,7 @@ def strike(
     work: Callable[[], object], at: int, error: type[BaseException],
     may_come: Callable[[FrameType, str], bool] = at_any_bytecode,
 ) -> bool:  # fmt: skip
-    """Run *work*, and raise *error* at bytecode number *at* of mq where it *may_come*; False if there are fewer.
+    """Run *work*, and raise *error* at bytecode number *at* of mq where it *may_come*; whether there is one.
 
     That is told the frame, and the event before.
     """

@@ -30,88 +30,90 @@ Facts = dict[str, Any]
 # ── what a record says ─────────────────────────────────────────────────────────────
 
 
-def _fence(payload: bytes) -> Facts:
+def _fence(payload: bytes, skew_ms: int) -> Facts:
     void_from, head, capacity, _ = record.FENCE_PAYLOAD.unpack(payload)
     return {"void_from": void_from, "head": head, "capacity": capacity}
 
 
-def _head(payload: bytes) -> Facts:
+def _head(payload: bytes, skew_ms: int) -> Facts:
     return {"head": record.HEAD_PAYLOAD.unpack(payload)[0]}
 
 
-def _clock(payload: bytes) -> Facts:
+def _clock(payload: bytes, skew_ms: int) -> Facts:
     return {"wall_clock": output.instant(record.CLOCK_PAYLOAD.unpack(payload)[0])}
 
 
-def _declare(payload: bytes) -> Facts:
+def _declare(payload: bytes, skew_ms: int) -> Facts:
     found = dict(msgspec.to_builtins(events.decode_declaration(payload)))
     return {"name": found.pop("name"), "options": found}
 
 
-def _deliver(payload: bytes) -> Facts:
+def _deliver(payload: bytes, skew_ms: int) -> Facts:
     ids, deadline = events.deliveries_of(payload, 0, len(payload))
-    return {"messages": ids, "deadline": output.instant(deadline)}
+    return {"messages": ids, "deadline": output.instant(deadline + skew_ms)}
 
 
-def _ack(payload: bytes) -> Facts:
+def _ack(payload: bytes, skew_ms: int) -> Facts:
     return {"messages": [id for id, _ in events.ACK_PAYLOAD.iter_unpack(payload)]}
 
 
-def _nack(flags: int, payload: bytes) -> Facts:
-    id, due, _, reason, _ = events.nack_of(flags, payload, 0, len(payload))
+def _nack(flags: int, payload: bytes, skew_ms: int) -> Facts:
+    id, due, _, reason, rests = events.nack_of(flags, payload, 0, len(payload))
+    due += skew_ms if due and rests else 0
     return {"message": id, "due": output.instant(due) if due else "now", "reason": reason}
 
 
-def _release(payload: bytes) -> Facts:
+def _release(payload: bytes, skew_ms: int) -> Facts:
     return {"message": events.RELEASE_PAYLOAD.unpack(payload)[0]}
 
 
-def _extend(payload: bytes) -> Facts:
+def _extend(payload: bytes, skew_ms: int) -> Facts:
     id, deadline = events.EXTEND_PAYLOAD.unpack(payload)
-    return {"message": id, "deadline": output.instant(deadline)}
+    return {"message": id, "deadline": output.instant(deadline + skew_ms)}
 
 
-def _purge(payload: bytes) -> Facts:
+def _purge(payload: bytes, skew_ms: int) -> Facts:
     (cutoff,) = events.PURGE_PAYLOAD.unpack_from(payload)
     kept = events.KEPT_PAYLOAD.iter_unpack(payload[events.PURGE_PAYLOAD.size :])
-    return {"cutoff": output.instant(cutoff), "kept": [id for id, _ in kept]}
+    return {"cutoff": output.instant(cutoff + skew_ms), "kept": [id for id, _ in kept]}
 
 
-def _relocate(payload: bytes) -> Facts:
+def _relocate(payload: bytes, skew_ms: int) -> Facts:
     id, created, attempts, place, receipt, when = events.RELOCATE_PAYLOAD.unpack_from(payload)
     said: Facts = {"message": id, "created_at": output.instant(created), "attempts": attempts}
     if place == events.IN_FLIGHT:
-        return said | {"place": "in_flight", "receipt": receipt, "deadline": output.instant(when)}
+        return said | {"place": "in_flight", "receipt": receipt, "deadline": output.instant(when + skew_ms)}
     if place in (events.DELAYED, events.RESTING):
         name = "delayed" if place == events.DELAYED else "resting"
-        return said | {"place": name, "due": output.instant(when)}
+        by_wall = when if place == events.DELAYED else when + skew_ms
+        return said | {"place": name, "due": output.instant(by_wall)}
     return said | {"place": "waiting"}
 
 
-def _move(flags: int, payload: bytes) -> Facts:
+def _move(flags: int, payload: bytes, skew_ms: int) -> Facts:
     said = events.decode_move(payload, 0, len(payload))
     facts: Facts = {"message": said.id, "to": said.to, "dead": bool(flags & events.DIED)}
     return facts | ({"reason": said.reason} if said.reason else {})
 
 
-def _drop(flags: int, payload: bytes) -> Facts:
+def _drop(flags: int, payload: bytes, skew_ms: int) -> Facts:
     why = {events.EXPIRED: "expired", events.OVERFLOWED: "too many"}.get(flags & 0xF0, "cancelled")
     return {"messages": [id for id, _ in events.DROP_PAYLOAD.iter_unpack(payload)], "why": why}
 
 
-def _reschedule(payload: bytes) -> Facts:
+def _reschedule(payload: bytes, skew_ms: int) -> Facts:
     id, due = events.RESCHEDULE_PAYLOAD.unpack(payload)
     return {"message": id, "due": output.instant(due) if due else "now"}
 
 
-def _dedup(payload: bytes) -> Facts:
+def _dedup(payload: bytes, skew_ms: int) -> Facts:
     id, until = events.DEDUP_PAYLOAD.unpack_from(payload)
     key = payload[events.DEDUP_PAYLOAD.size :].decode()
-    return {"message": id, "dedup_id": key, "until": output.instant(until)}
+    return {"message": id, "dedup_id": key, "until": output.instant(until + skew_ms)}
 
 
-def _renew(payload: bytes) -> Facts:
-    return {"until": output.instant(events.RENEW_PAYLOAD.unpack(payload)[0])}
+def _renew(payload: bytes, skew_ms: int) -> Facts:
+    return {"until": output.instant(events.RENEW_PAYLOAD.unpack(payload)[0] + skew_ms)}
 
 
 def _attributes(found: Found) -> Facts:
@@ -126,36 +128,36 @@ def _attributes(found: Found) -> Facts:
     return facts | ({"dedup_id": said.dedup_id} if said.dedup_id is not None else {})
 
 
-FACTS: Final[dict[int, Callable[[bytes], Facts]]] = {
+FACTS: Final[dict[int, Callable[[bytes, int], Facts]]] = {
     record.FENCE: _fence, events.DECLARE: _declare, events.DELIVER: _deliver, events.ACK: _ack,
     events.RELEASE: _release, events.EXTEND: _extend, events.PURGE: _purge,
     record.HEAD: _head, record.CLOCK: _clock, events.RELOCATE: _relocate, events.RENEW: _renew,
     events.RESCHEDULE: _reschedule, events.DEDUP: _dedup,
 }  # fmt: skip
-FLAGGED: Final[dict[int, Callable[[int, bytes], Facts]]] = {
+FLAGGED: Final[dict[int, Callable[[int, bytes, int], Facts]]] = {
     events.NACK: _nack, events.MOVE: _move, events.DROP: _drop,
 }  # fmt: skip
 
 
-def facts(found: Found, names: _Names) -> Facts:
-    """What the record's payload says, by name; its body aside.
+def facts(found: Found, names: _Names, skew_ms: int) -> Facts:
+    """What the record's payload says, by name; its body aside.  *skew_ms*: the wall clock less store time.
 
     Under `messages` if the kind may be about several at once, else under `message`.
     """
     try:
-        said = _facts(found)
+        said = _facts(found, skew_ms)
     except (msgspec.MsgspecError, struct.error, UnicodeDecodeError):
         return {"unreadable": "it says what this mq does not know; upgrade mq"}
     return said | {"to": names.at(said["to"], found.lsn)} if found.kind == events.MOVE else said
 
 
-def _facts(found: Found) -> Facts:
+def _facts(found: Found, skew_ms: int) -> Facts:
     if found.kind == events.PUBLISH:
         return {"message": found.lsn} | _attributes(found)
     if found.kind in FLAGGED:
-        return FLAGGED[found.kind](found.flags, found.payload)
+        return FLAGGED[found.kind](found.flags, found.payload, skew_ms)
     read = FACTS.get(found.kind)
-    said = read(found.payload) if read else {}
+    said = read(found.payload, skew_ms) if read else {}
     return said | _attributes(found) if found.kind == events.RELOCATE else said
 
 
@@ -222,7 +224,7 @@ def dump(
     ctx: click.Context, queue: str | None, kinds: tuple[str, ...], message: int | None, as_json: bool,
     store: str,
 ) -> None:  # fmt: skip
-    """Print the records of the log, oldest first.
+    """Print the records of the log, oldest first.  Times are by the wall clock of then.
 
     Writes nothing; works beside a live process and on a damaged store, where every bad
     place is shown in its turn.  Exit code 4 if the store is corrupt.
@@ -242,7 +244,8 @@ def dump(
         there = there or name == queue
         wanted = queue in (None, name) and (not kinds or kind_name(item.kind) in kinds)
         if wanted or not known:
-            said = facts(item, names)
+            assert file
+            said = facts(item, names, file.segment.skew_ms)
             about = message is None or _is_about(said, message)
             known = known or about
             if wanted and about:
@@ -300,7 +303,8 @@ def _show_json(file: File | None, item: Found | Gap, name: str, said: Facts) -> 
         return
     assert file
     fields: Facts = {
-        "lsn": item.lsn, "kind": kind_name(item.kind), "time": output.instant(item.ms), "queue": name or None,
+        "lsn": item.lsn, "kind": kind_name(item.kind),
+        "time": output.instant(item.ms + file.segment.skew_ms), "queue": name or None,
         "size": item.size, "path": file.path, "offset": file.segment.offset(item.lsn), **said,
     }  # fmt: skip
     raw = body(item)
@@ -330,7 +334,9 @@ class _Columns:
             text = f"(not finished, left out)  {text}"
         shown = output.excerpt(name, NAME_COLUMNS_MAX) if name else "-"
         kind = kind_name(item.kind)
-        line = f"{item.lsn:>{self._lsn}}  {output.instant(item.ms)}  {kind:{self._kind}}  {shown:8}  {text}"
+        assert file
+        time = output.instant(item.ms + file.segment.skew_ms)
+        line = f"{item.lsn:>{self._lsn}}  {time}  {kind:{self._kind}}  {shown:8}  {text}"
         output.line(line.rstrip())
 
 

@@ -17,6 +17,7 @@ from mq.cli import output
 from mq.cli.app import EMPTY, as_named, json_option, note, require_store, store_option
 from mq.cli.signals import Interrupts
 from mq.errors import StaleReceipt
+from mq.instants import ms_at
 from mq.options import check_seconds
 
 LOOK_SECONDS: Final = 0.1  # while it waits: how long a Ctrl-C may go unnoticed
@@ -132,14 +133,14 @@ def message_fields(message: mq.Message[Any]) -> dict[str, Any]:
         "state": message.state,
         "attempts": message.attempts,
         "created_at": output.instant(message._created_ms),
-        "due_at": None if due is None else output.instant(round(due.timestamp() * 1000)),
+        "due_at": None if due is None else output.instant(ms_at("due_at", due)),
         "priority": message.priority,
         "group": message.group,
         "headers": dict(message.headers),
         "origin": message.origin,
         "failures": [
-            {"at": output.instant(each.at), "attempt": each.attempt, "reason": each.reason}
-            for each in (message._more.traits.failures if message._more else ())
+            {"at": output.instant(ms_at("at", each.at)), "attempt": each.attempt, "reason": each.reason}
+            for each in message.failures
         ],
         **output.body_fields(message._flags, message.raw),
     }
