@@ -15,7 +15,8 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -48,39 +49,79 @@ class Failure(click.ClickException):
         return self.code
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"mq: {as_named(self.format_message())}", err=True)
+        note(as_named(self.format_message()))
 
 
-class Commands(click.Group):
+@contextmanager
+def reported(ctx: click.Context) -> Iterator[None]:
     """Turns every error into its line and its code."""
+    try:
+        yield
+        output.flush()
+    except KeyboardInterrupt as stop:
+        output.drop()
+        ctx.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
+    except BrokenPipeError:
+        output.drop()
+        ctx.exit(128 + signal.SIGPIPE)
+    except CorruptStore as error:
+        raise Failure(str(error), CORRUPT) from None
+    except UsageError as error:
+        raise Failure(str(error), USAGE) from None
+    except MqError as error:
+        raise Failure(str(error)) from None
+    except output.OutputFailed as error:
+        output.drop()
+        raise Failure(str(error)) from None
+    except OSError as error:
+        raise Failure(str(storage_error(ctx.obj, error))) from None
+    except MemoryError:
+        raise Failure("out of memory; use smaller messages, or ask for fewer at once (-n)") from None
 
+
+class Command(click.Command):
+    """Prints its help as all commands print: what standard output does not take is an error of its own."""
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        option = super().get_help_option(ctx)
+        if option:
+            option.callback = _show_help
+        return option
+
+
+class Commands(Command, click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order in which one meets them
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with reported(ctx):  # --help, --version
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            result = super().invoke(ctx)
-            output.flush()
-            return result
-        except KeyboardInterrupt as stop:
-            output.drop()
-            ctx.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
-        except BrokenPipeError:
-            output.drop()
-            ctx.exit(128 + signal.SIGPIPE)
-        except CorruptStore as error:
-            raise Failure(str(error), CORRUPT) from None
-        except UsageError as error:
-            raise Failure(str(error), USAGE) from None
-        except MqError as error:
-            raise Failure(str(error)) from None
-        except output.OutputFailed as error:
-            output.drop()
-            raise Failure(str(error)) from None
-        except OSError as error:
-            raise Failure(str(storage_error(ctx.obj, error))) from None
-        except MemoryError:
-            raise Failure("out of memory; use smaller messages, or ask for fewer at once (-n)") from None
+        with reported(ctx):
+            return super().invoke(ctx)
+
+
+def command(short_help: str) -> Callable[[Callable[..., Any]], Command]:
+    """What makes a function a command."""
+    return click.command(cls=Command, short_help=short_help)
+
+
+def _show_help(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
+    if asked:
+        _print_and_exit(ctx, ctx.get_help())
+
+
+def _show_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
+    if asked:
+        _print_and_exit(ctx, f"mq {mq.__version__}")
+
+
+def _print_and_exit(ctx: click.Context, text: str) -> None:
+    if not ctx.resilient_parsing:
+        output.line(text)
+        output.flush()
+        ctx.exit()
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,7 +129,10 @@ class Commands(click.Group):
     "-s", "--store", metavar="DIR", envvar="MQ_STORE", default=DEFAULT_STORE,
     help="The store's directory; also after the command.  [default: $MQ_STORE, or ./data]",
 )  # fmt: skip
-@click.version_option(mq.__version__, "-V", "--version", message="mq %(version)s")
+@click.option(
+    "-V", "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version,
+    help="Show the version and exit.",
+)  # fmt: skip
 @click.pass_context
 def cli(ctx: click.Context, store: str) -> None:
     """The SQLite of queues: a durable message queue in a directory.
@@ -143,8 +187,9 @@ def disk_at(ctx: click.Context, store: str) -> RealDisk:
 
 
 def note(message: str) -> None:
-    """Tell the person, on standard error."""
-    click.echo(f"mq: {message}", err=True)
+    """Tell the person, on standard error: one line, and nothing in it that a terminal might obey."""
+    with suppress(OSError):  # there is no other place to say so
+        click.echo(f"mq: {output.escape(output.plain(message))}", err=True)
 
 
 def as_named(message: str) -> str:

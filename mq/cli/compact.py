@@ -6,7 +6,7 @@ import click
 
 import mq
 from mq.cli import output
-from mq.cli.app import json_option, require_store, store_option
+from mq.cli.app import command, json_option, require_store, store_option
 from mq.cli.inspect import take_census
 from mq.cli.progress import Progress
 from mq.delivery import events
@@ -14,7 +14,7 @@ from mq.storage.disk import RealDisk
 from mq.storage.log import ALLOCATE_BYTES
 
 
-@click.command(short_help="Give back the room of what is not live.")
+@command(short_help="Give back the room of what is not live.")
 @click.option("--dry-run", is_flag=True, help="Say how much would be given back, and change nothing.")
 @json_option
 @store_option

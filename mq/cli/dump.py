@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from mq.cli import output
-from mq.cli.app import Failure, disk_at, json_option, note, store_option
+from mq.cli.app import Failure, command, disk_at, json_option, note, store_option
 from mq.cli.inspect import exit_code, gap_fields, gap_line, kind_name
 from mq.cli.progress import Progress
 from mq.delivery import events
@@ -210,7 +210,7 @@ class _Names:
 # ── the command ────────────────────────────────────────────────────────────────────
 
 
-@click.command(short_help="The records of the log, one a line.")
+@command(short_help="The records of the log, one a line.")
 @click.option("-q", "--queue", metavar="NAME", help="Only those of this queue.")
 @click.option(
     "-k", "--kind", "kinds", multiple=True, type=click.Choice(KINDS), metavar="KIND",

@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 
 from mq.cli import output
-from mq.cli.app import CORRUPT, ERROR, disk_at, json_option, note, store_option
+from mq.cli.app import CORRUPT, ERROR, command, disk_at, json_option, note, store_option
 from mq.delivery import events
 from mq.delivery.state import State, stands_at
 from mq.errors import CorruptStore
@@ -104,7 +104,7 @@ def exit_code(walked: Walk) -> int:
     return ERROR if walked.problem else 0
 
 
-@click.command(short_help="The log, segment by segment, and whether it is whole.")
+@command(short_help="The log, segment by segment, and whether it is whole.")
 @json_option
 @store_option
 @click.pass_context

@@ -43,7 +43,7 @@ def stream() -> BinaryIO:
 
 
 def line(data: bytes | str) -> None:
-    raw = data.encode(errors="replace") if isinstance(data, str) else data
+    raw = plain(data).encode() if isinstance(data, str) else data
     rest = memoryview(raw + b"\n")
     out = stream()
     try:
@@ -143,6 +143,14 @@ def instant(ms: int) -> str:
     return at.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
+def plain(text: str) -> str:
+    """*text* as UTF-8 can say it: of a path, the bytes that are none as escapes, such as `\\xe9`."""
+    try:
+        return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    except UnicodeEncodeError:  # other surrogates, which no path has
+        return text.encode(errors="backslashreplace").decode()
+
+
 def escape(text: str, keep: str = "") -> str:
     """*text* with everything that a terminal might obey made visible, but for what is in *keep*."""
     if text.isprintable():
@@ -159,7 +167,19 @@ def excerpt(text: str, limit: int) -> str:
 
 
 def to_json(value: Any) -> bytes:
-    return msgspec.json.encode(value)
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_plainly(value))
+
+
+def _plainly(value: Any) -> Any:
+    """*value*, with `plain` text."""
+    if isinstance(value, str):
+        return plain(value)
+    if isinstance(value, dict):
+        return {plain(key): _plainly(each) for key, each in value.items()}
+    return [_plainly(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 # ── bodies ─────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ import click
 
 import mq
 from mq.cli import output
-from mq.cli.app import EMPTY, json_option, note, store_option
+from mq.cli.app import EMPTY, command, json_option, note, store_option
 from mq.cli.receive import message_fields, why_empty
 from mq.delivery.queue import State
 
@@ -18,7 +18,7 @@ BODY_COLUMNS_MAX: Final = 1000  # where there is no terminal to fit into
 REASON_COLUMNS: Final = 40
 
 
-@click.command(short_help="Look at messages without taking them.")
+@command(short_help="Look at messages without taking them.")
 @click.argument("queue")
 @click.option(
     "-n", "limit", type=click.IntRange(min=1), default=10, metavar="N", help="At most N.  [default: 10]"

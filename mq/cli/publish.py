@@ -16,7 +16,7 @@ import msgspec
 
 import mq
 from mq.cli import output
-from mq.cli.app import USAGE, Failure, json_option, note, store_option
+from mq.cli.app import USAGE, Failure, command, json_option, note, store_option
 from mq.cli.signals import Interrupts
 from mq.errors import MqError, StorageError, StoreFailed, UsageError
 from mq.message import BODY_BYTES_MAX, encode_body
@@ -33,7 +33,7 @@ class BadLine(Exception):
     """A message that cannot be published as it is."""
 
 
-@click.command(short_help="Store messages.")
+@command(short_help="Store messages.")
 @click.argument("queue")
 @click.argument("messages", nargs=-1, metavar="[MESSAGE]...")
 @click.option(

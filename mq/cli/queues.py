@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import click
-
 import mq
 from mq.cli import output
-from mq.cli.app import json_option, note, store_option
+from mq.cli.app import command, json_option, note, store_option
 
 
-@click.command(short_help="List the queues, and what is in them.")
+@command(short_help="List the queues, and what is in them.")
 @json_option
 @store_option
 def queues(as_json: bool, store: str) -> None:

@@ -14,7 +14,7 @@ import click
 
 import mq
 from mq.cli import output
-from mq.cli.app import EMPTY, as_named, json_option, note, require_store, store_option
+from mq.cli.app import EMPTY, as_named, command, json_option, note, require_store, store_option
 from mq.cli.signals import Interrupts
 from mq.errors import StaleReceipt
 from mq.instants import ms_at
@@ -23,7 +23,7 @@ from mq.options import check_seconds
 LOOK_SECONDS: Final = 0.1  # while it waits: how long a Ctrl-C may go unnoticed
 
 
-@click.command(short_help="Take messages, print them, ack them.")
+@command(short_help="Take messages, print them, ack them.")
 @click.argument("queue")
 @click.option("-n", "limit", type=click.IntRange(min=1), metavar="N", help="Stop after N messages.")
 @click.option(

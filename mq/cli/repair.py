@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from mq.cli import output
-from mq.cli.app import json_option, note, require_directory, store_option
+from mq.cli.app import command, json_option, note, require_directory, store_option
 from mq.delivery import events
 from mq.storage import repair as mending
 from mq.storage.disk import RealDisk
 
 
-@click.command(short_help="Make a damaged store whole; lose only what is damaged.")
+@command(short_help="Make a damaged store whole; lose only what is damaged.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and change nothing.")
 @json_option
 @store_option

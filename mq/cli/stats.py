@@ -10,7 +10,7 @@ import msgspec
 
 import mq
 from mq.cli import output
-from mq.cli.app import ERROR, Failure, json_option, store_option
+from mq.cli.app import ERROR, Failure, command, json_option, store_option
 from mq.cli.receive import why_empty
 from mq.delivery import events
 
@@ -19,7 +19,7 @@ SECONDS: Final = frozenset(
 )
 
 
-@click.command(short_help="The counts and options of one queue.")
+@command(short_help="The counts and options of one queue.")
 @click.argument("queue")
 @json_option
 @store_option

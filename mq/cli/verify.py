@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from mq.cli import output
-from mq.cli.app import CORRUPT, disk_at, json_option, note, store_option
+from mq.cli.app import CORRUPT, command, disk_at, json_option, note, store_option
 from mq.cli.inspect import MEANINGS, exit_code, gap_fields, gap_line
 from mq.cli.progress import Progress
 from mq.delivery import events, snapshot
@@ -35,7 +35,7 @@ class Findings:
         return any(not gap.torn for gap, _ in self.gaps)
 
 
-@click.command(short_help="Read everything, and say what is damaged.")
+@command(short_help="Read everything, and say what is damaged.")
 @json_option
 @store_option
 @click.pass_context

@@ -218,6 +218,26 @@ def test_output_that_does_not_fit(store: Path, start: Start, command: list[str])
     assert (stats(store).ready, stats(store).acked) == (1, 0)
 
 
+HELP = [["--help"], ["-h"], ["--version"], ["publish", "--help"], ["dump", "-h"]]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("command", HELP, ids=" ".join)
+def test_help_that_does_not_fit(start: Start, command: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        process = start(*command, stdout=full)
+    assert end(process) == (1, b"mq: standard output: No space left on device; the rest was not printed\n")
+
+
+@pytest.mark.parametrize("command", HELP, ids=" ".join)
+def test_help_that_nobody_reads(start: Start, command: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start(*command, stdout=writer)
+    os.close(writer)
+    assert end(process) == (128 + signal.SIGPIPE, b"")
+
+
 @pytest.mark.parametrize("stream", [0, 1, 2])
 def test_a_closed_standard_stream(store: Path, stream: int) -> None:
     publish(store, "one")

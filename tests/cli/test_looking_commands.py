@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -218,3 +220,39 @@ def test_permission_denied(run: Run, store: Path, filled: list[int]) -> None:
     (store / "FORMAT").chmod(0)
     result = run("queues")
     assert result.exit_code == 1 and "permission denied" in result.stderr
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["text", "json"])
+@pytest.mark.parametrize(
+    "command",
+    [["publish", "q", "x"], ["peek", "q"], ["peek", "none"], ["queues"], ["stats", "q"], ["stats", "none"],
+     ["inspect"], ["dump"], ["verify"], ["repair"], ["repair", "--dry-run"], ["compact"], ["receive", "q"],
+     ["receive", "none"]],
+    ids=" ".join,
+)  # fmt: skip
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_path_that_is_not_utf_8_is_printed_with_escapes(
+    run: Run, store: Path, command: list[str], as_json: list[str], damaged: bool
+) -> None:
+    path = os.fsdecode(b"caf\xe9")
+    with mq.open(path) as broker:
+        broker.queue("q").publish_many(["one", "two"])
+    if damaged:
+        [segment] = (Path(path) / "log").iterdir()
+        data = segment.read_bytes()
+        segment.write_bytes(data.replace(b"one", b"eno"))
+        shutil.rmtree(Path(path) / "checkpoint")
+    result = run("-s", path, *command, *as_json)
+    assert result.exit_code in (0, 1, 3, 4)
+    assert "caf\\udce9" not in result.output and "caf?" not in result.output
+    if damaged and command[0] in ("queues", "peek", "inspect", "verify", "repair"):
+        assert re.search(r"caf\\{1,2}xe9", result.output)
+    if as_json:
+        for line in result.stdout.splitlines():
+            assert isinstance(json.loads(line), dict)
+
+
+def test_a_path_with_control_characters_commands_no_terminal(run: Run, store: Path) -> None:
+    result = run("-s", "\x1b[31mred\nline", "queues")
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1 and "\x1b" not in result.stderr
