@@ -158,7 +158,8 @@ def open(
     get the x bits to match.  None: what the umask leaves of 0o666.  A store that is there already
     keeps what it has: each new file gets the owner, group and mode of FORMAT, so far as the
     process may give them.
-    *clock*: seconds since 1970, for tests.
+    *clock*: seconds since 1970, for tests; it ought never to go back, and those who share a
+    store share it.
 
     Raises StoreLocked, CorruptStore, Unsupported, StorageError, UsageError.
     """

@@ -353,6 +353,34 @@ def test_one_custom_clock_may_be_advanced_between_two_openings(tmp_path):
         mq.open(tmp_path / "s", clock=clock).close()
 
 
+def test_a_custom_clock_that_is_set_back_holds_timeouts_and_hides_what_expires(tmp_path):
+    clock = FakeClock()
+    with mq.open(tmp_path / "s", clock=clock) as broker:
+        held, mail = broker.queue("held", visibility_timeout=10), broker.queue("mail")
+        held.publish("x")
+        assert held.receive(timeout=0)
+        clock.advance(-100)
+        mail.publish("short", ttl=5)
+        clock.advance(50)
+        assert held.receive(timeout=0) is None
+        assert (mail.receive(timeout=0), mail.stats()[:3]) == (None, (0, 0, 0))
+        clock.advance(62)
+        assert held.receive(timeout=0)
+        assert mail.stats().expired == 1
+
+
+def test_of_two_custom_clocks_the_later_one_ends_timeouts(tmp_path):
+    slow, fast = FakeClock(), FakeClock()
+    fast.advance(30)
+    with mq.open(tmp_path / "s", clock=slow) as one, mq.open(tmp_path / "s", clock=fast) as other:
+        one.queue("q", visibility_timeout=20).publish("x")
+        assert one.queue("q").receive(timeout=0)
+        assert one.queue("q").receive(timeout=0) is None
+        other.queue("other").publish("y")
+        slow.advance(2)
+        assert one.queue("q").receive(timeout=0)
+
+
 def test_custom_clocks_that_drift_apart_later_raise_no_struct_error(tmp_path):
     """Each goes on; store time is that of the one ahead, for both."""
     one, other = FakeClock(), FakeClock()
