@@ -1,0 +1,359 @@
+"""What an operation costs when there is much more of what it does not concern.
+
+    python benchmarks/growth.py [--only TEXT] [--scale SHARE] [--directory DIR]
+
+Each row is one operation, in a small store and in a large one, and the ratio of the two: it should be near 1,
+or, where the operation goes through all of them, near the ratio of the sizes.  Times are medians of several
+rounds.  "neighbour" is the longest that a publish to another queue took meanwhile, in a second process.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+import mq
+
+BODY = bytes(range(100))
+ROUNDS = 5
+BATCH = 1_000
+NO_BACKOFF = mq.Backoff(initial=0)
+
+Operation = Callable[[], Any]
+
+
+# ── stores ─────────────────────────────────────────────────────────────────────────
+
+
+def crowd(
+    broker: mq.Broker, count: int, said: Callable[[int], dict[str, Any]], **options: Any
+) -> mq.Queue[Any]:
+    """A queue with so many messages."""
+    queue = broker.queue("crowd", **options)
+    for first in range(0, count, BATCH):
+        with broker.transaction() as tx:
+            for index in range(first, min(first + BATCH, count)):
+                tx.publish(queue, BODY, **said(index))
+    return queue
+
+
+def queues(broker: mq.Broker, count: int) -> None:
+    for index in range(count):
+        broker.queue(f"queue-{index}").publish(BODY)
+
+
+def delayed(broker: mq.Broker, count: int) -> mq.Queue[Any]:
+    return crowd(broker, count, lambda _: {"delay": 3600})
+
+
+def groups(broker: mq.Broker, count: int) -> mq.Queue[Any]:
+    return crowd(broker, count, lambda index: {"group": str(index)})
+
+
+def dedup(broker: mq.Broker, count: int) -> mq.Queue[Any]:
+    return crowd(broker, count, lambda index: {"dedup_id": str(index)}, dedup_window=86_400)
+
+
+def one_group(broker: mq.Broker, count: int) -> mq.Queue[Any]:
+    """All in one group, of which one is in flight."""
+    queue = crowd(broker, count, lambda _: {"group": "one"})
+    assert queue.receive(timeout=0)
+    return queue
+
+
+def flying(broker: mq.Broker, count: int) -> mq.Queue[Any]:
+    queue = crowd(broker, count, lambda _: {}, visibility_timeout=3600)
+    while queue.receive_many(BATCH, timeout=0):
+        pass
+    return queue
+
+
+def nacked(broker: mq.Broker, count: int) -> mq.Queue[Any]:
+    queue = crowd(broker, count, lambda _: {}, backoff=NO_BACKOFF)
+    found: list[mq.Delivery[Any]] = []
+    while part := queue.receive_many(BATCH, timeout=0):
+        found += part
+    queue.nack_many(found)
+    return queue
+
+
+def expired(broker: mq.Broker, count: int) -> mq.Queue[Any]:
+    queue = crowd(broker, count, lambda _: {"ttl": 0.001})
+    time.sleep(0.01)
+    return queue
+
+
+def dead(broker: mq.Broker, count: int) -> mq.Queue[Any]:
+    crowd(broker, count, lambda _: {}, max_attempts=1, visibility_timeout=3600)
+    queue = broker.queue("crowd")
+    while part := queue.receive_many(BATCH, timeout=0):
+        queue.nack_many(part)
+    return broker.queue("crowd.dead")
+
+
+# ── rows ───────────────────────────────────────────────────────────────────────────
+
+
+class Row(NamedTuple):
+    title: str
+    small: int
+    large: int
+    measure: Callable[[Path, int], float]  # seconds
+
+
+ROWS: list[Row] = []
+
+
+def row(title: str, small: int, large: int) -> Callable[[Any], Any]:
+    def add(measure: Callable[[Path, int], float]) -> Callable[[Path, int], float]:
+        ROWS.append(Row(title, small, large, measure))
+        return measure
+
+    return add
+
+
+def median_of(operation: Operation, rounds: int = ROUNDS) -> float:
+    seconds = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        operation()
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
+
+
+def opening(fill: Callable[[mq.Broker, int], Any]) -> Callable[[Path, int], float]:
+    def measure(path: Path, count: int) -> float:
+        with mq.open(path, sync="never") as broker:
+            fill(broker, count)
+            broker._store.maintenance.checkpoint()
+        return median_of(lambda: mq.open(path).close())
+
+    return measure
+
+
+def looking(fill: Callable[[mq.Broker, int], mq.Queue[Any]], look: Callable[[mq.Queue[Any]], Any]) -> Any:
+    def measure(path: Path, count: int) -> float:
+        with mq.open(path, sync="never") as broker:
+            queue = fill(broker, count)
+            return median_of(lambda: look(queue))
+
+    return measure
+
+
+for fill, large in ((queues, 20_000), (delayed, 1_000_000), (groups, 1_000_000), (dedup, 1_000_000)):
+    row(f"open, {fill.__name__}", 100, large)(opening(fill))
+
+for fill in (groups, one_group, nacked, expired, flying):
+    row(f"stats(), {fill.__name__}", 1_000, 400_000)(looking(fill, lambda queue: queue.stats()))
+for fill in (one_group, groups, delayed):
+    row(f"peek(10), {fill.__name__}", 1_000, 400_000)(looking(fill, lambda queue: queue.peek(10)))
+row("peek(10, state='in_flight')", 1_000, 400_000)(
+    looking(flying, lambda queue: queue.peek(10, state="in_flight"))
+)
+row("peek(10, state='delayed')", 1_000, 400_000)(
+    looking(delayed, lambda queue: queue.peek(10, state="delayed"))
+)
+
+
+@row("stats(), a large oldest body", 100, 10_000_000)
+def large_body(path: Path, size: int) -> float:
+    with mq.open(path, sync="never") as broker:
+        queue = broker.queue("crowd")
+        queue.publish(bytes(size))
+        return median_of(queue.stats)
+
+
+@row("broker.stats(), queues", 100, 5_000)
+def all_stats(path: Path, count: int) -> float:
+    with mq.open(path, sync="never") as broker:
+        queues(broker, count)
+        broker.stats()
+        return median_of(broker.stats)
+
+
+@row("broker.receive(), empty queues", 100, 10_000)
+def receive_from_many(path: Path, count: int) -> float:
+    with mq.open(path, sync="never") as broker:
+        listed = [broker.queue(f"queue-{index}") for index in range(count)]
+        listed[-1].publish_many([BODY] * (ROUNDS + 1))
+        broker.receive(listed, timeout=0)
+        return median_of(lambda: broker.receive(listed, timeout=0))
+
+
+# ── in slices ──────────────────────────────────────────────────────────────────────
+
+NEIGHBOUR = """
+import sys, time, mq
+with mq.open(sys.argv[1], sync="never") as broker:
+    queue, worst = broker.queue("neighbour"), 0.0
+    queue.publish(b"")
+    print("ready", flush=True)
+    stop = time.monotonic() + 600
+    while time.monotonic() < stop and not broker.queue("stop").stats().published:
+        for _ in range(100):
+            begin = time.perf_counter()
+            queue.publish(b"")
+            worst = max(worst, time.perf_counter() - begin)
+            time.sleep(0.0005)
+    print(worst, flush=True)
+"""
+
+
+@contextmanager
+def neighbour(path: Path, told: list[float]) -> Iterator[None]:
+    """A second process that publishes to a queue of its own; its longest wait is appended to *told*."""
+    command = [sys.executable, "-c", NEIGHBOUR, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        process.stdout.readline()
+        yield
+        with mq.open(path, sync="never") as broker:
+            broker.queue("stop").publish(b"")
+        told.append(float(process.stdout.readline()))
+
+
+waits: dict[str, float] = {}
+
+
+def at_once(
+    title: str, fill: Callable[[mq.Broker, int], mq.Queue[Any]], operation: Callable[[mq.Queue[Any]], Any]
+) -> None:
+    @row(title, 10_000, 400_000)
+    def measure(path: Path, count: int) -> float:
+        told: list[float] = []
+        with mq.open(path, sync="never") as broker:
+            queue = fill(broker, count)
+            with neighbour(path, told):
+                seconds = median_of(lambda: operation(queue), rounds=1)
+        waits[title] = told[0]
+        return seconds
+
+
+held: list[mq.Delivery[Any]] = []
+
+
+def taken(broker: mq.Broker, count: int) -> mq.Queue[Any]:
+    held.clear()
+    queue = crowd(broker, count, lambda _: {}, max_attempts=1, visibility_timeout=3600)
+    while part := queue.receive_many(BATCH, timeout=0):
+        held.extend(part)
+    return queue
+
+
+at_once("purge(), in flight", flying, lambda queue: queue.purge())
+at_once("purge(), delayed", delayed, lambda queue: queue.purge())
+at_once("nack_many() to dead letters", taken, lambda queue: queue.nack_many(held))
+at_once("replay()", dead, lambda queue: queue.replay())
+
+
+# ── other processes ────────────────────────────────────────────────────────────────
+
+WAITER = """
+import sys, mq
+with mq.open(sys.argv[1], sync="never") as broker:
+    print("ready", flush=True)
+    broker.queue(sys.argv[2]).receive()
+"""
+
+WATCHER = """
+import sys, mq
+with mq.open(sys.argv[1], sync="never") as broker:
+    queue = broker.queue("bench")
+    print("ready", flush=True)
+    while True:
+        queue.stats()
+"""
+
+
+@contextmanager
+def beside(path: Path, count: int, code: str, *words: str) -> Iterator[None]:
+    command = [sys.executable, "-c", code, str(path), *words]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(count)]
+    for process in processes:
+        assert process.stdout
+        process.stdout.readline()
+    time.sleep(0.5)  # until they wait
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def publishing(path: Path, count: int, code: str, *words: str) -> float:
+    with mq.open(path, sync="never") as broker:
+        queue = broker.queue("bench")
+        queue.publish(BODY)
+        with beside(path, count, code, *words):
+            for _ in range(100):
+                queue.publish(BODY)
+            return median_of(lambda: queue.publish(BODY), rounds=2_000)
+
+
+@row("publish, beside processes that wait elsewhere", 1, 60)
+def waiters(path: Path, count: int) -> float:
+    return publishing(path, count, WAITER, "elsewhere")
+
+
+@row("publish, beside loops of stats()", 1, 2)
+def watchers(path: Path, count: int) -> float:
+    return publishing(path, count, WATCHER)
+
+
+# ── the command line ───────────────────────────────────────────────────────────────
+
+
+def command(path: Path, *words: str) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "mq.cli", "--store", str(path), *words], check=True, stdout=subprocess.DEVNULL
+    )
+
+
+for words in (["inspect"], ["verify"], ["dump", "--message"]):
+
+    def reading(path: Path, megabytes: int, words: list[str] = words) -> float:
+        with mq.open(path, sync="never") as broker:
+            queue = broker.queue("bench")
+            for _ in range(megabytes):
+                ids = queue.publish_many([BODY * 10] * 1_000)
+        told = [str(ids[-1])] if words[-1] == "--message" else []
+        return median_of(lambda: command(path, *words, *told), rounds=3)
+
+    row(f"mq {' '.join(words)}, MB", 1, 600)(reading)
+
+
+@click.command(help=__doc__)
+@click.option("--only", default="", help="Rows whose title has this text.")
+@click.option("--scale", default=1.0, show_default=True, help="Of the large sizes: 0.01 is a quick look.")
+@click.option("--directory", type=click.Path(file_okay=False), help="On the disk to measure.")
+def main(only: str, scale: float, directory: str | None) -> None:
+    click.echo(f"{'':46}{'small':>10} {'ms':>10} {'large':>10} {'ms':>10} {'ratio':>8}")
+    for title, small, large, measure in ROWS:
+        if only not in title:
+            continue
+        sizes = small, max(small, int(large * scale))
+        found = []
+        for size in sizes:
+            scratch = tempfile.mkdtemp(prefix="mq-bench-", dir=directory)
+            try:
+                found.append(measure(Path(scratch, "data"), size) * 1000)
+            finally:
+                shutil.rmtree(scratch)
+        told = f"  neighbour {waits[title] * 1000:.0f} ms" if title in waits else ""
+        times = f"{sizes[0]:10,} {found[0]:10.3f} {sizes[1]:10,} {found[1]:10.3f}"
+        click.echo(f"{title:46}{times} {found[1] / found[0]:8.1f}{told}")
+
+
+if __name__ == "__main__":
+    main()
