@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from struct import error as StructError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -117,18 +118,31 @@ def _stats(store: Store, channel: Channel) -> Stats:
                 return Stats(0, 0, 0, 0, 0.0, False, 0, 0, 0, 0, 0, 0)
             oldest = held.oldest_ready(now)
             position = None if oldest is None else held.position(oldest)
+            created_ms = None if position is None else _created_ms(store, position)
             counts, size, paused = held.counts(now), max(0, held.bytes), held.paused
             totals = (
                 held.published, held.acked, held.failed, held.expirations, held.dead_lettered, held.dropped
             )  # fmt: skip
         finally:
             store.leave()
-    age = 0.0
-    if oldest is not None and position is not None:
+    if created_ms is None and oldest is not None and position is not None:
         with suppress(CorruptStore):  # its age is damaged with it
             if found := store.read(held, oldest, position):
-                age = max(0, now.wall - found[1]) / 1000
+                created_ms = found[1]
+    age = 0.0 if created_ms is None else max(0, now.wall - created_ms) / 1000
     return Stats(*counts, size, age, paused, *totals)
+
+
+def _created_ms(store: Store, position: int) -> int | None:
+    """When the message at *position* was published, its body unread; None if its record does not say so."""
+    head = store.log.glance.head(position, store.log.end)
+    if head and head.kind == events.PUBLISH:
+        return head.time_ms
+    if head and head.kind == events.RELOCATE:
+        with suppress(StructError):
+            said = store.log.glance.payload(position, 0, events.RELOCATE_PAYLOAD.size)
+            return int(events.RELOCATE_PAYLOAD.unpack(said)[1])
+    return None
 
 
 def options(queue: Queue[Any]) -> QueueOptions:

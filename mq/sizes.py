@@ -32,7 +32,7 @@ def _glance(log: Log, position: int) -> int | None:
     head = log.glance.head(position, log.end)
     if head is None:
         return None
-    kind, flags, length = head
+    kind, flags, length, _ = head
     return events.published_size(
         kind, flags, length, lambda size: log.glance.payload(position, length - size, size)
     )

@@ -169,7 +169,7 @@ def test_a_header_that_is_damaged_is_not_believed(
     )
     queue = broker.queue("a")
     ids = [queue.publish(b"x" * 500, ttl=10) for _ in range(3)]
-    size = queue.stats().bytes // 3
+    size = broker._store.state.named("a").bytes // 3  # without reading a header, which is kept for a while
     rot(tmp_path / "s", ids[1], at, data)
     assert sizes.size_of(broker._store.log, ids[1]) == 0
     assert sizes.size_of(broker._store.log, ids[0]) == size

@@ -14,7 +14,10 @@ asleep.py    queues as a checkpoint holds them, until they are needed
 What is next, and when; indexes over that:
 
 order.py     what is next in one queue
+ready.py     ids that came back, by priority
 passing.py   ids that expire, in order
+tally.py     how many have expired
+heaps.py     heaps, looked at in order
 groups.py    of each group one at a time
 agenda.py    what happens when
 retry.py     how long to wait after a failure

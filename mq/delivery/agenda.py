@@ -7,10 +7,11 @@ messages.  Those go to the end of two arrays, at sixteen bytes; the others into 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from heapq import heappop, heappush
+from heapq import heappop, heappush, merge
 from typing import Final
+
+from .heaps import ascending
 
 TRIM: Final = 4096  # entries that may be used up at the front of the arrays
 
@@ -43,10 +44,10 @@ class Agenda:
             return min(first, self._heap[0]) if self._heap else first
         return self._heap[0] if self._heap else None
 
-    def until(self, when: int) -> Iterator[int]:
-        """The ids of all that happens until *when*, in no order."""
-        yield from self._ids[self._at : bisect_right(self._times, when, self._at)]
-        yield from (id for time, id in self._heap if time <= when)
+    def ascending(self) -> Iterator[tuple[int, int]]:
+        """All, the earliest first; nothing is to change meanwhile."""
+        listed = ((self._times[at], self._ids[at]) for at in range(self._at, len(self._times)))
+        return merge(listed, ascending(self._heap))
 
     def pop(self) -> None:
         """Done with the earliest."""

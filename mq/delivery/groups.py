@@ -11,10 +11,11 @@ the whole index is made anew.
 
 from __future__ import annotations
 
-from collections.abc import Container
-from heapq import heapify, heappop, heappush
+from collections.abc import Container, Iterator
+from heapq import heapify, heappop, heappush, merge
 from typing import Final
 
+from .heaps import ascending
 from .passing import Passing
 
 STALE_MAX: Final = 16
@@ -62,8 +63,11 @@ class Group:
                 return other
         return first
 
-    def members(self, here: Container[int], wall_ms: int) -> list[int]:
-        found = {id for id in self._ids if id in here}
-        if self._passing:
-            found.update(self._passing.ready(wall_ms, here.__contains__))
-        return sorted(found)
+    def members(self, here: Container[int], wall_ms: int) -> Iterator[int]:
+        """Those that are *here*, in order."""
+        passing = self._passing.ready(wall_ms, here.__contains__) if self._passing else ()
+        last = None
+        for id in merge(filter(here.__contains__, ascending(self._ids)), passing):
+            if id != last:
+                last = id
+                yield id

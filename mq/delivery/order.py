@@ -4,7 +4,7 @@
       lanes: ids that   priority 0   │  12   13   15   …     priority in publish order
                                      └──────────────────
                           ▲ the smaller rank is next ▼
-      ready: a heap of ranks           -9·2⁶⁴+5020, 7, 11, …   those that came back, whose
+      ready: a heap for each priority   5020 …   7   11 …     those that came back, whose
       passing: those that expire                              delay is over, or whose turn
                           ▲                                   in their group has come
            ┌──────────────┼──────────────┐
@@ -26,7 +26,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush, merge
-from itertools import islice
+from itertools import filterfalse, islice
 from typing import Final
 
 from .agenda import Agenda
@@ -34,8 +34,11 @@ from .backlog import Backlog
 from .board import NEVER, Board
 from .events import Now
 from .groups import Group
+from .heaps import ascending
 from .passing import STEP_BITS, Passing
+from .ready import Ready
 from .retry import Backoff
+from .tally import Tally
 from .traits import LEVELS, PLAIN, Delayed, Flight, Traits, weight
 
 STALE_SHARE: Final = 4  # entries that are looked at for each that is wanted
@@ -81,22 +84,28 @@ class Order:
         self._busy, self._next_store, self._next_wall = True, 0, 0
         self.groups: dict[str, Group] = {}
         self.levels: list[int] = sorted(self.lanes)  # the lanes' priorities, ascending
-        self._ready: list[int] = []  # ranks
+        self._ready = Ready()
         self._passing = Passing()  # the same, of those that expire
+        self._mortal, self._mortal_early = Tally(), Tally()  # those that expire, and are not in flight
+        self._blocked: set[str] = set()  # groups whose first is in flight, delayed or resting
         self._turns: list[tuple[int, int]] = []  # when the first of a group expires; its id
         self._deadlines: list[tuple[int, int]] = []
         self._returns: list[tuple[int, int]] = []
         self._ages: list[int] | None = None  # ids of `delayed`, once somebody asks for the oldest
         self.doomed: list[int] = []  # flights whose last attempt has timed out
         self.overdue: list[int] = []  # messages that have expired, and go next; most are in `_expiries` still
-        self._lapsed = self._resting = self._later = 0
+        self._lapsed = self._resting = self._later = self._dying = 0
         self._perishes = False  # some flight may expire once it has timed out
         self.history_bytes = 0
         dues, expiries = [], []
         for id, entry in self.delayed.items():
             traits = entry.traits
+            if traits.expires:
+                self._mortal.add(traits.expires)
             if self._is_early(entry):
                 self._later += 1
+                if traits.expires:
+                    self._mortal_early.add(traits.expires)
                 if entry.rests:
                     self._returns.append((entry.rests, id))
                 else:
@@ -134,10 +143,13 @@ class Order:
         traits = entry.traits
         if traits.expires:
             self._watch_expiry(id, traits.expires)
+            self._mortal.add(traits.expires)
         if self._ages is not None:
             heappush(self._ages, id)
         if self._is_early(entry):
             self._later += 1
+            if traits.expires:
+                self._mortal_early.add(traits.expires)
             if entry.rests:
                 heappush(self._returns, (entry.rests, id))
                 self._next_store = min(self._next_store, entry.rests)
@@ -153,7 +165,7 @@ class Order:
     def _sweep(self) -> None:
         """Make the indexes anew if most of them is out of date."""
         most = 4 * (len(self.delayed) + len(self.flights) + STALE_MAX)
-        ready = len(self._ready) + self._passing.size
+        ready = self._ready.size + self._passing.size
         later = len(self._dues) + len(self._returns) + len(self._expiries) + len(self._turns)
         due = len(self.overdue) + len(self.doomed)
         if ready + later + due > most or (self._ages and len(self._ages) > most):
@@ -162,8 +174,14 @@ class Order:
     def take_delayed(self, id: int) -> Delayed | None:
         """*id* does not wait any more."""
         entry = self.delayed.pop(id, None)
-        if entry and self._is_early(entry):
-            self._later -= 1
+        if entry:
+            expires = entry.traits.expires
+            if expires:
+                self._mortal.remove(expires)
+            if self._is_early(entry):
+                self._later -= 1
+                if expires:
+                    self._mortal_early.remove(expires)
         return entry
 
     def put_flight(self, id: int, flight: Flight) -> None:
@@ -171,6 +189,7 @@ class Order:
         self.flights[id] = flight
         if flight.traits.group is not None:
             self.groups[flight.traits.group].flying = id
+            self._blocked.add(flight.traits.group)
         self.watch(id, flight)
 
     def take_flight(self, id: int) -> Flight | None:
@@ -206,8 +225,16 @@ class Order:
     def unlapse(self, flight: Flight) -> None:
         """A flight that had timed out is another one now, or none."""
         self._lapsed -= 1
-        if flight.attempts < self.attempts_max and self.returns_at(flight) > self._store_seen:
+        if flight.attempts >= self.attempts_max:
+            self._dying -= 1
+            return
+        expires = flight.traits.expires
+        if expires:
+            self._mortal.remove(expires)
+        if self.returns_at(flight) > self._store_seen:
             self._resting -= 1
+            if expires:
+                self._mortal_early.remove(expires)
 
     def join(self, id: int, traits: Traits) -> None:
         """A message that was not here; to be put somewhere next."""
@@ -273,10 +300,11 @@ class Order:
         self.advance(now)
         if not self._ready and not self._passing and not self.levels:
             return list(islice(self.waiting, limit))
-        self._passing.first(self._wall_seen, self._is_ready)  # what has expired before it is dropped
+        self._ready.first(self._is_ready)  # what is out of date before them is dropped
+        self._passing.first(self._wall_seen, self._is_ready)
         passing = self._passing.ready(self._wall_seen, self._is_ready)
         # One that was dead meanwhile, and expires now or does not any more, stands in both of the first.
-        ranks = _each_once(merge(self._ready_ranks(limit), passing, self._lane_ranks()))
+        ranks = _each_once(merge(self._ready.ranks(self._is_ready), passing, self._lane_ranks()))
         return [rank & ID for rank in islice(ranks, limit)]
 
     def listed(self, now: Now, limit: int) -> list[int]:
@@ -298,19 +326,40 @@ class Order:
             group = self.traits(id).group
             if group is not None:
                 if group not in members:
-                    members[group] = iter(self.groups[group].members(self._held, self._wall_seen))
+                    members[group] = self._members(group)
                 following = next((each for each in members[group] if each not in done), None)
                 entry = self.delayed.get(following) if following is not None else None
                 if following is not None and entry and self._is_waiting(entry):
                     heappush(ranks, self.rank(following))
-        if len(order) < limit:
-            blocked = [
-                self.rank(id)
-                for id, entry in self.delayed.items()
-                if entry.traits.group is not None and id not in done and self._is_waiting(entry)
-            ]
-            order += [rank & ID for rank in sorted(blocked)]
-        return order[:limit]
+        blocked = [filterfalse(done.__contains__, self._members(name)) for name in self._blocked]
+        order += islice(merge(*blocked, key=self.rank), limit - len(order))
+        return order
+
+    def _members(self, name: str) -> Iterator[int]:
+        """Those of the group that are neither in flight, delayed nor expired, in order."""
+        for id in self.groups[name].members(self._held, self._wall_seen):
+            entry = self.delayed.get(id)
+            if entry and self._is_waiting(entry):
+                yield id
+
+    def in_flight(self) -> Iterator[int]:
+        """The ids of what is in flight, the next to time out first; once the time is known.
+
+        A last attempt is so until it is dead, though it has timed out.
+        """
+        doomed = ((self.flights[id].deadline, id) for id in set(self.doomed) if self.is_doomed(id))
+        flying = filter(lambda pair: self._is_deadline(*pair), ascending(self._deadlines))
+        return _unique(id for _, id in merge(sorted(doomed), flying))
+
+    def later(self, ahead_ms: int) -> Iterator[int]:
+        """The ids of what is delayed or rests, the next to be ready first.
+
+        *ahead_ms*: wall time less store time.
+        """
+        dues = filter(lambda pair: self._is_due(*pair), self._dues.ascending())
+        returns = filter(lambda pair: self._is_return(*pair), ascending(self._returns))
+        wall = ((when + ahead_ms, id) for when, id in returns)
+        return filterfalse(self.has_expired, _unique(id for _, id in merge(dues, wall)))
 
     def oldest(self, count: int) -> list[int]:
         """The *count* oldest ids that are not in flight, as far as the time is known."""
@@ -332,7 +381,7 @@ class Order:
         """The oldest id that is ready."""
         self.advance(now)
         ids = [lane.head for lane in (self.waiting, *self.lanes.values()) if lane.head is not None]
-        ids += [rank & ID for rank in self._ready if self._is_ready(rank & ID)]
+        ids += self._ready.oldest(self._is_ready)
         ids += self._passing.oldest(self._wall_seen, self._is_ready)
         return min(ids, default=None)
 
@@ -398,28 +447,16 @@ class Order:
         )
 
     def hopeless(self) -> tuple[int, int]:
-        """How many have expired, and only nobody came by yet; and how many of those rest, for their time."""
-        wall_ms, expired, resting = self._wall_seen, 0, 0
-        for id in {*self.overdue, *self._expiries.until(wall_ms)}:
-            entry = self.delayed.get(id)  # flat: there may be hundreds of thousands
-            if entry is None:
-                if self.has_expired(id):
-                    expired += 1
-                    resting += self._rests(id)
-            elif 0 < entry.traits.expires <= wall_ms:
-                expired += 1
-                resting += self._is_early(entry)
-        return expired, resting
-
-    def _rests(self, id: int) -> bool:
-        """Whether it waits for its time, though not in flight."""
-        if entry := self.delayed.get(id):
-            return self._is_early(entry)
-        return self._has_lapsed(id) and self.returns_at(self.flights[id]) > self._store_seen
+        """How many have expired, and no process came by yet; and how many of those rest, for their time."""
+        bound = self._next_store
+        self._busy, self._next_store = True, 0  # interrupted from here on, the next look begins anew
+        found = self._mortal.passed(self._wall_seen), self._mortal_early.passed(self._wall_seen)
+        self._busy, self._next_store = False, bound
+        return found
 
     def dying(self) -> int:
-        """How many have timed out for the last time, and nobody came by yet."""
-        return len({id for id in self.doomed if self.is_doomed(id)})
+        """How many have timed out for the last time, and no process came by yet."""
+        return self._dying
 
     # ── time ───────────────────────────────────────────────────────────────────────
 
@@ -455,6 +492,8 @@ class Order:
             if pair != last and self._is_return(*pair):
                 if flight := self.flights.get(pair[1]):
                     self._resting -= 1
+                    if flight.traits.expires:
+                        self._mortal_early.remove(flight.traits.expires)
                     self._push(pair[1], flight.traits)
                 else:
                     self._arrive_in_time(pair[1])
@@ -476,6 +515,8 @@ class Order:
         """The delay of a message that waits, or its backoff, is over."""
         self._later -= 1
         traits = self.delayed[id].traits
+        if traits.expires:
+            self._mortal_early.remove(traits.expires)
         if traits.group is None:
             self._push(id, traits)
         else:
@@ -502,12 +543,14 @@ class Order:
         """The delivery has timed out."""
         self._lapsed += 1
         if flight.attempts >= self.attempts_max:
+            self._dying += 1
             self.doomed.append(id)
             # It may have timed out as it began, so no alarm was set for its deadline before.
             self._alarm_store(flight.deadline)
             return
         if flight.traits.expires:
             self._watch_expiry(id, flight.traits.expires)
+            self._mortal.add(flight.traits.expires)
             if flight.traits.group is not None:
                 heappush(self._turns, (flight.traits.expires, id))
         if self._ages is not None:
@@ -519,6 +562,8 @@ class Order:
             heappush(self._returns, (when, id))
             self._resting += 1
             self._next_store = min(self._next_store, when)
+            if flight.traits.expires:
+                self._mortal_early.add(flight.traits.expires)
         else:
             self._push(id, flight.traits)
 
@@ -527,7 +572,7 @@ class Order:
         if traits.expires:
             self._passing.add(id, traits.priority, traits.expires)
         else:
-            heappush(self._ready, id - (traits.priority << STEP_BITS))
+            self._ready.add(id, traits.priority)
 
     def _watch_expiry(self, id: int, when: int) -> None:
         self._expiries.add(when, id)
@@ -610,10 +655,7 @@ class Order:
     # ── inside ─────────────────────────────────────────────────────────────────────
 
     def _pick(self) -> int | None:
-        ready = self._ready
-        while ready and not self._is_ready(ready[0] & ID):
-            heappop(ready)
-        first = ready[0] if ready else None
+        first = self._ready.first(self._is_ready)
         if self._passing:
             other = self._passing.first(self._wall_seen, self._is_ready)
             if other is not None and (first is None or other < first):
@@ -631,20 +673,6 @@ class Order:
         if first is not None and (best is None or first < best):
             return first & ID
         return best
-
-    def _ready_ranks(self, limit: int) -> list[int]:
-        """The first *limit* of those that are ready beside the lanes."""
-        bound = self._next_store
-        self._busy, self._next_store = True, 0
-        found: list[int] = []
-        while self._ready and len(found) < limit:
-            rank = heappop(self._ready)
-            if found[-1:] != [rank] and self._is_ready(rank & ID):
-                found.append(rank)
-        for rank in found:
-            heappush(self._ready, rank)
-        self._busy, self._next_store = False, bound
-        return found
 
     def _lane_ranks(self) -> Iterator[int]:
         for level in reversed(self.levels):
@@ -689,12 +717,17 @@ class Order:
         group = self.groups[name]
         if not group.count:
             del self.groups[name]
+            self._blocked.discard(name)
             return
         first = group.first(self._held, self._wall_seen) if group.flying is None else None
         entry = self.delayed.get(first) if first is not None else None
         if first is None or entry is None:
+            self._blocked.add(name)
             return
-        if not self._is_early(entry):
+        if self._is_early(entry):
+            self._blocked.add(name)
+        else:
+            self._blocked.discard(name)
             self._push(first, entry.traits)
         if entry.traits.expires and group.count > 1 and group.turn != first:
             group.turn = first
@@ -721,3 +754,12 @@ def _each_once(ranks: Iterable[int]) -> Iterator[int]:
         if rank != last:
             last = rank
             yield rank
+
+
+def _unique(ids: Iterable[int]) -> Iterator[int]:
+    """*ids*, each the first time."""
+    seen = set[int]()
+    for id in ids:
+        if id not in seen:
+            seen.add(id)
+            yield id

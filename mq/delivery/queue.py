@@ -16,7 +16,7 @@ they change what is true.  What is next is in order.py.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from heapq import nsmallest
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
@@ -379,25 +379,9 @@ class QueueState(Order):
         """The first *limit* ids in *state*, in the order in which they will be delivered."""
         if state == "ready":
             return self.listed(now, limit)
-        flights = self.flights.items()
-        if state == "in_flight":
-            when = [(flight.deadline, id) for id, flight in flights if self.state_of(id, now) == "in_flight"]
-        else:
-            self.advance(now)
-            when = [(entry.due, id) for id, entry in self.delayed.items() if entry.due > now.wall]
-            # Those that failed or timed out, and rest a little, count in store time.
-            when += [
-                (entry.rests - now.store + now.wall, id)
-                for id, entry in self.delayed.items()
-                if entry.rests > now.store
-            ]
-            when += [
-                (self.returns_at(flight) - now.store + now.wall, id)
-                for id, flight in flights
-                if self.state_of(id, now) == "delayed"
-            ]
-            when = [pair for pair in when if not self.has_expired(pair[1])]
-        return [id for _, id in nsmallest(limit, when)]
+        self.advance(now)
+        ids = self.in_flight() if state == "in_flight" else self.later(now.wall - now.store)
+        return list(islice(ids, limit))
 
     def waits(self, id: int, now: Now) -> bool:
         """Whether it is ready or delayed, and has not expired; after `advance`."""

@@ -30,6 +30,7 @@ class Head(NamedTuple):
     kind: int
     flags: int
     length: int  # of the payload
+    time_ms: int  # wall time
 
 
 class Glance:
@@ -58,9 +59,9 @@ class Glance:
         for again in (False, True):  # what was read before may be older than the record
             data = self._bytes(lsn, record.HEADER_BYTES, again=again)
             if len(data) == record.HEADER_BYTES:
-                _, length, low, _, _, kind, flags, _ = record.HEADER.unpack(data)
+                _, length, low, _, ms, kind, flags, _ = record.HEADER.unpack(data)
                 if kind and low == lsn & record.LOW:
-                    return Head(kind, flags, length)
+                    return Head(kind, flags, length, self._reader.segment_of(lsn).wall_ms + ms)
         return None
 
     def _is_boundary(self, lsn: int, stop: int, end: int) -> bool:

@@ -1,0 +1,55 @@
+"""How many have expired, though no process has come by to drop them: counted by the millisecond.
+
+12:05.000  12:05.007 │ 12:06.000  12:06.002 …       times, and how many expire at each
+    3          1     │     4          2
+                passed, together 4
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from typing import Final
+
+STALE_MAX: Final = 64
+
+
+class Tally:
+    __slots__ = ("_counts", "_live", "_passed", "_times", "_until")
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}  # by time, ms; those behind `_until`
+        self._times: list[int] = []  # a heap of its keys
+        self._live = 0  # the sum of `_counts`
+        self._passed = 0
+        self._until = 0
+
+    def add(self, when: int) -> None:
+        if when <= self._until:
+            self._passed += 1
+            return
+        self._live += 1
+        count = self._counts.get(when)
+        if count is None:
+            heappush(self._times, when)
+            count = 0
+        self._counts[when] = count + 1
+
+    def remove(self, when: int) -> None:
+        if when <= self._until:
+            self._passed -= 1
+            return
+        self._live -= 1
+        self._counts[when] -= 1
+        if len(self._counts) > 2 * self._live + STALE_MAX:
+            self._counts = {when: count for when, count in self._counts.items() if count}
+            self._times = list(self._counts)
+            heapify(self._times)
+
+    def passed(self, now: int) -> int:
+        """How many have expired by *now*, which never goes back."""
+        while self._times and self._times[0] <= now:
+            count = self._counts.pop(heappop(self._times))
+            self._live -= count
+            self._passed += count
+        self._until = max(self._until, now)
+        return self._passed
