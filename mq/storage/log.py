@@ -700,7 +700,7 @@ class Log:
     def _sync_now(self) -> None:
         """One thread of this process at a time, and one process of all."""
         wanted = self.end
-        with self._sync:
+        with self._sync, self._sync_explained():
             if self.failure:
                 self.check()
             try:
@@ -709,27 +709,24 @@ class Log:
                     self.check()
                     self._sync_for_all()
             finally:
-                self._end_sync()
+                self._unlock_sync()  # one call: nothing can interrupt before it
 
-    def _end_sync(self) -> None:
+    @contextmanager
+    def _sync_explained(self) -> Iterator[None]:
+        """StoreFailed, and no OSError, if the lock of the page cannot be taken, or given back."""
         try:
-            self._unlock_sync()
+            yield
         except OSError as error:
             pass_on(error)
             self._require_sync_fd()
             raise storage_error(self.directory, error) from error
 
     def _may_sync(self) -> bool:
-        """Whether no other process syncs; then none does until `_end_sync`."""
+        """Whether no other process syncs; then none does until this one unlocks."""
         if self._sync_fd < 0:
             return True
         self._require_sync_fd()  # before: the lock of another file is another program's
-        try:
-            return self._disk.lock(self._sync_fd)
-        except OSError as error:
-            pass_on(error)
-            self._require_sync_fd()
-            raise storage_error(self.directory, error) from error
+        return self._disk.lock(self._sync_fd)
 
     def _wait_to_sync(self) -> None:
         """Wait until no other process syncs."""
@@ -753,11 +750,11 @@ class Log:
         The kernel drops the pages, then writes: a read in between finds what the disk had before.
         That process has LOCK and mark, but this one may read without LOCK; so it waits for mark.
         """
-        with self._sync:
+        with self._sync, self._sync_explained():
             try:
                 self._wait_to_sync()
             finally:
-                self._end_sync()
+                self._unlock_sync()
 
     def _sync_for_all(self) -> None:
         """The target is sampled before the fdatasync, so nothing appended during it is claimed."""
