@@ -84,7 +84,10 @@ class Listener:
             self._disk.make_directory(self._directory)
             for slot in range(SLOTS):
                 self._disk.make_fifo(self._path(slot))
-                fd = self._disk.open_fifo(self._path(slot))
+                try:
+                    fd = self._disk.open_fifo(self._path(slot))
+                except OSError:  # something else has the name
+                    continue
                 if self._disk.lock(fd):
                     self._open.append(fd)
                     self._bell, self._bit = fd, 1 << slot

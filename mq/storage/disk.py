@@ -28,7 +28,7 @@ from typing import Any, Protocol, Self
 
 from mq.errors import DiskFull, StorageError, Unsupported
 
-from . import network
+from . import irregular, network
 
 try:
     import fcntl
@@ -214,6 +214,7 @@ class RealDisk:
     def open_directory(self, path: str) -> int:
         name, at = self._place(path)
         with _naming(path):
+            irregular.require(stat.S_IFDIR, name, at)
             return self._keep(os.open(name, DIRECTORY, dir_fd=at))
 
     def _place(self, path: str) -> tuple[str, int | None]:
@@ -307,6 +308,7 @@ class RealDisk:
         flags = (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC
         name, at = self._place(path)
         with _naming(path):
+            irregular.require(stat.S_IFREG, name, at)
             if not create:
                 return self._keep(os.open(name, flags, dir_fd=at))
             if self._left:
@@ -339,6 +341,8 @@ class RealDisk:
         try:
             os.stat(name, dir_fd=at)
         except (OSError, ValueError):
+            with _naming(path):
+                irregular.refuse_broken_link(name, at)
             return False
         return True
 
@@ -454,8 +458,7 @@ class RealDisk:
             try:
                 os.mkdir(name, self._new_mode(directory=True), dir_fd=at)
             except FileExistsError:
-                if not stat.S_ISDIR(os.stat(name, dir_fd=at).st_mode):
-                    raise
+                irregular.require(stat.S_IFDIR, name, at)
                 return
             fd = self._keep(os.open(name, DIRECTORY | NOT_LINKED, dir_fd=at))
             try:
@@ -496,6 +499,7 @@ class RealDisk:
     def _open_fifo(self, path: str, flags: int = 0) -> int:
         name, at = self._place(path)
         with _naming(path):
+            irregular.require(stat.S_IFIFO, name, at)
             return self._keep(os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=at))
 
     def ring(self, fd: int) -> None:
@@ -800,12 +804,11 @@ def storage_error(path: str, error: OSError) -> StorageError:
     advice = {
         errno.ENOENT: "there is no such file or directory; check the path",
         errno.ENOTDIR: "part of the path is a file, not a directory; choose another path",
-        errno.EEXIST: "this is a file, not a directory; choose another path",
         errno.EACCES: "permission denied; change the permissions, or open it read-only",
         errno.EPERM: "permission denied; change the permissions, or open it read-only",
         errno.EROFS: "the file system is read-only; open it with read_only=True",
         errno.EISDIR: "this is a directory, not a file; move it elsewhere",
-        errno.EIO: "the disk fails (input/output error); copy what can be read, and check the disk",
+        errno.EIO: "Input/output error: the disk fails; copy what can be read, and check the disk",
         errno.ENOMEM: "out of memory; nothing is wrong with the file: try again",
         errno.EMFILE: "too many open files; raise the limit (ulimit -n)",
         errno.ENFILE: "too many open files on this host; raise its limit (sysctl fs.file-max)",
