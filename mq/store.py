@@ -588,7 +588,7 @@ class Store:
         if self.exclusive:
             yield True
             return
-        with explain(self.path), self._locks.cleaner(seconds) as ours:
+        with explain(self.path), self._locks.cleaner(seconds, self.mutex) as ours:
             yield ours
 
     def step_aside(self) -> None:

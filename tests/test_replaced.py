@@ -11,21 +11,24 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from fakes import FakeClock
+from fakes import FakeClock, open_on
 
 import mq
 from mq.broker import Broker
 from mq.delivery import events
 from mq.storage import record, segment
-from mq.storage.disk import RealDisk
+from mq.storage.disk import Inode, RealDisk
 from mq.storage.repair import repair
 
 BODY = b"." * 1000
 MANY = 3000  # of these, more than two segments
+PATIENCE = 60.0  # seconds after which a test that hangs has failed
 
 
 @pytest.fixture
@@ -89,7 +92,7 @@ def test_a_store_that_was_moved_touches_nothing_of_what_has_its_name_now(tmp_pat
     a = opened(path, sync=sync)
     a.queue("q").publish_many([BODY] * 500)
     old = move(path)
-    b = opened(path, sync="never")
+    b = open_on(RealDisk(), path, sync="never", background=False)  # nothing of its own happens meanwhile
     b.queue("q").publish_many([BODY] * 2500)
     before = sorted((each, each.stat().st_size) for each in path.rglob("*"))
     done, error = published(a, MANY)
@@ -370,3 +373,38 @@ def test_a_segment_that_another_process_dropped_is_not_missed(tmp_path):
         with idle._store.mutex:
             idle._store.log.stand()
         assert idle.queue("mail").receive(timeout=0) is None
+
+
+class Ending(RealDisk):
+    """While the files of the store are compared, a thread that cleans comes to its end, if it can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.end: Callable[[], object] | None = None
+        self.ended = threading.Event()
+
+    def inode_at(self, path: str) -> Inode | None:
+        if self.end and path.endswith("LOCK"):
+            end, self.end = self.end, None
+            threading.Thread(target=self._run, args=(end,)).start()
+            self.ended.wait(0.1)  # it must not end here: then this passes
+        return super().inode_at(path)
+
+    def _run(self, end: Callable[[], object]) -> None:
+        end()
+        self.ended.set()
+
+
+def test_a_cleaner_that_ends_while_the_files_are_compared_was_not_robbed(path):
+    """Its descriptor goes with it, and this was taken for one that the program had closed."""
+    clock, disk = FakeClock(), Ending()
+    with open_on(disk, path, clock=clock, background=False) as broker:
+        queue = broker.queue("q")
+        queue.publish(b"one")
+        with ExitStack() as stack:
+            assert stack.enter_context(broker._store.alone_cleaning())
+            disk.end = stack.pop_all().close
+            clock.advance(2)
+            queue.publish(b"two")
+        assert disk.ended.wait(PATIENCE)
+        assert count(broker) == 2

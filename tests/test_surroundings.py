@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,10 @@ from fakes import open_on
 
 import mq
 from mq.broker import Broker
+from mq.delivery import events
 from mq.storage import shared
 from mq.storage.disk import Disk, RealDisk
+from mq.storage.repair import repair
 from mq.store import Store
 
 PATIENCE = 120.0  # seconds after which a test that hangs has failed
@@ -50,6 +55,92 @@ def test_a_reader_with_a_relative_path_goes_on_reading_it(tmp_path: Path, monkey
         monkeypatch.chdir("/")
         writer.queue("mail").publish(b"one")
         assert [message.body for message in reader.queue("mail").peek()] == [b"one"]
+
+
+# ── modules, and names that cannot be looked up ─────────────────────────────────────
+
+NO_MODULES = """
+import os, sys, mq
+
+class Nowhere:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        asked.append(name)
+
+asked = []
+sys.meta_path[:] = [Nowhere]
+with mq.open(sys.argv[1], sync=0.1, segment_bytes=1 << 20) as broker:
+    queue = broker.queue("mail", max_attempts=2)
+    for _ in range(1200):
+        queue.publish(bytes(1000))
+    while batch := queue.receive_many(100, timeout=0):
+        queue.ack_many(batch)
+    queue.publish({"to": "ada"}, delay=0.001, headers={"from": "ops"}, group="g")
+    queue.receive(timeout=60).nack(delay=0, reason="closed")
+    with broker.transaction() as tx:
+        tx.publish("sent", "done")
+    assert broker.stats().processes
+    with mq.open(sys.argv[1], read_only=True) as reader:
+        assert reader.queue("sent").stats().ready
+assert not asked, asked
+os._exit(0)  # Python itself imports at its end
+"""
+
+
+def test_a_program_that_can_import_nothing_any_more_uses_a_store(tmp_path: Path) -> None:
+    """As in one that has changed its root or its user, or whose Python was just upgraded."""
+    program = [sys.executable, "-c", NO_MODULES, str(tmp_path / "data")]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with mq.open(tmp_path / "data", read_only=True) as reader:
+        assert reader.queue("sent").stats().ready == 1
+
+
+def opened(path: Path) -> None:
+    mq.open(path).close()
+
+
+def looked_at(path: Path) -> None:
+    mq.open(path, read_only=True).close()
+
+
+def salvaged(path: Path) -> None:
+    mq.open(path, recover="salvage").close()
+
+
+def repaired(path: Path) -> None:
+    repair(RealDisk(), str(path), events.PUBLISH, events.message_of)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO], ids=errno.errorcode.get)
+@pytest.mark.parametrize(
+    "name, work",
+    [("FORMAT", opened), ("FORMAT", looked_at), ("FORMAT", salvaged), ("FORMAT", repaired),
+     ("mark", looked_at), ("mark", repaired)],
+)  # fmt: skip
+def test_a_file_that_cannot_be_looked_up_is_not_taken_for_missing(
+    tmp_path: Path, monkeypatch, name: str, work: Callable[[Path], None], code: int
+) -> None:
+    """A missing FORMAT is written anew by a repair, and without `mark` damage reads as a torn tail."""
+    with mq.open(tmp_path) as broker:
+        broker.queue("mail").publish(b"one")
+    before = {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()}
+    stat = os.stat
+
+    def fail(path: Any, *args: Any, **kwargs: Any) -> os.stat_result:
+        if isinstance(path, str) and os.path.basename(path) == name:
+            raise OSError(code, os.strerror(code))
+        return stat(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", fail)
+        with pytest.raises(mq.StorageError) as caught:
+            work(tmp_path)
+    assert type(caught.value) is mq.StorageError
+    assert caught.value.path == str(tmp_path / name)
+    assert {each: each.read_bytes() for each in before} == before
+    with mq.open(tmp_path) as broker:
+        assert broker.queue("mail").receive(timeout=0).body == b"one"
 
 
 # ── threads ────────────────────────────────────────────────────────────────────────

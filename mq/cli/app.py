@@ -25,7 +25,7 @@ import click
 import mq
 from mq.cli import output
 from mq.errors import CorruptStore, MqError, StorageError, UsageError
-from mq.storage.disk import RealDisk, storage_error
+from mq.storage.disk import RealDisk, explain, storage_error
 
 ERROR: Final = 1
 USAGE: Final = 2
@@ -168,14 +168,20 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 def require_store(path: str) -> None:
     """Commands that take from a store do not make one."""
-    if not os.path.exists(os.path.join(path, "FORMAT")):
+    if not _is_there(path, "FORMAT"):
         raise StorageError(path, "there is no store here; check --store, or publish something first")
 
 
 def require_directory(path: str) -> None:
     """Commands that can do without FORMAT want the log at least."""
-    if not any(os.path.exists(os.path.join(path, name)) for name in ("FORMAT", "log")):
+    if not any(_is_there(path, name) for name in ("FORMAT", "log")):
         raise StorageError(path, "there is no store here; check --store")
+
+
+def _is_there(path: str, name: str) -> bool:
+    """StorageError if this cannot be told."""
+    with explain(path):
+        return RealDisk().exists(os.path.join(path, name))
 
 
 def disk_at(ctx: click.Context, store: str) -> RealDisk:

@@ -140,7 +140,9 @@ class Disk(Protocol):
         """
 
     def names(self, path: str) -> list[str]: ...
-    def exists(self, path: str) -> bool: ...
+    def exists(self, path: str) -> bool:
+        """Whether there is a file of that name; OSError if this cannot be told."""
+
     def make_directory(self, path: str) -> None: ...
     def rename(self, old: str, new: str) -> None: ...
     def unlink(self, path: str) -> None: ...
@@ -340,8 +342,10 @@ class RealDisk:
         name, at = self._place(path)
         try:
             os.stat(name, dir_fd=at)
-        except (OSError, ValueError):
+        except OSError as error:
             with _naming(path):
+                if error.errno not in NOT_THERE:
+                    raise
                 irregular.refuse_broken_link(name, at)
             return False
         return True
@@ -426,8 +430,7 @@ class RealDisk:
 
     def file_system(self, path: str) -> str:
         try:
-            with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-                return network.kind_at(os.path.realpath(path), mounts.read())
+            return network.kind_at(os.path.realpath(path), os.fsdecode(_told("/proc/self/mountinfo")))
         except OSError:  # not Linux, or no /proc
             return ""
 
@@ -435,8 +438,7 @@ class RealDisk:
         try:
             name, at = self._place(path)
             file = os.stat(name, dir_fd=at)
-            with open("/proc/locks", encoding="ascii") as locks:
-                rows = [line.split() for line in locks]
+            rows = [line.split() for line in _told("/proc/locks").decode().splitlines()]
         except OSError:
             return []
         inode = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
@@ -444,8 +446,9 @@ class RealDisk:
 
     def clocks(self) -> tuple[int, int]:
         boot = space = 0
-        with suppress(OSError, ValueError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            boot = int(file.read().strip().replace("-", ""), 16) % (1 << 64)
+        with suppress(OSError, ValueError):
+            told = _told("/proc/sys/kernel/random/boot_id")
+            boot = int(told.strip().replace(b"-", b""), 16) % (1 << 64)
         with suppress(OSError):
             space = os.stat("/proc/self/ns/time").st_ino
         return boot, space
@@ -531,6 +534,16 @@ def closed_by_program(fd: int, lost: str = "nothing was done") -> str:
 def left() -> OSError:
     """What is raised in the place of a change by who left its disk to the parent of a fork."""
     return OSError(LEFT, LEFT_WHY)
+
+
+def _told(path: str) -> bytes:
+    """What the system says in a file of /proc.
+
+    Bytes: to read text in an encoding Python imports a module, and that cannot be had any more in a
+    program that has changed its root or its user, or has no descriptor left.
+    """
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _refuse_to_write(fd: int, data: Any, offset: int, /) -> int:

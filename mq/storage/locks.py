@@ -22,7 +22,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from mq.errors import StoreLocked, Unsupported
@@ -140,9 +140,14 @@ class Locks:
     # ── one at a time ──────────────────────────────────────────────────────────────
 
     @contextmanager
-    def cleaner(self, seconds: float) -> Iterator[bool]:
-        """Whether this process is the one that cleans now; others get so many *seconds* to end."""
-        fd = self._cleaner = self._disk.open(os.path.join(self._path, "CLEANER"), write=True, create=True)
+    def cleaner(self, seconds: float, mutex: AbstractContextManager[object]) -> Iterator[bool]:
+        """Whether this process is the one that cleans now; others get so many *seconds* to end.
+
+        The store's *mutex* is not held by the caller.  The descriptor comes and goes with it held: a
+        thread that compares what is `held` with the files would take a closed one for a stolen one.
+        """
+        with mutex:
+            fd = self._cleaner = self._disk.open(os.path.join(self._path, "CLEANER"), write=True, create=True)
         unlock, give_up = self._disk.unlocker(fd), time.monotonic() + seconds
         try:
             while not (ours := self._disk.lock(fd)) and time.monotonic() < give_up:
@@ -151,8 +156,9 @@ class Locks:
         finally:
             if self._disk.owns(fd):
                 unlock()  # first, as in `arrive`
-            self._cleaner = -1
-            self._disk.close(fd)
+            with mutex:
+                self._cleaner = -1
+                self._disk.close(fd)
 
     # ── leaving ────────────────────────────────────────────────────────────────────
 
