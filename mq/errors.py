@@ -9,7 +9,7 @@ MqError
 ├── StaleReceipt      settled, or delivered again, since
 └── StorageError      carries path, offset and reason
     ├── StoreLocked   another process has the store
-    ├── DiskFull      nothing was published
+    ├── DiskFull      no room; nothing was done
     ├── StoreFailed   a write or an fsync failed; the outcome is unknown
     └── CorruptStore  bytes that were once durable are gone or altered
 """
@@ -95,7 +95,7 @@ class StoreLocked(StorageError):
 
 
 class DiskFull(StorageError):
-    """No room.  Nothing was published and nothing is torn."""
+    """No room.  Nothing was done and nothing is torn."""
 
 
 class StoreFailed(StorageError):

@@ -33,7 +33,7 @@ class Stats(NamedTuple):
     bytes: int  # of all that is not settled: bodies, and attributes if there are any
     oldest_age: float  # seconds since the oldest ready message was published; 0 if none is ready
     paused: bool
-    published: int
+    published: int  # here, or moved here: as a dead letter, or back by `replay`
     acked: int
     failed: int  # attempts that were nacked or rejected, or timed out and were delivered again or died
     expired: int
@@ -90,7 +90,7 @@ def _see(held: QueueState, id: int, now: Now, skew_ms: int) -> Seen:
     due = None if where == "ready" else held.changes_at(id, now)
     if due is not None and where == "delayed" and held.rests(id):
         due += skew_ms  # by the wall clock, as all other dues are
-    return Seen(id, position, held.attempts(id), where, due, held.traits(id))
+    return Seen(id, position, held.attempts(id), where, due, held.history(id, now))
 
 
 def _message(queue: Queue[Any], held: QueueState, seen: Seen) -> Message[Any] | None:

@@ -64,6 +64,30 @@ def test_every_command_shown_runs_and_prints_what_is_shown(tmp_path: Path) -> No
         assert re.fullmatch(pattern, printed, re.DOTALL), printed
 
 
+def test_the_examples_of_the_command_line_and_of_the_library_go_together(tmp_path: Path) -> None:
+    """What the first line of `mq --help` publishes, the first example of the README takes."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment.pop("MQ_STORE", None)
+
+    def run(command: str) -> str:
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    examples = [
+        line.split("   ")[0] for line in re.findall(r"^ +(mq \w+.*)$", run("mq --help"), re.MULTILINE)
+    ]
+    publish, receive, queues = examples
+    assert publish in (line.strip() for line in run("mq publish --help").splitlines())
+    run(publish)
+    assert run_python(blocks("python")[0], tmp_path) == "to ada@example.org\n" * 2
+    run(publish)
+    assert run(receive) == '{"to":"ada@example.org"}\n'
+    assert run(queues).splitlines()[1].split()[:2] == ["mail", "0"]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document: str) -> None:
     """To files that are there, and to headings of the same page."""

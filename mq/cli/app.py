@@ -138,9 +138,9 @@ def cli(ctx: click.Context, store: str) -> None:
     """The SQLite of queues: a durable message queue in a directory.
 
     \b
-    mq publish mail '{"to": "ada"}'    store a message
-    mq receive mail                    take all that is there
-    mq queues                          what is where
+    mq publish mail '{"to": "ada@example.org"}'    store a message
+    mq receive mail                                take all that is there
+    mq queues                                      what is where
 
     Data goes to standard output, everything else to standard error.
 

@@ -7,6 +7,7 @@ are shown as escapes, so that no message can reprogram the operator's terminal.
 from __future__ import annotations
 
 import base64
+import math
 import os
 import shutil
 import sys
@@ -196,10 +197,23 @@ def body_fields(flags: int, raw: bytes) -> dict[str, Any]:
     name = body_type(flags)
     try:
         if name == "structure":
-            return {"body_type": name, "body": msgspec.Raw(to_json(msgspec.msgpack.decode(raw)))}
+            body = msgspec.msgpack.decode(raw)
+            said = to_json(body)
+            if b"null" not in said or not _has_no_number(body):
+                return {"body_type": name, "body": msgspec.Raw(said)}
+            return {"body_type": name, "body_base64": base64.b64encode(raw).decode()}
         return {"body_type": name, "body": raw.decode()}
     except (ValueError, TypeError, RecursionError):  # not UTF-8; or nothing that JSON can say
         return {"body_type": name, "body_base64": base64.b64encode(raw).decode()}
+
+
+def _has_no_number(value: Any) -> bool:
+    """Whether NaN or an infinity is in there, which JSON cannot say; msgspec makes null of them."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, dict):
+        return any(map(_has_no_number, value.values())) or any(map(_has_no_number, value))
+    return isinstance(value, (list, tuple)) and any(map(_has_no_number, value))
 
 
 def body_bytes(flags: int, raw: bytes) -> bytes:

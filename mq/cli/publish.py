@@ -8,6 +8,7 @@ import stat
 import sys
 from array import array
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
 
@@ -22,6 +23,7 @@ from mq.errors import MqError, StorageError, StoreFailed, UsageError
 from mq.message import BODY_BYTES_MAX, encode_body
 from mq.store import check_name
 
+BOM: Final = b"\xef\xbb\xbf"  # with which some systems begin a file of text
 CHUNK_BYTES: Final = 256 << 10  # what is read at once is published at once, with one fsync
 # What a creation that was cut off may leave before FORMAT is there.
 FILES_OF_A_STORE: Final = frozenset(
@@ -37,8 +39,9 @@ class BadLine(Exception):
 @click.argument("queue")
 @click.argument("messages", nargs=-1, metavar="[MESSAGE]...")
 @click.option(
-    "-a", "--as", "kind", type=click.Choice(["text", "json", "bytes"]), default="text",
-    help="Store each as it is, as text or bytes, or parse it as JSON into a structure.  [default: text]",
+    "-a", "--as", "kind", type=click.Choice(["auto", "text", "json", "bytes"]), default="auto",
+    help="auto: a JSON object or array becomes a structure, all else is text.  json: all is JSON."
+    "  text, bytes: each is stored as it is.  [default: auto]",
 )  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Do not print ids.")
 @json_option
@@ -50,8 +53,12 @@ def publish(queue: str, messages: tuple[str, ...], kind: str, quiet: bool, as_js
     lines before it are published, and the error says how many.  With --as json blank
     lines are skipped.  The store and the queue are made if they are not there.
 
+    A JSON object or array is stored as a structure, as a program would publish a dict or a
+    list, and standard error says how many were.
+
     \b
-    mq publish mail 'hello' 'world'
+    mq publish mail '{"to": "ada@example.org"}'
+    mq publish notes 'hello' 'world'
     mq publish hooks --as json < hooks.ndjson
     tail -f access.log | mq publish lines -q
     """
@@ -63,9 +70,18 @@ def publish(queue: str, messages: tuple[str, ...], kind: str, quiet: bool, as_js
         target = broker.queue(queue)
         if messages:
             bodies = [_argument(each, kind) for each in messages]
-            _print_ids(queue, target.publish_many(bodies), quiet, as_json, interrupts)
+            ids = target.publish_many(bodies)
+            try:
+                _print_ids(queue, ids, quiet, as_json, interrupts)
+            except KeyboardInterrupt:
+                note(f"{output.count(len(ids), 'message')} published to {queue}: all of them")
+                raise
+            structures = sum(map(_is_structure, bodies))
+            total = len(ids)
         else:
-            _publish_lines(target, kind, quiet, as_json, interrupts)
+            total, structures = _publish_lines(target, kind, quiet, as_json, interrupts)
+        if structures and kind == "auto" and not quiet:
+            note(_told_structures(structures, total))
 
 
 def _is_new(store: str) -> bool:
@@ -86,6 +102,21 @@ def _argument(message: str, kind: str) -> object:
         raise Failure(f"{output.excerpt(message, 40)!r}: {error}", USAGE) from None
 
 
+def _is_structure(body: object) -> bool:
+    return not isinstance(body, (str, bytes))
+
+
+def _told_structures(structures: int, total: int) -> str:
+    which = (
+        "it was"
+        if total == 1
+        else f"all {total:,} were"
+        if structures == total
+        else f"{structures:,} of {total:,} were"
+    )
+    return f"{which} JSON, and stored as a structure; --as text stores what is there as it is"
+
+
 def parse(raw: bytes, kind: str) -> object:
     """The body that *raw* stands for; BadLine if there is none."""
     if len(raw) > BODY_BYTES_MAX:
@@ -94,9 +125,11 @@ def parse(raw: bytes, kind: str) -> object:
         )
     try:
         if kind == "json":
-            body = msgspec.json.decode(raw)
+            body = msgspec.json.decode(raw.removeprefix(BOM))
             encode_body(body)  # JSON has numbers that no structure can hold
             return body
+        if kind == "auto" and (structure := _structure(raw)) is not None:
+            return structure
         return raw if kind == "bytes" else raw.decode()
     except UnicodeDecodeError as error:
         raise BadLine(f"not UTF-8 at byte {error.start}; --as bytes stores it as it is") from None
@@ -106,16 +139,30 @@ def parse(raw: bytes, kind: str) -> object:
         raise BadLine(f"not JSON ({error}); --as text stores it as it is") from None
 
 
+def _structure(raw: bytes) -> object:
+    """The object or array that *raw* is in JSON; None if it is anything else."""
+    if raw.lstrip()[:1] not in (b"{", b"["):
+        return None
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError, UsageError):
+        body = msgspec.json.decode(raw)
+        encode_body(body)  # JSON has numbers that no structure can hold
+        return body
+    return None
+
+
 def _publish_lines(
     target: mq.Queue[Any], kind: str, quiet: bool, as_json: bool, interrupts: Interrupts
-) -> None:
-    """What is read at once is one batch: nothing waits for a batch to fill up."""
+) -> tuple[int, int]:
+    """How many were published, and how many of them as structures.
+
+    What is read at once is one batch: nothing waits for a batch to fill up.
+    """
     if sys.stdin is None:
         raise Failure("standard input is closed; give messages as arguments, or redirect a file", USAGE)
     source = sys.stdin.buffer
     if source.isatty():
         note("reading messages from the terminal, one a line; Ctrl-D ends")
-    count = published = 0
+    count = published = structures = 0
     late = array("Q")
     with _Progress(source, target.name) as progress:
         try:
@@ -131,6 +178,7 @@ def _publish_lines(
                     note(_go_on(count + 1, published))
                     raise
                 published += len(ids)
+                structures += sum(map(_is_structure, bodies))
                 if progress.shown and output.is_terminal():
                     late.extend(ids)  # bar and ids would go to the same terminal: ids afterwards
                 else:
@@ -140,11 +188,16 @@ def _publish_lines(
                     raise Failure(f"line {line:,}: {problem[1]}; {_go_on(line, published)}")
                 count += len(lines)
                 progress.update(size, published)
+        except KeyboardInterrupt:
+            progress.close()
+            note(f"{output.count(published, 'message')} published to {target.name} before the interruption")
+            raise
         finally:
             progress.close()
             _print_ids(target.name, late, quiet, as_json, interrupts)
     if progress.shown:
         note(f"{output.count(published, 'message')} published to {target.name}")
+    return published, structures
 
 
 def _go_on(line: int, published: int) -> str:

@@ -27,12 +27,16 @@ def queues(as_json: bool, store: str) -> None:
     elif found:
         header = ["queue", "ready", "in flight", "delayed", "size", "oldest"]
         rows = [
-            (
+            [
                 name, f"{stats.ready:,}", f"{stats.in_flight:,}", f"{stats.delayed:,}",
                 output.size(stats.bytes), output.duration(stats.oldest_age) if stats.ready else "",
-            )
+            ]
             for name, stats in found.items()
         ]  # fmt: skip
-        output.table(header, rows, left=["queue"])
+        if any(stats.paused for stats in found.values()):
+            header.append("state")
+            for row, stats in zip(rows, found.values(), strict=True):
+                row.append("paused" if stats.paused else "")
+        output.table(header, rows, left=["queue", "state"])
     else:
         note(f"{store}: no queues yet; a queue comes to be when something is published to it")

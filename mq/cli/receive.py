@@ -155,4 +155,7 @@ def why_empty(broker: mq.Broker, queue: mq.Queue[Any], state: str = "ready") -> 
     stats = queue.stats()
     counts = {"ready": stats.ready, "in flight": stats.in_flight, "delayed": stats.delayed}
     others = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-    return f"{queue.name}: nothing is {state.replace('_', ' ')}" + (f" ({others})" if others else "")
+    held = f" ({others})" if others else ""
+    if stats.paused and stats.ready and state == "ready":
+        return f"{queue.name}: paused{held}; nothing is delivered until a program calls resume()"
+    return f"{queue.name}: nothing is {state.replace('_', ' ')}{held}"

@@ -31,7 +31,7 @@ def stats(queue: str, as_json: bool, store: str) -> None:
 
     \b
     mq stats mail
-    mq stats mail --json | jq .ready
+    mq stats mail --json | jq '.ready, .options.max_attempts'
     """
     with mq.open(store, read_only=True) as broker:
         source = broker.queue(queue)
@@ -39,7 +39,7 @@ def stats(queue: str, as_json: bool, store: str) -> None:
             raise Failure(why_empty(broker, source), ERROR)
         found, options = source.stats(), source.options()
     if as_json:
-        output.json_line({"queue": queue, **found._asdict(), **options})
+        output.json_line({"queue": queue, **found._asdict(), "options": options})
         return
     counts = {"ready": found.ready, "in flight": found.in_flight, "delayed": found.delayed}
     totals = {

@@ -383,6 +383,13 @@ class QueueState(Order):
         ids = self.in_flight() if state == "in_flight" else self.later(now.wall - now.store)
         return list(islice(ids, limit))
 
+    def history(self, id: int, now: Now) -> Traits:
+        """The traits, with the failure of a delivery that has timed out, which no record says yet."""
+        flight = self.flights.get(id)
+        if flight is None or flight.deadline > now.store:
+            return self.traits(id)
+        return with_failure(flight.traits, Failed(flight.deadline, flight.attempts, TIMEOUT_REASON))
+
     def waits(self, id: int, now: Now) -> bool:
         """Whether it is ready or delayed, and has not expired; after `advance`."""
         return self.state_of(id, now) in ("ready", "delayed") and not self.has_expired(id)

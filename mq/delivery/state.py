@@ -199,6 +199,7 @@ class State:
             traits = Traits(before.priority, before.group, said.expires)
         target = self.queue(said.to) or self._add(said.to)
         target.arrive(said.id, said.size, Taken(0, taken.position, traits))
+        target.published += 1  # what came in, so that its totals add up
 
     def _drop(self, queue: QueueState, flags: int, pairs: Iterable[tuple[int, int]]) -> None:
         for id, size in pairs:

@@ -813,7 +813,7 @@ def storage_error(path: str, error: OSError) -> StorageError:
     pass_on(error)
     where = error.filename if isinstance(error.filename, str) else path
     if error.errno in NO_ROOM:
-        return DiskFull(where, f"{error.strerror}; nothing was published: free some space and go on")
+        return DiskFull(where, f"{error.strerror}; nothing was done: free some space and go on")
     advice = {
         errno.ENOENT: "there is no such file or directory; check the path",
         errno.ENOTDIR: "part of the path is a file, not a directory; choose another path",

@@ -95,7 +95,8 @@ def test_a_signal_while_publish_reads(store: Path, start: Start) -> None:
     lines = [process.stdout.readline() for _ in range(2)]  # type: ignore[union-attr]
     process.send_signal(signal.SIGINT)
     code, said = end(process)
-    assert code == 130 and said.count(b"\n") == 1 and b"created" in said
+    assert code == 130 and said.count(b"\n") == 2 and b"created" in said
+    assert b"mq: 2 messages published to q before the interruption\n" in said
     with mq.open(store, read_only=True) as broker:
         found = broker.queue("q").peek()
     assert [message.body for message in found] == ["one", "two"]

@@ -13,6 +13,7 @@ from commands import Run, contents
 
 import mq
 from mq.cli import cli
+from mq.delivery import events
 
 READ_ONLY = [["peek", "mail"], ["queues"], ["stats", "mail"], ["inspect"], ["dump"]]
 
@@ -99,14 +100,54 @@ def test_no_queues_yet(run: Run, store: Path) -> None:
     assert (result.exit_code, result.stdout) == (0, "") and "no queues yet" in result.stderr
 
 
-def test_stats(run: Run, filled: list[int]) -> None:
+def test_stats(run: Run, store: Path, filled: list[int]) -> None:
     run("receive", "mail", "-n", "1")
     text = dict(line.split("  ", 1) for line in run("stats", "mail").stdout.splitlines())
     assert {key: text[key].strip() for key in ("ready", "acked", "published")} == {
         "ready": "2", "acked": "1", "published": "3",
     }  # fmt: skip
     found = json.loads(run("stats", "mail", "--json").stdout)
-    assert (found["queue"], found["ready"], found["acked"], found["visibility_timeout"]) == ("mail", 2, 1, 30)
+    assert (found["queue"], found["ready"], found["acked"]) == ("mail", 2, 1)
+    assert (found["expired"], found["options"]["expired"]) == (0, "drop")
+    assert found["options"]["visibility_timeout"] == 30
+    with mq.open(store, read_only=True) as broker:
+        queue = broker.queue("mail")
+        assert found.keys() == {"queue", "options", *queue.stats()._fields}
+        assert found["options"].keys() == queue.options().keys()
+
+
+def test_a_paused_queue_is_told(run: Run, store: Path, filled: list[int]) -> None:
+    assert "paused" not in run("queues").stdout + run("stats", "mail").stdout
+    with mq.open(store) as broker:
+        broker.queue("mail").pause()
+        broker.queue("other").publish("x")
+    assert [line.split()[-1] for line in run("queues").stdout.splitlines()][:2] == ["state", "paused"]
+    assert re.search("^paused +yes$", run("stats", "mail").stdout, re.MULTILINE)
+    for line in run("receive", "mail").stderr, run("receive", "mail", "-w", "0.01").stderr:
+        assert line == "mq: mail: paused (3 ready); nothing is delivered until a program calls resume()\n"
+    assert "nothing is delayed (3 ready)" in run("peek", "mail", "--state", "delayed").stderr
+    assert run("peek", "mail").exit_code == 0
+
+
+def test_what_came_as_a_dead_letter_counts_as_published(run: Run, store: Path, dead: int) -> None:
+    found = json.loads(run("stats", "mail.dead", "--json").stdout)
+    assert (found["ready"], found["published"]) == (2, 2)
+    with mq.open(store) as broker:
+        broker.queue("mail.dead").replay([dead])
+    with mq.open(store) as broker:  # also when it is read again
+        assert broker.queue("mail").stats().published == 2
+
+
+def test_a_timeout_is_shown_before_a_writer_comes_by(run: Run, store: Path, filled: list[int]) -> None:
+    with mq.open(store) as broker:
+        queue = broker.queue("mail", backoff=mq.Backoff(initial=1000))
+        queue.receive(timeout=0, visibility_timeout=0)
+    shown = json.loads(run("peek", "mail", "--state", "delayed", "--json").stdout)
+    assert [(each["attempt"], each["reason"]) for each in shown["failures"]] == [(1, events.TIMEOUT_REASON)]
+    assert "last failure" in run("peek", "mail", "--state", "delayed").stdout
+    with mq.open(store) as broker:
+        message = broker.queue("mail").get(filled[0])
+        assert message and [each.attempt for each in message.failures] == [1]
 
 
 def test_stats_show_every_option_that_is_not_as_by_default(run: Run, store: Path, filled: list[int]) -> None:

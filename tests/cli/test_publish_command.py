@@ -64,6 +64,39 @@ def test_json_becomes_structures_and_blank_lines_are_skipped(run: Run, store: Pa
     assert bodies(store) == [{"a": [1, 2.5, None]}, "text", 7]
 
 
+def test_json_with_a_bom(run: Run, store: Path) -> None:
+    run("publish", "q", "--as", "json", input=b'\xef\xbb\xbf{"a": 1}\n')
+    assert bodies(store) == [{"a": 1}]
+
+
+@pytest.mark.parametrize("way", ["arguments", "lines"])
+def test_objects_and_arrays_become_structures_and_all_else_is_text(run: Run, store: Path, way: str) -> None:
+    given = [
+        '{"to": "ada"}',
+        " [1, 2] ",
+        "42",
+        "null",
+        '"x"',
+        "{no",
+        "[error] disk",
+        "1e999",
+        '{"n": 1' + "0" * 400 + "}",
+    ]
+    stored = [{"to": "ada"}, [1, 2], *given[2:]]
+    lines = "\n".join(given).encode()
+    args, input = (given, None) if way == "arguments" else ([], lines)
+    result = run("publish", "q", *args, input=input)
+    assert bodies(store) == stored
+    assert "mq: 2 of 9 were JSON, and stored as a structure; --as text stores" in result.stderr
+    assert "JSON" not in run("publish", "other", "hello", "42").stderr
+    assert "mq: it was JSON" in run("publish", "other", "[]").stderr
+    for options in (["-q"], ["--as", "json"]):
+        assert "JSON" not in run("publish", "other", "[]", *options).stderr
+    run("publish", "text", *args, "--as", "text", input=input)
+    with mq.open(store) as broker:
+        assert [each.body for each in broker.queue("text").peek(99)] == given
+
+
 def test_bytes_are_stored_as_they_are(run: Run, store: Path) -> None:
     run("publish", "q", "--as", "bytes", input=b"\xff\x00\n\xfe")
     assert bodies(store) == [b"\xff\x00", b"\xfe"]

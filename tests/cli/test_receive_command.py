@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from commands import Run, Start
 
@@ -123,6 +124,17 @@ def test_a_structure_that_json_cannot_say_is_printed_all_the_same(run: Run, stor
         raw = broker.queue("odd").get(id).raw  # type: ignore[union-attr]
     assert base64.b64decode(json.loads(run("peek", "odd", "--json").stdout)["body_base64"]) == raw
     assert run("receive", "odd").stdout_bytes == raw + b"\n"
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_json_cannot_say_is_not_null(run: Run, store: Path, number: float) -> None:
+    with mq.open(store) as broker:
+        for body in ({"a": [1, number]}, {"a": [None, 1.5]}):
+            broker.queue("odd").publish(body)
+    odd, whole = map(json.loads, run("peek", "odd", "--json").stdout.splitlines())
+    found = msgspec.msgpack.decode(base64.b64decode(odd["body_base64"]))
+    assert repr(found) == repr({"a": [1, number]}) and "body" not in odd
+    assert whole["body"] == {"a": [None, 1.5]}
 
 
 def test_output_that_takes_a_part_gets_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -356,6 +356,7 @@ class State:
         message.attempts, message.expires = 0, expires
         message.wait(0)
         self._queue(to).messages[id] = message
+        self._queue(to).totals["published"] += 1
 
 
 def _cut(data: bytes) -> tuple[dict[str, Any], bytes]:
