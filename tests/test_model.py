@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Container, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,13 @@ class Entry:
     def fail(self, reason: str) -> None:
         self.failures.append((self.attempts, reason))
         del self.failures[1 : 1 - KEPT_FAILURES]
+
+    def shown(self, now: tuple[int, int]) -> Entry:
+        """As a look shows it: a delivery that has timed out has failed, though no record says so yet."""
+        seen = replace(self, failures=[*self.failures])
+        if self.token is not None and self.deadline <= now[0]:
+            seen.fail("the visibility timeout passed")
+        return seen
 
     @property
     def returns(self) -> int:
@@ -247,6 +254,7 @@ class Store(RuleBasedStateMachine):
         entry.expires = self.now()[1] + int(ttl * 1000) if ttl else 0
         entry.attempts, entry.token, entry.due, entry.rests = 0, None, 0, 0
         self.models[name].messages[id] = entry
+        self.models[name].published += 1
 
     def fall_due(self) -> None:
         """What nobody asks for: in the store, and in the model."""
@@ -669,7 +677,7 @@ class Store(RuleBasedStateMachine):
             for message, id in zip(shown[state], self.expected(model, state, now), strict=True):
                 assert message.id == id
                 assert message.state == state
-                self.same(message, model.messages[id])
+                self.same(message, model.messages[id].shown(now))
         stats = queue.stats()
         assert stats[:3] == (len(shown["ready"]), len(shown["in_flight"]), len(shown["delayed"]))
         assert stats.bytes == sum(message._size for each in shown.values() for message in each)

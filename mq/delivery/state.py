@@ -185,6 +185,9 @@ class State:
         queue.dead_lettered += died
         queue.failed += bool(flags & events.FAILED)
         queue.expirations += bool(flags & events.EXPIRED)
+        target = self.queue(said.to)
+        if target:  # also if the message is gone: then all the totals are of what came in, and went
+            target.published += 1
         taken = queue.take(said.id)
         if taken is None:
             return
@@ -197,9 +200,8 @@ class State:
             traits = with_failure(traits, events.Failed(said.at, taken.attempts, said.reason))
         else:
             traits = Traits(before.priority, before.group, said.expires)
-        target = self.queue(said.to) or self._add(said.to)
+        target = target or self._add(said.to)
         target.arrive(said.id, said.size, Taken(0, taken.position, traits))
-        target.published += 1  # what came in, so that its totals add up
 
     def _drop(self, queue: QueueState, flags: int, pairs: Iterable[tuple[int, int]]) -> None:
         for id, size in pairs:

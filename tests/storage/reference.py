@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from struct import calcsize, iter_unpack, unpack_from
 from typing import Any, NamedTuple
@@ -199,6 +199,13 @@ class Message:
         self.failures.append((at, self.attempts, reason))
         del self.failures[1:-4]
 
+    def shown(self, store_ms: int) -> Message:
+        """As a look shows it: a delivery that has timed out has failed, though no record says so yet."""
+        seen = replace(self, failures=[*self.failures])
+        if self.receipt is not None and self.deadline <= store_ms:
+            seen.fail(self.deadline, "the visibility timeout passed")
+        return seen
+
     def wait(self, due: int, rests: int = 0) -> None:
         self.receipt, self.due, self.rests = None, due, rests
 
@@ -345,6 +352,7 @@ class State:
         queue.totals["dead_lettered"] += bool(flags & DIED)
         queue.totals["failed"] += bool(flags & FAILED)
         queue.totals["expirations"] += bool(flags & EXPIRED)
+        self._queue(to).totals["published"] += 1
         message = queue.messages.pop(id, None)
         if message is None:
             return
@@ -356,7 +364,6 @@ class State:
         message.attempts, message.expires = 0, expires
         message.wait(0)
         self._queue(to).messages[id] = message
-        self._queue(to).totals["published"] += 1
 
 
 def _cut(data: bytes) -> tuple[dict[str, Any], bytes]:

@@ -36,7 +36,7 @@ def same(broker: mq.Broker) -> None:
         shown = {where: handle.peek(ALL, state=where) for where in STATES}
         places = {id: queue.place(each, now.store, now.wall, skew) for id, each in queue.messages.items()}
         there = {id: queue.messages[id] for id, place in places.items() if place[0] != "expired"}
-        assert {id: facts(each, *places[id]) for id, each in there.items()} == {
+        assert {id: facts(each.shown(now.store), *places[id], skew) for id, each in there.items()} == {
             each.id: facts_of(each) for found in shown.values() for each in found
         }
         assert queue.next(now.store, now.wall) == state.heads(now, ALL)
@@ -57,10 +57,11 @@ def same(broker: mq.Broker) -> None:
         assert {**declared, "dead_letter": declared["dead_letter"] or f"{name}.dead"} == options
 
 
-def facts(message: reference.Message, where: str, until: int | None) -> tuple[Any, ...]:
+def facts(message: reference.Message, where: str, until: int | None, skew: int) -> tuple[Any, ...]:
     return (
         where, until, message.created, message.body, type(message.body), message.attempts, message.priority,
-        message.group, message.headers, message.origin, message.failures,
+        message.group, message.headers, message.origin,
+        [(at + skew, attempt, reason) for at, attempt, reason in message.failures],
     )  # fmt: skip
 
 
