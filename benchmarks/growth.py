@@ -78,6 +78,12 @@ def flying(broker: mq.Broker, count: int) -> mq.Queue[Any]:
     return queue
 
 
+def both(broker: mq.Broker, count: int) -> mq.Queue[Any]:
+    """As many in flight as waiting."""
+    flying(broker, count // 2)
+    return crowd(broker, count // 2, lambda _: {})
+
+
 def nacked(broker: mq.Broker, count: int) -> mq.Queue[Any]:
     queue = crowd(broker, count, lambda _: {}, backoff=NO_BACKOFF)
     found: list[mq.Delivery[Any]] = []
@@ -250,7 +256,7 @@ def taken(broker: mq.Broker, count: int) -> mq.Queue[Any]:
     return queue
 
 
-at_once("purge(), in flight", flying, lambda queue: queue.purge())
+at_once("purge(), in flight", both, lambda queue: queue.purge())
 at_once("purge(), delayed", delayed, lambda queue: queue.purge())
 at_once("nack_many() to dead letters", taken, lambda queue: queue.nack_many(held))
 at_once("replay()", dead, lambda queue: queue.replay())

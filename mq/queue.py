@@ -25,7 +25,9 @@ import msgspec
 from mq import exact, looking, receiving, settling
 from mq.channel import Channel
 from mq.delivery import dead, events, settle
-from mq.delivery.queue import State
+from mq.delivery.plan import Plan
+from mq.delivery.purge import Purge
+from mq.delivery.queue import QueueState, State
 from mq.delivery.traits import PLAIN
 from mq.errors import (
     BadBody,
@@ -53,10 +55,15 @@ from mq.options import (
     wish_of,
 )
 from mq.publishing import publish, publish_plain
-from mq.store import Store, check_name
+from mq.store import SLICE_SECONDS, Store, check_name
 from mq.waiting import Sleeper
 
 T = TypeVar("T")
+Decide = Callable[[Plan, QueueState, Callable[[], bool]], int]  # the last: whether the slice's time is over
+
+
+def _no_more() -> bool:
+    return False
 
 
 class Queue(Generic[T]):
@@ -222,7 +229,7 @@ class Queue(Generic[T]):
                 try:
                     found = store.read(state, id, position)
                 except StorageError as error:
-                    self._set_aside(id, receipt, attempts, error)
+                    self._set_aside(id, receipt, error)
                     raise
                 if found is None:  # it timed out, and was settled, before it was read
                     flight = None
@@ -259,17 +266,15 @@ class Queue(Generic[T]):
         store, channel = self._store, self._channel
         return receiving.receive_many(store, self, channel, limit, until, visibility_timeout)
 
-    def _set_aside(self, id: int, receipt: int, attempts: int, error: StorageError) -> None:
+    def _set_aside(self, id: int, receipt: int, error: StorageError) -> None:
         """Nobody can be handed this body: if that is its own fault, the others get their turn."""
-        empty: Delivery[T] = Delivery(
-            self, id, attempts, 0, 0, b"", None, "in_flight", msgspec.UNSET, None, receipt
-        )  # fmt: skip
+        claim = settling.Claim(None, self._channel, id, receipt)
         if isinstance(error, CorruptStore):
             do = settling.nacking(None, "its body is damaged", random.random)
         else:
             do = settling.do_release
         with suppress(MqError):  # stale, closed, failed: then it times out, or another receiver has it
-            settling.settle_within(self._store, settling.claims_of([empty], self._store), do)
+            settling.settle_within(self._store, [claim], do)
 
     def __iter__(self) -> Iterator[Delivery[T]]:
         """receive() until the broker closes."""
@@ -341,23 +346,24 @@ class Queue(Generic[T]):
         return message._lsn < self._store.inherited
 
     def ack_many(self, messages: Iterable[Delivery[Any] | Receipt]) -> None:
-        """Ack all that can be acked, in one write; then StaleReceipt, naming the others, if there are any.
+        """Ack all that can be acked; then StaleReceipt, naming the others, if there are any.
 
-        They may be of any queue of this store.
+        They may be of any queue of this store.  Not all or nothing, which a transaction is: very
+        many are settled in slices of some milliseconds, so that no neighbour waits.
         """
         settling.settle_all(self._store, settling.claims_of(messages, self._store), settling.do_ack)
 
     def nack_many(
         self, messages: Iterable[Delivery[Any] | Receipt], *, delay: float | None = None, reason: str = ""
     ) -> None:
-        """Nack all that can be nacked, in one write; then StaleReceipt, naming the others."""
+        """Nack all that can be nacked, as `ack_many` acks; then StaleReceipt, naming the others."""
         if delay is not None:
             delay = check_seconds("delay", delay)
         do = settling.nacking(delay, check_reason(reason), random.random)
         settling.settle_all(self._store, settling.claims_of(messages, self._store), do)
 
     def extend_many(self, messages: Iterable[Delivery[Any] | Receipt], seconds: float | None = None) -> None:
-        """Extend all that can be extended, in one write; then StaleReceipt, naming the others."""
+        """Extend all that can be extended, as `ack_many` acks; then StaleReceipt, naming the others."""
         if seconds is not None:
             seconds = check_seconds("seconds", seconds)
         settling.extend_all(self._store, settling.claims_of(messages, self._store), seconds)
@@ -398,7 +404,7 @@ class Queue(Generic[T]):
         """A message that waits or is delayed is gone; False if it is in flight, or not here."""
         id = check_count("id", id)
 
-        def decide(plan: Any, queue: Any) -> bool:
+        def decide(plan: Plan, queue: QueueState, _: object) -> bool:
             if not queue.waits(id, plan.now):
                 return False
             payload = events.DROP_PAYLOAD.pack(id, plan.size_of(queue, id))
@@ -413,7 +419,7 @@ class Queue(Generic[T]):
         seconds = check_seconds("delay", delay)
         delay_ms, due = check_delay(None if at is not None and not seconds else seconds, at)
 
-        def decide(plan: Any, queue: Any) -> bool:
+        def decide(plan: Plan, queue: QueueState, _: object) -> bool:
             if not queue.waits(id, plan.now):
                 return False
             when = due or (plan.now.wall + delay_ms if delay_ms else 0)
@@ -427,29 +433,21 @@ class Queue(Generic[T]):
 
     def purge(self) -> int:
         """Drop all that wait or are delayed; how many.  What is in flight stays."""
-
-        def decide(plan: Any, queue: Any) -> int:
-            flying = queue.flying(plan.now)
-            count: int = queue.total() - len(flying)
-            if count:
-                kept = [(id, plan.size_of(queue, id)) for id in flying]
-                payload = events.PURGE_PAYLOAD.pack(plan.now.store)
-                payload += b"".join(events.KEPT_PAYLOAD.pack(*each) for each in kept)
-                plan.add(events.PURGE, 0, queue.number, payload)
-            return count
-
-        return self._change(decide, waits=False)
+        purge = Purge()
+        return self._change(purge.plan, more=lambda: purge.more, waits=False)
 
     def replay(self, ids: Iterable[int] | None = None, *, to: str | None = None) -> int:
         """Dead letters go back to where they died, or to the queue *to*, as if never tried; how many.
 
-        All that wait here, or those with these *ids*, in one step.  What is in flight stays.
+        All that wait here, or those with these *ids*.  What is in flight stays.  Each message
+        moves as a whole; very many go in slices of some milliseconds, so that no neighbour waits.
         """
         if ids is not None:
             ids = [check_count("id", id) for id in check_many("ids", ids)]
         if to is not None:
             to = check_name(to)
-        return self._change(lambda plan, queue: dead.replay(plan, queue, ids, to))
+        replay = dead.Replay(ids, to)
+        return self._change(replay.plan, more=lambda: replay.more)
 
     def pause(self) -> None:
         """Nothing is delivered from now on, to anybody, until `resume`.  Publishing goes on."""
@@ -463,18 +461,18 @@ class Queue(Generic[T]):
     def delete(self) -> None:
         """The queue goes, with all it holds.  Publishing to it makes it anew, with no options."""
 
-        def decide(plan: Any, queue: Any) -> int:
+        def decide(plan: Plan, queue: QueueState, _: object) -> int:
             plan.add(events.DELETE, 0, queue.number, b"")
             return 1
 
         self._change(decide)
 
-    def _change(self, decide: Callable[[Any, Any], int], *, waits: bool = True) -> int:
-        """Do what *decide* plans for this queue, if it is there; what it returns.
+    def _change(self, decide: Decide, *, more: Callable[[], bool] = _no_more, waits: bool = True) -> int:
+        """Do what *decide* plans for this queue, if it is there, in slices while there is *more*; the sum.
 
         If it *waits*, under sync="always" it is on the disk then.
         """
-        return _change(self._store, self._channel, decide, waits)
+        return _change(self._store, self._channel, decide, more, waits)
 
     def _body_of(self, message: Message[Any]) -> Any:
         """Called by Message.body."""
@@ -500,22 +498,27 @@ def _decoder(type: Any) -> Callable[[bytes], Any]:
 
 
 @operation
-def _change(store: Store, channel: Channel, decide: Callable[[Any, Any], int], waits: bool) -> int:
-    with store.mutex:
-        try:
-            store.enter()
-            if store.clock.store_ms() >= store.state.board.next:
-                store.do_due()
-            queue, plan = channel.state, store.plan()
-            if queue is None:
-                return 0
-            queue.advance(plan.now)
-            result = decide(plan, queue)
-            if plan.drafts:
-                store.commit(plan)
-            end = store.log.end
-        finally:
-            store.leave()
+def _change(
+    store: Store, channel: Channel, decide: Decide, more: Callable[[], bool], waits: bool
+) -> int:  # fmt: skip
+    result, end = 0, 0
+    while not end or more():
+        with store.mutex:
+            try:
+                store.enter()
+                if store.clock.store_ms() >= store.state.board.next:
+                    store.do_due()
+                queue, plan = channel.state, store.plan()
+                if queue is None:
+                    return result
+                queue.advance(plan.now)
+                count = decide(plan, queue, store.clock.timer(SLICE_SECONDS))
+                if plan.drafts:
+                    store.commit(plan)
+                result += count
+                end = store.log.end
+            finally:
+                store.leave()
     if waits:
         store.settle(end)
     return result

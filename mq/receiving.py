@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -158,7 +159,7 @@ def read_all(
         try:
             found = queue._store.read(state, id, position)
         except StorageError as error:
-            queue._set_aside(id, receipt, attempts, error)
+            queue._set_aside(id, receipt, error)
             queue._store.notes.put_down(WARNING, UNDELIVERABLE, queue.name, id, error)
             damage = error
             continue
@@ -208,7 +209,8 @@ def arrive_settled(queue: Queue[Any], state: QueueState, ids: Sequence[int], now
         failed = store.plan()
         for each in taken:
             with suppress(UsageError):  # its dead letters have nowhere to go: it stays until they have
-                settle.nack(failed, state, each.id, None, "its body is damaged", random.random())
+                size = partial(failed.size_of, state, each.id)
+                settle.nack(failed, state, each.id, size, None, "its body is damaged", random.random())
             damage = damaged[each.id]
             store.notes.put_down(WARNING, UNDELIVERABLE, queue.name, each.id, damage)
         if failed.drafts:

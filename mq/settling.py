@@ -1,4 +1,7 @@
-"""Settling deliveries, one or many: claims are checked, what is current is done in one write.
+"""Settling deliveries, one or many: claims are checked, what is current is done.
+
+Many are settled in slices of some milliseconds, each in one write, so that no neighbour waits
+for all of them.
 
 A claim is a delivery, or its receipt as text, which any process can settle.  What is
 not current any more is reported by id, and touches nobody else's delivery.
@@ -7,6 +10,7 @@ not current any more is reported by id, and touches nobody else's delivery.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mq import exact
@@ -19,7 +23,7 @@ from mq.errors import StaleReceipt, UsageError
 from mq.message import Delivery, Receipt
 from mq.operation import operation
 from mq.options import check_many
-from mq.store import Store
+from mq.store import SLICE_SECONDS, Store
 
 if TYPE_CHECKING:
     from mq.queue import Queue
@@ -71,64 +75,72 @@ def claims_of(messages: Iterable[Delivery[Any] | Receipt], store: Store) -> list
 
 @operation
 def settle_all(store: Store, claims: list[Claim], do: Do) -> None:
-    """Do it for all that are current, in one write; then StaleReceipt, naming the others."""
+    """Do it for all that are current; then StaleReceipt, naming the others."""
     settle_within(store, claims, do)
 
 
 def settle_within(store: Store, claims: list[Claim], do: Do) -> None:
     """`settle_all`, as a part of another operation."""
-    done, stale = _do_all(store, claims, do, settles=True)
-    mark_settled(claim for claim in claims if claim.receipt in done)
-    if stale:
-        raise StaleReceipt(tuple(stale))
+    _do_all(store, claims, do, mark_settled, settles=True)
 
 
 @operation
 def extend_all(store: Store, claims: list[Claim], seconds: float | None) -> None:
-    """Extend all that are current, in one write; then StaleReceipt, naming the others."""
+    """Extend all that are current; then StaleReceipt, naming the others."""
     deadlines: dict[int, int] = {}
 
     def do(plan: Plan, queue: QueueState, claim: Claim) -> None:
         deadlines[claim.receipt] = settle.extend(plan, queue, claim.id, seconds)
 
-    _, stale = _do_all(store, claims, do, settles=False)
-    for claim in claims:
-        if claim.message and claim.receipt in deadlines:
-            claim.message._due_ms = deadlines[claim.receipt]
+    def note(done: list[Claim]) -> None:
+        for claim in done:
+            if claim.message:
+                claim.message._due_ms = deadlines[claim.receipt]
+
+    _do_all(store, claims, do, note, settles=False)
+
+
+def _do_all(
+    store: Store, claims: list[Claim], do: Do, note: Callable[[list[Claim]], None], *, settles: bool
+) -> None:  # fmt: skip
+    """*note* is told what is done, as it is done: what comes after it may fail."""
+    rest = iter([(claim, do) for claim in claims])
+    stale: list[int] = []
+    while length_hint(rest):
+        with store.mutex:
+            try:
+                store.enter()
+                plan = store.plan()
+                done, others = plan_all(plan, rest, store.clock.timer(SLICE_SECONDS), settles=settles)
+                if plan.drafts:
+                    store.commit(plan)
+            finally:
+                store.leave()
+        note(done)
+        stale += others
     if stale:
         raise StaleReceipt(tuple(stale))
 
 
-def _do_all(store: Store, claims: list[Claim], do: Do, *, settles: bool) -> tuple[set[int], list[int]]:
-    with store.mutex:
-        try:
-            store.enter()
-            plan = store.plan()
-            done, stale = plan_all(plan, [(claim, do) for claim in claims], settles=settles)
-            if plan.drafts:
-                store.commit(plan)
-        finally:
-            store.leave()
-    return done, stale
-
-
 def plan_all(
-    plan: Plan, settling: Iterable[tuple[Claim, Do]], *, settles: bool = True
-) -> tuple[set[int], list[int]]:
-    """Plan it for all that are current: the receipts of those, and the ids of the others.
+    plan: Plan, settling: Iterable[tuple[Claim, Do]], is_late: Callable[[], bool], *, settles: bool = True
+) -> tuple[list[Claim], list[int]]:
+    """Plan it for all that are current, until it *is_late*: those, and the ids of the others.
 
     *settles*: none of them is a delivery in force afterwards.
     """
-    done: set[int] = set()
+    done: dict[int, Claim] = {}  # by receipt
     stale: list[int] = []
     for claim, do in settling:
         queue = claim.queue(plan.state)
         if queue is None or (settles and claim.receipt in done):
             stale.append(claim.id)
-            continue
-        done.add(claim.receipt)
-        do(plan, queue, claim)
-    return done, stale
+        else:
+            done[claim.receipt] = claim
+            do(plan, queue, claim)
+        if is_late():
+            break
+    return list(done.values()), stale
 
 
 def mark_settled(claims: Iterable[Claim]) -> None:
@@ -146,8 +158,10 @@ def do_release(plan: Plan, queue: QueueState, claim: Claim) -> None:
 
 
 def nacking(delay: float | None, reason: str, chance: Callable[[], float]) -> Do:
-    return lambda plan, queue, claim: settle.nack(plan, queue, claim.id, delay, reason, chance())
+    return lambda plan, queue, claim: settle.nack(
+        plan, queue, claim.id, lambda: claim.size(plan, queue), delay, reason, chance()
+    )
 
 
 def rejecting(reason: str) -> Do:
-    return lambda plan, queue, claim: settle.reject(plan, queue, claim.id, reason)
+    return lambda plan, queue, claim: settle.reject(plan, queue, claim.id, claim.size(plan, queue), reason)

@@ -83,6 +83,6 @@ class Transaction:
 
     def _settle(self, plan: Plan) -> None:
         """Plan what becomes of the deliveries; StaleReceipt if one of them is not in force."""
-        _, stale = plan_all(plan, self._settling)
+        _, stale = plan_all(plan, self._settling, lambda: False)
         if stale:
             raise StaleReceipt(tuple(stale))

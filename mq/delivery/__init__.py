@@ -29,6 +29,7 @@ plan.py      together, or not at all
 intake.py    what a publish becomes
 settle.py    what becomes of a delivery
 dead.py      the dead letters, and back
+purge.py     dropping all that a queue holds
 due.py       what nobody asked for
 idle.py      which queues go when no process receives from them
 """

@@ -8,7 +8,8 @@ is refused.  A message moves by a record that names it: its body stays where it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from operator import length_hint
 from typing import Any, Final
 
 from mq.errors import QueueFull, UsageError
@@ -67,38 +68,73 @@ def bury(plan: Plan, queue: QueueState, id: int, size: int, reason: str, flags: 
     plan.free(queue, id, size)
 
 
-def replay(plan: Plan, queue: QueueState, ids: Iterable[int] | None, to: str | None) -> int:
-    """Move dead letters to where they died, or to *to*; how many.
+class Replay:
+    """Moving dead letters to where they died, or to *to*, a slice at a time.
 
     Those that are in flight, or not here, stay where they are.  Without *ids*, all that
-    can go.
+    are there when it begins go, if they can.
     """
-    if to is not None and not plan.state.named(to):
-        raise UsageError(f"there is no queue {to!r} to replay to: declare it first")
-    if to == queue.name:
-        raise UsageError(f"the messages are in {to!r} already")
-    named = ids is not None
-    going = dict.fromkeys(queue.oldest(queue.total()) if ids is None else ids)
-    arriving: dict[int, list[int]] = {}
-    for id in going:
-        if not queue.waits(id, plan.now):
-            continue
-        name = to or queue.traits(id).origin
-        if name is None:
-            if named:
-                raise UsageError(f"message {id} did not die in another queue: say where it goes with to=")
-            continue
+
+    def __init__(self, ids: list[int] | None, to: str | None) -> None:
+        self._ids, self._to = ids, to
+        self._rest: Iterator[int] | None = None
+        self._moved = 0
+
+    @property
+    def more(self) -> bool:
+        """Whether another slice is to be planned."""
+        return length_hint(self._rest) > 0
+
+    def plan(self, plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> int:
+        """Plan the next slice; how many move with it."""
+        if self._rest is None:
+            self._check(plan, queue)
+            ids = queue.grounded(plan.now) if self._ids is None else dict.fromkeys(self._ids)
+            self._rest = iter(list(ids))
+        arriving: dict[str, list[int]] = {}
+        for id in self._rest:
+            if queue.waits(id, plan.now) and (name := self._way_of(queue, id)):
+                arriving.setdefault(name, []).append(self._move(plan, queue, id, name))
+            if is_late():
+                break
+        for name, sizes in arriving.items():
+            self._check_room(plan, name, sizes)
+        count = sum(map(len, arriving.values()))
+        self._moved += count
+        return count
+
+    def _check(self, plan: Plan, queue: QueueState) -> None:
+        if self._to is not None and not plan.state.named(self._to):
+            raise UsageError(f"there is no queue {self._to!r} to replay to: declare it first")
+        if self._to == queue.name:
+            raise UsageError(f"the messages are in {self._to!r} already")
+
+    def _way_of(self, queue: QueueState, id: int) -> str | None:
+        """The name of the queue that the message goes to; None if it stays."""
+        name = self._to or queue.traits(id).origin
+        if name is None and self._ids is not None:
+            raise UsageError(
+                f"message {id} did not die in another queue: say where it goes with to= ({self._so_far})"
+            )
+        return name
+
+    def _move(self, plan: Plan, queue: QueueState, id: int, name: str) -> int:
+        """Plan it; the message's size."""
         target = plan.state.named(name)
         if target is None:
-            raise UsageError(f"message {id} died in {name!r}, which is gone: say where it goes with to=")
+            raise UsageError(
+                f"message {id} died in {name!r}, which is gone: say where it goes with to= ({self._so_far})"
+            )
         size = plan.size_of(queue, id)
-        arriving.setdefault(target.number, []).append(size)
         said = Move(id, size, target.number, plan.now.store, plan.expires(target.number))
         plan.add(events.MOVE, 0, queue.number, events.encode_move(said))
-    for number, sizes in arriving.items():
-        queue = plan.state.queues[number]
-        if not Room(queue.options, queue.total(), queue.bytes).has(len(sizes), sum(sizes)):
-            raise QueueFull(
-                f"queue {queue.name!r} has no room for {len(sizes):,} messages more: nothing was moved"
-            )
-    return sum(map(len, arriving.values()))
+        return size
+
+    def _check_room(self, plan: Plan, name: str, sizes: list[int]) -> None:
+        queue = plan.state.named(name)
+        if queue and not Room(queue.options, queue.total(), queue.bytes).has(len(sizes), sum(sizes)):
+            raise QueueFull(f"queue {name!r} has no room for {len(sizes):,} messages more ({self._so_far})")
+
+    @property
+    def _so_far(self) -> str:
+        return f"{self._moved:,} were moved before" if self._moved else "nothing was moved"

@@ -398,6 +398,20 @@ class QueueState(Order):
         """The ids of what is in flight."""
         return [id for id, flight in self.flights.items() if flight.deadline > now.store]
 
+    def is_flying(self, id: int, now: Now) -> bool:
+        """Whether it is in flight, and has not timed out."""
+        flight = self.flights.get(id)
+        return flight is not None and flight.deadline > now.store
+
+    def grounded(self, now: Now) -> list[int]:
+        """The ids of all that is not, the oldest first."""
+        ids = [*self.waiting, *self.delayed]
+        for lane in self.lanes.values():
+            ids += lane
+        ids += [id for id, flight in self.flights.items() if flight.deadline <= now.store]
+        ids.sort()
+        return ids
+
     def counts(self, now: Now) -> tuple[int, int, int]:
         """How many are ready, in flight and delayed."""
         self.advance(now)

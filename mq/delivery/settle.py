@@ -5,6 +5,8 @@ Each function plans one record for a delivery that is the current one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from . import events
 from .dead import bury
 from .plan import Plan
@@ -22,11 +24,14 @@ def ack(plan: Plan, queue: QueueState, id: int, size: int) -> None:
     plan.free(queue, id, size)
 
 
-def nack(plan: Plan, queue: QueueState, id: int, delay: float | None, reason: str, chance: float) -> None:
+def nack(
+    plan: Plan, queue: QueueState, id: int, size: Callable[[], int], delay: float | None, reason: str,
+    chance: float,
+) -> None:  # fmt: skip
     """Again after *delay* seconds, or a backoff (*chance* is its spread); or dead, if that was the last."""
     attempts = queue.flights[id].attempts
     if attempts >= queue.attempts_max:
-        bury(plan, queue, id, plan.size_of(queue, id), reason, events.FAILED)
+        bury(plan, queue, id, size(), reason, events.FAILED)
         return
     flags, due = events.TIMED, 0
     if delay is None:
@@ -46,8 +51,8 @@ def give_up(plan: Plan, queue: QueueState, id: int, due: int) -> None:
     plan.add(events.NACK, events.TIMED, queue.number, payload)
 
 
-def reject(plan: Plan, queue: QueueState, id: int, reason: str) -> None:
-    bury(plan, queue, id, plan.size_of(queue, id), reason, events.FAILED)
+def reject(plan: Plan, queue: QueueState, id: int, size: int, reason: str) -> None:
+    bury(plan, queue, id, size, reason, events.FAILED)
 
 
 def release(plan: Plan, queue: QueueState, id: int) -> None:

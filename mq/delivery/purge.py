@@ -1,0 +1,56 @@
+"""Dropping all that a queue holds, but for what is in flight.
+
+One record drops all, and names what stays with its size, for the queue's bytes are counted
+anew then.  If very much is in flight, what goes is named instead, a slice at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from operator import length_hint
+from typing import Final
+
+from . import events
+from .plan import Plan
+from .queue import QueueState
+
+KEPT_MAX: Final = 2000  # in flight: so many sizes are read in some milliseconds
+
+
+class Purge:
+    """Of what is there when it begins."""
+
+    def __init__(self) -> None:
+        self._rest: Iterator[int] = iter(())
+        self._begun = False
+
+    @property
+    def more(self) -> bool:
+        """Whether another slice is to be planned."""
+        return length_hint(self._rest) > 0
+
+    def plan(self, plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> int:
+        """Plan all of it, or a slice; how many go with it."""
+        if not self._begun:
+            self._begun = True
+            flying = queue.flying(plan.now)
+            if len(flying) <= KEPT_MAX:
+                return self._plan_all(plan, queue, flying)
+            self._rest = iter(queue.grounded(plan.now))
+        gone: list[bytes] = []
+        for id in self._rest:
+            if id in queue and not queue.is_flying(id, plan.now):
+                gone.append(events.DROP_PAYLOAD.pack(id, plan.size_of(queue, id)))
+            if is_late():
+                break
+        if gone:
+            plan.add(events.DROP, 0, queue.number, b"".join(gone))
+        return len(gone)
+
+    def _plan_all(self, plan: Plan, queue: QueueState, flying: list[int]) -> int:
+        count = queue.total() - len(flying)
+        if count:
+            kept = [events.KEPT_PAYLOAD.pack(id, plan.size_of(queue, id)) for id in flying]
+            payload = events.PURGE_PAYLOAD.pack(plan.now.store) + b"".join(kept)
+            plan.add(events.PURGE, 0, queue.number, payload)
+        return count

@@ -1,0 +1,150 @@
+"""What concerns very many messages is done in slices, so that no neighbour waits for all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import FakeClock, QuickDisk, open_on
+
+import mq
+from mq.delivery import dead, purge
+
+IN_A_SLICE = 3
+COUNT = 10
+
+
+@pytest.fixture
+def broker(tmp_path: Path, clock: FakeClock) -> Any:
+    """Whose time for a slice is over after three messages."""
+    with open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False) as opened:
+        opened._store.clock.timer = late_after_some
+        yield opened
+
+
+def late_after_some(_: float) -> Callable[[], bool]:
+    looked: list[None] = []
+    return lambda: looked.append(None) or len(looked) >= IN_A_SLICE
+
+
+@pytest.fixture
+def commits(broker: mq.Broker, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many records each commit appends."""
+    found: list[int] = []
+    commit = broker._store.commit
+    monkeypatch.setattr(broker._store, "commit", lambda plan: found.append(len(plan.drafts)) or commit(plan))
+    return found
+
+
+def taken(queue: mq.Queue[Any], count: int = COUNT) -> list[mq.Delivery[Any]]:
+    queue.publish_many([f"{n}" for n in range(count)])
+    return queue.receive_many(count)
+
+
+@pytest.mark.parametrize("settle", ["ack_many", "nack_many", "extend_many"])
+def test_many_are_settled_in_slices(broker, commits, settle):
+    queue = broker.queue("a", max_attempts=1)
+    messages = taken(queue)
+    stale = messages.pop(5)
+    stale.ack()
+    commits.clear()
+    twice = [] if settle == "extend_many" else [messages[0]]
+    with pytest.raises(mq.StaleReceipt) as error:
+        getattr(queue, settle)([*messages[:5], stale, *messages[5:], *twice])
+    assert error.value.ids == (stale.id, *(each.id for each in twice))
+    assert len(commits) == 4
+    assert all(count <= IN_A_SLICE + 1 for count in commits)  # one more: the dead letters are declared
+    left = {"ack_many": (0, 0), "nack_many": (0, 9), "extend_many": (9, 0)}[settle]
+    assert (queue.stats().in_flight, broker.queue("a.dead").stats().ready) == left
+
+
+def test_what_was_settled_before_a_failure_is_settled(broker, commits, monkeypatch):
+    queue = broker.queue("a")
+    messages = taken(queue)
+    commit = broker._store.commit
+
+    def full(plan):
+        if len(commits) == 2:
+            raise mq.DiskFull("s", "no room")
+        return commit(plan)
+
+    monkeypatch.setattr(broker._store, "commit", full)
+    commits.clear()
+    with pytest.raises(mq.DiskFull):
+        queue.nack_many(messages)
+    assert queue.stats().in_flight == 4
+    with messages[0]:
+        pass  # it is known to be settled: nothing is to be acked at the end of the block
+    with messages[-1]:
+        pass
+    assert queue.stats().in_flight == 3
+
+
+def test_dead_letters_are_replayed_in_slices(broker, commits):
+    queue = broker.queue("a", max_attempts=1)
+    queue.nack_many(taken(queue))
+    grave = broker.queue("a.dead")
+    kept = grave.receive()
+    commits.clear()
+    assert grave.replay() == COUNT - 1
+    assert len(commits) == 3
+    assert [each.body for each in queue.peek(COUNT)] == [f"{n}" for n in range(1, COUNT)]
+    assert [each.attempts for each in queue.peek(COUNT)] == [0] * (COUNT - 1)
+    assert grave.stats()[:3] == (0, 1, 0)
+    kept.release()
+    assert grave.replay([kept.id, kept.id]) == 1
+
+
+def test_a_replay_that_finds_no_room_says_how_far_it_came(broker):
+    queue = broker.queue("a", max_attempts=1)
+    queue.nack_many(taken(queue))
+    broker.queue("a", max_length=7)
+    with pytest.raises(mq.QueueFull, match=r"no room for 3 messages more \(6 were moved before\)"):
+        broker.queue("a.dead").replay()
+    assert (queue.stats().ready, broker.queue("a.dead").stats().ready) == (6, 4)
+    with pytest.raises(mq.QueueFull, match="nothing was moved"):
+        broker.queue("a.dead").replay()
+    assert (queue.stats().ready, broker.queue("a.dead").stats().ready) == (6, 4)
+
+
+def test_what_dies_meanwhile_is_not_replayed(broker, monkeypatch, tmp_path, clock):
+    """Else a replay to a queue that fails at once would never end."""
+    queue = broker.queue("a", max_attempts=1)
+    queue.nack_many(taken(queue))
+    more = dead.Replay.more.fget
+    with open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False) as other:
+
+        def fail_again(self):
+            for message in other.queue("a").receive_many(COUNT, timeout=0):
+                message.nack()
+            return more(self)
+
+        monkeypatch.setattr(dead.Replay, "more", property(fail_again))
+        assert broker.queue("a.dead").replay() == COUNT
+    assert broker.queue("a.dead").stats().ready == COUNT
+
+
+def test_a_purge_beside_much_that_is_in_flight_goes_in_slices(broker, commits, monkeypatch, tmp_path, clock):
+    monkeypatch.setattr(purge, "KEPT_MAX", 2)
+    queue = broker.queue("a")
+    flying = taken(queue, 3)
+    queue.publish_many(["waits"] * 4)
+    queue.publish("delayed", delay=60)
+    queue.publish("grouped", group="g", priority=7)
+    more = purge.Purge.more.fget
+    with open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False) as other:
+
+        def publish(self):
+            other.queue("a").publish("since")
+            return more(self)
+
+        monkeypatch.setattr(purge.Purge, "more", property(publish))
+        commits.clear()
+        assert queue.purge() == 6
+    assert len(commits) == 2
+    assert {each.body for each in queue.peek(COUNT)} == {"since"}
+    assert queue.stats()[:4] == (2, 3, 0, 2 * len("since") + sum(map(len, (each.body for each in flying))))
+    queue.ack_many(flying)
+    assert queue.stats().bytes == 2 * len("since")
