@@ -16,6 +16,7 @@ import pytest
 
 import mq
 from mq.delivery import events
+from mq.delivery.decode import refusal
 from mq.storage.disk import RealDisk
 from mq.storage.repair import repair
 
@@ -92,11 +93,11 @@ def salvage(path: Path) -> None:
 
 
 def mend(path: Path) -> None:
-    repair(RealDisk(), str(path), events.PUBLISH, events.message_of)
+    repair(RealDisk(), str(path), events.PUBLISH, events.message_of, refusal)
 
 
 def look(path: Path) -> None:
-    repair(RealDisk(), str(path), events.PUBLISH, events.message_of, dry_run=True)
+    repair(RealDisk(), str(path), events.PUBLISH, events.message_of, refusal, dry_run=True)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

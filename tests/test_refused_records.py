@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from fakes import FakeClock, open_on
@@ -22,6 +23,7 @@ from mq.delivery import events, snapshot
 from mq.delivery.plan import Plan
 from mq.delivery.state import declaration_of
 from mq.delivery.traits import changes_in
+from mq.storage import record, segment
 from mq.storage.disk import RealDisk
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -196,3 +198,69 @@ def test_a_checkpoint_that_does_not_decode_costs_only_time(tmp_path, monkeypatch
     result = CliRunner().invoke(cli, ["verify", "--store", str(path)])
     assert result.exit_code == 0, result.output
     assert "this checkpoint cannot be used" in result.output
+
+
+# ── what an older mq has written all the same ──────────────────────────────────────
+
+
+def left_by_a_mistake(path: Any, clock: FakeClock, kind: int, flags: int, payload: bytes) -> int:
+    """A store with such a record among others, past what looks at it; the record's position."""
+    with mq.open(path, clock=clock) as broker:
+        queue = broker.queue("mail", max_attempts=7)
+        queue.publish("one")
+        store = broker._store
+        with store.mutex:
+            number = queue._channel.state.number
+            position = store.log.append(store.clock.store_ms(), kind, flags, number, payload)
+            store.applied = store.log.end
+        queue.publish("two")
+    return position
+
+
+MISTAKES = [
+    pytest.param(
+        events.DECLARE, 0, msgspec.msgpack.encode({"name": "mail", "overflow": "DROP"}), "overflow",
+        id="a queue with the name of an Enum's member",
+    ),
+    pytest.param(
+        events.PUBLISH, events.ATTRIBUTED, b"body" + b"\xc1" + (1).to_bytes(4, "little"), "publish",
+        id="a message with attributes that are none",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["repair", "salvage"])
+@pytest.mark.parametrize("kind, flags, payload, says", MISTAKES)
+def test_a_record_that_recovery_refuses_is_found_and_left_out(
+    tmp_path, caplog, way, kind, flags, payload, says
+):
+    path, clock = tmp_path / "data", FakeClock()
+    position = left_by_a_mistake(path, clock, kind, flags, payload)
+    with pytest.raises(mq.Unsupported, match=rf"at position {position}: .*`mq repair`"):
+        mq.open(path, clock=clock)
+    run = CliRunner()
+    verified = run.invoke(cli, ["verify", "--json", "-s", str(path)])
+    assert verified.exit_code == 4
+    damage, whole = map(msgspec.json.decode, verified.stdout.splitlines())
+    assert damage["offset"] == position + segment.HEADER_BYTES
+    assert damage["size"] == record.HEADER_BYTES + len(payload)
+    assert says in damage["reason"]
+    assert damage["ids"] == [position] * (kind == events.PUBLISH)
+    assert whole["verdict"] == "unreadable"
+    if way == "repair":
+        before = {each: each.read_bytes() for each in path.rglob("*") if each.is_file()}
+        for options in (["--dry-run"], []):
+            assert {each: each.read_bytes() for each in before} == before
+            repaired = run.invoke(cli, ["repair", "-s", str(path), *options])
+            assert repaired.exit_code == 0
+            assert says in repaired.stdout
+            assert "quarantine" in repaired.stdout
+    else:
+        with caplog.at_level(logging.WARNING, "mq"):
+            mq.open(path, clock=clock, recover="salvage").close()
+        assert any(says in each.message and "quarantine" in each.message for each in caplog.records)
+    assert run.invoke(cli, ["verify", "-s", str(path)]).exit_code == 0
+    assert run.invoke(cli, ["repair", "-s", str(path)]).stdout == ""
+    with mq.open(path, clock=clock) as broker:
+        assert [each.body for each in broker.queue("mail").receive_many(9)] == ["one", "two"]
+        assert broker.queue("mail").options()["max_attempts"] == 7

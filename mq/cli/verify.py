@@ -16,6 +16,8 @@ from mq.cli.app import CORRUPT, command, disk_at, json_option, note, store_optio
 from mq.cli.inspect import MEANINGS, exit_code, gap_fields, gap_line
 from mq.cli.progress import Progress
 from mq.delivery import events, snapshot
+from mq.delivery.decode import refusal
+from mq.errors import Unsupported
 from mq.storage import checkpoint
 from mq.storage.disk import Disk
 from mq.storage.repair import suspects
@@ -40,7 +42,7 @@ class Findings:
 @store_option
 @click.pass_context
 def verify(ctx: click.Context, as_json: bool, store: str) -> None:
-    """Read every record of every segment and compare its checksum.
+    """Read every record of every segment, compare its checksum, and decode it as an opening does.
 
     Names each damaged place: file, offset, size, and the messages that may be gone with it.
     Writes nothing; works beside a live process.  Exit code 0 if the store is clean, open
@@ -66,7 +68,7 @@ def verify(ctx: click.Context, as_json: bool, store: str) -> None:
 def _verify_again(disk: Disk, store: str) -> Findings:
     """Started over if compaction drops a segment meanwhile."""
     while True:
-        walked = walk(disk, store, events.PUBLISH)
+        walked = walk(disk, store, events.PUBLISH, refuse=refusal)
         try:
             return _verify(disk, store, walked)
         except FileNotFoundError:
@@ -89,6 +91,9 @@ def _verify(disk: Disk, store: str, walked: Walk) -> Findings:
                         found.bytes += item.size
                         progress.show(before + file.segment.offset(item.lsn), progress.total)
             before += file.size
+    if walked.problem is None and found.damaged:  # all is intact, but recovery refuses a record
+        gap = next(gap for gap, _ in found.gaps if not gap.torn)
+        walked.problem = Unsupported(f"{gap.path} at offset {gap.offset}: {gap.reason}")
     found.gaps.sort(key=lambda each: (each[0].lsn, each[0].offset))
     found.checkpoints = list(_bad_checkpoints(disk, store, walked))
     return found

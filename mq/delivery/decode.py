@@ -53,6 +53,17 @@ def decode(kind: int, flags: int, buffer: Sliced, start: int, stop: int) -> Even
     raise NotUnderstood(f"records of kind {kind} are not known to this mq")
 
 
+def refusal(kind: int, flags: int, payload: Sliced, size: int) -> str:
+    """Why recovery refuses the record, though it is intact; "" if it does not, or it is one of storage."""
+    if kind < events.DECLARE:
+        return ""
+    try:
+        decode(kind, flags, payload, 0, size)
+    except NotUnderstood as error:
+        return f"intact, but refused: {error}"
+    return ""
+
+
 def check(draft: Draft) -> Event:
     """The event in a record that is to be appended; UsageError if it must not be.
 

@@ -117,7 +117,10 @@ class State:
                 try:
                     event = decode(kind, flags, buffer, start, stop)
                 except NotUnderstood as error:
-                    raise Unsupported(f"the log at position {lsn}: {error}; upgrade mq") from None
+                    raise Unsupported(
+                        f"the log at position {lsn}: {error}; upgrade mq or, if an older mq wrote it by"
+                        " mistake, let `mq repair` leave it out"
+                    ) from None
                 self.do(queue, lsn, kind, flags, event)
         if run:
             queues[publisher].publish_run(run, run_bytes)

@@ -20,6 +20,7 @@ the log, mend the first kind of damage there is, look again.
     a header damaged               written again, from the fence, or from the neighbours
     a segment missing              created, and then damaged all over
     records damaged                LOST
+    an event that recovery refuses the same: a mistake of an older mq wrote it
     a fence damaged                written again: it voids what is behind the records before it
     nothing says where the log     the first fence says it, from now on
       begins, or its first
@@ -45,7 +46,7 @@ from .disk import PAGE_BYTES, Disk, explain, write_all
 from .overlay import Overlay
 from .rewrite import sync_or_drop
 from .segment import Segment
-from .walk import File, Found, Gap, Walk, walk
+from .walk import File, Found, Gap, Refuse, Walk, walk
 
 COPY_BYTES: Final = 1 << 20
 ROUNDS_MAX: Final = 16  # of looking and mending; each kind of damage takes one
@@ -77,10 +78,13 @@ class Loss(NamedTuple):
         return f"{self.path} at offset {self.offset}: {self.size:,} bytes, {self.reason}{lost}{kept}"
 
 
-def repair(disk: Disk, path: str, message_kind: int, name: Name, *, dry_run: bool = False) -> list[Loss]:
+def repair(
+    disk: Disk, path: str, message_kind: int, name: Name, refuse: Refuse, *, dry_run: bool = False
+) -> list[Loss]:  # fmt: skip
     """Mend the store in the directory *path*; what was damaged.  StoreLocked if somebody has it open.
 
-    *dry_run*: the same, on a disk that keeps every change to itself.
+    An event that *refuse* has something against goes too.  *dry_run*: the same, on a disk that keeps
+    every change to itself.
     """
     with explain(path):
         if dry_run:
@@ -88,24 +92,27 @@ def repair(disk: Disk, path: str, message_kind: int, name: Name, *, dry_run: boo
                 raise StoreLocked(path, shared.holder(disk, os.path.join(path, "mark"))[0])
             overlay = Overlay(disk, os.path.join(path, "quarantine"))
             try:
-                return mend(overlay, path, message_kind, name)
+                return mend(overlay, path, message_kind, name, refuse)
             finally:
                 overlay.release()
         with locks.alone(disk, path):
-            return mend(disk, path, message_kind, name)
+            return mend(disk, path, message_kind, name, refuse)
 
 
-def mend(disk: Disk, path: str, message_kind: int, name: Name) -> list[Loss]:
+def mend(disk: Disk, path: str, message_kind: int, name: Name, refuse: Refuse) -> list[Loss]:
     """The same, for who holds the store's lock."""
     losses: list[Loss] = []
     disk.make_directory(os.path.join(path, "log"))
     for _ in range(ROUNDS_MAX):
-        found = walk(disk, path, message_kind, alone=True)
+        found = walk(disk, path, message_kind, alone=True, refuse=refuse)
         if found.problem is None:
-            return losses
-        if not isinstance(found.problem, CorruptStore):
+            done = _Round(disk, path, found, name).mend_refused()
+            if not done:
+                return losses
+        elif not isinstance(found.problem, CorruptStore):
             raise found.problem
-        done = _Round(disk, path, found, name).mend()
+        else:
+            done = _Round(disk, path, found, name).mend()
         if not done:
             break
         losses += done
@@ -172,6 +179,13 @@ class _Round:
             return [loss]
         self._drop_checkpoints()
         return self._mend_headers() or self._create_missing() or self._mend_records() or self._mend_head()
+
+    def mend_refused(self) -> list[Loss]:
+        """Of a log that is whole: put LOST records over the events that recovery refuses."""
+        losses = self._mend_records()
+        if losses:
+            self._drop_checkpoints()  # one may be older, or speak of what was lost
+        return losses
 
     # ── what stands beside the log ─────────────────────────────────────────────────
 

@@ -60,7 +60,7 @@ class Found(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Bytes that should be records and are not."""
+    """Bytes that should be records and are not; or a record that recovery refuses."""
 
     path: str
     offset: int
@@ -68,6 +68,14 @@ class Gap(NamedTuple):
     size: int
     reason: str
     torn: bool  # nobody claimed that they were on the disk: what a crash leaves, not damage
+
+
+Refuse = Callable[[int, int, Payload, int], str]
+"""(kind, flags, payload, its size) → why recovery refuses such an intact event; "" if it does not."""
+
+
+def _nothing(kind: int, flags: int, payload: Payload, size: int) -> str:
+    return ""
 
 
 @dataclass
@@ -96,6 +104,7 @@ class Walk:
     problem: MqError | None  # why the store does not open
     files: list[File] = field(default_factory=list)
     missing: list[Gap] = field(default_factory=list)  # headers and whole files
+    refuse: Refuse = _nothing
 
     @property
     def verdict(self) -> str:
@@ -131,7 +140,8 @@ class Walk:
         while lsn < file.stop:
             found = window.record(lsn, torn_from)
             if found:
-                yield found
+                why = "" if found.dropped else self._refusal(found)
+                yield Gap(file.path, each.offset(lsn), lsn, found.size, why, torn=False) if why else found
                 lsn += found.size
                 continue
             stop = next_intact(self.disk, window.fd, each, lsn + 1, file.stop)
@@ -141,6 +151,9 @@ class Walk:
                 return
             yield self._gap(file, lsn, stop)
             lsn = stop
+
+    def _refusal(self, found: Found) -> str:
+        return self.refuse(found.kind, found.flags, found.content, len(found.content))
 
     def size(self, file: File, lsns: Sequence[int]) -> int:
         """The bytes that the intact records at *lsns*, all in *file*, take together."""
@@ -208,17 +221,20 @@ class _Window:
         return last
 
 
-def walk(disk: Disk, path: str, message_kind: int, *, alone: bool = False) -> Walk:
+def walk(
+    disk: Disk, path: str, message_kind: int, *, alone: bool = False, refuse: Refuse = _nothing
+) -> Walk:  # fmt: skip
     """The store in the directory *path*; StorageError if there is none, or no key to read it with.
 
-    *alone*: the caller has the store's lock, so nobody else is there to vouch for the log's end.
+    *alone*: the caller has the store's lock, so nobody else is there to vouch for the log's end.  An
+    event that *refuse* has something against is a gap, too.
     """
     own, broken = _identify(disk, path)
     while True:
         view = _look(disk, path, own.key, alone)
         try:
             found = _judge(disk, path, own, view, message_kind)
-            found.problem = broken or found.problem
+            found.problem, found.refuse = broken or found.problem, refuse
             _list_files(found, os.path.join(path, "log"))
         except FileNotFoundError:
             if not view.held or not disk.exists(os.path.join(path, "log")):
