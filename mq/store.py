@@ -51,6 +51,7 @@ from mq.errors import (
     UsageError,
 )
 from mq.flusher import Flusher
+from mq.forks import Taken
 from mq.hold import Hold
 from mq.listener import Listener
 from mq.loading import Loader, Parts, identify
@@ -1182,8 +1183,13 @@ class Closer(threading.Thread):
             self._store.notes.log()
 
 
+def _before_fork() -> None:
+    _taken.take(store for _, store in _open_stores.items())
+
+
 def _after_fork() -> None:
     """Each store by itself: what one raises must not leave the others with the parent's locks."""
+    _taken.let_go()
     for _, store in _open_stores.items():
         try:
             store.after_fork()
@@ -1193,8 +1199,9 @@ def _after_fork() -> None:
 
 _open_stores: Weakly[int, Store] = Weakly()
 _numbers = itertools.count()
+_taken = Taken()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_taken.let_go, after_in_child=_after_fork)
 
 
 def check_name(name: object) -> str:

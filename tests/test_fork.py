@@ -8,11 +8,14 @@ from __future__ import annotations
 import errno
 import gc
 import importlib
+import linecache
 import os
 import pickle
 import pkgutil
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +25,7 @@ import pytest
 from fakes import QuickDisk, open_on
 
 import mq
+from mq import forks
 from mq import store as store_module
 from mq.channel import Channel
 from mq.storage import locks
@@ -685,7 +689,8 @@ def forked_while(work: Callable[[], object], function: str, then: Callable[[], o
     return os.waitpid(children[0], 0)[1]
 
 
-def test_a_child_that_waits_for_the_mutex_of_a_thread_that_is_not_there_goes_on(broker, mail):
+def test_a_child_that_waits_for_the_mutex_of_a_thread_that_is_not_there_goes_on(broker, mail, monkeypatch):
+    monkeypatch.setattr(forks, "FORK_SECONDS", 0.01)  # it does not let go of it
     held, forked = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -700,6 +705,50 @@ def test_a_child_that_waits_for_the_mutex_of_a_thread_that_is_not_there_goes_on(
     assert forked_while(lambda: mail.publish("both"), "publish", lambda: mail.publish("child's")) == 0
     holder.join()
     assert ready(mail).count("child's") == 1
+
+
+def test_a_child_that_waits_for_a_mutex_that_changes_hands_goes_on(broker, mail):
+    """A thread of the parent had it already, and was not noted as its owner yet."""
+    mutex, held, done = broker._store.mutex, threading.Event(), threading.Event()
+    interval, over = sys.getswitchinterval(), []
+
+    def hold() -> None:
+        mutex.acquire()
+        held.set()
+        assert done.wait(PATIENCE)  # else another thread might have its number, and with it the mutex
+
+    def hand_over() -> None:
+        """No other thread runs meanwhile: the one that waits gets the lock, and can not say so."""
+        if not over:
+            over.append(True)
+            sys.setswitchinterval(PATIENCE)
+            mutex._release_save()
+            give_up = time.monotonic() + 1  # some interpreters hand over a lock only to a thread that runs
+            while time.monotonic() < give_up and mutex.acquire(blocking=False):
+                mutex._release_save()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(PATIENCE)
+    other = threading.Thread(target=mail.publish, args=("other's",))
+    other.start()
+    while not is_waiting(other, broker._store):
+        pass
+    os.register_at_fork(before=hand_over)
+    try:
+        assert forked_while(lambda: mail.publish("both"), "publish", lambda: mail.publish("child's")) == 0
+    finally:
+        over.append(True)
+        sys.setswitchinterval(interval)
+        done.set()
+    other.join(PATIENCE)
+    assert sorted(ready(mail)) == ["before", "both", "both", "child's", "other's"]
+
+
+def is_waiting(thread: threading.Thread, store: Store) -> bool:
+    """Whether it waits for the mutex: at the line that takes it, and cannot run, for this one does."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and "store.mutex" in linecache.getline(frame.f_code.co_filename, frame.f_lineno)
 
 
 def test_a_child_that_follows_a_leader_that_is_not_there_is_told(path):

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1] / "mq"
 # From the ground up.  A package stands for all that is in it; inside one the only rule is
 # that nothing goes in a circle.  A new module gets its place here.
 FLOORS = [
-    ["mq.errors", "mq.hold", "mq.notes", "mq.weakly"],
+    ["mq.errors", "mq.forks", "mq.hold", "mq.notes", "mq.weakly"],
     ["mq.exact"],
     ["mq.instants"],
     ["mq.background", "mq.storage", "mq.delivery", "mq.operation"],
