@@ -29,10 +29,10 @@ from __future__ import annotations
 import dis
 import functools
 import itertools
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from types import CodeType, FrameType
@@ -40,12 +40,11 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from bytecodes import HERE, at_each_bytecode
 from fakes import FakeClock, QuickDisk, open_on
 
 import mq
 
-HERE = os.path.dirname(mq.__file__)
-LIBRARY = os.path.dirname(os.__file__)
 SECONDS = 30.0  # the visibility timeout
 MOVES = {"NOP", "CACHE", "POP_TOP", "COPY", "SWAP", "PRECALL", "KW_NAMES", "EXTENDED_ARG", "PUSH_NULL",
          "LOAD_FAST", "STORE_FAST", "LOAD_CONST", "LOAD_GLOBAL", "RETURN_VALUE", "RETURN_CONST",
@@ -100,7 +99,7 @@ def leaves_with(listing: list[dis.Instruction], index: int) -> bool:
 
 def begins(each: dis.Instruction) -> bool:
     """Whether the line, or the handler, of a way out begins here."""
-    return each.starts_line is not None or each.opname == "PUSH_EXC_INFO"
+    return bool(each.starts_line) or each.opname == "PUSH_EXC_INFO"
 
 
 @functools.cache
@@ -133,41 +132,22 @@ def strike(
 
     That is told the frame, and the event before.
     """
-    left, last = at, ""
+    left = at
 
-    def look(frame: FrameType, event: str, arg: object) -> Any:
-        nonlocal left, last
-        before, last = last, event
-        if not is_ours(frame):
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode" and left > 0 and may_come(frame, before):
+    def look(frame: FrameType, before: str) -> None:
+        nonlocal left
+        if left > 0 and may_come(frame, before):
             left -= 1
             if not left:
                 raise error
-        return look
 
-    before = sys.gettrace()
-    with mock.patch.object(sys, "unraisablehook", lambda _: None):  # in the callback of a weak reference
-        sys.settrace(look)
-        try:
-            work()
-        except error:
-            pass
-        finally:
-            sys.settrace(before)
-    return left <= 0
-
-
-def is_ours(frame: FrameType | None) -> bool:
-    """Whether the frame is one of mq, or of the standard library, called by mq."""
-    while (
-        frame
-        and frame.f_code.co_filename.startswith(LIBRARY)
-        and "site-packages" not in frame.f_code.co_filename
+    with (
+        mock.patch.object(sys, "unraisablehook", lambda _: None),  # in the callback of a weak reference
+        suppress(error),
+        at_each_bytecode(look),
     ):
-        frame = frame.f_back
-    return frame is not None and frame.f_code.co_filename.startswith(HERE)
+        work()
+    return left <= 0
 
 
 class Scene:

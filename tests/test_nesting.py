@@ -20,8 +20,8 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from bytecodes import at_each_bytecode
 from fakes import FakeClock, QuickDisk, open_on
-from test_interruptions import is_ours
 
 import mq
 
@@ -33,22 +33,14 @@ def called_at(at: int, other: Callable[[], object]) -> Iterator[list[int]]:
     """Call *other* at bytecode number *at*, of mq or of what it calls; the list counts what is left."""
     left = [at]
 
-    def look(frame: FrameType, event: str, arg: object) -> Any:
-        if not is_ours(frame):
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode" and left[0] > 0:
+    def look(_frame: FrameType, _before: str) -> None:
+        if left[0] > 0:
             left[0] -= 1
             if not left[0]:
                 other()
-        return look
 
-    before = sys.gettrace()
-    sys.settrace(look)
-    try:
+    with at_each_bytecode(look):
         yield left
-    finally:
-        sys.settrace(before)
 
 
 def in_time(work: Callable[[], object]) -> None:
