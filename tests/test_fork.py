@@ -316,9 +316,10 @@ def test_the_child_has_no_descriptor_of_the_parents(path, mail):
         mail._store.close()
         return [before, between, opened(path)]
 
+    maps = [] if sys.version_info >= (3, 13) else ["mark"]  # before, mmap kept a descriptor of its own
     assert in_child(work) == [
         [],  # nor is the parent's page mapped
-        [".", "FORMAT", "LOCK", "log/00000000000000000000.seg", "mark", "mark", "wake/0"],  # which it rang
+        [".", "FORMAT", "LOCK", "log/00000000000000000000.seg", "mark", *maps, "wake/0"],  # which it rang
         [],
     ]
     assert len(opened(path)) > 4
