@@ -290,7 +290,7 @@ class Maintenance:
     def _copies_fit(self) -> bool:
         """Whether there is room for them, and afterwards enough to settle all messages."""
         store = self._store
-        return store.log.reserve.has(pressure.least_for_copies(store.state.total()) + self._cost())
+        return store.log.reserve.is_there_for(pressure.least_for_copies(store.state.total()) + self._cost())
 
     def clean(self) -> int:
         """Move what lives in the oldest segment, and drop it; the bytes given back."""

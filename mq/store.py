@@ -235,6 +235,8 @@ class Store:
             self.notes.put_down(INFO, "created the store %s", where)
             alone = self._locks.arrive(exclusive=self.exclusive)
         if alone:
+            if not self.exclusive:
+                self._locks.make_cleaner()
             # Whoever made the store may have died before its names were on the disk.
             disk.sync_directory(path)
         self.identity = identify(disk, path, create=False)

@@ -28,7 +28,7 @@ from typing import Final
 from mq.errors import StoreLocked, Unsupported
 
 from . import shared
-from .disk import Disk, close_all, closed_by_program
+from .disk import Disk, close_all, closed_by_program, pass_on
 from .network import is_network
 
 LOCK_SECONDS: Final = 10.0  # an operation takes microseconds; somebody who opens a big store, seconds
@@ -136,6 +136,15 @@ class Locks:
         """Be present no more; with LOCK held, so that the last to leave knows that it is."""
         _release(self._disk, self._presence)
         _release(self._disk, self.directory)
+
+    def make_cleaner(self) -> None:
+        """The file, before the disk is full: without an inode for it nothing could be cleaned then."""
+        path = os.path.join(self._path, "CLEANER")
+        try:
+            if not self._disk.exists(path):
+                self._disk.close(self._disk.open(path, write=True, create=True))
+        except OSError as error:  # it is tried again by the cleaner, which says so
+            pass_on(error)
 
     # ── one at a time ──────────────────────────────────────────────────────────────
 

@@ -8,6 +8,7 @@ How much each kind of record has to leave is the business of the layer above.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from typing import Final
 
@@ -48,6 +49,16 @@ class Reserve:
         finally:
             self.shrink(before)
         return True
+
+    def is_there_for(self, size: int) -> bool:
+        """Whether the disk has *size* bytes, for what needs no new file.
+
+        Without an inode the reserve cannot be made: then what the file system says has to do.
+        """
+        if self.has(size):
+            return True
+        free = self._disk.free(os.path.dirname(self._path))
+        return free is not None and free >= size and not self._disk.exists(self._path)
 
     def size(self) -> int:
         """What is held now, by whichever process."""

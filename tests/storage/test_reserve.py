@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 from faults import ENOSPC, GO_ON, Faulty, failing
@@ -173,3 +174,35 @@ def test_only_so_much_is_given_as_is_to_be_left(tmp_path):
     assert not os.path.exists(tmp_path / "reserve")
     assert reserve.has(1 << 20)
     assert reserve.size() == 0
+
+
+class FewNames(RealDisk):
+    """A disk with plenty of room, and so many inodes."""
+
+    def __init__(self, path: Path, most: int) -> None:
+        super().__init__()
+        self._all, self._most = path, most
+
+    def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
+        if create and not os.path.exists(path) and len(list(self._all.rglob("*"))) >= self._most:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        return super().open(path, write=write, create=create)
+
+
+@pytest.mark.parametrize("most", [12, 14])
+def test_a_disk_without_inodes_is_cleaned_once_it_is_drained(tmp_path, most):
+    """The reserve is removed for its inode, so it cannot be asked whether there is room for copies."""
+    broker = open_on(FewNames(tmp_path, most), tmp_path / "data", 64 << 10)
+    queue = broker.queue("mail")
+    with pytest.raises(mq.DiskFull):
+        for _ in range(10_000):
+            queue.publish(bytes(1000))
+    before = broker.stats().segments
+    while batch := queue.receive_many(100, timeout=0):
+        queue.ack_many(batch)
+    assert queue.stats()[:3] == (0, 0, 0)
+    for _ in range(1000):  # far more than went in before
+        queue.publish(bytes(1000))
+        queue.receive(timeout=0).ack()
+    assert broker.stats().segments < before
+    broker.close()
