@@ -285,10 +285,18 @@ class Store:
         state, found, position = self._loader.load(shared.claimed(self.mark))
         self.maintenance.begin(position)
         self.clock.start(found.last_ms, found.skew_ms, self.mark, found.event_ms)
+        end = shared.end_of_this_boot(self.mark, self.disk.clocks()[0])
+        if gone := recovery.is_gone(found, end):
+            recovery.pass_over(found, self.identity, end)
         log = recovery.recover(
             self.disk, self._log_path, self.identity, self.mark, found, self.clock.store_ms(),
             self._segment_bytes, self.clock.skew_ms,
         )  # fmt: skip
+        if gone:
+            self.notes.put_down(
+                WARNING, "%s: the log ended at %d when it was last used, and ends at %d now: %s",
+                self._log_path, end, found.end, shared.GONE,
+            )  # fmt: skip
         self.clock.put_on(self.mark)
         self.mark[shared.VERSION] = shared.PAGE_VERSION
         self._hold()
@@ -362,7 +370,8 @@ class Store:
             if not again:
                 self._wait_for_rewrite()
         raise found.error or StorageError(
-            self._log_path, f"the log ends at {found.end}, and not at {upto}, as others here say"
+            self._log_path,
+            f"the log ends at {found.end}, and not at {upto}, as others here say: {shared.GONE}; {REOPEN}",
         )
 
     def _wait_for_rewrite(self) -> None:

@@ -60,6 +60,8 @@ def verify(ctx: click.Context, as_json: bool, store: str) -> None:
         output.flush()
         if not found.gaps:
             note(str(found.walk.problem))
+        elif found.walk.problem is None:
+            note("records are missing: put the file back, or open the store, which goes on without them")
         elif code == CORRUPT:
             note("damaged: `mq repair --dry-run` says what a repair would cost")
         ctx.exit(code)
@@ -91,8 +93,9 @@ def _verify(disk: Disk, store: str, walked: Walk) -> Findings:
                         found.bytes += item.size
                         progress.show(before + file.segment.offset(item.lsn), progress.total)
             before += file.size
-    if walked.problem is None and found.damaged:  # all is intact, but recovery refuses a record
-        gap = next(gap for gap, _ in found.gaps if not gap.torn)
+    refused = [gap for gap, _ in found.gaps if not gap.torn and gap not in walked.missing]
+    if walked.problem is None and refused:  # all is intact, but recovery does not take it
+        gap = refused[0]
         walked.problem = Unsupported(f"{gap.path} at offset {gap.offset}: {gap.reason}")
     found.gaps.sort(key=lambda each: (each[0].lsn, each[0].offset))
     found.checkpoints = list(_bad_checkpoints(disk, store, walked))
@@ -151,5 +154,7 @@ def _print_text(found: Findings) -> None:
         output.line(f"{path}: warning: this checkpoint cannot be used; opening takes longer, nothing is lost")
     walked, verdict = found.walk, found.walk.verdict
     said = "in use, and whole" if walked.view.held and not found.damaged else MEANINGS.get(verdict, "")
+    if found.damaged and walked.problem is None:
+        said = "but the end is missing"
     counts = f"{output.count(found.records, 'record')} in {output.count(len(walked.files), 'segment')}"
     output.line(f"{counts}, {output.size(found.bytes)}: {verdict}" + (f": {said}" if said else ""))

@@ -38,6 +38,7 @@ from .search import next_intact
 from .segment import BadHeader, Event, Scan, Segment
 from .shared import NO_LIMIT
 
+GONE_BYTES_MAX: Final = 1 << 40  # a page that claims more than this behind the last segment is not believed
 RENEWING_BYTES: Final = 64 << 10  # taken at a time from the room kept back, to make segments anew
 
 Apply = Callable[[Iterable[Event]], None]
@@ -307,6 +308,23 @@ class _Reader:
                 return
             continues = bool(flags & record.CONTINUES)
             lsn += record.HEADER_BYTES + length
+
+
+def is_gone(found: Survey, end: int) -> bool:
+    """Whether records are missing: the page says that the log went up to *end*."""
+    return not found.error and found.end < end <= found.next_base + GONE_BYTES_MAX
+
+
+def pass_over(found: Survey, identity: Identity, end: int) -> None:
+    """Give out no position below *end* again, though the files that had them are gone."""
+    if found.verdict is Verdict.CLEAN:
+        found.verdict = Verdict.OPEN
+    if found.next_base < end:
+        base, last = found.next_base, found.segments[-1] if found.segments else None
+        number, created_ms = (last.number + 1, last.created_ms) if last else (0, 0)
+        seed = record.seed(identity.key, base)
+        filler = Segment(number, base, end - base, created_ms, seed, segment.FEATURES)
+        found.unused, found.next_base = [filler, *found.unused], end
 
 
 def recover(

@@ -53,6 +53,11 @@ PAGE_VERSION: Final = 2  # processes that share a store share one; see FORMAT.md
 KEPT_IN_RENEWAL: Final = frozenset({KEY, SYNCED, SYNCED_TWIN, RECOVERING})
 KEPT_BY_RECOVERY: Final = KEPT_IN_RENEWAL | {OFFSET, BOOT, TIMESPACE, SEEN}
 
+GONE: Final = (
+    "a segment was deleted or cut short, or the store was copied while it was in use; what stood there, never"
+    " synced, is lost unless the file is put back"
+)
+
 KEPT: Final = 1 << 32  # a bit of HOLDER
 NO_LIMIT: Final = 1 << 64  # behind every position
 LOOK_SECONDS: Final = 0.25  # a lock that is not to be had for so long is held by somebody at work
@@ -162,6 +167,15 @@ def claimed(words: memoryview | list[int]) -> int:
     """
     once, again = words[SYNCED], words[SYNCED_TWIN]
     return min(once, again) if again else once
+
+
+def end_of_this_boot(words: memoryview | list[int], boot: int) -> int:
+    """Where the log ended, if the page is of this *boot*: then all that was written before is there.
+
+    What a process has written outlives it, though no sync came.  Only the power, and a failed sync, take
+    it.  0: the page does not tell.
+    """
+    return words[END] if boot and words[BOOT] == boot and not words[FAILED] else 0
 
 
 def holder(disk: Disk, path: str) -> tuple[int | None, bool]:

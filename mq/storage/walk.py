@@ -236,6 +236,8 @@ def walk(
             found = _judge(disk, path, own, view, message_kind)
             found.problem, found.refuse = broken or found.problem, refuse
             _list_files(found, os.path.join(path, "log"))
+            if not alone:
+                _note_gone(found, os.path.join(path, "log"))
         except FileNotFoundError:
             if not view.held or not disk.exists(os.path.join(path, "log")):
                 raise
@@ -345,6 +347,22 @@ def _note_missing(walk: Walk, directory: str) -> None:
     if due < walk.synced:
         walk.missing.append(_hole(directory, due, walk.synced, "missing, with all that may have followed"))
     walk.missing.sort(key=lambda gap: gap.lsn)
+
+
+def _note_gone(walk: Walk, directory: str) -> None:
+    """Find that records are missing at the end, which no sync had confirmed."""
+    view, survey = walk.view, walk.survey
+    words = shared.read_mark(walk.disk, os.path.join(walk.path, "mark"), walk.identity.key)
+    end = view.end if view.held else shared.end_of_this_boot(words, walk.disk.clocks()[0])
+    if survey and not walk.problem and recovery.is_gone(survey, end):
+        holding = [file for file in walk.files if file.segment.base <= survey.end < file.segment.limit]
+        if holding and end <= survey.next_base:
+            file = holding[-1]
+            offset = file.segment.offset(survey.end)
+            gap = Gap(file.path, offset, survey.end, end - survey.end, shared.GONE, torn=False)
+        else:
+            gap = _hole(directory, survey.next_base, end, shared.GONE)
+        walk.missing.append(gap)
 
 
 def _hole(directory: str, start: int, stop: int, reason: str) -> Gap:
