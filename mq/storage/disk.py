@@ -32,6 +32,7 @@ from . import irregular, network
 
 try:
     import fcntl
+    import resource
 except ImportError:  # Windows; said when a store is opened
     HAVE_LOCKS = False
 else:
@@ -529,6 +530,14 @@ def closed_by_program(fd: int, lost: str = "nothing was done") -> str:
     """Why *fd* is not to be used any more, what that may have cost, and what to do."""
     what = f"the program closed descriptor {fd}, which was of this file and may be another file's now"
     return f"{what}; {lost}: {REOPEN}"
+
+
+def file_bytes_max() -> int:
+    """How long this process may make a file (RLIMIT_FSIZE): behind it a write fails, in a longer one too."""
+    if not HAVE_LOCKS:
+        return sys.maxsize
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 def left() -> OSError:

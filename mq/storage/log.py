@@ -36,6 +36,7 @@ from .disk import (
     NO_ROOM,
     REOPEN,
     Disk,
+    file_bytes_max,
     pass_on,
     storage_error,
     write_all,
@@ -457,13 +458,15 @@ class Log:
             return
         # As far as this process knew.
         last, there = self.segments[-1], self._disk.size(self._fd)
-        self._allocated = min(last.limit, last.base + max(0, there - segment.HEADER_BYTES))
+        self._allocated = _reserved(last, there)
         if not self._is_used_up(size):
             return
         steps = [STARVED_BYTES, 0] if self.full else [ALLOCATE_BYTES, STARVED_BYTES, 0]
         for step in steps:
             target = min(last.limit, max(self.end + size, self._allocated + step))
             try:
+                if last.offset(target) > file_bytes_max():  # the system says so only where the file ends
+                    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
                 self._disk.allocate(self._fd, last.offset(self._allocated), target - self._allocated)
             except OSError as error:
                 with suppress(OSError):  # some file systems keep what they had found so far
@@ -579,7 +582,7 @@ class Log:
         self._seed, self._shift = last.seed, last.base - segment.HEADER_BYTES
         self._created_ms, self._latest_ms = last.created_ms, last.created_ms + record.LOW
         self._look_ms = 0  # the next append looks
-        self._allocated = min(last.limit, last.base + max(0, size - segment.HEADER_BYTES))
+        self._allocated = _reserved(last, size)
         self._room = 0  # the next append looks for itself
 
     def _close_retired(self) -> None:
@@ -1006,6 +1009,11 @@ class Log:
                 fd, self._fd, self._writing = self._fd, -1, None
                 if fd >= 0:
                     self._disk.close(fd)
+
+
+def _reserved(last: Segment, size: int) -> int:
+    """Up to where this process may write to *last*, a file of *size* bytes."""
+    return min(last.limit, last.base + max(0, min(size, file_bytes_max()) - segment.HEADER_BYTES))
 
 
 def _nothing() -> None:

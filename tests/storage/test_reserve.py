@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -206,3 +207,22 @@ def test_a_disk_without_inodes_is_cleaned_once_it_is_drained(tmp_path, most):
         queue.receive(timeout=0).ack()
     assert broker.stats().segments < before
     broker.close()
+
+
+def test_a_process_whose_files_may_not_grow_works_beside_one_that_has_made_them_long(tmp_path):
+    """Its write behind the limit (EFBIG) is no failure of the disk, nor of the store for others."""
+    longest, (soft, hard) = 1 << 20, resource.getrlimit(resource.RLIMIT_FSIZE)
+    with open_on(RealDisk(), tmp_path / "data", 8 << 20) as broker:
+        queue = broker.queue("mail")
+        queue.publish_many([bytes(1000)] * 2000)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (longest, hard))  # what Python ignores SIGXFSZ for
+        try:
+            with open_on(RealDisk(), tmp_path / "data", 8 << 20) as limited:
+                limited.queue("mail").publish(b"more")  # in another segment
+                limited.queue("mail").receive(timeout=0).ack()
+                with pytest.raises(mq.DiskFull):
+                    limited.queue("mail").publish(bytes(longest))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        queue.publish(b"more")
+        assert queue.stats()[:2] == (2001, 0)
