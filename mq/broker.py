@@ -17,7 +17,7 @@ from mq.message import Delivery
 from mq.options import QueueOptions, check_many, check_options, check_seconds
 from mq.queue import Queue
 from mq.receiving import receive_from
-from mq.storage import locks
+from mq.storage import locks, place
 from mq.storage.log import SEGMENT_BYTES_MIN
 from mq.storage.record import GROUP_BYTES_MAX
 from mq.store import Store
@@ -189,7 +189,7 @@ def open(
     if read_only and name == MEMORY:
         raise UsageError('":memory:" is new and empty: there is nothing to open read-only')
     if name != MEMORY:
-        name = os.path.abspath(name)  # the store must not follow an os.chdir
+        name = place.absolute(name)  # the store must not follow an os.chdir
     broker = Broker(
         Store(
             name, sync=sync, read_only=read_only, segment_bytes=segment_bytes, clock=clock,

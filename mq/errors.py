@@ -79,12 +79,17 @@ class StorageError(MqError):
 class StoreLocked(StorageError):
     """Another process has the store for itself, or does not let go of its lock."""
 
-    def __init__(self, path: str, pid: int | None, *, seconds: float = 0.0) -> None:
-        """*seconds*: how long it has had a lock that is meant to be held for microseconds."""
+    def __init__(self, path: str, pid: int | None, *, seconds: float = 0.0, sure: bool = True) -> None:
+        """*seconds*: how long it has had a lock that is meant to be held for microseconds.
+
+        *sure*: the system says that it is this *pid*; else the process says so, and may be in
+        another container, where numbers are its own.  No lock outlives its process, so there is
+        none to be removed: no text here speaks of files.
+        """
         self.pid, self.seconds = pid, seconds
         holder = f"process {pid}" if pid else "another process"
         if pid == os.getpid():
-            holder = "this process"
+            holder = "this process" if sure else f"this process, or process {pid} of another container"
         if seconds:
             reason = (
                 f"{holder} has held its lock for {seconds:g} seconds: if it is stopped, continue it or end it"

@@ -23,14 +23,18 @@ class Flusher:
     def __init__(
         self, path: str, log: Log, seconds: float, behind: Callable[[], object], missed: Callable[[], object]
     ) -> None:
-        """RuntimeError if no thread can be had.  *missed* is called when the thread has ended."""
+        """StorageError if no thread can be had.  *missed* is called when the thread has ended."""
         self._log, self._seconds, self._missed = log, seconds, missed
         self._synced_at = time.monotonic()
         self.missing = False  # the thread has ended: publishers call `help`
         self._worker = Worker("mq-sync", path, self._sync, behind=behind, ended=self._miss)
         self._sleep = partial(self._worker.nap, seconds)
         if not self._worker.start(self._sleep):
-            raise RuntimeError(f"{path}: can't start new thread, to sync the disk every {seconds} seconds")
+            raise StorageError(
+                path,
+                f"no new thread can be had to sync the disk every {seconds:g} seconds, as at the end of a"
+                ' program or at a limit of threads (ulimit -u): open it with sync="always"',
+            )
 
     def _sync(self) -> bool:
         """Whether that was the last time, for the log has failed."""

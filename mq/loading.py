@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from array import array
 from collections.abc import Callable
@@ -40,6 +41,9 @@ def identify(disk: Disk, path: str, *, create: bool) -> Identity:
         if not disk.names(log_path):
             return identity.create(disk, format_path)
         raise CorruptStore(format_path, f"there is a log, but no FORMAT file beside it; {ADVICE}")
+    if not disk.exists(path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    disk.names(path)  # whose error says more, if it is no directory, or not for us
     raise StorageError(path, "this is not a store: it has no FORMAT file; check the path")
 
 

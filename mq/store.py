@@ -59,7 +59,7 @@ from mq.maintenance import MEMORY, Maintenance
 from mq.notes import ERROR, INFO, WARNING, Notes
 from mq.operation import operation
 from mq.sizes import size_of
-from mq.storage import locks, recovery, repair, shared
+from mq.storage import locks, place, recovery, repair, shared
 from mq.storage.disk import REOPEN, Disk, MemoryDisk, RealDisk, explain, left, pass_on, storage_error
 from mq.storage.locks import Locks
 from mq.storage.log import SYNC_SECONDS, Draft, Log
@@ -177,6 +177,8 @@ class Store:
         disk, self._pid = self.disk, os.getpid()
         locks.require_local(disk, self.path)
         disk.make_directory(self.path)
+        if self.path != MEMORY:
+            place.require_room(disk, self.path)
         self._locks = Locks(disk, self.path)
         try:
             self._locks.take(None)
@@ -231,8 +233,7 @@ class Store:
             if not alone:
                 raise StoreFailed(format_path, f"deleted while other processes have the store open: {REOPEN}")
             identify(disk, path, create=True)
-            where = path if path == MEMORY else os.path.abspath(path)
-            self.notes.put_down(INFO, "created the store %s", where)
+            self.notes.put_down(INFO, "created the store %s", path)
             alone = self._locks.arrive(exclusive=self.exclusive)
         if alone:
             if not self.exclusive:

@@ -204,7 +204,7 @@ def test_a_store_that_is_a_file(tmp_path, read_only, below):
 
 
 def test_a_reader_of_what_is_not_there(tmp_path):
-    with pytest.raises(mq.StorageError, match="not a store") as raised:
+    with pytest.raises(mq.StorageError, match="there is no such file or directory") as raised:
         mq.open(tmp_path / "nothing", read_only=True)
     assert one_line(raised.value)
     assert list(tmp_path.iterdir()) == []

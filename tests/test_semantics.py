@@ -278,3 +278,18 @@ def test_without_always_a_publish_returns_before_the_disk_has_it(tmp_path: Path,
         before = disk.log_syncs()
         broker.queue("q").publish("body")
         assert disk.log_syncs() == before
+
+
+def test_a_datetime_with_a_time_zone_comes_back_as_one(broker: mq.Broker) -> None:
+    aware, naive = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), datetime(2026, 1, 2, 3, 4, 5)
+    broker.queue("q").publish({"aware": aware, "naive": naive})
+    assert broker.queue("q").peek()[0].body == {"aware": aware, "naive": "2026-01-02T03:04:05"}
+
+
+def test_dead_letters_are_never_refused_for_want_of_room(broker: mq.Broker) -> None:
+    broker.queue("graves", max_length=1)
+    mail = broker.queue("mail", dead_letter="graves")
+    mail.publish_many(["a", "b", "c"])
+    for message in mail.receive_many(3, timeout=0):
+        message.reject()
+    assert broker.queue("graves").stats().ready == 3

@@ -223,7 +223,7 @@ def test_a_receiver_waits_though_nobody_can_listen_for_other_processes(tmp_path,
 def test_an_opening_that_gets_no_thread_to_sync_with_keeps_no_lock(tmp_path, monkeypatch) -> None:
     """Without it the promise of `sync` could not be kept, so the store is not opened, and nothing stays."""
     Threads(monkeypatch)
-    with pytest.raises(RuntimeError, match="new thread"):
+    with pytest.raises(mq.StorageError, match="new thread"):
         mq.open(tmp_path, sync=1.0)
     with Broker(store_alone(tmp_path)) as alone:
         alone.queue("mail").publish(b"one")

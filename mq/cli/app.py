@@ -25,6 +25,7 @@ import click
 import mq
 from mq.cli import output
 from mq.errors import CorruptStore, MqError, StorageError, UsageError
+from mq.storage import place
 from mq.storage.disk import RealDisk, explain, storage_error
 
 ERROR: Final = 1
@@ -155,7 +156,11 @@ def store_option(command: F) -> F:
     def choose(ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
         if value is not None:
             ctx.find_root().obj = value
-        return str(ctx.find_root().obj)
+        store = str(ctx.find_root().obj)
+        if store:
+            place.absolute(store)  # an error, if the working directory is gone
+            store = ctx.find_root().obj = place.tidy(store)
+        return store
 
     return click.option(
         "-s", "--store", metavar="DIR", callback=choose,
@@ -168,14 +173,24 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 def require_store(path: str) -> None:
     """Commands that take from a store do not make one."""
+    _require_usable(path)
     if not _is_there(path, "FORMAT"):
         raise StorageError(path, "there is no store here; check --store, or publish something first")
 
 
 def require_directory(path: str) -> None:
     """Commands that can do without FORMAT want the log at least."""
+    _require_usable(path)
     if not any(_is_there(path, name) for name in ("FORMAT", "log")):
         raise StorageError(path, "there is no store here; check --store")
+
+
+def _require_usable(path: str) -> None:
+    """The error of the directory itself, if there is one."""
+    disk = RealDisk()
+    with explain(path):
+        if disk.exists(path):
+            disk.names(path)
 
 
 def _is_there(path: str, name: str) -> bool:
@@ -186,6 +201,7 @@ def _is_there(path: str, name: str) -> bool:
 
 def disk_at(ctx: click.Context, store: str) -> RealDisk:
     """A disk on which *store* is one directory throughout, whatever gets its name meanwhile."""
+    _require_usable(store)
     disk = RealDisk()
     if os.path.isdir(store):
         ctx.call_on_close(partial(disk.close, disk.anchor(store)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from mq.cli.app import CORRUPT, ERROR, command, disk_at, json_option, note, stor
 from mq.delivery import events
 from mq.delivery.state import State, stands_at
 from mq.errors import CorruptStore
-from mq.storage import locks, record
+from mq.storage import locks, place, record
 from mq.storage.disk import Disk
 from mq.storage.segment import Event
 from mq.storage.walk import File, Gap, Walk, walk
@@ -137,7 +136,7 @@ def inspect(ctx: click.Context, as_json: bool, store: str) -> None:
 def _store_fields(census: Census, store: str, processes: list[int]) -> dict[str, Any]:
     walked = census.walk
     return {
-        "path": os.path.abspath(store),
+        "path": place.absolute(store),
         "store_id": walked.identity.store_id,
         "verdict": walked.verdict,
         "problem": str(walked.problem) if walked.problem else None,

@@ -19,16 +19,12 @@ import mq
 from mq.cli import output
 from mq.cli.app import USAGE, Failure, command, json_option, note, store_option
 from mq.cli.signals import Interrupts
-from mq.errors import MqError, StorageError, StoreFailed, UsageError
+from mq.errors import MqError, StoreFailed, UsageError
 from mq.message import BODY_BYTES_MAX, encode_body
 from mq.store import check_name
 
 BOM: Final = b"\xef\xbb\xbf"  # with which some systems begin a file of text
 CHUNK_BYTES: Final = 256 << 10  # what is read at once is published at once, with one fsync
-# What a creation that was cut off may leave before FORMAT is there.
-FILES_OF_A_STORE: Final = frozenset(
-    {"FORMAT.tmp", "LOCK", "mark", "mark.tmp", "log", "checkpoint", "reserve", "quarantine"}
-)
 
 
 class BadLine(Exception):
@@ -63,10 +59,10 @@ def publish(queue: str, messages: tuple[str, ...], kind: str, quiet: bool, as_js
     tail -f access.log | mq publish lines -q
     """
     check_name(queue)  # before a store is made for it
-    made = _is_new(store)
+    made = not os.path.exists(os.path.join(store, "FORMAT"))
     with mq.open(store) as broker, Interrupts() as interrupts:
         if made:
-            note(f"created the store {os.path.abspath(store)}")
+            note(f"created the store {broker.path}")
         target = broker.queue(queue)
         if messages:
             bodies = [_argument(each, kind) for each in messages]
@@ -82,17 +78,6 @@ def publish(queue: str, messages: tuple[str, ...], kind: str, quiet: bool, as_js
             total, structures = _publish_lines(target, kind, quiet, as_json, interrupts)
         if structures and kind == "auto" and not quiet:
             note(_told_structures(structures, total))
-
-
-def _is_new(store: str) -> bool:
-    """Whether the store will be made.  Not among the files of something else."""
-    try:
-        names = set(os.listdir(store))
-    except FileNotFoundError:
-        return True
-    if "FORMAT" not in names and names - FILES_OF_A_STORE:
-        raise StorageError(store, "not a store, and other files are in there; choose another --store")
-    return "FORMAT" not in names
 
 
 def _argument(message: str, kind: str) -> object:

@@ -18,7 +18,7 @@ from mq.cli.progress import Progress
 from mq.delivery import events, snapshot
 from mq.delivery.decode import refusal
 from mq.errors import Unsupported
-from mq.storage import checkpoint
+from mq.storage import checkpoint, place
 from mq.storage.disk import Disk
 from mq.storage.repair import suspects
 from mq.storage.walk import Gap, Walk, walk
@@ -134,7 +134,7 @@ def _print_json(found: Findings) -> None:
         output.json_line({"type": "warning", "path": path, "reason": "the checkpoint cannot be used"})
     walked = found.walk
     output.json_line({
-        "type": "store", "path": os.path.abspath(walked.path), "verdict": walked.verdict,
+        "type": "store", "path": place.absolute(walked.path), "verdict": walked.verdict,
         "problem": str(walked.problem) if walked.problem else None, "segments": len(walked.files),
         "records": found.records, "bytes": found.bytes,
     })  # fmt: skip

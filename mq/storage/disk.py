@@ -458,7 +458,7 @@ class RealDisk:
         name, at = self._place(path)
         with _naming(path):
             if at is None and (above := os.path.dirname(path)):
-                os.makedirs(above, exist_ok=True)
+                _make_all(above)
             try:
                 os.mkdir(name, self._new_mode(directory=True), dir_fd=at)
             except FileExistsError:
@@ -793,6 +793,25 @@ def close_all(disk: Disk, fds: Iterable[int]) -> None:
                 closing.callback(disk.close, fd)
 
 
+def _make_all(path: str) -> None:
+    """The directory *path*, and those above it, so far as they are missing.  `os.makedirs` recurses."""
+    missing: list[str] = []
+    while path and not _is_there(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for each in reversed(missing):
+        with suppress(FileExistsError):  # another process makes it just now
+            os.mkdir(each)
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 @contextmanager
 def explain(path: str) -> Iterator[None]:
     """Turn an OSError into a StorageError that names the file and says what to do."""
@@ -829,6 +848,8 @@ def storage_error(path: str, error: OSError) -> StorageError:
         errno.EACCES: "permission denied; change the permissions, or open it read-only",
         errno.EPERM: "permission denied; change the permissions, or open it read-only",
         errno.EROFS: "the file system is read-only; open it with read_only=True",
+        errno.ENAMETOOLONG: "the path, or a name in it, is too long for this system; choose a shorter one",
+        errno.ELOOP: "symbolic links that lead in a circle; choose another path",
         errno.EISDIR: "this is a directory, not a file; move it elsewhere",
         errno.EIO: "Input/output error: the disk fails; copy what can be read, and check the disk",
         errno.ENOMEM: "out of memory; nothing is wrong with the file: try again",

@@ -21,7 +21,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
@@ -93,9 +93,9 @@ class Locks:
 
     def _give_up(self, waited: float) -> None:
         """StoreLocked, if whoever has the lock keeps it, or must be stuck."""
-        holder, kept = shared.holder(self._disk, self._mark_path)
+        _, kept = shared.holder(self._disk, self._mark_path)
         if kept or waited > LOCK_SECONDS:
-            raise StoreLocked(self._path, holder, seconds=0 if kept else LOCK_SECONDS)
+            raise locked(self._disk, self._path, ["LOCK"], seconds=0 if kept else LOCK_SECONDS)
 
     # ── presence ───────────────────────────────────────────────────────────────────
 
@@ -116,7 +116,7 @@ class Locks:
         if not self.crowded:
             return True
         if exclusive or not self._be_present(shared=True):
-            raise StoreLocked(self._path, shared.holder(self._disk, self._mark_path)[0])
+            raise locked(self._disk, self._path, ["FORMAT", ""])
         return False
 
     def _be_present(self, *, shared: bool) -> bool:
@@ -216,6 +216,19 @@ def _is_locked(disk: Disk, fd: int) -> bool:
         _let_go(disk, fd)
 
 
+def locked(disk: Disk, path: str, names: Iterable[str], *, seconds: float = 0) -> StoreLocked:
+    """The error that says who has a lock of one of the files *names*; "": of the directory itself.
+
+    The page names the process that last had LOCK, by the number that it has where it runs.  The
+    system knows who has a lock now, be it another program, but not those in other containers.
+    """
+    said, _ = shared.holder(disk, os.path.join(path, "mark"))
+    known = [pid for name in names for pid in disk.lockers(os.path.join(path, name) if name else path)]
+    if known:
+        return StoreLocked(path, said if said in known else known[0], seconds=seconds)
+    return StoreLocked(path, said, seconds=seconds, sure=False)
+
+
 def present(disk: Disk, path: str) -> list[int]:
     """The processes that have the store open; none if the system does not say."""
     return sorted({*disk.lockers(os.path.join(path, "FORMAT")), *disk.lockers(path)})
@@ -244,7 +257,7 @@ def look(disk: Disk, path: str, key: bytes) -> shared.View:
         if not held or not words[shared.RECOVERING]:
             break
         if time.monotonic() > give_up:
-            raise StoreLocked(path, shared.holder(disk, mark_path)[0])
+            raise locked(disk, path, ["LOCK"])
         disk.pause(LOOK_NAP_SECONDS)
     # The page is read word by word while it changes.
     synced = min(shared.claimed(words), words[shared.END]) if held else shared.claimed(words)

@@ -39,7 +39,7 @@ from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
-from mq.errors import CorruptStore, StorageError, StoreLocked
+from mq.errors import CorruptStore, StorageError
 
 from . import checkpoint, identity, locks, record, segment, shared
 from .disk import PAGE_BYTES, Disk, explain, write_all
@@ -89,7 +89,7 @@ def repair(
     with explain(path):
         if dry_run:
             if locks.is_present(disk, path):
-                raise StoreLocked(path, shared.holder(disk, os.path.join(path, "mark"))[0])
+                raise locks.locked(disk, path, ["FORMAT", "", "LOCK"])
             overlay = Overlay(disk, os.path.join(path, "quarantine"))
             try:
                 return mend(overlay, path, message_kind, name, refuse)

@@ -191,10 +191,18 @@ def test_a_directory_with_other_files_does_not_become_a_store(run: Run, store: P
     store.mkdir()
     (store / "holiday.jpg").touch()
     result = run("publish", "q", "a")
-    assert result.exit_code == 1 and "--store" in result.stderr
+    assert result.exit_code == 1 and "other files are in there (holiday.jpg)" in result.stderr
     assert [each.name for each in store.iterdir()] == ["holiday.jpg"]
 
 
 def test_an_empty_directory_becomes_a_store(run: Run, store: Path) -> None:
     store.mkdir()
     assert run("publish", "q", "a").exit_code == 0
+
+
+def test_the_end_of_a_line_of_another_system_and_a_bom_are_kept(run: Run, store: Path) -> None:
+    run("publish", "q", input=b"\xef\xbb\xbfone\r\ntwo\r\n")
+    assert bodies(store) == ["\ufeffone\r", "two\r"]
+    run("publish", "json", "--as", "json", input=b'\xef\xbb\xbf{"a": 1}\r\n[2]\r\n')
+    with mq.open(store) as broker:
+        assert [each.body for each in broker.queue("json").peek()] == [{"a": 1}, [2]]
