@@ -1133,3 +1133,13 @@ def test_a_message_that_is_settled_before_it_is_read_is_passed_over(
     message = queue.receive(300)
     assert message is not None and message.body == "there"
     assert bodies(queue.receive_many(1)) == ["last"]
+
+
+def test_peek_shows_what_waits_for_a_delayed_one_of_its_group_last(broker: mq.Broker) -> None:
+    queue = broker.queue("mail")
+    _, second, _ = queue.publish_many(["one", "two", "three"], group="g")
+    queue.publish("alone")
+    queue.reschedule(second, delay=60)
+    assert bodies(queue.peek()) == ["one", "alone", "three"]
+    queue.receive()
+    assert bodies(queue.peek()) == ["alone", "three"]

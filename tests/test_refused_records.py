@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -180,8 +181,8 @@ def test_the_cleaner_moves_nothing_that_could_not_be_read_again(tmp_path, monkey
         assert broker.queue("mail").receive(timeout=0).body == "kept"
 
 
-def test_a_checkpoint_that_does_not_decode_costs_only_time(tmp_path, monkeypatch):
-    """It is a cache: the log is read instead, and `mq verify` names the file."""
+def test_a_checkpoint_that_would_not_decode_is_not_written(tmp_path, monkeypatch):
+    """It is a cache: the log is read instead."""
     path = tmp_path / "data"
     with mq.open(path, sync="never") as broker:
         broker.queue("mail", ttl=60.0).publish_many(["one", "two"])
@@ -189,15 +190,34 @@ def test_a_checkpoint_that_does_not_decode_costs_only_time(tmp_path, monkeypatch
             planted.setattr(
                 snapshot, "declaration_of", lambda queue: replace(declaration_of(queue), expired="E.DROP")
             )
-            broker._store.maintenance.checkpoint()
-    assert list((path / "checkpoint").glob("*.state"))
+            with pytest.raises(mq.Unsupported, match="does not say what queue 'mail' holds"):
+                broker._store.maintenance.checkpoint()
+    assert not list((path / "checkpoint").glob("*.state"))
     for read_only in (True, False):
         with mq.open(path, read_only=read_only) as broker:
             assert broker.queue("mail").stats().ready == 2
             assert broker.queue("mail").options()["ttl"] == 60.0
+
+
+def test_a_checkpoint_that_does_not_decode_is_refused_by_name(tmp_path, monkeypatch):
+    """`mq verify` names the file; without it, it costs time."""
+    path = tmp_path / "data"
+    with mq.open(path, sync="never") as broker:
+        broker.queue("mail").publish_many(["one", "two"])
+        with monkeypatch.context() as planted:
+            planted.setattr(snapshot, "_decode", lambda *_: None)
+            planted.setattr(
+                snapshot, "declaration_of", lambda queue: replace(declaration_of(queue), expired="E.DROP")
+            )
+            broker._store.maintenance.checkpoint()
+    with mq.open(path) as broker, pytest.raises(mq.Unsupported, match="delete the store's directory check"):
+        broker.queue("mail").stats()
     result = CliRunner().invoke(cli, ["verify", "--store", str(path)])
     assert result.exit_code == 0, result.output
     assert "this checkpoint cannot be used" in result.output
+    shutil.rmtree(path / "checkpoint")
+    with mq.open(path) as broker:
+        assert broker.queue("mail").stats().ready == 2
 
 
 # ── what an older mq has written all the same ──────────────────────────────────────

@@ -326,12 +326,13 @@ class Order:
             group = self.traits(id).group
             if group is not None:
                 if group not in members:
-                    members[group] = self._members(group)
+                    members[group] = self.groups[group].members(self._held, self._wall_seen)
                 following = next((each for each in members[group] if each not in done), None)
                 entry = self.delayed.get(following) if following is not None else None
                 if following is not None and entry and self._is_waiting(entry):
                     heappush(ranks, self.rank(following))
-        blocked = [filterfalse(done.__contains__, self._members(name)) for name in self._blocked]
+        names = {*self._blocked, *members}  # in the latter one in the middle may be delayed
+        blocked = [filterfalse(done.__contains__, self._members(name)) for name in names]
         order += islice(merge(*blocked, key=self.rank), limit - len(order))
         return order
 

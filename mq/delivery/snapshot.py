@@ -123,6 +123,7 @@ def _image(awake: Awake, save: Save, saved: list[tuple[Held, Kept]]) -> Image:
     lowest += [seen.position for _, seen in dedup[:1]]  # they are by position
     packs = {place[0] for place in _places(contents)}
     raw = msgspec.Raw(msgspec.msgpack.encode(contents))
+    _decode(image, raw)  # before it is kept: what is kept is believed by every later opening
     return msgspec.structs.replace(image, lowest=min(lowest), packs=tuple(sorted(packs)), contents=raw)
 
 
@@ -145,14 +146,18 @@ def restore(data: bytes | msgspec.Raw, load: Load) -> State:
     return state
 
 
-def _wake(board: Board, load: Load, image: Image) -> QueueState:
+def _decode(image: Image, data: msgspec.Raw) -> Contents:
     try:
-        contents = msgspec.msgpack.decode(image.contents, type=Contents)
+        return msgspec.msgpack.decode(data, type=Contents)
     except msgspec.MsgspecError as error:
         raise Unsupported(
             f"the checkpoint does not say what queue {image.name!r} holds ({error}): delete the store's"
             " directory checkpoint/, which is a cache, and open it again"
         ) from None
+
+
+def _wake(board: Board, load: Load, image: Image) -> QueueState:
+    contents = _decode(image, image.contents)
     queue = QueueState(image.number, image.name, board)
     queue.declare(contents.declaration, contents.declared_at)
     queue.bytes = contents.body_bytes
