@@ -108,12 +108,12 @@ class Broker:
 
     def stats(self) -> StoreStats:
         queues = {name: self.queue(name).stats() for name in self.queues()}
-        log = self._store.log
         live_bytes = sum(each.bytes for each in queues.values())
+        disk_bytes, segments = self._store.files()
         processes = locks.present(self._store.disk, self.path)
         if not processes and not self._store.read_only:
             processes = [os.getpid()]
-        return StoreStats(queues, log.reader.disk_bytes(), live_bytes, len(log.segments), processes)
+        return StoreStats(queues, disk_bytes, live_bytes, segments, processes)
 
     def flush(self) -> None:
         """Return when all that was written is on the disk."""

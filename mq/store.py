@@ -911,6 +911,22 @@ class Store:
     # ── the disk ───────────────────────────────────────────────────────────────────
 
     @operation
+    def files(self) -> tuple[int, int]:
+        """How many bytes the log has on the disk, and in how many segments."""
+        while True:
+            with self.mutex:  # so that no thread here closes that log, or reads it anew, meanwhile
+                try:
+                    self.look()
+                finally:
+                    self.leave()
+                try:
+                    return self.log.reader.disk_bytes(), len(self.log.segments)
+                except Closed:
+                    if not self._is_left():
+                        raise
+                # The child of a fork, made in here: it opens the store for itself.
+
+    @operation
     def flush(self) -> None:
         """Return when all that was written is on the disk."""
         with self.mutex:

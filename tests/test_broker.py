@@ -581,6 +581,24 @@ def test_several_readers_at_once(path):
             readers[0].queue("mail").stats()
 
 
+def test_threads_of_a_reader_look_at_once_and_none_is_told_that_it_is_closed(path):
+    """One reads the log anew, and lets go of the files that another one is just looking at."""
+    with mq.open(path, sync="never") as writer, mq.open(path, read_only=True) as reader:
+        mail, looked = writer.queue("mail"), []
+
+        def look() -> None:
+            for _ in range(100):
+                mail.publish("x")
+                looked.append(reader.stats().segments)
+
+        threads = [threading.Thread(target=look) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert looked == [1] * 400
+
+
 # ── sharing, or not ────────────────────────────────────────────────────────────────
 
 OPEN_AND_WAIT = """

@@ -113,6 +113,26 @@ def test_an_operation_begun_at_any_bytecode_of_another_one_is_refused_or_done(tm
         assert other.stats().ready == count
 
 
+def test_stats_of_the_store_begun_inside_themselves_are_refused(tmp_path):
+    """They waited for themselves: the files were looked at with a lock held, and outside of an operation."""
+    refused: list[mq.UsageError] = []
+
+    class Looks(QuickDisk):
+        def size(self, fd: int) -> int:
+            if not refused and opened:
+                with pytest.raises(mq.UsageError, match="inside another operation") as raised:
+                    broker.stats()
+                refused.append(raised.value)
+            return super().size(fd)
+
+    opened = False
+    with open_on(Looks(), tmp_path, background=False) as broker:
+        broker.queue("mail").publish("x")
+        opened = True
+        in_time(broker.stats)
+        assert len(refused) == 1
+
+
 @pytest.mark.parametrize("outer", [publish, publish_plain, publish_many, receive_and_ack, wait_in_vain])
 def test_close_at_any_bytecode_of_an_operation(tmp_path, outer):
     """It returns normally, and then what it did holds; or it ends with Closed, and nothing was done."""
