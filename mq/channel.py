@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState
-from mq.storage.shared import ASLEEP
+from mq.storage.shared import waits_word
 
 if TYPE_CHECKING:
     from mq.store import Store
@@ -20,6 +20,7 @@ class Channel:
 
     def __init__(self, name: str, store: Store) -> None:
         self.name, self._store = name, store
+        self.word = waits_word(name)  # of the page: which processes wait for it
         self.state: QueueState | None = None
         self.armed: dict[Sleeper, None] = {}  # all that wait here, the first to come first
         # Those that wait for other queues too, or for room: everything wakes them, and they look.
@@ -29,15 +30,15 @@ class Channel:
         """*count* messages are ready: here, and for receivers in other processes."""
         if self.armed:
             self.notify(count)
-        if self._store.mark[ASLEEP]:
-            self._store.listener.ring()
+        if self._store.mark[self.word]:
+            self._store.listener.ring(self.word)
 
     def hand_on(self, now: Now) -> None:
         """Deliveries changed: wake a receiver that finds a message, or would sleep past its time."""
         if self.armed:
             self.wake_next(now)
-        if self._store.mark[ASLEEP]:
-            self._store.listener.ring()
+        if self._store.mark[self.word]:
+            self._store.listener.ring(self.word)
 
     def wake_next(self, now: Now) -> None:
         """`hand_on`, to receivers in this process."""

@@ -1,10 +1,10 @@
 """Hearing what other processes append, while receivers wait here.
 
-    receiver ── nothing there ── my bit in the page ── sleeps
-    another process: appends ── sees the bit ── rings my bell, wake/<slot>
+    receiver ── nothing there ── my bit in the queue's word of the page ── sleeps
+    another process: appends to the queue ── sees the bit ── rings my bell, wake/<slot>
     this thread: hears it ── follows the log ── wakes the receiver
 
-Everybody who is asleep is woken, not one of them: it may die.  A bell that rang in vain,
+All that wait for the queue are woken, not one of them: it may die.  A bell that rang in vain,
 because whoever was to ring it died, is made up for by looking each second.
 """
 
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from mq.background import Worker
 from mq.errors import MqError
 from mq.storage.disk import Disk, close_all
-from mq.storage.shared import ASLEEP
+from mq.storage.shared import ASLEEP, WAITS, WAITS_WORDS
 
 if TYPE_CHECKING:
     from mq.store import Store
@@ -40,14 +40,15 @@ class Listener:
         # would close a number under it that may be another file's a moment later.
         self._open: list[int] = []
         self._bit = 0
+        self._words: set[int] = set()  # that have it, or had it until another process rang
         self._bells: dict[int, int] = {}  # descriptors of others', by slot
         self._worker = Worker(
             "mq-listener", store.path, self._hear, behind=store.let_go_if_forgotten, ended=self._wake_all,
             backoff_max=HEARTBEAT_SECONDS,
         )  # fmt: skip
 
-    def ask(self) -> float:
-        """Have this process woken when another one appends; called with the store's lock.
+    def ask(self, words: set[int]) -> float:
+        """Have this process woken when another one appends to a queue of these *words*; called with the lock.
 
         How many seconds the caller may sleep: while no thread can be had it looks for itself.
         """
@@ -59,14 +60,20 @@ class Listener:
                 sleep = partial(_sleep, self._disk, self._heard)
             if not self._worker.start(sleep, partial(_close, self._disk, self._open)):
                 return DEAF_SECONDS
-        self._store.mark[ASLEEP] |= self._bit
+        mark = self._store.mark
+        for word in self._words - words:
+            mark[word] &= ~self._bit
+        for word in words:
+            mark[word] |= self._bit
+        self._words = words
+        mark[ASLEEP] |= self._bit
         return math.inf
 
-    def ring(self) -> None:
-        """Wake every other process that asked for it; called with the store's lock."""
+    def ring(self, word: int) -> None:
+        """Wake every other process that waits for a queue of this *word*; called with the store's lock."""
         mark = self._store.mark
-        asleep = mark[ASLEEP]
-        mark[ASLEEP] = asleep & self._bit
+        asleep = mark[word]
+        mark[word] = asleep & self._bit
         asleep &= ~self._bit
         while asleep:
             slot = (asleep & -asleep).bit_length() - 1
@@ -92,6 +99,8 @@ class Listener:
                     self._open.append(fd)
                     self._bell, self._bit = fd, 1 << slot
                     self._heard[0] = fd
+                    for word in (ASLEEP, *range(WAITS, WAITS + WAITS_WORDS)):  # of one that died
+                        self._store.mark[word] &= ~self._bit
                     return
                 self._disk.close(fd)
 

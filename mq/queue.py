@@ -112,7 +112,7 @@ class Queue(Generic[T]):
                                 id = log.append(ms, 17, flags, state.number, raw)
                                 state.publish(id, len(raw))
                                 end = store.applied = log.end
-                                if channel.armed or store.mark[10]:  # ASLEEP
+                                if channel.armed or store.mark[channel.word]:
                                     channel.wake(1)
                         else:
                             state = None

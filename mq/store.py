@@ -643,7 +643,7 @@ class Store:
 
     def ask_to_be_woken(self) -> float:
         """Before a thread here goes to sleep: how many seconds it may; called with the lock."""
-        return self.listener.ask() if self.background else math.inf
+        return self.listener.ask({each.word for each in self.armed}) if self.background else math.inf
 
     def wake_all(self) -> None:
         """Each thread that waits looks for itself at what changed."""
@@ -779,6 +779,7 @@ class Store:
         """A plan to be made now; called with the mutex, after `enter`."""
         plan = Plan(self.state, self.clock.now(), self.size_of)
         self.state.board.seen = plan.now.store
+        self.state.board.sooner = False
         return plan
 
     def commit(self, plan: Plan) -> list[int]:
@@ -809,7 +810,21 @@ class Store:
                         channel.freed()
             self.watch(plan.now)
         if self.mark[shared.ASLEEP]:
-            self.listener.ring()
+            self._ring(plan)
+
+    def _ring(self, plan: Plan) -> None:
+        """Wake the processes that wait for the queues that *plan* concerns.
+
+        All, if work falls due sooner than they know: it may bring something to any queue.
+        """
+        concerned = [self.state.queue(number) for number in plan.arrivals()]
+        if self.state.board.sooner or None in concerned:
+            words = {*range(shared.WAITS, shared.WAITS + shared.WAITS_WORDS)}
+        else:
+            words = {shared.waits_word(queue.name) for queue in concerned if queue}
+        for word in words:
+            if self.mark[word]:
+                self.listener.ring(word)
 
     def do_due(self) -> None:
         """Do a slice of what has fallen due, in whichever queue; called with the mutex, after `enter`."""

@@ -18,7 +18,6 @@ PROGRAM = r'''
 import fcntl, itertools, os, shutil, sys, traceback
 import mq
 from mq.errors import MqError
-from mq.storage.shared import ASLEEP
 
 path, name = sys.argv[1:]
 BODY = b"." * 1000
@@ -47,9 +46,9 @@ class Life:
         if name == "other's bell":
             self.b = mq.open(path, clock=lambda: self.now)
             assert self.b.queue("other").receive(timeout=0.001) is None
-            self.store.mark[ASLEEP] = bit = self.b._store.listener._bit
-            self.store.listener.ring()
-            self.store.mark[ASLEEP] = bit
+            self.store.mark[self.q._channel.word] = bit = self.b._store.listener._bit
+            self.store.listener.ring(self.q._channel.word)
+            self.store.mark[self.q._channel.word] = bit
             return self.store.listener._bells[bit.bit_length() - 1]
         if name == "reader":
             return next(iter(self.store.log.reader._readers.values()))

@@ -24,7 +24,7 @@ import mq
 from mq import maintenance
 from mq.listener import SLOTS
 from mq.storage import locks
-from mq.storage.shared import ASLEEP, END, HEAD
+from mq.storage.shared import ASLEEP, END, HEAD, waits_word
 
 SEGMENT_BYTES = 16 << 10
 BEHIND_BYTES = 2 << 20  # so much that others go on for some time while it is followed
@@ -273,6 +273,34 @@ WAYS_TO_WAKE = {
     "a nearer deadline": lambda queue, held: held.extend(0.01),
     "a nack with a delay": lambda queue, held: held.nack(delay=0.01),
 }
+
+
+def test_a_process_that_waits_for_another_queue_is_left_asleep(path):
+    names = [name for name in map(str, range(200)) if waits_word(name) != waits_word("mail")]
+    with Companion("program", path) as other, mq.open(path) as broker:
+        without_heartbeat(other)
+        other.begin("receive", "mail", None)
+        until(lambda: asleep(broker))
+        rung = []
+        broker._store.listener.ring = rung.append
+        for name in names:
+            broker.queue(name).publish("not for it")
+            broker.queue(name).publish("nor this", priority=1)
+            broker.queue(name).receive().ack()
+        assert not rung
+        del broker._store.listener.ring
+        broker.queue("mail").publish("for it")
+        assert other.result()[1] == "for it"
+
+
+def test_a_process_is_woken_by_what_falls_due_elsewhere(path):
+    """It waits for dead letters: it does the work that makes one, at its time."""
+    with Companion("program", path) as other, mq.open(path) as broker:
+        without_heartbeat(other)
+        other.begin("receive", "mail.dead", None)
+        until(lambda: asleep(broker))
+        broker.queue("mail", expired="dead_letter").publish("expires", ttl=0.05)
+        assert other.result()[1] == "expires"
 
 
 @pytest.mark.parametrize("way", WAYS_TO_WAKE)

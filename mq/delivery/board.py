@@ -58,12 +58,13 @@ class Alarms:
 
 
 class Board:
-    __slots__ = ("_ahead", "_store", "_wall", "next", "seen", "touched")
+    __slots__ = ("_ahead", "_store", "_wall", "next", "seen", "sooner", "touched")
 
     def __init__(self) -> None:
         # Store time, ms: until then nothing falls due, unless the wall clock jumps.  0 at first: only
         # `due`, which is told both times, can say when what is noted by wall time falls due.
         self.next = 0
+        self.sooner = False  # work falls due earlier than was known when a plan was begun
         self.seen = 0  # store time, ms: it is later than that
         # Changed since they were counted, by number.  A queue that is deleted leaves it.
         self.touched: dict[int, QueueState] = {}
@@ -73,11 +74,15 @@ class Board:
 
     def at_store(self, when: int, number: int) -> None:
         self._store.add(when, number)
-        self.next = min(self.next, when)
+        self._call(when)
 
     def at_wall(self, when: int, number: int) -> None:
         self._wall.add(when, number)
-        self.next = min(self.next, when + self._ahead)
+        self._call(when + self._ahead)
+
+    def _call(self, when: int) -> None:
+        if when < self.next:
+            self.next, self.sooner = when, True
 
     def remind(self, number: int, store_ms: int, wall_ms: int) -> None:
         """Both, for a queue that sleeps; NEVER: it has nothing to do."""

@@ -7,7 +7,7 @@
     ├─────┴───┬─┴──────┬┴────────┴┬────────┴┬───────┴────┬─┴────────┴───────────────┘
     │ waiting │ asleep │ offset   │ syncer  │ recovering │ version │ boot │ time space │ seen │
     ├───────┬─┴────────┴──────────┴─────────┴────────────┴─────────┴──────┴────────────┴──────┘
-    │ files │  … zeros
+    │ files │  … zeros                            words 64–127: which processes wait for which queues  … zeros
     └───────┘
 
 Outside the store's lock every word is a hint, except `synced`, which only grows.  After a
@@ -23,6 +23,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from crc32c import crc32c
+
 from mq.errors import StorageError, Unsupported
 
 from .disk import PAGE_BYTES, Disk, write_all
@@ -37,7 +39,7 @@ HEAD: Final = 6  # the log begins here
 HOLDER: Final = 7  # the process that has the lock; with KEPT, for as long as it has the store open
 SYNCED_TWIN: Final = 8  # says what SYNCED says: the page has no checksum
 WAITING: Final = 9  # a process waits for LOCK: the one that had it last steps aside
-ASLEEP: Final = 10  # a bit for each process that wants to be woken when something was appended
+ASLEEP: Final = 10  # a bit for each process that has asked to be woken
 OFFSET: Final = 11  # store time less the monotonic clock's, ms, as a signed number
 SYNCER: Final = 12  # the process that syncs
 RECOVERING: Final = 13  # the first one to come is not done yet: nobody can say where the log ends
@@ -47,6 +49,8 @@ TIMESPACE: Final = 16  # and of the time namespace with this inode; 0: not known
 SEEN: Final = 17  # store time when a process last closed the store
 FILES: Final = 18  # the fingerprint of the files that the first process opened (storage/standing.py)
 WORDS: Final = 19  # in use
+WAITS: Final = 64  # so many words from here: of each a bit for each process that waits for one of its names
+WAITS_WORDS: Final = 64
 PAGE_VERSION: Final = 2  # processes that share a store share one; see FORMAT.md, Versions
 
 # KEY, SYNCED and SYNCED_TWIN are the same words in every version.
@@ -157,6 +161,11 @@ def read_mark(disk: Disk, path: str, key: bytes) -> list[int]:
 
 never_unmapped: list[memoryview] = []
 """Pages that stay mapped: a mapping keeps a descriptor, and here it may be another file's by now."""
+
+
+def waits_word(name: str) -> int:
+    """The word in which a process says that it waits for *name*; others may share it."""
+    return WAITS + crc32c(name.encode()) % WAITS_WORDS
 
 
 def claimed(words: memoryview | list[int]) -> int:

@@ -19,7 +19,7 @@ from typing import Any, Concatenate, ParamSpec
 from mq.broker import Broker
 from mq.delivery.queue import State
 from mq.errors import MqError, StaleReceipt, StorageError, StoreFailed
-from mq.storage.shared import OFFSET
+from mq.storage.shared import OFFSET, waits_word
 from mq.store import Store
 
 from .driver import PATH, PEEK_MAX, Wrong
@@ -90,7 +90,7 @@ class Actor:
         with self._op("sleep", queue), store.mutex:
             try:
                 store.enter()
-                store.listener.ask()
+                store.listener.ask({waits_word(queue)})
             finally:
                 store.leave()
 
