@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from bytecodes import HERE
 from fakes import QuickDisk, open_on
 
 import mq
@@ -656,13 +657,17 @@ def test_a_child_that_goes_on_inside_an_operation_changes_nothing_of_the_parents
 
 
 def forked_while(work: Callable[[], object], function: str, then: Callable[[], object]) -> int:
-    """Fork in a signal's handler while *work* is in *function*; how the child ended, which does *then*."""
+    """Fork in a signal's handler while *work* is in mq's *function*; how the child ended, which does *then*.
+
+    In mq's: the start of a thread, here, waits in a function `wait` too.
+    """
     parent, main = os.getpid(), threading.get_ident()
     children: list[int] = []
     done = threading.Event()
 
     def fork(number: int, frame: Any) -> None:
-        if not children and frame.f_code.co_name == function:
+        code = frame.f_code
+        if not children and code.co_name == function and code.co_filename.startswith(HERE):
             children.append(os.fork())
             if children == [0]:
                 signal.alarm(PATIENCE)
