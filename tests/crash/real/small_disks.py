@@ -37,9 +37,10 @@ class Small:
         return Broker(store)
 
     def kill(self, broker: Broker) -> None:
-        """All that the kernel does when a process is gone: its files are closed."""
+        """All that the kernel does when a process is gone: its threads end, and its files are closed."""
         store = broker._store
         store.maintenance.stop()
+        store.maintenance.join()
         store._let_go()
         self._now += HELD_SECONDS
 
