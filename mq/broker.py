@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack, overload
 
 from mq import exact
 from mq.errors import UsageError
+from mq.hold import Hold
 from mq.looking import Stats
 from mq.maintenance import MEMORY
 from mq.message import Delivery
@@ -190,14 +191,13 @@ def open(
         raise UsageError('":memory:" is new and empty: there is nothing to open read-only')
     if name != MEMORY:
         name = place.absolute(name)  # the store must not follow an os.chdir
-    broker = Broker(
+    hold = Hold()  # first: whatever interrupts this, the store is let go of
+    return Broker(
         Store(
             name, sync=sync, read_only=read_only, segment_bytes=segment_bytes, clock=clock,
-            salvage=recover == "salvage", exclusive=exclusive, mode=mode,
+            salvage=recover == "salvage", exclusive=exclusive, mode=mode, hold=hold,
         )
     )  # fmt: skip
-    broker._hold.guard(broker._store)
-    return broker
 
 
 def _directory(path: object) -> str:

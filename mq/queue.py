@@ -483,7 +483,7 @@ class Queue(Generic[T]):
             plain = message.raw if kind == events.BYTES else message.raw.decode()
             # Bytes are builtin: else text would be taken for base64, and come back as other bytes.
             return plain if self._type is None else msgspec.convert(plain, self._type, builtin_types=BYTES)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise BadBody(
                 f"message {message.id} in queue {self.name!r} does not fit the queue's type: {error};"
                 " message.raw has its bytes"

@@ -108,11 +108,13 @@ class Store:
     def __init__(
         self, path: str, *, sync: str | float, read_only: bool, segment_bytes: int,
         clock: Callable[[], float] | None, disk: Disk | None = None, background: bool = True,
-        salvage: bool = False, exclusive: bool = False, mode: int | None = None,
+        salvage: bool = False, exclusive: bool = False, mode: int | None = None, hold: Hold | None = None,
     ) -> None:  # fmt: skip
         """*background*: threads give space back, write checkpoints and hear others; else the caller does.
 
         *salvage*: what is damaged is repaired, and what that cost is logged.  *mode*: of a new store's files.
+
+        *hold*: the store is let go of when it goes; without one, it is its maker's to close.
         """
         self.path, self.read_only, self.exclusive = path, read_only, exclusive or path == MEMORY
         self.disk = disk or (MemoryDisk() if path == MEMORY else RealDisk(mode))
@@ -151,6 +153,9 @@ class Store:
         self.notes = Notes()
         self.maintenance, self.listener = Maintenance(self), Listener(self)
         self._flusher: Flusher | None = None
+        if hold:
+            self._known_hold = weakref.ref(hold)
+            hold.guard(self)
         _open_stores.add(next(_numbers), self)
         try:
             with explain(path):
@@ -161,13 +166,16 @@ class Store:
                     self.enter, self.look = self._refuse_changes, self._look_again
                 else:
                     self._open(salvage)
-        except BaseException:
             self.notes.log()
-            raise
-        try:
-            self.notes.log()
-        except BaseException:  # of a handler: without a store to return, none may stay open
-            self.close()
+        except BaseException:  # of a handler too: without a store to return, none may stay open
+            try:
+                self.notes.log()
+            finally:
+                if self._gone:
+                    self.closed = True
+                    self._let_go()
+                else:
+                    self.close()
             raise
 
     # ── opening ────────────────────────────────────────────────────────────────────
@@ -205,17 +213,22 @@ class Store:
                 )
             if self._pid != os.getpid():
                 raise left()  # half of it is the parent's
+            self._gone, self._is_own = False, True
+            self.come_in = self._come_in_alone if self.exclusive else self._come_in
+            self.enter = self.look = self.come_in
+            self.maintenance.nudge()
+            if alone:
+                with suppress(OSError):  # a full disk: publishes will be refused
+                    self.log.reserve.hold(self.log.kept((), 0)[0])
         except BaseException:
-            self.leave = int
+            with self.mutex:  # the thread of maintenance may have begun
+                self._gone, self.leave = True, int
+            self.maintenance.stop()
+            self.maintenance = Maintenance(self)  # the child of a fork tries again
+            if self._flusher:
+                self._flusher.stop()
             self._let_go()
             raise
-        self._gone, self._is_own = False, True
-        self.come_in = self._come_in_alone if self.exclusive else self._come_in
-        self.enter = self.look = self.come_in
-        self.maintenance.nudge()
-        if alone:
-            with suppress(OSError):  # a full disk: publishes will be refused
-                self.log.reserve.hold(self.log.kept((), 0)[0])
 
     def must_linger(self) -> bool:
         """Whether a publish has more to do when it has appended."""

@@ -546,6 +546,17 @@ def look(path: Path) -> None:
         reader.flush()
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc to count descriptors in")
+def test_a_reader_that_cannot_open_leaves_no_descriptor(path):
+    mq.open(path).close()
+    Path(path, "FORMAT").write_bytes(b"damaged")
+    before = descriptors()
+    for _ in range(3):
+        with pytest.raises(mq.CorruptStore):
+            mq.open(path, read_only=True)
+    assert descriptors() == before
+
+
 def test_a_reader_needs_no_permission_to_write():
     """As another user, if the tests run as root, whom no permission stops."""
     with tempfile.TemporaryDirectory() as base:

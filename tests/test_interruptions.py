@@ -394,3 +394,27 @@ def test_a_close_struck_at_any_bytecode(tmp_path):
         if not struck:
             break
     assert at > 50, "nothing was struck"
+
+
+def test_an_opening_struck_where_signals_come_keeps_no_other_one_out(tmp_path):
+    """At its end it was open, and no program had a broker to close."""
+
+    def may_come(frame: FrameType, _before: str) -> bool:
+        nonlocal came
+        came += frame.f_lasti in where_signals_come(frame.f_code)
+        return frame.f_lasti in where_signals_come(frame.f_code)
+
+    def open_struck(at: int) -> bool:
+        nonlocal came
+        came = 0
+        return strike(lambda: mq.open(tmp_path, sync="never").close(), at, KeyboardInterrupt, may_come)
+
+    came = 0
+    mq.open(tmp_path).close()
+    broker: list[mq.Broker] = []
+    strike(lambda: broker.append(mq.open(tmp_path, sync="never")), 1 << 30, KeyboardInterrupt, may_come)
+    broker.pop().close()
+    assert came > 500, "nothing would be struck"
+    for at in [*range(1, came, 30), *range(came - 60, came + 1)]:
+        assert open_struck(at)
+        mq.open(tmp_path, exclusive=True).close()

@@ -187,6 +187,14 @@ def test_a_body_that_does_not_fit_is_a_bad_body_and_harms_nobody(broker, type, b
     assert typed.stats().in_flight == 2
 
 
+def test_a_body_that_is_nested_deeper_than_this_process_can_read_is_a_bad_one(broker):
+    """Another process may have raised its recursion limit to publish it."""
+    queue = broker.queue("q")
+    queue.publish(msgspec.Raw(b"\x91" * 100_000 + b"\x90"))  # lists in lists
+    with pytest.raises(mq.BadBody, match="recursion"):
+        print(queue.receive(timeout=0).body)
+
+
 def test_a_body_is_not_decoded_before_it_is_read(broker):
     broker.queue("q").publish("seven")
     delivery = broker.queue("q", type=int).receive(timeout=0)
