@@ -6,6 +6,7 @@ The plain case is flat in queue.py.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -243,10 +244,14 @@ def receive_from(queues: Sequence[Queue[Any]], until: float | None) -> Delivery[
     taken: Delivery[Any] | None = None
     try:
         while True:
-            for queue in queues:
+            queue = _first(store, queues)
+            if queue is not None:
                 taken = queue.receive(timeout=0)
                 if taken is not None:
                     return taken
+                continue  # another receiver was quicker
+            if sleeper is None and until is not None and time.monotonic() >= until:
+                return None
             sleeper = sleeper or Sleeper(store, list(dict.fromkeys(queue._channel for queue in queues)))
             if not _wait(store, sleeper, until):
                 return None
@@ -257,6 +262,27 @@ def receive_from(queues: Sequence[Queue[Any]], until: float | None) -> Delivery[
             with suppress(MqError, MemoryError):  # then it comes back after its visibility timeout
                 taken.release()
         raise
+
+
+@operation
+def _first(store: Store, queues: Sequence[Queue[Any]]) -> Queue[Any] | None:
+    """The first that has a message, by one look at all."""
+    with store.mutex:
+        try:
+            store.enter()
+            now = store.clock.now()
+            if now.store >= store.state.board.next:
+                store.do_due()
+            for queue in queues:
+                state = queue._channel.state
+                if state is not None:
+                    if state.peculiar:
+                        renew(store, state, now)
+                    if state.head(now) is not None:
+                        return queue
+        finally:
+            store.leave()
+    return None
 
 
 @operation

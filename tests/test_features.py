@@ -1143,3 +1143,11 @@ def test_peek_shows_what_waits_for_a_delayed_one_of_its_group_last(broker: mq.Br
     assert bodies(queue.peek()) == ["one", "alone", "three"]
     queue.receive()
     assert bodies(queue.peek()) == ["alone", "three"]
+
+
+def test_peek_shows_what_is_due_at_one_moment_by_id(broker: mq.Broker) -> None:
+    queue = broker.queue("mail")
+    first, second = queue.publish_many(["first", "second"], delay=60)
+    queue.reschedule(second, delay=90)
+    queue.reschedule(first, delay=90)
+    assert bodies(queue.peek(state="delayed")) == ["first", "second"]

@@ -31,7 +31,7 @@ class Agenda:
         return len(self._heap) + len(self._times) - self._at
 
     def add(self, when: int, id: int) -> None:
-        if not self._times or when >= self._times[-1]:
+        if not self._times or (when, id) > (self._times[-1], self._ids[-1]):
             self._times.append(when)
             self._ids.append(id)
         else:
