@@ -93,13 +93,10 @@ def _is_structure(body: object) -> bool:
 
 def _told_structures(structures: int, total: int) -> str:
     which = (
-        "it was"
-        if total == 1
-        else f"all {total:,} were"
-        if structures == total
-        else f"{structures:,} of {total:,} were"
+        "" if total == 1 else f"all {total:,} " if structures == total else f"{structures:,} of {total:,} "
     )
-    return f"{which} JSON, and stored as a structure; --as text stores what is there as it is"
+    what = "a JSON structure" if structures == 1 else "JSON structures"
+    return f"{which}stored as {what}; --as text stores what is there as it is"
 
 
 def parse(raw: bytes, kind: str) -> object:

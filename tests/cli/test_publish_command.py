@@ -87,7 +87,7 @@ def test_objects_and_arrays_become_structures_and_all_else_is_text(run: Run, sto
     args, input = (given, None) if way == "arguments" else ([], lines)
     result = run("publish", "q", *args, input=input)
     assert bodies(store) == stored
-    assert "mq: 2 of 9 were JSON, and stored as a structure; --as text stores" in result.stderr
+    assert "mq: 2 of 9 stored as JSON structures; --as text stores" in result.stderr
     assert "JSON" not in run("publish", "other", "hello", "42").stderr
     assert "mq: it was JSON" in run("publish", "other", "[]").stderr
     for options in (["-q"], ["--as", "json"]):
