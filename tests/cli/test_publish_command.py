@@ -89,7 +89,7 @@ def test_objects_and_arrays_become_structures_and_all_else_is_text(run: Run, sto
     assert bodies(store) == stored
     assert "mq: 2 of 9 stored as JSON structures; --as text stores" in result.stderr
     assert "JSON" not in run("publish", "other", "hello", "42").stderr
-    assert "mq: it was JSON" in run("publish", "other", "[]").stderr
+    assert "mq: stored as a JSON structure" in run("publish", "other", "[]").stderr
     for options in (["-q"], ["--as", "json"]):
         assert "JSON" not in run("publish", "other", "[]", *options).stderr
     run("publish", "text", *args, "--as", "text", input=input)
