@@ -147,6 +147,17 @@ def opening(fill: Callable[[mq.Broker, int], Any]) -> Callable[[Path, int], floa
     return measure
 
 
+def first_use(fill: Callable[[mq.Broker, int], mq.Queue[Any]]) -> Callable[[Path, int], float]:
+    def measure(path: Path, count: int) -> float:
+        with mq.open(path, sync="never") as broker:
+            fill(broker, count)
+            broker._store.maintenance.checkpoint()
+        with mq.open(path) as broker:
+            return median_of(lambda: broker.queue("crowd").stats(), rounds=1)
+
+    return measure
+
+
 def looking(fill: Callable[[mq.Broker, int], mq.Queue[Any]], look: Callable[[mq.Queue[Any]], Any]) -> Any:
     def measure(path: Path, count: int) -> float:
         with mq.open(path, sync="never") as broker:
@@ -158,6 +169,9 @@ def looking(fill: Callable[[mq.Broker, int], mq.Queue[Any]], look: Callable[[mq.
 
 for fill, large in ((queues, 20_000), (delayed, 1_000_000), (groups, 1_000_000), (dedup, 1_000_000)):
     row(f"open, {fill.__name__}", 100, large)(opening(fill))
+
+for fill in (delayed, groups, dedup):
+    row(f"first use after opening, {fill.__name__}", 1_000, 1_000_000)(first_use(fill))
 
 for fill in (groups, one_group, nacked, expired, flying):
     row(f"stats(), {fill.__name__}", 1_000, 400_000)(looking(fill, lambda queue: queue.stats()))
