@@ -421,7 +421,7 @@ class Maintenance:
             self._store.state.declare(queue.number, position, draft[3])
         elif isinstance(what, str):
             if seen := queue.dedup.seen(what):
-                queue.dedup.note(what, seen._replace(position=position))
+                queue.dedup.note(what, msgspec.structs.replace(seen, position=position))
         else:
             queue.relocate(what, position, 0, 0, 0, 0, 0)
 

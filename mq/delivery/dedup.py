@@ -14,16 +14,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from heapq import heappop, heappush
 from itertools import takewhile
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
+
+from .agenda import Agenda
 
 FORGET_AT_ONCE: Final = 8  # at most, for each that comes
 FORGET_AFTER_MS: Final = 10_000  # behind the end of a window, so that no process looks more often
 KEY_OVERHEAD_BYTES: Final = 48  # of a DEDUP record, beside the dedup id
 
 
-class Seen(NamedTuple):
+class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
     id: int
     until: int  # store time, ms
     position: int  # of the record that says so
@@ -34,7 +37,7 @@ class Remembered:
 
     def __init__(self) -> None:
         self._seen: OrderedDict[str, Seen] = OrderedDict()  # by position
-        self._ends: list[tuple[int, str]] = []  # a heap: when a window is over, and whose
+        self._ends: Agenda[str] = Agenda(numbers=False)  # when a window is over, and whose
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -48,6 +51,11 @@ class Remembered:
     def items(self) -> Iterator[tuple[str, Seen]]:
         return iter(self._seen.items())
 
+    def restore(self, seen: dict[str, Seen]) -> None:
+        """Remember these, which are by position."""
+        self._seen, self._bytes = OrderedDict(seen), sum(map(len, seen))
+        self._ends = Agenda.of([each.until for each in seen.values()], list(seen))
+
     # ── the fold ───────────────────────────────────────────────────────────────────
 
     def note(self, key: str, seen: Seen) -> None:
@@ -56,7 +64,7 @@ class Remembered:
         if known is None:
             self._bytes += len(key)
         if known is None or known.until != seen.until:
-            heappush(self._ends, (seen.until, key))
+            self._ends.add(seen.until, key)
         self._seen[key] = seen
         self._seen.move_to_end(key)
 
@@ -78,8 +86,9 @@ class Remembered:
 
     def forget(self, now_ms: int, limit: int = FORGET_AT_ONCE) -> None:
         """Let go of up to *limit* that mean nothing any more, the longest of them first."""
-        while limit and self._ends and self._ends[0][0] <= now_ms:
-            until, key = heappop(self._ends)
+        while limit and (end := self._ends.first()) and end[0] <= now_ms:
+            until, key = end
+            self._ends.pop()
             seen = self._seen.get(key)
             if seen and seen.until == until:  # else it was published again since
                 del self._seen[key]
@@ -89,7 +98,8 @@ class Remembered:
     @property
     def look_at(self) -> int | None:
         """When there is next one to forget, store time; None: there is none."""
-        return self._ends[0][0] + FORGET_AFTER_MS if self._ends else None
+        end = self._ends.first()
+        return end[0] + FORGET_AFTER_MS if end else None
 
     def within(self, base: int, limit: int) -> list[str]:
         """Those whose records are in [base, limit)."""

@@ -31,6 +31,11 @@ class Group:
         self.flying: int | None = None  # the one in flight
         self.turn: int | None = None  # the first, if it is noted when it expires
 
+    @property
+    def alone(self) -> int | None:
+        """The only one that ever joined, if it does not expire and is not in flight."""
+        return self._ids[0] if len(self._ids) == self.count == 1 and self.flying is None else None
+
     def join(self, id: int, expires: int) -> None:
         self.count += 1
         if not expires:

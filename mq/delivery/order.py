@@ -130,8 +130,12 @@ class Order:
             else:
                 self._lapse(id, flight)
         heapify(self._deadlines)
-        for name in list(self.groups):
-            self._promote(name)
+        for name, group in list(self.groups.items()):
+            alone = group.alone
+            if alone is None or self._is_early(self.delayed[alone]):
+                self._promote(name)
+            else:  # as in most groups
+                self._ready.add(alone, self.delayed[alone].traits.priority)
         self._set_bounds()
         self._busy = False
         self._store_alarm = self._wall_alarm = NEVER

@@ -15,8 +15,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import repeat
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -26,18 +26,18 @@ from .asleep import Asleep, Image
 from .backlog import Arrays, Chunk, Held
 from .board import Board
 from .dedup import Seen
-from .events import Declaration, Failed
+from .events import Declaration
 from .queue import Delayed, Flight, QueueState
 from .state import State, declaration_of
-from .traits import LEVELS, PLAIN, Traits
+from .traits import LEVELS
 
+E = TypeVar("E", Delayed, Flight)
 Place = tuple[int, ...]
 Kept = tuple[Place, Place | None]  # where a chunk's ids are, and its positions
 Save = Callable[["array[int]"], Place]
 Load = Callable[[int, int, Chunk], Arrays]  # queue number, priority, chunk
 Stored = list[tuple[int, int, Kept]]  # of each chunk: first id (of the first: the head), how many, where
 Lane = tuple[int, int, Stored]  # priority, the head's index in the first chunk, chunks
-Row = tuple[int, int, str | None, int, str | None, tuple[Failed, ...]]  # id, then the fields of Traits
 
 
 class Contents(msgspec.Struct, array_like=True):
@@ -49,8 +49,9 @@ class Contents(msgspec.Struct, array_like=True):
     lanes: list[Lane]
     delayed: bytes  # columns of u64, see COLUMNS
     flights: bytes
-    traits: list[Row] = []  # of what is delayed or in flight, and not plain
-    dedup: list[tuple[str, int, int, int]] = []  # dedup id, then the fields of Seen
+    delayed_traits: dict[int, Delayed] = {}  # those that are more than their priority
+    flights_traits: dict[int, Flight] = {}
+    dedup: dict[str, Seen] = {}
 
 
 COLUMNS: dict[type, tuple[str, ...]] = {
@@ -67,7 +68,7 @@ class Awake(NamedTuple):
     lanes: list[list[Held]]
     delayed: dict[int, Delayed]
     flights: dict[int, Flight]
-    dedup: list[tuple[str, Seen]]
+    dedup: dict[str, Seen]
 
 
 Frozen = list[Image | Awake]
@@ -88,7 +89,7 @@ def freeze(state: State) -> Frozen:
             queue.number, queue.name, queue.idle_seconds is not None, 0, *queue.counted, *queue.alarms(), (),
             msgspec.Raw(),
         )  # fmt: skip
-        delayed, flights, dedup = queue.delayed.copy(), queue.flights.copy(), list(queue.dedup.items())
+        delayed, flights, dedup = queue.delayed.copy(), queue.flights.copy(), dict(queue.dedup.items())
         frozen.append(Awake(image, contents, lanes, delayed, flights, dedup))
     return frozen
 
@@ -114,13 +115,12 @@ def _image(awake: Awake, save: Save, saved: list[tuple[Held, Kept]]) -> Image:
                 kept = save(ids), None if positions is None else save(positions)
                 saved.append((held, kept))
             stored.append((held.first, held.size, kept))
-    contents.delayed = _columns(delayed, COLUMNS[Delayed])
-    contents.flights = _columns(flights, COLUMNS[Flight])
-    contents.traits = [*_traits(delayed), *_traits(flights)]
-    contents.dedup = [(key, *seen) for key, seen in dedup]
+    contents.delayed, contents.delayed_traits = _split(delayed, COLUMNS[Delayed])
+    contents.flights, contents.flights_traits = _split(flights, COLUMNS[Flight])
+    contents.dedup = dedup
     for entries in (delayed, flights):
         lowest += [min(entry.position for entry in entries.values())] if entries else []
-    lowest += [seen.position for _, seen in dedup[:1]]  # they are by position
+    lowest += [seen.position for seen in islice(dedup.values(), 1)]  # they are by position
     packs = {place[0] for place in _places(contents)}
     raw = msgspec.Raw(msgspec.msgpack.encode(contents))
     _decode(image, raw)  # before it is kept: what is kept is believed by every later opening
@@ -166,16 +166,13 @@ def _wake(board: Board, load: Load, image: Image) -> QueueState:
             chunks = [Chunk.stored(first, size, kept, _loader(load, image.number, priority))
                       for first, size, kept in stored]  # fmt: skip
             queue.lane(priority).restore(at, chunks)
-    traits = {id: _known(Traits(*rest)) for id, *rest in contents.traits}  # type: ignore[arg-type]
-    plain = partial(map, traits.get)
-    ids, dues, attempts, positions, rests = _read_columns(contents.delayed, 5)
-    entries = map(Delayed, dues, attempts, positions, plain(ids, repeat(PLAIN)), rests)
-    queue.delayed.update(zip(ids, entries, strict=True))
-    ids, receipts, deadlines, attempts, positions = _read_columns(contents.flights, 5)
-    flights = map(Flight, receipts, deadlines, attempts, positions, plain(ids, repeat(PLAIN)))
-    queue.flights.update(zip(ids, flights, strict=True))
-    for key, *seen in contents.dedup:
-        queue.dedup.note(key, Seen(*seen))
+    ids, dues, attempts, positions, rests, levels = _read_columns(contents.delayed, 6)
+    entries = map(Delayed, dues, attempts, positions, map(LEVELS.__getitem__, levels), rests)
+    queue.delayed = {**dict(zip(ids, entries, strict=True)), **contents.delayed_traits}
+    ids, receipts, deadlines, attempts, positions, levels = _read_columns(contents.flights, 6)
+    flights = map(Flight, receipts, deadlines, attempts, positions, map(LEVELS.__getitem__, levels))
+    queue.flights = {**dict(zip(ids, flights, strict=True)), **contents.flights_traits}
+    queue.dedup.restore(contents.dedup)
     if queue.delayed or queue.flights:
         queue.reindex()
     else:
@@ -189,26 +186,14 @@ def _loader(load: Load, number: int, priority: int) -> Callable[[Chunk], Arrays]
     return lambda chunk: load(number, priority, chunk)
 
 
-def _traits(entries: dict[int, Any]) -> Iterator[Row]:
-    for id, entry in entries.items():
-        traits: Traits = entry.traits
-        if traits is not PLAIN:
-            yield id, traits.priority, traits.group, traits.expires, traits.origin, traits.failures
-
-
-def _known(traits: Traits) -> Traits:
-    """The one object that stands for all that are as plain as this."""
-    return LEVELS[traits.priority] if traits.plain else traits
-
-
-def _columns(entries: dict[int, Any], names: tuple[str, ...]) -> bytes:
-    """Ids, then each field of all entries, as u64."""
-    if not entries:
-        return b""
-    words = array("Q", entries)
+def _split(entries: dict[int, E], names: tuple[str, ...]) -> tuple[bytes, dict[int, E]]:
+    """Ids, then each field and the priority of all entries that are no more, as u64; and the others."""
+    plain = {id: entry for id, entry in entries.items() if entry.traits.plain}
+    words = array("Q", plain)
     for name in names:
-        words.extend([getattr(entry, name) for entry in entries.values()])
-    return words.tobytes()
+        words.extend([getattr(entry, name) for entry in plain.values()])
+    words.extend([entry.traits.priority for entry in plain.values()])
+    return words.tobytes(), {id: entry for id, entry in entries.items() if id not in plain}
 
 
 def _read_columns(data: bytes, width: int) -> list[array[int]]:

@@ -14,7 +14,7 @@ from .events import Attributes, Changes, Failed
 FAILURES_MAX: Final = 5  # kept of one message: the first, and the last four
 
 
-class Traits(msgspec.Struct, frozen=True, gc=False):
+class Traits(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What sets a message apart, wherever it is."""
 
     priority: int = 0
@@ -33,7 +33,7 @@ LEVELS: Final = tuple(Traits(priority) for priority in range(256))
 PLAIN: Final = LEVELS[0]
 
 
-class Flight(msgspec.Struct, frozen=True, gc=False):
+class Flight(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A delivery that is not settled.  Deadline in store time, ms."""
 
     receipt: int  # the position of its DELIVER record; of the n-th message there, n more
@@ -43,7 +43,7 @@ class Flight(msgspec.Struct, frozen=True, gc=False):
     traits: Traits = PLAIN
 
 
-class Delayed(msgspec.Struct, frozen=True, gc=False):
+class Delayed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A message that waits: delayed, or tried before, or in a group, or about to expire.
 
     Milliseconds; 0 is at once.  A delay or a date that people named is `due`; a backoff `rests`.
