@@ -205,7 +205,7 @@ BUGS = (
         "grouped"),
     Bug("what sets a message apart does not move", "mq.delivery.decode:_relocate",
         "when, attributes, changes", "when, None, changes", "moving"),
-    Bug("a checkpoint forgets what expires", "mq.delivery.snapshot:_traits", "traits.expires", "0",
+    Bug("a checkpoint forgets what expires", "mq.delivery.snapshot:_split", "id not in plain", "0",
         "expiring"),
     Bug("the size of a message is that of its record", "mq.delivery.events:published_size", "return length",
         "return length + 24", "ordering"),

@@ -247,12 +247,15 @@ def sleeping(d: Driver) -> None:
     d.take("a")
     d.maintain()
     d.reopen()
-    for index in range(3):
-        d.publish("c", size=300)
+    for size in (700, 700, 300):
+        d.publish("c", size=size)
         d.take("c")
         d.ack()
-        d.maintain(1 << 30 if index % 2 else 1)
+    d.maintain()
     d.reopen()
+    d.publish("c", size=700)
+    d.take("c")
+    d.ack()
     d.maintain()
     d.reopen()
     d.take("a")
