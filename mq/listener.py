@@ -104,16 +104,19 @@ class Listener:
                     return
                 self._disk.close(fd)
 
+    def _let_go_of_deleted(self) -> None:
+        for slot, fd in list(self._bells.items()):
+            if not self._is_there(slot, fd):
+                del self._bells[slot]
+                self._disk.close(fd)
+
     def look_after_pipes(self) -> None:
         """Let go of pipes that were deleted, and take a new one; called with the store's lock, now and then.
 
         What a process rings at another pipe than the one with the name now, no process hears.
         """
         with suppress(OSError):
-            for slot, fd in list(self._bells.items()):
-                if not self._is_there(slot, fd):
-                    del self._bells[slot]
-                    self._disk.close(fd)
+            self._let_go_of_deleted()
             slot = self._bit.bit_length() - 1
             if self._bell in self._open and not self._is_there(slot, self._bell):
                 fd, self._old_bell = self._old_bell, self._bell

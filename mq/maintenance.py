@@ -301,12 +301,16 @@ class Maintenance:
         self._looked = Looked(0, 0, 0, 0.0, False)
         until = time.monotonic() + WAY_SECONDS
         with self._working, self._store.alone_cleaning() as ours, suppress(DiskFull, StoreLocked):
-            while ours and time.monotonic() < until and self._look() and self.clean():
-                pass
+            if ours:
+                self._clean_until(until)
         if not ours:
             with self._store.alone_cleaning(WAY_SECONDS):
                 pass  # another process was at it
         self._store.log.way_made = True
+
+    def _clean_until(self, until: float) -> None:
+        while time.monotonic() < until and self._look() and self.clean():
+            pass
 
     # ── space, asked for ───────────────────────────────────────────────────────────
 
@@ -324,11 +328,14 @@ class Maintenance:
                 begin, limit = log.head, self.garbage_upto()
                 if limit == log.segments[-1].limit:
                     log.roll(now_ms)  # the segment in use can be cleaned once another is
-            while self._store.log.head < limit:
-                progress(self._store.log.head - begin, limit - begin)
-                self._require_room()
-                self.clean()
+            self._clean_upto(limit, begin, progress)
             progress(limit - begin, limit - begin)
+
+    def _clean_upto(self, limit: int, begin: int, progress: Callable[[int, int], None]) -> None:
+        while self._store.log.head < limit:
+            progress(self._store.log.head - begin, limit - begin)
+            self._require_room()
+            self.clean()
 
     def _require_room(self) -> None:
         """DiskFull, saying how much is missing, if what lives in the oldest segment cannot be copied."""

@@ -270,18 +270,23 @@ def _first(store: Store, queues: Sequence[Queue[Any]]) -> Queue[Any] | None:
     with store.mutex:
         try:
             store.enter()
-            now = store.clock.now()
-            if now.store >= store.state.board.next:
-                store.do_due()
-            for queue in queues:
-                state = queue._channel.state
-                if state is not None:
-                    if state.peculiar:
-                        renew(store, state, now)
-                    if state.head(now) is not None:
-                        return queue
+            return _first_of(store, queues)
         finally:
             store.leave()
+
+
+def _first_of(store: Store, queues: Sequence[Queue[Any]]) -> Queue[Any] | None:
+    """Called with the mutex.  A function of its own, for a loop: see tests/test_loops.py."""
+    now = store.clock.now()
+    if now.store >= store.state.board.next:
+        store.do_due()
+    for queue in queues:
+        state = queue._channel.state
+        if state is not None:
+            if state.peculiar:
+                renew(store, state, now)
+            if state.head(now) is not None:
+                return queue
     return None
 
 

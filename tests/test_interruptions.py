@@ -52,7 +52,7 @@ MOVES = {"NOP", "CACHE", "POP_TOP", "COPY", "SWAP", "PRECALL", "KW_NAMES", "EXTE
          "PUSH_EXC_INFO", "POP_EXCEPT", "RERAISE", "JUMP_FORWARD", "IS_OP", "UNPACK_SEQUENCE",
          "POP_JUMP_FORWARD_IF_NONE", "POP_JUMP_FORWARD_IF_NOT_NONE", "POP_JUMP_FORWARD_IF_FALSE",
          "POP_JUMP_FORWARD_IF_TRUE", "POP_JUMP_IF_NONE", "POP_JUMP_IF_NOT_NONE", "POP_JUMP_IF_FALSE",
-         "POP_JUMP_IF_TRUE"}  # fmt: skip
+         "POP_JUMP_IF_TRUE", "TO_BOOL"}  # fmt: skip
 STRIKES_OF_A_STORE = 25  # then a new one: whoever was struck reads all of it again
 
 

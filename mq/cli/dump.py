@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
@@ -179,10 +179,13 @@ class _Names:
         self._said: dict[int, list[tuple[int, str]]] = {}  # by number: from where on, and the name; "": none
         with Progress("reading names", sum(file.size for file in walked.files)) as progress:
             for file in walked.files:
-                for item in walked.items(file):
-                    if isinstance(item, Found) and item.kind in (events.DECLARE, events.DELETE):
-                        self._read(item)
+                self._read_all(walked.items(file))
                 progress.add(file.size)
+
+    def _read_all(self, items: Iterable[Found | Gap]) -> None:
+        for item in items:
+            if isinstance(item, Found) and item.kind in (events.DECLARE, events.DELETE):
+                self._read(item)
 
     def _read(self, item: Found) -> None:
         if item.kind == events.DELETE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import os
 import select
@@ -62,10 +63,8 @@ def receive(
     taken = 0
     with mq.open(store) as broker, Interrupts() as interrupts:
         source = broker.queue(queue)
-        while limit is None or taken < limit:
-            delivery = _next(source, seconds, interrupts)
-            if delivery is None:
-                break
+        deliveries = iter(lambda: _next(source, seconds, interrupts), None)
+        for delivery in itertools.islice(deliveries, limit):
             taken += 1
             _hand_over(delivery, as_json, not no_ack, interrupts)
         if not taken:

@@ -293,11 +293,14 @@ class State:
         self._moves = []
         try:
             yield from self.look_within(base, limit)
-            while self._moves:
-                moves, self._moves = self._moves, []
-                yield [(queue, id) for number, id in moves if (queue := self.queue(number))]
+            yield from self._moved_meanwhile()
         finally:
             self._moves = None
+
+    def _moved_meanwhile(self) -> Iterator[list[tuple[QueueState, Live]]]:
+        while self._moves:
+            moves, self._moves = self._moves, []
+            yield [(queue, id) for number, id in moves if (queue := self.queue(number))]
 
     def look_within(self, base: int, limit: int) -> Iterator[list[tuple[QueueState, Live]]]:
         """The same, for one look at all of it, while nothing changes."""

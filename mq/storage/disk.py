@@ -582,13 +582,17 @@ def _standard_streams_taken() -> Iterator[None]:
     """A new descriptor has a number that is no standard stream's."""
     taken: list[int] = []
     try:
-        while not taken or taken[-1] < LOWEST_FD:
-            taken.append(os.open("/", os.O_RDONLY | os.O_CLOEXEC))  # which nothing can be written to
+        _take_standard_streams(taken)
         os.close(taken.pop())
         yield
     finally:
         for fd in taken:
             os.close(fd)
+
+
+def _take_standard_streams(taken: list[int]) -> None:
+    while not taken or taken[-1] < LOWEST_FD:
+        taken.append(os.open("/", os.O_RDONLY | os.O_CLOEXEC))  # which nothing can be written to
 
 
 @contextmanager
@@ -787,10 +791,10 @@ def write_file(disk: Disk, path: str, data: bytes) -> None:
 
 def close_all(disk: Disk, fds: Iterable[int]) -> None:
     """Close all of *fds* that are descriptors, whatever one of them raises; then raise that."""
+    fds = [fd for fd in fds if fd >= 0]
     with ExitStack() as closing:
         for fd in fds:
-            if fd >= 0:
-                closing.callback(disk.close, fd)
+            closing.callback(disk.close, fd)
 
 
 def _make_all(path: str) -> None:

@@ -157,11 +157,9 @@ class Locks:
         """
         with mutex:
             fd = self._cleaner = self._disk.open(os.path.join(self._path, "CLEANER"), write=True, create=True)
-        unlock, give_up = self._disk.unlocker(fd), time.monotonic() + seconds
+        unlock = self._disk.unlocker(fd)
         try:
-            while not (ours := self._disk.lock(fd)) and time.monotonic() < give_up:
-                self._disk.pause(LOOK_NAP_SECONDS)
-            yield ours
+            yield _lock_within(self._disk, fd, seconds)
         finally:
             if self._disk.owns(fd):
                 unlock()  # first, as in `arrive`
@@ -185,6 +183,16 @@ class Locks:
         close_all(self._disk, fds)
 
 
+def _lock_within(disk: Disk, fd: int, seconds: float) -> bool:
+    """Lock the file, if it can be had within so many *seconds*."""
+    give_up = time.monotonic() + seconds
+    while not disk.lock(fd):
+        if time.monotonic() >= give_up:
+            return False
+        disk.pause(LOOK_NAP_SECONDS)
+    return True
+
+
 def is_present(disk: Disk, path: str) -> bool:
     """Whether somebody has the store open.  Looks, and lets go at once.
 
@@ -195,11 +203,8 @@ def is_present(disk: Disk, path: str) -> bool:
         return disk.exists(path) and _is_locked(disk, disk.open_directory(path))
     fd = disk.open(lock)
     try:
-        give_up = time.monotonic() + shared.LOOK_SECONDS
-        while not disk.lock(fd):
-            if time.monotonic() > give_up:
-                return True  # whoever holds it so long is at work
-            disk.pause(LOOK_NAP_SECONDS)
+        if not _lock_within(disk, fd, shared.LOOK_SECONDS):
+            return True  # the process that holds it so long is at work
         presence = os.path.join(path, "FORMAT")
         if disk.exists(presence) and _is_locked(disk, disk.open(presence)):
             return True

@@ -222,11 +222,14 @@ class Reader:
 
     def _close_all(self) -> None:
         try:
-            while self._readers:
-                self._disk.close(self._readers.popitem()[1])
+            self._close_each()
         finally:
             if self._readers:  # one of them cannot be closed: the others are
                 self._close_all()
+
+    def _close_each(self) -> None:
+        while self._readers:
+            self._disk.close(self._readers.popitem()[1])
 
     def path(self, each: Segment) -> str:
         return os.path.join(self._directory, each.name)

@@ -363,16 +363,20 @@ def recover(
     log = Log(disk, directory, identity, mark, found.segments, found.end, segment_bytes)
     log.skew = skew
     try:
-        while len(log.segments) > 1 and log.segments[0].limit <= found.head:
-            oldest = log.segments[0]
-            log.drop(oldest)
-            log.unlink(oldest)
+        _drop_below(log, found.head)
         if found.verdict is not Verdict.CLEAN or log.segments[-1].features != segment.FEATURES:
             log.restart(now_ms, found.next_base)
     except BaseException:
         log.abandon()
         raise
     return log
+
+
+def _drop_below(log: Log, head: int) -> None:
+    while len(log.segments) > 1 and log.segments[0].limit <= head:
+        oldest = log.segments[0]
+        log.drop(oldest)
+        log.unlink(oldest)
 
 
 def _renew_unused(disk: Disk, directory: str, identity: Identity, found: Survey) -> None:

@@ -468,16 +468,19 @@ class _Round:
                 return ""
             self._disk.make_directory(self._quarantine)
             self._disk.sync_directory(self._path)
-            for number in range(1, 1 << 16):
-                suffix = f".{number}" if number > 1 else ""
-                target = os.path.join(self._quarantine, f"{name}-{offset}{suffix}.bin")
-                if not self._disk.exists(target):
-                    self._copy(fd, offset, size, target)
-                    return target
-                if self._is_copy(fd, offset, size, target):
-                    return target
+            return self._save_beside(fd, name, offset, size)
         finally:
             self._disk.close(fd)
+
+    def _save_beside(self, fd: int, name: str, offset: int, size: int) -> str:
+        for number in range(1, 1 << 16):
+            suffix = f".{number}" if number > 1 else ""
+            target = os.path.join(self._quarantine, f"{name}-{offset}{suffix}.bin")
+            if not self._disk.exists(target):
+                self._copy(fd, offset, size, target)
+                return target
+            if self._is_copy(fd, offset, size, target):
+                return target
         raise StorageError(self._quarantine, "too many copies of the same place; move some elsewhere")
 
     def _copy(self, fd: int, offset: int, size: int, target: str) -> None:

@@ -156,7 +156,7 @@ BUGS = (
     Bug("garbage below one segment stays on a full disk", "mq.maintenance:Maintenance._clean_is_due",
         "self._pays(live) if log.full else", "", "full"),
     Bug("a publisher on a full disk makes no way", "mq.maintenance:Maintenance.make_way",
-        "while ours and", "while False and", "full"),
+        "if ours:", "if False:", "full"),
     Bug("acks leave what they could take", "mq.pressure:kept", "return whole, 0", "return whole, whole",
         "full"),
     # ── the fold ───────────────────────────────────────────────────────────────────
