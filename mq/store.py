@@ -34,7 +34,7 @@ from mq.delivery import events, idle
 from mq.delivery.backlog import Arrays, Chunk
 from mq.delivery.board import NEVER
 from mq.delivery.dead import NAME_BYTES_MAX, check_grave
-from mq.delivery.decode import refusal
+from mq.delivery.decode import refusals
 from mq.delivery.due import next_work
 from mq.delivery.events import Now
 from mq.delivery.plan import Plan
@@ -198,7 +198,7 @@ class Store:
             except (CorruptStore, Unsupported):  # it may be a record that a mistake of an older mq wrote
                 if not salvage or self._locks.crowded:
                     raise
-                for loss in repair.mend(disk, self.path, events.PUBLISH, events.message_of, refusal):
+                for loss in repair.mend(disk, self.path, events.PUBLISH, events.message_of, refusals):
                     self.notes.put_down(WARNING, "%s", loss)
                 alone = self._begin()
             if not self.exclusive:

@@ -11,7 +11,7 @@ from fakes import FakeClock
 import mq
 from mq.broker import Broker
 from mq.delivery import events
-from mq.delivery.decode import refusal
+from mq.delivery.decode import refusals
 from mq.storage.disk import RealDisk
 from mq.storage.repair import repair
 from mq.storage.segment import HEADER_BYTES
@@ -127,7 +127,7 @@ def test_the_cleaner_stops_and_says_what_to_do_and_after_a_repair_it_cleans_agai
     assert len(broker._store.log.segments) > segments
     broker.close()
 
-    (loss,) = repair(RealDisk(), str(tmp_path), events.PUBLISH, events.message_of, refusal)
+    (loss,) = repair(RealDisk(), str(tmp_path), events.PUBLISH, events.message_of, refusals)
     assert loss.ids == (stuck[1],)
     broker = open_store()
     broker._store.maintenance.run()

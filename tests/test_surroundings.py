@@ -18,7 +18,7 @@ from fakes import open_on
 import mq
 from mq.broker import Broker
 from mq.delivery import events
-from mq.delivery.decode import refusal
+from mq.delivery.decode import refusals
 from mq.storage import shared
 from mq.storage.disk import Disk, RealDisk
 from mq.storage.repair import repair
@@ -110,7 +110,7 @@ def salvaged(path: Path) -> None:
 
 
 def repaired(path: Path) -> None:
-    repair(RealDisk(), str(path), events.PUBLISH, events.message_of, refusal)
+    repair(RealDisk(), str(path), events.PUBLISH, events.message_of, refusals)
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO], ids=errno.errorcode.get)

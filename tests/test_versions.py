@@ -137,12 +137,12 @@ def test_a_reader_never_upgrades(tmp_path, old):
 
 def mend(path: Path, name: str) -> None:
     """Damage the header of a segment, and have it written again."""
-    from mq.delivery.decode import refusal  # not at the top: the old mq, which reads this file, has none
+    from mq.delivery.decode import refusals  # not at the top: the old mq, which reads this file, has none
 
     with Path(name).open("r+b") as file:
         file.seek(20)
         file.write(b"damage")
-    assert len(repair.repair(QuickDisk(), str(path), events.PUBLISH, events.message_of, refusal)) == 1
+    assert len(repair.repair(QuickDisk(), str(path), events.PUBLISH, events.message_of, refusals)) == 1
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])

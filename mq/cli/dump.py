@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import click
@@ -18,10 +21,14 @@ from mq.cli.progress import Progress
 from mq.delivery import events
 from mq.storage import record
 from mq.storage.disk import Disk
-from mq.storage.walk import File, Found, Gap, Walk, walk
+from mq.storage.segment import Event
+from mq.storage.walk import File, Found, Gap, Pick, Walk, walk
 
 BODY_COLUMNS: Final = 60
 NAME_COLUMNS_MAX: Final = 24
+ID_MASK: Final = (1 << 64) - 1
+NAMING: Final = (events.DECLARE, events.DELETE)  # kinds that say what a queue is called
+MADE_UP: Final = re.compile("(?:unnamed-|#)([0-9]+)")  # what a queue is called that never got a name
 KINDS: Final = tuple(events.KIND_NAMES.values())
 
 Facts = dict[str, Any]
@@ -177,14 +184,21 @@ class _Names:
 
     def __init__(self, walked: Walk) -> None:
         self._said: dict[int, list[tuple[int, str]]] = {}  # by number: from where on, and the name; "": none
+        if walked.whole:
+            for item in walked.kept:
+                self._read(item)
+        else:
+            self._read_all(walked)
+
+    def _read_all(self, walked: Walk) -> None:
         with Progress("reading names", sum(file.size for file in walked.files)) as progress:
             for file in walked.files:
-                self._read_all(walked.items(file))
+                self._read_from(walked.items(file, partial(_of_kinds, kinds=NAMING)))
                 progress.add(file.size)
 
-    def _read_all(self, items: Iterable[Found | Gap]) -> None:
+    def _read_from(self, items: Iterable[Found | Gap]) -> None:
         for item in items:
-            if isinstance(item, Found) and item.kind in (events.DECLARE, events.DELETE):
+            if isinstance(item, Found):
                 self._read(item)
 
     def _read(self, item: Found) -> None:
@@ -199,6 +213,13 @@ class _Names:
         if not said or said[-1][1] != name:
             said.append((start, name))
 
+    def numbers(self, name: str) -> set[int]:
+        """The numbers that a queue called *name* may have had."""
+        found = {number for number, said in self._said.items() if any(each == name for _, each in said)}
+        if match := MADE_UP.fullmatch(name):
+            found.add(int(match[1]))
+        return found
+
     def at(self, number: int, lsn: int) -> str:
         """The name in force at *lsn*, else the next one that queue gets, else what the library calls it."""
         said = self._said.get(number, [])
@@ -208,6 +229,59 @@ class _Names:
         if after == len(said):
             return f"unnamed-{number}"
         return said[after][1] or f"#{number}"  # deleted before anybody said
+
+
+# ── which records have to be looked at one by one ──────────────────────────────────
+
+
+def _of_kinds(run: list[Event], kinds: Collection[int]) -> list[Event]:
+    return [event for event in run if event[1] in kinds]
+
+
+def _that_may_name(run: list[Event], message: int) -> list[Event]:
+    """Those that may be about *message*: they stand where it does, or have its eight bytes in them."""
+    buffer, needle = run[0][5], (message & ID_MASK).to_bytes(8, "little")
+    if not isinstance(buffer, bytes):  # one record, too long to be held
+        return run
+    if needle not in buffer:
+        return [event for event in run if event[0] == message]
+    return [
+        event for event in run
+        if event[0] == message
+        or (event[1] != events.PUBLISH and buffer.find(needle, event[6], event[7]) >= 0)
+    ]  # fmt: skip
+
+
+@dataclass
+class _Wanted:
+    """What was asked for.  `pick` leaves out what is not, as far as a glance tells, before it is decoded."""
+
+    queue: str | None
+    kinds: tuple[str, ...]
+    message: int | None
+    there: bool  # the queue was met
+    known: bool  # the message was met
+
+    def pick(self, names: _Names) -> Pick:
+        numbers = names.numbers(self.queue) if self.queue else None
+        kinds = {kind for kind, name in events.KIND_NAMES.items() if name in self.kinds}
+
+        def pick(run: list[Event]) -> list[Event]:
+            if numbers is not None:
+                run = [event for event in run if event[3] in numbers]
+            if run and self.there and self.message is not None:
+                run = _that_may_name(run, self.message)
+            if self.there and self.known and kinds:
+                run = _of_kinds(run, kinds)
+            return run
+
+        return pick
+
+    def may_be_in(self, walked: Walk, file: File) -> bool:
+        """Whether there may be something to show in *file*: nothing happens to a message before its id."""
+        if self.queue is not None or self.message is None or not walked.whole:
+            return True
+        return file.segment.limit > self.message
 
 
 # ── the command ────────────────────────────────────────────────────────────────────
@@ -239,18 +313,18 @@ def dump(
     """
     walked, names = _walk(disk_at(ctx, store), store)
     show = _show_json if as_json else _Columns(walked).show
-    there, known = queue is None, message is None
-    for file, item, name in _items(walked, names):
+    asked = _Wanted(queue, kinds, message, there=queue is None, known=message is None)
+    for file, item, name in _items(walked, names, asked):
         if isinstance(item, Gap):
             show(file, item, name, {})
             continue
-        there = there or name == queue
+        asked.there = asked.there or name == queue
         wanted = queue in (None, name) and (not kinds or kind_name(item.kind) in kinds)
-        if wanted or not known:
+        if wanted or not asked.known:
             assert file
             said = facts(item, names, file.segment.skew_ms)
             about = message is None or _is_about(said, message)
-            known = known or about
+            asked.known = asked.known or about
             if wanted and about:
                 show(file, item, name, said)
     code = exit_code(walked)
@@ -258,9 +332,9 @@ def dump(
         output.flush()
         note(str(walked.problem))
         ctx.exit(code)
-    if not there:
+    if not asked.there:
         raise Failure(f"no queue {queue!r} in the log of {store}; `mq queues` lists those there are")
-    if not known:
+    if not asked.known:
         raise Failure(
             f"no message {message} in the log of {store}: it never was, or is settled and cleaned away"
         )
@@ -273,7 +347,7 @@ def _is_about(said: Facts, message: int) -> bool:
 def _walk(disk: Disk, store: str) -> tuple[Walk, _Names]:
     """Started over if compaction drops a segment meanwhile: it may have held declarations."""
     while True:
-        walked = walk(disk, store, events.PUBLISH)
+        walked = walk(disk, store, events.PUBLISH, keep=NAMING)
         try:
             return walked, _Names(walked)
         except FileNotFoundError:
@@ -281,14 +355,16 @@ def _walk(disk: Disk, store: str) -> tuple[Walk, _Names]:
                 raise
 
 
-def _items(walked: Walk, names: _Names) -> Iterator[tuple[File | None, Found | Gap, str]]:
+def _items(walked: Walk, names: _Names, asked: _Wanted) -> Iterator[tuple[File | None, Found | Gap, str]]:
     """Every record and every bad place in the order of the log, with the name of the record's queue."""
-    missing = list(walked.missing)
+    missing, pick = list(walked.missing), asked.pick(names)
     for file in walked.files:
         while missing and missing[0].lsn <= file.segment.base:
             yield None, missing.pop(0), ""
+        if not asked.may_be_in(walked, file):
+            continue
         try:
-            for item in walked.items(file):
+            for item in walked.items(file, pick):
                 if isinstance(item, Gap) or item.kind < record.FIRST_EVENT:
                     yield file, item, ""
                 else:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from operator import itemgetter
 from typing import Any, Final
 
 import click
@@ -13,13 +14,14 @@ import click
 from mq.cli import output
 from mq.cli.app import CORRUPT, ERROR, command, disk_at, json_option, note, store_option
 from mq.delivery import events
-from mq.delivery.state import State, stands_at
+from mq.delivery.state import State
 from mq.errors import CorruptStore
 from mq.storage import locks, place, record
 from mq.storage.disk import Disk
 from mq.storage.segment import Event
 from mq.storage.walk import File, Gap, Walk, walk
 
+KIND_OF: Final = itemgetter(1)  # an Event
 MEANINGS: Final = {
     "clean": "closed in order",
     "open": "not closed; nothing is missing",
@@ -52,34 +54,37 @@ class Census:
         self.end = walked.head
         self.sums = [Sums() for _ in walked.files]
         for file, sums in zip(walked.files, self.sums, strict=True):
-            self.state.apply(self._events(file, sums))
+            self.state.apply(chain.from_iterable(self._events(file, sums)))
         self._count_live()
 
-    def _events(self, file: File, sums: Sums) -> Iterator[Event]:
-        for item in self.walk.items(file):
-            if isinstance(item, Gap):
-                sums.gaps.append(item)
+    def _events(self, file: File, sums: Sums) -> Iterator[list[Event]]:
+        for part in self.walk.runs(file):
+            if isinstance(part, Gap):
+                sums.gaps.append(part)
                 continue
-            sums.kinds[kind_name(item.kind)] += 1
-            sums.records += item.size
-            if not item.dropped:
-                self.end = max(self.end, item.lsn + item.size)
-            dead = item.dropped or file.segment.limit <= self.walk.head
-            if record.FIRST_EVENT <= item.kind in events.KIND_NAMES and not dead:
-                content = item.content
-                yield item.lsn, item.kind, item.flags, item.queue, item.ms, content, 0, len(content)
+            kinds = Counter(map(KIND_OF, part.events))
+            for kind, count in kinds.items():
+                sums.kinds[kind_name(kind)] += count
+            sums.records += part.end - part.start
+            if not part.dropped:
+                self.end = max(self.end, part.end)
+            if part.dropped or file.segment.limit <= self.walk.head:
+                continue
+            if all(map(_is_event, kinds)):
+                yield part.events
+            else:
+                yield [event for event in part.events if _is_event(event[1])]
 
     def _count_live(self) -> None:
         """What lives in each segment; a message may have moved to a later one than its id says."""
         for file, sums in zip(self.walk.files, self.sums, strict=True):
-            lsns: list[int] = []
-            for part in self.state.within(file.segment.base, file.segment.limit):
-                for queue, what in part:
-                    lsn = stands_at(queue, what)
-                    if lsn is not None:
-                        lsns.append(lsn)
-                        sums.messages += isinstance(what, int)
-            sums.live = self.walk.size(file, lsns)
+            messages, others = self.state.positions_within(file.segment.base, file.segment.limit)
+            sums.messages = len(messages)
+            sums.live = self.walk.size(file, messages + others)
+
+
+def _is_event(kind: int) -> bool:
+    return record.FIRST_EVENT <= kind in events.KIND_NAMES
 
 
 def take_census(disk: Disk, store: str) -> Census:

@@ -16,7 +16,7 @@ from mq.cli.app import CORRUPT, command, disk_at, json_option, note, store_optio
 from mq.cli.inspect import MEANINGS, exit_code, gap_fields, gap_line
 from mq.cli.progress import Progress
 from mq.delivery import events, snapshot
-from mq.delivery.decode import refusal
+from mq.delivery.decode import refusals
 from mq.errors import Unsupported
 from mq.storage import checkpoint, place
 from mq.storage.disk import Disk
@@ -70,7 +70,7 @@ def verify(ctx: click.Context, as_json: bool, store: str) -> None:
 def _verify_again(disk: Disk, store: str) -> Findings:
     """Started over if compaction drops a segment meanwhile."""
     while True:
-        walked = walk(disk, store, events.PUBLISH, refuse=refusal)
+        walked = walk(disk, store, events.PUBLISH, refuse=refusals)
         try:
             return _verify(disk, store, walked)
         except FileNotFoundError:
@@ -84,14 +84,14 @@ def _verify(disk: Disk, store: str, walked: Walk) -> Findings:
         before = 0
         for file in walked.files:
             if file.segment.limit > walked.head:  # else it is only not unlinked yet
-                for item in walked.items(file):
-                    if isinstance(item, Gap):
-                        ids = () if item.torn else suspects(disk, file, item, events.message_of)
-                        found.gaps.append((item, ids))
+                for part in walked.runs(file):
+                    if isinstance(part, Gap):
+                        ids = () if part.torn else suspects(disk, file, part, events.message_of)
+                        found.gaps.append((part, ids))
                     else:
-                        found.records += 1
-                        found.bytes += item.size
-                        progress.show(before + file.segment.offset(item.lsn), progress.total)
+                        found.records += len(part.events)
+                        found.bytes += part.end - part.start
+                        progress.show(before + file.segment.offset(part.end), progress.total)
             before += file.size
     refused = [gap for gap, _ in found.gaps if not gap.torn and gap not in walked.missing]
     if walked.problem is None and refused:  # all is intact, but recovery does not take it

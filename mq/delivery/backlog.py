@@ -245,6 +245,18 @@ class Backlog:
                 else:
                     yield ids[max(at, bisect_left(ids, base)) : bisect_left(ids, limit)].tolist()
 
+    def positions_within(self, base: int, limit: int) -> Iterator[list[int]]:
+        """Where the records of those are, a chunk at a time."""
+        at = self._at
+        for chunk in self._chunks:
+            if chunk.first < limit:
+                ids, positions = chunk.arrays
+                if positions is not None:
+                    yield [position for position in positions[at:] if base <= position < limit]
+                else:
+                    yield ids[max(at, bisect_left(ids, base)) : bisect_left(ids, limit)].tolist()
+            at = 0
+
     def part(self, first: int, count: int) -> tuple[array[int], array[int]]:
         """The *count* ids from *first* on, and where their records are."""
         ids, positions = array("Q"), array("Q")

@@ -13,7 +13,7 @@ An event is the arguments of the method of the fold that its kind names.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any, Final
 
@@ -53,15 +53,24 @@ def decode(kind: int, flags: int, buffer: Sliced, start: int, stop: int) -> Even
     raise NotUnderstood(f"records of kind {kind} are not known to this mq")
 
 
-def refusal(kind: int, flags: int, payload: Sliced, size: int) -> str:
-    """Why recovery refuses the record, though it is intact; "" if it does not, or it is one of storage."""
-    if kind < events.DECLARE:
-        return ""
-    try:
-        decode(kind, flags, payload, 0, size)
-    except NotUnderstood as error:
-        return f"intact, but refused: {error}"
-    return ""
+def refusals(records: Iterable[tuple[int, int, int, int, int, Any, int, int]]) -> list[tuple[int, str]]:
+    """Which of *records*, as `State.apply` takes them, recovery refuses though they are intact: index, why.
+
+    Those of storage are not looked at.  What nearly all are is looked at here, as `State.apply` does.
+    """
+    found: list[tuple[int, str]] = []
+    for index, (_, kind, flags, _, _, buffer, start, stop) in enumerate(records):
+        if kind < events.DECLARE or (kind == events.PUBLISH and flags in events.PLAIN_FLAGS):
+            continue
+        if kind == events.ACK and stop - start == 12 and not flags & events.STRANGE:
+            continue
+        if kind == events.DELIVER and stop - start == 16 and not flags & events.STRANGE_TO_DELIVER:
+            continue
+        try:
+            decode(kind, flags, buffer, start, stop)
+        except NotUnderstood as error:
+            found.append((index, f"intact, but refused: {error}"))
+    return found
 
 
 def check(draft: Draft) -> Event:

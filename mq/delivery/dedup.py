@@ -105,3 +105,7 @@ class Remembered:
         """Those whose records are in [base, limit)."""
         early = takewhile(lambda item: item[1].position < limit, self._seen.items())
         return [key for key, seen in early if seen.position >= base]
+
+    def positions_within(self, base: int, limit: int) -> list[int]:
+        """Where the records of those stand."""
+        return [self._seen[key].position for key in self.within(base, limit)]

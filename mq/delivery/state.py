@@ -320,6 +320,23 @@ class State:
             for at in range(0, len(ids), LOOK_IDS):
                 yield [(queue, id) for id in ids[at : at + LOOK_IDS] if _stands(queue, id, base, limit)]
 
+    def positions_within(self, base: int, limit: int) -> tuple[list[int], list[int]]:
+        """Where the records of all that `look_within` finds stand: of messages, and of the rest."""
+        messages: list[int] = []
+        others: list[int] = []
+        for image in list(self.asleep):
+            if image.lowest < limit:
+                self.queue(image.number)
+        for queue in self.queues.values():
+            others += (at for at in (queue.declared_at,) if base <= at < limit)
+            others += queue.dedup.positions_within(base, limit)
+            for lane in [queue.waiting, *queue.lanes.values()]:
+                for part in lane.positions_within(base, limit):
+                    messages += part
+            for tried in (queue.delayed, queue.flights):
+                messages += (at for each in tried.values() if base <= (at := each.position) < limit)
+        return messages, others
+
 
 def stands_at(queue: QueueState, what: Live) -> int | None:
     """The position of the record that says it; None if it does not live any more."""

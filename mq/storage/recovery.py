@@ -21,7 +21,7 @@ may be run again.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
@@ -35,13 +35,13 @@ from .log import Log
 from .reserve import Reserve
 from .rewrite import rewrite
 from .search import next_intact
-from .segment import BadHeader, Event, Scan, Segment
+from .segment import BadHeader, Scan, Segment
 from .shared import NO_LIMIT
 
 GONE_BYTES_MAX: Final = 1 << 40  # a page that claims more than this behind the last segment is not believed
 RENEWING_BYTES: Final = 64 << 10  # taken at a time from the room kept back, to make segments anew
 
-Apply = Callable[[Iterable[Event]], None]
+Apply = Callable[[Scan], None]
 
 
 class Verdict(Enum):
@@ -265,8 +265,7 @@ class _Reader:
                 lsn = next_intact(self._disk, self.fd(each), each, lsn, each.limit)
                 if lsn is not None:
                     scan = self.scan(each, lsn, each.limit)
-                    for _ in scan:
-                        pass
+                    _ignore(scan)
                     found.synced = max(found.synced, scan.synced)
                     head = max(head, scan.head)
                     lsn = max(scan.bad, lsn + 1)
@@ -308,6 +307,12 @@ class _Reader:
                 return
             continues = bool(flags & record.CONTINUES)
             lsn += record.HEADER_BYTES + length
+
+
+def _ignore(scan: Scan) -> None:
+    """Only follow the records."""
+    for _ in scan.batches():
+        pass
 
 
 def is_gone(found: Survey, end: int) -> bool:

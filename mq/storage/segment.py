@@ -158,14 +158,15 @@ class Scan:
     `closed` whether the last record says closed; `event_ms` is the time of the last event
     that was handed on, None if there was none.
 
-    The records of storage itself are not handed on.
+    The records of storage itself are not handed on: only those of the kind *least* or above.
     """
 
     def __init__(
-        self, disk: Disk, fd: int, segment: Segment, start: int, stop: int, path: str, whole: int = 0
+        self, disk: Disk, fd: int, segment: Segment, start: int, stop: int, path: str, whole: int = 0,
+        least: int = record.FIRST_EVENT,
     ) -> None:  # fmt: skip
         """With *whole*, go on inside a group, of which it is known that it ends there."""
-        self._disk, self._fd, self._segment, self._path = disk, fd, segment, path
+        self._disk, self._fd, self.segment, self._path = disk, fd, segment, path
         self._stop = min(stop, segment.limit)
         self.end = self.bad = start
         self.synced = self.last_ms = self.head = 0
@@ -174,6 +175,7 @@ class Scan:
         # A group that ends here is known to be whole, and is handed on as it is read.  If `bad` stays
         # below, it could not be read again, and only a part of the group was handed on.
         self.whole = whole
+        self._least = least
         self._group: list[Event] = []  # whose end has not been met yet
 
     def __iter__(self) -> Iterator[Event]:
@@ -190,7 +192,7 @@ class Scan:
         while self.bad < self._stop:
             first = self.bad
             want = min(size, (self.whole if first < self.whole else self._stop) - first)
-            block = self._disk.pread(self._fd, want, self._segment.offset(first))
+            block = self._disk.pread(self._fd, want, self.segment.offset(first))
             if len(block) < 24:
                 return
             yield self.parse(block, first)
@@ -221,7 +223,7 @@ class Scan:
         _, length, low, lag, ms, kind, flags, queue = record.HEADER.unpack_from(block)
         if low != lsn & record.LOW:
             return None
-        payload = read_far(self._disk, self._fd, self._segment.offset(lsn), self._segment.seed)
+        payload = read_far(self._disk, self._fd, self.segment.offset(lsn), self.segment.seed)
         if payload is None:
             return None
         self._note_header(lsn, lag, ms)
@@ -230,7 +232,7 @@ class Scan:
         if self.bad >= self.whole:
             self.end = self.bad
         event = lsn, kind, flags, queue, ms, payload, 0, length
-        if kind >= record.FIRST_EVENT:
+        if kind >= self._least:
             self.event_ms = ms
             return [event]
         self._note(event)
@@ -247,11 +249,11 @@ class Scan:
         Else `bad` is where it is not.
         """
         self._group.clear()
-        unpack, crc_of, seed = record.HEADER.unpack_from, crc32c, self._segment.seed
+        unpack, crc_of, seed = record.HEADER.unpack_from, crc32c, self.segment.seed
         while True:
             first = self.bad
             block = self._disk.pread(
-                self._fd, min(BLOCK_BYTES, self._stop - first), self._segment.offset(first)
+                self._fd, min(BLOCK_BYTES, self._stop - first), self.segment.offset(first)
             )
             at = 0
             while at + 24 <= len(block):
@@ -262,7 +264,7 @@ class Scan:
                 if stop <= len(block):
                     if crc_of(block[at + 4 : stop], seed) != crc:
                         return False
-                elif at or read_far(self._disk, self._fd, self._segment.offset(lsn), seed) is None:
+                elif at or read_far(self._disk, self._fd, self.segment.offset(lsn), seed) is None:
                     break
                 self._note_header(lsn, lag, ms)
                 self.closed = False
@@ -277,10 +279,10 @@ class Scan:
         """The records of the groups that end in *block*, which begins at *first*."""
         # The loop that opening a store spends its time in: plain tuples (of the shape
         # of Record), local names, one checksum call a record.
-        seed, unpack, crc_of = self._segment.seed, record.HEADER.unpack_from, crc32c
+        seed, unpack, crc_of = self.segment.seed, record.HEADER.unpack_from, crc32c
         found: list[Event] = []
         add, group, lsn, end = found.append, self._group, first, self.end
-        whole = self.whole
+        whole, least = self.whole, self._least
         chained = 0 if first < whole else 1  # record.CONTINUES
         at, size = 0, len(block)
         claim_lsn = claim_lag = kind = ms = 0
@@ -299,14 +301,14 @@ class Scan:
                 if not flags & 1:
                     end = lsn
                     for each in group:
-                        if each[1] >= 16:
+                        if each[1] >= least:
                             add(each)
                         else:
                             self._note(each)
                     group.clear()
             else:
                 event = lsn, kind, flags, queue, ms, block, at + 24, stop
-                if kind >= 16:
+                if kind >= least:
                     add(event)
                 else:
                     self._note(event)
@@ -332,7 +334,7 @@ class Scan:
 
     def _unknown(self, lsn: int, kind: int) -> Unsupported:
         return Unsupported(
-            f"{self._path} at offset {self._segment.offset(lsn)}: records of kind {kind} are not"
+            f"{self._path} at offset {self.segment.offset(lsn)}: records of kind {kind} are not"
             " known to this mq; upgrade mq"
         )
 

@@ -6,6 +6,11 @@ person go on behind it, from one intact record to the next:
     ┌────────┬────────┬░░░░░░░░░░░┬────────┬────────┬───────────┐
     │ Found  │ Found  │    Gap    │ Found  │ Found  │   zeros   │
     └────────┴────────┴░░░░░░░░░░░┴────────┴────────┴───────────┘
+      a Run                         another one
+
+The records are read by recovery's own loop, a block at a time: a `Run` is the records of
+one block as that loop gives them, for tools that go through all of them.  A `Found` is
+one record by itself.
 
 The verdict is recovery's own.  What cannot be read from where it belongs is taken from
 where else it stands: the store's key from any segment's header, a segment's capacity
@@ -15,11 +20,12 @@ and creation time from its fence.
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from struct import Struct
 from typing import Final, NamedTuple
 
 from crc32c import crc32c
@@ -28,14 +34,13 @@ from mq.errors import CorruptStore, MqError, StorageError
 
 from . import checkpoint, identity, locks, record, recovery, segment, shared
 from .disk import Disk
-from .far import read_far
 from .identity import Identity
 from .recovery import Survey, Verdict
 from .search import next_intact
-from .segment import BadHeader, Payload, Segment
+from .segment import BLOCK_BYTES, BadHeader, Event, Payload, Scan, Segment
 from .shared import NO_LIMIT
 
-BLOCK_BYTES: Final = 1 << 20
+LENGTH: Final = Struct("<4xI")  # of a payload, in a record's header
 
 
 class Found(NamedTuple):
@@ -70,12 +75,31 @@ class Gap(NamedTuple):
     torn: bool  # nobody claimed that they were on the disk: what a crash leaves, not damage
 
 
-Refuse = Callable[[int, int, Payload, int], str]
-"""(kind, flags, payload, its size) → why recovery refuses such an intact event; "" if it does not."""
+class Run(NamedTuple):
+    """Intact records, each behind the one before; `ms` of each counts from the segment's creation."""
+
+    events: list[Event]
+    dropped: bool  # all of them: see Found
+
+    @property
+    def start(self) -> int:
+        return self.events[0][0]
+
+    @property
+    def end(self) -> int:
+        lsn, *_, start, stop = self.events[-1]
+        return lsn + record.HEADER_BYTES + stop - start
 
 
-def _nothing(kind: int, flags: int, payload: Payload, size: int) -> str:
-    return ""
+Refuse = Callable[[Sequence[Event]], Sequence[tuple[int, str]]]
+"""Which of these intact records recovery refuses: the index, and why."""
+
+Pick = Callable[[list[Event]], Iterable[Event]]
+"""Some of the records of a run."""
+
+
+def _nothing(events: Sequence[Event]) -> Sequence[tuple[int, str]]:
+    return ()
 
 
 @dataclass
@@ -105,6 +129,17 @@ class Walk:
     files: list[File] = field(default_factory=list)
     missing: list[Gap] = field(default_factory=list)  # headers and whole files
     refuse: Refuse = _nothing
+    kept: list[Found] = field(default_factory=list)  # events of the kinds asked for, before X of recovery
+
+    @property
+    def whole(self) -> bool:
+        """Whether recovery went through every record of every file, and found nothing wrong."""
+        return (
+            self.problem is None
+            and not self.missing
+            and self.verdict in (Verdict.CLEAN.value, Verdict.OPEN.value)
+            and all(file.segment.limit > self.head for file in self.files)
+        )
 
     @property
     def verdict(self) -> str:
@@ -126,44 +161,72 @@ class Walk:
         """Where the log ends; of a damaged one, the part that is whole."""
         return self.survey.end if self.survey else 0
 
-    def items(self, file: File) -> Iterator[Found | Gap]:
-        """What stands in *file*, in order; void and unused bytes are left out."""
+    def items(self, file: File, pick: Pick = list) -> Iterator[Found | Gap]:
+        """What stands in *file*, in order, and of each run what *pick* takes; not void and unused bytes."""
+        for part in self.runs(file):
+            if isinstance(part, Gap):
+                yield part
+            else:
+                for event in pick(part.events):
+                    yield found_in(file.segment, event, part.dropped)
+
+    def runs(self, file: File) -> Iterator[Run | Gap]:
+        """The same, with the records of a block together."""
         fd = self.disk.open(file.path)
         try:
-            yield from self._items(_Window(self.disk, fd, file), file)
+            yield from self._runs(fd, file)
         finally:
             self.disk.close(fd)
 
-    def _items(self, window: _Window, file: File) -> Iterator[Found | Gap]:
+    def _runs(self, fd: int, file: File) -> Iterator[Run | Gap]:
         each, lsn = file.segment, file.segment.base
-        torn_from = self.end if self.verdict == Verdict.TORN.value else NO_LIMIT
         while lsn < file.stop:
-            found = window.record(lsn, torn_from)
-            if found:
-                why = "" if found.dropped else self._refusal(found)
-                yield Gap(file.path, each.offset(lsn), lsn, found.size, why, torn=False) if why else found
-                lsn += found.size
-                continue
-            stop = next_intact(self.disk, window.fd, each, lsn + 1, file.stop)
+            scan = _Everything(self.disk, fd, each, lsn, file)
+            for events in scan.runs():
+                yield from self._judged(file, events)
+            lsn = scan.stopped
+            if lsn >= file.stop:
+                return
+            stop = next_intact(self.disk, fd, each, lsn + 1, file.stop)
             if stop is None:
-                stop = max(window.last_byte(lsn), file.reached)
+                stop = max(_last_byte(self.disk, fd, file, lsn), file.reached)
             if stop <= lsn:
                 return
             yield self._gap(file, lsn, stop)
             lsn = stop
 
-    def _refusal(self, found: Found) -> str:
-        return self.refuse(found.kind, found.flags, found.content, len(found.content))
+    def _judged(self, file: File, events: list[Event]) -> Iterator[Run | Gap]:
+        """The same records: which of them recovery leaves out, and which it refuses."""
+        torn_from = self.end if self.verdict == Verdict.TORN.value else NO_LIMIT
+        kept = len(events) if events[-1][0] < torn_from else bisect_left(events, (torn_from,))
+        at = 0
+        for index, why in self.refuse(events[:kept]):
+            if at < index:
+                yield Run(events[at:index], dropped=False)
+            refused = found_in(file.segment, events[index], dropped=False)
+            yield Gap(file.path, file.segment.offset(refused.lsn), refused.lsn, refused.size, why, torn=False)
+            at = index + 1
+        if at < kept:
+            yield Run(events[at:kept], dropped=False)
+        if kept < len(events):
+            yield Run(events[kept:], dropped=True)
 
-    def size(self, file: File, lsns: Sequence[int]) -> int:
+    def size(self, file: File, lsns: Iterable[int]) -> int:
         """The bytes that the intact records at *lsns*, all in *file*, take together."""
+        places = sorted(lsns)
+        size, at = record.HEADER_BYTES * len(places), 0
         fd = self.disk.open(file.path)
         try:
-            window = _Window(self.disk, fd, file)
-            heads = (window.read(lsn, record.HEADER_BYTES) for lsn in sorted(lsns))
-            return sum(record.HEADER_BYTES + int(record.HEADER.unpack(head)[1]) for head in heads)
+            while at < len(places):
+                first = places[at]
+                want = min(BLOCK_BYTES, file.stop - first)
+                block = self.disk.pread(fd, want, file.segment.offset(first))
+                behind = max(at + 1, bisect_left(places, first + len(block) - record.HEADER_BYTES + 1, at))
+                size += sum(LENGTH.unpack_from(block, lsn - first)[0] for lsn in places[at:behind])
+                at = behind
         finally:
             self.disk.close(fd)
+        return size
 
     def _gap(self, file: File, lsn: int, stop: int) -> Gap:
         torn = lsn >= self.synced
@@ -171,69 +234,68 @@ class Walk:
         return Gap(file.path, file.segment.offset(lsn), lsn, stop - lsn, reason, torn)
 
 
-class _Window:
-    """A segment's file, read a block at a time."""
+def found_in(each: Segment, event: Event, dropped: bool) -> Found:
+    """One record of a run in *each*, by itself."""
+    lsn, kind, flags, queue, ms, buffer, start, stop = event
+    content = buffer[start:stop] if isinstance(buffer, bytes) else buffer
+    return Found(lsn, kind, flags, queue, each.created_ms + ms, content, dropped)
 
-    def __init__(self, disk: Disk, fd: int, file: File) -> None:
-        self._disk, self.fd, self._file = disk, fd, file
-        self._block, self._first = b"", 0
 
-    def read(self, lsn: int, size: int) -> bytes:
-        at = lsn - self._first
-        if at < 0 or at + size > len(self._block):
-            want = min(max(size, BLOCK_BYTES), self._file.stop - lsn)
-            self._block = self._disk.pread(self.fd, want, self._file.segment.offset(lsn))
-            self._first, at = lsn, 0
-        return self._block[at : at + size]
+class _Everything(Scan):
+    """Every intact record in [start, file.stop): those of storage too, and of groups without an end."""
 
-    def record(self, lsn: int, torn_from: int) -> Found | None:
-        """The record at *lsn*, if there is one that passes."""
-        head = self.read(lsn, record.HEADER_BYTES)
-        if len(head) < record.HEADER_BYTES:
-            return None
-        crc, length, low, _, ms, kind, flags, queue = record.HEADER.unpack(head)
-        size = record.HEADER_BYTES + length
-        if not kind or low != lsn & record.LOW or lsn + size > self._file.stop:
-            return None
-        each = self._file.segment
-        content: Payload | None = None
-        if size > BLOCK_BYTES:
-            content = read_far(self._disk, self.fd, each.offset(lsn), each.seed)
-        else:
-            data = self.read(lsn, size)
-            if len(data) == size and crc32c(memoryview(data)[4:], each.seed) == crc:
-                content = data[record.HEADER_BYTES :]
-        if content is None:
-            return None
-        return Found(lsn, kind, flags, queue, each.created_ms + ms, content, lsn >= torn_from)
+    def __init__(self, disk: Disk, fd: int, segment: Segment, start: int, file: File) -> None:
+        # As if all were one group, of which it is known that it is whole: then none is held back.
+        super().__init__(disk, fd, segment, start, file.stop, file.path, whole=file.stop, least=1)
+        self._none_at = NO_LIMIT
 
-    def last_byte(self, lsn: int) -> int:
-        """Behind the last byte in [lsn, stop) that is not zero; *lsn* if all are."""
-        last, at = lsn, lsn
-        while at < self._file.stop:
-            want = min(BLOCK_BYTES, self._file.stop - at)
-            block = self._disk.pread(self.fd, want, self._file.segment.offset(at))
-            if not block:
-                break
-            if used := len(block.rstrip(b"\0")):
-                last = at + used
-            at += len(block)
-        return last
+    @property
+    def stopped(self) -> int:
+        """The first place that is none."""
+        return min(self.bad, self._none_at)
+
+    def runs(self) -> Iterator[list[Event]]:
+        for events in self.batches():
+            if self._none_at < NO_LIMIT:
+                events = [event for event in events if event[0] < self._none_at]
+            if events:
+                yield events
+            if self._none_at < NO_LIMIT:
+                return
+
+    def _note(self, event: Event) -> None:
+        """Nothing is of kind 0, though its checksum passes."""
+        self._none_at = min(self._none_at, event[0])
+
+
+def _last_byte(disk: Disk, fd: int, file: File, lsn: int) -> int:
+    """Behind the last byte in [lsn, stop) that is not zero; *lsn* if all are."""
+    last, at = lsn, lsn
+    while at < file.stop:
+        block = disk.pread(fd, min(BLOCK_BYTES, file.stop - at), file.segment.offset(at))
+        if not block:
+            break
+        if used := len(block.rstrip(b"\0")):
+            last = at + used
+        at += len(block)
+    return last
 
 
 def walk(
-    disk: Disk, path: str, message_kind: int, *, alone: bool = False, refuse: Refuse = _nothing
+    disk: Disk, path: str, message_kind: int, *, alone: bool = False, refuse: Refuse = _nothing,
+    keep: Collection[int] = (),
 ) -> Walk:  # fmt: skip
     """The store in the directory *path*; StorageError if there is none, or no key to read it with.
 
     *alone*: the caller has the store's lock, so nobody else is there to vouch for the log's end.  An
-    event that *refuse* has something against is a gap, too.
+    event that *refuse* has something against is a gap, too.  The events of the kinds *keep*, of which
+    there must be few, are kept in passing.
     """
     own, broken = _identify(disk, path)
     while True:
         view = _look(disk, path, own.key, alone)
         try:
-            found = _judge(disk, path, own, view, message_kind)
+            found = _judge(disk, path, own, view, message_kind, keep)
             found.problem, found.refuse = broken or found.problem, refuse
             _list_files(found, os.path.join(path, "log"))
             if not alone:
@@ -283,15 +345,23 @@ def _identity_in_headers(disk: Disk, directory: str) -> Identity | None:
     return None
 
 
-def _judge(disk: Disk, path: str, own: Identity, view: shared.View, message_kind: int) -> Walk:
+def _judge(
+    disk: Disk, path: str, own: Identity, view: shared.View, message_kind: int, keep: Collection[int]
+) -> Walk:  # fmt: skip
     """Recovery's verdict."""
-    ignore: Callable[[Iterable[object]], None] = deque[object](maxlen=0).extend
+    kept: list[Found] = []
+
+    def look(scan: Scan) -> None:
+        for events in scan.batches():
+            if keep:
+                kept.extend(found_in(scan.segment, each, False) for each in events if each[1] in keep)
+
     directory = os.path.join(path, "log")
     try:
-        survey = recovery.survey(disk, directory, own, view.synced, ignore, message_kind, view.upto)
+        survey = recovery.survey(disk, directory, own, view.synced, look, message_kind, view.upto)
     except MqError as error:
         return Walk(disk, path, own, view, None, error)
-    return Walk(disk, path, own, view, survey, survey.error)
+    return Walk(disk, path, own, view, survey, survey.error, kept=kept)
 
 
 def _look(disk: Disk, path: str, key: bytes, alone: bool) -> shared.View:

@@ -16,7 +16,7 @@ from itertools import count
 
 from mq.broker import Broker
 from mq.delivery import events
-from mq.delivery.decode import refusal
+from mq.delivery.decode import refusals
 from mq.errors import StorageError, StoreLocked
 from mq.storage import repair
 from mq.store import Store
@@ -119,7 +119,7 @@ def a_file_is_deleted(name: str) -> Callable[[Stage], None]:
 def a_repair_comes_when_format_is_gone(stage: Stage) -> None:
     def mend(actor: Actor) -> None:
         try:
-            repair.repair(actor.process.disk, PATH, events.PUBLISH, events.message_of, refusal)
+            repair.repair(actor.process.disk, PATH, events.PUBLISH, events.message_of, refusals)
         except StoreLocked:
             return
         if stage["a"].broker:

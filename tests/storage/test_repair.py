@@ -13,7 +13,7 @@ from opened import NOW, Held, contents, open_on
 
 from mq.broker import Broker
 from mq.delivery import events
-from mq.delivery.decode import refusal
+from mq.delivery.decode import refusals
 from mq.errors import CorruptStore
 from mq.storage import record, segment, shared
 from mq.storage.repair import Loss, repair
@@ -136,11 +136,11 @@ class Repaired(NamedTuple):
 def mended(files: Files, *, now: float = NOW + 50 * DAY) -> Repaired:
     """The store after a repair, a second one having found nothing to do."""
     disk = Image(files)
-    losses = repair(disk, "s", events.PUBLISH, events.message_of, refusal)
+    losses = repair(disk, "s", events.PUBLISH, events.message_of, refusals)
     repaired = disk.files()
-    assert repair(Image(repaired), "s", events.PUBLISH, events.message_of, refusal) == []
+    assert repair(Image(repaired), "s", events.PUBLISH, events.message_of, refusals) == []
     again = Image(repaired)
-    repair(again, "s", events.PUBLISH, events.message_of, refusal)
+    repair(again, "s", events.PUBLISH, events.message_of, refusals)
     assert again.files() == repaired
     # Looking at it changes nothing, and opening it for good leaves nothing to be repaired either.
     broker = open_on(disk, now=now)
@@ -247,7 +247,7 @@ def test_damage_to_what_stands_beside_the_log_costs_nothing(name: str) -> None:
 
 
 def fix(disk: Image | Faulty, *, dry_run: bool = False) -> list[Loss]:
-    return repair(disk, "s", events.PUBLISH, events.message_of, refusal, dry_run=dry_run)  # type: ignore[arg-type]
+    return repair(disk, "s", events.PUBLISH, events.message_of, refusals, dry_run=dry_run)  # type: ignore[arg-type]
 
 
 def flipped(files: Files, path: str, *offsets: int) -> dict[str, bytes]:
