@@ -34,7 +34,7 @@ from mq.storage.locks import LOCK_SECONDS
 from mq.storage.log import Draft, Log
 from mq.storage.record import FENCE_BYTES
 from mq.storage.recovery import Start
-from mq.storage.segment import Event, Scan, is_zero
+from mq.storage.segment import Scan, is_zero
 
 if TYPE_CHECKING:
     from mq.store import Store
@@ -356,26 +356,22 @@ class Maintenance:
             try:
                 scan = Scan(disk, fd, each, each.base, min(each.limit, log.end), path)
                 # Void bytes are garbage too; and behind damage nobody can tell.
-                if any(map(self._is_garbage, scan)) or not is_zero(disk, fd, each.offset(scan.end)):
+                if not self._all_live(scan) or not is_zero(disk, fd, each.offset(scan.end)):
                     return each.limit
             finally:
                 disk.close(fd)
         return log.head
 
-    def _is_garbage(self, found: Event) -> bool:
-        """Whether nobody needs the record, as far as its message, or its declaration, tells."""
-        lsn, kind, _, number, _, buffer, start, stop = found
-        queue = self._store.state.queue(number)
-        if queue is None:
-            return True
-        if kind == events.DEDUP:
-            key = buffer[start + events.DEDUP_PAYLOAD.size : stop].decode()
-            seen = queue.dedup.seen(key)
-            return seen is None or seen.position != lsn
-        if kind == events.DECLARE:
-            return queue.declared_at != lsn
-        id = events.message_of(kind, lsn, buffer[start : min(stop, start + events.RELOCATE_PAYLOAD.size)])
-        return id is None or queue.position(id) != lsn
+    def _all_live(self, scan: Scan) -> bool:
+        """Whether each event of the segment says what lives.  One that moved a message never does."""
+        messages, others = self._store.state.positions_within(scan.segment.base, scan.segment.limit)
+        live, at = sorted(messages + others), 0
+        for found in scan.batches():
+            behind = at + len(found)
+            if live[at:behind] != [event[0] for event in found]:
+                return False
+            at = behind
+        return True
 
     def _rest(self) -> None:
         if time.monotonic() > self._until:

@@ -267,7 +267,8 @@ class _Wanted:
         kinds = {kind for kind, name in events.KIND_NAMES.items() if name in self.kinds}
 
         def pick(run: list[Event]) -> list[Event]:
-            if numbers is not None:
+            # Until both were met, records that are not shown say whether there is such a queue, or message.
+            if self.known and numbers is not None:
                 run = [event for event in run if event[3] in numbers]
             if run and self.there and self.message is not None:
                 run = _that_may_name(run, self.message)

@@ -21,6 +21,7 @@ from mq.storage.disk import Disk
 from mq.storage.segment import Event
 from mq.storage.walk import File, Gap, Walk, walk
 
+EVENTS: Final = frozenset(kind for kind in events.KIND_NAMES if kind >= record.FIRST_EVENT)
 KIND_OF: Final = itemgetter(1)  # an Event
 MEANINGS: Final = {
     "clean": "closed in order",
@@ -70,10 +71,10 @@ class Census:
                 self.end = max(self.end, part.end)
             if part.dropped or file.segment.limit <= self.walk.head:
                 continue
-            if all(map(_is_event, kinds)):
+            if kinds.keys() <= EVENTS:
                 yield part.events
             else:
-                yield [event for event in part.events if _is_event(event[1])]
+                yield [event for event in part.events if event[1] in EVENTS]
 
     def _count_live(self) -> None:
         """What lives in each segment; a message may have moved to a later one than its id says."""
@@ -81,10 +82,6 @@ class Census:
             messages, others = self.state.positions_within(file.segment.base, file.segment.limit)
             sums.messages = len(messages)
             sums.live = self.walk.size(file, messages + others)
-
-
-def _is_event(kind: int) -> bool:
-    return record.FIRST_EVENT <= kind in events.KIND_NAMES
 
 
 def take_census(disk: Disk, store: str) -> Census:

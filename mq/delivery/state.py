@@ -328,13 +328,14 @@ class State:
             if image.lowest < limit:
                 self.queue(image.number)
         for queue in self.queues.values():
-            others += (at for at in (queue.declared_at,) if base <= at < limit)
+            if base <= queue.declared_at < limit:
+                others.append(queue.declared_at)
             others += queue.dedup.positions_within(base, limit)
             for lane in [queue.waiting, *queue.lanes.values()]:
                 for part in lane.positions_within(base, limit):
                     messages += part
             for tried in (queue.delayed, queue.flights):
-                messages += (at for each in tried.values() if base <= (at := each.position) < limit)
+                messages += [at for each in tried.values() if base <= (at := each.position) < limit]
         return messages, others
 
 

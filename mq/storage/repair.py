@@ -46,7 +46,7 @@ from .disk import PAGE_BYTES, Disk, explain, write_all
 from .overlay import Overlay
 from .rewrite import sync_or_drop
 from .segment import Segment
-from .walk import File, Found, Gap, Refuse, Walk, walk
+from .walk import File, Gap, Refuse, Run, Walk, walk
 
 COPY_BYTES: Final = 1 << 20
 ROUNDS_MAX: Final = 16  # of looking and mending; each kind of damage takes one
@@ -379,16 +379,16 @@ class _Round:
         """The damaged places with the time of the record before; the end of the records; torn behind it?"""
         gaps: list[tuple[Gap, int]] = []
         end, ms = file.segment.base, 0
-        for item in self._walk.items(file):
-            if isinstance(item, Found):
-                ms = item.ms - file.segment.created_ms
-            elif item.torn:
+        for part in self._walk.runs(file):
+            if isinstance(part, Run):
+                ms, end = part.events[-1][4], part.end
+                continue
+            if part.torn:
                 return gaps, end, True
-            elif item.lsn == file.segment.base or item.size >= record.HEADER_BYTES:
-                gaps.append((item, ms))
-            else:
+            if part.lsn != file.segment.base and part.size < record.HEADER_BYTES:
                 return gaps, end, False  # less than a record, and the fence behind is gone: void
-            end = item.lsn + item.size
+            gaps.append((part, ms))
+            end = part.lsn + part.size
         return gaps, end, False
 
     def _put_lost(self, file: File, start: int, stop: int, ms: int) -> int:

@@ -222,7 +222,7 @@ class Walk:
                 want = min(BLOCK_BYTES, file.stop - first)
                 block = self.disk.pread(fd, want, file.segment.offset(first))
                 behind = max(at + 1, bisect_left(places, first + len(block) - record.HEADER_BYTES + 1, at))
-                size += sum(LENGTH.unpack_from(block, lsn - first)[0] for lsn in places[at:behind])
+                size += sum([LENGTH.unpack_from(block, lsn - first)[0] for lsn in places[at:behind]])
                 at = behind
         finally:
             self.disk.close(fd)

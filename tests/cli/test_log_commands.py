@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -364,3 +365,68 @@ def test_the_other_commands_refuse_a_corrupt_store(
     result = run(*command)
     assert (result.exit_code, result.stdout) == (4, "")
     assert f"{segments(store)[0].name} at offset {72 + busy[0]}" in result.stderr
+
+
+# ── at the speed of the disk ───────────────────────────────────────────────────────
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many functions of Python *work* enters."""
+    count = 0
+
+    def see(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event == "call"
+
+    sys.setprofile(see)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["inspect", "verify", "repair --dry-run", "compact --dry-run", "dump --message 56", "dump --queue other",
+     "dump --kind nack"],
+)  # fmt: skip
+def test_no_function_is_called_for_each_record(run: Run, store: Path, words: str) -> None:
+    """The records of a block are gone through in one loop, and only what is shown is decoded."""
+
+    def publish(count: int) -> None:
+        with mq.open(store, sync="never") as broker:
+            broker.queue("other")
+            broker.queue("mail").publish_many([b"x"] * count)
+
+    publish(1_000)
+    run(*words.split())  # what is imported or cached at first
+    few = calls(lambda: run(*words.split()))
+    publish(2_000)
+    assert calls(lambda: run(*words.split())) < few + 500
+
+
+def test_what_is_left_out_unseen_makes_no_difference(run: Run, store: Path, busy: list[int]) -> None:
+    """Each filter shows what a look at all the records would."""
+    everything = lines(run("dump", "--json"))
+    about = [each for each in everything if busy[2] in (each.get("message"), *each.get("messages", ()))]  # type: ignore[misc]
+    assert {each["kind"] for each in about} >= {"publish", "deliver", "release"}
+    assert lines(run("dump", "--json", "--message", str(busy[2]))) == about
+    assert lines(run("dump", "--json", "--queue", "other")) == [
+        each for each in everything if each["queue"] == "other"
+    ]
+    nacks = [each for each in everything if each["kind"] == "nack"]
+    assert lines(run("dump", "--json", "--kind", "nack", "--queue", "mail")) == nacks
+    absent = run("dump", "--message", str(busy[2]), "--queue", "other")
+    assert (absent.exit_code, absent.stdout) == (0, "")
+    for number in (-1, 1 << 70):
+        assert run("dump", "--message", str(number)).exit_code == 1
+
+
+def test_a_damage_is_shown_wherever_a_message_is_looked_for(run: Run, store: Path, busy: list[int]) -> None:
+    flip(segments(store)[0], 300)
+    late = busy[-1]
+    gaps = [each for each in lines(run("dump", "--json")) if each["kind"] == "damage"]
+    found = lines(run("dump", "--json", "--message", str(late)))
+    assert gaps and [each for each in found if each["kind"] == "damage"] == gaps
+    assert [each["lsn"] for each in found if each["kind"] == "publish"] == [late]
