@@ -305,7 +305,7 @@ def dump(
     """Print the records of the log, oldest first.  Times are by the wall clock of then.
 
     Writes nothing; works beside a live process and on a damaged store, where every bad
-    place is shown in its turn.  Exit code 4 if the store is corrupt.
+    place is shown in its turn.  Exit code 4 if the store is corrupt: all of it is read first.
 
     \b
     mq dump | tail
