@@ -213,19 +213,20 @@ class Walk:
 
     def size(self, file: File, lsns: Iterable[int]) -> int:
         """The bytes that the intact records at *lsns*, all in *file*, take together."""
-        places = sorted(lsns)
-        size, at = record.HEADER_BYTES * len(places), 0
         fd = self.disk.open(file.path)
         try:
-            while at < len(places):
-                first = places[at]
-                want = min(BLOCK_BYTES, file.stop - first)
-                block = self.disk.pread(fd, want, file.segment.offset(first))
-                behind = max(at + 1, bisect_left(places, first + len(block) - record.HEADER_BYTES + 1, at))
-                size += sum([LENGTH.unpack_from(block, lsn - first)[0] for lsn in places[at:behind]])
-                at = behind
+            return self._size(fd, file, sorted(lsns))
         finally:
             self.disk.close(fd)
+
+    def _size(self, fd: int, file: File, places: Sequence[int]) -> int:
+        size, at = record.HEADER_BYTES * len(places), 0
+        while at < len(places):
+            first = places[at]
+            block = self.disk.pread(fd, min(BLOCK_BYTES, file.stop - first), file.segment.offset(first))
+            behind = max(at + 1, bisect_left(places, first + len(block) - record.HEADER_BYTES + 1, at))
+            size += sum([LENGTH.unpack_from(block, lsn - first)[0] for lsn in places[at:behind]])
+            at = behind
         return size
 
     def _gap(self, file: File, lsn: int, stop: int) -> Gap:
