@@ -177,7 +177,7 @@ class Log:
         try:
             done = self._pwrite(self._fd, data, lsn - self._shift)
         except OSError as error:
-            raise self._fail(error) from error
+            raise self._refused(error, lsn, size) from error
         if done != size:
             self._write_rest(data, lsn, done)
         self.end = self._mark[1] = lsn + size
@@ -223,7 +223,24 @@ class Log:
         try:
             write_all(self._disk, self._fd, data[done:], lsn + done - self._shift)
         except OSError as error:
-            raise self._fail(error) from error
+            raise self._refused(error, lsn, len(data)) from error
+
+    def _refused(self, error: OSError, lsn: int, size: int) -> StorageError:
+        """The error for a write of *size* bytes to the log that the system refused.
+
+        EFBIG is a limit of this process (RLIMIT_FSIZE), lowered since the room was reserved, and no fault
+        of the disk.  What was written in part is taken back: a body that ends in zeros would look whole.
+        """
+        if error.errno != errno.EFBIG:
+            return self._fail(error)
+        offset = lsn - self._shift
+        try:
+            write_all(self._disk, self._fd, bytes(max(0, min(size, file_bytes_max() - offset))), offset)
+        except OSError as again:
+            return self._fail(again)
+        self._allocated, self._room = lsn, 0  # the next append looks how long the file may be
+        self._mark[shared.DIRTY] = int(self.unsettled)
+        return storage_error(self.reader.path(self.segments[-1]), error)
 
     def _fail(self, error: OSError, path: str = "") -> StorageError:
         """Note that the disk's state is unknown from here on; the error to raise; see `pass_on`."""

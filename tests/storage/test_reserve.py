@@ -226,3 +226,25 @@ def test_a_process_whose_files_may_not_grow_works_beside_one_that_has_made_them_
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         queue.publish(b"more")
         assert queue.stats()[:2] == (2001, 0)
+
+
+@pytest.mark.parametrize("allowed", [8 << 10, 50_000 + 4096 + 200], ids=["behind it", "across it"])
+def test_a_limit_on_files_that_is_lowered_below_the_room_reserved_fails_no_other_process(tmp_path, allowed):
+    """The room that this process had looked at is longer than its files may be by now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with mq.open(tmp_path / "data", sync="never") as broker, mq.open(tmp_path / "data") as other:
+        queue = broker.queue("mail")
+        queue.publish(bytes(50_000))
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, hard))
+            for _ in range(2):
+                with pytest.raises(mq.DiskFull, match="nothing was done"):
+                    queue.publish(bytes(5000))  # its first half looks like all of it
+            queue.receive(timeout=0).ack()  # in another segment
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        other.queue("mail").publish(b"other's")
+        queue.publish(b"more")
+        assert [each.body for each in queue.peek(9)] == [b"other's", b"more"]
+    with mq.open(tmp_path / "data") as again:
+        assert [each.body for each in again.queue("mail").peek(9)] == [b"other's", b"more"]
