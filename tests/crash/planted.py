@@ -68,7 +68,7 @@ BUGS = (
     # ── writing ────────────────────────────────────────────────────────────────────
     Bug("a short write is taken for a whole one", LOG + "Log.append", "if done != size:", "if False:",
         "publish_always", "pwrite"),
-    Bug("a failed write is not told", LOG + "Log.append", "raise self._fail(error) from error",
+    Bug("a failed write is not told", LOG + "Log.append", "raise self._refused(error, lsn, size) from error",
         "done = size", "publish_always", "pwrite"),
     Bug("a group is not atomic", LOG + "Log.append_group", "record.CONTINUES if atomic else 0", "0",
         "unsynced_batches batches"),
