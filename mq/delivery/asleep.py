@@ -61,7 +61,8 @@ class Asleep:
         assert self._wake
         return self._wake(image)
 
-    def forget(self, number: int, name: str) -> None:
-        """The queue is awake."""
-        self._numbers.pop(name, None)
-        self._images.pop(number, None)
+    def forget(self, number: int) -> None:
+        """The queue is awake, or deleted."""
+        if image := self._images.get(number):  # it goes last: interrupted before, it is forgotten the next time
+            self._numbers.pop(image.name, None)
+            del self._images[number]

@@ -477,14 +477,15 @@ class Order:
         expiry = self._expiries.first()
         if expiry and self._wall_seen < expiry[0] <= now.wall:
             self.board.next = 0  # sooner than it knew, if the wall clock has jumped
-        self._store_seen, self._wall_seen = max(self._store_seen, now.store), now.wall
-        self._pass_deadlines(self._store_seen)
+        before = self._store_seen
+        self._store_seen, self._wall_seen = max(before, now.store), now.wall
+        self._pass_deadlines(before, self._store_seen)
         self._pass_dues(now.wall)
         self._pass_turns(now.wall)
         self._set_bounds()
         self._busy = False
 
-    def _pass_deadlines(self, now_ms: int) -> None:
+    def _pass_deadlines(self, before_ms: int, now_ms: int) -> None:
         last = None
         while self._deadlines and self._deadlines[0][0] <= now_ms:
             pair = heappop(self._deadlines)
@@ -496,6 +497,9 @@ class Order:
             pair = heappop(self._returns)
             if pair != last and self._is_return(*pair):
                 if flight := self.flights.get(pair[1]):
+                    # What has timed out just now did not rest: the entry is of an earlier flight.
+                    if flight.deadline > before_ms:
+                        continue
                     self._resting -= 1
                     if flight.traits.expires:
                         self._mortal_early.remove(flight.traits.expires)

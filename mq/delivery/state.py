@@ -80,7 +80,7 @@ class State:
             self.queues[number] = queue
             if queue.name:
                 self._by_name.setdefault(queue.name, queue)
-            self.asleep.forget(number, queue.name)
+            self.asleep.forget(number)
         return queue
 
     # ── the fold ───────────────────────────────────────────────────────────────────
@@ -218,6 +218,7 @@ class State:
         self._live_bytes -= queue.counted[1]
         queue.counted = (0, 0)
         self.board.forget(queue.number)
+        self.asleep.forget(queue.number)  # there still if waking it was interrupted, and it would be back
         del self.queues[queue.number]
         if self._by_name.get(queue.name) is queue:
             del self._by_name[queue.name]

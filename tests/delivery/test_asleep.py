@@ -143,6 +143,9 @@ def test_interrupted_while_it_wakes_it_is_there_once(asleep, happens, monkeypatc
     assert facts(asleep, "b") == facts(state, "b")
     assert asleep.names() == {*NAMES}
     assert len(freeze(asleep)) == 3
+    asleep.apply([(5000, events.DELETE, 0, 2, 0, b"", 0, 0)])
+    assert asleep.named("b") is asleep.queue(2) is None
+    assert (asleep.names(), asleep.size(), asleep.total()) == ({"a", "c"}, 2, 8)
 
 
 def test_contents_that_do_not_decode_are_refused_by_name(asleep):

@@ -152,6 +152,18 @@ def test_a_group_goes_on_when_the_backoff_of_its_first_is_over(queue):
     assert [queue.head(Now(ms, 10**9)) for ms in (499, 500)] == [None, 40]
 
 
+def test_a_backoff_that_ends_when_an_earlier_one_would_have_is_counted_once(queue):
+    """The one of a delivery that had timed out, was released, and left its entry."""
+    queue.backoff = Backoff()
+    ends = queue.returns_at(deliver(queue, 10, 100, 1000))
+    queue.head(at(1001))
+    queue.release(10)
+    others = (Flight(receipt, 1050, 1, 10) for receipt in range(1000))
+    same = next(each for each in others if queue.returns_at(each) == ends)
+    deliver(queue, 10, same.receipt, same.deadline)
+    assert queue.counts(at(ends)) == (3, 0, 0)
+
+
 def test_what_rests_can_be_rescheduled(queue):
     deliver(queue, 10, 40, 100)
     queue.nack(10, 500, rests=True)
