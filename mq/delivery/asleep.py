@@ -63,6 +63,6 @@ class Asleep:
 
     def forget(self, number: int) -> None:
         """The queue is awake, or deleted."""
-        if image := self._images.get(number):  # it goes last: interrupted before, it is forgotten the next time
+        if image := self._images.get(number):
             self._numbers.pop(image.name, None)
-            del self._images[number]
+            del self._images[number]  # last: interrupted before, it is forgotten the next time
