@@ -57,13 +57,17 @@ class Loader:
         self._checkpoint_path = os.path.join(path, "checkpoint")
         self._loading = False
 
-    def load(self, synced: int, upto: int = NO_LIMIT) -> Loaded:
-        """The state as of *upto*; *synced* is what the page claims to be on the disk."""
+    def load(self, synced: int, upto: int = NO_LIMIT, *, copied: bool = False) -> Loaded:
+        """The state as of *upto*; *synced* is what the page claims to be on the disk.
+
+        *copied*: the checkpoint may be newer than the log that was copied.
+        """
         newest = checkpoint.newest(self._disk, self._checkpoint_path, self._identity.key, upto)
         if newest is None:
             return self.load_log(synced, upto)
-        # It was put there when everything before it was on the disk.
-        synced = max(synced, newest.position)
+        if not copied:
+            # It was put there when everything before it was on the disk.
+            synced = max(synced, newest.position)
         self._loading = True
         try:
             state = snapshot.restore(newest.state, self._load_chunk)

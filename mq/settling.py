@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from operator import length_hint
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mq import exact
 from mq.channel import Channel
@@ -27,6 +27,9 @@ from mq.store import SLICE_SECONDS, Store
 
 if TYPE_CHECKING:
     from mq.queue import Queue
+
+TAG_CHARS: Final = 6  # of a receipt's tag: which store; what follows is the log's epoch
+NEVER: Final = -1  # the receipt of no delivery
 
 Do = Callable[[Plan, QueueState, "Claim"], None]
 
@@ -62,11 +65,11 @@ def claim_of(message: Delivery[Any] | Receipt, store: Store) -> Claim:
     except ValueError:  # of int(), of the unpacking, and UsageError is one
         what = exact.shown(str.__str__(message)) if exact.is_a(message, str) else exact.kind(message)
         raise UsageError(f"{what} is neither a delivery nor a receipt") from None
-    if tag != store.tag:
-        raise UsageError(
-            f"the receipt {exact.shown(str.__str__(message))} is another store's; settle it there"
-        )
-    return Claim(None, number, id, receipt)
+    if tag == store.tag or tag == store.tag[:TAG_CHARS]:  # of an older mq, which knew no epoch
+        return Claim(None, number, id, receipt)
+    if tag[:TAG_CHARS] == store.tag[:TAG_CHARS]:
+        return Claim(None, number, id, NEVER)  # from before the store was copied, or restored
+    raise UsageError(f"the receipt {exact.shown(str.__str__(message))} is another store's; settle it there")
 
 
 def claims_of(messages: Iterable[Delivery[Any] | Receipt], store: Store) -> list[Claim]:

@@ -59,10 +59,11 @@ from mq.maintenance import MEMORY, Maintenance
 from mq.notes import ERROR, INFO, WARNING, Notes
 from mq.operation import operation
 from mq.sizes import size_of
-from mq.storage import locks, place, recovery, repair, shared
+from mq.storage import checkpoint, locks, place, recovery, repair, shared
 from mq.storage.disk import REOPEN, Disk, MemoryDisk, RealDisk, explain, left, pass_on, storage_error
 from mq.storage.locks import Locks
 from mq.storage.log import SYNC_SECONDS, Draft, Log
+from mq.storage.segment import epoch_of
 from mq.storage.shared import DIRTY, END, FAILED, HOLDER
 from mq.storage.standing import Standing, Trouble
 from mq.weakly import Weakly
@@ -73,6 +74,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 UNDONE: Final = "%s: queue %r: messages that have expired, or failed for the last time, stay there: %s"
+COPIED: Final = (
+    "%s: a copy of a store, or restored from one (`mark` is not the file that it was made as): what is whole"
+    " in its log is taken, up to position %d, and receipts from before it was copied are not valid here"
+)
 FOLLOW_BYTES: Final = 16 << 10  # a process that is farther behind begins to catch up without LOCK
 HOLD_BYTES: Final = 256 << 10  # followed with LOCK held at first, some milliseconds; each time twice as much
 KEEP_UP_BYTES: Final = 64 << 10  # followed between two attempts to get LOCK
@@ -296,7 +301,11 @@ class Store:
 
     def _recover(self) -> None:
         """Nobody else is here: put in order what the last ones left."""
-        state, found, position = self._loader.load(shared.claimed(self.mark))
+        copied = shared.is_copied(self.mark)
+        state, found, position = self._loader.load(shared.claimed(self.mark), copied=copied)
+        if copied and not found.error:
+            checkpoint.drop_behind(self.disk, self.checkpoint_path, found.end)
+            position = min(position, found.end)
         self.maintenance.begin(position)
         self.clock.start(found.last_ms, found.skew_ms, self.mark, found.event_ms)
         end = shared.end_of_this_boot(self.mark, self.disk.clocks()[0])
@@ -304,8 +313,11 @@ class Store:
             recovery.pass_over(found, self.identity, end)
         log = recovery.recover(
             self.disk, self._log_path, self.identity, self.mark, found, self.clock.store_ms(),
-            self._segment_bytes, self.clock.skew_ms,
+            self._segment_bytes, self.clock.skew_ms, anew=self._is_another_page(found),
         )  # fmt: skip
+        if copied:
+            level = INFO if found.verdict is recovery.Verdict.CLEAN else WARNING
+            self.notes.put_down(level, COPIED, self.path, found.end)
         if gone:
             self.notes.put_down(
                 WARNING, "%s: the log ended at %d when it was last used, and ends at %d now: %s",
@@ -316,10 +328,22 @@ class Store:
         self._hold()
         self.mark[shared.HEAD], self.mark[END] = log.head, log.end
         self._take_log(log, found, closed=True)
+        self._own_page(log.epoch)
         self._take_state(state, log.end)
         self._downtime_ms = self.clock.downtime_ms
         with suppress(DiskFull):  # then before anything falls due
             self._add_downtime()
+
+    def _is_another_page(self, found: recovery.Survey) -> bool:
+        """Whether the page is not the one that was last used with this log."""
+        return not (epoch := self.mark[shared.EPOCH]) or epoch != epoch_of(found.segments)
+
+    def _own_page(self, epoch: int) -> None:
+        """Say on the page which log it is used with; on the disk, so that a power cut brings no new epoch."""
+        if self.mark[shared.EPOCH] != epoch or not self.mark[shared.ORIGIN]:
+            self.mark[shared.EPOCH] = epoch
+            self.mark[shared.ORIGIN] = shared.origin_of(self.disk, self._sync_fd, self._mark_path)
+            self.disk.sync(self._sync_fd)
 
     def _add_downtime(self) -> None:
         """Have it in the log for how long no process was here: queues that go when they are idle stay longer.
@@ -687,7 +711,7 @@ class Store:
         while True:
             view = locks.look(self.disk, self.path, self.identity.key)
             try:
-                state, found, _ = self._loader.load(view.synced, view.upto)
+                state, found, _ = self._loader.load(view.synced, view.upto, copied=view.copied)
             except FileNotFoundError:
                 if not view.held or not self.disk.exists(self._log_path):
                     raise
@@ -733,8 +757,8 @@ class Store:
 
     @property
     def tag(self) -> str:
-        """What tells this store's receipts from another's."""
-        return self.identity.store_id[:6]
+        """What tells this store's receipts from another's, and from those of a copy of it."""
+        return f"{self.identity.store_id[:6]}{self.log.epoch:04x}"
 
     def channel(self, name: str) -> Channel:
         found = self.channels.get(name) if type(name) is str else None
@@ -1213,10 +1237,10 @@ class Store:
         ) from self._spoiled
 
     def _open_in_child(self) -> None:
-        before = self.identity
+        before, tag = self.identity, self.tag
         with explain(self.path):
             self._open(salvage=False)
-        if self.identity != before:
+        if self.tag != tag or self.identity != before:
             self._leave_for_good()
             self.identity = before
             raise StoreFailed(self.path, "another store is here than before the fork: open it again")

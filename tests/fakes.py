@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 from mq.broker import Broker
+from mq.storage import shared
 from mq.storage.disk import Disk, RealDisk
 from mq.store import Store
 
@@ -22,6 +24,14 @@ class FakeClock:
 
     def advance(self, seconds: float) -> None:
         self.now += seconds
+
+
+def made_here(path: Path) -> None:
+    """Have the copied store at *path* pass for the one that was copied, as a kill left it."""
+    page = path / "mark"
+    with page.open("r+b") as file:
+        file.seek(8 * shared.ORIGIN)
+        file.write(shared.origin_of(RealDisk(), file.fileno(), str(page)).to_bytes(8, "little"))
 
 
 class CountingDisk(RealDisk):

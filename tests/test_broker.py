@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from fakes import CountingDisk, open_on
+from fakes import CountingDisk, made_here, open_on
 
 import mq
 from mq.delivery.queue import QueueState
@@ -46,6 +46,7 @@ def killed(path: Path) -> Path:
     copy = path.with_name(path.name + "-killed")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(path, copy)
+    made_here(copy)
     return copy
 
 

@@ -117,6 +117,15 @@ def newest(disk: Disk, directory: str, key: bytes, upto: int) -> Checkpoint | No
     return None
 
 
+def drop_behind(disk: Disk, directory: str, end: int) -> None:
+    """Remove those of positions behind the log's *end*: in a copy they may be newer than the log."""
+    dropped = [position for position in positions(disk, directory, "state") if position > end]
+    for position in dropped:
+        disk.unlink(_path(directory, position, "state"))
+    if dropped:
+        disk.sync_directory(directory)
+
+
 def positions(disk: Disk, directory: str, kind: str) -> list[int]:
     """Of the files of this *kind* that are there."""
     try:

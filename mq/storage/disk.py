@@ -28,7 +28,7 @@ from typing import Any, Protocol, Self
 
 from mq.errors import DiskFull, StorageError, Unsupported
 
-from . import irregular, network
+from . import irregular, network, origin
 
 try:
     import fcntl
@@ -85,6 +85,12 @@ class Disk(Protocol):
 
         A program may close descriptors that are not its own, and get the number for another file.
         """
+
+    def made(self, fd: int) -> int:
+        """What tells the file from others that had its number before it was made; 0 if nothing does."""
+
+    def links(self, path: str) -> int:
+        """How many names the file has; 0 if there is none of this name."""
 
     def whereabouts(self, fd: int) -> str:
         """The file's path now; "" if the system does not say."""
@@ -261,6 +267,16 @@ class RealDisk:
     def owns(self, fd: int) -> bool:
         inode = self._inodes.get(fd)
         return inode is not None and inode == self.inode(fd)
+
+    def made(self, fd: int) -> int:
+        return origin.made(fd)
+
+    def links(self, path: str) -> int:
+        name, at = self._place(path)
+        try:
+            return os.stat(name, dir_fd=at).st_nlink
+        except FileNotFoundError:
+            return 0
 
     def whereabouts(self, fd: int) -> str:
         try:
@@ -657,6 +673,12 @@ class MemoryDisk:
 
     def owns(self, fd: int) -> bool:
         return fd in self._open
+
+    def made(self, fd: int) -> int:
+        return 0
+
+    def links(self, path: str) -> int:
+        return int(path in self._files)
 
     def whereabouts(self, fd: int) -> str:
         return ""

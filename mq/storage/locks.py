@@ -28,6 +28,7 @@ from typing import Final
 from mq.errors import StoreLocked, Unsupported
 
 from . import shared
+from .copies import take_over
 from .disk import Disk, close_all, closed_by_program, pass_on
 from .network import is_network
 
@@ -49,6 +50,7 @@ class Locks:
         self.directory = disk.anchor(path)
         try:
             self._resemble()
+            take_over(disk, path, self.directory)
             self.fd = disk.open(os.path.join(path, "LOCK"), write=True, create=True)
         except BaseException:
             disk.close(self.directory)
@@ -199,6 +201,8 @@ def is_present(disk: Disk, path: str) -> bool:
     Under LOCK, which whoever opens the store holds too: it must not take this look for presence.
     """
     lock = os.path.join(path, "LOCK")
+    if disk.links(lock) > 1 and shared.copied_key(disk, os.path.join(path, "mark")) is not None:
+        return False  # the lock is the original's, too
     if not disk.exists(lock):  # never opened; or deleted while it is open
         return disk.exists(path) and _is_locked(disk, disk.open_directory(path))
     fd = disk.open(lock)
@@ -266,7 +270,7 @@ def look(disk: Disk, path: str, key: bytes) -> shared.View:
         disk.pause(LOOK_NAP_SECONDS)
     # The page is read word by word while it changes.
     synced = min(shared.claimed(words), words[shared.END]) if held else shared.claimed(words)
-    return shared.View(held, words[shared.END], synced, head)
+    return shared.View(held, words[shared.END], synced, head, copied=shared.is_copied(words))
 
 
 def require_local(disk: Disk, path: str) -> None:

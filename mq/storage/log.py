@@ -93,6 +93,7 @@ class Log:
         self.read = self.reader.read
         self.glance = Glance(self.reader)
         self.head = segments[0].base if segments else 0
+        self.epoch = segment.epoch_of(segments)  # part of receipts; goes into every fence
         self._allocated = 0  # bytes up to here are reserved
         self._room = 0  # an append that ends before here may go ahead
         self._said_open = False  # something stands behind the last closing record, and is on the disk
@@ -516,10 +517,10 @@ class Log:
             skew = 0
         capacity = max(self._usual_capacity(), FENCE_BYTES + size + (record.CLOCK_BYTES if skew else 0))
         seed = record.seed(self._identity.key, base)
-        new = Segment(number, base, capacity, now_ms, seed, segment.FEATURES, skew)
+        new = Segment(number, base, capacity, now_ms, seed, segment.FEATURES, skew, self.epoch)
         path = self.reader.path(new)
         fence = record.FENCE_PAYLOAD.pack(void_from, self.head, capacity, now_ms)
-        data = record.encode(new.seed, base, self.synced, 0, record.FENCE, 0, 0, fence)
+        data = record.encode(new.seed, base, self.synced, 0, record.FENCE, 0, self.epoch, fence)
         data += segment.encode_clock(new)
         fd, size = self._create(path, new)
         # An interruption between these lines leaves a log that writes to one segment and

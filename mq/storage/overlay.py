@@ -46,20 +46,30 @@ class Overlay:
 
     def open_directory(self, path: str) -> int:
         fd, self._next = self._next, self._next + 1
-        self._open[fd] = path, _File(0, None)
+        self._open[fd] = path, _File(0, self._disk.open_directory(path))
         return fd
 
     anchor = open_directory
 
     def inode(self, fd: int) -> Inode | None:
-        return (0, id(self._open[fd][1])) if fd in self._open else None
+        if fd not in self._open:
+            return None
+        file = self._open[fd][1]
+        return (0, id(file)) if file.below is None else self._disk.inode(file.below)
 
     def inode_at(self, path: str) -> Inode | None:
         file = self._files.get(path)
-        return (0, id(file)) if file else self._disk.inode_at(path)
+        return (0, id(file)) if file and file.below is None else self._disk.inode_at(path)
 
     def owns(self, fd: int) -> bool:
         return fd in self._open
+
+    def made(self, fd: int) -> int:
+        below = self._open[fd][1].below
+        return 0 if below is None else self._disk.made(below)
+
+    def links(self, path: str) -> int:
+        return int(self.exists(path))  # what is changed is changed here only
 
     def whereabouts(self, fd: int) -> str:
         return self._open[fd][0]

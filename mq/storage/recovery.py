@@ -29,6 +29,7 @@ from typing import Final, NamedTuple
 from mq.errors import ADVICE, CorruptStore, StorageError
 
 from . import record, segment, shared
+from .copies import another_epoch, part_segments
 from .disk import NO_ROOM, Disk, write_file
 from .identity import Identity
 from .log import Log
@@ -341,16 +342,21 @@ def recover(
     now_ms: int,
     segment_bytes: int,
     skew: Callable[[], int] = int,
+    *,
+    anew: bool = False,
 ) -> Log:
     """Make what *found* describes durable, fence what is torn, and go on behind it.  Idempotent.
 
-    *skew*: how far the wall clock is ahead of store time, ms.
+    *skew*: how far the wall clock is ahead of store time, ms.  *anew*: the page is not the one that was
+    last used with this log, which may be a copy.  So it goes on in a new segment, with another epoch.
 
     A log whose newest segment an older mq made goes on in a new one: its header has the feature
     bit, and is on the disk, before anything that the older one does not know is written.
     """
     if found.error:
         raise found.error
+    if anew:
+        part_segments(disk, directory, (each for each in found.segments if each.limit > found.synced))
     rewrite(disk, directory, found.segments, found.synced, found.end)
     for word in range(shared.END, shared.WORDS):
         if word not in shared.KEPT_BY_RECOVERY:
@@ -367,9 +373,11 @@ def recover(
                 raise
     log = Log(disk, directory, identity, mark, found.segments, found.end, segment_bytes)
     log.skew = skew
+    if anew:
+        log.epoch = another_epoch(log.epoch)
     try:
         _drop_below(log, found.head)
-        if found.verdict is not Verdict.CLEAN or log.segments[-1].features != segment.FEATURES:
+        if found.verdict is not Verdict.CLEAN or log.segments[-1].features != segment.FEATURES or anew:
             log.restart(now_ms, found.next_base)
     except BaseException:
         log.abandon()

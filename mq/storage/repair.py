@@ -41,7 +41,7 @@ from crc32c import crc32c
 
 from mq.errors import CorruptStore, StorageError
 
-from . import checkpoint, identity, locks, record, segment, shared
+from . import checkpoint, copies, identity, locks, record, segment, shared
 from .disk import PAGE_BYTES, Disk, explain, write_all
 from .overlay import Overlay
 from .rewrite import sync_or_drop
@@ -339,7 +339,7 @@ class _Round:
         if not files and synced:
             # Nothing is left.  Positions go on behind what there was: they are never issued twice.
             each = Segment(0, synced, record.FENCE_BYTES, 0, record.seed(key, synced))
-            self._create(each, _fence(each, synced, synced))
+            self._create(each, self._fence(each, synced, synced))
             reason = "all segments are missing; an empty one was created"
             return [Loss(self._log, 0, synced, (), reason, "")]
         return []
@@ -405,6 +405,7 @@ class _Round:
     def _put_one_lost(self, file: File, lsn: int, length: int, ms: int) -> None:
         each = file.segment
         head = record.AFTER_CRC.pack(length, lsn & record.LOW, record.CLAIMS_NOTHING, ms, record.LOST, 0, 0)
+        self._part(file.path)
         fd = self._disk.open(file.path, write=True)
         try:
             offset = each.offset(lsn)
@@ -420,7 +421,13 @@ class _Round:
             self._disk.close(fd)
 
     def _write_fence(self, file: File, void_from: int, head: int) -> None:
-        self._write(file.path, _fence(file.segment, void_from, head), segment.HEADER_BYTES)
+        self._write(file.path, self._fence(file.segment, void_from, head), segment.HEADER_BYTES)
+
+    def _fence(self, each: Segment, void_from: int, head: int) -> bytes:
+        epoch = segment.epoch_of([file.segment for file in self._walk.files])
+        payload = record.FENCE_PAYLOAD.pack(void_from, head, each.capacity, each.created_ms)
+        lag = record.CLAIMS_NOTHING
+        return record.encode(each.seed, each.base, each.base - lag, 0, record.FENCE, 0, epoch, payload)
 
     def _mend_head(self) -> list[Loss]:
         """Let the first fence say that the log begins with it."""
@@ -439,7 +446,12 @@ class _Round:
 
     # ── writing ────────────────────────────────────────────────────────────────────
 
+    def _part(self, path: str) -> None:
+        """What is written in place may be another store's file, too."""
+        copies.part(self._disk, path, os.path.join(self._log, segment.ASIDE))
+
     def _write(self, path: str, data: bytes, offset: int, *, create: bool = False) -> None:
+        self._part(path)
         fd = self._disk.open(path, write=True, create=create)
         try:
             write_all(self._disk, fd, data, offset)
@@ -509,9 +521,3 @@ class _Round:
             )
         finally:
             disk.close(copy)
-
-
-def _fence(each: Segment, void_from: int, head: int) -> bytes:
-    payload = record.FENCE_PAYLOAD.pack(void_from, head, each.capacity, each.created_ms)
-    lag = record.CLAIMS_NOTHING
-    return record.encode(each.seed, each.base, each.base - lag, 0, record.FENCE, 0, 0, payload)

@@ -15,7 +15,7 @@ no record lives in [void_from, base).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from struct import Struct
 from typing import Final, NamedTuple
@@ -52,6 +52,7 @@ class Segment:
     seed: int
     features: int = FEATURES
     skew_ms: int = 0  # how far the wall clock was ahead of store time when it was created
+    epoch: int = 0  # what its fence says: 0 if it has none, or an older mq made it
     wall_ms: int = field(init=False, repr=False, compare=False)
     """The wall clock's time when it was created; what `created_at` of a message counts from."""
     name: str = field(init=False, repr=False, compare=False)
@@ -105,7 +106,8 @@ def decode_header(identity: Identity, path: str, base: int, data: bytes) -> Segm
     if own_base != base:
         raise BadHeader(f"this segment was created as {own_base:020}.seg; give it back its name")
     seed = record.seed(key, base)
-    return Segment(number, base, capacity, created, seed, features, _skew(data, base, seed, created))
+    skew_ms, epoch = _skew(data, base, seed, created), _epoch(data, base, seed)
+    return Segment(number, base, capacity, created, seed, features, skew_ms, epoch)
 
 
 def encode_clock(segment: Segment) -> bytes:
@@ -127,6 +129,21 @@ def _skew(data: bytes, base: int, seed: int, created_ms: int) -> int:
     if length != record.CLOCK_PAYLOAD.size or low != lsn & record.LOW or crc32c(found[4:], seed) != crc:
         return 0
     return int(record.CLOCK_PAYLOAD.unpack_from(found, record.HEADER_BYTES)[0]) - created_ms
+
+
+def _epoch(data: bytes, base: int, seed: int) -> int:
+    """What the fence says, if it is whole."""
+    found = data[HEADER_BYTES : HEADER_BYTES + record.FENCE_BYTES]
+    if len(found) < record.FENCE_BYTES:
+        return 0
+    crc, length, low, _, _, kind, _, epoch = record.HEADER.unpack_from(found)
+    whole = length == record.FENCE_PAYLOAD.size and low == base & record.LOW
+    return epoch if whole and kind == record.FENCE and crc32c(found[4:], seed) == crc else 0
+
+
+def epoch_of(segments: Sequence[Segment]) -> int:
+    """The log's: what its last fence says."""
+    return next((each.epoch for each in reversed(segments) if each.epoch), 0)
 
 
 Payload = bytes | Far  # sliced in the same way

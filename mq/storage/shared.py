@@ -7,12 +7,13 @@
     ├─────┴───┬─┴──────┬┴────────┴┬────────┴┬───────┴────┬─┴────────┴───────────────┘
     │ waiting │ asleep │ offset   │ syncer  │ recovering │ version │ boot │ time space │ seen │
     ├───────┬─┴────────┴──────────┴─────────┴────────────┴─────────┴──────┴────────────┴──────┘
-    │ files │  … zeros                            words 64–127: which processes wait for which queues  … zeros
-    └───────┘
+    │ files │ origin │ epoch │  … zeros           words 64–127: which processes wait for which queues  … zeros
+    └───────┴────────┴───────┘
 
 Outside the store's lock every word is a hint, except `synced`, which only grows.  After a
 power cut only `synced` means anything: everything below it was once on the disk.  It is a
-lower bound, and only if the key is the store's own.
+lower bound, and only if the key is the store's own, and the page is the file that it was made
+as (`origin_of`): that of a copy was written after, or before, the log beside it.
 
 Words are read and written one at a time through a cast memoryview, whose stores are whole:
 struct.pack_into clears before it packs, and others would see that.
@@ -20,7 +21,9 @@ struct.pack_into clears before it packs, and others would see that.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
+from struct import Struct
 from typing import Final, NamedTuple
 
 from crc32c import crc32c
@@ -48,14 +51,16 @@ BOOT: Final = 15  # of whose monotonic clock OFFSET speaks: of the boot with thi
 TIMESPACE: Final = 16  # and of the time namespace with this inode; 0: not known
 SEEN: Final = 17  # store time when a process last closed the store
 FILES: Final = 18  # the fingerprint of the files that the first process opened (storage/standing.py)
-WORDS: Final = 19  # in use
+ORIGIN: Final = 19  # which file the page was made as, and where; 0: an older mq made it
+EPOCH: Final = 20  # of the log that the page was last used with; 0: of none yet; or COPIED
+WORDS: Final = 21  # in use
 WAITS: Final = 64  # so many words from here: of each a bit for each process that waits for one of its names
 WAITS_WORDS: Final = 64
 PAGE_VERSION: Final = 2  # processes that share a store share one; see FORMAT.md, Versions
 
 # KEY, SYNCED and SYNCED_TWIN are the same words in every version.
 KEPT_IN_RENEWAL: Final = frozenset({KEY, SYNCED, SYNCED_TWIN, RECOVERING})
-KEPT_BY_RECOVERY: Final = KEPT_IN_RENEWAL | {OFFSET, BOOT, TIMESPACE, SEEN}
+KEPT_BY_RECOVERY: Final = KEPT_IN_RENEWAL | {OFFSET, BOOT, TIMESPACE, SEEN, ORIGIN, EPOCH}
 
 GONE: Final = (
     "a segment was deleted or cut short, or the store was copied while it was in use; what stood there, never"
@@ -63,6 +68,10 @@ GONE: Final = (
 )
 
 KEPT: Final = 1 << 32  # a bit of HOLDER
+COPIED: Final = 1 << 32  # EPOCH of a page that took the place of a copied one: recovery is not done
+SAID: Final = 1 << 32  # a bit of every ORIGIN, and of every FILES: an older page has 0 there
+ORIGINS: Final = Struct("<QQQQ")
+EPOCHS: Final = Struct("<QQ")  # ORIGIN and EPOCH
 NO_LIMIT: Final = 1 << 64  # behind every position
 LOOK_SECONDS: Final = 0.25  # a lock that is not to be had for so long is held by somebody at work
 
@@ -77,7 +86,7 @@ def open_mark(disk: Disk, path: str, key: bytes, *, create: bool) -> memoryview:
         if len(page) < PAGE_BYTES or not page.startswith(key):
             if not create:
                 raise StorageError(path, "damaged while others have the store open: close it there first")
-            old, fd = fd, _make_mark(disk, path, key)
+            old, fd = fd, make_mark(disk, path, key)
             disk.close(old)
         return disk.map(fd)
     finally:
@@ -99,14 +108,34 @@ def page_to_ask(disk: Disk, path: str) -> memoryview | None:
     return None
 
 
-def _make_mark(disk: Disk, path: str, key: bytes) -> int:
+def origin_of(disk: Disk, fd: int, path: str) -> int:
+    """What ORIGIN is on the page at *path* that *fd* is of: which file it is, in which directory.
+
+    No device number: that changes over reboots.  The directory is there because of copies that are
+    links to the same files.
+    """
+    directory = disk.open_directory(os.path.dirname(path))
+    try:
+        numbers = [((disk.inode(each) or (0, 0))[1], disk.made(each)) for each in (fd, directory)]
+    finally:
+        disk.close(directory)
+    return SAID | crc32c(ORIGINS.pack(*numbers[0], *numbers[1]))
+
+
+def is_copied(words: memoryview | list[int]) -> bool:
+    """Whether nothing beside the log claims to be on the disk: it was copied at another moment."""
+    return words[EPOCH] == COPIED
+
+
+def make_mark(disk: Disk, path: str, key: bytes, epoch: int = 0) -> int:
     """A descriptor on a new page.  It has its name only once it is whole: it has no checksum."""
     if disk.exists(path + ".tmp"):
         disk.unlink(path + ".tmp")
     fd = disk.open(path + ".tmp", write=True, create=True)
     try:
         # Written, never ftruncated: on a full disk a hole would be a SIGBUS later.
-        write_all(disk, fd, key + bytes(PAGE_BYTES - len(key)), 0)
+        page = key + bytes(8 * ORIGIN - len(key)) + EPOCHS.pack(origin_of(disk, fd, path), epoch)
+        write_all(disk, fd, page + bytes(PAGE_BYTES - len(page)), 0)
         disk.sync(fd)
         disk.rename(path + ".tmp", path)
     except BaseException:
@@ -147,16 +176,37 @@ def detached(mark: memoryview) -> memoryview:
 
 
 def read_mark(disk: Disk, path: str, key: bytes) -> list[int]:
-    """The words of the page as they are now; zeros if it is not there or not this store's."""
+    """The words of the page as they are now; zeros if it is not there or not this store's.
+
+    Of a copy only that it is one.
+    """
+    words = [0] * (PAGE_BYTES // 8)
     if disk.exists(path):
         fd = disk.open(path)
         try:
             page = disk.pread(fd, PAGE_BYTES, 0)
+            if len(page) == PAGE_BYTES and page.startswith(key):
+                found = memoryview(page).cast("Q").tolist()
+                if found[ORIGIN] in (0, origin_of(disk, fd, path)):
+                    return found
+                words[EPOCH] = COPIED
         finally:
             disk.close(fd)
-        if len(page) == PAGE_BYTES and page.startswith(key):
-            return memoryview(page).cast("Q").tolist()
-    return [0] * (PAGE_BYTES // 8)
+    return words
+
+
+def copied_key(disk: Disk, path: str) -> bytes | None:
+    """The key on the page at *path*, if that is not the file that the page was made as."""
+    if not disk.exists(path):
+        return None
+    fd = disk.open(path)
+    try:
+        page = disk.pread(fd, PAGE_BYTES, 0)
+        origin = int.from_bytes(page[8 * ORIGIN : 8 * ORIGIN + 8], "little")
+        is_own = len(page) < PAGE_BYTES or origin in (0, origin_of(disk, fd, path))
+        return None if is_own else page[:8]
+    finally:
+        disk.close(fd)
 
 
 never_unmapped: list[memoryview] = []
@@ -206,6 +256,7 @@ class View(NamedTuple):
     end: int
     synced: int
     head: int
+    copied: bool = False  # nothing beside the log says what was on the disk
 
     def explains(self, later: View) -> bool:
         """Whether what looks wrong may only be due to what a writer did until a *later* look.

@@ -29,10 +29,10 @@ from typing import Final, NamedTuple
 from crc32c import crc32c
 
 from .disk import REOPEN, Disk, closed_by_program
+from .shared import SAID
 
 CHECK_MS: Final = 1000  # between two comparisons, while the log grows
 NUMBERS: Final = Struct("<QQ")
-SAID: Final = 1 << 32  # a bit of every fingerprint: an older page has 0 there
 
 
 class Trouble(NamedTuple):

@@ -369,9 +369,12 @@ def _look(disk: Disk, path: str, key: bytes, alone: bool) -> shared.View:
     """The store as it is now, with what a checkpoint claims: it was made when the log was synced so far."""
     if alone:
         words = shared.read_mark(disk, os.path.join(path, "mark"), key)
-        view = shared.View(False, words[shared.END], shared.claimed(words), words[shared.HEAD])
+        copied = shared.is_copied(words)
+        view = shared.View(False, words[shared.END], shared.claimed(words), words[shared.HEAD], copied)
     else:
         view = locks.look(disk, path, key)
+    if view.copied:
+        return view
     newest = checkpoint.newest(disk, os.path.join(path, "checkpoint"), key, view.upto)
     return view._replace(synced=max(view.synced, newest.position)) if newest else view
 

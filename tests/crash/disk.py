@@ -546,6 +546,12 @@ class SimulatedDisk:
     def owns(self, fd: int) -> bool:
         return fd in self._files
 
+    def made(self, fd: int) -> int:
+        return 0  # no number is given out twice
+
+    def links(self, path: str) -> int:
+        return int(self.exists(path))
+
     def whereabouts(self, fd: int) -> str:
         return ""
 

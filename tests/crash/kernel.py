@@ -274,6 +274,12 @@ class Face:
     def owns(self, fd: int) -> bool:
         return fd in self._process.descriptors
 
+    def made(self, fd: int) -> int:
+        return self._disk.made(fd)
+
+    def links(self, path: str) -> int:
+        return self._make("links", path, lambda: self._disk.links(path))
+
     def whereabouts(self, fd: int) -> str:
         return ""
 

@@ -101,7 +101,7 @@ BUGS = (
         "if found.verdict is not Verdict.CLEAN or", "if not found.segments or",
         "publish_never unsynced_batches"),
     Bug("a log of an older mq is gone on with in its last segment", RECOVERY + "recover",
-        "or log.segments[-1].features != segment.FEATURES", "", "upgrading"),
+        "or log.segments[-1].features != segment.FEATURES or anew", "", "upgrading"),
     Bug("the page says its version before the log has the feature bit", "mq.storage.shared:renew",
         "mark[VERSION] = 0", "mark[VERSION] = PAGE_VERSION", "upgrading"),
     Bug("unconfirmed bytes are not rewritten", RECOVERY + "recover",
@@ -127,7 +127,7 @@ BUGS = (
         "_sync_names_above(disk, os.path.dirname(path))", "pass", "first_create"),
     Bug("the names in the store are synced by its creator only", "mq.store:Store._begin",
         "disk.sync_directory(path)", "pass", "first_create publish_always"),
-    Bug("the page has its name before it is whole", "mq.storage.shared:_make_mark", "disk.sync(fd)", "pass",
+    Bug("the page has its name before it is whole", "mq.storage.shared:make_mark", "disk.sync(fd)", "pass",
         "closing settling timeouts"),
     # ── giving space back, checkpoints ─────────────────────────────────────────────
     Bug("a segment goes before its messages are synced", "mq.storage.cleaner:clean", "log.sync(end)", "pass",

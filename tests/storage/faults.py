@@ -10,21 +10,33 @@ import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
-from mq.storage.disk import Disk, MemoryDisk
+from mq.storage.disk import Disk, Inode, MemoryDisk
 
 CHANGES = ("open", "pwrite", "allocate", "sync", "sync_directory", "make_directory", "rename", "unlink")
 
 
+SAME: Final = 0, 1
+
+
 class Image(MemoryDisk):
-    """A memory disk that is made of given files, and can be taken apart into files again."""
+    """A memory disk that is made of given files, and can be taken apart into files again.
+
+    They are the same files then, as after the death of a process.
+    """
 
     def __init__(self, files: Mapping[str, bytes] | None = None, *, preallocates: bool = False) -> None:
         super().__init__()
         self._files = {path: bytearray(data) for path, data in (files or {}).items()}
         self._synced = {path: bytes(data) for path, data in self._files.items()}
         self._preallocates = preallocates
+
+    def inode(self, fd: int) -> Inode | None:
+        return SAME if fd in self._open else None
+
+    def inode_at(self, path: str) -> Inode | None:
+        return SAME
 
     def map(self, fd: int) -> memoryview:
         return memoryview(self._file(fd)).cast("Q")  # shared, as the kernel's page is

@@ -25,6 +25,7 @@ KINDS = {
     23: "PURGE", 24: "RELOCATE", 25: "MOVE", 26: "DROP", 27: "RESCHEDULE", 28: "DELETE", 29: "DEDUP",
     30: "RENEW",
 }  # fmt: skip
+STORAGE = {"FENCE", "CLOSED", "HEAD", "LOST", "CLOCK"}
 PAYLOADS = {
     "FENCE": "<QQQQ", "CLOSED": "<", "HEAD": "<Q", "CLOCK": "<Q",
     "DELIVER": "<QQ", "ACK": "<QI", "NACK": "<QQ",
@@ -265,7 +266,7 @@ class State:
         self.queues: dict[int, Queue] = {}
         for segment in log:
             for entry in segment.entries:
-                if entry.queue:
+                if entry.kind not in STORAGE:
                     self._apply(entry, segment.wall + entry.ms)
 
     def by_name(self) -> dict[str, Queue]:

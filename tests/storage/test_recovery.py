@@ -436,7 +436,7 @@ def far(*parts, capacity, **options):
 
 def test_positions_go_on_beyond_four_gib():
     """The low half wraps inside a segment, and synced_lag saturates between segments."""
-    base = (1 << 32) - 200
+    base = (1 << 32) - CAPACITY - 200  # this mq goes on in the next segment
     disk = Image(store(*far(publish(b"one"), closed(), capacity=base)))
     with open_on(disk, segment_bytes=4096) as broker:
         queue = broker.queue("a")

@@ -1,0 +1,96 @@
+"""A store that was copied file by file, while it was in use: how it becomes a store of its own.
+
+    cp, tar, rsync, …     copy one file after the other.  The page comes before or after the log,
+                          and so does a checkpoint: what they say was on the disk means nothing here
+    cp -al, snapshots     that are links give the same files second names.  Two stores would lock
+      with rsync          one LOCK and write one log: so the copy gets files of its own first
+    a snapshot of the     is what the disk had at one moment: no copy, but what a power cut leaves
+      file system
+
+The page tells: it says which file it was made as, and in which directory (`shared.origin_of`).
+Nobody has a copy open: it gets a page of its own here, before anything else is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+from . import segment, shared
+from .disk import Disk, read_all, write_all, write_file
+from .segment import Segment
+
+TAKE_OVER_SECONDS: Final = 1.0  # for another process that does so, or looks whether the store is open
+NAP_SECONDS: Final = 200e-6
+COPY_BYTES: Final = 1 << 20
+EPOCH_MAX: Final = 0xFFFF
+
+
+def take_over(disk: Disk, path: str, directory: int) -> None:
+    """If the store at *path* is a copy, give it files of its own; *directory* is a descriptor of it.
+
+    The page goes last: until then the store is a copy, and this is done again.
+    """
+    mark = os.path.join(path, "mark")
+    if shared.copied_key(disk, mark) is None:
+        return
+    give_up = time.monotonic() + TAKE_OVER_SECONDS
+    while not disk.lock(directory):
+        if time.monotonic() > give_up:  # the page was put there while a process has the store open
+            return
+        disk.pause(NAP_SECONDS)
+    try:
+        if (key := shared.copied_key(disk, mark)) is not None:  # another process was not quicker
+            _part(disk, path)
+            disk.close(shared.make_mark(disk, mark, key, shared.COPIED))
+            disk.sync_directory(path)
+    finally:
+        disk.unlocker(directory)()
+
+
+def _part(disk: Disk, path: str) -> None:
+    """Let go of the files that another store may have, too, and that are locked or written in place."""
+    for name in ("LOCK", "CLEANER", "reserve"):
+        if disk.links(file := os.path.join(path, name)) > 1:
+            disk.unlink(file)
+    if disk.links(os.path.join(path, "FORMAT")) > 1:
+        part(disk, os.path.join(path, "FORMAT"), os.path.join(path, "FORMAT.tmp"))
+    bells = os.path.join(path, "wake")
+    with suppress(FileNotFoundError):
+        for name in disk.names(bells):
+            disk.unlink(os.path.join(bells, name))
+
+
+def part(disk: Disk, path: str, aside: str) -> None:
+    """Put a copy of the file in its place, if it has another name elsewhere."""
+    if disk.links(path) <= 1:
+        return
+    write_file(disk, aside, b"")
+    source, target = disk.open(path), disk.open(aside, write=True)
+    try:
+        at = 0
+        while block := read_all(disk, source, COPY_BYTES, at):
+            write_all(disk, target, block, at)
+            at += len(block)
+        disk.sync(target)
+    finally:
+        disk.close(source)
+        disk.close(target)
+    disk.rename(aside, path)
+    disk.sync_directory(os.path.dirname(path))
+
+
+def part_segments(disk: Disk, directory: str, segments: Iterable[Segment]) -> None:
+    """The same for segments that are to be written to: the original may be appending to them."""
+    for each in segments:
+        part(disk, os.path.join(directory, each.name), os.path.join(directory, segment.ASIDE))
+
+
+def another_epoch(last: int) -> int:
+    """A number that tells what is given out from now on from what was before: not *last*, and not 0."""
+    while (epoch := int.from_bytes(os.urandom(2), "little")) in (0, last):
+        pass
+    return epoch
