@@ -344,6 +344,7 @@ class Store:
             self.mark[shared.EPOCH] = epoch
             self.mark[shared.ORIGIN] = shared.origin_of(self.disk, self._sync_fd, self._mark_path)
             self.disk.sync(self._sync_fd)
+            self.disk.sync_directory(self.path)  # it may be a new one
 
     def _add_downtime(self) -> None:
         """Have it in the log for how long no process was here: queues that go when they are idle stay longer.
