@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeClock, open_on
+from fakes import FakeClock, made_here, open_on
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -650,6 +650,7 @@ class Store(RuleBasedStateMachine):
         self.generation += 1
         path = self.directory / str(self.generation)
         shutil.copytree(self.broker.path, path, ignore=shutil.ignore_patterns("wake"))
+        made_here(path)
         self.abandoned += [self.broker, *([self.other] if self.other else [])]
         self.other = None
         self._open(path)

@@ -60,12 +60,12 @@ def kept(d: Driver) -> None:
 STORES: dict[str, Workload] = {each.__name__: each for each in (settled, rotated, kept)}
 
 
-def make(workload: Workload) -> tuple[dict[str, bytes], Key]:
-    """The files of a store, and what it holds."""
+def make(workload: Workload) -> tuple[SimulatedDisk, Key]:
+    """A store, and what it holds."""
     disk, history = SimulatedDisk(), History()
     workload(Driver(disk, history))
     (held,) = history.allowed(power=False)
-    return disk.content(), held
+    return disk, held
 
 
 def damages(files: dict[str, bytes]) -> Iterator[tuple[str, str, bytes]]:
@@ -80,10 +80,10 @@ def damages(files: dict[str, bytes]) -> Iterator[tuple[str, str, bytes]]:
             yield path, f"cut to {size} bytes", data[:size]
 
 
-def judge(files: dict[str, bytes], held: Key) -> str:
-    """What is wrong with opening *files*; "" if it is refused, or all is there."""
+def judge(disk: SimulatedDisk, held: Key) -> str:
+    """What is wrong with opening the store on *disk*; "" if it is refused, or all is there."""
     try:
-        found, _ = contents(open_store(disk_of(files), lambda: FAR))
+        found, _ = contents(open_store(disk, lambda: FAR))
     except MqError as error:
         return "" if str(error) else "refused without a reason"
     except CRASHES as error:
@@ -94,11 +94,12 @@ def judge(files: dict[str, bytes], held: Key) -> str:
 def explore(name: str, *, first: bool = False) -> tuple[int, list[str]]:
     """All damages of one store: how many, and what went wrong; at most the *first*."""
     with determined(0):
-        files, held = make(STORES[name])
+        disk, held = make(STORES[name])
+        files, numbers = disk.content(), disk.inodes()
         wrong, count = [], 0
         for path, what, data in damages(files):
             count += 1
-            complaint = judge({**files, path: data}, held)
+            complaint = judge(disk_of({**files, path: data}, numbers), held)
             if complaint:
                 wrong.append(f"{path}, {what}: {complaint}")
                 if first:
@@ -106,14 +107,16 @@ def explore(name: str, *, first: bool = False) -> tuple[int, list[str]]:
     return count, wrong
 
 
-def disk_of(files: dict[str, bytes]) -> SimulatedDisk:
+def disk_of(files: dict[str, bytes], numbers: dict[str, int]) -> SimulatedDisk:
+    """With the inode *numbers* that files and directories had; without them, as copies."""
     disk = SimulatedDisk()
     for path, data in files.items():
         *above, name = path.split("/")
-        directory = disk.root
+        directory, at = disk.root, ""
         for part in above:
-            node = directory.names.setdefault(part, Directory())
+            at += f"{part}/"
+            node = directory.names.setdefault(part, Directory(numbers.get(at, 0)))
             assert isinstance(node, Directory)
             directory = node
-        directory.names[name] = File(data)
+        directory.names[name] = File(data, numbers.get(path, 0))
     return disk

@@ -456,6 +456,18 @@ class SimulatedDisk:
                 else:
                     yield path + name, node
 
+    def inodes(self) -> dict[str, int]:
+        """The number of every file by its path, and of every directory by its path and a slash."""
+        found, todo = {}, [("", self.root)]
+        for path, directory in todo:
+            found[path] = directory.inode
+            for name, node in directory.names.items():
+                if isinstance(node, Directory):
+                    todo.append((f"{path}{name}/", node))
+                else:
+                    found[path + name] = node.inode
+        return found
+
     def content(self) -> dict[str, bytes]:
         """Every file's bytes, as they are read now."""
         return {path: file.content() for path, file in self.walk()}

@@ -56,6 +56,11 @@ class Driver:
         self._broker: Broker | None = None
         self.options: dict[str, Any] = {}
 
+    @property
+    def tag(self) -> str:
+        """What the receipts of the store that is open end with; "" if none is."""
+        return self._broker._store.tag if self._broker else ""
+
     # ── opening and closing ────────────────────────────────────────────────────────
 
     def open(self, sync: str = "always", segment_bytes: int = 1024) -> None:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from mq.storage.log import Log
 
-from . import damage, full
+from . import copied, damage, full
 from .explorer import Explorer
 
 
@@ -32,7 +32,8 @@ class Bug(NamedTuple):
     where: str  # module:function
     old: str
     new: str
-    hunt: str  # the workloads that show it; "damage" for a damaged store, "full" for a full disk
+    hunt: str  # the workloads that show it; "damage" for a damaged store, "full" for a full disk,
+    # "copied" for one that was copied file by file
     fault: str = ""  # the kind of call that has to fail
 
 
@@ -120,6 +121,12 @@ BUGS = (
         "rotation publish_always"),
     Bug("the page's claim is not heard", "mq.storage.shared:claimed",
         "min(once, again) if again else once", "0", "damage"),
+    # ── copies ─────────────────────────────────────────────────────────────────────
+    Bug("the page of a copy is believed", "mq.storage.shared:copied_key", "return None if is_own else",
+        "return None if True else", "copied"),
+    Bug("the epoch is not renewed", RECOVERY + "recover", "another_epoch(log.epoch)", "log.epoch", "copied"),
+    Bug("a checkpoint that is newer than the log claims that log", "mq.loading:Loader.load",
+        "if not copied:", "if True:", "copied"),
     # ── the store's files ──────────────────────────────────────────────────────────
     Bug("FORMAT has its name before it is whole", "mq.storage.disk:write_file",
         "disk.sync(fd)", "pass", "first_create"),
@@ -267,6 +274,8 @@ def caught(bug: Bug, seeds: int = 3) -> str:
     with planted(bug):
         if bug.hunt == "full":
             return full.hunt(full.SOME)
+        if bug.hunt == "copied":
+            return next((wrong for each in copied.COPIED if (wrong := copied.explore(each))), "")
         if bug.hunt == "damage":
             return next(iter(damage.explore("settled", first=True)[1]), "")
         for seed in range(seeds):

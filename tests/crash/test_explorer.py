@@ -12,7 +12,7 @@ import pytest
 
 from mq import clock
 
-from . import damage
+from . import copied, damage
 from .disk import PowerCut, SimulatedDisk
 from .driver import Driver
 from .explorer import Explorer, Tally, determined
@@ -42,6 +42,11 @@ def test_no_damage_is_taken_for_a_clean_store(name):
     count, wrong = damage.explore(name)
     assert not wrong, "\n".join(wrong[:20])
     assert count > 5000
+
+
+@pytest.mark.parametrize("name", copied.COPIED)
+def test_a_copy_made_beside_a_writer_holds_what_was_safe(name):
+    assert copied.explore(name) == ""
 
 
 @pytest.mark.parametrize("name", ["acks", "closing", "rotation"])
