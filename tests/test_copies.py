@@ -83,7 +83,7 @@ def test_a_checkpoint_that_is_newer_than_the_log_claims_nothing_in_a_copy(path, 
         queue.publish_many([b"%d" % n for n in range(40)])
         broker.flush()
         early = copy(path, tmp_path / "early")
-        queue.publish_many([b"late"] * 200)
+        queue.publish_many([b"late"] * 2000)
         broker._store.maintenance.run(1)
         broker.flush()
     (late,) = path.glob("checkpoint/*.state")

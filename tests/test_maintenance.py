@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fakes import open_on
+from fakes import QuickDisk, open_on
 
 import mq
 from mq import maintenance
@@ -87,3 +87,20 @@ def test_a_close_whose_time_is_up_in_the_middle_of_cleaning_loses_nothing(
     broker.close()
     with mq.open(tmp_path) as again:
         assert [message.raw for message in again.queue("mail").receive_many(1000)] == stays
+
+
+def test_a_message_that_moves_while_it_is_looked_up_is_read_where_it_is(tmp_path):
+    """Its segment was far before the first one by then: the offset in that was negative."""
+    with open_on(QuickDisk(), tmp_path / "data", segment_bytes=4096, background=False) as broker:
+        queue = broker.queue("a")
+        id = queue.publish(b"stays")
+        for _ in range(30):
+            queue.publish(b"." * 900, priority=9)
+        held = queue._channel.state
+        before = held.position(id)
+        for _ in range(30):
+            queue.receive(timeout=0).ack()
+        broker._store.maintenance.compact()
+        assert broker._store.log.segments[0].base > before + 4096
+        flags, _, body = broker._store.read(held, id, before)
+        assert body == b"stays"

@@ -120,7 +120,8 @@ class Reader:
     def _read_or_explain(self, each: Segment, lsn: int) -> Stored:
         path = self.path(each)
         try:
-            stored = self._read(self._reader(each), each, lsn)
+            # Before the first segment: it has moved since it was looked up, and its segment is gone.
+            stored = self._read(self._reader(each), each, lsn) if lsn >= each.base else None
         except OSError as error:
             pass_on(error)
             if error.errno not in DAMAGE:
