@@ -44,7 +44,8 @@ class StoreStats(NamedTuple):
 class Broker:
     """An open store.  Thread-safe.
 
-    `(store_id, message.id)` is unique for ever; an id alone only within its store.
+    `(store_id, message.id)` is unique within one history: a backup that is put back goes on with ids
+    that were given out after it was made.
     """
 
     def __init__(self, store: Store) -> None:

@@ -2,7 +2,7 @@
 
     mq 1 <store id, 32 hex digits> <key, 16 hex digits> <crc32c of what is before it, 8 hex digits>
 
-The id is public: (store id, message id) is unique for ever.  The key only seeds
+The id is public: (store id, message id) is unique within one history.  The key only seeds
 checksums; it is not the id, so that nobody who knows an id can make a message body
 that passes as a record.
 """

@@ -63,8 +63,7 @@ KEPT_IN_RENEWAL: Final = frozenset({KEY, SYNCED, SYNCED_TWIN, RECOVERING})
 KEPT_BY_RECOVERY: Final = KEPT_IN_RENEWAL | {OFFSET, BOOT, TIMESPACE, SEEN, ORIGIN, EPOCH}
 
 GONE: Final = (
-    "a segment was deleted or cut short, or the store was copied while it was in use; what stood there, never"
-    " synced, is lost unless the file is put back"
+    "a segment was deleted or cut short; what stood there, never synced, is lost unless the file is put back"
 )
 
 KEPT: Final = 1 << 32  # a bit of HOLDER
