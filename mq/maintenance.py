@@ -144,6 +144,8 @@ class Maintenance:
                         self._see_others_checkpoint()
                         with self._store.log.unheard():
                             self._run_due(checkpoint_bytes)
+            except Closed:
+                pass
             except StorageError as error:  # no descriptor to be had, perhaps: tried again at the next step
                 notes.put_down_rarely(
                     WARNING, "%s: no space is given back just now: %s", self._store.path, error
@@ -155,7 +157,7 @@ class Maintenance:
             while time.monotonic() < self._until and self._look() and self.clean():
                 self.trouble, self._again_seconds = None, TROUBLE_SECONDS
         except Closed:
-            return
+            raise
         except _TimeIsUp:
             pass
         except (DiskFull, StoreLocked):

@@ -226,13 +226,8 @@ class Store:
                 with suppress(OSError):  # a full disk: publishes will be refused
                     self.log.reserve.hold(self.log.kept((), 0)[0])
         except BaseException:
-            with self.mutex:  # the thread of maintenance may have begun
-                self._gone, self.leave = True, int
-            self.maintenance.stop()
+            self._let_go_of_all()  # the thread of maintenance may have begun
             self.maintenance = Maintenance(self)  # the child of a fork tries again
-            if self._flusher:
-                self._flusher.stop()
-            self._let_go()
             raise
 
     def must_linger(self) -> bool:
@@ -636,7 +631,12 @@ class Store:
 
     @contextmanager
     def alone_cleaning(self, seconds: float = 0.0) -> Iterator[bool]:
-        """Whether no other process cleans or writes a checkpoint; it gets so many *seconds* to end."""
+        """Whether no other process cleans or writes a checkpoint; it gets so many *seconds* to end.
+
+        Closed behind `Maintenance.wait`: what is opened then is opened beside files that are let go of.
+        """
+        if self.closed and self._gone:
+            self._refuse()
         if self.exclusive:
             yield True
             return
@@ -1024,7 +1024,7 @@ class Store:
             if first:
                 self._finished = True
             if self._finished:
-                self._leave_for_good()
+                self._let_go_of_all()  # also when all before it was interrupted
         if first and self.log.failure and not self.log.told:
             raise self.log.failure
 
@@ -1082,8 +1082,22 @@ class Store:
             self.disk.pause(CLOSE_NAP_SECONDS)
             left &= self.busy
 
+    def _let_go_of_all(self) -> None:
+        self._end_threads()
+        self._leave_for_good()
+        self.disk.close_rest()
+
+    def _end_threads(self) -> None:
+        """No thread of mq outlives the files that it uses; called without the mutex."""
+        if self._flusher:
+            self._flusher.stop()
+            self._flusher.join()
+        self.listener.close()
+        self.maintenance.stop()
+        self.maintenance.join()
+
     def _leave_for_good(self) -> None:
-        """Also when all before it was interrupted: the lock goes last, when nobody here writes any more."""
+        """The lock goes last, when no thread here writes any more."""
         with self.mutex:
             self._gone = True
             self.leave = int
@@ -1092,12 +1106,7 @@ class Store:
 
     def _finish(self) -> None:
         """Nothing new begins here: bring to an end what was begun."""
-        if self._flusher:
-            self._flusher.stop()
-            self._flusher.join()
-        self.listener.close()
-        self.maintenance.stop()
-        self.maintenance.join()
+        self._end_threads()
         with self.mutex, suppress(StoreFailed), self.log.unheard():
             self.log.stand()
         if self.log.failure or self.mark[FAILED]:

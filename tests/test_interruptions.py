@@ -29,7 +29,10 @@ from __future__ import annotations
 import dis
 import functools
 import itertools
+import os
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -394,6 +397,37 @@ def test_a_close_struck_at_any_bytecode(tmp_path):
         if not struck:
             break
     assert at > 50, "nothing was struck"
+
+
+def test_a_close_struck_where_signals_come_leaves_nothing_and_touches_no_file_of_the_program(
+    tmp_path, caplog
+):
+    """Its numbers may be other files' by the time that it is called again.  At each fifteenth place."""
+
+    def may_come(frame: FrameType, _before: str) -> bool:
+        return frame.f_lasti in where_signals_come(frame.f_code)
+
+    (tmp_path / "mine").touch()
+    mine = (tmp_path / "mine").stat().st_ino
+    for at in itertools.count(1, 15):
+        before = os.listdir("/dev/fd")
+        broker = open_on(QuickDisk(), tmp_path / str(at), sync=1000.0)
+        broker.queue("mail").publish("one")
+        assert broker.queue("empty").receive(timeout=0.0001) is None  # so that a thread listens
+        struck = strike(broker.close, at, KeyboardInterrupt, may_come)
+        own = [os.open(tmp_path / "mine", os.O_RDONLY) for _ in range(16)]
+        broker.close()
+        for fd in own:
+            assert os.fstat(fd).st_ino == mine, at
+            os.close(fd)
+        give_up = time.monotonic() + SECONDS
+        while [each for each in threading.enumerate() if each.name.startswith("mq-")]:  # join was struck
+            assert time.monotonic() < give_up, at
+        assert len(os.listdir("/dev/fd")) == len(before), at
+        if not struck:
+            break
+    assert at > 50, "nothing was struck"
+    assert not caplog.records
 
 
 def test_an_opening_struck_where_signals_come_keeps_no_other_one_out(tmp_path):

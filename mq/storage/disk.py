@@ -21,9 +21,12 @@ import stat
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from itertools import repeat
+from operator import methodcaller
 from typing import Any, Protocol, Self
 
 from mq.errors import DiskFull, StorageError, Unsupported
@@ -91,6 +94,9 @@ class Disk(Protocol):
 
     def links(self, path: str) -> int:
         """How many names the file has; 0 if there is none of this name."""
+
+    def close_rest(self) -> None:
+        """Close what is still open: what an interruption kept the owner from noting, or from closing."""
 
     def whereabouts(self, fd: int) -> str:
         """The file's path now; "" if the system does not say."""
@@ -224,7 +230,7 @@ class RealDisk:
         name, at = self._place(path)
         with _naming(path):
             irregular.require(stat.S_IFDIR, name, at)
-            return self._keep(os.open(name, DIRECTORY, dir_fd=at))
+            return self._open(name, DIRECTORY, at)
 
     def _place(self, path: str) -> tuple[str, int | None]:
         """The name to use, and in which directory."""
@@ -237,16 +243,25 @@ class RealDisk:
                 return path[len(self._root) :] if below else ".", self._anchor
         return path, None
 
-    def _keep(self, fd: int) -> int:
-        """*fd*, or another descriptor of the same file, whose number is free for it.
+    def _open(self, name: str, flags: int, at: int | None, mode: int = 0o777) -> int:
+        """A new descriptor, whose number is free for it.
 
         The lowest ones are those of the standard streams.  And the program may have closed a descriptor of
         the store: if its number came back for another file of the store, nothing would tell the two apart.
+
+        An exception out of a signal's handler leaves none open: each is made and noted in one call of C.
         """
-        fd = _lifted(fd, LOWEST_FD)
-        while fd in self._inodes:
-            fd = _lifted(fd, max(self._inodes) + 1)
-        self._inodes[fd] = _inode(os.fstat(fd))
+        made: list[int] = []
+        try:
+            made.extend(map(partial(os.open, dir_fd=at), (name,), (flags,), (mode,)))
+            while made[-1] < LOWEST_FD or made[-1] in self._inodes:
+                lowest = max(LOWEST_FD - 1, *self._inodes, -1) + 1
+                made.extend(map(fcntl.fcntl, made[-1:], (fcntl.F_DUPFD_CLOEXEC,), (lowest,)))
+            fd = made[-1]
+            inode = _inode(os.fstat(fd))
+            self._inodes.update(zip(map(made.pop, (-1,)), (inode,), strict=False))
+        finally:
+            deque(map(os.close, map(made.pop, repeat(-1, len(made)))), maxlen=0)
         return fd
 
     def inode(self, fd: int) -> Inode | None:
@@ -277,6 +292,9 @@ class RealDisk:
             return os.stat(name, dir_fd=at).st_nlink
         except FileNotFoundError:
             return 0
+
+    def close_rest(self) -> None:
+        close_all(self, list(self._inodes))
 
     def whereabouts(self, fd: int) -> str:
         try:
@@ -329,24 +347,26 @@ class RealDisk:
         with _naming(path):
             irregular.require(stat.S_IFREG, name, at)
             if not create:
-                return self._keep(os.open(name, flags, dir_fd=at))
+                return self._open(name, flags, at)
             if self._left:
                 raise left()
             try:
                 # Exclusively: what is there already, or where a link leads, keeps its owner.
-                fd = os.open(name, flags | os.O_CREAT | os.O_EXCL, self._new_mode(), dir_fd=at)
+                fd = self._open(name, flags | os.O_CREAT | os.O_EXCL, at, self._new_mode())
             except FileExistsError:
-                return self._keep(os.open(name, flags | os.O_CREAT, self._new_mode(), dir_fd=at))
-            fd = self._keep(fd)
+                return self._open(name, flags | os.O_CREAT, at, self._new_mode())
             self._settle_owner(fd)
             return fd
 
     def close(self, fd: int, /) -> None:
-        inode = self._inodes.pop(fd, None)
+        """Once: a caller that was interrupted comes again, and the number may be another file's by then."""
         if fd == self._anchor:
             self._anchor = -1
-        if inode is None or inode == self.inode(fd):
-            os.close(fd)
+        if not self.owns(fd):
+            self._inodes.pop(fd, None)
+            return
+        # One call of C: a signal's handler cannot end it between the two.
+        deque(map(methodcaller("__call__", fd), (self._inodes.pop, os.close)), maxlen=0)
 
     def names(self, path: str) -> list[str]:
         fd = self.open_directory(path)
@@ -480,7 +500,7 @@ class RealDisk:
             except FileExistsError:
                 irregular.require(stat.S_IFDIR, name, at)
                 return
-            fd = self._keep(os.open(name, DIRECTORY | NOT_LINKED, dir_fd=at))
+            fd = self._open(name, DIRECTORY | NOT_LINKED, at)
             try:
                 self._settle_owner(fd, directory=True)
             finally:
@@ -520,7 +540,7 @@ class RealDisk:
         name, at = self._place(path)
         with _naming(path):
             irregular.require(stat.S_IFIFO, name, at)
-            return self._keep(os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=at))
+            return self._open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | flags, at)
 
     def ring(self, fd: int) -> None:
         if not self.owns(fd):
@@ -577,20 +597,6 @@ def _refuse_to_write(fd: int, data: Any, offset: int, /) -> int:
 
 def _inode(found: os.stat_result) -> Inode:
     return found.st_dev, found.st_ino
-
-
-def _lifted(fd: int, lowest: int) -> int:
-    """The same file under a number that is not below *lowest*.
-
-    In a process whose standard error is closed, the next file that it opens gets number 2, and
-    what is printed there would go into the log.
-    """
-    if fd >= lowest:
-        return fd
-    try:
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
-    finally:
-        os.close(fd)
 
 
 @contextmanager
@@ -679,6 +685,9 @@ class MemoryDisk:
 
     def links(self, path: str) -> int:
         return int(path in self._files)
+
+    def close_rest(self) -> None:
+        pass
 
     def whereabouts(self, fd: int) -> str:
         return ""

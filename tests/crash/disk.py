@@ -564,6 +564,9 @@ class SimulatedDisk:
     def links(self, path: str) -> int:
         return int(self.exists(path))
 
+    def close_rest(self) -> None:
+        pass
+
     def whereabouts(self, fd: int) -> str:
         return ""
 

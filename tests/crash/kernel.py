@@ -280,6 +280,9 @@ class Face:
     def links(self, path: str) -> int:
         return self._make("links", path, lambda: self._disk.links(path))
 
+    def close_rest(self) -> None:
+        pass
+
     def whereabouts(self, fd: int) -> str:
         return ""
 
