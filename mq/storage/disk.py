@@ -294,7 +294,7 @@ class RealDisk:
             return 0
 
     def close_rest(self) -> None:
-        close_all(self, list(self._inodes))
+        close_all(self, filter(self.owns, list(self._inodes)))
 
     def whereabouts(self, fd: int) -> str:
         try:
