@@ -54,7 +54,7 @@ BUGS = (
         "flags, due = flags | events.RESTS, plan.now.store + rest", "due = plan.now.wall + rest",
         "a_wall_clock_is_set_while_a_message_rests"),
     # ── presence and recovery ──────────────────────────────────────────────────────
-    Bug("presence is not taken", LOCKS + "arrive", "if not self.crowded:", "if True:", "come and go"),
+    Bug("presence is not taken", LOCKS + "arrive", "if not self.crowded:", "if True:", "three compete"),
     Bug("the lock is not taken to recover", STORE + "_open", "self._locks.take(None)", "pass",
         "first creation, come and go"),
     Bug("the last to close is present when it lets go of the lock", STORE + "_finish",
