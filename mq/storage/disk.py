@@ -289,7 +289,8 @@ class RealDisk:
     def links(self, path: str) -> int:
         name, at = self._place(path)
         try:
-            return os.stat(name, dir_fd=at).st_nlink
+            with _naming(path):
+                return os.stat(name, dir_fd=at).st_nlink
         except FileNotFoundError:
             return 0
 
