@@ -291,8 +291,10 @@ class RealDisk:
         try:
             with _naming(path):
                 return os.stat(name, dir_fd=at).st_nlink
-        except FileNotFoundError:
-            return 0
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ELOOP):  # it leads nowhere, which opening it will say
+                return 0
+            raise
 
     def close_rest(self) -> None:
         close_all(self, filter(self.owns, list(self._inodes)))
