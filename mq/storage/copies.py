@@ -71,16 +71,20 @@ def part(disk: Disk, path: str, aside: str) -> None:
     write_file(disk, aside, b"")
     source, target = disk.open(path), disk.open(aside, write=True)
     try:
-        at = 0
-        while block := read_all(disk, source, COPY_BYTES, at):
-            write_all(disk, target, block, at)
-            at += len(block)
+        _copy(disk, source, target)
         disk.sync(target)
     finally:
         disk.close(source)
         disk.close(target)
     disk.rename(aside, path)
     disk.sync_directory(os.path.dirname(path))
+
+
+def _copy(disk: Disk, source: int, target: int) -> None:
+    at = 0
+    while block := read_all(disk, source, COPY_BYTES, at):
+        write_all(disk, target, block, at)
+        at += len(block)
 
 
 def part_segments(disk: Disk, directory: str, segments: Iterable[Segment]) -> None:

@@ -254,15 +254,19 @@ class RealDisk:
         made: list[int] = []
         try:
             made.extend(map(partial(os.open, dir_fd=at), (name,), (flags,), (mode,)))
-            while made[-1] < LOWEST_FD or made[-1] in self._inodes:
-                lowest = max(LOWEST_FD - 1, *self._inodes, -1) + 1
-                made.extend(map(fcntl.fcntl, made[-1:], (fcntl.F_DUPFD_CLOEXEC,), (lowest,)))
+            self._lift(made)
             fd = made[-1]
             inode = _inode(os.fstat(fd))
             self._inodes.update(zip(map(made.pop, (-1,)), (inode,), strict=False))
         finally:
             deque(map(os.close, map(made.pop, repeat(-1, len(made)))), maxlen=0)
         return fd
+
+    def _lift(self, made: list[int]) -> None:
+        """Until the number of the last one is free for it."""
+        while made[-1] < LOWEST_FD or made[-1] in self._inodes:
+            lowest = max(LOWEST_FD - 1, *self._inodes, -1) + 1
+            made.extend(map(fcntl.fcntl, made[-1:], (fcntl.F_DUPFD_CLOEXEC,), (lowest,)))
 
     def inode(self, fd: int) -> Inode | None:
         try:
