@@ -123,7 +123,7 @@ BUGS = (
         "rotation, one syncs for another"),
     Bug("a failed fsync is not told to others", LOG + "Log._sync_for_all",
         "self._mark[shared.FAILED] = self._mark[shared.DIRTY] = 1", "pass",
-        "rotation, one syncs for another"),
+        "definitions, two publish and take"),
     # ── cleaning ───────────────────────────────────────────────────────────────────
     Bug("the cleaner does not look again", "mq.storage.cleaner:clean",
         "log.append_head(now_ms, oldest.limit)", "log.append_head(now_ms, log.end)", "two clean, cleaning"),
