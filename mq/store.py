@@ -248,15 +248,16 @@ class Store:
             identify(disk, path, create=True)
             self.notes.put_down(INFO, "created the store %s", path)
             alone = self._locks.arrive(exclusive=self.exclusive)
-        if alone:
-            if not self.exclusive:
-                self._locks.make_cleaner()
-            # Whoever made the store may have died before its names were on the disk.
-            disk.sync_directory(path)
+        if alone and not self.exclusive:
+            self._locks.make_cleaner()
         self.identity = identify(disk, path, create=False)
         self._loader = Loader(disk, path, self.identity, self._load_again)
         self.mark = shared.open_mark(disk, self._mark_path, self.identity.key, create=alone)
-        if not alone:  # before anything is changed
+        if alone:
+            # The page may be new; and the process that made the store may have died before its names
+            # were on the disk.
+            disk.sync_directory(path)
+        else:  # before anything is changed
             shared.require_version(path, self.mark)
             self.clock.check(path, self.mark)
         if self._sync_fd < 0:
@@ -339,7 +340,6 @@ class Store:
             self.mark[shared.EPOCH] = epoch
             self.mark[shared.ORIGIN] = shared.origin_of(self.disk, self._sync_fd, self._mark_path)
             self.disk.sync(self._sync_fd)
-            self.disk.sync_directory(self.path)  # it may be a new one
 
     def _add_downtime(self) -> None:
         """Have it in the log for how long no process was here: queues that go when they are idle stay longer.
