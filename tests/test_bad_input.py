@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes import made_here
 
 import mq
 from mq.message import BODY_BYTES_MAX
@@ -234,7 +235,9 @@ def template(tmp_path_factory) -> Path:
 @pytest.fixture
 def data(template, tmp_path) -> Path:
     """A closed store of several segments that a test may spoil."""
-    return shutil.copytree(template, tmp_path / "data")
+    shutil.copytree(template, path := tmp_path / "data")
+    made_here(path)
+    return path
 
 
 def segments(data: Path) -> list[Path]:
