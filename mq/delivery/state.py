@@ -305,9 +305,7 @@ class State:
 
     def look_within(self, base: int, limit: int) -> Iterator[list[tuple[QueueState, Live]]]:
         """The same, for one look at all of it, while nothing changes."""
-        for image in list(self.asleep):
-            if image.lowest < limit:
-                self.queue(image.number)
+        self._wake_below(limit)
         for queue in list(self.queues.values()):
             if base <= queue.declared_at < limit:
                 yield [(queue, DECLARATION)]
@@ -325,9 +323,7 @@ class State:
         """Where the records of all that `look_within` finds stand: of messages, and of the rest."""
         messages: list[int] = []
         others: list[int] = []
-        for image in list(self.asleep):
-            if image.lowest < limit:
-                self.queue(image.number)
+        self._wake_below(limit)
         for queue in self.queues.values():
             if base <= queue.declared_at < limit:
                 others.append(queue.declared_at)
@@ -338,6 +334,12 @@ class State:
             for tried in (queue.delayed, queue.flights):
                 messages += [at for each in tried.values() if base <= (at := each.position) < limit]
         return messages, others
+
+    def _wake_below(self, limit: int) -> None:
+        """Have those awake of which anything may stand before *limit*."""
+        for image in list(self.asleep):
+            if image.lowest < limit:
+                self.queue(image.number)
 
 
 def stands_at(queue: QueueState, what: Live) -> int | None:

@@ -8,23 +8,21 @@
       file system
 
 The page tells: it says which file it was made as, and in which directory (`shared.origin_of`).
-Nobody has a copy open: it gets a page of its own here, before anything else is opened.
+No process has a copy open: it gets a page of its own here, before anything else is opened.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
 from . import segment, shared
-from .disk import Disk, read_all, write_all, write_file
+from .disk import Disk, lock_within, read_all, write_all, write_file
 from .segment import Segment
 
 TAKE_OVER_SECONDS: Final = 1.0  # for another process that does so, or looks whether the store is open
-NAP_SECONDS: Final = 200e-6
 COPY_BYTES: Final = 1 << 20
 EPOCH_MAX: Final = 0xFFFF
 
@@ -37,11 +35,8 @@ def take_over(disk: Disk, path: str, directory: int) -> None:
     mark = os.path.join(path, "mark")
     if shared.copied_key(disk, mark) is None:
         return
-    give_up = time.monotonic() + TAKE_OVER_SECONDS
-    while not disk.lock(directory):
-        if time.monotonic() > give_up:  # the page was put there while a process has the store open
-            return
-        disk.pause(NAP_SECONDS)
+    if not lock_within(disk, directory, TAKE_OVER_SECONDS):
+        return  # the page was put there while a process has the store open
     try:
         if (key := shared.copied_key(disk, mark)) is not None:  # another process was not quicker
             _part(disk, path)
@@ -56,8 +51,7 @@ def _part(disk: Disk, path: str) -> None:
     for name in ("LOCK", "CLEANER", "reserve"):
         if disk.links(file := os.path.join(path, name)) > 1:
             disk.unlink(file)
-    if disk.links(os.path.join(path, "FORMAT")) > 1:
-        part(disk, os.path.join(path, "FORMAT"), os.path.join(path, "FORMAT.tmp"))
+    part(disk, os.path.join(path, "FORMAT"), os.path.join(path, "FORMAT.tmp"))
     bells = os.path.join(path, "wake")
     with suppress(FileNotFoundError):
         for name in disk.names(bells):

@@ -60,6 +60,7 @@ LEFT_WHY = (
 NOT_SUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 REOPEN = "close the store in all processes, then open it again"
+LOOK_NAP_SECONDS = 200e-6  # between two looks at a lock that another process has
 LOWEST_FD = 3  # 0 to 2 are standard input, output and error, whatever this process did to them
 DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)
 NOT_LINKED = getattr(os, "O_NOFOLLOW", 0)
@@ -793,6 +794,16 @@ class MemoryDisk:
 
     def map(self, fd: int) -> memoryview:
         return memoryview(bytearray(self._file(fd))).cast("B").cast("Q")
+
+
+def lock_within(disk: Disk, fd: int, seconds: float) -> bool:
+    """Lock the file, if it can be had within so many *seconds*."""
+    give_up = time.monotonic() + seconds
+    while not disk.lock(fd):
+        if time.monotonic() >= give_up:
+            return False
+        disk.pause(LOOK_NAP_SECONDS)
+    return True
 
 
 def read_all(disk: Disk, fd: int, size: int, offset: int) -> bytes:

@@ -29,7 +29,7 @@ from mq.errors import StoreLocked, Unsupported
 
 from . import shared
 from .copies import take_over
-from .disk import Disk, close_all, closed_by_program, pass_on
+from .disk import LOOK_NAP_SECONDS, Disk, close_all, closed_by_program, lock_within, pass_on
 from .network import is_network
 
 LOCK_SECONDS: Final = 10.0  # an operation takes microseconds; somebody who opens a big store, seconds
@@ -37,7 +37,6 @@ KEPT_SECONDS: Final = 0.25  # when the holder has it for good
 PATIENCE_SECONDS: Final = 200e-6  # before others are asked to step aside
 MEANWHILE_SECONDS: Final = 0.02  # then a process does nothing but try, which gives it an edge over the others
 NAP_SECONDS: Final = 20e-6  # the system makes 80 of it
-LOOK_NAP_SECONDS: Final = 200e-6
 
 
 class Locks:
@@ -161,7 +160,7 @@ class Locks:
             fd = self._cleaner = self._disk.open(os.path.join(self._path, "CLEANER"), write=True, create=True)
         unlock = self._disk.unlocker(fd)
         try:
-            yield _lock_within(self._disk, fd, seconds)
+            yield lock_within(self._disk, fd, seconds)
         finally:
             if self._disk.owns(fd):
                 unlock()  # first, as in `arrive`
@@ -185,16 +184,6 @@ class Locks:
         close_all(self._disk, fds)
 
 
-def _lock_within(disk: Disk, fd: int, seconds: float) -> bool:
-    """Lock the file, if it can be had within so many *seconds*."""
-    give_up = time.monotonic() + seconds
-    while not disk.lock(fd):
-        if time.monotonic() >= give_up:
-            return False
-        disk.pause(LOOK_NAP_SECONDS)
-    return True
-
-
 def is_present(disk: Disk, path: str) -> bool:
     """Whether somebody has the store open.  Looks, and lets go at once.
 
@@ -207,7 +196,7 @@ def is_present(disk: Disk, path: str) -> bool:
         return disk.exists(path) and _is_locked(disk, disk.open_directory(path))
     fd = disk.open(lock)
     try:
-        if not _lock_within(disk, fd, shared.LOOK_SECONDS):
+        if not lock_within(disk, fd, shared.LOOK_SECONDS):
             return True  # the process that holds it so long is at work
         presence = os.path.join(path, "FORMAT")
         if disk.exists(presence) and _is_locked(disk, disk.open(presence)):

@@ -288,7 +288,7 @@ def walk(
 ) -> Walk:  # fmt: skip
     """The store in the directory *path*; StorageError if there is none, or no key to read it with.
 
-    *alone*: the caller has the store's lock, so nobody else is there to vouch for the log's end.  An
+    *alone*: the caller has the store's lock, so no other process is there to say where the log ends.  An
     event that *refuse* has something against is a gap, too.  The events of the kinds *keep*, of which
     there must be few, are kept in passing.
     """
