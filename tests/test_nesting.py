@@ -268,11 +268,12 @@ def test_an_exception_out_of_a_handler_ends_a_receive_beside_busy_threads(tmp_pa
         assert not thread.is_alive()
     assert wrong == []
     assert ended > 5
-    assert broker._store.busy == set() and not broker._store.asleep
+    assert not broker._store.asleep
     assert other.stats().published == sum(counts)
     queue.publish("still works")
     assert queue.receive(timeout=0).body == "still works"
     broker.close()
+    assert broker._store.busy == set()  # now: before, the listener may just be looking
 
 
 def test_a_handler_that_publishes_is_refused_while_its_thread_waits_and_the_waiting_goes_on(tmp_path):
