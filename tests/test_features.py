@@ -1145,6 +1145,17 @@ def test_peek_shows_what_waits_for_a_delayed_one_of_its_group_last(broker: mq.Br
     assert bodies(queue.peek()) == ["alone", "three"]
 
 
+def test_peek_shows_what_waits_for_one_in_flight_in_publish_order_whatever_its_priority(
+    broker: mq.Broker,
+) -> None:
+    queue = broker.queue("mail")
+    queue.publish_many(["one", "two"], group="g")
+    queue.receive()
+    queue.publish("urgent", group="g", priority=9)
+    queue.publish("other", group="h", priority=1)
+    assert bodies(queue.peek()) == ["other", "two", "urgent"]
+
+
 def test_peek_shows_what_is_due_at_one_moment_by_id(broker: mq.Broker) -> None:
     queue = broker.queue("mail")
     first, second = queue.publish_many(["first", "second"], delay=60)

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
+from heapq import merge
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,11 @@ class Model:
         order: list[int] = []
         while following := self.candidates(now, set(order)):
             order.append(following[0])
-        ready = [id for id, entry in self.messages.items() if self.state(entry, now) == "ready"]
-        return order + sorted(set(ready) - set(order), key=self.rank)
+        blocked: dict[str | None, list[int]] = {}  # priority chooses between groups, never inside one
+        for id in sorted(self.messages.keys() - set(order)):
+            if self.state(self.messages[id], now) == "ready":
+                blocked.setdefault(self.messages[id].group, []).append(id)
+        return order + list(merge(*blocked.values(), key=self.rank))
 
     def deliver(self, id: int, token: object, deadline: int) -> Entry:
         entry = self.messages[id]
