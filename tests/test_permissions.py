@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,11 +29,11 @@ needs_root = pytest.mark.skipif(
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    for each in [tmp_path, *tmp_path.parents]:
-        if os.stat(each).st_uid == os.geteuid() and each != Path("/"):
-            each.chmod(each.stat().st_mode | 0o111)  # other accounts may go through
-    return tmp_path / "data"
+def path() -> Iterator[Path]:
+    """Not below tmp_path: each pytest that starts shuts the directory of all of them to other accounts."""
+    with tempfile.TemporaryDirectory() as base:
+        os.chmod(base, 0o711)
+        yield Path(base, "data")
 
 
 @contextmanager
@@ -177,10 +178,10 @@ def test_a_group_that_cannot_be_given_gets_no_rights(path):
     assert stat.S_IMODE(found.st_mode) == 0o640, "as the umask has it, and no more"
 
 
-def test_links_and_files_that_are_there_keep_their_owner_and_mode(path, tmp_path):
+def test_links_and_files_that_are_there_keep_their_owner_and_mode(path):
     """Root is not led to a file of another."""
     path.mkdir()
-    target = tmp_path / "target"
+    target = path.with_name("target")
     target.write_bytes(b"")
     target.chmod(0o604)
     (path / "LOCK").symlink_to(target)
