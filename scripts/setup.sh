@@ -7,6 +7,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${MQ_VENV:-$root/.venv}
 python=$venv/bin/python
 
+# Many tests start interpreters, and each one would compile all of mq again.
+unset PYTHONDONTWRITEBYTECODE
+
 fail() {
     echo "${0##*/}: $*" >&2
     exit 1
