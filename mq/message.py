@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from traceback import format_exception_only
 from types import MappingProxyType, TracebackType
@@ -52,6 +52,20 @@ def encode_body(body: object) -> tuple[int, bytes]:
             f"the body has {len(raw):,} bytes; {BODY_BYTES_MAX:,} is the most: store the data elsewhere"
             " and publish where it is"
         )
+    return flags, raw
+
+
+def encode_bodies(bodies: Iterable[object]) -> tuple[list[int], list[bytes]]:
+    """`encode_body` for many: how each was given, and its bytes."""
+    given = list(bodies)
+    if set(map(type, given)) == {bytes} and max(map(len, given)) <= BODY_BYTES_MAX:  # type: ignore[arg-type]
+        return [events.BYTES] * len(given), given  # type: ignore[return-value]  # as a rule
+    flags: list[int] = []
+    raw: list[bytes] = []
+    for body in given:
+        how, data = encode_body(body)
+        flags.append(how)
+        raw.append(data)
     return flags, raw
 
 

@@ -18,8 +18,12 @@ from mq.waiting import Sleeper
 
 
 @operation
-def publish_plain(store: Store, channel: Channel, bodies: Sequence[tuple[int, bytes]]) -> list[int] | None:
+def publish_plain(
+    store: Store, channel: Channel, flags: list[int], bodies: list[bytes]
+) -> list[int] | None:  # fmt: skip
     """Store all of *bodies*, which come without options, or none; None if the queue wants to look at each.
+
+    *flags* say how each was given.
 
     Not decoded first, as a plan is: see the head of queue.py.
     """
@@ -32,9 +36,9 @@ def publish_plain(store: Store, channel: Channel, bodies: Sequence[tuple[int, by
             state = channel.state
             if state is None or state.picky:
                 return None
-            drafts = [(PUBLISH, flags, state.number, raw) for flags, raw in bodies]
-            ids = store.log.append_group(ms, drafts)
-            state.publish_run(ids, sum([len(raw) for _, raw in bodies]))
+            count = len(bodies)
+            ids = store.log.append_columns(ms, [PUBLISH] * count, flags, [state.number] * count, bodies)
+            state.publish_run(ids, sum(map(len, bodies)))
             end = store.applied = store.log.end
             channel.wake(len(ids))
         except DiskFull:

@@ -40,7 +40,7 @@ from mq.errors import (
     UsageError,
 )  # fmt: skip
 from mq.looking import Stats
-from mq.message import Delivery, Message, Receipt, encode_body, more_of
+from mq.message import Delivery, Message, Receipt, encode_bodies, encode_body, more_of
 from mq.operation import nested, operation
 from mq.options import (
     BYTES,
@@ -126,23 +126,26 @@ class Queue(Generic[T]):
                     return id
             finally:
                 busy.discard(me)
-        return self._publish([(flags, raw)], options)[0]
+        return self._publish([flags], [raw], options)[0]
 
     def publish_many(self, bodies: Iterable[T], **options: Unpack[BatchOptions]) -> list[int]:
         """Store all of *bodies* or, whatever happens, none of them; their ids, in order."""
         if "dedup_id" in options:
             raise UsageError("a dedup_id is of one message: publish them in a transaction, each with its own")
-        encoded = [encode_body(body) for body in check_many("bodies", bodies)]
-        ids = publish_plain(self._store, self._channel, encoded) if encoded and not options else None
-        return self._publish(encoded, options) if ids is None else ids
+        flags, raw = encode_bodies(check_many("bodies", bodies))
+        ids = publish_plain(self._store, self._channel, flags, raw) if raw and not options else None
+        return self._publish(flags, raw, options) if ids is None else ids
 
-    def _publish(self, bodies: list[tuple[int, bytes]], options: Any) -> list[int]:
+    def _publish(self, flags: list[int], bodies: list[bytes], options: Any) -> list[int]:
         if not bodies:
             wish_of(self.name, 0, b"", **options)
             return []
-        first = wish_of(self.name, *bodies[0], **options)
+        first = wish_of(self.name, flags[0], bodies[0], **options)
         wishes = [first]
-        wishes += [msgspec.structs.replace(first, flags=flags, body=raw) for flags, raw in bodies[1:]]
+        wishes += [
+            msgspec.structs.replace(first, flags=how, body=raw)
+            for how, raw in zip(flags[1:], bodies[1:], strict=True)
+        ]
         return publish(self._store, wishes, time.monotonic() + first.timeout)
 
     # ── receiving ──────────────────────────────────────────────────────────────────

@@ -187,36 +187,32 @@ class Log:
 
     def append_group(self, now_ms: int, drafts: Sequence[Draft], *, atomic: bool = True) -> list[int]:
         """Append records in one write; their positions.  *atomic*: all are there after a crash, or none."""
-        size = sum(24 + len(payload) for *_, payload in drafts)
+        kinds, flags, numbers, payloads = map(list, zip(*drafts, strict=True))
+        return self.append_columns(now_ms, kinds, flags, numbers, payloads, atomic=atomic)
+
+    def append_columns(
+        self, now_ms: int, kinds: list[int], flags: list[int], numbers: list[int], payloads: list[bytes], *,
+        atomic: bool = True,
+    ) -> list[int]:  # fmt: skip
+        """`append_group`, with a list for each field (*numbers*: of queue): nothing is made for each record."""
+        count = len(payloads)
+        size = sum(map(len, payloads)) + record.HEADER_BYTES * count
         if size > record.GROUP_BYTES_MAX:
             raise UsageError(
                 f"{size} bytes at once; {record.GROUP_BYTES_MAX} is the most: publish in smaller batches"
             )
         if self.end + size > self._room or now_ms > self._look_ms or now_ms < self._created_ms:
-            self._make_room(now_ms, size, {draft[0] for draft in drafts}, len(drafts))
+            self._make_room(now_ms, size, set(kinds), count)
             now_ms = max(now_ms, self._created_ms)
-        start = lsn = self.end
-        ms, synced, seed = now_ms - self._created_ms, self._mark[SYNCED], self._seed
         chain = record.CONTINUES if atomic else 0
-        left = len(drafts)
-        parts: list[bytes] = []
-        positions = []
-        for kind, flags, queue, payload in drafts:
-            left -= 1
-            lag = lsn - synced
-            rest = (
-                AFTER_CRC.pack(
-                    len(payload), lsn & 0xFFFF_FFFF, lag if lag < 0xFFFF_FFFF else 0xFFFF_FFFF, ms, kind,
-                    flags | chain if left else flags, queue,
-                )
-                + payload
-            )  # fmt: skip
-            parts += CRC.pack(crc32c(rest, seed)), rest
-            positions.append(lsn)
-            lsn += 4 + len(rest)
+        flags = [*[each | chain for each in flags[:-1]], flags[-1]]
+        start = self.end
+        data, positions = record.encode_run(
+            self._seed, start, self._mark[SYNCED], now_ms - self._created_ms, kinds, flags, numbers, payloads
+        )
         self._mark[shared.DIRTY] = 1
-        self._write_rest(b"".join(parts), start, 0)
-        self.end = self._mark[shared.END] = lsn
+        self._write_rest(data, start, 0)
+        self.end = self._mark[shared.END] = start + size
         self._mark[shared.DIRTY] = 0
         return positions
 

@@ -71,10 +71,10 @@ BUGS = (
         "publish_always", "pwrite"),
     Bug("a failed write is not told", LOG + "Log.append", "raise self._refused(error, lsn, size) from error",
         "done = size", "publish_always", "pwrite"),
-    Bug("a group is not atomic", LOG + "Log.append_group", "record.CONTINUES if atomic else 0", "0",
+    Bug("a group is not atomic", LOG + "Log.append_columns", "record.CONTINUES if atomic else 0", "0",
         "unsynced_batches batches"),
-    Bug("a group never ends", LOG + "Log.append_group", "flags | chain if left else flags", "flags | chain",
-        "batches"),
+    Bug("a group never ends", LOG + "Log.append_columns", "for each in flags[:-1]], flags[-1]]",
+        "for each in flags]]", "batches"),
     # ── segments ───────────────────────────────────────────────────────────────────
     Bug("a header is not synced", LOG + "Log._create", "disk.sync(fd)", "pass", "rotation publish_always"),
     Bug("a segment's name is not synced", LOG + "Log._create", "disk.sync_directory(self.directory)", "pass",

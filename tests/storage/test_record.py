@@ -66,6 +66,26 @@ def test_a_lag_too_big_for_its_field_claims_nothing(lsn, synced, lag):
     assert header[2:4] == (lsn & 0xFFFF_FFFF, lag)
 
 
+@pytest.mark.parametrize(
+    "lsn, synced",
+    [
+        pytest.param(1024, 1000, id="in the first segment"),
+        pytest.param((1 << 32) - 60, (1 << 32) - 100, id="over the end of the low half of a position"),
+        pytest.param((5 << 32) + 7, 5 << 32, id="behind it"),
+        pytest.param(0xFFFF_FFFF - 60, 0, id="over the largest lag that claims something"),
+        pytest.param(1 << 40, 1, id="all claim nothing"),
+    ],
+)
+def test_a_run_is_the_records_one_by_one(lsn, synced):
+    rows = [(17, 0x01, 7, b"one"), (18, 0x11, 65_535, b""), (19, 0x01, 1, b"x" * 300), (17, 0x20, 2, b"end")]
+    data, positions = record.encode_run(SEED_AT_1024, lsn, synced, 1000, *map(list, zip(*rows, strict=True)))
+    expected = b""
+    for position, row in zip(positions, rows, strict=True):
+        assert position == lsn + len(expected)
+        expected += record.encode(SEED_AT_1024, position, synced, 1000, *row)
+    assert data == expected
+
+
 def test_the_checksum_depends_on_key_and_base():
     seeds = {record.seed(key, base) for key in (IDENTITY.key, bytes(8)) for base in (0, 1024, 1 << 32)}
     assert len(seeds) == 6
