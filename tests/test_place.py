@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -84,6 +85,8 @@ def test_directories_are_made_however_many_are_missing(tmp_path: Path) -> None:
     path = tmp_path.joinpath(*["a"] * 1010)
     mq.open(path).close()
     mq.open(path, read_only=True).close()
+    shutil.rmtree(path)
+    os.removedirs(path.parent)  # nor can pytest, which would remove them at the end of a later run
 
 
 def test_a_reader_makes_no_directory(paths: dict[str, Path]) -> None:
