@@ -27,6 +27,7 @@ from mq.delivery.queue import QueueState
 from mq.delivery.state import DECLARATION, Live, stands_at
 from mq.delivery.traits import changes_in
 from mq.errors import Closed, DiskFull, MqError, StorageError, StoreLocked
+from mq.forks import is_held
 from mq.notes import WARNING
 from mq.storage import checkpoint, cleaner
 from mq.storage.disk import explain, will_pass
@@ -81,7 +82,7 @@ class Maintenance:
         self._store = store
         self._background = store.background
         self._worker = Worker("mq-maintenance", store.path, self._step, behind=store.let_go_if_forgotten)
-        self._working = threading.Lock()  # two at once would each drop the oldest segment
+        self.working = threading.RLock()  # two at once would each drop the oldest segment
         self._until = math.inf  # monotonic seconds: when cleaning has to stop
         self._checkpoint_at = 0  # where the last one stands
         self._checkpoint_bytes = 0
@@ -137,7 +138,7 @@ class Maintenance:
 
     def _run(self, checkpoint_bytes: int) -> None:
         notes = self._store.notes
-        with self._working:
+        with self.working:
             try:
                 with explain(self._store.path), self._store.alone_cleaning() as ours:
                     if ours:
@@ -200,12 +201,12 @@ class Maintenance:
 
     def is_working(self) -> bool:
         """Whether a thread is in the midst of it, perhaps this one."""
-        return self._working.locked()
+        return is_held(self.working)
 
     def wait(self) -> None:
         """Return when nothing is being done; called when nothing more is allowed to begin."""
         self._until = time.monotonic()
-        with self._working:
+        with self.working:
             pass
 
     def _step(self) -> None:
@@ -302,7 +303,7 @@ class Maintenance:
         """Clean what pays, for a publisher that found the disk full; called without the store's lock."""
         self._looked = Looked(0, 0, 0, 0.0, False)
         until = time.monotonic() + WAY_SECONDS
-        with self._working, self._store.alone_cleaning() as ours, suppress(DiskFull, StoreLocked):
+        with self.working, self._store.alone_cleaning() as ours, suppress(DiskFull, StoreLocked):
             if ours:
                 self._clean_until(until)
         if not ours:
@@ -321,7 +322,7 @@ class Maintenance:
 
         What is due by itself waits meanwhile.  Raises what stands in the way.
         """
-        with self._working, self._store.alone_cleaning(LOCK_SECONDS) as ours:
+        with self.working, self._store.alone_cleaning(LOCK_SECONDS) as ours:
             if not ours:
                 raise StorageError(
                     self._store.path, "another process has been cleaning for long; try again later"

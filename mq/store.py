@@ -27,7 +27,7 @@ from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from mq import exact
+from mq import exact, forks
 from mq.channel import Channel
 from mq.clock import Clock
 from mq.delivery import events, idle
@@ -51,7 +51,6 @@ from mq.errors import (
     UsageError,
 )
 from mq.flusher import Flusher
-from mq.forks import Taken
 from mq.hold import Hold
 from mq.listener import Listener
 from mq.loading import Loader, Parts, identify
@@ -1062,10 +1061,8 @@ class Store:
 
     def _is_in_use(self) -> bool:
         """Whether a thread is in the midst of something here, perhaps this one."""
-        mutex = self.mutex
-        if self.busy or mutex._is_owned() or not mutex.acquire(blocking=False):  # type: ignore[attr-defined]
+        if self.busy or forks.is_held(self.mutex):
             return True
-        mutex.release()
         return self.maintenance.is_working() or self.log.is_syncing()
 
     def let_go_if_forgotten(self) -> None:
@@ -1164,7 +1161,8 @@ class Store:
 
         Files are closed and not unlocked: that would let go of what the parent holds.
         """
-        self._forget_mutex()
+        forks.free(lock for lock, _ in self.locks())
+        self.mutex = threading.RLock()
         was_open, self._is_own = not self._gone, False
         parents_disk = self.disk
         if not self.read_only:
@@ -1193,15 +1191,14 @@ class Store:
         elif not self.closed:
             self.enter = self.look = self._open_in_child
 
-    def _forget_mutex(self) -> None:
-        """The parent's may be held by a thread that is not here, and be waited for by this one.
+    def locks(self) -> list[tuple[forks.Lock, float]]:
+        """For which a thread may wait here, and how long a fork waits: see mq/forks.py.
 
-        A thread that waits for it, and forked in the handler of a signal, goes on waiting here.
+        Cleaning takes long, and its lock seldom changes hands.
         """
-        parents, self.mutex = self.mutex, threading.RLock()
-        if not parents._is_owned():  # type: ignore[attr-defined]
-            with suppress(RuntimeError):  # no thread has it
-                parents._release_save()  # type: ignore[attr-defined]  # of any thread: `release` does not
+        log = self.log.locks() if hasattr(self, "log") else []
+        others = [(lock, forks.FORK_SECONDS) for lock in (self.mutex, *log)]
+        return [(self.maintenance.working, 0.0), *others]
 
     def _forget_waiters(self) -> None:
         """Those who wait, and the threads, are the parent's."""
@@ -1289,7 +1286,7 @@ def _after_fork() -> None:
 
 _open_stores: Weakly[int, Store] = Weakly()
 _numbers = itertools.count()
-_taken = Taken()
+_taken = forks.Taken()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_taken.let_go, after_in_child=_after_fork)
 

@@ -717,6 +717,71 @@ def test_a_child_that_waits_for_the_mutex_of_a_thread_that_is_not_there_goes_on(
     assert ready(mail).count("child's") == 1
 
 
+WAITING: dict[str, tuple[Callable[[Store], Any], Callable[[mq.Broker], object], str]] = {
+    "log._sync": (lambda store: store.log._sync, lambda broker: broker.flush(), "_sync_now"),
+    "commit.gate": (lambda store: store.log._commit.gate, lambda broker: broker.flush(), "wait"),
+    "maintenance.working": (lambda store: store.maintenance.working, lambda broker: broker.close(), "_run"),
+    "reader.files": (
+        lambda store: store.log.reader.files, lambda broker: broker._store.files(), "disk_bytes"
+    ),
+    "reader.files, in a turn": (
+        lambda store: store.log.reader.files, lambda broker: broker.stats(), "bytes_at"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lock_of, work, function", WAITING.values(), ids=WAITING)
+def test_a_child_that_waits_for_any_other_lock_of_a_thread_that_is_not_there_goes_on(
+    path, monkeypatch, lock_of, work, function
+):
+    monkeypatch.setattr(forks, "FORK_SECONDS", 0.01)  # it does not let go of it
+    held, forked = threading.Event(), threading.Event()
+    with mq.open(path, sync="never") as broker:
+        mail = broker.queue("mail")
+        mail.publish("before")
+
+        def hold() -> None:
+            with lock_of(broker._store):
+                held.set()
+                assert forked.wait(PATIENCE)
+
+        os.register_at_fork(after_in_parent=forked.set)
+        holder = threading.Thread(target=hold)
+        holder.start()
+        assert held.wait(PATIENCE)
+
+        def then() -> None:
+            broker.close()
+            with mq.open(path) as again:
+                again.queue("mail").publish("child's")
+
+        assert forked_while(lambda: work(broker), function, then) == 0
+        holder.join()
+    with mq.open(path) as again:
+        assert ready(again.queue("mail")) == ["before", "child's"]
+
+
+def test_a_fork_inside_a_fork_gives_back_all_locks(broker, mail):
+    """Another handler comes, and forks too, while the locks are taken for the first one."""
+    store, taken, inner = broker._store, forks.Taken(), []
+
+    class Nesting:
+        def __init__(self) -> None:
+            self.busy = {threading.get_ident()}
+
+        def locks(self) -> list[tuple[Any, float]]:
+            if not inner:
+                inner.append(True)
+                taken.take([self])
+                taken.let_go()
+            return store.locks()
+
+    taken.take([Nesting()])
+    assert all(lock._is_owned() for lock, _ in store.locks())
+    taken.let_go()
+    assert not any(forks.is_held(lock) for lock, _ in store.locks())
+
+
 def test_a_child_that_waits_for_a_mutex_that_changes_hands_goes_on(broker, mail):
     """A thread of the parent had it already, and was not noted as its owner yet."""
     mutex, held, done = broker._store.mutex, threading.Event(), threading.Event()

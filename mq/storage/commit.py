@@ -25,7 +25,7 @@ class GroupCommit:
     def __init__(self, synced: Callable[[], int], sync: Callable[[], None]) -> None:
         """*synced* says how far the disk has everything; *sync* makes it all that is written by now."""
         self._synced, self._sync = synced, sync
-        self._gate = threading.Lock()  # held for a moment: who leads, and who follows
+        self.gate = threading.RLock()  # held for a moment: who leads, and who follows
         self._leading = False
         self._followers: list[threading.Lock] = []  # released at the end of the sync that is running
         self._company = 1  # how many the last round served
@@ -37,7 +37,7 @@ class GroupCommit:
             leads, bell = False, threading.Lock()
             bell.acquire()
             try:
-                with self._gate:
+                with self.gate:
                     if self._leading:
                         self._followers.append(bell)
                     else:
@@ -55,7 +55,7 @@ class GroupCommit:
 
     def after_fork(self) -> None:
         """In a child: those who lead or follow are not here, but perhaps one, whose signal handler forked."""
-        self._gate, self._leading = threading.Lock(), False
+        self.gate, self._leading = threading.RLock(), False
         ended, self._followers = self._followers, []
         for bell in ended:
             bell.release()
@@ -76,7 +76,7 @@ class GroupCommit:
         self._seconds = time.perf_counter() - begin
 
     def _end_round(self) -> None:
-        with self._gate:
+        with self.gate:
             ended, self._followers = self._followers, []
             self._company = len(ended) + 1
         for bell in ended:

@@ -19,13 +19,12 @@ import os
 import select
 import stat
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from itertools import repeat
+from itertools import count, repeat
 from operator import methodcaller
 from typing import Any, Protocol, Self
 
@@ -649,33 +648,32 @@ def _is_readable(fd: int, seconds: float) -> bool:
 
 
 class MemoryDisk:
-    """Files that live and die with this object.  Thread-safe as far as the log needs it."""
+    """Files that live and die with this object.
+
+    Thread-safe as far as the log needs it, without a lock: each step is one call of C.
+    """
 
     def __init__(self) -> None:
         self._files: dict[str, bytearray] = {}
         self._open: dict[int, bytearray] = {}
         self._directory = bytearray()  # stands for all of them
-        self._next = 1
-        self._mutex = threading.Lock()
+        self._numbers = count(1)
 
     def after_fork(self) -> Self:
         return self  # of who has it alone: nothing of it is the child's
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
-        with self._mutex:
-            if create:
-                self._files.setdefault(path, bytearray())
-            if path not in self._files:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-            fd, self._next = self._next, self._next + 1
-            self._open[fd] = self._files[path]
-            return fd
+        file = self._files.setdefault(path, bytearray()) if create else self._files.get(path)
+        if file is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        fd = next(self._numbers)
+        self._open[fd] = file
+        return fd
 
     def open_directory(self, path: str) -> int:
-        with self._mutex:
-            fd, self._next = self._next, self._next + 1
-            self._open[fd] = self._directory
-            return fd
+        fd = next(self._numbers)
+        self._open[fd] = self._directory
+        return fd
 
     anchor = open_directory
 

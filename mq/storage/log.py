@@ -26,6 +26,7 @@ from typing import Final, NoReturn
 from crc32c import crc32c
 
 from mq.errors import ADVICE, Closed, CorruptStore, StorageError, StoreFailed, UsageError
+from mq.forks import Lock, is_held
 
 from . import record, segment, shared
 from .commit import GroupCommit
@@ -107,7 +108,7 @@ class Log:
         self._fd = -1  # of the last segment, for writing
         self._writing: tuple[int, Segment] | None = None  # the same, and which one that is: for who syncs
         self._retired: list[int] = []  # of earlier ones: a sync may still be using them
-        self._sync = threading.Lock()  # held while the disk syncs
+        self._sync = threading.RLock()  # held while the disk syncs
         self._sync_fd = -1  # whose lock says which process syncs; -1: no other does
         self._unlock_sync: Callable[[], object] = int
         self.unsettled = False  # interrupted between two segments: to be rebased before its next use
@@ -589,7 +590,7 @@ class Log:
         self._writing = fd, last
         old, self._fd = self._fd, fd
         if old >= 0:
-            if self._sync.locked():
+            if is_held(self._sync):
                 self._retired.append(old)
             else:
                 self._disk.close(old)
@@ -759,7 +760,7 @@ class Log:
 
     def is_syncing(self) -> bool:
         """Whether a thread of this process syncs, or uses the files so, perhaps this one."""
-        return self._sync.locked()
+        return is_held(self._sync)
 
     def wait_for_rewrite(self) -> None:
         """Before bytes are called damaged: another process may just write them again.
@@ -993,6 +994,10 @@ class Log:
 
     # ── closing ────────────────────────────────────────────────────────────────────
 
+    def locks(self) -> list[Lock]:
+        """For which a thread may wait here, in the order in which it takes them."""
+        return [self._commit.gate, self._sync, self.reader.files]
+
     def after_fork(self) -> None:
         """In a child: let go of the parent's files, whichever thread held the locks.
 
@@ -1000,7 +1005,7 @@ class Log:
         here: it finds a page of its own and no file.  So what it writes to the page it asks for after
         the last call, and keeps in no variable: the parent may be far ahead by then.
         """
-        self._sync = threading.Lock()
+        self._sync = threading.RLock()
         self._gone_why, self._pwrite, self.standing = LEFT_WHY, self._disk.pwrite, None
         self.reader.after_fork()
         try:

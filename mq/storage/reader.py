@@ -49,7 +49,7 @@ class Reader:
         self._disk, self._directory = disk, directory
         self._pread = disk.pread
         self._readers: dict[int, int] = {}  # descriptors by base
-        self._files = threading.Lock()
+        self.files = threading.RLock()
         self._closed = False
         self._guess = READ_BYTES
         self._recent: Block = (None, 0, b"")  # read last: of which segment, from where on
@@ -92,7 +92,7 @@ class Reader:
                 pass_on(error)
                 stored = None
         if stored is None:
-            with self._files:
+            with self.files:
                 stored = self._read_or_explain(each, lsn)
         return stored
 
@@ -149,7 +149,7 @@ class Reader:
     def bytes_at(self, lsn: int, start: int, size: int) -> bytes:
         """*size* bytes of the segment of *lsn*, from *start* bytes behind that on, unchecked."""
         each = self.segment_of(lsn)
-        with self._files:
+        with self.files:
             return self._disk.pread(self._reader(each), size, each.offset(lsn) + start)
 
     def checksum(self, lsn: int) -> int:
@@ -157,7 +157,7 @@ class Reader:
         return int.from_bytes(self.bytes_at(lsn, 0, 4), "little")
 
     def _reader(self, each: Segment) -> int:
-        """A descriptor to read *each* with; `_files` is held."""
+        """A descriptor to read *each* with; `files` is held."""
         if self._closed:  # whoever was reading meanwhile must not open it again
             raise Closed(f"{self._directory}: the store was closed, or read anew, meanwhile")
         fd = self._readers.get(each.base)
@@ -179,13 +179,13 @@ class Reader:
         """Bytes of a segment that is not the last one."""
         size = self._sizes.get(each.base)
         if size is None:
-            with self._files, suppress(OSError, Closed):  # only an estimate: counted as full then
+            with self.files, suppress(OSError, Closed):  # only an estimate: counted as full then
                 size = self._sizes[each.base] = self._disk.size(self._reader(each))
         return each.capacity if size is None else size
 
     def disk_bytes(self) -> int:
         """Bytes of all segments, void and reserved ones included."""
-        with self._files:
+        with self.files:
             total = 0
             for each in self.index[1]:
                 with explain(self.path(each)), suppress(FileNotFoundError):  # given back since
@@ -194,7 +194,7 @@ class Reader:
 
     def forget(self, each: Segment) -> int:
         """Close what is open of a segment that goes; the size of its file."""
-        with self._files:
+        with self.files:
             size = self._disk.size(self._reader(each))
             self._disk.close(self._readers.pop(each.base))
             self._sizes.pop(each.base, None)
@@ -202,22 +202,22 @@ class Reader:
 
     def close_segment(self, each: Segment) -> None:
         """Close what is open of a segment that somebody else drops."""
-        with self._files:
+        with self.files:
             if each.base in self._readers:
                 self._disk.close(self._readers.pop(each.base))
             self._sizes.pop(each.base, None)
 
     def after_fork(self) -> None:
-        self._files = threading.Lock()
+        self.files = threading.RLock()
 
     def reset(self, segments: list[Segment]) -> None:
         """The log consists of these, and no other file of it is to be read any more."""
-        with self._files:
+        with self.files:
             self._close_all()
         self.show(segments)
 
     def close(self) -> None:
-        with self._files:
+        with self.files:
             self._closed = True
             self._close_all()
 
