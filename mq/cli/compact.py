@@ -59,7 +59,7 @@ def _estimate(store: str) -> tuple[int, int]:
     limit = _garbage_upto(store)
     census = take_census(RealDisk(), store)
     before = gone = moved = 0
-    for file, sums in zip(census.walk.files, census.sums, strict=True):
+    for file, sums in census.rows():
         before += file.size
         if file.segment.limit <= limit:
             gone += file.size

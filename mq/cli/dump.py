@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
-from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from itertools import chain, groupby
 from typing import Any, Final
 
 import click
@@ -18,16 +19,18 @@ from mq.cli import output
 from mq.cli.app import Failure, command, disk_at, json_option, note, store_option
 from mq.cli.inspect import exit_code, gap_fields, gap_line, kind_name
 from mq.cli.progress import Progress
+from mq.cli.publication import published_at
 from mq.delivery import events
 from mq.storage import record
 from mq.storage.disk import Disk
-from mq.storage.segment import Event
-from mq.storage.walk import File, Found, Gap, Pick, Walk, walk
+from mq.storage.segment import Event, Segment
+from mq.storage.walk import KIND_OF, Found, Gap, Run, found_in, read
 
 BODY_COLUMNS: Final = 60
 NAME_COLUMNS_MAX: Final = 24
+BUFFER: Final = 5  # of an Event
 ID_MASK: Final = (1 << 64) - 1
-NAMING: Final = (events.DECLARE, events.DELETE)  # kinds that say what a queue is called
+NAMING: Final = frozenset({events.DECLARE, events.DELETE})  # kinds that say what a queue is called
 MADE_UP: Final = re.compile("(?:unnamed-|#)([0-9]+)")  # what a queue is called that never got a name
 KINDS: Final = tuple(events.KIND_NAMES.values())
 
@@ -178,28 +181,27 @@ def body(found: Found) -> bytes | None:
 class _Names:
     """What the queues were called at each place in the log: records say only their numbers.
 
-    A declaration may stand behind records of its queue, since the cleaner moves it to the
-    end; and what was the number of a queue that is deleted may be given to another.
+    They are learned as the log is read.  A declaration may stand behind records of its queue, since the
+    cleaner moves it to the end; and what was the number of a queue that is deleted may be given to
+    another.  So where no name is known yet, all of the log is read for names first, once.
     """
 
-    def __init__(self, walked: Walk) -> None:
+    def __init__(self, disk: Disk, store: str) -> None:
+        self._disk, self._store = disk, store
         self._said: dict[int, list[tuple[int, str]]] = {}  # by number: from where on, and the name; "": none
-        if walked.whole:
-            for item in walked.kept:
-                self._read(item)
-        else:
-            self._read_all(walked)
+        self._complete = False
 
-    def _read_all(self, walked: Walk) -> None:
-        with Progress("reading names", sum(file.size for file in walked.files)) as progress:
-            for file in walked.files:
-                self._read_from(walked.items(file, partial(_of_kinds, kinds=NAMING)))
-                progress.add(file.size)
+    def begin(self, end: int) -> None:
+        if not self._complete:
+            self._said.clear()
 
-    def _read_from(self, items: Iterable[Found | Gap]) -> None:
-        for item in items:
-            if isinstance(item, Found):
-                self._read(item)
+    def see(self, each: Segment | None, part: Run | Gap) -> None:
+        if self._complete or each is None or isinstance(part, Gap):
+            return
+        if not NAMING.isdisjoint(map(KIND_OF, part.events)):
+            for event in part.events:
+                if event[1] in NAMING:
+                    self._read(found_in(each, event, part.dropped))
 
     def _read(self, item: Found) -> None:
         if item.kind == events.DELETE:
@@ -209,12 +211,17 @@ class _Names:
                 self._note(item.queue, item.lsn, events.decode_declaration(item.payload).name)
 
     def _note(self, number: int, start: int, name: str) -> None:
-        said = self._said.setdefault(number, [])
-        if not said or said[-1][1] != name:
-            said.append((start, name))
+        insort(self._said.setdefault(number, []), (start, name))
+
+    def read_all(self) -> None:
+        if not self._complete:
+            with Progress("reading names"):
+                read(self._disk, self._store, events.PUBLISH, self)
+            self._complete = True
 
     def numbers(self, name: str) -> set[int]:
         """The numbers that a queue called *name* may have had."""
+        self.read_all()
         found = {number for number, said in self._said.items() if any(each == name for _, each in said)}
         if match := MADE_UP.fullmatch(name):
             found.add(int(match[1]))
@@ -226,6 +233,9 @@ class _Names:
         after = bisect_right(said, lsn, key=lambda each: each[0])
         if after and said[after - 1][1]:
             return said[after - 1][1]
+        if not self._complete:
+            self.read_all()
+            return self.at(number, lsn)
         if after == len(said):
             return f"unnamed-{number}"
         return said[after][1] or f"#{number}"  # deleted before anybody said
@@ -234,13 +244,19 @@ class _Names:
 # ── which records have to be looked at one by one ──────────────────────────────────
 
 
-def _of_kinds(run: list[Event], kinds: Collection[int]) -> list[Event]:
-    return [event for event in run if event[1] in kinds]
-
-
-def _that_may_name(run: list[Event], message: int) -> list[Event]:
+def _that_may_name(run: list[Event], message: int) -> Iterable[Event]:
     """Those that may be about *message*: they stand where it does, or have its eight bytes in them."""
-    buffer, needle = run[0][5], (message & ID_MASK).to_bytes(8, "little")
+    if run[0][BUFFER] is run[-1][BUFFER]:
+        return _of_block(run, message)
+    return chain.from_iterable(_of_block(list(each), message) for _, each in groupby(run, _identity))
+
+
+def _identity(event: Event) -> int:
+    return id(event[BUFFER])
+
+
+def _of_block(run: list[Event], message: int) -> list[Event]:
+    buffer, needle = run[0][BUFFER], (message & ID_MASK).to_bytes(8, "little")
     if not isinstance(buffer, bytes):  # one record, too long to be held
         return run
     if needle not in buffer:
@@ -259,30 +275,91 @@ class _Wanted:
     queue: str | None
     kinds: tuple[str, ...]
     message: int | None
+    numbers: set[int]  # that the queue may have had
     there: bool  # the queue was met
     known: bool  # the message was met
 
-    def pick(self, names: _Names) -> Pick:
-        numbers = names.numbers(self.queue) if self.queue else None
-        kinds = {kind for kind, name in events.KIND_NAMES.items() if name in self.kinds}
+    def pick(self, run: list[Event]) -> Iterable[Event]:
+        # Until both were met, records that are not shown say whether there is such a queue, or message.
+        if self.known and self.queue is not None:
+            run = [event for event in run if event[3] in self.numbers]
+        picked: Iterable[Event] = run
+        if run and self.there and self.message is not None:
+            if run[-1][0] < self.message:  # nothing happens to a message before it is there
+                return ()
+            picked = _that_may_name(run, self.message)
+        if self.there and self.known and self.kinds:
+            kinds = {kind for kind, name in events.KIND_NAMES.items() if name in self.kinds}
+            picked = [event for event in picked if event[1] in kinds]
+        return picked
 
-        def pick(run: list[Event]) -> list[Event]:
-            # Until both were met, records that are not shown say whether there is such a queue, or message.
-            if self.known and numbers is not None:
-                run = [event for event in run if event[3] in numbers]
-            if run and self.there and self.message is not None:
-                run = _that_may_name(run, self.message)
-            if self.there and self.known and kinds:
-                run = _of_kinds(run, kinds)
-            return run
 
-        return pick
+class _Dump:
+    """A Look: shows what is wanted, as it is found."""
 
-    def may_be_in(self, walked: Walk, file: File) -> bool:
-        """Whether there may be something to show in *file*: nothing happens to a message before its id."""
-        if self.queue is not None or self.message is None or not walked.whole:
-            return True
-        return file.segment.limit > self.message
+    def __init__(self, asked: _Wanted, names: _Names, log: str, as_json: bool) -> None:
+        self._asked, self._names, self._log = asked, names, log
+        self._columns = None if as_json else _Columns()
+        self._shown: dict[int, int] = {}  # by base of the segment: up to where
+        self._gaps: set[Gap] = set()
+        self._first = -1  # the record that is shown already
+
+    def begin_with(self, disk: Disk, store: str, message: int) -> None:
+        """Show at once how *message* was published, if its place tells: then what happened to it follows."""
+        with published_at(disk, store, message) as found:
+            if found:
+                if self._columns:
+                    self._columns.widen(found.end)
+                self._look_at(found.each, found.item, found.queue)
+                self._first = message
+
+    def begin(self, end: int) -> None:
+        self._names.begin(end)
+        if self._columns:
+            self._columns.widen(end)
+
+    def see(self, each: Segment | None, part: Run | Gap) -> None:
+        if isinstance(part, Gap):
+            if part not in self._gaps:  # when all was started over
+                self._gaps.add(part)
+                self._print_gap(part)
+            return
+        assert each
+        self._names.see(each, part)
+        upto = self._shown.get(each.base, 0)
+        new = part.events if part.start >= upto else part.events[bisect_left(part.events, (upto,)) :]
+        if new:
+            self._shown[each.base] = part.end
+            for event in self._asked.pick(new):
+                if event[0] != self._first:
+                    item = found_in(each, event, part.dropped)
+                    is_event = item.kind >= record.FIRST_EVENT
+                    self._look_at(each, item, self._names.at(item.queue, item.lsn) if is_event else "")
+
+    def _look_at(self, each: Segment, item: Found, name: str) -> None:
+        asked = self._asked
+        asked.there = asked.there or name == asked.queue
+        wanted = asked.queue in (None, name) and (not asked.kinds or kind_name(item.kind) in asked.kinds)
+        if wanted or not asked.known:
+            said = facts(item, self._names, each.skew_ms)
+            about = asked.message is None or _is_about(said, asked.message)
+            asked.known = asked.known or about
+            if wanted and about:
+                self.show(each, item, name, said)
+
+    def show(self, each: Segment, item: Found, name: str, said: Facts) -> None:
+        if self._columns:
+            self._columns.show(each, item, name, said)
+        else:
+            _show_json(os.path.join(self._log, each.name), each, item, name, said)
+        if self._asked.message is not None:  # a few lines, in a log that takes a while to read
+            output.flush()
+
+    def _print_gap(self, gap: Gap) -> None:
+        if self._columns:
+            self._columns.show_gap(gap)
+        else:
+            output.json_line(gap_fields(gap))
 
 
 # ── the command ────────────────────────────────────────────────────────────────────
@@ -305,29 +382,21 @@ def dump(
     """Print the records of the log, oldest first.  Times are by the wall clock of then.
 
     Writes nothing; works beside a live process and on a damaged store, where every bad
-    place is shown in its turn.  Exit code 4 if the store is corrupt: all of it is read first.
+    place is shown in its turn.  Prints while it reads; exit code 4 if the store is corrupt.
 
     \b
     mq dump | tail
     mq dump --queue mail --kind nack
     mq dump --message 4711 --json
     """
-    walked, names = _walk(disk_at(ctx, store), store)
-    show = _show_json if as_json else _Columns(walked).show
-    asked = _Wanted(queue, kinds, message, there=queue is None, known=message is None)
-    for file, item, name in _items(walked, names, asked):
-        if isinstance(item, Gap):
-            show(file, item, name, {})
-            continue
-        asked.there = asked.there or name == queue
-        wanted = queue in (None, name) and (not kinds or kind_name(item.kind) in kinds)
-        if wanted or not asked.known:
-            assert file
-            said = facts(item, names, file.segment.skew_ms)
-            about = message is None or _is_about(said, message)
-            asked.known = asked.known or about
-            if wanted and about:
-                show(file, item, name, said)
+    disk = disk_at(ctx, store)
+    names = _Names(disk, store)
+    numbers = names.numbers(queue) if queue is not None else set[int]()
+    asked = _Wanted(queue, kinds, message, numbers, there=queue is None, known=message is None)
+    shown = _Dump(asked, names, os.path.join(store, "log"), as_json)
+    if message is not None:
+        shown.begin_with(disk, store, message)
+    walked = read(disk, store, events.PUBLISH, shown)
     code = exit_code(walked)
     if code:
         output.flush()
@@ -345,47 +414,10 @@ def _is_about(said: Facts, message: int) -> bool:
     return said.get("message") == message or message in said.get("messages", ())
 
 
-def _walk(disk: Disk, store: str) -> tuple[Walk, _Names]:
-    """Started over if compaction drops a segment meanwhile: it may have held declarations."""
-    while True:
-        walked = walk(disk, store, events.PUBLISH, keep=NAMING)
-        try:
-            return walked, _Names(walked)
-        except FileNotFoundError:
-            if not walked.view.held:
-                raise
-
-
-def _items(walked: Walk, names: _Names, asked: _Wanted) -> Iterator[tuple[File | None, Found | Gap, str]]:
-    """Every record and every bad place in the order of the log, with the name of the record's queue."""
-    missing, pick = list(walked.missing), asked.pick(names)
-    for file in walked.files:
-        while missing and missing[0].lsn <= file.segment.base:
-            yield None, missing.pop(0), ""
-        if not asked.may_be_in(walked, file):
-            continue
-        try:
-            for item in walked.items(file, pick):
-                if isinstance(item, Gap) or item.kind < record.FIRST_EVENT:
-                    yield file, item, ""
-                else:
-                    yield file, item, names.at(item.queue, item.lsn)
-        except FileNotFoundError:  # compaction has dropped it meanwhile
-            if not walked.view.held:
-                raise
-    for gap in missing:
-        yield None, gap, ""
-
-
-def _show_json(file: File | None, item: Found | Gap, name: str, said: Facts) -> None:
-    if isinstance(item, Gap):
-        output.json_line(gap_fields(item))
-        return
-    assert file
+def _show_json(path: str, each: Segment, item: Found, name: str, said: Facts) -> None:
     fields: Facts = {
-        "lsn": item.lsn, "kind": kind_name(item.kind),
-        "time": output.instant(item.ms + file.segment.skew_ms), "queue": name or None,
-        "size": item.size, "path": file.path, "offset": file.segment.offset(item.lsn), **said,
+        "lsn": item.lsn, "kind": kind_name(item.kind), "time": output.instant(item.ms + each.skew_ms),
+        "queue": name or None, "size": item.size, "path": path, "offset": each.offset(item.lsn), **said,
     }  # fmt: skip
     raw = body(item)
     if raw is not None:
@@ -400,22 +432,23 @@ def _show_json(file: File | None, item: Found | Gap, name: str, said: Facts) -> 
 class _Columns:
     """Lines for a person, in columns as wide as the log needs."""
 
-    def __init__(self, walked: Walk) -> None:
-        last = walked.files[-1].segment.limit if walked.files else 0
-        self._lsn = len(str(min(last, walked.view.upto)))
+    def __init__(self) -> None:
+        self._lsn = 0
         self._kind = max(map(len, KINDS))
 
-    def show(self, file: File | None, item: Found | Gap, name: str, said: Facts) -> None:
-        if isinstance(item, Gap):
-            output.line(f"{item.lsn:>{self._lsn}}  {'!' * 8}  {gap_line(item)}")
-            return
+    def widen(self, end: int) -> None:
+        self._lsn = max(self._lsn, len(str(end)))
+
+    def show_gap(self, gap: Gap) -> None:
+        output.line(f"{gap.lsn:>{self._lsn}}  {'!' * 8}  {gap_line(gap)}")
+
+    def show(self, each: Segment, item: Found, name: str, said: Facts) -> None:
         text = _text(item, said)
         if item.dropped:
             text = f"(not finished, left out)  {text}"
         shown = output.excerpt(name, NAME_COLUMNS_MAX) if name else "-"
         kind = kind_name(item.kind)
-        assert file
-        time = output.instant(item.ms + file.segment.skew_ms)
+        time = output.instant(item.ms + each.skew_ms)
         line = f"{item.lsn:>{self._lsn}}  {time}  {kind:{self._kind}}  {shown:8}  {text}"
         output.line(line.rstrip())
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from operator import itemgetter
 from typing import Any, Final
 
 import click
@@ -18,11 +17,10 @@ from mq.delivery.state import State
 from mq.errors import CorruptStore
 from mq.storage import locks, place, record
 from mq.storage.disk import Disk
-from mq.storage.segment import Event
-from mq.storage.walk import File, Gap, Walk, walk
+from mq.storage.segment import Segment
+from mq.storage.walk import KIND_OF, File, Gap, Run, Walk, read
 
 EVENTS: Final = frozenset(kind for kind in events.KIND_NAMES if kind >= record.FIRST_EVENT)
-KIND_OF: Final = itemgetter(1)  # an Event
 MEANINGS: Final = {
     "clean": "closed in order",
     "open": "not closed; nothing is missing",
@@ -49,36 +47,36 @@ class Sums:
 class Census:
     """The log counted, and folded to know which messages live."""
 
-    def __init__(self, walked: Walk) -> None:
-        self.walk = walked
-        self.state = State()
-        self.end = walked.head
-        self.sums = [Sums() for _ in walked.files]
-        for file, sums in zip(walked.files, self.sums, strict=True):
-            self.state.apply(chain.from_iterable(self._events(file, sums)))
-        self._count_live()
+    walk: Walk
 
-    def _events(self, file: File, sums: Sums) -> Iterator[list[Event]]:
-        for part in self.walk.runs(file):
-            if isinstance(part, Gap):
-                sums.gaps.append(part)
-                continue
-            kinds = Counter(map(KIND_OF, part.events))
-            for kind, count in kinds.items():
-                sums.kinds[kind_name(kind)] += count
-            sums.records += part.end - part.start
-            if not part.dropped:
-                self.end = max(self.end, part.end)
-            if part.dropped or file.segment.limit <= self.walk.head:
-                continue
-            if kinds.keys() <= EVENTS:
-                yield part.events
-            else:
-                yield [event for event in part.events if event[1] in EVENTS]
+    def begin(self, end: int) -> None:
+        self.state, self.end = State(), 0
+        self.sums: defaultdict[int, Sums] = defaultdict(Sums)  # by the base of the segment
 
-    def _count_live(self) -> None:
+    def see(self, each: Segment | None, part: Run | Gap) -> None:
+        if each is None:
+            return
+        sums = self.sums[each.base]
+        if isinstance(part, Gap):
+            sums.gaps.append(part)
+            return
+        kinds = Counter(map(KIND_OF, part.events))
+        for kind, count in kinds.items():
+            sums.kinds[kind_name(kind)] += count
+        sums.records += part.end - part.start
+        if not part.dropped:
+            self.end = max(self.end, part.end)
+            if not part.stale:
+                known = kinds.keys() <= EVENTS
+                self.state.apply(part.events if known else [it for it in part.events if it[1] in EVENTS])
+
+    def rows(self) -> Iterator[tuple[File, Sums]]:
+        return ((file, self.sums[file.segment.base]) for file in self.walk.files)
+
+    def count_live(self, walked: Walk) -> None:
         """What lives in each segment; a message may have moved to a later one than its id says."""
-        for file, sums in zip(self.walk.files, self.sums, strict=True):
+        self.walk, self.end = walked, max(self.end, walked.head)
+        for file, sums in self.rows():
             messages, others = self.state.positions_within(file.segment.base, file.segment.limit)
             sums.messages = len(messages)
             sums.live = self.walk.size(file, messages + others)
@@ -87,9 +85,11 @@ class Census:
 def take_census(disk: Disk, store: str) -> Census:
     """Started over if compaction drops a segment meanwhile."""
     while True:
-        walked = walk(disk, store, events.PUBLISH)
+        census = Census()
+        walked = read(disk, store, events.PUBLISH, census)
         try:
-            return Census(walked)
+            census.count_live(walked)
+            return census
         except FileNotFoundError:
             if not walked.view.held:
                 raise
@@ -147,19 +147,15 @@ def _store_fields(census: Census, store: str, processes: list[int]) -> dict[str,
         "end": census.end,
         "synced": walked.synced,
         "queues": census.state.size(),
-        "messages": sum(each.messages for each in census.sums),
-        "live_bytes": sum(each.live for each in census.sums),
+        "messages": sum(each.messages for _, each in census.rows()),
+        "live_bytes": sum(each.live for _, each in census.rows()),
         "disk_bytes": sum(file.size for file in walked.files),
     }
 
 
-def _rows(census: Census) -> Iterator[tuple[File, Sums]]:
-    return zip(census.walk.files, census.sums, strict=True)
-
-
 def _gaps(census: Census) -> list[Gap]:
     return sorted(
-        chain(census.walk.missing, *(sums.gaps for sums in census.sums)),
+        chain(census.walk.missing, *(sums.gaps for _, sums in census.rows())),
         key=lambda gap: (gap.lsn, gap.offset),
     )
 
@@ -175,7 +171,7 @@ def gap_fields(gap: Gap) -> dict[str, Any]:
 
 def _print_json(census: Census, store: dict[str, Any]) -> None:
     output.json_line({"type": "store", **store})
-    for file, sums in _rows(census):
+    for file, sums in census.rows():
         each = file.segment
         output.json_line({
             "type": "segment", "path": file.path, "number": each.number, "base": each.base,
@@ -200,15 +196,17 @@ def _print_text(census: Census, store: dict[str, Any]) -> None:
         ("messages", f"{store['messages']:,} live, in {output.count(store['queues'], 'queue')}"),
         ("bytes", f"{output.size(store['live_bytes'])} live of {output.size(store['disk_bytes'])}"),
     ])  # fmt: skip
-    kinds = [name for name in events.KIND_NAMES.values() if any(sums.kinds[name] for sums in census.sums)]
-    kinds += sorted({name for sums in census.sums for name in sums.kinds} - set(kinds))
+    kinds = [
+        name for name in events.KIND_NAMES.values() if any(sums.kinds[name] for _, sums in census.rows())
+    ]
+    kinds += sorted({name for _, sums in census.rows() for name in sums.kinds} - set(kinds))
     header = ["base", "size", "live", "garbage", *kinds]
     rows = [
         (
             f"{file.segment.base:,}", output.size(file.size), output.size(sums.live),
             output.size(sums.records - sums.live), *(f"{sums.kinds[kind]:,}" for kind in kinds),
         )
-        for file, sums in _rows(census)
+        for file, sums in census.rows()
     ]  # fmt: skip
     if rows:
         output.line("")

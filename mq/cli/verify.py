@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import click
@@ -21,16 +20,34 @@ from mq.errors import Unsupported
 from mq.storage import checkpoint, place
 from mq.storage.disk import Disk
 from mq.storage.repair import suspects
-from mq.storage.walk import Gap, Walk, walk
+from mq.storage.segment import Segment
+from mq.storage.walk import Gap, Run, Walk, read
 
 
-@dataclass
 class Findings:
+    """What is damaged, and how much is not."""
+
     walk: Walk
-    records: int = 0
-    bytes: int = 0  # of intact records
-    gaps: list[tuple[Gap, tuple[int, ...]]] = field(default_factory=list)  # with the messages affected
-    checkpoints: list[str] = field(default_factory=list)  # files that cannot be used
+
+    def __init__(self, disk: Disk, progress: Progress) -> None:
+        self._disk, self._progress = disk, progress
+        self.checkpoints: list[str] = []  # files that cannot be used
+
+    def begin(self, end: int) -> None:
+        self.records = self.bytes = 0  # of intact records
+        self.gaps: list[tuple[Gap, tuple[int, ...]]] = []  # with the messages affected
+        self._start, self._end = -1, end
+
+    def see(self, each: Segment | None, part: Run | Gap) -> None:
+        if isinstance(part, Gap):
+            ids = () if each is None or part.torn else suspects(self._disk, each, part, events.message_of)
+            self.gaps.append((part, ids))
+        elif not part.stale:  # else its file is only not unlinked yet
+            if self._start < 0:
+                self._start = part.start
+            self.records += len(part.events)
+            self.bytes += part.end - part.start
+            self._progress.show(part.end - self._start, self._end - self._start)
 
     @property
     def damaged(self) -> bool:
@@ -53,7 +70,7 @@ def verify(ctx: click.Context, as_json: bool, store: str) -> None:
     mq verify --json | jq 'select(.type == "damage") | .ids'
     """
     disk = disk_at(ctx, store)
-    found = _verify_again(disk, store)
+    found = _verify(disk, store)
     (_print_json if as_json else _print_text)(found)
     code = CORRUPT if found.damaged else exit_code(found.walk)
     if code:
@@ -67,32 +84,11 @@ def verify(ctx: click.Context, as_json: bool, store: str) -> None:
         ctx.exit(code)
 
 
-def _verify_again(disk: Disk, store: str) -> Findings:
-    """Started over if compaction drops a segment meanwhile."""
-    while True:
-        walked = walk(disk, store, events.PUBLISH, refuse=refusals)
-        try:
-            return _verify(disk, store, walked)
-        except FileNotFoundError:
-            if not walked.view.held:
-                raise
-
-
-def _verify(disk: Disk, store: str, walked: Walk) -> Findings:
-    found = Findings(walked, gaps=[(gap, ()) for gap in walked.missing])
-    with Progress("verifying", sum(file.size for file in walked.files)) as progress:
-        before = 0
-        for file in walked.files:
-            if file.segment.limit > walked.head:  # else it is only not unlinked yet
-                for part in walked.runs(file):
-                    if isinstance(part, Gap):
-                        ids = () if part.torn else suspects(disk, file, part, events.message_of)
-                        found.gaps.append((part, ids))
-                    else:
-                        found.records += len(part.events)
-                        found.bytes += part.end - part.start
-                        progress.show(before + file.segment.offset(part.end), progress.total)
-            before += file.size
+def _verify(disk: Disk, store: str) -> Findings:
+    with Progress("verifying") as progress:
+        found = Findings(disk, progress)
+        walked = found.walk = read(disk, store, events.PUBLISH, found, refusals)
+    found.gaps = [each for each in found.gaps if each[0].lsn >= walked.head or each[0] in walked.missing]
     refused = [gap for gap, _ in found.gaps if not gap.torn and gap not in walked.missing]
     if walked.problem is None and refused:  # all is intact, but recovery does not take it
         gap = refused[0]

@@ -266,7 +266,7 @@ class _Reader:
                 lsn = next_intact(self._disk, self.fd(each), each, lsn, each.limit)
                 if lsn is not None:
                     scan = self.scan(each, lsn, each.limit)
-                    _ignore(scan)
+                    pass_by(scan)
                     found.synced = max(found.synced, scan.synced)
                     head = max(head, scan.head)
                     lsn = max(scan.bad, lsn + 1)
@@ -310,7 +310,7 @@ class _Reader:
             lsn += record.HEADER_BYTES + length
 
 
-def _ignore(scan: Scan) -> None:
+def pass_by(scan: Scan) -> None:
     """Only follow the records."""
     for _ in scan.batches():
         pass

@@ -104,15 +104,16 @@ def mend(disk: Disk, path: str, message_kind: int, name: Name, refuse: Refuse) -
     losses: list[Loss] = []
     disk.make_directory(os.path.join(path, "log"))
     for _ in range(ROUNDS_MAX):
-        found = walk(disk, path, message_kind, alone=True, refuse=refuse)
+        places = _Places()
+        found = walk(disk, path, message_kind, alone=True, refuse=refuse, look=places)
         if found.problem is None:
-            done = _Round(disk, path, found, name).mend_refused()
+            done = _Round(disk, path, found, places, name).mend_refused()
             if not done:
                 return losses
         elif not isinstance(found.problem, CorruptStore):
             raise found.problem
         else:
-            done = _Round(disk, path, found, name).mend()
+            done = _Round(disk, path, found, places, name).mend()
         if not done:
             break
         losses += done
@@ -120,11 +121,11 @@ def mend(disk: Disk, path: str, message_kind: int, name: Name, refuse: Refuse) -
     raise found.problem
 
 
-def suspects(disk: Disk, file: File, gap: Gap, name: Name) -> tuple[int, ...]:
+def suspects(disk: Disk, each: Segment, gap: Gap, name: Name) -> tuple[int, ...]:
     """The messages whose bodies may be gone with *gap*, as far as the lengths in it can be followed."""
-    fd = disk.open(file.path)
+    fd = disk.open(gap.path)
     try:
-        return tuple(dict.fromkeys(_suspects(disk, fd, file.segment, gap, name)))
+        return tuple(dict.fromkeys(_suspects(disk, fd, each, gap, name)))
     finally:
         disk.close(fd)
 
@@ -166,11 +167,49 @@ def _undo_one_bit(data: bytes, each: Segment) -> bytes | None:
     return None
 
 
+class _Place:
+    """What is bad in one segment."""
+
+    def __init__(self, end: int) -> None:
+        self.gaps: list[tuple[Gap, int]] = []  # with the time of the record before
+        self.end = end  # of the records
+        self.ms = 0  # of the last one
+        self.torn = False  # behind `end`
+        self.void = False  # what is behind `end`
+
+
+class _Places:
+    """A Look: the damaged places of each segment, by its base."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, _Place] = {}
+
+    def begin(self, end: int) -> None:
+        self._found.clear()
+
+    def at(self, each: Segment) -> _Place:
+        return self._found.setdefault(each.base, _Place(each.base))
+
+    def see(self, each: Segment | None, part: Gap | Run) -> None:
+        if each is None or (place := self.at(each)).torn or place.void:
+            return
+        if isinstance(part, Run):
+            place.ms, place.end = part.events[-1][4], part.end
+        elif part.torn:
+            place.torn = True
+        elif part.lsn != each.base and part.size < record.HEADER_BYTES:
+            place.void = True  # less than a record, and the fence behind is gone
+        else:
+            place.gaps.append((part, place.ms))
+            place.end = part.lsn + part.size
+
+
 class _Round:
     """One look at the log, and the mending of the first kind of damage found."""
 
-    def __init__(self, disk: Disk, path: str, found: Walk, name: Name) -> None:
+    def __init__(self, disk: Disk, path: str, found: Walk, places: _Places, name: Name) -> None:
         self._disk, self._path, self._walk, self._name = disk, path, found, name
+        self._places = places
         self._log, self._quarantine = os.path.join(path, "log"), os.path.join(path, "quarantine")
 
     def mend(self) -> list[Loss]:
@@ -355,12 +394,14 @@ class _Round:
         """Put LOST records over what is damaged, and write damaged fences again."""
         losses: list[Loss] = []
         end = -1  # of the records of the segment before
+        self._walk.rest(self._places)
         for file in self._walk.files:
             if file.segment.limit <= self._walk.head:
                 continue
-            found, end_here, torn = self._gaps(file)
-            for gap, ms in found:
-                ids = suspects(self._disk, file, gap, self._name)
+            place = self._places.at(file.segment)
+            end_here = place.end
+            for gap, ms in place.gaps:
+                ids = suspects(self._disk, file.segment, gap, self._name)
                 copy = self._save(file.path, file.segment.name, gap.offset, gap.size)
                 rest = gap
                 if gap.lsn == file.segment.base:
@@ -370,26 +411,10 @@ class _Round:
                 end_here = max(end_here, self._put_lost(file, rest.lsn, rest.lsn + rest.size, ms))
                 what = gap.reason if rest.size else "the segment's fence, damaged; written again"
                 losses.append(Loss(file.path, gap.offset, gap.size, ids, what, copy))
-            if torn:
+            if place.torn:
                 break
             end = end_here
         return losses
-
-    def _gaps(self, file: File) -> tuple[list[tuple[Gap, int]], int, bool]:
-        """The damaged places with the time of the record before; the end of the records; torn behind it?"""
-        gaps: list[tuple[Gap, int]] = []
-        end, ms = file.segment.base, 0
-        for part in self._walk.runs(file):
-            if isinstance(part, Run):
-                ms, end = part.events[-1][4], part.end
-                continue
-            if part.torn:
-                return gaps, end, True
-            if part.lsn != file.segment.base and part.size < record.HEADER_BYTES:
-                return gaps, end, False  # less than a record, and the fence behind is gone: void
-            gaps.append((part, ms))
-            end = part.lsn + part.size
-        return gaps, end, False
 
     def _put_lost(self, file: File, start: int, stop: int, ms: int) -> int:
         """Cover [start, stop) with LOST records, of the time *ms*; where the last one ends."""

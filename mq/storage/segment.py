@@ -192,7 +192,7 @@ class Scan:
         # A group that ends here is known to be whole, and is handed on as it is read.  If `bad` stays
         # below, it could not be read again, and only a part of the group was handed on.
         self.whole = whole
-        self._least = least
+        self.least = least
         self._group: list[Event] = []  # whose end has not been met yet
 
     def __iter__(self) -> Iterator[Event]:
@@ -249,10 +249,10 @@ class Scan:
         if self.bad >= self.whole:
             self.end = self.bad
         event = lsn, kind, flags, queue, ms, payload, 0, length
-        if kind >= self._least:
+        if kind >= self.least:
             self.event_ms = ms
             return [event]
-        self._note(event)
+        self.note(event)
         return []
 
     def _note_header(self, lsn: int, lag: int, ms: int) -> None:
@@ -299,7 +299,7 @@ class Scan:
         seed, unpack, crc_of = self.segment.seed, record.HEADER.unpack_from, crc32c
         found: list[Event] = []
         add, group, lsn, end = found.append, self._group, first, self.end
-        whole, least = self.whole, self._least
+        whole, least = self.whole, self.least
         chained = 0 if first < whole else 1  # record.CONTINUES
         at, size = 0, len(block)
         claim_lsn = claim_lag = kind = ms = 0
@@ -321,14 +321,14 @@ class Scan:
                         if each[1] >= least:
                             add(each)
                         else:
-                            self._note(each)
+                            self.note(each)
                     group.clear()
             else:
                 event = lsn, kind, flags, queue, ms, block, at + 24, stop
                 if kind >= least:
                     add(event)
                 else:
-                    self._note(event)
+                    self.note(event)
                 end = lsn = first + stop
                 at = stop
         self.bad = lsn
@@ -341,7 +341,7 @@ class Scan:
             self.event_ms = found[-1][4]
         return found
 
-    def _note(self, event: Event) -> None:
+    def note(self, event: Event) -> None:
         """What a record of storage itself says; Unsupported if it is of an unknown kind."""
         lsn, kind, _, _, _, block, start, _ = event
         if kind == record.HEAD:

@@ -8,9 +8,14 @@ person go on behind it, from one intact record to the next:
     └────────┴────────┴░░░░░░░░░░░┴────────┴────────┴───────────┘
       a Run                         another one
 
-The records are read by recovery's own loop, a block at a time: a `Run` is the records of
-one block as that loop gives them, for tools that go through all of them.  A `Found` is
-one record by itself.
+Each record is read once.  Recovery's own loop reads the log up to its first bad place, and
+hands each block on to a `Look`: a tool that goes through all records.  Only when the verdict
+is there, what is left is read:
+
+    head ── recovery reads, `Look.see` ──► X ── judged; then `Walk.rest` ──► the last file
+
+Of a log that is whole, nothing is left.  A `Run` is the records of one block as that loop
+gives them; a `Found` is one record by itself.
 
 The verdict is recovery's own.  What cannot be read from where it belongs is taken from
 where else it stands: the store's key from any segment's header, a segment's capacity
@@ -21,12 +26,13 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from operator import itemgetter
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from crc32c import crc32c
 
@@ -40,6 +46,7 @@ from .search import next_intact
 from .segment import BLOCK_BYTES, BadHeader, Event, Payload, Scan, Segment
 from .shared import NO_LIMIT
 
+KIND_OF: Final = itemgetter(1)  # an Event
 LENGTH: Final = Struct("<4xI")  # of a payload, in a record's header
 
 
@@ -80,6 +87,7 @@ class Run(NamedTuple):
 
     events: list[Event]
     dropped: bool  # all of them: see Found
+    stale: bool = False  # in a segment before the log's head, which is only not unlinked yet
 
     @property
     def start(self) -> int:
@@ -94,8 +102,15 @@ class Run(NamedTuple):
 Refuse = Callable[[Sequence[Event]], Sequence[tuple[int, str]]]
 """Which of these intact records recovery refuses: the index, and why."""
 
-Pick = Callable[[list[Event]], Iterable[Event]]
-"""Some of the records of a run."""
+
+class Look(Protocol):
+    """Goes through all records, in the order of the log; those of stale segments come last."""
+
+    def begin(self, end: int) -> None:
+        """Forget what was seen: the log is read from its head.  No record reaches *end*, the files tell."""
+
+    def see(self, each: Segment | None, part: Run | Gap) -> None:
+        """The next records in the segment *each*, or a bad place; None: a file, or its header, is gone."""
 
 
 def _nothing(events: Sequence[Event]) -> Sequence[tuple[int, str]]:
@@ -118,7 +133,7 @@ class File:
 
 @dataclass
 class Walk:
-    """Everything in the store at *path*: `files`, `items(file)` of each, and the `verdict` on the whole."""
+    """Everything in the store at *path*: its `files`, and the `verdict` on the whole."""
 
     disk: Disk
     path: str
@@ -129,17 +144,7 @@ class Walk:
     files: list[File] = field(default_factory=list)
     missing: list[Gap] = field(default_factory=list)  # headers and whole files
     refuse: Refuse = _nothing
-    kept: list[Found] = field(default_factory=list)  # events of the kinds asked for, before X of recovery
-
-    @property
-    def whole(self) -> bool:
-        """Whether recovery went through every record of every file, and found nothing wrong."""
-        return (
-            self.problem is None
-            and not self.missing
-            and self.verdict in (Verdict.CLEAN.value, Verdict.OPEN.value)
-            and all(file.segment.limit > self.head for file in self.files)
-        )
+    seen: dict[int, int] = field(default_factory=dict)  # by base: up to where recovery handed the records on
 
     @property
     def verdict(self) -> str:
@@ -161,17 +166,21 @@ class Walk:
         """Where the log ends; of a damaged one, the part that is whole."""
         return self.survey.end if self.survey else 0
 
-    def items(self, file: File, pick: Pick = list) -> Iterator[Found | Gap]:
-        """What stands in *file*, in order, and of each run what *pick* takes; not void and unused bytes."""
-        for part in self.runs(file):
-            if isinstance(part, Gap):
-                yield part
-            else:
-                for event in pick(part.events):
-                    yield found_in(file.segment, event, part.dropped)
+    def rest(self, look: Look) -> None:
+        """Let *look* see what recovery did not hand on to it."""
+        missing = list(self.missing)
+        for file in self.files:
+            while missing and missing[0].lsn <= file.segment.base:
+                look.see(None, missing.pop(0))
+            for part in self.runs(file):
+                look.see(file.segment, part)
+        for gap in missing:
+            look.see(None, gap)
 
     def runs(self, file: File) -> Iterator[Run | Gap]:
-        """The same, with the records of a block together."""
+        """What stands in *file*, in order, but for void and unused bytes, and for what was handed on."""
+        if self.seen.get(file.segment.base, -1) >= file.stop:
+            return
         fd = self.disk.open(file.path)
         try:
             yield from self._runs(fd, file)
@@ -179,7 +188,7 @@ class Walk:
             self.disk.close(fd)
 
     def _runs(self, fd: int, file: File) -> Iterator[Run | Gap]:
-        each, lsn = file.segment, file.segment.base
+        each, lsn = file.segment, self.seen.get(file.segment.base, file.segment.base)
         while lsn < file.stop:
             scan = _Everything(self.disk, fd, each, lsn, file)
             for events in scan.runs():
@@ -199,17 +208,11 @@ class Walk:
         """The same records: which of them recovery leaves out, and which it refuses."""
         torn_from = self.end if self.verdict == Verdict.TORN.value else NO_LIMIT
         kept = len(events) if events[-1][0] < torn_from else bisect_left(events, (torn_from,))
-        at = 0
-        for index, why in self.refuse(events[:kept]):
-            if at < index:
-                yield Run(events[at:index], dropped=False)
-            refused = found_in(file.segment, events[index], dropped=False)
-            yield Gap(file.path, file.segment.offset(refused.lsn), refused.lsn, refused.size, why, torn=False)
-            at = index + 1
-        if at < kept:
-            yield Run(events[at:kept], dropped=False)
+        stale = file.segment.limit <= self.head
+        for part in _checked(file.path, file.segment, events[:kept], self.refuse):
+            yield part._replace(stale=stale) if isinstance(part, Run) else part
         if kept < len(events):
-            yield Run(events[kept:], dropped=True)
+            yield Run(events[kept:], dropped=True, stale=stale)
 
     def size(self, file: File, lsns: Iterable[int]) -> int:
         """The bytes that the intact records at *lsns*, all in *file*, take together."""
@@ -233,6 +236,19 @@ class Walk:
         torn = lsn >= self.synced
         reason = "torn, never finished" if torn else "damaged, gone or altered after it was on the disk"
         return Gap(file.path, file.segment.offset(lsn), lsn, stop - lsn, reason, torn)
+
+
+def _checked(path: str, each: Segment, events: list[Event], refuse: Refuse) -> Iterator[Run | Gap]:
+    """The records *events*, and in their place those that are refused."""
+    at = 0
+    for index, why in refuse(events):
+        if at < index:
+            yield Run(events[at:index], dropped=False)
+        lsn, *_, start, stop = events[index]
+        yield Gap(path, each.offset(lsn), lsn, record.HEADER_BYTES + stop - start, why, torn=False)
+        at = index + 1
+    if at < len(events):
+        yield Run(events[at:] if at else events, dropped=False)
 
 
 def found_in(each: Segment, event: Event, dropped: bool) -> Found:
@@ -264,7 +280,7 @@ class _Everything(Scan):
             if self._none_at < NO_LIMIT:
                 return
 
-    def _note(self, event: Event) -> None:
+    def note(self, event: Event) -> None:
         """Nothing is of kind 0, though its checksum passes."""
         self._none_at = min(self._none_at, event[0])
 
@@ -284,20 +300,20 @@ def _last_byte(disk: Disk, fd: int, file: File, lsn: int) -> int:
 
 def walk(
     disk: Disk, path: str, message_kind: int, *, alone: bool = False, refuse: Refuse = _nothing,
-    keep: Collection[int] = (),
+    look: Look | None = None,
 ) -> Walk:  # fmt: skip
     """The store in the directory *path*; StorageError if there is none, or no key to read it with.
 
     *alone*: the caller has the store's lock, so no other process is there to say where the log ends.  An
-    event that *refuse* has something against is a gap, too.  The events of the kinds *keep*, of which
-    there must be few, are kept in passing.
+    event that *refuse* has something against is a gap, too.  *look* sees what recovery reads; the rest is
+    what `Walk.rest` shows.
     """
     own, broken = _identify(disk, path)
     while True:
         view = _look(disk, path, own.key, alone)
         try:
-            found = _judge(disk, path, own, view, message_kind, keep)
-            found.problem, found.refuse = broken or found.problem, refuse
+            found = _judge(disk, path, own, view, message_kind, refuse, look)
+            found.problem = broken or found.problem
             _list_files(found, os.path.join(path, "log"))
             if not alone:
                 _note_gone(found, os.path.join(path, "log"))
@@ -309,6 +325,18 @@ def walk(
             return found
         if not view.explains(_look(disk, path, own.key, alone)):
             return found
+
+
+def read(disk: Disk, path: str, message_kind: int, look: Look, refuse: Refuse = _nothing) -> Walk:
+    """Let *look* see all of the store; started over if compaction drops a segment meanwhile."""
+    while True:
+        found = walk(disk, path, message_kind, refuse=refuse, look=look)
+        try:
+            found.rest(look)
+            return found
+        except FileNotFoundError:
+            if not found.view.held:
+                raise
 
 
 def _identify(disk: Disk, path: str) -> tuple[Identity, CorruptStore | None]:
@@ -347,22 +375,57 @@ def _identity_in_headers(disk: Disk, directory: str) -> Identity | None:
 
 
 def _judge(
-    disk: Disk, path: str, own: Identity, view: shared.View, message_kind: int, keep: Collection[int]
+    disk: Disk, path: str, own: Identity, view: shared.View, message_kind: int, refuse: Refuse,
+    look: Look | None,
 ) -> Walk:  # fmt: skip
-    """Recovery's verdict."""
-    kept: list[Found] = []
+    """Recovery's verdict; *look* sees the whole groups of records before X."""
+    directory, seen = os.path.join(path, "log"), dict[int, int]()
 
-    def look(scan: Scan) -> None:
-        for events in scan.batches():
-            if keep:
-                kept.extend(found_in(scan.segment, each, False) for each in events if each[1] in keep)
+    def apply(scan: Scan) -> None:
+        if look is None:
+            recovery.pass_by(scan)
+        else:
+            _hand_on(look, refuse, os.path.join(directory, scan.segment.name), scan)
+            seen[scan.segment.base] = scan.end
 
-    directory = os.path.join(path, "log")
+    end = end_of_files(disk, directory, view.upto) if look else 0
+    survey: Survey | None = None
+    problem: MqError | None = None
+    if look:
+        look.begin(end)
     try:
-        survey = recovery.survey(disk, directory, own, view.synced, look, message_kind, view.upto)
+        survey = recovery.survey(disk, directory, own, view.synced, apply, message_kind, view.upto)
+        problem = survey.error
     except MqError as error:
-        return Walk(disk, path, own, view, None, error)
-    return Walk(disk, path, own, view, survey, survey.error, kept=kept)
+        problem = error
+        if look:
+            look.begin(end)  # how far it was read, nothing tells
+        seen.clear()
+    return Walk(disk, path, own, view, survey, problem, refuse=refuse, seen=seen)
+
+
+def _hand_on(look: Look, refuse: Refuse, path: str, scan: Scan) -> None:
+    scan.least = 1
+    for events in scan.batches():
+        if events:
+            if min(map(KIND_OF, events)) < record.FIRST_EVENT:
+                for event in events:
+                    if event[1] < record.FIRST_EVENT:
+                        scan.note(event)
+            for part in _checked(path, scan.segment, events, refuse):
+                look.see(scan.segment, part)
+
+
+def end_of_files(disk: Disk, directory: str, upto: int) -> int:
+    """A position that no record reaches, as far as the size of the last file tells."""
+    names = sorted(name for name in disk.names(directory) if segment.NAME.fullmatch(name))
+    if not names:
+        return 0
+    fd = disk.open(os.path.join(directory, names[-1]))
+    try:
+        return min(upto, int(names[-1][:20]) + disk.size(fd))
+    finally:
+        disk.close(fd)
 
 
 def _look(disk: Disk, path: str, key: bytes, alone: bool) -> shared.View:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from click.testing import Result
 from commands import Run
 
 import mq
+from mq.storage.disk import RealDisk
 
 
 def lines(result: Result, **match: object) -> list[dict[str, object]]:
@@ -430,3 +432,84 @@ def test_a_damage_is_shown_wherever_a_message_is_looked_for(run: Run, store: Pat
     found = lines(run("dump", "--json", "--message", str(late)))
     assert gaps and [each for each in found if each["kind"] == "damage"] == gaps
     assert [each["lsn"] for each in found if each["kind"] == "publish"] == [late]
+
+
+# ── once, and at once ──────────────────────────────────────────────────────────────
+
+
+def long_log(store: Path) -> tuple[int, list[int]]:
+    """Some blocks of messages, in two segments and a few groups; how many bytes, and the ids."""
+    with mq.open(store, sync="never", segment_bytes=1 << 20) as broker:
+        queue = broker.queue("mail")
+        ids = [id for _ in range(20) for id in queue.publish_many([b"x" * 1000] * 100)]
+        queue.receive(timeout=0).ack()  # type: ignore[union-attr]
+        broker._store.maintenance.checkpoint()
+        return broker._store.log.end, ids
+
+
+@pytest.mark.parametrize(
+    "words, times",
+    [
+        ("verify", 1),
+        ("repair --dry-run", 1),
+        ("dump --kind nack", 1),
+        ("inspect", 2),
+        ("dump -q mail -k nack", 2),
+    ],
+)
+def test_a_log_that_is_whole_is_read_once(
+    run: Run, store: Path, monkeypatch: pytest.MonkeyPatch, words: str, times: int
+) -> None:
+    """`inspect` looks again at what lives, and `dump --queue` wants all names first."""
+    size, _ = long_log(store)
+    read = 0
+
+    def pread(disk: RealDisk, fd: int, size: int, offset: int) -> bytes:
+        nonlocal read
+        data = os.pread(fd, size, offset)
+        read += len(data)
+        return data
+
+    monkeypatch.setattr(RealDisk, "pread", pread)
+    assert run(*words.split()).exit_code == 0
+    assert (times - 0.5) * size < read < (times + 0.5) * size
+
+
+def test_how_a_message_was_published_is_shown_before_the_log_is_read(
+    run: Run, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, ids = long_log(store)
+    everything = run("dump", "--json").stdout
+    story = run("dump", "--message", str(ids[0]), "--json")
+    assert [each["kind"] for each in lines(story)] == ["publish", "deliver", "ack"]
+    assert all(line in everything for line in story.stdout.splitlines())
+
+    def stop(*_: object) -> None:
+        raise mq.MqError("the log is read")
+
+    monkeypatch.setattr(sys.modules["mq.cli.dump"], "read", stop)
+    for id in (ids[0], ids[-1]):  # one that is settled, in a group
+        result = run("dump", "--message", str(id), "--json")
+        assert result.exit_code == 1 and lines(result, kind="publish", queue="mail", message=id)
+    for other in (["--kind", "ack"], ["--queue", "mial"]):
+        monkeypatch.setattr(sys.modules["mq.cli.dump"]._Names, "numbers", lambda names, name: {1})
+        assert run("dump", "--message", str(ids[0]), *other).stdout == ""
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_at_once_no_name_is_shown_that_was_another_queues(run: Run, store: Path, live: bool) -> None:
+    """A declaration that was moved to the end, or the number of a queue that was deleted."""
+    with mq.open(store, segment_bytes=1024) as broker:
+        broker.queue("mail").publish_many(range(30))
+        ids = broker.queue("mail").publish_many(range(30))
+        broker.queue("mail").ack_many(broker.queue("mail").receive_many(20))
+        assert broker._store.maintenance.clean()
+        if not live:
+            broker.queue("mail").delete()
+            for _ in range(20):
+                broker.queue("new").publish(b"x" * 500)
+            broker.queue("new", visibility_timeout=9)
+        broker._store.maintenance.checkpoint()
+    told = lines(run("dump", "--message", str(ids[-1]), "--json"), kind="publish")
+    assert told == lines(run("dump", "--json"), kind="publish", message=ids[-1])
+    assert told[0]["queue"] == "mail"

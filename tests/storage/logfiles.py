@@ -8,13 +8,13 @@ is synced: NOTHING (position 0), ALL (everything before it), or a position.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import msgspec
 
 from mq.delivery import events
-from mq.storage import record
+from mq.storage import record, walk
 from mq.storage.identity import Identity
 from mq.storage.segment import HEADER_BYTES, Segment, encode_header
 
@@ -32,6 +32,15 @@ class Place(NamedTuple):
 
 
 Part = Callable[[Place], bytes]
+
+
+def items_of(walked: walk.Walk, file: walk.File) -> Iterator[walk.Found | walk.Gap]:
+    """What stands in *file* of a log that was walked, one by one."""
+    for part in walked.runs(file):
+        if isinstance(part, walk.Gap):
+            yield part
+        else:
+            yield from (walk.found_in(file.segment, event, part.dropped) for event in part.events)
 
 
 class File(NamedTuple):

@@ -20,6 +20,7 @@ from logfiles import (
     cut,
     entry,
     flip,
+    items_of,
     publish,
     segment,
     zeros,
@@ -279,10 +280,10 @@ def test_a_walk_holds_no_long_record_and_gives_its_payload_all_the_same(small):
     one.queue("a").publish(b"short")
     walked = walk.walk(disk, "s", 17)
     assert not walked.problem
-    items = [item for file in walked.files for item in walked.items(file)]
+    items = [item for file in walked.files for item in items_of(walked, file)]
     assert sum(isinstance(item, walk.Found) and isinstance(item.content, Far) for item in items) == 1
     for file in walked.files:
-        for item in walked.items(file):
+        for item in items_of(walked, file):
             assert isinstance(item, walk.Found)
             if item.size == 24 + 500:
                 assert item.payload == bytes(range(250)) * 2

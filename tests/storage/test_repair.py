@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 from faults import Faulty, Image, PowerCut, cut_at
+from logfiles import items_of
 from opened import NOW, Held, contents, open_on
 
 from mq.broker import Broker
@@ -110,7 +111,7 @@ def made(name: str) -> Made:
     published: dict[int, object] = {}
     records: dict[str, list[tuple[int, int, Found]]] = {}
     for file in walked.files:
-        for item in walked.items(file):
+        for item in items_of(walked, file):
             assert isinstance(item, Found)
             start = file.segment.offset(item.lsn)
             records.setdefault(file.path, []).append((start, start + item.size, item))
@@ -366,7 +367,7 @@ def test_messages_of_a_queue_whose_declaration_was_lost_can_be_reached() -> None
         broker.queue("c").publish("in c")
     declared = [
         item for file in walk(disk, "s", events.PUBLISH).files
-        for item in walk(disk, "s", events.PUBLISH).items(file)
+        for item in items_of(walk(disk, "s", events.PUBLISH), file)
         if isinstance(item, Found) and item.kind == events.DECLARE
     ]  # fmt: skip
     path = f"s/log/{0:020}.seg"
@@ -440,7 +441,7 @@ def test_a_checkpoint_that_claims_more_than_the_log_has_keeps_its_claim() -> Non
 def lost(image: Image) -> list[Found]:
     """The LOST records in it."""
     walked = walk(image, "s", events.PUBLISH)
-    items = [item for file in walked.files for item in walked.items(file)]
+    items = [item for file in walked.files for item in items_of(walked, file)]
     return [item for item in items if isinstance(item, Found) and item.kind == record.LOST]
 
 
