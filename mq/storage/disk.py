@@ -26,11 +26,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import count, repeat
 from operator import methodcaller
+from struct import Struct
 from typing import Any, Protocol, Self
 
 from mq.errors import DiskFull, StorageError, Unsupported
 
-from . import irregular, network, origin
+from . import barrier, irregular, network, origin
 
 try:
     import fcntl
@@ -39,6 +40,8 @@ except ImportError:  # Windows; said when a store is opened
     HAVE_LOCKS = False
 else:
     HAVE_LOCKS = True
+# Of single bytes, of an opening of a file and not of a process: Linux.
+HAVE_BYTE_LOCKS = HAVE_LOCKS and hasattr(fcntl, "F_OFD_SETLK") and sys.maxsize > 1 << 32
 
 PAGE_BYTES = 4096
 DEAF_SECONDS = 0.02  # between two looks at a pipe for which nothing can wait
@@ -63,6 +66,8 @@ LOOK_NAP_SECONDS = 200e-6  # between two looks at a lock that another process ha
 LOWEST_FD = 3  # 0 to 2 are standard input, output and error, whatever this process did to them
 DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)
 NOT_LINKED = getattr(os, "O_NOFOLLOW", 0)
+# A lock of a part of a file (`struct flock` where a long has 64 bits): type, whence, start, length, pid.
+FLOCK = Struct("hhqqi4x")
 
 Inode = tuple[int, int]  # device and number: which file it is, whatever its name
 
@@ -167,6 +172,21 @@ class Disk(Protocol):
 
     def unlocker(self, fd: int) -> Callable[[], object]:
         """What lets go of the file's lock, in one call that nothing can interrupt."""
+
+    def lock_byte(self, fd: int, at: int) -> bool:
+        """Try to take the lock of one byte of the file, without waiting.  It goes with the descriptor.
+
+        Such a lock and that of the whole file know nothing of each other.  False, too, where there are none.
+        """
+
+    def byte_is_locked(self, fd: int, at: int) -> bool:
+        """Whether another descriptor has the lock of that byte."""
+
+    def heed_barriers(self) -> bool:
+        """Have this process take part in the barriers of others; whether there are any: see barrier.py."""
+
+    def barrier(self) -> bool:
+        """A barrier for the processors of all processes that heed them; False if there is none."""
 
     def pause(self, seconds: float) -> None:
         """Let others run, at least so long."""
@@ -525,6 +545,23 @@ class RealDisk:
     def unlocker(self, fd: int) -> Callable[[], object]:
         return partial(fcntl.flock, fd, fcntl.LOCK_UN)
 
+    def lock_byte(self, fd: int, at: int) -> bool:
+        if self._left or not HAVE_BYTE_LOCKS or not self.owns(fd):
+            return False
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0))
+        except OSError:  # another one has it, or the file system has no such locks
+            return False
+        return True
+
+    def byte_is_locked(self, fd: int, at: int) -> bool:
+        asked = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0)
+        kind, *_ = FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
+        return bool(kind != fcntl.F_UNLCK)
+
+    heed_barriers = staticmethod(barrier.heed)
+    barrier = staticmethod(barrier.barrier)
+
     def make_fifo(self, path: str) -> None:
         name, at = self._place(path)
         if at is not None and os.mkfifo not in os.supports_dir_fd:  # an old macOS
@@ -774,6 +811,18 @@ class MemoryDisk:
 
     def unlocker(self, fd: int) -> Callable[[], object]:
         return int
+
+    def lock_byte(self, fd: int, at: int) -> bool:
+        return False  # no other process has these files
+
+    def byte_is_locked(self, fd: int, at: int) -> bool:
+        return False
+
+    def heed_barriers(self) -> bool:
+        return False
+
+    def barrier(self) -> bool:
+        return False
 
     def pause(self, seconds: float) -> None:
         time.sleep(seconds)

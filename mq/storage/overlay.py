@@ -180,6 +180,18 @@ class Overlay:
     def unlocker(self, fd: int) -> Callable[[], object]:
         return int
 
+    def lock_byte(self, fd: int, at: int) -> bool:
+        return False
+
+    def byte_is_locked(self, fd: int, at: int) -> bool:
+        return False
+
+    def heed_barriers(self) -> bool:
+        return False
+
+    def barrier(self) -> bool:
+        return False
+
     def pause(self, seconds: float) -> None:
         self._disk.pause(seconds)
 

@@ -6,9 +6,10 @@
     │ key │ end │ dirty │ synced │ syncing │ failed │ head │ holder │ synced, again │
     ├─────┴───┬─┴──────┬┴────────┴┬────────┴┬───────┴────┬─┴────────┴───────────────┘
     │ waiting │ asleep │ offset   │ syncer  │ recovering │ version │ boot │ time space │ seen │
-    ├───────┬─┴────────┴──────────┴─────────┴────────────┴─────────┴──────┴────────────┴──────┘
-    │ files │ origin │ epoch │  … zeros           words 64–127: which processes wait for which queues  … zeros
-    └───────┴────────┴───────┘
+    ├───────┬─┴──────┬─┴─────┬────┴─┬───────┴┬───────────┴─────────┴──────┴────────────┴──────┘
+    │ files │ origin │ epoch │ bias │ barred │  … zeros
+    └───────┴────────┴───────┴──────┴────────┘
+     words 64–127: which processes wait for which queues; 128–191: which are inside without LOCK  … zeros
 
 Outside the store's lock every word is a hint, except `synced`, which only grows.  After a
 power cut only `synced` means anything: everything below it was once on the disk.  It is a
@@ -53,10 +54,16 @@ SEEN: Final = 17  # store time when a process last closed the store
 FILES: Final = 18  # the fingerprint of the files that the first process opened (storage/standing.py)
 ORIGIN: Final = 19  # which file the page was made as, and where; 0: an older mq made it
 EPOCH: Final = 20  # of the log that the page was last used with; 0: of none yet; or COPIED
-WORDS: Final = 21  # in use
+# Which process may come in without LOCK (storage/bias.py): its slot + 1, or 0.  With ASKED, another one that
+# has LOCK wants it to come in no more.
+BIAS: Final = 21
+BARRED: Final = 22  # a process that knows no barrier is, or was, here: no process comes in without LOCK
+WORDS: Final = 23  # in use
 WAITS: Final = 64  # so many words from here: of each a bit for each process that waits for one of its names
 WAITS_WORDS: Final = 64
-PAGE_VERSION: Final = 2  # processes that share a store share one; see FORMAT.md, Versions
+INSIDE: Final = 128  # from here a word for each slot: its process is inside, or looks whether it may be
+SLOTS: Final = 64
+PAGE_VERSION: Final = 3  # processes that share a store share one; see FORMAT.md, Versions
 
 # KEY, SYNCED and SYNCED_TWIN are the same words in every version.
 KEPT_IN_RENEWAL: Final = frozenset({KEY, SYNCED, SYNCED_TWIN, RECOVERING})
@@ -67,6 +74,7 @@ GONE: Final = (
 )
 
 KEPT: Final = 1 << 32  # a bit of HOLDER
+ASKED: Final = 1 << 32  # a bit of BIAS
 COPIED: Final = 1 << 32  # EPOCH of a page that took the place of a copied one: recovery is not done
 SAID: Final = 1 << 32  # a bit of every ORIGIN, and of every FILES: an older page has 0 there
 ORIGINS: Final = Struct("<QQQQ")

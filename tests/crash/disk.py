@@ -389,6 +389,7 @@ class SimulatedDisk:
         self.anchored: tuple[str, Directory] | None = None  # below this path, names are looked up in there
         self._next_fd = 3
         self._locks: dict[int, tuple[File | Directory, bool]] = {}
+        self._byte_locks: dict[tuple[int, int], File | Directory] = {}  # by descriptor and byte
 
     # ── deaths ─────────────────────────────────────────────────────────────────────
 
@@ -583,6 +584,7 @@ class SimulatedDisk:
             self.anchored = None
         del self._files[fd]
         self._locks.pop(fd, None)
+        self._byte_locks = {key: file for key, file in self._byte_locks.items() if key[0] != fd}
 
     def pread(self, fd: int, size: int, offset: int, /) -> bytes:
         path, file = self._files[fd]
@@ -736,6 +738,24 @@ class SimulatedDisk:
 
     def unlocker(self, fd: int) -> Callable[[], object]:
         return lambda: self._locks.pop(fd, None)
+
+    def lock_byte(self, fd: int, at: int) -> bool:
+        taken = not self.byte_is_locked(fd, at)
+        if taken:
+            self._byte_locks[fd, at] = self._files[fd][1]
+        return taken
+
+    def byte_is_locked(self, fd: int, at: int) -> bool:
+        file = self._files[fd][1]
+        return any(
+            each is file and byte == at and owner != fd for (owner, byte), each in self._byte_locks.items()
+        )
+
+    def heed_barriers(self) -> bool:
+        return True
+
+    def barrier(self) -> bool:
+        return True
 
     def pause(self, seconds: float) -> None:
         pass

@@ -32,6 +32,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple, Self
 from unittest import mock
 
+from mq.storage.shared import INSIDE, SLOTS
+
 from .disk import SimulatedDisk
 from .disk import Words as SharedWords
 from .driver import EPOCH
@@ -41,7 +43,9 @@ logger = logging.getLogger("mq")
 
 BATON_SECONDS = 120.0  # a process that makes no call for so long has stopped
 IDLE_SECONDS = 0.05  # pass when somebody waits and nothing happens
-READING = frozenset({"load", "exists", "open", "close", "pread", "size", "names", "map", "pause", "inode"})
+READING = frozenset(
+    {"load", "exists", "open", "close", "pread", "size", "names", "map", "pause", "inode", "byte_is_locked"}
+)
 
 
 class Killed(BaseException):
@@ -80,6 +84,12 @@ class Kernel:
         self.processes.append(found)
         return found
 
+    def drain_all(self) -> bool:
+        """A barrier: what all processors have kept to themselves is seen."""
+        for each in self.processes:
+            each.drain()
+        return True
+
     def shut_down(self) -> None:
         """End all threads; nothing that they did not do yet is done."""
         for each in self.processes:
@@ -104,6 +114,7 @@ class Process:
         self.steps = 0
         self.descriptors: set[int] = set()
         self.inside: int | None = None  # it dies inside its next call, which meets this fault
+        self.kept: tuple[int, int, SharedWords] | None = None  # a store that its processor keeps to itself
         self._interrupted = False
         self._waited = -1  # what had happened when it last paused
         self._task: Callable[[], object] | None = None
@@ -179,8 +190,15 @@ class Process:
             self._task = self.call = None
             self.kernel.baton.release()
 
+    def drain(self) -> None:
+        """What the processor has kept to itself is seen by all."""
+        if kept := self.kept:
+            self.kept = None
+            kept[2][kept[0]] = kept[1]
+
     def _die(self) -> None:
         self.alive = False
+        self.drain()
         for fd in self.descriptors:
             self.kernel.disk.close(fd)
         self.descriptors.clear()
@@ -207,6 +225,8 @@ class Process:
             kernel.traces.append((self.name, call))
         if kind not in READING:
             kernel.happened += 1
+        if kind != "load":
+            self.drain()
         if self.inside is None:
             return do()
         fired = kernel.disk.fired
@@ -386,6 +406,18 @@ class Face:
         unlock, path = self._disk.unlocker(fd), self._path(fd)
         return lambda: self._process.make("unlock", path, unlock)
 
+    def lock_byte(self, fd: int, at: int) -> bool:
+        return self._process.make("lock_byte", str(at), lambda: self._disk.lock_byte(fd, at))
+
+    def byte_is_locked(self, fd: int, at: int) -> bool:
+        return self._process.make("byte_is_locked", str(at), lambda: self._disk.byte_is_locked(fd, at))
+
+    def heed_barriers(self) -> bool:
+        return True
+
+    def barrier(self) -> bool:
+        return self._process.make("barrier", "", self._process.kernel.drain_all)
+
     def pause(self, seconds: float) -> None:
         self._process.make("pause", "", self._process.paused)
 
@@ -417,7 +449,12 @@ class Face:
 
 
 class Words:
-    """The mapped page, as one process sees it: each access is a call."""
+    """The mapped page, as one process sees it: each access is a call.
+
+    What a process stores in its word INSIDE the processor keeps to itself, for as long as it may:
+    loads pass it, and nothing else does.  (With the other words it would make no difference: who
+    reads what they say without LOCK takes it for a hint.)
+    """
 
     __slots__ = ("_process", "_words")
 
@@ -425,12 +462,19 @@ class Words:
         self._process, self._words = process, words
 
     def __getitem__(self, index: int) -> int:
-        return self._process.make("load", str(index), lambda: self._words[index])
+        def do() -> int:
+            kept = self._process.kept
+            return kept[1] if kept and kept[0] == index else self._words[index]
+
+        return self._process.make("load", str(index), do)
 
     def __setitem__(self, index: int, value: int) -> None:
         def do() -> None:
             self._process.kernel.happened -= self._words[index] == value
-            self._words[index] = value
+            if INSIDE <= index < INSIDE + SLOTS:
+                self._process.kept = index, value, self._words
+            else:
+                self._words[index] = value
 
         self._process.make("store", str(index), do)
 
