@@ -55,7 +55,7 @@ from mq.options import (
     wish_of,
 )
 from mq.publishing import publish, publish_plain
-from mq.store import SLICE_SECONDS, Store, check_name
+from mq.store import Store, check_name
 from mq.waiting import Sleeper
 
 T = TypeVar("T")
@@ -515,7 +515,7 @@ def _change(
                 if queue is None:
                     return result
                 queue.advance(plan.now)
-                count = decide(plan, queue, store.clock.timer(SLICE_SECONDS))
+                count = decide(plan, queue, store.slice(plan))
                 if plan.drafts:
                     store.commit(plan)
                 result += count

@@ -23,7 +23,7 @@ from mq.errors import StaleReceipt, UsageError
 from mq.message import Delivery, Receipt
 from mq.operation import operation
 from mq.options import check_many
-from mq.store import SLICE_SECONDS, Store
+from mq.store import Store
 
 if TYPE_CHECKING:
     from mq.queue import Queue
@@ -114,7 +114,7 @@ def _do_all(
             try:
                 store.enter()
                 plan = store.plan()
-                done, others = plan_all(plan, rest, store.clock.timer(SLICE_SECONDS), settles=settles)
+                done, others = plan_all(plan, rest, store.slice(plan), settles=settles)
                 if plan.drafts:
                     store.commit(plan)
             finally:

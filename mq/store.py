@@ -62,6 +62,7 @@ from mq.storage import checkpoint, locks, place, recovery, repair, shared
 from mq.storage.disk import REOPEN, Disk, MemoryDisk, RealDisk, explain, left, pass_on, storage_error
 from mq.storage.locks import Locks
 from mq.storage.log import SYNC_SECONDS, Draft, Log
+from mq.storage.record import HEADER_BYTES
 from mq.storage.segment import epoch_of
 from mq.storage.shared import DIRTY, END, FAILED, HOLDER
 from mq.storage.standing import Standing, Trouble
@@ -87,7 +88,10 @@ JOIN_NAP_SECONDS: Final = 0.002  # while another process writes again what no sy
 CLOSE_SECONDS: Final = 1.0  # for operations of other threads to end, once no more may begin
 CLOSE_NAP_SECONDS: Final = 200e-6
 AWAKE_SECONDS: Final = 0.002  # nobody is woken to look so much earlier
-SLICE_SECONDS: Final = 0.002  # for what falls due, of which applying it takes as long again
+# To plan a part of what concerns many: appending and applying it takes twice as long.  And so many bytes
+# of records: a process that waits follows them with LOCK held, in a part, and is through.
+SLICE_SECONDS: Final = 0.000_75
+SLICE_BYTES: Final = FOLLOW_BYTES
 DUE_AGAIN_MS: Final = 1000  # work that falls due, and cannot be done, is tried again after this
 VOID: Final = -1  # `applied`, while the state is not what the log says
 
@@ -818,6 +822,11 @@ class Store:
         self.state.board.seen = plan.now.store
         self.state.board.sooner = False
         return plan
+
+    def slice(self, plan: Plan) -> Callable[[], bool]:
+        """Whether *plan* is as long by now as others may wait for it."""
+        is_late, drafts = self.clock.timer(SLICE_SECONDS), plan.drafts
+        return lambda: plan.bytes + HEADER_BYTES * len(drafts) >= SLICE_BYTES or is_late()
 
     def commit(self, plan: Plan) -> list[int]:
         """Append all of *plan* in one write and apply it, as recovery would; the records' positions.

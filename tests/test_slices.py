@@ -11,6 +11,8 @@ from fakes import FakeClock, QuickDisk, open_on
 
 import mq
 from mq.delivery import dead, purge
+from mq.delivery.queue import QueueState
+from mq.store import FOLLOW_BYTES
 
 IN_A_SLICE = 3
 COUNT = 10
@@ -145,6 +147,38 @@ def test_a_purge_beside_much_that_is_in_flight_goes_in_slices(broker, commits, m
         assert queue.purge() == 6
     assert len(commits) == 2
     assert {each.body for each in queue.peek(COUNT)} == {"since"}
-    assert queue.stats()[:4] == (2, 3, 0, 2 * len("since") + sum(map(len, (each.body for each in flying))))
+    assert queue.stats()[:4] == (3, 3, 0, 3 * len("since") + sum(map(len, (each.body for each in flying))))
     queue.ack_many(flying)
-    assert queue.stats().bytes == 2 * len("since")
+    assert queue.stats().bytes == 3 * len("since")
+
+
+def test_a_slice_is_no_longer_than_others_follow_with_the_lock_held(tmp_path, clock):
+    """However fast the computer is: a process that waits would let go of the lock, and wait again."""
+    with open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False) as broker:
+        queue, appended = broker.queue("a", max_attempts=1), []
+        messages = taken(queue, 600)
+        append_group = broker._store.log.append_group
+
+        def append(now_ms, drafts):
+            before = broker._store.log.end
+            positions = append_group(now_ms, drafts)
+            appended.append(broker._store.log.end - before)
+            return positions
+
+        broker._store.log.append_group = append
+        queue.nack_many(messages)
+        assert broker.queue("a.dead").replay() == 600
+        assert sum(appended) > 3 * FOLLOW_BYTES and max(appended) < 1.02 * FOLLOW_BYTES
+
+
+def test_what_is_in_flight_is_not_gone_through_at_once(broker, monkeypatch):
+    monkeypatch.setattr(purge, "KEPT_MAX", 2)
+    queue = broker.queue("a")
+    taken(queue, 4)
+
+    def flying(*_):
+        raise AssertionError("all of them")
+
+    monkeypatch.setattr(QueueState, "flying", flying)
+    assert queue.purge() == 0
+    assert queue.stats().in_flight == 4

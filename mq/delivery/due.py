@@ -25,7 +25,7 @@ from .plan import Plan, SizeOf
 from .queue import QueueState
 from .state import State
 
-SLICE: Final = 512  # messages that one passer-by drops: two milliseconds
+SLICE: Final = 512  # messages that one passer-by drops
 BURIED: Final = 4  # to bury one takes as long as to drop so many
 ROUNDS: Final = 64  # times that one passer-by looks for work, and finds none where it was to be
 EXPIRED_REASON: Final = "its time to live was over"

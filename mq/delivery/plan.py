@@ -25,12 +25,14 @@ class Plan:
     def __init__(self, state: State, now: Now, size_of: SizeOf) -> None:
         self.state, self.now, self.size_of = state, now, size_of
         self.drafts: list[Draft] = []
+        self.bytes = 0  # of their payloads
         self._new: dict[str, int] = {}
         self.freed: dict[int, dict[int, int]] = {}  # by queue: messages that go with it, and their bytes
 
     def add(self, kind: int, flags: int, queue: int, payload: bytes) -> int:
         """The draft's place among them."""
         self.drafts.append((kind, flags, queue, payload))
+        self.bytes += len(payload)
         return len(self.drafts) - 1
 
     def add_to_run(self, kind: int, queue: int, part: bytes) -> None:
@@ -39,6 +41,7 @@ class Plan:
             last, flags, number, payload = self.drafts[-1]
             if last == kind and number == queue and not flags and len(payload) < events.RUN_MAX * len(part):
                 self.drafts[-1] = kind, 0, queue, payload + part
+                self.bytes += len(part)
                 return
         self.add(kind, 0, queue, part)
 

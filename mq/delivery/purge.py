@@ -33,10 +33,9 @@ class Purge:
         """Plan all of it, or a slice; how many go with it."""
         if not self._begun:
             self._begun = True
-            flying = queue.flying(plan.now)
-            if len(flying) <= KEPT_MAX:
-                return self._plan_all(plan, queue, flying)
-            self._rest = iter(queue.grounded(plan.now))
+            if queue.flying_count() <= KEPT_MAX:
+                return self._plan_all(plan, queue, queue.flying(plan.now))
+            self._rest = iter(queue.everything())
         gone: list[bytes] = []
         for id in self._rest:
             if id in queue and not queue.is_flying(id, plan.now):

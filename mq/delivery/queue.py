@@ -398,6 +398,10 @@ class QueueState(Order):
         """The ids of what is in flight."""
         return [id for id, flight in self.flights.items() if flight.deadline > now.store]
 
+    def flying_count(self) -> int:
+        """How many are in flight; after `advance`."""
+        return len(self.flights) - self._lapsed
+
     def is_flying(self, id: int, now: Now) -> bool:
         """Whether it is in flight, and has not timed out."""
         flight = self.flights.get(id)
@@ -405,11 +409,19 @@ class QueueState(Order):
 
     def grounded(self, now: Now) -> list[int]:
         """The ids of all that is not, the oldest first."""
+        ids = [id for id, flight in self.flights.items() if flight.deadline <= now.store]
+        ids += self._unsent()
+        ids.sort()
+        return ids
+
+    def everything(self) -> list[int]:
+        """The ids of all that is here."""
+        return [*self._unsent(), *self.flights]
+
+    def _unsent(self) -> list[int]:
         ids = [*self.waiting, *self.delayed]
         for lane in self.lanes.values():
             ids += lane
-        ids += [id for id, flight in self.flights.items() if flight.deadline <= now.store]
-        ids.sort()
         return ids
 
     def counts(self, now: Now) -> tuple[int, int, int]:
