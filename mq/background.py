@@ -12,6 +12,10 @@ caller does the work.
 
 The thread refers to its owner only during a step: an owner that is forgotten can go, and
 the thread ends when it is next rung.
+
+While it lives it has the lock `life`, which `join` waits for.  Not by Thread.join: in Python
+3.11 an exception that interrupts that marks a live thread as ended, and in the child of a
+fork it waits for a thread that is not there.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from typing import Final
 from weakref import ref
 
 from mq.errors import MqError
+from mq.forks import is_held
 from mq.notes import RARELY_SECONDS, logger
 
 BACKOFF_SECONDS: Final = 0.1  # after the first failure; twice as long after each that follows
@@ -51,7 +56,8 @@ class Worker:
         self._ended = _Weak(ended) if ended else None
         self._sleep: Callable[[], object] = self._bell.acquire
         self._backoff_max = backoff_max
-        self._thread: threading.Thread | None = None
+        self.life = threading.RLock()  # of the thread, from its first line to its last
+        self._begun = False  # there is a thread, which has not come so far
         self._stopped = False
         self.failures: Counter[str] = Counter()  # what steps have raised, by kind
         self._failed = 0  # times in a row
@@ -74,22 +80,20 @@ class Worker:
         if sleep:
             self._sleep = sleep
         try:
-            args = (over,)
-            self._thread = thread = threading.Thread(
-                target=self._live, args=args, daemon=True, name=self.name
-            )
-            thread.start()
-        except (RuntimeError, MemoryError):  # too many threads, or the interpreter is shutting down
-            self._thread = None
-            return False
+            self._begun = True
+            threading.Thread(target=self._live, args=(over,), daemon=True, name=self.name).start()
+        except BaseException as error:
+            self._begun = False
+            if isinstance(error, (RuntimeError, MemoryError)):  # too many, or the program is at its end
+                return False
+            raise  # a handler's: if there is a thread all the same, the next one comes behind it
         return True
 
     def runs(self) -> bool:
-        thread = self._thread
-        return thread is not None and thread.is_alive()
+        return self._begun or is_held(self.life)
 
     def is_this_thread(self) -> bool:
-        return self._thread is threading.current_thread()
+        return bool(self.life._is_owned())  # type: ignore[attr-defined]
 
     def ring(self) -> None:
         """Wake the thread.  Takes no lock, so that it may be called at any time, by any thread."""
@@ -105,33 +109,38 @@ class Worker:
         self.ring()
 
     def join(self) -> None:
-        thread = self._thread
-        if thread is not None and thread.is_alive() and not self.is_this_thread():
-            thread.join()
+        """Return when there is no thread, but this one, that does a step or will do one."""
+        with self.life:
+            pass
 
     # ── the thread ─────────────────────────────────────────────────────────────────
 
     def _live(self, over: Callable[[], object] | None) -> None:
+        wanted = True
         try:
-            self._go_on_for_good()
+            with self.life:
+                try:
+                    self._begun = False
+                    wanted = self._go_on_for_good()
+                finally:
+                    if over:
+                        over()
         finally:
-            if over:
-                over()
+            with suppress(BaseException):
+                if wanted and self._ended and not self._stopped:
+                    self._ended()  # behind its life, so that they begin another thread
 
-    def _go_on_for_good(self) -> None:
-        """Go on, also if there is no memory to note what happened."""
+    def _go_on_for_good(self) -> bool:
+        """Go on, also if there is no memory to note what happened; whether another thread is to go on."""
         left = GIVE_UP
         while left and not self._stopped:
             try:
                 if self._go_on():
-                    return
+                    return False
                 left = GIVE_UP
             except BaseException:  # noqa: BLE001  the thread must not end by what it cannot even note
                 left -= 1
-        self._thread = None  # before others are told, so that they begin another
-        with suppress(BaseException):
-            if self._ended and not self._stopped:
-                self._ended()
+        return not self._stopped
 
     def _go_on(self) -> bool:
         """Sleep, and do a step; whether that was the last one."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mq.background import Worker
 from mq.errors import StorageError
+from mq.forks import Lock
 
 if TYPE_CHECKING:
     from mq.storage.log import Log
@@ -62,3 +63,10 @@ class Flusher:
 
     def join(self) -> None:
         self._worker.join()
+
+    def is_this_thread(self) -> bool:
+        return self._worker.is_this_thread()
+
+    def locks(self) -> list[Lock]:
+        """For which a thread may wait here."""
+        return [self._worker.life]

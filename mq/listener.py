@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from mq.background import Worker
 from mq.errors import MqError
+from mq.forks import Lock
 from mq.storage.disk import Disk, close_all
 from mq.storage.shared import ASLEEP, WAITS, WAITS_WORDS
 
@@ -158,11 +159,16 @@ class Listener:
             with suppress(OSError):
                 self._disk.ring(fd)
 
-    def close(self) -> None:
-        """Stop listening; called without the mutex."""
-        self.stop()
+    def join(self) -> None:
+        """Wait for the thread to end; called without the mutex."""
         self._worker.join()
-        self.let_go()
+
+    def is_this_thread(self) -> bool:
+        return self._worker.is_this_thread()
+
+    def locks(self) -> list[Lock]:
+        """For which a thread may wait here."""
+        return [self._worker.life]
 
     def let_go(self) -> None:
         listens = self._worker.runs() and not self._worker.is_this_thread()

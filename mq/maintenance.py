@@ -27,7 +27,7 @@ from mq.delivery.queue import QueueState
 from mq.delivery.state import DECLARATION, Live, stands_at
 from mq.delivery.traits import changes_in
 from mq.errors import Closed, DiskFull, MqError, StorageError, StoreLocked
-from mq.forks import is_held
+from mq.forks import Lock, is_held
 from mq.notes import WARNING
 from mq.storage import checkpoint, cleaner
 from mq.storage.disk import explain, will_pass
@@ -193,6 +193,13 @@ class Maintenance:
     def join(self) -> None:
         """Wait for the thread to end; called without the store's lock."""
         self._worker.join()
+
+    def is_this_thread(self) -> bool:
+        return self._worker.is_this_thread()
+
+    def locks(self) -> list[Lock]:
+        """For which a thread may wait here."""
+        return [self._worker.life, self.working]
 
     def finish(self) -> None:
         """Do what is due at close."""

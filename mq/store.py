@@ -142,6 +142,7 @@ class Store:
         self.asleep: dict[Sleeper, None] = {}  # the threads that wait, the first to come first
         self.busy: set[int] = set()  # threads that are inside an operation: see mq/operation.py
         self.closed = False
+        self._closing = threading.RLock()  # by one thread at a time: another one comes back when it is done
         self._closer: Closer | None = None
         self.lost = False  # closed, because this is a fork of a process that has it alone
         self._closed_why = "the broker is closed"
@@ -1001,21 +1002,27 @@ class Store:
     def close(self) -> None:
         """Sync, and if no other process has the store open, say that the log ends here; let go of everything.
 
-        A second call does nothing, or what the first one, interrupted, had left to do.
+        A second call waits for the first one, and does what that, interrupted, had left to do.
 
         The handler of a signal may call it in the middle of an operation of the same thread.  It
         returns at once then.  The operation ends as it would have if it has appended already, and
-        else with Closed; behind it another thread closes the store.
+        else with Closed; behind it another thread closes the store.  So if a thread of mq calls it.
         """
-        if get_ident() not in self.busy:
-            if closer := self._closer:
-                closer.join()
-            self._close()
+        me = get_ident()
+        if me not in self.busy and not any(each.is_this_thread() for each in self._threads()):
+            try:
+                with self._closing:
+                    try:
+                        self.busy.add(me)  # not before: a thread that closes waits for those that are inside
+                        self._close()
+                    finally:
+                        self.busy.discard(me)
+            finally:
+                self.notes.log()
         elif not self.closed:
             self.enter = self.look = self._refuse
             self._closer = self._closer or Closer(self)
 
-    @operation
     def _close(self) -> None:
         first = False
         try:
@@ -1054,10 +1061,8 @@ class Store:
         self.closed = True
         self.enter = self.look = self._refuse
         self._forgotten.append(True)
-        self.listener.stop()
-        self.maintenance.stop()
-        if self._flusher:
-            self._flusher.stop()
+        for each in self._threads():
+            each.stop()
         try:
             if not self._is_in_use():
                 self.let_go_if_forgotten()
@@ -1095,12 +1100,10 @@ class Store:
 
     def _end_threads(self) -> None:
         """No thread of mq outlives the files that it uses; called without the mutex."""
-        if self._flusher:
-            self._flusher.stop()
-            self._flusher.join()
-        self.listener.close()
-        self.maintenance.stop()
-        self.maintenance.join()
+        for each in self._threads():
+            each.stop()
+            each.join()
+        self.listener.let_go()
 
     def _leave_for_good(self) -> None:
         """The lock goes last, when no thread here writes any more."""
@@ -1171,7 +1174,7 @@ class Store:
         Files are closed and not unlocked: that would let go of what the parent holds.
         """
         forks.free(lock for lock, _ in self.locks())
-        self.mutex = threading.RLock()
+        self.mutex, self._closing = threading.RLock(), threading.RLock()
         was_open, self._is_own = not self._gone, False
         parents_disk = self.disk
         if not self.read_only:
@@ -1203,11 +1206,15 @@ class Store:
     def locks(self) -> list[tuple[forks.Lock, float]]:
         """For which a thread may wait here, and how long a fork waits: see mq/forks.py.
 
-        Cleaning takes long, and its lock seldom changes hands.
+        Those that are held for long seldom change hands.
         """
         log = self.log.locks() if hasattr(self, "log") else []
-        others = [(lock, forks.FORK_SECONDS) for lock in (self.mutex, *log)]
-        return [(self.maintenance.working, 0.0), *others]
+        long = [self._closing, *(lock for each in self._threads() for lock in each.locks())]
+        return [*((lock, 0.0) for lock in long), *((lock, forks.FORK_SECONDS) for lock in (self.mutex, *log))]
+
+    def _threads(self) -> list[Maintenance | Listener | Flusher]:
+        """What has a thread."""
+        return [each for each in (self._flusher, self.listener, self.maintenance) if each]
 
     def _forget_waiters(self) -> None:
         """Those who wait, and the threads, are the parent's."""
@@ -1215,7 +1222,7 @@ class Store:
         for _, channel in self.channels.items():
             channel.after_fork()
         self.armed, self.asleep, self.busy, self._closer = set(), {}, set(), None
-        self.maintenance = Maintenance(self)
+        self.maintenance, self._flusher = Maintenance(self), None
 
     def _forget_files(self, parents_disk: Disk) -> None:
         """Also those that another thread of the parent was just opening, or letting go of.
@@ -1273,7 +1280,7 @@ class Closer(threading.Thread):
 
     def run(self) -> None:
         try:
-            self._store._close()
+            self._store.close()
         except MqError as error:
             self._store.notes.put_down(ERROR, "%s: closing it failed: %s", self._store.path, error)
             self._store.notes.log()

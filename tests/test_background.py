@@ -7,8 +7,11 @@ import gc
 import logging
 import os
 import select
+import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from weakref import ref
@@ -203,6 +206,100 @@ def test_a_step_may_stop_its_own_thread(owner: Owner) -> None:
     assert owner.done.wait(PATIENCE)
 
 
+class Interrupted(Exception):
+    """Out of a signal's handler."""
+
+
+@contextmanager
+def interrupted() -> Iterator[None]:
+    """A signal whose handler raises comes while the block waits, and ends it."""
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(Interrupted):
+            yield
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_wait_for_a_thread_that_is_interrupted_does_not_pass_for_its_end(owner: Owner) -> None:
+    """Thread.join of Python 3.11 takes it for that."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def stay() -> bool:
+        inside.set()
+        assert go_on.wait(PATIENCE)
+        owner.done.set()
+        return False
+
+    owner.worker._step = stay
+    owner.begin()
+    assert inside.wait(PATIENCE)
+    with interrupted():
+        owner.worker.join()
+    assert owner.worker.runs()
+    assert owner.worker.start()
+    assert [thread.name for thread in threading.enumerate()].count("mq-test") == 1
+    owner.worker.stop()
+    threading.Timer(0.05, go_on.set).start()
+    owner.worker.join()
+    assert owner.done.is_set()
+    assert not owner.worker.runs()
+
+
+def test_a_close_that_waits_for_another_one_and_is_interrupted_waits_again(tmp_path: Path) -> None:
+    """It is over when the store is closed: the files that a thread uses are there until it ends."""
+    inside, go_on, over = threading.Event(), threading.Event(), []
+
+    class Slow(RealDisk):
+        def sync(self, fd: int) -> None:
+            if threading.current_thread().name == "mq-close":
+                inside.set()
+                assert go_on.wait(PATIENCE)
+            super().sync(fd)
+
+    broker = open_on(Slow(), tmp_path, sync="never")
+    broker.queue("mail").publish("one")
+    broker._store.busy.add(threading.get_ident())
+    broker.close()  # as in a handler, inside an operation
+    broker._store.busy.clear()
+    assert inside.wait(PATIENCE)
+    with interrupted():
+        broker.close()
+    threading.Timer(0.05, lambda: (over.append(True), go_on.set())).start()
+    broker.close()
+    assert over
+    mq.open(tmp_path, exclusive=True).close()
+
+
+def test_of_two_threads_that_close_none_comes_back_before_it_is_closed(tmp_path: Path) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Slow(RealDisk):
+        def sync(self, fd: int) -> None:
+            inside.set()
+            assert go_on.wait(PATIENCE)
+            super().sync(fd)
+
+    disk = Slow()
+    go_on.set()
+    broker = open_on(disk, tmp_path, sync="never")
+    broker.queue("mail").publish("one")
+    go_on.clear()
+    inside.clear()
+    first = threading.Thread(target=broker.close)
+    first.start()
+    assert inside.wait(PATIENCE)
+    threading.Timer(0.05, go_on.set).start()
+    broker.close()
+    mq.open(tmp_path, exclusive=True).close()
+    first.join()
+
+
 # ── the cleaner ────────────────────────────────────────────────────────────────────
 
 
@@ -377,7 +474,8 @@ def test_a_listener_that_ends_is_replaced_while_receivers_sleep(both, monkeypatc
     queue = here.queue("mail")
     assert queue.receive(timeout=0.001) is None
     worker = here._store.listener._worker
-    go_on, first = Worker._go_on, worker._thread
+    [first] = [thread for thread in threading.enumerate() if thread.name == "mq-listener"]
+    go_on = Worker._go_on
 
     def fail(self: Worker) -> bool:
         if self is worker and threading.current_thread() is first:
@@ -388,7 +486,6 @@ def test_a_listener_that_ends_is_replaced_while_receivers_sleep(both, monkeypatc
     receiver.wait_until_asleep()
     monkeypatch.setattr(Worker, "_go_on", fail)
     here._store.disk.ring(here._store.listener._bell)
-    assert first
     first.join(PATIENCE)
     while not worker.runs():
         receiver.join(0.001)

@@ -421,7 +421,7 @@ def test_a_close_struck_where_signals_come_leaves_nothing_and_touches_no_file_of
             assert os.fstat(fd).st_ino == mine, at
             os.close(fd)
         give_up = time.monotonic() + SECONDS
-        while [each for each in threading.enumerate() if each.name.startswith("mq-")]:  # join was struck
+        while [each for each in threading.enumerate() if each.name.startswith("mq-")]:  # its last lines
             assert time.monotonic() < give_up, at
         assert len(os.listdir("/dev/fd")) == len(before), at
         if not struck:

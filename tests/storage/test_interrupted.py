@@ -513,20 +513,21 @@ def test_an_interrupted_close_keeps_the_lock_until_the_cleaner_is_done(tmp_path,
         if busy.wait(0.001):
             break
     cleaner = my_thread("mq-maintenance", before)
-    join, times = cleaner.join, itertools.count()
+    worker, times = broker._store.maintenance._worker, itertools.count()
+    join = worker.join
 
-    def interrupted_join(timeout: float | None = None) -> None:
+    def interrupted_join() -> None:
         if not next(times):
             raise KeyboardInterrupt
-        join(timeout)
+        join()
 
-    cleaner.join = interrupted_join
+    worker.join = interrupted_join
     closing.append(Work(broker.close))
     closing[0].join(4 * GLIMPSE)
     go_on.set()
     with pytest.raises(KeyboardInterrupt):
         closing[0].result()
-    join(PATIENCE)
+    cleaner.join(PATIENCE)
     assert not cleaner.is_alive()
     assert let_go.is_set()
     assert late == []
