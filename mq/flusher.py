@@ -24,17 +24,20 @@ class Flusher:
     def __init__(
         self, path: str, log: Log, seconds: float, behind: Callable[[], object], missed: Callable[[], object]
     ) -> None:
-        """StorageError if no thread can be had.  *missed* is called when the thread has ended."""
-        self._log, self._seconds, self._missed = log, seconds, missed
+        """*missed* is called when the thread has ended."""
+        self._path, self._log, self._seconds, self._missed = path, log, seconds, missed
         self._synced_at = time.monotonic()
         self.missing = False  # the thread has ended: publishers call `help`
         self._worker = Worker("mq-sync", path, self._sync, behind=behind, ended=self._miss)
         self._sleep = partial(self._worker.nap, seconds)
+
+    def begin(self) -> None:
+        """StorageError if no thread can be had."""
         if not self._worker.start(self._sleep):
             raise StorageError(
-                path,
-                f"no new thread can be had to sync the disk every {seconds:g} seconds, as at the end of a"
-                ' program or at a limit of threads (ulimit -u): open it with sync="always"',
+                self._path,
+                f"no new thread can be had to sync the disk every {self._seconds:g} seconds, as at the end of"
+                ' a program or at a limit of threads (ulimit -u): open it with sync="always"',
             )
 
     def _sync(self) -> bool:

@@ -60,6 +60,7 @@ from mq.operation import operation
 from mq.sizes import size_of
 from mq.storage import checkpoint, locks, place, recovery, repair, shared
 from mq.storage.disk import REOPEN, Disk, MemoryDisk, RealDisk, explain, left, pass_on, storage_error
+from mq.storage.identity import Identity
 from mq.storage.locks import Locks
 from mq.storage.log import SYNC_SECONDS, Draft, Log
 from mq.storage.record import HEADER_BYTES
@@ -111,6 +112,7 @@ class Store:
     log: Log
     state: State
     mark: memoryview
+    tag: str  # what tells this store's receipts from another's, and from those of a copy of it
     _locks: Locks
 
     def __init__(
@@ -150,6 +152,7 @@ class Store:
         self._parts: Parts | None = None  # while much of what a checkpoint held is read again
         self.epoch = 0  # how often the state was read from the disk
         self.inherited = 0  # receipts before this one are from before a fork
+        self._parents: tuple[Identity, str] | None = None  # the store's identity and tag before that
         self._sync_fd = -1  # on the page: its lock says which process syncs
         self._downtime_ms = 0  # without any process, before this one opened the store; not in the log yet
         self._directory = -1  # of a reader: it reads where it began
@@ -216,23 +219,31 @@ class Store:
                 self._join()
             self.log.stand()
             self.leave()
-            if self._seconds is not None:
-                self._flusher = Flusher(
-                    self.path, self.log, self._seconds, self.let_go_if_forgotten, self._miss_flusher
-                )
-            if self._pid != os.getpid():
-                raise left()  # half of it is the parent's
-            self._gone, self._is_own = False, True
-            self.come_in = self._come_in_alone if self.exclusive else self._come_in
-            self.enter = self.look = self.come_in
-            self.maintenance.nudge()
+            self._require_parents(self.identity, self._own_tag())
             if alone:
                 with suppress(OSError):  # a full disk: publishes will be refused
                     self.log.reserve.hold(self.log.kept((), 0)[0])
+            self._begin_flusher()
+            if self._pid != os.getpid():
+                raise left()  # half of it is the parent's
+            self.tag = self._own_tag()
+            self._gone, self._is_own = False, True
+            self.come_in = self._come_in_alone if self.exclusive else self._come_in
+            self.enter = self.look = self.come_in
         except BaseException:
-            self._let_go_of_all()  # the thread of maintenance may have begun
+            self._let_go_of_all()
             self.maintenance = Maintenance(self)  # the child of a fork tries again
             raise
+        # Last: its thread waits for the mutex, which a child has here, and must not have to wait for it.
+        self.log.grown = self.maintenance.nudge
+        self.maintenance.nudge()
+
+    def _begin_flusher(self) -> None:
+        if self._seconds is not None:
+            self._flusher = flusher = Flusher(
+                self.path, self.log, self._seconds, self.let_go_if_forgotten, self._miss_flusher
+            )
+            flusher.begin()
 
     def must_linger(self) -> bool:
         """Whether a publish has more to do when it has appended."""
@@ -436,7 +447,7 @@ class Store:
     def _take_log(self, log: Log, found: recovery.Survey, *, closed: bool) -> None:
         log.share(self._sync_fd, closed=closed)
         log.standing, log.stood, log.lost = self._standing, self.listener.look_after_pipes, self._lose
-        log.grown, log.skew = self.maintenance.nudge, self.clock.skew_ms
+        log.skew = self.clock.skew_ms
         log.turn = self._turn_of_sync
         log.refusable = frozenset({events.PUBLISH})
         log.kept = self.maintenance.kept
@@ -736,7 +747,7 @@ class Store:
         page = shared.read_mark(self.disk, self._mark_path, self.identity.key)
         self.clock.start(found.last_ms, found.skew_ms, page)
         self.log = Log(self.disk, self._log_path, self.identity, self.mark, found.segments, found.end)
-        self.verdict = found.verdict
+        self.verdict, self.tag = found.verdict, self._own_tag()
         self._take_state(state, found.end)
 
     def _look_again(self) -> None:
@@ -760,9 +771,7 @@ class Store:
 
     # ── what many queues have in common ────────────────────────────────────────────
 
-    @property
-    def tag(self) -> str:
-        """What tells this store's receipts from another's, and from those of a copy of it."""
+    def _own_tag(self) -> str:
         return f"{self.identity.store_id[:6]}{self.log.epoch:04x}"
 
     def channel(self, name: str) -> Channel:
@@ -1182,6 +1191,7 @@ class Store:
         try:
             if was_open and not self.read_only:
                 self.inherited = max(self.inherited, self.log.end)
+                self._parents = self.identity, self.tag
             self._forget_waiters()
         finally:
             if not self.read_only:
@@ -1260,14 +1270,16 @@ class Store:
         ) from self._spoiled
 
     def _open_in_child(self) -> None:
-        before, tag = self.identity, self.tag
         with explain(self.path):
+            # Before anything is made or changed, and again when it is certain.
+            self._require_parents(identify(self.disk, self.path, create=False), self.tag)
             self._open(salvage=False)
-        if self.tag != tag or self.identity != before:
-            self._leave_for_good()
-            self.identity = before
-            raise StoreFailed(self.path, "another store is here than before the fork: open it again")
         self.enter()
+
+    def _require_parents(self, identity: Identity, tag: str) -> None:
+        """In a child: StoreFailed if the parent had another store open."""
+        if self._parents not in (None, (identity, tag)):
+            raise StoreFailed(self.path, "another store is here than before the fork: open it again")
 
 
 class Closer(threading.Thread):

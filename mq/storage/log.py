@@ -195,7 +195,7 @@ class Log:
         self, now_ms: int, kinds: list[int], flags: list[int], numbers: list[int], payloads: list[bytes], *,
         atomic: bool = True,
     ) -> list[int]:  # fmt: skip
-        """`append_group`, with a list for each field (*numbers*: of queue): nothing is made for each record."""
+        """`append_group`, with a list for each field (*numbers*: of queue): nothing is made for a record."""
         count = len(payloads)
         size = sum(map(len, payloads)) + record.HEADER_BYTES * count
         if size > record.GROUP_BYTES_MAX:
