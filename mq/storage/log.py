@@ -422,8 +422,12 @@ class Log:
         go on at positions that were given out before the cut.
         """
         self._said_open = True
-        self.append_head(now_ms, self.head)
-        self.sync(self.end)
+        try:
+            self.append_head(now_ms, self.head)
+            self.sync(self.end)
+        except BaseException:
+            self._said_open = False  # a full disk, perhaps: the next append comes by here, too
+            raise
 
     def say_closed(self, now_ms: int) -> None:
         """Have it on the disk that nothing follows; nothing to do if that is the last record already."""

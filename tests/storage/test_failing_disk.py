@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
+from typing import Any
 
 import pytest
 from faults import EIO, ENOSPC, GO_ON, Faulty, Image, PowerCut, cut_at, failing
@@ -397,6 +399,40 @@ def test_a_torn_store_on_a_full_disk_says_so_and_opens_once_there_is_room():
     with open_on(image) as broker:
         assert bodies(broker) == [b"one"]
         assert len(contents(broker)) == 1
+
+
+class Struck(BaseException):
+    """Out of a signal's handler."""
+
+
+def struck(name: str, args: tuple[Any, ...]) -> Any:
+    if name == "sync":
+        raise Struck
+    return GO_ON
+
+
+@pytest.mark.parametrize(
+    "hook, error",
+    [
+        pytest.param(failing("allocate", ENOSPC), DiskFull, id="a full disk"),
+        pytest.param(failing("pwrite", errno.EFBIG, times=1), DiskFull, id="a limit of the size of files"),
+        pytest.param(failing("sync", errno.EMFILE), StoreFailed, id="no descriptor"),
+        pytest.param(struck, Struck, id="a signal"),
+    ],
+)
+def test_what_follows_a_closing_record_is_on_the_disk_first_also_if_that_failed_once(hook, error):
+    """Else a power cut leaves the closing record as the last one, and ids are given out again."""
+    image = Image()
+    open_on(image).close()
+    faulty = Faulty(image)
+    queue = open_on(faulty, sync="never").queue("a")
+    faulty.hook = hook
+    with suppress(error):  # `publish` tries once more on a full disk
+        queue.publish(b"never")
+    faulty.hook = None
+    given = [queue.publish(b"unsynced") for _ in range(3)]
+    with open_on(Image(image.synced_files())) as after_power_cut:
+        assert after_power_cut.queue("a").publish(b"new") > given[-1]
 
 
 def test_the_memory_disk_says_of_a_closed_file_what_a_real_one_says():
