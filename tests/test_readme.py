@@ -17,7 +17,7 @@ from mq.options import SECONDS_MAX
 from mq.storage.record import GROUP_BYTES_MAX
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [*sorted(path.name for path in ROOT.glob("*.md")), "examples/README.md"]
+DOCUMENTS = [*sorted(path.name for path in ROOT.glob("*.md")), "docs/performance.md", "examples/README.md"]
 README = (ROOT / "README.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 
