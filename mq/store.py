@@ -1,6 +1,7 @@
 """Where log, state, clock and locks meet.  Every operation has the same steps:
 
-    enter     take the store's lock, and apply what others appended since
+    enter     take the store's lock, and apply what others appended since (the owner of the turn, which is
+              this process if no other one came for some time, takes no lock: storage/bias.py)
     decide    what the state allows, now
     append    the record, in one write
     apply     the record: the same method that recovery and the others call
@@ -59,6 +60,7 @@ from mq.notes import ERROR, INFO, WARNING, Notes
 from mq.operation import operation
 from mq.sizes import size_of
 from mq.storage import checkpoint, locks, place, recovery, repair, shared
+from mq.storage.bias import Bias
 from mq.storage.disk import REOPEN, Disk, MemoryDisk, RealDisk, explain, left, pass_on, storage_error
 from mq.storage.identity import Identity
 from mq.storage.locks import Locks
@@ -102,9 +104,11 @@ class Store:
     """Called with the mutex, inside a try, before anything is changed: the state is the log's then.
 
     Whatever happens, `leave` follows, in a finally: it lets others come in, and nothing can
-    interrupt it.
+    interrupt it.  It lets go of what the last call took, so none follows another without it.
     """
     leave: Callable[[], object]
+    come_in: Callable[[], None]
+    """`enter`, with LOCK in any case: for what asks which other processes are here, and for maintenance."""
     _spoiled: BaseException  # what kept this child of a fork from taking leave of its parent's files
     look: Callable[[], None]
     """`enter`, for those who change nothing."""
@@ -114,6 +118,7 @@ class Store:
     mark: memoryview
     tag: str  # what tells this store's receipts from another's, and from those of a copy of it
     _locks: Locks
+    _bias: Bias
 
     def __init__(
         self, path: str, *, sync: str | float, read_only: bool, segment_bytes: int,
@@ -228,8 +233,8 @@ class Store:
                 raise left()  # half of it is the parent's
             self.tag = self._own_tag()
             self._gone, self._is_own = False, True
-            self.come_in = self._come_in_alone if self.exclusive else self._come_in
-            self.enter = self.look = self.come_in
+            self.come_in = self._come_in_alone if self.exclusive else self._come_in_with_lock
+            self.enter = self.look = self._come_in_alone if self.exclusive else self._come_in
         except BaseException:
             self._let_go_of_all()
             self.maintenance = Maintenance(self)  # the child of a fork tries again
@@ -276,7 +281,8 @@ class Store:
             shared.require_version(path, self.mark)
             self.clock.check(path, self.mark)
         if self._sync_fd < 0:
-            self._sync_fd = disk.open(self._mark_path)
+            self._sync_fd = disk.open(self._mark_path, write=True)
+        self._bias = Bias(disk, path, self.mark, self._sync_fd)
         self._standing = Standing(disk, path, self._held)
         files = self._standing.fingerprint()
         if alone:
@@ -299,6 +305,7 @@ class Store:
                 path, f"a file of it was deleted or replaced while other processes have it open: {REOPEN}"
             )
         else:
+            self._bias.begin()
             self._hold()
         return alone
 
@@ -498,12 +505,35 @@ class Store:
     # ── the way into every operation ───────────────────────────────────────────────
 
     def _come_in(self) -> None:
-        mark = self.mark
+        """Without LOCK, if this process may (storage/bias.py); else with it."""
+        bias = self._bias
+        if bias.token:
+            # Behind the last call before `leave`: a signal's handler may fork there, and this be the child.
+            mark = self.mark
+            self.leave, self.log.biased = bias.leave, True
+            mark[bias.word] = 1
+            # BIAS, DIRTY, FAILED
+            if mark[21] == bias.token and not (mark[2] or mark[5]) and self.applied == self.log.end:
+                return
+            mark[bias.word] = 0
+        self.come_in()
+        bias = self._bias
+        bias.run += 1
+        if bias.run >= bias.enough:
+            bias.keep()
+
+    def _come_in_with_lock(self) -> None:
+        mark, bias = self.mark, self._bias
+        self.leave, self.log.biased = self._locks.unlock, False
         try:
+            if bias.token:
+                bias.stop()
             if mark[9] and mark[7] == self._pid:  # WAITING, HOLDER: the last turn was this process's
                 self.step_aside()
             if not self.disk.lock(self._locks.fd):
                 self._locks.take(mark, self._keep_up)
+            if mark[21]:  # BIAS
+                bias.revoke()
         except (OSError, ValueError) as error:
             if isinstance(error, OSError):
                 pass_on(error)
@@ -513,8 +543,10 @@ class Store:
                 raise
             self.log.stand()  # perhaps the program closed the descriptor
             raise storage_error(self.path, error) from error
-        mark[7] = self._pid
+        if mark[7] != self._pid:
+            mark[7], bias.run = self._pid, 0
         if self.applied != mark[1] or mark[2] or mark[5]:  # END, DIRTY, FAILED
+            bias.run = 0
             self._catch_up()
 
     def _come_in_alone(self) -> None:
@@ -582,6 +614,8 @@ class Store:
             return do()
         finally:
             self._locks.take(self.mark, self._keep_up)
+            if self.mark[shared.BIAS]:
+                self._bias.revoke()
             self._hold()
 
     def _apply(self, upto: int, enough: int = shared.NO_LIMIT) -> None:
@@ -710,7 +744,9 @@ class Store:
             self.enter = self.look = self.log.check
         if trouble.stolen:
             if not self.disk.owns(self._locks.fd):
-                self.leave = int
+                if self.leave is self._locks.unlock:
+                    self.leave = int
+                self._locks.unlock = int
             shared.never_unmapped.append(self.mark)
 
     def _refuse(self) -> None:
@@ -811,6 +847,7 @@ class Store:
                     and all(getattr(state.options, name) == value for name, value in changes.items())
                 ):
                     return
+                self.leave()
                 self.enter()
                 check_grave(self.state, channel.name, changes)
                 plan = self.plan()
@@ -1164,8 +1201,7 @@ class Store:
         self.listener.let_go()
         if hasattr(self, "log"):
             self.log.abandon()
-        if hasattr(self, "mark"):
-            self.mark = shared.detached(self.mark)
+        self._let_go_of_page()
         if self._sync_fd >= 0:
             fd, self._sync_fd = self._sync_fd, -1
             self.disk.close(fd)
@@ -1174,6 +1210,13 @@ class Store:
         if self._directory >= 0:
             fd, self._directory = self._directory, -1
             self.disk.close(fd)
+
+    def _let_go_of_page(self) -> None:
+        """It may be unmapped then."""
+        if hasattr(self, "mark"):
+            self.mark = shared.detached(self.mark)
+        if hasattr(self, "_bias"):
+            self._bias.let_go(self.mark)
 
     # ── forks ──────────────────────────────────────────────────────────────────────
 
@@ -1240,8 +1283,7 @@ class Store:
         A file that cannot be closed does not keep the others open; the first such error is raised.
         """
         listener, self.listener = self.listener, Listener(self)
-        if hasattr(self, "mark"):
-            self.mark = shared.detached(self.mark)
+        self._let_go_of_page()
         sync_fd, self._sync_fd = self._sync_fd, -1
         with ExitStack() as parts:  # the last one first
             if hasattr(self, "_locks"):

@@ -47,6 +47,8 @@ from bytecodes import HERE, at_each_bytecode
 from fakes import FakeClock, QuickDisk, open_on
 
 import mq
+from mq.storage import barrier, bias, shared
+from mq.storage.disk import HAVE_BYTE_LOCKS
 
 SECONDS = 30.0  # the visibility timeout
 MOVES = {"NOP", "CACHE", "POP_TOP", "COPY", "SWAP", "PRECALL", "KW_NAMES", "EXTENDED_ARG", "PUSH_NULL",
@@ -56,6 +58,7 @@ MOVES = {"NOP", "CACHE", "POP_TOP", "COPY", "SWAP", "PRECALL", "KW_NAMES", "EXTE
          "POP_JUMP_FORWARD_IF_NONE", "POP_JUMP_FORWARD_IF_NOT_NONE", "POP_JUMP_FORWARD_IF_FALSE",
          "POP_JUMP_FORWARD_IF_TRUE", "POP_JUMP_IF_NONE", "POP_JUMP_IF_NOT_NONE", "POP_JUMP_IF_FALSE",
          "POP_JUMP_IF_TRUE", "TO_BOOL"}  # fmt: skip
+HAVE_OWNERS = HAVE_BYTE_LOCKS and barrier.heed()  # of a turn without LOCK
 STRIKES_OF_A_STORE = 25  # then a new one: whoever was struck reads all of it again
 
 
@@ -249,15 +252,22 @@ OPERATIONS = (publish, publish_many, receive, receive_many, receive_from, ack, n
         ),
     ],
 )
-def test_an_operation_struck_at_any_bytecode(tmp_path, operation, behind):
-    """The lock is free, the two agree, and what is told is so."""
+def test_an_operation_struck_at_any_bytecode(tmp_path, monkeypatch, operation, behind):
+    """The lock is free, the two agree, and what is told is so.
+
+    It comes in without LOCK; behind the other one, it takes LOCK, revokes the other one's turn, and
+    makes itself the owner.
+    """
+    monkeypatch.setattr(bias, "RUN", 1 if behind else 2)
     scene = Scene(tmp_path / "0")
     for at, error in zip(itertools.count(1), itertools.cycle([KeyboardInterrupt, MemoryError, TimeoutError])):
         if not at % STRIKES_OF_A_STORE:
             scene.close()
             scene = Scene(tmp_path / str(at))
         held, run = prepare(scene, behind), Run()
-        before = {row[0]: row for row in everything(scene.others)}
+        owns = scene.broker._store._bias.token == scene.other._store.mark[shared.BIAS] != 0
+        assert owns == (HAVE_OWNERS and not behind)
+        before = {row[0]: row for row in everything(scene.others if behind else scene.queue)}
         struck = strike(functools.partial(operation, scene, held, run), at, error)
         check(scene, before, held[0], run, operation)
         if not struck:

@@ -112,6 +112,9 @@ class Log:
         self._sync_fd = -1  # whose lock says which process syncs; -1: no other does
         self._unlock_sync: Callable[[], object] = int
         self.unsettled = False  # interrupted between two segments: to be rebased before its next use
+        # In a turn without LOCK: that this process died inside shows in INSIDE, so that a single record,
+        # which is there whole or not at all, need not be announced in DIRTY (storage/bias.py).
+        self.biased = False
         self.skew: Callable[[], int] = int  # how far the wall clock is ahead of store time, ms
         self.last_ms = 0  # the time of the last record that somebody else appended
         self._commit = GroupCommit(lambda: self.synced, self._sync_now)
@@ -175,15 +178,21 @@ class Log:
         )  # fmt: skip
         data = CRC.pack(crc32c(rest, self._seed)) + rest
         # Behind the last call: a signal's handler may fork there, and this be the child (`after_fork`).
-        self._mark[2] = 1  # DIRTY
+        if not self.biased:
+            self._mark[2] = 1  # DIRTY
         try:
             done = self._pwrite(self._fd, data, lsn - self._shift)
-        except OSError as error:
-            raise self._refused(error, lsn, size) from error
-        if done != size:
-            self._write_rest(data, lsn, done)
-        self.end = self._mark[1] = lsn + size
-        self._mark[2] = 0
+            if done != size:
+                self._write_rest(data, lsn, done)
+            self.end = self._mark[1] = lsn + size
+        except BaseException as error:
+            if isinstance(error, OSError):
+                raise self._refused(error, lsn, size) from error
+            if not isinstance(error, StorageError):
+                self._mark[2] = 1
+            raise
+        if not self.biased:
+            self._mark[2] = 0
         return lsn
 
     def append_group(self, now_ms: int, drafts: Sequence[Draft], *, atomic: bool = True) -> list[int]:

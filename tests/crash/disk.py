@@ -345,6 +345,11 @@ class Words:
             self._disk.step("store")
             self._file.store(index, value)
 
+    def arrive(self, index: int, value: int) -> None:
+        """What a processor has kept to itself until now: no call."""
+        if self._words[index] != value:
+            self._file.store(index, value)
+
     def __len__(self) -> int:
         return len(self._words)
 

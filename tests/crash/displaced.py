@@ -36,13 +36,19 @@ QUIET = READING - {"open", "exists", "names", "inode"}  # at these nothing is de
 SIZE = 700  # of a body, so that each second one begins a segment
 
 
-def everywhere(play: Callable[[Stage], None], work: Callable[[Actor], None]) -> Callable[[Here], None]:
-    """*play* with a stage for each call that *work* of a makes: it is about to make that."""
+def everywhere(
+    play: Callable[[Stage], None], work: Callable[[Actor], None], *, may_own: bool = True
+) -> Callable[[Here], None]:  # fmt: skip
+    """*play* with a stage for each call that *work* of a makes: it is about to make that.
+
+    *may_own*: it may come in without LOCK.
+    """
 
     def run(here: Here) -> None:
         for nth in count(1):
             stage = Stage(here, "abc")
             try:
+                stage["a"].process.has_barrier = may_own
                 stage.do("a", Actor.open)
                 stage.do("a", Actor.publish, "q", size=SIZE)
                 stage.begin("a", work)
@@ -172,8 +178,11 @@ def scenes() -> Iterator[tuple[str, Callable[[Here], None]]]:
         "the_store_is_moved_while_one_closes",
         everywhere(the_store_is_moved_and_another_made_there, Actor.close),
     )
-    for name in ("LOCK", "mark"):
-        yield f"{name}_is_deleted_while_one_publishes", everywhere(a_file_is_deleted(name), publish_two)
+    yield (
+        "LOCK_is_deleted_while_one_publishes",
+        everywhere(a_file_is_deleted("LOCK"), publish_two, may_own=False),
+    )
+    yield "mark_is_deleted_while_one_publishes", everywhere(a_file_is_deleted("mark"), publish_two)
     yield "a_repair_comes_when_format_is_gone", everywhere(a_repair_comes_when_format_is_gone, publish_two)
 
 

@@ -605,6 +605,7 @@ def another_appends_whenever_a_follower_lets_go_of_the_lock(stage: Stage) -> Non
 @on_stage("ab")
 def a_process_that_never_rests_has_the_lock_whenever_another_tries(stage: Stage) -> None:
     """Also if what it does is only to look: it had the lock again before the other one woke."""
+    stage["a"].process.has_barrier = False  # so that it takes the lock each time
     two_open(stage, "never", "never")
     stage.begin("a", Actor.look, "q")
     stage.past("a", "lock", LOCK)

@@ -32,6 +32,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple, Self
 from unittest import mock
 
+from mq.storage.bias import BARRIER_SECONDS
 from mq.storage.shared import INSIDE, SLOTS
 
 from .disk import SimulatedDisk
@@ -42,6 +43,7 @@ from .explorer import determined
 logger = logging.getLogger("mq")
 
 BATON_SECONDS = 120.0  # a process that makes no call for so long has stopped
+RUN = 2  # turns in a row make a process the one that needs no LOCK
 IDLE_SECONDS = 0.05  # pass when somebody waits and nothing happens
 READING = frozenset(
     {"load", "exists", "open", "close", "pread", "size", "names", "map", "pause", "inode", "byte_is_locked"}
@@ -109,6 +111,7 @@ class Process:
         self.disk = Face(self)
         self.alive = True
         self.time_namespace = 1
+        self.has_barrier = True  # the system lets it make one
         self.ahead_seconds = 0.0  # the monotonic clock there, before that of the machine
         self.call: Call | None = None  # what it is about to do
         self.steps = 0
@@ -187,6 +190,7 @@ class Process:
                 pass
             except BaseException as error:  # noqa: BLE001 — for the director
                 self._error = error
+            self.drain()
             self._task = self.call = None
             self.kernel.baton.release()
 
@@ -194,7 +198,8 @@ class Process:
         """What the processor has kept to itself is seen by all."""
         if kept := self.kept:
             self.kept = None
-            kept[2][kept[0]] = kept[1]
+            index, value, words = kept
+            words.arrive(index, value)
 
     def _die(self) -> None:
         self.alive = False
@@ -413,13 +418,20 @@ class Face:
         return self._process.make("byte_is_locked", str(at), lambda: self._disk.byte_is_locked(fd, at))
 
     def heed_barriers(self) -> bool:
-        return True
+        return self._process.has_barrier
 
     def barrier(self) -> bool:
+        if not self._process.has_barrier:
+            return False
         return self._process.make("barrier", "", self._process.kernel.drain_all)
 
     def pause(self, seconds: float) -> None:
-        self._process.make("pause", "", self._process.paused)
+        def do() -> None:
+            if seconds >= BARRIER_SECONDS:
+                self._process.kernel.drain_all()
+            self._process.paused()
+
+        self._process.make("pause", "", do)
 
     def clocks(self) -> tuple[int, int]:
         return self._process.kernel.disk.boot, self._process.time_namespace
@@ -534,6 +546,7 @@ def laboratory() -> Iterator[Here]:
             mock.patch("os.getpid", lambda: here.kernel.running.pid if here.kernel.running else 1),
         ):
             patches.enter_context(patch)
+        patches.enter_context(mock.patch("mq.storage.bias.RUN", RUN))
         logger.setLevel(logging.CRITICAL)
         patches.callback(logger.setLevel, logging.NOTSET)
         yield here

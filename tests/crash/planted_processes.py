@@ -7,6 +7,7 @@ once write the same records twice and drop the same segment; the lock saves the 
 from __future__ import annotations
 
 from . import displaced as displaced  # its interleavings are among the others
+from . import owners as owners  # and its
 from .driver import Wrong
 from .explorer import CRASHES
 from .interleavings import INTERLEAVINGS, visit
@@ -14,11 +15,11 @@ from .kernel import Here
 from .planted import LOG, Bug, planted
 from .processes import Schedule, Violation, explore, explore_deaths
 
-STORE, LOCKS = "mq.store:Store.", "mq.storage.locks:Locks."
+STORE, LOCKS, BIAS = "mq.store:Store.", "mq.storage.locks:Locks.", "mq.storage.bias:"
 
 BUGS = (
     # ── the lock, and following ────────────────────────────────────────────────────
-    Bug("the lock is not waited for", STORE + "_come_in", "self._locks.take(mark, self._keep_up)",
+    Bug("the lock is not waited for", STORE + "_come_in_with_lock", "self._locks.take(mark, self._keep_up)",
         "pass", "one_publishes_while_another_does"),
     Bug("the lock is let go before the end is published", LOG + "Log.append",
         "self.end = self._mark[1] = lsn + size", "_unlock(self); self.end = self._mark[1] = lsn + size",
@@ -28,7 +29,7 @@ BUGS = (
         "killed_between_the_write_of_a_group_and_its_end, two publish and take"),
     Bug("a write is not announced", LOG + "Log.append", "self._mark[2] = 1  # DIRTY", "pass",
         "three compete"),
-    Bug("appended without following", STORE + "_come_in",
+    Bug("appended without following", STORE + "_come_in_with_lock",
         "if self.applied != mark[1] or mark[2] or mark[5]:", "if mark[2] or mark[5]:",
         "two publish and take"),
     Bug("followed, and not applied", STORE + "_apply", "self.state.apply(log.follow(upto, enough))",
@@ -36,8 +37,8 @@ BUGS = (
     Bug("followed without the lock for as long as it takes", STORE + "_catch_up",
         "HOLD_BYTES < behind <= before // 2", "True",
         "another_appends_whenever_a_follower_lets_go_of_the_lock"),
-    Bug("nobody steps aside", STORE + "_come_in", "if mark[9] and mark[7] == self._pid:", "if False:",
-        "a_process_that_never_rests_has_the_lock_whenever_another_tries"),
+    Bug("nobody steps aside", STORE + "_come_in_with_lock", "if mark[9] and mark[7] == self._pid:",
+        "if False:", "a_process_that_never_rests_has_the_lock_whenever_another_tries"),
     Bug("new queues of others are not seen", STORE + "_apply", "if self.state.renamed:",
         "if False:", "definitions, two publish and take"),
     Bug("deadlines by a clock of one's own", "mq.clock:Clock.join",
@@ -53,6 +54,45 @@ BUGS = (
     Bug("a backoff follows the wall clock", "mq.delivery.settle:nack",
         "flags, due = flags | events.RESTS, plan.now.store + rest", "due = plan.now.wall + rest",
         "a_wall_clock_is_set_while_a_message_rests"),
+    # ── a turn without the lock ────────────────────────────────────────────────────
+    Bug("one word says for all owners that they are inside", BIAS + "inside", "return INSIDE + slot",
+        "return INSIDE", "a_former_owner_comes_in_while_another_one_owns"),
+    Bug("nobody owns before the owner is seen outside", BIAS + "Bias._have_out",
+        "self._mark[BIAS] = slot + 1 | ASKED", "self._mark[BIAS] = 0",
+        "a_process_dies_while_it_waits_for_the_owner"),
+    Bug("no barrier between asking and looking", BIAS + "Bias._have_out",
+        "self._pass_barrier()\n    begin", "begin",
+        "the_owner_is_inside_and_its_processor_has_not_told_anyone"),
+    Bug("a dead owner is outside before it is dirty", BIAS + "Bias._have_out",
+        "self._mark[DIRTY] = 1  # first: this process may die, too\n            self._mark[word] = 0",
+        "self._mark[word] = 0\n            self._mark[DIRTY] = 1",
+        "the_process_that_revokes_a_dead_owner_is_killed_at_each_step"),
+    Bug("what a dead owner began is not looked for", BIAS + "Bias._have_out",
+        "self._mark[DIRTY] = 1", "pass", "killed_inside_the_write_of_a_turn_without_lock"),
+    Bug("an owner that is inside passes for dead", BIAS + "Bias._have_out",
+        "if not self._disk.byte_is_locked(self._fd, slot):", "if True:",
+        "a_process_dies_while_it_waits_for_the_owner"),
+    Bug("a process with the lock does not look for an owner", STORE + "_come_in_with_lock",
+        "if mark[21]:", "if False:", "another_comes_at_each_step_of_the_owner"),
+    Bug("a process that had let go of the lock does not look for an owner", STORE + "_without_lock",
+        "if self.mark[shared.BIAS]:", "if False:",
+        "another_one_owns_while_a_process_follows_without_lock"),
+    Bug("a process that gives up asks no more", BIAS + "Bias._have_out",
+        "raise StoreLocked(", "self._mark[BIAS] = 0; raise StoreLocked(", "the_owner_is_stopped_inside"),
+    Bug("the owner does not look whether it is asked", STORE + "_come_in", "mark[21] == bias.token and", "",
+        "another_comes_at_each_step_of_the_owner"),
+    Bug("the owner does not look whether the store has failed", STORE + "_come_in", "(mark[2] or mark[5])",
+        "mark[2]", "a_sync_fails_while_the_owner_is_inside"),
+    Bug("an owner's interrupted write is not announced", LOG + "Log.append",
+        "self._mark[2] = 1\n        raise", "pass\n        raise",
+        "the_owner_is_interrupted_between_the_write_and_its_end"),
+    Bug("an owner closes without the lock", STORE + "_is_alone", "self.come_in()", "self._come_in()",
+        "the_owner_closes_while_another_one_comes"),
+    Bug("beside a process without a barrier there is an owner", BIAS + "Bias.begin",
+        "self._mark[BARRED] = 1", "pass", "a_process_without_a_barrier_comes_before_there_is_an_owner"),
+    Bug("a process without a barrier does not wait before it looks", BIAS + "Bias._pass_barrier",
+        "self._disk.pause(BARRIER_SECONDS)", "pass",
+        "a_process_without_a_barrier_comes_while_the_owner_is_inside"),
     # ── presence and recovery ──────────────────────────────────────────────────────
     Bug("presence is not taken", LOCKS + "arrive", "if not self.crowded:", "if True:", "three compete"),
     Bug("the lock is not taken to recover", STORE + "_open", "self._locks.take(None)", "pass",

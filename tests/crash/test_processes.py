@@ -114,6 +114,7 @@ def test_a_killed_process_changes_nothing_any_more(here):
         kill = run._kill
 
         def look(actor, inside, run=run, kill=kill, seen=seen):
+            run.kernel.drain_all()  # what it has stored is seen, though it is dead
             before = run.kernel.disk.content()
             kill(actor, inside)
             seen.append(before == run.kernel.disk.content())

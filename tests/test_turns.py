@@ -1,0 +1,357 @@
+"""A turn without LOCK: which process comes in so, and how another one ends that.
+
+Between two brokers of this process, which share nothing but the files; and between processes
+that are stopped, killed, or forked in the midst of a turn.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import QuickDisk, open_on
+
+import mq
+from mq.storage import barrier, bias, shared
+from mq.storage.bias import RUN
+from mq.storage.disk import HAVE_BYTE_LOCKS
+
+pytestmark = pytest.mark.skipif(
+    not (HAVE_BYTE_LOCKS and barrier.heed()), reason="this system has no barrier: every turn takes LOCK"
+)
+
+
+class Watching(QuickDisk):
+    """Counts how often each file's lock is asked for, by descriptor; and does something inside a write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.locks: Counter[int] = Counter()
+        self.at_write: Callable[[], object] | None = None
+
+    def lock(self, fd: int, *, shared: bool = False) -> bool:
+        self.locks[fd] += 1
+        return super().lock(fd, shared=shared)
+
+    def pwrite(self, fd: int, data: bytes, offset: int, /) -> int:
+        if do := self.at_write:
+            self.at_write = None
+            written = os.pwrite(fd, data[: len(data) // 2], offset)
+            do()
+            os.pwrite(fd, data[written:], offset + written)
+            return len(data)
+        return os.pwrite(fd, data, offset)
+
+
+def opened(path: Path, **options: Any) -> tuple[mq.Broker, Watching]:
+    disk = Watching()
+    return open_on(disk, path, sync="never", background=False, **options), disk
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def one(path: Path) -> Iterator[mq.Broker]:
+    broker, _ = opened(path)
+    broker.queue("mail")
+    yield broker
+    broker.close()
+
+
+@pytest.fixture
+def other(one: mq.Broker, path: Path) -> Iterator[mq.Broker]:
+    broker, _ = opened(path)
+    yield broker
+    broker.close()
+
+
+def run(broker: mq.Broker, turns: int = RUN + 1) -> list[int]:
+    """So many turns; how often each asked for LOCK."""
+    asked, queue = [], broker.queue("mail")
+    for _ in range(turns):
+        before = locks(broker)
+        queue.publish("x")
+        asked.append(locks(broker) - before)
+    return asked
+
+
+def locks(broker: mq.Broker) -> int:
+    disk = broker._store.disk
+    assert isinstance(disk, Watching)
+    return disk.locks[broker._store._locks.fd]
+
+
+def owner(broker: mq.Broker) -> int:
+    return broker._store.mark[shared.BIAS]
+
+
+def count(broker: mq.Broker) -> int:
+    return broker.queue("mail").stats().ready
+
+
+# ── which process owns ─────────────────────────────────────────────────────────────
+
+
+def test_a_process_that_had_some_turns_in_a_row_asks_for_no_lock_any_more(one):
+    asked = run(one, 3 * RUN)
+    assert all(asked[: RUN - 2]) and not any(asked[RUN:])
+    before = locks(one)
+    queue = one.queue("mail")
+    for message in queue.receive_many(3):
+        message.ack()
+    queue.receive().nack(delay=0)
+    queue.publish_many(["y", "z"])
+    assert queue.stats().ready == 3 * RUN - 1
+    assert locks(one) == before
+
+
+def test_the_turn_of_another_process_ends_that_and_the_count_begins_anew(one, other):
+    run(one)
+    assert owner(one) == one._store._bias.token
+    assert count(other) == RUN + 1
+    assert owner(one) == 0
+    asked = run(one)
+    assert asked[: RUN - 1] == [1] * (RUN - 1)
+    assert asked[-1] == 0
+    assert count(other) == 2 * (RUN + 1)
+
+
+def test_processes_that_take_turns_own_nothing(one, other):
+    for _ in range(2 * RUN):
+        run(one, 1)
+        run(other, 1)
+    assert owner(one) == 0
+    assert count(one) == count(other) == 4 * RUN
+
+
+def test_two_owners_have_two_slots(one, other):
+    run(one)
+    first = owner(one)
+    run(other)
+    assert 0 != owner(one) != first
+    run(one)
+    assert owner(one) == first
+
+
+def test_beside_a_process_that_waits_for_the_lock_none_becomes_the_owner(one, monkeypatch):
+    run(one, RUN - 2)
+    monkeypatch.setattr(one._store, "step_aside", lambda: None)
+    one._store.mark[shared.WAITING] = 1
+    assert 0 not in run(one, 5)
+    one._store.mark[shared.WAITING] = 0
+    assert run(one, 2)[-1] == 0
+
+
+def test_a_process_that_has_the_store_for_itself_owns_nothing(path):
+    broker, _ = opened(path, exclusive=True)
+    with broker:
+        assert run(broker) == [0] * (RUN + 1)
+        assert owner(broker) == 0
+
+
+def test_without_a_slot_a_process_takes_lock(one, monkeypatch):
+    taken = []
+    monkeypatch.setattr(one._store.disk, "lock_byte", lambda fd, at: taken.append(at))
+    assert 0 not in run(one, 2 * RUN)
+    assert taken == list(range(shared.SLOTS)), "it is not looked for at each turn"
+
+
+@pytest.mark.parametrize("joins", [True, False], ids=["another", "this one"])
+def test_beside_a_process_that_can_make_no_barrier_each_turn_takes_lock(path, joins, monkeypatch):
+    """Whichever of the two it is.  The owner that there was is given time to be seen."""
+    one, _ = opened(path)
+    run(one)
+    assert owner(one) != 0
+    pauses: list[float] = []
+    disk = Watching()
+    monkeypatch.setattr(disk, "pause", pauses.append)
+    monkeypatch.setattr(disk, "barrier", lambda: False)
+    if joins:
+        monkeypatch.setattr(disk, "heed_barriers", lambda: False)
+    other = open_on(disk, path, sync="never", background=False)
+    assert max(pauses) == bias.BARRIER_SECONDS
+    assert 0 not in [*run(one), *run(other), *run(one)]
+    other.close()
+    one.close()
+    with opened(path)[0] as again:
+        assert run(again)[-1] == 0
+
+
+def test_closing_and_maintenance_take_lock(one):
+    run(one)
+    before = locks(one)
+    one._store.maintenance.run(1)
+    assert locks(one) > before
+    assert run(one)[-1] == 0
+    one.close()
+    assert owner(one) == 0
+
+
+def test_a_process_that_is_the_owner_closes_beside_another(one, other, path):
+    run(one)
+    one.close()
+    run(other)
+    assert owner(other) != 0
+    assert not other._store.disk.byte_is_locked(other._store._sync_fd, 0)
+
+
+def test_an_owner_whose_pipes_were_deleted_is_waited_for_all_the_same(one, other, path):
+    """It is no pipe that says that it lives."""
+    run(one)
+    assert one.queue("empty").receive(timeout=0.001) is None
+    shutil.rmtree(path / "wake", ignore_errors=True)
+    run(one)
+    seen = []
+    one._store.disk.at_write = lambda: seen.append(refused(other))
+    one.queue("mail").publish("last")
+    assert seen == [os.getpid()]
+    assert count(other) == 2 * (RUN + 1) + 1
+
+
+def refused(broker: mq.Broker) -> int | None:
+    """Who is in the way: another process that is in the midst of a turn."""
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(bias, "LOCK_SECONDS", 0.01)
+        with pytest.raises(mq.StoreLocked) as raised:
+            broker.queue("mail").publish("refused")
+    return raised.value.pid
+
+
+def test_a_time_out_leaves_the_owner_asked(one, other):
+    """It ends what it is in the midst of, and asks for LOCK then; the next one need not wait."""
+    run(one)
+    seen = []
+    one._store.disk.at_write = lambda: seen.append(refused(other))
+    one.queue("mail").publish("last")
+    assert owner(one) == one._store._bias.token | shared.ASKED
+    assert run(one, 1) == [1]
+    assert owner(one) == 0
+    assert count(other) == RUN + 3
+
+
+def test_an_owner_looks_whether_the_store_has_failed(one, other):
+    run(one)
+    one._store.mark[shared.FAILED] = 1
+    with pytest.raises(mq.StoreFailed):
+        one.queue("mail").publish("x")
+
+
+# ── processes ──────────────────────────────────────────────────────────────────────
+
+
+def in_child(path: Path, work: Callable[[mq.Broker, Watching], object]) -> int:
+    """A process that opens the store, is the owner, and does that; its number."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            broker, disk = opened(path)
+            run(broker)
+            assert owner(broker) != 0
+            work(broker, disk)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return pid
+
+
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def publish_and(do: Callable[[], object]) -> Callable[[mq.Broker, Watching], object]:
+    """In the middle of the write, in a turn without LOCK."""
+
+    def work(broker: mq.Broker, disk: Watching) -> None:
+        disk.at_write = do
+        broker.queue("mail").publish("child's" * 50)
+
+    return work
+
+
+def waited_for(pid: int, options: int = 0) -> int:
+    return os.waitpid(pid, options)[1]
+
+
+def test_an_owner_that_is_stopped_inside_is_named_and_goes_on_later(one, path):
+    pid = in_child(path, publish_and(stop))
+    assert os.WIFSTOPPED(waited_for(pid, os.WUNTRACED))
+    assert refused(one) == pid
+    os.kill(pid, signal.SIGCONT)
+    assert waited_for(pid) == 0
+    assert count(one) == RUN + 2
+    assert one.queue("mail").peek(100)[-1].body == "child's" * 50
+
+
+def test_an_owner_that_is_stopped_between_two_operations_is_not_waited_for(one, path, monkeypatch):
+    pid = in_child(path, lambda broker, disk: (stop(), run(broker, 3)))
+    assert os.WIFSTOPPED(waited_for(pid, os.WUNTRACED))
+    monkeypatch.setattr(one._store.disk, "pause", lambda seconds: pytest.fail("it waits"))
+    run(one, 2)
+    monkeypatch.undo()
+    os.kill(pid, signal.SIGCONT)
+    assert waited_for(pid) == 0
+    assert count(one) == RUN + 1 + 2 + 3
+
+
+def test_an_owner_that_is_killed_inside_its_write_leaves_nothing(one, path):
+    pid = in_child(path, publish_and(die))
+    assert os.WIFSIGNALED(waited_for(pid))
+    assert owner(one) != 0
+    assert count(one) == RUN + 1
+    assert run(one)[-1] == 0
+    assert count(one) == 2 * (RUN + 1)
+    one.close()
+    with mq.open(path) as again:
+        assert again.queue("mail").stats().ready == 2 * (RUN + 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.parametrize("killed", [False, True], ids=["the parent goes on", "the parent is killed"])
+def test_a_child_of_a_fork_inside_a_turn_touches_nothing_of_its_parent(one, path, killed):
+    """Nor does it keep the parent alive, or inside."""
+    reader, writer = os.pipe()
+
+    def fork_inside(broker: mq.Broker, disk: Watching) -> None:
+        def fork() -> None:
+            if os.fork() == 0:
+                os.read(reader, 1)  # until it is told to go on
+            elif killed:
+                die()
+
+        disk.at_write = fork
+        parent, mail = os.getpid(), broker.queue("mail")
+        try:
+            mail.publish("parent's")
+        except mq.StoreFailed:  # in the child: what it was in the midst of is the parent's
+            assert os.getpid() != parent
+            mail.publish("child's")
+            broker.close()
+            os._exit(0)
+
+    pid = in_child(path, fork_inside)
+    status = waited_for(pid)
+    assert os.WIFSIGNALED(status) if killed else status == 0
+    before = count(one)
+    assert before == RUN + 1 + (not killed)
+    run(one)
+    assert owner(one) != 0
+    os.close(reader)
+    os.write(writer, b"!")
+    os.close(writer)
+    mail = one.queue("mail")
+    while not any(message.body == "child's" for message in mail.peek(200)):
+        one._store.disk.pause(0.001)
+    assert count(one) == before + RUN + 2
