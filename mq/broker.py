@@ -17,7 +17,7 @@ from mq.maintenance import MEMORY
 from mq.message import Delivery
 from mq.options import QueueOptions, check_many, check_options, check_seconds
 from mq.queue import Queue
-from mq.receiving import receive_from
+from mq.receiving import Asked, receive_from
 from mq.storage import locks, place
 from mq.storage.log import SEGMENT_BYTES_MIN
 from mq.storage.record import GROUP_BYTES_MAX
@@ -50,6 +50,7 @@ class Broker:
 
     def __init__(self, store: Store) -> None:
         self._store, self._hold = store, store.hold()
+        self._asked: Asked | None = None  # by the last `receive`: a program asks for the same again
         self.path = store.path
         self.store_id = store.identity.store_id
 
@@ -80,6 +81,12 @@ class Broker:
         """
         until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
         listed = list(check_many("queues", queues))
+        asked = self._asked
+        if asked is None or not asked.is_of(listed):
+            asked = self._asked = self._ask(listed)
+        return receive_from(asked, until)
+
+    def _ask(self, listed: list[Queue[Any]]) -> Asked:
         if not listed:
             raise UsageError("queues is empty: nothing would ever come")
         for queue in listed:
@@ -87,7 +94,7 @@ class Broker:
                 raise UsageError(f"queues are queues of this broker, not {exact.kind(queue)}")
             if queue._store is not self._store:
                 raise UsageError(f"the queue {queue.name!r} is another broker's")
-        return receive_from(listed, until)
+        return Asked(listed)
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:

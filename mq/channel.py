@@ -1,13 +1,18 @@
-"""Channel: what this process knows under a queue's name, and the threads that wait here."""
+"""Channel: what this process knows under a queue's name, and the threads that wait here.
+
+Channels: several that are asked together, of which most are empty.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState
+from mq.delivery.state import State
 from mq.storage.shared import waits_word
 
 if TYPE_CHECKING:
@@ -85,3 +90,32 @@ class Channel:
         """In a child: the threads that waited are not here, unless the handler of a signal forked."""
         self.state = None
         self.notify_all()
+
+
+class Channels:
+    """Some channels, in the order in which they are asked."""
+
+    __slots__ = ("_places", "every")
+
+    def __init__(self, channels: Iterable[Channel]) -> None:
+        self.every: Sequence[Channel] = list(dict.fromkeys(channels))
+        self._places: dict[str, int] = {}  # by name, once that is asked
+
+    def stocked(self, state: State) -> Sequence[Channel]:
+        """Those whose queue may hold a message: found from the few that do, or the few that are asked.
+
+        A single one is not asked: it is all there is to look at.
+        """
+        if len(self.every) == 1:
+            return self.every
+        stocked, is_stocked = state.board.stocked, state.is_stocked
+        if len(stocked) < len(self.every):
+            queues = [queue for number in list(stocked) if (queue := state.queues.get(number))]
+            if not self._places:
+                self._places = {channel.name: place for place, channel in enumerate(self.every)}
+            found = [self._places.get(queue.name, -1) for queue in queues if is_stocked(queue)]
+            return [self.every[place] for place in sorted(found) if place >= 0]
+        return [
+            channel for channel in self.every
+            if (queue := channel.state) and queue.number in stocked and is_stocked(queue)
+        ]  # fmt: skip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mq.channel import Channel
+from mq.channel import Channel, Channels
 from mq.delivery.events import PUBLISH
 from mq.delivery.intake import Wish, admit
 from mq.delivery.plan import Plan
@@ -95,7 +95,7 @@ def _publish(
                     except QueueFull:
                         if until is None:
                             raise
-                        sleeper = sleeper or Sleeper(store, channels, for_room=True)
+                        sleeper = sleeper or Sleeper(store, Channels(channels), for_room=True)
                         if not sleeper.prepare(plan.now, until):
                             raise
                     else:

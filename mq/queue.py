@@ -23,7 +23,7 @@ from typing import Any, Generic, TypeVar, Unpack, get_args, overload
 import msgspec
 
 from mq import exact, looking, receiving, settling
-from mq.channel import Channel
+from mq.channel import Channel, Channels
 from mq.delivery import dead, events, settle
 from mq.delivery.plan import Plan
 from mq.delivery.purge import Purge
@@ -190,7 +190,7 @@ class Queue(Generic[T]):
                         if state is not None and state.peculiar:
                             receiving.renew(store, state, now)
                         if id is None:
-                            sleeper = sleeper or Sleeper(store, (channel,))
+                            sleeper = sleeper or Sleeper(store, Channels((channel,)))
                             if not sleeper.prepare(now, until):
                                 return None
                         else:

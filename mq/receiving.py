@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import groupby
+from operator import is_
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from mq.channel import Channel
+from mq.channel import Channel, Channels
 from mq.delivery import events, idle, settle
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState
@@ -58,7 +59,7 @@ def receive_many(
                     if state is not None and state.peculiar:
                         renew(store, state, now)
                     if not ids:
-                        sleeper = sleeper or Sleeper(store, (channel,))
+                        sleeper = sleeper or Sleeper(store, Channels((channel,)))
                         if not sleeper.prepare(now, until):
                             return []
                     else:
@@ -237,14 +238,31 @@ def renew(store: Store, state: QueueState, now: Now) -> None:
         store.commit(plan)
 
 
-def receive_from(queues: Sequence[Queue[Any]], until: float | None) -> Delivery[Any] | None:
-    """The first message of the first of *queues* that has one; None once *until* has come."""
-    store = queues[0]._store
+class Asked:
+    """The queues that are asked together.  Made once for all calls that ask the same."""
+
+    __slots__ = ("by_channel", "channels", "queues")
+
+    def __init__(self, queues: list[Queue[Any]]) -> None:
+        self.queues = queues
+        self.channels = Channels(queue._channel for queue in queues)
+        self.by_channel: dict[Channel, Queue[Any]] = {
+            queue._channel: queue for queue in reversed(queues)
+        }  # the first of each
+
+    def is_of(self, queues: list[Queue[Any]]) -> bool:
+        """Whether these are the very same."""
+        return len(queues) == len(self.queues) and all(map(is_, queues, self.queues))
+
+
+def receive_from(asked: Asked, until: float | None) -> Delivery[Any] | None:
+    """The first message of the first of the queues that has one; None once *until* has come."""
+    store = asked.queues[0]._store
     sleeper: Sleeper | None = None
     taken: Delivery[Any] | None = None
     try:
         while True:
-            queue = _first(store, queues)
+            queue = _first(store, asked)
             if queue is not None:
                 taken = queue.receive(timeout=0)
                 if taken is not None:
@@ -252,7 +270,7 @@ def receive_from(queues: Sequence[Queue[Any]], until: float | None) -> Delivery[
                 continue  # another receiver was quicker
             if sleeper is None and until is not None and time.monotonic() >= until:
                 return None
-            sleeper = sleeper or Sleeper(store, list(dict.fromkeys(queue._channel for queue in queues)))
+            sleeper = sleeper or Sleeper(store, asked.channels)
             if not _wait(store, sleeper, until):
                 return None
     except BaseException:
@@ -265,28 +283,28 @@ def receive_from(queues: Sequence[Queue[Any]], until: float | None) -> Delivery[
 
 
 @operation
-def _first(store: Store, queues: Sequence[Queue[Any]]) -> Queue[Any] | None:
-    """The first that has a message, by one look at all."""
+def _first(store: Store, asked: Asked) -> Queue[Any] | None:
+    """The first that has a message, by one look at all that may have one."""
     with store.mutex:
         try:
             store.enter()
-            return _first_of(store, queues)
+            return _first_of(store, asked)
         finally:
             store.leave()
 
 
-def _first_of(store: Store, queues: Sequence[Queue[Any]]) -> Queue[Any] | None:
+def _first_of(store: Store, asked: Asked) -> Queue[Any] | None:
     """Called with the mutex.  A function of its own, for a loop: see tests/test_loops.py."""
     now = store.clock.now()
     if now.store >= store.state.board.next:
         store.do_due()
-    for queue in queues:
-        state = queue._channel.state
+    for channel in asked.channels.stocked(store.state):
+        state = channel.state
         if state is not None:
             if state.peculiar:
                 renew(store, state, now)
             if state.head(now) is not None:
-                return queue
+                return asked.by_channel[channel]
     return None
 
 

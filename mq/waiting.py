@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from threading import TIMEOUT_MAX, Lock
 from typing import Final
 
-from mq.channel import Channel
+from mq.channel import Channel, Channels
 from mq.delivery.board import NEVER
 from mq.delivery.events import Now
 from mq.store import Store
@@ -38,9 +38,9 @@ class Sleeper:
 
     __slots__ = ("_bell", "_channels", "_for_room", "_store", "looks", "wake_at")
 
-    def __init__(self, store: Store, channels: Sequence[Channel], *, for_room: bool = False) -> None:
+    def __init__(self, store: Store, channels: Channels, *, for_room: bool = False) -> None:
         self._store, self._channels, self._for_room = store, channels, for_room
-        self.looks = for_room or len(channels) > 1  # for itself, whatever happens there
+        self.looks = for_room or len(channels.every) > 1  # for itself, whatever happens there
         self.wake_at = math.inf  # when it looks again by itself, monotonic seconds
         self._bell = Lock()
         self._bell.acquire()
@@ -63,7 +63,7 @@ class Sleeper:
             if work_at < min(store.asleep_until(), self.wake_at):
                 self.wake_at = work_at
         store.asleep[self] = None
-        for channel in self._channels:
+        for channel in self._channels.every:
             store.armed.add(channel)
             channel.armed[self] = None
             if self.looks:
@@ -75,7 +75,7 @@ class Sleeper:
         """Be told of nothing any more."""
         store = self._store
         store.asleep.pop(self, None)
-        for channel in self._channels:
+        for channel in self._channels.every:
             channel.armed.pop(self, None)
             channel.lookers.pop(self, None)
             if not channel.armed:
@@ -88,10 +88,14 @@ class Sleeper:
             self._bell.release()
         self.end()
 
+    def _stocked(self) -> Sequence[Channel]:
+        """The channels at which something may be ready, now or later."""
+        return self._channels.stocked(self._store.state)
+
     def _seconds(self, now: Now) -> float:
         """Until something is ready at one of the channels, or a queue has to be told that it is in use."""
         found = math.inf
-        for channel in self._channels:
+        for channel in self._stocked():
             due = channel.seconds_to_next(now)
             if due is not None:
                 found = min(found, due)
@@ -101,11 +105,11 @@ class Sleeper:
 
     def finds(self, now: Now) -> bool:
         """Whether there is a message at one of the channels."""
-        return any(each.state and each.state.head(now) is not None for each in self._channels)
+        return any(each.state and each.state.head(now) is not None for each in self._stocked())
 
     def hand_on(self, now: Now) -> None:
         """What this one would have woken for concerns the others still."""
-        for channel in self._channels:
+        for channel in self._stocked():
             channel.rearm(channel.seconds_to_next(now))
         if self._store.asleep:
             self._store.watch(now)
@@ -129,7 +133,7 @@ class Sleeper:
             try:
                 with self._store.mutex:
                     self.end()
-                    for channel in self._channels:
+                    for channel in self._channels.every:
                         channel.notify()
                 return
             except BaseException:  # noqa: BLE001

@@ -18,6 +18,7 @@ from fakes import CountingDisk, FakeClock, QuickDisk, open_on
 
 import mq
 from mq.delivery import state
+from mq.delivery.queue import QueueState
 
 NO_BACKOFF = mq.Backoff(initial=0)
 PATIENCE = 60.0  # seconds after which a test that hangs has failed
@@ -799,6 +800,62 @@ def test_the_first_of_several_queues_that_has_one(broker: mq.Broker) -> None:
     assert [message.body for message in got] == ["woken"]  # type: ignore[attr-defined]
     with pytest.raises(mq.UsageError):
         broker.receive([])
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The queues that are asked for what is next."""
+    found: list[str] = []
+    head = QueueState.head
+    monkeypatch.setattr(QueueState, "head", lambda queue, now: found.append(queue.name) or head(queue, now))
+    return found
+
+
+def test_of_many_queues_only_those_that_hold_something_are_asked(
+    tmp_path: Path, clock: FakeClock, asked: list[str]
+) -> None:
+    with open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False) as broker:
+        queues = [broker.queue(f"q{number}") for number in range(50)]
+        for queue in queues:
+            queue.publish("passes")
+            queue.receive().ack()
+        queues[7].publish("late", delay=60)
+        assert broker.receive(queues, timeout=0) is None
+        for queue in (queues[40], queues[20]):
+            queue.publish(queue.name)
+            asked.clear()
+            assert take_from(broker, queues) == queue.name
+            assert asked[:2] == ["q7", queue.name] and len(asked) <= 4
+        assert take_from(broker, queues[30:]) == "q40"
+        clock.advance(60)
+        assert take_from(broker, queues) == "late"
+        while message := broker.receive(queues, timeout=0):
+            message.ack()
+        queues[45].publish("kept by the checkpoint")
+        broker._store.maintenance.checkpoint()
+    with open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False) as broker:
+        queues = [broker.queue(f"q{number}") for number in range(50)]
+        assert take_from(broker, queues) == "kept by the checkpoint"
+        with open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False) as other:
+            other.queue("q3").publish("by another process")
+            assert take_from(broker, queues) == "by another process"
+            other.queue("q3").delete()
+            assert take_from(broker, queues) == "kept by the checkpoint"
+            other.queue("q3").publish("anew")
+        assert take_from(broker, queues) == "anew"
+        queues[3].purge()
+        assert take_from(broker, [*queues[:10], queues[0]]) is None
+        asked.clear()
+        assert take_from(broker, [*queues[:10], queues[0]]) is None
+        assert "q3" not in asked
+
+
+def take_from(broker: mq.Broker, queues: list[mq.Queue]) -> object:
+    """The body of the next message, which is given back."""
+    message = broker.receive(queues, timeout=0)
+    if message:
+        message.release()
+    return message and message.body
 
 
 def test_headers_come_back_as_they_were_given(tmp_path: Path) -> None:

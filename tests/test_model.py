@@ -688,6 +688,7 @@ class Store(RuleBasedStateMachine):
         assert stats.bytes == sum(message._size for each in shown.values() for message in each)
         store = self.broker._store
         held = store.state.named(name)
+        assert not held.total() or held.number in store.state.board.stocked
         for message in (message for each in shown.values() for message in each):
             assert sizes.size_of(store.log, held.position(message.id)) == message._size
         assert stats[5:] == (

@@ -22,7 +22,7 @@ import mq.listener
 import mq.queue
 import mq.store
 import mq.waiting
-from mq.receiving import receive_from
+from mq.receiving import Asked, receive_from
 from mq.storage.disk import MemoryDisk
 from mq.store import Store
 from mq.waiting import Sleeper
@@ -448,7 +448,7 @@ def test_a_message_that_falls_due_in_a_paused_queue_wakes_no_receiver(queue, clo
 
 def receive_any(queue: mq.Queue, timeout: float) -> object:
     other = mq.Queue(queue._store, queue._store.channel("other"))
-    return receive_from([other, queue], mq.waiting.time.monotonic() + timeout)
+    return receive_from(Asked([other, queue]), mq.waiting.time.monotonic() + timeout)
 
 
 def test_resume_wakes_who_waits_at_a_paused_queue(queue, sleeps):

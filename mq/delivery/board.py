@@ -58,7 +58,7 @@ class Alarms:
 
 
 class Board:
-    __slots__ = ("_ahead", "_store", "_wall", "next", "seen", "sooner", "touched")
+    __slots__ = ("_ahead", "_store", "_wall", "next", "seen", "sooner", "stocked", "touched")
 
     def __init__(self) -> None:
         # Store time, ms: until then nothing falls due, unless the wall clock jumps.  0 at first: only
@@ -68,6 +68,9 @@ class Board:
         self.seen = 0  # store time, ms: it is later than that
         # Changed since they were counted, by number.  A queue that is deleted leaves it.
         self.touched: dict[int, QueueState] = {}
+        # The numbers of the queues that may hold a message, of those that are awake.  One that turns out
+        # to be empty is struck off by who looks (`State.is_stocked`), and comes back with its next change.
+        self.stocked: set[int] = set()
         self._store = Alarms()  # by store time
         self._wall = Alarms()  # by wall time
         self._ahead = 0  # store time less wall time, when it was last known
@@ -110,5 +113,6 @@ class Board:
     def forget(self, number: int) -> None:
         """The queue is deleted: it has nothing to do any more, and nothing to be counted."""
         self.touched.pop(number, None)
+        self.stocked.discard(number)
         self._store.forget(number)
         self._wall.forget(number)

@@ -73,13 +73,14 @@ class QueueState(Order):
         self.bounded = False  # somebody may wait for room
         self.picky = False  # a publish is more than a body
         self.peculiar = False  # a delivery is more than the next message
-        self.rested = True  # nothing has changed since it was counted
+        self.rested = True  # nothing has changed since it was counted, or struck off as empty
         self.counted = (0, 0)
 
     def stir(self) -> None:
-        """Something changes: count it again."""
+        """Something changes: count it again; it may hold a message."""
         self.rested = False
         self.board.touched[self.number] = self
+        self.board.stocked.add(self.number)
 
     # ── the fold ───────────────────────────────────────────────────────────────────
 

@@ -251,6 +251,14 @@ class State:
                 queue.name, self._by_name[name] = name, queue
                 self.renamed.add(name)
 
+    def is_stocked(self, queue: QueueState) -> bool:
+        """Whether a receiver has to look at *queue*: it holds a message, or is to be told of receivers."""
+        if queue.total() or queue.peculiar:
+            return True
+        queue.rested = True  # in this order: its next change puts it back
+        self.board.stocked.discard(queue.number)
+        return False
+
     def keep_only(self, is_kept: Callable[[tuple[int, ...]], bool]) -> None:
         """Rely on what a checkpoint holds only where *is_kept* says that it is still there."""
         for image in list(self.asleep):
