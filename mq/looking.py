@@ -7,13 +7,11 @@ from contextlib import suppress
 from struct import error as StructError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from mq.channel import Channel
 from mq.delivery import dead, events
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState, State
-from mq.delivery.traits import Traits
+from mq.delivery.traits import Flight, Traits
 from mq.errors import CorruptStore, UsageError
 from mq.message import Message, more_of
 from mq.operation import operation
@@ -99,9 +97,8 @@ def _message(queue: Queue[Any], held: QueueState, seen: Seen) -> Message[Any] | 
         return None
     flags, created_ms, published = found
     raw, more = more_of(flags, published, seen.traits)
-    return Message(
-        queue, seen.id, seen.attempts, flags, created_ms, raw, seen.due, seen.state, msgspec.UNSET, more
-    )
+    known = Flight(0, seen.due or 0, seen.attempts, seen.position, seen.traits)
+    return Message(queue, seen.id, known, flags, created_ms, raw, more, seen.state)
 
 
 def stats(queue: Queue[Any]) -> Stats:

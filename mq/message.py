@@ -13,7 +13,7 @@ import msgspec
 from mq import exact
 from mq.delivery import events
 from mq.delivery.queue import State
-from mq.delivery.traits import PLAIN, Traits
+from mq.delivery.traits import PLAIN, Flight, Traits
 from mq.errors import MqError, UsageError
 from mq.instants import datetime_at
 
@@ -118,14 +118,17 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
 
     _queue: Origin
     id: int
-    attempts: int
+    _flight: Flight  # what the queue's state knows of it; a deadline that is a due if it is not in flight
     _flags: int
     _created_ms: int
     raw: bytes
-    _due_ms: int | None
+    _more: More | None = None
     state: State = "in_flight"
     _body: Any = msgspec.UNSET
-    _more: More | None = None
+
+    @property
+    def attempts(self) -> int:
+        return self._flight.attempts
 
     @property
     def queue(self) -> str:
@@ -169,16 +172,21 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
         return datetime_at(self._created_ms)
 
     @property
+    def _due_ms(self) -> int | None:
+        return self._flight.deadline or None
+
+    @property
     def due_at(self) -> datetime | None:
         """When it will be ready, if it is delayed; when its delivery times out, if it is in flight.
 
         In the year 10000 or later: the last moment that a datetime can say.
         """
-        if self._due_ms is None:
+        due_ms = self._due_ms
+        if due_ms is None:
             return None
         # Deadlines are in store time, and people look at the wall clock.
         skew_ms = self._queue._skew_ms() if self.state == "in_flight" else 0
-        return datetime_at(self._due_ms + skew_ms)
+        return datetime_at(due_ms + skew_ms)
 
     @property
     def body(self) -> T_co:
@@ -205,8 +213,12 @@ class Delivery(Message[T_co], eq=False, gc=False):
     and nothing in the child of a fork, for the work is the parent's.
     """
 
-    _lsn: int = 0  # of its DELIVER record; of the n-th message there, n more
     _settled: bool = False
+
+    @property
+    def _lsn(self) -> int:
+        """Of its DELIVER record; of the n-th message there, n more."""
+        return self._flight.receipt
 
     @property
     def receipt(self) -> Receipt:

@@ -4,10 +4,10 @@ publish, receive and ack are written flat: each is lock, decide, append, apply, 
 in one function, because at a microsecond or two a message every Python call shows.
 Everything else goes through small steps.
 
-These three do not decode their record before they append it, as `Store.commit` does with a plan.
-Nothing in it comes from a caller unchecked: the flags of a body are one of three, ids, receipts
-and queue numbers are the state's own, and a deadline is store time and a duration of ten years
-at most, which a u64 holds.
+These three, and their batches, do not decode their record before they append it, as `Store.commit`
+does with a plan.  Nothing in it comes from a caller unchecked: the flags of a body are one of
+three, ids, receipts and queue numbers are the state's own, and a deadline is store time and a
+duration of ten years at most, which a u64 holds.
 """
 
 from __future__ import annotations
@@ -215,7 +215,6 @@ class Queue(Generic[T]):
                                 flight = state.deliver(id, receipt, deadline, flags)
                                 store.applied = log.end
                                 assert flight
-                                attempts, position, traits = flight.attempts, flight.position, flight.traits
                             if channel.armed:
                                 channel.wake_next(now)
                             if store.asleep:
@@ -230,7 +229,7 @@ class Queue(Generic[T]):
                     return receiving.hand_over(store, settled)[0]
                 assert state
                 try:
-                    found = store.read(state, id, position)
+                    found = store.read(state, id, flight.position)
                 except StorageError as error:
                     self._set_aside(id, receipt, error)
                     raise
@@ -239,12 +238,9 @@ class Queue(Generic[T]):
                     continue
                 flags, created_ms, raw = found
                 more = None
-                if flags & 0x40 or traits is not PLAIN:
-                    raw, more = more_of(flags, raw, traits)
-                return Delivery(
-                    self, id, attempts, flags, created_ms, raw, deadline, "in_flight", msgspec.UNSET, more,
-                    receipt,
-                )  # fmt: skip
+                if flags & 0x40 or flight.traits is not PLAIN:
+                    raw, more = more_of(flags, raw, flight.traits)
+                return Delivery(self, id, flight, flags, created_ms, raw, more)
         except BaseException as error:
             if sleeper is not None:
                 sleeper.give_up()
@@ -306,7 +302,7 @@ class Queue(Generic[T]):
                     log, channel = store.log, self._channel
                     state = channel.state
                     flight = state.flights.get(id) if state else None
-                    if flight is None or flight.receipt != message._lsn:
+                    if flight is None or flight.receipt != message._flight.receipt:
                         raise StaleReceipt((id,))
                     assert state
                     size = message._more.size if message._more else len(message.raw)
@@ -354,7 +350,7 @@ class Queue(Generic[T]):
         They may be of any queue of this store.  Not all or nothing, which a transaction is: very
         many are settled in slices of some milliseconds, so that no neighbour waits.
         """
-        settling.settle_all(self._store, settling.claims_of(messages, self._store), settling.do_ack)
+        settling.ack_all(self._store, list(check_many("messages", messages)))
 
     def nack_many(
         self, messages: Iterable[Delivery[Any] | Receipt], *, delay: float | None = None, reason: str = ""

@@ -10,17 +10,15 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import groupby
+from itertools import groupby, repeat
 from operator import is_
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mq.channel import Channel, Channels
 from mq.delivery import events, idle, settle
-from mq.delivery.events import Now
+from mq.delivery.events import RUN_MAX, Now
 from mq.delivery.queue import QueueState
-from mq.delivery.traits import PLAIN, Traits
+from mq.delivery.traits import PLAIN, Flight
 from mq.errors import CorruptStore, MqError, StorageError, UsageError
 from mq.message import Delivery, more_of
 from mq.notes import WARNING
@@ -42,7 +40,7 @@ def receive_many(
 ) -> list[Delivery[Any]]:  # fmt: skip
     """Take up to *limit* messages as soon as there is one; none once *until* has come, monotonic seconds."""
     sleeper: Sleeper | None = None
-    taken: list[Flying] = []
+    taken = NOTHING
     try:
         while True:
             settled = None
@@ -73,8 +71,10 @@ def receive_many(
                             settled = arrive_settled(queue, state, ids, now)
                         else:
                             taken = take(store, state, ids, now, deadline)
-                        channel.wake_next(now)
-                        store.watch(now)
+                        if channel.armed:
+                            channel.wake_next(now)
+                        if store.asleep:
+                            store.watch(now)
                 finally:
                     store.leave()
             if not ids:
@@ -84,14 +84,14 @@ def receive_many(
             if settled is not None:
                 return hand_over(store, settled)
             assert state
-            if found := read_all(queue, state, taken, deadline):
+            if found := read_all(queue, state, taken):
                 return found
-            taken = []
+            taken = NOTHING
     except BaseException as error:
         if sleeper:
             sleeper.give_up()
-        if taken and not isinstance(error, StorageError):  # those that are damaged are set aside already
-            give_back(queue, [(each.id, each.receipt) for each in taken])
+        if taken.ids and not isinstance(error, StorageError):  # what is damaged is set aside already
+            give_back(queue, [(id, flight.receipt) for id, flight in zip(*taken, strict=True)])
         raise
 
 
@@ -108,13 +108,13 @@ def give_back(queue: Queue[Any], taken: Iterable[tuple[int, int]]) -> None:
 
 
 class Flying(NamedTuple):
-    """A delivery, as the state knows it."""
+    """Deliveries, as the state knows them."""
 
-    id: int
-    receipt: int
-    attempts: int
-    position: int
-    traits: Traits
+    ids: Sequence[int]
+    flights: Sequence[Flight]
+
+
+NOTHING: Final = Flying((), ())
 
 
 class Settled(NamedTuple):
@@ -125,60 +125,80 @@ class Settled(NamedTuple):
     end: int
 
 
-def take(store: Store, state: QueueState, ids: Sequence[int], now: Now, deadline: int) -> list[Flying]:
+def take(store: Store, state: QueueState, ids: list[int], now: Now, deadline: int) -> Flying:
     """Deliver *ids*, in one write; called with the mutex.
 
     Not decoded first, as a plan is: see the head of queue.py.
     """
-    runs = [
-        (flags, run[at : at + events.RUN_MAX])
-        for flags, same in groupby(ids, lambda id: events.TIMED_OUT if id in state.flights else 0)
-        for run in [list(same)]
-        for at in range(0, len(run), events.RUN_MAX)
-    ]
-    drafts = [
-        (events.DELIVER, flags, state.number, events.encode_deliveries(run, deadline)) for flags, run in runs
-    ]
-    receipts = store.log.append_group(now.store, drafts)
-    flights = [
-        (id, flight)
-        for receipt, (flags, run) in zip(receipts, runs, strict=True)
-        for id, flight in zip(run, state.deliver_run(run, receipt, deadline, flags), strict=True)
-    ]
+    runs = [(flags, run[at : at + RUN_MAX]) for flags, run in _alike(state, ids) for at in _starts(run)]
+    count = len(runs)
+    receipts = store.log.append_columns(
+        now.store, [events.DELIVER] * count, [flags for flags, _ in runs], [state.number] * count,
+        [events.encode_deliveries(run, deadline) for _, run in runs],
+    )  # fmt: skip
+    flights: list[Flight | None] = []
+    for receipt, (flags, run) in zip(receipts, runs, strict=True):
+        flights += state.deliver_run(run, receipt, deadline, flags)
     store.applied = store.log.end
-    return [
-        Flying(id, each.receipt, each.attempts, each.position, each.traits) for id, each in flights if each
-    ]
+    assert all(flights), "a message that was next was not there"
+    return Flying(ids, flights)  # type: ignore[arg-type]
 
 
-def read_all(
-    queue: Queue[Any], state: QueueState, taken: Sequence[Flying], deadline: int
-) -> list[Delivery[Any]]:
+def _alike(state: QueueState, ids: list[int]) -> list[tuple[int, list[int]]]:
+    """*ids*, in runs of those for which a DELIVER record has the same flags."""
+    if state.flights.keys().isdisjoint(ids):  # as a rule
+        return [(0, ids)]
+    each = groupby(ids, lambda id: events.TIMED_OUT if id in state.flights else 0)
+    return [(flags, list(same)) for flags, same in each]
+
+
+def _starts(run: list[int]) -> range:
+    return range(0, len(run), RUN_MAX)
+
+
+def read_all(queue: Queue[Any], state: QueueState, taken: Flying) -> list[Delivery[Any]]:
     """The deliveries with their bodies; those that are damaged are set aside."""
     deliveries: list[Delivery[Any]] = []
     damage: StorageError | None = None
-    for id, receipt, attempts, position, traits in taken:
+    ids, flights = taken
+    positions = [each.position for each in flights]
+    reader, at = queue._store.log.reader, 0
+    while at < len(ids):
+        # As many as possible at once, from one block; what is not there, or no PUBLISH record, by itself.
+        flags, times, bodies = reader.read_run(positions, at, events.PUBLISH)
+        if count := len(flags):
+            part = flights[at : at + count]
+            found: Iterable[Delivery[Any]] = map(
+                Delivery, repeat(queue), ids[at : at + count], part, flags, times, bodies
+            )
+            deliveries += map(_whole, found) if _are_more(flags, part) else found
+            at += count
+            continue
+        id, flight = ids[at], flights[at]
+        at += 1
         try:
-            found = queue._store.read(state, id, position)
+            stored = queue._store.read(state, id, flight.position)
         except StorageError as error:
-            queue._set_aside(id, receipt, error)
+            queue._set_aside(id, flight.receipt, error)
             queue._store.notes.put_down(WARNING, UNDELIVERABLE, queue.name, id, error)
             damage = error
             continue
-        if found:
-            flags, created_ms, raw = found
-            more = None
-            if flags & events.ATTRIBUTED or traits is not PLAIN:
-                raw, more = more_of(flags, raw, traits)
-            deliveries.append(
-                Delivery(
-                    queue, id, attempts, flags, created_ms, raw, deadline, "in_flight", msgspec.UNSET, more,
-                    receipt,
-                )
-            )  # fmt: skip
+        if stored:
+            deliveries.append(_whole(Delivery(queue, id, flight, *stored)))
     if damage and not deliveries:
         raise damage
     return deliveries
+
+
+def _are_more(flags: list[int], flights: Sequence[Flight]) -> bool:
+    """Whether one of these messages is more than its body."""
+    return max(flags) >= events.ATTRIBUTED or [each.traits for each in flights].count(PLAIN) < len(flights)
+
+
+def _whole(delivery: Delivery[Any]) -> Delivery[Any]:
+    """*delivery*, with what it is beside its body."""
+    delivery.raw, delivery._more = more_of(delivery._flags, delivery.raw, delivery._flight.traits)
+    return delivery
 
 
 def arrive_settled(queue: Queue[Any], state: QueueState, ids: Sequence[int], now: Now) -> Settled:
@@ -197,10 +217,9 @@ def arrive_settled(queue: Queue[Any], state: QueueState, ids: Sequence[int], now
         created_ms, published = events.published_of(stored.kind, stored.flags, stored.time_ms, stored.payload)
         settle.ack(plan, state, id, len(published))
         raw, more = more_of(stored.flags, published, traits)
-        delivery: Delivery[Any] = Delivery(
-            queue, id, attempts, stored.flags, created_ms, raw, None, "in_flight", msgspec.UNSET, more, 0,
-            True,
-        )  # fmt: skip
+        arrived = Flight(0, 0, attempts, position, traits)
+        delivery: Delivery[Any] = Delivery(queue, id, arrived, stored.flags, created_ms, raw, more)
+        delivery._settled = True
         deliveries.append(delivery)
     if plan.drafts:
         store.commit(plan)
@@ -209,12 +228,12 @@ def arrive_settled(queue: Queue[Any], state: QueueState, ids: Sequence[int], now
     if damaged:
         taken = take(store, state, list(damaged), now, now.store)
         failed = store.plan()
-        for each in taken:
+        for id in taken.ids:
             with suppress(UsageError):  # its dead letters have nowhere to go: it stays until they have
-                size = partial(failed.size_of, state, each.id)
-                settle.nack(failed, state, each.id, size, None, "its body is damaged", random.random())
-            damage = damaged[each.id]
-            store.notes.put_down(WARNING, UNDELIVERABLE, queue.name, each.id, damage)
+                size = partial(failed.size_of, state, id)
+                settle.nack(failed, state, id, size, None, "its body is damaged", random.random())
+            damage = damaged[id]
+            store.notes.put_down(WARNING, UNDELIVERABLE, queue.name, id, damage)
         if failed.drafts:
             store.commit(failed)
     return Settled(deliveries, damage, end)

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from msgspec.structs import replace
+
 from mq import exact
 from mq.channel import Channel
-from mq.delivery import settle
+from mq.delivery import events, settle
 from mq.delivery.plan import Plan
 from mq.delivery.queue import QueueState
 from mq.delivery.state import State
@@ -28,6 +30,7 @@ from mq.store import Store
 if TYPE_CHECKING:
     from mq.queue import Queue
 
+PLAIN_MAX: Final = 8 * events.RUN_MAX  # acked in one turn: less than a millisecond
 TAG_CHARS: Final = 6  # of a receipt's tag: which store; what follows is the log's epoch
 NEVER: Final = -1  # the receipt of no delivery
 
@@ -87,6 +90,63 @@ def settle_within(store: Store, claims: list[Claim], do: Do) -> None:
     _do_all(store, claims, do, mark_settled, settles=True)
 
 
+def ack_all(store: Store, messages: list[Delivery[Any] | Receipt]) -> None:
+    """Ack all that are current; then StaleReceipt, naming the others."""
+    done = _ack_plain(store, messages) if _are_plain(messages, store) else 0  # type: ignore[arg-type]
+    if done < len(messages) or not messages:
+        settle_all(store, claims_of(messages[done:], store), do_ack)
+
+
+def _are_plain(messages: list[Any], store: Store) -> bool:
+    """Whether all are deliveries of one queue of the store, and nothing but their bodies."""
+    if set(map(type, messages)) != {Delivery} or messages[0]._queue._store is not store:
+        return False
+    queues = [each._queue for each in messages]
+    return queues.count(queues[0]) == [each._more for each in messages].count(None) == len(queues)
+
+
+@operation
+def _ack_plain(store: Store, messages: list[Delivery[Any]]) -> int:
+    """Ack *messages*, which are plain; how many, when it meets some that need a plan.
+
+    Not decoded first, as a plan is: see the head of queue.py.
+    """
+    channel: Channel = messages[0]._queue._channel  # type: ignore[attr-defined]
+    done = 0
+    while done < len(messages):
+        part = messages[done : done + PLAIN_MAX]
+        ids = [each.id for each in part]
+        flights = [each._flight for each in part]
+        sizes = [len(each.raw) for each in part]
+        with store.mutex:
+            try:
+                store.enter()
+                state = channel.state
+                if state is None or not state.are_plain(ids, flights):
+                    return done
+                ms = store.clock.store_ms()
+                payloads = events.encode_acks(ids, sizes)
+                count = len(payloads)
+                if count == 1:
+                    store.log.append(ms, events.ACK, 0, state.number, payloads[0])
+                else:
+                    store.log.append_columns(
+                        ms, [events.ACK] * count, [0] * count, [state.number] * count, payloads
+                    )
+                state.ack_plain(ids, sizes)
+                store.applied = store.log.end
+            finally:
+                store.leave()
+        _settled(part)
+        done += len(part)
+    return done
+
+
+def _settled(messages: list[Delivery[Any]]) -> None:
+    for message in messages:
+        message._settled = True
+
+
 @operation
 def extend_all(store: Store, claims: list[Claim], seconds: float | None) -> None:
     """Extend all that are current; then StaleReceipt, naming the others."""
@@ -98,7 +158,7 @@ def extend_all(store: Store, claims: list[Claim], seconds: float | None) -> None
     def note(done: list[Claim]) -> None:
         for claim in done:
             if claim.message:
-                claim.message._due_ms = deadlines[claim.receipt]
+                claim.message._flight = replace(claim.message._flight, deadline=deadlines[claim.receipt])
 
     _do_all(store, claims, do, note, settles=False)
 

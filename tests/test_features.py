@@ -1187,6 +1187,7 @@ def test_a_message_that_is_settled_before_it_is_read_is_passed_over(
     queue.publish_many(["gone", "there", "gone too", "last"])
     answers = iter([True, False, True, False])
     monkeypatch.setattr(broker._store, "read", lambda *args: None if next(answers) else read(*args))
+    monkeypatch.setattr(broker._store.log.reader, "read_run", lambda *_: ([], [], []))  # each by itself
     message = queue.receive(300)
     assert message is not None and message.body == "there"
     assert bodies(queue.receive_many(1)) == ["last"]

@@ -47,6 +47,7 @@ from bytecodes import HERE, at_each_bytecode
 from fakes import FakeClock, QuickDisk, open_on
 
 import mq
+from mq.delivery.agenda import Agenda
 from mq.storage import barrier, bias, shared
 from mq.storage.disk import HAVE_BYTE_LOCKS
 
@@ -223,6 +224,11 @@ def ack(scene: Scene, held: list[mq.Delivery[Any]], run: Run) -> None:
     run.returned = True
 
 
+def ack_many(scene: Scene, held: list[mq.Delivery[Any]], run: Run) -> None:
+    scene.queue.ack_many(held)
+    run.returned = True
+
+
 def nack(scene: Scene, held: list[mq.Delivery[Any]], run: Run) -> None:
     held[0].nack(delay=0)
     run.returned = True
@@ -238,7 +244,18 @@ def extend(scene: Scene, held: list[mq.Delivery[Any]], run: Run) -> None:
     run.returned = True
 
 
-OPERATIONS = (publish, publish_many, receive, receive_many, receive_from, ack, nack, release, extend)
+OPERATIONS = (
+    publish,
+    publish_many,
+    receive,
+    receive_many,
+    receive_from,
+    ack,
+    ack_many,
+    nack,
+    release,
+    extend,
+)
 
 
 @pytest.mark.usefixtures("no_backoff_after_timeouts")
@@ -303,8 +320,9 @@ def check(
     wanted = {publish: ["new"], publish_many: ["new", "newer", "newest"]}.get(operation, [])
     assert new == wanted or (new == [] and not run.ids)
     gone = before.keys() - after.keys()
-    assert gone <= ({held.id} if operation is ack else set())
-    if run.returned and operation is ack:
+    acks = operation in (ack, ack_many)
+    assert gone <= ({held.id} if acks else set())
+    if run.returned and acks:
         assert gone == {held.id}
 
     # Nothing is delivered twice inside its timeout, and what was taken comes back after it.
@@ -351,6 +369,21 @@ def test_a_signal_that_keeps_a_delivery_from_the_caller_gives_it_back(tmp_path, 
     scene.close()
     assert at > 8, "nothing was struck"
     assert run.taken
+
+
+def test_what_falls_due_struck_at_any_bytecode_stays_with_its_time():
+    """Questions take the earliest out, and no log says that again."""
+    for at in itertools.count(1):
+        agenda = Agenda([(1, 10), (2, 20)])
+        struck = strike(lambda agenda=agenda: [agenda.pop(), agenda.pop()], at, KeyboardInterrupt)
+        while agenda.first():
+            agenda.pop()
+        agenda.add_run(3, [30, 31])
+        agenda.add(4, 40)
+        assert list(agenda.ascending()) == [(3, 30), (3, 31), (4, 40)], at
+        if not struck:
+            break
+    assert at > 10, "nothing was struck"
 
 
 # ── many segments, and the end ─────────────────────────────────────────────────────

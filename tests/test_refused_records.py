@@ -113,7 +113,7 @@ def test_what_a_check_lets_through_is_refused(bench, plant, call):
 
 CALLS: dict[int, Callable[[Bench], object]] = {
     events.DECLARE: lambda bench: bench.queue.pause(),
-    events.ACK: lambda bench: bench.queue.ack_many([bench.held]),
+    events.ACK: lambda bench: bench.queue.ack_many([bench.held.receipt]),
     events.NACK: lambda bench: bench.held.nack(reason="why"),
     events.RELEASE: lambda bench: bench.held.release(),
     events.EXTEND: lambda bench: bench.held.extend(5),

@@ -496,16 +496,13 @@ def test_what_expires_by_a_jump_of_the_clock_reaches_those_that_wait_for_it(slee
 @pytest.mark.parametrize("many", [False, True], ids=["receive", "receive_many"])
 def test_a_receive_without_memory_gives_back_what_it_had_taken(queue, monkeypatch, many):
     ids = queue.publish_many([b"1", b"2", b"3"])
-    read, calls = queue._store.read, []
 
-    def read_until_there_is_no_memory(*args):
-        calls.append(args)
-        if len(calls) == (2 if many else 1):
-            raise MemoryError
-        return read(*args)
+    def no_memory(*args):
+        raise MemoryError
 
-    monkeypatch.setattr(queue._store, "read", read_until_there_is_no_memory)
-    with pytest.raises(MemoryError):
+    reader = queue._store.log.reader if many else queue._store
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(reader, "read_run" if many else "read", no_memory)
         queue.receive_many(3) if many else queue.receive()
     assert queue.stats()[:3] == (3, 0, 0)
     assert [(message.id, message.attempts) for message in queue.receive_many(3)] == [(id, 1) for id in ids]

@@ -7,7 +7,7 @@ messages.  Those go to the end of two arrays, at sixteen bytes; the others into 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush, merge
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -18,17 +18,17 @@ TRIM: Final = 4096  # entries that may be used up at the front of the arrays
 
 
 class Agenda(Generic[T]):
-    __slots__ = ("_at", "_heap", "_ids", "_times")
+    __slots__ = ("_heap", "_listed")
 
     def __init__(self, pairs: Iterable[tuple[int, T]] = (), *, numbers: bool = True) -> None:
         """*numbers*: the ids are; else each takes as much as it does."""
         self._heap: list[tuple[int, T]] = []
-        self._times = array("Q")
-        self._ids: Any = array("Q") if numbers else []
-        self._at = 0
-        for when, id in sorted(pairs):
-            self._times.append(when)
-            self._ids.append(id)
+        # Times, ids, and how many are used up at their front.  Replaced as a whole by what is no part of
+        # the fold: an interruption of that must not leave one longer than the other.
+        listed = sorted(pairs)
+        ids: Any = array("Q") if numbers else []
+        ids.extend(id for _, id in listed)
+        self._listed = array("Q", [when for when, _ in listed]), ids, 0
 
     @classmethod
     def of(cls, times: list[int], ids: list[T]) -> Self:
@@ -36,29 +36,43 @@ class Agenda(Generic[T]):
         if times != sorted(times):
             return cls(zip(times, ids, strict=True), numbers=False)
         made = cls(numbers=False)
-        made._times, made._ids = array("Q", times), ids
+        made._listed = array("Q", times), ids, 0
         return made
 
     def __len__(self) -> int:
-        return len(self._heap) + len(self._times) - self._at
+        times, _, at = self._listed
+        return len(self._heap) + len(times) - at
 
     def add(self, when: int, id: T) -> None:
-        if not self._times or (when, id) > (self._times[-1], self._ids[-1]):
-            self._times.append(when)
-            self._ids.append(id)
+        times, ids, _ = self._listed
+        if not times or (when, id) > (times[-1], ids[-1]):
+            times.append(when)
+            ids.append(id)
         else:
             heappush(self._heap, (when, id))
 
+    def add_run(self, when: int, run: Sequence[T]) -> None:
+        """`add` for many ids of one time, in order."""
+        times, ids, _ = self._listed
+        if not times or (when, run[0]) > (times[-1], ids[-1]):
+            times.extend([when] * len(run))
+            ids.extend(run)
+        else:
+            for id in run:
+                self.add(when, id)
+
     def first(self) -> tuple[int, T] | None:
         """The earliest."""
-        if self._at < len(self._times):
-            first = self._times[self._at], self._ids[self._at]
+        times, ids, at = self._listed
+        if at < len(times):
+            first = times[at], ids[at]
             return min(first, self._heap[0]) if self._heap else first
         return self._heap[0] if self._heap else None
 
     def ascending(self) -> Iterator[tuple[int, T]]:
         """All, the earliest first; nothing is to change meanwhile."""
-        listed = ((self._times[at], self._ids[at]) for at in range(self._at, len(self._times)))
+        times, ids, begin = self._listed
+        listed = ((times[at], ids[at]) for at in range(begin, len(times)))
         return merge(listed, ascending(self._heap))
 
     def pop(self) -> None:
@@ -66,10 +80,8 @@ class Agenda(Generic[T]):
         if self._heap and self._heap[0] == self.first():
             heappop(self._heap)
             return
-        self._at += 1
-        if self._at == len(self._times):
-            del self._times[:], self._ids[:]
-            self._at = 0
-        elif self._at >= TRIM and 2 * self._at > len(self._times):
-            del self._times[: self._at], self._ids[: self._at]
-            self._at = 0
+        times, ids, at = self._listed
+        at += 1
+        if at == len(times) or (at >= TRIM and 2 * at > len(times)):
+            times, ids, at = times[at:], ids[at:], 0
+        self._listed = times, ids, at

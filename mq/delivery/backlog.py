@@ -126,6 +126,17 @@ class Backlog:
                 yield ids[index]
             at = 0
 
+    def first(self, limit: int) -> list[int]:
+        """The first *limit* ids."""
+        found: list[int] = []
+        at = self._at
+        for chunk in self._chunks:
+            found += chunk.arrays[0][at : at + limit - len(found)].tolist()
+            if len(found) == limit:
+                break
+            at = 0
+        return found
+
     def append(self, id: int) -> None:
         """Add an id greater than all before it."""
         tail = self._tail

@@ -134,7 +134,7 @@ def _deliver(flags: int, payload: bytes) -> tuple[list[int], int]:
 
 
 def _ack(flags: int, payload: bytes) -> Event:
-    return (events.ACK_PAYLOAD.iter_unpack(payload),)
+    return events.acks_of(payload)
 
 
 def _nack(flags: int, payload: bytes) -> Event:

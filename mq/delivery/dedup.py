@@ -88,11 +88,11 @@ class Remembered:
         """Let go of up to *limit* that mean nothing any more, the longest of them first."""
         while limit and (end := self._ends.first()) and end[0] <= now_ms:
             until, key = end
-            self._ends.pop()
             seen = self._seen.get(key)
             if seen and seen.until == until:  # else it was published again since
                 del self._seen[key]
                 self._bytes -= len(key)
+            self._ends.pop()  # last: interrupted before, it is looked at twice
             limit -= 1
 
     @property

@@ -28,7 +28,7 @@ milliseconds of wall time, all since 1970.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from struct import Struct, pack, unpack_from
+from struct import Struct, pack, unpack, unpack_from
 from struct import error as StructError
 from typing import Annotated, Any, Final, Literal, Protocol
 
@@ -132,6 +132,21 @@ def deliveries_of(buffer: bytes, start: int, stop: int) -> tuple[list[int], int]
     """The ids and the deadline in a DELIVER record."""
     id, deadline, *others = unpack_from(f"<{(stop - start) // 8}Q", buffer, start)
     return [id, *others], deadline
+
+
+def encode_acks(ids: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
+    """The payloads of ACK records: as few as can be."""
+    flat = [*ids, *ids]
+    flat[::2], flat[1::2] = ids, sizes
+    most = 2 * RUN_MAX
+    runs = [flat[at : at + most] for at in range(0, len(flat), most)]
+    return [pack("<" + "QI" * (len(run) // 2), *run) for run in runs]
+
+
+def acks_of(payload: bytes) -> tuple[Sequence[int], Sequence[int]]:
+    """The ids and sizes in an ACK record."""
+    flat = unpack("<" + "QI" * (len(payload) // ACK_PAYLOAD.size), payload)
+    return flat[::2], flat[1::2]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

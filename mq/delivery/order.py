@@ -24,7 +24,7 @@ that was set back), `reindex` makes them anew from what is true.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush, merge
 from itertools import filterfalse, islice
 from typing import Final
@@ -89,7 +89,6 @@ class Order:
         self._mortal, self._mortal_early = Tally(), Tally()  # those that expire, and are not in flight
         self._blocked: set[str] = set()  # groups whose first is in flight, delayed or resting
         self._turns: list[tuple[int, int]] = []  # when the first of a group expires; its id
-        self._deadlines: list[tuple[int, int]] = []
         self._returns: list[tuple[int, int]] = []
         self._ages: list[int] | None = None  # ids of `delayed`, once somebody asks for the oldest
         self.doomed: list[int] = []  # flights whose last attempt has timed out
@@ -97,7 +96,7 @@ class Order:
         self._lapsed = self._resting = self._later = self._dying = 0
         self._perishes = False  # some flight may expire once it has timed out
         self.history_bytes = 0
-        dues, expiries = [], []
+        dues, expiries, deadlines = [], [], []
         for id, entry in self.delayed.items():
             traits = entry.traits
             if traits.expires:
@@ -125,11 +124,11 @@ class Order:
                 self._join(flight.traits.group, id, flight.traits.expires).flying = id
             self.history_bytes += weight(flight.traits)
             if flight.deadline > self._store_seen:
-                self._deadlines.append((flight.deadline, id))
+                deadlines.append((flight.deadline, id))
                 self._perishes = self._perishes or flight.traits.expires > 0
             else:
                 self._lapse(id, flight)
-        heapify(self._deadlines)
+        self._deadlines = Agenda(deadlines)
         for name, group in list(self.groups.items()):
             alone = group.alone
             if alone is None or self._is_early(self.delayed[alone]):
@@ -211,7 +210,7 @@ class Order:
             return
         # Entries are not removed on ack: an ack is far more common than a timeout, so
         # the stale ones are paid for here, in one sweep for as many new ones.
-        heappush(self._deadlines, (deadline, id))
+        self._deadlines.add(deadline, id)
         if deadline < self._next_store:
             self._next_store = deadline
         if flight.traits.expires:
@@ -220,11 +219,25 @@ class Order:
         elif flight.attempts >= self.attempts_max:
             self._alarm_store(deadline)
         if len(self._deadlines) > 2 * len(self.flights) + STALE_MAX:
-            self._deadlines = [
-                (each.deadline, id) for id, each in self.flights.items() if each.deadline > self._store_seen
-            ]
-            heapify(self._deadlines)
-            self._sweep()
+            self._sweep_deadlines()
+
+    def watch_run(self, ids: Sequence[int], deadline: int) -> None:
+        """`watch` for first attempts, of messages that do not expire; their *deadline* is to come."""
+        if len(self.flights) == len(ids):  # all others are settled
+            self._deadlines = Agenda()
+        self._deadlines.add_run(deadline, ids)
+        if deadline < self._next_store:
+            self._next_store = deadline
+        if self.attempts_max <= 1:
+            self._alarm_store(deadline)
+        if len(self._deadlines) > 2 * len(self.flights) + STALE_MAX:
+            self._sweep_deadlines()
+
+    def _sweep_deadlines(self) -> None:
+        self._deadlines = Agenda(
+            (each.deadline, id) for id, each in self.flights.items() if each.deadline > self._store_seen
+        )
+        self._sweep()
 
     def unlapse(self, flight: Flight) -> None:
         """A flight that had timed out is another one now, or none."""
@@ -301,9 +314,10 @@ class Order:
 
     def heads(self, now: Now, limit: int) -> list[int]:
         """The ids that are delivered next at *now*, at most *limit*, in order: one of a group."""
-        self.advance(now)
+        if now.store >= self._next_store or now.wall >= self._next_wall or now.wall < self._wall_seen:
+            self.advance(now)
         if not self._ready and not self._passing and not self.levels:
-            return list(islice(self.waiting, limit))
+            return self.waiting.first(limit)
         self._ready.first(self._is_ready)  # what is out of date before them is dropped
         self._passing.first(self._wall_seen, self._is_ready)
         passing = self._passing.ready(self._wall_seen, self._is_ready)
@@ -353,7 +367,7 @@ class Order:
         A last attempt is so until it is dead, though it has timed out.
         """
         doomed = ((self.flights[id].deadline, id) for id in set(self.doomed) if self.is_doomed(id))
-        flying = filter(lambda pair: self._is_deadline(*pair), ascending(self._deadlines))
+        flying = filter(lambda pair: self._is_deadline(*pair), self._deadlines.ascending())
         return _unique(id for _, id in merge(sorted(doomed), flying))
 
     def later(self, ahead_ms: int) -> Iterator[int]:
@@ -394,12 +408,14 @@ class Order:
         """How long until a deadline passes or a delay ends; None if there is none."""
         if self._busy:
             self.reindex()
-        self._drop_settled()
+        deadline = self._first_deadline()
         while self._returns and not self._is_return(*self._returns[0]):
             heappop(self._returns)
         while (due := self._dues.first()) and not self._is_due(*due):
             self._dues.pop()
-        nexts = [heap[0][0] - now.store for heap in (self._deadlines, self._returns) if heap]
+        nexts = [] if deadline is None else [deadline - now.store]
+        if self._returns:
+            nexts.append(self._returns[0][0] - now.store)
         if due:
             nexts.append(due[0] - now.wall)
         return max(0, min(nexts)) / 1000 if nexts else None
@@ -487,8 +503,8 @@ class Order:
 
     def _pass_deadlines(self, before_ms: int, now_ms: int) -> None:
         last = None
-        while self._deadlines and self._deadlines[0][0] <= now_ms:
-            pair = heappop(self._deadlines)
+        while (pair := self._deadlines.first()) and pair[0] <= now_ms:
+            self._deadlines.pop()
             if pair != last and self._is_deadline(*pair):
                 self._lapse(pair[1], self.flights[pair[1]])
             last = pair
@@ -542,8 +558,10 @@ class Order:
                 self.overdue.append(id)
 
     def _set_bounds(self) -> None:
-        self._next_store = min(heap[0][0] if heap else NEVER for heap in (self._deadlines, self._returns))
-        due, expiry = self._dues.first(), self._expiries.first()
+        deadline, due, expiry = self._deadlines.first(), self._dues.first(), self._expiries.first()
+        self._next_store = deadline[0] if deadline else NEVER
+        if self._returns:
+            self._next_store = min(self._next_store, self._returns[0][0])
         self._next_wall = due[0] if due else NEVER
         if expiry:  # what has expired already does not say when the next one does
             self._next_wall = min(self._next_wall, max(expiry[0], self._wall_seen + 1))
@@ -604,14 +622,15 @@ class Order:
         if self.doomed:
             self._alarm_store(0)
         elif self._perishes or self.attempts_max != NEVER:
-            self._drop_settled()
-            if self._deadlines:
-                self._alarm_store(self._deadlines[0][0])
+            deadline = self._first_deadline()
+            if deadline is not None:
+                self._alarm_store(deadline)
 
-    def _drop_settled(self) -> None:
-        """Have a delivery that is still in force at the head of the deadlines."""
-        while self._deadlines and not self._is_deadline(*self._deadlines[0]):
-            heappop(self._deadlines)
+    def _first_deadline(self) -> int | None:
+        """When the next delivery that is still in force times out; what is settled before it is dropped."""
+        while (deadline := self._deadlines.first()) and not self._is_deadline(*deadline):
+            self._deadlines.pop()
+        return deadline[0] if deadline else None
 
     def _alarm_wall(self, when: int) -> None:
         if when < self._wall_alarm:

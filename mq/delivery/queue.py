@@ -15,8 +15,9 @@ they change what is true.  What is next is in order.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import islice
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import count, islice, repeat
 from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
@@ -165,18 +166,23 @@ class QueueState(Order):
             self.stir()
         return flight
 
-    def deliver_run(self, ids: list[int], receipt: int, deadline: int, flags: int) -> list[Flight | None]:
+    def deliver_run(
+        self, ids: list[int], receipt: int, deadline: int, flags: int
+    ) -> Sequence[Flight | None]:  # fmt: skip
         """`deliver` for many: the receipt of each is one more than that of the one before."""
         positions = self.waiting.take_run(ids)
         if positions is None:
             return [self.deliver(id, receipt + n, deadline, flags) for n, id in enumerate(ids)]
         if flags & TIMED_OUT:
             self.failed += len(ids)
-        flights: list[Flight | None] = []
-        for n, (id, position) in enumerate(zip(ids, positions, strict=True)):
-            flight = self.flights[id] = Flight(receipt + n, deadline, 1, position)
-            self.watch(id, flight)
-            flights.append(flight)
+        # The receipt of each is one more than that of the one before.
+        flights = list(map(Flight, count(receipt), repeat(deadline), repeat(1), positions))
+        self.flights.update(zip(ids, flights, strict=True))
+        if deadline > self._store_seen:
+            self.watch_run(ids, deadline)
+        else:
+            for id, flight in zip(ids, flights, strict=True):
+                self.watch(id, flight)
         if self.rested:
             self.stir()
         return flights
@@ -211,10 +217,22 @@ class QueueState(Order):
         if self.rested:
             self.stir()
 
-    def ack_run(self, pairs: Iterable[tuple[int, int]]) -> None:
+    def ack_run(self, ids: Sequence[int], sizes: Sequence[int]) -> None:
         """`ack` for many."""
-        for id, size in pairs:
-            self.ack(id, size)
+        flying = [each.traits for each in map(self.flights.get, ids) if each]
+        if self._lapsed or not flying.count(PLAIN) == len(set(ids)) == len(ids):
+            for id, size in zip(ids, sizes, strict=True):
+                self.ack(id, size)
+        else:
+            self.ack_plain(ids, sizes)
+
+    def ack_plain(self, ids: Sequence[int], sizes: Sequence[int]) -> None:
+        """`ack_run`, for those that `are_plain`."""
+        self.acked += len(ids)
+        self.bytes -= sum(sizes)
+        deque(map(self.flights.__delitem__, ids), maxlen=0)
+        if self.rested:
+            self.stir()
 
     def nack(self, id: int, due: int, at: int = 0, reason: str = "", rests: bool = False) -> None:
         """*rests*: the due is in store time."""
@@ -370,6 +388,15 @@ class QueueState(Order):
         """Whether a message that is delayed is so by a backoff: until then, in store time."""
         delayed = self.delayed.get(id)
         return delayed is None or bool(delayed.rests)
+
+    def are_plain(self, ids: list[int], flights: list[Flight]) -> bool:
+        """Whether *flights* are those in force of *ids*, each once, and acking them concerns nothing else.
+
+        *flights* are of messages that are nothing but their bodies.
+        """
+        if self.bounded or self._lapsed or len(set(ids)) < len(ids):
+            return False
+        return list(map(self.flights.get, ids)) == flights
 
     def attempts(self, id: int) -> int:
         """How often the message was delivered, and not released."""

@@ -11,7 +11,9 @@ import errno
 import os
 import threading
 from bisect import bisect_right
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -95,6 +97,63 @@ class Reader:
             with self.files:
                 stored = self._read_or_explain(each, lsn)
         return stored
+
+    def read_run(
+        self, positions: Sequence[int], start: int, kind: int
+    ) -> tuple[list[int], list[int], list[bytes]]:  # fmt: skip
+        """Flags, times and payloads of the records at *positions* from index *start* on.
+
+        As many as are of that *kind*, stand in one block that is read, and pass: perhaps none.  The others
+        are for `read`, which says what is wrong.
+        """
+        # Flat on purpose: every delivery of a batch comes through here.
+        flags: list[int] = []
+        times: list[int] = []
+        payloads: list[bytes] = []
+        each, first, block = self._block(positions, start)
+        if each is None:
+            return flags, times, payloads
+        unpack, seed, wall_ms, last = UNPACK, each.seed, each.wall_ms, len(block) - 24
+        for lsn in islice(positions, start, None):
+            at = lsn - first
+            if not 0 <= at <= last:
+                break
+            crc, length, low, _, ms, said, flag, _ = unpack(block, at)
+            stop = at + 24 + length
+            if (
+                said != kind
+                or low != lsn & 0xFFFF_FFFF
+                or stop > last + 24
+                or crc32c(block[at + 4 : stop], seed) != crc
+            ):
+                break
+            flags.append(flag)
+            times.append(wall_ms + ms)
+            payloads.append(block[at + 24 : stop])
+        return flags, times, payloads
+
+    def _block(self, positions: Sequence[int], start: int) -> Block:
+        """Bytes with the record at positions[start], and as a rule with those behind it."""
+        lsn = positions[start]
+        for each, first, block in (self._recent, self.followed):
+            at = lsn - first
+            if each is not None and 0 <= at <= len(block) - 24:
+                _, length, low, *_ = UNPACK(block, at)
+                if low == lsn & 0xFFFF_FFFF and at + 24 + length <= len(block):
+                    return each, first, block
+        each = self.segment_of(lsn)
+        fd = self._readers.get(each.base)
+        if fd is None or lsn < each.base or self._guess >= READ_BYTES_MAX:
+            return None, 0, b""
+        reach = READ_BYTES_MAX - self._guess
+        last = positions[bisect_right(positions, lsn + reach, start) - 1]  # they ascend, as a rule
+        try:  # as in `read`
+            data = self._pread(fd, min(max(0, last - lsn), reach) + self._guess, each.offset(lsn))
+        except OSError as error:
+            pass_on(error)
+            return None, 0, b""
+        self._recent = each, lsn, data
+        return each, lsn, data
 
     def _read(self, fd: int, each: Segment, lsn: int) -> Stored | None:
         """The record; None if it does not pass its checksum."""

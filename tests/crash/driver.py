@@ -351,7 +351,7 @@ class Driver:
             return self._bodies(name, state)  # the fault has struck, the next try meets none
 
     def ack(self, count: int = 1) -> None:
-        """The oldest held; several as one batch."""
+        """The oldest held; several as one batch: two by their receipts, which takes another way."""
         taken = self._settling(count)
         if not taken:
             return
@@ -362,7 +362,7 @@ class Driver:
             if count == 1:
                 taken[0][1].ack()
             else:
-                broker.queue(name).ack_many([each.receipt for _, each in taken])
+                broker.queue(name).ack_many([each.receipt if count == 2 else each for _, each in taken])
 
         self._do(f"ack({name!r}, {count})", model.gone(name, lambda body: body not in bodies), call)
 

@@ -173,9 +173,9 @@ BUGS = (
     Bug("a released delivery counts", "mq.delivery.queue:QueueState.release", "flight.attempts - 1",
         "flight.attempts", "settling"),
     Bug("those delivered together have one receipt", "mq.delivery.queue:QueueState.deliver_run",
-        "Flight(receipt + n", "Flight(receipt", "batches"),
-    Bug("of those acked together one is", "mq.delivery.queue:QueueState.ack_run",
-        "self.ack(id, size)", "return self.ack(id, size)", "settling"),
+        "count(receipt)", "repeat(receipt)", "unsynced_batches"),
+    Bug("of those acked together one is", "mq.delivery.queue:QueueState.ack_plain",
+        "self.flights.__delitem__, ids)", "self.flights.__delitem__, ids[:1])", "batches"),
     Bug("of those acked together one is logged", "mq.delivery.plan:Plan.add_to_run",
         "payload + part", "payload", "settling"),
     # ── what queues do beyond first in, first out ──────────────────────────────────
