@@ -14,7 +14,7 @@ from mq.delivery import events, snapshot
 from mq.delivery.backlog import Arrays, Chunk
 from mq.delivery.state import State
 from mq.errors import ADVICE, CorruptStore, StorageError
-from mq.storage import checkpoint, identity, recovery
+from mq.storage import checkpoint, copies, identity, recovery
 from mq.storage.checkpoint import Place
 from mq.storage.disk import Disk
 from mq.storage.identity import Identity
@@ -62,6 +62,12 @@ class Loader:
 
         *copied*: the checkpoint may be newer than the log that was copied.
         """
+        loaded = self._load(synced, upto, copied=copied)
+        if copied and loaded.survey.error:
+            loaded.survey.error = copies.explained(loaded.survey.error)
+        return loaded
+
+    def _load(self, synced: int, upto: int, *, copied: bool) -> Loaded:
         newest = checkpoint.newest(self._disk, self._checkpoint_path, self._identity.key, upto)
         if newest is None:
             return self.load_log(synced, upto)

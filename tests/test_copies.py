@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -105,6 +106,31 @@ def test_a_hole_below_what_records_claim_stays_damage_in_a_copy(path, tmp_path):
     os.truncate(middle, 5000)
     with pytest.raises(mq.CorruptStore):
         mq.open(broken)
+
+
+def test_a_copy_that_lacks_what_was_given_back_meanwhile_says_what_to_do(path, tmp_path):
+    with a_store(path) as broker:
+        queue = broker.queue("q")
+        queue.publish_many([BODY] * 90)
+        broken = copy(path, tmp_path / "copy")
+    sorted(broken.glob("log/*.seg"))[0].unlink()
+    for read_only in (True, False, True):  # it stays a copy until it opens
+        with pytest.raises(mq.CorruptStore, match=r"copy again; else: .*missing.*`mq repair`"):
+            mq.open(broken, read_only=read_only)
+    for command in ("inspect", "verify"):
+        found = CliRunner().invoke(cli, [command, "-s", str(broken)])
+        assert found.exit_code == 4 and "copy again; else" in found.stderr
+    whole = copy(path, tmp_path / "whole")
+    for directory, copied in ((broken, True), (whole, True), (path, False)):
+        text = CliRunner().invoke(cli, ["verify", "-s", str(directory)]).stdout
+        assert ("this is a copy" in text) == copied
+        told = CliRunner().invoke(cli, ["verify", "--json", "-s", str(directory)]).stdout
+        assert json.loads(told.splitlines()[-1])["copy"] == copied
+    mq.open(broken, recover="salvage").close()
+    os.truncate(sorted(broken.glob("log/*.seg"))[0], 5000)
+    with pytest.raises(mq.CorruptStore) as error:
+        mq.open(broken)
+    assert "copy again" not in str(error.value)
 
 
 def test_the_page_stays_the_same_over_closing_killing_and_moving(path, tmp_path):

@@ -187,6 +187,23 @@ def test_compact_moves_nothing_where_there_is_no_garbage(tmp_path: Path) -> None
         assert broker._store.maintenance.garbage_upto() == broker._store.log.head
 
 
+def test_where_messages_have_died_or_come_back_there_is_garbage_until_it_is_compacted(tmp_path: Path) -> None:
+    """They live where they were published; what moved them goes, once they say themselves where they are."""
+    with mq.open(tmp_path, segment_bytes=1 << 16) as broker:
+        queue, maintenance = broker.queue("a", max_attempts=1), broker._store.maintenance
+        ids = queue.publish_many([b"%d" % number * 20 for number in range(100)])
+        maintenance.compact()
+        assert maintenance.garbage_upto() == broker._store.log.head
+        queue.nack_many(queue.receive_many(100))
+        assert maintenance.garbage_upto() == broker._store.log.segments[-1].limit
+        broker.queue("a.dead").replay(ids[:50])
+        for _ in range(2):
+            maintenance.compact()
+            assert maintenance.garbage_upto() == broker._store.log.head
+        assert [each.id for each in queue.peek(100)] == ids[:50]
+        assert [each.id for each in broker.queue("a.dead").peek(100)] == ids[50:]
+
+
 def test_compact_after_compact_finds_nothing(tmp_path: Path) -> None:
     with mq.open(tmp_path, segment_bytes=1 << 16) as broker:
         queue = broker.queue("a")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
@@ -22,6 +22,9 @@ from mq.storage.disk import Disk
 from mq.storage.repair import suspects
 from mq.storage.segment import Segment
 from mq.storage.walk import Gap, Run, Walk, read
+
+A_COPY: Final = "this is a copy: only its log counts, and not what `mark` and checkpoints say was on the disk"
+COPY_AGAIN: Final = "if files vanished while it was copied, copy again; else "
 
 
 class Findings:
@@ -80,7 +83,8 @@ def verify(ctx: click.Context, as_json: bool, store: str) -> None:
         elif found.walk.problem is None:
             note("records are missing: put the file back, or open the store, which goes on without them")
         elif code == CORRUPT:
-            note("damaged: `mq repair --dry-run` says what a repair would cost")
+            first = COPY_AGAIN if found.walk.view.copied else ""
+            note(f"damaged: {first}`mq repair --dry-run` says what a repair would cost")
         ctx.exit(code)
 
 
@@ -131,8 +135,8 @@ def _print_json(found: Findings) -> None:
     walked = found.walk
     output.json_line({
         "type": "store", "path": place.absolute(walked.path), "verdict": walked.verdict,
-        "problem": str(walked.problem) if walked.problem else None, "segments": len(walked.files),
-        "records": found.records, "bytes": found.bytes,
+        "problem": str(walked.problem) if walked.problem else None, "copy": walked.view.copied,
+        "segments": len(walked.files), "records": found.records, "bytes": found.bytes,
     })  # fmt: skip
 
 
@@ -152,5 +156,7 @@ def _print_text(found: Findings) -> None:
     said = "in use, and whole" if walked.view.held and not found.damaged else MEANINGS.get(verdict, "")
     if found.damaged and walked.problem is None:
         said = "but the end is missing"
+    if walked.view.copied:
+        output.line(A_COPY)
     counts = f"{output.count(found.records, 'record')} in {output.count(len(walked.files), 'segment')}"
     output.line(f"{counts}, {output.size(found.bytes)}: {verdict}" + (f": {said}" if said else ""))

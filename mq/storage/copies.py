@@ -18,6 +18,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
+from mq.errors import CorruptStore
+
 from . import segment, shared
 from .disk import Disk, lock_within, read_all, write_all, write_file
 from .segment import Segment
@@ -25,6 +27,9 @@ from .segment import Segment
 TAKE_OVER_SECONDS: Final = 1.0  # for another process that does so, or looks whether the store is open
 COPY_BYTES: Final = 1 << 20
 EPOCH_MAX: Final = 0xFFFF
+COPY_AGAIN: Final = (
+    "this is a copy, and may lack what was given back while it was made: if so, copy again; else"
+)
 
 
 def take_over(disk: Disk, path: str, directory: int) -> None:
@@ -79,6 +84,11 @@ def _copy(disk: Disk, source: int, target: int) -> None:
     while block := read_all(disk, source, COPY_BYTES, at):
         write_all(disk, target, block, at)
         at += len(block)
+
+
+def explained(error: CorruptStore) -> CorruptStore:
+    """The same damage, found in a copy: a segment that the cleaner unlinked meanwhile is no damage there."""
+    return CorruptStore(error.path, f"{COPY_AGAIN}: {error.reason}", error.offset, error.ids)
 
 
 def part_segments(disk: Disk, directory: str, segments: Iterable[Segment]) -> None:

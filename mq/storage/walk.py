@@ -38,7 +38,7 @@ from crc32c import crc32c
 
 from mq.errors import CorruptStore, MqError, StorageError
 
-from . import checkpoint, identity, locks, record, recovery, segment, shared
+from . import checkpoint, copies, identity, locks, record, recovery, segment, shared
 from .disk import Disk
 from .identity import Identity
 from .recovery import Survey, Verdict
@@ -395,7 +395,7 @@ def _judge(
         look.begin(end)
     try:
         survey = recovery.survey(disk, directory, own, view.synced, apply, message_kind, view.upto)
-        problem = survey.error
+        problem = copies.explained(survey.error) if survey.error and view.copied else survey.error
     except MqError as error:
         problem = error
         if look:
