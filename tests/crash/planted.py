@@ -125,7 +125,7 @@ BUGS = (
     Bug("the page of a copy is believed", "mq.storage.shared:copied_key", "return None if is_own else",
         "return None if True else", "copied"),
     Bug("the epoch is not renewed", RECOVERY + "recover", "another_epoch(log.epoch)", "log.epoch", "copied"),
-    Bug("a checkpoint that is newer than the log claims that log", "mq.loading:Loader.load",
+    Bug("a checkpoint that is newer than the log claims that log", "mq.loading:Loader._load",
         "if not copied:", "if True:", "copied"),
     # ── the store's files ──────────────────────────────────────────────────────────
     Bug("FORMAT has its name before it is whole", "mq.storage.disk:write_file",
