@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from mq.background import Worker
 from mq.errors import MqError
 from mq.forks import Lock
-from mq.storage.disk import Disk, close_all
+from mq.storage.disk import Disk, close_all, is_anothers
 from mq.storage.shared import ASLEEP, WAITS, WAITS_WORDS
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _close(disk: Disk, fds: list[int]) -> None:
 
 def _sleep(disk: Disk, bell: list[int]) -> None:
     """Until the bell rings, or a while: without one, a short while."""
-    if bell[0] >= 0 and disk.owns(bell[0]):
+    if bell[0] >= 0 and not is_anothers(disk, bell[0]):
         disk.listen(bell[0], HEARTBEAT_SECONDS)
     else:  # or the program closed it, which `look_after_pipes` finds
         disk.pause(DEAF_SECONDS)

@@ -61,7 +61,17 @@ from mq.operation import operation
 from mq.sizes import size_of
 from mq.storage import checkpoint, locks, place, recovery, repair, shared
 from mq.storage.bias import Bias
-from mq.storage.disk import REOPEN, Disk, MemoryDisk, RealDisk, explain, left, pass_on, storage_error
+from mq.storage.disk import (
+    REOPEN,
+    Disk,
+    MemoryDisk,
+    RealDisk,
+    explain,
+    is_anothers,
+    left,
+    pass_on,
+    storage_error,
+)
 from mq.storage.identity import Identity
 from mq.storage.locks import Locks
 from mq.storage.log import SYNC_SECONDS, Draft, Log
@@ -743,7 +753,7 @@ class Store:
         if not self.closed:
             self.enter = self.look = self.log.check
         if trouble.stolen:
-            if not self.disk.owns(self._locks.fd):
+            if is_anothers(self.disk, self._locks.fd):
                 if self.leave is self._locks.unlock:
                     self.leave = int
                 self._locks.unlock = int

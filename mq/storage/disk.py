@@ -83,13 +83,13 @@ class Disk(Protocol):
         """A descriptor of a directory, to be locked."""
 
     def inode(self, fd: int) -> Inode | None:
-        """Which file the descriptor is of; None if it is not open."""
+        """Which file the descriptor is of; None if it is not open; OSError if this cannot be told."""
 
     def inode_at(self, path: str) -> Inode | None:
         """Which file has that name now; None if there is none.  An anchor itself is looked up by its name."""
 
     def owns(self, fd: int) -> bool:
-        """Whether the descriptor is still of the file that it was opened on.
+        """Whether the descriptor is still of the file that it was opened on; OSError if this cannot be told.
 
         A program may close descriptors that are not its own, and get the number for another file.
         """
@@ -291,7 +291,9 @@ class RealDisk:
     def inode(self, fd: int) -> Inode | None:
         try:
             return _inode(os.fstat(fd))
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EBADF:  # a file system that fails is no program that closed it
+                raise
             return None
 
     def inode_at(self, path: str) -> Inode | None:
@@ -321,7 +323,7 @@ class RealDisk:
             raise
 
     def close_rest(self) -> None:
-        close_all(self, filter(self.owns, list(self._inodes)))
+        close_all(self, [fd for fd in list(self._inodes) if not is_anothers(self, fd)])
 
     def whereabouts(self, fd: int) -> str:
         try:
@@ -382,14 +384,18 @@ class RealDisk:
                 fd = self._open(name, flags | os.O_CREAT | os.O_EXCL, at, self._new_mode())
             except FileExistsError:
                 return self._open(name, flags | os.O_CREAT, at, self._new_mode())
-            self._settle_owner(fd)
+            try:
+                self._settle_owner(fd)
+            except BaseException:
+                self.close(fd)
+                raise
             return fd
 
     def close(self, fd: int, /) -> None:
         """Once: a caller that was interrupted comes again, and the number may be another file's by then."""
         if fd == self._anchor:
             self._anchor = -1
-        if not self.owns(fd):
+        if is_anothers(self, fd):
             self._inodes.pop(fd, None)
             return
         # One call of C: a signal's handler cannot end it between the two.
@@ -546,9 +552,11 @@ class RealDisk:
         return partial(fcntl.flock, fd, fcntl.LOCK_UN)
 
     def lock_byte(self, fd: int, at: int) -> bool:
-        if self._left or not HAVE_BYTE_LOCKS or not self.owns(fd):
+        if self._left or not HAVE_BYTE_LOCKS:
             return False
         try:
+            if not self.owns(fd):
+                return False
             fcntl.fcntl(fd, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0))
         except OSError:  # another one has it, or the file system has no such locks
             return False
@@ -593,7 +601,7 @@ class RealDisk:
             os.write(fd, b"!")
 
     def listen(self, fd: int, seconds: float) -> None:
-        if _is_readable(fd, seconds) and self.owns(fd):  # what is in another pipe is for others
+        if _is_readable(fd, seconds) and not is_anothers(self, fd):  # what is in another pipe is for others
             with suppress(BlockingIOError):  # somebody else has heard it
                 os.read(fd, 4096)
 
@@ -604,6 +612,18 @@ class RealDisk:
             with _standard_streams_taken():  # it keeps a descriptor of its own
                 page = mmap.mmap(fd, PAGE_BYTES)
         return memoryview(page).cast("Q")
+
+
+def is_anothers(disk: Disk, fd: int) -> bool:
+    """Whether the descriptor is certainly not, or no longer, of the file that it was opened on.
+
+    For what is to be closed, or has failed already: what cannot be told is no reason to leave it open.
+    """
+    try:
+        return not disk.owns(fd)
+    except OSError as error:
+        pass_on(error)
+        return False
 
 
 def closed_by_program(fd: int, lost: str = "nothing was done") -> str:

@@ -29,7 +29,7 @@ from mq.errors import StoreLocked, Unsupported
 
 from . import shared
 from .copies import take_over
-from .disk import LOOK_NAP_SECONDS, Disk, close_all, closed_by_program, lock_within, pass_on
+from .disk import LOOK_NAP_SECONDS, Disk, close_all, closed_by_program, is_anothers, lock_within, pass_on
 from .network import is_network
 
 LOCK_SECONDS: Final = 10.0  # an operation takes microseconds; somebody who opens a big store, seconds
@@ -162,7 +162,7 @@ class Locks:
         try:
             yield lock_within(self._disk, fd, seconds)
         finally:
-            if self._disk.owns(fd):
+            if not is_anothers(self._disk, fd):
                 unlock()  # first, as in `arrive`
             with mutex:
                 self._cleaner = -1
@@ -234,7 +234,7 @@ def present(disk: Disk, path: str) -> list[int]:
 
 def _release(disk: Disk, fd: int) -> None:
     """Let go of a lock, unless the descriptor is another file's by now."""
-    if fd >= 0 and disk.owns(fd):
+    if fd >= 0 and not is_anothers(disk, fd):
         disk.unlocker(fd)()
 
 

@@ -37,7 +37,9 @@ from .disk import (
     NO_ROOM,
     REOPEN,
     Disk,
+    explain,
     file_bytes_max,
+    is_anothers,
     pass_on,
     storage_error,
     write_all,
@@ -256,8 +258,7 @@ class Log:
         if error.errno == LEFT:
             return StoreFailed(path, f"{LEFT_WHY}; whether it is stored is for the parent to know")
         self._mark[shared.FAILED] = self._mark[shared.DIRTY] = 1
-        if self.standing and (trouble := self.standing.stolen(path, self._fd)):
-            self._lose(trouble)
+        self._lose_if(self.standing.stolen(path, self._fd) if self.standing else None)
         self.failure = StoreFailed(
             path,
             f"{error.strerror or error}; what was being written is there whole or not at all:"
@@ -299,7 +300,8 @@ class Log:
         if self.standing and self._writing:
             fd, last = self._writing
             path, size = self.reader.path(last), last.offset(self.end) if self.end > last.base else 0
-            trouble = self.standing.trouble(path, fd, size)
+            with explain(path):
+                trouble = self.standing.trouble(path, fd, size)
             # Processes that have gone on since may have dropped the segment, as they do.  The page
             # is read after that was seen: its end has moved long before.
             behind = self._mark[shared.END] > last.limit
@@ -321,13 +323,22 @@ class Log:
 
     def _require_own(self, path: str, fd: int) -> None:
         """StoreFailed, for good, if the descriptor, which was of *path*, is another file's by now."""
-        if self.standing and (trouble := self.standing.stolen(path, fd)):
-            self._lose(trouble)
+        with explain(path):
+            trouble = self._theft(path, fd)
+        self._lose_if(trouble)
+
+    def _theft(self, path: str, fd: int) -> Trouble | None:
+        """That it is; OSError if this cannot be told."""
+        return self.standing.stolen(path, fd) if self.standing and not self._disk.owns(fd) else None
 
     def _require_sync_fd(self) -> None:
         """The same, of the page's, whose lock says which process syncs."""
         if self._sync_fd >= 0:
             self._require_own(os.path.join(os.path.dirname(self.directory), "mark"), self._sync_fd)
+
+    def _lose_if(self, trouble: Trouble | None) -> None:
+        if trouble:
+            self._lose(trouble)
 
     def _lose(self, trouble: Trouble) -> NoReturn:
         """Nothing more is written: this is not, or not only, the store that was opened."""
@@ -335,7 +346,7 @@ class Log:
             if trouble.for_all:
                 self._mark[shared.FAILED] = 1
             self.failure = StoreFailed(trouble.path, trouble.reason)
-            if self._sync_fd >= 0 and not self._disk.owns(self._sync_fd):
+            if self._sync_fd >= 0 and is_anothers(self._disk, self._sync_fd):
                 self._sync_fd, self._unlock_sync = -1, int
             self.lost(trouble)
         self._tell()
@@ -710,18 +721,30 @@ class Log:
             with self._turn():
                 self._commit.wait(upto)
         # Perhaps another process synced it, which cannot know where this one wrote it.
-        if self.standing and not self._disk.owns(self._fd):
-            with self._sync:  # or a rotation closed it just now
-                self._stand_by(self._writing)
+        with self._in_the_log():
+            if self.standing and not self._disk.owns(self._fd):
+                with self._sync:  # or a rotation closed it just now
+                    self._stand_by(self._writing)
+
+    @contextmanager
+    def _in_the_log(self) -> Iterator[None]:
+        """StoreFailed, which leaves open whether it is on the disk, in the place of errors that do not."""
+        try:
+            yield
+        except StoreFailed:
+            raise
+        except (Closed, StorageError, OSError) as error:
+            if isinstance(error, OSError):
+                pass_on(error)
+                error = storage_error(self.directory, error)
+            reason = getattr(error, "reason", error)
+            raise StoreFailed(self.directory, f"{IN_THE_LOG}: {reason}") from error
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
         with ExitStack() as stack:
-            try:
+            with self._in_the_log():
                 stack.enter_context(self.turn())
-            except (Closed, StorageError) as error:
-                reason = getattr(error, "reason", error)
-                raise StoreFailed(self.directory, f"{IN_THE_LOG}: {reason}") from error
             try:
                 self._in_turn = threading.get_ident()
                 yield
@@ -731,7 +754,7 @@ class Log:
     def _sync_now(self) -> None:
         """One thread of this process at a time, and one process of all."""
         wanted = self.end
-        with self._sync, self._sync_explained():
+        with self._sync, self._in_the_log(), self._sync_explained():
             if self.failure:
                 self.check()
             try:
@@ -744,7 +767,7 @@ class Log:
 
     @contextmanager
     def _sync_explained(self) -> Iterator[None]:
-        """StoreFailed, and no OSError, if the lock of the page cannot be taken, or given back."""
+        """No OSError, if the lock of the page cannot be taken, or given back."""
         try:
             yield
         except OSError as error:
@@ -809,16 +832,16 @@ class Log:
             self._mark[shared.SYNCING] = max(doubtful, target)
             self._sync_others(last, target)
             self._disk.sync(fd)
-            self._stand_by((fd, last))
+            theft = self._theft(self.reader.path(last), fd)  # OSError if that cannot be told: not believed
         except OSError as error:
             pass_on(error)
             if error.errno in NO_DESCRIPTORS or error.errno == LEFT:  # no sync has failed: there was no file
                 self._mark[shared.SYNCING] = doubtful
                 reason = storage_error(self.directory, error).reason
                 raise StoreFailed(self.directory, f"{IN_THE_LOG}: {reason}") from error
-            self._stand_by((fd, last))  # else no disk has failed
-            if self.standing and (trouble := self.standing.unanchored()):
-                self._lose(trouble)
+            if self.standing:  # then no disk has failed
+                self._lose_if(self.standing.stolen(self.reader.path(last), fd))
+                self._lose_if(self.standing.unanchored())
             self._mark[shared.FAILED] = self._mark[shared.DIRTY] = 1
             self.failure = StoreFailed(
                 self.directory,
@@ -826,6 +849,7 @@ class Log:
             )
             self._tell()
             raise self.failure from error
+        self._lose_if(theft)
         self._mark[shared.SYNCED] = self._mark[shared.SYNCED_TWIN] = target
         self._mark[shared.SYNCING] = doubtful if doubtful > target else 0  # the rest is for who knows it
         self._close_retired()

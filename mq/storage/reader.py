@@ -22,7 +22,7 @@ from crc32c import crc32c
 from mq.errors import ADVICE, Closed, CorruptStore
 
 from . import record, segment
-from .disk import DAMAGE, Disk, explain, pass_on, storage_error
+from .disk import DAMAGE, Disk, explain, is_anothers, pass_on, storage_error
 from .segment import Segment
 
 UNPACK: Final = record.HEADER.unpack_from
@@ -220,7 +220,7 @@ class Reader:
         if self._closed:  # whoever was reading meanwhile must not open it again
             raise Closed(f"{self._directory}: the store was closed, or read anew, meanwhile")
         fd = self._readers.get(each.base)
-        if fd is not None and not self._disk.owns(fd):  # the program closed it: another one serves as well
+        if fd is not None and is_anothers(self._disk, fd):  # then another one serves as well
             with suppress(OSError):
                 self._disk.close(self._readers.pop(each.base))
             fd = None

@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
-from .disk import REOPEN, Disk, closed_by_program
+from .disk import REOPEN, Disk, closed_by_program, is_anothers
 from .shared import SAID
 
 CHECK_MS: Final = 1000  # between two comparisons, while the log grows
@@ -106,8 +106,8 @@ class Standing:
         return None
 
     def stolen(self, path: str, fd: int) -> Trouble | None:
-        """The same, of one descriptor only."""
-        return None if self._disk.owns(fd) else self._stolen(path, fd)
+        """The same, of one descriptor only; None too if it cannot be told."""
+        return self._stolen(path, fd) if is_anothers(self._disk, fd) else None
 
     def _where(self, fd: int) -> str:
         place = self._disk.whereabouts(fd)

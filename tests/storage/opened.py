@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from mq.broker import Broker
@@ -14,7 +15,7 @@ SEGMENT_BYTES = 1024
 
 def open_on(
     disk: Disk, *, sync: str = "always", segment_bytes: int = SEGMENT_BYTES, now: float = NOW,
-    read_only: bool = False,
+    read_only: bool = False, clock: Callable[[], float] | None = None,
 ) -> Broker:  # fmt: skip
     """Nothing happens in the background: what is cleaned is cleaned at close."""
     return Broker(
@@ -23,7 +24,7 @@ def open_on(
             sync=sync,
             read_only=read_only,
             segment_bytes=segment_bytes,
-            clock=lambda: now,
+            clock=clock or (lambda: now),
             disk=disk,
             background=False,
         )

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from faults import EIO, ENOSPC, GO_ON, Faulty, Image, failing
 from logfiles import CAPACITY, cut, declare, publish, segment, store
-from opened import bodies, open_on
+from opened import NOW, bodies, open_on
 
+from mq.broker import Broker
 from mq.errors import Closed, CorruptStore, MqError, StorageError, StoreFailed
+from mq.storage.disk import RealDisk
+from mq.storage.shared import FAILED
 
 EMFILE = errno.EMFILE
 BODIES = [b"%d" % number * 300 for number in range(9)]  # three segments' worth
@@ -200,3 +206,117 @@ def test_maintenance_that_gets_no_file_goes_on_later():
     broker._store.maintenance.run()
     assert len(broker._store.log.segments) < before
     broker.close()
+
+
+# ── which file a descriptor is of cannot be told ───────────────────────────────────
+
+
+def published(broker: Broker, clock: list[float]) -> Iterator[list[bytes]]:
+    """The life of a store: after each step, what was acknowledged since the last."""
+    queue = broker.queue("a")
+    for body in BODIES[:4]:
+        queue.publish(body)
+        yield [body]
+        clock[0] += 1.5  # it is looked at once a second
+    queue.publish_many([b"many", b"more"])
+    yield [b"many", b"more"]
+    broker.flush()
+    assert queue.receive(timeout=0).raw == BODIES[0]
+    broker.close()
+
+
+@pytest.mark.parametrize("sync", ["always", "never"])
+@pytest.mark.parametrize("method", ["owns", "inode"])
+def test_a_file_system_that_does_not_say_which_file_that_is_is_not_taken_for_the_program(method, sync):
+    """One error that is no OSError, nothing is lost, and nothing stays open or locked."""
+    for after in itertools.count():
+        image, safe = Image(), []
+        clock = [NOW]
+        faulty = Faulty(image, failing(method, EIO, after=after, times=1))
+        said = ""
+        try:
+            broker = open_on(faulty, sync=sync, clock=lambda clock=clock: clock[0])
+            try:
+                for bodies_of_step in published(broker, clock):
+                    safe += bodies_of_step
+            finally:
+                broker.close()
+        except MqError as error:
+            said = str(error)
+        assert "program" not in said
+        assert "replaced" not in said
+        assert not image._open, after
+        with open_on(image) as again:
+            found = bodies(again)
+            assert [body for body in found if body in safe] == safe
+        if faulty.counts[method] <= after:
+            break
+        if sync == "always" and said:
+            with open_on(Image(image.synced_files())) as after_power_cut:
+                assert set(safe) <= set(bodies(after_power_cut))
+    assert after > 5
+
+
+def test_a_descriptor_that_is_not_open_is_told_from_a_file_system_that_fails(tmp_path, monkeypatch):
+    disk = RealDisk()
+    fd = disk.open(str(tmp_path / "file"), write=True, create=True)
+    plain = os.fstat
+
+    def fail(of: int) -> os.stat_result:
+        raise OSError(EIO, os.strerror(EIO))
+
+    monkeypatch.setattr(os, "fstat", fail)
+    for ask in (disk.inode, disk.owns):
+        with pytest.raises(OSError, match="Input/output error"):
+            ask(fd)
+    disk.close(fd)
+    monkeypatch.setattr(os, "fstat", plain)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    assert disk.inode(fd) is None
+    assert not disk.owns(fd)
+
+
+def test_a_new_file_whose_owner_cannot_be_told_is_not_left_open(tmp_path, monkeypatch):
+    disk, plain, opened = RealDisk(), os.fstat, []
+
+    def fail(of: int) -> os.stat_result:
+        opened.append(of)
+        if len(opened) > 1:
+            raise OSError(EIO, os.strerror(EIO))
+        return plain(of)
+
+    monkeypatch.setattr(os, "fstat", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        disk.open(str(tmp_path / "file"), write=True, create=True)
+    monkeypatch.setattr(os, "fstat", plain)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(opened[0])
+
+
+def test_a_sync_that_is_not_believed_fails_the_store_for_all(tmp_path):
+    """The system did not say that it was this file which it has synced."""
+    image = Image()
+    faulty = Faulty(image)
+    broker = open_on(faulty)
+    broker.queue("a").publish(b"one")
+    log = broker._store.log
+
+    def untold(name: str, args: tuple[Any, ...]) -> Any:
+        if name == "owns" and faulty.synced:
+            raise OSError(EIO, os.strerror(EIO))
+        faulty.synced = faulty.synced or name == "sync"
+        return GO_ON
+
+    faulty.synced, faulty.hook = False, untold
+    before = log.synced
+    with pytest.raises(StoreFailed, match=r"Input/output error.*re-open"):
+        broker.queue("a").publish(b"two")
+    assert log.synced == before
+    assert log._mark[FAILED]
+    faulty.hook = None
+    with pytest.raises(StoreFailed):
+        broker.queue("a").publish(b"three")
+    broker.close()
+    with open_on(image) as again:
+        assert bodies(again) == [b"one", b"two"]
