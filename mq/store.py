@@ -582,7 +582,7 @@ class Store:
                     self._attach_again()
                 elif behind > FOLLOW_BYTES:
                     if before == shared.NO_LIMIT or HOLD_BYTES < behind <= before // 2:
-                        self._without_lock(partial(self._apply, mark[END]))
+                        self._follow_without_lock(mark[END])
                         before = behind
                     else:
                         self._apply(mark[END], hold)
@@ -616,6 +616,16 @@ class Store:
                 self._apply(upto, KEEP_UP_BYTES)
             except OSError as error:
                 pass_on(error)  # else the state is void, and `_catch_up` looks again
+
+    def _follow_without_lock(self, upto: int) -> None:
+        """Others may have LOCK meanwhile, but one that had the last turn lets this process catch up first.
+
+        Else it would come in without LOCK soon, and write faster than it is followed.  `step_aside` has an
+        end after some milliseconds.
+        """
+        self.mark[shared.WAITING] = 1
+        self._without_lock(partial(self._apply, upto))
+        self.mark[shared.WAITING] = 0
 
     def _without_lock(self, do: Callable[[], T]) -> T:
         """Let the other processes have LOCK meanwhile."""

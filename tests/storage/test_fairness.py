@@ -18,7 +18,7 @@ import mq.store
 from mq.broker import Broker
 from mq.delivery import backlog
 from mq.loading import Loader
-from mq.storage import locks, shared
+from mq.storage import bias, locks, shared
 from mq.store import READS_MAX, STEPS_ASIDE_MAX, VOID, Store
 
 BATCH = [b"." * 100] * 500
@@ -205,6 +205,75 @@ def test_a_process_that_waited_for_another_does_not_step_aside(monkeypatch):
     one.queue("a").stats()
 
 
+class Owned(Shared):
+    """One on which a process may come in without the lock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bytes: dict[int, int] = {}  # by the byte, which descriptor has its lock
+
+    def lock_byte(self, fd: int, at: int) -> bool:
+        return self._bytes.setdefault(at, fd) == fd
+
+    def byte_is_locked(self, fd: int, at: int) -> bool:
+        return self._bytes.get(at, fd) != fd
+
+    def heed_barriers(self) -> bool:
+        return True
+
+    def barrier(self) -> bool:
+        return True
+
+
+def own(broker: Broker) -> None:
+    for _ in range(bias.RUN + 1):
+        broker.queue("a").stats()
+    assert broker._store.mark[shared.BIAS] == broker._store._bias.token != 0
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_owner_that_is_asked_lets_the_other_process_have_its_turn_whatever_it_does(monkeypatch, name):
+    disk = Owned()
+    one, other = two(disk)
+    own(one)
+    mark, lock = one._store.mark, other._store._locks.fd
+    assert disk.lock(lock)
+    mark[shared.BIAS] |= shared.ASKED
+    served: list[int] = []
+
+    def serve(seconds: float) -> None:
+        """The other process sees that the owner is not inside: it has its turn."""
+        served.append(mark[shared.INSIDE])
+        mark[shared.BIAS], mark[shared.HOLDER] = 0, one._store._pid + 1
+        disk.unlocker(lock)()
+
+    monkeypatch.setattr(disk, "pause", serve)
+    OPERATIONS[name](one)
+    assert served == [0]
+
+
+def test_an_owner_lets_a_process_that_is_far_behind_catch_up(monkeypatch):
+    """It says that it waits while it follows, so the owner, which was revoked, pauses for a while."""
+    disk = Owned()
+    one, other = two(disk, segment_bytes=1 << 20)
+    one.queue("a").publish_many(BATCH)
+    own(one)
+    plain, waited = other._store._apply, []
+
+    def follow(upto: int, enough: int = shared.NO_LIMIT) -> None:
+        if not waited:
+            assert disk.lock(one._store._locks.fd), "it follows without the lock"
+            one._store._locks.unlock()
+            one.queue("b").publish(b"another turn")
+        plain(upto, enough)
+
+    monkeypatch.setattr(other._store, "_apply", follow)
+    monkeypatch.setattr(disk, "pause", waited.append)
+    assert other.queue("a").stats().ready == len(BATCH) + 1
+    assert waited == [mq.store.STEP_ASIDE_SECONDS] * STEPS_ASIDE_MAX
+    assert other._store.mark[shared.WAITING] == 0
+
+
 def test_a_process_that_died_while_it_waited_holds_nobody_up_for_long(monkeypatch):
     disk = Shared()
     one, _ = two(disk)
@@ -245,6 +314,7 @@ def test_a_process_that_waits_follows_only_a_part_between_two_attempts(monkeypat
     for _ in range(20):
         one.queue("a").publish_many(BATCH)
     assert disk.lock(one._store._locks.fd)
+    monkeypatch.setattr(locks, "MEANWHILE_SECONDS", 60.0)  # on a slow machine, too
     followed: list[int] = []
 
     def look(seconds: float) -> None:
