@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,6 +25,7 @@ T = TypeVar("T")
 ROUNDS, QUICK_ROUNDS = 5, 3
 QUICK_SECONDS = 150.0  # after which no further round goes on
 QUICK_SIZES = (100,)
+SAVE_SECONDS = 60.0  # between two times that the results are written
 SIZES = (100, 1024)
 
 HELP = """Measure mq and its peers on the same work, in interleaved rounds, each measurement in a new process.
@@ -86,7 +88,7 @@ def main(
             seconds_max=QUICK_SECONDS if quick and not round_count else float("inf"),
             before=before,
         )
-        results = measure(plan, left_out)
+        results = measure(plan, left_out, out / "bench.json")
     names = write_report(results, out)
     say(f"{out}/bench.md, bench.json" + "".join(f", {name}.png" for name in names))
     if docs:
@@ -100,8 +102,8 @@ def main(
     sys.exit(1 if ours else 0)
 
 
-def measure(plan: rounds.Plan, left_out: dict[str, str]) -> Results:
-    """What was measured, also if this is interrupted."""
+def measure(plan: rounds.Plan, left_out: dict[str, str], file: Path) -> Results:
+    """What was measured, also if this is interrupted.  Now and then it is written to *file*."""
     for name, why in left_out.items():
         say(f"{name} is left out: {why}")
     for why in filter(None, (plots.missing() and f"no plots: {plots.missing()}", no_shim())):
@@ -113,7 +115,8 @@ def measure(plan: rounds.Plan, left_out: dict[str, str]) -> Results:
     if note := about.get("note"):
         say(note)
     results = Results(about, plan.rounds, [info(peer) for peer in plan.peers], left_out)
-    line = ProgressLine(plan.rounds)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    line, written = ProgressLine(plan.rounds), time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for outcome in rounds.run(plan, line):
@@ -121,6 +124,9 @@ def measure(plan: rounds.Plan, left_out: dict[str, str]) -> Results:
             if outcome.failed:
                 line.end()
                 say(f"{outcome.peer}, {outcome.group.workload}: {outcome.failed}")
+            if time.monotonic() - written > SAVE_SECONDS:
+                results.write(file)
+                written = time.monotonic()
         results.finished = True
     except KeyboardInterrupt:
         say("interrupted: what was measured so far is kept")

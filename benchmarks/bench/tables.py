@@ -76,9 +76,10 @@ def about(results: Results) -> str:
     parts = [f"{told}.\n"]
     if not results.finished:
         parts.append("**The run was interrupted: this is what was measured until then.**\n")
+    several = f"Medians of {results.rounds} rounds (the heavy ones: at most 3), with the range."
     parts.append(
-        f"Medians of {results.rounds} rounds (the heavy ones: at most 3), with the range.  × says how many"
-        " times as fast mq is, in the same round.  ¹ does not survive the death of its process.\n"
+        f"{several if results.rounds > 1 else 'One round.'}  × says how many times as fast mq is, in the same"
+        " round.  ¹ does not survive the death of its process.\n"
     )
     return "\n".join(parts)
 

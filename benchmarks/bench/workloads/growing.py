@@ -174,7 +174,7 @@ def workload(
         title=title,
         run=run,
         metrics=METRICS,
-        full=(Budget(full, 300.0),),
+        full=(Budget(full, 120.0),),
         quick=(Budget(quick, 3.0),),
         suits=receives if run is waiting else is_mq,
         body_sizes=(body_bytes,),
