@@ -8,6 +8,7 @@ from functools import cache
 from struct import Struct
 
 NUMBER = Struct("<Q")
+POOL_BYTES = 4 << 20
 STOP = (1 << 64) - 1  # the number of a message that ends its receiver
 
 
@@ -16,14 +17,26 @@ class Wrong(Exception):
 
 
 @cache
-def filler(size: int) -> bytes:
-    """What follows the number in a body of *size* bytes: the same for all, and not to be compressed."""
-    return random.Random(size).randbytes(size - NUMBER.size)
+def pool() -> bytes:
+    """Random bytes, the same in each process."""
+    return random.Random(0).randbytes(POOL_BYTES)
+
+
+def place(number: int, rest: int) -> int:
+    """Where in the pool the bytes of this message are: those of its neighbours are beside them.
+
+    So nothing that compresses blocks of messages finds anything twice.
+    """
+    return number * (rest + 5) % (POOL_BYTES - rest)
 
 
 def make(numbers: Iterable[int], size: int) -> list[bytes]:
-    pack, rest = NUMBER.pack, filler(size)
-    return [pack(number) + rest for number in numbers]
+    pack, bytes_of_all, rest = NUMBER.pack, pool(), size - NUMBER.size
+    bodies = []
+    for number in numbers:
+        at = place(number, rest)
+        bodies.append(pack(number) + bytes_of_all[at : at + rest])
+    return bodies
 
 
 def stop(size: int) -> bytes:
@@ -37,19 +50,25 @@ def number_of(body: bytes) -> int:
 
 def numbers_of(bodies: Iterable[bytes], size: int) -> list[int]:
     """Their numbers, for a ledger that another process keeps; Wrong if a body was altered."""
-    rest, numbers = filler(size), []
+    numbers = []
     for body in bodies:
-        if body[NUMBER.size :] != rest:
+        if not is_whole(body, size):
             raise Wrong("a body was altered")
         numbers.append(number_of(body))
     return numbers
+
+
+def is_whole(body: bytes, size: int) -> bool:
+    """Whether it is, byte for byte, the body of its number."""
+    at, rest = place(number_of(body), size - NUMBER.size), size - NUMBER.size
+    return body[NUMBER.size :] == pool()[at : at + rest]
 
 
 class Ledger:
     """What was published, and how often each of it came out again."""
 
     def __init__(self, size: int) -> None:
-        self._rest = filler(size)
+        self._size = size
         self._published = bytearray()  # by number: 1 if it was
         self._found = bytearray()  # by number: how often, up to 255
         self._strange = 0  # what is none of ours: altered, or invented
@@ -62,9 +81,9 @@ class Ledger:
 
     def found(self, bodies: Iterable[bytes]) -> int:
         """Note that they came out; how many they were."""
-        rest, size, count = self._rest, NUMBER.size, 0
+        count = 0
         for count, body in enumerate(bodies, 1):  # noqa: B007 it is returned
-            if body[size:] == rest:
+            if is_whole(body, self._size):
                 self.found_numbers([number_of(body)])
             else:
                 self._strange += 1

@@ -147,11 +147,12 @@ def latencies(results: Results, picture: Picture) -> Iterator[str]:
             for group in groups
             if (group.durability, group.slow, group.body_bytes) == (durability, slow, size)
         ]
-        yield f"### Latency in µs, p50 and p99: {setting_title(durability, slow, size)}\n"
+        yield f"### Latency: {setting_title(durability, slow, size)}\n"
         yield picture(latency_name(durability, slow, size))
         head = [""]
         for group in here:
-            head += [f"{WORKLOADS[group.workload].title}, {metric.title}" for metric in latency.METRICS]
+            workload = WORKLOADS[group.workload]
+            head += [f"{workload.title}, {each.title}, {each.unit}" for each in workload.metrics]
         rows = []
         for peer in results.peers_of(*here):
             row = [name_of(peer)]
@@ -159,7 +160,7 @@ def latencies(results: Results, picture: Picture) -> Iterator[str]:
                 there = results.of(group, peer.name)
                 row += [
                     ranged(results.figure(group, peer.name, metric)) if there else ""
-                    for metric in latency.METRICS
+                    for metric in WORKLOADS[group.workload].metrics
                 ]
             rows.append(row)
         yield table(head, rows)

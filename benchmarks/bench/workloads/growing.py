@@ -9,7 +9,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from itertools import count
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,8 @@ def powers(first: int, last: int) -> Iterator[int]:
         size *= 10
 
 
-class Operations:
-    """The three operations, and what one of each takes."""
+class Trial:
+    """A queue of which the three operations are measured again and again."""
 
     def __init__(
         self,
@@ -46,78 +45,81 @@ class Operations:
         receive: Callable[[], Any],
         body: Callable[[Any], bytes],
         ack: Callable[[Any], Any],
+        case: Case,
     ) -> None:
         self._publish, self._receive, self._body, self._ack = publish, receive, body, ack
+        self._body_bytes = case.body_bytes
+        self.until = time.perf_counter() + case.budget.seconds
+        self.ledger = Ledger(case.body_bytes)
+        self.made = 0
         self.series: dict[str, Points] = {name: [] for name in OPERATIONS}
 
-    def measure(self, size: int, parts: list[list[bytes]]) -> list[bytes]:
-        """Publish all of *parts*, and receive and ack as many, beside *size* of something; the bodies."""
+    def bodies(self, many: int) -> list[bytes]:
+        """The next ones, which are published now."""
+        numbers = range(self.made, self.made + many)
+        self.made = numbers.stop
+        self.ledger.published(numbers)
+        return make(numbers, self._body_bytes)
+
+    def measure(self, size: int, most: int) -> None:
+        """What one of each takes beside *size* of something, from about so many of each."""
         took: dict[str, list[float]] = {name: [] for name in OPERATIONS}
-        received: list[bytes] = []
-        for bodies in parts:
-            first = time.perf_counter()
-            for body in bodies:
-                self._publish(body)
-            second = time.perf_counter()
-            messages = [self._receive() for _ in bodies]
-            third = time.perf_counter()
-            received += map(self._body, messages)
-            fourth = time.perf_counter()
-            for message in messages:
-                self._ack(message)
-            fifth = time.perf_counter()
-            spans = second - first, third - second, fifth - fourth
-            for name, span in zip(OPERATIONS, spans, strict=True):
-                took[name].append(span / len(bodies))
+        many = max(1, min(PART_MAX, most // PARTS))
+        for _ in range(PARTS):
+            for name, span in zip(OPERATIONS, self._spans(self.bodies(many)), strict=True):
+                took[name].append(span / many)
+            if time.perf_counter() > self.until:
+                break
         for name in OPERATIONS:
             self.series[name].append((size, statistics.median(took[name])))
-        return received
+
+    def _spans(self, bodies: list[bytes]) -> tuple[float, float, float]:
+        """Seconds to publish, to receive, and to ack them."""
+        first = time.perf_counter()
+        for body in bodies:
+            self._publish(body)
+        second = time.perf_counter()
+        messages = [self._receive() for _ in bodies]
+        third = time.perf_counter()
+        self.ledger.found(map(self._body, messages))
+        fourth = time.perf_counter()
+        for message in messages:
+            self._ack(message)
+        fifth = time.perf_counter()
+        return second - first, third - second, fifth - fourth
+
+    def warm_up(self, most: int) -> None:
+        """What is done once is done then."""
+        self.measure(0, most)
+        for points in self.series.values():
+            points.clear()
 
     def sample(self) -> Sample:
         """The values: how much the dearest point of the series is of the first."""
+        self.ledger.check()
         values = {}
         for name, points in self.series.items():
             values[name] = max(took for _, took in points) / points[0][1]
         return Sample(values, self.series)
 
 
-class Numbered:
-    """Bodies with one number after the other."""
-
-    def __init__(self, size: int) -> None:
-        self._size, self._numbers = size, count()
-        self.made = 0
-
-    def next(self, many: int) -> list[bytes]:
-        self.made += many
-        return make([next(self._numbers) for _ in range(many)], self._size)
-
-    def parts(self, most: int) -> list[list[bytes]]:
-        return [self.next(max(1, min(PART_MAX, most // PARTS))) for _ in range(PARTS)]
-
-
 def waiting(peer: Peer, case: Case, directory: Path) -> Sample:
-    bodies, ledger = Numbered(case.body_bytes), Ledger(case.body_bytes)
-    until = time.perf_counter() + case.budget.seconds
     with closing(peer.open(directory, case.durability, False)) as queue:
-        operations = Operations(queue.publish, lambda: queue.receive(0), queue.body, queue.ack)
+        trial = Trial(queue.publish, lambda: queue.receive(0), queue.body, queue.ack, case)
+        trial.warm_up(case.budget.messages)
         there = 0
         for size in powers(1000, case.budget.messages):
-            while there < size and time.perf_counter() < until:
-                batch = bodies.next(min(FILL, size - there))
+            while there < size and time.perf_counter() < trial.until:
+                batch = trial.bodies(min(FILL, size - there))
                 queue.publish_many(batch)
                 there += len(batch)
             if there < size:
                 break
-            parts = bodies.parts(size)
-            ledger.published(range(bodies.made))
-            ledger.found(operations.measure(size, parts))
-        ledger.published(range(bodies.made))
-        ledger.found(queue.remaining())
-    ledger.check()
+            trial.measure(size, size)
+        trial.ledger.found(queue.remaining())
     if not peer.acks:
-        del operations.series["ack"]
-    return operations.sample()
+        del trial.series["ack"]
+    return trial.sample()
 
 
 def is_mq(peer: Peer) -> bool:
@@ -128,42 +130,38 @@ def queues(peer: Peer, case: Case, directory: Path) -> Sample:
     """Each with a message that waits; the operations are on one more."""
     import mq
 
-    bodies, ledger = Numbered(case.body_bytes), Ledger(case.body_bytes)
+    most = 40 * case.budget.messages
     with mq.open(directory / "mq", sync="never") as broker:
         queue = broker.queue("bench")
-        operations = Operations(queue.publish, lambda: queue.receive(0), RAW, mq.Delivery.ack)
+        trial = Trial(queue.publish, lambda: queue.receive(0), RAW, mq.Delivery.ack, case)
+        trial.warm_up(most)
         there = 0
         for size in powers(1, case.budget.messages):
             for number in range(there, size):
                 broker.queue(f"queue-{number}").publish(b"one")
             there = size
-            parts = bodies.parts(40 * case.budget.messages)
-            ledger.published(range(bodies.made))
-            ledger.found(operations.measure(size, parts))
+            trial.measure(size, most)
         assert len(broker.queues()) == there + 1
-    ledger.check()
-    return operations.sample()
+    return trial.sample()
 
 
 def segments(peer: Peer, case: Case, directory: Path) -> Sample:
     """Of messages that wait, in small segments."""
     import mq
 
-    bodies, ledger = Numbered(case.body_bytes), Ledger(case.body_bytes)
+    most = 40 * case.budget.messages
     with mq.open(directory / "mq", sync="never", segment_bytes=SEGMENT_BYTES) as broker:
         queue = broker.queue("bench")
-        operations = Operations(queue.publish, lambda: queue.receive(0), RAW, mq.Delivery.ack)
+        trial = Trial(queue.publish, lambda: queue.receive(0), RAW, mq.Delivery.ack, case)
+        trial.warm_up(most)
         for size in powers(1, case.budget.messages):
             while broker.stats().segments < size:
-                queue.publish_many(bodies.next(100))
-            parts = bodies.parts(40 * case.budget.messages)
-            ledger.published(range(bodies.made))
-            ledger.found(operations.measure(size, parts))
+                queue.publish_many(trial.bodies(100))
+            trial.measure(size, most)
         while messages := queue.receive_many(FILL, timeout=0):
-            ledger.found(message.raw for message in messages)
+            trial.ledger.found(message.raw for message in messages)
             queue.ack_many(messages)
-    ledger.check()
-    return operations.sample()
+    return trial.sample()
 
 
 def workload(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 
 from benchmarks.bench import loops
 from benchmarks.bench.bodies import Ledger, make, number_of, stop
@@ -21,10 +23,11 @@ PAUSE_SECONDS = 0.002  # until the receiver is asleep again
 WARM_UP = 10
 ROLES = "benchmarks.bench.workloads.latency"
 SHARES = {"p50": 0.5, "p99": 0.99}
+IDLE = Metric("idle", "processor while it waits", "%", 100)
 METRICS = tuple(Metric(name, name, "µs", 1e6) for name in SHARES)
 
-Arrivals = list[tuple[int, float]]
-"""Numbers of messages, and when a receiver had each: on a clock that all processes of a machine share."""
+Arrival = tuple[int, float]
+"""The number of a message, and when a receiver had it: on a clock that all processes of a machine share."""
 
 
 def sample(seconds: list[float]) -> Sample:
@@ -47,12 +50,11 @@ def publishing(peer: Peer, case: Case, directory: Path) -> Sample:
         ledger.published(range(len(took)))
         ledger.found(queue.remaining())
     ledger.check()
-    return sample(took[WARM_UP:])
+    return sample(took[WARM_UP:] or took)
 
 
-def arrivals(queue: Queue, size: int, until: float = 0.0) -> Arrivals:
-    """Receive, note the time and ack, until a message says stop."""
-    found: Arrivals = []
+def receive_all(queue: Queue, size: int, tell: Callable[[Arrival], object], until: float = 0.0) -> None:
+    """Receive, note the time, ack, and tell that, until a message says stop."""
     last = stop(size)
     while True:
         message = queue.receive(loops.RECEIVE_SECONDS)
@@ -62,46 +64,49 @@ def arrivals(queue: Queue, size: int, until: float = 0.0) -> Arrivals:
         body = queue.body(message)
         queue.ack(message)
         if body == last:
-            return found
-        found.append((number_of(body), now))
+            return
+        tell((number_of(body), now))
 
 
-def publish_slowly(queue: Queue, case: Case) -> list[float]:
-    """When each was published."""
-    began: list[float] = []
+def publish_all(queue: Queue, case: Case, hear: Callable[[], Arrival]) -> Sample:
+    """Publish one at a time, each when the receiver is asleep after the one before."""
+    ledger, took = Ledger(case.body_bytes), []
     until = time.perf_counter() + case.budget.seconds
-    for body in make(range(WARM_UP + case.budget.messages), case.body_bytes):
+    for number, body in enumerate(make(range(WARM_UP + case.budget.messages), case.body_bytes)):
         time.sleep(PAUSE_SECONDS)
-        began.append(now := time.perf_counter())
+        began = time.perf_counter()
         queue.publish(body)
-        if now > until:
+        came, when = hear()
+        took.append(when - began)
+        ledger.published(range(number, number + 1))
+        ledger.found_numbers([came])
+        if when > until:
             break
     queue.publish(stop(case.body_bytes))
-    return began
-
-
-def compare(began: list[float], came: Arrivals, case: Case) -> Sample:
-    ledger = Ledger(case.body_bytes)
-    ledger.published(range(len(began)))
-    ledger.found_numbers([number for number, _ in came])
     ledger.check()
-    return sample([when - began[number] for number, when in came if number >= WARM_UP])
+    return sample(took[WARM_UP:] or took)
 
 
 def between_threads(peer: Peer, case: Case, directory: Path) -> Sample:
+    told: SimpleQueue[Arrival] = SimpleQueue()
     with closing(peer.open(directory, case.durability, False)) as queue:
-        crew = Crew([partial(arrivals, queue, case.body_bytes)])
+        crew = Crew([partial(receive_all, queue, case.body_bytes, told.put)])
         crew.go(0)
-        began = publish_slowly(queue, case)
-        [came] = crew.results()
-    return compare(began, came, case)
+        found = publish_all(queue, case, partial(told.get, timeout=loops.RECEIVE_SECONDS))
+        crew.results()
+    return found
 
 
-def receiver(link: Link, peer: str, directory: str, durability: Durability, size: int) -> None:
+def receiver(
+    link: Link, peer: str, directory: str, durability: Durability, size: int, idle_seconds: float
+) -> None:
+    """At last, it tells what share of a processor it takes to wait for a message that does not come."""
     with closing(PEERS[peer].open(Path(directory), durability, True)) as queue:
         link.ready()
-        link.say(arrivals(queue, size))
-        link.wait()
+        receive_all(queue, size, link.say)
+        begin = time.process_time()
+        queue.receive(idle_seconds)
+        link.say((time.process_time() - begin) / idle_seconds)
 
 
 def between_processes(peer: Peer, case: Case, directory: Path) -> Sample:
@@ -110,17 +115,17 @@ def between_processes(peer: Peer, case: Case, directory: Path) -> Sample:
         "directory": str(directory),
         "durability": case.durability,
         "size": case.body_bytes,
+        "idle_seconds": min(1.0, case.budget.messages * PAUSE_SECONDS),
     }
     with (
         closing(peer.open(directory, case.durability, True)) as queue,
         helpers((f"{ROLES}:receiver", told)) as [helper],
     ):
         helper.go()
-        began = publish_slowly(queue, case)
-        came: Arrivals = helper.hear()
-        helper.go()
-        helper.hear()
-    return compare(began, came, case)
+        found = publish_all(queue, case, helper.hear)
+        found.values["idle"] = helper.hear()
+        helper.hear()  # it has closed
+    return found
 
 
 PUBLISH = Workload(
@@ -147,7 +152,7 @@ PROCESSES = Workload(
     name="latency-processes",
     title="hand-off between processes",
     run=between_processes,
-    metrics=METRICS,
+    metrics=(*METRICS, IDLE),
     full=(Budget(1_000, 5.0),),
     quick=(Budget(100, 0.3),),
     suits=several,
