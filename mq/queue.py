@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from threading import get_ident
-from typing import Any, Generic, TypeVar, Unpack, get_args, overload
+from typing import Any, Final, Generic, TypeVar, Unpack, get_args, overload
 
 import msgspec
 
@@ -40,7 +40,7 @@ from mq.errors import (
     UsageError,
 )  # fmt: skip
 from mq.looking import Stats
-from mq.message import Delivery, Message, Receipt, encode_bodies, encode_body, more_of
+from mq.message import BODY_BYTES_MAX, Delivery, Message, Receipt, encode_bodies, encode_body, more_of
 from mq.operation import nested, operation
 from mq.options import (
     BYTES,
@@ -59,6 +59,8 @@ from mq.store import Store, check_name
 from mq.waiting import Sleeper
 
 T = TypeVar("T")
+PACK_DELIVER: Final = events.DELIVER_PAYLOAD.pack
+PACK_ACK: Final = events.ACK_PAYLOAD.pack
 Decide = Callable[[Plan, QueueState, Callable[[], bool]], int]  # the last: whether the slice's time is over
 
 
@@ -91,7 +93,11 @@ class Queue(Generic[T]):
 
         Raises UsageError (the body cannot be stored), QueueFull, DiskFull, StoreFailed, Closed.
         """
-        flags, raw = encode_body(body)
+        given: object = body
+        if type(given) is bytes and len(given) <= BODY_BYTES_MAX:
+            flags, raw = 0, given
+        else:
+            flags, raw = encode_body(given)
         store, channel = self._store, self._channel
         if not options:
             me, busy = get_ident(), store.busy
@@ -182,13 +188,19 @@ class Queue(Generic[T]):
                         store.enter()
                         if sleeper is not None:
                             sleeper.end()
-                        now = store.clock.now()
-                        if now.store >= store.state.board.next:
-                            store.do_due()
-                        state = channel.state
-                        id = state.head(now) if state else None
-                        if state is not None and state.peculiar:
-                            receiving.renew(store, state, now)
+                        state, ms = channel.state, store.clock.store_ms()
+                        id = None
+                        if state is not None and state.plain and ms < state.next_store:
+                            id = state.waiting.head  # nothing else is to be looked at
+                        if id is None or ms >= store.state.board.next:
+                            now = store.clock.now()
+                            ms = now.store
+                            if ms >= store.state.board.next:
+                                store.do_due()
+                            state = channel.state
+                            id = state.head(now) if state else None
+                            if state is not None and state.peculiar:
+                                receiving.renew(store, state, now)
                         if id is None:
                             sleeper = sleeper or Sleeper(store, Channels((channel,)))
                             if not sleeper.prepare(now, until):
@@ -201,23 +213,20 @@ class Queue(Generic[T]):
                                 if visibility_timeout is None
                                 else visibility_timeout
                             )
-                            deadline = now.store + int(seconds * 1000)
+                            deadline = ms + int(seconds * 1000)
                             log = store.log
                             if state.peculiar and options.delivery == "at_most_once":
                                 settled = receiving.arrive_settled(self, state, [id], now)
                             else:
                                 # A flight that is taken again has timed out.
                                 flags = 0x10 if id in state.flights else 0
-                                receipt = log.append(
-                                    now.store, 18, flags, state.number,
-                                    events.DELIVER_PAYLOAD.pack(id, deadline),
-                                )  # fmt: skip
+                                receipt = log.append(ms, 18, flags, state.number, PACK_DELIVER(id, deadline))
                                 flight = state.deliver(id, receipt, deadline, flags)
                                 store.applied = log.end
                                 assert flight
-                            if channel.armed:
-                                channel.wake_next(now)
                             if store.asleep:
+                                now = store.clock.now()
+                                channel.wake_next(now)
                                 store.watch(now)
                     finally:
                         store.leave()
@@ -228,11 +237,13 @@ class Queue(Generic[T]):
                 if flight is None:
                     return receiving.hand_over(store, settled)[0]
                 assert state
-                try:
-                    found = store.read(state, id, flight.position)
-                except StorageError as error:
-                    self._set_aside(id, receipt, error)
-                    raise
+                found = log.reader.at_hand(flight.position, 17)
+                if found is None:
+                    try:
+                        found = store.read(state, id, flight.position)
+                    except StorageError as error:
+                        self._set_aside(id, receipt, error)
+                        raise
                 if found is None:  # it timed out, and was settled, before it was read
                     flight = None
                     continue
@@ -307,7 +318,7 @@ class Queue(Generic[T]):
                     assert state
                     size = message._more.size if message._more else len(message.raw)
                     ms = store.clock.store_ms()
-                    log.append(ms, 19, 0, state.number, events.ACK_PAYLOAD.pack(id, size))
+                    log.append(ms, 19, 0, state.number, PACK_ACK(id, size))
                     state.ack(id, size)
                     store.applied = log.end
                     if flight.traits is not PLAIN or state.bounded:

@@ -45,7 +45,7 @@ class Agenda(Generic[T]):
 
     def add(self, when: int, id: T) -> None:
         times, ids, _ = self._listed
-        if not times or (when, id) > (times[-1], ids[-1]):
+        if not times or when > times[-1] or (when == times[-1] and id > ids[-1]):
             times.append(when)
             ids.append(id)
         else:

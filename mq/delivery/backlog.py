@@ -28,10 +28,10 @@ Arrays = tuple["array[int]", "array[int] | None"]
 class Chunk:
     """Some ids, and where their records are if one has moved.  `saved` says where a checkpoint has it."""
 
-    __slots__ = ("_arrays", "_load", "_size", "first", "frozen", "saved", "taken")
+    __slots__ = ("_load", "_size", "first", "frozen", "held", "saved", "taken")
 
     def __init__(self, ids: array[int], positions: array[int] | None = None) -> None:
-        self._arrays: Arrays | None = (ids, positions)
+        self.held: Arrays | None = (ids, positions)  # as far as it is read
         self._load: Callable[[Chunk], Arrays] | None = None
         self.first = ids[0] if ids else 0
         self._size = 0  # while it is not read
@@ -43,36 +43,31 @@ class Chunk:
     def stored(cls, first: int, size: int, saved: Any, load: Callable[[Chunk], Arrays]) -> Chunk:
         """One that is read when it is needed."""
         chunk = cls(array("Q"))
-        chunk._arrays, chunk._load = None, load
+        chunk.held, chunk._load = None, load
         chunk.first, chunk._size, chunk.saved = first, size, saved
         return chunk
 
     @property
     def size(self) -> int:
-        return self._size if self._arrays is None else len(self._arrays[0])
+        return self._size if self.held is None else len(self.held[0])
 
     @property
     def loaded(self) -> bool:
-        return self._arrays is not None
+        return self.held is not None
 
     @property
     def unmoved(self) -> bool:
         """Whether no record has moved, as far as that is known without reading it."""
-        return self.saved[1] is None if self._arrays is None else self._arrays[1] is None
-
-    @property
-    def held(self) -> Arrays | None:
-        """As far as it is read."""
-        return self._arrays
+        return self.saved[1] is None if self.held is None else self.held[1] is None
 
     @property
     def arrays(self) -> Arrays:
         """To be read."""
-        if self._arrays is None:
+        if self.held is None:
             assert self._load
-            self._arrays = self._load(self)
+            self.held = self._load(self)
             self.frozen = True
-        return self._arrays
+        return self.held
 
     def own(self, *, moved: bool = False) -> Arrays:
         """To be changed; with positions, if *moved*."""
@@ -86,7 +81,7 @@ class Chunk:
 
     def put(self, ids: array[int], positions: array[int] | None) -> None:
         """Hold these from now on."""
-        self._arrays, self.saved, self.frozen = (ids, positions), None, False
+        self.held, self.saved, self.frozen = (ids, positions), None, False
 
 
 class Held(NamedTuple):
@@ -164,12 +159,13 @@ class Backlog:
     def take(self, id: int) -> int | None:
         """Remove *id*; where its record is, None if it is not here.  Cheap at the head."""
         if id == self.head:
-            ids, positions = self._chunks[0].arrays
+            first = self._chunks[0]
+            ids, positions = first.held or first.arrays
             at = self._at
-            self._at = at + 1
+            self._at = behind = at + 1
             self._count -= 1
-            if self._at < len(ids):
-                self.head = ids[self._at]
+            if behind < len(ids):
+                self.head = ids[behind]
             else:
                 self._drop_first()
             return id if positions is None else positions[at]

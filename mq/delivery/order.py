@@ -75,13 +75,16 @@ class Order:
         self._held = _Held(self)
         self._store_seen = self._wall_seen = 0  # all that fell due until then has been noted
         self._store_alarm = self._wall_alarm = NEVER  # what the board knows
+        self.peculiar = False  # a delivery is more than the next message
+        self._watched = 0  # flights, so far
         self.reindex()
 
     # ── what the fold tells ────────────────────────────────────────────────────────
 
     def reindex(self) -> None:
         """Make the indexes anew."""
-        self._busy, self._next_store, self._next_wall = True, 0, 0
+        # `plain`: nothing is here but what only waits, or is in flight until `next_store`.
+        self._busy, self.next_store, self._next_wall, self.plain = True, 0, 0, False
         self.groups: dict[str, Group] = {}
         self.levels: list[int] = sorted(self.lanes)  # the lanes' priorities, ascending
         self._ready = Ready()
@@ -142,6 +145,7 @@ class Order:
 
     def put_delayed(self, id: int, entry: Delayed) -> None:
         """*id* waits as *entry* says; of its group it is a member already."""
+        self.plain = False
         self.delayed[id] = entry
         traits = entry.traits
         if traits.expires:
@@ -155,7 +159,7 @@ class Order:
                 self._mortal_early.add(traits.expires)
             if entry.rests:
                 heappush(self._returns, (entry.rests, id))
-                self._next_store = min(self._next_store, entry.rests)
+                self.next_store = min(self.next_store, entry.rests)
             else:
                 self._dues.add(entry.due, id)
                 self._next_wall = min(self._next_wall, entry.due)
@@ -210,15 +214,16 @@ class Order:
             return
         # Entries are not removed on ack: an ack is far more common than a timeout, so
         # the stale ones are paid for here, in one sweep for as many new ones.
+        self._watched += 1
         self._deadlines.add(deadline, id)
-        if deadline < self._next_store:
-            self._next_store = deadline
+        if deadline < self.next_store:
+            self.next_store = deadline
         if flight.traits.expires:
             self._perishes = True
             self._alarm_store(deadline)
         elif flight.attempts >= self.attempts_max:
             self._alarm_store(deadline)
-        if len(self._deadlines) > 2 * len(self.flights) + STALE_MAX:
+        if not self._watched % STALE_MAX:
             self._sweep_deadlines()
 
     def watch_run(self, ids: Sequence[int], deadline: int) -> None:
@@ -226,14 +231,16 @@ class Order:
         if len(self.flights) == len(ids):  # all others are settled
             self._deadlines = Agenda()
         self._deadlines.add_run(deadline, ids)
-        if deadline < self._next_store:
-            self._next_store = deadline
+        if deadline < self.next_store:
+            self.next_store = deadline
         if self.attempts_max <= 1:
             self._alarm_store(deadline)
-        if len(self._deadlines) > 2 * len(self.flights) + STALE_MAX:
-            self._sweep_deadlines()
+        self._sweep_deadlines()
 
     def _sweep_deadlines(self) -> None:
+        """Have only those that are in force, if most are not."""
+        if len(self._deadlines) <= 2 * len(self.flights) + STALE_MAX:
+            return
         self._deadlines = Agenda(
             (each.deadline, id) for id, each in self.flights.items() if each.deadline > self._store_seen
         )
@@ -278,6 +285,7 @@ class Order:
             return self.waiting
         found = self.lanes.get(priority)
         if found is None:
+            self.plain = False
             found = self.lanes[priority] = Backlog()
             insort(self.levels, priority)
         return found
@@ -306,15 +314,16 @@ class Order:
 
     def head(self, now: Now) -> int | None:
         """The id that is delivered next at *now*."""
-        if now.store >= self._next_store or now.wall >= self._next_wall or now.wall < self._wall_seen:
+        if now.store >= self.next_store or now.wall >= self._next_wall or now.wall < self._wall_seen:
             self.advance(now)
         if self._ready or self._passing or self.levels or self.paused:
             return self._pick()
+        self.plain = self._next_wall == NEVER and not self.peculiar
         return self.waiting.head
 
     def heads(self, now: Now, limit: int) -> list[int]:
         """The ids that are delivered next at *now*, at most *limit*, in order: one of a group."""
-        if now.store >= self._next_store or now.wall >= self._next_wall or now.wall < self._wall_seen:
+        if now.store >= self.next_store or now.wall >= self._next_wall or now.wall < self._wall_seen:
             self.advance(now)
         if not self._ready and not self._passing and not self.levels:
             return self.waiting.first(limit)
@@ -469,10 +478,10 @@ class Order:
 
     def hopeless(self) -> tuple[int, int]:
         """How many have expired, and no process came by yet; and how many of those rest, for their time."""
-        bound = self._next_store
-        self._busy, self._next_store = True, 0  # interrupted from here on, the next look begins anew
+        bound = self.next_store
+        self._busy, self.next_store = True, 0  # interrupted from here on, the next look begins anew
         found = self._mortal.passed(self._wall_seen), self._mortal_early.passed(self._wall_seen)
-        self._busy, self._next_store = False, bound
+        self._busy, self.next_store = False, bound
         return found
 
     def dying(self) -> int:
@@ -484,12 +493,12 @@ class Order:
     def advance(self, now: Now) -> None:
         """Note whose time has come."""
         if now.wall < self._wall_seen:
-            self._busy, self._next_store = True, 0  # first: interrupted here, the next look begins anew too
+            self._busy, self.next_store = True, 0  # first: interrupted here, the next look begins anew too
             self._wall_seen = now.wall
         if self._busy:
             self.reindex()
         # Interrupted from here on, the next look begins anew.
-        self._busy, self._next_store = True, 0
+        self._busy, self.next_store = True, 0
         expiry = self._expiries.first()
         if expiry and self._wall_seen < expiry[0] <= now.wall:
             self.board.next = 0  # sooner than it knew, if the wall clock has jumped
@@ -559,9 +568,9 @@ class Order:
 
     def _set_bounds(self) -> None:
         deadline, due, expiry = self._deadlines.first(), self._dues.first(), self._expiries.first()
-        self._next_store = deadline[0] if deadline else NEVER
+        self.next_store = deadline[0] if deadline else NEVER
         if self._returns:
-            self._next_store = min(self._next_store, self._returns[0][0])
+            self.next_store = min(self.next_store, self._returns[0][0])
         self._next_wall = due[0] if due else NEVER
         if expiry:  # what has expired already does not say when the next one does
             self._next_wall = min(self._next_wall, max(expiry[0], self._wall_seen + 1))
@@ -588,7 +597,7 @@ class Order:
         if when > self._store_seen:
             heappush(self._returns, (when, id))
             self._resting += 1
-            self._next_store = min(self._next_store, when)
+            self.next_store = min(self.next_store, when)
             if flight.traits.expires:
                 self._mortal_early.add(flight.traits.expires)
         else:
@@ -596,12 +605,14 @@ class Order:
 
     def _push(self, id: int, traits: Traits) -> None:
         """It is ready now, or its group's first."""
+        self.plain = False
         if traits.expires:
             self._passing.add(id, traits.priority, traits.expires)
         else:
             self._ready.add(id, traits.priority)
 
     def _watch_expiry(self, id: int, when: int) -> None:
+        self.plain = False
         self._expiries.add(when, id)
         self._next_wall = min(self._next_wall, when)
         self._alarm_wall(when)

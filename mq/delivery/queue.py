@@ -73,7 +73,6 @@ class QueueState(Order):
         # What an operation has to look at, so that plain queues have nothing to look at.
         self.bounded = False  # somebody may wait for room
         self.picky = False  # a publish is more than a body
-        self.peculiar = False  # a delivery is more than the next message
         self.rested = True  # nothing has changed since it was counted, or struck off as empty
         self.counted = (0, 0)
 
@@ -128,6 +127,7 @@ class QueueState(Order):
         self.picky = self.bounded or said.ttl is not None
         self.idle_until, self.idle_seconds = said.idle_until, idle.shortest(said)
         self.peculiar = said.delivery == "at_most_once" or self.idle_seconds is not None
+        self.plain = False  # to be looked at
         if self.idle_seconds is not None:
             self.board.at_store(self.idle_until, self.number)
         attempts_max = NEVER if said.max_attempts is None else said.max_attempts

@@ -98,6 +98,23 @@ class Reader:
                 stored = self._read_or_explain(each, lsn)
         return stored
 
+    def at_hand(self, lsn: int, kind: int) -> tuple[int, int, bytes] | None:
+        """Flags, time and payload of the record at *lsn*, if it is of that *kind*, in memory, and passes."""
+        each, first, block = self._recent
+        at = lsn - first
+        if each is None or not 0 <= at <= len(block) - 24:
+            return None
+        crc, length, low, _, ms, said, flags, _ = UNPACK(block, at)
+        stop = at + 24 + length
+        if (
+            said != kind
+            or low != lsn & 0xFFFF_FFFF
+            or stop > len(block)
+            or crc32c(block[at + 4 : stop], each.seed) != crc
+        ):
+            return None
+        return flags, each.wall_ms + ms, block[at + 24 : stop]
+
     def read_run(
         self, positions: Sequence[int], start: int, kind: int
     ) -> tuple[list[int], list[int], list[bytes]]:  # fmt: skip
