@@ -179,7 +179,7 @@ class Queue(Generic[T]):
         me, busy = get_ident(), store.busy
         if me in busy:
             raise nested()
-        sleeper = flight = id = None
+        sleeper = flight = id = begun = None
         try:
             busy.add(me)
             while True:
@@ -228,6 +228,10 @@ class Queue(Generic[T]):
                                 now = store.clock.now()
                                 channel.wake_next(now)
                                 store.watch(now)
+                    except BaseException:
+                        if id is not None and flight is None:
+                            begun = receiving.begun(store, state, store.applied)
+                        raise
                     finally:
                         store.leave()
                 if id is None:
@@ -245,7 +249,7 @@ class Queue(Generic[T]):
                         self._set_aside(id, receipt, error)
                         raise
                 if found is None:  # it timed out, and was settled, before it was read
-                    flight = None
+                    flight = id = None
                     continue
                 flags, created_ms, raw = found
                 more = None
@@ -255,8 +259,10 @@ class Queue(Generic[T]):
         except BaseException as error:
             if sleeper is not None:
                 sleeper.give_up()
-            if id is not None and flight is not None and not isinstance(error, StorageError):
-                receiving.give_back(self, [(id, receipt)])
+            if id is not None and flight is not None:
+                begun = [(id, receipt)]
+            if begun and not isinstance(error, StorageError):
+                receiving.give_back(self, begun)
             raise
         finally:
             busy.discard(me)

@@ -24,6 +24,7 @@ from mq.message import Delivery, more_of
 from mq.notes import WARNING
 from mq.operation import operation
 from mq.settling import Claim, do_release, settle_within
+from mq.storage.segment import Event
 from mq.store import Store
 from mq.waiting import Sleeper
 
@@ -40,10 +41,10 @@ def receive_many(
 ) -> list[Delivery[Any]]:  # fmt: skip
     """Take up to *limit* messages as soon as there is one; none once *until* has come, monotonic seconds."""
     sleeper: Sleeper | None = None
-    taken = NOTHING
+    taken, deliveries = NOTHING, []
     try:
         while True:
-            settled = None
+            settled, begin = None, -1
             with store.mutex:
                 try:
                     store.enter()
@@ -67,6 +68,7 @@ def receive_many(
                             options.visibility_timeout if visibility_timeout is None else visibility_timeout
                         )
                         deadline = now.store + int(seconds * 1000)
+                        begin = store.log.end
                         if options.delivery == "at_most_once":
                             settled = arrive_settled(queue, state, ids, now)
                         else:
@@ -75,6 +77,10 @@ def receive_many(
                             channel.wake_next(now)
                         if store.asleep:
                             store.watch(now)
+                except BaseException:
+                    if begin >= 0 and not taken.ids:
+                        deliveries = begun(store, state, begin)
+                    raise
                 finally:
                     store.leave()
             if not ids:
@@ -90,9 +96,29 @@ def receive_many(
     except BaseException as error:
         if sleeper:
             sleeper.give_up()
-        if taken.ids and not isinstance(error, StorageError):  # what is damaged is set aside already
-            give_back(queue, [(id, flight.receipt) for id, flight in zip(*taken, strict=True)])
+        deliveries += [(id, flight.receipt) for id, flight in zip(*taken, strict=True)]
+        if deliveries and not isinstance(error, StorageError):  # what is damaged is set aside already
+            give_back(queue, deliveries)
         raise
+
+
+def begun(store: Store, state: QueueState | None, begin: int) -> list[tuple[int, int]]:
+    """Deliveries (id and receipt each) that this turn has appended from *begin* on, and an exception ended.
+
+    Called in that turn.  The state may not know of them, nor the page.
+    """
+    with suppress(MqError, MemoryError, OSError):  # then they come back after their visibility timeout
+        return _deliveries(store.log.appended_since(begin), state) if state else []
+    return []
+
+
+def _deliveries(appended: Iterable[Event], state: QueueState) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for lsn, kind, _, number, _, buffer, start, stop in appended:
+        if kind == events.DELIVER and number == state.number and isinstance(buffer, bytes):
+            ids, _ = events.deliveries_of(buffer, start, stop)
+            found += zip(ids, range(lsn, lsn + len(ids)), strict=True)
+    return found
 
 
 def give_back(queue: Queue[Any], taken: Iterable[tuple[int, int]]) -> None:

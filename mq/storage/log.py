@@ -909,6 +909,13 @@ class Log:
         self.reader.followed = last, begin, block
         return found
 
+    def appended_since(self, begin: int) -> list[Event]:
+        """What this turn has appended from *begin* on, though an exception kept the page from saying so."""
+        last = self.segments[-1]
+        if self.unsettled:  # nothing was, but a new segment was begun
+            return []
+        return list(Scan(self._disk, self._fd, last, max(begin, last.base), last.limit, ""))
+
     def _follow_far(self, upto: int, enough: int) -> Iterator[Event]:
         """Up to the first end of a group at *enough* or behind, or to *upto*."""
         while upto > self.segments[-1].limit:
