@@ -1,4 +1,4 @@
-"""A queue in SQLite by somebody with experience in it: one statement an operation, partial indexes, WAL.
+"""A queue in SQLite, by the rules of SQLite: one statement an operation, partial indexes, WAL.
 
 - A receive is one UPDATE … RETURNING that moves the message from one partial index to the other.
 - The threads of a process share a connection under a lock: one writer at a time is what SQLite allows
