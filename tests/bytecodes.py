@@ -17,13 +17,15 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+from types import CodeType, FrameType
+from typing import Any, TypeVar
 
 import mq
 
 HERE = os.path.dirname(mq.__file__)
 LIBRARY = os.path.dirname(os.__file__)
+
+Found = TypeVar("Found")
 
 
 @contextmanager
@@ -34,24 +36,43 @@ def at_each_bytecode(call: Callable[[FrameType, str], object]) -> Iterator[None]
     """
     last = ""
 
-    def look(frame: FrameType, event: str, arg: object) -> Any:
+    def begin(frame: FrameType, event: str, arg: object) -> Any:
+        """A function is called: whether all that happens in it is of interest is the same until it returns."""
         nonlocal last
-        before, last = last, event
+        last = event
         if not is_ours(frame):
             return None
         frame.f_trace = look
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return look
+
+    def look(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal last
+        before, last = last, event
         if event == "opcode":
             call(frame, before)
         return look
 
     tracer = sys.gettrace()
     sys._getframe().f_trace_opcodes = True
-    sys.settrace(look)
+    sys.settrace(begin)
     try:
         yield
     finally:
         sys.settrace(tracer)
+
+
+def by_code(find: Callable[[CodeType], Found]) -> Callable[[CodeType], Found]:
+    """As functools.cache, but by identity: to hash a code object takes as long as it is."""
+    known: dict[int, tuple[CodeType, Found]] = {}
+
+    def look_up(code: CodeType) -> Found:
+        entry = known.get(id(code))
+        if entry is None:
+            entry = known[id(code)] = code, find(code)  # with the code, so that its id stays its own
+        return entry[1]
+
+    return look_up
 
 
 def is_ours(frame: FrameType | None) -> bool:

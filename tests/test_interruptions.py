@@ -43,7 +43,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from bytecodes import HERE, at_each_bytecode
+from bytecodes import HERE, at_each_bytecode, by_code
 from fakes import FakeClock, QuickDisk, open_on
 
 import mq
@@ -63,7 +63,7 @@ HAVE_OWNERS = HAVE_BYTE_LOCKS and barrier.heed()  # of a turn without LOCK
 STRIKES_OF_A_STORE = 25  # then a new one: whoever was struck reads all of it again
 
 
-@functools.cache
+@by_code
 def way_out(code: CodeType) -> frozenset[int]:
     """The bytecodes between the beginning of a way out and the return of the call that goes it, and moves."""
     listing = list(dis.get_instructions(code))
@@ -72,7 +72,7 @@ def way_out(code: CodeType) -> frozenset[int]:
     return frozenset(quiet.union(*(each[:-1] for each in ways_out(code))))
 
 
-@functools.cache
+@by_code
 def ways_out(code: CodeType) -> tuple[tuple[int, ...], ...]:
     """The bytecodes of each way out, and the one behind it."""
     listing = list(dis.get_instructions(code))
@@ -109,7 +109,7 @@ def begins(each: dis.Instruction) -> bool:
     return bool(each.starts_line) or each.opname == "PUSH_EXC_INFO"
 
 
-@functools.cache
+@by_code
 def between_calls(code: CodeType) -> frozenset[int]:
     """Where CPython looks for signals: where a function begins, behind a call, where a loop goes back."""
     listing = list(dis.get_instructions(code))
@@ -118,14 +118,19 @@ def between_calls(code: CodeType) -> frozenset[int]:
     return frozenset(found)
 
 
+@by_code
+def struck(code: CodeType) -> frozenset[int]:
+    """In mq any bytecode that is not on a way out; in the standard library those where a signal may come."""
+    if code.co_filename.startswith(HERE):
+        return frozenset(range(0, len(code.co_code), 2)) - way_out(code)
+    return between_calls(code)
+
+
 def at_any_bytecode(frame: FrameType, _before: str) -> bool:
-    """In mq; in the standard library, where a signal may come."""
-    if frame.f_code.co_filename.startswith(HERE):
-        return frame.f_lasti not in way_out(frame.f_code)
-    return frame.f_lasti in between_calls(frame.f_code)
+    return frame.f_lasti in struck(frame.f_code)
 
 
-@functools.cache
+@by_code
 def where_signals_come(code: CodeType) -> frozenset[int]:
     """Where a signal may come, but for ways out, and behind them, where what came in there is raised."""
     return between_calls(code).difference(*ways_out(code))

@@ -69,15 +69,16 @@ def make(workload: Workload) -> tuple[SimulatedDisk, Key]:
 
 
 def damages(files: dict[str, bytes]) -> Iterator[tuple[str, str, bytes]]:
-    """Path, what was done, and the file's bytes then."""
+    """Path, what was done, and the file's bytes then; what is cut first, there are fewer of those."""
+    for path, data in sorted(files.items()):
+        for size in range(len(data)):
+            yield path, f"cut to {size} bytes", data[:size]
     for path, data in sorted(files.items()):
         flipped = {"mark": MARK_BYTES, "reserve": 0}.get(path.rpartition("/")[2], len(data))
         for at in range(flipped):
             for bit in range(8):
                 byte = bytes([data[at] ^ 1 << bit])
                 yield path, f"bit {bit} of byte {at} flipped", data[:at] + byte + data[at + 1 :]
-        for size in range(len(data)):
-            yield path, f"cut to {size} bytes", data[:size]
 
 
 def judge(disk: SimulatedDisk, held: Key) -> str:

@@ -38,9 +38,11 @@ from .disk import SHORT, SimulatedDisk
 from .driver import PATH, Driver, Wrong, contents, open_store, said
 from .fate import Fate, draw, everything, evicting, nothing_but_the_platter
 from .history import Found, History, Key
-from .workloads import WORKLOADS, Workload, aftermath
+from .workloads import WORKLOADS, aftermath
 
 FAR = 40_000 * 86_400.0  # seconds since 1970 when all deadlines have passed and all delays are over
+PER_CALL = 10  # fates drawn at each call
+EARLIER = 1 << 32  # added to a seed, for what was there before
 LIVES_MAX = 3
 LIVE_ON = (0.012, 0.01, 0.01)  # how often a state is lived on with, by depth
 LOG = f"{PATH}/log/"
@@ -112,11 +114,16 @@ class Tally:
 
 
 class Explorer:
-    def __init__(self, seed: int = 0, *, per_call: int = 6, states_max: int = 1 << 62) -> None:
+    """*glance*: only once through, with the fates that are drawn, and without living on: most bugs show."""
+
+    def __init__(
+        self, seed: int = 0, *, per_call: int = PER_CALL, states_max: int = 1 << 62, glance: bool = False
+    ) -> None:
         self.seed, self.tally = seed, Tally()
-        self._per_call, self._states_max = per_call, states_max
+        self._per_call, self._states_max, self._glance = per_call, states_max, glance
         self._rng = random.Random()
         self._seen: dict[int, Found | str] = {}
+        self._old: dict[str, dict[str, bytes]] = {}  # what was left before each workload
         self._trail: list[str] = []
 
     # ── runs ───────────────────────────────────────────────────────────────────────
@@ -129,9 +136,10 @@ class Explorer:
         self._rng = random.Random(f"{self.seed} {name}")
         self._seen.clear()
         self._trail.clear()
+        old = self._left_before(name)
         with determined(self.seed):
             disk = SimulatedDisk(faults=faults)
-            disk.old = self._left_before(workload)
+            disk.old = old
             history = History()
             driver = Driver(disk, history, only=only)
             disk.on_change = lambda kind: (
@@ -165,12 +173,15 @@ class Explorer:
                 if fault == SHORT:
                     yield {call: SHORT, call + 1: errno.ENOSPC}
 
-    def _left_before(self, workload: Workload) -> dict[str, bytes]:
+    def _left_before(self, name: str) -> dict[str, bytes]:
         """By file name, what an earlier store in the same place left on the platter."""
-        disk = SimulatedDisk()
-        with suppress(Wrong, *CRASHES):  # the run itself will show it
-            workload(Driver(disk, History(), dot=b"o"))
-        return {path.rpartition("/")[2]: content for path, content in disk.content().items()}
+        if name not in self._old:
+            disk = SimulatedDisk()
+            # Another seed, and so another key.  What is wrong, the run itself will show.
+            with determined(self.seed + EARLIER), suppress(Wrong, *CRASHES):
+                WORKLOADS[name](Driver(disk, History(), dot=b"o"))
+            self._old[name] = {path.rpartition("/")[2]: data for path, data in disk.content().items()}
+        return self._old[name]
 
     # ── at a call ──────────────────────────────────────────────────────────────────
 
@@ -195,7 +206,7 @@ class Explorer:
         if depth:
             yield from (draw(self._rng) for _ in range(2))
             return
-        if disk.loose_ends() <= 4:
+        if disk.loose_ends() <= 4 and not self._glance:
             yield from islice(everything(), ENUMERATED_MAX)
         yield from (draw(self._rng) for _ in range(self._per_call))
 
@@ -219,7 +230,7 @@ class Explorer:
             raise broken
         assert isinstance(found, Found)
         chance = LIVE_ON[min(depth, 2)] * (1 if isinstance(how, Fate) else KILLED_LIVE_ON)
-        if depth < LIVES_MAX and self._rng.random() < chance:
+        if depth < LIVES_MAX and not self._glance and self._rng.random() < chance:
             self._trail[-1] += f": {how}"
             self._live_on(survivor, driver, found, depth + 1, platter=isinstance(how, Fate))
             self._trail[-1] = self._trail[-1].partition(": ")[0]

@@ -62,6 +62,17 @@ def two_open(stage: Stage, first: str = "always", second: str = "always") -> Non
     stage.do("b", Actor.open, second)
 
 
+@on_stage("ab")
+def a_queue_is_declared_that_another_process_has_looked_at(stage: Stage) -> None:
+    """When b first looked there was none of that name."""
+    stage.do("a", Actor.open)
+    stage.do("b", Actor.open)
+    stage.do("b", Actor.options, "q")
+    stage.do("a", Actor.declare, "q", 20.0)
+    stage.do("b", Actor.options, "q")
+    stage.end(cuts=5)
+
+
 @on_stage()
 def killed_between_the_write_of_a_group_and_its_end(stage: Stage) -> None:
     """1. The next writer's record is as long as the group's first."""

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from mq.storage.log import Log
 
 from . import copied, damage, full
-from .explorer import Explorer
+from .explorer import PER_CALL, Explorer
 
 
 class Bug(NamedTuple):
@@ -92,15 +92,14 @@ BUGS = (
     Bug("the checksum is not looked at", SEGMENT + "Scan.parse",
         "!= crc:", "!= crc and False:", "publish_never batches"),
     Bug("the checksum has no seed", "mq.storage.record:seed",
-        'crc32c(key + base.to_bytes(8, "little"))', "0", "publish_never unsynced_batches rotation"),
+        'crc32c(key + base.to_bytes(8, "little"))', "0", "publish_never"),
     Bug("half a group is adopted", SEGMENT + "Scan.parse", "if flags & chained or group:", "if False:",
         "unsynced_batches batches"),
     Bug("torn bytes pass for zeros", SEGMENT + "is_zero", "return False", "return True",
         "publish_never unsynced_batches"),
     # ── recovery ───────────────────────────────────────────────────────────────────
     Bug("appended in place behind a torn tail", RECOVERY + "recover",
-        "if found.verdict is not Verdict.CLEAN or", "if not found.segments or",
-        "publish_never unsynced_batches"),
+        "if found.verdict is not Verdict.CLEAN or", "if not found.segments or", "unsynced_batches"),
     Bug("a log of an older mq is gone on with in its last segment", RECOVERY + "recover",
         "or log.segments[-1].features != segment.FEATURES or anew", "", "upgrading"),
     Bug("the page says its version before the log has the feature bit", "mq.storage.shared:renew",
@@ -138,13 +137,13 @@ BUGS = (
         "closing settling timeouts"),
     # ── giving space back, checkpoints ─────────────────────────────────────────────
     Bug("a segment goes before its messages are synced", "mq.storage.cleaner:clean", "log.sync(end)", "pass",
-        "unsynced_cleaning cleaning"),
+        "cleaning"),
     Bug("declarations do not move", "mq.maintenance:Maintenance._draft",
         "return self._store.declaration(queue)", "return None", "cleaning"),
     Bug("attempts do not move", "mq.maintenance:Maintenance._draft", "pack(what, created_ms, attempts,",
-        "pack(what, created_ms, 0,", "cleaning unsynced_cleaning"),
+        "pack(what, created_ms, 0,", "moving"),
     Bug("what was tried does not move", "mq.delivery.state:State.look_within",
-        "[*queue.delayed, *queue.flights]", "[]", "cleaning unsynced_cleaning"),
+        "[*queue.delayed, *queue.flights]", "[]", "moving"),
     Bug("what waits does not move", "mq.delivery.state:State.look_within",
         "for ids in lane.within(base, limit)", "for ids in ()", "cleaning unsynced_cleaning"),
     Bug("a checkpoint is ahead of the disk", "mq.storage.checkpoint:write", "sync_log()", "pass",
@@ -223,6 +222,8 @@ BUGS = (
 STATES_MAX = 12_000  # for each workload of a hunt
 FAULTED_MAX = 500  # for each fault of it
 FAULTS_MAX = 40
+GLANCED_MAX = 100  # the same, at a glance
+GLANCES, HUNTS = 8, 3  # seeds
 
 
 class Outdated(AssertionError):
@@ -269,7 +270,7 @@ def _unlock(log: Log) -> None:
             disk._locks.pop(fd, None)
 
 
-def caught(bug: Bug, seeds: int = 3) -> str:
+def caught(bug: Bug) -> str:
     """What the laboratory says about the library with the bug; "" if nothing."""
     with planted(bug):
         if bug.hunt == "full":
@@ -278,16 +279,26 @@ def caught(bug: Bug, seeds: int = 3) -> str:
             return next((wrong for each in copied.COPIED if (wrong := copied.explore(each))), "")
         if bug.hunt == "damage":
             return next(iter(damage.explore("settled", first=True)[1]), "")
-        for seed in range(seeds):
+        looks = [*((glance, seed) for seed in range(GLANCES)), *((hunt, seed) for seed in range(HUNTS))]
+        for look, seed in looks:
             for workload in bug.hunt.split():
-                if found := hunt(workload, bug.fault, seed):
+                if found := look(workload, bug.fault, seed):
                     return found
+    return ""
+
+
+def glance(workload: str, fault: str, seed: int) -> str:
+    """What one quick look at each call of a workload shows, or at all that follows each fault."""
+    explorer = Explorer(seed, per_call=1, glance=True)
+    for faults in _faults(explorer, workload, fault, GLANCED_MAX):
+        if found := explorer.run(workload, faults=faults):
+            return found.text
     return ""
 
 
 def hunt(workload: str, fault: str, seed: int, *, share: int = 1) -> str:
     """What the laboratory finds in one workload, with one *share*th of the budget; "" if nothing."""
-    explorer = Explorer(seed, per_call=2 if fault else 8, states_max=STATES_MAX // share)
+    explorer = Explorer(seed, per_call=2 if fault else PER_CALL, states_max=STATES_MAX // share)
     for faults in _faults(explorer, workload, fault, FAULTED_MAX // share):
         if found := explorer.run(workload, faults=faults):
             return found.text

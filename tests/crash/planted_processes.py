@@ -40,7 +40,7 @@ BUGS = (
     Bug("nobody steps aside", STORE + "_come_in_with_lock", "if mark[9] and mark[7] == self._pid:",
         "if False:", "a_process_that_never_rests_has_the_lock_whenever_another_tries"),
     Bug("new queues of others are not seen", STORE + "_apply", "if self.state.renamed:",
-        "if False:", "definitions, two publish and take"),
+        "if False:", "a_queue_is_declared_that_another_process_has_looked_at"),
     Bug("deadlines by a clock of one's own", "mq.clock:Clock.join",
         "self._offset_ms = _signed(page[OFFSET])", "self.start(last_ms, 0, [0] * 18)", "settling"),
     Bug("a process with another monotonic clock is admitted", "mq.clock:Clock.check",

@@ -28,7 +28,7 @@ def test_no_promise_is_broken_in_any_crash_state(name):
     """P1 to P10, in a hundred thousand states: a share for each workload, seed after seed."""
     total = Tally()
     for seed in itertools.count():
-        explorer = Explorer(seed, per_call=10, states_max=SHARE - total.states)
+        explorer = Explorer(seed, states_max=SHARE - total.states)
         explorer.run(name)
         total += explorer.tally
         assert not total.violations, "\n\n".join(map(str, total.violations))

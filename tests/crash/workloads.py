@@ -417,13 +417,15 @@ def remembering_without_reading(d: Driver) -> None:
 
 
 def moving(d: Driver) -> None:
-    """What sets messages apart moves with them: priority, group, and where they died."""
+    """What sets messages apart moves with them: priority, group, attempts, and where they died."""
     d.open(sync="never")
-    d.publish("c")
+    d.publish("c", 2)
     d.publish("c", priority=2, group_name="g")
-    d.take("c", 2)
+    d.take("c", 3)
     d.reject()
     d.release()
+    d.nack(delay=500.0)
+    _turn_over(d)
     _turn_over(d)
     d.reopen(from_log=True)
 
@@ -449,11 +451,12 @@ def arriving_settled(d: Driver) -> None:
 
 
 def grouped(d: Driver) -> None:
-    """Of a group one is in flight, whoever opens the store."""
+    """Of a group one is in flight, whoever opens the store, from a checkpoint or from the log."""
     d.open(sync="never")
     d.publish("a", 3, group_name="g")
     d.publish("a", group_name="h", priority=7)
     d.take("a", 2)
+    d.maintain()
     d.reopen()
     d.take("a", 2)
     d.reopen(from_log=True)
