@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -101,6 +102,18 @@ def test_results_are_the_same_after_they_were_written(tmp_path: Path) -> None:
     results = everything()
     results.write(tmp_path / "bench.json")
     assert Results.read(tmp_path / "bench.json").text() == results.text()
+
+
+def test_a_run_in_two_parts_has_one_report(tmp_path: Path) -> None:
+    group = Group("receive", 100, "durable", False, 100)
+    results_of(outcome("mq", 0, 100)).write(tmp_path / "one")
+    results_of(Outcome(group, "mq", 0, {"rate": 200}, {})).write(tmp_path / "two")
+    words = ["--render", str(tmp_path / "one"), "--render", str(tmp_path / "two"), "--out", str(tmp_path)]
+    assert CliRunner().invoke(app.main, words).exit_code == 0
+    told = (tmp_path / "bench.md").read_text()
+    assert re.search(r"publish +\| +receive and ack +\|", told) and re.search(
+        r"\*\*mq\*\* +\| +100 \| +200 \|", told
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from benchmarks.bench.document import write_page, write_report
 from benchmarks.bench.peer import Durability, Peer
 from benchmarks.bench.peers import PEERS
 from benchmarks.bench.progress import ProgressLine
-from benchmarks.bench.results import BEFORE, OURS, PeerInfo, Results
+from benchmarks.bench.results import BEFORE, OURS, PeerInfo, Results, together
 from benchmarks.bench.workloads import WORKLOADS
 
 T = TypeVar("T")
@@ -36,6 +36,7 @@ HELP = """Measure mq and its peers on the same work, in interleaved rounds, each
   scripts/bench --peers 'mq,sqlite3' --workloads 'publish*'
   scripts/bench --before ../other-checkout     mq as it is there, in the same rounds
   scripts/bench --render bench-out/bench.json --docs    no measuring: into docs/performance.md
+  scripts/bench --render one/bench.json --render two/bench.json    of a run in two parts
 
 What was measured is in --out: bench.md (tables), bench.json (everything), and PNGs.  Ctrl-C ends it, and
 leaves what was measured so far.  The exit code is 1 if mq lost, doubled or altered a message, or failed.
@@ -60,19 +61,19 @@ How the figures are kept comparable is in benchmarks/bench/__init__.py, what eac
               show_default=True, help="Where the results go.")  # fmt: skip
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, allow_dash=True),
               help="The JSON to this file too; - is standard output.")  # fmt: skip
-@click.option("--render", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="Measure nothing: tables and plots of this JSON.")  # fmt: skip
+@click.option("--render", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Measure nothing: report on this JSON; on several as one, if they are parts.")  # fmt: skip
 @click.option("--docs", is_flag=True, help="Put the tables and plots into docs/performance.md.")
 @click.option("--list", "listed", is_flag=True, help="Say which peers and workloads there are.")
 def main(
     quick: bool, peers: str | None, workloads: str | None, round_count: int | None, bodies: str | None,
     durability: Durability | None, slow: bool | None, directory: str | None, before: str | None, out: Path,
-    json_file: str | None, render: Path | None, docs: bool, listed: bool,
+    json_file: str | None, render: tuple[Path, ...], docs: bool, listed: bool,
 ) -> None:  # fmt: skip
     if listed:
         return list_all()
     if render:
-        results = Results.read(render)
+        results = together([Results.read(file) for file in render])
     else:
         chosen = chosen_of(PEERS, peers, "peer")
         here, left_out = installed(chosen, before, named=peers is not None)
@@ -116,7 +117,7 @@ def measure(plan: rounds.Plan, left_out: dict[str, str], file: Path) -> Results:
         say(note)
     results = Results(about, plan.rounds, [info(peer) for peer in plan.peers], left_out)
     file.parent.mkdir(parents=True, exist_ok=True)
-    line, written = ProgressLine(plan.rounds), time.monotonic()
+    line, written = ProgressLine(plan.rounds, plan.seconds_max), time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for outcome in rounds.run(plan, line):

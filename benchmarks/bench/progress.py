@@ -10,8 +10,9 @@ from benchmarks.bench.workloads import WORKLOADS
 
 
 class ProgressLine:
-    def __init__(self, rounds: int) -> None:
-        self._rounds = rounds
+    def __init__(self, rounds: int, seconds_max: float) -> None:
+        """*seconds_max*: after which the first round is the last."""
+        self._rounds, self._seconds_max = rounds, seconds_max
         self._began = time.monotonic()
         self._terminal = sys.stderr.isatty()
         self._round = -1
@@ -19,7 +20,12 @@ class ProgressLine:
     def __call__(self, round: int, index: int, count: int, case: Case) -> None:
         spent = time.monotonic() - self._began
         done = round * count + index
-        left = f", {clock(spent / done * (self._rounds * count - done))} left" if done > 10 else ""
+        left = ""
+        if done > 10:
+            each = spent / done
+            first = each * (count - done)
+            whole = each * (self._rounds * count - done)
+            left = f", {clock(max(first, min(whole, self._seconds_max - spent)))} left"
         told = f"round {round + 1} of {self._rounds}, {index + 1} of {count}{left}: {title_of(case)}"
         if self._terminal:
             print(f"\r\x1b[K{told[:120]}", end="", file=sys.stderr, flush=True)

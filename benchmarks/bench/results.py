@@ -153,3 +153,15 @@ class Results:
 
 def figure_of(values: list[float]) -> Figure | None:
     return Figure(statistics.median(values), min(values), max(values)) if values else None
+
+
+def together(parts: list[Results]) -> Results:
+    """One result of runs that were about different workloads or peers.  The machine is the first one's."""
+    first, *others = parts
+    for each in others:
+        first.outcomes += each.outcomes
+        first.peers += [peer for peer in each.peers if peer.name not in {known.name for known in first.peers}]
+        first.left_out |= each.left_out
+        first.rounds = max(first.rounds, each.rounds)
+        first.finished &= each.finished
+    return first
