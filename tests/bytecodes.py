@@ -37,7 +37,7 @@ def at_each_bytecode(call: Callable[[FrameType, str], object]) -> Iterator[None]
     last = ""
 
     def begin(frame: FrameType, event: str, arg: object) -> Any:
-        """A function is called: whether all that happens in it is of interest is the same until it returns."""
+        """A function is called: whether what happens in it is of interest stays the same until it returns."""
         nonlocal last
         last = event
         if not is_ours(frame):
