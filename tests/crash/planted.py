@@ -70,7 +70,7 @@ BUGS = (
     Bug("a short write is taken for a whole one", LOG + "Log.append", "if done != size:", "if False:",
         "publish_always", "pwrite"),
     Bug("a failed write is not told", LOG + "Log.append", "raise self._refused(error, lsn, size) from error",
-        "done = size", "publish_always", "pwrite"),
+        "self.end = self._mark[1] = lsn + size; return lsn", "publish_always", "pwrite"),
     Bug("a group is not atomic", LOG + "Log.append_columns", "record.CONTINUES if atomic else 0", "0",
         "unsynced_batches batches"),
     Bug("a group never ends", LOG + "Log.append_columns", "for each in flags[:-1]], flags[-1]]",
