@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import QuickDisk, open_on
+from fakes import FakeClock, QuickDisk, open_on
 
 import mq
 from mq.storage import barrier, bias, shared
 from mq.storage.bias import RUN
-from mq.storage.disk import HAVE_BYTE_LOCKS
+from mq.storage.disk import HAVE_BYTE_LOCKS, RealDisk
 
 pytestmark = pytest.mark.skipif(
     not (HAVE_BYTE_LOCKS and barrier.heed()), reason="this system has no barrier: every turn takes LOCK"
@@ -243,6 +243,32 @@ def test_an_owner_looks_whether_the_store_has_failed(one, other):
     one._store.mark[shared.FAILED] = 1
     with pytest.raises(mq.StoreFailed):
         one.queue("mail").publish("x")
+
+
+@pytest.mark.parametrize("name", ["LOCK", "mark"])
+def test_an_owner_whose_descriptor_the_program_closed_lets_go_of_the_turn(path, tmp_path, name):
+    """Within a second it is told; the file that has the number now is not locked, and nobody waits for it."""
+    clock = FakeClock()
+    one, _ = opened(path, clock=clock)
+    other, _ = opened(path, clock=clock)
+    run(one)
+    store = one._store
+    fd = store._locks.fd if name == "LOCK" else store._sync_fd
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    os.close(fd)
+    theirs = os.open(tmp_path / "theirs", os.O_RDWR)
+    assert theirs == fd
+    clock.advance(2)
+    with pytest.raises(mq.StoreFailed, match=f"{name}.*closed descriptor"):
+        run(one)
+    assert not any(other._store.mark[shared.INSIDE + slot] for slot in range(shared.SLOTS))
+    with pytest.raises(mq.StoreFailed):
+        run(other, 1)
+    for broker in (other, one):
+        broker.close()
+    assert RealDisk().lock(theirs)
+    os.close(theirs)
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"
 
 
 # ── processes ──────────────────────────────────────────────────────────────────────

@@ -91,6 +91,11 @@ def publish_two(actor: Actor) -> None:
     actor.publish("q", 2, size=40)
 
 
+def begin_a_segment(actor: Actor) -> None:
+    for _ in range(2):
+        actor.publish("q", size=LONG)
+
+
 def come_by(stage: Stage, name: str, *others: str) -> None:
     """That process publishes, while the others go on whenever it waits; then it takes all."""
     stage.begin(name, Actor.publish, "q", size=40)
@@ -109,7 +114,7 @@ def another_comes_at_each_step_of_the_owner(stage: Stage) -> None:
 
 @on_stage("a")
 def the_owner_is_killed_at_each_step(stage: Stage) -> None:
-    for work in (publish_one, publish_two):
+    for work in (publish_one, publish_two, begin_a_segment):
         for each in at_each_call(stage.here, "a", owner_and_other, work):
             each.kill("a")
             each.look(cuts=FEW)
