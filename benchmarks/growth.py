@@ -4,7 +4,8 @@
 
 Each row is one operation, in a small store and in a large one, and the ratio of the two: it should be near 1,
 or, where the operation goes through all of them, near the ratio of the sizes.  Times are medians of several
-rounds.  "neighbour" is the longest that a publish to another queue took meanwhile, in a second process.
+rounds.  "worst" is the longest that a publish to another queue took meanwhile, in a second process, or that
+one of the publishes took.
 """
 
 from __future__ import annotations
@@ -129,12 +130,16 @@ def row(title: str, small: int, large: int) -> Callable[[Any], Any]:
 
 
 def median_of(operation: Operation, rounds: int = ROUNDS) -> float:
+    return statistics.median(seconds_of(operation, rounds))
+
+
+def seconds_of(operation: Operation, rounds: int) -> list[float]:
     seconds = []
     for _ in range(rounds):
         begin = time.perf_counter()
         operation()
         seconds.append(time.perf_counter() - begin)
-    return statistics.median(seconds)
+    return seconds
 
 
 def opening(fill: Callable[[mq.Broker, int], Any]) -> Callable[[Path, int], float]:
@@ -205,6 +210,11 @@ def all_stats(path: Path, count: int) -> float:
 def receive_from_many(path: Path, count: int) -> float:
     with mq.open(path, sync="never") as broker:
         listed = [broker.queue(f"queue-{index}") for index in range(count)]
+        for queue in listed:  # empty, and not only never used
+            queue.publish(BODY)
+            message = queue.receive(timeout=0)
+            assert message
+            message.ack()
         listed[-1].publish_many([BODY] * (ROUNDS + 1))
         broker.receive(listed, timeout=0)
         return median_of(lambda: broker.receive(listed, timeout=0))
@@ -311,24 +321,30 @@ def beside(path: Path, count: int, code: str, *words: str) -> Iterator[None]:
             process.wait()
 
 
-def publishing(path: Path, count: int, code: str, *words: str) -> float:
+def publishing(title: str, path: Path, count: int, code: str, *words: str) -> float:
     with mq.open(path, sync="never") as broker:
         queue = broker.queue("bench")
         queue.publish(BODY)
         with beside(path, count, code, *words):
             for _ in range(100):
                 queue.publish(BODY)
-            return median_of(lambda: queue.publish(BODY), rounds=2_000)
+            seconds = seconds_of(lambda: queue.publish(BODY), rounds=2_000)
+        waits[title] = max(seconds)
+        return statistics.median(seconds)
 
 
-@row("publish, beside processes that wait elsewhere", 1, 60)
+BESIDE_WAITERS = "publish, beside processes that wait elsewhere"
+BESIDE_WATCHERS = "publish, beside loops of stats()"
+
+
+@row(BESIDE_WAITERS, 0, 60)
 def waiters(path: Path, count: int) -> float:
-    return publishing(path, count, WAITER, "elsewhere")
+    return publishing(BESIDE_WAITERS, path, count, WAITER, "elsewhere")
 
 
-@row("publish, beside loops of stats()", 1, 2)
+@row(BESIDE_WATCHERS, 0, 1)
 def watchers(path: Path, count: int) -> float:
-    return publishing(path, count, WATCHER)
+    return publishing(BESIDE_WATCHERS, path, count, WATCHER)
 
 
 # ── the command line ───────────────────────────────────────────────────────────────
@@ -340,17 +356,35 @@ def command(path: Path, *words: str) -> None:
     )
 
 
-for words in (["inspect"], ["verify"], ["dump", "--message"]):
+def full(path: Path, megabytes: int) -> int:
+    """A log of that size; the id of a message in the midst of it."""
+    with mq.open(path, sync="never") as broker:
+        queue = broker.queue("bench")
+        ids = [queue.publish_many([BODY * 10] * 1_000)[0] for _ in range(megabytes)]
+    return ids[len(ids) // 2]
+
+
+for words in (["inspect"], ["verify"], ["dump", "--kind", "nack"], ["dump", "--message"]):
 
     def reading(path: Path, megabytes: int, words: list[str] = words) -> float:
-        with mq.open(path, sync="never") as broker:
-            queue = broker.queue("bench")
-            for _ in range(megabytes):
-                ids = queue.publish_many([BODY * 10] * 1_000)
-        told = [str(ids[-1])] if words[-1] == "--message" else []
+        id = full(path, megabytes)
+        told = [str(id)] if words[-1] == "--message" else []
         return median_of(lambda: command(path, *words, *told), rounds=3)
 
     row(f"mq {' '.join(words)}, MB", 1, 600)(reading)
+
+
+@row("mq dump --message, its first line, MB", 1, 600)
+def first_line(path: Path, megabytes: int) -> float:
+    words = [sys.executable, "-m", "mq.cli", "--store", str(path), "dump", "--message"]
+    words.append(str(full(path, megabytes)))
+
+    def run() -> None:
+        with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+            assert process.stdout and process.stdout.readline()
+            process.kill()
+
+    return median_of(run, rounds=3)
 
 
 @click.command(help=__doc__)
@@ -362,7 +396,7 @@ def main(only: str, scale: float, directory: str | None) -> None:
     for title, small, large, measure in ROWS:
         if only not in title:
             continue
-        sizes = small, max(small, int(large * scale))
+        sizes = small, max(small, 1, int(large * scale))
         found = []
         for size in sizes:
             scratch = tempfile.mkdtemp(prefix="mq-bench-", dir=directory)
@@ -370,7 +404,7 @@ def main(only: str, scale: float, directory: str | None) -> None:
                 found.append(measure(Path(scratch, "data"), size) * 1000)
             finally:
                 shutil.rmtree(scratch)
-        told = f"  neighbour {waits[title] * 1000:.0f} ms" if title in waits else ""
+        told = f"  worst {waits[title] * 1000:.0f} ms" if title in waits else ""
         times = f"{sizes[0]:10,} {found[0]:10.3f} {sizes[1]:10,} {found[1]:10.3f}"
         click.echo(f"{title:46}{times} {found[1] / found[0]:8.1f}{told}")
 
