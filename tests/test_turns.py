@@ -19,6 +19,7 @@ from fakes import FakeClock, QuickDisk, open_on
 
 import mq
 from mq.storage import barrier, bias, shared
+from mq.storage import locks as locks_module
 from mq.storage.bias import RUN
 from mq.storage.disk import HAVE_BYTE_LOCKS, RealDisk
 from mq.storage.window import Window
@@ -245,7 +246,8 @@ def test_an_owner_whose_pipes_were_deleted_is_waited_for_all_the_same(one, other
 def refused(broker: mq.Broker) -> int | None:
     """Who is in the way: another process that is in the midst of a turn."""
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(bias, "LOCK_SECONDS", 0.01)
+        for module in (bias, locks_module):
+            patches.setattr(module, "LOCK_SECONDS", 0.01)
         with pytest.raises(mq.StoreLocked) as raised:
             broker.queue("mail").publish("refused")
     return raised.value.pid
@@ -344,6 +346,24 @@ def test_an_owner_that_is_stopped_inside_is_named_and_goes_on_later(one, path):
     assert waited_for(pid) == 0
     assert count(one) == RUN + 2
     assert one.queue("mail").peek(100)[-1].body == "child's" * 50
+
+
+def test_a_process_that_waits_for_the_lock_is_told_of_the_owner_and_not_of_the_one_that_waits_for_it(
+    one, other, path, monkeypatch
+):
+    pid = in_child(path, publish_and(stop))
+    assert os.WIFSTOPPED(waited_for(pid, os.WUNTRACED))
+    told = []
+
+    def third_comes(seconds: float) -> None:
+        monkeypatch.undo()
+        told.append(refused(other))
+
+    monkeypatch.setattr(one._store.disk, "pause", third_comes)
+    assert refused(one) == pid
+    os.kill(pid, signal.SIGCONT)
+    assert waited_for(pid) == 0
+    assert told == [pid]
 
 
 def test_an_owner_that_is_stopped_between_two_operations_is_not_waited_for(one, path, monkeypatch):

@@ -94,8 +94,11 @@ class Locks:
 
     def _give_up(self, waited: float) -> None:
         """StoreLocked, if whoever has the lock keeps it, or must be stuck."""
-        _, kept = shared.holder(self._disk, self._mark_path)
+        said, kept = shared.holder(self._disk, self._mark_path)
         if kept or waited > LOCK_SECONDS:
+            if shared.word_of(self._disk, self._mark_path, shared.BIAS) & shared.ASKED:
+                # The process with LOCK waits, too: for the owner, which was the last that had a turn.
+                raise StoreLocked(self._path, said, seconds=LOCK_SECONDS)
             raise locked(self._disk, self._path, ["LOCK"], seconds=0 if kept else LOCK_SECONDS)
 
     # ── presence ───────────────────────────────────────────────────────────────────

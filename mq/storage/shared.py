@@ -246,14 +246,19 @@ def end_of_this_boot(words: memoryview | list[int], boot: int) -> int:
 
 def holder(disk: Disk, path: str) -> tuple[int | None, bool]:
     """The pid that last took the lock, if the page at *path* tells; and whether it keeps it."""
+    word = word_of(disk, path, HOLDER)
+    return word % KEPT or None, bool(word & KEPT)
+
+
+def word_of(disk: Disk, path: str, index: int) -> int:
+    """One word of the page at *path*, whichever store's it is; 0 if there is none."""
     if not disk.exists(path):
-        return None, False
+        return 0
     fd = disk.open(path)
     try:
-        word = int.from_bytes(disk.pread(fd, 8, HOLDER * 8), "little")
+        return int.from_bytes(disk.pread(fd, 8, index * 8), "little")
     finally:
         disk.close(fd)
-    return word % KEPT or None, bool(word & KEPT)
 
 
 class View(NamedTuple):
