@@ -376,9 +376,9 @@ class Maintenance:
         """Whether each event of the segment says what lives.  One that moved a message never does."""
         messages, others = self._store.state.positions_within(scan.segment.base, scan.segment.limit)
         live, at = sorted(messages + others), 0
-        for found in scan.batches():
-            behind = at + len(found)
-            if live[at:behind] != [event[0] for event in found]:
+        for found in scan:
+            behind = at + len(found.lsns)
+            if live[at:behind] != found.lsns:
                 return False
             at = behind
         return True

@@ -17,7 +17,7 @@ from mq.delivery.state import State
 from mq.errors import CorruptStore
 from mq.storage import locks, place, record
 from mq.storage.disk import Disk
-from mq.storage.segment import Segment
+from mq.storage.segment import Segment, Stretch
 from mq.storage.walk import KIND_OF, File, Gap, Run, Walk, read
 
 EVENTS: Final = frozenset(kind for kind in events.KIND_NAMES if kind >= record.FIRST_EVENT)
@@ -68,7 +68,8 @@ class Census:
             self.end = max(self.end, part.end)
             if not part.stale:
                 known = kinds.keys() <= EVENTS
-                self.state.apply(part.events if known else [it for it in part.events if it[1] in EVENTS])
+                told = part.events if known else [it for it in part.events if it[1] in EVENTS]
+                self.state.apply([Stretch.of(told)] if told else [])
 
     def rows(self) -> Iterator[tuple[File, Sums]]:
         return ((file, self.sums[file.segment.base]) for file in self.walk.files)

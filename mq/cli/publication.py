@@ -72,7 +72,8 @@ def _read(disk: Disk, store: str, id: int, fds: list[int]) -> Publication | None
     fds.append(disk.open(path))
     stop = min(each.limit, loaded.survey.end)
     # As if all were one group, which is whole: the record may stand in the midst of one.
-    event = next(iter(Scan(disk, fds[0], each, id, stop, path, whole=stop)), None)
+    stretch = next(iter(Scan(disk, fds[0], each, id, stop, path, whole=stop)), None)
+    event = stretch.part(0, 1).events()[0] if stretch else None
     if event is None or event[0] != id or event[1] != events.PUBLISH:
         return None
     queue = loaded.state.queue(event[3])

@@ -183,20 +183,40 @@ class Backlog:
         return position
 
     def take_run(self, ids: list[int]) -> Sequence[int] | None:
-        """`take` for all of *ids*, if they come first in the first chunk; else None, and nothing is done."""
-        if ids[0] != self.head:
+        """`take` for all of *ids*, if they come first; else None, and nothing is done."""
+        if not self._is_first(ids):
             return None
-        held, positions = self._chunks[0].arrays
-        at, stop = self._at, self._at + len(ids)
-        if held[at:stop].tolist() != ids:
-            return None
-        self._at = stop
-        self._count -= len(ids)
-        if stop < len(held):
-            self.head = held[stop]
-        else:
-            self._drop_first()
-        return ids if positions is None else positions[at:stop]
+        found: list[int] = []
+        moved = False
+        left = len(ids)
+        while left:
+            held, positions = self._chunks[0].arrays
+            at, stop = self._at, min(len(held), self._at + left)
+            left -= stop - at
+            moved = moved or positions is not None
+            found += (held if positions is None else positions)[at:stop]
+            self._at = stop
+            self._count -= stop - at
+            if stop < len(held):
+                self.head = held[stop]
+            else:
+                self._drop_first()
+        return found if moved else ids
+
+    def _is_first(self, ids: list[int]) -> bool:
+        """Whether *ids* come first, in this order."""
+        if ids[0] != self.head or len(ids) > self._count:
+            return False
+        at = self._at
+        done = 0
+        for chunk in self._chunks:
+            held = chunk.arrays[0][at : at + len(ids) - done].tolist()
+            if held != ids[done : done + len(held)]:
+                return False
+            at, done = 0, done + len(held)
+            if done == len(ids):
+                break
+        return True
 
     def insert(self, id: int, position: int) -> None:
         """Add an id anywhere, whose record has moved to *position*."""

@@ -89,9 +89,8 @@ class Replay:
         """Plan the next slice; how many move with it."""
         if self._rest is None:
             self._check(plan, queue)
-            self._rest = iter(
-                queue.grounded(plan.now) if self._ids is None else list(dict.fromkeys(self._ids))
-            )
+            ids = queue.grounded(plan.now) if self._ids is None else dict.fromkeys(self._ids)
+            self._rest = iter(list(ids))
         arriving: dict[str, list[int]] = {}
         for id in self._rest:
             if queue.waits(id, plan.now) and (name := self._way_of(queue, id)):

@@ -42,6 +42,7 @@ from .events import (
     Now,
 )
 from .order import ID, STALE_MAX, Order
+from .runs import Run
 from .traits import LEVELS, PLAIN, Delayed, Flight, Traits, traits_of, weight, with_failure
 
 __all__ = ["ID", "STALE_MAX", "Delayed", "Flight", "QueueState", "State"]
@@ -115,6 +116,27 @@ class QueueState(Order):
             self.lane(traits.priority).append(id)
         if self.rested:
             self.stir()
+
+    def do_run(self, run: Run) -> bool:
+        """All that *run* says; False if only the publishes were done, and the others are no run."""
+        if run.published:
+            self.publish_run(run.published, sum(run.sizes))
+        if run.delivered:
+            positions = self.waiting.take_run(run.delivered)
+            if positions is None:
+                return False
+            if run.flying:
+                places = dict(zip(run.delivered, positions, strict=True))
+                for id, (receipt, deadline) in run.flying.items():
+                    flight = self.flights[id] = Flight(receipt, deadline, 1, places[id])
+                    self.watch(id, flight)
+            self.acked += len(run.freed)
+            self.bytes -= sum(run.freed)
+        if run.acked:
+            self.ack_run(run.acked, run.acked_sizes)
+        if self.rested:
+            self.stir()
+        return True
 
     def declare(self, declaration: Declaration, position: int) -> None:
         said, self.declared_at = declaration, position
@@ -437,8 +459,8 @@ class QueueState(Order):
 
     def grounded(self, now: Now) -> list[int]:
         """The ids of all that is not, the oldest first."""
-        ids = self._unsent()
-        ids += [id for id, flight in self.flights.items() if flight.deadline <= now.store]
+        ids = [id for id, flight in self.flights.items() if flight.deadline <= now.store]
+        ids += self._unsent()
         ids.sort()
         return ids
 

@@ -1,16 +1,19 @@
 """The fold: records in, queues out.  Nothing else changes what is true.
 
     state = State()
-    state.apply(records)      at recovery, and for what another handle appended
+    state.apply(stretches)      at recovery, and for what another handle appended
 
 Live operations call the same methods of QueueState, for one message or for the run of them
-that a record names.  Records about messages that are gone are ignored, but for the totals: a
-tombstone may outlive what it buried.  And a queue's messages may come before its declaration,
-which compaction moved behind them.
+that a record names.  Plain records in a row are done at once, as a run of their own (runs.py).
+
+Records about messages that are gone are ignored, but for the totals: a tombstone may outlive
+what it buried.  And a queue's messages may come before its declaration, which compaction moved
+behind them.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Final
 
@@ -18,12 +21,13 @@ import msgspec
 
 from mq.errors import Unsupported
 
-from . import events
+from . import events, runs
 from .asleep import Asleep
 from .board import Board
 from .decode import Draft, Event, NotUnderstood, decode
 from .dedup import Seen
 from .queue import QueueState, Taken
+from .runs import PUBLISHES, UNCHAINED, Run, Stretch
 from .traits import Traits, with_failure
 
 QUEUES_MAX: Final = 65_535
@@ -85,45 +89,55 @@ class State:
 
     # ── the fold ───────────────────────────────────────────────────────────────────
 
-    def apply(self, records: Iterable[tuple[int, int, int, int, int, Any, int, int]]) -> None:
-        """Do what *records* say: (lsn, kind, flags, queue, ms, buffer, start, stop) each.
-
-        The payload is buffer[start:stop]; only what needs it cuts it out.  A long one may not be
-        held in memory: then *buffer* is no bytes, and only gives slices.
-        """
-        queues = self.queues
-        # Publishes in a row go in at once: a backlog is mostly that.
-        run: list[int] = []
-        publisher, run_bytes = -1, 0
-        block = None  # that the run is read from: it is not to grow for as long as there are publishes
-        for lsn, kind, flags, number, _ms, buffer, start, stop in records:
-            plain = kind == events.PUBLISH and flags in events.PLAIN_FLAGS
-            if plain and number == publisher and buffer is block:
-                run.append(lsn)
-                run_bytes += stop - start
-                continue
-            if run:
-                queues[publisher].publish_run(run, run_bytes)
-                run, publisher = [], -1
-            queue = queues.get(number) or self.queue(number) or self._add(number)
-            if plain:
-                publisher, run, run_bytes, block = number, [lsn], stop - start, buffer
-            elif kind == events.DELIVER and stop - start == 16 and not flags & events.STRANGE_TO_DELIVER:
-                id, deadline = events.DELIVER_PAYLOAD.unpack_from(buffer, start)
-                queue.deliver(id, lsn, deadline, flags)
-            elif kind == events.ACK and stop - start == 12 and not flags & events.STRANGE:
-                queue.ack(*events.ACK_PAYLOAD.unpack_from(buffer, start))
+    def apply(self, stretches: Iterable[Stretch]) -> None:
+        """Do what the records in *stretches* say, in their order."""
+        for stretch in stretches:
+            if len(stretch[1]) >= runs.RUN_LEAST and runs.is_worth_it(stretch[1]):
+                self._apply_runs(stretch)
             else:
-                try:
-                    event = decode(kind, flags, buffer, start, stop)
-                except NotUnderstood as error:
-                    raise Unsupported(
-                        f"the log at position {lsn}: {error}; upgrade mq or, if an older mq wrote it by"
-                        " mistake, let `mq repair` leave it out"
-                    ) from None
-                self.do(queue, lsn, kind, flags, event)
-        if run:
-            queues[publisher].publish_run(run, run_bytes)
+                lsns, labels, lengths, buffer, origin, _ = stretch
+                for lsn, label, length in zip(lsns, labels, lengths, strict=True):
+                    self._apply_one(lsn, label, length, buffer, lsn - origin)
+
+    def _apply_runs(self, stretch: Stretch) -> None:
+        """The same for records of which nearly all are plain: those in a row at once."""
+        lsns, labels, lengths, buffer, origin, _ = stretch
+        records = zip(lsns, labels, lengths, strict=True)
+        begin = 0
+        while begin < len(lsns):
+            by_queue: dict[int, Run] = {}
+            other = runs.gather(records, buffer, origin, by_queue)
+            behind = len(lsns) if other is None else bisect_left(lsns, other[0], begin)
+            for number, run in by_queue.items():
+                queue = self.queues.get(number) or self.queue(number) or self._add(number)
+                if not queue.do_run(run):
+                    for at in range(begin, behind):
+                        if labels[at] >> 16 == number and labels[at] & UNCHAINED not in PUBLISHES:
+                            self._apply_one(lsns[at], labels[at], lengths[at], buffer, lsns[at] - origin)
+            if other:
+                self._apply_one(*other, buffer, other[0] - origin)
+            begin = behind + 1
+
+    def _apply_one(self, lsn: int, label: int, length: int, buffer: Any, start: int) -> None:
+        """Do what the record at *lsn* says.  What nearly all are is not decoded in full."""
+        kind, flags, number, stop = label & 0xFF, label >> 8 & 0xFF, label >> 16, start + length
+        queue = self.queues.get(number) or self.queue(number) or self._add(number)
+        if kind == events.PUBLISH and flags in events.PLAIN_FLAGS:
+            queue.publish(lsn, length)
+        elif kind == events.DELIVER and length == 16 and not flags & events.STRANGE_TO_DELIVER:
+            id, deadline = events.DELIVER_PAYLOAD.unpack_from(buffer, start)
+            queue.deliver(id, lsn, deadline, flags)
+        elif kind == events.ACK and length == 12 and not flags & events.STRANGE:
+            queue.ack(*events.ACK_PAYLOAD.unpack_from(buffer, start))
+        else:
+            try:
+                event = decode(kind, flags, buffer, start, stop)
+            except NotUnderstood as error:
+                raise Unsupported(
+                    f"the log at position {lsn}: {error}; upgrade mq or, if an older mq wrote it by"
+                    " mistake, let `mq repair` leave it out"
+                ) from None
+            self.do(queue, lsn, kind, flags, event)
 
     def take(self, positions: Iterable[int], drafts: Iterable[Draft], taken: Iterable[Event]) -> None:
         """Do what *drafts* say, which stand at *positions* now, and which were decoded before."""

@@ -28,6 +28,8 @@ HEADER: Final = Struct("<IIIIIBBH")
 HEADER_BYTES: Final = HEADER.size
 AFTER_CRC: Final = Struct("<IIIIBBH")
 CRC: Final = Struct("<I")
+OUTLINE: Final = Struct("<III8xI")  # of a header: checksum, length, position and label
+TIMES: Final = Struct("<12xII")  # the rest: synced_lag and time
 LOW: Final = 0xFFFF_FFFF  # lsn & LOW is what the header keeps of a position
 
 CLAIMS_NOTHING: Final = 0xFFFF_FFFF  # a lag too big for its field
@@ -43,6 +45,10 @@ FIRST_EVENT: Final = 16
 
 # Bits of `flags`.  The upper half belongs to the layer above.
 CONTINUES: Final = 0x01  # more records of this atomic group follow
+
+# A label is the last four bytes of a header as one number: kind, flags and queue.
+KIND: Final = 0xFF
+CHAINED: Final = CONTINUES << 8
 
 FENCE_PAYLOAD: Final = Struct("<QQQQ")  # void_from, head, this segment's capacity and creation time
 FENCE_BYTES: Final = HEADER_BYTES + FENCE_PAYLOAD.size

@@ -266,7 +266,7 @@ class _Reader:
                 lsn = next_intact(self._disk, self.fd(each), each, lsn, each.limit)
                 if lsn is not None:
                     scan = self.scan(each, lsn, each.limit)
-                    pass_by(scan)
+                    scan.follow()
                     found.synced = max(found.synced, scan.synced)
                     head = max(head, scan.head)
                     lsn = max(scan.bad, lsn + 1)
@@ -308,12 +308,6 @@ class _Reader:
                 return
             continues = bool(flags & record.CONTINUES)
             lsn += record.HEADER_BYTES + length
-
-
-def pass_by(scan: Scan) -> None:
-    """Only follow the records."""
-    for _ in scan.batches():
-        pass
 
 
 def is_gone(found: Survey, end: int) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -165,8 +166,48 @@ class Record(NamedTuple):
 Event = tuple[int, int, int, int, int, Payload, int, int]  # a Record's fields
 
 
+class Stretch(NamedTuple):
+    """Records in a row, in columns: an object for each would cost more than reading it."""
+
+    lsns: list[int]
+    labels: list[int]  # kind, flags and queue, as they stand in the header: see record.py
+    lengths: list[int]  # of the payloads
+    buffer: Payload
+    origin: int  # a payload begins at buffer[lsn - origin]
+    ms: int = 0  # of a long record, which stands alone and whose header is not in the buffer
+
+    @classmethod
+    def of(cls, events: list[Event]) -> Stretch:
+        """*events*, all in one buffer."""
+        lsn, kind, flags, queue, ms, buffer, start, stop = events[0]
+        lsns, labels, lengths = [], [], []
+        for lsn, kind, flags, queue, _, _, start, stop in events:
+            lsns.append(lsn)
+            labels.append(kind | flags << 8 | queue << 16)
+            lengths.append(stop - start)
+        return cls(lsns, labels, lengths, buffer, lsn - start, ms)
+
+    def part(self, start: int, stop: int | None = None) -> Stretch:
+        return self._replace(
+            lsns=self.lsns[start:stop], labels=self.labels[start:stop], lengths=self.lengths[start:stop]
+        )
+
+    def events(self) -> list[Event]:
+        """The same, each by itself."""
+        buffer, origin, ms = self.buffer, self.origin, self.ms
+        times = record.TIMES.unpack_from
+        found = []
+        for lsn, label, length in zip(self.lsns, self.labels, self.lengths, strict=True):
+            start = lsn - origin
+            if isinstance(buffer, bytes):
+                _, ms = times(buffer, start - 24)
+            kind, flags, queue = label & record.KIND, label >> 8 & 0xFF, label >> 16
+            found.append((lsn, kind, flags, queue, ms, buffer, start, start + length))
+        return found
+
+
 class Scan:
-    """Iterate over the whole groups of records in [start, stop) of one segment.
+    """Go through the whole groups of records in [start, stop) of one segment.
 
     Ends at the first place that is not an intact record, without judging it.  Then
     `end` is the end of the last whole group, `bad` the first place that did not pass
@@ -193,14 +234,24 @@ class Scan:
         # below, it could not be read again, and only a part of the group was handed on.
         self.whole = whole
         self.least = least
-        self._group: list[Event] = []  # whose end has not been met yet
+        self._group: list[Stretch] = []  # whose end has not been met yet
 
-    def __iter__(self) -> Iterator[Event]:
-        for events in self.batches():
-            yield from events
+    def __iter__(self) -> Iterator[Stretch]:
+        for found in self.blocks():
+            yield from found
 
-    def batches(self, block_bytes: int = BLOCK_BYTES) -> Iterator[list[Event]]:
-        """The same, what a block of the file ends at a time.
+    def batches(self) -> Iterator[list[Event]]:
+        """The same, each record by itself; those that a block of the file ends at a time."""
+        for found in self.blocks():
+            yield [event for stretch in found for event in stretch.events()]
+
+    def follow(self) -> None:
+        """Only find out how far it goes, and what it says."""
+        for _ in self.blocks():
+            pass
+
+    def blocks(self, block_bytes: int = BLOCK_BYTES) -> Iterator[list[Stretch]]:
+        """What a block of the file ends, at a time.
 
         What is held is bounded, however long a record or a group is: a long record is checked
         piece by piece (`far.py`); of a long group it is found out first whether it is whole.
@@ -230,35 +281,22 @@ class Scan:
                 if not self._look_ahead():
                     return
             else:
-                events = self._long(block, first)
-                if events is None:
+                found = self._long(block, first)
+                if found is None:
                     return
-                yield events
+                yield found
 
-    def _long(self, block: bytes, lsn: int) -> list[Event] | None:
+    def _long(self, block: bytes, lsn: int) -> list[Stretch] | None:
         """The record at *lsn*, which is longer than a block; None if it does not pass."""
-        _, length, low, lag, ms, kind, flags, queue = record.HEADER.unpack_from(block)
+        _, length, low, label = record.OUTLINE.unpack_from(block)
         if low != lsn & record.LOW:
             return None
         payload = read_far(self._disk, self._fd, self.segment.offset(lsn), self.segment.seed)
         if payload is None:
             return None
-        self._note_header(lsn, lag, ms)
-        self.closed = kind == record.CLOSED
         self.bad = lsn + 24 + length
-        if self.bad >= self.whole:
-            self.end = self.bad
-        event = lsn, kind, flags, queue, ms, payload, 0, length
-        if kind >= self.least:
-            self.event_ms = ms
-            return [event]
-        self.note(event)
-        return []
-
-    def _note_header(self, lsn: int, lag: int, ms: int) -> None:
-        if lag != record.CLAIMS_NOTHING:
-            self.synced = max(self.synced, lsn - lag)
-        self.last_ms = ms
+        self._note_last(block, lsn, [lsn], label)
+        return self._hand_on([Stretch([lsn], [label], [length], payload, lsn, self.last_ms)], self.bad)
 
     def _look_ahead(self) -> bool:
         """Whether the group that begins at `end` is whole; then it is read from there, and not held.
@@ -266,80 +304,106 @@ class Scan:
         Else `bad` is where it is not.
         """
         self._group.clear()
-        unpack, crc_of, seed = record.HEADER.unpack_from, crc32c, self.segment.seed
-        while True:
-            first = self.bad
-            block = self._disk.pread(
-                self._fd, min(BLOCK_BYTES, self._stop - first), self.segment.offset(first)
-            )
-            at = 0
-            while at + 24 <= len(block):
-                crc, length, low, lag, ms, _, flags, _ = unpack(block, at)
-                lsn, stop = first + at, at + 24 + length
-                if low != lsn & 0xFFFF_FFFF or lsn + 24 + length > self._stop:
-                    return False
-                if stop <= len(block):
-                    if crc_of(block[at + 4 : stop], seed) != crc:
-                        return False
-                elif at or read_far(self._disk, self._fd, self.segment.offset(lsn), seed) is None:
-                    break
-                self._note_header(lsn, lag, ms)
-                self.closed = False
-                self.bad, at = lsn + 24 + length, stop
-                if not flags & record.CONTINUES:
-                    self.whole, self.bad = self.bad, self.end
+        # As if all were one group, of which it is known that it is whole: then none is held back.
+        place = self.segment, self.bad, self._stop, self._path
+        ahead = Scan(self._disk, self._fd, *place, whole=self._stop, least=0)
+        for stretch in ahead:
+            for lsn, label, length in zip(*stretch[:3], strict=True):
+                if not label & record.CHAINED:
+                    self.whole, self.bad = lsn + 24 + length, self.end
                     return True
-            if self.bad == first:
-                return False
+        if ahead.bad > self.bad:
+            self.bad, self.last_ms, self.closed = ahead.bad, ahead.last_ms, False
+            self.synced = max(self.synced, ahead.synced)
+        return False
 
-    def parse(self, block: bytes, first: int) -> list[Event]:
+    def parse(self, block: bytes, first: int) -> list[Stretch]:
         """The records of the groups that end in *block*, which begins at *first*."""
-        # The loop that opening a store spends its time in: plain tuples (of the shape
-        # of Record), local names, one checksum call a record.
-        seed, unpack, crc_of = self.segment.seed, record.HEADER.unpack_from, crc32c
-        found: list[Event] = []
-        add, group, lsn, end = found.append, self._group, first, self.end
-        whole, least = self.whole, self.least
-        chained = 0 if first < whole else 1  # record.CONTINUES
-        at, size = 0, len(block)
-        claim_lsn = claim_lag = kind = ms = 0
-        while at + 24 <= size:
-            crc, length, low, lag, ms_, kind_, flags, queue = unpack(block, at)
-            stop = at + 24 + length
-            if stop > size or low != lsn & 0xFFFF_FFFF or crc_of(block[at + 4 : stop], seed) != crc:
-                break
-            kind, ms = kind_, ms_
-            if lag != 0xFFFF_FFFF:
-                claim_lsn, claim_lag = lsn, lag
-            if flags & chained or group:
-                group.append((lsn, kind, flags, queue, ms, block, at + 24, stop))
-                lsn = first + stop
-                at = stop
-                if not flags & 1:
-                    end = lsn
-                    for each in group:
-                        if each[1] >= least:
-                            add(each)
-                        else:
-                            self.note(each)
-                    group.clear()
-            else:
-                event = lsn, kind, flags, queue, ms, block, at + 24, stop
-                if kind >= least:
-                    add(event)
-                else:
-                    self.note(event)
-                end = lsn = first + stop
-                at = stop
-        self.bad = lsn
-        if end >= whole:
+        lsns, labels, lengths = self._outline(block, first)
+        if not lsns:
+            self.bad = first
+            return []
+        self.bad = lsns[-1] + 24 + lengths[-1]
+        found = Stretch(lsns, labels, lengths, block, first - 24)
+        self._note_last(block, first, lsns, labels[-1])
+        if first < self.whole:  # all is of groups that end
+            return self._hand_on([found], self.bad)
+        whole = len(labels)
+        while whole and labels[whole - 1] & record.CHAINED:
+            whole -= 1
+        if not whole:
+            self._group.append(found)
+            return []
+        if whole == len(labels):
+            ended, self._group = [*self._group, found], []
+            return self._hand_on(ended, self.bad)
+        ended, self._group = [*self._group, found.part(0, whole)], [found.part(whole)]
+        return self._hand_on(ended, lsns[whole])
+
+    def _outline(self, block: bytes, first: int) -> tuple[list[int], list[int], list[int]]:
+        """Position, label and length of each record from the beginning of *block*, at *first*, on."""
+        # Here opening a store, and following another process, spend their time: local names, one
+        # unpacking and one checksum a record, and nothing that can be done once for all of them.
+        seed, unpack, crc_of = self.segment.seed, record.OUTLINE.unpack_from, crc32c
+        lsns: list[int] = []
+        labels: list[int] = []
+        lengths: list[int] = []
+        base, size, at = first & record.LOW, len(block), 0
+        last = size - 24
+        while at <= last:
+            crc, length, low, label = unpack(block, at)
+            here, stop = base + at, at + 24 + length
+            if crc_of(block[at + 4 : stop], seed) != crc or low != here:
+                break  # also behind a multiple of 4 GiB, where the next block begins then
+            lsns.append(here)
+            labels.append(label)
+            lengths.append(length)
+            at = stop
+        if at > size:  # of the last one only a part is here
+            del lsns[-1], labels[-1], lengths[-1]
+        if first > base:
+            high = first - base
+            lsns = [high + lsn for lsn in lsns]
+        return lsns, labels, lengths
+
+    def _note_last(self, block: bytes, first: int, lsns: list[int], label: int) -> None:
+        """What the records at *lsns* say of the log; *block* begins at *first*, *label* is the last one's."""
+        lsn, times = lsns[-1], record.TIMES.unpack_from
+        lag, self.last_ms = times(block, lsn - first)
+        if lag == record.CLAIMS_NOTHING:
+            claims = ((each, times(block, each - first)[0]) for each in reversed(lsns))
+            lsn, lag = next((each for each in claims if each[1] != lag), (0, 0))
+        if lsn - lag > self.synced:
+            self.synced = lsn - lag
+        chained = label & record.CHAINED and first >= self.whole
+        self.closed = label & record.KIND == record.CLOSED and not chained
+
+    def _hand_on(self, ended: list[Stretch], end: int) -> list[Stretch]:
+        """Groups that end at *end*, without what is storage's own in them."""
+        if end >= self.whole:
             self.end = end
-        if at:
-            self.synced = max(self.synced, claim_lsn - claim_lag)
-            self.last_ms, self.closed = ms, kind == record.CLOSED and not group
-        if found:
-            self.event_ms = found[-1][4]
-        return found
+        least, own = self.least, False
+        for stretch in ended:
+            for label in set(stretch.labels):
+                if label & record.KIND < least:
+                    own = True
+        if own:
+            ended = [kept for stretch in ended if (kept := self._without_own(stretch)).lsns]
+        if ended:
+            lsns, _, _, buffer, origin, ms = ended[-1]
+            if isinstance(buffer, bytes):
+                _, ms = record.TIMES.unpack_from(buffer, lsns[-1] - origin - 24)
+            self.event_ms = ms
+        return ended
+
+    def _without_own(self, stretch: Stretch) -> Stretch:
+        """The events in it; the records of storage itself are noted."""
+        for event in stretch.events():
+            if event[1] < self.least:
+                self.note(event)
+        kept = [label & record.KIND >= self.least for label in stretch.labels]
+        lsns, labels, lengths = (list(compress(column, kept)) for column in stretch[:3])
+        return stretch._replace(lsns=lsns, labels=labels, lengths=lengths)
 
     def note(self, event: Event) -> None:
         """What a record of storage itself says; Unsupported if it is of an unknown kind."""

@@ -383,7 +383,7 @@ def _judge(
 
     def apply(scan: Scan) -> None:
         if look is None:
-            recovery.pass_by(scan)
+            scan.follow()
         else:
             _hand_on(look, refuse, os.path.join(directory, scan.segment.name), scan)
             seen[scan.segment.base] = scan.end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from stretches import alone
 
 import mq
 from mq.delivery import events
@@ -73,7 +74,7 @@ def test_a_queue_is_made_when_it_is_needed(asleep):
 
 def test_a_record_wakes_whom_it_concerns(asleep):
     payload = events.ACK_PAYLOAD.pack(2010, 6)
-    asleep.apply([(5000, events.ACK, 0, 2, 0, payload, 0, len(payload))])
+    asleep.apply(alone([(5000, events.ACK, 0, 2, 0, payload, 0, len(payload))]))
     assert list(asleep.queues) == [2]
     assert asleep.named("b").acked == 1
     assert asleep.total() == 11
@@ -119,7 +120,7 @@ def test_what_a_pack_holds_is_read_before_the_pack_goes(asleep):
 
 
 def test_a_deleted_queue_is_gone_though_it_slept(asleep):
-    asleep.apply([(5000, events.DELETE, 0, 2, 0, b"", 0, 0)])
+    asleep.apply(alone([(5000, events.DELETE, 0, 2, 0, b"", 0, 0)]))
     assert asleep.named("b") is None
     assert asleep.names() == {"a", "c"}
     assert asleep.free_number() == 2
@@ -143,7 +144,7 @@ def test_interrupted_while_it_wakes_it_is_there_once(asleep, happens, monkeypatc
     assert facts(asleep, "b") == facts(state, "b")
     assert asleep.names() == {*NAMES}
     assert len(freeze(asleep)) == 3
-    asleep.apply([(5000, events.DELETE, 0, 2, 0, b"", 0, 0)])
+    asleep.apply(alone([(5000, events.DELETE, 0, 2, 0, b"", 0, 0)]))
     assert asleep.named("b") is asleep.queue(2) is None
     assert (asleep.names(), asleep.size(), asleep.total()) == ({"a", "c"}, 2, 8)
 

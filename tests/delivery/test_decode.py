@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stretches import alone
 
 from mq.delivery import events
 from mq.delivery.decode import NotUnderstood, check, decode
@@ -81,7 +82,7 @@ def test_what_makes_no_sense_is_refused_by_name(kind, flags, payload):
     # As the scanner hands it on: what is before and behind belongs to other records.
     record = 4711, kind, flags, 1, 0, b"\x01" * 64 + payload + b"\x01" * 64, 64, 64 + len(payload)
     with pytest.raises(Unsupported, match=r"the log at position 4711: .*; upgrade mq"):
-        state.apply([record])
+        state.apply(alone([record]))
     with pytest.raises(UsageError, match="nothing was done"):
         check((kind, flags, 1, payload))
 
@@ -185,9 +186,9 @@ def test_what_is_decoded_the_fold_does(parts):
             decode(kind, flags, payload, 0, len(payload))
         except NotUnderstood:
             with pytest.raises(Unsupported):
-                state.apply([record])
+                state.apply(alone([record]))
         else:
-            state.apply([record])
+            state.apply(alone([record]))
     for now in (Now(0, 0), Now(2**62, 2**62)):
         for queue in state.queues.values():
             queue.head(now), queue.counts(now), queue.ids("delayed", now, 5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from stretches import alone
 
 from mq.delivery import events
 from mq.delivery.events import Attributes, Changes, Now
@@ -142,7 +143,7 @@ def arrived_from_elsewhere(state: State, queue: QueueState) -> None:
     other = state.declare(2, 2, events.encode_declaration(events.Declaration(name="other")))
     other.publish(10, 5)
     moved = events.encode_move(events.Move(10, 5, 1, 1000, 900, "other", "because"))
-    state.apply([(60, events.MOVE, events.DIED, 2, 0, moved, 0, len(moved))])
+    state.apply(alone([(60, events.MOVE, events.DIED, 2, 0, moved, 0, len(moved))]))
 
 
 @pytest.mark.parametrize(

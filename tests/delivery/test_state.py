@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from stretches import alone
 
 from mq.delivery import events
 from mq.delivery.events import Now
@@ -37,7 +38,7 @@ PURGE = record(40, events.PURGE, events.PURGE_PAYLOAD.pack(1000) + events.KEPT_P
 
 def folded(*records: tuple) -> State:
     state = State()
-    state.apply(records)
+    state.apply(alone(records))
     return state
 
 
@@ -137,14 +138,16 @@ BATCH = [record(lsn, events.PUBLISH, b"body") for lsn in range(10, 90, 10)]
 @pytest.mark.parametrize("ids", [[10, 20, 30], [30, 10, 20, 40], [20, 30], [10, 20, 30, 40, 50, 60, 70, 80]])
 def test_a_record_about_several_is_as_many_about_one(before, ids):
     many, single = folded(*before), folded(*before)
-    many.apply([record(100, events.DELIVER, events.encode_deliveries(ids, 5000))])
+    many.apply(alone([record(100, events.DELIVER, events.encode_deliveries(ids, 5000))]))
     single.apply(
-        record(100 + n, events.DELIVER, events.encode_deliveries([id], 5000)) for n, id in enumerate(ids)
+        alone(
+            record(100 + n, events.DELIVER, events.encode_deliveries([id], 5000)) for n, id in enumerate(ids)
+        )
     )
     assert told(many) == told(single)
     sizes = [(id, 4) for id in [*ids, 77]]
-    many.apply([record(200, events.ACK, b"".join(events.ACK_PAYLOAD.pack(*each) for each in sizes))])
-    single.apply(record(200, events.ACK, events.ACK_PAYLOAD.pack(*each)) for each in sizes)
+    many.apply(alone([record(200, events.ACK, b"".join(events.ACK_PAYLOAD.pack(*each) for each in sizes))]))
+    single.apply(alone(record(200, events.ACK, events.ACK_PAYLOAD.pack(*each)) for each in sizes))
     assert told(many) == told(single)
 
 

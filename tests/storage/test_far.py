@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import pytest
+from crc32c import crc32c
 from faults import Image
 from logfiles import (
     ALL,
@@ -124,11 +125,13 @@ class Found(NamedTuple):
 def scanned(file: File, stop: int) -> Found:
     disk = Image({"f": file.data})
     scan = Scan(disk, disk.open("f"), file.segment, file.segment.base, stop, "f")
-    events = [(*rest, bytes(buffer[start:end])) for *rest, buffer, start, end in scan]
+    events = [
+        (*rest, bytes(buffer[start:end])) for each in scan.batches() for *rest, buffer, start, end in each
+    ]
     return Found(events, (scan.end, scan.bad, scan.synced, scan.last_ms, scan.head, scan.closed))
 
 
-def some_log(chance: random.Random) -> tuple[File, int]:
+def some_log(chance: random.Random, base: int = 0) -> tuple[File, int]:
     """Records and groups of all sizes, perhaps damaged somewhere; and where reading stops."""
     parts: list[Part] = []
     for _ in range(chance.randrange(1, 6)):
@@ -146,7 +149,7 @@ def some_log(chance: random.Random) -> tuple[File, int]:
             if chance.random() < 0.01:
                 part = cut(chance.randrange(24 + size), part)
             parts.append(part)
-    file = segment(*parts, zeros(chance.choice([0, 10, 500])), capacity=1 << 20)
+    file = segment(*parts, zeros(chance.choice([0, 10, 500])), base=base, capacity=1 << 20)
     return file, chance.choice([1 << 64, chance.choice(file.starts), file.end])
 
 
@@ -157,6 +160,40 @@ def test_what_is_found_does_not_depend_on_what_is_held(small, monkeypatch, seed)
     monkeypatch.setattr(segments, "BLOCK_BYTES", WHOLE)
     monkeypatch.setattr(segments, "GROUP_BYTES_HELD", WHOLE)
     assert found == scanned(file, stop)
+
+
+def plainly(file: File, stop: int) -> Found:
+    """The same, as FORMAT.md says it: one record after the other, all of them held."""
+    lsn = end = file.segment.base
+    synced = last_ms = head = 0
+    closed, found, group = False, [], []
+    stop = min(stop, end + len(file.data) - segments.HEADER_BYTES)
+    while lsn + 24 <= stop:
+        at = lsn - file.segment.base + segments.HEADER_BYTES
+        crc, length, low, lag, ms, kind, flags, queue = record.HEADER.unpack_from(file.data, at)
+        covered = file.data[at + 4 : at + 24 + length]
+        if lsn + 24 + length > stop or low != lsn % (1 << 32) or crc32c(covered, file.segment.seed) != crc:
+            break
+        if lag != record.CLAIMS_NOTHING:
+            synced = max(synced, lsn - lag)
+        last_ms, closed = ms, kind == record.CLOSED and not flags & record.CONTINUES
+        group.append((lsn, kind, flags, queue, ms, covered[20:]))
+        lsn += 24 + length
+        if not flags & record.CONTINUES:
+            heads = [record.HEAD_PAYLOAD.unpack(each[-1])[0] for each in group if each[1] == record.HEAD]
+            head = max(head, *heads, 0)
+            found += [each for each in group if each[1] >= record.FIRST_EVENT]
+            end, group = lsn, []
+    return Found(found, (end, lsn, synced, last_ms, head, closed))
+
+
+@pytest.mark.parametrize("block_bytes", [200, WHOLE])
+@pytest.mark.parametrize("base", [0, (1 << 32) - 900, 7 << 32], ids=["the first", "4 GiB", "a later one"])
+def test_what_is_found_in_blocks_is_what_stands_there(small, monkeypatch, base, block_bytes):
+    monkeypatch.setattr(segments, "BLOCK_BYTES", block_bytes)
+    for seed in range(200):
+        file, stop = some_log(random.Random(seed), base)
+        assert scanned(file, stop) == plainly(file, stop)
 
 
 @pytest.mark.parametrize(
@@ -230,10 +267,10 @@ def test_a_follower_goes_on_inside_a_group_that_was_just_written_again(small):
     mark = memoryview(bytearray(4096)).cast("Q")
     log = Log(disk, "log", IDENTITY, mark, [file.segment], file.starts[0], 1024)
     followed = []
-    for each in log.follow(file.starts[21]):
+    for stretch in log.follow(file.starts[21]):
         if not followed:
             disk.wrong = 1
-        followed.append((each[0], each[5][each[6] : each[7]]))
+        followed += [(lsn, buffer[at:end]) for lsn, *_, buffer, at, end in stretch.events()]
     assert followed == [(lsn, b"%d" % n * 40) for n, lsn in enumerate(file.starts[:20])]
     assert log.end == file.end
     assert disk.wrong == 0

@@ -48,7 +48,7 @@ def reseal(head: bytes) -> bytes:
 def scan(file, start=None, stop=1 << 64):
     disk = Image({"f": file.data})
     found = Scan(disk, disk.open("f"), file.segment, file.segment.base if start is None else start, stop, "f")
-    return found, [bytes(buffer[at:end]) for *_, buffer, at, end in found]
+    return found, [bytes(buffer[at:end]) for batch in found.batches() for *_, buffer, at, end in batch]
 
 
 # ── the header ─────────────────────────────────────────────────────────────────────
@@ -192,6 +192,17 @@ def test_a_group_over_several_read_blocks_is_handed_on_whole():
     cut_off = segment(*parts[:-1], cut(100_000, parts[-1]), capacity=16 << 20)
     found, seen = scan(cut_off)
     assert (seen, found.end, found.bad) == ([], cut_off.starts[0], cut_off.starts[9])
+
+
+@pytest.mark.parametrize("missing", [1, 7, 500])
+def test_a_record_of_which_only_a_part_is_there_does_not_pass_though_its_checksum_does(missing):
+    def part(place):
+        rest = record.AFTER_CRC.pack(10 + missing, place.lsn, 0, 0, 17, 0, 1) + bytes(10)
+        return record.CRC.pack(segments.crc32c(rest, place.segment.seed)) + rest
+
+    file = segment(publish(b"a"), part)
+    found, seen = scan(file, stop=file.end)
+    assert (seen, found.end, found.bad) == ([b"a"], file.starts[1], file.starts[1])
 
 
 @pytest.mark.parametrize("bit", range(32, 64))

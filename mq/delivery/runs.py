@@ -1,0 +1,116 @@
+"""Plain records in a row, gathered for each queue, so that they are done at once.
+
+    PUBLISH 10   DELIVER 10   ACK 10   PUBLISH 20   PUBLISH 30   DELIVER 20
+                                 ↓
+    published 10 20 30     delivered 10 20     flying 20
+
+A process that follows others, or opens a store, finds thousands of them.  Most of the messages that
+were delivered there were acked there as well: nothing is made for those, and no deadline is noted.
+
+Records about different messages may be done in any order.  Those about one message keep theirs: what
+does not allow that is no run, and the caller does its records one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import Any, Final, NamedTuple
+
+from . import events
+
+Outline = tuple[int, int, int]  # of a record: its position, label, and the length of its payload
+Stretch = tuple[list[int], list[int], list[int], Any, int, int]
+"""Records in a row: positions, labels and lengths; buffer and origin: the payload of the record at *lsn*
+begins at buffer[lsn - origin].  A long one may not be held in memory: then the buffer is no bytes, and only
+gives slices.  A label is kind | flags << 8 | queue << 16.  (The last is for others.)
+"""
+
+# Of a label: kind and flags, but for the flag that chains records.
+UNCHAINED: Final = 0xFEFF
+PUBLISHES: Final = frozenset(events.PUBLISH | flags << 8 for flags in events.PLAIN_FLAGS if not flags & 1)
+PLAIN: Final = PUBLISHES | {events.DELIVER, events.ACK}
+
+RUN_LEAST: Final = 8  # records; fewer are done one by one sooner
+OTHERS_SHARE: Final = 16  # at most one record of so many is of another kind
+OTHERS_MAX: Final = 4  # labels that are looked for
+
+
+class Run(NamedTuple):
+    published: list[int]
+    sizes: list[int]  # of those
+    delivered: list[int]
+    flying: dict[int, tuple[int, int]]  # those of them that were not acked: receipt and deadline
+    freed: list[int]  # the sizes of those that were
+    acked: list[int]  # those that were delivered before
+    acked_sizes: list[int]
+
+
+def _empty() -> Run:
+    return Run([], [], [], {}, [], [], [])
+
+
+def is_worth_it(labels: Sequence[int]) -> bool:
+    """Whether nearly all of the records with these *labels* are plain."""
+    others = [label for label in set(labels) if label & UNCHAINED not in PLAIN]
+    return not others or (
+        len(others) <= OTHERS_MAX and sum(map(labels.count, others)) * OTHERS_SHARE <= len(labels)
+    )
+
+
+def gather(records: Iterable[Outline], buffer: bytes, origin: int, runs: dict[int, Run]) -> Outline | None:
+    """Put *records* into *runs*, by queue, up to the first one that fits into none, which is returned.
+
+    The payload of the record at *lsn* begins at buffer[lsn - origin].
+    """
+    number, run = -1, _empty()
+    deliver, ack = events.DELIVER_PAYLOAD.unpack_from, events.ACK_PAYLOAD.unpack_from
+    for lsn, label, length in records:
+        if label >> 16 != number:
+            number = label >> 16
+            run = runs.get(number) or runs.setdefault(number, _empty())
+            published, sizes, delivered, flying, freed, acked, acked_sizes = run
+        kind = label & UNCHAINED
+        if kind in PUBLISHES:
+            published.append(lsn)
+            sizes.append(length)
+        elif kind == events.DELIVER and length == 16:
+            id, deadline = deliver(buffer, lsn - origin)
+            if id >= lsn:  # it was not published yet
+                return lsn, label, length
+            delivered.append(id)
+            flying[id] = lsn, deadline
+        elif kind == events.ACK and length == 12:
+            id, size = ack(buffer, lsn - origin)
+            if flying.pop(id, None):
+                freed.append(size)
+            elif id < lsn:
+                acked.append(id)
+                acked_sizes.append(size)
+            else:
+                return lsn, label, length
+        elif not _gather_many(run, lsn, kind, buffer, lsn - origin, length):
+            return lsn, label, length
+    return None
+
+
+def _gather_many(run: Run, lsn: int, kind: int, buffer: bytes, start: int, length: int) -> bool:
+    """The same for a record about several messages, which *kind* says; whether it fits."""
+    stop = start + length
+    if kind == events.DELIVER and length > 16 and not length % 8:
+        ids, deadline = events.deliveries_of(buffer, start, stop)
+        if max(ids) < lsn:
+            run.delivered.extend(ids)
+            run.flying.update(zip(ids, zip(range(lsn, lsn + len(ids)), repeat(deadline)), strict=False))
+            return True
+    elif kind == events.ACK and not length % 12:
+        acked, sizes = events.acks_of(buffer[start:stop])
+        if max(acked, default=0) < lsn:
+            for id, size in zip(acked, sizes, strict=True):
+                if run.flying.pop(id, None):
+                    run.freed.append(size)
+                else:
+                    run.acked.append(id)
+                    run.acked_sizes.append(size)
+            return True
+    return False

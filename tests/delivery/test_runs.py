@@ -1,0 +1,153 @@
+"""Plain records that are done at once leave what they leave when they are done one by one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+from stretches import Record, alone, together
+
+from mq.delivery import events, runs
+from mq.delivery.events import Now
+from mq.delivery.state import State
+
+SIZE = 7  # of each body
+STEP = 1000  # from one record to the next: more than a record of many takes
+
+
+def record(lsn: int, kind: int, payload: bytes, queue: int = 1, flags: int = 0) -> Record:
+    return lsn, kind, flags, queue, 0, payload, 0, len(payload)
+
+
+def publish(lsn: int, queue: int = 1, flags: int = 0) -> Record:
+    return record(lsn, events.PUBLISH, bytes(SIZE), queue, flags)
+
+
+def deliver(lsn: int, *ids: int, queue: int = 1, flags: int = 0) -> Record:
+    return record(lsn, events.DELIVER, events.encode_deliveries(ids, 50_000 + lsn), queue, flags)
+
+
+def ack(lsn: int, *ids: int, queue: int = 1, flags: int = 0) -> Record:
+    payload = b"".join(events.ACK_PAYLOAD.pack(id, SIZE) for id in ids)
+    return record(lsn, events.ACK, payload, queue, flags)
+
+
+def told(state: State) -> dict[int, tuple]:
+    """All that is true of each queue, and what is next."""
+    found = {}
+    for number, queue in state.queues.items():
+        counts = [queue.counts(Now(at, at)) for at in (0, 60_000, 200_000)]
+        heads = queue.heads(Now(200_000, 200_000), 1000)
+        found[number] = (
+            list(queue.waiting), [queue.position(id) for id in queue.waiting], queue.flights, queue.delayed,
+            {priority: list(lane) for priority, lane in queue.lanes.items()},
+            queue.bytes, queue.published, queue.acked, queue.failed, counts, heads, queue.total(),
+        )  # fmt: skip
+    return found | {0: (state.total(), state.live_bytes())}
+
+
+def one_by_one(records: list[Record]) -> dict[int, tuple]:
+    state = State()
+    state.apply(alone(records))
+    return told(state)
+
+
+def at_once(records: list[Record], *cuts: int) -> dict[int, tuple]:
+    state = State()
+    state.apply(together(records[a:b]) for a, b in pairwise([0, *cuts, len(records)]) if a < b)
+    return told(state)
+
+
+THREE = [publish(1000), publish(2000), publish(3000)]
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        pytest.param([*THREE, deliver(4000, 1000), ack(5000, 1000), deliver(6000, 2000)], id="as it goes"),
+        pytest.param([*THREE, deliver(4000, 1000, 2000), ack(5000, 2000, 1000)], id="records about many"),
+        pytest.param([*THREE, deliver(4000, 2000), deliver(5000, 1000), ack(6000, 2000)], id="out of order"),
+        pytest.param([*THREE, ack(4000, 1000), deliver(5000, 1000)], id="acked before"),
+        pytest.param([*THREE, ack(4000, 2000), deliver(5000, 1000), deliver(6000, 3000)], id="one is gone"),
+        pytest.param([*THREE, deliver(4000, 1000), deliver(5000, 1000), ack(6000, 1000)], id="twice"),
+        pytest.param(
+            [*THREE, deliver(4000, 1000), ack(5000, 1000), deliver(6000, 1000), ack(7000, 1000)],
+            id="again, though it is gone",
+        ),
+        pytest.param([*THREE, deliver(4000, 1000), ack(5000, 1000), ack(6000, 1000)], id="acked twice"),
+        pytest.param([*THREE, deliver(4000, 1500), ack(5000, 1500)], id="what never was"),
+        pytest.param([ack(500, 1000), *THREE, deliver(4000, 2000)], id="acked before it is published"),
+        pytest.param(
+            [deliver(500, 1000), *THREE, deliver(4000, 2000)], id="delivered before it is published"
+        ),
+        pytest.param([*THREE, ack(4000), deliver(5000, 1000)], id="a record about none"),
+        pytest.param(
+            [*THREE, deliver(4000, 1000), deliver(5000, 1000, flags=events.TIMED_OUT), ack(6000, 1000)],
+            id="timed out",
+        ),
+        pytest.param(
+            [*THREE, publish(4000, 2), deliver(5000, 1000), deliver(6000, 4000, queue=2), ack(7000, 1000)],
+            id="two queues",
+        ),
+        pytest.param([*THREE, deliver(4000, 1000, queue=2), ack(5000, 1000, queue=2)], id="the wrong queue"),
+    ],
+)
+def test_what_is_done_at_once_is_as_it_is_done_one_by_one(monkeypatch, records):
+    monkeypatch.setattr(runs, "RUN_LEAST", 1)
+    assert at_once(records) == one_by_one(records)
+
+
+def history(chance: random.Random, count: int) -> Iterator[Record]:
+    """What receivers do, mostly: some of it makes no sense."""
+    waiting: dict[int, list[int]] = {1: [], 2: []}
+    flying: dict[int, list[int]] = {1: [], 2: []}
+    odd = chance.choice([0, 0, 0.02, 0.2])
+    bodies = sorted(events.PLAIN_FLAGS)
+    for lsn in range(STEP, STEP * count, STEP):
+        queue = chance.choice([1, 1, 1, 2])
+        waits, flies = waiting[queue], flying[queue]
+        roll = chance.random()
+        if chance.random() < odd:
+            id = chance.randrange(1, count + 5) * STEP
+            yield chance.choice([
+                deliver(lsn, id, queue=queue), ack(lsn, id, queue=queue), ack(lsn, id, id, queue=queue),
+                deliver(lsn, id, queue=queue, flags=events.TIMED_OUT), deliver(lsn, id, id, queue=queue),
+                record(lsn, events.NACK, events.NACK_PAYLOAD.pack(id, 0), queue),
+                record(lsn, events.RELEASE, events.RELEASE_PAYLOAD.pack(id), queue),
+                record(lsn, events.DROP, events.DROP_PAYLOAD.pack(id, SIZE), queue),
+                record(lsn, events.DELETE, b"", queue),
+            ])  # fmt: skip
+        elif roll < 0.4 or not (waits or flies):
+            waits.append(lsn)
+            yield publish(lsn, queue, chance.choice(bodies))
+        elif (roll < 0.7 and waits) or not flies:
+            part, waits[:] = waits[: (many := chance.choice([1, 1, 1, 3]))], waits[many:]
+            flies += part
+            yield deliver(lsn, *part, queue=queue)
+        else:
+            chance.shuffle(flies)
+            part = [flies.pop() for _ in range(min(len(flies), chance.choice([1, 1, 1, 3])))]
+            yield ack(lsn, *part, queue=queue, flags=chance.choice([0, 1]))
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_any_history_at_once_is_as_it_is_one_by_one(monkeypatch, seed):
+    chance = random.Random(seed)
+    monkeypatch.setattr(runs, "RUN_LEAST", chance.choice([1, 8]))
+    monkeypatch.setattr(runs, "OTHERS_SHARE", chance.choice([1, 16]))
+    records = list(history(chance, chance.choice([20, 100])))
+    due = one_by_one(records)
+    assert at_once(records) == due
+    assert at_once(records, *sorted(chance.choices(range(len(records)), k=3))) == due
+
+
+def test_a_run_goes_over_the_chunks_of_a_backlog(monkeypatch):
+    monkeypatch.setattr("mq.delivery.backlog.CHUNK_IDS", 3)
+    ids = [STEP * n for n in range(1, 20)]
+    records = [publish(id) for id in ids]
+    for n, id in enumerate(ids[:17]):
+        records += [deliver(STEP * (20 + 2 * n), id), ack(STEP * (21 + 2 * n), id)][: 1 + n % 5 // 4 + n % 2]
+    assert at_once(records) == one_by_one(records)
+    assert at_once(records, 10, 25) == one_by_one(records)
