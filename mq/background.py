@@ -35,6 +35,7 @@ from mq.notes import RARELY_SECONDS, logger
 
 BACKOFF_SECONDS: Final = 0.1  # after the first failure; twice as long after each that follows
 BACKOFF_SECONDS_MAX: Final = 10.0
+BEGIN_NAP_SECONDS: Final = 200e-6
 GIVE_UP: Final = 100  # times in a row that even counting and waiting fail: then the thread ends
 
 
@@ -91,6 +92,12 @@ class Worker:
 
     def runs(self) -> bool:
         return self._begun or is_held(self.life)
+
+    def let_begin(self, seconds: float) -> None:
+        """Return when no thread is about to begin, or after so long."""
+        give_up = time.monotonic() + seconds
+        while self._begun and time.monotonic() < give_up:
+            time.sleep(BEGIN_NAP_SECONDS)
 
     def is_this_thread(self) -> bool:
         return bool(self.life._is_owned())  # type: ignore[attr-defined]

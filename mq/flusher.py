@@ -67,6 +67,9 @@ class Flusher:
     def join(self) -> None:
         self._worker.join()
 
+    def let_begin(self, seconds: float) -> None:
+        self._worker.let_begin(seconds)
+
     def is_this_thread(self) -> bool:
         return self._worker.is_this_thread()
 

@@ -14,6 +14,9 @@ know their owner, and a store lists them in the order in which its threads take 
 The first is for a lock that was just being handed to a thread of the parent: it is locked
 in the child and names no owner, so that nothing there can let go of it.
 
+Before that, it lets the threads begin that it may just be starting: Thread.start waits until
+they say so, and they are not in the child.
+
 Only a thread that is inside an operation does so.  A fork anywhere else takes no lock: it
 would have to wait for other threads, which may wait for locks that other libraries hold over
 a fork.
@@ -43,6 +46,9 @@ class Forked(Protocol):
         And for how many seconds a fork waits for each.
         """
 
+    def let_threads_begin(self, seconds: float) -> None:
+        """Return when no thread here is about to begin, or after so long."""
+
 
 class Taken:
     """The locks that threads hold over their forks."""
@@ -54,7 +60,10 @@ class Taken:
     def take(self, stores: Iterable[Forked]) -> None:
         """Before a fork: take each lock that this thread may be waiting for, if it can be had soon."""
         me = get_ident()
-        taking = [each for store in stores if me in store.busy for each in _behind_own(store.locks())]
+        stores = [store for store in stores if me in store.busy]
+        for store in stores:
+            store.let_threads_begin(FORK_SECONDS)
+        taking = [each for store in stores for each in _behind_own(store.locks())]
         locks, seconds = [lock for lock, _ in taking], [each for _, each in taking]
         had: list[bool] = []
         self._by_thread.setdefault(me, []).append((locks, had))

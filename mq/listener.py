@@ -163,6 +163,9 @@ class Listener:
         """Wait for the thread to end; called without the mutex."""
         self._worker.join()
 
+    def let_begin(self, seconds: float) -> None:
+        self._worker.let_begin(seconds)
+
     def is_this_thread(self) -> bool:
         return self._worker.is_this_thread()
 

@@ -194,6 +194,9 @@ class Maintenance:
         """Wait for the thread to end; called without the store's lock."""
         self._worker.join()
 
+    def let_begin(self, seconds: float) -> None:
+        self._worker.let_begin(seconds)
+
     def is_this_thread(self) -> bool:
         return self._worker.is_this_thread()
 

@@ -1285,6 +1285,11 @@ class Store:
         long = [self._closing, *(lock for each in self._threads() for lock in each.locks())]
         return [*((lock, 0.0) for lock in long), *((lock, forks.FORK_SECONDS) for lock in (self.mutex, *log))]
 
+    def let_threads_begin(self, seconds: float) -> None:
+        """See mq/forks.py."""
+        for each in self._threads():
+            each.let_begin(seconds)
+
     def _threads(self) -> list[Maintenance | Listener | Flusher]:
         """What has a thread."""
         return [each for each in (self._flusher, self.listener, self.maintenance) if each]

@@ -776,10 +776,56 @@ def test_a_fork_inside_a_fork_gives_back_all_locks(broker, mail):
                 taken.let_go()
             return store.locks()
 
+        def let_threads_begin(self, seconds: float) -> None:
+            pass
+
     taken.take([Nesting()])
     assert all(lock._is_owned() for lock, _ in store.locks())
     taken.let_go()
     assert not any(forks.is_held(lock) for lock, _ in store.locks())
+
+
+def test_a_child_that_waits_for_a_thread_to_begin_goes_on(broker, mail, monkeypatch):
+    """Thread.start returns when the thread says that it runs, and it is not in the child."""
+    worker, waiting = broker._store.maintenance._worker, threading.Event()
+    begin, wait = threading.Thread._bootstrap_inner, threading.Event.wait
+
+    def slowly(thread: threading.Thread) -> None:
+        if thread.name == worker.name:
+            assert waiting.wait(PATIENCE)
+        begin(thread)
+
+    def tell(event: threading.Event, timeout: float | None = None) -> bool:
+        if sys._getframe(2).f_code.co_filename.startswith(HERE):
+            signal.signal(signal.SIGALRM, lambda *_: children.append(fork()))
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+        return wait(event, timeout)
+
+    def fork() -> int:
+        threading.Timer(0.05, waiting.set).start()
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(PATIENCE)
+        return child
+
+    children: list[int] = []
+    parent = os.getpid()
+    monkeypatch.setattr(threading.Thread, "_bootstrap_inner", slowly)
+    monkeypatch.setattr(threading.Event, "wait", tell)
+    broker._store.busy.add(threading.get_ident())
+    try:
+        worker.start()
+        monkeypatch.undo()
+        broker._store.busy.discard(threading.get_ident())
+        if os.getpid() != parent:
+            mail.publish("child's")
+            os._exit(0)
+    finally:
+        if os.getpid() != parent:
+            os._exit(1)
+    assert os.waitpid(children[0], 0)[1] == 0
+    assert ready(mail) == ["before", "child's"]
 
 
 def test_a_child_that_waits_for_a_mutex_that_changes_hands_goes_on(broker, mail):
