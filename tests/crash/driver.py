@@ -33,7 +33,6 @@ from .history import Found, History
 PATH = "data/store"  # neither is there
 PEEK_MAX = 1000
 PASSERS_BY = 8  # more than there are queues with something due
-STATES: tuple[State, ...] = ("ready", "in_flight", "delayed")
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
 EPOCH = 1_700_000_000.0  # seconds since 1970, when every workload begins
 
@@ -490,19 +489,28 @@ def open_store(
     return Broker(Store(PATH, **options, disk=disk, background=False))  # type: ignore[arg-type]
 
 
-def contents(
-    broker: Broker, *, counted: bool = False
-) -> tuple[model.Key, tuple[tuple[str, int, bytes], ...]]:
-    """All that the store holds, and the ids; in delivery order, if nothing is in flight or delayed.
+Ids = tuple[tuple[str, int, bytes], ...]  # queue, id, body
+Said = tuple[tuple[bytes, int, str | None, str | None], ...]  # body, priority, group, origin
+
+
+def contents(broker: Broker) -> tuple[model.Key, Ids]:
+    """All that the store holds, and the ids; in delivery order, if nothing is in flight or delayed."""
+    return holdings(broker)[:2]
+
+
+def holdings(broker: Broker, *, counted: bool = False) -> tuple[model.Key, Ids, Said]:
+    """As contents, and what was said of each message.
 
     *counted*: the bytes of each queue must be those of its messages, unless some of them expire.
     """
     queues: model.Queues = {}
     ids = []
+    said = []
     for name in broker.queues():
         queue = broker.queue(name)
         messages = queue.peek(PEEK_MAX)
         away = queue.peek(PEEK_MAX, state="in_flight") + queue.peek(PEEK_MAX, state="delayed")
+        said += [(each.raw, each.priority, each.group, each.origin) for each in messages + away]
         state = broker._store.state.named(name)
         size = sum(each._size for each in messages + away)
         if counted and size != state.bytes and not state._expiries:
@@ -514,17 +522,7 @@ def contents(
             queue.options()["visibility_timeout"], tuple([(each.raw, each.attempts) for each in messages])
         )  # fmt: skip
         ids += [(name, each.id, each.raw) for each in messages]
-    return model.key(queues), tuple(ids)
-
-
-def said(broker: Broker) -> tuple[tuple[bytes, int, str | None, str | None], ...]:
-    """Of each message its body, priority, group and origin."""
-    return tuple(
-        (each.raw, each.priority, each.group, each.origin)
-        for name in broker.queues()
-        for state in STATES
-        for each in broker.queue(name).peek(PEEK_MAX, state=state)
-    )
+    return model.key(queues), tuple(ids), tuple(said)
 
 
 def make_body(number: int, size: int, dot: bytes = b".") -> bytes:

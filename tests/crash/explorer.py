@@ -35,7 +35,7 @@ from mq.storage import log, shared
 from mq.storage.segment import HEADER_BYTES, REVISION_2
 
 from .disk import SHORT, SimulatedDisk
-from .driver import PATH, Driver, Wrong, contents, open_store, said
+from .driver import PATH, Driver, Wrong, holdings, open_store
 from .fate import Fate, draw, everything, evicting, nothing_but_the_platter
 from .history import Found, History, Key
 from .workloads import WORKLOADS, aftermath
@@ -269,7 +269,7 @@ class Explorer:
         copy = disk.after_kill()
         try:
             broker = open_store(copy, lambda: FAR)
-            held, ids = contents(broker, counted=True)
+            held, ids, said = holdings(broker, counted=True)
             verdict = broker._store.verdict.value
         except CorruptStore as error:
             return f"P7: a crash is called damage: {error!r}"
@@ -280,7 +280,7 @@ class Explorer:
         wrong = _destroyed(before, copy.content()) or _says_too_much(before)
         if wrong:
             return wrong
-        found = Found(verdict, broker.store_id, held, ids, said(broker))
+        found = Found(verdict, broker.store_id, held, ids, said)
         after = copy.after_power(nothing_but_the_platter())
         if after.content() != before:
             if recoveries == RESTS_AFTER:
