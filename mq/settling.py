@@ -10,9 +10,11 @@ not current any more is reported by id, and touches nobody else's delivery.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import repeat
 from operator import length_hint
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from msgspec.structs import replace
 
 from mq import exact
@@ -37,8 +39,12 @@ NEVER: Final = -1  # the receipt of no delivery
 Do = Callable[[Plan, QueueState, "Claim"], None]
 
 
-class Claim(NamedTuple):
-    """Somebody says that a delivery is theirs to settle."""
+class Claim(msgspec.Struct, frozen=True, gc=False):
+    """Somebody says that a delivery is theirs to settle.
+
+    There may be very many, for a while: a garbage collection that goes through all of them would come
+    while the store's lock is held.
+    """
 
     message: Delivery[Any] | None  # None: only its receipt is there
     where: Channel | int  # what its queue is known by: the number only means something to the store's state
@@ -167,14 +173,14 @@ def _do_all(
     store: Store, claims: list[Claim], do: Do, note: Callable[[list[Claim]], None], *, settles: bool
 ) -> None:  # fmt: skip
     """*note* is told what is done, as it is done: what comes after it may fail."""
-    rest = iter([(claim, do) for claim in claims])
+    rest = iter(claims)
     stale: list[int] = []
     while length_hint(rest):
         with store.mutex:
             try:
                 store.enter()
                 plan = store.plan()
-                done, others = plan_all(plan, rest, store.slice(plan), settles=settles)
+                done, others = plan_all(plan, zip(rest, repeat(do)), store.slice(plan), settles=settles)
                 if plan.drafts:
                     store.commit(plan)
             finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from fakes import FakeClock, QuickDisk, open_on
 
 import mq
+from mq import settling
 from mq.delivery import dead, purge
 from mq.delivery.queue import QueueState
 from mq.store import FOLLOW_BYTES
@@ -182,3 +184,13 @@ def test_what_is_in_flight_is_not_gone_through_at_once(broker, monkeypatch):
     monkeypatch.setattr(QueueState, "flying", flying)
     assert queue.purge() == 0
     assert queue.stats().in_flight == 4
+
+
+def test_what_is_made_of_each_message_is_not_gone_through_by_garbage_collections(broker):
+    """They would come in the midst of a slice, and take as long as several."""
+    queue = broker.queue("a")
+    (message,) = taken(queue, 1)
+    claims = settling.claims_of([message, message.receipt], broker._store)
+    state = broker._store.state.named("a")
+    for each in (message, *claims, state.flights[message.id]):
+        assert not gc.is_tracked(each)
