@@ -214,6 +214,8 @@ class Store:
         disk.make_directory(self.path)
         if self.path != MEMORY:
             place.require_room(disk, self.path)
+        if not self.exclusive:
+            disk.heed_barriers()  # before LOCK: the first time takes 10 ms in a process that has threads
         self._locks = Locks(disk, self.path)
         try:
             self._locks.take(None)
