@@ -30,11 +30,15 @@ class Channel:
         self.armed: dict[Sleeper, None] = {}  # all that wait here, the first to come first
         # Those that wait for other queues too, or for room: everything wakes them, and they look.
         self.lookers: dict[Sleeper, None] = {}
+        # Receivers that were woken and have not looked yet.  Each of them does, and wakes the
+        # next if it sees another message; or an exception ends its waiting, and it wakes another one.
+        # So a message needs no receiver of its own to be woken while one of these is on its way.
+        self.coming: dict[Sleeper, None] = {}
 
     def wake(self, count: int) -> None:
         """*count* messages are ready: here, and for receivers in other processes."""
         if self.armed:
-            self.notify(count)
+            self.notify(max(0, count - len(self.coming)))
         if self._store.mark[self.word]:
             self._store.listener.ring(self.word)
 
@@ -49,7 +53,8 @@ class Channel:
         """`hand_on`, to receivers in this process."""
         if self.armed and self.state:
             if self.state.head(now) is not None:
-                self.notify()
+                if not self.coming:  # else that one looks, and wakes the next
+                    self.notify()
             else:
                 self.rearm(self.seconds_to_next(now))
 
@@ -60,8 +65,13 @@ class Channel:
         return self.state.seconds_to_next(now)
 
     def rearm(self, seconds: float | None) -> None:
-        """Something falls due in *seconds*: some receiver must not sleep longer."""
+        """Something falls due in *seconds*: some receiver must not sleep longer.
+
+        If a thread listens, it comes by each second, and tells one in time.
+        """
         if self.armed and seconds is not None:
+            if seconds >= self._store.listener.watches_from:
+                return
             first = min(sleeper.wake_at for sleeper in self.armed)
             if first > time.monotonic() + seconds:
                 self.notify()
@@ -89,6 +99,7 @@ class Channel:
     def after_fork(self) -> None:
         """In a child: the threads that waited are not here, unless the handler of a signal forked."""
         self.state = None
+        self.coming.clear()
         self.notify_all()
 
 

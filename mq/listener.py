@@ -40,7 +40,8 @@ class Listener:
         # Both, while they are open.  A thread that listens closes them itself at its end: another one
         # would close a number under it that may be another file's a moment later.
         self._open: list[int] = []
-        self._bit = 0
+        self.bit = 0  # of this process, in the words of the page; 0: it has no bell
+        self.watches_from = math.inf  # seconds: what falls due later than that is watched for here
         self._words: set[int] = set()  # that have it, or had it until another process rang
         self._bells: dict[int, int] = {}  # descriptors of others', by slot
         self._worker = Worker(
@@ -60,22 +61,24 @@ class Listener:
                 self._claim()
                 sleep = partial(_sleep, self._disk, self._heard)
             if not self._worker.start(sleep, partial(_close, self._disk, self._open)):
+                self.watches_from = math.inf
                 return DEAF_SECONDS
+        self.watches_from = 2 * HEARTBEAT_SECONDS
         mark = self._store.mark
         for word in self._words - words:
-            mark[word] &= ~self._bit
+            mark[word] &= ~self.bit
         for word in words:
-            mark[word] |= self._bit
+            mark[word] |= self.bit
         self._words = words
-        mark[ASLEEP] |= self._bit
+        mark[ASLEEP] |= self.bit
         return math.inf
 
     def ring(self, word: int) -> None:
         """Wake every other process that waits for a queue of this *word*; called with the store's lock."""
         mark = self._store.mark
         asleep = mark[word]
-        mark[word] = asleep & self._bit
-        asleep &= ~self._bit
+        mark[word] = asleep & self.bit
+        asleep &= ~self.bit
         while asleep:
             slot = (asleep & -asleep).bit_length() - 1
             asleep &= asleep - 1
@@ -98,10 +101,10 @@ class Listener:
                     continue
                 if self._disk.lock(fd):
                     self._open.append(fd)
-                    self._bell, self._bit = fd, 1 << slot
+                    self._bell, self.bit = fd, 1 << slot
                     self._heard[0] = fd
                     for word in (ASLEEP, *range(WAITS, WAITS + WAITS_WORDS)):  # of one that died
-                        self._store.mark[word] &= ~self._bit
+                        self._store.mark[word] &= ~self.bit
                     return
                 self._disk.close(fd)
 
@@ -118,7 +121,7 @@ class Listener:
         """
         with suppress(OSError):
             self._let_go_of_deleted()
-            slot = self._bit.bit_length() - 1
+            slot = self.bit.bit_length() - 1
             if self._bell in self._open and not self._is_there(slot, self._bell):
                 fd, self._old_bell = self._old_bell, self._bell
                 self._bell = self._heard[0] = -1
@@ -147,6 +150,7 @@ class Listener:
 
     def _wake_all(self) -> None:
         """Receivers look for themselves, and ask again."""
+        self.watches_from = math.inf
         with self._store.mutex:
             self._store.wake_all()
 
@@ -184,7 +188,7 @@ class Listener:
     def _close_bells(self, own: list[int]) -> None:
         others, self._bells = list(self._bells.values()), {}
         self._bell = self._old_bell = self._heard[0] = -1
-        self._bit = 0
+        self.bit = 0
         try:
             close_all(self._disk, others)
         finally:

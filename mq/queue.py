@@ -118,7 +118,8 @@ class Queue(Generic[T]):
                                 id = log.append(ms, 17, flags, state.number, raw)
                                 state.publish(id, len(raw))
                                 end = store.applied = log.end
-                                if channel.armed or store.mark[channel.word]:
+                                asleep = store.mark[channel.word]  # the processes that wait here
+                                if channel.armed or (asleep and asleep != store.listener.bit):
                                     channel.wake(1)
                         else:
                             state = None

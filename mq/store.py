@@ -970,6 +970,7 @@ class Store:
         """Something may have changed at any queue: wake those that find something, or sleep past its time."""
         now = self.clock.now()
         for channel in list(self.armed):
+            channel.coming.clear()  # the handler of a signal may keep one of them from looking
             channel.wake_next(now)
             channel.freed()
         self.watch(now)

@@ -14,7 +14,8 @@ hold.)
 
 No thread polls.  For each queue, one sleeping receiver carries the next time at which
 something is ready there; for the store, one carries the next work that falls due.  A
-receiver that wakes early hands that on.
+receiver that wakes early hands that on.  While a thread listens to other processes, it comes
+by each second anyway: then only what is less than two seconds away is handed on at once.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Sleeper:
         for channel in self._channels.every:
             channel.armed.pop(self, None)
             channel.lookers.pop(self, None)
+            channel.coming.pop(self, None)
             if not channel.armed:
                 store.armed.discard(channel)
 
@@ -87,6 +89,8 @@ class Sleeper:
         if self._bell.locked():
             self._bell.release()
         self.end()
+        if not self.looks:
+            self._channels.every[0].coming[self] = None
 
     def _stocked(self) -> Sequence[Channel]:
         """The channels at which something may be ready, now or later."""

@@ -25,7 +25,7 @@ BODY = b"." * 1000
 
 def wait(broker):
     """Until it has a bell: on a busy machine the timeout may be over before the wait begins."""
-    while not broker._store.listener._bit:
+    while not broker._store.listener.bit:
         assert broker.queue("other").receive(timeout=0.001) is None
 
 
@@ -52,7 +52,7 @@ class Life:
         if name == "other's bell":
             self.b = mq.open(path, clock=lambda: self.now)
             wait(self.b)
-            self.store.mark[self.q._channel.word] = bit = self.b._store.listener._bit
+            self.store.mark[self.q._channel.word] = bit = self.b._store.listener.bit
             self.store.listener.ring(self.q._channel.word)
             self.store.mark[self.q._channel.word] = bit
             return self.store.listener._bells[bit.bit_length() - 1]

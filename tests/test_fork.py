@@ -308,7 +308,7 @@ def test_the_child_has_no_descriptor_of_the_parents(path, mail):
     for n in range(20):
         mail.publish(n)
     mail.receive_many(30, timeout=0)
-    while not mail._store.listener._bit:  # the bell is made, once the wait begins before the timeout is over
+    while not mail._store.listener.bit:  # the bell is made, once the wait begins before the timeout is over
         assert mail.receive(timeout=0.01) is None
 
     def work() -> list[list[str]]:

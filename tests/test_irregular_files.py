@@ -138,9 +138,9 @@ def test_a_bell_that_is_no_pipe_is_passed_over(store):
     put(store / "wake" / "0", lambda path: path.write_bytes(b"mine"))
     with mq.open(store) as a, mq.open(store) as b:
         for each in (a, b):
-            while not each._store.listener._bit:  # the timeout may be over before the wait begins
+            while not each._store.listener.bit:  # the timeout may be over before the wait begins
                 assert each.queue("other").receive(timeout=0.001) is None
-        assert {a._store.listener._bit, b._store.listener._bit} == {2, 4}
+        assert {a._store.listener.bit, b._store.listener.bit} == {2, 4}
         a._store.mark[10] |= 1
         a.queue("other").publish(b"")
     assert (store / "wake" / "0").read_bytes() == b"mine"

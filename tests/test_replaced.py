@@ -400,7 +400,7 @@ def test_pipes_that_go_are_made_again(path):
         for each in (a, b):
             each._store.listener.look_after_pipes()
         assert sorted(os.listdir(path / "wake")) == ["0", "1"]
-        assert a._store.listener._bit != b._store.listener._bit
+        assert a._store.listener.bit != b._store.listener.bit
 
 
 def test_checkpoints_that_go_are_made_again(path):

@@ -42,6 +42,7 @@ class Sleeps:
         self.planned: list[float | None] = []
         self.notified = 0
         self.interrupt: dict[threading.Thread, BaseException] = {}
+        self.held: dict[threading.Thread, threading.Event] = {}  # threads in a handler, until it ends
         patch.setattr(Sleeper, "sleep", lambda sleeper: self._sleep(sleeper))
         self.hearing()
 
@@ -51,6 +52,8 @@ class Sleeps:
         self._begun.release()
         # Far longer than any test waits: an end of patience must not pass for a wake-up.
         sleeper._bell.acquire(timeout=10 * PATIENCE)
+        if handler := self.held.get(threading.current_thread()):
+            handler.wait(PATIENCE)
         if error := self.interrupt.get(threading.current_thread()):
             raise error
 
@@ -308,6 +311,30 @@ def test_one_wake_up_is_enough_for_all_that_is_ready(queue, sleeps):
     assert sorted(each.result().id for each in blocked) == ids
 
 
+def test_no_second_receiver_is_woken_while_one_is_on_its_way(queue, sleeps):
+    """It takes the first message, sees the second, and wakes the next."""
+    blocked = receivers(sleeps, 3, queue.receive)
+    with queue._store.mutex:  # so that none of them looks yet
+        ids = [queue.publish(b"x"), queue.publish(b"y")]
+        assert sleeps.notified == 1
+    assert sorted(each.result().id for each in blocked[:2]) == ids
+    assert queue.publish(b"z") == blocked[2].result().id
+
+
+def test_a_receiver_that_is_kept_from_looking_keeps_no_message(queue, sleeps):
+    """A signal's handler may take its time: the listener comes by each second, and wakes another one."""
+    first, second = receivers(sleeps, 2, queue.receive)
+    handler = threading.Event()
+    sleeps.interrupt[first] = Interrupt()
+    sleeps.held[first] = handler
+    id = queue.publish(b"x")
+    queue._store.hear()
+    assert second.result().id == id
+    assert queue.publish(b"y")
+    handler.set()
+    assert isinstance(first.result(), Interrupt)
+
+
 def test_an_interrupted_receiver_does_not_swallow_the_wake_up(queue, sleeps):
     first, second = receivers(sleeps, 2, queue.receive)
     sleeps.interrupt[first] = Interrupt()
@@ -480,6 +507,21 @@ def test_the_listener_comes_by_in_every_kind_of_store(tmp_path, clock, monkeypat
             time.sleep(0.001)
         clock.advance(2 * 3600)
         assert receiver.result().raw == b"x"
+
+
+def test_a_listener_wakes_one_for_a_deadline_that_was_far_away(tmp_path, clock, monkeypatch):
+    """So nobody is woken to carry it when the message is taken."""
+    monkeypatch.setattr(mq.listener, "HEARTBEAT_SECONDS", 100.0)  # the test comes by in its place
+    with mq.open(tmp_path, clock=clock) as broker:
+        queue = broker.queue("mail", visibility_timeout=1000)
+        sleeps = Sleeps(monkeypatch, broker._store)
+        first, second = receivers(sleeps, 2, queue.receive)
+        id = queue.publish(b"x")
+        assert first.result().id == id
+        assert (sleeps.planned, sleeps.notified) == ([None, None], 1)
+        clock.advance(1001)
+        broker._store.hear()
+        assert second.result().attempts == 2
 
 
 def test_what_expires_by_a_jump_of_the_clock_reaches_those_that_wait_for_it(sleeps, queue, clock):
