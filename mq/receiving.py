@@ -108,7 +108,8 @@ def begun(store: Store, state: QueueState | None, begin: int) -> list[tuple[int,
     Called in that turn.  The state may not know of them, nor the page.
     """
     with suppress(MqError, MemoryError, OSError):  # then they come back after their visibility timeout
-        return _deliveries(store.log.appended_since(begin), state) if state else []
+        if state is not None and begin >= 0:  # else the state was void, and nothing was delivered
+            return _deliveries(store.log.appended_since(begin), state)
     return []
 
 
