@@ -13,7 +13,7 @@ does not allow that is no run, and the caller does its records one by one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import repeat
 from typing import Any, Final, NamedTuple
 
@@ -32,7 +32,7 @@ PUBLISHES: Final = frozenset(events.PUBLISH | flags << 8 for flags in events.PLA
 PLAIN: Final = PUBLISHES | {events.DELIVER, events.ACK}
 
 RUN_LEAST: Final = 8  # records; fewer are done one by one sooner
-OTHERS_SHARE: Final = 16  # at most one record of so many is of another kind
+OTHERS_SHARE: Final = 8  # at most one record of so many is of another kind
 OTHERS_MAX: Final = 4  # labels that are looked for
 
 
@@ -50,9 +50,15 @@ def _empty() -> Run:
     return Run([], [], [], {}, [], [], [])
 
 
-def is_worth_it(labels: Sequence[int]) -> bool:
+def publisher(distinct: Collection[int]) -> int:
+    """The queue to which all records with these *distinct* labels publish, plainly; 0: there is none."""
+    numbers = {label >> 16 if label & UNCHAINED in PUBLISHES else 0 for label in distinct}
+    return numbers.pop() if len(numbers) == 1 else 0
+
+
+def is_worth_it(labels: Sequence[int], distinct: Collection[int]) -> bool:
     """Whether nearly all of the records with these *labels* are plain."""
-    others = [label for label in set(labels) if label & UNCHAINED not in PLAIN]
+    others = [label for label in distinct if label & UNCHAINED not in PLAIN]
     return not others or (
         len(others) <= OTHERS_MAX and sum(map(labels.count, others)) * OTHERS_SHARE <= len(labels)
     )

@@ -92,12 +92,21 @@ class State:
     def apply(self, stretches: Iterable[Stretch]) -> None:
         """Do what the records in *stretches* say, in their order."""
         for stretch in stretches:
-            if len(stretch[1]) >= runs.RUN_LEAST and runs.is_worth_it(stretch[1]):
+            lsns, labels, lengths, buffer, origin, _ = stretch
+            if len(labels) < runs.RUN_LEAST:
+                pass
+            elif number := runs.publisher(distinct := set(labels)):  # a backlog is mostly that
+                self._queue_of(number).publish_run(lsns, sum(lengths))
+                continue
+            elif runs.is_worth_it(labels, distinct):
                 self._apply_runs(stretch)
-            else:
-                lsns, labels, lengths, buffer, origin, _ = stretch
-                for lsn, label, length in zip(lsns, labels, lengths, strict=True):
-                    self._apply_one(lsn, label, length, buffer, lsn - origin)
+                continue
+            for lsn, label, length in zip(lsns, labels, lengths, strict=True):
+                self._apply_one(lsn, label, length, buffer, lsn - origin)
+
+    def _queue_of(self, number: int) -> QueueState:
+        """Queue *number*; made, if there is none."""
+        return self.queues.get(number) or self.queue(number) or self._add(number)
 
     def _apply_runs(self, stretch: Stretch) -> None:
         """The same for records of which nearly all are plain: those in a row at once."""
@@ -109,8 +118,7 @@ class State:
             other = runs.gather(records, buffer, origin, by_queue)
             behind = len(lsns) if other is None else bisect_left(lsns, other[0], begin)
             for number, run in by_queue.items():
-                queue = self.queues.get(number) or self.queue(number) or self._add(number)
-                if not queue.do_run(run):
+                if not self._queue_of(number).do_run(run):
                     for at in range(begin, behind):
                         if labels[at] >> 16 == number and labels[at] & UNCHAINED not in PUBLISHES:
                             self._apply_one(lsns[at], labels[at], lengths[at], buffer, lsns[at] - origin)
