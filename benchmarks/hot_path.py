@@ -1,4 +1,4 @@
-"""What a message costs, beside what the disk alone costs: one thread, 100-byte bodies.
+"""What a message costs, beside what the disk alone costs: 100-byte bodies.
 
     python benchmarks/hot_path.py [--messages N] [--backlog N] [--directory DIR]
 
@@ -13,6 +13,7 @@ import os
 import shutil
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ import mq
 BODY = bytes(range(100))
 RECORD_BYTES = 24 + len(BODY)
 ROUNDS = 5
+PUBLISHERS, RECEIVERS = 10, 5
 
 
 def raw_loop(directory: str, count: int, *, sync: bool) -> float:
@@ -70,6 +72,55 @@ def receive_ack(broker: mq.Broker, count: int) -> float:
     begin = time.perf_counter()
     for _ in range(count):
         queue.receive().ack()
+    return time.perf_counter() - begin
+
+
+def receive_ack_many(broker: mq.Broker, count: int) -> float:
+    queue = broker.queue("bench")
+    queue.publish_many([BODY] * count)
+    begin = time.perf_counter()
+    for _ in range(count // 100):
+        queue.ack_many(queue.receive_many(100))
+    return time.perf_counter() - begin
+
+
+def publish_in_threads(broker: mq.Broker, count: int) -> float:
+    queue = broker.queue("bench")
+    queue.publish(BODY)
+
+    def work() -> None:
+        for _ in range(count // PUBLISHERS):
+            queue.publish(BODY)
+
+    return together([work] * PUBLISHERS)
+
+
+def all_in_threads(broker: mq.Broker, count: int) -> float:
+    """Until all that is published is acked."""
+    queue = broker.queue("bench")
+    queue.publish(BODY)
+    queue.receive().ack()
+    left = iter(range(count))  # one step of C: each message is taken from it once
+
+    def publish() -> None:
+        for _ in range(count // PUBLISHERS):
+            queue.publish(BODY)
+
+    def receive() -> None:
+        for _ in left:
+            queue.receive().ack()
+
+    return together([publish] * PUBLISHERS + [receive] * RECEIVERS)
+
+
+def together(works: list[Callable[[], None]]) -> float:
+    """Seconds until threads that do *works* have ended."""
+    threads = [threading.Thread(target=work) for work in works]
+    begin = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     return time.perf_counter() - begin
 
 
@@ -139,6 +190,9 @@ def main(messages: int, backlog: int, directory: str | None) -> None:
         measure('publish, sync="never"', publish, messages, scratch, "never", False)
         measure('publish_many of 100, "never"', publish_many, messages, scratch, "never", False)
         measure('receive + ack, "never"', receive_ack, messages, scratch, "never", False)
+        measure('both, many of 100, "never"', receive_ack_many, messages, scratch, "never", False)
+        measure('publish, 10 threads, "never"', publish_in_threads, messages, scratch, "never", False)
+        measure('10 publish, 5 receive + ack, "never"', all_in_threads, messages, scratch, "never", False)
         measure('publish, sync="always"', publish, synced, scratch, "always", True)
         measure('publish_many of 100, "always"', publish_many, synced, scratch, "always", True)
         measure('receive + ack, "always"', receive_ack, synced, scratch, "always", True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from mq.delivery import events
-from mq.delivery.events import TIMED_OUT, Now
+from mq.delivery.events import TIMED_OUT, Attributes, Now
 from mq.delivery.queue import STALE_MAX, Flight, QueueState
 from mq.delivery.retry import Backoff
 
@@ -284,6 +286,36 @@ def test_one_message_that_comes_back_for_ever_costs_no_memory(queue, settle):
         settle(queue)
     indexes = queue._ready.size + sum(map(len, (queue._deadlines, queue._dues, queue._returns)))
     assert indexes < 4 * STALE_MAX
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_plain_queue_delivers_the_head_of_what_waits(seed):
+    """Whatever happened to it: `plain` and `next_store` are all that a receive looks at."""
+    draw, queue, now, flying, plain = Random(seed), QueueState(1, "q"), 1000, [], 0
+    for id in range(10, 400):
+        kind = draw.randrange(20)
+        if kind < 5:
+            queue.publish(id, 1)
+        elif kind == 5:
+            said = [{"priority": 3}, {"due": now + 7}, {"expires": now + 7}, {"group": "g"}]
+            queue.publish_with(id, 1, Attributes(**draw.choice(said)))
+        elif kind == 6 and flying:
+            gone = flying.pop(draw.randrange(len(flying)))
+            settle, rest = draw.choice([("nack", (now + 5,)), ("release", ()), ("ack", (1,)), ("ack", (1,))])
+            getattr(queue, settle)(gone, *rest)
+        elif kind == 7:
+            queue.declare(replace(queue.options, paused=draw.random() < 0.2), 1)
+        now += draw.randrange(3)
+        head, is_plain = queue.waiting.head, queue.plain and now < queue.next_store
+        found = queue.head(at(now))
+        if is_plain:
+            plain += 1
+            assert found == head
+        if found is not None and kind > 7:
+            deliver(queue, found, 1000 + id, now + draw.choice([5, 500]))
+            flying.append(found)
+        flying = [id for id in flying if queue.is_flying(id, at(now))]
+    assert plain
 
 
 def test_deadlines_of_acked_messages_cost_no_memory():
