@@ -32,6 +32,7 @@ from typing import Any, Protocol, Self
 from mq.errors import DiskFull, StorageError, Unsupported
 
 from . import barrier, irregular, network, origin
+from .window import Window, is_mapped, map_file
 
 try:
     import fcntl
@@ -205,6 +206,13 @@ class Disk(Protocol):
 
     def map(self, fd: int) -> memoryview:
         """The file's first page as u64 words that every process sees."""
+
+    def may_map(self, path: str) -> bool:
+        """Whether files there may be written to through a window: see window.py."""
+
+    def window(self, fd: int, offset: int, size: int) -> Window | None:
+        """A part of the file, mapped; None if that cannot be had now.  Its room was reserved, and *offset*
+        is that of a page."""
 
 
 class RealDisk:
@@ -613,6 +621,19 @@ class RealDisk:
                 page = mmap.mmap(fd, PAGE_BYTES)
         return memoryview(page).cast("Q")
 
+    def may_map(self, path: str) -> bool:
+        return sys.platform == "linux" and is_mapped(self.file_system(path))
+
+    def window(self, fd: int, offset: int, size: int) -> Window | None:
+        try:
+            with _standard_streams_taken():
+                if self._left or self.size(fd) < offset + size:  # not reserved: the system could not
+                    return None
+                return map_file(fd, offset, size)
+        except OSError as error:  # no memory, no descriptor: a write needs neither
+            pass_on(error)
+            return None
+
 
 def is_anothers(disk: Disk, fd: int) -> bool:
     """Whether the descriptor is certainly not, or no longer, of the file that it was opened on.
@@ -861,6 +882,12 @@ class MemoryDisk:
 
     def map(self, fd: int) -> memoryview:
         return memoryview(bytearray(self._file(fd))).cast("B").cast("Q")
+
+    def may_map(self, path: str) -> bool:
+        return False  # a write is a copy here
+
+    def window(self, fd: int, offset: int, size: int) -> Window | None:
+        return None
 
 
 def lock_within(disk: Disk, fd: int, seconds: float) -> bool:

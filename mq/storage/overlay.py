@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from .disk import Disk, Inode
+from .window import Window
 
 
 @dataclass
@@ -209,3 +210,9 @@ class Overlay:
 
     def map(self, fd: int) -> memoryview:
         return memoryview(bytearray(self.pread(fd, 4096, 0))).cast("Q")
+
+    def may_map(self, path: str) -> bool:
+        return False
+
+    def window(self, fd: int, offset: int, size: int) -> Window | None:
+        return None

@@ -3,6 +3,7 @@
     write ──► page cache ──(sync, or any time before)──► platter
     create, rename, unlink ──► directory in memory ──(sync_directory, or any time)──► platter
     store into the mapped page ──► page cache ──(any time, word by word)──► platter
+    copy into a window ──► page cache, a part first, then the rest; then as a write
 
 Every file is what everybody reads now (`cache`), what the platter surely has (`base`),
 and what lies between (`pending`), cut at sectors; directories likewise.  Two deaths:
@@ -81,7 +82,7 @@ class Change(NamedTuple):
 
 
 class File:
-    __slots__ = ("base", "cache", "direct", "forgot", "inode", "past", "pending", "words")
+    __slots__ = ("base", "cache", "direct", "forgot", "inode", "past", "pending", "windows", "words")
 
     def __init__(self, content: bytes = b"", inode: int = 0) -> None:
         self.inode = inode
@@ -91,6 +92,7 @@ class File:
         self.past: dict[int, list[int]] = {}  # values of words that the platter may have instead
         self.forgot = False  # what passed for clean was dropped, and not synced again since
         self.direct: tuple[int, bytes] | None = None  # a write past the cache that has begun
+        self.windows: list[Window] = []  # that processes have open
 
     def content(self) -> bytes:
         return self.cache if self.words is None else array("Q", self.words).tobytes()
@@ -160,9 +162,13 @@ class File:
         self.pending = [each._replace(clean=True) for each in self.pending]
 
     def forget(self, offset: int, size: int) -> None:
-        """Drop the pages in [offset, offset + size) that are stuck: the platter never got them."""
+        """Drop the pages in [offset, offset + size) that are stuck: the platter never got them.
+
+        A page that a process has mapped stays, and the kernel does not say so.
+        """
         if self.words is None:
-            self._lose(self._stuck() & set(range(-(-offset // PAGE_BYTES), (offset + size) // PAGE_BYTES)))
+            pages = set(range(-(-offset // PAGE_BYTES), (offset + size) // PAGE_BYTES))
+            self._lose(self._stuck() & pages - set().union(*(each.pages() for each in self.windows)))
 
     def begin_direct(self, offset: int, data: bytes) -> None:
         """Drop the folios that writing *data* touches, mapped or not: a read now comes from the platter."""
@@ -206,7 +212,7 @@ class File:
     def clone(self) -> File:
         """As it is once the kernel has done what it has begun."""
         new = File.__new__(File)
-        new.direct = None
+        new.direct, new.windows = None, []
         new.inode = self.inode
         new.cache, new.base, new.pending = self.cache, self.base, self.pending.copy()
         new.words = self.words and self.words.copy()
@@ -358,6 +364,66 @@ class Words:
 
     def release(self) -> None:
         pass
+
+
+class Window:
+    """A part of a file, mapped.  A copy is two calls: whoever dies between them leaves it torn.
+
+    One that is SHORT is the last thing that its process does; at least half of it is there.
+    """
+
+    __slots__ = ("_disk", "_file", "_offset", "_path", "_size")
+
+    def __init__(self, disk: SimulatedDisk, path: str, file: File, offset: int, size: int) -> None:
+        self._disk, self._path, self._file, self._offset, self._size = disk, path, file, offset, size
+        file.windows.append(self)
+
+    def pages(self) -> range:
+        return range(self._offset // PAGE_BYTES, -(-(self._offset + self._size) // PAGE_BYTES))
+
+    def __getitem__(self, part: slice) -> bytes:
+        start, stop = self._within(part)
+        if self._disk._dead:
+            raise PowerCut
+        return self._file.content()[start:stop]
+
+    def __setitem__(self, part: slice, data: bytes) -> None:
+        start, stop = self._within(part)
+        assert stop - start == len(data) == part.stop - part.start, "not a part of the window"
+        chance = self._disk.calls
+        short = self._disk.step("copy", self._path) == SHORT
+        least = len(data) // 2 if short else 0
+        size = least + chance * 7 % (len(data) - least)
+        # The order is the processor's: at times the last bytes are the first that are there.
+        cut = size if chance % 2 else len(data) - size
+        parts = [(start, data[:cut]), (start + cut, data[cut:])]
+        first, second = parts if chance % 2 else reversed(parts)
+        self._file.write(self._disk._order, *first)
+        if not short:
+            self._disk.step("torn", self._path)
+            self._file.write(self._disk._order, *second)
+
+    def _within(self, part: slice) -> tuple[int, int]:
+        """From where to where, in the file."""
+        if self not in self._file.windows:
+            raise ValueError("the window is closed")
+        start, stop = self._offset + part.start, self._offset + min(part.stop, self._size)
+        end = -(-len(self._file.cache) // PAGE_BYTES) * PAGE_BYTES
+        assert 0 <= part.start <= part.stop and stop <= end, "SIGBUS: the file ends before"
+        return start, stop
+
+    def ready(self, start: int, size: int) -> bool:
+        if self not in self._file.windows:
+            raise ValueError("the window is closed")
+        try:
+            self._disk.step("ready", self._path, changes=False)
+        except OSError:
+            return False
+        return self._offset + start + size <= -(-len(self._file.cache) // PAGE_BYTES) * PAGE_BYTES
+
+    def close(self) -> None:
+        if self in self._file.windows:
+            self._file.windows.remove(self)
 
 
 class SimulatedDisk:
@@ -791,6 +857,19 @@ class SimulatedDisk:
         if file.words is None:
             file.words = array("Q", file.cache).tolist()
         return Words(self, file)  # type: ignore[return-value]
+
+    def may_map(self, path: str) -> bool:
+        return self.direct  # what is mapped must be written again past the cache
+
+    def window(self, fd: int, offset: int, size: int) -> Window | None:
+        path, file = self._files[fd]
+        assert isinstance(file, File)
+        assert offset % PAGE_BYTES == 0 and offset + size <= len(file.cache), "mapped, and not reserved"
+        try:
+            self.step("window", path, changes=False)
+        except OSError:
+            return None
+        return Window(self, path, file, offset, size)
 
     # ── paths ──────────────────────────────────────────────────────────────────────
 

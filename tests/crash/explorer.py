@@ -49,6 +49,7 @@ LOG = f"{PATH}/log/"
 KILLED_LIVE_ON = 5  # times as often: what a kill leaves may still be lost, and others rest on it
 RESTS_AFTER = 4  # recoveries
 ENUMERATED_MAX = 32  # combinations of the un-synced that are all visited
+KILLS_ONLY = ("store", "torn")  # before these calls a power cut shows no more than before the next one
 SMALL_ALLOCATION = 512  # bytes reserved at a time, so that room ends within a workload
 
 CRASHES = (MqError, OSError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError,
@@ -67,6 +68,8 @@ FAULTS: dict[str, tuple[int, ...]] = {
     "unlink": (errno.EIO,),
     "names": (errno.EIO,),
     "pread": (errno.EIO,),
+    "window": (errno.ENOMEM,),
+    "ready": (errno.EFAULT,),
 }
 
 
@@ -195,7 +198,7 @@ class Explorer:
         if disk.has_clean_pages():
             evicted = disk.after_kill(evicting(rng))
             self._judge(evicted, driver, "killed, clean pages dropped", depth, power=True)
-        if kind != "store":
+        if kind not in KILLS_ONLY:
             allowed = history.allowed(power=True)
             for fate in self._fates(disk, depth):
                 survivor = disk.after_power(fate)

@@ -36,6 +36,7 @@ from mq.storage.bias import BARRIER_SECONDS
 from mq.storage.shared import INSIDE, SLOTS
 
 from .disk import SimulatedDisk
+from .disk import Window as SharedWindow
 from .disk import Words as SharedWords
 from .driver import EPOCH
 from .explorer import determined
@@ -45,9 +46,10 @@ logger = logging.getLogger("mq")
 BATON_SECONDS = 120.0  # a process that makes no call for so long has stopped
 RUN = 2  # turns in a row make a process the one that needs no LOCK
 IDLE_SECONDS = 0.05  # pass when somebody waits and nothing happens
-READING = frozenset(
-    {"load", "exists", "open", "close", "pread", "size", "names", "map", "pause", "inode", "byte_is_locked"}
-)
+READING = frozenset({
+    "load", "exists", "open", "close", "pread", "size", "names", "map", "pause", "inode", "byte_is_locked",
+    "window", "ready", "fetch",
+})  # fmt: skip
 
 
 class Killed(BaseException):
@@ -116,6 +118,7 @@ class Process:
         self.call: Call | None = None  # what it is about to do
         self.steps = 0
         self.descriptors: set[int] = set()
+        self.windows: list[SharedWindow] = []
         self.inside: int | None = None  # it dies inside its next call, which meets this fault
         self.kept: tuple[int, int, SharedWords] | None = None  # a store that its processor keeps to itself
         self._interrupted = False
@@ -204,6 +207,8 @@ class Process:
     def _die(self) -> None:
         self.alive = False
         self.drain()
+        for window in self.windows:
+            window.close()
         for fd in self.descriptors:
             self.kernel.disk.close(fd)
         self.descriptors.clear()
@@ -458,6 +463,44 @@ class Face:
     def map(self, fd: int) -> Words:
         words = self._process.make("map", self._path(fd), lambda: self._disk.map(fd))
         return Words(self._process, words)
+
+    def may_map(self, path: str) -> bool:
+        return self._disk.may_map(path)
+
+    def window(self, fd: int, offset: int, size: int) -> Window | None:
+        path = self._path(fd)
+        window = self._process.make("window", path, lambda: self._disk.window(fd, offset, size))
+        if window is None:
+            return None
+        self._process.windows.append(window)
+        return Window(self._process, path, window)
+
+
+class Window:
+    """Mapped room, as one process sees it: each copy is a call, and it may die inside."""
+
+    __slots__ = ("_path", "_process", "_window")
+
+    def __init__(self, process: Process, path: str, window: SharedWindow) -> None:
+        self._process, self._path, self._window = process, path, window
+
+    def __getitem__(self, part: slice) -> bytes:
+        return self._process.make("fetch", self._path, lambda: self._window[part])
+
+    def __setitem__(self, part: slice, data: bytes) -> None:
+        def do() -> None:
+            self._window[part] = data
+
+        self._process.make("copy", self._path, do)
+
+    def ready(self, start: int, size: int) -> bool:
+        return self._process.make("ready", self._path, lambda: self._window.ready(start, size))
+
+    def close(self) -> None:
+        if self._process.alive:  # else the kernel has done so
+            self._window.close()
+            if self._window in self._process.windows:
+                self._process.windows.remove(self._window)
 
 
 class Words:

@@ -32,7 +32,10 @@ from .witness import FOREVER, Seen, Witness
 
 # Faults: the kind of call that meets one, and which.  One may die inside such a call, also without.
 FAULTS = (("sync", errno.EIO), ("pwrite", errno.EIO), ("pwrite", SHORT), ("sync_directory", errno.EIO))
-INSIDE = (("sync", errno.EIO), ("pwrite", SHORT), ("sync", 0), ("pwrite", 0), ("sync_directory", errno.EIO))
+INSIDE = (
+    ("sync", errno.EIO), ("pwrite", SHORT), ("sync", 0), ("pwrite", 0), ("sync_directory", errno.EIO),
+    ("copy", SHORT), ("copy", 0),
+)  # fmt: skip
 OPERATION_STEPS_MAX = 30_000  # of one process in one operation: more, and it makes no progress
 Script = Callable[[Actor], None]
 
