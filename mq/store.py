@@ -468,6 +468,8 @@ class Store:
         log.standing, log.stood, log.lost = self._standing, self.listener.look_after_pipes, self._lose
         log.skew = self.clock.skew_ms
         log.turn = self._turn_of_sync
+        # Not where each publish waits for the disk: a write is as fast there, and fails with an errno.
+        log.may_map = not self.durable and self.disk.may_map(self.path)
         log.refusable = frozenset({events.PUBLISH})
         log.kept = self.maintenance.kept
         self.log, self.verdict = log, found.verdict

@@ -21,9 +21,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+import forking
 import pytest
 from bytecodes import HERE
 from fakes import QuickDisk, open_on
+from forking import PATIENCE, Forking, ForksInMemory, watched
 
 import mq
 from mq import forks
@@ -37,8 +39,6 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning"),  # it is what is tested
 ]
-
-PATIENCE = 6  # seconds after which a child that hangs has failed
 
 
 class Child:
@@ -556,48 +556,15 @@ def test_a_fork_while_another_thread_syncs_hangs_nobody(path, monkeypatch):
 # ── in the handler of a signal, inside an operation ────────────────────────────────
 
 
-class ForksInside(QuickDisk):
-    """Forks behind one of its calls, as the handler of a signal that comes during it.  The child waits.
-
-    It goes on, with what the parent was about, when `let_go` is called: the parent may be far ahead then.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left = -1  # calls until then
-        self.child = 0
-        self._gate = os.pipe()
-
-    def _called(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.child = os.fork()
-            if self.child == 0:
-                signal.alarm(PATIENCE)
-                os.read(self._gate[0], 1)
-
-    def let_go(self) -> int:
-        """How the child ended."""
-        os.write(self._gate[1], b"!")
-        _, status = os.waitpid(self.child, 0)
-        return status
-
-
-def _watched(name: str) -> Callable[..., Any]:
-    plain = getattr(QuickDisk, name)
-
-    def call(self: ForksInside, *args: Any, **options: Any) -> Any:
-        result = plain(*args, **options) if name == "pwrite" else plain(self, *args, **options)
-        self._called()
-        return result
-
-    return call
+class ForksInside(Forking):
+    """Each call of the system may be the one."""
 
 
 for _name in (
     "lock", "open", "exists", "unlink", "rename", "allocate", "pwrite", "size", "sync", "sync_directory"
 ):  # fmt: skip
-    setattr(ForksInside, _name, _watched(_name))
+    setattr(ForksInside, _name, watched(_name))
+
 
 OPERATIONS: dict[str, Callable[[mq.Queue[Any]], object]] = {
     "publish": lambda mail: mail.publish("inside"),
@@ -608,13 +575,22 @@ OPERATIONS: dict[str, Callable[[mq.Queue[Any]], object]] = {
 }
 
 
-@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
-def test_a_child_that_goes_on_inside_an_operation_changes_nothing_of_the_parents(tmp_path, operation):
+INSIDE = [
+    *(pytest.param(each, ForksInside, "always", id=name) for name, each in OPERATIONS.items()),
+    *(pytest.param(OPERATIONS[name], ForksInMemory, "never", id=f"{name}, mapped") for name in (
+        "publish", "publish in a new segment", "publish_many", "receive")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("operation, kind, sync", INSIDE)
+def test_a_child_that_goes_on_inside_an_operation_changes_nothing_of_the_parents(
+    tmp_path, operation, kind, sync
+):
     """It wrote the end of the log as it was, so that what the parent had stored since was written over."""
     parent, forks = os.getpid(), 0
     for point in range(1, 100):
-        path, disk = tmp_path / str(point), ForksInside()
-        broker = open_on(disk, path, sync="always", segment_bytes=1024, background=False)
+        path, disk = tmp_path / str(point), kind()
+        broker = open_on(disk, path, sync=sync, segment_bytes=1024, background=False)
         mail = broker.queue("mail")
         mail.publish("before")
         disk.left = point
@@ -655,6 +631,31 @@ def test_a_child_that_goes_on_inside_an_operation_changes_nothing_of_the_parents
             assert {"before", "the last"} <= set(bodies)
             assert again.queue("children").stats().ready == 1
     assert forks > 2
+
+
+def test_a_child_makes_no_copy_that_its_parent_gave_up():
+    """By the time that it would, another record stands there."""
+    assert forking.explore() == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="no /proc to see what is mapped")
+def test_the_child_has_no_file_of_the_parents_mapped(path):
+    with open_on(ForksInMemory(), path, sync="never") as broker:
+        mail = broker.queue("mail")
+        mail.publish("before")
+
+        def mapped() -> bool:
+            return f"{path}/log/" in Path("/proc/self/maps").read_text()
+
+        def work() -> tuple[bool, list[str]]:
+            return mapped(), opened(path)
+
+        assert mapped()
+        assert in_child(work) == (False, [])
+        assert mapped()
+        mail.publish("after")
+        assert in_child(lambda: mail.publish("child's"))
+        assert ready(mail) == ["before", "after", "child's"]
 
 
 def forked_while(work: Callable[[], object], function: str, then: Callable[[], object]) -> int:

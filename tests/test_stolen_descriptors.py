@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import mq
+from mq.storage.disk import RealDisk
 
 HEAD = """
 import os, sys, mq
@@ -167,7 +168,8 @@ for name in before:
     assert int(number) <= 51
     assert "the program closed descriptor" in error
     with mq.open(path) as again:
-        assert again.queue("q").stats().published == 3
+        mapped = RealDisk().may_map(str(path))  # then they go to the segment, and not to what has its number
+        assert again.queue("q").stats().published == 3 + mapped * int(number)
 
 
 @pytest.mark.parametrize("name", ["LOCK", "FORMAT", "mark", "data", ".seg"])

@@ -22,6 +22,7 @@ from mq.storage import barrier, bias, shared
 from mq.storage import locks as locks_module
 from mq.storage.bias import RUN
 from mq.storage.disk import HAVE_BYTE_LOCKS, RealDisk
+from mq.storage.window import Window
 
 pytestmark = pytest.mark.skipif(
     not (HAVE_BYTE_LOCKS and barrier.heed()), reason="this system has no barrier: every turn takes LOCK"
@@ -48,6 +49,30 @@ class Watching(QuickDisk):
             os.pwrite(fd, data[written:], offset + written)
             return len(data)
         return os.pwrite(fd, data, offset)
+
+    def window(self, fd: int, offset: int, size: int) -> Any:
+        window = super().window(fd, offset, size)
+        return window and WatchedWindow(self, window)
+
+
+class WatchedWindow:
+    """What is copied there is written, too."""
+
+    def __init__(self, disk: Watching, window: Window) -> None:
+        self._disk, self._window = disk, window
+        self.ready, self.close = window.ready, window.close
+
+    def __getitem__(self, part: slice) -> bytes:
+        return self._window[part]
+
+    def __setitem__(self, part: slice, data: bytes) -> None:
+        middle = part.start
+        if do := self._disk.at_write:
+            self._disk.at_write = None
+            middle += len(data) // 2
+            self._window[part.start : middle] = data[: middle - part.start]
+            do()
+        self._window[middle : part.stop] = data[middle - part.start :]
 
 
 def opened(path: Path, **options: Any) -> tuple[mq.Broker, Watching]:

@@ -1,6 +1,6 @@
 """The log: append, rotate, sync, read.  One writer at a time; many readers.
 
-    append ──► one pwrite at `end` ──► `end` moves ──► sync(end): one fdatasync for all who wait
+    append ──► one copy or pwrite at `end` ──► `end` moves ──► sync(end): one fdatasync for all who wait
 
 A failed write or fsync fails the log for good.  After a failed fsync the kernel may
 have marked the lost pages clean, so that a second one, even on a fresh descriptor,
@@ -52,6 +52,7 @@ from .rewrite import rewrite
 from .segment import BadHeader, Event, Scan, Segment, Stretch, is_zero
 from .shared import SYNCED
 from .standing import CHECK_MS, Standing, Trouble
+from .tail import map_tail, unmapped
 
 ALLOCATE_BYTES: Final = 1 << 20  # room is reserved in steps of this; a full disk is noticed here
 STARVED_BYTES: Final = 16 << 10  # the same, on a full disk
@@ -91,7 +92,7 @@ class Log:
         self._disk, self.directory, self._identity, self._mark = disk, directory, identity, mark
         self._pwrite, self._pread = disk.pwrite, disk.pread
         self.segment_bytes = segment_bytes or 0
-        self.reader = Reader(disk, directory, segments)
+        self.reader = Reader(disk, directory, segments, self)
         self.read = self.reader.read
         self.glance = Glance(self.reader)
         self.head = segments[0].base if segments else 0
@@ -106,6 +107,8 @@ class Log:
         self.refusable: frozenset[int] = frozenset()  # kinds that may not use the room kept back
         self.full = False  # this process met a full disk, and nothing refusable was appended since
         self.way_made = False  # what can be cleaned there was, since something was settled
+        self.may_map = False  # what is appended may be copied to the file, where it is mapped
+        self._tail = self.reader.tail = unmapped()  # what of it is
         self._fd = -1  # of the last segment, for writing
         self._writing: tuple[int, Segment] | None = None  # the same, and which one that is: for who syncs
         self._retired: list[int] = []  # of earlier ones: a sync may still be using them
@@ -161,7 +164,7 @@ class Log:
     # ── writing ────────────────────────────────────────────────────────────────────
 
     def append(self, now_ms: int, kind: int, flags: int, queue: int, payload: bytes) -> int:
-        """Append one record; its position.  The bytes are with the kernel when this returns."""
+        """Append one record; its position.  Whatever becomes of this process, the file has the bytes then."""
         # Flat on purpose: every publish, delivery and ack comes through here, and a
         # Python call costs a tenth of it.
         size = 24 + len(payload)
@@ -178,17 +181,24 @@ class Log:
             + payload
         )  # fmt: skip
         data = CRC.pack(crc32c(rest, self._seed)) + rest
+        tail, end = self._tail, lsn + size
+        mapped = end <= tail.ready or tail.reach(lsn, end)
         # Behind the last call: a signal's handler may fork there, and this be the child (`after_fork`).
         if not self.biased:
             self._mark[2] = 1  # DIRTY
         try:
-            done = self._pwrite(self._fd, data, lsn - self._shift)
-            if done != size:
-                self._write_rest(data, lsn, done)
-            self.end = self._mark[1] = lsn + size
+            if mapped:
+                tail.window[lsn - tail.first : end - tail.first] = data
+            else:
+                done = self._pwrite(self._fd, data, lsn - self._shift)
+                if done != size:
+                    self._write_rest(data, lsn, done)
+            self.end = self._mark[1] = end
+        except OSError as error:
+            raise self._refused(error, lsn, size) from error
         except BaseException as error:
-            if isinstance(error, OSError):
-                raise self._refused(error, lsn, size) from error
+            if mapped and isinstance(error, ValueError):  # it is closed: this is the child of a fork
+                raise self._fail(OSError(LEFT, LEFT_WHY)) from error
             if not isinstance(error, StorageError):
                 self._mark[2] = 1
             raise
@@ -197,7 +207,7 @@ class Log:
         return lsn
 
     def append_group(self, now_ms: int, drafts: Sequence[Draft], *, atomic: bool = True) -> list[int]:
-        """Append records in one write; their positions.  *atomic*: all are there after a crash, or none."""
+        """Append records at once; their positions.  *atomic*: all are there after a crash, or none."""
         kinds, flags, numbers, payloads = map(list, zip(*drafts, strict=True))
         return self.append_columns(now_ms, kinds, flags, numbers, payloads, atomic=atomic)
 
@@ -221,9 +231,17 @@ class Log:
         data, positions = record.encode_run(
             self._seed, start, self._mark[SYNCED], now_ms - self._created_ms, kinds, flags, numbers, payloads
         )
+        tail, end = self._tail, start + size
+        mapped = end <= tail.ready or tail.reach(start, end)
         self._mark[shared.DIRTY] = 1
-        self._write_rest(data, start, 0)
-        self.end = self._mark[shared.END] = start + size
+        if mapped:
+            try:
+                tail.window[start - tail.first : end - tail.first] = data
+            except ValueError as error:
+                raise self._fail(OSError(LEFT, LEFT_WHY)) from error
+        else:
+            self._write_rest(data, start, 0)
+        self.end = self._mark[shared.END] = end
         self._mark[shared.DIRTY] = 0
         return positions
 
@@ -246,6 +264,7 @@ class Log:
             write_all(self._disk, self._fd, bytes(max(0, min(size, file_bytes_max() - offset))), offset)
         except OSError as again:
             return self._fail(again)
+        self._tail.close()
         self._allocated, self._room = lsn, 0  # the next append looks how long the file may be
         self._mark[shared.DIRTY] = int(self.unsettled)
         return storage_error(self.reader.path(self.segments[-1]), error)
@@ -401,10 +420,21 @@ class Log:
         # A publish comes by again before there are more messages than room was kept back for.
         enough = self._said_open and not self.full and whole <= self.reserve.held
         self._room = min(self._allocated, self.end + size + GRANT_BYTES) if enough else 0
+        self._map(enough)
         self._look_ms = min(self._latest_ms, now_ms + LOOK_MS)
         if self.full or before != (self._fd, self._allocated):
             self.grown()
         return self.end
+
+    def _map(self, enough: bool) -> None:
+        """Have mapped what is reserved at the end; with not *enough* room, nothing."""
+        limit = self._allocated if self.may_map and enough else 0
+        if self._tail.limit != limit:
+            self._tail.close()
+            if limit and (tail := map_tail(self._disk, self._fd, self.segments[-1], self.end, limit)):
+                self._tail = self.reader.tail = tail
+                if self._fd < 0:  # the child of a fork, made in here: it has closed the one before
+                    tail.close()
 
     def _hold(self, whole: int) -> None:
         """Keep *whole* bytes back, and some for messages to come, if there is room for that."""
@@ -463,12 +493,13 @@ class Log:
 
         What nobody synced may be gone, but somebody may have noted its id.
         """
+        if self.segments:
+            self._cut(self.segments[-1], self.end)  # no other process has it open
         self._fence(now_ms, base)
         self.say_closed(now_ms)
 
     def _fence(self, now_ms: int, base: int) -> None:
         """Go on in a new segment, on a full disk too: what is behind the end is void."""
-        self._give_tail_back()
         asked = STARVED_BYTES
         while True:
             try:
@@ -480,15 +511,28 @@ class Log:
                 self.full = True
                 asked *= 4
 
-    def _give_tail_back(self) -> None:
-        """What was reserved behind the end is for others, if nothing was ever written there."""
-        if not self.segments or self.end < self.segments[-1].base:
-            return  # after a crash, when all of the last one is void
-        self._stand_by(self._writing)
-        start = self.segments[-1].offset(self.end)
+    def _go_on_behind(self, now_ms: int) -> None:
+        """Go on in a new segment; what was reserved in the last one is for others."""
+        last, end = self.segments[-1], self.end
+        self._fence(now_ms, last.limit)
+        self._cut(last, end)
+
+    def _cut(self, each: Segment, end: int) -> None:
+        """What was reserved in a segment behind its *end* is for others, if nothing was ever written there.
+
+        Only when the log goes on elsewhere, and the page says so: another process may have that room
+        mapped, and would be killed where it copies to what is gone.
+        """
+        if end < each.base:
+            return  # after a crash, when all of it is void
+        start = each.offset(end)
         with suppress(OSError):  # it costs room, and nothing else
-            if is_zero(self._disk, self._fd, start):
-                self._disk.truncate(self._fd, -(-start // PAGE_BYTES) * PAGE_BYTES)
+            fd = self._disk.open(self.reader.path(each), write=True)
+            try:
+                if is_zero(self._disk, fd, start):
+                    self._disk.truncate(fd, -(-start // PAGE_BYTES) * PAGE_BYTES)
+            finally:
+                self._disk.close(fd)
 
     def _allocate(self, size: int) -> None:
         """Reserve *size* bytes in the last segment, and some more if the disk has them."""
@@ -517,14 +561,15 @@ class Log:
 
     def rotate(self, now_ms: int, size: int = 0) -> None:
         """Go on in a new segment, whose header and name are on the disk before it is used."""
+        before, end = self.segments[-1:], self.end
+        self.begin_segment(now_ms, before[0].limit if before else 0, size, void_from=end)
         if self.full:
-            self._give_tail_back()
-        last = self.segments[-1] if self.segments else None
-        self.begin_segment(now_ms, last.limit if last else 0, size, void_from=self.end)
+            for last in before:
+                self._cut(last, end)
 
     def roll(self, now_ms: int) -> None:
         """Go on in a new segment, so that the one in use can be cleaned."""
-        self._fence(now_ms, self.segments[-1].limit)
+        self._go_on_behind(now_ms)
 
     def begin_segment(self, now_ms: int, base: int, size: int, *, void_from: int) -> None:
         """Create the segment at *base* with room for *size* bytes, fence [void_from, base), go on in it."""
@@ -609,6 +654,7 @@ class Log:
 
     def _enter(self, last: Segment, fd: int, size: int) -> None:
         """Make *last*, a file of *size* bytes that *fd* writes to, the segment that is written to."""
+        self._tail.close()
         # The new one first: a sync that begins after the old one is closed must not get that.
         self._writing = fd, last
         old, self._fd = self._fd, fd
@@ -855,6 +901,7 @@ class Log:
 
     def _rewrite(self, start: int, stop: int) -> None:
         """Have [*start*, *stop*) in memory as it was written, to be synced; OSError if it is not there."""
+        self._tail.close()  # what is mapped is not dropped from memory on advice
         bases, segments = self.reader.index
         upto = stop
         for each in reversed(segments[: bisect_left(bases, stop)]):
@@ -900,7 +947,9 @@ class Log:
             return self._follow_far(upto, begin + enough)
         # Flat on purpose: one process follows another's every message through here.
         scan = Scan(self._disk, self._fd, last, begin, upto, "")
-        block = self._pread(self._fd, upto - begin, begin - self._shift)
+        block = self._tail.read(begin, upto) if begin >= self._tail.first else b""
+        if not block:
+            block = self._pread(self._fd, upto - begin, begin - self._shift)
         found = scan.parse(block, begin)
         if scan.end != upto:
             return self._follow_far(upto, begin + enough)
@@ -1021,7 +1070,7 @@ class Log:
                 self._mark[shared.END] = last.limit + FENCE_BYTES
                 return
         if not is_zero(self._disk, self._fd, last.offset(self.end)):
-            self._fence(now_ms, last.limit)
+            self._go_on_behind(now_ms)
         self._mark[shared.DIRTY] = 0
 
     def rebase(self, segments: list[Segment], end: int, *, closed: bool) -> None:
@@ -1061,6 +1110,7 @@ class Log:
     def abandon(self) -> None:
         """Let go of the files and leave the log as it is.  Whoever still waits for the disk is told."""
         with self._sync:
+            self._tail.close()
             self._mark = shared.detached(self._mark)
             # Whose lock that is goes with the store: nobody may sync any more.
             self._sync_fd, self._unlock_sync = -1, int

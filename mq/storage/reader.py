@@ -1,6 +1,7 @@
 """Reading records by their position: from any thread, at any time, without the log's lock.
 
-A segment may go, and its descriptor with it, while somebody reads.  The number of the
+The end of the log is read where it is mapped (tail.py), if it is; else a segment is.  A
+segment may go, and its descriptor with it, while a thread reads.  The number of the
 descriptor may then name another file; the checksum, seeded by the segment's base,
 tells, and the reading is done again under a lock.
 """
@@ -14,7 +15,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 from crc32c import crc32c
@@ -24,6 +25,7 @@ from mq.errors import ADVICE, Closed, CorruptStore
 from . import record, segment
 from .disk import DAMAGE, Disk, explain, is_anothers, pass_on, storage_error
 from .segment import Segment
+from .tail import Tail, unmapped
 
 UNPACK: Final = record.HEADER.unpack_from
 
@@ -46,9 +48,16 @@ class Stored(msgspec.Struct, gc=False):
     payload: bytes
 
 
+class HasEnd(Protocol):
+    end: int
+
+
 class Reader:
-    def __init__(self, disk: Disk, directory: str, segments: list[Segment]) -> None:
-        self._disk, self._directory = disk, directory
+    tail: Tail  # what is mapped; another one, or closed, whenever a thread with the log's turn says so
+
+    def __init__(self, disk: Disk, directory: str, segments: list[Segment], log: HasEnd) -> None:
+        self._disk, self._directory, self._log = disk, directory, log
+        self.tail = unmapped()
         self._pread = disk.pread
         self._readers: dict[int, int] = {}  # descriptors by base
         self.files = threading.RLock()
@@ -66,8 +75,14 @@ class Reader:
 
     def read(self, lsn: int) -> Stored:
         """The record at *lsn*, checked; CorruptStore if it does not pass, Closed if `close` was called."""
-        # Flat on purpose: every delivery comes through here.  Records do not change, so what was
-        # read with the last one, or to follow others, serves for those behind it, if it passes.
+        # Flat on purpose: every delivery comes through here.
+        tail = self.tail
+        if (at := lsn - tail.first) >= 0:
+            stored = self._read_mapped(tail, at, lsn)
+            if stored is not None:
+                return stored
+        # Records do not change, so what was read with the last one, or to follow others, serves for
+        # those behind it, if it passes.
         for recent, first, block in (self._recent, self.followed):
             at = lsn - first
             if recent is not None and 0 <= at <= len(block) - 24:
@@ -159,18 +174,47 @@ class Reader:
                 if low == lsn & 0xFFFF_FFFF and at + 24 + length <= len(block):
                     return each, first, block
         each = self.segment_of(lsn)
-        fd = self._readers.get(each.base)
-        if fd is None or lsn < each.base or self._guess >= READ_BYTES_MAX:
+        if self._guess >= READ_BYTES_MAX:
             return None, 0, b""
         reach = READ_BYTES_MAX - self._guess
         last = positions[bisect_right(positions, lsn + reach, start) - 1]  # they ascend, as a rule
-        try:  # as in `read`
-            data = self._pread(fd, min(max(0, last - lsn), reach) + self._guess, each.offset(lsn))
-        except OSError as error:
-            pass_on(error)
-            return None, 0, b""
+        size = min(max(0, last - lsn), reach) + self._guess
+        data = b""
+        if lsn >= self.tail.first:  # as in `_read_mapped`
+            data = self.tail.read(lsn, min(lsn + size, self._log.end))
+        if not data:
+            fd = self._readers.get(each.base)
+            if fd is None or lsn < each.base:
+                return None, 0, b""
+            try:  # as in `read`
+                data = self._pread(fd, size, each.offset(lsn))
+            except OSError as error:
+                pass_on(error)
+                return None, 0, b""
         self._recent = each, lsn, data
         return each, lsn, data
+
+    def _read_mapped(self, tail: Tail, at: int, lsn: int) -> Stored | None:
+        """The record *at* so many bytes from where *tail* begins, or began; None if it does not pass.
+
+        Not a byte behind the log's end is touched: another process may have cut the file there.
+        """
+        most = self._log.end - lsn
+        try:
+            data = tail.window[at : at + min(READ_BYTES, most)]
+            if len(data) < 24:
+                return None
+            crc, length, low, _, ms, kind, flags, queue = UNPACK(data)
+            size = 24 + length
+            if low != lsn & 0xFFFF_FFFF or size > most:
+                return None
+            if size > len(data):
+                data = tail.window[at : at + size]
+        except ValueError:  # it was closed meanwhile
+            return None
+        if crc32c(data[4:size], tail.seed) != crc:
+            return None
+        return Stored(kind, flags, queue, tail.wall_ms + ms, data[24:size])
 
     def _read(self, fd: int, each: Segment, lsn: int) -> Stored | None:
         """The record; None if it does not pass its checksum."""

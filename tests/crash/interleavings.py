@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import count
 from unittest import mock
 
 from mq import store
-from mq.errors import StoreLocked, Unsupported
-from mq.storage import cleaner, reader
+from mq.errors import DiskFull, StoreLocked, Unsupported
+from mq.storage import cleaner, log, reader
+from mq.storage.reserve import Reserve
 
 from .actor import Actor
-from .disk import SHORT
+from .disk import PAGE_BYTES, SHORT
 from .driver import Wrong
 from .fate import ALL, NONE, Fate
 from .kernel import Here
@@ -275,7 +277,7 @@ def the_recoverer_is_killed_and_the_next_one_too(stage: Stage) -> None:
     stage.do("a", Actor.publish, "q", size=300)
     stage.kill("b")
     stage.begin("a", Actor.publish, "q", 2, size=90)
-    stage.until("a", "pwrite", SEGMENT)
+    stage.until("a", "copy", SEGMENT)
     stage.kill("a", inside=SHORT)
     stage.look("torn")
     stage.begin("c", Actor.open)
@@ -520,6 +522,58 @@ def killed_inside_the_write_of_a_group(stage: Stage) -> None:
     stage.do("b", Actor.take, "q", 9)
     if len(stage["b"].held) != 1:
         raise Wrong(f"P4: {stage['b'].held}")
+    stage.end()
+
+
+@on_stage("abcde")
+def killed_before_in_and_behind_the_copy_of_a_record(stage: Stage) -> None:
+    """Where the end of the log is mapped.  What is torn is void, and the next one goes on."""
+    two_open(stage, "never", "never")
+    for name, inside in (("a", None), ("c", SHORT), ("d", 0), ("e", SHORT)):
+        stage.do(name, Actor.open, "never")
+        stage.do(name, Actor.publish, "q")
+        stage.begin(name, Actor.publish, "q", 3 if name == "e" else 1, size=70)
+        stage.until(name, "copy", SEGMENT)
+        stage.kill(name, inside=inside)
+        stage.look(f"with {name}", cuts=4)
+        stage.do("b", Actor.publish, "q")
+    stage.end()
+
+
+@on_stage("ab")
+def another_goes_on_elsewhere_while_one_has_the_segment_mapped(stage: Stage) -> None:
+    """It gives back what was reserved, and finds no room for another segment; or one just reads there."""
+
+    def roll(actor: Actor) -> None:
+        with suppress(DiskFull), actor._broker()._store.turn() as (log, now_ms, _):
+            log.roll(now_ms)
+
+    with (
+        mock.patch.object(log, "ALLOCATE_BYTES", 8 * PAGE_BYTES),
+        mock.patch.object(Reserve, "give", lambda *_: False),
+    ):
+        for name in "ab":
+            stage.do(name, Actor.open, "never", segment_bytes=64 * PAGE_BYTES)
+            stage.do(name, Actor.publish, "q")
+        its_log = stage["b"]._broker()._store.log
+        stage.begin("a", roll)
+        stage.until("a", "open", f"{its_log.segments[-1].limit}.seg")
+        stage.kernel.disk.strike(errno.ENOSPC)
+        stage.finish("a")
+        for _ in range(3):
+            stage.do("b", Actor.publish, "q", size=PAGE_BYTES - 200)
+        for limit in (9, 0):
+            stage.do("b", Actor.publish, "q")  # it knows where the log goes on
+            stage.do("b", Actor.publish, "q", size=2 * PAGE_BYTES - 350 - its_log.end % PAGE_BYTES)
+            stage.do("b", Actor.publish, "q")  # the last one in its page
+            for _ in range(0 if limit else 2):
+                stage.do("b", Actor.take, "q")
+            stage.begin("b", Actor.take, "q", limit)
+            stage.until("b", "fetch", SEGMENT)
+            stage.do("a", roll)
+            stage.finish("b")
+        for name in "ab":
+            stage.do(name, Actor.publish, "q")
     stage.end()
 
 

@@ -125,7 +125,7 @@ def the_owner_is_killed_at_each_step(stage: Stage) -> None:
 def the_owner_dies_inside_its_write(stage: Stage) -> None:
     owner_and_other(stage, "bc")
     stage.begin("a", Actor.publish, "q", size=LONG)
-    stage.until("a", "pwrite", SEGMENT)
+    stage.until("a", "copy", SEGMENT)
     stage.kill("a", inside=SHORT)
 
 

@@ -21,6 +21,8 @@ from itertools import islice
 from types import CodeType, FunctionType
 from typing import NamedTuple
 
+import forking
+
 from mq.storage.log import Log
 
 from . import copied, damage, full
@@ -33,7 +35,7 @@ class Bug(NamedTuple):
     old: str
     new: str
     hunt: str  # the workloads that show it; "damage" for a damaged store, "full" for a full disk,
-    # "copied" for one that was copied file by file
+    # "copied" for one that was copied file by file, "forked" for the child of a fork
     fault: str = ""  # the kind of call that has to fail
 
 
@@ -75,6 +77,8 @@ BUGS = (
         "unsynced_batches batches"),
     Bug("a group never ends", LOG + "Log.append_columns", "for each in flags[:-1]], flags[-1]]",
         "for each in flags]]", "batches"),
+    Bug("a window is kept over a fork", LOG + "Log.abandon",
+        "with self._sync:\n        self._tail.close()", "with self._sync:\n        pass", "forked"),
     # ── segments ───────────────────────────────────────────────────────────────────
     Bug("a header is not synced", LOG + "Log._create", "disk.sync(fd)", "pass", "rotation publish_always"),
     Bug("a segment's name is not synced", LOG + "Log._create", "disk.sync_directory(self.directory)", "pass",
@@ -281,6 +285,8 @@ def caught(bug: Bug) -> str:
             return full.hunt(full.SOME)
         if bug.hunt == "copied":
             return next((wrong for each in copied.COPIED if (wrong := copied.explore(each))), "")
+        if bug.hunt == "forked":
+            return forking.explore()
         if bug.hunt == "damage":
             return next(iter(damage.explore("settled", first=True)[1]), "")
         looks = [*((glance, seed) for seed in range(GLANCES)), *((hunt, seed) for seed in range(HUNTS))]

@@ -8,7 +8,7 @@ from .disk import SimulatedDisk
 from .planted import BUGS, Bug, Outdated, caught, glance, hunt, planted
 
 ALL_HUNTS = {(workload, bug.fault) for bug in BUGS for workload in bug.hunt.split()}
-HUNTS = sorted(ALL_HUNTS - {("copied", ""), ("damage", ""), ("full", "")})
+HUNTS = sorted(ALL_HUNTS - {(kind, "") for kind in ("copied", "damage", "forked", "full")})
 
 
 @pytest.mark.parametrize("bug", [pytest.param(bug, id=bug.name) for bug in BUGS])

@@ -440,6 +440,8 @@ def test_the_cleaner_survives_a_mending(tmp_path, disk, mending):
     cleaned, unlinked = threading.Event(), threading.Event()
 
     def hook(name: str, args: tuple[Any, ...]) -> Any:
+        if name == "may_map":
+            return False  # what is appended is seen here then
         if threading.current_thread().name == "mq-maintenance":
             if name == "pwrite" and len(args[1]) == HEAD_BYTES and args[1][20] == record.HEAD:
                 cleaned.set()  # what lived in the oldest segment is moved, and about to be synced

@@ -228,13 +228,13 @@ def test_a_process_whose_files_may_not_grow_works_beside_one_that_has_made_them_
         assert queue.stats()[:2] == (2001, 0)
 
 
-@pytest.mark.parametrize("allowed", [8 << 10, 50_000 + 4096 + 200], ids=["behind it", "across it"])
+@pytest.mark.parametrize("allowed", [8 << 10, 100_000 + 4096 + 200], ids=["behind it", "across it"])
 def test_a_limit_on_files_that_is_lowered_below_the_room_reserved_fails_no_other_process(tmp_path, allowed):
     """The room that this process had looked at is longer than its files may be by now."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with mq.open(tmp_path / "data", sync="never") as broker, mq.open(tmp_path / "data") as other:
         queue = broker.queue("mail")
-        queue.publish(bytes(50_000))
+        queue.publish(bytes(100_000))  # longer than what is made ready to be copied to
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, hard))
             for _ in range(2):
