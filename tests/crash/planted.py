@@ -58,7 +58,7 @@ BUGS = (
     Bug("a failed fsync is tried again", LOG + "Log._sync_for_all", "self._disk.sync(fd)",
         "_twice(self._disk.sync, fd)",
         "publish_always", "sync"),
-    Bug("a failed fsync is not told", LOG + "Log._sync_for_all", "raise self.failure from error", "pass",
+    Bug("a failed fsync is not told", LOG + "Log._sync_for_all", "raise self.failure from error", "theft = None",
         "publish_always", "sync"),
     Bug("a store that failed goes on", LOG + "Log.check", "if self.failure:",
         "return\n    if self.failure:", "publish_always", "sync"),
