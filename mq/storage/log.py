@@ -1077,6 +1077,7 @@ class Log:
         """Be where the log is, whatever was in between."""
         fd, size = self._open_to_write(segments[-1])
         with self._sync:
+            self._tail.close()  # a thread may read there up to the end, and it is elsewhere in a moment
             self.reader.reset(segments)
             self.end = end
             self._enter(segments[-1], fd, size)  # at once: whoever syncs next needs a file

@@ -15,8 +15,10 @@ from fakes import open_on
 
 import mq
 from mq.storage.disk import RealDisk
-from mq.storage.tail import COPY_BYTES_MAX, STEP_BYTES, Tail
+from mq.storage.log import Log
+from mq.storage.tail import COPY_BYTES_MAX, NOWHERE, STEP_BYTES, Tail
 from mq.storage.window import FileWindow, Window
+from mq.store import VOID
 
 SEGMENT_BYTES = 1 << 20
 
@@ -130,6 +132,22 @@ def test_there_is_one_at_a_time_and_it_goes_with_its_segment(broker, disk):
         assert before is disk.windows[-1]
         assert not is_closed(before)
     assert disk.open_windows() == disk.most == 1
+
+
+def test_it_is_closed_before_the_end_is_in_another_segment(broker, monkeypatch):
+    """A thread may be reading there, up to the end."""
+    queue, enter, closed = broker.queue("q"), Log._enter, []
+    queue.publish(b"first")
+
+    def look_and_enter(log: Log, *args: Any) -> None:
+        closed.append(log._tail.first == NOWHERE)
+        enter(log, *args)
+
+    monkeypatch.setattr(Log, "_enter", look_and_enter)
+    broker._store.applied = VOID  # as an interrupted operation leaves it
+    queue.publish(b"second")
+    assert closed == [True]
+    assert bodies(queue) == [b"first", b"second"]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="no /proc to see what is mapped")
