@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -37,3 +38,10 @@ def broker(clock: FakeClock) -> Iterator[mq.Broker]:
 def no_backoff_after_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A delivery that has timed out is ready at its deadline, for tests that are about something else."""
     monkeypatch.setattr(Order, "returns_at", lambda self, flight: flight.deadline)
+
+
+@pytest.fixture
+def no_power_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sync waits for no disk, for tests that are about something else."""
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda fd: None)

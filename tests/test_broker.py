@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from fakes import CountingDisk, made_here, open_on
+from fakes import CountingDisk, QuickDisk, made_here, open_on
 
 import mq
 from mq.delivery.queue import QueueState
@@ -214,7 +214,7 @@ def test_descriptors_are_bounded_and_given_back(path, exclusive):
     for _ in range(5):
         gc.collect()
         before = descriptors()
-        with open_on(RealDisk(), path, segment_bytes=1024, background=False, exclusive=exclusive) as broker:
+        with open_on(QuickDisk(), path, segment_bytes=1024, background=False, exclusive=exclusive) as broker:
             queue = broker.queue("mail")
             for _ in range(30):
                 queue.publish(b"x" * 500)

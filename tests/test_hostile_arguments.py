@@ -35,6 +35,8 @@ import mq
 from mq.cli.app import cli
 from mq.options import BatchOptions, PublishOptions, QueueOptions, check_options
 
+pytestmark = pytest.mark.usefixtures("no_power_fails")
+
 Values = dict[str, Callable[[], Any]]
 Call = Callable[["Bench", Any], object]
 

@@ -474,7 +474,8 @@ def test_a_close_struck_where_signals_come_leaves_nothing_and_touches_no_file_of
     assert not caplog.records
 
 
-def test_an_opening_struck_where_signals_come_keeps_no_other_one_out(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("no_power_fails")
+def test_an_opening_struck_where_signals_come_keeps_no_other_one_out(tmp_path):
     """At its end it was open, and no program had a broker to close."""
 
     def may_come(frame: FrameType, _before: str) -> bool:
@@ -487,8 +488,6 @@ def test_an_opening_struck_where_signals_come_keeps_no_other_one_out(tmp_path, m
         came = 0
         return strike(lambda: mq.open(tmp_path, sync="never").close(), at, KeyboardInterrupt, may_come)
 
-    monkeypatch.setattr(os, "fsync", lambda fd: None)  # no power fails here
-    monkeypatch.setattr(os, "fdatasync", lambda fd: None)
     came = 0
     mq.open(tmp_path).close()
     broker: list[mq.Broker] = []
