@@ -6,10 +6,9 @@ import os
 import re
 import struct
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain, groupby
 from typing import Any, Final
 
 import click
@@ -23,12 +22,11 @@ from mq.cli.publication import published_at
 from mq.delivery import events
 from mq.storage import record
 from mq.storage.disk import Disk
-from mq.storage.segment import Event, Segment
-from mq.storage.walk import KIND_OF, Found, Gap, Run, found_in, read
+from mq.storage.segment import Event, Segment, Stretch
+from mq.storage.walk import Found, Gap, Run, found_in, read
 
 BODY_COLUMNS: Final = 60
 NAME_COLUMNS_MAX: Final = 24
-BUFFER: Final = 5  # of an Event
 ID_MASK: Final = (1 << 64) - 1
 NAMING: Final = frozenset({events.DECLARE, events.DELETE})  # kinds that say what a queue is called
 MADE_UP: Final = re.compile("(?:unnamed-|#)([0-9]+)")  # what a queue is called that never got a name
@@ -198,8 +196,8 @@ class _Names:
     def see(self, each: Segment | None, part: Run | Gap) -> None:
         if self._complete or each is None or isinstance(part, Gap):
             return
-        if not NAMING.isdisjoint(map(KIND_OF, part.events)):
-            for event in part.events:
+        if not NAMING.isdisjoint(part.stretch.kinds()):
+            for event in part.stretch.events():
                 if event[1] in NAMING:
                     self._read(found_in(each, event, part.dropped))
 
@@ -244,25 +242,18 @@ class _Names:
 # ── which records have to be looked at one by one ──────────────────────────────────
 
 
-def _that_may_name(run: list[Event], message: int) -> Iterable[Event]:
+def _that_may_name(stretch: Stretch, message: int) -> list[Event]:
     """Those that may be about *message*: they stand where it does, or have its eight bytes in them."""
-    if run[0][BUFFER] is run[-1][BUFFER]:
-        return _of_block(run, message)
-    return chain.from_iterable(_of_block(list(each), message) for _, each in groupby(run, _identity))
-
-
-def _identity(event: Event) -> int:
-    return id(event[BUFFER])
-
-
-def _of_block(run: list[Event], message: int) -> list[Event]:
-    buffer, needle = run[0][BUFFER], (message & ID_MASK).to_bytes(8, "little")
+    if stretch.lsns[-1] < message:  # nothing happens to a message before it is there
+        return []
+    buffer, needle = stretch.buffer, (message & ID_MASK).to_bytes(8, "little")
     if not isinstance(buffer, bytes):  # one record, too long to be held
-        return run
+        return stretch.events()
     if needle not in buffer:
-        return [event for event in run if event[0] == message]
+        at = bisect_left(stretch.lsns, message)
+        return stretch.part(at, at + 1).events() if stretch.lsns[at] == message else []
     return [
-        event for event in run
+        event for event in stretch.events()
         if event[0] == message
         or (event[1] != events.PUBLISH and buffer.find(needle, event[6], event[7]) >= 0)
     ]  # fmt: skip
@@ -279,19 +270,19 @@ class _Wanted:
     there: bool  # the queue was met
     known: bool  # the message was met
 
-    def pick(self, run: list[Event]) -> Iterable[Event]:
+    def pick(self, stretch: Stretch) -> list[Event]:
         # Until both were met, records that are not shown say whether there is such a queue, or message.
+        kinds = {kind for kind, name in events.KIND_NAMES.items() if name in self.kinds}
+        by_kind = bool(kinds) and self.there and self.known
+        if by_kind and kinds.isdisjoint(stretch.kinds()):
+            return []
+        if self.there and self.message is not None:
+            picked = _that_may_name(stretch, self.message)
+        else:
+            picked = stretch.events()
         if self.known and self.queue is not None:
-            run = [event for event in run if event[3] in self.numbers]
-        picked: Iterable[Event] = run
-        if run and self.there and self.message is not None:
-            if run[-1][0] < self.message:  # nothing happens to a message before it is there
-                return ()
-            picked = _that_may_name(run, self.message)
-        if self.there and self.known and self.kinds:
-            kinds = {kind for kind, name in events.KIND_NAMES.items() if name in self.kinds}
-            picked = [event for event in picked if event[1] in kinds]
-        return picked
+            picked = [event for event in picked if event[3] in self.numbers]
+        return [event for event in picked if event[1] in kinds] if by_kind else picked
 
 
 class _Dump:
@@ -327,8 +318,8 @@ class _Dump:
         assert each
         self._names.see(each, part)
         upto = self._shown.get(each.base, 0)
-        new = part.events if part.start >= upto else part.events[bisect_left(part.events, (upto,)) :]
-        if new:
+        new = part.stretch if part.start >= upto else part.stretch.part(bisect_left(part.stretch.lsns, upto))
+        if new.lsns:
             self._shown[each.base] = part.end
             for event in self._asked.pick(new):
                 if event[0] != self._first:

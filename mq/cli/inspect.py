@@ -18,7 +18,7 @@ from mq.errors import CorruptStore
 from mq.storage import locks, place, record
 from mq.storage.disk import Disk
 from mq.storage.segment import Segment, Stretch
-from mq.storage.walk import KIND_OF, File, Gap, Run, Walk, read
+from mq.storage.walk import File, Gap, Run, Walk, read
 
 EVENTS: Final = frozenset(kind for kind in events.KIND_NAMES if kind >= record.FIRST_EVENT)
 MEANINGS: Final = {
@@ -60,16 +60,16 @@ class Census:
         if isinstance(part, Gap):
             sums.gaps.append(part)
             return
-        kinds = Counter(map(KIND_OF, part.events))
+        kinds: Counter[int] = Counter()
+        for label, count in Counter(part.stretch.labels).items():
+            kinds[label & record.KIND] += count
         for kind, count in kinds.items():
             sums.kinds[kind_name(kind)] += count
         sums.records += part.end - part.start
         if not part.dropped:
             self.end = max(self.end, part.end)
             if not part.stale:
-                known = kinds.keys() <= EVENTS
-                told = part.events if known else [it for it in part.events if it[1] in EVENTS]
-                self.state.apply([Stretch.of(told)] if told else [])
+                self.state.apply([part.stretch if kinds.keys() <= EVENTS else _events_of(part.stretch)])
 
     def rows(self) -> Iterator[tuple[File, Sums]]:
         return ((file, self.sums[file.segment.base]) for file in self.walk.files)
@@ -94,6 +94,11 @@ def take_census(disk: Disk, store: str) -> Census:
         except FileNotFoundError:
             if not walked.view.held:
                 raise
+
+
+def _events_of(stretch: Stretch) -> Stretch:
+    """Without the records of storage, and those that this mq does not know."""
+    return stretch.where([label & record.KIND in EVENTS for label in stretch.labels])
 
 
 def kind_name(kind: int) -> str:

@@ -48,7 +48,7 @@ class Findings:
         elif not part.stale:  # else its file is only not unlinked yet
             if self._start < 0:
                 self._start = part.start
-            self.records += len(part.events)
+            self.records += len(part.stretch.lsns)
             self.bytes += part.end - part.start
             self._progress.show(part.end - self._start, self._end - self._start)
 

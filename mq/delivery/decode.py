@@ -13,7 +13,7 @@ An event is the arguments of the method of the fold that its kind names.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from math import inf
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from mq.errors import UsageError
 
 from . import events
 from .events import Attributes, Sliced
+from .runs import Stretch
 
 Event = tuple[Any, ...]
 Draft = tuple[int, int, int, bytes]  # kind, flags, queue number, payload
@@ -53,24 +54,33 @@ def decode(kind: int, flags: int, buffer: Sliced, start: int, stop: int) -> Even
     raise NotUnderstood(f"records of kind {kind} are not known to this mq")
 
 
-def refusals(records: Iterable[tuple[int, int, int, int, int, Any, int, int]]) -> list[tuple[int, str]]:
-    """Which of *records*, as `State.apply` takes them, recovery refuses though they are intact: index, why.
+def refusals(stretch: Stretch) -> list[tuple[int, str]]:
+    """Which of the records in *stretch* recovery refuses though they are intact: index, why.
 
     Those of storage are not looked at.  What nearly all are is looked at here, as `State.apply` does.
     """
+    lsns, labels, lengths, buffer, origin, _ = stretch
+    suspects = {label for label in set(labels) if not _is_plain(label & 0xFF, label >> 8 & 0xFF)}
+    if not suspects:
+        return []
     found: list[tuple[int, str]] = []
-    for index, (_, kind, flags, _, _, buffer, start, stop) in enumerate(records):
-        if kind < events.DECLARE or (kind == events.PUBLISH and flags in events.PLAIN_FLAGS):
+    for index, (lsn, label, length) in enumerate(zip(lsns, labels, lengths, strict=True)):
+        if label not in suspects:
             continue
-        if kind == events.ACK and stop - start == 12 and not flags & events.STRANGE:
+        kind, flags, start = label & 0xFF, label >> 8 & 0xFF, lsn - origin
+        if kind == events.ACK and length == 12 and not flags & events.STRANGE:
             continue
-        if kind == events.DELIVER and stop - start == 16 and not flags & events.STRANGE_TO_DELIVER:
+        if kind == events.DELIVER and length == 16 and not flags & events.STRANGE_TO_DELIVER:
             continue
         try:
-            decode(kind, flags, buffer, start, stop)
+            decode(kind, flags, buffer, start, start + length)
         except NotUnderstood as error:
             found.append((index, f"intact, but refused: {error}"))
     return found
+
+
+def _is_plain(kind: int, flags: int) -> bool:
+    return kind < events.DECLARE or (kind == events.PUBLISH and flags in events.PLAIN_FLAGS)
 
 
 def check(draft: Draft) -> Event:

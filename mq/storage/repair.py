@@ -194,7 +194,7 @@ class _Places:
         if each is None or (place := self.at(each)).torn or place.void:
             return
         if isinstance(part, Run):
-            place.ms, place.end = part.events[-1][4], part.end
+            place.ms, place.end = part.stretch.part(-1).events()[0][4], part.end
         elif part.torn:
             place.torn = True
         elif part.lsn != each.base and part.size < record.HEADER_BYTES:

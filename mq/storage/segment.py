@@ -192,6 +192,14 @@ class Stretch(NamedTuple):
             lsns=self.lsns[start:stop], labels=self.labels[start:stop], lengths=self.lengths[start:stop]
         )
 
+    def where(self, kept: list[bool]) -> Stretch:
+        """Those for which *kept* says so."""
+        lsns, labels, lengths = (list(compress(column, kept)) for column in self[:3])
+        return self._replace(lsns=lsns, labels=labels, lengths=lengths)
+
+    def kinds(self) -> set[int]:
+        return {label & record.KIND for label in set(self.labels)}
+
     def events(self) -> list[Event]:
         """The same, each by itself."""
         buffer, origin, ms = self.buffer, self.origin, self.ms
@@ -401,9 +409,7 @@ class Scan:
         for event in stretch.events():
             if event[1] < self.least:
                 self.note(event)
-        kept = [label & record.KIND >= self.least for label in stretch.labels]
-        lsns, labels, lengths = (list(compress(column, kept)) for column in stretch[:3])
-        return stretch._replace(lsns=lsns, labels=labels, lengths=lengths)
+        return stretch.where([label & record.KIND >= self.least for label in stretch.labels])
 
     def note(self, event: Event) -> None:
         """What a record of storage itself says; Unsupported if it is of an unknown kind."""

@@ -30,7 +30,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from operator import itemgetter
 from struct import Struct
 from typing import Final, NamedTuple, Protocol
 
@@ -43,10 +42,9 @@ from .disk import Disk
 from .identity import Identity
 from .recovery import Survey, Verdict
 from .search import next_intact
-from .segment import BLOCK_BYTES, BadHeader, Event, Payload, Scan, Segment
+from .segment import BLOCK_BYTES, BadHeader, Event, Payload, Scan, Segment, Stretch
 from .shared import NO_LIMIT
 
-KIND_OF: Final = itemgetter(1)  # an Event
 LENGTH: Final = Struct("<4xI")  # of a payload, in a record's header
 
 
@@ -85,21 +83,20 @@ class Gap(NamedTuple):
 class Run(NamedTuple):
     """Intact records, each behind the one before; `ms` of each counts from the segment's creation."""
 
-    events: list[Event]
+    stretch: Stretch
     dropped: bool  # all of them: see Found
     stale: bool = False  # in a segment before the log's head, which is only not unlinked yet
 
     @property
     def start(self) -> int:
-        return self.events[0][0]
+        return self.stretch.lsns[0]
 
     @property
     def end(self) -> int:
-        lsn, *_, start, stop = self.events[-1]
-        return lsn + record.HEADER_BYTES + stop - start
+        return self.stretch.lsns[-1] + record.HEADER_BYTES + self.stretch.lengths[-1]
 
 
-Refuse = Callable[[Sequence[Event]], Sequence[tuple[int, str]]]
+Refuse = Callable[[Stretch], Sequence[tuple[int, str]]]
 """Which of these intact records recovery refuses: the index, and why."""
 
 
@@ -113,7 +110,7 @@ class Look(Protocol):
         """The next records in the segment *each*, or a bad place; None: a file, or its header, is gone."""
 
 
-def _nothing(events: Sequence[Event]) -> Sequence[tuple[int, str]]:
+def _nothing(stretch: Stretch) -> Sequence[tuple[int, str]]:
     return ()
 
 
@@ -191,8 +188,8 @@ class Walk:
         each, lsn = file.segment, self.seen.get(file.segment.base, file.segment.base)
         while lsn < file.stop:
             scan = _Everything(self.disk, fd, each, lsn, file)
-            for events in scan.runs():
-                yield from self._judged(file, events)
+            for stretch in scan.intact():
+                yield from self._judged(file, stretch)
             lsn = scan.stopped
             if lsn >= file.stop:
                 return
@@ -204,15 +201,15 @@ class Walk:
             yield self._gap(file, lsn, stop)
             lsn = stop
 
-    def _judged(self, file: File, events: list[Event]) -> Iterator[Run | Gap]:
+    def _judged(self, file: File, stretch: Stretch) -> Iterator[Run | Gap]:
         """The same records: which of them recovery leaves out, and which it refuses."""
         torn_from = self.end if self.verdict == Verdict.TORN.value else NO_LIMIT
-        kept = len(events) if events[-1][0] < torn_from else bisect_left(events, (torn_from,))
+        kept = bisect_left(stretch.lsns, torn_from)
         stale = file.segment.limit <= self.head
-        for part in _checked(file.path, file.segment, events[:kept], self.refuse):
+        for part in _checked(file.path, file.segment, stretch.part(0, kept), self.refuse):
             yield part._replace(stale=stale) if isinstance(part, Run) else part
-        if kept < len(events):
-            yield Run(events[kept:], dropped=True, stale=stale)
+        if kept < len(stretch.lsns):
+            yield Run(stretch.part(kept), dropped=True, stale=stale)
 
     def size(self, file: File, lsns: Iterable[int]) -> int:
         """The bytes that the intact records at *lsns*, all in *file*, take together."""
@@ -238,17 +235,17 @@ class Walk:
         return Gap(file.path, file.segment.offset(lsn), lsn, stop - lsn, reason, torn)
 
 
-def _checked(path: str, each: Segment, events: list[Event], refuse: Refuse) -> Iterator[Run | Gap]:
-    """The records *events*, and in their place those that are refused."""
+def _checked(path: str, each: Segment, stretch: Stretch, refuse: Refuse) -> Iterator[Run | Gap]:
+    """The records in *stretch*, and in their place those that are refused."""
     at = 0
-    for index, why in refuse(events):
+    for index, why in refuse(stretch):
         if at < index:
-            yield Run(events[at:index], dropped=False)
-        lsn, *_, start, stop = events[index]
-        yield Gap(path, each.offset(lsn), lsn, record.HEADER_BYTES + stop - start, why, torn=False)
+            yield Run(stretch.part(at, index), dropped=False)
+        lsn, size = stretch.lsns[index], record.HEADER_BYTES + stretch.lengths[index]
+        yield Gap(path, each.offset(lsn), lsn, size, why, torn=False)
         at = index + 1
-    if at < len(events):
-        yield Run(events[at:] if at else events, dropped=False)
+    if at < len(stretch.lsns):
+        yield Run(stretch.part(at) if at else stretch, dropped=False)
 
 
 def found_in(each: Segment, event: Event, dropped: bool) -> Found:
@@ -271,12 +268,11 @@ class _Everything(Scan):
         """The first place that is none."""
         return min(self.bad, self._none_at)
 
-    def runs(self) -> Iterator[list[Event]]:
-        for events in self.batches():
-            if self._none_at < NO_LIMIT:
-                events = [event for event in events if event[0] < self._none_at]
-            if events:
-                yield events
+    def intact(self) -> Iterator[Stretch]:
+        for found in self.blocks():
+            for stretch in found:
+                if kept := bisect_left(stretch.lsns, self._none_at):
+                    yield stretch.part(0, kept)
             if self._none_at < NO_LIMIT:
                 return
 
@@ -406,14 +402,13 @@ def _judge(
 
 def _hand_on(look: Look, refuse: Refuse, path: str, scan: Scan) -> None:
     scan.least = 1
-    for events in scan.batches():
-        if events:
-            if min(map(KIND_OF, events)) < record.FIRST_EVENT:
-                for event in events:
-                    if event[1] < record.FIRST_EVENT:
-                        scan.note(event)
-            for part in _checked(path, scan.segment, events, refuse):
-                look.see(scan.segment, part)
+    for stretch in scan:
+        if min(stretch.kinds()) < record.FIRST_EVENT:
+            for event in stretch.events():
+                if event[1] < record.FIRST_EVENT:
+                    scan.note(event)
+        for part in _checked(path, scan.segment, stretch, refuse):
+            look.see(scan.segment, part)
 
 
 def end_of_files(disk: Disk, directory: str, upto: int) -> int:

@@ -513,3 +513,20 @@ def test_at_once_no_name_is_shown_that_was_another_queues(run: Run, store: Path,
     told = lines(run("dump", "--message", str(ids[-1]), "--json"), kind="publish")
     assert told == lines(run("dump", "--json"), kind="publish", message=ids[-1])
     assert told[0]["queue"] == "mail"
+
+
+def test_inspect_counts_what_lives_beside_a_transaction_of_several_blocks(run: Run, store: Path) -> None:
+    """Its records are handed on together, and each is read from the block that it is in."""
+    with mq.open(store, sync="never") as broker:
+        queue = broker.queue("mail")
+        held = [queue.receive(timeout=0) for _ in queue.publish_many([b"x"] * 5)]
+        with broker.transaction() as tx:
+            for _ in range(600):
+                tx.publish(queue, b"y" * 1000, priority=1)
+            for message in held[:3]:
+                tx.ack(message)  # type: ignore[arg-type]
+    (whole,) = lines(run("inspect", "--json"), type="store")
+    assert (whole["verdict"], whole["messages"]) == ("clean", 602)
+    assert run("verify").exit_code == 0
+    acked = lines(run("dump", "--json", "--message", str(held[0].id)))  # type: ignore[union-attr]
+    assert [each["kind"] for each in acked] == ["publish", "deliver", "ack"]

@@ -40,7 +40,7 @@ def items_of(walked: walk.Walk, file: walk.File) -> Iterator[walk.Found | walk.G
         if isinstance(part, walk.Gap):
             yield part
         else:
-            yield from (walk.found_in(file.segment, event, part.dropped) for event in part.events)
+            yield from (walk.found_in(file.segment, event, part.dropped) for event in part.stretch.events())
 
 
 class File(NamedTuple):
