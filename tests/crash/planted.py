@@ -96,7 +96,7 @@ BUGS = (
     Bug("the checksum is not looked at", SEGMENT + "Scan._outline",
         "!= crc or", "!= crc and False or", "publish_never batches"),
     Bug("the checksum has no seed", "mq.storage.record:seed",
-        'crc32c(key + base.to_bytes(8, "little"))', "0", "publish_never"),
+        'crc32c(key + base.to_bytes(8, "little"))', "0", "unsynced_rotation"),
     Bug("half a group is adopted", SEGMENT + "Scan.parse", "labels[whole - 1] & record.CHAINED", "False",
         "unsynced_batches batches"),
     Bug("torn bytes pass for zeros", SEGMENT + "is_zero", "return False", "return True",
