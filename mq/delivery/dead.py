@@ -89,8 +89,9 @@ class Replay:
         """Plan the next slice; how many move with it."""
         if self._rest is None:
             self._check(plan, queue)
-            ids = queue.grounded(plan.now) if self._ids is None else dict.fromkeys(self._ids)
-            self._rest = iter(list(ids))
+            self._rest = iter(
+                queue.grounded(plan.now) if self._ids is None else list(dict.fromkeys(self._ids))
+            )
         arriving: dict[str, list[int]] = {}
         for id in self._rest:
             if queue.waits(id, plan.now) and (name := self._way_of(queue, id)):

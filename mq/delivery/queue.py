@@ -459,8 +459,8 @@ class QueueState(Order):
 
     def grounded(self, now: Now) -> list[int]:
         """The ids of all that is not, the oldest first."""
-        ids = [id for id, flight in self.flights.items() if flight.deadline <= now.store]
-        ids += self._unsent()
+        ids = self._unsent()
+        ids += [id for id, flight in self.flights.items() if flight.deadline <= now.store]
         ids.sort()
         return ids
 
