@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from mq.background import Worker
 from mq.errors import StorageError
-from mq.forks import Lock
 
 if TYPE_CHECKING:
     from mq.storage.log import Log
@@ -28,12 +27,12 @@ class Flusher:
         self._path, self._log, self._seconds, self._missed = path, log, seconds, missed
         self._synced_at = time.monotonic()
         self.missing = False  # the thread has ended: publishers call `help`
-        self._worker = Worker("mq-sync", path, self._sync, behind=behind, ended=self._miss)
-        self._sleep = partial(self._worker.nap, seconds)
+        self.worker = Worker("mq-sync", path, self._sync, behind=behind, ended=self._miss)
+        self._sleep = partial(self.worker.nap, seconds)
 
     def begin(self) -> None:
         """StorageError if no thread can be had."""
-        if not self._worker.start(self._sleep):
+        if not self.worker.start(self._sleep):
             raise StorageError(
                 self._path,
                 f"no new thread can be had to sync the disk every {self._seconds:g} seconds, as at the end of"
@@ -52,27 +51,14 @@ class Flusher:
 
     def help(self) -> None:
         """The thread has ended: begin another one or, if that cannot be, sync when it is due."""
-        if self._worker.start(self._sleep):
+        if self.worker.start(self._sleep):
             self.missing = False
         elif time.monotonic() >= self._synced_at + self._seconds:
             self._log.sync(self._log.end)
             self._synced_at = time.monotonic()
 
     def runs(self) -> bool:
-        return self._worker.runs()
+        return self.worker.runs()
 
     def stop(self) -> None:
-        self._worker.stop()
-
-    def join(self) -> None:
-        self._worker.join()
-
-    def let_begin(self, seconds: float) -> None:
-        self._worker.let_begin(seconds)
-
-    def is_this_thread(self) -> bool:
-        return self._worker.is_this_thread()
-
-    def locks(self) -> list[Lock]:
-        """For which a thread may wait here."""
-        return [self._worker.life]
+        self.worker.stop()

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 
 from mq.background import Worker
 from mq.errors import MqError
-from mq.forks import Lock
 from mq.storage.disk import Disk, close_all, is_anothers
 from mq.storage.shared import ASLEEP, WAITS, WAITS_WORDS
 
@@ -44,7 +43,7 @@ class Listener:
         self.watches_from = math.inf  # seconds: what falls due later than that is watched for here
         self._words: set[int] = set()  # that have it, or had it until another process rang
         self._bells: dict[int, int] = {}  # descriptors of others', by slot
-        self._worker = Worker(
+        self.worker = Worker(
             "mq-listener", store.path, self._hear, behind=store.let_go_if_forgotten, ended=self._wake_all,
             backoff_max=HEARTBEAT_SECONDS,
         )  # fmt: skip
@@ -54,13 +53,13 @@ class Listener:
 
         How many seconds the caller may sleep: while no thread can be had it looks for itself.
         """
-        if not self._worker.runs():
+        if not self.worker.runs():
             if self._store.exclusive:  # no other process rings, but the wall clock may jump
-                sleep = partial(self._worker.nap, HEARTBEAT_SECONDS)
+                sleep = partial(self.worker.nap, HEARTBEAT_SECONDS)
             else:
                 self._claim()
                 sleep = partial(_sleep, self._disk, self._heard)
-            if not self._worker.start(sleep, partial(_close, self._disk, self._open)):
+            if not self.worker.start(sleep, partial(_close, self._disk, self._open)):
                 self.watches_from = math.inf
                 return DEAF_SECONDS
         self.watches_from = 2 * HEARTBEAT_SECONDS
@@ -158,27 +157,13 @@ class Listener:
 
     def stop(self) -> None:
         """Have the thread stop; takes no lock."""
-        self._worker.stop()
+        self.worker.stop()
         for fd in list(self._open):
             with suppress(OSError):
                 self._disk.ring(fd)
 
-    def join(self) -> None:
-        """Wait for the thread to end; called without the mutex."""
-        self._worker.join()
-
-    def let_begin(self, seconds: float) -> None:
-        self._worker.let_begin(seconds)
-
-    def is_this_thread(self) -> bool:
-        return self._worker.is_this_thread()
-
-    def locks(self) -> list[Lock]:
-        """For which a thread may wait here."""
-        return [self._worker.life]
-
     def let_go(self) -> None:
-        listens = self._worker.runs() and not self._worker.is_this_thread()
+        listens = self.worker.runs() and not self.worker.is_this_thread()
         self._close_bells([] if listens else self._open)
 
     def after_fork(self) -> None:

@@ -27,7 +27,7 @@ from mq.delivery.queue import QueueState
 from mq.delivery.state import DECLARATION, Live, stands_at
 from mq.delivery.traits import changes_in
 from mq.errors import Closed, DiskFull, MqError, StorageError, StoreLocked
-from mq.forks import Lock, is_held
+from mq.forks import is_held
 from mq.notes import WARNING
 from mq.storage import checkpoint, cleaner
 from mq.storage.disk import explain, will_pass
@@ -81,7 +81,7 @@ class Maintenance:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._background = store.background
-        self._worker = Worker("mq-maintenance", store.path, self._step, behind=store.let_go_if_forgotten)
+        self.worker = Worker("mq-maintenance", store.path, self._step, behind=store.let_go_if_forgotten)
         self.working = threading.RLock()  # two at once would each drop the oldest segment
         self._until = math.inf  # monotonic seconds: when cleaning has to stop
         self._checkpoint_at = 0  # where the last one stands
@@ -100,8 +100,8 @@ class Maintenance:
         """The log has grown; called under the store's lock."""
         store = self._store
         log = store.log
-        if log.full and self._worker.runs():
-            self._worker.ring()  # it looks when this append is done: that may have been the last ack
+        if log.full and self.worker.runs():
+            self.worker.ring()  # it looks when this append is done: that may have been the last ack
             return
         over = log.disk_bytes() - 2 * store.state.live_bytes()
         behind = over / log.segment_bytes - (PRESSED_SEGMENTS + 1)
@@ -113,8 +113,8 @@ class Maintenance:
 
     def _wake(self) -> None:
         """Have the thread run; it is started if there is none, or if it has ended."""
-        if self._worker.start():
-            self._worker.ring()
+        if self.worker.start():
+            self.worker.ring()
         elif self._until == math.inf:  # else the store is being closed
             self._store.notes.put_down_rarely(
                 WARNING, "%s: no thread can be started: publishers give space back, when they have to",
@@ -123,7 +123,7 @@ class Maintenance:
 
     def stall(self) -> None:
         """A publisher waits a little, for the cleaner to catch up; without a thread it cleans itself."""
-        if self._background and self._worker.runs():
+        if self._background and self.worker.runs():
             time.sleep(self._stall_seconds)
         else:
             self._run(CHECKPOINT_BYTES)
@@ -188,21 +188,7 @@ class Maintenance:
     def stop(self) -> None:
         """Have the thread stop; takes no lock."""
         self._until = time.monotonic()
-        self._worker.stop()
-
-    def join(self) -> None:
-        """Wait for the thread to end; called without the store's lock."""
-        self._worker.join()
-
-    def let_begin(self, seconds: float) -> None:
-        self._worker.let_begin(seconds)
-
-    def is_this_thread(self) -> bool:
-        return self._worker.is_this_thread()
-
-    def locks(self) -> list[Lock]:
-        """For which a thread may wait here."""
-        return [self._worker.life, self.working]
+        self.worker.stop()
 
     def finish(self) -> None:
         """Do what is due at close."""

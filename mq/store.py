@@ -1080,7 +1080,7 @@ class Store:
         else with Closed; behind it another thread closes the store.  So if a thread of mq calls it.
         """
         me = get_ident()
-        if me not in self.busy and not any(each.is_this_thread() for each in self._threads()):
+        if me not in self.busy and not any(each.worker.is_this_thread() for each in self._threads()):
             try:
                 with self._closing:
                     try:
@@ -1173,7 +1173,7 @@ class Store:
         """No thread of mq outlives the files that it uses; called without the mutex."""
         for each in self._threads():
             each.stop()
-            each.join()
+            each.worker.join()
         self.listener.let_go()
 
     def _leave_for_good(self) -> None:
@@ -1287,13 +1287,13 @@ class Store:
         Those that are held for long seldom change hands.
         """
         log = self.log.locks() if hasattr(self, "log") else []
-        long = [self._closing, *(lock for each in self._threads() for lock in each.locks())]
+        long = [self._closing, *(each.worker.life for each in self._threads()), self.maintenance.working]
         return [*((lock, 0.0) for lock in long), *((lock, forks.FORK_SECONDS) for lock in (self.mutex, *log))]
 
     def let_threads_begin(self, seconds: float) -> None:
         """See mq/forks.py."""
         for each in self._threads():
-            each.let_begin(seconds)
+            each.worker.let_begin(seconds)
 
     def _threads(self) -> list[Maintenance | Listener | Flusher]:
         """What has a thread."""

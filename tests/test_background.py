@@ -332,7 +332,7 @@ def test_while_no_thread_can_be_had_publishers_give_space_back(tmp_path, monkeyp
         assert caplog.text.count("no thread can be started") == 1
         threads.there_are_none = False
         use_up(queue, 40)
-        assert broker._store.maintenance._worker.runs()
+        assert broker._store.maintenance.worker.runs()
 
 
 class Stubborn(RealDisk):
@@ -456,7 +456,7 @@ def test_a_receiver_hears_other_processes_after_the_listener_had_no_memory(both,
         receiver.wait_until_asleep()
         there.queue("mail").publish(number)
         assert receiver.body() == number
-    assert here._store.listener._worker.runs()
+    assert here._store.listener.worker.runs()
 
 
 def test_without_a_thread_a_receiver_looks_for_itself(both, monkeypatch) -> None:
@@ -473,7 +473,7 @@ def test_a_listener_that_ends_is_replaced_while_receivers_sleep(both, monkeypatc
     here, there = both
     queue = here.queue("mail")
     assert queue.receive(timeout=0.001) is None
-    worker = here._store.listener._worker
+    worker = here._store.listener.worker
     [first] = [thread for thread in threading.enumerate() if thread.name == "mq-listener"]
     go_on = Worker._go_on
 
@@ -561,7 +561,7 @@ def test_publishers_sync_when_the_thread_has_ended_and_no_other_can_be_had(tmp_p
 
         with monkeypatch.context() as patch:
             patch.setattr(Worker, "_go_on", fail)
-            flusher.join()
+            flusher.worker.join()
         assert flusher.missing
         while not threads.refused or broker._store.log.synced < broker._store.log.end:
             queue.publish(b"x")

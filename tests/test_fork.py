@@ -788,7 +788,7 @@ def test_a_fork_inside_a_fork_gives_back_all_locks(broker, mail):
 
 def test_a_child_that_waits_for_a_thread_to_begin_goes_on(broker, mail, monkeypatch):
     """Thread.start returns when the thread says that it runs, and it is not in the child."""
-    worker, waiting = broker._store.maintenance._worker, threading.Event()
+    worker, waiting = broker._store.maintenance.worker, threading.Event()
     begin, wait = threading.Thread._bootstrap_inner, threading.Event.wait
 
     def slowly(thread: threading.Thread) -> None:

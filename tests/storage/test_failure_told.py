@@ -54,7 +54,7 @@ def failed_in_the_background(disk: Faulty) -> tuple[Broker, mq.Queue[bytes]]:
     disk.hook = hook = FailingThread("mq-sync")
     queue.publish(b"returned")
     assert hook.failed.wait(PATIENCE)
-    broker._store._flusher.join()  # it has nothing to do any more
+    broker._store._flusher.worker.join()  # it has nothing to do any more
     return broker, queue
 
 

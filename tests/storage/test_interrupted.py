@@ -515,7 +515,7 @@ def test_an_interrupted_close_keeps_the_lock_until_the_cleaner_is_done(tmp_path,
         if busy.wait(0.001):
             break
     cleaner = my_thread("mq-maintenance", before)
-    worker, times = broker._store.maintenance._worker, itertools.count()
+    worker, times = broker._store.maintenance.worker, itertools.count()
     join = worker.join
 
     def interrupted_join() -> None:

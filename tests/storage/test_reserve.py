@@ -154,8 +154,8 @@ def test_a_thread_that_cleans_a_full_disk_rests_when_there_is_nothing_to_do(tmp_
     broker = open_on(RealDisk(), tmp_path / "data")
     broker.queue("mail").publish(b"")
     maintenance = broker._store.maintenance
-    monkeypatch.setattr(maintenance._worker, "runs", lambda: True)
-    monkeypatch.setattr(maintenance._worker, "ring", lambda: pytest.fail("it wakes itself"))
+    monkeypatch.setattr(maintenance.worker, "runs", lambda: True)
+    monkeypatch.setattr(maintenance.worker, "ring", lambda: pytest.fail("it wakes itself"))
     broker._store.log.full = True
     maintenance.run()
     monkeypatch.undo()

@@ -40,7 +40,7 @@ class Small:
         """All that the kernel does when a process is gone: its threads end, and its files are closed."""
         store = broker._store
         store.maintenance.stop()
-        store.maintenance.join()
+        store.maintenance.worker.join()
         store._let_go()
         self._now += HELD_SECONDS
 
