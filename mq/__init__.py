@@ -12,9 +12,14 @@ with mq.open("data") as broker:
             send(message.body)
 """
 
-from mq.broker import Broker, StoreStats, Sync, open
+from mq.api.broker import Broker, StoreStats, Sync, open
+from mq.api.message import Delivery, Failure, Message, Receipt
+from mq.api.options import BatchOptions, PublishOptions, QueueOptions
+from mq.api.queue import Queue
+from mq.api.transaction import Transaction
 from mq.delivery.queue import State
 from mq.delivery.retry import Backoff
+from mq.engine.looking import Stats
 from mq.errors import (
     BadBody,
     Closed,
@@ -29,11 +34,6 @@ from mq.errors import (
     Unsupported,
     UsageError,
 )
-from mq.looking import Stats
-from mq.message import Delivery, Failure, Message, Receipt
-from mq.options import BatchOptions, PublishOptions, QueueOptions
-from mq.queue import Queue
-from mq.transaction import Transaction
 
 __version__ = "0.2.0"
 

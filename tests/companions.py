@@ -97,6 +97,10 @@ class Hands:
         store = self.broker._store
         store.disk.pwrite = store.log._pwrite = write  # type: ignore[method-assign]
 
+    def library(self) -> str:
+        """The file of the mq that is used there."""
+        return mq.__file__
+
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """What the test brings along; it gets these hands first."""
         return function(self, *args)

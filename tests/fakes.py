@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from mq.broker import Broker
+from mq.api.broker import Broker
+from mq.engine.store import Store
 from mq.storage import shared
 from mq.storage.disk import Disk, RealDisk
-from mq.store import Store
 
 
 class FakeClock:

@@ -20,11 +20,11 @@ import pytest
 from fakes import CountingDisk, open_on
 
 import mq
-from mq import background, maintenance
-from mq.background import GIVE_UP, Worker
+from mq.engine import background, maintenance
+from mq.engine.background import GIVE_UP, Worker
+from mq.engine.store import Store
 from mq.storage import cleaner, disk
 from mq.storage.disk import RealDisk
-from mq.store import Store
 
 PATIENCE = 60  # seconds after which something that does not happen has failed
 SEGMENT_BYTES = 4096

@@ -15,7 +15,7 @@ from fakes import FakeClock, QuickDisk, open_on
 
 import mq
 from mq.cli import cli
-from mq.clock import APART_MS_MAX, Clock
+from mq.engine.clock import APART_MS_MAX, Clock
 from mq.storage import record, shared
 from mq.storage.disk import MemoryDisk, RealDisk
 
@@ -56,7 +56,7 @@ class Machine(QuickDisk):
 @contextmanager
 def machine(wall: float) -> Iterator[Machine]:
     here = Machine(wall)
-    with mock.patch("mq.clock.time", here):
+    with mock.patch("mq.engine.clock.time", here):
         yield here
 
 
@@ -287,7 +287,7 @@ def test_a_reader_goes_by_the_time_of_those_who_write(tmp_path):
 
 
 def opened_to_read(here: Machine, path: Path) -> mq.Broker:
-    store = mq.store.Store(
+    store = mq.engine.store.Store(
         str(path), sync="never", read_only=True, segment_bytes=1024, clock=None, disk=here, background=False
     )
     return mq.Broker(store)

@@ -9,13 +9,13 @@ import pytest
 from fakes import FakeClock
 
 import mq
-from mq.broker import Broker
+from mq.api.broker import Broker
 from mq.delivery import events
 from mq.delivery.decode import refusals
+from mq.engine.store import Store
 from mq.storage.disk import RealDisk
 from mq.storage.repair import repair
 from mq.storage.segment import HEADER_BYTES
-from mq.store import Store
 
 
 def damage(path: Path, id: int) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 import pytest
 
 import mq
-from mq.options import SECONDS_MAX
+from mq.api.options import SECONDS_MAX
 
 FAR = [
     pytest.param(datetime(9999, 12, 31, tzinfo=UTC), id="the last day"),

@@ -15,9 +15,9 @@ import pytest
 from fakes import open_on
 
 import mq
+from mq.engine.store import Store
 from mq.hold import Hold
 from mq.storage.disk import RealDisk
-from mq.store import Store
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc to count descriptors in")
 

@@ -29,11 +29,11 @@ from forking import PATIENCE, Forking, ForksInMemory, watched
 
 import mq
 from mq import forks
-from mq import store as store_module
-from mq.channel import Channel
+from mq.engine import store as store_module
+from mq.engine.channel import Channel
+from mq.engine.store import Store
 from mq.storage import locks
 from mq.storage.disk import RealDisk
-from mq.store import Store
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),

@@ -32,8 +32,8 @@ from liars import (
 )
 
 import mq
+from mq.api.options import BatchOptions, PublishOptions, QueueOptions, check_options
 from mq.cli.app import cli
-from mq.options import BatchOptions, PublishOptions, QueueOptions, check_options
 
 pytestmark = pytest.mark.usefixtures("no_power_fails")
 

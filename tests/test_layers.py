@@ -21,16 +21,24 @@ FLOORS = [
     ["mq.errors", "mq.forks", "mq.hold", "mq.notes", "mq.weakly"],
     ["mq.exact"],
     ["mq.instants"],
-    ["mq.background", "mq.storage", "mq.delivery", "mq.operation"],
-    ["mq.flusher", "mq.pressure"],
-    ["mq.channel", "mq.clock", "mq.listener", "mq.loading", "mq.maintenance", "mq.sizes"],
-    ["mq.message", "mq.store"],
-    ["mq.options", "mq.waiting"],
-    ["mq.looking", "mq.publishing", "mq.settling"],
-    ["mq.receiving"],
-    ["mq.queue"],
-    ["mq.transaction"],
-    ["mq.broker"],
+    ["mq.engine.background", "mq.storage", "mq.delivery", "mq.engine.operation"],
+    ["mq.engine.flusher", "mq.engine.pressure"],
+    [
+        "mq.engine.channel",
+        "mq.engine.clock",
+        "mq.engine.listener",
+        "mq.engine.loading",
+        "mq.engine.maintenance",
+        "mq.engine.sizes",
+    ],
+    ["mq.api.message", "mq.engine.store"],
+    ["mq.api.options", "mq.engine.waiting"],
+    ["mq.engine.looking", "mq.engine.publishing", "mq.engine.settling"],
+    ["mq.engine.receiving"],
+    ["mq.api.queue"],
+    ["mq.api.transaction"],
+    ["mq.api.broker"],
+    ["mq.engine", "mq.api"],
     ["mq"],
     ["mq.cli"],
 ]
@@ -183,19 +191,25 @@ def test_the_house_keeps_the_rule(rule: Rule) -> None:
 
 
 def test_the_sources_are_found() -> None:
-    assert {"mq", "mq.errors", "mq.storage.log", "mq.delivery.state", "mq.broker"} <= read_sources().keys()
+    assert {
+        "mq",
+        "mq.errors",
+        "mq.storage.log",
+        "mq.delivery.state",
+        "mq.api.broker",
+    } <= read_sources().keys()
 
 
 @pytest.mark.parametrize(
     "rule, module, planted",
     [
-        pytest.param(pointing_up, "mq.errors", "import mq.broker", id="up, at the head"),
-        pytest.param(pointing_up, "mq.clock", "def f():\n    from mq import queue", id="up, in a function"),
-        pytest.param(pointing_up, "mq.store", "from .message import Message", id="sideways, relative"),
-        pytest.param(pointing_up, "mq.broker", "from . import open", id="up, to the package itself"),
-        pytest.param(pointing_up, "mq.storage.log", "from mq import store", id="up, out of a package"),
+        pytest.param(pointing_up, "mq.errors", "import mq.api.broker", id="up, at the head"),
+        pytest.param(pointing_up, "mq.engine.clock", "def f():\n    from mq import api", id="in a function"),
+        pytest.param(pointing_up, "mq.engine.store", "from ..api.message import Message", id="sideways"),
+        pytest.param(pointing_up, "mq.api.broker", "from .. import open", id="up, to the package itself"),
+        pytest.param(pointing_up, "mq.storage.log", "from mq.engine import store", id="up, out of a package"),
         pytest.param(pointing_up, "mq.novelty", "", id="a module without a floor"),
-        pytest.param(circles, "mq.errors", "from mq import delivery, store", id="a circle"),
+        pytest.param(circles, "mq.errors", "from mq.engine import store", id="a circle"),
         pytest.param(circles, "mq.delivery.events", "from . import state", id="a circle inside a package"),
         pytest.param(lower_floors_meeting, "mq.storage.disk", "from mq.delivery import events", id="storage"),
         pytest.param(
@@ -206,7 +220,7 @@ def test_the_sources_are_found() -> None:
         ),
         *(
             pytest.param(impure_delivery, "mq.delivery.retry", f"import {module}", id=f"delivery: {module}")
-            for module in ("os", "os.path", "time", "threading", "random", "logging", "io", "mq.clock")
+            for module in ("os", "os.path", "time", "threading", "random", "logging", "io", "mq.engine.clock")
         ),
         pytest.param(impure_delivery, "mq.delivery.queue", "from time import time", id="delivery: from time"),
         pytest.param(impure_delivery, "mq.delivery.queue", "open('x')", id="delivery: a file"),
@@ -238,8 +252,8 @@ def test_a_planted_violation_is_found(rule: Rule, module: str, planted: str) -> 
         pytest.param("mq.storage.log", '"""Knows no queue."""', id="a comment"),
         pytest.param("mq.delivery.queue", "from math import inf", id="arithmetic"),
         pytest.param(
-            "mq.message",
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from mq.queue import Queue",
+            "mq.api.message",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from mq.api.queue import Queue",
             id="up, for types alone",
         ),
     ],

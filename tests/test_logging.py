@@ -15,9 +15,9 @@ from fakes import open_on
 from test_damaged_bodies import damage
 
 import mq
+from mq.engine.store import Store, _open_stores
 from mq.storage import locks
 from mq.storage.disk import RealDisk
-from mq.store import Store, _open_stores
 
 ROOT = Path(__file__).parents[1] / "mq"
 SEGMENT_BYTES = 4096

@@ -9,8 +9,8 @@ import pytest
 from fakes import QuickDisk, open_on
 
 import mq
-from mq import maintenance
-from mq.broker import Broker
+from mq.api.broker import Broker
+from mq.engine import maintenance
 from mq.storage.disk import RealDisk
 
 SEGMENT_BYTES = 4096

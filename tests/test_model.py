@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import mq
-from mq import sizes
+from mq.engine import sizes
 from mq.storage.disk import MemoryDisk, RealDisk
 
 LIVING = ["a", "b"]

@@ -21,8 +21,8 @@ import pytest
 from companions import KINDS, NEVER, Companion, Hands, How, until
 
 import mq
-from mq import maintenance
-from mq.listener import SLOTS
+from mq.engine import maintenance
+from mq.engine.listener import SLOTS
 from mq.storage import locks
 from mq.storage.shared import ASLEEP, END, HEAD, waits_word
 
@@ -258,7 +258,7 @@ def publish_batches(hands: Hands) -> None:
 
 def without_heartbeat(other: Companion) -> None:
     """From here on only a bell wakes it."""
-    other.do("change", "mq.listener", "HEARTBEAT_SECONDS", NEVER)
+    other.do("change", "mq.engine.listener", "HEARTBEAT_SECONDS", NEVER)
 
 
 def asleep(broker: mq.Broker) -> int:
@@ -386,7 +386,7 @@ def test_more_processes_than_there_are_bells(path, monkeypatch):
         broker = stack.enter_context(mq.open(path))
         for other in others:
             without_heartbeat(other)
-            other.do("change", "mq.listener", "SLOTS", 1)
+            other.do("change", "mq.engine.listener", "SLOTS", 1)
             other.begin("receive", "mail", None)
         until(lambda: asleep(broker))
         for body in "abc":

@@ -18,12 +18,13 @@ from fakes import FakeClock, open_on
 from msgspec.structs import replace
 
 import mq
-from mq import maintenance, options
+from mq.api import options
 from mq.cli.app import cli
 from mq.delivery import events, snapshot
 from mq.delivery.plan import Plan
 from mq.delivery.state import declaration_of
 from mq.delivery.traits import changes_in
+from mq.engine import maintenance
 from mq.storage import record, segment
 from mq.storage.disk import RealDisk
 

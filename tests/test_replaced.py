@@ -22,7 +22,7 @@ import pytest
 from fakes import FakeClock, open_on
 
 import mq
-from mq.broker import Broker
+from mq.api.broker import Broker
 from mq.delivery import events
 from mq.delivery.decode import refusals
 from mq.storage import record, segment

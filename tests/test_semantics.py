@@ -214,7 +214,7 @@ def test_delays_follow_the_wall_clock_and_visibility_timeouts_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wall_ns = [WHEN.timestamp() * 1e9]
-    monkeypatch.setattr("mq.clock.time.time_ns", lambda: int(wall_ns[0]))
+    monkeypatch.setattr("mq.engine.clock.time.time_ns", lambda: int(wall_ns[0]))
     with mq.open(":memory:") as broker:
         queue = broker.queue("q")
         queue.publish_many(["held", "delayed"])

@@ -10,9 +10,9 @@ import pytest
 from fakes import FakeClock, QuickDisk, open_on
 
 import mq
-from mq import sizes
 from mq.delivery import due
 from mq.delivery.events import Now
+from mq.engine import sizes
 from mq.storage import record, segment
 
 BODY = 1 << 20

@@ -11,10 +11,10 @@ import pytest
 from fakes import FakeClock, QuickDisk, open_on
 
 import mq
-from mq import settling
 from mq.delivery import dead, purge
 from mq.delivery.queue import QueueState
-from mq.store import FOLLOW_BYTES
+from mq.engine import settling
+from mq.engine.store import FOLLOW_BYTES
 
 IN_A_SLICE = 3
 COUNT = 10

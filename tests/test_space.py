@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from fakes import open_on
 
-from mq.broker import Broker
+from mq.api.broker import Broker
 from mq.storage.disk import RealDisk
 
 SEGMENT_BYTES = 64 << 10

@@ -16,13 +16,13 @@ import pytest
 from fakes import open_on
 
 import mq
-from mq.broker import Broker
+from mq.api.broker import Broker
 from mq.delivery import events
 from mq.delivery.decode import refusals
+from mq.engine.store import Store
 from mq.storage import shared
 from mq.storage.disk import Disk, RealDisk
 from mq.storage.repair import repair
-from mq.store import Store
 
 PATIENCE = 120.0  # seconds after which a test that hangs has failed
 SEGMENT_BYTES = 1024

@@ -9,9 +9,9 @@ from typing import Any
 from fakes import QuickDisk, open_on
 
 import mq
+from mq.api.options import QueueOptions
 from mq.delivery.board import NEVER, STALE_MAX, Alarms, Board
 from mq.delivery.events import Now
-from mq.options import QueueOptions
 from mq.weakly import SPARE, Weakly
 
 QUEUES = 5_000

@@ -38,12 +38,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> str:
 def old(library: str) -> Iterator[Companion]:
     """A process with 0.1.0."""
     with Companion("program", library=library) as companion:
-        assert companion.do("call", _where_from).startswith(library)
+        assert companion.do("library").startswith(library)
         yield companion
-
-
-def _where_from(hands: object) -> str:
-    return mq.__file__
 
 
 def features(path: Path) -> list[int]:

@@ -17,15 +17,15 @@ import pytest
 from fakes import FakeClock, open_on
 
 import mq
-import mq.channel
-import mq.listener
-import mq.queue
-import mq.store
-import mq.waiting
-from mq.receiving import Asked, receive_from
+import mq.api.queue
+import mq.engine.channel
+import mq.engine.listener
+import mq.engine.store
+import mq.engine.waiting
+from mq.engine.receiving import Asked, receive_from
+from mq.engine.store import Store
+from mq.engine.waiting import Sleeper
 from mq.storage.disk import MemoryDisk
-from mq.store import Store
-from mq.waiting import Sleeper
 
 pytestmark = pytest.mark.usefixtures("no_backoff_after_timeouts")
 
@@ -48,7 +48,7 @@ class Sleeps:
 
     def _sleep(self, sleeper: Sleeper) -> None:
         forever = sleeper.wake_at == math.inf
-        self.planned.append(None if forever else sleeper.wake_at - mq.waiting.time.monotonic())
+        self.planned.append(None if forever else sleeper.wake_at - mq.engine.waiting.time.monotonic())
         self._begun.release()
         # Far longer than any test waits: an end of patience must not pass for a wake-up.
         sleeper._bell.acquire(timeout=10 * PATIENCE)
@@ -139,7 +139,7 @@ def one_thread(monkeypatch, queue, clock) -> list[float]:
         clock.advance(slept[-1])
 
     fake_time = SimpleNamespace(monotonic=clock)
-    for module in (mq.queue, mq.store, mq.channel, mq.waiting):
+    for module in (mq.api.queue, mq.engine.store, mq.engine.channel, mq.engine.waiting):
         monkeypatch.setattr(module, "time", fake_time)
     monkeypatch.setattr(Sleeper, "sleep", sleep)
     return slept
@@ -388,7 +388,7 @@ def test_the_timer_passes_on_when_its_keeper_is_interrupted(queue, sleeps):
 def test_the_timer_passes_on_when_its_keeper_gives_up(queue, sleeps, monkeypatch):
     """Its timeout came first, so nobody else was told of what falls due after it."""
     hand = FakeClock(0.0)
-    for module in (mq.queue, mq.channel, mq.store, mq.waiting):
+    for module in (mq.api.queue, mq.engine.channel, mq.engine.store, mq.engine.waiting):
         monkeypatch.setattr(module, "time", SimpleNamespace(**{**vars(time), "monotonic": hand}))
     queue.publish(b"x")
     message = queue.receive(visibility_timeout=1000)
@@ -475,7 +475,7 @@ def test_a_message_that_falls_due_in_a_paused_queue_wakes_no_receiver(queue, clo
 
 def receive_any(queue: mq.Queue, timeout: float) -> object:
     other = mq.Queue(queue._store, queue._store.channel("other"))
-    return receive_from(Asked([other, queue]), mq.waiting.time.monotonic() + timeout)
+    return receive_from(Asked([other, queue]), mq.engine.waiting.time.monotonic() + timeout)
 
 
 def test_resume_wakes_who_waits_at_a_paused_queue(queue, sleeps):
@@ -497,7 +497,7 @@ def test_a_wall_clock_that_jumps_is_noticed_within_a_second_by_a_receiver_that_w
 
 @pytest.mark.parametrize("where", [":memory:", "exclusive", "shared"])
 def test_the_listener_comes_by_in_every_kind_of_store(tmp_path, clock, monkeypatch, where):
-    monkeypatch.setattr(mq.listener, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(mq.engine.listener, "HEARTBEAT_SECONDS", 0.01)
     path = where if where == ":memory:" else tmp_path
     with mq.open(path, clock=clock, exclusive=where == "exclusive") as broker:
         queue = broker.queue("mail")
@@ -511,7 +511,7 @@ def test_the_listener_comes_by_in_every_kind_of_store(tmp_path, clock, monkeypat
 
 def test_a_listener_wakes_one_for_a_deadline_that_was_far_away(tmp_path, clock, monkeypatch):
     """So nobody is woken to carry it when the message is taken."""
-    monkeypatch.setattr(mq.listener, "HEARTBEAT_SECONDS", 100.0)  # the test comes by in its place
+    monkeypatch.setattr(mq.engine.listener, "HEARTBEAT_SECONDS", 100.0)  # the test comes by in its place
     with mq.open(tmp_path, clock=clock) as broker:
         queue = broker.queue("mail", visibility_timeout=1000)
         sleeps = Sleeps(monkeypatch, broker._store)

@@ -22,8 +22,8 @@ import msgspec
 from mq.delivery import events
 from mq.delivery.backlog import Arrays, Chunk
 from mq.delivery.queue import QueueState
+from mq.engine.loading import Loaded, Loader
 from mq.errors import MqError
-from mq.loading import Loaded, Loader
 from mq.storage import checkpoint, identity, locks
 from mq.storage.disk import Disk, pass_on
 from mq.storage.recovery import StaleCheckpoint

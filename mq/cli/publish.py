@@ -16,12 +16,12 @@ import click
 import msgspec
 
 import mq
+from mq.api.message import BODY_BYTES_MAX, encode_body
 from mq.cli import output
 from mq.cli.app import USAGE, Failure, command, json_option, note, store_option
 from mq.cli.signals import Interrupts
+from mq.engine.store import check_name
 from mq.errors import MqError, StoreFailed, UsageError
-from mq.message import BODY_BYTES_MAX, encode_body
-from mq.store import check_name
 
 BOM: Final = b"\xef\xbb\xbf"  # with which some systems begin a file of text
 CHUNK_BYTES: Final = 256 << 10  # what is read at once is published at once, with one fsync

@@ -14,12 +14,12 @@ from typing import Any, Final
 import click
 
 import mq
+from mq.api.options import check_seconds
 from mq.cli import output
 from mq.cli.app import EMPTY, as_named, command, json_option, note, require_store, store_option
 from mq.cli.signals import Interrupts
 from mq.errors import StaleReceipt
 from mq.instants import ms_at
-from mq.options import check_seconds
 
 LOOK_SECONDS: Final = 0.1  # while it waits: how long a Ctrl-C may go unnoticed
 

@@ -7,7 +7,7 @@
     mark      whoever has it syncs the log
     CLEANER   whoever has it cleans and writes checkpoints; threads only ever try, `compact` waits
 
-The sixth, wake/<slot>, says whose bell that is (mq/listener.py).
+The sixth, wake/<slot>, says whose bell that is (mq/engine/listener.py).
 
     order: the thread's mutex > LOCK > mark.  CLEANER before LOCK.
 

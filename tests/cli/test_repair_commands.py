@@ -12,7 +12,7 @@ import pytest
 from commands import COMMAND, Run, contents
 
 import mq
-from mq.maintenance import Maintenance
+from mq.engine.maintenance import Maintenance
 from mq.storage.segment import HEADER_BYTES
 
 

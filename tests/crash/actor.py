@@ -16,11 +16,11 @@ from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
-from mq.broker import Broker
+from mq.api.broker import Broker
 from mq.delivery.queue import State
+from mq.engine.store import Store
 from mq.errors import MqError, StaleReceipt, StorageError, StoreFailed
 from mq.storage.shared import OFFSET, waits_word
-from mq.store import Store
 
 from .driver import PATH, PEEK_MAX, Wrong
 from .kernel import Killed, Process

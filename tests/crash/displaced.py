@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import count
 
-from mq.broker import Broker
+from mq.api.broker import Broker
 from mq.delivery import events
 from mq.delivery.decode import refusals
+from mq.engine.store import Store
 from mq.errors import StorageError, StoreLocked
 from mq.storage import repair
-from mq.store import Store
 
 from .actor import Actor, view
 from .disk import SimulatedDisk

@@ -18,13 +18,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mq.broker import Broker
+from mq.api.broker import Broker
+from mq.api.message import Delivery
 from mq.delivery import events
 from mq.delivery.queue import State
+from mq.engine.store import Store
 from mq.errors import DiskFull, MqError, StaleReceipt, StorageError, StoreFailed
-from mq.message import Delivery
 from mq.storage import record
-from mq.store import Store
 
 from . import history as model
 from .disk import SimulatedDisk

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from unittest import mock
 
-from mq import clock, maintenance, pressure
+from mq.engine import clock, maintenance, pressure
 from mq.errors import CorruptStore, MqError
 from mq.storage import log, shared
 from mq.storage.segment import HEADER_BYTES, REVISION_2

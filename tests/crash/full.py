@@ -22,10 +22,10 @@ from unittest import mock
 import click
 
 import mq
-from mq import pressure
-from mq.broker import Broker
+from mq.api.broker import Broker
+from mq.engine import pressure
+from mq.engine.store import Store
 from mq.storage import log, reserve
-from mq.store import Store
 
 from .disk import SimulatedDisk
 

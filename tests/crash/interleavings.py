@@ -12,7 +12,7 @@ from contextlib import suppress
 from itertools import count
 from unittest import mock
 
-from mq import store
+from mq.engine import store
 from mq.errors import DiskFull, StoreLocked, Unsupported
 from mq.storage import cleaner, log, reader
 from mq.storage.reserve import Reserve
@@ -417,7 +417,9 @@ def whoever_was_woken_is_killed_before_it_takes(stage: Stage) -> None:
     two_open(stage)
     stage.do("c", Actor.open)
     stage.do("c", Actor.take, "q")
-    with mock.patch("mq.background.threading.Thread"):  # its thread: what it does, the director does here
+    with mock.patch(
+        "mq.engine.background.threading.Thread"
+    ):  # its thread: what it does, the director does here
         for name in "bc":
             stage.do(name, Actor.fall_asleep, "q")
         bells = {name: stage[name].bell() for name in "bc"}

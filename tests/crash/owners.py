@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from unittest import mock
 
-from mq import store
+from mq.engine import store
 from mq.errors import StoreLocked
 from mq.storage.shared import BIAS, END, HOLDER, INSIDE
 

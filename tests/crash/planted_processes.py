@@ -15,7 +15,7 @@ from .kernel import Here
 from .planted import LOG, Bug, planted
 from .processes import Schedule, Violation, explore, explore_deaths
 
-STORE, LOCKS, BIAS = "mq.store:Store.", "mq.storage.locks:Locks.", "mq.storage.bias:"
+STORE, LOCKS, BIAS = "mq.engine.store:Store.", "mq.storage.locks:Locks.", "mq.storage.bias:"
 
 BUGS = (
     # ── the lock, and following ────────────────────────────────────────────────────
@@ -57,14 +57,14 @@ BUGS = (
         "if False:", "a_process_that_never_rests_has_the_lock_whenever_another_tries"),
     Bug("new queues of others are not seen", STORE + "_apply", "if self.state.renamed:",
         "if False:", "a_queue_is_declared_that_another_process_has_looked_at"),
-    Bug("deadlines by a clock of one's own", "mq.clock:Clock.join",
+    Bug("deadlines by a clock of one's own", "mq.engine.clock:Clock.join",
         "self._offset_ms = _signed(page[OFFSET])", "self.start(last_ms, 0, [0] * 18)", "settling"),
-    Bug("a process with another monotonic clock is admitted", "mq.clock:Clock.check",
+    Bug("a process with another monotonic clock is admitted", "mq.engine.clock:Clock.check",
         "elif space and page[TIMESPACE]", "elif False and page[TIMESPACE]",
         "a_process_in_another_time_namespace_comes"),
-    Bug("the offset of another monotonic clock is believed", "mq.clock:Clock._is_of_page",
+    Bug("the offset of another monotonic clock is believed", "mq.engine.clock:Clock._is_of_page",
         "return boot != 0", "return True or boot != 0", "a_process_in_another_time_namespace_comes"),
-    Bug("a wall clock that was set passes for downtime", "mq.clock:Clock._resumed",
+    Bug("a wall clock that was set passes for downtime", "mq.engine.clock:Clock._resumed",
         "before >= SET_MS and 0 <= wall - before <= DOWNTIME_MS_MAX", "True",
         "a_wall_clock_is_set_by_decades_between_two_openings"),
     Bug("a backoff follows the wall clock", "mq.delivery.settle:nack",

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from mq.broker import Broker
+from mq.api.broker import Broker
+from mq.engine.store import Store
 from mq.errors import CorruptStore, StorageError, StoreLocked
-from mq.store import Store
 
 from .actor import Actor, view
 from .disk import SHORT, SimulatedDisk

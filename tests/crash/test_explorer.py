@@ -10,7 +10,7 @@ import os
 
 import pytest
 
-from mq import clock
+from mq.engine import clock
 
 from . import copied, damage
 from .disk import PowerCut, SimulatedDisk

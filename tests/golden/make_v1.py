@@ -19,12 +19,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from mq.broker import Broker
+from mq.api.broker import Broker
+from mq.engine.store import Store
 from mq.storage import record
 from mq.storage.identity import Identity
 from mq.storage.segment import Segment, encode_header
 from mq.storage.shared import HOLDER
-from mq.store import Store
 
 HERE = Path(__file__).parent / "v1"
 IDENTITIES = {

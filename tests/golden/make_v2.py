@@ -15,9 +15,9 @@ from pathlib import Path
 from unittest import mock
 
 import mq
+from mq.engine.store import Store
 from mq.storage import shared
 from mq.storage.disk import RealDisk
-from mq.store import Store
 
 HERE = Path(__file__).parent
 SET_TO = 1_790_000_000.0
@@ -49,7 +49,7 @@ def make_upgraded(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(HERE / "v1" / "recovered", path)
     board = Board()
-    with mock.patch("mq.clock.time", board):
+    with mock.patch("mq.engine.clock.time", board):
         store = Store(
             str(path), sync="always", read_only=False, segment_bytes=1024, clock=None, disk=board,
             background=False,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mq.broker import Broker
+from mq.api.broker import Broker
+from mq.engine.store import Store
 from mq.storage.disk import Disk
-from mq.store import Store
 
 NOW = 1_700_000_100.0
 SEGMENT_BYTES = 1024

@@ -14,7 +14,7 @@ from faults import EIO, ENOSPC, GO_ON, Faulty, Image, failing
 from logfiles import CAPACITY, cut, declare, publish, segment, store
 from opened import NOW, bodies, open_on
 
-from mq.broker import Broker
+from mq.api.broker import Broker
 from mq.errors import Closed, CorruptStore, MqError, StorageError, StoreFailed
 from mq.storage.disk import RealDisk
 from mq.storage.shared import FAILED

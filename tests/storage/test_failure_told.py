@@ -16,8 +16,8 @@ from interrupting import PATIENCE, in_time
 from opened import NOW, SEGMENT_BYTES, open_on
 
 import mq
-from mq.broker import Broker
-from mq.store import Store
+from mq.api.broker import Broker
+from mq.engine.store import Store
 
 
 class FailingThread:

@@ -14,12 +14,12 @@ import pytest
 from opened import bodies, open_on
 from test_sharing import Shared, two, with_garbage
 
-import mq.store
-from mq.broker import Broker
+import mq.engine.store
+from mq.api.broker import Broker
 from mq.delivery import backlog
-from mq.loading import Loader
+from mq.engine.loading import Loader
+from mq.engine.store import READS_MAX, STEPS_ASIDE_MAX, VOID, Store
 from mq.storage import bias, locks, shared
-from mq.store import READS_MAX, STEPS_ASIDE_MAX, VOID, Store
 
 BATCH = [b"." * 100] * 500
 TURNS_MAX = 12  # of the others, before the one that waits is served
@@ -85,9 +85,9 @@ def test_what_is_followed_with_the_lock_held_comes_in_parts_that_double(monkeypa
     between(store, monkeypatch, lambda: [queue.publish_many(BATCH) for _ in range(20)])
     other.queue("b").receive(timeout=0)
     asked = [enough for enough, _ in followed]
-    assert asked == [mq.store.HOLD_BYTES << n for n in range(len(asked))] and len(asked) > 2
+    assert asked == [mq.engine.store.HOLD_BYTES << n for n in range(len(asked))] and len(asked) > 2
     assert all(got >= enough for enough, got in followed[:-1])
-    assert followed[0][1] < 2 * mq.store.HOLD_BYTES
+    assert followed[0][1] < 2 * mq.engine.store.HOLD_BYTES
 
 
 def test_a_follower_that_is_far_behind_a_slower_writer_does_not_stop_it(monkeypatch):
@@ -108,7 +108,7 @@ def test_a_follower_that_is_far_behind_a_slower_writer_does_not_stop_it(monkeypa
         store, monkeypatch, lambda: [queue.publish_many(BATCH) for _ in range(left.pop(0) if left else 0)]
     )
     other.queue("b").receive(timeout=0)
-    assert held == [shared.NO_LIMIT] * 3 + [mq.store.HOLD_BYTES]
+    assert held == [shared.NO_LIMIT] * 3 + [mq.engine.store.HOLD_BYTES]
 
 
 @pytest.mark.parametrize("enough", [1, 1000, 30_000, 100_000])
@@ -270,7 +270,7 @@ def test_an_owner_lets_a_process_that_is_far_behind_catch_up(monkeypatch):
     monkeypatch.setattr(other._store, "_apply", follow)
     monkeypatch.setattr(disk, "pause", waited.append)
     assert other.queue("a").stats().ready == len(BATCH) + 1
-    assert waited == [mq.store.STEP_ASIDE_SECONDS] * STEPS_ASIDE_MAX
+    assert waited == [mq.engine.store.STEP_ASIDE_SECONDS] * STEPS_ASIDE_MAX
     assert other._store.mark[shared.WAITING] == 0
 
 
@@ -325,7 +325,7 @@ def test_a_process_that_waits_follows_only_a_part_between_two_attempts(monkeypat
     monkeypatch.setattr(disk, "pause", look)
     assert other.queue("a").stats().ready == one.queue("a").stats().ready
     steps = [after - before for before, after in pairwise(followed)]
-    assert all(0 < step < 3 * mq.store.KEEP_UP_BYTES for step in steps)
+    assert all(0 < step < 3 * mq.engine.store.KEEP_UP_BYTES for step in steps)
 
 
 # ── opening, and reading anew ──────────────────────────────────────────────────────────

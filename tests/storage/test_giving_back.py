@@ -8,10 +8,10 @@ import os
 import pytest
 
 import mq
-from mq.broker import Broker
+from mq.api.broker import Broker
+from mq.engine.store import Store
 from mq.storage.cleaner import SPARE_SEGMENTS
 from mq.storage.disk import RealDisk
-from mq.store import Store
 
 
 class Stubborn(RealDisk):

@@ -21,13 +21,13 @@ from interrupting import PATIENCE, Work, in_time, interrupted
 from opened import contents
 
 import mq
-from mq.broker import Broker
+from mq.api.broker import Broker
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState
+from mq.engine.store import Store
 from mq.storage import commit, log, record, shared
 from mq.storage.commit import GroupCommit
 from mq.storage.disk import Disk, RealDisk
-from mq.store import Store
 
 SEGMENT_BYTES = 1024
 HEAD_BYTES = record.HEADER_BYTES + record.HEAD_PAYLOAD.size

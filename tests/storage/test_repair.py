@@ -12,14 +12,14 @@ from faults import Faulty, Image, PowerCut, cut_at
 from logfiles import items_of
 from opened import NOW, Held, contents, open_on
 
-from mq.broker import Broker
+from mq.api.broker import Broker
 from mq.delivery import events
 from mq.delivery.decode import refusals
+from mq.engine.store import Store
 from mq.errors import CorruptStore
 from mq.storage import record, segment, shared
 from mq.storage.repair import Loss, repair
 from mq.storage.walk import Found, walk
-from mq.store import Store
 
 DAY = 86_400.0
 STEP = int(os.environ.get("MQ_DAMAGE_STEP", "13"))  # of bits; prime to 8, so that each of a byte has its turn

@@ -11,13 +11,13 @@ import pytest
 from faults import ENOSPC, GO_ON, Faulty, failing
 
 import mq
-from mq import pressure
-from mq.broker import Broker
+from mq.api.broker import Broker
 from mq.delivery import events
 from mq.delivery.state import State
+from mq.engine import pressure
+from mq.engine.store import Store
 from mq.storage.disk import RealDisk
 from mq.storage.reserve import Reserve
-from mq.store import Store
 
 
 def open_on(disk, path, segment_bytes: int = 1 << 20) -> Broker:

@@ -16,12 +16,12 @@ from logfiles import IDENTITY
 from opened import NOW, SEGMENT_BYTES, bodies, open_on
 
 import mq
-from mq.broker import Broker
+from mq.api.broker import Broker
+from mq.engine.store import READS_MAX, Store
 from mq.storage import locks, record, shared
 from mq.storage import log as log_module
 from mq.storage.log import Log
 from mq.storage.walk import walk
-from mq.store import READS_MAX, Store
 
 KIND, MS = 17, 1_700_000_000_000
 

@@ -8,9 +8,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mq.broker import Broker
+from mq.api.broker import Broker
+from mq.engine.store import Store
 from mq.storage.disk import RealDisk
-from mq.store import Store
 
 from .. import full
 from ..full import EPOCH, HELD_SECONDS, Way

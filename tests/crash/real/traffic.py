@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import mq
-from mq import maintenance
+from mq.engine import maintenance
 from mq.storage import cleaner, log, rewrite
 
 from . import faults

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mq.channel import Channel, Channels
 from mq.delivery.events import PUBLISH
 from mq.delivery.intake import Wish, admit
 from mq.delivery.plan import Plan
+from mq.engine.channel import Channel, Channels
+from mq.engine.operation import operation
+from mq.engine.store import Store
+from mq.engine.waiting import Sleeper
 from mq.errors import DiskFull, QueueFull
-from mq.operation import operation
-from mq.store import Store
-from mq.waiting import Sleeper
 
 
 @operation

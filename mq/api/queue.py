@@ -22,27 +22,9 @@ from typing import Any, Final, Generic, TypeVar, Unpack, get_args, overload
 
 import msgspec
 
-from mq import exact, looking, receiving, settling
-from mq.channel import Channel, Channels
-from mq.delivery import dead, events, settle
-from mq.delivery.plan import Plan
-from mq.delivery.purge import Purge
-from mq.delivery.queue import QueueState, State
-from mq.delivery.traits import PLAIN
-from mq.errors import (
-    BadBody,
-    Closed,
-    CorruptStore,
-    DiskFull,
-    MqError,
-    StaleReceipt,
-    StorageError,
-    UsageError,
-)  # fmt: skip
-from mq.looking import Stats
-from mq.message import BODY_BYTES_MAX, Delivery, Message, Receipt, encode_bodies, encode_body, more_of
-from mq.operation import nested, operation
-from mq.options import (
+from mq import exact
+from mq.api.message import BODY_BYTES_MAX, Delivery, Message, Receipt, encode_bodies, encode_body, more_of
+from mq.api.options import (
     BYTES,
     BatchOptions,
     PublishOptions,
@@ -54,9 +36,28 @@ from mq.options import (
     check_seconds,
     wish_of,
 )
-from mq.publishing import publish, publish_plain
-from mq.store import Store, check_name
-from mq.waiting import Sleeper
+from mq.delivery import dead, events, settle
+from mq.delivery.plan import Plan
+from mq.delivery.purge import Purge
+from mq.delivery.queue import QueueState, State
+from mq.delivery.traits import PLAIN
+from mq.engine import looking, receiving, settling
+from mq.engine.channel import Channel, Channels
+from mq.engine.looking import Stats
+from mq.engine.operation import nested, operation
+from mq.engine.publishing import publish, publish_plain
+from mq.engine.store import Store, check_name
+from mq.engine.waiting import Sleeper
+from mq.errors import (
+    BadBody,
+    Closed,
+    CorruptStore,
+    DiskFull,
+    MqError,
+    StaleReceipt,
+    StorageError,
+    UsageError,
+)  # fmt: skip
 
 T = TypeVar("T")
 PACK_DELIVER: Final = events.DELIVER_PAYLOAD.pack

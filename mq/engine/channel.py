@@ -16,8 +16,8 @@ from mq.delivery.state import State
 from mq.storage.shared import waits_word
 
 if TYPE_CHECKING:
-    from mq.store import Store
-    from mq.waiting import Sleeper
+    from mq.engine.store import Store
+    from mq.engine.waiting import Sleeper
 
 
 class Channel:

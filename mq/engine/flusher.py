@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mq.background import Worker
+from mq.engine.background import Worker
 from mq.errors import StorageError
 
 if TYPE_CHECKING:

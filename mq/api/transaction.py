@@ -16,15 +16,15 @@ import time
 from typing import Any, TypeVar, Unpack, overload
 
 from mq import exact
+from mq.api.message import Delivery, Receipt, encode_body
+from mq.api.options import PublishOptions, check_reason, check_seconds, wish_of
+from mq.api.queue import Queue
 from mq.delivery.intake import Wish
 from mq.delivery.plan import Plan
+from mq.engine.publishing import publish
+from mq.engine.settling import Claim, Do, claim_of, do_ack, mark_settled, nacking, plan_all
+from mq.engine.store import Store, check_name
 from mq.errors import StaleReceipt, UsageError
-from mq.message import Delivery, Receipt, encode_body
-from mq.options import PublishOptions, check_reason, check_seconds, wish_of
-from mq.publishing import publish
-from mq.queue import Queue
-from mq.settling import Claim, Do, claim_of, do_ack, mark_settled, nacking, plan_all
-from mq.store import Store, check_name
 
 T = TypeVar("T")
 

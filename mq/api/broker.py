@@ -10,19 +10,19 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack, overload
 
 from mq import exact
+from mq.api.message import Delivery
+from mq.api.options import QueueOptions, check_many, check_options, check_seconds
+from mq.api.queue import Queue
+from mq.api.transaction import Transaction
+from mq.engine.looking import Stats
+from mq.engine.maintenance import MEMORY
+from mq.engine.receiving import Asked, receive_from
+from mq.engine.store import Store
 from mq.errors import UsageError
 from mq.hold import Hold
-from mq.looking import Stats
-from mq.maintenance import MEMORY
-from mq.message import Delivery
-from mq.options import QueueOptions, check_many, check_options, check_seconds
-from mq.queue import Queue
-from mq.receiving import Asked, receive_from
 from mq.storage import locks, place
 from mq.storage.log import SEGMENT_BYTES_MIN
 from mq.storage.record import GROUP_BYTES_MAX
-from mq.store import Store
-from mq.transaction import Transaction
 
 T = TypeVar("T")
 Sync = Literal["always", "never"] | float

@@ -14,22 +14,22 @@ from itertools import groupby, repeat
 from operator import is_
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from mq.channel import Channel, Channels
+from mq.api.message import Delivery, more_of
 from mq.delivery import events, idle, settle
 from mq.delivery.events import RUN_MAX, Now
 from mq.delivery.queue import QueueState
 from mq.delivery.traits import PLAIN, Flight
+from mq.engine.channel import Channel, Channels
+from mq.engine.operation import operation
+from mq.engine.settling import Claim, do_release, settle_within
+from mq.engine.store import Store
+from mq.engine.waiting import Sleeper
 from mq.errors import CorruptStore, MqError, StorageError, UsageError
-from mq.message import Delivery, more_of
 from mq.notes import WARNING
-from mq.operation import operation
-from mq.settling import Claim, do_release, settle_within
 from mq.storage.segment import Event
-from mq.store import Store
-from mq.waiting import Sleeper
 
 if TYPE_CHECKING:
-    from mq.queue import Queue
+    from mq.api.queue import Queue
 
 UNDELIVERABLE = "queue %r: message %d cannot be delivered: %s"
 

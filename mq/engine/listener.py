@@ -16,13 +16,13 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from mq.background import Worker
+from mq.engine.background import Worker
 from mq.errors import MqError
 from mq.storage.disk import Disk, close_all, is_anothers
 from mq.storage.shared import ASLEEP, WAITS, WAITS_WORDS
 
 if TYPE_CHECKING:
-    from mq.store import Store
+    from mq.engine.store import Store
 
 SLOTS: Final = 64  # bits of a word
 HEARTBEAT_SECONDS: Final = 1.0

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from mq import pressure
-from mq.background import Worker
 from mq.delivery import events, snapshot
 from mq.delivery.decode import check
 from mq.delivery.queue import QueueState
 from mq.delivery.state import DECLARATION, Live, stands_at
 from mq.delivery.traits import changes_in
+from mq.engine import pressure
+from mq.engine.background import Worker
 from mq.errors import Closed, DiskFull, MqError, StorageError, StoreLocked
 from mq.forks import is_held
 from mq.notes import WARNING
@@ -38,7 +38,7 @@ from mq.storage.recovery import Start
 from mq.storage.segment import Scan, is_zero
 
 if TYPE_CHECKING:
-    from mq.store import Store
+    from mq.engine.store import Store
 
 MEMORY: Final = ":memory:"
 Token = tuple[QueueState, Live]  # something that lives: see State.within

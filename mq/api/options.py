@@ -13,9 +13,9 @@ from mq import exact
 from mq.delivery import events
 from mq.delivery.intake import Wish
 from mq.delivery.retry import Backoff
+from mq.engine.store import check_name
 from mq.errors import UsageError
 from mq.instants import ms_at
-from mq.store import check_name
 
 T = TypeVar("T")
 SECONDS_MAX: Final = 10 * 366 * 86_400.0  # ten years: longer than any delivery is meant to wait

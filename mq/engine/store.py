@@ -29,8 +29,6 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mq import exact, forks
-from mq.channel import Channel
-from mq.clock import Clock
 from mq.delivery import events, idle
 from mq.delivery.backlog import Arrays, Chunk
 from mq.delivery.board import NEVER
@@ -41,6 +39,14 @@ from mq.delivery.events import Now
 from mq.delivery.plan import Plan
 from mq.delivery.queue import QueueState
 from mq.delivery.state import State, declaration_of
+from mq.engine.channel import Channel
+from mq.engine.clock import Clock
+from mq.engine.flusher import Flusher
+from mq.engine.listener import Listener
+from mq.engine.loading import Loader, Parts, identify
+from mq.engine.maintenance import MEMORY, Maintenance
+from mq.engine.operation import operation
+from mq.engine.sizes import size_of
 from mq.errors import (
     Closed,
     CorruptStore,
@@ -51,14 +57,8 @@ from mq.errors import (
     Unsupported,
     UsageError,
 )
-from mq.flusher import Flusher
 from mq.hold import Hold
-from mq.listener import Listener
-from mq.loading import Loader, Parts, identify
-from mq.maintenance import MEMORY, Maintenance
 from mq.notes import ERROR, INFO, WARNING, Notes
-from mq.operation import operation
-from mq.sizes import size_of
 from mq.storage import checkpoint, locks, place, recovery, repair, shared
 from mq.storage.bias import Bias
 from mq.storage.disk import (
@@ -82,7 +82,7 @@ from mq.storage.standing import Standing, Trouble
 from mq.weakly import Weakly
 
 if TYPE_CHECKING:
-    from mq.waiting import Sleeper
+    from mq.engine.waiting import Sleeper
 
 T = TypeVar("T")
 
@@ -157,7 +157,7 @@ class Store:
         self.channels: Weakly[str, Channel] = Weakly()
         self.armed: set[Channel] = set()  # those where a thread waits
         self.asleep: dict[Sleeper, None] = {}  # the threads that wait, the first to come first
-        self.busy: set[int] = set()  # threads that are inside an operation: see mq/operation.py
+        self.busy: set[int] = set()  # threads that are inside an operation: see mq/engine/operation.py
         self.closed = False
         self._closing = threading.RLock()  # by one thread at a time: another one comes back when it is done
         self._closer: Closer | None = None

@@ -7,19 +7,19 @@ from contextlib import suppress
 from struct import error as StructError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mq.channel import Channel
+from mq.api.message import Message, more_of
+from mq.api.options import QueueOptions, options_of
 from mq.delivery import dead, events
 from mq.delivery.events import Now
 from mq.delivery.queue import QueueState, State
 from mq.delivery.traits import Flight, Traits
+from mq.engine.channel import Channel
+from mq.engine.operation import operation
+from mq.engine.store import Store
 from mq.errors import CorruptStore, UsageError
-from mq.message import Message, more_of
-from mq.operation import operation
-from mq.options import QueueOptions, options_of
-from mq.store import Store
 
 if TYPE_CHECKING:
-    from mq.queue import Queue
+    from mq.api.queue import Queue
 
 
 class Stats(NamedTuple):

@@ -26,10 +26,10 @@ from collections.abc import Sequence
 from threading import TIMEOUT_MAX, Lock
 from typing import Final
 
-from mq.channel import Channel, Channels
 from mq.delivery.board import NEVER
 from mq.delivery.events import Now
-from mq.store import Store
+from mq.engine.channel import Channel, Channels
+from mq.engine.store import Store
 
 GIVE_UP_TRIES: Final = 100  # for a thread that is interrupted again while it tidies up
 

@@ -18,19 +18,19 @@ import msgspec
 from msgspec.structs import replace
 
 from mq import exact
-from mq.channel import Channel
+from mq.api.message import Delivery, Receipt
+from mq.api.options import check_many
 from mq.delivery import events, settle
 from mq.delivery.plan import Plan
 from mq.delivery.queue import QueueState
 from mq.delivery.state import State
+from mq.engine.channel import Channel
+from mq.engine.operation import operation
+from mq.engine.store import Store
 from mq.errors import StaleReceipt, UsageError
-from mq.message import Delivery, Receipt
-from mq.operation import operation
-from mq.options import check_many
-from mq.store import Store
 
 if TYPE_CHECKING:
-    from mq.queue import Queue
+    from mq.api.queue import Queue
 
 PLAIN_MAX: Final = 8 * events.RUN_MAX  # acked in one turn: less than a millisecond
 TAG_CHARS: Final = 6  # of a receipt's tag: which store; what follows is the log's epoch

@@ -1,0 +1,1 @@
+"""What users hold: broker, queue, transaction, message, options."""
