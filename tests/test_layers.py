@@ -22,6 +22,7 @@ FLOORS = [
     ["mq.exact"],
     ["mq.instants"],
     ["mq.engine.background", "mq.storage", "mq.delivery", "mq.engine.operation"],
+    ["mq.engine.log"],
     ["mq.engine.flusher", "mq.engine.pressure"],
     [
         "mq.engine.channel",

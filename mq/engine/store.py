@@ -82,7 +82,10 @@ from mq.storage.standing import Standing, Trouble
 from mq.weakly import Weakly
 
 if TYPE_CHECKING:
+    from mq.engine import log as seam
     from mq.engine.waiting import Sleeper
+
+    _the_file_log_is_one: Callable[..., seam.Log] = Log  # mypy compares all that the engine asks of a log
 
 T = TypeVar("T")
 
@@ -803,7 +806,7 @@ class Store:
         self._seen_end = view.end
         if found.error:
             raise found.error
-        self.mark[shared.SYNCED] = found.end  # nothing here waits for the disk
+        self.mark[shared.SYNCED] = self.mark[END] = found.end  # nothing here waits for the disk
         page = shared.read_mark(self.disk, self._mark_path, self.identity.key)
         self.clock.start(found.last_ms, found.skew_ms, page)
         self.log = Log(self.disk, self._log_path, self.identity, self.mark, found.segments, found.end)
@@ -824,7 +827,7 @@ class Store:
         if words[END] != self._seen_end:
             before = self.log
             self._attach_reader()
-            before.abandon()  # a thread that still reads there looks again
+            before.close()  # a thread that still reads there looks again
 
     def _refuse_changes(self) -> None:
         raise Unsupported(f"{self.path}: opened with read_only=True, which changes nothing")
@@ -1225,7 +1228,7 @@ class Store:
         """Close every file, the lock last."""
         self.listener.let_go()
         if hasattr(self, "log"):
-            self.log.abandon()
+            self.log.close()
         self._let_go_of_page()
         if self._sync_fd >= 0:
             fd, self._sync_fd = self._sync_fd, -1

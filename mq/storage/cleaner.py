@@ -81,11 +81,7 @@ def clean(turn: Turn, keeper: Keeper[Token], rest: Callable[[], None]) -> int:
         log.append_head(now_ms, oldest.limit)
         end = log.end
     log.sync(end)
-    with turn() as (_, _, now_epoch):
-        if now_epoch != epoch:
-            return 0
-        log.drop(oldest)
-    return log.unlink(oldest)
+    return log.trim(oldest.limit)
 
 
 def _move(

@@ -686,19 +686,23 @@ class Log:
     # ── the head ───────────────────────────────────────────────────────────────────
 
     def append_head(self, now_ms: int, head: int) -> int:
-        """Say that the log begins at *head*; the record's position.  Once synced, `drop` may follow."""
+        """Say that the log begins at *head*; the record's position.  Once synced, `trim` may follow."""
         return self.append(now_ms, record.HEAD, 0, 0, record.HEAD_PAYLOAD.pack(head))
 
-    def drop(self, oldest: Segment) -> None:
-        """The *oldest* segment is not part of the log any more; `unlink` it then.
+    def trim(self, before: int) -> int:
+        """Drop the segments that end at *before* or sooner, and unlink them; how many bytes they had.
 
-        It may be forgotten already: another process has repeated where the log begins.
+        That the log begins behind them is in it, and on the disk: see `append_head`.  Called without the
+        turn: on some file systems it takes a millisecond to unlink a MiB.
         """
-        self.stand()
-        if self.segments[0].base == oldest.base:
-            self._forget_oldest()
-        if self._fd >= 0:
-            self._mark[shared.HEAD] = self.head
+        with self.turn():
+            self.stand()
+            # None is left here, if another process has repeated where the log begins.
+            while len(self.segments) > 1 and self.segments[0].limit <= before:
+                self.reader.close_segment(self._forget_oldest())
+            if self._fd >= 0:
+                self._mark[shared.HEAD] = self.head
+        return self._unlink_before(min(before, self.head))
 
     def _forget_oldest(self) -> Segment:
         oldest, *others = self.segments
@@ -706,26 +710,36 @@ class Log:
         self.reader.show(others)
         return oldest
 
-    def unlink(self, dropped: Segment) -> int:
-        """Give back the room of a segment that was dropped; how many bytes.
+    def _unlink_before(self, head: int) -> int:
+        """Unlink the files of the segments before *head*; how many bytes they had.
 
         Names go one at a time and in order: the directory is synced before the next, so
         a power cut never leaves a gap.
         """
-        path = self.reader.path(dropped)
+        size, path = 0, self.directory
         try:
-            size = self.reader.forget(dropped)
-            self._sync_names()
-            for name in sorted(self._disk.names(self.directory)):
-                # First those whose cleaner died before it had unlinked them.
-                if segment.NAME.fullmatch(name) and name <= dropped.name:
-                    self._disk.unlink(os.path.join(self.directory, name))
-                    self._sync_names()
+            names = sorted(filter(segment.NAME.fullmatch, self._disk.names(self.directory)))
+            # With those whose cleaner died before it had unlinked them.
+            gone = [name for name in names if name < f"{head:020}.seg"]
+            if gone:
+                self._sync_names()
+            for name in gone:
+                path = os.path.join(self.directory, name)
+                size += self._size_at(path)
+                self._disk.unlink(path)
+                self._sync_names()
         except OSError as error:
             pass_on(error)
             # Not DiskFull, whatever it was: nobody may go on to the next one in its place.
             raise StorageError(path, f"cannot be removed, as it should be: {error.strerror}") from error
         return size
+
+    def _size_at(self, path: str) -> int:
+        fd = self._disk.open(path)
+        try:
+            return self._disk.size(fd)
+        finally:
+            self._disk.close(fd)
 
     def _sync_names(self) -> None:
         try:
@@ -934,6 +948,10 @@ class Log:
                 finally:
                     self._disk.close(own)
 
+    def barrier(self) -> int:
+        """The end as of now, whichever process appended."""
+        return self._mark[shared.END]
+
     # ── what others do ─────────────────────────────────────────────────────────────
 
     def follow(self, upto: int, enough: int = shared.NO_LIMIT) -> Iterable[Stretch]:
@@ -1103,12 +1121,12 @@ class Log:
         self._gone_why, self._pwrite, self.standing = LEFT_WHY, self._disk.pwrite, None
         self.reader.after_fork()
         try:
-            self.abandon()
+            self.close()
         finally:
             self._mark[SYNCED] = min(self.synced, self.end)  # the parent has gone on before it was read
             self._commit.after_fork()
 
-    def abandon(self) -> None:
+    def close(self) -> None:
         """Let go of the files and leave the log as it is.  Whoever still waits for the disk is told."""
         with self._sync:
             self._tail.close()

@@ -312,16 +312,8 @@ class Reader:
                     total += self._disk.size(self._reader(each))
             return total
 
-    def forget(self, each: Segment) -> int:
-        """Close what is open of a segment that goes; the size of its file."""
-        with self.files:
-            size = self._disk.size(self._reader(each))
-            self._disk.close(self._readers.pop(each.base))
-            self._sizes.pop(each.base, None)
-            return size
-
     def close_segment(self, each: Segment) -> None:
-        """Close what is open of a segment that somebody else drops."""
+        """Close what is open of a segment that is dropped."""
         with self.files:
             if each.base in self._readers:
                 self._disk.close(self._readers.pop(each.base))

@@ -370,20 +370,13 @@ def recover(
     if anew:
         log.epoch = another_epoch(log.epoch)
     try:
-        _drop_below(log, found.head)
+        log.trim(found.head)
         if found.verdict is not Verdict.CLEAN or log.segments[-1].features != segment.FEATURES or anew:
             log.restart(now_ms, found.next_base)
     except BaseException:
-        log.abandon()
+        log.close()
         raise
     return log
-
-
-def _drop_below(log: Log, head: int) -> None:
-    while len(log.segments) > 1 and log.segments[0].limit <= head:
-        oldest = log.segments[0]
-        log.drop(oldest)
-        log.unlink(oldest)
 
 
 def _renew_unused(disk: Disk, directory: str, identity: Identity, found: Survey) -> None:

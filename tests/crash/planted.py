@@ -77,7 +77,7 @@ BUGS = (
         "unsynced_batches batches"),
     Bug("a group never ends", LOG + "Log.append_columns", "for each in flags[:-1]], flags[-1]]",
         "for each in flags]]", "batches"),
-    Bug("a window is kept over a fork", LOG + "Log.abandon",
+    Bug("a window is kept over a fork", LOG + "Log.close",
         "with self._sync:\n        self._tail.close()", "with self._sync:\n        pass", "forked"),
     # ── segments ───────────────────────────────────────────────────────────────────
     Bug("a header is not synced", LOG + "Log._create", "disk.sync(fd)", "pass", "rotation publish_always"),

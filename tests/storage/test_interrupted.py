@@ -609,7 +609,7 @@ def test_a_log_whose_letting_go_was_interrupted_is_let_go_of_again():
         disk.interrupt_at = disk.closes + at
         for _ in range(2):
             with suppress(KeyboardInterrupt):
-                broker._store.log.abandon()
+                broker._store.log.close()
         assert disk.twice == []
         if disk.closes < disk.interrupt_at:
             break
