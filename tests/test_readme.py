@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""What the README and the pages under docs/ show is what happens."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from mq.delivery.state import QUEUES_MAX
 from mq.storage.record import GROUP_BYTES_MAX
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [*sorted(path.name for path in ROOT.glob("*.md")), "docs/performance.md", "examples/README.md"]
+PAGES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))
+DOCUMENTS = [*sorted(path.name for path in ROOT.glob("*.md")), *PAGES, "examples/README.md"]
 README = (ROOT / "README.md").read_text()
+PROMISES = (ROOT / "docs/promises.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 
 
@@ -42,18 +44,25 @@ def test_the_first_example_runs_and_is_short(tmp_path: Path) -> None:
         assert broker.queue("mail").stats().acked == 1
 
 
-def test_the_other_examples_run(tmp_path: Path) -> None:
-    for example in blocks("python")[1:]:
+def test_a_worker_survives_a_handler_that_raises(tmp_path: Path) -> None:
+    dead = "dead: {'amount': -1} ValueError: the amount is negative\n"
+    assert run_python(blocks("python")[1], tmp_path) == f"paid 5\npaid 7\n{dead}"
+
+
+@pytest.mark.parametrize("document", ["README.md", *PAGES])
+def test_the_other_examples_run(document: str, tmp_path: Path) -> None:
+    examples = blocks("python", (ROOT / document).read_text())
+    for example in examples[2:] if document == "README.md" else examples:
         assert run_python(example, tmp_path)
 
 
-def test_every_command_shown_runs_and_prints_what_is_shown(tmp_path: Path) -> None:
-    """The console blocks are one session: what follows `$` is run, and `…` stands for anything."""
+@pytest.mark.parametrize("document", ["README.md", *PAGES])
+def test_every_command_shown_runs_and_prints_what_is_shown(document: str, tmp_path: Path) -> None:
+    """The console blocks of a page are one session: what follows `$` is run, and `…` stands for anything."""
     bin = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{bin}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
     environment.pop("MQ_STORE", None)
-    sessions = blocks("console")
-    assert sessions
+    sessions = blocks("console", (ROOT / document).read_text())
     for command, shown in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", "".join(sessions), re.MULTILINE):
         done = subprocess.run(
             command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
@@ -112,14 +121,14 @@ def test_every_file_of_the_library_has_its_place_in_the_architecture() -> None:
 
 
 def test_what_is_named_as_a_test_is_one() -> None:
-    """Tests by their names, planted bugs by theirs; files in the README are links, looked at above."""
+    """Tests by their names, planted bugs by theirs; files in other pages are links, looked at above."""
     tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
     named = re.findall(r"`(test_\w+)`", ARCHITECTURE)
     bugs = [bug for line in re.findall(r"planted: (.*) \|$", ARCHITECTURE, re.M) for bug in line.split(", ")]
     assert len(named) > 10 and len(bugs) > 3
     assert [name for name in named if f"def {name}(" not in tests] == []
     assert [bug for bug in bugs if f"Bug({bug}" not in tests] == []
-    assert "Over ninety bugs planted" in README and len(re.findall(r"^    Bug\(", tests, re.MULTILINE)) > 90
+    assert "Over ninety bugs planted" in PROMISES and len(re.findall(r"^    Bug\(", tests, re.MULTILINE)) > 90
     for path in re.findall(r"`(tests/[\w/.]+)`", ARCHITECTURE):
         assert (ROOT / path).exists(), path
 
