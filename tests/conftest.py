@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from engines import CAPABILITIES, ENGINES, Engine
 from fakes import FakeClock
 from hypothesis import HealthCheck, settings
 
@@ -22,16 +24,33 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """What is marked `conformance` runs on every engine that has all that it `needs`."""
+    markers = list(metafunc.definition.iter_markers())
+    if "engine" in metafunc.fixturenames and any(each.name == "conformance" for each in markers):
+        needed = {name for each in markers if each.name == "needs" for name in each.args}
+        assert needed <= CAPABILITIES.keys(), needed
+        metafunc.parametrize(
+            "engine", [name for name, kind in ENGINES.items() if not needed & kind.lacks], indirect=True
+        )
+
+
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
 
 
 @pytest.fixture
-def broker(clock: FakeClock) -> Iterator[mq.Broker]:
-    """A store in memory."""
-    with mq.open(":memory:", clock=clock) as broker:
-        yield broker
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """Makes stores; in tests that are not marked `conformance`, in memory."""
+    with ENGINES[getattr(request, "param", "memory")](tmp_path / "stores") as engine:
+        yield engine
+
+
+@pytest.fixture
+def broker(engine: Engine, clock: FakeClock) -> mq.Broker:
+    """A store of the engine."""
+    return engine.open(clock=clock)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ All of it together, in random histories, is in test_model.py; through crashes, u
 from __future__ import annotations
 
 import math
-import shutil
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import CountingDisk, FakeClock, QuickDisk, open_on
+from engines import Engine
+from fakes import CountingDisk, FakeClock, open_on
 
 import mq
 from mq.delivery import state
 from mq.delivery.queue import QueueState
+
+pytestmark = pytest.mark.conformance
 
 NO_BACKOFF = mq.Backoff(initial=0)
 PATIENCE = 60.0  # seconds after which a test that hangs has failed
@@ -233,19 +235,19 @@ def test_five_attempts_are_five_deliveries(broker: mq.Broker) -> None:
     assert (queue.stats().failed, queue.stats().dead_lettered) == (5, 1)
 
 
-def test_a_message_that_kills_its_worker_dies_too(tmp_path: Path, clock: FakeClock) -> None:
+def test_a_message_that_kills_its_worker_dies_too(
+    engine: Engine, broker: mq.Broker, clock: FakeClock
+) -> None:
     """Nobody settles anything; each attempt is another process."""
+    broker.queue("mail", max_attempts=2, backoff=NO_BACKOFF).publish("deadly")
     for _ in range(2):
-        with mq.open(tmp_path / "s", clock=clock) as broker:
-            queue = broker.queue("mail", max_attempts=2, backoff=NO_BACKOFF)
-            if not queue.stats().published:
-                queue.publish("deadly")
-            take(queue)
+        take(broker.queue("mail"))
+        engine.abandon(broker)
         clock.advance(30)
-    with mq.open(tmp_path / "s", clock=clock) as broker:
-        [dead] = broker.queue("mail.dead").receive_many(5, timeout=0)
-        assert [each.reason for each in dead.failures] == ["the visibility timeout passed"] * 2
-        assert broker.queue("mail").stats()[:3] == (0, 0, 0)
+        broker = engine.open(clock=clock)
+    [dead] = broker.queue("mail.dead").receive_many(5, timeout=0)
+    assert [each.reason for each in dead.failures] == ["the visibility timeout passed"] * 2
+    assert broker.queue("mail").stats()[:3] == (0, 0, 0)
 
 
 def test_a_timeout_backs_off_like_a_nack(broker: mq.Broker, clock: FakeClock) -> None:
@@ -287,16 +289,10 @@ def test_a_last_attempt_without_time_left_dies_as_soon_as_somebody_comes_by(
 @pytest.mark.parametrize("shift", [-43_200, 43_200])
 @pytest.mark.parametrize("again", ["live", "from the log", "from a checkpoint", "moved"])
 def test_a_backoff_is_not_moved_by_the_wall_clock(
-    tmp_path: Path, clock: FakeClock, shift: int, again: str
+    engine: Engine, clock: FakeClock, shift: int, again: str
 ) -> None:
     """But the delay that a caller names is."""
-
-    def open_and_set() -> mq.Broker:
-        opened = open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False)
-        opened._store.clock.wall_ms = lambda: int((clock.now + shift) * 1000)  # type: ignore[method-assign]
-        return opened
-
-    broker = open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False)
+    broker = engine.open(clock=clock, background=False)
     queue = broker.queue("mail", backoff=mq.Backoff(initial=10, jitter=0))
     queue.publish_many(["backs off", "is delayed"])
     take(queue).nack()
@@ -305,11 +301,9 @@ def test_a_backoff_is_not_moved_by_the_wall_clock(
         broker._store.maintenance.checkpoint()
     elif again == "moved":
         broker._store.maintenance.compact()
-    if again == "live":
-        broker._store.clock.wall_ms = lambda: int((clock.now + shift) * 1000)  # type: ignore[method-assign]
-    else:
-        broker.close()
-        broker = open_and_set()
+    if again != "live":
+        broker = engine.reopen(broker)
+    broker._store.clock.wall_ms = lambda: int((clock.now + shift) * 1000)  # type: ignore[method-assign]
     queue = broker.queue("mail")
     seen = []
     for seconds in (9.9, 0.2, abs(shift)):
@@ -317,7 +311,6 @@ def test_a_backoff_is_not_moved_by_the_wall_clock(
         seen.append({message.body for message in queue.peek()})
     ahead = {"is delayed"} if shift > 0 else set()
     assert seen == [ahead, {"backs off"} | ahead, {"backs off", "is delayed"}]
-    broker.close()
 
 
 def test_of_many_failures_the_first_and_the_last_few_are_kept(broker: mq.Broker) -> None:
@@ -441,18 +434,16 @@ def test_priority_chooses_between_groups_never_inside_one(broker: mq.Broker) -> 
     assert bodies(queue.receive_many(5)) == ["y", "x low"]
 
 
-def test_a_group_is_held_over_a_restart(tmp_path: Path, clock: FakeClock) -> None:
-    with mq.open(tmp_path / "s", clock=clock) as broker:
-        queue = broker.queue("mail")
-        for index in range(3):
-            queue.publish(index, group="g")
-        receipt = take(queue).receipt
-        broker._store.maintenance.checkpoint()
-    with mq.open(tmp_path / "s", clock=clock) as broker:
-        queue = broker.queue("mail")
-        assert queue.receive(timeout=0) is None
-        queue.ack_many([receipt])
-        assert take(queue).body == 1
+def test_a_group_is_held_over_a_restart(engine: Engine, broker: mq.Broker) -> None:
+    queue = broker.queue("mail")
+    for index in range(3):
+        queue.publish(index, group="g")
+    receipt = take(queue).receipt
+    broker._store.maintenance.checkpoint()
+    queue = engine.reopen(broker).queue("mail")
+    assert queue.receive(timeout=0) is None
+    queue.ack_many([receipt])
+    assert take(queue).body == 1
 
 
 def test_a_hundred_thousand_groups_cost_no_scan(broker: mq.Broker) -> None:
@@ -481,27 +472,28 @@ def test_a_hundred_thousand_groups_cost_no_scan(broker: mq.Broker) -> None:
 
 
 def test_a_dedup_id_is_remembered_for_its_window_even_after_the_message_is_gone(
-    tmp_path: Path, clock: FakeClock
+    engine: Engine, clock: FakeClock
 ) -> None:
-    with mq.open(tmp_path / "s", clock=clock, segment_bytes=4096) as broker:
-        queue = broker.queue("mail", dedup_window=100)
-        first = queue.publish("x", dedup_id="k")
-        assert queue.publish("y", dedup_id="k") == first
-        take(queue).ack()
-        for _ in range(60):  # its segment goes
-            broker.queue("other").publish(b"." * 500)
-            take(broker.queue("other")).ack()
-            broker._store.maintenance.run(0)
-        assert broker._store.log.head > first
-    with mq.open(tmp_path / "s", clock=clock) as broker:
-        queue = broker.queue("mail")
-        assert queue.publish("z", dedup_id="k") == first
-        assert queue.stats().ready == 0
-        clock.advance(100)
-        assert queue.publish("z", dedup_id="k") > first
-        assert len(broker._store.state.named("mail").dedup) == 1
+    broker = engine.open(clock=clock, segment_bytes=4096)
+    queue = broker.queue("mail", dedup_window=100)
+    first = queue.publish("x", dedup_id="k")
+    assert queue.publish("y", dedup_id="k") == first
+    take(queue).ack()
+    for _ in range(60):  # its segment goes
+        broker.queue("other").publish(b"." * 500)
+        take(broker.queue("other")).ack()
+        broker._store.maintenance.run(0)
+    assert broker._store.log.head > first
+    broker = engine.reopen(broker)
+    queue = broker.queue("mail")
+    assert queue.publish("z", dedup_id="k") == first
+    assert queue.stats().ready == 0
+    clock.advance(100)
+    assert queue.publish("z", dedup_id="k") > first
+    assert len(broker._store.state.named("mail").dedup) == 1
 
 
+@pytest.mark.file_store
 def test_a_dedup_hit_waits_for_the_disk(tmp_path: Path) -> None:
     disk = CountingDisk()
     with open_on(disk, tmp_path / "s", sync="always") as broker:
@@ -602,6 +594,7 @@ def test_a_queue_is_no_list_of_messages_or_queues(broker: mq.Broker, give: str) 
     assert queue.stats()[:3] == (1, 0, 0)
 
 
+@pytest.mark.file_store
 def test_at_most_once_arrives_settled_and_on_the_disk(tmp_path: Path) -> None:
     disk = CountingDisk()
     with open_on(disk, tmp_path / "s", sync="always") as broker:
@@ -635,32 +628,28 @@ def test_partial_failures_are_reported_item_by_item(broker: mq.Broker) -> None:
 # ── queues ─────────────────────────────────────────────────────────────────────────
 
 
-def test_a_paused_queue_delivers_nothing_to_anybody(tmp_path: Path, clock: FakeClock) -> None:
-    with mq.open(tmp_path / "s", clock=clock) as broker:
-        queue = broker.queue("mail")
-        queue.publish("x")
-        queue.pause()
-        assert (queue.receive(timeout=0), queue.receive_many(3, timeout=0)) == (None, [])
-        assert broker.receive([queue], timeout=0) is None
-    with mq.open(tmp_path / "s", clock=clock) as broker:
-        queue = broker.queue("mail")
-        assert queue.stats().paused
-        queue.resume()
-        assert take(queue).body == "x"
+def test_a_paused_queue_delivers_nothing_to_anybody(engine: Engine, broker: mq.Broker) -> None:
+    queue = broker.queue("mail")
+    queue.publish("x")
+    queue.pause()
+    assert (queue.receive(timeout=0), queue.receive_many(3, timeout=0)) == (None, [])
+    assert broker.receive([queue], timeout=0) is None
+    queue = engine.reopen(broker).queue("mail")
+    assert queue.stats().paused
+    queue.resume()
+    assert take(queue).body == "x"
 
 
-def test_a_deleted_queue_is_gone_with_all_it_holds(tmp_path: Path, clock: FakeClock) -> None:
-    with mq.open(tmp_path / "s", clock=clock) as broker:
-        queue = broker.queue("mail", max_attempts=3)
-        queue.publish_many(range(3))
-        delivery = take(queue)
-        queue.delete()
-        with pytest.raises(mq.StaleReceipt):
-            delivery.ack()
-        assert (broker.queues(), queue.stats().published, queue.options()["max_attempts"]) == ([], 0, None)
-        queue.publish("anew")
-    with mq.open(tmp_path / "s", clock=clock) as broker:
-        assert bodies(broker.queue("mail").peek()) == ["anew"]
+def test_a_deleted_queue_is_gone_with_all_it_holds(engine: Engine, broker: mq.Broker) -> None:
+    queue = broker.queue("mail", max_attempts=3)
+    queue.publish_many(range(3))
+    delivery = take(queue)
+    queue.delete()
+    with pytest.raises(mq.StaleReceipt):
+        delivery.ack()
+    assert (broker.queues(), queue.stats().published, queue.options()["max_attempts"]) == ([], 0, None)
+    queue.publish("anew")
+    assert bodies(engine.reopen(broker).queue("mail").peek()) == ["anew"]
 
 
 def test_a_queue_that_nobody_uses_goes_if_it_is_meant_to(broker: mq.Broker, clock: FakeClock) -> None:
@@ -727,44 +716,39 @@ def test_a_receiver_keeps_queues_that_would_go(broker: mq.Broker, clock: FakeClo
 @pytest.mark.parametrize("option", ["delete_when_idle", "delete_when_abandoned"])
 @pytest.mark.parametrize("again", ["live", "from the log", "from a checkpoint"])
 def test_to_shorten_how_long_an_idle_queue_stays_counts_at_once(
-    tmp_path: Path, clock: FakeClock, option: str, again: str
+    engine: Engine, clock: FakeClock, option: str, again: str
 ) -> None:
-    broker = open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False)
+    broker = engine.open(clock=clock, background=False)
     broker.queue("mail", **{option: 100_000})
     broker.queue("mail", **{option: 10})
     if again == "from a checkpoint":
         broker._store.maintenance.checkpoint()
     if again != "live":
-        broker.close()
-        broker = open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False)
+        broker = engine.reopen(broker)
     for seconds, left in ((9, ["mail"]), (1, [])):
         clock.advance(seconds)
         broker.queue("other").publish("comes by")
         assert [name for name in broker.queues() if name != "other"] == left
-    broker.close()
 
 
+@pytest.mark.needs("sharing")
 @pytest.mark.parametrize("killed", [False, True], ids=["closed", "killed"])
 @pytest.mark.parametrize("seconds", [2, 60, 40_000])
 def test_time_without_any_process_does_not_count(
-    tmp_path: Path, clock: FakeClock, killed: bool, seconds: float
+    engine: Engine, clock: FakeClock, killed: bool, seconds: float
 ) -> None:
     """Not once, and not again; and one process says so for all."""
-    path = tmp_path / "0"
-    broker = open_on(QuickDisk(), path, clock=clock, background=False)
+    broker = engine.open(clock=clock, background=False)
     queue = broker.queue("mail", delete_when_abandoned=10)
     queue.publish("x")
     broker.queue("gone already", delete_when_idle=1)
-    for number in range(1, 4):
+    for _ in range(3):
         clock.advance(3)  # of its ten, in each life
         broker.queue("other").publish("comes by")
-        if killed:
-            shutil.copytree(path, tmp_path / str(number), ignore=shutil.ignore_patterns("wake"))
-        broker.close()
-        path = tmp_path / str(number) if killed else path
+        engine.abandon(broker) if killed else broker.close()
         clock.advance(seconds)
-        broker = open_on(QuickDisk(), path, clock=clock, background=False)
-        with open_on(QuickDisk(), path, clock=clock, background=False) as second:
+        broker = engine.open(clock=clock, background=False)
+        with engine.open(clock=clock, background=False) as second:
             second.queue("other").publish("comes by")
             assert second.queues() == ["mail", "other"]
         assert broker.queue("mail").stats().ready == 1
@@ -772,17 +756,17 @@ def test_time_without_any_process_does_not_count(
         clock.advance(more)
         broker.queue("other").publish("comes by")
         assert broker.queues() == left
+
+
+def test_a_store_without_idle_queues_is_opened_without_a_record(engine: Engine, clock: FakeClock) -> None:
+    broker = engine.open(clock=clock, background=False)
+    broker.queue("mail").publish("x")
     broker.close()
-
-
-def test_a_store_without_idle_queues_is_opened_without_a_record(tmp_path: Path, clock: FakeClock) -> None:
-    with open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False) as broker:
-        broker.queue("mail").publish("x")
     clock.advance(1000)
-    with open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False) as broker:
-        end = broker._store.log.end
-        broker.queue("mail").peek()
-        assert broker._store.log.end == end
+    broker = engine.reopen(broker)
+    end = broker._store.log.end
+    broker.queue("mail").peek()
+    assert broker._store.log.end == end
 
 
 def test_the_first_of_several_queues_that_has_one(broker: mq.Broker) -> None:
@@ -811,43 +795,44 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
+@pytest.mark.needs("sharing")
 def test_of_many_queues_only_those_that_hold_something_are_asked(
-    tmp_path: Path, clock: FakeClock, asked: list[str]
+    engine: Engine, clock: FakeClock, asked: list[str]
 ) -> None:
-    with open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False) as broker:
-        queues = [broker.queue(f"q{number}") for number in range(50)]
-        for queue in queues:
-            queue.publish("passes")
-            queue.receive().ack()
-        queues[7].publish("late", delay=60)
-        assert broker.receive(queues, timeout=0) is None
-        for queue in (queues[40], queues[20]):
-            queue.publish(queue.name)
-            asked.clear()
-            assert take_from(broker, queues) == queue.name
-            assert asked[:2] == ["q7", queue.name] and len(asked) <= 4
-        assert take_from(broker, queues[30:]) == "q40"
-        clock.advance(60)
-        assert take_from(broker, queues) == "late"
-        while message := broker.receive(queues, timeout=0):
-            message.ack()
-        queues[45].publish("kept by the checkpoint")
-        broker._store.maintenance.checkpoint()
-    with open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False) as broker:
-        queues = [broker.queue(f"q{number}") for number in range(50)]
-        assert take_from(broker, queues) == "kept by the checkpoint"
-        with open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False) as other:
-            other.queue("q3").publish("by another process")
-            assert take_from(broker, queues) == "by another process"
-            other.queue("q3").delete()
-            assert take_from(broker, queues) == "kept by the checkpoint"
-            other.queue("q3").publish("anew")
-        assert take_from(broker, queues) == "anew"
-        queues[3].purge()
-        assert take_from(broker, [*queues[:10], queues[0]]) is None
+    broker = engine.open(clock=clock, background=False)
+    queues = [broker.queue(f"q{number}") for number in range(50)]
+    for queue in queues:
+        queue.publish("passes")
+        queue.receive().ack()
+    queues[7].publish("late", delay=60)
+    assert broker.receive(queues, timeout=0) is None
+    for queue in (queues[40], queues[20]):
+        queue.publish(queue.name)
         asked.clear()
-        assert take_from(broker, [*queues[:10], queues[0]]) is None
-        assert "q3" not in asked
+        assert take_from(broker, queues) == queue.name
+        assert asked[:2] == ["q7", queue.name] and len(asked) <= 4
+    assert take_from(broker, queues[30:]) == "q40"
+    clock.advance(60)
+    assert take_from(broker, queues) == "late"
+    while message := broker.receive(queues, timeout=0):
+        message.ack()
+    queues[45].publish("kept by the checkpoint")
+    broker._store.maintenance.checkpoint()
+    broker = engine.reopen(broker)
+    queues = [broker.queue(f"q{number}") for number in range(50)]
+    assert take_from(broker, queues) == "kept by the checkpoint"
+    with engine.open(clock=clock, background=False) as other:
+        other.queue("q3").publish("by another process")
+        assert take_from(broker, queues) == "by another process"
+        other.queue("q3").delete()
+        assert take_from(broker, queues) == "kept by the checkpoint"
+        other.queue("q3").publish("anew")
+    assert take_from(broker, queues) == "anew"
+    queues[3].purge()
+    assert take_from(broker, [*queues[:10], queues[0]]) is None
+    asked.clear()
+    assert take_from(broker, [*queues[:10], queues[0]]) is None
+    assert "q3" not in asked
 
 
 def take_from(broker: mq.Broker, queues: list[mq.Queue]) -> object:
@@ -858,27 +843,26 @@ def take_from(broker: mq.Broker, queues: list[mq.Queue]) -> object:
     return message and message.body
 
 
-def test_headers_come_back_as_they_were_given(tmp_path: Path) -> None:
-    with mq.open(tmp_path / "s") as broker:
-        broker.queue("mail").publish("x", headers={"ключ": "значение", "empty": ""})
-    with mq.open(tmp_path / "s") as broker:
-        message = take(broker.queue("mail"))
-        assert message.headers == {"ключ": "значение", "empty": ""}
-        assert (message.body, broker.queue("mail").get(message.id).headers) == ("x", message.headers)
+def test_headers_come_back_as_they_were_given(engine: Engine, broker: mq.Broker) -> None:
+    broker.queue("mail").publish("x", headers={"ключ": "значение", "empty": ""})
+    broker = engine.reopen(broker)
+    message = take(broker.queue("mail"))
+    assert message.headers == {"ключ": "значение", "empty": ""}
+    assert (message.body, broker.queue("mail").get(message.id).headers) == ("x", message.headers)
 
 
-def test_somebody_asleep_elsewhere_does_what_falls_due() -> None:
+def test_somebody_asleep_elsewhere_does_what_falls_due(engine: Engine) -> None:
     """A receiver of the dead letters wakes when the last attempt times out, although nobody else is there."""
     got: list[object] = []
-    with mq.open(":memory:") as real:  # real time: this one does sleep
-        queue, dead = real.queue("mail", max_attempts=1, visibility_timeout=0.05), real.queue("mail.dead")
-        queue.publish("x")
-        thread = threading.Thread(target=lambda: got.append(dead.receive(timeout=PATIENCE)), daemon=True)
-        thread.start()
-        while not real._store.asleep:
-            pass
-        take(queue)
-        thread.join(PATIENCE)
+    real = engine.open()  # real time: this one does sleep
+    queue, dead = real.queue("mail", max_attempts=1, visibility_timeout=0.05), real.queue("mail.dead")
+    queue.publish("x")
+    thread = threading.Thread(target=lambda: got.append(dead.receive(timeout=PATIENCE)), daemon=True)
+    thread.start()
+    while not real._store.asleep:
+        pass
+    take(queue)
+    thread.join(PATIENCE)
     assert [message.body for message in got] == ["x"]  # type: ignore[attr-defined]
 
 
@@ -981,28 +965,26 @@ def test_to_extend_the_same_delivery_twice_at_once_is_no_mistake(broker: mq.Brok
     delivery.ack()
 
 
+@pytest.mark.needs("sharing")
 def test_dedup_ids_whose_window_is_over_are_forgotten_in_every_process(
-    tmp_path: Path, clock: FakeClock
+    engine: Engine, broker: mq.Broker, clock: FakeClock
 ) -> None:
-    with (
-        mq.open(tmp_path / "s", clock=clock, sync="never") as broker,
-        mq.open(tmp_path / "s", clock=clock, sync="never") as other,
-    ):
-        queue = broker.queue("mail", dedup_window=10)
-        for index in range(30):
-            queue.publish(index, dedup_id=str(index))
-            clock.advance(1)
-            other.queues()
-        for each in (broker, other):
-            assert len(each._store.state.named("mail").dedup) <= 12
+    other = engine.open(clock=clock)
+    queue = broker.queue("mail", dedup_window=10)
+    for index in range(30):
+        queue.publish(index, dedup_id=str(index))
+        clock.advance(1)
+        other.queues()
+    for each in (broker, other):
+        assert len(each._store.state.named("mail").dedup) <= 12
 
 
 @pytest.mark.parametrize("again", ["live", "from a checkpoint", "from the log", "moved"])
 @pytest.mark.parametrize("goes_on", [True, False], ids=["while more come", "though no more come"])
 def test_dedup_ids_behind_one_with_a_long_window_are_forgotten(
-    tmp_path: Path, clock: FakeClock, again: str, goes_on: bool
+    engine: Engine, clock: FakeClock, again: str, goes_on: bool
 ) -> None:
-    broker = open_on(QuickDisk(), tmp_path / "s", sync="never", clock=clock, background=False)
+    broker = engine.open(sync="never", clock=clock, background=False)
     queue = broker.queue("mail", dedup_window=100_000)
     long = queue.publish("long", dedup_id="long")
     broker.queue("mail", dedup_window=10)
@@ -1013,8 +995,7 @@ def test_dedup_ids_behind_one_with_a_long_window_are_forgotten(
     if again == "from a checkpoint":
         broker._store.maintenance.checkpoint()
     if again in ("from a checkpoint", "from the log"):
-        broker.close()
-        broker = open_on(QuickDisk(), tmp_path / "s", sync="never", clock=clock, background=False)
+        broker = engine.reopen(broker)
         queue = broker.queue("mail")
     remembered = broker._store.state.named("mail").dedup
     clock.advance(15)
@@ -1032,7 +1013,6 @@ def test_dedup_ids_behind_one_with_a_long_window_are_forgotten(
     broker.queue("other").publish("comes by")
     assert (len(remembered), remembered.bytes, len(remembered._ends)) == (0, 0, 0)
     assert queue.publish("long", dedup_id="long") > long
-    broker.close()
 
 
 def test_a_queue_that_is_to_go_keeps_nothing_from_being_declared_anew(
@@ -1051,11 +1031,14 @@ def test_dead_letters_in_a_circle_through_a_queue_to_come_are_refused(broker: mq
         broker.queue("mail.dead", dead_letter="mail")
 
 
-def test_whoever_has_not_heard_yet_that_a_queue_is_paused_resumes_it(tmp_path: Path) -> None:
-    with mq.open(tmp_path / "s", sync="never") as broker, mq.open(tmp_path / "s", sync="never") as other:
-        broker.queue("mail").pause()
-        other.queue("mail").resume()
-        assert not broker.queue("mail").stats().paused
+@pytest.mark.needs("sharing")
+def test_whoever_has_not_heard_yet_that_a_queue_is_paused_resumes_it(
+    engine: Engine, broker: mq.Broker, clock: FakeClock
+) -> None:
+    other = engine.open(clock=clock)
+    broker.queue("mail").pause()
+    other.queue("mail").resume()
+    assert not broker.queue("mail").stats().paused
 
 
 def test_what_has_expired_makes_room_also_if_the_wall_clock_jumps(
@@ -1149,16 +1132,15 @@ def test_extending_says_the_new_deadline_only_if_that_was_written(
 
 
 def test_an_ack_that_was_written_has_succeeded_whatever_else_falls_due(
-    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    broker: mq.Broker, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with mq.open(tmp_path, clock=clock) as broker:
-        queue = broker.queue("mail", ttl=5)
-        queue.publish_many(["taken", "expires"])
-        message = queue.receive()
-        clock.advance(6)
-        monkeypatch.setattr(broker._store, "size_of", failing)
-        message.ack()
-        assert queue.stats().acked == 1
+    queue = broker.queue("mail", ttl=5)
+    queue.publish_many(["taken", "expires"])
+    message = queue.receive()
+    clock.advance(6)
+    monkeypatch.setattr(broker._store, "size_of", failing)
+    message.ack()
+    assert queue.stats().acked == 1
 
 
 @pytest.mark.parametrize("options", [{"queue": "y"}, {"flags": 1}, {"delya": 1}])

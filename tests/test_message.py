@@ -13,7 +13,7 @@ import pytest
 
 import mq
 
-pytestmark = pytest.mark.usefixtures("no_backoff_after_timeouts")
+pytestmark = [pytest.mark.conformance, pytest.mark.usefixtures("no_backoff_after_timeouts")]
 
 
 class Order(msgspec.Struct):

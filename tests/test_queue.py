@@ -9,7 +9,7 @@ import pytest
 import mq
 from mq.delivery.retry import Backoff
 
-pytestmark = pytest.mark.usefixtures("no_backoff_after_timeouts")
+pytestmark = [pytest.mark.conformance, pytest.mark.usefixtures("no_backoff_after_timeouts")]
 
 
 @pytest.fixture
@@ -406,9 +406,10 @@ def test_ack_many_with_a_thing_that_is_no_receipt_acks_nothing(queue):
     assert queue.stats().acked == 0
 
 
-def test_a_delivery_of_another_store_cannot_settle_anything_here(queue, clock):
+@pytest.mark.needs("equal positions")
+def test_a_delivery_of_another_store_cannot_settle_anything_here(queue, clock, engine):
     """Ids, and where their deliveries stand, are unique only within a store: these two are equal."""
-    with mq.open(":memory:", clock=clock) as elsewhere:
+    with engine.open("elsewhere", clock=clock) as elsewhere:
         theirs = elsewhere.queue("mail")
         queue.publish("x")
         theirs.publish("x")
@@ -604,9 +605,9 @@ def test_a_new_declaration_is_seen_by_every_handle(broker, clock):
     assert take(old).attempts == 2
 
 
-def test_a_handle_says_what_it_is(queue):
+def test_a_handle_says_what_it_is(broker, queue):
     assert queue.name == "mail"
-    assert repr(queue) == "<Queue 'mail' in :memory:>"
+    assert repr(queue) == f"<Queue 'mail' in {broker.path}>"
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from engines import Engine
 from fakes import CountingDisk, FakeClock, open_on
 
 import mq
 
-pytestmark = pytest.mark.usefixtures("no_backoff_after_timeouts")
+pytestmark = [pytest.mark.conformance, pytest.mark.usefixtures("no_backoff_after_timeouts")]
 
 TIMEOUT_SECONDS = 30.0
 
@@ -91,14 +92,13 @@ def test_a_release_is_not_a_failed_attempt(queue: mq.Queue[object]) -> None:
     assert (take(queue).attempts, queue.stats().failed) == (1, 0)
 
 
-def test_close_settles_nothing(tmp_path: Path, clock: FakeClock) -> None:
-    with mq.open(tmp_path / "s", clock=clock) as broker:
-        broker.queue("q").publish("held")
-        take(broker.queue("q"))
-    with mq.open(tmp_path / "s", clock=clock) as broker:
-        assert broker.queue("q").receive(timeout=0) is None
-        clock.advance(TIMEOUT_SECONDS)
-        assert take(broker.queue("q")).attempts == 2
+def test_close_settles_nothing(engine: Engine, broker: mq.Broker, clock: FakeClock) -> None:
+    broker.queue("q").publish("held")
+    take(broker.queue("q"))
+    broker = engine.reopen(broker)
+    assert broker.queue("q").receive(timeout=0) is None
+    clock.advance(TIMEOUT_SECONDS)
+    assert take(broker.queue("q")).attempts == 2
 
 
 # ── receiving ──────────────────────────────────────────────────────────────────────
@@ -148,6 +148,7 @@ def test_a_late_ack_of_what_was_delivered_again_is_stale(queue: mq.Queue[object]
     again.ack()
 
 
+@pytest.mark.file_store
 def test_acks_do_not_wait_for_the_disk(tmp_path: Path) -> None:
     disk = CountingDisk()
     with open_on(disk, tmp_path / "s") as broker:
@@ -211,28 +212,28 @@ def test_a_retried_message_returns_to_its_place_and_later_ones_overtake_it(
 
 
 def test_delays_follow_the_wall_clock_and_visibility_timeouts_do_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wall_ns = [WHEN.timestamp() * 1e9]
     monkeypatch.setattr("mq.engine.clock.time.time_ns", lambda: int(wall_ns[0]))
-    with mq.open(":memory:") as broker:
-        queue = broker.queue("q")
-        queue.publish_many(["held", "delayed"])
-        take(queue)
-        take(queue).nack(delay=3600)
-        assert queue.receive(timeout=0) is None
-        wall_ns[0] += 3600e9
-        assert take(queue).body == "delayed"
-        assert queue.stats().in_flight == 2
+    queue = engine.open().queue("q")
+    queue.publish_many(["held", "delayed"])
+    take(queue)
+    take(queue).nack(delay=3600)
+    assert queue.receive(timeout=0) is None
+    wall_ns[0] += 3600e9
+    assert take(queue).body == "delayed"
+    assert queue.stats().in_flight == 2
 
 
-def test_an_id_stays_and_is_unique_only_within_its_store(clock: FakeClock) -> None:
-    with mq.open(":memory:", clock=clock) as one, mq.open(":memory:", clock=clock) as two:
-        id = one.queue("q").publish("a")
-        assert two.queue("q").publish("b") == id and one.store_id != two.store_id
-        assert take(one.queue("q")).id == id
-        clock.advance(TIMEOUT_SECONDS)
-        assert take(one.queue("q")).id == id
+@pytest.mark.needs("equal positions")
+def test_an_id_stays_and_is_unique_only_within_its_store(engine: Engine, clock: FakeClock) -> None:
+    one, two = engine.open("one", clock=clock), engine.open("two", clock=clock)
+    id = one.queue("q").publish("a")
+    assert two.queue("q").publish("b") == id and one.store_id != two.store_id
+    assert take(one.queue("q")).id == id
+    clock.advance(TIMEOUT_SECONDS)
+    assert take(one.queue("q")).id == id
 
 
 # ── declaring, extending, opening ──────────────────────────────────────────────────
@@ -255,6 +256,7 @@ def test_extend_counts_from_now(queue: mq.Queue[object], clock: FakeClock) -> No
     assert take(queue).body == "first"
 
 
+@pytest.mark.file_store
 def test_a_relative_path_depends_on_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,11 +267,13 @@ def test_a_relative_path_depends_on_the_working_directory(
         assert (tmp_path / name / "data" / "FORMAT").exists()
 
 
-def test_a_store_in_memory_is_private(broker: mq.Broker, queue: mq.Queue[object]) -> None:
-    with mq.open(":memory:") as other:
+def test_a_store_in_memory_is_private() -> None:
+    with mq.open(":memory:") as one, mq.open(":memory:") as other:
+        one.queue("q").publish("x")
         assert other.queues() == []
 
 
+@pytest.mark.file_store
 @pytest.mark.parametrize("sync", ["never", 3600.0])
 def test_without_always_a_publish_returns_before_the_disk_has_it(tmp_path: Path, sync: str | float) -> None:
     disk = CountingDisk()

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-from fakes import FakeClock, open_on
+from engines import Engine
+from fakes import FakeClock
 
 import mq
 import mq.api.queue
@@ -25,9 +26,8 @@ import mq.engine.waiting
 from mq.engine.receiving import Asked, receive_from
 from mq.engine.store import Store
 from mq.engine.waiting import Sleeper
-from mq.storage.disk import MemoryDisk
 
-pytestmark = pytest.mark.usefixtures("no_backoff_after_timeouts")
+pytestmark = [pytest.mark.conformance, pytest.mark.usefixtures("no_backoff_after_timeouts")]
 
 PATIENCE = 60.0  # seconds after which a test that hangs has failed
 
@@ -105,12 +105,11 @@ class Interrupt(BaseException):
 
 
 @pytest.fixture
-def queue(clock) -> Iterator[mq.Queue]:
-    with open_on(MemoryDisk(), ":memory:", clock=clock, background=False) as broker:
-        queue = broker.queue("mail")
-        queue.publish(b"first")
-        queue.receive(timeout=0).ack()
-        yield queue
+def queue(engine: Engine, clock: FakeClock) -> mq.Queue:
+    queue = engine.open(clock=clock, background=False).queue("mail")
+    queue.publish(b"first")
+    queue.receive(timeout=0).ack()
+    return queue
 
 
 @pytest.fixture
@@ -495,33 +494,32 @@ def test_a_wall_clock_that_jumps_is_noticed_within_a_second_by_a_receiver_that_w
     assert receiver.result().raw == b"x"
 
 
-@pytest.mark.parametrize("where", [":memory:", "exclusive", "shared"])
-def test_the_listener_comes_by_in_every_kind_of_store(tmp_path, clock, monkeypatch, where):
+@pytest.mark.parametrize("exclusive", [True, False], ids=["exclusive", "shared"])
+def test_the_listener_comes_by_in_every_kind_of_store(engine, clock, monkeypatch, exclusive):
     monkeypatch.setattr(mq.engine.listener, "HEARTBEAT_SECONDS", 0.01)
-    path = where if where == ":memory:" else tmp_path
-    with mq.open(path, clock=clock, exclusive=where == "exclusive") as broker:
-        queue = broker.queue("mail")
-        queue.publish(b"x", delay=3600)
-        receiver = Receiver(queue.receive)
-        while not broker._store.asleep:
-            time.sleep(0.001)
-        clock.advance(2 * 3600)
-        assert receiver.result().raw == b"x"
+    broker = engine.open(clock=clock, exclusive=exclusive)
+    queue = broker.queue("mail")
+    queue.publish(b"x", delay=3600)
+    receiver = Receiver(queue.receive)
+    while not broker._store.asleep:
+        time.sleep(0.001)
+    clock.advance(2 * 3600)
+    assert receiver.result().raw == b"x"
 
 
-def test_a_listener_wakes_one_for_a_deadline_that_was_far_away(tmp_path, clock, monkeypatch):
+def test_a_listener_wakes_one_for_a_deadline_that_was_far_away(engine, clock, monkeypatch):
     """So nobody is woken to carry it when the message is taken."""
     monkeypatch.setattr(mq.engine.listener, "HEARTBEAT_SECONDS", 100.0)  # the test comes by in its place
-    with mq.open(tmp_path, clock=clock) as broker:
-        queue = broker.queue("mail", visibility_timeout=1000)
-        sleeps = Sleeps(monkeypatch, broker._store)
-        first, second = receivers(sleeps, 2, queue.receive)
-        id = queue.publish(b"x")
-        assert first.result().id == id
-        assert (sleeps.planned, sleeps.notified) == ([None, None], 1)
-        clock.advance(1001)
-        broker._store.hear()
-        assert second.result().attempts == 2
+    broker = engine.open(clock=clock)
+    queue = broker.queue("mail", visibility_timeout=1000)
+    sleeps = Sleeps(monkeypatch, broker._store)
+    first, second = receivers(sleeps, 2, queue.receive)
+    id = queue.publish(b"x")
+    assert first.result().id == id
+    assert (sleeps.planned, sleeps.notified) == ([None, None], 1)
+    clock.advance(1001)
+    broker._store.hear()
+    assert second.result().attempts == 2
 
 
 def test_what_expires_by_a_jump_of_the_clock_reaches_those_that_wait_for_it(sleeps, queue, clock):
