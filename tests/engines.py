@@ -64,14 +64,17 @@ class Engine:
             assert time.monotonic() < give_up, "its files are never let go of"
             time.sleep(0.001)
 
+    def close(self) -> None:
+        for broker in self._opened:
+            broker.close()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for broker in self._opened:
-            broker.close()
+        self.close()
 
 
 class FileEngine(Engine):

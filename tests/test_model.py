@@ -17,14 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeClock, made_here, open_on
+from engines import ENGINES, Engine
+from fakes import FakeClock
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 import mq
 from mq.engine import sizes
-from mq.storage.disk import MemoryDisk, RealDisk
 
 LIVING = ["a", "b"]
 QUEUES = [*LIVING, "a.dead", "b.dead"]
@@ -177,41 +184,35 @@ class Held:
 
 
 class Store(RuleBasedStateMachine):
-    @initialize(segment_bytes=st.sampled_from([1024, 1500, 4096]), memory=st.booleans())
-    def start(self, segment_bytes: int, memory: bool) -> None:
+    kind: type[Engine]
+
+    @initialize(segment_bytes=st.sampled_from([1024, 1500, 4096]))
+    def start(self, segment_bytes: int) -> None:
         self.clock = FakeClock()
         self.store_ms = 0  # the latest time that was seen
         self.ahead_ms = 0  # the wall clock
         self.segment_bytes = segment_bytes
-        self.directory = None if memory else Path(tempfile.mkdtemp(prefix="mq-model-"))
-        self.generation = 0
+        self.directory = Path(tempfile.mkdtemp(prefix="mq-model-"))
+        self.engine = self.kind(self.directory)
         self.models = {name: Model() for name in QUEUES}
         self.held: list[Held] = []
         self.other: mq.Broker | None = None
-        self.abandoned: list[mq.Broker] = []
-        self._open(":memory:" if memory else self.directory / "0")
+        self._open()
         for name in QUEUES:
             self.broker.queue(name, backoff=BACKOFF)
 
-    def _open(self, path: object) -> None:
-        self.broker = open_on(
-            MemoryDisk() if path == ":memory:" else RealDisk(),
-            path,
-            sync="never",
-            segment_bytes=self.segment_bytes,
-            clock=self.clock,
-            background=False,
+    def _open(self) -> None:
+        self.broker = self.engine.open(
+            sync="never", segment_bytes=self.segment_bytes, clock=self.clock, background=False
         )
         clock = self.broker._store.clock
         wall_ms = clock.wall_ms
         clock.wall_ms = lambda: wall_ms() + self.ahead_ms
 
     def teardown(self) -> None:
-        if hasattr(self, "broker"):
-            for broker in [self.broker, *self.abandoned, *([self.other] if self.other else [])]:
-                broker.close()
-            if self.directory:
-                shutil.rmtree(self.directory)
+        if hasattr(self, "engine"):
+            self.engine.close()
+            shutil.rmtree(self.directory)
 
     # ── helpers ────────────────────────────────────────────────────────────────────
 
@@ -620,13 +621,13 @@ class Store(RuleBasedStateMachine):
     def flush(self) -> None:
         self.broker.flush()
 
-    @precondition(lambda self: self.directory)
+    @precondition(lambda self: "sharing" not in self.engine.lacks)
     @rule()
     def another_handle(self) -> None:
-        """As another process has it: nothing is shared but the files."""
-        path, first = self.broker.path, self.broker
+        """As another process has it: nothing is shared but the log."""
+        first = self.broker
         if self.other is None:
-            self._open(path)
+            self._open()
             self.other = first
         else:
             self.broker, self.other = self.other, self.broker
@@ -637,27 +638,22 @@ class Store(RuleBasedStateMachine):
         self.held = [Held(each.queue, each.id, each.receipt, None) for each in self.held]
         self.store_ms = self.broker._store.clock.store_ms()
 
-    @precondition(lambda self: self.directory)
     @rule()
     def close_and_open(self) -> None:
-        path = self.broker.path
         self.broker.close()
         if self.other:
             self.other.close()
             self.other = None
-        self._open(path)
+        self._open()
         self._forget()
 
-    @precondition(lambda self: self.directory and self.generation < 4)
     @rule()
     def kill_and_open(self) -> None:
-        self.generation += 1
-        path = self.directory / str(self.generation)
-        shutil.copytree(self.broker.path, path, ignore=shutil.ignore_patterns("wake"))
-        made_here(path)
-        self.abandoned += [self.broker, *([self.other] if self.other else [])]
-        self.other = None
-        self._open(path)
+        self.engine.abandon(self.broker)
+        if self.other:
+            self.engine.abandon(self.other)
+            self.other = None
+        self._open()
         self._forget()
 
     # ── what must hold after every step ────────────────────────────────────────────
@@ -712,10 +708,16 @@ class Store(RuleBasedStateMachine):
         return iter(sorted(ids, key=when))
 
 
-TestStore = Store.TestCase
-TestStore.settings = settings(
-    max_examples=15,
+SETTINGS = settings(
+    max_examples=10,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+
+
+@pytest.mark.conformance
+@pytest.mark.parametrize("kind", ENGINES.values(), ids=ENGINES)
+def test_it_does_what_the_model_does(kind: type[Engine]) -> None:
+    machine = type("Store", (Store,), {"kind": kind})
+    run_state_machine_as_test(machine, settings=SETTINGS)

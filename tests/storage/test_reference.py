@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import reference
 import test_model
+from engines import FileEngine
 from fakes import FakeClock, open_on
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -251,9 +252,11 @@ def test_a_group_that_was_cut_off_is_not_read(tmp_path: Path, clock: FakeClock) 
 class Histories(test_model.Store):
     """What test_model.py invents, on a disk, and read by the reference after each step."""
 
+    kind = FileEngine
+
     @initialize(segment_bytes=st.sampled_from([1024, 4096]))
     def start(self, segment_bytes: int) -> None:
-        super().start(segment_bytes, False)
+        super().start(segment_bytes)
 
     @invariant()
     def the_reference_reads_the_same(self) -> None:
@@ -262,4 +265,4 @@ class Histories(test_model.Store):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(parent=test_model.TestStore.settings, max_examples=8)
+TestHistories.settings = settings(parent=test_model.SETTINGS, max_examples=8)
