@@ -10,7 +10,7 @@ from fakes import FakeClock
 
 import mq
 from mq.api.broker import Broker
-from mq.delivery import events
+from mq.delivery import records
 from mq.delivery.decode import refusals
 from mq.engine.store import Store
 from mq.storage.disk import RealDisk
@@ -127,7 +127,7 @@ def test_the_cleaner_stops_and_says_what_to_do_and_after_a_repair_it_cleans_agai
     assert len(broker._store.log.segments) > segments
     broker.close()
 
-    (loss,) = repair(RealDisk(), str(tmp_path), events.PUBLISH, events.message_of, refusals)
+    (loss,) = repair(RealDisk(), str(tmp_path), records.PUBLISH, records.message_of, refusals)
     assert loss.ids == (stuck[1],)
     broker = open_store()
     broker._store.maintenance.run()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import mq
-from mq.delivery import events
+from mq.delivery import records
 from mq.delivery.decode import refusals
 from mq.storage.disk import RealDisk
 from mq.storage.repair import repair
@@ -93,11 +93,11 @@ def salvage(path: Path) -> None:
 
 
 def mend(path: Path) -> None:
-    repair(RealDisk(), str(path), events.PUBLISH, events.message_of, refusals)
+    repair(RealDisk(), str(path), records.PUBLISH, records.message_of, refusals)
 
 
 def look(path: Path) -> None:
-    repair(RealDisk(), str(path), events.PUBLISH, events.message_of, refusals, dry_run=True)
+    repair(RealDisk(), str(path), records.PUBLISH, records.message_of, refusals, dry_run=True)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

@@ -211,8 +211,8 @@ def test_the_sources_are_found() -> None:
         pytest.param(pointing_up, "mq.storage.log", "from mq.engine import store", id="up, out of a package"),
         pytest.param(pointing_up, "mq.novelty", "", id="a module without a floor"),
         pytest.param(circles, "mq.errors", "from mq.engine import store", id="a circle"),
-        pytest.param(circles, "mq.delivery.events", "from . import state", id="a circle inside a package"),
-        pytest.param(lower_floors_meeting, "mq.storage.disk", "from mq.delivery import events", id="storage"),
+        pytest.param(circles, "mq.delivery.records", "from . import state", id="a circle inside a package"),
+        pytest.param(lower_floors_meeting, "mq.storage.disk", "from mq.delivery import plan", id="storage"),
         pytest.param(
             lower_floors_meeting,
             "mq.delivery.state",

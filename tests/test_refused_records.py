@@ -20,7 +20,7 @@ from msgspec.structs import replace
 import mq
 from mq.api import options
 from mq.cli.app import cli
-from mq.delivery import events, snapshot
+from mq.delivery import records, snapshot
 from mq.delivery.plan import Plan
 from mq.delivery.state import declaration_of
 from mq.delivery.traits import changes_in
@@ -113,23 +113,23 @@ def test_what_a_check_lets_through_is_refused(bench, plant, call):
 
 
 CALLS: dict[int, Callable[[Bench], object]] = {
-    events.DECLARE: lambda bench: bench.queue.pause(),
-    events.ACK: lambda bench: bench.queue.ack_many([bench.held.receipt]),
-    events.NACK: lambda bench: bench.held.nack(reason="why"),
-    events.RELEASE: lambda bench: bench.held.release(),
-    events.EXTEND: lambda bench: bench.held.extend(5),
-    events.PURGE: lambda bench: bench.queue.purge(),
-    events.MOVE: lambda bench: bench.dead.replay(),
-    events.DROP: lambda bench: bench.queue.cancel(bench.queue.peek()[0].id),
-    events.RESCHEDULE: lambda bench: bench.queue.reschedule(bench.queue.peek()[0].id, delay=5),
-    events.DELETE: lambda bench: bench.queue.delete(),
+    records.DECLARE: lambda bench: bench.queue.pause(),
+    records.ACK: lambda bench: bench.queue.ack_many([bench.held.receipt]),
+    records.NACK: lambda bench: bench.held.nack(reason="why"),
+    records.RELEASE: lambda bench: bench.held.release(),
+    records.EXTEND: lambda bench: bench.held.extend(5),
+    records.PURGE: lambda bench: bench.queue.purge(),
+    records.MOVE: lambda bench: bench.dead.replay(),
+    records.DROP: lambda bench: bench.queue.cancel(bench.queue.peek()[0].id),
+    records.RESCHEDULE: lambda bench: bench.queue.reschedule(bench.queue.peek()[0].id, delay=5),
+    records.DELETE: lambda bench: bench.queue.delete(),
 }
 
 
 @pytest.mark.parametrize("mistake", ["half of it is missing", "a flag that is not known", "no queue"])
-@pytest.mark.parametrize("kind", CALLS, ids=events.KIND_NAMES.get)
+@pytest.mark.parametrize("kind", CALLS, ids=records.KIND_NAMES.get)
 def test_a_wrong_record_of_any_kind_is_refused(bench, kind, mistake):
-    if kind == events.DELETE and "half" in mistake:
+    if kind == records.DELETE and "half" in mistake:
         return  # of nothing
 
     def plant(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +139,7 @@ def test_a_wrong_record_of_any_kind_is_refused(bench, kind, mistake):
             if of == kind and "half" in mistake:
                 payload = payload[: len(payload) // 2]
             elif of == kind and "flag" in mistake:
-                flags |= 0xF0 & ~events.KNOWN_FLAGS.get(kind, 0) or 0x02
+                flags |= 0xF0 & ~records.KNOWN_FLAGS.get(kind, 0) or 0x02
             elif of == kind:
                 queue = 0
             return add(plan, of, flags, queue, payload)
@@ -153,7 +153,7 @@ def test_work_that_falls_due_and_goes_wrong_stops_no_other_call(bench):
     """What expires cannot be dropped, by mistake: it stays, and publishing and receiving go on."""
     bench.queue.publish("expires", ttl=5)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(events, "EXPIRED", 0x02)
+        monkeypatch.setattr(records, "EXPIRED", 0x02)
         bench.clock.advance(10)
         assert bench.queue.publish("three")
         assert [each.body for each in bench.queue.receive_many(9, timeout=0)] == ["one", "two", "three"]
@@ -170,7 +170,7 @@ def test_the_cleaner_moves_nothing_that_could_not_be_read_again(tmp_path, monkey
     queue.publish("kept")
     queue.receive(timeout=0).nack(reason="it has a history, which moves with it")
     monkeypatch.setattr(
-        maintenance, "changes_in", lambda said, traits: changes_in(said, traits) and events.Changes(-5)
+        maintenance, "changes_in", lambda said, traits: changes_in(said, traits) and records.Changes(-5)
     )
     with caplog.at_level(logging.WARNING, "mq"):
         for _ in range(100):
@@ -240,11 +240,11 @@ def left_by_a_mistake(path: Any, clock: FakeClock, kind: int, flags: int, payloa
 
 MISTAKES = [
     pytest.param(
-        events.DECLARE, 0, msgspec.msgpack.encode({"name": "mail", "overflow": "DROP"}), "overflow",
+        records.DECLARE, 0, msgspec.msgpack.encode({"name": "mail", "overflow": "DROP"}), "overflow",
         id="a queue with the name of an Enum's member",
     ),
     pytest.param(
-        events.PUBLISH, events.ATTRIBUTED, b"body" + b"\xc1" + (1).to_bytes(4, "little"), "publish",
+        records.PUBLISH, records.ATTRIBUTED, b"body" + b"\xc1" + (1).to_bytes(4, "little"), "publish",
         id="a message with attributes that are none",
     ),
 ]  # fmt: skip
@@ -266,7 +266,7 @@ def test_a_record_that_recovery_refuses_is_found_and_left_out(
     assert damage["offset"] == position + segment.HEADER_BYTES
     assert damage["size"] == record.HEADER_BYTES + len(payload)
     assert says in damage["reason"]
-    assert damage["ids"] == [position] * (kind == events.PUBLISH)
+    assert damage["ids"] == [position] * (kind == records.PUBLISH)
     assert whole["verdict"] == "unreadable"
     if way == "repair":
         before = {each: each.read_bytes() for each in path.rglob("*") if each.is_file()}

@@ -11,7 +11,7 @@ from fakes import FakeClock, QuickDisk, open_on
 
 import mq
 from mq.delivery import due
-from mq.delivery.events import Now
+from mq.delivery.now import Now
 from mq.engine import sizes
 from mq.storage import record, segment
 
@@ -229,7 +229,7 @@ def test_what_has_expired_hides_nothing_and_is_done_a_slice_at_a_time(
     neighbour.publish("comes by")
     assert done < queue.stats().expired <= done + due.SLICE
     assert (queue.receive_many(9, timeout=0), queue.peek(), queue.stats()[:3]) == ([], [], (0, 0, 0))
-    for _ in range(4 * due.BURIED):
+    for _ in range(4 * due.DEAD_LETTER_COST):
         neighbour.publish("comes by")
     stats = queue.stats()
     assert (stats.expired, stats.bytes) == (count, 0)
@@ -300,7 +300,7 @@ def test_entries_that_are_out_of_date_are_passed_over_a_few_at_a_time(
     state, now = broker._store.state.named("mail"), broker._store.clock.now()
     before = len(state._expiries)
     assert before > 4 * 10
-    assert state.fallen(now, 10) == ([], [])
+    assert state.due_to_go(now, 10) == ([], [])
     assert before - len(state._expiries) <= 4 * 10
     while broker._store.state.board.next <= now.store:
         broker.queue("neighbour").publish("comes by")

@@ -178,10 +178,10 @@ def test_what_is_in_flight_is_not_gone_through_at_once(broker, monkeypatch):
     queue = broker.queue("a")
     taken(queue, 4)
 
-    def flying(*_):
+    def in_flight(*_):
         raise AssertionError("all of them")
 
-    monkeypatch.setattr(QueueState, "flying", flying)
+    monkeypatch.setattr(QueueState, "ids_in_flight", in_flight)
     assert queue.purge() == 0
     assert queue.stats().in_flight == 4
 

@@ -17,7 +17,7 @@ from fakes import open_on
 
 import mq
 from mq.api.broker import Broker
-from mq.delivery import events
+from mq.delivery import records
 from mq.delivery.decode import refusals
 from mq.engine.store import Store
 from mq.storage import shared
@@ -110,7 +110,7 @@ def salvaged(path: Path) -> None:
 
 
 def repaired(path: Path) -> None:
-    repair(RealDisk(), str(path), events.PUBLISH, events.message_of, refusals)
+    repair(RealDisk(), str(path), records.PUBLISH, records.message_of, refusals)
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO], ids=errno.errorcode.get)

@@ -11,7 +11,7 @@ from fakes import QuickDisk, open_on
 import mq
 from mq.api.options import QueueOptions
 from mq.delivery.board import NEVER, STALE_MAX, Alarms, Board
-from mq.delivery.events import Now
+from mq.delivery.now import Now
 from mq.weakly import SPARE, Weakly
 
 QUEUES = 5_000
@@ -99,7 +99,7 @@ def test_deleted_in_another_process_it_leaves_nothing_here_either(tmp_path) -> N
             use(there, number, OPTIONS["deleted when idle"])
         assert here.queues() == []
         state = here._store.state
-        assert not state.board.touched
+        assert not state.board.changed
         assert state.board.due(Now(NEVER - 1, NEVER - 1)) is None
 
 

@@ -15,7 +15,6 @@ from companions import Companion, until
 from fakes import QuickDisk, open_on
 
 import mq
-from mq.delivery import events
 from mq.storage import record, repair, segment, shared
 
 ARCHIVE = Path(__file__).parent / "golden" / "mq-0.1.0.tar.xz"
@@ -136,12 +135,13 @@ def test_a_reader_never_upgrades(tmp_path, old):
 
 def mend(path: Path, name: str) -> None:
     """Damage the header of a segment, and have it written again."""
+    from mq.delivery import records
     from mq.delivery.decode import refusals  # not at the top: the old mq, which reads this file, has none
 
     with Path(name).open("r+b") as file:
         file.seek(20)
         file.write(b"damage")
-    assert len(repair.repair(QuickDisk(), str(path), events.PUBLISH, events.message_of, refusals)) == 1
+    assert len(repair.repair(QuickDisk(), str(path), records.PUBLISH, records.message_of, refusals)) == 1
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])

@@ -11,7 +11,7 @@ from typing import Any, Final, Generic, NamedTuple, NewType, Protocol, Self, Typ
 import msgspec
 
 from mq import exact
-from mq.delivery import events
+from mq.delivery import records
 from mq.delivery.queue import State
 from mq.delivery.traits import PLAIN, Flight, Traits
 from mq.errors import MqError, UsageError
@@ -32,17 +32,17 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 def encode_body(body: object) -> tuple[int, bytes]:
     """How *body* was given, and the bytes to store; UsageError if it cannot be stored."""
     if type(body) is bytes:
-        flags, raw = events.BYTES, body
+        flags, raw = records.BYTES, body
     elif exact.is_a(body, str):
         try:
-            flags, raw = events.TEXT, str.encode(body)  # not as a subclass encodes itself
+            flags, raw = records.TEXT, str.encode(body)  # not as a subclass encodes itself
         except UnicodeEncodeError as error:
             raise UsageError(f"the text cannot be stored as UTF-8: {error.reason}") from None
     elif (data := exact.data(body)) is not None:
-        flags, raw = events.BYTES, data
+        flags, raw = records.BYTES, data
     else:
         try:
-            flags, raw = events.MSGPACK, _encode(body)
+            flags, raw = records.MSGPACK, _encode(body)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise UsageError(
                 f"a body of type {exact.kind(body)} cannot be stored: {exact.told(error)}"
@@ -59,7 +59,7 @@ def encode_bodies(bodies: Iterable[object]) -> tuple[list[int], list[bytes]]:
     """`encode_body` for many: how each was given, and its bytes."""
     given = list(bodies)
     if set(map(type, given)) == {bytes} and max(map(len, given)) <= BODY_BYTES_MAX:  # type: ignore[arg-type]
-        return [events.BYTES] * len(given), given  # type: ignore[return-value]  # as a rule
+        return [records.BYTES] * len(given), given  # type: ignore[return-value]  # as a rule
     flags: list[int] = []
     raw: list[bytes] = []
     for body in given:
@@ -80,16 +80,16 @@ class Failure(NamedTuple):
 class More(msgspec.Struct, frozen=True, gc=False):
     """What most messages do not have."""
 
-    said: events.Attributes
+    said: records.Attributes
     traits: Traits
     size: int  # of all that was published
 
 
 def more_of(flags: int, published: bytes, traits: Traits) -> tuple[bytes, More | None]:
     """The body, and what there is beside it."""
-    if not flags & events.ATTRIBUTED and traits is PLAIN:
+    if not flags & records.ATTRIBUTED and traits is PLAIN:
         return published, None
-    said, body = events.attributes_of(flags, published)
+    said, body = records.attributes_of(flags, published)
     return body, More(said, traits, len(published))
 
 

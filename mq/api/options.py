@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any, Final, Literal, TypedDict, TypeVar
 
 from mq import exact
-from mq.delivery import events
-from mq.delivery.intake import Wish
+from mq.delivery.intake import NewMessage
+from mq.delivery.options import Declaration
 from mq.delivery.retry import Backoff
 from mq.engine.store import check_name
 from mq.errors import UsageError
@@ -159,18 +159,18 @@ def check_delay(delay: object, at: object) -> tuple[int, int]:
     return int(check_seconds("delay", delay) * 1000) if delay is not None else 0, 0
 
 
-def wish_of(
+def new_message(
     queue: str, flags: int, body: bytes, /, *, priority: int = 0, delay: float | None = None,
     at: datetime | None = None, ttl: float | None = None, group: str | None = None,
     headers: Mapping[str, str] | None = None, timeout: float = 0.0, dedup_id: str | None = None,
     **unknown: object,
-) -> Wish:  # fmt: skip
+) -> NewMessage:  # fmt: skip
     """What the caller wants to publish, if that makes sense."""
     for name in unknown:
         word = exact.shown(exact.text("a publish option", name))
         raise UsageError(f"there is no publish option {word}; known: {', '.join(KNOWN_TO_PUBLISH)}")
     delay_ms, due = check_delay(delay, at)
-    return Wish(
+    return NewMessage(
         queue, flags, body, check_priority(priority), delay_ms, due,
         None if ttl is None else check_span("ttl", ttl),
         None if group is None else check_text("group", group),
@@ -256,7 +256,7 @@ _CHECKS: Final[dict[str, Callable[[str, object], Any]]] = {
 }
 
 
-def options_of(declared: events.Declaration, dead_letter: str) -> QueueOptions:
+def options_of(declared: Declaration, dead_letter: str) -> QueueOptions:
     """The options in force."""
     found: QueueOptions = {name: getattr(declared, name) for name in _CHECKS}  # type: ignore[assignment]
     found["dead_letter"] = dead_letter

@@ -34,9 +34,9 @@ from mq.api.options import (
     check_many,
     check_reason,
     check_seconds,
-    wish_of,
+    new_message,
 )
-from mq.delivery import dead, events, settle
+from mq.delivery import dead, records, settle
 from mq.delivery.plan import Plan
 from mq.delivery.purge import Purge
 from mq.delivery.queue import QueueState, State
@@ -60,8 +60,8 @@ from mq.errors import (
 )  # fmt: skip
 
 T = TypeVar("T")
-PACK_DELIVER: Final = events.DELIVER_PAYLOAD.pack
-PACK_ACK: Final = events.ACK_PAYLOAD.pack
+PACK_DELIVER: Final = records.DELIVER_PAYLOAD.pack
+PACK_ACK: Final = records.ACK_PAYLOAD.pack
 Decide = Callable[[Plan, QueueState, Callable[[], bool]], int]  # the last: whether the slice's time is over
 
 
@@ -110,7 +110,7 @@ class Queue(Generic[T]):
                     try:
                         store.enter()
                         state = channel.state
-                        if state is not None and not state.picky:
+                        if state is not None and not state.publish_needs_plan:
                             ms, log = store.clock.store_ms(), store.log
                             if ms >= store.state.board.next:
                                 store.do_due()
@@ -146,15 +146,15 @@ class Queue(Generic[T]):
 
     def _publish(self, flags: list[int], bodies: list[bytes], options: Any) -> list[int]:
         if not bodies:
-            wish_of(self.name, 0, b"", **options)
+            new_message(self.name, 0, b"", **options)
             return []
-        first = wish_of(self.name, flags[0], bodies[0], **options)
-        wishes = [first]
-        wishes += [
+        first = new_message(self.name, flags[0], bodies[0], **options)
+        messages = [first]
+        messages += [
             msgspec.structs.replace(first, flags=how, body=raw)
             for how, raw in zip(flags[1:], bodies[1:], strict=True)
         ]
-        return publish(self._store, wishes, time.monotonic() + first.timeout)
+        return publish(self._store, messages, time.monotonic() + first.timeout)
 
     # ── receiving ──────────────────────────────────────────────────────────────────
 
@@ -201,7 +201,7 @@ class Queue(Generic[T]):
                                 store.do_due()
                             state = channel.state
                             id = state.head(now) if state else None
-                            if state is not None and state.peculiar:
+                            if state is not None and state.delivery_needs_plan:
                                 receiving.renew(store, state, now)
                         if id is None:
                             sleeper = sleeper or Sleeper(store, Channels((channel,)))
@@ -217,7 +217,7 @@ class Queue(Generic[T]):
                             )
                             deadline = ms + int(seconds * 1000)
                             log = store.log
-                            if state.peculiar and options.delivery == "at_most_once":
+                            if state.delivery_needs_plan and options.delivery == "at_most_once":
                                 settled = receiving.arrive_settled(self, state, [id], now)
                             else:
                                 # A flight that is taken again has timed out.
@@ -425,8 +425,8 @@ class Queue(Generic[T]):
         def decide(plan: Plan, queue: QueueState, _: object) -> bool:
             if not queue.waits(id, plan.now):
                 return False
-            payload = events.DROP_PAYLOAD.pack(id, plan.size_of(queue, id))
-            plan.add(events.DROP, 0, queue.number, payload)
+            payload = records.DROP_PAYLOAD.pack(id, plan.size_of(queue, id))
+            plan.add(records.DROP, 0, queue.number, payload)
             return True
 
         return bool(self._change(decide))
@@ -444,7 +444,7 @@ class Queue(Generic[T]):
             if id in queue.flights:
                 settle.give_up(plan, queue, id, when)
             else:
-                plan.add(events.RESCHEDULE, 0, queue.number, events.RESCHEDULE_PAYLOAD.pack(id, when))
+                plan.add(records.RESCHEDULE, 0, queue.number, records.RESCHEDULE_PAYLOAD.pack(id, when))
             return True
 
         return bool(self._change(decide))
@@ -480,7 +480,7 @@ class Queue(Generic[T]):
         """The queue goes, with all it holds.  Publishing to it makes it anew, with no options."""
 
         def decide(plan: Plan, queue: QueueState, _: object) -> int:
-            plan.add(events.DELETE, 0, queue.number, b"")
+            plan.add(records.DELETE, 0, queue.number, b"")
             return 1
 
         self._change(decide)
@@ -494,11 +494,11 @@ class Queue(Generic[T]):
 
     def _body_of(self, message: Message[Any]) -> Any:
         """Called by Message.body."""
-        kind = message._flags & events.BODY_BITS
+        kind = message._flags & records.BODY_BITS
         try:
-            if kind == events.MSGPACK:
+            if kind == records.MSGPACK:
                 return self._decode(message.raw)
-            plain = message.raw if kind == events.BYTES else message.raw.decode()
+            plain = message.raw if kind == records.BYTES else message.raw.decode()
             # Bytes are builtin: else text would be taken for base64, and come back as other bytes.
             return plain if self._type is None else msgspec.convert(plain, self._type, builtin_types=BYTES)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -17,9 +17,9 @@ from typing import Any, TypeVar, Unpack, overload
 
 from mq import exact
 from mq.api.message import Delivery, Receipt, encode_body
-from mq.api.options import PublishOptions, check_reason, check_seconds, wish_of
+from mq.api.options import PublishOptions, check_reason, check_seconds, new_message
 from mq.api.queue import Queue
-from mq.delivery.intake import Wish
+from mq.delivery.intake import NewMessage
 from mq.delivery.plan import Plan
 from mq.engine.publishing import publish
 from mq.engine.settling import Claim, Do, claim_of, do_ack, mark_settled, nacking, plan_all
@@ -36,7 +36,7 @@ class Transaction:
         self.ids: list[int] = []
         """Of the publishes, in order, once committed."""
         self._store, self._hold = store, store.hold()
-        self._wishes: list[Wish] = []
+        self._messages: list[NewMessage] = []
         self._timeout = 0.0
         self._settling: list[tuple[Claim, Do]] = []
         self._over = False
@@ -51,9 +51,9 @@ class Transaction:
         if exact.is_a(to, Queue) and to._store is not self._store:
             raise UsageError(f"the queue {to.name!r} is another broker's; a transaction is of one store")
         name = to.name if exact.is_a(to, Queue) else check_name(to)
-        wish = wish_of(name, *encode_body(body), **options)
-        self._wishes.append(wish)
-        self._timeout = max(self._timeout, wish.timeout)
+        message = new_message(name, *encode_body(body), **options)
+        self._messages.append(message)
+        self._timeout = max(self._timeout, message.timeout)
 
     def ack(self, message: Delivery[Any] | Receipt) -> None:
         """Done, if all of this is."""
@@ -75,9 +75,9 @@ class Transaction:
 
     def _commit(self) -> None:
         self._over = True
-        if self._wishes or self._settling:
+        if self._messages or self._settling:
             self.ids = publish(
-                self._store, self._wishes, time.monotonic() + self._timeout, before=self._settle
+                self._store, self._messages, time.monotonic() + self._timeout, before=self._settle
             )
             mark_settled(claim for claim, _ in self._settling)
 

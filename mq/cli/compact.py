@@ -9,7 +9,7 @@ from mq.cli import output
 from mq.cli.app import command, json_option, require_store, store_option
 from mq.cli.inspect import take_census
 from mq.cli.progress import Progress
-from mq.delivery import events
+from mq.delivery import records
 from mq.storage.disk import RealDisk
 from mq.storage.log import ALLOCATE_BYTES
 
@@ -63,7 +63,7 @@ def _estimate(store: str) -> tuple[int, int]:
         before += file.size
         if file.segment.limit <= limit:
             gone += file.size
-            moved += sums.live + sums.messages * events.RELOCATE_PAYLOAD.size
+            moved += sums.live + sums.messages * records.RELOCATE_PAYLOAD.size
     grown = -(-moved // ALLOCATE_BYTES) * ALLOCATE_BYTES
     return before, before - max(0, gone - grown)
 

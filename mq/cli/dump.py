@@ -19,7 +19,7 @@ from mq.cli.app import Failure, command, disk_at, json_option, note, store_optio
 from mq.cli.inspect import exit_code, gap_fields, gap_line, kind_name
 from mq.cli.progress import Progress
 from mq.cli.publication import published_at
-from mq.delivery import events
+from mq.delivery import records
 from mq.storage import record
 from mq.storage.disk import Disk
 from mq.storage.segment import Event, Segment, Stretch
@@ -28,9 +28,9 @@ from mq.storage.walk import Found, Gap, Run, found_in, read
 BODY_COLUMNS: Final = 60
 NAME_COLUMNS_MAX: Final = 24
 ID_MASK: Final = (1 << 64) - 1
-NAMING: Final = frozenset({events.DECLARE, events.DELETE})  # kinds that say what a queue is called
+NAMING: Final = frozenset({records.DECLARE, records.DELETE})  # kinds that say what a queue is called
 MADE_UP: Final = re.compile("(?:unnamed-|#)([0-9]+)")  # what a queue is called that never got a name
-KINDS: Final = tuple(events.KIND_NAMES.values())
+KINDS: Final = tuple(records.KIND_NAMES.values())
 
 Facts = dict[str, Any]
 
@@ -52,82 +52,82 @@ def _clock(payload: bytes, skew_ms: int) -> Facts:
 
 
 def _declare(payload: bytes, skew_ms: int) -> Facts:
-    found = dict(msgspec.to_builtins(events.decode_declaration(payload)))
+    found = dict(msgspec.to_builtins(records.decode_declaration(payload)))
     return {"name": found.pop("name"), "options": found}
 
 
 def _deliver(payload: bytes, skew_ms: int) -> Facts:
-    ids, deadline = events.deliveries_of(payload, 0, len(payload))
+    ids, deadline = records.deliveries_of(payload, 0, len(payload))
     return {"messages": ids, "deadline": output.instant(deadline + skew_ms)}
 
 
 def _ack(payload: bytes, skew_ms: int) -> Facts:
-    return {"messages": [id for id, _ in events.ACK_PAYLOAD.iter_unpack(payload)]}
+    return {"messages": [id for id, _ in records.ACK_PAYLOAD.iter_unpack(payload)]}
 
 
 def _nack(flags: int, payload: bytes, skew_ms: int) -> Facts:
-    id, due, _, reason, rests = events.nack_of(flags, payload, 0, len(payload))
+    id, due, _, reason, rests = records.nack_of(flags, payload, 0, len(payload))
     due += skew_ms if due and rests else 0
     return {"message": id, "due": output.instant(due) if due else "now", "reason": reason}
 
 
 def _release(payload: bytes, skew_ms: int) -> Facts:
-    return {"message": events.RELEASE_PAYLOAD.unpack(payload)[0]}
+    return {"message": records.RELEASE_PAYLOAD.unpack(payload)[0]}
 
 
 def _extend(payload: bytes, skew_ms: int) -> Facts:
-    id, deadline = events.EXTEND_PAYLOAD.unpack(payload)
+    id, deadline = records.EXTEND_PAYLOAD.unpack(payload)
     return {"message": id, "deadline": output.instant(deadline + skew_ms)}
 
 
 def _purge(payload: bytes, skew_ms: int) -> Facts:
-    (cutoff,) = events.PURGE_PAYLOAD.unpack_from(payload)
-    kept = events.KEPT_PAYLOAD.iter_unpack(payload[events.PURGE_PAYLOAD.size :])
+    (cutoff,) = records.PURGE_PAYLOAD.unpack_from(payload)
+    kept = records.KEPT_PAYLOAD.iter_unpack(payload[records.PURGE_PAYLOAD.size :])
     return {"cutoff": output.instant(cutoff + skew_ms), "kept": [id for id, _ in kept]}
 
 
 def _relocate(payload: bytes, skew_ms: int) -> Facts:
-    id, created, attempts, place, receipt, when = events.RELOCATE_PAYLOAD.unpack_from(payload)
+    id, created, attempts, place, receipt, when = records.RELOCATE_PAYLOAD.unpack_from(payload)
     said: Facts = {"message": id, "created_at": output.instant(created), "attempts": attempts}
-    if place == events.IN_FLIGHT:
+    if place == records.IN_FLIGHT:
         return said | {"place": "in_flight", "receipt": receipt, "deadline": output.instant(when + skew_ms)}
-    if place in (events.DELAYED, events.RESTING):
-        name = "delayed" if place == events.DELAYED else "resting"
-        by_wall = when if place == events.DELAYED else when + skew_ms
+    if place in (records.DELAYED, records.RESTING):
+        name = "delayed" if place == records.DELAYED else "resting"
+        by_wall = when if place == records.DELAYED else when + skew_ms
         return said | {"place": name, "due": output.instant(by_wall)}
     return said | {"place": "waiting"}
 
 
 def _move(flags: int, payload: bytes, skew_ms: int) -> Facts:
-    said = events.decode_move(payload, 0, len(payload))
-    facts: Facts = {"message": said.id, "to": said.to, "dead": bool(flags & events.DIED)}
+    said = records.decode_move(payload, 0, len(payload))
+    facts: Facts = {"message": said.id, "to": said.to, "dead": bool(flags & records.DIED)}
     return facts | ({"reason": said.reason} if said.reason else {})
 
 
 def _drop(flags: int, payload: bytes, skew_ms: int) -> Facts:
-    why = {events.EXPIRED: "expired", events.OVERFLOWED: "too many"}.get(flags & 0xF0, "cancelled")
-    return {"messages": [id for id, _ in events.DROP_PAYLOAD.iter_unpack(payload)], "why": why}
+    why = {records.EXPIRED: "expired", records.OVERFLOWED: "too many"}.get(flags & 0xF0, "cancelled")
+    return {"messages": [id for id, _ in records.DROP_PAYLOAD.iter_unpack(payload)], "why": why}
 
 
 def _reschedule(payload: bytes, skew_ms: int) -> Facts:
-    id, due = events.RESCHEDULE_PAYLOAD.unpack(payload)
+    id, due = records.RESCHEDULE_PAYLOAD.unpack(payload)
     return {"message": id, "due": output.instant(due) if due else "now"}
 
 
 def _dedup(payload: bytes, skew_ms: int) -> Facts:
-    id, until = events.DEDUP_PAYLOAD.unpack_from(payload)
-    key = payload[events.DEDUP_PAYLOAD.size :].decode()
+    id, until = records.DEDUP_PAYLOAD.unpack_from(payload)
+    key = payload[records.DEDUP_PAYLOAD.size :].decode()
     return {"message": id, "dedup_id": key, "until": output.instant(until + skew_ms)}
 
 
 def _renew(payload: bytes, skew_ms: int) -> Facts:
-    return {"until": output.instant(events.RENEW_PAYLOAD.unpack(payload)[0] + skew_ms)}
+    return {"until": output.instant(records.RENEW_PAYLOAD.unpack(payload)[0] + skew_ms)}
 
 
 def _attributes(found: Found) -> Facts:
     """What a publish said beside the body."""
-    _, published = events.published_of(found.kind, found.flags, 0, found.payload)
-    said = events.attributes_of(found.flags, published)[0]
+    _, published = records.published_of(found.kind, found.flags, 0, found.payload)
+    said = records.attributes_of(found.flags, published)[0]
     facts: Facts = {"priority": said.priority} if said.priority else {}
     facts |= {"due": output.instant(said.due)} if said.due else {}
     facts |= {"expires": output.instant(said.expires)} if said.expires else {}
@@ -137,13 +137,13 @@ def _attributes(found: Found) -> Facts:
 
 
 FACTS: Final[dict[int, Callable[[bytes, int], Facts]]] = {
-    record.FENCE: _fence, events.DECLARE: _declare, events.DELIVER: _deliver, events.ACK: _ack,
-    events.RELEASE: _release, events.EXTEND: _extend, events.PURGE: _purge,
-    record.HEAD: _head, record.CLOCK: _clock, events.RELOCATE: _relocate, events.RENEW: _renew,
-    events.RESCHEDULE: _reschedule, events.DEDUP: _dedup,
+    record.FENCE: _fence, records.DECLARE: _declare, records.DELIVER: _deliver, records.ACK: _ack,
+    records.RELEASE: _release, records.EXTEND: _extend, records.PURGE: _purge,
+    record.HEAD: _head, record.CLOCK: _clock, records.RELOCATE: _relocate, records.RENEW: _renew,
+    records.RESCHEDULE: _reschedule, records.DEDUP: _dedup,
 }  # fmt: skip
 FLAGGED: Final[dict[int, Callable[[int, bytes, int], Facts]]] = {
-    events.NACK: _nack, events.MOVE: _move, events.DROP: _drop,
+    records.NACK: _nack, records.MOVE: _move, records.DROP: _drop,
 }  # fmt: skip
 
 
@@ -156,23 +156,23 @@ def facts(found: Found, names: _Names, skew_ms: int) -> Facts:
         said = _facts(found, skew_ms)
     except (msgspec.MsgspecError, struct.error, UnicodeDecodeError):
         return {"unreadable": "it says what this mq does not know; upgrade mq"}
-    return said | {"to": names.at(said["to"], found.lsn)} if found.kind == events.MOVE else said
+    return said | {"to": names.at(said["to"], found.lsn)} if found.kind == records.MOVE else said
 
 
 def _facts(found: Found, skew_ms: int) -> Facts:
-    if found.kind == events.PUBLISH:
+    if found.kind == records.PUBLISH:
         return {"message": found.lsn} | _attributes(found)
     if found.kind in FLAGGED:
         return FLAGGED[found.kind](found.flags, found.payload, skew_ms)
     read = FACTS.get(found.kind)
     said = read(found.payload, skew_ms) if read else {}
-    return said | _attributes(found) if found.kind == events.RELOCATE else said
+    return said | _attributes(found) if found.kind == records.RELOCATE else said
 
 
 def body(found: Found) -> bytes | None:
     """The body, if the record has one."""
-    if found.kind in (events.PUBLISH, events.RELOCATE):
-        return events.body_of(found.kind, found.flags, found.ms, found.payload)[1]
+    if found.kind in (records.PUBLISH, records.RELOCATE):
+        return records.body_of(found.kind, found.flags, found.ms, found.payload)[1]
     return None
 
 
@@ -202,11 +202,11 @@ class _Names:
                     self._read(found_in(each, event, part.dropped))
 
     def _read(self, item: Found) -> None:
-        if item.kind == events.DELETE:
+        if item.kind == records.DELETE:
             self._note(item.queue, item.lsn + 1, "")
         else:
             with suppress(msgspec.MsgspecError):  # of a newer mq
-                self._note(item.queue, item.lsn, events.decode_declaration(item.payload).name)
+                self._note(item.queue, item.lsn, records.decode_declaration(item.payload).name)
 
     def _note(self, number: int, start: int, name: str) -> None:
         insort(self._said.setdefault(number, []), (start, name))
@@ -214,7 +214,7 @@ class _Names:
     def read_all(self) -> None:
         if not self._complete:
             with Progress("reading names"):
-                read(self._disk, self._store, events.PUBLISH, self)
+                read(self._disk, self._store, records.PUBLISH, self)
             self._complete = True
 
     def numbers(self, name: str) -> set[int]:
@@ -255,7 +255,7 @@ def _that_may_name(stretch: Stretch, message: int) -> list[Event]:
     return [
         event for event in stretch.events()
         if event[0] == message
-        or (event[1] != events.PUBLISH and buffer.find(needle, event[6], event[7]) >= 0)
+        or (event[1] != records.PUBLISH and buffer.find(needle, event[6], event[7]) >= 0)
     ]  # fmt: skip
 
 
@@ -272,7 +272,7 @@ class _Wanted:
 
     def pick(self, stretch: Stretch) -> list[Event]:
         # Until both were met, records that are not shown say whether there is such a queue, or message.
-        kinds = {kind for kind, name in events.KIND_NAMES.items() if name in self.kinds}
+        kinds = {kind for kind, name in records.KIND_NAMES.items() if name in self.kinds}
         by_kind = bool(kinds) and self.there and self.known
         if by_kind and kinds.isdisjoint(stretch.kinds()):
             return []
@@ -387,7 +387,7 @@ def dump(
     shown = _Dump(asked, names, os.path.join(store, "log"), as_json)
     if message is not None:
         shown.begin_with(disk, store, message)
-    walked = read(disk, store, events.PUBLISH, shown)
+    walked = read(disk, store, records.PUBLISH, shown)
     code = exit_code(walked)
     if code:
         output.flush()

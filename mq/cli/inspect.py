@@ -12,7 +12,7 @@ import click
 
 from mq.cli import output
 from mq.cli.app import CORRUPT, ERROR, command, disk_at, json_option, note, store_option
-from mq.delivery import events
+from mq.delivery import records
 from mq.delivery.state import State
 from mq.errors import CorruptStore
 from mq.storage import locks, place, record
@@ -20,7 +20,7 @@ from mq.storage.disk import Disk
 from mq.storage.segment import Segment, Stretch
 from mq.storage.walk import File, Gap, Run, Walk, read
 
-EVENTS: Final = frozenset(kind for kind in events.KIND_NAMES if kind >= record.FIRST_EVENT)
+EVENTS: Final = frozenset(kind for kind in records.KIND_NAMES if kind >= record.FIRST_EVENT)
 MEANINGS: Final = {
     "clean": "closed in order",
     "open": "not closed; nothing is missing",
@@ -87,7 +87,7 @@ def take_census(disk: Disk, store: str) -> Census:
     """Started over if compaction drops a segment meanwhile."""
     while True:
         census = Census()
-        walked = read(disk, store, events.PUBLISH, census)
+        walked = read(disk, store, records.PUBLISH, census)
         try:
             census.count_live(walked)
             return census
@@ -102,7 +102,7 @@ def _events_of(stretch: Stretch) -> Stretch:
 
 
 def kind_name(kind: int) -> str:
-    return events.KIND_NAMES.get(kind, f"kind {kind}")
+    return records.KIND_NAMES.get(kind, f"kind {kind}")
 
 
 def exit_code(walked: Walk) -> int:
@@ -203,7 +203,7 @@ def _print_text(census: Census, store: dict[str, Any]) -> None:
         ("bytes", f"{output.size(store['live_bytes'])} live of {output.size(store['disk_bytes'])}"),
     ])  # fmt: skip
     kinds = [
-        name for name in events.KIND_NAMES.values() if any(sums.kinds[name] for _, sums in census.rows())
+        name for name in records.KIND_NAMES.values() if any(sums.kinds[name] for _, sums in census.rows())
     ]
     kinds += sorted({name for _, sums in census.rows() for name in sums.kinds} - set(kinds))
     header = ["base", "size", "live", "garbage", *kinds]

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from mq.delivery import events
+from mq.delivery import records
 
 UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -188,8 +188,8 @@ def _plainly(value: Any) -> Any:
 
 def body_type(flags: int) -> str:
     """How the body was given."""
-    kinds = {events.BYTES: "bytes", events.TEXT: "text", events.MSGPACK: "structure"}
-    return kinds.get(flags & events.BODY_BITS, "unknown")
+    kinds = {records.BYTES: "bytes", records.TEXT: "text", records.MSGPACK: "structure"}
+    return kinds.get(flags & records.BODY_BITS, "unknown")
 
 
 def body_fields(flags: int, raw: bytes) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def _has_no_number(value: Any) -> bool:
 
 def body_bytes(flags: int, raw: bytes) -> bytes:
     """The body as text mode prints it: text and bytes as they are, a structure as JSON."""
-    if flags & events.BODY_BITS != events.MSGPACK:
+    if flags & records.BODY_BITS != records.MSGPACK:
         return raw
     fields = body_fields(flags, raw)
     return bytes(fields["body"]) if "body" in fields else raw

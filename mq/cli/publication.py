@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from mq.delivery import events
+from mq.delivery import records
 from mq.delivery.backlog import Arrays, Chunk
 from mq.delivery.queue import QueueState
 from mq.engine.loading import Loaded, Loader
@@ -74,7 +74,7 @@ def _read(disk: Disk, store: str, id: int, fds: list[int]) -> Publication | None
     # As if all were one group, which is whole: the record may stand in the midst of one.
     stretch = next(iter(Scan(disk, fds[0], each, id, stop, path, whole=stop)), None)
     event = stretch.part(0, 1).events()[0] if stretch else None
-    if event is None or event[0] != id or event[1] != events.PUBLISH:
+    if event is None or event[0] != id or event[1] != records.PUBLISH:
         return None
     queue = loaded.state.queue(event[3])
     if queue is None or not _is_of_then(queue, id):

@@ -6,7 +6,7 @@ import click
 
 from mq.cli import output
 from mq.cli.app import command, json_option, note, require_directory, store_option
-from mq.delivery import events
+from mq.delivery import records
 from mq.delivery.decode import refusals
 from mq.storage import repair as mending
 from mq.storage.disk import RealDisk
@@ -29,7 +29,7 @@ def repair(dry_run: bool, as_json: bool, store: str) -> None:
     mq repair
     """
     require_directory(store)
-    losses = mending.repair(RealDisk(), store, events.PUBLISH, events.message_of, refusals, dry_run=dry_run)
+    losses = mending.repair(RealDisk(), store, records.PUBLISH, records.message_of, refusals, dry_run=dry_run)
     for loss in losses:
         if as_json:
             fields = loss._asdict() | {"ids": list(loss.ids), "copy": loss.copy or None}

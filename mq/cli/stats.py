@@ -12,7 +12,7 @@ import mq
 from mq.cli import output
 from mq.cli.app import ERROR, Failure, command, json_option, store_option
 from mq.cli.receive import why_empty
-from mq.delivery import events
+from mq.delivery.options import Options
 
 SECONDS: Final = frozenset(
     {"visibility_timeout", "ttl", "dedup_window", "delete_when_idle", "delete_when_abandoned"}
@@ -59,7 +59,7 @@ def stats(queue: str, as_json: bool, store: str) -> None:
 
 def _options(queue: str, options: mq.QueueOptions) -> Iterator[tuple[str, str]]:
     """The visibility timeout, and what is not as by default, for a person."""
-    usual = {**msgspec.structs.asdict(events.Options()), "dead_letter": f"{queue}.dead"}
+    usual = {**msgspec.structs.asdict(Options()), "dead_letter": f"{queue}.dead"}
     for name, value in options.items():
         if name == "visibility_timeout" or value not in (usual[name], ""):
             yield name.replace("_", " "), _value(name, value)

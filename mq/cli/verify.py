@@ -14,7 +14,7 @@ from mq.cli import output
 from mq.cli.app import CORRUPT, command, disk_at, json_option, note, store_option
 from mq.cli.inspect import MEANINGS, exit_code, gap_fields, gap_line
 from mq.cli.progress import Progress
-from mq.delivery import events, snapshot
+from mq.delivery import records, snapshot
 from mq.delivery.decode import refusals
 from mq.errors import Unsupported
 from mq.storage import checkpoint, place
@@ -43,7 +43,7 @@ class Findings:
 
     def see(self, each: Segment | None, part: Run | Gap) -> None:
         if isinstance(part, Gap):
-            ids = () if each is None or part.torn else suspects(self._disk, each, part, events.message_of)
+            ids = () if each is None or part.torn else suspects(self._disk, each, part, records.message_of)
             self.gaps.append((part, ids))
         elif not part.stale:  # else its file is only not unlinked yet
             if self._start < 0:
@@ -91,7 +91,7 @@ def verify(ctx: click.Context, as_json: bool, store: str) -> None:
 def _verify(disk: Disk, store: str) -> Findings:
     with Progress("verifying") as progress:
         found = Findings(disk, progress)
-        walked = found.walk = read(disk, store, events.PUBLISH, found, refusals)
+        walked = found.walk = read(disk, store, records.PUBLISH, found, refusals)
     found.gaps = [each for each in found.gaps if each[0].lsn >= walked.head or each[0] in walked.missing]
     refused = [gap for gap, _ in found.gaps if not gap.torn and gap not in walked.missing]
     if walked.problem is None and refused:  # all is intact, but recovery does not take it

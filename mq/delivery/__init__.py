@@ -2,14 +2,14 @@
 
 What a record says, and what is true then:
 
-events.py    what a record means here: publish, deliver, ack, …
+records.py   what a record means here: publish, deliver, ack, …
 state.py     the fold: records in, queues out
 queue.py     one queue: waiting, delayed, in flight
 backlog.py   ids that wait, eight bytes each
 traits.py    what is kept of the others
 dedup.py     dedup ids that are remembered
 snapshot.py  the state as something to keep, and back
-asleep.py    queues as a checkpoint holds them, until they are needed
+unloaded.py  queues as a checkpoint holds them, until they are needed
 
 What is next, and when; indexes over that:
 
@@ -20,6 +20,8 @@ tally.py     how many have expired
 heaps.py     heaps, looked at in order
 groups.py    of each group one at a time
 agenda.py    what happens when
+options.py   what is known of a queue: its options and totals
+now.py       the time, as the caller gives it
 retry.py     how long to wait after a failure
 board.py     when a queue has something to do, and which has changed
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Final
 
-from .events import Now
+from .now import Now
 
 if TYPE_CHECKING:
     from .queue import QueueState
@@ -58,7 +58,7 @@ class Alarms:
 
 
 class Board:
-    __slots__ = ("_ahead", "_store", "_wall", "next", "seen", "sooner", "stocked", "touched")
+    __slots__ = ("_ahead", "_store", "_wall", "changed", "next", "seen", "sooner", "stocked")
 
     def __init__(self) -> None:
         # Store time, ms: until then nothing falls due, unless the wall clock jumps.  0 at first: only
@@ -67,7 +67,7 @@ class Board:
         self.sooner = False  # work falls due earlier than was known when a plan was begun
         self.seen = 0  # store time, ms: it is later than that
         # Changed since they were counted, by number.  A queue that is deleted leaves it.
-        self.touched: dict[int, QueueState] = {}
+        self.changed: dict[int, QueueState] = {}
         # The numbers of the queues that may hold a message, of those that are awake.  One that turns out
         # to be empty is struck off by who looks (`State.is_stocked`), and comes back with its next change.
         self.stocked: set[int] = set()
@@ -87,7 +87,7 @@ class Board:
         if when < self.next:
             self.next, self.sooner = when, True
 
-    def remind(self, number: int, store_ms: int, wall_ms: int) -> None:
+    def set_alarms(self, number: int, store_ms: int, wall_ms: int) -> None:
         """Both, for a queue that sleeps; NEVER: it has nothing to do."""
         if store_ms < NEVER:
             self.at_store(store_ms, number)
@@ -112,7 +112,7 @@ class Board:
 
     def forget(self, number: int) -> None:
         """The queue is deleted: it has nothing to do any more, and nothing to be counted."""
-        self.touched.pop(number, None)
+        self.changed.pop(number, None)
         self.stocked.discard(number)
         self._store.forget(number)
         self._wall.forget(number)

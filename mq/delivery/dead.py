@@ -14,19 +14,24 @@ from typing import Any, Final
 
 from mq.errors import QueueFull, UsageError
 
-from . import events
-from .events import Move
+from . import records
 from .intake import Room
+from .options import Declaration, replaced
 from .plan import Plan
 from .queue import QueueState
+from .records import Move
 from .state import State, declaration_of
 
 SUFFIX: Final = ".dead"
 NAME_BYTES_MAX: Final = 255
-BURYING: Final = {"dead_letter", "max_attempts", "expired"}  # the options that dead letters are about
+DEAD_LETTER_OPTIONS: Final = {
+    "dead_letter",
+    "max_attempts",
+    "expired",
+}  # options
 
 
-def grave_of(options: events.Declaration) -> str:
+def dead_letters_of(options: Declaration) -> str:
     """The name of the queue that a queue's dead letters go to."""
     name = options.dead_letter or options.name + SUFFIX
     if len(name.encode()) > NAME_BYTES_MAX:
@@ -37,34 +42,34 @@ def grave_of(options: events.Declaration) -> str:
     return name
 
 
-def check_grave(state: State, name: str, changes: dict[str, Any]) -> None:
+def check_dead_letters(state: State, name: str, changes: dict[str, Any]) -> None:
     """UsageError if the dead letters of *name*, declared with *changes*, would go in a circle.
 
     A queue that is not there yet counts as what its first message would make it.
     """
-    if not changes.keys() & BURYING:
+    if not changes.keys() & DEAD_LETTER_OPTIONS:
         return
     queue = state.named(name)
-    options = events.replaced(declaration_of(queue) if queue else events.Declaration(name=name), changes)
+    options = replaced(declaration_of(queue) if queue else Declaration(name=name), changes)
     needed = options.dead_letter or options.max_attempts is not None or options.expired == "dead_letter"
     if not needed and not queue:
         return
     path = [name]
     while True:
-        path.append(grave_of(options))
+        path.append(dead_letters_of(options))
         if path[-1] in path[:-1]:
             raise UsageError(f"dead letters would go in a circle: {' → '.join(map(repr, path))}")
         following = state.named(path[-1])
         if not following and len(path[-1].encode()) > NAME_BYTES_MAX - len(SUFFIX):
             return
-        options = following.options if following else events.Declaration(name=path[-1])
+        options = following.options if following else Declaration(name=path[-1])
 
 
-def bury(plan: Plan, queue: QueueState, id: int, size: int, reason: str, flags: int) -> None:
+def move_to_dead_letters(plan: Plan, queue: QueueState, id: int, size: int, reason: str, flags: int) -> None:
     """Move a message to the dead letters; *flags*: FAILED or EXPIRED, if it was one of those."""
-    to = plan.number(grave_of(queue.options))
+    to = plan.number(dead_letters_of(queue.options))
     said = Move(id, size, to, plan.now.store, plan.expires(to), queue.name, reason)
-    plan.add(events.MOVE, events.DIED | flags, queue.number, events.encode_move(said))
+    plan.add(records.MOVE, records.DIED | flags, queue.number, records.encode_move(said))
     plan.free(queue, id, size)
 
 
@@ -90,7 +95,7 @@ class Replay:
         if self._rest is None:
             self._check(plan, queue)
             self._rest = iter(
-                queue.grounded(plan.now) if self._ids is None else list(dict.fromkeys(self._ids))
+                queue.not_in_flight(plan.now) if self._ids is None else list(dict.fromkeys(self._ids))
             )
         arriving: dict[str, list[int]] = {}
         for id in self._rest:
@@ -128,7 +133,7 @@ class Replay:
             )
         size = plan.size_of(queue, id)
         said = Move(id, size, target.number, plan.now.store, plan.expires(target.number))
-        plan.add(events.MOVE, 0, queue.number, events.encode_move(said))
+        plan.add(records.MOVE, 0, queue.number, records.encode_move(said))
         return size
 
     def _check_room(self, plan: Plan, name: str, sizes: list[int]) -> None:

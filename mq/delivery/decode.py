@@ -21,8 +21,9 @@ import msgspec
 
 from mq.errors import UsageError
 
-from . import events
-from .events import Attributes, Sliced
+from . import records
+from .options import Declaration
+from .records import Attributes, Sliced
 from .runs import Stretch
 
 Event = tuple[Any, ...]
@@ -38,14 +39,14 @@ class NotUnderstood(Exception):
 
 def decode(kind: int, flags: int, buffer: Sliced, start: int, stop: int) -> Event:
     """The event in a record, whose payload is buffer[start:stop]; NotUnderstood if it makes no sense."""
-    name = events.KIND_NAMES.get(kind)
-    unknown = flags & events.STRANGE & ~events.KNOWN_FLAGS.get(kind, 0)
-    if kind in events.BODIED and flags & events.BODY_BITS == events.BODY_BITS:
-        unknown |= events.BODY_BITS
+    name = records.KIND_NAMES.get(kind)
+    unknown = flags & records.UNKNOWN & ~records.KNOWN_FLAGS.get(kind, 0)
+    if kind in records.BODIED and flags & records.BODY_BITS == records.BODY_BITS:
+        unknown |= records.BODY_BITS
     if unknown and name:
         raise NotUnderstood(f"flags {unknown:#x} of a record of kind {name} are not known to this mq")
     try:
-        if kind in events.BODIED:  # the body, which may be large, is not cut out
+        if kind in records.BODIED:  # the body, which may be large, is not cut out
             return _BODIED[kind](flags, buffer, start, stop)
         if kind in _DECODERS:
             return _DECODERS[kind](flags, buffer[start:stop])
@@ -68,9 +69,9 @@ def refusals(stretch: Stretch) -> list[tuple[int, str]]:
         if label not in suspects:
             continue
         kind, flags, start = label & 0xFF, label >> 8 & 0xFF, lsn - origin
-        if kind == events.ACK and length == 12 and not flags & events.STRANGE:
+        if kind == records.ACK and length == 12 and not flags & records.UNKNOWN:
             continue
-        if kind == events.DELIVER and length == 16 and not flags & events.STRANGE_TO_DELIVER:
+        if kind == records.DELIVER and length == 16 and not flags & records.UNKNOWN_TO_DELIVER:
             continue
         try:
             decode(kind, flags, buffer, start, start + length)
@@ -80,7 +81,7 @@ def refusals(stretch: Stretch) -> list[tuple[int, str]]:
 
 
 def _is_plain(kind: int, flags: int) -> bool:
-    return kind < events.DECLARE or (kind == events.PUBLISH and flags in events.PLAIN_FLAGS)
+    return kind < records.DECLARE or (kind == records.PUBLISH and flags in records.PLAIN_FLAGS)
 
 
 def check(draft: Draft) -> Event:
@@ -94,7 +95,7 @@ def check(draft: Draft) -> Event:
         event = decode(kind, flags, payload, 0, len(payload))
         if flags & STORAGE_BITS or not 0 < number <= NUMBER_MAX:
             raise NotUnderstood(f"flags {flags:#x} and queue {number} are not those of an event")
-        if kind == events.DECLARE:
+        if kind == records.DECLARE:
             _check_durations(event[0])
     except NotUnderstood as error:
         raise UsageError(
@@ -104,7 +105,7 @@ def check(draft: Draft) -> Event:
     return event
 
 
-def _check_durations(declaration: events.Declaration) -> None:
+def _check_durations(declaration: Declaration) -> None:
     """Stricter than decoding: no NaN, and no infinity, of which no time can be calculated."""
     durations = (
         declaration.visibility_timeout, declaration.dedup_window, declaration.ttl or 0,
@@ -118,50 +119,50 @@ def _check_durations(declaration: events.Declaration) -> None:
 
 
 def _publish(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[int, Attributes]:
-    return stop - start, events.attributes_in(flags, buffer, start, stop)
+    return stop - start, records.attributes_in(flags, buffer, start, stop)
 
 
 def _relocate(flags: int, buffer: Sliced, start: int, stop: int) -> Event:
-    if stop - start < events.RELOCATE_PAYLOAD.size:
+    if stop - start < records.RELOCATE_PAYLOAD.size:
         raise struct.error("it is too short")
-    begin = start + events.RELOCATE_PAYLOAD.size
-    id, _created, attempts, place, receipt, when = events.RELOCATE_PAYLOAD.unpack(buffer[start:begin])
-    if place > events.RESTING:
+    begin = start + records.RELOCATE_PAYLOAD.size
+    id, _created, attempts, place, receipt, when = records.RELOCATE_PAYLOAD.unpack(buffer[start:begin])
+    if place > records.RESTING:
         raise struct.error(f"there is no place {place}")
-    changes, end = events.changes_in(flags, buffer, begin, stop)
-    attributes = events.attributes_in(flags, buffer, begin, end)
+    changes, end = records.changes_in(flags, buffer, begin, stop)
+    attributes = records.attributes_in(flags, buffer, begin, end)
     return id, end - begin, attempts, place, receipt, when, attributes, changes
 
 
-def _declare(flags: int, payload: bytes) -> tuple[events.Declaration]:
-    return (events.decode_declaration(payload),)
+def _declare(flags: int, payload: bytes) -> tuple[Declaration]:
+    return (records.decode_declaration(payload),)
 
 
 def _deliver(flags: int, payload: bytes) -> tuple[list[int], int]:
     if len(payload) < 16 or len(payload) % 8:
         raise struct.error(f"{len(payload)} bytes are no ids and no deadline")
-    return events.deliveries_of(payload, 0, len(payload))
+    return records.deliveries_of(payload, 0, len(payload))
 
 
 def _ack(flags: int, payload: bytes) -> Event:
-    return events.acks_of(payload)
+    return records.acks_of(payload)
 
 
 def _nack(flags: int, payload: bytes) -> Event:
-    return events.nack_of(flags, payload, 0, len(payload))
+    return records.nack_of(flags, payload, 0, len(payload))
 
 
 def _purge(flags: int, payload: bytes) -> Event:
-    (cutoff,) = events.PURGE_PAYLOAD.unpack_from(payload)
-    return cutoff, events.KEPT_PAYLOAD.iter_unpack(payload[events.PURGE_PAYLOAD.size :])
+    (cutoff,) = records.PURGE_PAYLOAD.unpack_from(payload)
+    return cutoff, records.KEPT_PAYLOAD.iter_unpack(payload[records.PURGE_PAYLOAD.size :])
 
 
-def _move(flags: int, payload: bytes) -> tuple[events.Move]:
-    return (events.decode_move(payload, 0, len(payload)),)
+def _move(flags: int, payload: bytes) -> tuple[records.Move]:
+    return (records.decode_move(payload, 0, len(payload)),)
 
 
 def _drop(flags: int, payload: bytes) -> Event:
-    return (events.DROP_PAYLOAD.iter_unpack(payload),)
+    return (records.DROP_PAYLOAD.iter_unpack(payload),)
 
 
 def _delete(flags: int, payload: bytes) -> Event:
@@ -169,8 +170,8 @@ def _delete(flags: int, payload: bytes) -> Event:
 
 
 def _dedup(flags: int, payload: bytes) -> tuple[int, int, str]:
-    id, until = events.DEDUP_PAYLOAD.unpack_from(payload)
-    return id, until, payload[events.DEDUP_PAYLOAD.size :].decode()
+    id, until = records.DEDUP_PAYLOAD.unpack_from(payload)
+    return id, until, payload[records.DEDUP_PAYLOAD.size :].decode()
 
 
 def _numbers(layout: struct.Struct) -> Callable[[int, bytes], Event]:
@@ -178,21 +179,21 @@ def _numbers(layout: struct.Struct) -> Callable[[int, bytes], Event]:
 
 
 _BODIED: Final[dict[int, Callable[[int, Sliced, int, int], Event]]] = {
-    events.PUBLISH: _publish,
-    events.RELOCATE: _relocate,
+    records.PUBLISH: _publish,
+    records.RELOCATE: _relocate,
 }
 _DECODERS: Final[dict[int, Callable[[int, bytes], Event]]] = {
-    events.DECLARE: _declare,
-    events.DELIVER: _deliver,
-    events.ACK: _ack,
-    events.NACK: _nack,
-    events.RELEASE: _numbers(events.RELEASE_PAYLOAD),
-    events.EXTEND: _numbers(events.EXTEND_PAYLOAD),
-    events.PURGE: _purge,
-    events.MOVE: _move,
-    events.DROP: _drop,
-    events.RESCHEDULE: _numbers(events.RESCHEDULE_PAYLOAD),
-    events.DELETE: _delete,
-    events.DEDUP: _dedup,
-    events.RENEW: _numbers(events.RENEW_PAYLOAD),
+    records.DECLARE: _declare,
+    records.DELIVER: _deliver,
+    records.ACK: _ack,
+    records.NACK: _nack,
+    records.RELEASE: _numbers(records.RELEASE_PAYLOAD),
+    records.EXTEND: _numbers(records.EXTEND_PAYLOAD),
+    records.PURGE: _purge,
+    records.MOVE: _move,
+    records.DROP: _drop,
+    records.RESCHEDULE: _numbers(records.RESCHEDULE_PAYLOAD),
+    records.DELETE: _delete,
+    records.DEDUP: _dedup,
+    records.RENEW: _numbers(records.RENEW_PAYLOAD),
 }

@@ -17,16 +17,16 @@ from typing import Final
 
 from mq.errors import UsageError
 
-from . import events
-from .dead import bury
-from .events import Now
+from . import records
+from .dead import move_to_dead_letters
 from .idle import is_to_go
+from .now import Now
 from .plan import Plan, SizeOf
 from .queue import QueueState
 from .state import State
 
 SLICE: Final = 512  # messages that one passer-by drops
-BURIED: Final = 4  # to bury one takes as long as to drop so many
+DEAD_LETTER_COST: Final = 4  # one dead letter takes as long as dropping so many
 ROUNDS: Final = 64  # times that one passer-by looks for work, and finds none where it was to be
 EXPIRED_REASON: Final = "its time to live was over"
 
@@ -39,7 +39,7 @@ def next_work(
 
     *is_late*: whether it is time to stop; on a disk that is slow that is earlier than a slice.
     *cannot* is told of each queue that finds its work impossible, and has it put off.
-    Once the plan is applied, `queue.put_down` says when to come again.
+    Once the plan is applied, `queue.reset_alarms` says when to come again.
     """
     for _ in range(ROUNDS):
         number = state.board.due(now)
@@ -56,7 +56,7 @@ def next_work(
         if obstacle:
             cannot(queue, obstacle)
         else:
-            queue.put_down(now)
+            queue.reset_alarms(now)
         if is_late():
             break
     return None
@@ -65,11 +65,13 @@ def next_work(
 def _fill(plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> UsageError | None:
     """Plan what *queue* has to do; the error if its dead letters have nowhere to go."""
     if is_to_go(queue, plan.now):
-        plan.add(events.DELETE, 0, queue.number, b"")
+        plan.add(records.DELETE, 0, queue.number, b"")
         return None
     queue.dedup.forget(plan.now.store, SLICE)  # which needs no record: what is over means nothing
     buries = queue.options.expired == "dead_letter"
-    expired, doomed = queue.fallen(plan.now, SLICE // BURIED if buries or queue.doomed else SLICE)
+    expired, exhausted = queue.due_to_go(
+        plan.now, SLICE // DEAD_LETTER_COST if buries or queue.exhausted else SLICE
+    )
     gone: list[bytes] = []
     try:
         for id in expired:
@@ -77,15 +79,17 @@ def _fill(plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> UsageEr
                 break
             size = plan.size_of(queue, id)
             if buries:
-                bury(plan, queue, id, size, EXPIRED_REASON, events.EXPIRED)
+                move_to_dead_letters(plan, queue, id, size, EXPIRED_REASON, records.EXPIRED)
             else:
-                gone.append(events.DROP_PAYLOAD.pack(id, size))
+                gone.append(records.DROP_PAYLOAD.pack(id, size))
         if gone:
-            plan.add(events.DROP, events.EXPIRED, queue.number, b"".join(gone))
-        for id in doomed:
+            plan.add(records.DROP, records.EXPIRED, queue.number, b"".join(gone))
+        for id in exhausted:
             if is_late() and plan.drafts:
                 break
-            bury(plan, queue, id, plan.size_of(queue, id), events.TIMEOUT_REASON, events.FAILED)
+            move_to_dead_letters(
+                plan, queue, id, plan.size_of(queue, id), records.TIMEOUT_REASON, records.FAILED
+            )
     except UsageError as error:  # no room for one more queue, or too long a name: true of all of them
         return error
     return None

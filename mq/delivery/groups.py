@@ -22,19 +22,19 @@ STALE_MAX: Final = 16
 
 
 class Group:
-    __slots__ = ("_ids", "_passing", "count", "flying", "turn")
+    __slots__ = ("_ids", "_passing", "count", "in_flight", "turn")
 
     def __init__(self) -> None:
         self._ids: list[int] = []  # a heap of those that never expire
         self._passing: Passing | None = None  # the others
         self.count = 0  # messages that are here
-        self.flying: int | None = None  # the one in flight
+        self.in_flight: int | None = None  # the one in flight
         self.turn: int | None = None  # the first, if it is noted when it expires
 
     @property
     def alone(self) -> int | None:
         """The only one that ever joined, if it does not expire and is not in flight."""
-        return self._ids[0] if len(self._ids) == self.count == 1 and self.flying is None else None
+        return self._ids[0] if len(self._ids) == self.count == 1 and self.in_flight is None else None
 
     def join(self, id: int, expires: int) -> None:
         self.count += 1
@@ -48,8 +48,8 @@ class Group:
     def leave(self, id: int, here: Container[int]) -> None:
         """*id* is gone; *here*: what is not, and has not expired."""
         self.count -= 1
-        if self.flying == id:
-            self.flying = None
+        if self.in_flight == id:
+            self.in_flight = None
         if len(self._ids) > 2 * self.count + STALE_MAX:
             self._ids = [each for each in self._ids if each in here]
             heapify(self._ids)

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from . import events
-from .events import Now, Options
+from . import records
+from .now import Now
+from .options import Options
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -67,8 +68,8 @@ def add_downtime(plan: Plan, downtime_ms: int) -> None:
         if queue.idle_seconds is None or queue.idle_until <= began:
             continue
         if downtime_ms >= min(DOWNTIME_MS, int(queue.idle_seconds * 1000) // RENEW_SHARE):
-            payload = events.RENEW_PAYLOAD.pack(queue.idle_until + downtime_ms)
-            plan.add(events.RENEW, 0, queue.number, payload)
+            payload = records.RENEW_PAYLOAD.pack(queue.idle_until + downtime_ms)
+            plan.add(records.RENEW, 0, queue.number, payload)
 
 
 def _ends(queue: QueueState) -> tuple[int | None, int | None]:

@@ -9,8 +9,9 @@ import msgspec
 
 from mq.errors import QueueFull
 
-from . import events
+from . import records
 from .decode import Draft
+from .options import Options
 from .plan import Plan
 from .queue import QueueState
 
@@ -20,7 +21,7 @@ VICTIMS: Final = 64  # looked at at once, when the oldest have to go
 class Room(NamedTuple):
     """What a queue holds, beside what it may hold."""
 
-    options: events.Options
+    options: Options
     length: int
     bytes: int
 
@@ -35,7 +36,7 @@ class Room(NamedTuple):
         return Room(self.options, 0, 0).has(count, size)
 
 
-class Wish(msgspec.Struct, frozen=True, gc=False):
+class NewMessage(msgspec.Struct, frozen=True, gc=False):
     """A message that the caller wants to publish."""
 
     queue: str
@@ -51,8 +52,8 @@ class Wish(msgspec.Struct, frozen=True, gc=False):
     timeout: float = 0.0  # seconds to wait for room, if the queue has none
 
 
-def admit(plan: Plan, wishes: Iterable[Wish]) -> list[int]:
-    """Plan to publish all of *wishes*; for each the place of its draft, or -1 - id if it was there already.
+def admit(plan: Plan, messages: Iterable[NewMessage]) -> list[int]:
+    """Plan to publish all of *messages*; for each the place of its draft, or -1 - id if it was there already.
 
     QueueFull if one of the queues has no room.
     """
@@ -60,10 +61,10 @@ def admit(plan: Plan, wishes: Iterable[Wish]) -> list[int]:
     added: dict[int, tuple[int, int]] = {}
     fresh: dict[tuple[int, str], int] = {}
     drafts: list[Draft] = []
-    for wish in wishes:
-        number = plan.number(wish.queue)
+    for message in messages:
+        number = plan.number(message.queue)
         queue = plan.state.queue(number)
-        key = (number, wish.dedup_id) if wish.dedup_id is not None else None
+        key = (number, message.dedup_id) if message.dedup_id is not None else None
         if key:
             if queue and (seen := queue.dedup.find(key[1], plan.now.store)) is not None:
                 places.append(-1 - seen)
@@ -73,7 +74,7 @@ def admit(plan: Plan, wishes: Iterable[Wish]) -> list[int]:
                 continue
             fresh[key] = len(drafts)
         places.append(len(drafts))
-        draft = _draft(plan, number, wish)
+        draft = _draft(plan, number, message)
         drafts.append(draft)
         count, size = added.get(number, (0, 0))
         added[number] = count + 1, size + len(draft[3])
@@ -85,18 +86,18 @@ def admit(plan: Plan, wishes: Iterable[Wish]) -> list[int]:
     return [place if place < 0 else first + place for place in places]
 
 
-def _draft(plan: Plan, number: int, wish: Wish) -> Draft:
+def _draft(plan: Plan, number: int, message: NewMessage) -> Draft:
     now, options = plan.now, plan.options(number)
     dedup_until = 0
-    if wish.dedup_id is not None:
+    if message.dedup_id is not None:
         dedup_until = now.store + int(options.dedup_window * 1000)
-    said = events.Attributes(
-        wish.priority, wish.due or (now.wall + wish.delay_ms if wish.delay_ms else 0),
-        plan.expires(number, wish.ttl), wish.group, wish.headers, wish.dedup_id, dedup_until,
+    said = records.Attributes(
+        message.priority, message.due or (now.wall + message.delay_ms if message.delay_ms else 0),
+        plan.expires(number, message.ttl), message.group, message.headers, message.dedup_id, dedup_until,
     )  # fmt: skip
-    if said == events.NO_ATTRIBUTES:
-        return events.PUBLISH, wish.flags, number, wish.body
-    return events.PUBLISH, wish.flags | events.ATTRIBUTED, number, wish.body + events.trailer(said)
+    if said == records.NO_ATTRIBUTES:
+        return records.PUBLISH, message.flags, number, message.body
+    return records.PUBLISH, message.flags | records.ATTRIBUTED, number, message.body + records.trailer(said)
 
 
 def _make_room(plan: Plan, queue: QueueState, count: int, size: int) -> None:
@@ -113,10 +114,10 @@ def _make_room(plan: Plan, queue: QueueState, count: int, size: int) -> None:
             if id in freed:
                 continue
             each = plan.size_of(queue, id)
-            gone.append(events.DROP_PAYLOAD.pack(id, each))
+            gone.append(records.DROP_PAYLOAD.pack(id, each))
             room = Room(options, room.length - 1, room.bytes - each)
             if room.has(count, size):
-                plan.add(events.DROP, events.OVERFLOWED, queue.number, b"".join(gone))
+                plan.add(records.DROP, records.OVERFLOWED, queue.number, b"".join(gone))
                 return
     raise QueueFull(
         f"queue {queue.name!r} has {queue.total():,} messages with {queue.bytes:,} bytes, and no room for"

@@ -10,7 +10,7 @@
            ┌──────────────┼──────────────┐
       dues (wall)   returns (store)   groups: the first of each, if none of it is in flight
                           ▲
-                    deadlines (store) ── flights; the last attempt goes to `doomed`
+                    deadlines (store) ── flights; the last attempt goes to `exhausted`
 
       expiries (wall): what has expired stays there until it is dropped, a slice at a time;
       `turns` (wall): the first of each group, so that the next one's turn comes before that
@@ -32,9 +32,9 @@ from typing import Final
 from .agenda import Agenda
 from .backlog import Backlog
 from .board import NEVER, Board
-from .events import Now
 from .groups import Group
 from .heaps import ascending
+from .now import Now
 from .passing import STEP_BITS, Passing
 from .ready import Ready
 from .retry import Backoff
@@ -75,7 +75,7 @@ class Order:
         self._held = _Held(self)
         self._store_seen = self._wall_seen = 0  # all that fell due until then has been noted
         self._store_alarm = self._wall_alarm = NEVER  # what the board knows
-        self.peculiar = False  # a delivery is more than the next message
+        self.delivery_needs_plan = False  # a delivery is more than the next message
         self._watched = 0  # flights, so far
         self.reindex()
 
@@ -89,25 +89,25 @@ class Order:
         self.levels: list[int] = sorted(self.lanes)  # the lanes' priorities, ascending
         self._ready = Ready()
         self._passing = Passing()  # the same, of those that expire
-        self._mortal, self._mortal_early = Tally(), Tally()  # those that expire, and are not in flight
+        self._expiring, self._expiring_early = Tally(), Tally()  # those that expire, and are not in flight
         self._blocked: set[str] = set()  # groups whose first is in flight, delayed or resting
         self._turns: list[tuple[int, int]] = []  # when the first of a group expires; its id
         self._returns: list[tuple[int, int]] = []
         self._ages: list[int] | None = None  # ids of `delayed`, once somebody asks for the oldest
-        self.doomed: list[int] = []  # flights whose last attempt has timed out
+        self.exhausted: list[int] = []  # flights whose last attempt has timed out
         self.overdue: list[int] = []  # messages that have expired, and go next; most are in `_expiries` still
-        self._lapsed = self._resting = self._later = self._dying = 0
-        self._perishes = False  # some flight may expire once it has timed out
+        self._timed_out = self._resting = self._later = self._exhausted = 0
+        self._expires_in_flight = False  # some flight may expire once it has timed out
         self.history_bytes = 0
         dues, expiries, deadlines = [], [], []
         for id, entry in self.delayed.items():
             traits = entry.traits
             if traits.expires:
-                self._mortal.add(traits.expires)
+                self._expiring.add(traits.expires)
             if self._is_early(entry):
                 self._later += 1
                 if traits.expires:
-                    self._mortal_early.add(traits.expires)
+                    self._expiring_early.add(traits.expires)
                 if entry.rests:
                     self._returns.append((entry.rests, id))
                 else:
@@ -124,13 +124,13 @@ class Order:
         self._dues, self._expiries = Agenda(dues), Agenda(expiries)
         for id, flight in self.flights.items():
             if flight.traits.group is not None:
-                self._join(flight.traits.group, id, flight.traits.expires).flying = id
+                self._join(flight.traits.group, id, flight.traits.expires).in_flight = id
             self.history_bytes += weight(flight.traits)
             if flight.deadline > self._store_seen:
                 deadlines.append((flight.deadline, id))
-                self._perishes = self._perishes or flight.traits.expires > 0
+                self._expires_in_flight = self._expires_in_flight or flight.traits.expires > 0
             else:
-                self._lapse(id, flight)
+                self._time_out(id, flight)
         self._deadlines = Agenda(deadlines)
         for name, group in list(self.groups.items()):
             alone = group.alone
@@ -150,13 +150,13 @@ class Order:
         traits = entry.traits
         if traits.expires:
             self._watch_expiry(id, traits.expires)
-            self._mortal.add(traits.expires)
+            self._expiring.add(traits.expires)
         if self._ages is not None:
             heappush(self._ages, id)
         if self._is_early(entry):
             self._later += 1
             if traits.expires:
-                self._mortal_early.add(traits.expires)
+                self._expiring_early.add(traits.expires)
             if entry.rests:
                 heappush(self._returns, (entry.rests, id))
                 self.next_store = min(self.next_store, entry.rests)
@@ -174,7 +174,7 @@ class Order:
         most = 4 * (len(self.delayed) + len(self.flights) + STALE_MAX)
         ready = self._ready.size + self._passing.size
         later = len(self._dues) + len(self._returns) + len(self._expiries) + len(self._turns)
-        due = len(self.overdue) + len(self.doomed)
+        due = len(self.overdue) + len(self.exhausted)
         if ready + later + due > most or (self._ages and len(self._ages) > most):
             self.reindex()
 
@@ -184,18 +184,18 @@ class Order:
         if entry:
             expires = entry.traits.expires
             if expires:
-                self._mortal.remove(expires)
+                self._expiring.remove(expires)
             if self._is_early(entry):
                 self._later -= 1
                 if expires:
-                    self._mortal_early.remove(expires)
+                    self._expiring_early.remove(expires)
         return entry
 
     def put_flight(self, id: int, flight: Flight) -> None:
         """*id* is in flight; of its group it is a member already."""
         self.flights[id] = flight
         if flight.traits.group is not None:
-            self.groups[flight.traits.group].flying = id
+            self.groups[flight.traits.group].in_flight = id
             self._blocked.add(flight.traits.group)
         self.watch(id, flight)
 
@@ -203,14 +203,14 @@ class Order:
         """*id* is not in flight any more."""
         flight = self.flights.pop(id, None)
         if flight and flight.deadline <= self._store_seen:
-            self.unlapse(flight)
+            self.undo_time_out(flight)
         return flight
 
     def watch(self, id: int, flight: Flight) -> None:
         """Note when *flight* times out."""
         deadline = flight.deadline
         if deadline <= self._store_seen:
-            self._lapse(id, flight)
+            self._time_out(id, flight)
             return
         # Entries are not removed on ack: an ack is far more common than a timeout, so
         # the stale ones are paid for here, in one sweep for as many new ones.
@@ -219,7 +219,7 @@ class Order:
         if deadline < self.next_store:
             self.next_store = deadline
         if flight.traits.expires:
-            self._perishes = True
+            self._expires_in_flight = True
             self._alarm_store(deadline)
         elif flight.attempts >= self.attempts_max:
             self._alarm_store(deadline)
@@ -246,19 +246,19 @@ class Order:
         )
         self._sweep()
 
-    def unlapse(self, flight: Flight) -> None:
+    def undo_time_out(self, flight: Flight) -> None:
         """A flight that had timed out is another one now, or none."""
-        self._lapsed -= 1
+        self._timed_out -= 1
         if flight.attempts >= self.attempts_max:
-            self._dying -= 1
+            self._exhausted -= 1
             return
         expires = flight.traits.expires
         if expires:
-            self._mortal.remove(expires)
+            self._expiring.remove(expires)
         if self.returns_at(flight) > self._store_seen:
             self._resting -= 1
             if expires:
-                self._mortal_early.remove(expires)
+                self._expiring_early.remove(expires)
 
     def join(self, id: int, traits: Traits) -> None:
         """A message that was not here; to be put somewhere next."""
@@ -275,10 +275,10 @@ class Order:
             group.leave(id, self._held)
             self._promote(traits.group)
 
-    def landed(self, traits: Traits) -> None:
+    def end_turn(self, traits: Traits) -> None:
         """A message came back from a flight: its group may go on."""
         if traits.group is not None:
-            self.groups[traits.group].flying = None
+            self.groups[traits.group].in_flight = None
 
     def lane(self, priority: int) -> Backlog:
         if not priority:
@@ -318,7 +318,7 @@ class Order:
             self.advance(now)
         if self._ready or self._passing or self.levels or self.paused:
             return self._pick()
-        self.plain = self._next_wall == NEVER and not self.peculiar
+        self.plain = self._next_wall == NEVER and not self.delivery_needs_plan
         return self.waiting.head
 
     def heads(self, now: Now, limit: int) -> list[int]:
@@ -375,9 +375,9 @@ class Order:
 
         A last attempt is so until it is dead, though it has timed out.
         """
-        doomed = ((self.flights[id].deadline, id) for id in set(self.doomed) if self.is_doomed(id))
-        flying = filter(lambda pair: self._is_deadline(*pair), self._deadlines.ascending())
-        return _unique(id for _, id in merge(sorted(doomed), flying))
+        exhausted = ((self.flights[id].deadline, id) for id in set(self.exhausted) if self.is_exhausted(id))
+        pending = filter(lambda pair: self._is_deadline(*pair), self._deadlines.ascending())
+        return _unique(id for _, id in merge(sorted(exhausted), pending))
 
     def later(self, ahead_ms: int) -> Iterator[int]:
         """The ids of what is delayed or rests, the next to be ready first.
@@ -392,13 +392,13 @@ class Order:
     def oldest(self, count: int) -> list[int]:
         """The *count* oldest ids that are not in flight, as far as the time is known."""
         if self._ages is None:
-            self._ages = [*self.delayed, *filter(self._has_lapsed, self.flights)]
+            self._ages = [*self.delayed, *filter(self._has_timed_out, self.flights)]
             heapify(self._ages)
         found: list[int] = []
         ages = self._ages
         while ages and len(found) < count:
             id = heappop(ages)
-            if (id in self.delayed or self._has_lapsed(id)) and found[-1:] != [id]:
+            if (id in self.delayed or self._has_timed_out(id)) and found[-1:] != [id]:
                 found.append(id)
         for id in found:
             heappush(ages, id)
@@ -456,18 +456,18 @@ class Order:
         One whose last attempt has timed out has failed: it dies, and does not expire.
         """
         entry: Delayed | Flight | None = self.delayed.get(id)
-        if entry is None and self._has_lapsed(id):
+        if entry is None and self._has_timed_out(id):
             entry = self.flights[id]
         return entry is not None and 0 < entry.traits.expires <= self._wall_seen
 
-    def _has_lapsed(self, id: int) -> bool:
+    def _has_timed_out(self, id: int) -> bool:
         """Whether it has timed out, and will be tried again."""
         flight = self.flights.get(id)
         return (
             flight is not None and flight.deadline <= self._store_seen and flight.attempts < self.attempts_max
         )
 
-    def is_doomed(self, id: int) -> bool:
+    def is_exhausted(self, id: int) -> bool:
         """Whether its last attempt has timed out."""
         flight = self.flights.get(id)
         return (
@@ -476,17 +476,17 @@ class Order:
             and flight.attempts >= self.attempts_max
         )
 
-    def hopeless(self) -> tuple[int, int]:
+    def expired_counts(self) -> tuple[int, int]:
         """How many have expired, and no process came by yet; and how many of those rest, for their time."""
         bound = self.next_store
         self._busy, self.next_store = True, 0  # interrupted from here on, the next look begins anew
-        found = self._mortal.passed(self._wall_seen), self._mortal_early.passed(self._wall_seen)
+        found = self._expiring.passed(self._wall_seen), self._expiring_early.passed(self._wall_seen)
         self._busy, self.next_store = False, bound
         return found
 
-    def dying(self) -> int:
+    def exhausted_count(self) -> int:
         """How many have timed out for the last time, and no process came by yet."""
-        return self._dying
+        return self._exhausted
 
     # ── time ───────────────────────────────────────────────────────────────────────
 
@@ -515,7 +515,7 @@ class Order:
         while (pair := self._deadlines.first()) and pair[0] <= now_ms:
             self._deadlines.pop()
             if pair != last and self._is_deadline(*pair):
-                self._lapse(pair[1], self.flights[pair[1]])
+                self._time_out(pair[1], self.flights[pair[1]])
             last = pair
         last = None  # of the returns: one may be for the very moment, and message, of a deadline
         while self._returns and self._returns[0][0] <= now_ms:
@@ -527,7 +527,7 @@ class Order:
                         continue
                     self._resting -= 1
                     if flight.traits.expires:
-                        self._mortal_early.remove(flight.traits.expires)
+                        self._expiring_early.remove(flight.traits.expires)
                     self._push(pair[1], flight.traits)
                 else:
                     self._arrive_in_time(pair[1])
@@ -550,7 +550,7 @@ class Order:
         self._later -= 1
         traits = self.delayed[id].traits
         if traits.expires:
-            self._mortal_early.remove(traits.expires)
+            self._expiring_early.remove(traits.expires)
         if traits.group is None:
             self._push(id, traits)
         else:
@@ -563,7 +563,7 @@ class Order:
             if entry := self.delayed.get(id):
                 if entry.traits.group in self.groups:
                     self._promote(entry.traits.group)
-            elif self._has_lapsed(id):  # it holds its group until it is dropped: so it goes next
+            elif self._has_timed_out(id):  # it holds its group until it is dropped: so it goes next
                 self.overdue.append(id)
 
     def _set_bounds(self) -> None:
@@ -575,18 +575,18 @@ class Order:
         if expiry:  # what has expired already does not say when the next one does
             self._next_wall = min(self._next_wall, max(expiry[0], self._wall_seen + 1))
 
-    def _lapse(self, id: int, flight: Flight) -> None:
+    def _time_out(self, id: int, flight: Flight) -> None:
         """The delivery has timed out."""
-        self._lapsed += 1
+        self._timed_out += 1
         if flight.attempts >= self.attempts_max:
-            self._dying += 1
-            self.doomed.append(id)
+            self._exhausted += 1
+            self.exhausted.append(id)
             # It may have timed out as it began, so no alarm was set for its deadline before.
             self._alarm_store(flight.deadline)
             return
         if flight.traits.expires:
             self._watch_expiry(id, flight.traits.expires)
-            self._mortal.add(flight.traits.expires)
+            self._expiring.add(flight.traits.expires)
             if flight.traits.group is not None:
                 heappush(self._turns, (flight.traits.expires, id))
         if self._ages is not None:
@@ -599,7 +599,7 @@ class Order:
             self._resting += 1
             self.next_store = min(self.next_store, when)
             if flight.traits.expires:
-                self._mortal_early.add(flight.traits.expires)
+                self._expiring_early.add(flight.traits.expires)
         else:
             self._push(id, flight.traits)
 
@@ -630,9 +630,9 @@ class Order:
             self._alarm_wall(0)
         elif expiry:
             self._alarm_wall(expiry[0])
-        if self.doomed:
+        if self.exhausted:
             self._alarm_store(0)
-        elif self._perishes or self.attempts_max != NEVER:
+        elif self._expires_in_flight or self.attempts_max != NEVER:
             deadline = self._first_deadline()
             if deadline is not None:
                 self._alarm_store(deadline)
@@ -653,7 +653,7 @@ class Order:
             self._store_alarm = when
             self.board.at_store(when, self.number)
 
-    def fallen(self, now: Now, limit: int) -> tuple[list[int], list[int]]:
+    def due_to_go(self, now: Now, limit: int) -> tuple[list[int], list[int]]:
         """Up to *limit* ids that have expired, and whose last attempt has timed out.
 
         None of both, and there may be more: entries that are out of date take their time too.
@@ -661,12 +661,12 @@ class Order:
         self.advance(now)
         self.overdue = [id for id in self.overdue if self.has_expired(id)]
         self._gather(limit)
-        while self.doomed and not self.is_doomed(self.doomed[-1]):
-            self.doomed.pop()
+        while self.exhausted and not self.is_exhausted(self.exhausted[-1]):
+            self.exhausted.pop()
         expired = dict.fromkeys(self.overdue[-limit:])
-        rest = self.doomed[len(expired) - limit :] if len(expired) < limit else []
-        doomed = dict.fromkeys(id for id in rest if self.is_doomed(id))
-        return list(expired), list(doomed)
+        rest = self.exhausted[len(expired) - limit :] if len(expired) < limit else []
+        exhausted = dict.fromkeys(id for id in rest if self.is_exhausted(id))
+        return list(expired), list(exhausted)
 
     def _gather(self, limit: int) -> None:
         """Have up to *limit* of those that have expired in `overdue`; a few times as many are looked at."""
@@ -679,13 +679,13 @@ class Order:
             if not self.has_expired(expiry[1]):
                 self.overdue.pop()
 
-    def put_down(self, now: Now) -> None:
+    def reset_alarms(self, now: Now) -> None:
         """What fell due until *now* is done, or in part: say when there is next something to do."""
         self.board.done(self.number, now)
         self._store_alarm = self._wall_alarm = NEVER
         self.set_alarms()
 
-    def put_off(self, now: Now, until: int) -> None:
+    def postpone(self, now: Now, until: int) -> None:
         """What fell due until *now* cannot be done: look again at *until*, store time."""
         self.board.done(self.number, now)
         self._store_alarm = self._wall_alarm = NEVER
@@ -722,7 +722,7 @@ class Order:
     def _is_ready(self, id: int) -> bool:
         if flight := self.flights.get(id):
             return (
-                self._has_lapsed(id)
+                self._has_timed_out(id)
                 and self.returns_at(flight) <= self._store_seen
                 and not 0 < flight.traits.expires <= self._wall_seen
             )
@@ -742,7 +742,7 @@ class Order:
 
     def _is_first(self, name: str, id: int) -> bool:
         group = self.groups[name]
-        return group.flying is None and group.first(self._held, self._wall_seen) == id
+        return group.in_flight is None and group.first(self._held, self._wall_seen) == id
 
     def _join(self, name: str, id: int, expires: int) -> Group:
         group = self.groups.get(name)
@@ -758,7 +758,7 @@ class Order:
             del self.groups[name]
             self._blocked.discard(name)
             return
-        first = group.first(self._held, self._wall_seen) if group.flying is None else None
+        first = group.first(self._held, self._wall_seen) if group.in_flight is None else None
         entry = self.delayed.get(first) if first is not None else None
         if first is None or entry is None:
             self._blocked.add(name)
@@ -779,7 +779,7 @@ class Order:
     def _is_return(self, when: int, id: int) -> bool:
         if entry := self.delayed.get(id):
             return entry.rests == when
-        return self._has_lapsed(id) and self.returns_at(self.flights[id]) == when
+        return self._has_timed_out(id) and self.returns_at(self.flights[id]) == when
 
     def _is_due(self, due: int, id: int) -> bool:
         entry = self.delayed.get(id)

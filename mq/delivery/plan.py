@@ -11,9 +11,10 @@ from typing import Any
 
 from mq.errors import UsageError
 
-from . import events, idle
+from . import idle, records
 from .decode import Draft, Event, check
-from .events import Now
+from .now import Now
+from .options import Declaration, Options, replaced
 from .queue import QueueState
 from .state import QUEUES_MAX, State, declaration_of
 
@@ -39,7 +40,7 @@ class Plan:
         """One more of the same, in the last draft if that is of its kind: RUN_MAX of them at most."""
         if self.drafts:
             last, flags, number, payload = self.drafts[-1]
-            if last == kind and number == queue and not flags and len(payload) < events.RUN_MAX * len(part):
+            if last == kind and number == queue and not flags and len(payload) < records.RUN_MAX * len(part):
                 self.drafts[-1] = kind, 0, queue, payload + part
                 self.bytes += len(part)
                 return
@@ -56,17 +57,17 @@ class Plan:
     def declare(self, name: str, changes: dict[str, Any]) -> None:
         """Make the queue, or change what is known of it."""
         queue = self.state.named(name)
-        declaration = declaration_of(queue) if queue else events.Declaration(name=name)
+        declaration = declaration_of(queue) if queue else Declaration(name=name)
         number = queue.number if queue else self.state.free_number(self._new.values())
         if number is None:
             raise UsageError(f"{QUEUES_MAX:,} queues is the most in a store: delete some first")
         if not queue:
             self._new[name] = number
-        said = events.replaced(declaration, changes)
+        said = replaced(declaration, changes)
         stays = idle.shortest(said)
         if stays is not None and changes.keys() & {"delete_when_idle", "delete_when_abandoned"}:
-            said = events.replaced(said, {"idle_until": self.now.store + int(stays * 1000)})
-        self.add(events.DECLARE, 0, number, events.encode_declaration(said))
+            said = replaced(said, {"idle_until": self.now.store + int(stays * 1000)})
+        self.add(records.DECLARE, 0, number, records.encode_declaration(said))
 
     def decoded(self) -> list[Event]:
         """What the fold will be told; UsageError, and nothing is to be appended, if it would refuse any."""
@@ -76,15 +77,15 @@ class Plan:
         """The queues that this concerns, and how many messages come to each."""
         found: dict[int, int] = {}
         for kind, _, number, payload in self.drafts:
-            found[number] = found.get(number, 0) + (kind == events.PUBLISH)
-            if kind == events.MOVE:
-                to = events.decode_move(payload, 0, len(payload)).to
+            found[number] = found.get(number, 0) + (kind == records.PUBLISH)
+            if kind == records.MOVE:
+                to = records.decode_move(payload, 0, len(payload)).to
                 found[to] = found.get(to, 0) + 1
         return found
 
-    def options(self, number: int) -> events.Options:
+    def options(self, number: int) -> Options:
         queue = self.state.queue(number)
-        return queue.options if queue else events.Options()
+        return queue.options if queue else Options()
 
     def expires(self, number: int, ttl: float | None = None) -> int:
         """When what arrives in a queue now expires; 0: never."""

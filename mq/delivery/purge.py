@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from operator import length_hint
 from typing import Final
 
-from . import events
+from . import records
 from .plan import Plan
 from .queue import QueueState
 
@@ -33,23 +33,23 @@ class Purge:
         """Plan all of it, or a slice; how many go with it."""
         if not self._begun:
             self._begun = True
-            if queue.flying_count() <= KEPT_MAX:
-                return self._plan_all(plan, queue, queue.flying(plan.now))
+            if queue.in_flight_count() <= KEPT_MAX:
+                return self._plan_all(plan, queue, queue.ids_in_flight(plan.now))
             self._rest = iter(queue.everything())
         gone: list[bytes] = []
         for id in self._rest:
-            if id in queue and not queue.is_flying(id, plan.now):
-                gone.append(events.DROP_PAYLOAD.pack(id, plan.size_of(queue, id)))
+            if id in queue and not queue.is_in_flight(id, plan.now):
+                gone.append(records.DROP_PAYLOAD.pack(id, plan.size_of(queue, id)))
             if is_late():
                 break
         if gone:
-            plan.add(events.DROP, 0, queue.number, b"".join(gone))
+            plan.add(records.DROP, 0, queue.number, b"".join(gone))
         return len(gone)
 
-    def _plan_all(self, plan: Plan, queue: QueueState, flying: list[int]) -> int:
-        count = queue.total() - len(flying)
+    def _plan_all(self, plan: Plan, queue: QueueState, in_flight: list[int]) -> int:
+        count = queue.total() - len(in_flight)
         if count:
-            kept = [events.KEPT_PAYLOAD.pack(id, plan.size_of(queue, id)) for id in flying]
-            payload = events.PURGE_PAYLOAD.pack(plan.now.store) + b"".join(kept)
-            plan.add(events.PURGE, 0, queue.number, payload)
+            kept = [records.KEPT_PAYLOAD.pack(id, plan.size_of(queue, id)) for id in in_flight]
+            payload = records.PURGE_PAYLOAD.pack(plan.now.store) + b"".join(kept)
+            plan.add(records.PURGE, 0, queue.number, payload)
         return count

@@ -26,7 +26,10 @@ from . import idle
 from .backlog import Backlog
 from .board import NEVER, Board
 from .dedup import FORGET_AFTER_MS, Remembered, Seen
-from .events import (
+from .now import Now
+from .options import Declaration
+from .order import ID, STALE_MAX, Order
+from .records import (
     DECLARATION_BYTES,
     DELAYED,
     IN_FLIGHT,
@@ -37,11 +40,8 @@ from .events import (
     WAITING,
     Attributes,
     Changes,
-    Declaration,
     Failed,
-    Now,
 )
-from .order import ID, STALE_MAX, Order
 from .runs import Run
 from .traits import LEVELS, PLAIN, Delayed, Flight, Traits, traits_of, weight, with_failure
 
@@ -73,14 +73,14 @@ class QueueState(Order):
         self.expirations = self.dead_lettered = self.dropped = 0
         # What an operation has to look at, so that plain queues have nothing to look at.
         self.bounded = False  # somebody may wait for room
-        self.picky = False  # a publish is more than a body
-        self.rested = True  # nothing has changed since it was counted, or struck off as empty
+        self.publish_needs_plan = False  # a publish is more than a body
+        self.unchanged = True  # nothing has changed since it was counted, or struck off as empty
         self.counted = (0, 0)
 
-    def stir(self) -> None:
+    def mark_changed(self) -> None:
         """Something changes: count it again; it may hold a message."""
-        self.rested = False
-        self.board.touched[self.number] = self
+        self.unchanged = False
+        self.board.changed[self.number] = self
         self.board.stocked.add(self.number)
 
     # ── the fold ───────────────────────────────────────────────────────────────────
@@ -89,16 +89,16 @@ class QueueState(Order):
         self.waiting.append(id)
         self.published += 1
         self.bytes += size
-        if self.rested:
-            self.stir()
+        if self.unchanged:
+            self.mark_changed()
 
     def publish_run(self, ids: list[int], size: int) -> None:
         """`publish` for many, with *size* bytes together."""
         self.waiting.extend(ids)
         self.published += len(ids)
         self.bytes += size
-        if self.rested:
-            self.stir()
+        if self.unchanged:
+            self.mark_changed()
 
     def publish_with(self, id: int, size: int, said: Attributes) -> None:
         """`publish`, with attributes."""
@@ -114,8 +114,8 @@ class QueueState(Order):
             self.put_delayed(id, Delayed(said.due, 0, id, traits))
         else:
             self.lane(traits.priority).append(id)
-        if self.rested:
-            self.stir()
+        if self.unchanged:
+            self.mark_changed()
 
     def do_run(self, run: Run) -> bool:
         """All that *run* says; False if only the publishes were done, and the others are no run."""
@@ -125,17 +125,17 @@ class QueueState(Order):
             positions = self.waiting.take_run(run.delivered)
             if positions is None:
                 return False
-            if run.flying:
+            if run.in_flight:
                 places = dict(zip(run.delivered, positions, strict=True))
-                for id, (receipt, deadline) in run.flying.items():
+                for id, (receipt, deadline) in run.in_flight.items():
                     flight = self.flights[id] = Flight(receipt, deadline, 1, places[id])
                     self.watch(id, flight)
             self.acked += len(run.freed)
             self.bytes -= sum(run.freed)
         if run.acked:
             self.ack_run(run.acked, run.acked_sizes)
-        if self.rested:
-            self.stir()
+        if self.unchanged:
+            self.mark_changed()
         return True
 
     def declare(self, declaration: Declaration, position: int) -> None:
@@ -146,9 +146,9 @@ class QueueState(Order):
             said.expirations, said.dead_lettered, said.dropped
         )  # fmt: skip
         self.bounded = said.max_length is not None or said.max_bytes is not None
-        self.picky = self.bounded or said.ttl is not None
+        self.publish_needs_plan = self.bounded or said.ttl is not None
         self.idle_until, self.idle_seconds = said.idle_until, idle.shortest(said)
-        self.peculiar = said.delivery == "at_most_once" or self.idle_seconds is not None
+        self.delivery_needs_plan = said.delivery == "at_most_once" or self.idle_seconds is not None
         self.plain = False  # to be looked at
         if self.idle_seconds is not None:
             self.board.at_store(self.idle_until, self.number)
@@ -156,14 +156,14 @@ class QueueState(Order):
         if (attempts_max, said.backoff) != (self.attempts_max, self.backoff):
             self.attempts_max, self.backoff = attempts_max, said.backoff
             self.reindex()
-        if self.rested:
-            self.stir()
+        if self.unchanged:
+            self.mark_changed()
 
     def remember(self, key: str, seen: Seen) -> None:
         """A dedup id is remembered still, though the record that said so goes."""
         self.dedup.again(key, seen)
         self._alarm_store(seen.until + FORGET_AFTER_MS)
-        self.stir()
+        self.mark_changed()
 
     def renew(self, until: int) -> None:
         """Somebody has received from it: it is not idle until then."""
@@ -184,8 +184,8 @@ class QueueState(Order):
                 return None
             flight = Flight(receipt, deadline, taken.attempts + 1, taken.position, taken.traits)
             self.put_flight(id, flight)
-        if self.rested:
-            self.stir()
+        if self.unchanged:
+            self.mark_changed()
         return flight
 
     def deliver_run(
@@ -205,8 +205,8 @@ class QueueState(Order):
         else:
             for id, flight in zip(ids, flights, strict=True):
                 self.watch(id, flight)
-        if self.rested:
-            self.stir()
+        if self.unchanged:
+            self.mark_changed()
         return flights
 
     def _take_to_deliver(self, id: int) -> Taken | None:
@@ -231,18 +231,18 @@ class QueueState(Order):
         if flight:
             self.bytes -= size
             if flight.deadline <= self._store_seen:
-                self.unlapse(flight)
+                self.undo_time_out(flight)
             if flight.traits is not PLAIN:
                 self.depart(id, flight.traits)
         elif self.take(id):
             self.bytes -= size  # it arrived settled; or the record of its delivery was lost
-        if self.rested:
-            self.stir()
+        if self.unchanged:
+            self.mark_changed()
 
     def ack_run(self, ids: Sequence[int], sizes: Sequence[int]) -> None:
         """`ack` for many."""
-        flying = [each.traits for each in map(self.flights.get, ids) if each]
-        if self._lapsed or not flying.count(PLAIN) == len(set(ids)) == len(ids):
+        traits = [each.traits for each in map(self.flights.get, ids) if each]
+        if self._timed_out or not traits.count(PLAIN) == len(set(ids)) == len(ids):
             for id, size in zip(ids, sizes, strict=True):
                 self.ack(id, size)
         else:
@@ -253,22 +253,22 @@ class QueueState(Order):
         self.acked += len(ids)
         self.bytes -= sum(sizes)
         deque(map(self.flights.__delitem__, ids), maxlen=0)
-        if self.rested:
-            self.stir()
+        if self.unchanged:
+            self.mark_changed()
 
     def nack(self, id: int, due: int, at: int = 0, reason: str = "", rests: bool = False) -> None:
         """*rests*: the due is in store time."""
         self.failed += 1
         if flight := self.take_flight(id):
             traits = self._failing(flight.traits, Failed(at, flight.attempts, reason))
-            self.landed(traits)
+            self.end_turn(traits)
             wall, store = (0, due) if rests else (due, 0)
             self.put_delayed(id, Delayed(wall, flight.attempts, flight.position, traits, store))
-            self.stir()
+            self.mark_changed()
 
     def release(self, id: int) -> None:
         if flight := self.take_flight(id):
-            self.landed(flight.traits)
+            self.end_turn(flight.traits)
             self.put_delayed(id, Delayed(0, flight.attempts - 1, flight.position, flight.traits))
 
     def extend(self, id: int, deadline: int) -> None:
@@ -290,7 +290,7 @@ class QueueState(Order):
             taken = Taken(0, found[0], LEVELS[found[1]])
         if taken:
             self.depart(id, taken.traits)
-            self.stir()
+            self.mark_changed()
         return taken
 
     def drop(self, id: int, size: int) -> None:
@@ -307,7 +307,7 @@ class QueueState(Order):
             self.put_delayed(id, Delayed(due, taken.attempts, taken.position, traits))
         else:
             self.lane(traits.priority).insert(id, taken.position)
-        self.stir()
+        self.mark_changed()
 
     def purge(self, cutoff: int, kept: Iterable[tuple[int, int]]) -> None:
         """Drop all that waits, is delayed, or was in flight until *cutoff* at the most.
@@ -321,7 +321,7 @@ class QueueState(Order):
         self.flights = {id: flight for id, flight in self.flights.items() if flight.deadline > cutoff}
         self.bytes = sum(size for id, size in kept if id in self.flights)
         self.reindex()
-        self.stir()
+        self.mark_changed()
 
     def delete(self) -> None:
         """The queue goes, with all it holds."""
@@ -356,7 +356,7 @@ class QueueState(Order):
                 self.bytes += size
                 self.join(id, traits)
                 self.put_flight(id, Flight(receipt, when, attempts, position, traits))
-            self.stir()
+            self.mark_changed()
 
     # ── questions ──────────────────────────────────────────────────────────────────
 
@@ -365,8 +365,8 @@ class QueueState(Order):
         if (when := self.dedup.look_at) is not None:
             self._alarm_store(when)
 
-    def put_down(self, now: Now) -> None:
-        super().put_down(now)
+    def reset_alarms(self, now: Now) -> None:
+        super().reset_alarms(now)
         if (when := idle.look_at(self, now)) is not None:
             self.board.at_store(when, self.number)
 
@@ -416,7 +416,7 @@ class QueueState(Order):
 
         *flights* are of messages that are nothing but their bodies.
         """
-        if self.bounded or self._lapsed or len(set(ids)) < len(ids):
+        if self.bounded or self._timed_out or len(set(ids)) < len(ids):
             return False
         return list(map(self.flights.get, ids)) == flights
 
@@ -444,20 +444,20 @@ class QueueState(Order):
         """Whether it is ready or delayed, and has not expired; after `advance`."""
         return self.state_of(id, now) in ("ready", "delayed") and not self.has_expired(id)
 
-    def flying(self, now: Now) -> list[int]:
+    def ids_in_flight(self, now: Now) -> list[int]:
         """The ids of what is in flight."""
         return [id for id, flight in self.flights.items() if flight.deadline > now.store]
 
-    def flying_count(self) -> int:
+    def in_flight_count(self) -> int:
         """How many are in flight; after `advance`."""
-        return len(self.flights) - self._lapsed
+        return len(self.flights) - self._timed_out
 
-    def is_flying(self, id: int, now: Now) -> bool:
+    def is_in_flight(self, id: int, now: Now) -> bool:
         """Whether it is in flight, and has not timed out."""
         flight = self.flights.get(id)
         return flight is not None and flight.deadline > now.store
 
-    def grounded(self, now: Now) -> list[int]:
+    def not_in_flight(self, now: Now) -> list[int]:
         """The ids of all that is not, the oldest first."""
         ids = self._unsent()
         ids += [id for id, flight in self.flights.items() if flight.deadline <= now.store]
@@ -477,9 +477,12 @@ class QueueState(Order):
     def counts(self, now: Now) -> tuple[int, int, int]:
         """How many are ready, in flight and delayed."""
         self.advance(now)
-        flying, later = len(self.flights) - self._lapsed + self.dying(), self._later + self._resting
-        expired, rested = self.hopeless()
-        return self.total() - flying - later - (expired - rested), flying, later - rested
+        in_flight, later = (
+            len(self.flights) - self._timed_out + self.exhausted_count(),
+            self._later + self._resting,
+        )
+        expired, early = self.expired_counts()
+        return self.total() - in_flight - later - (expired - early), in_flight, later - early
 
     def total(self) -> int:
         """All messages that are here, wherever they are."""

@@ -2,7 +2,7 @@
 
     PUBLISH 10   DELIVER 10   ACK 10   PUBLISH 20   PUBLISH 30   DELIVER 20
                                  ↓
-    published 10 20 30     delivered 10 20     flying 20
+    published 10 20 30     delivered 10 20     in_flight 20
 
 A process that follows others, or opens a store, finds thousands of them.  Most of the messages that
 were delivered there were acked there as well: nothing is made for those, and no deadline is noted.
@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import repeat
 from typing import Any, Final, NamedTuple
 
-from . import events
+from . import records
 
 Outline = tuple[int, int, int]  # of a record: its position, label, and the length of its payload
 Stretch = tuple[list[int], list[int], list[int], Any, int, int]
@@ -28,8 +28,8 @@ gives slices.  A label is kind | flags << 8 | queue << 16.  (The last is for oth
 
 # Of a label: kind and flags, but for the flag that chains records.
 UNCHAINED: Final = 0xFEFF
-PUBLISHES: Final = frozenset(events.PUBLISH | flags << 8 for flags in events.PLAIN_FLAGS if not flags & 1)
-PLAIN: Final = PUBLISHES | {events.DELIVER, events.ACK}
+PUBLISHES: Final = frozenset(records.PUBLISH | flags << 8 for flags in records.PLAIN_FLAGS if not flags & 1)
+PLAIN: Final = PUBLISHES | {records.DELIVER, records.ACK}
 
 RUN_LEAST: Final = 8  # records; fewer are done one by one sooner
 OTHERS_SHARE: Final = 8  # at most one record of so many is of another kind
@@ -40,7 +40,7 @@ class Run(NamedTuple):
     published: list[int]
     sizes: list[int]  # of those
     delivered: list[int]
-    flying: dict[int, tuple[int, int]]  # those of them that were not acked: receipt and deadline
+    in_flight: dict[int, tuple[int, int]]  # those of them that were not acked: receipt and deadline
     freed: list[int]  # the sizes of those that were
     acked: list[int]  # those that were delivered before
     acked_sizes: list[int]
@@ -64,31 +64,31 @@ def is_worth_it(labels: Sequence[int], distinct: Collection[int]) -> bool:
     )
 
 
-def gather(records: Iterable[Outline], buffer: bytes, origin: int, runs: dict[int, Run]) -> Outline | None:
-    """Put *records* into *runs*, by queue, up to the first one that fits into none, which is returned.
+def gather(outlines: Iterable[Outline], buffer: bytes, origin: int, runs: dict[int, Run]) -> Outline | None:
+    """Put *outlines* into *runs*, by queue, up to the first one that fits into none, which is returned.
 
     The payload of the record at *lsn* begins at buffer[lsn - origin].
     """
     number, run = -1, _empty()
-    deliver, ack = events.DELIVER_PAYLOAD.unpack_from, events.ACK_PAYLOAD.unpack_from
-    for lsn, label, length in records:
+    deliver, ack = records.DELIVER_PAYLOAD.unpack_from, records.ACK_PAYLOAD.unpack_from
+    for lsn, label, length in outlines:
         if label >> 16 != number:
             number = label >> 16
             run = runs.get(number) or runs.setdefault(number, _empty())
-            published, sizes, delivered, flying, freed, acked, acked_sizes = run
+            published, sizes, delivered, in_flight, freed, acked, acked_sizes = run
         kind = label & UNCHAINED
         if kind in PUBLISHES:
             published.append(lsn)
             sizes.append(length)
-        elif kind == events.DELIVER and length == 16:
+        elif kind == records.DELIVER and length == 16:
             id, deadline = deliver(buffer, lsn - origin)
             if id >= lsn:  # it was not published yet
                 return lsn, label, length
             delivered.append(id)
-            flying[id] = lsn, deadline
-        elif kind == events.ACK and length == 12:
+            in_flight[id] = lsn, deadline
+        elif kind == records.ACK and length == 12:
             id, size = ack(buffer, lsn - origin)
-            if flying.pop(id, None):
+            if in_flight.pop(id, None):
                 freed.append(size)
             elif id < lsn:
                 acked.append(id)
@@ -103,17 +103,17 @@ def gather(records: Iterable[Outline], buffer: bytes, origin: int, runs: dict[in
 def _gather_many(run: Run, lsn: int, kind: int, buffer: bytes, start: int, length: int) -> bool:
     """The same for a record about several messages, which *kind* says; whether it fits."""
     stop = start + length
-    if kind == events.DELIVER and length > 16 and not length % 8:
-        ids, deadline = events.deliveries_of(buffer, start, stop)
+    if kind == records.DELIVER and length > 16 and not length % 8:
+        ids, deadline = records.deliveries_of(buffer, start, stop)
         if max(ids) < lsn:
             run.delivered.extend(ids)
-            run.flying.update(zip(ids, zip(range(lsn, lsn + len(ids)), repeat(deadline)), strict=False))
+            run.in_flight.update(zip(ids, zip(range(lsn, lsn + len(ids)), repeat(deadline)), strict=False))
             return True
-    elif kind == events.ACK and not length % 12:
-        acked, sizes = events.acks_of(buffer[start:stop])
+    elif kind == records.ACK and not length % 12:
+        acked, sizes = records.acks_of(buffer[start:stop])
         if max(acked, default=0) < lsn:
             for id, size in zip(acked, sizes, strict=True):
-                if run.flying.pop(id, None):
+                if run.in_flight.pop(id, None):
                     run.freed.append(size)
                 else:
                     run.acked.append(id)

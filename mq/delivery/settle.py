@@ -1,4 +1,4 @@
-"""What becomes of deliveries: done, failed, not tried, hopeless, or held on to.
+"""What becomes of deliveries: done, failed, not tried, rejected, or held on to.
 
 Each function plans one record for a delivery that is the current one.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import events
-from .dead import bury
+from . import records
+from .dead import move_to_dead_letters
 from .plan import Plan
 from .queue import QueueState
 
@@ -20,7 +20,7 @@ def current(queue: QueueState | None, id: int, receipt: int) -> QueueState | Non
 
 
 def ack(plan: Plan, queue: QueueState, id: int, size: int) -> None:
-    plan.add_to_run(events.ACK, queue.number, events.ACK_PAYLOAD.pack(id, size))
+    plan.add_to_run(records.ACK, queue.number, records.ACK_PAYLOAD.pack(id, size))
     plan.free(queue, id, size)
 
 
@@ -31,32 +31,32 @@ def nack(
     """Again after *delay* seconds, or a backoff (*chance* is its spread); or dead, if that was the last."""
     attempts = queue.flights[id].attempts
     if attempts >= queue.attempts_max:
-        bury(plan, queue, id, size(), reason, events.FAILED)
+        move_to_dead_letters(plan, queue, id, size(), reason, records.FAILED)
         return
-    flags, due = events.TIMED, 0
+    flags, due = records.TIMED, 0
     if delay is None:
         # In store time: a wall clock that is set back must not prolong it.
         if rest := int(queue.backoff.delay(attempts, chance) * 1000):
-            flags, due = flags | events.RESTS, plan.now.store + rest
+            flags, due = flags | records.RESTS, plan.now.store + rest
     elif delay:
         due = plan.now.wall + int(delay * 1000)
-    payload = events.TIMED_NACK_PAYLOAD.pack(id, due, plan.now.store) + events.encode_reason(reason)
-    plan.add(events.NACK, flags, queue.number, payload)
+    payload = records.TIMED_NACK_PAYLOAD.pack(id, due, plan.now.store) + records.encode_reason(reason)
+    plan.add(records.NACK, flags, queue.number, payload)
 
 
 def give_up(plan: Plan, queue: QueueState, id: int, due: int) -> None:
     """The delivery has timed out, and nobody overtook it: again at *due*, wall time."""
     at = queue.flights[id].deadline
-    payload = events.TIMED_NACK_PAYLOAD.pack(id, due, at) + events.encode_reason(events.TIMEOUT_REASON)
-    plan.add(events.NACK, events.TIMED, queue.number, payload)
+    payload = records.TIMED_NACK_PAYLOAD.pack(id, due, at) + records.encode_reason(records.TIMEOUT_REASON)
+    plan.add(records.NACK, records.TIMED, queue.number, payload)
 
 
 def reject(plan: Plan, queue: QueueState, id: int, size: int, reason: str) -> None:
-    bury(plan, queue, id, size, reason, events.FAILED)
+    move_to_dead_letters(plan, queue, id, size, reason, records.FAILED)
 
 
 def release(plan: Plan, queue: QueueState, id: int) -> None:
-    plan.add(events.RELEASE, 0, queue.number, events.RELEASE_PAYLOAD.pack(id))
+    plan.add(records.RELEASE, 0, queue.number, records.RELEASE_PAYLOAD.pack(id))
 
 
 def extend(plan: Plan, queue: QueueState, id: int, seconds: float | None) -> int:
@@ -64,5 +64,5 @@ def extend(plan: Plan, queue: QueueState, id: int, seconds: float | None) -> int
     if seconds is None:
         seconds = queue.options.visibility_timeout
     deadline = plan.now.store + int(seconds * 1000)
-    plan.add(events.EXTEND, 0, queue.number, events.EXTEND_PAYLOAD.pack(id, deadline))
+    plan.add(records.EXTEND, 0, queue.number, records.EXTEND_PAYLOAD.pack(id, deadline))
     return deadline

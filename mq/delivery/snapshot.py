@@ -7,7 +7,7 @@ messages are replaced.
 
 Long arrays are not part of the encoding.  The caller keeps them wherever it likes, and
 gives them back when a chunk is first needed.  A queue is decoded when it is first needed,
-see asleep.py; one that still sleeps is encoded as it was.
+see unloaded.py; one that still sleeps is encoded as it was.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import msgspec
 
 from mq.errors import Unsupported
 
-from .asleep import Asleep, Image
 from .backlog import Arrays, Chunk, Held
 from .board import Board
 from .dedup import Seen
-from .events import Declaration
+from .options import Declaration
 from .queue import Delayed, Flight, QueueState
 from .state import State, declaration_of
 from .traits import LEVELS
+from .unloaded import Image, Unloaded
 
 E = TypeVar("E", Delayed, Flight)
 Place = tuple[int, ...]
@@ -77,7 +77,7 @@ Frozen = list[Image | Awake]
 def freeze(state: State) -> Frozen:
     """What is true now."""
     state.count()
-    frozen: Frozen = [image for image in state.asleep if image.number not in state.queues]
+    frozen: Frozen = [image for image in state.unloaded if image.number not in state.queues]
     for queue in state.queues.values():
         contents = Contents(declaration_of(queue), queue.declared_at, queue.bytes, [], b"", b"")
         lanes: list[list[Held]] = []
@@ -142,7 +142,9 @@ def _places(contents: Contents) -> Iterator[Place]:
 def restore(data: bytes | msgspec.Raw, load: Load) -> State:
     """The state that was frozen."""
     state = State()
-    state.lay_down(Asleep(msgspec.msgpack.decode(data, type=list[Image]), partial(_wake, state.board, load)))
+    state.add_unloaded(
+        Unloaded(msgspec.msgpack.decode(data, type=list[Image]), partial(_load_queue, state.board, load))
+    )
     return state
 
 
@@ -156,7 +158,7 @@ def _decode(image: Image, data: msgspec.Raw) -> Contents:
         ) from None
 
 
-def _wake(board: Board, load: Load, image: Image) -> QueueState:
+def _load_queue(board: Board, load: Load, image: Image) -> QueueState:
     contents = _decode(image, image.contents)
     queue = QueueState(image.number, image.name, board)
     queue.declare(contents.declaration, contents.declared_at)
@@ -177,8 +179,8 @@ def _wake(board: Board, load: Load, image: Image) -> QueueState:
         queue.reindex()
     else:
         queue.set_alarms()
-    queue.counted, queue.rested = (image.total, image.live_bytes), True
-    board.touched.pop(image.number, None)
+    queue.counted, queue.unchanged = (image.total, image.live_bytes), True
+    board.changed.pop(image.number, None)
     return queue
 
 

@@ -21,14 +21,15 @@ import msgspec
 
 from mq.errors import Unsupported
 
-from . import events, runs
-from .asleep import Asleep
+from . import records, runs
 from .board import Board
 from .decode import Draft, Event, NotUnderstood, decode
 from .dedup import Seen
+from .options import Declaration
 from .queue import QueueState, Taken
 from .runs import PUBLISHES, UNCHAINED, Run, Stretch
 from .traits import Traits, with_failure
+from .unloaded import Unloaded
 
 QUEUES_MAX: Final = 65_535
 LOOK_IDS: Final = 8192  # looked at in one part, when what lives in a segment is looked for
@@ -39,7 +40,7 @@ Live = int | str | None  # a message id, a dedup id, the declaration
 class State:
     def __init__(self) -> None:
         self.queues: dict[int, QueueState] = {}  # those that are awake
-        self.asleep = Asleep()
+        self.unloaded = Unloaded()
         self._by_name: dict[str, QueueState] = {}
         self.board = Board()
         self.renamed: set[str] = set()  # names that mean another queue than before, or none
@@ -51,40 +52,40 @@ class State:
 
     def queue(self, number: int) -> QueueState | None:
         """Queue *number*, awake; None if there is none."""
-        return self.queues.get(number) or self._wake(number)
+        return self.queues.get(number) or self._load(number)
 
     def named(self, name: str) -> QueueState | None:
         """The queue *name*, awake; None if there is none."""
         if queue := self._by_name.get(name):
             return queue
-        number = self.asleep.number(name)
+        number = self.unloaded.number(name)
         return None if number is None else self.queue(number)
 
     def names(self) -> set[str]:
-        return {*self._by_name, *self.asleep.names()}
+        return {*self._by_name, *self.unloaded.names()}
 
     def size(self) -> int:
         """How many queues there are; one more if waking it was interrupted."""
-        return len(self.queues) + len(self.asleep)
+        return len(self.queues) + len(self.unloaded)
 
-    def lay_down(self, asleep: Asleep) -> None:
+    def add_unloaded(self, unloaded: Unloaded) -> None:
         """Have these, too, each once it is needed.  Those that go when they are not used are needed now."""
-        self.asleep = asleep
-        for image in list(asleep):
+        self.unloaded = unloaded
+        for image in list(unloaded):
             self._total += image.total
             self._live_bytes += image.live_bytes
             if image.goes or not image.name:
                 self.queue(image.number)
             else:
-                self.board.remind(image.number, image.store_alarm, image.wall_alarm)
+                self.board.set_alarms(image.number, image.store_alarm, image.wall_alarm)
 
-    def _wake(self, number: int) -> QueueState | None:
-        queue = self.asleep.made(number)
+    def _load(self, number: int) -> QueueState | None:
+        queue = self.unloaded.made(number)
         if queue:  # in this order: interrupted anywhere, it is there
             self.queues[number] = queue
             if queue.name:
                 self._by_name.setdefault(queue.name, queue)
-            self.asleep.forget(number)
+            self.unloaded.forget(number)
         return queue
 
     # ── the fold ───────────────────────────────────────────────────────────────────
@@ -111,11 +112,11 @@ class State:
     def _apply_runs(self, stretch: Stretch) -> None:
         """The same for records of which nearly all are plain: those in a row at once."""
         lsns, labels, lengths, buffer, origin, _ = stretch
-        records = zip(lsns, labels, lengths, strict=True)
+        outlines = zip(lsns, labels, lengths, strict=True)
         begin = 0
         while begin < len(lsns):
             by_queue: dict[int, Run] = {}
-            other = runs.gather(records, buffer, origin, by_queue)
+            other = runs.gather(outlines, buffer, origin, by_queue)
             behind = len(lsns) if other is None else bisect_left(lsns, other[0], begin)
             for number, run in by_queue.items():
                 if not self._queue_of(number).do_run(run):
@@ -130,13 +131,13 @@ class State:
         """Do what the record at *lsn* says.  What nearly all are is not decoded in full."""
         kind, flags, number, stop = label & 0xFF, label >> 8 & 0xFF, label >> 16, start + length
         queue = self.queues.get(number) or self.queue(number) or self._add(number)
-        if kind == events.PUBLISH and flags in events.PLAIN_FLAGS:
+        if kind == records.PUBLISH and flags in records.PLAIN_FLAGS:
             queue.publish(lsn, length)
-        elif kind == events.DELIVER and length == 16 and not flags & events.STRANGE_TO_DELIVER:
-            id, deadline = events.DELIVER_PAYLOAD.unpack_from(buffer, start)
+        elif kind == records.DELIVER and length == 16 and not flags & records.UNKNOWN_TO_DELIVER:
+            id, deadline = records.DELIVER_PAYLOAD.unpack_from(buffer, start)
             queue.deliver(id, lsn, deadline, flags)
-        elif kind == events.ACK and length == 12 and not flags & events.STRANGE:
-            queue.ack(*events.ACK_PAYLOAD.unpack_from(buffer, start))
+        elif kind == records.ACK and length == 12 and not flags & records.UNKNOWN:
+            queue.ack(*records.ACK_PAYLOAD.unpack_from(buffer, start))
         else:
             try:
                 event = decode(kind, flags, buffer, start, stop)
@@ -154,48 +155,48 @@ class State:
 
     def do(self, queue: QueueState, lsn: int, kind: int, flags: int, event: Event) -> None:
         """Do what one record says; *event*: as it was decoded."""
-        if kind == events.PUBLISH:
+        if kind == records.PUBLISH:
             queue.publish_with(lsn, *event)
-        elif kind == events.ACK:
+        elif kind == records.ACK:
             queue.ack_run(*event)
-        elif kind == events.DELIVER:
+        elif kind == records.DELIVER:
             ids, deadline = event
             queue.deliver_run(ids, lsn, deadline, flags)
-        elif kind == events.NACK:
+        elif kind == records.NACK:
             queue.nack(*event)
-        elif kind == events.RELOCATE:
+        elif kind == records.RELOCATE:
             id, *rest = event
             queue.relocate(id, lsn, *rest)
-        elif kind == events.RELEASE:
+        elif kind == records.RELEASE:
             queue.release(*event)
-        elif kind == events.EXTEND:
+        elif kind == records.EXTEND:
             queue.extend(*event)
-        elif kind == events.MOVE:
+        elif kind == records.MOVE:
             self._move(queue, flags, *event)
-        elif kind == events.DROP:
+        elif kind == records.DROP:
             self._drop(queue, flags, *event)
-        elif kind == events.DECLARE:
+        elif kind == records.DECLARE:
             self._declare(queue, lsn, *event)
-        elif kind == events.PURGE:
+        elif kind == records.PURGE:
             queue.purge(*event)
-        elif kind == events.RESCHEDULE:
+        elif kind == records.RESCHEDULE:
             queue.reschedule(*event)
-        elif kind == events.DEDUP:
+        elif kind == records.DEDUP:
             id, until, key = event
             queue.remember(key, Seen(id, until, lsn))
-        elif kind == events.RENEW:
+        elif kind == records.RENEW:
             queue.renew(*event)
         else:
-            assert kind == events.DELETE, kind
+            assert kind == records.DELETE, kind
             self._delete(queue)
 
     def declare(self, number: int, lsn: int, payload: bytes) -> QueueState:
         """Make the queue, or change what is known of it: as the DECLARE record at *lsn* does."""
         queue = self.queue(number) or self._add(number)
-        self._declare(queue, lsn, events.decode_declaration(payload))
+        self._declare(queue, lsn, records.decode_declaration(payload))
         return queue
 
-    def _declare(self, queue: QueueState, lsn: int, declaration: events.Declaration) -> None:
+    def _declare(self, queue: QueueState, lsn: int, declaration: Declaration) -> None:
         before = queue.name
         if before != declaration.name:
             if self._by_name.get(before) is queue:
@@ -204,12 +205,12 @@ class State:
         queue.declare(declaration, lsn)
         self._by_name[queue.name] = queue
 
-    def _move(self, queue: QueueState, flags: int, said: events.Move) -> None:
+    def _move(self, queue: QueueState, flags: int, said: records.Move) -> None:
         """To the dead letters, with what happened to it; or back, as if it had never been tried."""
-        died = bool(flags & events.DIED)
+        died = bool(flags & records.DIED)
         queue.dead_lettered += died
-        queue.failed += bool(flags & events.FAILED)
-        queue.expirations += bool(flags & events.EXPIRED)
+        queue.failed += bool(flags & records.FAILED)
+        queue.expirations += bool(flags & records.EXPIRED)
         target = self.queue(said.to)
         if target:  # also if the message is gone: then all the totals are of what came in, and went
             target.published += 1
@@ -222,7 +223,7 @@ class State:
         before = taken.traits
         if died:
             traits = Traits(before.priority, before.group, said.expires, said.origin, before.failures)
-            traits = with_failure(traits, events.Failed(said.at, taken.attempts, said.reason))
+            traits = with_failure(traits, records.Failed(said.at, taken.attempts, said.reason))
         else:
             traits = Traits(before.priority, before.group, said.expires)
         target = target or self._add(said.to)
@@ -230,8 +231,8 @@ class State:
 
     def _drop(self, queue: QueueState, flags: int, pairs: Iterable[tuple[int, int]]) -> None:
         for id, size in pairs:
-            queue.expirations += bool(flags & events.EXPIRED)
-            queue.dropped += bool(flags & events.OVERFLOWED)
+            queue.expirations += bool(flags & records.EXPIRED)
+            queue.dropped += bool(flags & records.OVERFLOWED)
             queue.drop(id, size)
 
     def _delete(self, queue: QueueState) -> None:
@@ -240,7 +241,7 @@ class State:
         self._live_bytes -= queue.counted[1]
         queue.counted = (0, 0)
         self.board.forget(queue.number)
-        self.asleep.forget(queue.number)  # there still if waking it was interrupted, and it would be back
+        self.unloaded.forget(queue.number)  # there still if waking it was interrupted, and it would be back
         del self.queues[queue.number]
         if self._by_name.get(queue.name) is queue:
             del self._by_name[queue.name]
@@ -248,13 +249,13 @@ class State:
 
     def _add(self, number: int) -> QueueState:
         queue = self.queues[number] = QueueState(number, "", self.board)
-        queue.stir()
+        queue.mark_changed()
         return queue
 
     def free_number(self, taken: Collection[int] = ()) -> int | None:
         """A number for a new queue, not among *taken*; None if there are too many."""
         number = self.size() + len(taken) + 1
-        used = self.queues, self.asleep, taken
+        used = self.queues, self.unloaded, taken
         if number > QUEUES_MAX or any(number in each for each in used):  # some were deleted, or lost
             every = range(1, QUEUES_MAX + 1)
             return next((each for each in every if not any(each in some for some in used)), None)
@@ -275,15 +276,15 @@ class State:
 
     def is_stocked(self, queue: QueueState) -> bool:
         """Whether a receiver has to look at *queue*: it holds a message, or is to be told of receivers."""
-        if queue.total() or queue.peculiar:
+        if queue.total() or queue.delivery_needs_plan:
             return True
-        queue.rested = True  # in this order: its next change puts it back
+        queue.unchanged = True  # in this order: its next change puts it back
         self.board.stocked.discard(queue.number)
         return False
 
     def keep_only(self, is_kept: Callable[[tuple[int, ...]], bool]) -> None:
         """Rely on what a checkpoint holds only where *is_kept* says that it is still there."""
-        for image in list(self.asleep):
+        for image in list(self.unloaded):
             if not all(is_kept((pack,)) for pack in image.packs):
                 self.queue(image.number)
         for queue in self.queues.values():
@@ -304,14 +305,14 @@ class State:
 
     def count(self) -> None:
         """Count again what has changed: there may be thousands of queues, of which few have."""
-        while touched := self.board.touched:
-            number, queue = next(reversed(touched.items()))
+        while changed := self.board.changed:
+            number, queue = next(reversed(changed.items()))
             before, now = queue.counted, (queue.total(), queue.live_bytes())
             queue.counted = now
             self._total += now[0] - before[0]
             self._live_bytes += now[1] - before[1]
-            queue.rested = True
-            del touched[number]
+            queue.unchanged = True
+            del changed[number]
 
     def within(self, base: int, limit: int) -> Iterator[list[tuple[QueueState, Live]]]:
         """Whatever is live in [base, limit), a part at a time: (queue, message id, or what it is).
@@ -335,7 +336,7 @@ class State:
 
     def look_within(self, base: int, limit: int) -> Iterator[list[tuple[QueueState, Live]]]:
         """The same, for one look at all of it, while nothing changes."""
-        self._wake_below(limit)
+        self._load_below(limit)
         for queue in list(self.queues.values()):
             if base <= queue.declared_at < limit:
                 yield [(queue, DECLARATION)]
@@ -353,7 +354,7 @@ class State:
         """Where the records of all that `look_within` finds stand: of messages, and of the rest."""
         messages: list[int] = []
         others: list[int] = []
-        self._wake_below(limit)
+        self._load_below(limit)
         for queue in self.queues.values():
             if base <= queue.declared_at < limit:
                 others.append(queue.declared_at)
@@ -365,9 +366,9 @@ class State:
                 messages += [at for each in tried.values() if base <= (at := each.position) < limit]
         return messages, others
 
-    def _wake_below(self, limit: int) -> None:
+    def _load_below(self, limit: int) -> None:
         """Have those awake of which anything may stand before *limit*."""
-        for image in list(self.asleep):
+        for image in list(self.unloaded):
             if image.lowest < limit:
                 self.queue(image.number)
 
@@ -389,7 +390,7 @@ def _stands(queue: QueueState, id: int, base: int, limit: int) -> bool:
     return position is not None and base <= position < limit
 
 
-def declaration_of(queue: QueueState) -> events.Declaration:
+def declaration_of(queue: QueueState) -> Declaration:
     """The declaration that says all that is known of *queue* now."""
     return msgspec.structs.replace(
         queue.options, name=queue.name, paused=queue.paused, idle_until=queue.idle_until,

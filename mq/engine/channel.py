@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from mq.delivery.events import Now
+from mq.delivery.now import Now
 from mq.delivery.queue import QueueState
 from mq.delivery.state import State
 from mq.storage.shared import waits_word

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from typing import Final
 
 from mq import exact
-from mq.delivery.events import Now
+from mq.delivery.now import Now
 from mq.errors import Unsupported, UsageError
 from mq.storage.disk import Disk
 from mq.storage.shared import BOOT, OFFSET, SEEN, TIMESPACE

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mq.api.message import Message, more_of
 from mq.api.options import QueueOptions, options_of
-from mq.delivery import dead, events
-from mq.delivery.events import Now
+from mq.delivery import dead, records
+from mq.delivery.now import Now
+from mq.delivery.options import Declaration
 from mq.delivery.queue import QueueState, State
 from mq.delivery.traits import Flight, Traits
 from mq.engine.channel import Channel
@@ -133,12 +134,12 @@ def _stats(store: Store, channel: Channel) -> Stats:
 def _created_ms(store: Store, position: int) -> int | None:
     """When the message at *position* was published, its body unread; None if its record does not say so."""
     head = store.log.glance.head(position, store.log.end)
-    if head and head.kind == events.PUBLISH:
+    if head and head.kind == records.PUBLISH:
         return head.time_ms
-    if head and head.kind == events.RELOCATE:
+    if head and head.kind == records.RELOCATE:
         with suppress(StructError):
-            said = store.log.glance.payload(position, 0, events.RELOCATE_PAYLOAD.size)
-            return int(events.RELOCATE_PAYLOAD.unpack(said)[1])
+            said = store.log.glance.payload(position, 0, records.RELOCATE_PAYLOAD.size)
+            return int(records.RELOCATE_PAYLOAD.unpack(said)[1])
     return None
 
 
@@ -152,11 +153,11 @@ def _options(store: Store, channel: Channel) -> QueueOptions:
         try:
             store.look()
             held = channel.state
-            declared = held.options if held else events.Declaration(name=channel.name)
+            declared = held.options if held else Declaration(name=channel.name)
         finally:
             store.leave()
     try:
-        grave = dead.grave_of(declared)
+        grave = dead.dead_letters_of(declared)
     except UsageError:  # too long a name: there is none yet
         grave = ""
     return options_of(declared, grave)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from mq.delivery import events, snapshot
+from mq.delivery import records, snapshot
 from mq.delivery.decode import check
 from mq.delivery.queue import QueueState
 from mq.delivery.state import DECLARATION, Live, stands_at
@@ -402,20 +402,22 @@ class Maintenance:
             seen = queue.dedup.seen(what)
             if seen is None or seen.until <= self._store.clock.store_ms():
                 return None  # its window is over
-            payload = events.DEDUP_PAYLOAD.pack(seen.id, seen.until) + what.encode()
-            return events.DEDUP, 0, queue.number, payload
+            payload = records.DEDUP_PAYLOAD.pack(seen.id, seen.until) + what.encode()
+            return records.DEDUP, 0, queue.number, payload
         stored = self._store.log.read(position)
-        created_ms, published = events.published_of(stored.kind, stored.flags, stored.time_ms, stored.payload)
+        created_ms, published = records.published_of(
+            stored.kind, stored.flags, stored.time_ms, stored.payload
+        )
         attempts, place, receipt, when = queue.facts(what)
-        head = events.RELOCATE_PAYLOAD.pack(what, created_ms, attempts, place, receipt, when)
-        flags = stored.flags & (events.BODY_BITS | events.ATTRIBUTED)
-        said, _ = events.attributes_of(flags, published)
+        head = records.RELOCATE_PAYLOAD.pack(what, created_ms, attempts, place, receipt, when)
+        flags = stored.flags & (records.BODY_BITS | records.ATTRIBUTED)
+        said, _ = records.attributes_of(flags, published)
         if changes := changes_in(said, queue.traits(what)):
             return (
-                events.RELOCATE, flags | events.CHANGED, queue.number,
-                head + published + events.trailer(changes),
+                records.RELOCATE, flags | records.CHANGED, queue.number,
+                head + published + records.trailer(changes),
             )  # fmt: skip
-        return events.RELOCATE, flags, queue.number, head + published
+        return records.RELOCATE, flags, queue.number, head + published
 
     def moved(self, token: Token, position: int, draft: Draft) -> None:
         queue, what = token

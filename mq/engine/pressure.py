@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Final
 
-from mq.delivery import events
+from mq.delivery import records
 from mq.delivery.queue import QueueState
 from mq.delivery.state import State
 from mq.storage import record
@@ -36,9 +36,9 @@ LEAST_BYTES: Final = 64 << 10  # of that, when there is nothing left but to ack
 UNSEEN: Final = GRANT_BYTES // record.HEADER_BYTES + 1  # messages, before the reserve is looked at again
 
 FREEING: Final = frozenset({
-    record.FENCE, record.CLOSED, record.HEAD, events.ACK, events.DROP, events.PURGE, events.DELETE
+    record.FENCE, record.CLOSED, record.HEAD, records.ACK, records.DROP, records.PURGE, records.DELETE
 })  # fmt: skip
-DELIVERING: Final = FREEING | {events.DELIVER, events.RENEW}
+DELIVERING: Final = FREEING | {records.DELIVER, records.RENEW}
 
 ALWAYS_BYTES: Final = 2 * record.HEADER_BYTES  # about what cleaning writes if nothing lives there
 GAIN: Final = 2  # a segment is cleaned if it takes at least so many times what is written again for it
@@ -49,7 +49,7 @@ SizeOf = Callable[[QueueState, int], int]
 def kept(state: State, kinds: Collection[int], count: int) -> tuple[int, int]:
     """Of an append of these *kinds*, *count* records: see `mq.storage.log.Kept`."""
     total = state.total()
-    coming = (count if events.PUBLISH in kinds else 0) + UNSEEN
+    coming = (count if records.PUBLISH in kinds else 0) + UNSEEN
     whole = max(RESERVE_BYTES, LEFT_BYTES + coming * SETTLED_BYTES) + total * (SETTLED_BYTES + AGAIN_BYTES)
     if FREEING.issuperset(kinds):
         return whole, 0
@@ -69,11 +69,11 @@ def cost_of(state: State, size_of: SizeOf, base: int, limit: int) -> int:
     for part in state.look_within(base, limit):
         for queue, what in part:
             if not isinstance(what, int):
-                cost += events.DECLARATION_BYTES
+                cost += records.DECLARATION_BYTES
             else:
                 count += 1
                 if count <= LOOKED_AT_MAX:
-                    cost += size_of(queue, what) + events.MESSAGE_OVERHEAD_BYTES
+                    cost += size_of(queue, what) + records.MESSAGE_OVERHEAD_BYTES
     if count > LOOKED_AT_MAX:
         cost = max(cost, count * state.live_bytes() // max(1, state.total()))
     return cost

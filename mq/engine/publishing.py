@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mq.delivery.events import PUBLISH
-from mq.delivery.intake import Wish, admit
+from mq.delivery.intake import NewMessage, admit
 from mq.delivery.plan import Plan
+from mq.delivery.records import PUBLISH
 from mq.engine.channel import Channel, Channels
 from mq.engine.operation import operation
 from mq.engine.store import Store
@@ -34,7 +34,7 @@ def publish_plain(
             if ms >= store.state.board.next:
                 store.do_due()
             state = channel.state
-            if state is None or state.picky:
+            if state is None or state.publish_needs_plan:
                 return None
             count = len(bodies)
             ids = store.log.append_columns(ms, [PUBLISH] * count, flags, [state.number] * count, bodies)
@@ -50,20 +50,20 @@ def publish_plain(
 
 
 def publish(
-    store: Store, wishes: Sequence[Wish], until: float | None = None, *,
+    store: Store, messages: Sequence[NewMessage], until: float | None = None, *,
     before: Callable[[Plan], None] | None = None,
 ) -> list[int]:  # fmt: skip
-    """Store all of *wishes* in one atomic group, or none; the messages' ids.
+    """Store all of *messages* in one atomic group, or none; the messages' ids.
 
     Waits for room until then, monotonic seconds; then QueueFull.  *before* adds to the plan
     what is to happen with them.
     """
-    channels = [store.channel(name) for name in dict.fromkeys(wish.queue for wish in wishes)]
+    channels = [store.channel(name) for name in dict.fromkeys(message.queue for message in messages)]
     try:
-        return _publish(store, channels, wishes, until, before)
+        return _publish(store, channels, messages, until, before)
     except DiskFull:
         _make_way(store)
-    return _publish(store, channels, wishes, until, before)
+    return _publish(store, channels, messages, until, before)
 
 
 @operation
@@ -73,7 +73,7 @@ def _make_way(store: Store) -> None:
 
 @operation
 def _publish(
-    store: Store, channels: Sequence[Channel], wishes: Sequence[Wish], until: float | None,
+    store: Store, channels: Sequence[Channel], messages: Sequence[NewMessage], until: float | None,
     before: Callable[[Plan], None] | None,
 ) -> list[int]:  # fmt: skip
     sleeper: Sleeper | None = None
@@ -91,7 +91,7 @@ def _publish(
                     if before:
                         before(plan)
                     try:
-                        places = admit(plan, wishes)
+                        places = admit(plan, messages)
                     except QueueFull:
                         if until is None:
                             raise
@@ -110,6 +110,6 @@ def _publish(
             sleeper.give_up()
         raise
     # Also if nothing was stored: what was there already may not be on the disk yet.
-    if wishes:
+    if messages:
         store.settle(end)
     return [positions[place] if place >= 0 else -1 - place for place in places]

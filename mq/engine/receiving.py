@@ -15,9 +15,10 @@ from operator import is_
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from mq.api.message import Delivery, more_of
-from mq.delivery import events, idle, settle
-from mq.delivery.events import RUN_MAX, Now
+from mq.delivery import idle, records, settle
+from mq.delivery.now import Now
 from mq.delivery.queue import QueueState
+from mq.delivery.records import RUN_MAX
 from mq.delivery.traits import PLAIN, Flight
 from mq.engine.channel import Channel, Channels
 from mq.engine.operation import operation
@@ -55,7 +56,7 @@ def receive_many(
                         store.do_due()
                     state = channel.state
                     ids = state.heads(now, limit) if state and not state.paused else []
-                    if state is not None and state.peculiar:
+                    if state is not None and state.delivery_needs_plan:
                         renew(store, state, now)
                     if not ids:
                         sleeper = sleeper or Sleeper(store, Channels((channel,)))
@@ -116,8 +117,8 @@ def begun(store: Store, state: QueueState | None, begin: int) -> list[tuple[int,
 def _deliveries(appended: Iterable[Event], state: QueueState) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     for lsn, kind, _, number, _, buffer, start, stop in appended:
-        if kind == events.DELIVER and number == state.number and isinstance(buffer, bytes):
-            ids, _ = events.deliveries_of(buffer, start, stop)
+        if kind == records.DELIVER and number == state.number and isinstance(buffer, bytes):
+            ids, _ = records.deliveries_of(buffer, start, stop)
             found += zip(ids, range(lsn, lsn + len(ids)), strict=True)
     return found
 
@@ -160,8 +161,8 @@ def take(store: Store, state: QueueState, ids: list[int], now: Now, deadline: in
     runs = [(flags, run[at : at + RUN_MAX]) for flags, run in _alike(state, ids) for at in _starts(run)]
     count = len(runs)
     receipts = store.log.append_columns(
-        now.store, [events.DELIVER] * count, [flags for flags, _ in runs], [state.number] * count,
-        [events.encode_deliveries(run, deadline) for _, run in runs],
+        now.store, [records.DELIVER] * count, [flags for flags, _ in runs], [state.number] * count,
+        [records.encode_deliveries(run, deadline) for _, run in runs],
     )  # fmt: skip
     flights: list[Flight | None] = []
     for receipt, (flags, run) in zip(receipts, runs, strict=True):
@@ -175,7 +176,7 @@ def _alike(state: QueueState, ids: list[int]) -> list[tuple[int, list[int]]]:
     """*ids*, in runs of those for which a DELIVER record has the same flags."""
     if state.flights.keys().isdisjoint(ids):  # as a rule
         return [(0, ids)]
-    each = groupby(ids, lambda id: events.TIMED_OUT if id in state.flights else 0)
+    each = groupby(ids, lambda id: records.TIMED_OUT if id in state.flights else 0)
     return [(flags, list(same)) for flags, same in each]
 
 
@@ -192,7 +193,7 @@ def read_all(queue: Queue[Any], state: QueueState, taken: Flying) -> list[Delive
     reader, at = queue._store.log.reader, 0
     while at < len(ids):
         # As many as possible at once, from one block; what is not there, or no PUBLISH record, by itself.
-        flags, times, bodies = reader.read_run(positions, at, events.PUBLISH)
+        flags, times, bodies = reader.read_run(positions, at, records.PUBLISH)
         if count := len(flags):
             part = flights[at : at + count]
             found: Iterable[Delivery[Any]] = map(
@@ -219,7 +220,7 @@ def read_all(queue: Queue[Any], state: QueueState, taken: Flying) -> list[Delive
 
 def _are_more(flags: list[int], flights: Sequence[Flight]) -> bool:
     """Whether one of these messages is more than its body."""
-    return max(flags) >= events.ATTRIBUTED or [each.traits for each in flights].count(PLAIN) < len(flights)
+    return max(flags) >= records.ATTRIBUTED or [each.traits for each in flights].count(PLAIN) < len(flights)
 
 
 def _whole(delivery: Delivery[Any]) -> Delivery[Any]:
@@ -241,7 +242,9 @@ def arrive_settled(queue: Queue[Any], state: QueueState, ids: Sequence[int], now
         except CorruptStore as error:
             damaged[id] = error
             continue
-        created_ms, published = events.published_of(stored.kind, stored.flags, stored.time_ms, stored.payload)
+        created_ms, published = records.published_of(
+            stored.kind, stored.flags, stored.time_ms, stored.payload
+        )
         settle.ack(plan, state, id, len(published))
         raw, more = more_of(stored.flags, published, traits)
         arrived = Flight(0, 0, attempts, position, traits)
@@ -280,7 +283,7 @@ def renew(store: Store, state: QueueState, now: Now) -> None:
     until = idle.renewal(state, now)
     if until is not None:
         plan = store.plan()
-        plan.add(events.RENEW, 0, state.number, events.RENEW_PAYLOAD.pack(until))
+        plan.add(records.RENEW, 0, state.number, records.RENEW_PAYLOAD.pack(until))
         store.commit(plan)
 
 
@@ -347,7 +350,7 @@ def _first_of(store: Store, asked: Asked) -> Queue[Any] | None:
     for channel in asked.channels.stocked(store.state):
         state = channel.state
         if state is not None:
-            if state.peculiar:
+            if state.delivery_needs_plan:
                 renew(store, state, now)
             if state.head(now) is not None:
                 return asked.by_channel[channel]

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from mq import exact
 from mq.api.message import Delivery, Receipt
 from mq.api.options import check_many
-from mq.delivery import events, settle
+from mq.delivery import records, settle
 from mq.delivery.plan import Plan
 from mq.delivery.queue import QueueState
 from mq.delivery.state import State
@@ -32,7 +32,7 @@ from mq.errors import StaleReceipt, UsageError
 if TYPE_CHECKING:
     from mq.api.queue import Queue
 
-PLAIN_MAX: Final = 8 * events.RUN_MAX  # acked in one turn: less than a millisecond
+PLAIN_MAX: Final = 8 * records.RUN_MAX  # acked in one turn: less than a millisecond
 TAG_CHARS: Final = 6  # of a receipt's tag: which store; what follows is the log's epoch
 NEVER: Final = -1  # the receipt of no delivery
 
@@ -131,13 +131,13 @@ def _ack_plain(store: Store, messages: list[Delivery[Any]]) -> int:
                 if state is None or not state.are_plain(ids, flights):
                     return done
                 ms = store.clock.store_ms()
-                payloads = events.encode_acks(ids, sizes)
+                payloads = records.encode_acks(ids, sizes)
                 count = len(payloads)
                 if count == 1:
-                    store.log.append(ms, events.ACK, 0, state.number, payloads[0])
+                    store.log.append(ms, records.ACK, 0, state.number, payloads[0])
                 else:
                     store.log.append_columns(
-                        ms, [events.ACK] * count, [0] * count, [state.number] * count, payloads
+                        ms, [records.ACK] * count, [0] * count, [state.number] * count, payloads
                     )
                 state.ack_plain(ids, sizes)
                 store.applied = store.log.end

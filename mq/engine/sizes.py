@@ -6,7 +6,7 @@ record that takes the message out (DROP, MOVE, ACK), and every process counts wh
 
 from __future__ import annotations
 
-from mq.delivery import events
+from mq.delivery import records
 from mq.errors import Closed, StorageError
 from mq.storage.disk import will_pass
 from mq.storage.log import Log
@@ -25,7 +25,7 @@ def size_of(log: Log, position: int) -> int:
         if will_pass(error):
             raise
         return 0  # not to be read now, whatever the reason: the others' turn must not wait for that
-    return len(events.published_of(stored.kind, stored.flags, 0, stored.payload)[1])
+    return len(records.published_of(stored.kind, stored.flags, 0, stored.payload)[1])
 
 
 def _glance(log: Log, position: int) -> int | None:
@@ -33,6 +33,6 @@ def _glance(log: Log, position: int) -> int | None:
     if head is None:
         return None
     kind, flags, length, _ = head
-    return events.published_size(
+    return records.published_size(
         kind, flags, length, lambda size: log.glance.payload(position, length - size, size)
     )

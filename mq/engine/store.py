@@ -29,13 +29,13 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mq import exact, forks
-from mq.delivery import events, idle
+from mq.delivery import idle, records
 from mq.delivery.backlog import Arrays, Chunk
 from mq.delivery.board import NEVER
-from mq.delivery.dead import NAME_BYTES_MAX, check_grave
+from mq.delivery.dead import NAME_BYTES_MAX, check_dead_letters
 from mq.delivery.decode import refusals
 from mq.delivery.due import next_work
-from mq.delivery.events import Now
+from mq.delivery.now import Now
 from mq.delivery.plan import Plan
 from mq.delivery.queue import QueueState
 from mq.delivery.state import State, declaration_of
@@ -230,7 +230,7 @@ class Store:
             except (CorruptStore, Unsupported):  # it may be a record that a mistake of an older mq wrote
                 if not salvage or self._locks.crowded:
                     raise
-                for loss in repair.mend(disk, self.path, events.PUBLISH, events.message_of, refusals):
+                for loss in repair.mend(disk, self.path, records.PUBLISH, records.message_of, refusals):
                     self.notes.put_down(WARNING, "%s", loss)
                 alone = self._begin()
             if not self.exclusive:
@@ -473,7 +473,7 @@ class Store:
         log.turn = self._turn_of_sync
         # Not where each publish waits for the disk: a write is as fast there, and fails with an errno.
         log.may_map = not self.durable and self.disk.may_map(self.path)
-        log.refusable = frozenset({events.PUBLISH})
+        log.refusable = frozenset({records.PUBLISH})
         log.kept = self.maintenance.kept
         self.log, self.verdict = log, found.verdict
 
@@ -876,11 +876,11 @@ class Store:
                     return
                 self.leave()
                 self.enter()
-                check_grave(self.state, channel.name, changes)
+                check_dead_letters(self.state, channel.name, changes)
                 plan = self.plan()
                 if (state := channel.state) and idle.is_to_go(state, plan.now):
                     # It is to go, and only nobody came by yet: what is declared is a new one.
-                    plan.add(events.DELETE, 0, state.number, b"")
+                    plan.add(records.DELETE, 0, state.number, b"")
                     self.commit(plan)
                     plan = self.plan()
                 plan.declare(channel.name, changes)
@@ -960,7 +960,7 @@ class Store:
                 except UsageError as error:  # a mistake of mq: nothing was appended
                     self._put_off(queue, error)
                 else:
-                    queue.put_down(now)
+                    queue.reset_alarms(now)
         except DiskFull:
             # Of all queues: no work can be done before there is room.
             self.state.board.next = now.store + DUE_AGAIN_MS
@@ -969,7 +969,7 @@ class Store:
         """What falls due in *queue* cannot be done: its messages stay, and the other queues' work goes on."""
         self.notes.put_down_rarely(WARNING, UNDONE, self.path, queue.name, why)
         now = self.clock.now()
-        queue.put_off(now, now.store + DUE_AGAIN_MS)
+        queue.postpone(now, now.store + DUE_AGAIN_MS)
 
     def wake_ready(self) -> None:
         """Something may have changed at any queue: wake those that find something, or sleep past its time."""
@@ -1008,7 +1008,7 @@ class Store:
 
     def declaration(self, queue: QueueState) -> Draft:
         """The record that says all there is to know of *queue* beside its messages."""
-        return events.DECLARE, 0, queue.number, events.encode_declaration(declaration_of(queue))
+        return records.DECLARE, 0, queue.number, records.encode_declaration(declaration_of(queue))
 
     def read(self, queue: QueueState, id: int, position: int) -> tuple[int, int, bytes] | None:
         """The record's flags, when the message was created, and what was published; None if it is gone.
@@ -1042,7 +1042,7 @@ class Store:
                 position = now_at
             else:
                 flags = stored.flags
-                return flags, *events.published_of(stored.kind, flags, stored.time_ms, stored.payload)
+                return flags, *records.published_of(stored.kind, flags, stored.time_ms, stored.payload)
 
     # ── the disk ───────────────────────────────────────────────────────────────────
 

@@ -27,7 +27,7 @@ from threading import TIMEOUT_MAX, Lock
 from typing import Final
 
 from mq.delivery.board import NEVER
-from mq.delivery.events import Now
+from mq.delivery.now import Now
 from mq.engine.channel import Channel, Channels
 from mq.engine.store import Store
 

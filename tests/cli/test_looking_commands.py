@@ -13,7 +13,7 @@ from commands import Run, contents
 
 import mq
 from mq.cli import cli
-from mq.delivery import events
+from mq.delivery import records
 
 READ_ONLY = [["peek", "mail"], ["queues"], ["stats", "mail"], ["inspect"], ["dump"]]
 
@@ -143,7 +143,7 @@ def test_a_timeout_is_shown_before_a_writer_comes_by(run: Run, store: Path, fill
         queue = broker.queue("mail", backoff=mq.Backoff(initial=1000))
         queue.receive(timeout=0, visibility_timeout=0)
     shown = json.loads(run("peek", "mail", "--state", "delayed", "--json").stdout)
-    assert [(each["attempt"], each["reason"]) for each in shown["failures"]] == [(1, events.TIMEOUT_REASON)]
+    assert [(each["attempt"], each["reason"]) for each in shown["failures"]] == [(1, records.TIMEOUT_REASON)]
     assert "last failure" in run("peek", "mail", "--state", "delayed").stdout
     with mq.open(store) as broker:
         message = broker.queue("mail").get(filled[0])

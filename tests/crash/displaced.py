@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from itertools import count
 
 from mq.api.broker import Broker
-from mq.delivery import events
+from mq.delivery import records
 from mq.delivery.decode import refusals
 from mq.engine.store import Store
 from mq.errors import StorageError, StoreLocked
@@ -125,7 +125,7 @@ def a_file_is_deleted(name: str) -> Callable[[Stage], None]:
 def a_repair_comes_when_format_is_gone(stage: Stage) -> None:
     def mend(actor: Actor) -> None:
         try:
-            repair.repair(actor.process.disk, PATH, events.PUBLISH, events.message_of, refusals)
+            repair.repair(actor.process.disk, PATH, records.PUBLISH, records.message_of, refusals)
         except StoreLocked:
             return
         if stage["a"].broker:

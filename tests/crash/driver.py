@@ -20,7 +20,7 @@ from typing import Any
 
 from mq.api.broker import Broker
 from mq.api.message import Delivery
-from mq.delivery import events
+from mq.delivery import records
 from mq.delivery.queue import State
 from mq.engine.store import Store
 from mq.errors import DiskFull, MqError, StaleReceipt, StorageError, StoreFailed
@@ -281,8 +281,8 @@ class Driver:
         for name in sorted(store.state.names()):
             queue = store.state.named(name)
             queue.advance(store.clock.now())
-            last = self._bodies(name, "in_flight") if queue.dying() else set()
-            dying = {self.history.bodies.get(id) for id in queue.doomed if queue.is_doomed(id)}
+            last = self._bodies(name, "in_flight") if queue.exhausted_count() else set()
+            dying = {self.history.bodies.get(id) for id in queue.exhausted if queue.is_exhausted(id)}
             gone = [body for body in last if body in dying]
             step = model.both(step, model.moved(name, gone, f"{name}.dead"))
 
@@ -529,6 +529,6 @@ def make_body(number: int, size: int, dot: bytes = b".") -> bytes:
     """A body like no other; every fifth looks like a record, its checksum right but for the seed."""
     text = b"%d%b" % (number, dot)
     if number % 5 == 4:
-        lookalike = record.encode(0, 0, 0, 0, events.ACK, 0, 1, events.ACK_PAYLOAD.pack(number, 1))
+        lookalike = record.encode(0, 0, 0, 0, records.ACK, 0, 1, records.ACK_PAYLOAD.pack(number, 1))
         text += lookalike
     return text + b"\xa5" * max(0, (size or 1 + number * 7 % 60) - len(text))

@@ -68,7 +68,7 @@ BUGS = (
         "before >= SET_MS and 0 <= wall - before <= DOWNTIME_MS_MAX", "True",
         "a_wall_clock_is_set_by_decades_between_two_openings"),
     Bug("a backoff follows the wall clock", "mq.delivery.settle:nack",
-        "flags, due = flags | events.RESTS, plan.now.store + rest", "due = plan.now.wall + rest",
+        "flags, due = flags | records.RESTS, plan.now.store + rest", "due = plan.now.wall + rest",
         "a_wall_clock_is_set_while_a_message_rests"),
     # ── a turn without the lock ────────────────────────────────────────────────────
     Bug("one word says for all owners that they are inside", BIAS + "inside", "return INSIDE + slot",

@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from mq.delivery import events
+from mq.delivery import records
 from mq.delivery.decode import refusals
 from mq.errors import StorageError
 from mq.storage import repair
@@ -187,8 +187,8 @@ def repaired_at_the_second_try(disk: SimulatedDisk, nth: int) -> bool:
 
     disk.sync = sync  # type: ignore[method-assign]
     try:
-        repair.repair(disk, PATH, events.PUBLISH, events.message_of, refusals)
+        repair.repair(disk, PATH, records.PUBLISH, records.message_of, refusals)
         return False
     except (OSError, StorageError):
-        repair.repair(disk, PATH, events.PUBLISH, events.message_of, refusals)
+        repair.repair(disk, PATH, records.PUBLISH, records.message_of, refusals)
         return True

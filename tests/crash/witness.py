@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from mq.delivery.events import IN_FLIGHT
+from mq.delivery.records import IN_FLIGHT
 
 FOREVER = 1 << 60
 

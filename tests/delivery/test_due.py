@@ -7,9 +7,11 @@ from collections.abc import Callable
 import pytest
 from stretches import alone
 
-from mq.delivery import events
-from mq.delivery.events import Attributes, Changes, Now
+from mq.delivery import records
+from mq.delivery.now import Now
+from mq.delivery.options import Declaration, replaced
 from mq.delivery.queue import QueueState
+from mq.delivery.records import Attributes, Changes
 from mq.delivery.retry import Backoff
 from mq.delivery.snapshot import encode, freeze, restore
 from mq.delivery.state import State
@@ -23,11 +25,11 @@ def at(ms: int) -> Now:
 
 def made(**options: object) -> tuple[State, QueueState]:
     state = State()
-    declared = events.Declaration(name="mail", backoff=Backoff(initial=0), **options)  # type: ignore[arg-type]
-    queue = state.declare(1, 1, events.encode_declaration(declared))
+    declared = Declaration(name="mail", backoff=Backoff(initial=0), **options)  # type: ignore[arg-type]
+    queue = state.declare(1, 1, records.encode_declaration(declared))
     queue.advance(at(1000))
     while state.board.due(at(1000)):  # nothing: and from now on it knows how the clocks stand
-        queue.put_down(at(1000))
+        queue.reset_alarms(at(1000))
     return state, queue
 
 
@@ -57,14 +59,14 @@ def extended_to_now_after_its_time(state: State, queue: QueueState) -> None:
 
 
 def relocated_behind_its_deadline(state: State, queue: QueueState) -> None:
-    queue.relocate(10, 50, 5, LAST, events.IN_FLIGHT, 40, 900)
+    queue.relocate(10, 50, 5, LAST, records.IN_FLIGHT, 40, 900)
 
 
 def attempts_max_lowered(state: State, queue: QueueState) -> None:
-    changed = events.Declaration(name="mail", max_attempts=5, backoff=Backoff(initial=0))
-    state.declare(1, 2, events.encode_declaration(changed))
+    changed = Declaration(name="mail", max_attempts=5, backoff=Backoff(initial=0))
+    state.declare(1, 2, records.encode_declaration(changed))
     last_attempt(queue, 1000)
-    state.declare(1, 3, events.encode_declaration(events.replaced(changed, {"max_attempts": LAST})))
+    state.declare(1, 3, records.encode_declaration(replaced(changed, {"max_attempts": LAST})))
 
 
 def indexed_anew(state: State, queue: QueueState) -> None:
@@ -89,7 +91,7 @@ def test_a_last_attempt_without_time_left_falls_due_at_once(happens):
     happens(state, queue)
     assert state.board.next <= 1000
     assert state.board.due(at(1000)) == 1
-    assert 10 in queue.fallen(at(1000), 9)[1]
+    assert 10 in queue.due_to_go(at(1000), 9)[1]
 
 
 @pytest.mark.parametrize("happens", DYING, ids=lambda each: each.__name__)
@@ -99,7 +101,7 @@ def test_it_falls_due_also_when_something_earlier_was_done_meanwhile(happens):
     queue.deliver(5, 30, 500, 0)
     assert state.board.due(at(1000)) == 1
     queue.take(5)
-    queue.put_down(at(1000))
+    queue.reset_alarms(at(1000))
     happens(state, queue)
     assert state.board.next <= 1000
     assert state.board.due(at(1000)) == 1
@@ -112,21 +114,21 @@ def expired_on_arrival(state: State, queue: QueueState) -> None:
 def nacked_after_its_time(state: State, queue: QueueState) -> None:
     queue.publish_with(10, 5, Attributes(expires=900))
     queue.deliver(10, 40, LATER, 0)
-    queue.put_down(at(1000))
+    queue.reset_alarms(at(1000))
     queue.nack(10, 0)
 
 
 def released_after_its_time(state: State, queue: QueueState) -> None:
     queue.publish_with(10, 5, Attributes(expires=900))
     queue.deliver(10, 40, LATER, 0)
-    queue.put_down(at(1000))
+    queue.reset_alarms(at(1000))
     queue.release(10)
 
 
 def timed_out_after_its_time(state: State, queue: QueueState) -> None:
     queue.publish_with(10, 5, Attributes(expires=900))
     queue.deliver(10, 40, LATER, 0)
-    queue.put_down(at(1000))
+    queue.reset_alarms(at(1000))
     queue.extend(10, 1000)
 
 
@@ -136,14 +138,14 @@ def rescheduled_after_its_time(state: State, queue: QueueState) -> None:
 
 
 def relocated_after_its_time(state: State, queue: QueueState) -> None:
-    queue.relocate(10, 50, 5, 0, events.WAITING, 0, 0, Attributes(), Changes(expires=900))
+    queue.relocate(10, 50, 5, 0, records.WAITING, 0, 0, Attributes(), Changes(expires=900))
 
 
 def arrived_from_elsewhere(state: State, queue: QueueState) -> None:
-    other = state.declare(2, 2, events.encode_declaration(events.Declaration(name="other")))
+    other = state.declare(2, 2, records.encode_declaration(Declaration(name="other")))
     other.publish(10, 5)
-    moved = events.encode_move(events.Move(10, 5, 1, 1000, 900, "other", "because"))
-    state.apply(alone([(60, events.MOVE, events.DIED, 2, 0, moved, 0, len(moved))]))
+    moved = records.encode_move(records.Move(10, 5, 1, 1000, 900, "other", "because"))
+    state.apply(alone([(60, records.MOVE, records.DIED, 2, 0, moved, 0, len(moved))]))
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ def test_what_comes_back_after_its_time_to_live_falls_due_at_once(happens):
     assert queue.head(at(1000)) is None
     assert state.board.next <= 1000
     assert state.board.due(at(1000)) == 1
-    assert queue.fallen(at(1000), 9) == ([10], [])
+    assert queue.due_to_go(at(1000), 9) == ([10], [])
 
 
 @pytest.mark.parametrize("happens", [no_time_left, expired_on_arrival, relocated_behind_its_deadline])
@@ -170,14 +172,14 @@ def test_what_a_checkpoint_holds_falls_due(happens):
     again = restore(encode(freeze(state), lambda words: (0, 0, 0, 0))[0], lambda *_: None)
     assert again.board.next <= 1000
     assert again.board.due(at(1000)) == 1
-    assert any(again.queue(1).fallen(at(1000), 9))
+    assert any(again.queue(1).due_to_go(at(1000), 9))
 
 
 @pytest.mark.parametrize("ahead", [-(10**8), 0, 10**8])
 def test_a_state_that_was_just_read_knows_not_yet_how_the_clocks_stand(ahead):
     """Store time less wall time: what expires by the wall clock falls due although nobody has looked yet."""
     state = State()
-    state.declare(1, 1, events.encode_declaration(events.Declaration(name="mail")))
+    state.declare(1, 1, records.encode_declaration(Declaration(name="mail")))
     state.queues[1].publish_with(10, 5, Attributes(expires=10**9))
     now = Now(10**9 + ahead, 10**9)
     assert state.board.next <= now.store
@@ -194,5 +196,5 @@ def test_a_wall_clock_that_jumps_moves_what_expires_and_nothing_else(jump):
     now = Now(1001, 1000 + jump)
     queue.head(now)
     assert (state.board.next <= now.store) == (jump > 0)
-    assert queue.fallen(Now(last_attempt_at - 1, 1000 + jump), 9)[1] == []
-    assert queue.fallen(Now(last_attempt_at, 1000 + jump), 9)[1] == [11]
+    assert queue.due_to_go(Now(last_attempt_at - 1, 1000 + jump), 9)[1] == []
+    assert queue.due_to_go(Now(last_attempt_at, 1000 + jump), 9)[1] == [11]

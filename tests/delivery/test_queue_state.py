@@ -8,9 +8,10 @@ from random import Random
 import pytest
 from msgspec.structs import replace
 
-from mq.delivery import events
-from mq.delivery.events import TIMED_OUT, Attributes, Now
+from mq.delivery import records
+from mq.delivery.now import Now
 from mq.delivery.queue import STALE_MAX, Flight, QueueState
+from mq.delivery.records import TIMED_OUT, Attributes
 from mq.delivery.retry import Backoff
 
 
@@ -141,12 +142,12 @@ def test_a_backoff_follows_store_time_and_a_delay_wall_time(queue):
         assert queue.heads(now, 9) == [*ready, 30]
         assert queue.counts(now) == (1 + len(ready), 0, 2 - len(ready))
         assert queue.ids("delayed", now, 9) == [id for id in (10, 20) if id not in ready]
-    assert (queue.changes_at(10, at(499)), queue.facts(10)) == (500, (1, events.RESTING, 0, 500))
+    assert (queue.changes_at(10, at(499)), queue.facts(10)) == (500, (1, records.RESTING, 0, 500))
 
 
 def test_a_group_goes_on_when_the_backoff_of_its_first_is_over(queue):
     for id in (40, 50):
-        queue.publish_with(id, 5, events.Attributes(group="g"))
+        queue.publish_with(id, 5, records.Attributes(group="g"))
     for id in (10, 20, 30):
         queue.take(id)
     deliver(queue, 40, 60, 100)
@@ -171,7 +172,7 @@ def test_what_rests_can_be_rescheduled(queue):
     queue.nack(10, 500, rests=True)
     queue.reschedule(10, 0)
     assert queue.head(at(90)) == 10
-    assert queue.facts(10) == (1, events.DELAYED, 0, 0)
+    assert queue.facts(10) == (1, records.DELAYED, 0, 0)
 
 
 def test_deadlines_follow_store_time_and_dues_wall_time(queue):
@@ -314,7 +315,7 @@ def test_a_plain_queue_delivers_the_head_of_what_waits(seed):
         if found is not None and kind > 7:
             deliver(queue, found, 1000 + id, now + draw.choice([5, 500]))
             flying.append(found)
-        flying = [id for id in flying if queue.is_flying(id, at(now))]
+        flying = [id for id in flying if queue.is_in_flight(id, at(now))]
     assert plain
 
 
@@ -373,7 +374,7 @@ def test_where_the_log_begins_behind_a_message_its_last_record_says_all(queue, p
 
 
 def test_a_message_keeps_its_new_position_whatever_happens_to_it(queue):
-    queue.relocate(10, 5000, 5, 0, events.WAITING, 0, 0)
+    queue.relocate(10, 5000, 5, 0, records.WAITING, 0, 0)
     assert deliver(queue, 10, 40, 100).position == 5000
     queue.nack(10, 700)
     assert queue.position(10) == 5000

@@ -9,8 +9,8 @@ from itertools import pairwise
 import pytest
 from stretches import Record, alone, together
 
-from mq.delivery import events, runs
-from mq.delivery.events import Now
+from mq.delivery import records, runs
+from mq.delivery.now import Now
 from mq.delivery.state import State
 
 SIZE = 7  # of each body
@@ -22,16 +22,16 @@ def record(lsn: int, kind: int, payload: bytes, queue: int = 1, flags: int = 0) 
 
 
 def publish(lsn: int, queue: int = 1, flags: int = 0) -> Record:
-    return record(lsn, events.PUBLISH, bytes(SIZE), queue, flags)
+    return record(lsn, records.PUBLISH, bytes(SIZE), queue, flags)
 
 
 def deliver(lsn: int, *ids: int, queue: int = 1, flags: int = 0) -> Record:
-    return record(lsn, events.DELIVER, events.encode_deliveries(ids, 50_000 + lsn), queue, flags)
+    return record(lsn, records.DELIVER, records.encode_deliveries(ids, 50_000 + lsn), queue, flags)
 
 
 def ack(lsn: int, *ids: int, queue: int = 1, flags: int = 0) -> Record:
-    payload = b"".join(events.ACK_PAYLOAD.pack(id, SIZE) for id in ids)
-    return record(lsn, events.ACK, payload, queue, flags)
+    payload = b"".join(records.ACK_PAYLOAD.pack(id, SIZE) for id in ids)
+    return record(lsn, records.ACK, payload, queue, flags)
 
 
 def told(state: State) -> dict[int, tuple]:
@@ -84,7 +84,7 @@ THREE = [publish(1000), publish(2000), publish(3000)]
         ),
         pytest.param([*THREE, ack(4000), deliver(5000, 1000)], id="a record about none"),
         pytest.param(
-            [*THREE, deliver(4000, 1000), deliver(5000, 1000, flags=events.TIMED_OUT), ack(6000, 1000)],
+            [*THREE, deliver(4000, 1000), deliver(5000, 1000, flags=records.TIMED_OUT), ack(6000, 1000)],
             id="timed out",
         ),
         pytest.param(
@@ -104,7 +104,7 @@ def history(chance: random.Random, count: int) -> Iterator[Record]:
     waiting: dict[int, list[int]] = {1: [], 2: []}
     flying: dict[int, list[int]] = {1: [], 2: []}
     odd = chance.choice([0, 0, 0.02, 0.2])
-    bodies = sorted(events.PLAIN_FLAGS)
+    bodies = sorted(records.PLAIN_FLAGS)
     for lsn in range(STEP, STEP * count, STEP):
         queue = chance.choice([1, 1, 1, 2])
         waits, flies = waiting[queue], flying[queue]
@@ -113,11 +113,11 @@ def history(chance: random.Random, count: int) -> Iterator[Record]:
             id = chance.randrange(1, count + 5) * STEP
             yield chance.choice([
                 deliver(lsn, id, queue=queue), ack(lsn, id, queue=queue), ack(lsn, id, id, queue=queue),
-                deliver(lsn, id, queue=queue, flags=events.TIMED_OUT), deliver(lsn, id, id, queue=queue),
-                record(lsn, events.NACK, events.NACK_PAYLOAD.pack(id, 0), queue),
-                record(lsn, events.RELEASE, events.RELEASE_PAYLOAD.pack(id), queue),
-                record(lsn, events.DROP, events.DROP_PAYLOAD.pack(id, SIZE), queue),
-                record(lsn, events.DELETE, b"", queue),
+                deliver(lsn, id, queue=queue, flags=records.TIMED_OUT), deliver(lsn, id, id, queue=queue),
+                record(lsn, records.NACK, records.NACK_PAYLOAD.pack(id, 0), queue),
+                record(lsn, records.RELEASE, records.RELEASE_PAYLOAD.pack(id), queue),
+                record(lsn, records.DROP, records.DROP_PAYLOAD.pack(id, SIZE), queue),
+                record(lsn, records.DELETE, b"", queue),
             ])  # fmt: skip
         elif roll < 0.4 or not (waits or flies):
             waits.append(lsn)

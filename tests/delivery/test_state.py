@@ -6,8 +6,9 @@ import msgspec
 import pytest
 from stretches import alone
 
-from mq.delivery import events
-from mq.delivery.events import Now
+from mq.delivery import records
+from mq.delivery.now import Now
+from mq.delivery.options import Declaration
 from mq.delivery.state import QUEUES_MAX, State, declaration_of
 from mq.errors import Unsupported
 
@@ -20,20 +21,18 @@ def record(lsn: int, kind: int, payload: bytes, queue: int = 1) -> tuple:
 
 
 def declare(lsn: int, name: str, queue: int = 1, **known: float) -> tuple:
-    return record(
-        lsn, events.DECLARE, events.encode_declaration(events.Declaration(name=name, **known)), queue
-    )
+    return record(lsn, records.DECLARE, records.encode_declaration(Declaration(name=name, **known)), queue)
 
 
 MAIL = declare(1, "mail")
-ONE = record(10, events.PUBLISH, b"one")
-TWO = record(20, events.PUBLISH, b"four")
-TAKE = record(30, events.DELIVER, events.DELIVER_PAYLOAD.pack(10, 5000))
-ACK = record(40, events.ACK, events.ACK_PAYLOAD.pack(10, 3))
-NACK = record(40, events.NACK, events.NACK_PAYLOAD.pack(10, 3000) + b"why")
-RELEASE = record(40, events.RELEASE, events.RELEASE_PAYLOAD.pack(10))
-EXTEND = record(40, events.EXTEND, events.EXTEND_PAYLOAD.pack(10, 500))
-PURGE = record(40, events.PURGE, events.PURGE_PAYLOAD.pack(1000) + events.KEPT_PAYLOAD.pack(10, 3))
+ONE = record(10, records.PUBLISH, b"one")
+TWO = record(20, records.PUBLISH, b"four")
+TAKE = record(30, records.DELIVER, records.DELIVER_PAYLOAD.pack(10, 5000))
+ACK = record(40, records.ACK, records.ACK_PAYLOAD.pack(10, 3))
+NACK = record(40, records.NACK, records.NACK_PAYLOAD.pack(10, 3000) + b"why")
+RELEASE = record(40, records.RELEASE, records.RELEASE_PAYLOAD.pack(10))
+EXTEND = record(40, records.EXTEND, records.EXTEND_PAYLOAD.pack(10, 500))
+PURGE = record(40, records.PURGE, records.PURGE_PAYLOAD.pack(1000) + records.KEPT_PAYLOAD.pack(10, 3))
 
 
 def folded(*records: tuple) -> State:
@@ -72,14 +71,14 @@ def test_a_declaration_supersedes_the_one_before():
 
 
 @pytest.mark.parametrize(
-    "records", [[MAIL, ONE, TWO, TAKE, NACK], [MAIL, ONE, TAKE, ACK]], ids=["nack", "ack"]
+    "before", [[MAIL, ONE, TWO, TAKE, NACK], [MAIL, ONE, TAKE, ACK]], ids=["nack", "ack"]
 )
-def test_what_a_declaration_carries_is_what_the_records_before_it_gave(records):
+def test_what_a_declaration_carries_is_what_the_records_before_it_gave(before):
     """So the records may go, and the totals stay."""
-    queue = folded(*records).named("mail")
-    again = folded(record(90, events.DECLARE, events.encode_declaration(declaration_of(queue))))
+    queue = folded(*before).named("mail")
+    again = folded(record(90, records.DECLARE, records.encode_declaration(declaration_of(queue))))
     assert declaration_of(again.named("mail")) == declaration_of(queue)
-    assert again.named("mail").published == len([each for each in records if each[1] == events.PUBLISH])
+    assert again.named("mail").published == len([each for each in before if each[1] == records.PUBLISH])
 
 
 def test_messages_may_come_before_their_declaration():
@@ -92,12 +91,12 @@ def test_messages_may_come_before_their_declaration():
 def test_a_declaration_that_nobody_knows_is_refused_by_name():
     unknown = msgspec.msgpack.encode({"name": "mail", "colour": "blue"})
     with pytest.raises(Unsupported, match=r"colour.* upgrade"):
-        folded(record(1, events.DECLARE, unknown))
+        folded(record(1, records.DECLARE, unknown))
 
 
 def test_queues_do_not_touch_each_other():
     other = declare(2, "other", queue=2)
-    theirs = record(15, events.PUBLISH, b"theirs", queue=2)
+    theirs = record(15, records.PUBLISH, b"theirs", queue=2)
     state = folded(MAIL, other, ONE, theirs, TAKE, ACK, PURGE)
     assert state.named("mail").total() == 0
     assert state.named("other").heads(NOW, 9) == [15]
@@ -117,7 +116,7 @@ def test_numbers_run_out_after_65_535_queues():
     assert state.free_number() is None
 
 
-BATCH = [record(lsn, events.PUBLISH, b"body") for lsn in range(10, 90, 10)]
+BATCH = [record(lsn, records.PUBLISH, b"body") for lsn in range(10, 90, 10)]
 
 
 @pytest.mark.parametrize(
@@ -126,28 +125,29 @@ BATCH = [record(lsn, events.PUBLISH, b"body") for lsn in range(10, 90, 10)]
         pytest.param([MAIL, *BATCH], id="waiting"),
         pytest.param([*BATCH, MAIL], id="waiting, not declared yet"),
         pytest.param(
-            [MAIL, *BATCH, record(90, events.DELIVER, events.DELIVER_PAYLOAD.pack(20, 500))], id="flown"
+            [MAIL, *BATCH, record(90, records.DELIVER, records.DELIVER_PAYLOAD.pack(20, 500))], id="flown"
         ),
         pytest.param(
-            [MAIL, *BATCH, record(90, events.RESCHEDULE, events.RESCHEDULE_PAYLOAD.pack(20, 7))], id="due"
+            [MAIL, *BATCH, record(90, records.RESCHEDULE, records.RESCHEDULE_PAYLOAD.pack(20, 7))], id="due"
         ),
-        pytest.param([MAIL, *BATCH, record(90, events.DROP, events.DROP_PAYLOAD.pack(10, 4))], id="gone"),
+        pytest.param([MAIL, *BATCH, record(90, records.DROP, records.DROP_PAYLOAD.pack(10, 4))], id="gone"),
         pytest.param([MAIL], id="none"),
     ],
 )
 @pytest.mark.parametrize("ids", [[10, 20, 30], [30, 10, 20, 40], [20, 30], [10, 20, 30, 40, 50, 60, 70, 80]])
 def test_a_record_about_several_is_as_many_about_one(before, ids):
     many, single = folded(*before), folded(*before)
-    many.apply(alone([record(100, events.DELIVER, events.encode_deliveries(ids, 5000))]))
+    many.apply(alone([record(100, records.DELIVER, records.encode_deliveries(ids, 5000))]))
     single.apply(
         alone(
-            record(100 + n, events.DELIVER, events.encode_deliveries([id], 5000)) for n, id in enumerate(ids)
+            record(100 + n, records.DELIVER, records.encode_deliveries([id], 5000))
+            for n, id in enumerate(ids)
         )
     )
     assert told(many) == told(single)
     sizes = [(id, 4) for id in [*ids, 77]]
-    many.apply(alone([record(200, events.ACK, b"".join(events.ACK_PAYLOAD.pack(*each) for each in sizes))]))
-    single.apply(alone(record(200, events.ACK, events.ACK_PAYLOAD.pack(*each)) for each in sizes))
+    many.apply(alone([record(200, records.ACK, b"".join(records.ACK_PAYLOAD.pack(*each) for each in sizes))]))
+    single.apply(alone(record(200, records.ACK, records.ACK_PAYLOAD.pack(*each)) for each in sizes))
     assert told(many) == told(single)
 
 
@@ -160,18 +160,18 @@ def told(state: State) -> tuple:
 @pytest.mark.parametrize(
     ("kind", "flags"),
     [
-        (events.PUBLISH, 0x30), (events.PUBLISH, 0x80), (events.PUBLISH, 0x02), (events.DELIVER, 0x20),
-        (events.DELIVER, 0x08), (events.ACK, 0x10), (events.ACK, 0x04), (events.RELEASE, 0x80),
+        (records.PUBLISH, 0x30), (records.PUBLISH, 0x80), (records.PUBLISH, 0x02), (records.DELIVER, 0x20),
+        (records.DELIVER, 0x08), (records.ACK, 0x10), (records.ACK, 0x04), (records.RELEASE, 0x80),
     ],
 )  # fmt: skip
 def test_flags_that_say_what_is_not_known_are_refused_by_name(kind, flags):
     """A newer mq may have written them: to guess is to misread."""
-    lsn, _, _, *rest = record(50, kind, events.DELIVER_PAYLOAD.pack(10, 20))
-    with pytest.raises(Unsupported, match=f"{flags:#x} of a record of kind {events.KIND_NAMES[kind]}"):
+    lsn, _, _, *rest = record(50, kind, records.DELIVER_PAYLOAD.pack(10, 20))
+    with pytest.raises(Unsupported, match=f"{flags:#x} of a record of kind {records.KIND_NAMES[kind]}"):
         folded(MAIL, ONE, (lsn, kind, flags, *rest))
 
 
 def test_timeouts_are_counted_also_where_the_deliveries_before_were_lost():
-    payload = events.encode_deliveries([10, 20], 5000)
-    lsn, kind, _, *rest = record(50, events.DELIVER, payload)
-    assert folded(MAIL, ONE, TWO, (lsn, kind, events.TIMED_OUT, *rest)).queues[1].failed == 2
+    payload = records.encode_deliveries([10, 20], 5000)
+    lsn, kind, _, *rest = record(50, records.DELIVER, payload)
+    assert folded(MAIL, ONE, TWO, (lsn, kind, records.TIMED_OUT, *rest)).queues[1].failed == 2

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from mq.delivery import events
+from mq.delivery import records
 from mq.storage import record, walk
 from mq.storage.identity import Identity
 from mq.storage.segment import HEADER_BYTES, Segment, encode_header
@@ -85,20 +85,20 @@ def entry(
 
 
 def declare(name: str = "a", *, claims: int = NOTHING) -> Part:
-    return entry(events.DECLARE, msgspec.msgpack.encode({"name": name}), claims=claims)
+    return entry(records.DECLARE, msgspec.msgpack.encode({"name": name}), claims=claims)
 
 
 def publish(body: bytes, *, claims: int = NOTHING, more: bool = False) -> Part:
     """A message; *more*: its group goes on."""
-    return entry(events.PUBLISH, body, claims=claims, flags=record.CONTINUES if more else 0)
+    return entry(records.PUBLISH, body, claims=claims, flags=record.CONTINUES if more else 0)
 
 
 def deliver(id: int, *, claims: int = NOTHING) -> Part:
-    return entry(events.DELIVER, events.DELIVER_PAYLOAD.pack(id, CREATED_MS + 30_000), claims=claims)
+    return entry(records.DELIVER, records.DELIVER_PAYLOAD.pack(id, CREATED_MS + 30_000), claims=claims)
 
 
 def ack(id: int, size: int, *, claims: int = NOTHING) -> Part:
-    return entry(events.ACK, events.ACK_PAYLOAD.pack(id, size), claims=claims)
+    return entry(records.ACK, records.ACK_PAYLOAD.pack(id, size), claims=claims)
 
 
 def closed(*, claims: int = NOTHING) -> Part:

@@ -22,7 +22,7 @@ from opened import contents
 
 import mq
 from mq.api.broker import Broker
-from mq.delivery.events import Now
+from mq.delivery.now import Now
 from mq.delivery.queue import QueueState
 from mq.engine.store import Store
 from mq.storage import commit, log, record, shared

@@ -13,7 +13,7 @@ from logfiles import items_of
 from opened import NOW, Held, contents, open_on
 
 from mq.api.broker import Broker
-from mq.delivery import events
+from mq.delivery import records
 from mq.delivery.decode import refusals
 from mq.engine.store import Store
 from mq.errors import CorruptStore
@@ -107,19 +107,19 @@ def made(name: str) -> Made:
     files = {path: data for path, data in disk.files().items() if path != "s/reserve"}
     broker = open_on(Image(files), now=NOW + 50 * DAY, read_only=True)
     expected, order = contents(broker), ready(broker)
-    walked = walk(Image(files), "s", events.PUBLISH)
+    walked = walk(Image(files), "s", records.PUBLISH)
     published: dict[int, object] = {}
-    records: dict[str, list[tuple[int, int, Found]]] = {}
+    by_file: dict[str, list[tuple[int, int, Found]]] = {}
     for file in walked.files:
         for item in items_of(walked, file):
             assert isinstance(item, Found)
             start = file.segment.offset(item.lsn)
-            records.setdefault(file.path, []).append((start, start + item.size, item))
-            id = events.message_of(item.kind, item.lsn, item.payload)
+            by_file.setdefault(file.path, []).append((start, start + item.size, item))
+            id = records.message_of(item.kind, item.lsn, item.payload)
             if id is not None:
-                published[id] = events.body_of(item.kind, item.flags, item.ms, item.payload)[1]
+                published[id] = records.body_of(item.kind, item.flags, item.ms, item.payload)[1]
     assert walked.verdict == ("clean" if name == "closed" else "open")
-    return Made(files, expected, order, published, records)
+    return Made(files, expected, order, published, by_file)
 
 
 def ready(broker: Broker) -> dict[str, list[int]]:
@@ -137,11 +137,11 @@ class Repaired(NamedTuple):
 def mended(files: Files, *, now: float = NOW + 50 * DAY) -> Repaired:
     """The store after a repair, a second one having found nothing to do."""
     disk = Image(files)
-    losses = repair(disk, "s", events.PUBLISH, events.message_of, refusals)
+    losses = repair(disk, "s", records.PUBLISH, records.message_of, refusals)
     repaired = disk.files()
-    assert repair(Image(repaired), "s", events.PUBLISH, events.message_of, refusals) == []
+    assert repair(Image(repaired), "s", records.PUBLISH, records.message_of, refusals) == []
     again = Image(repaired)
-    repair(again, "s", events.PUBLISH, events.message_of, refusals)
+    repair(again, "s", records.PUBLISH, records.message_of, refusals)
     assert again.files() == repaired
     # Looking at it changes nothing, and opening it for good leaves nothing to be repaired either.
     broker = open_on(disk, now=now)
@@ -184,8 +184,8 @@ def test_a_flipped_bit_costs_at_most_the_record_that_it_is_in(name: str, path: s
         found = mended({**store.files, path: data})
         repaired += bool(found.losses)
         hit = [each for start, stop, each in store.records[path] if start <= at < stop]
-        may_go = {events.message_of(each.kind, each.lsn, each.payload) for each in hit}
-        may_return = {int.from_bytes(each.payload[:8], "little") for each in hit if each.kind == events.ACK}
+        may_go = {records.message_of(each.kind, each.lsn, each.payload) for each in hit}
+        may_return = {int.from_bytes(each.payload[:8], "little") for each in hit if each.kind == records.ACK}
         assert store.expected.keys() - found.held.keys() <= may_go, at
         assert found.held.keys() - store.expected.keys() <= may_return, at
         for id, body in found.raw.items():
@@ -204,8 +204,8 @@ def test_a_truncation_costs_what_was_cut_off(name: str, path: str) -> None:
     for size in range(0, len(store.files[path].rstrip(b"\0")), -(-STEP // 4)):
         found = mended({**store.files, path: store.files[path][:size]})
         cut = [each for _, stop, each in store.records[path] if stop > size]
-        may_go = {events.message_of(each.kind, each.lsn, each.payload) for each in cut}
-        may_return = {int.from_bytes(each.payload[:8], "little") for each in cut if each.kind == events.ACK}
+        may_go = {records.message_of(each.kind, each.lsn, each.payload) for each in cut}
+        may_return = {int.from_bytes(each.payload[:8], "little") for each in cut if each.kind == records.ACK}
         assert store.expected.keys() - found.held.keys() <= may_go, size
         assert found.held.keys() - store.expected.keys() <= may_return, size
         for id, body in found.raw.items():
@@ -219,8 +219,8 @@ def test_a_missing_segment_costs_what_was_in_it(name: str, path: str) -> None:
     store = made(name)
     found = mended({each: data for each, data in store.files.items() if each != path})
     here = [each for _, _, each in store.records[path]]
-    may_go = {events.message_of(each.kind, each.lsn, each.payload) for each in here}
-    may_return = {int.from_bytes(each.payload[:8], "little") for each in here if each.kind == events.ACK}
+    may_go = {records.message_of(each.kind, each.lsn, each.payload) for each in here}
+    may_return = {int.from_bytes(each.payload[:8], "little") for each in here if each.kind == records.ACK}
     assert store.expected.keys() - found.held.keys() <= may_go
     assert found.held.keys() - store.expected.keys() <= may_return
     assert found.losses
@@ -248,7 +248,7 @@ def test_damage_to_what_stands_beside_the_log_costs_nothing(name: str) -> None:
 
 
 def fix(disk: Image | Faulty, *, dry_run: bool = False) -> list[Loss]:
-    return repair(disk, "s", events.PUBLISH, events.message_of, refusals, dry_run=dry_run)  # type: ignore[arg-type]
+    return repair(disk, "s", records.PUBLISH, records.message_of, refusals, dry_run=dry_run)  # type: ignore[arg-type]
 
 
 def flipped(files: Files, path: str, *offsets: int) -> dict[str, bytes]:
@@ -286,7 +286,7 @@ def test_it_may_be_killed_at_every_call_and_run_again(name: str, partly: bool) -
     if name == "plain":
         files = worst()
     else:
-        path, at, _ = places(name, events.RELOCATE)[0]
+        path, at, _ = places(name, records.RELOCATE)[0]
         files = flipped(made(name).files, path, at + 30, segment.HEADER_BYTES + 30, 60)
     whole = mended(files)
     assert len(whole.losses) >= 3
@@ -311,7 +311,7 @@ def copies(found: Repaired) -> set[bytes]:
 def test_what_was_damaged_is_copied_before_it_is_touched() -> None:
     """P10."""
     store = made("plain")
-    path, at, hit = places("plain", events.PUBLISH)[0]
+    path, at, hit = places("plain", records.PUBLISH)[0]
     files = flipped(store.files, path, at + 2, at + 26)
     image = Image(files)
     (loss,) = fix(image)
@@ -366,9 +366,9 @@ def test_messages_of_a_queue_whose_declaration_was_lost_can_be_reached() -> None
         broker.queue("b").publish("in b")
         broker.queue("c").publish("in c")
     declared = [
-        item for file in walk(disk, "s", events.PUBLISH).files
-        for item in items_of(walk(disk, "s", events.PUBLISH), file)
-        if isinstance(item, Found) and item.kind == events.DECLARE
+        item for file in walk(disk, "s", records.PUBLISH).files
+        for item in items_of(walk(disk, "s", records.PUBLISH), file)
+        if isinstance(item, Found) and item.kind == records.DECLARE
     ]  # fmt: skip
     path = f"s/log/{0:020}.seg"
     files = disk.files()
@@ -440,7 +440,7 @@ def test_a_checkpoint_that_claims_more_than_the_log_has_keeps_its_claim() -> Non
 
 def lost(image: Image) -> list[Found]:
     """The LOST records in it."""
-    walked = walk(image, "s", events.PUBLISH)
+    walked = walk(image, "s", records.PUBLISH)
     items = [item for file in walked.files for item in items_of(walked, file)]
     return [item for item in items if isinstance(item, Found) and item.kind == record.LOST]
 
@@ -448,7 +448,7 @@ def lost(image: Image) -> list[Found]:
 def test_damage_where_damage_was_repaired_is_copied_too() -> None:
     """P10: the first copy stays as it is."""
     store = made("plain")
-    path, at, _ = places("plain", events.PUBLISH)[0]
+    path, at, _ = places("plain", records.PUBLISH)[0]
     image = Image(flipped(store.files, path, at + 26))
     (first,) = fix(image)
     before = image.files()[first.copy]
@@ -485,7 +485,7 @@ def test_a_long_stretch_becomes_several_records(monkeypatch: pytest.MonkeyPatch)
 
 def test_salvage_repairs_serves_the_rest_and_logs_what_was_lost(caplog: pytest.LogCaptureFixture) -> None:
     store = made("plain")
-    path, at, hit = next(each for each in places("plain", events.PUBLISH) if each[2].payload == b"fourth")
+    path, at, hit = next(each for each in places("plain", records.PUBLISH) if each[2].payload == b"fourth")
     files = flipped(store.files, path, at + 25)
     with pytest.raises(CorruptStore, match="mq repair"):
         open_on(Image(files))
@@ -512,8 +512,8 @@ def test_salvage_of_a_store_that_is_whole_says_nothing(caplog: pytest.LogCapture
 
 def test_a_segment_that_was_given_back_is_not_called_missing() -> None:
     """Where the log begins is said behind the damage."""
-    path, at, _ = places("cleaned", events.PUBLISH)[0]
+    path, at, _ = places("cleaned", records.PUBLISH)[0]
     assert path == min(made("cleaned").records) > f"s/log/{0:020}.seg"
     files = flipped(made("cleaned").files, path, at + 26)
-    assert walk(Image(files), "s", events.PUBLISH).missing == []
+    assert walk(Image(files), "s", records.PUBLISH).missing == []
     assert len(mended(files).losses) == 1

@@ -12,7 +12,7 @@ from faults import ENOSPC, GO_ON, Faulty, failing
 
 import mq
 from mq.api.broker import Broker
-from mq.delivery import events
+from mq.delivery import records
 from mq.delivery.state import State
 from mq.engine import pressure
 from mq.engine.store import Store
@@ -106,21 +106,21 @@ def test_who_is_more_important_may_take_more(total):
     """An ack all, a delivery what acks leave, all else what deliveries leave, a publish nothing."""
     leaves = [
         pressure.kept(Alike(total), kinds, 1)[1]
-        for kinds in ([events.ACK], [events.DELIVER], [events.NACK], [events.RELOCATE], [events.DECLARE])
+        for kinds in ([records.ACK], [records.DELIVER], [records.NACK], [records.RELOCATE], [records.DECLARE])
     ]
     assert leaves[0] == 0
     assert leaves == sorted(leaves)
     assert leaves[2] - leaves[1] >= 40 * total
     assert leaves[1] >= 36 * total
-    for kinds in ([events.PUBLISH], [events.PUBLISH, events.ACK]):
+    for kinds in ([records.PUBLISH], [records.PUBLISH, records.ACK]):
         whole, _ = pressure.kept(Alike(total), kinds, 1)
         assert whole - leaves[2] >= 24 * total
         # A publish comes by again before so many more have arrived that it would not do for them.
-        assert whole >= pressure.kept(Alike(total + pressure.UNSEEN + 1), [events.NACK], 1)[1] - 24 * total
+        assert whole >= pressure.kept(Alike(total + pressure.UNSEEN + 1), [records.NACK], 1)[1] - 24 * total
 
 
 def test_a_batch_is_published_only_if_all_of_it_can_be_settled():
-    assert pressure.kept(Alike(0), [events.PUBLISH], 1_000_000)[0] > 76_000_000
+    assert pressure.kept(Alike(0), [records.PUBLISH], 1_000_000)[0] > 76_000_000
 
 
 def test_acks_go_on_in_another_file_if_this_one_may_not_grow(tmp_path):

@@ -30,13 +30,13 @@ class Image(msgspec.Struct, array_like=True, frozen=True):
     contents: msgspec.Raw  # all else
 
 
-class Asleep:
+class Unloaded:
     def __init__(
         self, images: Iterable[Image] = (), wake: Callable[[Image], QueueState] | None = None
     ) -> None:  # fmt: skip
         self._images = {image.number: image for image in images}
         self._numbers = {image.name: image.number for image in self._images.values()}
-        self._wake = wake
+        self._load = wake
 
     def __len__(self) -> int:
         return len(self._images)
@@ -58,8 +58,8 @@ class Asleep:
         image = self._images.get(number)
         if image is None:
             return None
-        assert self._wake
-        return self._wake(image)
+        assert self._load
+        return self._load(image)
 
     def forget(self, number: int) -> None:
         """The queue is awake, or deleted."""

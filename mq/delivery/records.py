@@ -30,11 +30,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from struct import Struct, pack, unpack, unpack_from
 from struct import error as StructError
-from typing import Annotated, Any, Final, Literal, Protocol
+from typing import Annotated, Final, Protocol
 
 import msgspec
 
-from .retry import Backoff
+from .options import Declaration
 
 DECLARE: Final = 16
 PUBLISH: Final = 17
@@ -87,8 +87,8 @@ KNOWN_FLAGS: Final = {
     RELOCATE: BODY_BITS | ATTRIBUTED | CHANGED, MOVE: DIED | FAILED | EXPIRED, DROP: EXPIRED | OVERFLOWED,
 }  # fmt: skip
 
-STRANGE: Final = 0xFE  # bits of flags that mean nothing, unless KNOWN_FLAGS has them
-STRANGE_TO_DELIVER: Final = STRANGE & ~TIMED_OUT
+UNKNOWN: Final = 0xFE  # bits of flags that mean nothing, unless KNOWN_FLAGS has them
+UNKNOWN_TO_DELIVER: Final = UNKNOWN & ~TIMED_OUT
 PLAIN_FLAGS: Final = frozenset(body | chained for body in (BYTES, TEXT, MSGPACK) for chained in (0, 1))
 BODIED: Final = frozenset({PUBLISH, RELOCATE})  # kinds that hold a body
 
@@ -147,52 +147,6 @@ def acks_of(payload: bytes) -> tuple[Sequence[int], Sequence[int]]:
     """The ids and sizes in an ACK record."""
     flat = unpack("<" + "QI" * (len(payload) // ACK_PAYLOAD.size), payload)
     return flat[::2], flat[1::2]
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """A queue's durable options.  Durations are seconds."""
-
-    visibility_timeout: float = 30.0
-    max_attempts: int | None = None
-    backoff: Backoff = Backoff()
-    dead_letter: str = ""  # "<name>.dead"
-    ttl: float | None = None
-    expired: Literal["drop", "dead_letter"] = "drop"
-    max_length: int | None = None
-    max_bytes: int | None = None
-    overflow: Literal["reject", "drop_oldest"] = "reject"
-    dedup_window: float = 300.0
-    delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
-    delete_when_idle: float | None = None
-    delete_when_abandoned: float | None = None
-
-
-class Now(msgspec.Struct, frozen=True, gc=False):
-    """The time, in milliseconds since 1970.  `store` never goes back; `wall` may."""
-
-    store: int
-    wall: int
-
-
-class Declaration(
-    Options, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False
-):
-    """All there is to know of a queue beside its messages: supersedes what was declared before."""
-
-    name: str
-    paused: bool = False
-    idle_until: int = 0  # store time; see idle.py
-    published: int = 0
-    acked: int = 0
-    failed: int = 0
-    expirations: int = 0
-    dead_lettered: int = 0
-    dropped: int = 0
-
-
-def replaced(declaration: Declaration, changes: dict[str, Any]) -> Declaration:
-    """The declaration with *changes*."""
-    return msgspec.structs.replace(declaration, **changes)
 
 
 decode_declaration: Final = msgspec.msgpack.Decoder(Declaration).decode

@@ -1,0 +1,48 @@
+"""What is known of a queue beside its messages: its options, and its totals so far."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from .retry import Backoff
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """A queue's durable options.  Durations are seconds."""
+
+    visibility_timeout: float = 30.0
+    max_attempts: int | None = None
+    backoff: Backoff = Backoff()
+    dead_letter: str = ""  # "<name>.dead"
+    ttl: float | None = None
+    expired: Literal["drop", "dead_letter"] = "drop"
+    max_length: int | None = None
+    max_bytes: int | None = None
+    overflow: Literal["reject", "drop_oldest"] = "reject"
+    dedup_window: float = 300.0
+    delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
+    delete_when_idle: float | None = None
+    delete_when_abandoned: float | None = None
+
+
+class Declaration(
+    Options, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False
+):
+    """All there is to know of a queue beside its messages: supersedes what was declared before."""
+
+    name: str
+    paused: bool = False
+    idle_until: int = 0  # store time; see idle.py
+    published: int = 0
+    acked: int = 0
+    failed: int = 0
+    expirations: int = 0
+    dead_lettered: int = 0
+    dropped: int = 0
+
+
+def replaced(declaration: Declaration, changes: dict[str, Any]) -> Declaration:
+    """The declaration with *changes*."""
+    return msgspec.structs.replace(declaration, **changes)
