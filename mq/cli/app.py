@@ -1,4 +1,4 @@
-"""The group of all commands: which store, and how what goes wrong reaches the user.
+"""The group of all commands: which store they use, and how errors reach the user.
 
     0    ok
     1    an error
@@ -7,7 +7,7 @@
     4    the store is corrupt
     130  Ctrl-C;  143  SIGTERM;  141  the reader of the output has gone
 
-Nobody ever sees a traceback: an error is one line on standard error that says what to do.
+No command prints a traceback: an error is one line on standard error that says what to do.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def reported(ctx: click.Context) -> Iterator[None]:
 
 
 class Command(click.Command):
-    """Prints its help as all commands print: what standard output does not take is an error of its own."""
+    """Prints its help like all output: if standard output fails, the command reports that error."""
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         option = super().get_help_option(ctx)
@@ -104,7 +104,7 @@ class Commands(Command, click.Group):
 
 
 def command(short_help: str) -> Callable[[Callable[..., Any]], Command]:
-    """What makes a function a command."""
+    """A decorator that makes a function a command."""
     return click.command(cls=Command, short_help=short_help)
 
 
@@ -128,7 +128,7 @@ def _print_and_exit(ctx: click.Context, text: str) -> None:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "-s", "--store", metavar="DIR", envvar="MQ_STORE", default=DEFAULT_STORE,
-    help="The store's directory; also after the command.  [default: $MQ_STORE, or ./data]",
+    help="The store's directory; may also follow the command.  [default: $MQ_STORE, or ./data]",
 )  # fmt: skip
 @click.option(
     "-V", "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version,
@@ -140,8 +140,8 @@ def cli(ctx: click.Context, store: str) -> None:
 
     \b
     mq publish mail '{"to": "ada@example.org"}'    store a message
-    mq receive mail                                take all that is there
-    mq queues                                      what is where
+    mq receive mail                                take all messages that are ready
+    mq queues                                      list the queues
 
     Data goes to standard output, everything else to standard error.
 
@@ -151,7 +151,7 @@ def cli(ctx: click.Context, store: str) -> None:
 
 
 def store_option(command: F) -> F:
-    """--store, also behind the command's name; there it is the stronger one."""
+    """--store behind the command's name, where it overrides the one before."""
 
     def choose(ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
         if value is not None:
@@ -172,14 +172,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 
 def require_store(path: str) -> None:
-    """Commands that take from a store do not make one."""
+    """For commands that take from a store, and do not make one."""
     _require_usable(path)
     if not _is_there(path, "FORMAT"):
         raise StorageError(path, "there is no store here; check --store, or publish something first")
 
 
 def require_directory(path: str) -> None:
-    """Commands that can do without FORMAT want the log at least."""
+    """For commands that work without FORMAT, and need at least the log."""
     _require_usable(path)
     if not any(_is_there(path, name) for name in ("FORMAT", "log")):
         raise StorageError(path, "there is no store here; check --store")
@@ -194,13 +194,13 @@ def _require_usable(path: str) -> None:
 
 
 def _is_there(path: str, name: str) -> bool:
-    """StorageError if this cannot be told."""
+    """StorageError if the system does not say."""
     with explain(path):
         return RealDisk().exists(os.path.join(path, name))
 
 
 def disk_at(ctx: click.Context, store: str) -> RealDisk:
-    """A disk on which *store* is one directory throughout, whatever gets its name meanwhile."""
+    """A disk on which *store* stays the same directory, even if another one gets its name meanwhile."""
     _require_usable(store)
     disk = RealDisk()
     if os.path.isdir(store):
@@ -209,13 +209,13 @@ def disk_at(ctx: click.Context, store: str) -> RealDisk:
 
 
 def note(message: str) -> None:
-    """Tell the person, on standard error: one line, and nothing in it that a terminal might obey."""
+    """Print one line on standard error, without anything that a terminal might obey."""
     with suppress(OSError):  # there is no other place to say so
         click.echo(f"mq: {output.escape(output.plain(message))}", err=True)
 
 
 def as_named(message: str) -> str:
-    """*message* with paths below the working directory as people name them."""
+    """*message*, with paths below the working directory made relative to it."""
     try:
         here = os.getcwd()
     except OSError:  # it is gone

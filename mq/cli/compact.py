@@ -1,4 +1,4 @@
-"""mq compact: give back the room of everything that is not live."""
+"""mq compact: reclaim the disk space of everything that is not live."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from mq.storage.disk import RealDisk
 from mq.storage.log import ALLOCATE_BYTES
 
 
-@command(short_help="Give back the room of what is not live.")
-@click.option("--dry-run", is_flag=True, help="Say how much would be given back, and change nothing.")
+@command(short_help="Reclaim the disk space of what is not live.")
+@click.option("--dry-run", is_flag=True, help="Say how much space would be reclaimed, and change nothing.")
 @json_option
 @store_option
 def compact(dry_run: bool, as_json: bool, store: str) -> None:
-    """Move what is live out of every segment that holds garbage, and drop those segments.
+    """Copy the live records of every segment that holds garbage to the end of the log, and drop the segment.
 
-    A store does this by itself once its garbage outgrows what is live; this does not wait
-    for that.  Works beside live processes.  Interrupt it whenever you like: what was given
-    back stays so.
+    A store does this by itself when garbage exceeds live data; this command does not wait for
+    that.  Works while other processes have the store open.  It may be interrupted at any time:
+    the space that it has reclaimed stays reclaimed.
 
     \b
     mq compact --dry-run

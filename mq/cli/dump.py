@@ -356,13 +356,13 @@ class _Dump:
 # ── the command ────────────────────────────────────────────────────────────────────
 
 
-@command(short_help="The records of the log, one a line.")
-@click.option("-q", "--queue", metavar="NAME", help="Only those of this queue.")
+@command(short_help="Print the records of the log, one a line.")
+@click.option("-q", "--queue", metavar="NAME", help="Only records of this queue.")
 @click.option(
     "-k", "--kind", "kinds", multiple=True, type=click.Choice(KINDS), metavar="KIND",
-    help="Only these: publish, deliver, ack, …  May be repeated.",
+    help="Only records of this kind: publish, deliver, ack, …  May be repeated.",
 )  # fmt: skip
-@click.option("-m", "--message", type=int, metavar="ID", help="Only what happened to this message.")
+@click.option("-m", "--message", type=int, metavar="ID", help="Only records of this message.")
 @json_option
 @store_option
 @click.pass_context
@@ -370,10 +370,10 @@ def dump(
     ctx: click.Context, queue: str | None, kinds: tuple[str, ...], message: int | None, as_json: bool,
     store: str,
 ) -> None:  # fmt: skip
-    """Print the records of the log, oldest first.  Times are by the wall clock of then.
+    """Print the records of the log, oldest first, with the wall-clock time of each.
 
-    Writes nothing; works beside a live process and on a damaged store, where every bad
-    place is shown in its turn.  Prints while it reads; exit code 4 if the store is corrupt.
+    Writes nothing.  Works while other processes have the store open, and on a damaged store,
+    where it shows each damaged place in order.  Exit code 4 if the store is corrupt.
 
     \b
     mq dump | tail

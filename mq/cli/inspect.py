@@ -111,16 +111,16 @@ def exit_code(walked: Walk) -> int:
     return ERROR if walked.problem else 0
 
 
-@command(short_help="The log, segment by segment, and whether it is whole.")
+@command(short_help="Show the segments of the log, and whether it is whole.")
 @json_option
 @store_option
 @click.pass_context
 def inspect(ctx: click.Context, as_json: bool, store: str) -> None:
     """Show the segments of the log, what is in each, and the verdict on the store.
 
-    Live are the messages that are not settled, and the queues' definitions; all other
-    records are garbage.  Writes nothing; works beside a live process and on a damaged
-    store.  Exit code 4 if it is corrupt.
+    Messages that are not settled and the definitions of queues are live; all other records
+    are garbage.  Writes nothing.  Works while other processes have the store open, and on a
+    damaged store.  Exit code 4 if the store is corrupt.
 
     \b
     mq inspect

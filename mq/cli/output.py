@@ -69,7 +69,7 @@ def flush() -> None:
 
 
 def drop() -> None:
-    """Nobody takes the output any more: what is still in the buffer must not fail again at exit."""
+    """The reader of the output has gone: the rest of the buffer must not fail again at exit."""
     if sys.stdout is not None:
         with suppress(OSError, ValueError):
             null = os.open(os.devnull, os.O_WRONLY)
@@ -128,7 +128,7 @@ def duration(seconds: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """Seconds that somebody chose, for a person: exact, in the longest unit that makes them short."""
+    """Seconds of an option, for a person: exact, in the longest unit that keeps them short."""
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= length and seconds % (length / 2) == 0:
             return f"{seconds / length:,g} {unit}"

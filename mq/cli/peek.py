@@ -21,11 +21,11 @@ REASON_COLUMNS: Final = 40
 @command(short_help="Look at messages without taking them.")
 @click.argument("queue")
 @click.option(
-    "-n", "limit", type=click.IntRange(min=1), default=10, metavar="N", help="At most N.  [default: 10]"
+    "-n", "limit", type=click.IntRange(min=1), default=10, metavar="N", help="Show at most N.  [default: 10]"
 )
 @click.option(
     "--state", type=click.Choice(["ready", "delayed", "in_flight"]), default="ready",
-    help="Which ones.  [default: ready]",
+    help="Messages in this state.  [default: ready]",
 )  # fmt: skip
 @json_option
 @store_option
@@ -33,9 +33,9 @@ REASON_COLUMNS: Final = 40
 def peek(ctx: click.Context, queue: str, limit: int, state: State, as_json: bool, store: str) -> None:
     """Show the next messages, in the order in which they will be delivered.
 
-    Of those that failed also why, the last time; --json has all that is kept of them.
-    Takes nothing and writes nothing; also while another process has the store.
-    Exit code 3 if there are none.
+    For a message that failed, the last reason is shown; --json has all failures that are
+    kept.  Takes nothing and writes nothing.  Works while other processes have the store
+    open.  Exit code 3 if there are no messages.
 
     \b
     mq peek mail

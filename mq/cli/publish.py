@@ -43,11 +43,11 @@ class BadLine(Exception):
 @json_option
 @store_option
 def publish(queue: str, messages: tuple[str, ...], kind: str, quiet: bool, as_json: bool, store: str) -> None:
-    """Store each MESSAGE, or without one each line of standard input; print the ids.
+    """Store each MESSAGE and print its id.  Without MESSAGE, store each line of standard input.
 
-    An id that was printed is on the disk.  A line that cannot be stored ends it; the
-    lines before it are published, and the error says how many.  With --as json blank
-    lines are skipped.  The store and the queue are made if they are not there.
+    When an id is printed, its message is on the disk.  The command stops at a line that
+    cannot be stored; the lines before it are published, and the error says how many.  With
+    --as json, blank lines are skipped.  The store and the queue are made if they are missing.
 
     A JSON object or array is stored as a structure, as a program would publish a dict or a
     list, and standard error says how many were.
@@ -137,7 +137,7 @@ def _publish_lines(
 ) -> tuple[int, int]:
     """How many were published, and how many of them as structures.
 
-    What is read at once is one batch: nothing waits for a batch to fill up.
+    The lines of one read are one batch: no line waits for a batch to fill up.
     """
     if sys.stdin is None:
         raise Failure("standard input is closed; give messages as arguments, or redirect a file", USAGE)
@@ -187,7 +187,7 @@ def _go_on(line: int, published: int) -> str:
 
 
 def _look_first(queue: str, first: int, last: int, published: int) -> str:
-    """What to say when nobody knows whether the lines from *first* to *last* are stored."""
+    """The error if it is unknown whether the lines from *first* to *last* are stored."""
     which = f"line {first:,} is" if first == last else f"lines {first:,} to {last:,} are"
     name = shlex.quote(queue)
     return (
@@ -247,7 +247,7 @@ def _print_ids(queue: str, ids: Iterable[int], quiet: bool, as_json: bool, inter
 
 
 class _Progress:
-    """click's bar, if standard error is a terminal and somebody else types the input."""
+    """click's bar, if standard error is a terminal and the input is not typed there."""
 
     def __init__(self, source: BinaryIO, name: str) -> None:
         self.shown = sys.stderr is not None and sys.stderr.isatty() and not source.isatty()

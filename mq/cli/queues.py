@@ -1,4 +1,4 @@
-"""mq queues: what is where."""
+"""mq queues: list the queues."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mq.cli.app import command, json_option, note, store_option
 def queues(as_json: bool, store: str) -> None:
     """List the queues and what is in them.
 
-    Writes nothing; also while another process has the store.
+    Writes nothing.  Works while other processes have the store open.
 
     \b
     mq queues

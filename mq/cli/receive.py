@@ -48,8 +48,8 @@ def receive(
 ) -> None:  # fmt: skip
     """Take the messages that are ready, print them, ack them.
 
-    A message is acked after its line was written and flushed; if the output is closed,
-    or Ctrl-C comes before, it is released: back in its place at once.
+    A message is acked after its line was written and flushed.  If the output is closed
+    before, or Ctrl-C comes, the message is released: it is back in its place at once.
 
     \b
     mq receive mail                    all that is ready
@@ -85,7 +85,7 @@ def _next(source: mq.Queue[Any], seconds: float, interrupts: Interrupts) -> mq.D
 
 
 def _hand_over(delivery: mq.Delivery[Any], as_json: bool, ack: bool, interrupts: Interrupts) -> None:
-    """Print, and then ack.  What was not printed whole goes back."""
+    """Print, and then ack.  A message that was not printed whole is released."""
     try:
         if as_json:
             receipt = {} if ack else {"receipt": delivery.receipt}
@@ -104,8 +104,8 @@ def _hand_over(delivery: mq.Delivery[Any], as_json: bool, ack: bool, interrupts:
 def _print(data: bytes, interrupts: Interrupts) -> None:
     """Write all of *data*, or raise: a signal that comes when the last byte is out is too late.
 
-    Only the wait for room is interrupted, never a write, or nobody could say whether
-    that one had been done.
+    Only the wait for room is interrupted, never a write: it would be unknown whether
+    that write was done.
     """
     out, rest = output.stream(), memoryview(data)
     output.flush()
@@ -146,7 +146,7 @@ def message_fields(message: mq.Message[Any]) -> dict[str, Any]:
 
 
 def why_empty(broker: mq.Broker, queue: mq.Queue[Any], state: str = "ready") -> str:
-    """Why there is nothing to take or to see."""
+    """Why there is no message to take or to show."""
     names = broker.queues()
     if queue.name not in names:
         there = f"there are: {', '.join(names[:10])}" if names else "there are none yet"

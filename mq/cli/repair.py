@@ -17,11 +17,11 @@ from mq.storage.disk import RealDisk
 @json_option
 @store_option
 def repair(dry_run: bool, as_json: bool, store: str) -> None:
-    """Put a record that says "lost" over each damaged place, so that the store opens again.
+    """Write a LOST record over each damaged place, so that the store opens again.
 
-    Everything that is intact stays where it is.  What was damaged is copied to quarantine/
+    Everything that is intact stays where it is.  The damaged bytes are copied to quarantine/
     in the store first.  Prints each place: file, offset, size, the messages that may be
-    gone with it, and the copy.  The store must not be open anywhere.
+    lost with it, and the copy.  No process may have the store open.
 
     \b
     mq verify

@@ -1,8 +1,8 @@
 """Ctrl-C and SIGTERM, held back while a message changes hands.
 
 Python may raise KeyboardInterrupt between any two steps: also between the one that
-takes a message and the one that remembers it, and then nobody would give it back.  So
-a signal is only noted, and raised where the command says that it may be.
+takes a message and the one that remembers it, and then the command could not release it.
+So a signal is only noted, and raised where the command allows it.
 """
 
 from __future__ import annotations

@@ -19,15 +19,15 @@ SECONDS: Final = frozenset(
 )
 
 
-@command(short_help="The counts and options of one queue.")
+@command(short_help="Show the counts and options of one queue.")
 @click.argument("queue")
 @json_option
 @store_option
 def stats(queue: str, as_json: bool, store: str) -> None:
-    """The counts of one queue now, its totals since it was created, and its options.
+    """Show the counts of one queue, its totals since it was created, and its options.
 
-    Of the options the visibility timeout, and those that are not as by default; --json has all.
-    Writes nothing; also while another process has the store.
+    Shows the visibility timeout, and each option that is not the default; --json has all options.
+    Writes nothing.  Works while other processes have the store open.
 
     \b
     mq stats mail

@@ -57,16 +57,16 @@ class Findings:
         return any(not gap.torn for gap, _ in self.gaps)
 
 
-@command(short_help="Read everything, and say what is damaged.")
+@command(short_help="Read the whole log, and say what is damaged.")
 @json_option
 @store_option
 @click.pass_context
 def verify(ctx: click.Context, as_json: bool, store: str) -> None:
     """Read every record of every segment, compare its checksum, and decode it as an opening does.
 
-    Names each damaged place: file, offset, size, and the messages that may be gone with it.
-    Writes nothing; works beside a live process.  Exit code 0 if the store is clean, open
-    or torn (what a crash leaves, and the next open mends), 4 if it is damaged.
+    Names each damaged place: file, offset, size, and the messages that may be lost with it.
+    Writes nothing.  Works while other processes have the store open.  Exit code 0 if the store
+    is clean, or open or torn (as after a crash: the next opening recovers it), 4 if it is damaged.
 
     \b
     mq verify
@@ -123,7 +123,7 @@ def _bad_checkpoints(disk: Disk, store: str, walked: Walk) -> Iterator[str]:
             return
         bad = {place.pack for place in places if checkpoint.load(disk, directory, place) is None}
         again = checkpoint.newest(disk, directory, key, walked.view.upto)
-        if again and again.position == newest.position:  # else somebody replaced it meanwhile
+        if again and again.position == newest.position:  # else another process replaced it meanwhile
             yield from (os.path.join(directory, f"{pack:020}.ids") for pack in sorted(bad))
 
 
