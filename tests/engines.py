@@ -60,7 +60,7 @@ class Engine:
             warnings.simplefilter("ignore", ResourceWarning)  # that it was never closed is what is meant
             store.forget()
         give_up = time.monotonic() + PATIENCE
-        while not store._gone:  # a thread of its own is in the midst of something
+        while not store.turn.gone:  # a thread of its own is in the midst of something
             assert time.monotonic() < give_up, "its files are never let go of"
             time.sleep(0.001)
 

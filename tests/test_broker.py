@@ -684,7 +684,7 @@ def test_always_syncs_every_publish_before_it_returns(path):
             before = disk.log_syncs()
             publish()
             assert disk.log_syncs() == before + 1
-            assert broker._store.mark[shared.SYNCED] == broker._store.log.end
+            assert broker._store.turn.mark[shared.SYNCED] == broker._store.log.end
 
 
 def test_settling_does_not_wait_for_the_disk(path):

@@ -52,15 +52,15 @@ class Life:
         if name == "other's bell":
             self.b = mq.open(path, clock=lambda: self.now)
             wait(self.b)
-            self.store.mark[self.q._channel.word] = bit = self.b._store.listener.bit
+            self.store.turn.mark[self.q._channel.word] = bit = self.b._store.listener.bit
             self.store.listener.ring(self.q._channel.word)
-            self.store.mark[self.q._channel.word] = bit
+            self.store.turn.mark[self.q._channel.word] = bit
             return self.store.listener._bells[bit.bit_length() - 1]
         if name == "reader":
             return next(iter(self.store.log.reader._readers.values()))
         if name == "segment":
             return self.store.log._fd
-        return self.store._locks.directory if name == "directory" else held[name]
+        return self.store.turn.locks.directory if name == "directory" else held[name]
 
 
 def publish(life):

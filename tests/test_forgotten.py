@@ -137,7 +137,7 @@ def test_a_receiver_that_waits_keeps_it(path) -> None:
         warnings.simplefilter("ignore", ResourceWarning)
         waiting = threading.Thread(target=receive)
         waiting.start()
-        while not other._store.mark[10]:  # ASLEEP
+        while not other._store.turn.mark[10]:  # ASLEEP
             waiting.join(0.001)
         gc.collect()
         other.queue("mail").publish(b"one")
@@ -221,7 +221,7 @@ def test_a_broker_may_be_forgotten_in_the_midst_of_its_own_threads(path, name, t
         assert disk.done.wait(PATIENCE)
         for each in mine:
             each.join(PATIENCE)
-    assert store._gone
+    assert store.turn.gone
     assert opened(path) == []
     mq.open(path, exclusive=True).close()
 
@@ -267,7 +267,7 @@ def test_two_that_are_forgotten_while_each_others_threads_work_wait_for_neither(
     barrier = threading.Barrier(2)
 
     def work(own: int) -> None:
-        with stores[own].turn():
+        with stores[own].maintaining():
             barrier.wait(PATIENCE)
             stores[1 - own].forget()
         stores[own].let_go_if_forgotten()

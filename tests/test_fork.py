@@ -469,7 +469,7 @@ class Holder(threading.Thread):
         assert self._inside.wait(PATIENCE)
 
     def run(self) -> None:
-        with self._store.turn():
+        with self._store.maintaining():
             self._inside.set()
             assert self._let_go.wait(PATIENCE)
 
@@ -705,7 +705,7 @@ def test_a_child_that_waits_for_the_mutex_of_a_thread_that_is_not_there_goes_on(
     held, forked = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with broker._store.mutex:
+        with broker._store.turn.mutex:
             held.set()
             assert forked.wait(PATIENCE)
 
@@ -831,7 +831,7 @@ def test_a_child_that_waits_for_a_thread_to_begin_goes_on(broker, mail, monkeypa
 
 def test_a_child_that_waits_for_a_mutex_that_changes_hands_goes_on(broker, mail):
     """A thread of the parent had it already, and was not noted as its owner yet."""
-    mutex, held, done = broker._store.mutex, threading.Event(), threading.Event()
+    mutex, held, done = broker._store.turn.mutex, threading.Event(), threading.Event()
     interval, over = sys.getswitchinterval(), []
 
     def hold() -> None:
@@ -870,7 +870,7 @@ def test_a_child_that_waits_for_a_mutex_that_changes_hands_goes_on(broker, mail)
 def is_waiting(thread: threading.Thread, store: Store) -> bool:
     """Whether it waits for the mutex: at the line that takes it, and cannot run, for this one does."""
     frame = sys._current_frames().get(thread.ident or 0)
-    return frame is not None and "store.mutex" in linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+    return frame is not None and "turn.mutex" in linecache.getline(frame.f_code.co_filename, frame.f_lineno)
 
 
 def test_a_child_that_follows_a_leader_that_is_not_there_is_told(path):

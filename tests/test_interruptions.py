@@ -12,7 +12,7 @@ every other bytecode is struck as well, with one exception: the way out of an op
 There nothing may come, and with CPython nothing can:
 
     finally:
-        store.leave()        loads, and one call of C that lets go of the lock: what comes
+        store.turn.leave()        loads, and one call of C that lets go of the lock: what comes
                              in it is raised behind it, when the lock is free
     with mutex:              loads, and one call of C that gives the mutex back
     finally:
@@ -287,7 +287,7 @@ def test_an_operation_struck_at_any_bytecode(tmp_path, monkeypatch, operation, b
             scene.close()
             scene = Scene(tmp_path / str(at))
         held, run = prepare(scene, behind), Run()
-        owns = scene.broker._store._bias.token == scene.other._store.mark[shared.BIAS] != 0
+        owns = scene.broker._store.turn.bias.token == scene.other._store.turn.mark[shared.BIAS] != 0
         assert owns == (HAVE_OWNERS and not behind)
         before = {row[0]: row for row in everything(scene.others if behind else scene.queue)}
         struck = strike(functools.partial(operation, scene, held, run), at, error)
@@ -346,7 +346,7 @@ def check(
 
 def assert_free(broker: mq.Broker) -> None:
     """Another thread gets in, so this one has left the mutex behind."""
-    assert not broker._store.mutex._is_owned()
+    assert not broker._store.turn.mutex._is_owned()
 
 
 @pytest.mark.parametrize("operation", [receive, receive_many, receive_from])

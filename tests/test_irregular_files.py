@@ -141,7 +141,7 @@ def test_a_bell_that_is_no_pipe_is_passed_over(store):
             while not each._store.listener.bit:  # the timeout may be over before the wait begins
                 assert each.queue("other").receive(timeout=0.001) is None
         assert {a._store.listener.bit, b._store.listener.bit} == {2, 4}
-        a._store.mark[10] |= 1
+        a._store.turn.mark[10] |= 1
         a.queue("other").publish(b"")
     assert (store / "wake" / "0").read_bytes() == b"mine"
 

@@ -32,6 +32,7 @@ FLOORS = [
         "mq.engine.maintenance",
         "mq.engine.sizes",
     ],
+    ["mq.engine.turn"],
     ["mq.api.message", "mq.engine.store"],
     ["mq.api.options", "mq.engine.waiting"],
     ["mq.engine.looking", "mq.engine.publishing", "mq.engine.settling"],

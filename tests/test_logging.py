@@ -39,7 +39,7 @@ class Using(logging.Handler):
         self._inside = True
         try:
             for _, store in _open_stores.items():
-                assert not store.mutex._is_owned()
+                assert not store.turn.mutex._is_owned()
             if self.broker:  # what is damaged cannot be joined
                 self.broker.queue("log").publish(record.getMessage())
                 return

@@ -1,6 +1,6 @@
 """No loop of mq leaves a `try` or a `with` for one bytecode, in which a signal could come.
 
-    with store.mutex:
+    with store.turn.mutex:
         for queue in queues:
             if queue.ready:          when this is false, CPython 3.12 and later jump back
                 return queue         to the loop's head by a JUMP_BACKWARD of its own

@@ -264,15 +264,15 @@ class Store(RuleBasedStateMachine):
     def fall_due(self) -> None:
         """What nobody asks for: in the store, and in the model."""
         store, now = self.broker._store, self.now()
-        with store.mutex:
+        with store.turn.mutex:
             try:
-                store.enter()
+                store.turn.enter()
                 for name in store.state.names():
                     store.state.named(name).advance(store.clock.now())
                 while store.state.board.next <= now[0]:
                     store.do_due()
             finally:
-                store.leave()
+                store.turn.leave()
         for name in QUEUES:
             model = self.models[name]
             for id, entry in sorted(model.messages.items()):

@@ -315,7 +315,7 @@ def test_a_waiting_receiver_that_is_interrupted_hands_on_what_it_was_woken_for(t
         inside, leave = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with store.turn():
+            with store.maintaining():
                 inside.set()
                 os.kill(os.getpid(), signal.SIGALRM)
                 assert leave.wait(PATIENCE)

@@ -175,7 +175,7 @@ def test_a_process_beside_others_that_publish_all_the_time_is_served(path, tmp_p
         for other in others:
             other.begin("call", publish_without_a_pause, batches_max, stop)
         for turn in range(1, 4):
-            until(lambda end=turn * BEHIND_BYTES: broker._store.mark[END] > end)
+            until(lambda end=turn * BEHIND_BYTES: broker._store.turn.mark[END] > end)
             if doing == "receive":
                 assert broker.queue("none").receive(timeout=0) is None
             else:
@@ -262,7 +262,7 @@ def without_heartbeat(other: Companion) -> None:
 
 
 def asleep(broker: mq.Broker) -> int:
-    return broker._store.mark[ASLEEP].bit_count()
+    return broker._store.turn.mark[ASLEEP].bit_count()
 
 
 WAYS_TO_WAKE = {
@@ -501,7 +501,7 @@ def rotate_clean_and_checkpoint(broker: mq.Broker) -> None:
     store = broker._store
     end = store.log.end
     scratch = broker.queue("scratch")
-    while store.mark[HEAD] < end:
+    while store.turn.mark[HEAD] < end:
         for _ in range(50):
             scratch.publish(bytes(300))
             scratch.receive().ack()
@@ -518,7 +518,7 @@ def test_an_idle_process_goes_on_where_the_others_are(path, busy, doing):
             rotate_clean_and_checkpoint(broker)
             if doing == "publish":
                 [third] = idle.do("publish", "mail", "three")
-                assert third > broker._store.mark[HEAD]
+                assert third > broker._store.turn.mark[HEAD]
             elif doing == "receive":
                 assert idle.do("receive", "mail")[:3] == (second, "two", 1)
             elif doing in ("ack", "nack"):

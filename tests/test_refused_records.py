@@ -230,7 +230,7 @@ def left_by_a_mistake(path: Any, clock: FakeClock, kind: int, flags: int, payloa
         queue = broker.queue("mail", max_attempts=7)
         queue.publish("one")
         store = broker._store
-        with store.mutex:
+        with store.turn.mutex:
             number = queue._channel.state.number
             position = store.log.append(store.clock.store_ms(), kind, flags, number, payload)
             store.applied = store.log.end

@@ -418,7 +418,7 @@ def test_a_segment_that_another_process_dropped_is_not_missed(tmp_path):
         idle.queue("mail").publish(b"")
         busy.queue("mail").receive(timeout=0).ack()
         busy._store.maintenance.compact()
-        with idle._store.mutex:
+        with idle._store.turn.mutex:
             idle._store.log.stand()
         assert idle.queue("mail").receive(timeout=0) is None
 

@@ -113,11 +113,11 @@ def run(broker: mq.Broker, turns: int = RUN + 1) -> list[int]:
 def locks(broker: mq.Broker) -> int:
     disk = broker._store.disk
     assert isinstance(disk, Watching)
-    return disk.locks[broker._store._locks.fd]
+    return disk.locks[broker._store.turn.locks.fd]
 
 
 def owner(broker: mq.Broker) -> int:
-    return broker._store.mark[shared.BIAS]
+    return broker._store.turn.mark[shared.BIAS]
 
 
 def count(broker: mq.Broker) -> int:
@@ -142,7 +142,7 @@ def test_a_process_that_had_some_turns_in_a_row_asks_for_no_lock_any_more(one):
 
 def test_the_turn_of_another_process_ends_that_and_the_count_begins_anew(one, other):
     run(one)
-    assert owner(one) == one._store._bias.token
+    assert owner(one) == one._store.turn.bias.token
     assert count(other) == RUN + 1
     assert owner(one) == 0
     asked = run(one)
@@ -170,10 +170,10 @@ def test_two_owners_have_two_slots(one, other):
 
 def test_beside_a_process_that_waits_for_the_lock_none_becomes_the_owner(one, monkeypatch):
     run(one, RUN - 2)
-    monkeypatch.setattr(one._store, "step_aside", lambda: None)
-    one._store.mark[shared.WAITING] = 1
+    monkeypatch.setattr(one._store.turn, "step_aside", lambda: None)
+    one._store.turn.mark[shared.WAITING] = 1
     assert 0 not in run(one, 5)
-    one._store.mark[shared.WAITING] = 0
+    one._store.turn.mark[shared.WAITING] = 0
     assert run(one, 2)[-1] == 0
 
 
@@ -259,7 +259,7 @@ def test_a_time_out_leaves_the_owner_asked(one, other):
     seen = []
     one._store.disk.at_write = lambda: seen.append(refused(other))
     one.queue("mail").publish("last")
-    assert owner(one) == one._store._bias.token | shared.ASKED
+    assert owner(one) == one._store.turn.bias.token | shared.ASKED
     assert run(one, 1) == [1]
     assert owner(one) == 0
     assert count(other) == RUN + 3
@@ -267,7 +267,7 @@ def test_a_time_out_leaves_the_owner_asked(one, other):
 
 def test_an_owner_looks_whether_the_store_has_failed(one, other):
     run(one)
-    one._store.mark[shared.FAILED] = 1
+    one._store.turn.mark[shared.FAILED] = 1
     with pytest.raises(mq.StoreFailed):
         one.queue("mail").publish("x")
 
@@ -280,7 +280,7 @@ def test_an_owner_whose_descriptor_the_program_closed_lets_go_of_the_turn(path, 
     other, _ = opened(path, clock=clock)
     run(one)
     store = one._store
-    fd = store._locks.fd if name == "LOCK" else store._sync_fd
+    fd = store.turn.locks.fd if name == "LOCK" else store._sync_fd
     (tmp_path / "theirs").write_bytes(b"theirs")
     os.close(fd)
     theirs = os.open(tmp_path / "theirs", os.O_RDWR)
@@ -288,7 +288,7 @@ def test_an_owner_whose_descriptor_the_program_closed_lets_go_of_the_turn(path, 
     clock.advance(2)
     with pytest.raises(mq.StoreFailed, match=f"{name}.*closed descriptor"):
         run(one)
-    assert not any(other._store.mark[shared.INSIDE + slot] for slot in range(shared.SLOTS))
+    assert not any(other._store.turn.mark[shared.INSIDE + slot] for slot in range(shared.SLOTS))
     with pytest.raises(mq.StoreFailed):
         run(other, 1)
     for broker in (other, one):

@@ -68,7 +68,7 @@ class Sleeps:
 
     def spurious(self) -> None:
         """Wake one receiver, for no reason."""
-        with self._store.mutex:
+        with self._store.turn.mutex:
             self._ring(next(iter(self._store.asleep)))
 
     def deaf(self) -> None:
@@ -313,7 +313,7 @@ def test_one_wake_up_is_enough_for_all_that_is_ready(queue, sleeps):
 def test_no_second_receiver_is_woken_while_one_is_on_its_way(queue, sleeps):
     """It takes the first message, sees the second, and wakes the next."""
     blocked = receivers(sleeps, 3, queue.receive)
-    with queue._store.mutex:  # so that none of them looks yet
+    with queue._store.turn.mutex:  # so that none of them looks yet
         ids = [queue.publish(b"x"), queue.publish(b"y")]
         assert sleeps.notified == 1
     assert sorted(each.result().id for each in blocked[:2]) == ids
@@ -447,7 +447,7 @@ def test_closing_ends_an_iteration(queue, sleeps):
 def test_a_failed_store_is_said_to_who_waits(queue, sleeps):
     [receiver] = receivers(sleeps, 1, queue.receive)
     failed = queue._store.log._fail(OSError(5, "Input/output error"))
-    queue._store.mark[2] = 1
+    queue._store.turn.mark[2] = 1
     sleeps.spurious()
     assert isinstance(failed, mq.StoreFailed)
     assert isinstance(receiver.result(), mq.StoreFailed)

@@ -101,14 +101,15 @@ class Queue(Generic[T]):
             flags, raw = encode_body(given)
         store, channel = self._store, self._channel
         if not options:
+            turn = store.turn
             me, busy = get_ident(), store.busy
             if me in busy:
                 raise nested()
             try:
                 busy.add(me)
-                with store.mutex:
+                with turn.mutex:
                     try:
-                        store.enter()
+                        turn.enter()
                         state = channel.state
                         if state is not None and not state.publish_needs_plan:
                             ms, log = store.clock.store_ms(), store.log
@@ -119,7 +120,7 @@ class Queue(Generic[T]):
                                 id = log.append(ms, 17, flags, state.number, raw)
                                 state.publish(id, len(raw))
                                 end = store.applied = log.end
-                                asleep = store.mark[channel.word]  # the processes that wait here
+                                asleep = turn.mark[channel.word]  # the processes that wait here
                                 if channel.armed or (asleep and asleep != store.listener.bit):
                                     channel.wake(1)
                         else:
@@ -127,7 +128,7 @@ class Queue(Generic[T]):
                     except DiskFull:
                         state = None  # `_publish` makes way, perhaps
                     finally:
-                        store.leave()
+                        turn.leave()
                 if state is not None:
                     if store.linger:
                         store.settle(end)
@@ -178,6 +179,7 @@ class Queue(Generic[T]):
         if visibility_timeout is not None:
             visibility_timeout = check_seconds("visibility_timeout", visibility_timeout)
         store, channel = self._store, self._channel
+        turn = store.turn
         me, busy = get_ident(), store.busy
         if me in busy:
             raise nested()
@@ -185,9 +187,9 @@ class Queue(Generic[T]):
         try:
             busy.add(me)
             while True:
-                with store.mutex:
+                with turn.mutex:
                     try:
-                        store.enter()
+                        turn.enter()
                         if sleeper is not None:
                             sleeper.end()
                         state, ms = channel.state, store.clock.store_ms()
@@ -235,7 +237,7 @@ class Queue(Generic[T]):
                             begun = receiving.begun(store, state, store.applied)
                         raise
                     finally:
-                        store.leave()
+                        turn.leave()
                 if id is None:
                     assert sleeper
                     sleeper.sleep()
@@ -310,14 +312,15 @@ class Queue(Generic[T]):
     def _ack(self, message: Delivery[Any]) -> None:
         """Called by Delivery.ack."""
         store, id = self._store, message.id
+        turn = store.turn
         me, busy = get_ident(), store.busy
         if me in busy:
             raise nested()
         try:
             busy.add(me)
-            with store.mutex:
+            with turn.mutex:
                 try:
-                    store.enter()
+                    turn.enter()
                     log, channel = store.log, self._channel
                     state = channel.state
                     flight = state.flights.get(id) if state else None
@@ -333,7 +336,7 @@ class Queue(Generic[T]):
                         channel.hand_on(store.clock.now())  # the next of its group, or a publisher
                         channel.freed()
                 finally:
-                    store.leave()
+                    turn.leave()
             message._settled = True
         finally:
             busy.discard(me)
@@ -519,24 +522,27 @@ def _decoder(type: Any) -> Callable[[bytes], Any]:
 def _change(
     store: Store, channel: Channel, decide: Decide, more: Callable[[], bool], waits: bool
 ) -> int:  # fmt: skip
-    result, end = 0, 0
+    result = end = 0
+
+    def change() -> int | None:
+        nonlocal end
+        if store.clock.store_ms() >= store.state.board.next:
+            store.do_due()
+        queue, plan = channel.state, store.plan()
+        if queue is None:
+            return None
+        queue.advance(plan.now)
+        count = decide(plan, queue, store.slice(plan))
+        if plan.drafts:
+            store.commit(plan)
+        end = store.log.end
+        return count
+
     while not end or more():
-        with store.mutex:
-            try:
-                store.enter()
-                if store.clock.store_ms() >= store.state.board.next:
-                    store.do_due()
-                queue, plan = channel.state, store.plan()
-                if queue is None:
-                    return result
-                queue.advance(plan.now)
-                count = decide(plan, queue, store.slice(plan))
-                if plan.drafts:
-                    store.commit(plan)
-                result += count
-                end = store.log.end
-            finally:
-                store.leave()
+        count = store.turn.take(change)
+        if count is None:
+            return result
+        result += count
     if waits:
         store.settle(end)
     return result

@@ -39,14 +39,14 @@ class Channel:
         """*count* messages are ready: here, and for receivers in other processes."""
         if self.armed:
             self.notify(max(0, count - len(self.coming)))
-        if self._store.mark[self.word]:
+        if self._store.turn.mark[self.word]:
             self._store.listener.ring(self.word)
 
     def hand_on(self, now: Now) -> None:
         """Deliveries changed: wake a receiver that finds a message, or would sleep past its time."""
         if self.armed:
             self.wake_next(now)
-        if self._store.mark[self.word]:
+        if self._store.turn.mark[self.word]:
             self._store.listener.ring(self.word)
 
     def wake_next(self, now: Now) -> None:

@@ -63,7 +63,7 @@ class Listener:
                 self.watches_from = math.inf
                 return DEAF_SECONDS
         self.watches_from = 2 * HEARTBEAT_SECONDS
-        mark = self._store.mark
+        mark = self._store.turn.mark
         for word in self._words - words:
             mark[word] &= ~self.bit
         for word in words:
@@ -74,7 +74,7 @@ class Listener:
 
     def ring(self, word: int) -> None:
         """Wake every other process that waits for a queue of this *word*; called with the store's lock."""
-        mark = self._store.mark
+        mark = self._store.turn.mark
         asleep = mark[word]
         mark[word] = asleep & self.bit
         asleep &= ~self.bit
@@ -103,7 +103,7 @@ class Listener:
                     self._bell, self.bit = fd, 1 << slot
                     self._heard[0] = fd
                     for word in (ASLEEP, *range(WAITS, WAITS + WAITS_WORDS)):  # of one that died
-                        self._store.mark[word] &= ~self.bit
+                        self._store.turn.mark[word] &= ~self.bit
                     return
                 self._disk.close(fd)
 
@@ -150,7 +150,7 @@ class Listener:
     def _wake_all(self) -> None:
         """Receivers look for themselves, and ask again."""
         self.watches_from = math.inf
-        with self._store.mutex:
+        with self._store.turn.mutex:
             self._store.wake_all()
 
     # ── leaving ────────────────────────────────────────────────────────────────────

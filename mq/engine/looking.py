@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from struct import error as StructError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -69,17 +70,18 @@ def _look(
     store: Store, queue: Queue[Any], choose: Callable[[QueueState, Now], list[int]]
 ) -> list[Message[Any]]:
     """The messages that *choose* names, and whose records are still there."""
-    with store.mutex:
-        try:
-            store.look()
-            held, now = queue._channel.state, store.clock.now()
-            if held is None:
-                return []
-            skew_ms = queue._skew_ms()
-            found = [_see(held, id, now, skew_ms) for id in choose(held, now)]
-        finally:
-            store.leave()
-    return [message for seen in found if (message := _message(queue, held, seen))]
+    held, found = store.turn.look(partial(_choose, store, queue, choose))
+    return [message for seen in found if held and (message := _message(queue, held, seen))]
+
+
+def _choose(
+    store: Store, queue: Queue[Any], choose: Callable[[QueueState, Now], list[int]]
+) -> tuple[QueueState | None, list[Seen]]:
+    held, now = queue._channel.state, store.clock.now()
+    if held is None:
+        return None, []
+    skew_ms = queue._skew_ms()
+    return held, [_see(held, id, now, skew_ms) for id in choose(held, now)]
 
 
 def _see(held: QueueState, id: int, now: Now, skew_ms: int) -> Seen:
@@ -108,27 +110,40 @@ def stats(queue: Queue[Any]) -> Stats:
 
 @operation
 def _stats(store: Store, channel: Channel) -> Stats:
-    with store.mutex:
-        try:
-            store.look()
-            held, now = channel.state, store.clock.now()
-            if held is None:
-                return Stats(0, 0, 0, 0, 0.0, False, 0, 0, 0, 0, 0, 0)
-            oldest = held.oldest_ready(now)
-            position = None if oldest is None else held.position(oldest)
-            created_ms = None if position is None else _created_ms(store, position)
-            counts, size, paused = held.counts(now), max(0, held.bytes), held.paused
-            totals = (
-                held.published, held.acked, held.failed, held.expirations, held.dead_lettered, held.dropped
-            )  # fmt: skip
-        finally:
-            store.leave()
-    if created_ms is None and oldest is not None and position is not None:
+    stats, oldest = store.turn.look(partial(_count, store, channel))
+    if oldest is None:
+        return stats
+    created_ms = oldest.created_ms
+    if created_ms is None:
         with suppress(CorruptStore):  # its age is damaged with it
-            if found := store.read(held, oldest, position):
+            if found := store.read(oldest.queue, oldest.id, oldest.position):
                 created_ms = found[1]
-    age = 0.0 if created_ms is None else max(0, now.wall - created_ms) / 1000
-    return Stats(*counts, size, age, paused, *totals)
+    age = 0.0 if created_ms is None else max(0, oldest.now.wall - created_ms) / 1000
+    return stats._replace(oldest_age=age)
+
+
+class Oldest(NamedTuple):
+    """The message that has been ready for longest."""
+
+    queue: QueueState
+    id: int
+    position: int
+    created_ms: int | None  # None: its record has to be read for that
+    now: Now
+
+
+def _count(store: Store, channel: Channel) -> tuple[Stats, Oldest | None]:
+    """The queue's counts, with no age yet."""
+    held, now = channel.state, store.clock.now()
+    if held is None:
+        return Stats(0, 0, 0, 0, 0.0, False, 0, 0, 0, 0, 0, 0), None
+    id = held.oldest_ready(now)
+    position = None if id is None else held.position(id)
+    oldest = None
+    if id is not None and position is not None:
+        oldest = Oldest(held, id, position, _created_ms(store, position), now)
+    totals = held.published, held.acked, held.failed, held.expirations, held.dead_lettered, held.dropped
+    return Stats(*held.counts(now), max(0, held.bytes), 0.0, held.paused, *totals), oldest
 
 
 def _created_ms(store: Store, position: int) -> int | None:
@@ -149,13 +164,8 @@ def options(queue: Queue[Any]) -> QueueOptions:
 
 @operation
 def _options(store: Store, channel: Channel) -> QueueOptions:
-    with store.mutex:
-        try:
-            store.look()
-            held = channel.state
-            declared = held.options if held else Declaration(name=channel.name)
-        finally:
-            store.leave()
+    held = store.turn.look(lambda: channel.state)
+    declared = held.options if held else Declaration(name=channel.name)
     try:
         grave = dead.dead_letters_of(declared)
     except UsageError:  # too long a name: there is none yet

@@ -219,7 +219,7 @@ class Maintenance:
 
     def _look(self) -> bool:
         """Whether there is something to clean.  On a full disk, also in the segment that is in use."""
-        with self._store.turn() as (log, now_ms, _):
+        with self._store.maintaining() as (log, now_ms, _):
             if log.full:
                 return self._look_on_full_disk(log, now_ms)
             self.nudge()
@@ -293,7 +293,7 @@ class Maintenance:
 
     def clean(self) -> int:
         """Move what lives in the oldest segment, and drop it; the bytes given back."""
-        return cleaner.clean(self._store.turn, self, self._rest)
+        return cleaner.clean(self._store.maintaining, self, self._rest)
 
     def make_way(self) -> None:
         """Clean what pays, for a publisher that found the disk full; called without the store's lock."""
@@ -323,7 +323,7 @@ class Maintenance:
                 raise StorageError(
                     self._store.path, "another process has been cleaning for long; try again later"
                 )
-            with self._store.turn() as (log, now_ms, _):
+            with self._store.maintaining() as (log, now_ms, _):
                 begin, limit = log.head, self.garbage_upto()
                 if limit == log.segments[-1].limit:
                     log.roll(now_ms)  # the segment in use can be cleaned once another is
@@ -338,7 +338,7 @@ class Maintenance:
 
     def _require_room(self) -> None:
         """DiskFull, saying how much is missing, if what lives in the oldest segment cannot be copied."""
-        with self._store.turn() as (log, _, _):
+        with self._store.maintaining() as (log, _, _):
             if not self._copies_fit():
                 raise DiskFull(
                     log.reader.path(log.segments[0]),
@@ -451,10 +451,10 @@ class Maintenance:
         packs_there = set(checkpoint.positions(store.disk, store.checkpoint_path, "ids"))
         if not store.exclusive:
             # A checkpoint of another process does not keep what only we knew where to find.
-            with store.turn():
+            with store.maintaining():
                 pass  # be as far as that checkpoint, which this process may not have followed to yet
             store.keep_only(lambda place: place[0] in packs_there)
-        with store.turn() as (log, now_ms, _):
+        with store.maintaining() as (log, now_ms, _):
             log.stand()
             store.disk.make_directory(store.checkpoint_path)  # as a cache, it may be deleted at any time
             marker = log.append_head(now_ms, log.head)
@@ -473,6 +473,6 @@ class Maintenance:
             pack,
             lambda: log.sync(start.position),
         )
-        with store.mutex:
+        with store.turn.mutex:
             for held, kept in saved:
                 held.keep(kept)

@@ -27,9 +27,9 @@ def publish_plain(
 
     Not decoded first, as a plan is: see the head of queue.py.
     """
-    with store.mutex:
+    with store.turn.mutex:
         try:
-            store.enter()
+            store.turn.enter()
             ms = store.clock.store_ms()
             if ms >= store.state.board.next:
                 store.do_due()
@@ -44,7 +44,7 @@ def publish_plain(
         except DiskFull:
             return None  # `publish` makes way, perhaps
         finally:
-            store.leave()
+            store.turn.leave()
     store.settle(end)
     return ids
 
@@ -77,38 +77,38 @@ def _publish(
     before: Callable[[Plan], None] | None,
 ) -> list[int]:  # fmt: skip
     sleeper: Sleeper | None = None
+
+    def admit_or_wait() -> tuple[list[int], list[int], int] | None:
+        """Where each message is, the positions of what is stored, the log's end; None: no room yet."""
+        nonlocal sleeper
+        if sleeper:
+            sleeper.end()
+        plan = store.plan()
+        if plan.now.store >= store.state.board.next:
+            store.do_due()
+            plan = store.plan()
+        if before:
+            before(plan)
+        try:
+            places = admit(plan, messages)
+        except QueueFull:
+            if until is None:
+                raise
+            sleeper = sleeper or Sleeper(store, Channels(channels), for_room=True)
+            if not sleeper.prepare(plan.now, until):
+                raise
+            return None
+        return places, store.commit(plan) if plan.drafts else [], store.log.end
+
     try:
-        while True:
-            with store.mutex:
-                try:
-                    store.enter()
-                    if sleeper:
-                        sleeper.end()
-                    plan = store.plan()
-                    if plan.now.store >= store.state.board.next:
-                        store.do_due()
-                        plan = store.plan()
-                    if before:
-                        before(plan)
-                    try:
-                        places = admit(plan, messages)
-                    except QueueFull:
-                        if until is None:
-                            raise
-                        sleeper = sleeper or Sleeper(store, Channels(channels), for_room=True)
-                        if not sleeper.prepare(plan.now, until):
-                            raise
-                    else:
-                        positions = store.commit(plan) if plan.drafts else []
-                        end = store.log.end
-                        break
-                finally:
-                    store.leave()
+        while (stored := store.turn.take(admit_or_wait)) is None:
+            assert sleeper
             sleeper.sleep()
     except BaseException:
         if sleeper:
             sleeper.give_up()
         raise
+    places, positions, end = stored
     # Also if nothing was stored: what was there already may not be on the disk yet.
     if messages:
         store.settle(end)

@@ -46,9 +46,9 @@ def receive_many(
     try:
         while True:
             settled, begin = None, -1
-            with store.mutex:
+            with store.turn.mutex:
                 try:
-                    store.enter()
+                    store.turn.enter()
                     if sleeper:
                         sleeper.end()
                     now = store.clock.now()
@@ -83,7 +83,7 @@ def receive_many(
                         deliveries = begun(store, state, begin)
                     raise
                 finally:
-                    store.leave()
+                    store.turn.leave()
             if not ids:
                 assert sleeper
                 sleeper.sleep()
@@ -334,16 +334,10 @@ def receive_from(asked: Asked, until: float | None) -> Delivery[Any] | None:
 @operation
 def _first(store: Store, asked: Asked) -> Queue[Any] | None:
     """The first that has a message, by one look at all that may have one."""
-    with store.mutex:
-        try:
-            store.enter()
-            return _first_of(store, asked)
-        finally:
-            store.leave()
+    return store.turn.take(partial(_first_of, store, asked))
 
 
 def _first_of(store: Store, asked: Asked) -> Queue[Any] | None:
-    """Called with the mutex.  A function of its own, for a loop: see tests/test_loops.py."""
     now = store.clock.now()
     if now.store >= store.state.board.next:
         store.do_due()
@@ -360,18 +354,19 @@ def _first_of(store: Store, asked: Asked) -> Queue[Any] | None:
 @operation
 def _wait(store: Store, sleeper: Sleeper, until: float | None) -> bool:
     """Return when one of the sleeper's queues may have a message; False once *until* has come."""
-    with store.mutex:
-        try:
-            store.enter()
-            now = store.clock.now()
-            if sleeper.finds(now):
-                return True  # since they were asked
-            if not sleeper.prepare(now, until):
-                return False
-        finally:
-            store.leave()
+
+    def find_or_wait() -> bool | None:
+        """Whether there is a message by now, or never in time; None: not yet."""
+        now = store.clock.now()
+        if sleeper.finds(now):
+            return True
+        return None if sleeper.prepare(now, until) else False
+
+    found = store.turn.take(find_or_wait)
+    if found is not None:
+        return found
     sleeper.sleep()
-    with store.mutex:
+    with store.turn.mutex:
         sleeper.end()
         sleeper.hand_on(store.clock.now())
     return True

@@ -124,9 +124,9 @@ def _ack_plain(store: Store, messages: list[Delivery[Any]]) -> int:
         ids = [each.id for each in part]
         flights = [each._flight for each in part]
         sizes = [len(each.raw) for each in part]
-        with store.mutex:
+        with store.turn.mutex:
             try:
-                store.enter()
+                store.turn.enter()
                 state = channel.state
                 if state is None or not state.are_plain(ids, flights):
                     return done
@@ -142,7 +142,7 @@ def _ack_plain(store: Store, messages: list[Delivery[Any]]) -> int:
                 state.ack_plain(ids, sizes)
                 store.applied = store.log.end
             finally:
-                store.leave()
+                store.turn.leave()
         _settled(part)
         done += len(part)
     return done
@@ -175,16 +175,16 @@ def _do_all(
     """*note* is told what is done, as it is done: what comes after it may fail."""
     rest = iter(claims)
     stale: list[int] = []
+
+    def settle_some() -> tuple[list[Claim], list[int]]:
+        plan = store.plan()
+        found = plan_all(plan, zip(rest, repeat(do)), store.slice(plan), settles=settles)
+        if plan.drafts:
+            store.commit(plan)
+        return found
+
     while length_hint(rest):
-        with store.mutex:
-            try:
-                store.enter()
-                plan = store.plan()
-                done, others = plan_all(plan, zip(rest, repeat(do)), store.slice(plan), settles=settles)
-                if plan.drafts:
-                    store.commit(plan)
-            finally:
-                store.leave()
+        done, others = store.turn.take(settle_some)
         note(done)
         stale += others
     if stale:

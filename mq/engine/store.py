@@ -1,7 +1,6 @@
-"""Where log, state, clock and locks meet.  Every operation has the same steps:
+"""Where log, state, clock and locks meet.  What changes the store happens in a turn (mq/engine/turn.py):
 
-    enter     take the store's lock, and apply what others appended since (the owner of the turn, which is
-              this process if no other one came for some time, takes no lock: storage/bias.py)
+    enter     take the store's lock, and apply what others appended since
     decide    what the state allows, now
     append    the record, in one write
     apply     the record: the same method that recovery and the others call
@@ -9,7 +8,7 @@
 
 Nothing is applied that is not in the log.  Whatever interrupts those steps (Ctrl-C, no
 memory, the death of the process) leaves `applied` behind the log's end, or the page's
-dirty word set; whoever enters next sees it, adopts what is whole, and reads the state
+dirty word set; the next turn sees it, adopts what is whole, and reads the state
 again from the log, which is the truth.
 """
 
@@ -47,6 +46,7 @@ from mq.engine.loading import Loader, Parts, identify
 from mq.engine.maintenance import MEMORY, Maintenance
 from mq.engine.operation import operation
 from mq.engine.sizes import size_of
+from mq.engine.turn import VOID, Turn
 from mq.errors import (
     Closed,
     CorruptStore,
@@ -67,7 +67,6 @@ from mq.storage.disk import (
     MemoryDisk,
     RealDisk,
     explain,
-    is_anothers,
     left,
     pass_on,
     storage_error,
@@ -97,8 +96,6 @@ COPIED: Final = (
 FOLLOW_BYTES: Final = 16 << 10  # a process that is farther behind begins to catch up without LOCK
 HOLD_BYTES: Final = 256 << 10  # followed with LOCK held at first, some milliseconds; each time twice as much
 KEEP_UP_BYTES: Final = 64 << 10  # followed between two attempts to get LOCK
-STEP_ASIDE_SECONDS: Final = 120e-6  # longer than a nap of a process that waits
-STEPS_ASIDE_MAX: Final = 50  # then the process that waits must have died, or be stopped
 READS_MAX: Final = 2  # readings of the whole log without LOCK, before one with it
 JOIN_NAP_SECONDS: Final = 0.002  # while another process writes again what no sync has confirmed
 CLOSE_SECONDS: Final = 1.0  # for operations of other threads to end, once no more may begin
@@ -109,29 +106,14 @@ AWAKE_SECONDS: Final = 0.002  # nobody is woken to look so much earlier
 SLICE_SECONDS: Final = 0.000_75
 SLICE_BYTES: Final = FOLLOW_BYTES
 DUE_AGAIN_MS: Final = 1000  # work that falls due, and cannot be done, is tried again after this
-VOID: Final = -1  # `applied`, while the state is not what the log says
 
 
 class Store:
-    enter: Callable[[], None]
-    """Called with the mutex, inside a try, before anything is changed: the state is the log's then.
-
-    Whatever happens, `leave` follows, in a finally: it lets others come in, and nothing can
-    interrupt it.  It lets go of what the last call took, so none follows another without it.
-    """
-    leave: Callable[[], object]
-    come_in: Callable[[], None]
-    """`enter`, with LOCK in any case: for what asks which other processes are here, and for maintenance."""
     _spoiled: BaseException  # what kept this child of a fork from taking leave of its parent's files
-    look: Callable[[], None]
-    """`enter`, for those who change nothing."""
-
     log: Log
     state: State
-    mark: memoryview
+    background: bool
     tag: str  # what tells this store's receipts from another's, and from those of a copy of it
-    _locks: Locks
-    _bias: Bias
 
     def __init__(
         self, path: str, *, sync: str | float, read_only: bool, segment_bytes: int,
@@ -147,6 +129,7 @@ class Store:
         self.path, self.read_only, self.exclusive = path, read_only, exclusive or path == MEMORY
         self.disk = disk or (MemoryDisk() if path == MEMORY else RealDisk(mode))
         self.clock = Clock(clock, self.disk)
+        self.turn = Turn(path, self.disk, self, exclusive=self.exclusive)
         self.durable = self.linger = sync == "always"
         self.careless = sync == "never"
         self.background = background
@@ -154,7 +137,6 @@ class Store:
         self._segment_bytes = segment_bytes
         self._log_path, self._mark_path = os.path.join(path, "log"), os.path.join(path, "mark")
         self.checkpoint_path = os.path.join(path, "checkpoint")
-        self.mutex = threading.RLock()
         # Held by the handles on a queue and by those who wait there: a name that nothing refers to
         # any more costs nothing.
         self.channels: Weakly[str, Channel] = Weakly()
@@ -174,12 +156,10 @@ class Store:
         self._sync_fd = -1  # on the page: its lock says which process syncs
         self._downtime_ms = 0  # without any process, before this one opened the store; not in the log yet
         self._directory = -1  # of a reader: it reads where it began
-        self._gone = True  # the files are let go of
         self._is_own = True  # opened by this process, and not by one that it is a fork of
         self._known_hold: weakref.ref[Hold] | None = None
         self._forgotten: list[bool] = []  # has an entry while files of a forgotten store are to be closed
         self._finished = False  # close has nothing more to do than to let go of them
-        self.leave = int
         self.notes = Notes()
         self.maintenance, self.listener = Maintenance(self), Listener(self)
         self._flusher: Flusher | None = None
@@ -193,7 +173,7 @@ class Store:
                     with suppress(OSError):  # if it is not there, that is said below
                         self._directory = self.disk.anchor(path)
                     self._attach_reader()
-                    self.enter, self.look = self._refuse_changes, self._look_again
+                    self.turn.enter, self.turn.enter_to_look = self._refuse_changes, self._look_again
                 else:
                     self._open(salvage)
             self.notes.log()
@@ -201,7 +181,7 @@ class Store:
             try:
                 self.notes.log()
             finally:
-                if self._gone:
+                if self.turn.gone:
                     self.closed = True
                     self._let_go()
                 else:
@@ -212,44 +192,43 @@ class Store:
 
     def _open(self, salvage: bool) -> None:
         """Be present; recover, if nobody else is, and else join them."""
-        disk, self._pid = self.disk, os.getpid()
+        disk, self.turn.pid = self.disk, os.getpid()
         locks.require_local(disk, self.path)
         disk.make_directory(self.path)
         if self.path != MEMORY:
             place.require_room(disk, self.path)
         if not self.exclusive:
             disk.heed_barriers()  # before LOCK: the first time takes 10 ms in a process that has threads
-        self._locks = Locks(disk, self.path)
+        self.turn.locks = Locks(disk, self.path)
         try:
-            self._locks.take(None)
+            self.turn.locks.take(None)
             disk.make_directory(self._log_path)
             disk.make_directory(self.checkpoint_path)
             alone = False
             try:
                 alone = self._begin()
             except (CorruptStore, Unsupported):  # it may be a record that a mistake of an older mq wrote
-                if not salvage or self._locks.crowded:
+                if not salvage or self.turn.locks.crowded:
                     raise
                 for loss in repair.mend(disk, self.path, records.PUBLISH, records.message_of, refusals):
                     self.notes.put_down(WARNING, "%s", loss)
                 alone = self._begin()
             if not self.exclusive:
-                self.leave = self._locks.unlock
+                self.turn.leave = self.turn.locks.unlock
             if not alone:
                 self._join()
             self.log.stand()
-            self.leave()
+            self.turn.leave()
             self._require_parents(self.identity, self._own_tag())
             if alone:
                 with suppress(OSError):  # a full disk: publishes will be refused
                     self.log.reserve.hold(self.log.kept((), 0)[0])
             self._begin_flusher()
-            if self._pid != os.getpid():
+            if self.turn.pid != os.getpid():
                 raise left()  # half of it is the parent's
             self.tag = self._own_tag()
-            self._gone, self._is_own = False, True
-            self.come_in = self._come_in_alone if self.exclusive else self._come_in_with_lock
-            self.enter = self.look = self._come_in_alone if self.exclusive else self._come_in
+            self.turn.gone, self._is_own = False, True
+            self.turn.open()
         except BaseException:
             self._let_go_of_all()
             self.maintenance = Maintenance(self)  # the child of a fork tries again
@@ -276,76 +255,72 @@ class Store:
     def _begin(self) -> bool:
         """With the lock: know the store and its page; recover it, if nobody else is here, and whether."""
         disk, path = self.disk, self.path
-        alone = self._locks.arrive(exclusive=self.exclusive)
+        alone = self.turn.locks.arrive(exclusive=self.exclusive)
         if not disk.exists(format_path := os.path.join(path, "FORMAT")):
             if not alone:
                 raise StoreFailed(format_path, f"deleted while other processes have the store open: {REOPEN}")
             identify(disk, path, create=True)
             self.notes.put_down(INFO, "created the store %s", path)
-            alone = self._locks.arrive(exclusive=self.exclusive)
+            alone = self.turn.locks.arrive(exclusive=self.exclusive)
         if alone and not self.exclusive:
-            self._locks.make_cleaner()
+            self.turn.locks.make_cleaner()
         self.identity = identify(disk, path, create=False)
         self._loader = Loader(disk, path, self.identity, self._load_again)
-        self.mark = shared.open_mark(disk, self._mark_path, self.identity.key, create=alone)
+        self.turn.mark = shared.open_mark(disk, self._mark_path, self.identity.key, create=alone)
         if alone:
             # The page may be new; and the process that made the store may have died before its names
             # were on the disk.
             disk.sync_directory(path)
         else:  # before anything is changed
-            shared.require_version(path, self.mark)
-            self.clock.check(path, self.mark)
+            shared.require_version(path, self.turn.mark)
+            self.clock.check(path, self.turn.mark)
         if self._sync_fd < 0:
             self._sync_fd = disk.open(self._mark_path, write=True)
-        self._bias = Bias(disk, path, self.mark, self._sync_fd)
+        self.turn.bias = Bias(disk, path, self.turn.mark, self._sync_fd)
         self._standing = Standing(disk, path, self._held)
         files = self._standing.fingerprint()
         if alone:
-            self._hold()
-            self.mark[shared.RECOVERING] = 1
-            shared.renew(self.mark)
+            self.turn.say_who()
+            self.turn.mark[shared.RECOVERING] = 1
+            shared.renew(self.turn.mark)
             self._recover()
-            self.mark[shared.FILES] = files
-            self.mark[shared.RECOVERING] = 0
+            self.turn.mark[shared.FILES] = files
+            self.turn.mark[shared.RECOVERING] = 0
             if not self.exclusive:
-                self._locks.admit_others()
-        elif self.mark[FAILED]:
+                self.turn.locks.admit_others()
+        elif self.turn.mark[FAILED]:
             raise StoreFailed(
                 path,
                 "in a process that has it open a write or an fsync failed, or a file was found replaced:"
                 " close it in all of them first",
             )
-        elif self.mark[shared.FILES] != files:
+        elif self.turn.mark[shared.FILES] != files:
             raise StoreFailed(
                 path, f"a file of it was deleted or replaced while other processes have it open: {REOPEN}"
             )
         else:
-            self._bias.begin()
-            self._hold()
+            self.turn.bias.begin()
+            self.turn.say_who()
         return alone
 
     def _held(self) -> dict[str, int]:
         """The descriptors on which the store depends."""
-        return {**self._locks.held(), "mark": self._sync_fd}
-
-    def _hold(self) -> None:
-        """Say who has the lock."""
-        self.mark[HOLDER] = self._pid | (shared.KEPT if self.exclusive else 0)
+        return {**self.turn.locks.held(), "mark": self._sync_fd}
 
     def _recover(self) -> None:
         """Nobody else is here: put in order what the last ones left."""
-        copied = shared.is_copied(self.mark)
-        state, found, position = self._loader.load(shared.claimed(self.mark), copied=copied)
+        copied = shared.is_copied(self.turn.mark)
+        state, found, position = self._loader.load(shared.claimed(self.turn.mark), copied=copied)
         if copied and not found.error:
             checkpoint.drop_behind(self.disk, self.checkpoint_path, found.end)
             position = min(position, found.end)
         self.maintenance.begin(position)
-        self.clock.start(found.last_ms, found.skew_ms, self.mark, found.event_ms)
-        end = shared.end_of_this_boot(self.mark, self.disk.clocks()[0])
+        self.clock.start(found.last_ms, found.skew_ms, self.turn.mark, found.event_ms)
+        end = shared.end_of_this_boot(self.turn.mark, self.disk.clocks()[0])
         if gone := recovery.is_gone(found, end):
             recovery.pass_over(found, self.identity, end)
         log = recovery.recover(
-            self.disk, self._log_path, self.identity, self.mark, found, self.clock.store_ms(),
+            self.disk, self._log_path, self.identity, self.turn.mark, found, self.clock.store_ms(),
             self._segment_bytes, self.clock.skew_ms, anew=self._is_another_page(found),
         )  # fmt: skip
         if copied:
@@ -356,10 +331,10 @@ class Store:
                 WARNING, "%s: the log ended at %d when it was last used, and ends at %d now: %s",
                 self._log_path, end, found.end, shared.GONE,
             )  # fmt: skip
-        self.clock.put_on(self.mark)
-        self.mark[shared.VERSION] = shared.PAGE_VERSION
-        self._hold()
-        self.mark[shared.HEAD], self.mark[END] = log.head, log.end
+        self.clock.put_on(self.turn.mark)
+        self.turn.mark[shared.VERSION] = shared.PAGE_VERSION
+        self.turn.say_who()
+        self.turn.mark[shared.HEAD], self.turn.mark[END] = log.head, log.end
         self._take_log(log, found, closed=True)
         self._own_page(log.epoch)
         self._take_state(state, log.end)
@@ -369,13 +344,13 @@ class Store:
 
     def _is_another_page(self, found: recovery.Survey) -> bool:
         """Whether the page is not the one that was last used with this log."""
-        return not (epoch := self.mark[shared.EPOCH]) or epoch != epoch_of(found.segments)
+        return not (epoch := self.turn.mark[shared.EPOCH]) or epoch != epoch_of(found.segments)
 
     def _own_page(self, epoch: int) -> None:
         """Say on the page which log it is used with; on the disk, so that a power cut brings no new epoch."""
-        if self.mark[shared.EPOCH] != epoch or not self.mark[shared.ORIGIN]:
-            self.mark[shared.EPOCH] = epoch
-            self.mark[shared.ORIGIN] = shared.origin_of(self.disk, self._sync_fd, self._mark_path)
+        if self.turn.mark[shared.EPOCH] != epoch or not self.turn.mark[shared.ORIGIN]:
+            self.turn.mark[shared.EPOCH] = epoch
+            self.turn.mark[shared.ORIGIN] = shared.origin_of(self.disk, self._sync_fd, self._mark_path)
             self.disk.sync(self._sync_fd)
 
     def _add_downtime(self) -> None:
@@ -393,14 +368,14 @@ class Store:
 
     def _join(self) -> None:
         """Read the log of the processes that are here; called with LOCK."""
-        args = self.disk, self._log_path, self.identity, self.mark
+        args = self.disk, self._log_path, self.identity, self.turn.mark
 
         def use(found: recovery.Survey, upto: int) -> None:
             log = Log(*args, found.segments, upto, self._segment_bytes)
             self._take_log(log, found, closed=found.verdict is recovery.Verdict.CLEAN)
 
         state, found, upto = self._read_and(use)
-        self.clock.join(self.mark, found.last_ms)
+        self.clock.join(self.turn.mark, found.last_ms)
         self._take_state(state, upto)
 
     def _read_and(
@@ -413,7 +388,7 @@ class Store:
         nothing new is dropped.
         """
         for attempt in itertools.count():
-            found = self._read_now() if attempt >= READS_MAX else self._without_lock(self._read_now)
+            found = self._read_now() if attempt >= READS_MAX else self.turn.without_lock(self._read_now)
             if found:
                 with suppress(FileNotFoundError):  # all that was read has gone since
                     use(*found[1:])
@@ -424,9 +399,9 @@ class Store:
         """The log as it is now, and where it ends; None if others dropped a part before it was read."""
         for again in (False, True):
             # The head first: if a segment goes that this end still needs, it is seen to have moved.
-            head, upto = self.mark[shared.HEAD], self.mark[END]
+            head, upto = self.turn.mark[shared.HEAD], self.turn.mark[END]
             try:
-                synced = min(shared.claimed(self.mark), upto)  # it may have grown since
+                synced = min(shared.claimed(self.turn.mark), upto)  # it may have grown since
                 state, found, position = self._loader.load(synced, upto)
             except FileNotFoundError:
                 if not self.disk.exists(self._log_path):
@@ -436,7 +411,7 @@ class Store:
                 self.maintenance.begin(position)
                 found.segments = [each for each in found.segments if each.limit > found.head]
                 return state, found, upto
-            if self.mark[shared.HEAD] != head:
+            if self.turn.mark[shared.HEAD] != head:
                 return None
             if not again:
                 self._wait_for_rewrite()
@@ -510,7 +485,7 @@ class Store:
 
         It may take as long as an opening, and other processes are to go on meanwhile.
         """
-        with self.mutex:
+        with self.turn.mutex:
             if self.applied == VOID:  # then it is read anew, from the checkpoint that is there
                 return
             self._parts = Parts(self.disk, self.path, self.identity, self.applied)
@@ -521,57 +496,7 @@ class Store:
 
     # ── the way into every operation ───────────────────────────────────────────────
 
-    def _come_in(self) -> None:
-        """Without LOCK, if this process may (storage/bias.py); else with it."""
-        bias = self._bias
-        if bias.token:
-            # Behind the last call before `leave`: a signal's handler may fork there, and this be the child.
-            mark = self.mark
-            self.leave, self.log.biased = bias.leave, True
-            mark[bias.word] = 1
-            # BIAS, DIRTY, FAILED
-            if mark[21] == bias.token and not (mark[2] or mark[5]) and self.applied == self.log.end:
-                return
-            mark[bias.word] = 0
-        self.come_in()
-        bias = self._bias
-        bias.run += 1
-        if bias.run >= bias.enough:
-            bias.keep()
-
-    def _come_in_with_lock(self) -> None:
-        mark, bias = self.mark, self._bias
-        self.leave, self.log.biased = self._locks.unlock, False
-        try:
-            if bias.token:
-                bias.stop()
-            if mark[9] and mark[7] == self._pid:  # WAITING, HOLDER: the last turn was this process's
-                self.step_aside()
-            if not self.disk.lock(self._locks.fd):
-                self._locks.take(mark, self._keep_up)
-            if mark[21]:  # BIAS
-                bias.revoke()
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError):
-                pass_on(error)
-            if self._is_left():  # nothing is begun yet
-                return self.enter()
-            if isinstance(error, ValueError):
-                raise
-            self.log.stand()  # perhaps the program closed the descriptor
-            raise storage_error(self.path, error) from error
-        if mark[7] != self._pid:
-            mark[7], bias.run = self._pid, 0
-        if self.applied != mark[1] or mark[2] or mark[5]:  # END, DIRTY, FAILED
-            bias.run = 0
-            self._catch_up()
-
-    def _come_in_alone(self) -> None:
-        mark = self.mark
-        if self.applied != mark[1] or mark[2] or mark[5]:
-            self._catch_up()
-
-    def _catch_up(self) -> None:
+    def catch_up(self) -> None:
         """Be where the log is: apply what others appended, adopt what a process did not finish.
 
         A process that is far behind lets the others go on, and follows without LOCK, as long as
@@ -579,7 +504,7 @@ class Store:
         arrive: what is left then is followed with LOCK held, a part at a time.  The parts
         double, so they outgrow whatever the others append in between.
         """
-        log, mark = self.log, self.mark
+        log, mark = self.log, self.turn.mark
         before, hold = shared.NO_LIMIT, HOLD_BYTES
         try:
             while True:
@@ -595,7 +520,7 @@ class Store:
                         self._apply(mark[END], hold)
                         before, hold = 0, 2 * hold
                         if mark[END] != log.end and mark[shared.WAITING]:
-                            self._without_lock(self.step_aside)
+                            self.turn.without_lock(self.turn.step_aside)
                 elif behind:
                     self._apply(mark[END])
                 elif mark[DIRTY]:
@@ -603,26 +528,22 @@ class Store:
                 else:
                     return
         except OSError as error:
-            if self._is_left():
-                return self.enter()
+            if self.turn.is_left():
+                return self.turn.enter()
             pass_on(error)
             log.stand()  # perhaps the program closed a descriptor
             raise storage_error(self.path, error) from error
 
-    def _is_left(self) -> bool:
-        """Whether this is the child of a fork, made inside the operation that comes in here."""
-        return self._gone and self._pid != os.getpid()
-
-    def _keep_up(self) -> None:
+    def keep_up(self) -> None:
         """Another process has LOCK: follow what it appends meanwhile, not so much that LOCK is missed."""
         if self.applied == VOID:  # also before there is a log
             return
-        log, upto = self.log, self.mark[END]
+        log, upto = self.log, self.turn.mark[END]
         if self.applied == log.end < upto and not log.unsettled:
             try:
                 self._apply(upto, KEEP_UP_BYTES)
             except OSError as error:
-                pass_on(error)  # else the state is void, and `_catch_up` looks again
+                pass_on(error)  # else the state is void, and `catch_up` looks again
 
     def _follow_without_lock(self, upto: int) -> None:
         """Others may have LOCK meanwhile, but one that had the last turn lets this process catch up first.
@@ -630,20 +551,9 @@ class Store:
         Else it would come in without LOCK soon, and write faster than it is followed.  `step_aside` has an
         end after some milliseconds.
         """
-        self.mark[shared.WAITING] = 1
-        self._without_lock(partial(self._apply, upto))
-        self.mark[shared.WAITING] = 0
-
-    def _without_lock(self, do: Callable[[], T]) -> T:
-        """Let the other processes have LOCK meanwhile."""
-        self.leave()
-        try:
-            return do()
-        finally:
-            self._locks.take(self.mark, self._keep_up)
-            if self.mark[shared.BIAS]:
-                self._bias.revoke()
-            self._hold()
+        self.turn.mark[shared.WAITING] = 1
+        self.turn.without_lock(partial(self._apply, upto))
+        self.turn.mark[shared.WAITING] = 0
 
     def _apply(self, upto: int, enough: int = shared.NO_LIMIT) -> None:
         """Apply the log up to an end that the page named: what is below one never changes.
@@ -676,21 +586,21 @@ class Store:
         self._take_state(state, upto)
 
     @contextmanager
-    def turn(self) -> Iterator[tuple[Log, int, int]]:
+    def maintaining(self) -> Iterator[tuple[Log, int, int]]:
         """The store's lock for a slice of maintenance: the log, the time, and the state's epoch."""
         me, busy = get_ident(), self.busy
         within = me in busy  # it is a part of an operation of this thread
         try:
             busy.add(me)
-            with self.mutex:
-                if self._gone:
+            with self.turn.mutex:
+                if self.turn.gone:
                     raise Closed(f"{self.path}: {self._closed_why}")
                 try:
-                    self.come_in()
+                    self.turn.enter_with_lock()
                     yield self.log, self.clock.store_ms(), self.epoch
                     self.applied = self.log.end
                 finally:
-                    self.leave()
+                    self.turn.leave()
         finally:
             if not within:
                 busy.discard(me)
@@ -699,10 +609,10 @@ class Store:
     def _turn_of_sync(self) -> Iterator[None]:
         """For `Log.sync`: no thread and no process appends meanwhile, and all that others did is known."""
         # A sync inside a turn of this thread: the threads of mq have the mutex only in one, when they sync.
-        if self.mutex._is_owned():  # type: ignore[attr-defined]
+        if self.turn.mutex._is_owned():  # type: ignore[attr-defined]
             yield
             return
-        with self.turn():
+        with self.maintaining():
             yield
 
     @contextmanager
@@ -711,27 +621,13 @@ class Store:
 
         Closed behind `Maintenance.wait`: what is opened then is opened beside files that are let go of.
         """
-        if self.closed and self._gone:
+        if self.closed and self.turn.gone:
             self._refuse()
         if self.exclusive:
             yield True
             return
-        with explain(self.path), self._locks.cleaner(seconds, self.mutex) as ours:
+        with explain(self.path), self.turn.locks.cleaner(seconds, self.turn.mutex) as ours:
             yield ours
-
-    def step_aside(self) -> None:
-        """Let a process that waits for LOCK have it first; called with the mutex, and without LOCK.
-
-        Every operation comes by here on its way in, and with the mutex held no other thread of
-        this process comes by instead.  The process that gets LOCK is the holder then, and says
-        that it waits no more.  One that died cannot, so there is an end to it.
-        """
-        mark = self.mark
-        for _ in range(STEPS_ASIDE_MAX):
-            self.disk.pause(STEP_ASIDE_SECONDS)
-            if not mark[shared.WAITING] or mark[HOLDER] != self._pid:
-                return
-        mark[shared.WAITING] = 0
 
     @operation
     def hear(self) -> None:
@@ -740,20 +636,18 @@ class Store:
         Called by the listener.  It comes by each second because the wall clock may have jumped,
         and because a process that was to ring may have died.
         """
-        with self.mutex:
+        with self.turn.mutex:  # a thread that closes the store says so with it held
             if self.asleep and not self.closed:
-                try:
-                    before = self.applied
-                    self.come_in()
-                    self.log.stand_again(self.clock.store_ms())
-                    now, board = self.clock.now(), self.state.board
-                    if board.due(now) is not None:
-                        board.next = now.store  # else a clock that jumped would be noticed at the next turn
-                    if self.applied == before:  # else all were woken as it was applied
-                        self.wake_ready()
-                    self.ask_to_be_woken()
-                finally:
-                    self.leave()
+                self.turn.take_with_lock(partial(self._hear, self.applied))
+
+    def _hear(self, before: int) -> None:
+        self.log.stand_again(self.clock.store_ms())
+        now, board = self.clock.now(), self.state.board
+        if board.due(now) is not None:
+            board.next = now.store  # else a clock that jumped would be noticed at the next turn
+        if self.applied == before:  # else all were woken as it was applied
+            self.wake_ready()
+        self.ask_to_be_woken()
 
     def ask_to_be_woken(self) -> float:
         """Before a thread here goes to sleep: how many seconds it may; called with the lock."""
@@ -766,15 +660,11 @@ class Store:
 
     def _lose(self, trouble: Trouble) -> None:
         """The files are not, or not only, this store's: nothing is done to them any more."""
-        self.come_in = self.log.check
+        self.turn.enter_with_lock = self.log.check
         if not self.closed:
-            self.enter = self.look = self.log.check
+            self.turn.divert(self.log.check)
         if trouble.stolen:
-            if is_anothers(self.disk, self._locks.fd):
-                if self.leave is self._locks.unlock:
-                    self.leave = int
-                self._locks.unlock = int
-            shared.never_unmapped.append(self.mark)
+            self.turn.leave_descriptors()
 
     def _refuse(self) -> None:
         raise Closed(f"{self.path}: {self._closed_why}")
@@ -785,7 +675,7 @@ class Store:
         """Read what is there now, and change nothing."""
         self.identity = identify(self.disk, self.path, create=False)
         self._loader = Loader(self.disk, self.path, self.identity, self._load_again)
-        self.mark = memoryview(bytearray(8 * 512)).cast("Q")
+        self.turn.mark = shared.no_page()
         again = False
         while True:
             view = locks.look(self.disk, self.path, self.identity.key)
@@ -806,10 +696,11 @@ class Store:
         self._seen_end = view.end
         if found.error:
             raise found.error
-        self.mark[shared.SYNCED] = self.mark[END] = found.end  # nothing here waits for the disk
+        mark = self.turn.mark
+        mark[shared.SYNCED] = mark[END] = found.end  # nothing here waits for the disk
         page = shared.read_mark(self.disk, self._mark_path, self.identity.key)
         self.clock.start(found.last_ms, found.skew_ms, page)
-        self.log = Log(self.disk, self._log_path, self.identity, self.mark, found.segments, found.end)
+        self.log = Log(self.disk, self._log_path, self.identity, self.turn.mark, found.segments, found.end)
         self.verdict, self.tag = found.verdict, self._own_tag()
         self._take_state(state, found.end)
 
@@ -844,16 +735,11 @@ class Store:
     @operation
     def names(self) -> list[str]:
         """Of all queues, sorted."""
-        with self.mutex:
-            try:
-                self.look()
-                return sorted(self.state.names())
-            finally:
-                self.leave()
+        return self.turn.look(lambda: sorted(self.state.names()))
 
     @operation
     def _new_channel(self, name: str) -> Channel:
-        with self.mutex:
+        with self.turn.mutex:
             found = self.channels.get(name)
             if found is None:
                 found = Channel(name, self)
@@ -864,31 +750,26 @@ class Store:
     @operation
     def declare(self, channel: Channel, changes: dict[str, Any]) -> None:
         """Change the options named, for every process; nothing is written if they are so already."""
-        with self.mutex:
-            try:
-                self.look()
-                state = channel.state
-                if (
-                    state
-                    and not idle.is_to_go(state, self.clock.now())
-                    and all(getattr(state.options, name) == value for name, value in changes.items())
-                ):
-                    return
-                self.leave()
-                self.enter()
-                check_dead_letters(self.state, channel.name, changes)
-                plan = self.plan()
-                if (state := channel.state) and idle.is_to_go(state, plan.now):
-                    # It is to go, and only nobody came by yet: what is declared is a new one.
-                    plan.add(records.DELETE, 0, state.number, b"")
-                    self.commit(plan)
-                    plan = self.plan()
-                plan.declare(channel.name, changes)
-                self.commit(plan)
-                end = self.log.end
-            finally:
-                self.leave()
-        self.settle(end)
+        if not self.turn.look(partial(self._is_declared, channel, changes)):
+            self.settle(self.turn.take(partial(self._declare, channel, changes)))
+
+    def _is_declared(self, channel: Channel, changes: dict[str, Any]) -> bool:
+        if (state := channel.state) is None or idle.is_to_go(state, self.clock.now()):
+            return False
+        return all(getattr(state.options, name) == value for name, value in changes.items())
+
+    def _declare(self, channel: Channel, changes: dict[str, Any]) -> int:
+        """Where the log ends then."""
+        check_dead_letters(self.state, channel.name, changes)
+        plan = self.plan()
+        if (state := channel.state) and idle.is_to_go(state, plan.now):
+            # It is to go, and only nobody came by yet: what is declared is a new one.
+            plan.add(records.DELETE, 0, state.number, b"")
+            self.commit(plan)
+            plan = self.plan()
+        plan.declare(channel.name, changes)
+        self.commit(plan)
+        return self.log.end
 
     def plan(self) -> Plan:
         """A plan to be made now; called with the mutex, after `enter`."""
@@ -929,7 +810,7 @@ class Store:
                         channel.wake_next(plan.now)
                         channel.freed()
             self.watch(plan.now)
-        if self.mark[shared.ASLEEP]:
+        if self.turn.mark[shared.ASLEEP]:
             self._ring(plan)
 
     def _ring(self, plan: Plan) -> None:
@@ -943,7 +824,7 @@ class Store:
         else:
             words = {shared.waits_word(queue.name) for queue in concerned if queue}
         for word in words:
-            if self.mark[word]:
+            if self.turn.mark[word]:
                 self.listener.ring(word)
 
     def do_due(self) -> None:
@@ -1024,15 +905,8 @@ class Store:
                     again = True
                     self._wait_for_rewrite()
                     continue
-                with self.mutex:
-                    try:
-                        self.look()  # it may have moved since, and who moved it be elsewhere
-                        if isinstance(error, CorruptStore):
-                            self.log.stand()  # else damage is no explanation
-                        here = self.state.queue(queue.number)
-                        now_at = here.position(id) if here else None
-                    finally:
-                        self.leave()
+                # It may have moved since, and the process that moved it be another one.
+                now_at = self.turn.look(partial(self._position, queue.number, id, error))
                 if now_at is None:
                     return None
                 if now_at == position and isinstance(error, CorruptStore):
@@ -1044,33 +918,30 @@ class Store:
                 flags = stored.flags
                 return flags, *records.published_of(stored.kind, flags, stored.time_ms, stored.payload)
 
+    def _position(self, number: int, id: int, error: MqError) -> int | None:
+        """Where the message is now; it could not be read."""
+        if isinstance(error, CorruptStore):
+            self.log.stand()  # else damage is no explanation
+        queue = self.state.queue(number)
+        return queue.position(id) if queue else None
+
     # ── the disk ───────────────────────────────────────────────────────────────────
 
     @operation
     def files(self) -> tuple[int, int]:
         """How many bytes the log has on the disk, and in how many segments."""
         while True:
-            with self.mutex:  # so that no thread here closes that log, or reads it anew, meanwhile
-                try:
-                    self.look()
-                finally:
-                    self.leave()
-                try:
-                    return self.log.reader.disk_bytes(), len(self.log.segments)
-                except Closed:
-                    if not self._is_left():
-                        raise
-                # The child of a fork, made in here: it opens the store for itself.
+            try:
+                return self.turn.look(lambda: (self.log.reader.disk_bytes(), len(self.log.segments)))
+            except Closed:
+                if not self.turn.is_left():
+                    raise
+            # The child of a fork, made in here: it opens the store for itself.
 
     @operation
     def flush(self) -> None:
         """Return when all that was written is on the disk."""
-        with self.mutex:
-            try:
-                self.look()
-                end = self.log.end
-            finally:
-                self.leave()
+        end = self.turn.look(lambda: self.log.end)
         self.log.sync(end)
 
     def close(self) -> None:
@@ -1094,18 +965,18 @@ class Store:
             finally:
                 self.notes.log()
         elif not self.closed:
-            self.enter = self.look = self._refuse
+            self.turn.divert(self._refuse)
             self._closer = self._closer or Closer(self)
 
     def _close(self) -> None:
         first = False
         try:
-            with self.mutex:
+            with self.turn.mutex:
                 if not self.closed:
                     first = self.closed = True
-                    self.enter = self.look = self._refuse
+                    self.turn.divert(self._refuse)
                     self.wake_all()
-            if first and not self._gone:
+            if first and not self.turn.gone:
                 self._wait_for_others()
                 with explain(self.path):
                     self._finish()
@@ -1130,10 +1001,10 @@ class Store:
 
         Called by the garbage collector: it takes no lock that this thread may hold.
         """
-        if self.closed or (self._gone and not self.read_only):  # or it is the parent's, of a fork
+        if self.closed or (self.turn.gone and not self.read_only):  # or it is the parent's, of a fork
             return
         self.closed = True
-        self.enter = self.look = self._refuse
+        self.turn.divert(self._refuse)
         self._forgotten.append(True)
         for each in self._threads():
             each.stop()
@@ -1149,7 +1020,7 @@ class Store:
 
     def _is_in_use(self) -> bool:
         """Whether a thread is in the midst of something here, perhaps this one."""
-        if self.busy or forks.is_held(self.mutex):
+        if self.busy or forks.is_held(self.turn.mutex):
             return True
         return self.maintenance.is_working() or self.log.is_syncing()
 
@@ -1181,70 +1052,56 @@ class Store:
 
     def _leave_for_good(self) -> None:
         """The lock goes last, when no thread here writes any more."""
-        with self.mutex:
-            self._gone = True
-            self.leave = int
+        with self.turn.mutex:
+            self.turn.gone = True
+            self.turn.leave = int
         self.maintenance.wait()
         self._let_go()
 
     def _finish(self) -> None:
         """Nothing new begins here: bring to an end what was begun."""
         self._end_threads()
-        with self.mutex, suppress(StoreFailed), self.log.unheard():
+        with self.turn.mutex, suppress(StoreFailed), self.log.unheard():
             self.log.stand()
-        if self.log.failure or self.mark[FAILED]:
+        if self.log.failure or self.turn.mark[FAILED]:
             return
         if self._is_alone():
             self.maintenance.finish()
         self.log.sync(self.log.end)
-        with self.mutex:
-            try:
-                self.come_in()
-                if self.exclusive or self._locks.arrive(exclusive=False):
-                    with suppress(DiskFull):  # then the log is all there, and only does not say so
-                        self.log.say_closed(self.clock.store_ms())
-                self.mark[shared.SEEN] = self.clock.store_ms()
-                self.mark[HOLDER] = 0  # nobody is to be sent to a process that has closed it
-                # Here, for the last one has presence alone: who comes next would be refused.
-                self._locks.depart()
-            finally:
-                self.leave()
+        self.turn.take_with_lock(self._say_closed)
+
+    def _say_closed(self) -> None:
+        if self.exclusive or self.turn.locks.arrive(exclusive=False):
+            with suppress(DiskFull):  # then the log is all there, and only does not say so
+                self.log.say_closed(self.clock.store_ms())
+        self.turn.mark[shared.SEEN] = self.clock.store_ms()
+        self.turn.mark[HOLDER] = 0  # nobody is to be sent to a process that has closed it
+        # Here, for the last one has presence alone: who comes next would be refused.
+        self.turn.locks.depart()
 
     def _is_alone(self) -> bool:
         """Whether nobody else has the store open, just now."""
-        if self.exclusive:
-            return True
-        with self.mutex:
-            try:
-                self.come_in()
-                alone = self._locks.arrive(exclusive=False)
-                if alone:
-                    self._locks.admit_others()
-                return alone
-            finally:
-                self.leave()
+        return self.exclusive or self.turn.take_with_lock(self._look_around)
+
+    def _look_around(self) -> bool:
+        alone = self.turn.locks.arrive(exclusive=False)
+        if alone:
+            self.turn.locks.admit_others()
+        return alone
 
     def _let_go(self) -> None:
         """Close every file, the lock last."""
         self.listener.let_go()
         if hasattr(self, "log"):
             self.log.close()
-        self._let_go_of_page()
+        self.turn.let_go_of_page()
         if self._sync_fd >= 0:
             fd, self._sync_fd = self._sync_fd, -1
             self.disk.close(fd)
-        if hasattr(self, "_locks"):
-            self._locks.close()
+        self.turn.let_go_of_locks()
         if self._directory >= 0:
             fd, self._directory = self._directory, -1
             self.disk.close(fd)
-
-    def _let_go_of_page(self) -> None:
-        """It may be unmapped then."""
-        if hasattr(self, "mark"):
-            self.mark = shared.detached(self.mark)
-        if hasattr(self, "_bias"):
-            self._bias.let_go(self.mark)
 
     # ── forks ──────────────────────────────────────────────────────────────────────
 
@@ -1254,11 +1111,12 @@ class Store:
         Files are closed and not unlocked: that would let go of what the parent holds.
         """
         forks.free(lock for lock, _ in self.locks())
-        self.mutex, self._closing = threading.RLock(), threading.RLock()
-        was_open, self._is_own = not self._gone, False
+        self._closing = threading.RLock()
+        was_open, self._is_own = not self.turn.gone, False
         parents_disk = self.disk
         if not self.read_only:
             self.disk = parents_disk.after_fork()
+        self.turn.after_fork(self.disk)
         try:
             if was_open and not self.read_only:
                 self.inherited = max(self.inherited, self.log.end)
@@ -1266,7 +1124,7 @@ class Store:
             self._forget_waiters()
         finally:
             if not self.read_only:
-                self._gone, self.applied = True, VOID
+                self.turn.gone, self.applied = True, VOID
                 self._forget_files(parents_disk)
         if self.read_only:
             if self.epoch:
@@ -1280,9 +1138,9 @@ class Store:
             if self.path == MEMORY:
                 self._closed_why = "private to the process that opened it, and this is a fork of that"
             self.closed = self.lost = True
-            self.enter = self.look = self._refuse
+            self.turn.divert(self._refuse)
         elif not self.closed:
-            self.enter = self.look = self._open_in_child
+            self.turn.divert(self._open_in_child)
 
     def locks(self) -> list[tuple[forks.Lock, float]]:
         """For which a thread may wait here, and how long a fork waits: see mq/forks.py.
@@ -1291,7 +1149,10 @@ class Store:
         """
         log = self.log.locks() if hasattr(self, "log") else []
         long = [self._closing, *(each.worker.life for each in self._threads()), self.maintenance.working]
-        return [*((lock, 0.0) for lock in long), *((lock, forks.FORK_SECONDS) for lock in (self.mutex, *log))]
+        return [
+            *((lock, 0.0) for lock in long),
+            *((lock, forks.FORK_SECONDS) for lock in (self.turn.mutex, *log)),
+        ]
 
     def let_threads_begin(self, seconds: float) -> None:
         """See mq/forks.py."""
@@ -1304,7 +1165,6 @@ class Store:
 
     def _forget_waiters(self) -> None:
         """Those who wait, and the threads, are the parent's."""
-        self.leave = int
         for _, channel in self.channels.items():
             channel.after_fork()
         self.armed, self.asleep, self.busy, self._closer = set(), {}, set(), None
@@ -1316,11 +1176,10 @@ class Store:
         A file that cannot be closed does not keep the others open; the first such error is raised.
         """
         listener, self.listener = self.listener, Listener(self)
-        self._let_go_of_page()
+        self.turn.let_go_of_page()
         sync_fd, self._sync_fd = self._sync_fd, -1
         with ExitStack() as parts:  # the last one first
-            if hasattr(self, "_locks"):
-                parts.callback(self._locks.after_fork)
+            parts.callback(self.turn.locks_after_fork)
             if sync_fd >= 0:
                 parts.callback(parents_disk.close, sync_fd)
             if hasattr(self, "log"):
@@ -1329,11 +1188,11 @@ class Store:
 
     def spoil(self, error: BaseException) -> None:
         """What `after_fork` raised is raised by every use of the store in this child."""
-        self.mutex = threading.RLock()
+        self.turn.after_fork(self.disk)
         self._spoiled = error
-        self._gone, self.applied, self.leave = True, VOID, int
+        self.turn.gone, self.applied = True, VOID
         if not self.closed:
-            self.enter = self.look = self._refuse_as_spoiled
+            self.turn.divert(self._refuse_as_spoiled)
 
     def _refuse_as_spoiled(self) -> None:
         if isinstance(self._spoiled, MqError):
@@ -1349,7 +1208,7 @@ class Store:
             # Before anything is made or changed, and again when it is certain.
             self._require_parents(identify(self.disk, self.path, create=False), self.tag)
             self._open(salvage=False)
-        self.enter()
+        self.turn.enter()
 
     def _require_parents(self, identity: Identity, tag: str) -> None:
         """In a child: StoreFailed if the parent had another store open."""

@@ -135,7 +135,7 @@ class Sleeper:
         """
         for _ in range(GIVE_UP_TRIES):
             try:
-                with self._store.mutex:
+                with self._store.turn.mutex:
                     self.end()
                     for channel in self._channels.every:
                         channel.notify()

@@ -174,9 +174,14 @@ def require_version(path: str, words: memoryview | list[int]) -> None:
         )
 
 
+def no_page() -> memoryview:
+    """What stands for the page while there is none: nothing is said on it."""
+    return memoryview(bytearray(PAGE_BYTES)).cast("Q")
+
+
 def detached(mark: memoryview) -> memoryview:
     """What the page says now, for nobody else: while it is mapped its file system cannot be unmounted."""
-    words = memoryview(bytearray(PAGE_BYTES)).cast("Q")
+    words = no_page()
     for index in range(WORDS):
         words[index] = mark[index]
     return words

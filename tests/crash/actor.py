@@ -87,12 +87,12 @@ class Actor:
     def fall_asleep(self, queue: str) -> None:
         """What a receiver does that finds nothing: it asks to be woken, and sleeps."""
         store = self._broker()._store
-        with self._op("sleep", queue), store.mutex:
+        with self._op("sleep", queue), store.turn.mutex:
             try:
-                store.enter()
+                store.turn.enter()
                 store.listener.ask({waits_word(queue)})
             finally:
-                store.leave()
+                store.turn.leave()
 
     def bell(self) -> str:
         """The path of what wakes it."""

@@ -289,14 +289,14 @@ class Driver:
         def call(broker: Broker) -> None:
             store = broker._store
             for _ in range(PASSERS_BY):
-                with store.mutex:
+                with store.turn.mutex:
                     try:
-                        store.enter()
+                        store.turn.enter()
                         if store.clock.now().store < store.state.board.next:
                             return
                         store.do_due()
                     finally:
-                        store.leave()
+                        store.turn.leave()
             raise Wrong("P5: what has fallen due is there, however often somebody comes by")
 
         self._do("fall_due()", step, call)

@@ -40,7 +40,7 @@ def own(stage: Stage, name: str) -> None:
 
 
 def _bias(stage: Stage, name: str) -> store.Bias:
-    return stage[name]._broker()._store._bias
+    return stage[name]._broker()._store.turn.bias
 
 
 def owner_and_other(stage: Stage, others: str = "b") -> None:

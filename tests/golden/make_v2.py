@@ -56,7 +56,7 @@ def make_upgraded(path: Path) -> None:
         )  # fmt: skip
         live(mq.Broker(store), board)
         for word in (shared.HOLDER, shared.SYNCER):  # process ids change with each run
-            store.mark[word] = 0
+            store.turn.mark[word] = 0
         store._let_go()
     (path / "reserve").unlink()  # a megabyte of nothing
 

@@ -18,7 +18,8 @@ import mq.engine.store
 from mq.api.broker import Broker
 from mq.delivery import backlog
 from mq.engine.loading import Loader
-from mq.engine.store import READS_MAX, STEPS_ASIDE_MAX, VOID, Store
+from mq.engine.store import READS_MAX, Store
+from mq.engine.turn import STEP_ASIDE_SECONDS, STEPS_ASIDE_MAX, VOID
 from mq.storage import bias, locks, shared
 
 BATCH = [b"." * 100] * 500
@@ -32,7 +33,7 @@ class Impatient(AssertionError):
 def between(store: Store, monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> list[int]:
     """The others *do* that whenever *store* lets go of the lock to catch up; how often they did."""
     turns: list[int] = []
-    plain = store._without_lock
+    plain = store.turn.without_lock
 
     def let_others_in(then: Callable[[], Any]) -> Any:
         def and_then() -> Any:
@@ -41,12 +42,12 @@ def between(store: Store, monkeypatch: pytest.MonkeyPatch, do: Callable[[], obje
             if len(turns) > TURNS_MAX:
                 raise Impatient
             do()
-            store.mark[shared.WAITING] = 1  # and they would go on
+            store.turn.mark[shared.WAITING] = 1  # and they would go on
             return found
 
         return plain(and_then)
 
-    monkeypatch.setattr(store, "_without_lock", let_others_in)
+    monkeypatch.setattr(store.turn, "without_lock", let_others_in)
     return turns
 
 
@@ -162,16 +163,16 @@ OPERATIONS: dict[str, Callable[[Broker], object]] = {
 def test_a_process_that_had_the_last_turn_steps_aside_whatever_it_does(monkeypatch, name):
     disk = Shared()
     one, other = two(disk)
-    store, lock = one._store, other._store._locks.fd
+    store, lock = one._store, other._store.turn.locks.fd
     one.queue("a").stats()  # the last turn
-    store.mark[shared.WAITING] = 1
+    store.turn.mark[shared.WAITING] = 1
     served: list[bool] = []
 
     def serve(seconds: float) -> None:
         """The other process looks again: it gets the lock, and has its turn."""
         served.append(disk.lock(lock))
         disk.unlocker(lock)()
-        store.mark[shared.WAITING] = 0
+        store.turn.mark[shared.WAITING] = 0
 
     monkeypatch.setattr(disk, "pause", serve)
     OPERATIONS[name](one)
@@ -182,12 +183,12 @@ def test_settling_steps_aside_too(monkeypatch):
     disk = Shared()
     one, _ = two(disk)
     message = one.queue("a").receive(timeout=0)
-    one._store.mark[shared.WAITING] = 1
+    one._store.turn.mark[shared.WAITING] = 1
     served = []
 
     def serve(seconds: float) -> None:
         served.append(seconds)
-        one._store.mark[shared.WAITING] = 0
+        one._store.turn.mark[shared.WAITING] = 0
 
     monkeypatch.setattr(disk, "pause", serve)
     message.ack()
@@ -199,8 +200,8 @@ def test_a_process_that_waited_for_another_does_not_step_aside(monkeypatch):
     disk = Shared()
     one, other = two(disk)
     other.queue("a").stats()
-    one._store.mark[shared.HOLDER] = one._store._pid + 1
-    one._store.mark[shared.WAITING] = 1
+    one._store.turn.mark[shared.HOLDER] = one._store.turn.pid + 1
+    one._store.turn.mark[shared.WAITING] = 1
     monkeypatch.setattr(disk, "pause", lambda seconds: pytest.fail("it waits for nothing"))
     one.queue("a").stats()
 
@@ -228,7 +229,7 @@ class Owned(Shared):
 def own(broker: Broker) -> None:
     for _ in range(bias.RUN + 1):
         broker.queue("a").stats()
-    assert broker._store.mark[shared.BIAS] == broker._store._bias.token != 0
+    assert broker._store.turn.mark[shared.BIAS] == broker._store.turn.bias.token != 0
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -236,7 +237,7 @@ def test_an_owner_that_is_asked_lets_the_other_process_have_its_turn_whatever_it
     disk = Owned()
     one, other = two(disk)
     own(one)
-    mark, lock = one._store.mark, other._store._locks.fd
+    mark, lock = one._store.turn.mark, other._store.turn.locks.fd
     assert disk.lock(lock)
     mark[shared.BIAS] |= shared.ASKED
     served: list[int] = []
@@ -244,7 +245,7 @@ def test_an_owner_that_is_asked_lets_the_other_process_have_its_turn_whatever_it
     def serve(seconds: float) -> None:
         """The other process sees that the owner is not inside: it has its turn."""
         served.append(mark[shared.INSIDE])
-        mark[shared.BIAS], mark[shared.HOLDER] = 0, one._store._pid + 1
+        mark[shared.BIAS], mark[shared.HOLDER] = 0, one._store.turn.pid + 1
         disk.unlocker(lock)()
 
     monkeypatch.setattr(disk, "pause", serve)
@@ -262,16 +263,16 @@ def test_an_owner_lets_a_process_that_is_far_behind_catch_up(monkeypatch):
 
     def follow(upto: int, enough: int = shared.NO_LIMIT) -> None:
         if not waited:
-            assert disk.lock(one._store._locks.fd), "it follows without the lock"
-            one._store._locks.unlock()
+            assert disk.lock(one._store.turn.locks.fd), "it follows without the lock"
+            one._store.turn.locks.unlock()
             one.queue("b").publish(b"another turn")
         plain(upto, enough)
 
     monkeypatch.setattr(other._store, "_apply", follow)
     monkeypatch.setattr(disk, "pause", waited.append)
     assert other.queue("a").stats().ready == len(BATCH) + 1
-    assert waited == [mq.engine.store.STEP_ASIDE_SECONDS] * STEPS_ASIDE_MAX
-    assert other._store.mark[shared.WAITING] == 0
+    assert waited == [STEP_ASIDE_SECONDS] * STEPS_ASIDE_MAX
+    assert other._store.turn.mark[shared.WAITING] == 0
 
 
 def test_a_process_that_died_while_it_waited_holds_nobody_up_for_long(monkeypatch):
@@ -279,7 +280,7 @@ def test_a_process_that_died_while_it_waited_holds_nobody_up_for_long(monkeypatc
     one, _ = two(disk)
     pauses: list[float] = []
     monkeypatch.setattr(disk, "pause", pauses.append)
-    one._store.mark[shared.WAITING] = 1
+    one._store.turn.mark[shared.WAITING] = 1
     for _ in range(3):
         one.queue("a").stats()
     assert len(pauses) == STEPS_ASIDE_MAX
@@ -291,12 +292,12 @@ def test_a_process_that_waits_says_so_on_the_page_until_it_is_served(monkeypatch
     disk = Shared()
     one, other = two(disk)
     monkeypatch.setattr(locks, "PATIENCE_SECONDS", -1.0)
-    assert disk.lock(one._store._locks.fd)
+    assert disk.lock(one._store.turn.locks.fd)
     said: list[int] = []
 
     def give_way(seconds: float) -> None:
-        said.append(one._store.mark[shared.WAITING])
-        one._store._locks.unlock()
+        said.append(one._store.turn.mark[shared.WAITING])
+        one._store.turn.locks.unlock()
 
     monkeypatch.setattr(disk, "pause", give_way)
     if opens:
@@ -304,7 +305,7 @@ def test_a_process_that_waits_says_so_on_the_page_until_it_is_served(monkeypatch
     else:
         other.queue("a").stats()
     assert said[0] == 1
-    assert one._store.mark[shared.WAITING] == 0
+    assert one._store.turn.mark[shared.WAITING] == 0
 
 
 def test_a_process_that_waits_follows_only_a_part_between_two_attempts(monkeypatch):
@@ -313,14 +314,14 @@ def test_a_process_that_waits_follows_only_a_part_between_two_attempts(monkeypat
     one, other = two(disk, segment_bytes=1 << 20)
     for _ in range(20):
         one.queue("a").publish_many(BATCH)
-    assert disk.lock(one._store._locks.fd)
+    assert disk.lock(one._store.turn.locks.fd)
     monkeypatch.setattr(locks, "MEANWHILE_SECONDS", 60.0)  # on a slow machine, too
     followed: list[int] = []
 
     def look(seconds: float) -> None:
         followed.append(other._store.log.end)
         if len(followed) == 5:
-            one._store._locks.unlock()
+            one._store.turn.locks.unlock()
 
     monkeypatch.setattr(disk, "pause", look)
     assert other.queue("a").stats().ready == one.queue("a").stats().ready
@@ -341,8 +342,8 @@ def test_others_that_rotate_and_clean_all_the_time_let_a_reader_of_all_be_first_
         tried.append(1)
         if len(tried) > READS_MAX + 1:
             raise Impatient
-        if disk.lock(one._store._locks.fd):  # else they wait
-            one._store._locks.unlock()
+        if disk.lock(one._store.turn.locks.fd):  # else they wait
+            one._store.turn.locks.unlock()
             for _ in range(3):
                 with_garbage(one)
                 one._store.maintenance.run()
@@ -373,7 +374,7 @@ def test_what_another_checkpoint_does_not_keep_is_read_once_and_without_the_lock
     one._store.maintenance.checkpoint()
     third = open_on(disk, segment_bytes=1 << 20)  # its ids are in that checkpoint
     other._store.maintenance.checkpoint()  # and not in this one
-    lock, loads, plain = one._store._locks.fd, [], Loader.load
+    lock, loads, plain = one._store.turn.locks.fd, [], Loader.load
 
     def load(self: Loader, *args: Any) -> Any:
         loads.append(disk.lock(lock))

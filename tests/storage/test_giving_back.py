@@ -65,7 +65,7 @@ def test_a_crash_loop_leaves_few_segments(tmp_path):
         Broker(store).queue("mail").publish(number)
         store.maintenance.run()
         store._let_go()  # without a word in the log, as when it is killed
-        store._gone = store.closed = True
+        store.turn.gone = store.closed = True
     assert len(list(log.iterdir())) <= SPARE_SEGMENTS + 1
     with mq.open(path) as broker:
         assert [message.body for message in broker.queue("mail").peek(100)] == list(range(30))

@@ -119,7 +119,7 @@ class Scene:
 
 def publish_after_a_death_in_a_sync(scene: Scene) -> None:
     """What is not synced is written again, with the turn."""
-    mark = scene.other._store.mark
+    mark = scene.other._store.turn.mark
     mark[shared.SYNCING] = mark[shared.END]
     scene.queue.publish(b"new")
 

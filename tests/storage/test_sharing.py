@@ -187,21 +187,21 @@ def test_who_writes_again_after_a_death_in_a_sync_has_the_lock(inside):
     held = []
 
     def look(name: str, args: tuple[Any, ...]) -> Any:
-        if name in ("pwrite_direct", "forget", "pwrite") and one._store.mark[shared.SYNCING]:
-            held.append(not disk.lock(other._store._locks.fd))
+        if name in ("pwrite_direct", "forget", "pwrite") and one._store.turn.mark[shared.SYNCING]:
+            held.append(not disk.lock(other._store.turn.locks.fd))
         return GO_ON
 
     one.queue("a").publish(b"not synced")
-    one._store.mark[shared.SYNCING] = one._store.log.end
+    one._store.turn.mark[shared.SYNCING] = one._store.log.end
     store = third._store
     faulty.hook = look
-    with store.turn() as (log, _, _):
+    with store.maintaining() as (log, _, _):
         if inside:
             log.sync(log.end)
     log.sync(log.end)
     assert held[-1:] == [True]
     assert set(held) == {True}
-    assert one._store.mark[shared.SYNCING] == 0
+    assert one._store.turn.mark[shared.SYNCING] == 0
     claimed_and_there(disk)
     one.queue("a").publish(b"the lock is free again")
     assert len(bodies(other)) >= 4
@@ -225,19 +225,19 @@ def test_a_leader_in_doubt_does_not_wait_for_a_thread_that_follows_it():
         plain()
 
     log._wait_to_sync = wait_for_a_follower  # type: ignore[method-assign]
-    with store.turn():
+    with store.maintaining():
         log.append(int(NOW * 1000), KIND, 0, 1, b"")
         end = log.end
-    store.mark[shared.SYNCING] = end
+    store.turn.mark[shared.SYNCING] = end
     leader = threading.Thread(target=log.sync, args=(end,), daemon=True)
     leader.start()
     assert leading.wait(10)
-    with store.turn():
+    with store.maintaining():
         log.sync(end)
         assert log.synced == end
     leader.join(10)
     assert not leader.is_alive()
-    assert (store.mark[shared.SYNCING], log.failure) == (0, None)
+    assert (store.turn.mark[shared.SYNCING], log.failure) == (0, None)
 
 
 def test_a_turn_that_is_not_to_be_had_leaves_the_outcome_open(monkeypatch):
@@ -247,15 +247,15 @@ def test_a_turn_that_is_not_to_be_had_leaves_the_outcome_open(monkeypatch):
     other.queue("a").publish(b"said to be open")
     monkeypatch.setattr(locks, "LOCK_SECONDS", 1e-9)
     log = other._store.log
-    with other._store.turn():
+    with other._store.maintaining():
         log.append(int(NOW * 1000), KIND, 0, 1, b"")
     other._store.applied = log.end
     log._mark[shared.SYNCING] = log.end
-    assert disk.lock(one._store._locks.fd)
+    assert disk.lock(one._store.turn.locks.fd)
     with pytest.raises(mq.StoreFailed, match=r"in the log, and perhaps not on .* has held its lock"):
         log.sync(log.end)
     assert log.failure is None
-    one._store._locks.unlock()
+    one._store.turn.locks.unlock()
     log.sync(log.end)
     assert log.synced == log.end
 
@@ -265,7 +265,7 @@ def test_a_process_that_syncs_for_ever_leaves_the_outcome_open(monkeypatch):
     disk = Shared()
     one, other = two(disk, sync="always")
     monkeypatch.setattr(log_module, "SYNC_SECONDS", 0.0)
-    one._store.mark[shared.SYNCER] = 4711
+    one._store.turn.mark[shared.SYNCER] = 4711
     assert disk.lock(one._store._sync_fd)
     with pytest.raises(mq.StoreFailed, match=r"process 4711 .* perhaps not on the disk"):
         other.queue("a").publish(b"in doubt")
@@ -296,8 +296,8 @@ def test_what_stands_behind_a_closing_record_counts_when_it_is_on_the_disk():
     faulty.hook = die_at_a_sync
     with pytest.raises(Died):  # between the record that says open, and its sync
         one.queue("a").publish(b"never")
-    disk.unlocker(one._store._locks.fd)()
-    disk.unlocker(one._store._locks._presence)()
+    disk.unlocker(one._store.turn.locks.fd)()
+    disk.unlocker(one._store.turn.locks._presence)()
     disk.unlocker(one._store._sync_fd)()
     assert log.end > other._store.log.end
     given = other.queue("a").publish(b"given out, not synced")
@@ -365,12 +365,12 @@ def test_a_head_that_moves_while_the_page_is_looked_at_is_no_damage():
             self.words[index] = value
 
     store = other._store
-    store.mark = Moving(store.mark)  # type: ignore[assignment]
-    with store.mutex:
-        store.leave()
+    store.turn.mark = Moving(store.turn.mark)  # type: ignore[assignment]
+    with store.turn.mutex:
+        store.turn.leave()
         state, found, _ = store._read_and(lambda found, upto: None)
-        store.leave()
-    assert store.mark.looked and found.head == one._store.log.head > 0
+        store.turn.leave()
+    assert store.turn.mark.looked and found.head == one._store.log.head > 0
     assert state.total() == 1
 
 
@@ -432,7 +432,7 @@ def test_a_head_that_another_process_repeats_while_its_segment_is_dropped_costs_
 
     def sync_and_be_followed(upto: int) -> None:
         plain(upto)
-        with other._store.turn() as (others, now_ms, _):
+        with other._store.maintaining() as (others, now_ms, _):
             others.append_head(now_ms, others.head)  # as who joins does before it appends
 
     monkeypatch.setattr(log, "sync", sync_and_be_followed)
@@ -470,10 +470,10 @@ def test_a_cleaner_that_does_not_get_the_lock_just_now_cleans_later(monkeypatch)
     one, other = two(disk)
     with_garbage(one)
     monkeypatch.setattr(locks, "LOCK_SECONDS", 0.0)
-    assert disk.lock(other._store._locks.fd)
+    assert disk.lock(other._store.turn.locks.fd)
     one._store.maintenance.run()
     assert one._store.log.head == 0
-    other._store._locks.unlock()
+    other._store.turn.locks.unlock()
     one._store.maintenance.run()
     assert one._store.log.head > 0
 

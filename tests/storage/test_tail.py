@@ -14,7 +14,7 @@ import pytest
 from fakes import open_on
 
 import mq
-from mq.engine.store import VOID
+from mq.engine.turn import VOID
 from mq.storage.disk import RealDisk
 from mq.storage.log import Log
 from mq.storage.tail import COPY_BYTES_MAX, NOWHERE, STEP_BYTES, Tail

@@ -1,0 +1,258 @@
+"""A turn: this thread alone may change the store, and knows all that was appended before.
+
+    mutex     keeps out the other threads of this process
+    LOCK      keeps out the other processes; the owner of the turn takes none (storage/bias.py)
+    follow    apply what the others appended since: the follower does that, a turn knows no state
+    work      decide, append, apply
+    leave     let the others come in
+
+`take` runs a function in a turn, `look` one that changes nothing, and `take_with_lock` one that asks which
+other processes are here.  Nothing else writes these steps out but the operations of a microsecond or two
+(publish, receive, ack and their batches), and they are the same there:
+
+    with turn.mutex:
+        try:
+            turn.enter()
+            …
+        finally:
+            turn.leave()
+
+These are functions, and no context manager.  A signal's handler may raise where CPython begins a function
+written in Python, so also at the first line of an `__exit__`, and LOCK would stay held.  `leave` is one call
+of C in a `finally`, in the frame that entered: nothing can come between.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Final, Protocol, TypeVar
+
+from mq.storage import shared
+from mq.storage.bias import Bias
+from mq.storage.disk import Disk, is_anothers, pass_on, storage_error
+from mq.storage.locks import Locks
+from mq.storage.log import Log
+from mq.storage.shared import BIAS, HOLDER, KEPT, WAITING
+
+T = TypeVar("T")
+
+STEP_ASIDE_SECONDS: Final = 120e-6  # longer than a nap of a process that waits
+STEPS_ASIDE_MAX: Final = 50  # then the process that waits must have died, or be stopped
+VOID: Final = -1  # `applied`, while the state is not what the log says
+
+
+class Follower(Protocol):
+    """What this process knows of the log."""
+
+    log: Log
+    applied: int
+    """Up to where it has applied the log; VOID: what it knows is not what the log says."""
+
+    def catch_up(self) -> None:
+        """Be where the log is; in a turn."""
+
+    def keep_up(self) -> None:
+        """The same, a part at a time, while another process has LOCK."""
+
+
+class Turn:
+    enter: Callable[[], None]
+    """Called with the mutex, inside a try, before anything is changed: the state is the log's then.
+
+    Whatever happens, `leave` follows, in a finally: it lets others come in, and nothing can
+    interrupt it.  It lets go of what the last call took, so none follows another without it.
+    """
+    enter_to_look: Callable[[], None]
+    """`enter`, for those who change nothing."""
+    enter_with_lock: Callable[[], None]
+    """`enter`, with LOCK in any case: for what asks which other processes are here, and for maintenance."""
+    leave: Callable[[], object]
+
+    def __init__(self, path: str, disk: Disk, follower: Follower, *, exclusive: bool) -> None:
+        """*exclusive*: no other process comes, so LOCK is taken once, by the one that opens the store."""
+        self._path, self._disk, self._follower, self.exclusive = path, disk, follower, exclusive
+        self.mutex = threading.RLock()  # held for the whole turn; a forked child has a new one
+        self.mark = shared.no_page()  # the page, once it is there
+        self._locks: Locks | None = None
+        self._bias: Bias | None = None
+        self.pid = os.getpid()  # of the process that opened the store; a forked child has another one
+        self.gone = True  # the files are let go of
+        self.leave = int
+
+    # ── a turn of one function ─────────────────────────────────────────────────────
+
+    def take(self, do: Callable[[], T]) -> T:
+        """Run *do* in a turn."""
+        with self.mutex:
+            try:
+                self.enter()
+                return do()
+            finally:
+                self.leave()
+
+    def look(self, do: Callable[[], T]) -> T:
+        """Run *do*, which changes nothing, in a turn."""
+        with self.mutex:
+            try:
+                self.enter_to_look()
+                return do()
+            finally:
+                self.leave()
+
+    def take_with_lock(self, do: Callable[[], T]) -> T:
+        """Run *do* in a turn, with LOCK in any case."""
+        with self.mutex:
+            try:
+                self.enter_with_lock()
+                return do()
+            finally:
+                self.leave()
+
+    # ── coming in ──────────────────────────────────────────────────────────────────
+
+    def open(self) -> None:
+        """Turns can be taken from now on."""
+        self.enter_with_lock = self._come_in_alone if self.exclusive else self._come_in_with_lock
+        self.enter = self.enter_to_look = self._come_in_alone if self.exclusive else self._come_in
+
+    def divert(self, enter: Callable[[], None]) -> None:
+        """Whoever comes in does this instead; what closes the store comes in by `enter_with_lock` still."""
+        self.enter = self.enter_to_look = enter
+
+    def _come_in(self) -> None:
+        """Without LOCK, if this process may (storage/bias.py); else with it."""
+        bias, follower = self._bias, self._follower
+        assert bias
+        if bias.token:
+            # Behind the last call before `leave`: a signal's handler may fork there, and this be the child.
+            mark = self.mark
+            self.leave, follower.log.biased = bias.leave, True
+            mark[bias.word] = 1
+            # BIAS, DIRTY, FAILED
+            if mark[21] == bias.token and not (mark[2] or mark[5]) and follower.applied == follower.log.end:
+                return
+            mark[bias.word] = 0
+        self.enter_with_lock()
+        bias = self._bias
+        assert bias
+        bias.run += 1
+        if bias.run >= bias.enough:
+            bias.keep()
+
+    def _come_in_with_lock(self) -> None:
+        mark, bias, locks, follower = self.mark, self._bias, self._locks, self._follower
+        assert bias
+        assert locks
+        self.leave, follower.log.biased = locks.unlock, False
+        try:
+            if bias.token:
+                bias.stop()
+            if mark[9] and mark[7] == self.pid:  # WAITING, HOLDER: the last turn was this process's
+                self.step_aside()
+            if not self._disk.lock(locks.fd):
+                locks.take(mark, follower.keep_up)
+            if mark[21]:  # BIAS
+                bias.revoke()
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError):
+                pass_on(error)
+            if self.is_left():  # nothing is begun yet
+                return self.enter()
+            if isinstance(error, ValueError):
+                raise
+            follower.log.stand()  # perhaps the program closed the descriptor
+            raise storage_error(self._path, error) from error
+        if mark[7] != self.pid:
+            mark[7], bias.run = self.pid, 0
+        if follower.applied != mark[1] or mark[2] or mark[5]:  # END, DIRTY, FAILED
+            bias.run = 0
+            follower.catch_up()
+
+    def _come_in_alone(self) -> None:
+        mark = self.mark
+        if self._follower.applied != mark[1] or mark[2] or mark[5]:
+            self._follower.catch_up()
+
+    def is_left(self) -> bool:
+        """Whether this is the child of a fork, made inside the operation that comes in here."""
+        return self.gone and self.pid != os.getpid()
+
+    # ── beside other processes ─────────────────────────────────────────────────────
+
+    def say_who(self) -> None:
+        """Say on the page who has LOCK."""
+        self.mark[HOLDER] = self.pid | (KEPT if self.exclusive else 0)
+
+    def step_aside(self) -> None:
+        """Let a process that waits for LOCK have it first; called with the mutex, and without LOCK.
+
+        Every turn comes by here on its way in, and with the mutex held no other thread of
+        this process comes by instead.  The process that gets LOCK is the holder then, and says
+        that it waits no more.  One that died cannot, so there is an end to it.
+        """
+        mark = self.mark
+        for _ in range(STEPS_ASIDE_MAX):
+            self._disk.pause(STEP_ASIDE_SECONDS)
+            if not mark[WAITING] or mark[HOLDER] != self.pid:
+                return
+        mark[WAITING] = 0
+
+    def without_lock(self, do: Callable[[], T]) -> T:
+        """Let the other processes have LOCK while *do* runs; in a turn."""
+        self.leave()
+        try:
+            return do()
+        finally:
+            self.locks.take(self.mark, self._follower.keep_up)
+            if self.mark[BIAS]:
+                self.bias.revoke()
+            self.say_who()
+
+    # ── the files, while the store is open ─────────────────────────────────────────
+
+    @property
+    def locks(self) -> Locks:
+        assert self._locks
+        return self._locks
+
+    @locks.setter
+    def locks(self, locks: Locks) -> None:
+        self._locks = locks
+
+    @property
+    def bias(self) -> Bias:
+        assert self._bias
+        return self._bias
+
+    @bias.setter
+    def bias(self, bias: Bias) -> None:
+        self._bias = bias
+
+    def leave_descriptors(self) -> None:
+        """The program closed one: its number may be another file's by now, and nothing is done to that."""
+        if is_anothers(self._disk, self.locks.fd):
+            if self.leave is self.locks.unlock:
+                self.leave = int
+            self.locks.unlock = int
+        shared.never_unmapped.append(self.mark)
+
+    def let_go_of_page(self) -> None:
+        """It may be unmapped then."""
+        self.mark = shared.detached(self.mark)
+        if self._bias:
+            self._bias.let_go(self.mark)
+
+    def let_go_of_locks(self) -> None:
+        if self._locks:
+            self._locks.close()
+
+    def after_fork(self, disk: Disk) -> None:
+        """In a child: what was taken is the parent's."""
+        self.mutex, self.leave, self._disk = threading.RLock(), int, disk
+
+    def locks_after_fork(self) -> None:
+        """Close the files, and unlock nothing."""
+        if self._locks:
+            self._locks.after_fork()
