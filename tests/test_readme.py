@@ -56,6 +56,18 @@ def test_the_other_examples_run(document: str, tmp_path: Path) -> None:
         assert run_python(example, tmp_path)
 
 
+def test_the_examples_are_typed_as_strictly_as_the_library(tmp_path: Path) -> None:
+    names = []
+    for document in ["README.md", *PAGES]:
+        for number, example in enumerate(blocks("python", (ROOT / document).read_text())):
+            names.append(f"{Path(document).stem}_{number}.py")
+            (tmp_path / names[-1]).write_text(example)
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache", *names]
+    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("document", ["README.md", *PAGES])
 def test_every_command_shown_runs_and_prints_what_is_shown(document: str, tmp_path: Path) -> None:
     """The console blocks of a page are one session: what follows `$` is run, and `…` stands for anything."""
