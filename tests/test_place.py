@@ -17,7 +17,8 @@ from fakes import open_on
 
 import mq
 from mq.cli import cli
-from mq.storage import locks, place
+from mq.storage import locks
+from mq.storage import paths as stores
 from mq.storage.disk import RealDisk
 
 
@@ -129,9 +130,9 @@ def test_a_path_means_what_it_meant_when_the_store_was_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert place.absolute("./a//b/./c") == f"{tmp_path}/a/b/c"
-    assert place.absolute("/a/../b") == "/a/../b"
-    assert (place.absolute("/"), place.tidy("./"), place.tidy("./a//../b/")) == ("/", ".", "a/../b")
+    assert stores.absolute("./a//b/./c") == f"{tmp_path}/a/b/c"
+    assert stores.absolute("/a/../b") == "/a/../b"
+    assert (stores.absolute("/"), stores.tidy("./"), stores.tidy("./a//../b/")) == ("/", ".", "a/../b")
 
 
 # ── other files ────────────────────────────────────────────────────────────────────

@@ -20,7 +20,7 @@ from mq.engine.receiving import Asked, receive_from
 from mq.engine.store import Store
 from mq.errors import UsageError
 from mq.hold import Hold
-from mq.storage import locks, place
+from mq.storage import locks, paths
 from mq.storage.log import SEGMENT_BYTES_MIN
 from mq.storage.record import GROUP_BYTES_MAX
 
@@ -198,7 +198,7 @@ def open(
     if read_only and name == MEMORY:
         raise UsageError('":memory:" is new and empty: there is nothing to open read-only')
     if name != MEMORY:
-        name = place.absolute(name)  # the store must not follow an os.chdir
+        name = paths.absolute(name)  # the store must not follow an os.chdir
     hold = Hold()  # first: whatever interrupts this, the store is let go of
     return Broker(
         Store(

@@ -25,7 +25,7 @@ import click
 import mq
 from mq.cli import output
 from mq.errors import CorruptStore, MqError, StorageError, UsageError
-from mq.storage import place
+from mq.storage import paths
 from mq.storage.disk import RealDisk, explain, storage_error
 
 ERROR: Final = 1
@@ -158,8 +158,8 @@ def store_option(command: F) -> F:
             ctx.find_root().obj = value
         store = str(ctx.find_root().obj)
         if store:
-            place.absolute(store)  # an error, if the working directory is gone
-            store = ctx.find_root().obj = place.tidy(store)
+            paths.absolute(store)  # an error, if the working directory is gone
+            store = ctx.find_root().obj = paths.tidy(store)
         return store
 
     return click.option(
@@ -174,14 +174,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 def require_store(path: str) -> None:
     """For commands that take from a store, and do not make one."""
     _require_usable(path)
-    if not _is_there(path, "FORMAT"):
+    if not _is_there(paths.format_file(path)):
         raise StorageError(path, "there is no store here; check --store, or publish something first")
 
 
 def require_directory(path: str) -> None:
     """For commands that work without FORMAT, and need at least the log."""
     _require_usable(path)
-    if not any(_is_there(path, name) for name in ("FORMAT", "log")):
+    if not any(map(_is_there, (paths.format_file(path), paths.log(path)))):
         raise StorageError(path, "there is no store here; check --store")
 
 
@@ -193,10 +193,10 @@ def _require_usable(path: str) -> None:
             disk.names(path)
 
 
-def _is_there(path: str, name: str) -> bool:
+def _is_there(path: str) -> bool:
     """StorageError if the system does not say."""
     with explain(path):
-        return RealDisk().exists(os.path.join(path, name))
+        return RealDisk().exists(path)
 
 
 def disk_at(ctx: click.Context, store: str) -> RealDisk:

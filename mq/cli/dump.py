@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 from bisect import bisect_left, bisect_right, insort
@@ -20,7 +19,7 @@ from mq.cli.inspect import exit_code, gap_fields, gap_line, kind_name
 from mq.cli.progress import Progress
 from mq.cli.publication import published_at
 from mq.delivery import records
-from mq.storage import record
+from mq.storage import paths, record
 from mq.storage.disk import Disk
 from mq.storage.segment import Event, Segment, Stretch
 from mq.storage.walk import Found, Gap, Run, found_in, read
@@ -44,7 +43,7 @@ def _fence(payload: bytes, skew_ms: int) -> Facts:
 
 
 def _head(payload: bytes, skew_ms: int) -> Facts:
-    return {"head": record.HEAD_PAYLOAD.unpack(payload)[0]}
+    return {"head": record.head_in(payload)}
 
 
 def _clock(payload: bytes, skew_ms: int) -> Facts:
@@ -342,7 +341,7 @@ class _Dump:
         if self._columns:
             self._columns.show(each, item, name, said)
         else:
-            _show_json(os.path.join(self._log, each.name), each, item, name, said)
+            _show_json(paths.segment(self._log, each.base), each, item, name, said)
         if self._asked.message is not None:  # a few lines, in a log that takes a while to read
             output.flush()
 
@@ -384,7 +383,7 @@ def dump(
     names = _Names(disk, store)
     numbers = names.numbers(queue) if queue is not None else set[int]()
     asked = _Wanted(queue, kinds, message, numbers, there=queue is None, known=message is None)
-    shown = _Dump(asked, names, os.path.join(store, "log"), as_json)
+    shown = _Dump(asked, names, paths.log(store), as_json)
     if message is not None:
         shown.begin_with(disk, store, message)
     walked = read(disk, store, records.PUBLISH, shown)

@@ -15,7 +15,7 @@ from mq.cli.app import CORRUPT, ERROR, command, disk_at, json_option, note, stor
 from mq.delivery import records
 from mq.delivery.state import State
 from mq.errors import CorruptStore
-from mq.storage import locks, place, record
+from mq.storage import locks, paths, record
 from mq.storage.disk import Disk
 from mq.storage.segment import Segment, Stretch
 from mq.storage.walk import File, Gap, Run, Walk, read
@@ -144,7 +144,7 @@ def inspect(ctx: click.Context, as_json: bool, store: str) -> None:
 def _store_fields(census: Census, store: str, processes: list[int]) -> dict[str, Any]:
     walked = census.walk
     return {
-        "path": place.absolute(store),
+        "path": paths.absolute(store),
         "store_id": walked.identity.store_id,
         "verdict": walked.verdict,
         "problem": str(walked.problem) if walked.problem else None,

@@ -12,7 +12,6 @@ segment is gone; nor if it is not certain without all of the log what its queue 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -24,7 +23,7 @@ from mq.delivery.backlog import Arrays, Chunk
 from mq.delivery.queue import QueueState
 from mq.engine.loading import Loaded, Loader
 from mq.errors import MqError
-from mq.storage import checkpoint, identity, locks
+from mq.storage import checkpoint, identity, locks, paths
 from mq.storage.disk import Disk, pass_on
 from mq.storage.recovery import StaleCheckpoint
 from mq.storage.segment import Scan, Segment
@@ -67,8 +66,8 @@ def _read(disk: Disk, store: str, id: int, fds: list[int]) -> Publication | None
     holding = [each for each in loaded.survey.segments if each.base <= id < each.limit]
     if not holding:
         return None
-    each, log = holding[0], os.path.join(store, "log")
-    path = os.path.join(log, each.name)
+    each, log = holding[0], paths.log(store)
+    path = paths.segment(log, each.base)
     fds.append(disk.open(path))
     stop = min(each.limit, loaded.survey.end)
     # As if all were one group, which is whole: the record may stand in the midst of one.
@@ -84,9 +83,9 @@ def _read(disk: Disk, store: str, id: int, fds: list[int]) -> Publication | None
 
 def _load(disk: Disk, store: str) -> tuple[Loaded | None, int]:
     """The state of now, if that takes no reading of the whole log."""
-    own = identity.read(disk, os.path.join(store, "FORMAT"))
+    own = identity.read(disk, paths.format_file(store))
     view = locks.look(disk, store, own.key)
-    if checkpoint.newest(disk, os.path.join(store, "checkpoint"), own.key, view.upto) is None:
+    if checkpoint.newest(disk, paths.checkpoints(store), own.key, view.upto) is None:
         return None, view.upto
     return Loader(disk, store, own, _again).load(view.synced, view.upto, copied=view.copied), view.upto
 

@@ -22,6 +22,7 @@ from mq.cli.app import USAGE, Failure, command, json_option, note, store_option
 from mq.cli.signals import Interrupts
 from mq.engine.store import check_name
 from mq.errors import MqError, StoreFailed, UsageError
+from mq.storage import paths
 
 BOM: Final = b"\xef\xbb\xbf"  # with which some systems begin a file of text
 CHUNK_BYTES: Final = 256 << 10  # what is read at once is published at once, with one fsync
@@ -59,7 +60,7 @@ def publish(queue: str, messages: tuple[str, ...], kind: str, quiet: bool, as_js
     tail -f access.log | mq publish lines -q
     """
     check_name(queue)  # before a store is made for it
-    made = not os.path.exists(os.path.join(store, "FORMAT"))
+    made = not os.path.exists(paths.format_file(store))
     with mq.open(store) as broker, Interrupts() as interrupts:
         if made:
             note(f"created the store {broker.path}")

@@ -17,7 +17,7 @@ from mq.cli.progress import Progress
 from mq.delivery import records, snapshot
 from mq.delivery.decode import refusals
 from mq.errors import Unsupported
-from mq.storage import checkpoint, place
+from mq.storage import checkpoint, paths
 from mq.storage.disk import Disk
 from mq.storage.repair import suspects
 from mq.storage.segment import Segment
@@ -104,11 +104,12 @@ def _verify(disk: Disk, store: str) -> Findings:
 
 def _bad_checkpoints(disk: Disk, store: str, walked: Walk) -> Iterator[str]:
     """Files of the newest checkpoint that cannot be used.  They are a cache: a warning, not damage."""
-    directory, key = os.path.join(store, "checkpoint"), walked.identity.key
+    directory, key = paths.checkpoints(store), walked.identity.key
     names: list[str] = []
     with suppress(FileNotFoundError):
         names = sorted(disk.names(directory))
-    states = [match for name in names if (match := checkpoint.NAME.fullmatch(name)) and match[2] == "state"]
+    matches = [match for name in names if (match := paths.CHECKPOINT_FILE.fullmatch(name))]
+    states = [match for match in matches if match[2] == "state"]
     newest = checkpoint.newest(disk, directory, key, walked.view.upto)
     for match in states:
         if not newest or int(match[1]) > newest.position:
@@ -119,12 +120,12 @@ def _bad_checkpoints(disk: Disk, store: str, walked: Walk) -> Iterator[str]:
         try:
             places = [checkpoint.Place(*place) for place in snapshot.places(newest.state)]
         except msgspec.MsgspecError:  # it is whole, and says what this mq does not know
-            yield os.path.join(directory, f"{newest.position:020}.state")
+            yield paths.state(directory, newest.position)
             return
         bad = {place.pack for place in places if checkpoint.load(disk, directory, place) is None}
         again = checkpoint.newest(disk, directory, key, walked.view.upto)
         if again and again.position == newest.position:  # else another process replaced it meanwhile
-            yield from (os.path.join(directory, f"{pack:020}.ids") for pack in sorted(bad))
+            yield from (paths.ids(directory, pack) for pack in sorted(bad))
 
 
 def _print_json(found: Findings) -> None:
@@ -134,7 +135,7 @@ def _print_json(found: Findings) -> None:
         output.json_line({"type": "warning", "path": path, "reason": "the checkpoint cannot be used"})
     walked = found.walk
     output.json_line({
-        "type": "store", "path": place.absolute(walked.path), "verdict": walked.verdict,
+        "type": "store", "path": paths.absolute(walked.path), "verdict": walked.verdict,
         "problem": str(walked.problem) if walked.problem else None, "copy": walked.view.copied,
         "segments": len(walked.files), "records": found.records, "bytes": found.bytes,
     })  # fmt: skip

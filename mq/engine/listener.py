@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from mq.engine.background import Worker
 from mq.errors import MqError
+from mq.storage import paths
 from mq.storage.disk import Disk, close_all, is_anothers
 from mq.storage.shared import ASLEEP, WAITS, WAITS_WORDS
 
@@ -32,7 +33,7 @@ DEAF_SECONDS: Final = 0.02  # between two looks of a process that has no bell, o
 class Listener:
     def __init__(self, store: Store) -> None:
         self._store, self._disk = store, store.disk
-        self._directory = os.path.join(store.path, "wake")
+        self._directory = paths.bells(store.path)
         self._bell = -1  # this process's own
         self._heard = [-1]  # the same, for the thread, which must not keep this object
         self._old_bell = -1  # one that was deleted: the thread may still sleep on it, for a second

@@ -14,7 +14,7 @@ from mq.delivery import records, snapshot
 from mq.delivery.backlog import Arrays, Chunk
 from mq.delivery.state import State
 from mq.errors import ADVICE, CorruptStore, StorageError
-from mq.storage import checkpoint, copies, identity, recovery
+from mq.storage import checkpoint, copies, identity, paths, recovery
 from mq.storage.checkpoint import Place
 from mq.storage.disk import Disk
 from mq.storage.identity import Identity
@@ -34,7 +34,7 @@ class Loaded(NamedTuple):
 
 def identify(disk: Disk, path: str, *, create: bool) -> Identity:
     """Which store is at *path*; a new one, with *create*, if there is none."""
-    format_path, log_path = os.path.join(path, "FORMAT"), os.path.join(path, "log")
+    format_path, log_path = paths.format_file(path), paths.log(path)
     if disk.exists(format_path):
         return identity.read(disk, format_path)
     if create:
@@ -53,8 +53,8 @@ class Loader:
     ) -> None:  # fmt: skip
         """*again* is asked for ids that the checkpoint does not keep any more, once all is loaded."""
         self._disk, self._identity, self._again = disk, own, again
-        self._log_path = os.path.join(path, "log")
-        self._checkpoint_path = os.path.join(path, "checkpoint")
+        self._log_path = paths.log(path)
+        self._checkpoint_path = paths.checkpoints(path)
         self._loading = False
 
     def load(self, synced: int, upto: int = NO_LIMIT, *, copied: bool = False) -> Loaded:

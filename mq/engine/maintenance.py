@@ -10,7 +10,6 @@ twice what lives, and a few segments: that bound is a promise.
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -29,7 +28,7 @@ from mq.engine.background import Worker
 from mq.errors import Closed, DiskFull, MqError, StorageError, StoreLocked
 from mq.forks import is_held
 from mq.notes import WARNING
-from mq.storage import checkpoint, cleaner
+from mq.storage import checkpoint, cleaner, paths
 from mq.storage.disk import explain, will_pass
 from mq.storage.locks import LOCK_SECONDS
 from mq.storage.log import Draft, Log
@@ -350,7 +349,7 @@ class Maintenance:
         """Where the last segment that holds garbage ends; the log's head if there is none."""
         log, disk = self._store.log, self._store.disk
         for each in reversed(log.segments):
-            path = os.path.join(log.directory, each.name)
+            path = paths.segment(log.directory, each.base)
             fd = disk.open(path)
             try:
                 scan = Scan(disk, fd, each, each.base, min(each.limit, log.end), path)

@@ -59,7 +59,7 @@ from mq.errors import (
 )
 from mq.hold import Hold
 from mq.notes import ERROR, INFO, WARNING, Notes
-from mq.storage import checkpoint, locks, place, recovery, repair, shared
+from mq.storage import checkpoint, locks, paths, recovery, repair, shared
 from mq.storage.bias import Bias
 from mq.storage.disk import (
     REOPEN,
@@ -135,8 +135,8 @@ class Store:
         self.background = background
         self._seconds = sync if isinstance(sync, float) and not read_only else None
         self._segment_bytes = segment_bytes
-        self._log_path, self._mark_path = os.path.join(path, "log"), os.path.join(path, "mark")
-        self.checkpoint_path = os.path.join(path, "checkpoint")
+        self._log_path, self._mark_path = paths.log(path), paths.mark(path)
+        self.checkpoint_path = paths.checkpoints(path)
         # Held by the handles on a queue and by those who wait there: a name that nothing refers to
         # any more costs nothing.
         self.channels: Weakly[str, Channel] = Weakly()
@@ -196,7 +196,7 @@ class Store:
         locks.require_local(disk, self.path)
         disk.make_directory(self.path)
         if self.path != MEMORY:
-            place.require_room(disk, self.path)
+            paths.require_room(disk, self.path)
         if not self.exclusive:
             disk.heed_barriers()  # before LOCK: the first time takes 10 ms in a process that has threads
         self.turn.locks = Locks(disk, self.path)
@@ -256,7 +256,7 @@ class Store:
         """With the lock: know the store and its page; recover it, if nobody else is here, and whether."""
         disk, path = self.disk, self.path
         alone = self.turn.locks.arrive(exclusive=self.exclusive)
-        if not disk.exists(format_path := os.path.join(path, "FORMAT")):
+        if not disk.exists(format_path := paths.format_file(path)):
             if not alone:
                 raise StoreFailed(format_path, f"deleted while other processes have the store open: {REOPEN}")
             identify(disk, path, create=True)
@@ -305,7 +305,7 @@ class Store:
 
     def _held(self) -> dict[str, int]:
         """The descriptors on which the store depends."""
-        return {**self.turn.locks.held(), "mark": self._sync_fd}
+        return {**self.turn.locks.held(), paths.MARK: self._sync_fd}
 
     def _recover(self) -> None:
         """Nobody else is here: put in order what the last ones left."""
@@ -910,7 +910,7 @@ class Store:
                 if now_at is None:
                     return None
                 if now_at == position and isinstance(error, CorruptStore):
-                    # The log knows the record by its place, which is the id only until it moves.
+                    # The log knows the record by its which is the id only until it moves.
                     reason = error.reason.replace(f"message {position}", f"message {id}")
                     raise CorruptStore(error.path, reason, error.offset, (id,)) from error
                 position = now_at

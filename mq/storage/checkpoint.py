@@ -17,7 +17,6 @@ are; files that the newest checkpoint does not name are removed.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from array import array
 from collections.abc import Callable
@@ -28,12 +27,12 @@ from typing import Final, NamedTuple
 import msgspec
 from crc32c import crc32c
 
+from . import paths
 from .disk import Disk, write_file
 from .recovery import Start
 
 MAGIC: Final = b"mq-ckpt\n"
 HEADER: Final = Struct("<8s8sIQ")
-NAME: Final = re.compile(r"(\d{20})\.(state|ids)")
 VERSION: Final = 3  # of what the layer above keeps: another one is passed over
 
 
@@ -89,21 +88,21 @@ def write(
     """Make it durable and the newest, then remove what it does not name; the size of the state."""
     body = msgspec.msgpack.encode(checkpoint)
     data = HEADER.pack(MAGIC, key, crc32c(body, crc32c(key)), len(body)) + body
-    path = _path(directory, checkpoint.position, "state")
+    path = paths.state(directory, checkpoint.position)
     arrays = b"".join(pack.parts)
-    ids = _path(directory, pack.position, "ids")
+    ids = paths.ids(directory, pack.position)
     try:
         if arrays:
             write_file(disk, ids, arrays)
-        write_file(disk, path + ".tmp", data)
+        write_file(disk, paths.aside(path), data)
     except OSError:
         # Of no use to anybody, and on a full disk they would stay for long.
-        for name in (ids, path + ".tmp"):
+        for name in (ids, paths.aside(path)):
             with suppress(OSError):
                 disk.unlink(name)
         raise
     sync_log()
-    disk.rename(path + ".tmp", path)
+    disk.rename(paths.aside(path), path)
     disk.sync_directory(directory)
     _remove_others(disk, directory, checkpoint)
     return len(data)
@@ -112,7 +111,7 @@ def write(
 def newest(disk: Disk, directory: str, key: bytes, upto: int) -> Checkpoint | None:
     """The newest that is whole, this store's, and not ahead of *upto*."""
     for position in sorted(positions(disk, directory, "state"), reverse=True):
-        if position <= upto and (found := _read(disk, _path(directory, position, "state"), key)):
+        if position <= upto and (found := _read(disk, paths.state(directory, position), key)):
             return found
     return None
 
@@ -121,7 +120,7 @@ def drop_behind(disk: Disk, directory: str, end: int) -> None:
     """Remove those of positions behind the log's *end*: in a copy they may be newer than the log."""
     dropped = [position for position in positions(disk, directory, "state") if position > end]
     for position in dropped:
-        disk.unlink(_path(directory, position, "state"))
+        disk.unlink(paths.state(directory, position))
     if dropped:
         disk.sync_directory(directory)
 
@@ -129,9 +128,10 @@ def drop_behind(disk: Disk, directory: str, end: int) -> None:
 def positions(disk: Disk, directory: str, kind: str) -> list[int]:
     """Of the files of this *kind* that are there."""
     try:
-        matches = [match for name in disk.names(directory) if (match := NAME.fullmatch(name))]
+        names = disk.names(directory)
     except OSError:
         return []
+    matches = [match for name in names if (match := paths.CHECKPOINT_FILE.fullmatch(name))]
     return [int(match[1]) for match in matches if match[2] == kind]
 
 
@@ -139,7 +139,7 @@ def load(disk: Disk, directory: str, place: Place) -> array[int] | None:
     """The array at *place*; None if it is not there any more, or damaged."""
     words = array("Q")
     try:
-        fd = disk.open(_path(directory, place.pack, "ids"))
+        fd = disk.open(paths.ids(directory, place.pack))
         try:
             data = disk.pread(fd, place.words * 8, place.offset)
         finally:
@@ -175,13 +175,9 @@ def _read(disk: Disk, path: str, key: bytes) -> Checkpoint | None:
 
 
 def _remove_others(disk: Disk, directory: str, kept: Checkpoint) -> None:
-    names = {os.path.basename(_path(directory, kept.position, "state"))}
-    names.update(os.path.basename(_path(directory, pack, "ids")) for pack in kept.packs)
+    names = {os.path.basename(paths.state(directory, kept.position))}
+    names.update(os.path.basename(paths.ids(directory, pack)) for pack in kept.packs)
     for name in disk.names(directory):
         if name not in names:
             with suppress(OSError):  # the next one tries again
                 disk.unlink(os.path.join(directory, name))
-
-
-def _path(directory: str, position: int, kind: str) -> str:
-    return os.path.join(directory, f"{position:020}.{kind}")

@@ -20,7 +20,7 @@ from typing import Final
 
 from mq.errors import CorruptStore
 
-from . import segment, shared
+from . import paths, shared
 from .disk import Disk, lock_within, read_all, write_all, write_file
 from .segment import Segment
 
@@ -37,7 +37,7 @@ def take_over(disk: Disk, path: str, directory: int) -> None:
 
     The page goes last: until then the store is a copy, and this is done again.
     """
-    mark = os.path.join(path, "mark")
+    mark = paths.mark(path)
     if shared.copied_key(disk, mark) is None:
         return
     if not lock_within(disk, directory, TAKE_OVER_SECONDS):
@@ -53,11 +53,11 @@ def take_over(disk: Disk, path: str, directory: int) -> None:
 
 def _part(disk: Disk, path: str) -> None:
     """Let go of the files that another store may have, too, and that are locked or written in place."""
-    for name in ("LOCK", "CLEANER", "reserve"):
-        if disk.links(file := os.path.join(path, name)) > 1:
+    for file in (paths.lock(path), paths.cleaner(path), paths.reserve(path)):
+        if disk.links(file) > 1:
             disk.unlink(file)
-    part(disk, os.path.join(path, "FORMAT"), os.path.join(path, "FORMAT.tmp"))
-    bells = os.path.join(path, "wake")
+    part(disk, paths.format_file(path), paths.aside(paths.format_file(path)))
+    bells = paths.bells(path)
     with suppress(FileNotFoundError):
         for name in disk.names(bells):
             disk.unlink(os.path.join(bells, name))
@@ -94,7 +94,7 @@ def explained(error: CorruptStore) -> CorruptStore:
 def part_segments(disk: Disk, directory: str, segments: Iterable[Segment]) -> None:
     """The same for segments that are to be written to: the original may be appending to them."""
     for each in segments:
-        part(disk, os.path.join(directory, each.name), os.path.join(directory, segment.ASIDE))
+        part(disk, paths.segment(directory, each.base), paths.segment_aside(directory))
 
 
 def another_epoch(last: int) -> int:

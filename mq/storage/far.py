@@ -19,10 +19,10 @@ from crc32c import crc32c
 
 from . import record
 from .disk import Disk, read_all
+from .record import CRC_FROM
 
 PIECE_BYTES: Final = 256 << 10
 EDGE_BYTES: Final = 80 << 10  # more than headers, and what else a publish says, take
-CRC_FROM: Final = record.CRC.size  # what a record's checksum covers begins behind itself
 
 
 class Far:
@@ -48,11 +48,10 @@ class Far:
 
 def read_far(disk: Disk, fd: int, offset: int, seed: int) -> Far | None:
     """The payload of the record at *offset* in the file; None if it does not pass its checksum."""
-    head = disk.pread(fd, record.HEADER_BYTES, offset)
-    if len(head) < record.HEADER_BYTES:
+    header = record.parse(disk.pread(fd, record.HEADER_BYTES, offset))
+    if header is None:
         return None
-    crc, length, *_ = record.HEADER.unpack(head)
-    begin, end = offset + CRC_FROM, offset + record.HEADER_BYTES + length
+    begin, end = offset + CRC_FROM, offset + header.size
     skipped = record.HEADER_BYTES - CRC_FROM
     found, at = seed, begin
     first = before = last = b""
@@ -65,14 +64,14 @@ def read_far(disk: Disk, fd: int, offset: int, seed: int) -> Far | None:
             first += piece[: skipped + EDGE_BYTES - len(first)]
         before, last = last, piece
         at += len(piece)
-    if found != crc:
+    if found != header.crc:
         return None
-    tail = (before + last)[-min(EDGE_BYTES, length) :] if length else b""
+    tail = (before + last)[-min(EDGE_BYTES, header.length) :] if header.length else b""
 
     def read() -> bytes:
         data = read_all(disk, fd, end - begin, begin)
-        if len(data) < end - begin or crc32c(data, seed) != crc:
+        if len(data) < end - begin or crc32c(data, seed) != header.crc:
             raise OSError(errno.EIO, os.strerror(errno.EIO))  # it was there a moment ago
         return data[skipped:]
 
-    return Far(length, first[skipped:], tail, read)
+    return Far(header.length, first[skipped:], tail, read)

@@ -58,10 +58,10 @@ class Glance:
         """The header at *lsn*, if it names that position."""
         for again in (False, True):  # what was read before may be older than the record
             data = self._bytes(lsn, record.HEADER_BYTES, again=again)
-            if len(data) == record.HEADER_BYTES:
-                _, length, low, _, ms, kind, flags, _ = record.HEADER.unpack(data)
-                if kind and low == lsn & record.LOW:
-                    return Head(kind, flags, length, self._reader.segment_of(lsn).wall_ms + ms)
+            header = record.parse(data)
+            if header and header.names(lsn):
+                time_ms = self._reader.segment_of(lsn).wall_ms + header.ms
+                return Head(header.kind, header.flags, header.length, time_ms)
         return None
 
     def _is_boundary(self, lsn: int, stop: int, end: int) -> bool:
@@ -77,10 +77,10 @@ class Glance:
         following = bases.index(each.base) + 1
         if following == len(segments):
             return False
-        fence = self._bytes(segments[following].base, record.FENCE_BYTES, again=False)
-        if len(fence) < record.FENCE_BYTES or fence[20] != record.FENCE:
-            return False
-        return bool(record.FENCE_PAYLOAD.unpack_from(fence, record.HEADER_BYTES)[0] == stop)
+        next_one = segments[following]
+        data = self._bytes(next_one.base, record.FENCE_BYTES, again=False)
+        fence = record.fence_in(data, next_one.base, next_one.seed)
+        return fence is not None and fence.void_from == stop
 
     def _bytes(self, lsn: int, size: int, *, again: bool) -> bytes:
         seed = self._reader.segment_of(lsn).seed

@@ -19,6 +19,7 @@ from crc32c import crc32c
 
 from mq.errors import CorruptStore, Unsupported
 
+from . import paths
 from .disk import Disk, write_file
 
 VERSION: Final = 1
@@ -44,8 +45,8 @@ def create(disk: Disk, path: str) -> Identity:
 
 def write(disk: Disk, path: str, identity: Identity) -> None:
     """Put FORMAT there, whole and durable under its name."""
-    write_file(disk, path + ".tmp", identity.line())
-    disk.rename(path + ".tmp", path)
+    write_file(disk, paths.aside(path), identity.line())
+    disk.rename(paths.aside(path), path)
     disk.sync_directory(os.path.dirname(path))
 
 

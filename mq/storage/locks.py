@@ -19,7 +19,6 @@ file, and the child of a fork may have one: so whoever is done unlocks, and then
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -27,7 +26,7 @@ from typing import Final
 
 from mq.errors import StoreLocked, Unsupported
 
-from . import shared
+from . import paths, shared
 from .copies import take_over
 from .disk import LOOK_NAP_SECONDS, Disk, close_all, closed_by_program, is_anothers, lock_within, pass_on
 from .network import is_network
@@ -43,14 +42,14 @@ class Locks:
     unlock: Callable[[], object]
 
     def __init__(self, disk: Disk, path: str) -> None:
-        self._disk, self._path, self._mark_path = disk, path, os.path.join(path, "mark")
+        self._disk, self._path, self._mark_path = disk, path, paths.mark(path)
         self._presence = self._cleaner = -1
         self.crowded = False  # others were present when we last asked
         self.directory = disk.anchor(path)
         try:
             self._resemble()
             take_over(disk, path, self.directory)
-            self.fd = disk.open(os.path.join(path, "LOCK"), write=True, create=True)
+            self.fd = disk.open(paths.lock(path), write=True, create=True)
         except BaseException:
             disk.close(self.directory)
             raise
@@ -58,13 +57,14 @@ class Locks:
 
     def _resemble(self) -> None:
         """New files are made for the same users as those that are there."""
-        files = (os.path.join(self._path, name) for name in ("FORMAT", "LOCK", "mark"))
+        files = (paths.format_file(self._path), paths.lock(self._path), paths.mark(self._path))
         if not any(map(self._disk.resemble, files)):
             self._disk.resemble(self._path)
 
     def held(self) -> dict[str, int]:
         """The descriptors, by name; -1: not open."""
-        return {"": self.directory, "FORMAT": self._presence, "LOCK": self.fd, "CLEANER": self._cleaner}
+        files = {paths.FORMAT: self._presence, paths.LOCK: self.fd, paths.CLEANER: self._cleaner}
+        return {"": self.directory, **files}
 
     def take(self, mark: memoryview | None, meanwhile: Callable[[], object] = int) -> None:
         """Wait for LOCK; StoreLocked, naming who has it, if that takes too long.
@@ -80,7 +80,7 @@ class Locks:
             waited = time.monotonic() - begin
             if waited > PATIENCE_SECONDS:
                 if not self._disk.owns(self.fd):  # what another program has locked is no lock of the store
-                    raise OSError(errno.EBADF, closed_by_program(self.fd), os.path.join(self._path, "LOCK"))
+                    raise OSError(errno.EBADF, closed_by_program(self.fd), paths.lock(self._path))
                 mark = shared.page_to_ask(self._disk, self._mark_path) if mark is None else mark
                 if mark is not None:
                     mark[shared.WAITING], asked = 1, True
@@ -99,7 +99,7 @@ class Locks:
             if shared.word_of(self._disk, self._mark_path, shared.BIAS) & shared.ASKED:
                 # The process with LOCK waits, too: for the owner, which was the last that had a turn.
                 raise StoreLocked(self._path, said, seconds=LOCK_SECONDS)
-            raise locked(self._disk, self._path, ["LOCK"], seconds=0 if kept else LOCK_SECONDS)
+            raise locked(self._disk, self._path, [paths.LOCK], seconds=0 if kept else LOCK_SECONDS)
 
     # ── presence ───────────────────────────────────────────────────────────────────
 
@@ -113,14 +113,14 @@ class Locks:
             _release(self._disk, old)  # first: interrupted after the next line, we would never let go of it
             self._presence = -1  # its number may be somebody else's once it is closed
             self._disk.close(old)
-        if self._disk.exists(os.path.join(self._path, "FORMAT")):
-            self._presence = self._disk.open(os.path.join(self._path, "FORMAT"))
+        if self._disk.exists(paths.format_file(self._path)):
+            self._presence = self._disk.open(paths.format_file(self._path))
             self._resemble()
         self.crowded = not self._be_present(shared=False)
         if not self.crowded:
             return True
         if exclusive or not self._be_present(shared=True):
-            raise locked(self._disk, self._path, ["FORMAT", ""])
+            raise locked(self._disk, self._path, [paths.FORMAT, ""])
         return False
 
     def _be_present(self, *, shared: bool) -> bool:
@@ -143,7 +143,7 @@ class Locks:
 
     def make_cleaner(self) -> None:
         """The file, before the disk is full: without an inode for it nothing could be cleaned then."""
-        path = os.path.join(self._path, "CLEANER")
+        path = paths.cleaner(self._path)
         try:
             if not self._disk.exists(path):
                 self._disk.close(self._disk.open(path, write=True, create=True))
@@ -160,7 +160,7 @@ class Locks:
         thread that compares what is `held` with the files would take a closed one for a stolen one.
         """
         with mutex:
-            fd = self._cleaner = self._disk.open(os.path.join(self._path, "CLEANER"), write=True, create=True)
+            fd = self._cleaner = self._disk.open(paths.cleaner(self._path), write=True, create=True)
         unlock = self._disk.unlocker(fd)
         try:
             yield lock_within(self._disk, fd, seconds)
@@ -192,8 +192,8 @@ def is_present(disk: Disk, path: str) -> bool:
 
     Under LOCK, which whoever opens the store holds too: it must not take this look for presence.
     """
-    lock = os.path.join(path, "LOCK")
-    if disk.links(lock) > 1 and shared.copied_key(disk, os.path.join(path, "mark")) is not None:
+    lock = paths.lock(path)
+    if disk.links(lock) > 1 and shared.copied_key(disk, paths.mark(path)) is not None:
         return False  # the lock is the original's, too
     if not disk.exists(lock):  # never opened; or deleted while it is open
         return disk.exists(path) and _is_locked(disk, disk.open_directory(path))
@@ -201,7 +201,7 @@ def is_present(disk: Disk, path: str) -> bool:
     try:
         if not lock_within(disk, fd, shared.LOOK_SECONDS):
             return True  # the process that holds it so long is at work
-        presence = os.path.join(path, "FORMAT")
+        presence = paths.format_file(path)
         if disk.exists(presence) and _is_locked(disk, disk.open(presence)):
             return True
         return _is_locked(disk, disk.open_directory(path))
@@ -223,8 +223,8 @@ def locked(disk: Disk, path: str, names: Iterable[str], *, seconds: float = 0) -
     The page names the process that last had LOCK, by the number that it has where it runs.  The
     system knows who has a lock now, be it another program, but not those in other containers.
     """
-    said, _ = shared.holder(disk, os.path.join(path, "mark"))
-    known = [pid for name in names for pid in disk.lockers(os.path.join(path, name) if name else path)]
+    said, _ = shared.holder(disk, paths.mark(path))
+    known = [pid for name in names for pid in disk.lockers(paths.of(path, name))]
     if known:
         return StoreLocked(path, said if said in known else known[0], seconds=seconds)
     return StoreLocked(path, said, seconds=seconds, sure=False)
@@ -232,7 +232,7 @@ def locked(disk: Disk, path: str, names: Iterable[str], *, seconds: float = 0) -
 
 def present(disk: Disk, path: str) -> list[int]:
     """The processes that have the store open; none if the system does not say."""
-    return sorted({*disk.lockers(os.path.join(path, "FORMAT")), *disk.lockers(path)})
+    return sorted({*disk.lockers(paths.format_file(path)), *disk.lockers(path)})
 
 
 def _release(disk: Disk, fd: int) -> None:
@@ -248,7 +248,7 @@ def _let_go(disk: Disk, fd: int) -> None:
 
 def look(disk: Disk, path: str, key: bytes) -> shared.View:
     """The store at *path* as it is now; unless it is held, the next look may differ."""
-    mark_path, give_up = os.path.join(path, "mark"), time.monotonic() + LOCK_SECONDS
+    mark_path, give_up = paths.mark(path), time.monotonic() + LOCK_SECONDS
     while True:
         head = shared.read_mark(disk, mark_path, key)[shared.HEAD]  # first, as in `Store._read_now`
         held = is_present(disk, path)
@@ -258,7 +258,7 @@ def look(disk: Disk, path: str, key: bytes) -> shared.View:
         if not held or not words[shared.RECOVERING]:
             break
         if time.monotonic() > give_up:
-            raise locked(disk, path, ["LOCK"])
+            raise locked(disk, path, [paths.LOCK])
         disk.pause(LOOK_NAP_SECONDS)
     # The page is read word by word while it changes.
     synced = min(shared.claimed(words), words[shared.END]) if held else shared.claimed(words)

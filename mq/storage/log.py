@@ -27,7 +27,7 @@ from crc32c import crc32c
 from mq.errors import ADVICE, Closed, CorruptStore, StorageError, StoreFailed, UsageError
 from mq.forks import Lock, is_held
 
-from . import record, segment, shared
+from . import paths, record, segment, shared
 from .commit import GroupCommit
 from .disk import (
     LEFT,
@@ -102,7 +102,7 @@ class Log:
         self._said_open = False  # something stands behind the last closing record, and is on the disk
         self._closed_at = end  # the end, if the last record says closed
         self._open_behind = end  # the log says that it is open once more than this is on the disk
-        self.reserve = Reserve(disk, os.path.join(os.path.dirname(directory), "reserve"))
+        self.reserve = Reserve(disk, paths.reserve(paths.store_of(directory)))
         self.kept: Kept = _keep_nothing  # how much is to be kept back, and how much left
         self.refusable: frozenset[int] = frozenset()  # kinds that may not use the room kept back
         self.full = False  # this process met a full disk, and nothing refusable was appended since
@@ -352,7 +352,7 @@ class Log:
     def _require_sync_fd(self) -> None:
         """The same, of the page's, whose lock says which process syncs."""
         if self._sync_fd >= 0:
-            self._require_own(os.path.join(os.path.dirname(self.directory), "mark"), self._sync_fd)
+            self._require_own(paths.mark(paths.store_of(self.directory)), self._sync_fd)
 
     def _lose_if(self, trouble: Trouble | None) -> None:
         if trouble:
@@ -584,9 +584,8 @@ class Log:
         seed = record.seed(self._identity.key, base)
         new = Segment(number, base, capacity, now_ms, seed, segment.FEATURES, skew, self.epoch)
         path = self.reader.path(new)
-        fence = record.FENCE_PAYLOAD.pack(void_from, self.head, capacity, now_ms)
-        data = record.encode(new.seed, base, self.synced, 0, record.FENCE, 0, self.epoch, fence)
-        data += segment.encode_clock(new)
+        fence = record.Fence(void_from, self.head, capacity, now_ms, self.epoch)
+        data = fence.encode(new.seed, base, self.synced) + segment.encode_clock(new)
         fd, size = self._create(path, new)
         # An interruption between these lines leaves a log that writes to one segment and
         # counts in another.
@@ -687,7 +686,7 @@ class Log:
 
     def append_head(self, now_ms: int, head: int) -> int:
         """Say that the log begins at *head*; the record's position.  Once synced, `trim` may follow."""
-        return self.append(now_ms, record.HEAD, 0, 0, record.HEAD_PAYLOAD.pack(head))
+        return self.append(now_ms, record.HEAD, 0, 0, record.encode_head(head))
 
     def trim(self, before: int) -> int:
         """Drop the segments that end at *before* or sooner, and unlink them; how many bytes they had.
@@ -718,13 +717,12 @@ class Log:
         """
         size, path = 0, self.directory
         try:
-            names = sorted(filter(segment.NAME.fullmatch, self._disk.names(self.directory)))
             # With those whose cleaner died before it had unlinked them.
-            gone = [name for name in names if name < f"{head:020}.seg"]
+            gone = [base for base in paths.segment_bases(self._disk.names(self.directory)) if base < head]
             if gone:
                 self._sync_names()
-            for name in gone:
-                path = os.path.join(self.directory, name)
+            for base in gone:
+                path = paths.segment(self.directory, base)
                 size += self._size_at(path)
                 self._disk.unlink(path)
                 self._sync_names()
@@ -1040,7 +1038,7 @@ class Log:
     def _next_segment(self) -> tuple[Segment, int]:
         """The segment behind the last one, which is in use; and where its fence voids from."""
         limit = self.segments[-1].limit
-        path = os.path.join(self.directory, f"{limit:020}.seg")
+        path = paths.segment(self.directory, limit)
         found = self._begun(path, limit)
         if found is None:
             raise CorruptStore(path, f"the segment does not begin with its fence: {ADVICE}", 0)
@@ -1061,12 +1059,8 @@ class Log:
             found = segment.decode_header(self._identity, path, base, data)
         except BadHeader:
             return None
-        head = data[segment.HEADER_BYTES :][: record.HEADER_BYTES]
-        if len(data) < segment.HEADER_BYTES + FENCE_BYTES or head[20] != record.FENCE:
-            return None
-        if not segment.is_intact(self._disk, fd, found, base, head):
-            return None
-        return found, record.FENCE_PAYLOAD.unpack_from(data, segment.HEADER_BYTES + record.HEADER_BYTES)[0]
+        fence = record.fence_in(data[segment.HEADER_BYTES :], base, found.seed)
+        return (found, fence.void_from) if fence else None
 
     def adopt(self, now_ms: int) -> None:
         """Whoever held the lock died inside: what is there whole counts, and the rest is fenced off.
@@ -1081,7 +1075,7 @@ class Log:
         if scan.end != self.end:
             self._mark[shared.END] = scan.end
             return
-        next_path = os.path.join(self.directory, f"{last.limit:020}.seg")
+        next_path = paths.segment(self.directory, last.limit)
         if self._disk.exists(next_path):
             found = self._begun(next_path, last.limit)
             if found and found[1] == self.end:

@@ -9,7 +9,6 @@ tells, and the reading is done again under a lock.
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -22,12 +21,13 @@ from crc32c import crc32c
 
 from mq.errors import ADVICE, Closed, CorruptStore
 
-from . import record, segment
+from . import paths, record, segment
 from .disk import DAMAGE, Disk, explain, is_anothers, pass_on, storage_error
+from .record import CRC, CRC_FROM, HEADER_BYTES, LOW
 from .segment import Segment
 from .tail import Tail, unmapped
 
-UNPACK: Final = record.HEADER.unpack_from
+UNPACK: Final = record.HEADER.unpack_from  # its own, and not `record.parse`: see there
 
 OPEN_SEGMENTS_MAX: Final = 4  # descriptors kept
 READ_BYTES: Final = 512  # what a read asks for before it knows the record's length
@@ -85,15 +85,15 @@ class Reader:
         # those behind it, if it passes.
         for recent, first, block in (self._recent, self.followed):
             at = lsn - first
-            if recent is not None and 0 <= at <= len(block) - 24:
+            if recent is not None and 0 <= at <= len(block) - HEADER_BYTES:
                 crc, length, low, _, ms, kind, flags, queue = UNPACK(block, at)
-                stop = at + 24 + length
+                stop = at + HEADER_BYTES + length
                 if (
                     stop <= len(block)
-                    and low == lsn & 0xFFFF_FFFF
-                    and crc32c(block[at + 4 : stop], recent.seed) == crc
+                    and low == lsn & LOW
+                    and crc32c(block[at + CRC_FROM : stop], recent.seed) == crc
                 ):
-                    return Stored(kind, flags, queue, recent.wall_ms + ms, block[at + 24 : stop])
+                    return Stored(kind, flags, queue, recent.wall_ms + ms, block[at + HEADER_BYTES : stop])
         bases, segments = self.index
         each = segments[-1]
         if lsn < each.base:
@@ -117,18 +117,18 @@ class Reader:
         """Flags, time and payload of the record at *lsn*, if it is of that *kind*, in memory, and passes."""
         each, first, block = self._recent
         at = lsn - first
-        if each is None or not 0 <= at <= len(block) - 24:
+        if each is None or not 0 <= at <= len(block) - HEADER_BYTES:
             return None
         crc, length, low, _, ms, said, flags, _ = UNPACK(block, at)
-        stop = at + 24 + length
+        stop = at + HEADER_BYTES + length
         if (
             said != kind
-            or low != lsn & 0xFFFF_FFFF
+            or low != lsn & LOW
             or stop > len(block)
-            or crc32c(block[at + 4 : stop], each.seed) != crc
+            or crc32c(block[at + CRC_FROM : stop], each.seed) != crc
         ):
             return None
-        return flags, each.wall_ms + ms, block[at + 24 : stop]
+        return flags, each.wall_ms + ms, block[at + HEADER_BYTES : stop]
 
     def read_run(
         self, positions: Sequence[int], start: int, kind: int
@@ -145,23 +145,23 @@ class Reader:
         each, first, block = self._block(positions, start)
         if each is None:
             return flags, times, payloads
-        unpack, seed, wall_ms, last = UNPACK, each.seed, each.wall_ms, len(block) - 24
+        unpack, seed, wall_ms, last = UNPACK, each.seed, each.wall_ms, len(block) - HEADER_BYTES
         for lsn in islice(positions, start, None):
             at = lsn - first
             if not 0 <= at <= last:
                 break
             crc, length, low, _, ms, said, flag, _ = unpack(block, at)
-            stop = at + 24 + length
+            stop = at + HEADER_BYTES + length
             if (
                 said != kind
-                or low != lsn & 0xFFFF_FFFF
-                or stop > last + 24
-                or crc32c(block[at + 4 : stop], seed) != crc
+                or low != lsn & LOW
+                or stop > last + HEADER_BYTES
+                or crc32c(block[at + CRC_FROM : stop], seed) != crc
             ):
                 break
             flags.append(flag)
             times.append(wall_ms + ms)
-            payloads.append(block[at + 24 : stop])
+            payloads.append(block[at + HEADER_BYTES : stop])
         return flags, times, payloads
 
     def _block(self, positions: Sequence[int], start: int) -> Block:
@@ -169,9 +169,9 @@ class Reader:
         lsn = positions[start]
         for each, first, block in (self._recent, self.followed):
             at = lsn - first
-            if each is not None and 0 <= at <= len(block) - 24:
+            if each is not None and 0 <= at <= len(block) - HEADER_BYTES:
                 _, length, low, *_ = UNPACK(block, at)
-                if low == lsn & 0xFFFF_FFFF and at + 24 + length <= len(block):
+                if low == lsn & LOW and at + HEADER_BYTES + length <= len(block):
                     return each, first, block
         each = self.segment_of(lsn)
         if self._guess >= READ_BYTES_MAX:
@@ -202,19 +202,19 @@ class Reader:
         most = self._log.end - lsn
         try:
             data = tail.window[at : at + min(READ_BYTES, most)]
-            if len(data) < 24:
+            if len(data) < HEADER_BYTES:
                 return None
             crc, length, low, _, ms, kind, flags, queue = UNPACK(data)
-            size = 24 + length
-            if low != lsn & 0xFFFF_FFFF or size > most:
+            size = HEADER_BYTES + length
+            if low != lsn & LOW or size > most:
                 return None
             if size > len(data):
                 data = tail.window[at : at + size]
         except ValueError:  # it was closed meanwhile
             return None
-        if crc32c(data[4:size], tail.seed) != crc:
+        if crc32c(data[CRC_FROM:size], tail.seed) != crc:
             return None
-        return Stored(kind, flags, queue, tail.wall_ms + ms, data[24:size])
+        return Stored(kind, flags, queue, tail.wall_ms + ms, data[HEADER_BYTES:size])
 
     def _read(self, fd: int, each: Segment, lsn: int) -> Stored | None:
         """The record; None if it does not pass its checksum."""
@@ -222,20 +222,20 @@ class Reader:
         _, first, block = self._recent
         ahead = READ_AHEAD_BYTES if 0 <= lsn - first <= len(block) else 0
         data = self._pread(fd, max(self._guess, ahead), offset)
-        if len(data) < 24:
+        if len(data) < HEADER_BYTES:
             return None
         crc, length, low, _, ms, kind, flags, queue = UNPACK(data)
-        size = 24 + length
-        if low != lsn & 0xFFFF_FFFF or lsn + size > each.limit:
+        size = HEADER_BYTES + length
+        if low != lsn & LOW or lsn + size > each.limit:
             return None
         self._guess = READ_BYTES if size <= READ_BYTES else min(READ_BYTES_MAX, size)
         if size > len(data):
             data += self._pread(fd, size - len(data), offset + len(data))
-        if crc32c(data[4:size], each.seed) != crc:
+        if crc32c(data[CRC_FROM:size], each.seed) != crc:
             return None
         if len(data) <= READ_BYTES_MAX:
             self._recent = each, lsn, data
-        return Stored(kind, flags, queue, each.wall_ms + ms, data[24:size])
+        return Stored(kind, flags, queue, each.wall_ms + ms, data[HEADER_BYTES:size])
 
     def _read_or_explain(self, each: Segment, lsn: int) -> Stored:
         path = self.path(each)
@@ -274,7 +274,7 @@ class Reader:
 
     def checksum(self, lsn: int) -> int:
         """What the record at *lsn* has in its checksum field."""
-        return int.from_bytes(self.bytes_at(lsn, 0, 4), "little")
+        return int(CRC.unpack(self.bytes_at(lsn, 0, CRC.size))[0])
 
     def _reader(self, each: Segment) -> int:
         """A descriptor to read *each* with; `files` is held."""
@@ -345,4 +345,4 @@ class Reader:
             self._disk.close(self._readers.popitem()[1])
 
     def path(self, each: Segment) -> str:
-        return os.path.join(self._directory, each.name)
+        return paths.segment(self._directory, each.base)

@@ -12,6 +12,9 @@ block, or a body that looks like a record, does not pass.
 
 `synced_lag` = lsn − (everything below this was synced when this was written): what
 tells a torn tail from damage.  `time` counts from the segment's creation.
+
+All that knows this layout is here, but for three places that are flat, because a call for each
+record would cost as much as reading it: `Log.append` packs; `Reader` and `Scan` unpack and check.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from collections.abc import Iterable
 from itertools import accumulate, repeat
 from operator import add
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
@@ -30,6 +33,8 @@ AFTER_CRC: Final = Struct("<IIIIBBH")
 CRC: Final = Struct("<I")
 OUTLINE: Final = Struct("<III8xI")  # of a header: checksum, length, position and label
 TIMES: Final = Struct("<12xII")  # the rest: synced_lag and time
+LENGTH: Final = Struct("<4xI")  # of the payload
+CRC_FROM: Final = CRC.size  # what the checksum covers begins here
 LOW: Final = 0xFFFF_FFFF  # lsn & LOW is what the header keeps of a position
 
 CLAIMS_NOTHING: Final = 0xFFFF_FFFF  # a lag too big for its field
@@ -65,15 +70,62 @@ def seed(key: bytes, base: int) -> int:
     return crc32c(key + base.to_bytes(8, "little"))
 
 
+# ── one record ─────────────────────────────────────────────────────────────────────
+
+
+class Header(NamedTuple):
+    crc: int
+    length: int  # of the payload
+    low: int  # of the position
+    lag: int
+    ms: int  # since the segment's creation
+    kind: int
+    flags: int
+    queue: int
+
+    @property
+    def size(self) -> int:
+        """Of the whole record."""
+        return HEADER_BYTES + self.length
+
+    def names(self, lsn: int) -> bool:
+        """Whether it says that it stands at *lsn*."""
+        return self.kind != 0 and self.low == lsn & LOW
+
+    def fits(self, lsn: int, limit: int) -> bool:
+        """Whether a record at *lsn* that ends at *limit* or before may have it; the checksum decides."""
+        return self.names(lsn) and self.length <= RECORD_BYTES_MAX and lsn + self.size <= limit
+
+
+def parse(data: bytes, at: int = 0) -> Header | None:
+    """The header at data[at]; None if it is cut short.  It is not checked: see `whole`."""
+    return Header._make(HEADER.unpack_from(data, at)) if len(data) - at >= HEADER_BYTES else None
+
+
+def passes(record: bytes | bytearray, seed: int) -> bool:
+    """Whether the bytes of one record, all of them and no others, pass their checksum."""
+    return bool(crc32c(memoryview(record)[CRC_FROM:], seed) == CRC.unpack_from(record)[0])
+
+
+def whole(data: bytes, lsn: int, seed: int) -> Header | None:
+    """The header of the record at *lsn*, which *data* begins with; None if it is cut short or damaged."""
+    header = parse(data)
+    if header is None or not header.names(lsn) or header.size > len(data):
+        return None
+    return header if passes(data[: header.size], seed) else None
+
+
 def encode(
     seed: int, lsn: int, synced: int, ms: int, kind: int, flags: int, queue: int, payload: bytes
 ) -> bytes:
     """One record, ready to be written at *lsn*, claiming that all below *synced* is on disk."""
-    lag = lsn - synced
-    if lag > LOW:
-        lag = CLAIMS_NOTHING
-    rest = AFTER_CRC.pack(len(payload), lsn & LOW, lag, ms, kind, flags, queue) + payload
+    rest = encode_header(len(payload), lsn, synced, ms, kind, flags, queue) + payload
     return CRC.pack(crc32c(rest, seed)) + rest
+
+
+def encode_header(length: int, lsn: int, synced: int, ms: int, kind: int, flags: int, queue: int) -> bytes:
+    """A header behind its checksum, which `CRC` packs."""
+    return AFTER_CRC.pack(length, lsn & LOW, min(lsn - synced, CLAIMS_NOTHING), ms, kind, flags, queue)
 
 
 def encode_run(
@@ -97,3 +149,50 @@ def encode_run(
     parts[::2] = map(CRC.pack, map(crc32c, rests, repeat(seed)))
     parts[1::2] = rests
     return b"".join(parts), positions
+
+
+# ── what storage's own kinds say ───────────────────────────────────────────────────
+
+
+class Fence(NamedTuple):
+    """What the first record of a segment says."""
+
+    void_from: int  # no record lives from here up to the segment's base
+    head: int  # where the log began then
+    capacity: int  # of the segment
+    created_ms: int  # the same
+    epoch: int = 0  # of the log: in the header, where others have the number of a queue
+
+    def encode(self, seed: int, base: int, synced: int) -> bytes:
+        return encode(seed, base, synced, 0, FENCE, 0, self.epoch, FENCE_PAYLOAD.pack(*self[:4]))
+
+
+def fence_in(data: bytes, base: int, seed: int) -> Fence | None:
+    """The fence that *data*, the bytes of a segment from its *base* on, begins with; None if it has none."""
+    header = whole(data, base, seed)
+    if header is None or header.kind != FENCE or header.length != FENCE_PAYLOAD.size:
+        return None
+    void_from, head, capacity, created_ms = FENCE_PAYLOAD.unpack_from(data, HEADER_BYTES)
+    return Fence(void_from, head, capacity, created_ms, header.queue)
+
+
+def encode_head(head: int) -> bytes:
+    """The payload of a HEAD record: the log begins at *head*."""
+    return HEAD_PAYLOAD.pack(head)
+
+
+def head_in(payload: bytes) -> int:
+    return int(HEAD_PAYLOAD.unpack(payload)[0])
+
+
+def encode_clock(seed: int, lsn: int, wall_ms: int) -> bytes:
+    """The record that says what the wall clock's time was; it claims nothing to be on the disk."""
+    return encode(seed, lsn, lsn - CLAIMS_NOTHING, 0, CLOCK, 0, 0, CLOCK_PAYLOAD.pack(wall_ms))
+
+
+def clock_in(data: bytes, lsn: int, seed: int) -> int | None:
+    """The wall clock's time, if *data* begins with the record that says it, and that stands at *lsn*."""
+    header = whole(data, lsn, seed)
+    if header is None or header.kind != CLOCK or header.length != CLOCK_PAYLOAD.size:
+        return None
+    return int(CLOCK_PAYLOAD.unpack_from(data, HEADER_BYTES)[0])

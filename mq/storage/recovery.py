@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 
 from mq.errors import ADVICE, CorruptStore, StorageError
 
-from . import record, segment, shared
+from . import paths, record, segment, shared
 from .copies import another_epoch, part_segments
 from .disk import NO_ROOM, Disk, write_file
 from .identity import Identity
@@ -120,7 +120,7 @@ def survey(
                 found.error = reader.explain(found, message_kind)
                 found.head = max(found.head, head_behind)  # it was on the disk, so it counts
             elif segments and segments[0].base > found.head:
-                path = os.path.join(directory, f"{found.head:020}.seg")
+                path = paths.segment(directory, found.head)
                 found.error = CorruptStore(path, f"the log's first segment is missing: {ADVICE}", 0)
         if found.error:
             found.verdict = Verdict.CORRUPT
@@ -139,7 +139,7 @@ class _Reader:
         self.files = 0  # with those that were begun and not used
 
     def path(self, each: Segment) -> str:
-        return os.path.join(self._directory, each.name)
+        return paths.segment(self._directory, each.base)
 
     def fd(self, each: Segment) -> int:
         """One descriptor at a time, however many segments."""
@@ -162,13 +162,12 @@ class _Reader:
     def headers(self, identity: Identity) -> tuple[list[Segment], CorruptStore | None]:
         """Every segment, oldest first; or those before the first that is damaged or missing."""
         segments: list[Segment] = []
-        names = sorted(set(self._disk.names(self._directory)) - {segment.ASIDE})
+        names = sorted(set(self._disk.names(self._directory)) - {paths.SEGMENT_ASIDE})
         for name in names:
             path = os.path.join(self._directory, name)
-            match = segment.NAME.fullmatch(name)
-            if not match:
+            base = paths.base_of(name)
+            if base is None:
                 raise StorageError(path, "this is not a segment of the log; move it elsewhere")
-            base = int(match[1])
             due = segments[-1].limit if segments else base  # the first: `head` tells, once it is known
             if base >= self._upto:
                 break
@@ -177,7 +176,7 @@ class _Reader:
             try:
                 head = self._disk.pread(fd, segment.BEGIN_BYTES, 0)
                 if base != due:
-                    missing = os.path.join(self._directory, f"{due:020}.seg")
+                    missing = paths.segment(self._directory, due)
                     return segments, CorruptStore(
                         missing, f"the segment before {name} is missing: {ADVICE}", 0
                     )
@@ -201,14 +200,9 @@ class _Reader:
 
     def fence(self, each: Segment) -> tuple[int, int]:
         """Where the fence at the start of *each* voids from (its base if there is none), and the head."""
-        size = record.FENCE_BYTES
-        data = self._disk.pread(self.fd(each), size, each.offset(each.base))
-        head = data[: record.HEADER_BYTES]
-        whole = len(data) == size and head[20] == record.FENCE
-        if whole and segment.is_intact(self._disk, self.fd(each), each, each.base, head):
-            void_from, head_at, _, _ = record.FENCE_PAYLOAD.unpack_from(data, record.HEADER_BYTES)
-            return void_from, head_at
-        return each.base, 0
+        data = self._disk.pread(self.fd(each), record.FENCE_BYTES, each.offset(each.base))
+        fence = record.fence_in(data, each.base, each.seed)
+        return (fence.void_from, fence.head) if fence else (each.base, 0)
 
     def walk(self, found: Survey, apply: Apply, start: Start | None) -> bool:
         """Follow the records from the head, or *start*, to X; whether anything but zeros stands there."""
@@ -251,10 +245,10 @@ class _Reader:
         each = live[0][0]
         size = start.position - start.marker
         data = self._disk.pread(self.fd(each), size, each.offset(start.marker))
-        head = data[: record.HEADER_BYTES]
-        if len(data) < size or int.from_bytes(head[:4], "little") != start.crc:
+        header = record.parse(data)
+        if header is None or len(data) < size or header.crc != start.crc:
             raise StaleCheckpoint
-        if not segment.is_intact(self._disk, self.fd(each), each, start.marker, head):
+        if not segment.is_intact(self._disk, self.fd(each), each, start.marker):
             raise StaleCheckpoint
 
     def hear_claims_behind(self, found: Survey) -> int:
@@ -276,7 +270,7 @@ class _Reader:
         """What is wrong at X, and which messages may be gone with it."""
         holding = [each for each in found.segments if each.base <= found.bad < each.limit]
         if not holding:
-            path = os.path.join(self._directory, f"{found.next_base:020}.seg")
+            path = paths.segment(self._directory, found.next_base)
             return CorruptStore(path, f"missing; the log was on disk up to {found.synced}: {ADVICE}", 0)
         each = holding[0]
         stop = next_intact(self._disk, self.fd(each), each, found.bad, each.limit)
@@ -298,16 +292,15 @@ class _Reader:
         """
         lsn, continues = found.end, False
         while lsn < stop or continues:
-            head = self._disk.pread(self.fd(each), record.HEADER_BYTES, each.offset(lsn))
-            if len(head) < record.HEADER_BYTES or not any(head):
+            header = record.parse(self._disk.pread(self.fd(each), record.HEADER_BYTES, each.offset(lsn)))
+            if header is None or not any(header):
                 return
-            _, length, low, _, _, kind, flags, _ = record.HEADER.unpack(head)
-            if lsn == found.bad or kind == message_kind:
+            if lsn == found.bad or header.kind == message_kind:
                 yield lsn
-            if low != lsn & record.LOW:
+            if header.low != lsn & record.LOW:
                 return
-            continues = bool(flags & record.CONTINUES)
-            lsn += record.HEADER_BYTES + length
+            continues = bool(header.flags & record.CONTINUES)
+            lsn += header.size
 
 
 def is_gone(found: Survey, end: int) -> bool:
@@ -356,7 +349,7 @@ def recover(
         if word not in shared.KEPT_BY_RECOVERY:
             mark[word] = 0
     mark[shared.SYNCED] = mark[shared.SYNCED_TWIN] = found.end
-    reserve = Reserve(disk, os.path.join(os.path.dirname(directory), "reserve"))
+    reserve = Reserve(disk, paths.reserve(paths.store_of(directory)))
     while True:
         try:
             _renew_unused(disk, directory, identity, found)
@@ -390,9 +383,9 @@ def _renew_unused(disk: Disk, directory: str, identity: Identity, found: Survey)
         disk.unlink(found.begun)
         disk.sync_directory(directory)
     # Among the segments: what is beside them may be on another file system.
-    aside = os.path.join(directory, segment.ASIDE)
+    aside = paths.segment_aside(directory)
     for each in found.unused:
         write_file(disk, aside, segment.encode_header(identity, each))
-        disk.rename(aside, os.path.join(directory, each.name))
+        disk.rename(aside, paths.segment(directory, each.base))
     if found.unused:
         disk.sync_directory(directory)

@@ -41,7 +41,7 @@ from crc32c import crc32c
 
 from mq.errors import CorruptStore, StorageError
 
-from . import checkpoint, copies, identity, locks, record, segment, shared
+from . import copies, identity, locks, paths, record, segment, shared
 from .disk import PAGE_BYTES, Disk, explain, write_all
 from .overlay import Overlay
 from .rewrite import sync_or_drop
@@ -53,7 +53,6 @@ ROUNDS_MAX: Final = 16  # of looking and mending; each kind of damage takes one
 LOST_BYTES_MAX: Final = 64 << 20  # of one record: a longer stretch becomes several
 ONE_BIT_BYTES_MAX: Final = 64 << 10  # of a record for which it is worth while to look for a flipped bit
 NAMED_BYTES: Final = 64  # what says which message it is stands before this
-KIND_AT: Final = 20
 WORDS_BYTES: Final = 8 * shared.WORDS
 MISSING_BYTES_MAX: Final = 1 << 40  # a mark that claims more than this behind the log's end is not believed
 
@@ -89,8 +88,8 @@ def repair(
     with explain(path):
         if dry_run:
             if locks.is_present(disk, path):
-                raise locks.locked(disk, path, ["FORMAT", "", "LOCK"])
-            overlay = Overlay(disk, os.path.join(path, "quarantine"))
+                raise locks.locked(disk, path, [paths.FORMAT, "", paths.LOCK])
+            overlay = Overlay(disk, paths.quarantine(path))
             try:
                 return mend(overlay, path, message_kind, name, refuse)
             finally:
@@ -102,7 +101,7 @@ def repair(
 def mend(disk: Disk, path: str, message_kind: int, name: Name, refuse: Refuse) -> list[Loss]:
     """The same, for who holds the store's lock."""
     losses: list[Loss] = []
-    disk.make_directory(os.path.join(path, "log"))
+    disk.make_directory(paths.log(path))
     for _ in range(ROUNDS_MAX):
         places = _Places()
         found = walk(disk, path, message_kind, alone=True, refuse=refuse, look=places)
@@ -132,23 +131,25 @@ def suspects(disk: Disk, each: Segment, gap: Gap, name: Name) -> tuple[int, ...]
 
 def _suspects(disk: Disk, fd: int, each: Segment, gap: Gap, name: Name) -> Iterator[int]:
     lsn, stop = gap.lsn, gap.lsn + gap.size
-    if gap.size <= ONE_BIT_BYTES_MAX and (data := _undo_one_bit(disk.pread(fd, gap.size, gap.offset), each)):
-        found = name(data[KIND_AT], lsn, data[record.HEADER_BYTES :])
-        if found is not None:
-            yield found
-        return
+    if gap.size <= ONE_BIT_BYTES_MAX:
+        data = _undo_one_bit(disk.pread(fd, gap.size, gap.offset), each)
+        if data and (header := record.parse(data)):
+            found = name(header.kind, lsn, data[record.HEADER_BYTES :])
+            if found is not None:
+                yield found
+            return
     while lsn + record.HEADER_BYTES <= stop:
         data = disk.pread(fd, min(stop - lsn, ONE_BIT_BYTES_MAX), each.offset(lsn))
-        if len(data) < record.HEADER_BYTES or not any(data[: record.HEADER_BYTES]):
+        header = record.parse(data)
+        if header is None or not any(header):
             return
-        _, length, low, _, _, kind, _, _ = record.HEADER.unpack_from(data)
-        found = name(kind, lsn, data[record.HEADER_BYTES :])
-        if low != lsn & record.LOW or lsn + record.HEADER_BYTES + length > stop:
+        found = name(header.kind, lsn, data[record.HEADER_BYTES :])
+        if header.low != lsn & record.LOW or lsn + header.size > stop:
             yield lsn if found is None else found  # whatever it was
             return
         if found is not None:
             yield found
-        lsn += record.HEADER_BYTES + length
+        lsn += header.size
 
 
 def _undo_one_bit(data: bytes, each: Segment) -> bytes | None:
@@ -156,12 +157,11 @@ def _undo_one_bit(data: bytes, each: Segment) -> bytes | None:
 
     Only to tell which message it was.  Nobody gets to see such a record as a message.
     """
-    crc = int.from_bytes(data[:4], "little")
     trial = bytearray(data)
-    for at in range(4, min(len(data), NAMED_BYTES)):
+    for at in range(record.CRC_FROM, min(len(data), NAMED_BYTES)):
         for bit in range(8):
             trial[at] ^= 1 << bit
-            if crc32c(memoryview(trial)[4:], each.seed) == crc:
+            if record.passes(trial, each.seed):
                 return bytes(trial)
             trial[at] ^= 1 << bit
     return None
@@ -210,7 +210,7 @@ class _Round:
     def __init__(self, disk: Disk, path: str, found: Walk, places: _Places, name: Name) -> None:
         self._disk, self._path, self._walk, self._name = disk, path, found, name
         self._places = places
-        self._log, self._quarantine = os.path.join(path, "log"), os.path.join(path, "quarantine")
+        self._log, self._quarantine = paths.log(path), paths.quarantine(path)
 
     def mend(self) -> list[Loss]:
         """What was mended; nothing, if there is nothing that could be."""
@@ -229,7 +229,7 @@ class _Round:
     # ── what stands beside the log ─────────────────────────────────────────────────
 
     def _mend_format(self) -> Loss | None:
-        path = os.path.join(self._path, "FORMAT")
+        path = paths.format_file(self._path)
         size, copy, reason = 0, "", "missing; written again from a segment's header"
         if self._disk.exists(path):
             try:
@@ -243,7 +243,7 @@ class _Round:
 
     def _mend_mark(self) -> Loss | None:
         """A page that claims more than it says there is has no checksum to tell which of both is wrong."""
-        path = os.path.join(self._path, "mark")
+        path = paths.mark(self._path)
         words = shared.read_mark(self._disk, path, self._walk.identity.key)
         end, synced = words[shared.END], shared.claimed(words)
         if synced > end:
@@ -272,13 +272,13 @@ class _Round:
 
     def _drop_checkpoints(self) -> None:
         """They speak of what may be lost.  What they claim as synced stays claimed, by the mark."""
-        directory = os.path.join(self._path, "checkpoint")
+        directory = paths.checkpoints(self._path)
         names: list[str] = []
         with suppress(FileNotFoundError):
-            names = sorted(each for each in self._disk.names(directory) if checkpoint.NAME.fullmatch(each))
+            names = sorted(filter(paths.CHECKPOINT_FILE.fullmatch, self._disk.names(directory)))
         if not names:
             return
-        path = os.path.join(self._path, "mark")
+        path = paths.mark(self._path)
         words = shared.read_mark(self._disk, path, self._walk.identity.key)
         synced = self._walk.view.synced
         if synced > shared.claimed(words):
@@ -322,7 +322,7 @@ class _Round:
             head = self._disk.pread(fd, segment.HEADER_BYTES, 0)
         finally:
             self._disk.close(fd)
-        if len(head) == segment.HEADER_BYTES and crc32c(head[:-4]) == int.from_bytes(head[-4:], "little"):
+        if segment.header_passes(head):
             raise CorruptStore(file.path, file.bad_header, 0)
 
     def _guess(self, files: list[File], index: int) -> Segment:
@@ -352,7 +352,7 @@ class _Round:
         bits = 0
         for file in self._walk.files:
             bits |= 0 if file.bad_header else file.segment.features
-        words = shared.read_mark(self._disk, os.path.join(self._path, "mark"), self._walk.identity.key)
+        words = shared.read_mark(self._disk, paths.mark(self._path), self._walk.identity.key)
         return bits | segment.REVISION_2 if words[shared.VERSION] else bits
 
     def _create_missing(self) -> list[Loss]:
@@ -374,7 +374,7 @@ class _Round:
                     None,
                 )
                 reason = "a segment is missing; created"
-                return [Loss(os.path.join(self._log, f"{before.limit:020}.seg"), 0, 0, (), reason, "")]
+                return [Loss(paths.segment(self._log, before.limit), 0, 0, (), reason, "")]
         if not files and synced:
             # Nothing is left.  Positions go on behind what there was: they are never issued twice.
             each = Segment(0, synced, record.FENCE_BYTES, 0, record.seed(key, synced))
@@ -384,7 +384,7 @@ class _Round:
         return []
 
     def _create(self, each: Segment, fence: bytes | None) -> None:
-        path = os.path.join(self._log, each.name)
+        path = paths.segment(self._log, each.base)
         self._write(path, segment.encode_header(self._walk.identity, each) + (fence or b""), 0, create=True)
         self._disk.sync_directory(self._log)
 
@@ -429,7 +429,7 @@ class _Round:
 
     def _put_one_lost(self, file: File, lsn: int, length: int, ms: int) -> None:
         each = file.segment
-        head = record.AFTER_CRC.pack(length, lsn & record.LOW, record.CLAIMS_NOTHING, ms, record.LOST, 0, 0)
+        head = record.encode_header(length, lsn, lsn - record.CLAIMS_NOTHING, ms, record.LOST, 0, 0)
         self._part(file.path)
         fd = self._disk.open(file.path, write=True)
         try:
@@ -450,9 +450,8 @@ class _Round:
 
     def _fence(self, each: Segment, void_from: int, head: int) -> bytes:
         epoch = segment.epoch_of([file.segment for file in self._walk.files])
-        payload = record.FENCE_PAYLOAD.pack(void_from, head, each.capacity, each.created_ms)
-        lag = record.CLAIMS_NOTHING
-        return record.encode(each.seed, each.base, each.base - lag, 0, record.FENCE, 0, epoch, payload)
+        fence = record.Fence(void_from, head, each.capacity, each.created_ms, epoch)
+        return fence.encode(each.seed, each.base, each.base - record.CLAIMS_NOTHING)
 
     def _mend_head(self) -> list[Loss]:
         """Let the first fence say that the log begins with it."""
@@ -460,10 +459,10 @@ class _Round:
         if not files or files[0].segment.base <= self._walk.head:
             return []
         first, head = files[0].segment, self._walk.head
-        mark = shared.read_mark(self._disk, os.path.join(self._path, "mark"), self._walk.identity.key)
+        mark = shared.read_mark(self._disk, paths.mark(self._path), self._walk.identity.key)
         self._save(files[0].path, first.name, segment.HEADER_BYTES, record.FENCE_BYTES)
         self._write_fence(files[0], first.base, first.base)
-        path = os.path.join(self._log, f"{head:020}.seg")
+        path = paths.segment(self._log, head)
         if mark[shared.HEAD] == first.base:
             return [Loss(path, 0, 0, (), "given back, but the record that said so is lost; said again", "")]
         reason = "missing: lost, or given back and the record that said so is lost"
@@ -473,7 +472,7 @@ class _Round:
 
     def _part(self, path: str) -> None:
         """What is written in place may be another store's file, too."""
-        copies.part(self._disk, path, os.path.join(self._log, segment.ASIDE))
+        copies.part(self._disk, path, paths.segment_aside(self._log))
 
     def _write(self, path: str, data: bytes, offset: int, *, create: bool = False) -> None:
         self._part(path)
@@ -522,16 +521,16 @@ class _Round:
 
     def _copy(self, fd: int, offset: int, size: int, target: str) -> None:
         disk = self._disk
-        if disk.exists(target + ".tmp"):
-            disk.unlink(target + ".tmp")
-        copy = disk.open(target + ".tmp", write=True, create=True)
+        if disk.exists(paths.aside(target)):
+            disk.unlink(paths.aside(target))
+        copy = disk.open(paths.aside(target), write=True, create=True)
         try:
             for at in range(0, size, COPY_BYTES):
                 write_all(disk, copy, disk.pread(fd, min(COPY_BYTES, size - at), offset + at), at)
             disk.sync(copy)
         finally:
             disk.close(copy)
-        disk.rename(target + ".tmp", target)
+        disk.rename(paths.aside(target), target)
         disk.sync_directory(self._quarantine)
 
     def _is_copy(self, fd: int, offset: int, size: int, target: str) -> bool:

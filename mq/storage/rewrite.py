@@ -21,12 +21,12 @@ pages are dropped, then written.                                    docs/decisio
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
+from . import paths
 from .disk import NO_ROOM, NOT_SUPPORTED, PAGE_BYTES, Disk, read_all, write_all
 from .segment import Segment
 
@@ -55,7 +55,7 @@ def rewrite(disk: Disk, directory: str, segments: Iterable[Segment], start: int,
     for each in segments:
         first, last = max(each.base, start), min(each.limit, stop)
         if first < last:
-            path = os.path.join(directory, each.name)
+            path = paths.segment(directory, each.base)
             fd = disk.open(path, write=True)
             try:
                 pieces = list(_write_again(disk, fd, each.offset(first), each.offset(last)))

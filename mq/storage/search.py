@@ -28,7 +28,6 @@ from .disk import Disk
 from .segment import BLOCK_BYTES, Segment
 
 CANDIDATES_MAX: Final = 1 << 16  # checked in one pass
-CRC_FROM: Final = 4  # what a record's checksum covers begins behind itself
 MATCHES_MAX: Final = 64  # of what positions have in common, before more of it is asked for
 
 
@@ -39,7 +38,7 @@ class Candidate(NamedTuple):
 
     @property
     def start(self) -> int:
-        return self.lsn + CRC_FROM
+        return self.lsn + record.CRC_FROM
 
 
 def next_intact(disk: Disk, fd: int, segment: Segment, start: int, stop: int) -> int | None:
@@ -93,11 +92,10 @@ def _in_part(
 
 
 def _candidate(segment: Segment, block: bytes, first: int, at: int) -> Candidate | None:
-    crc, length, low, _, _, kind, _, _ = record.HEADER.unpack_from(block, at)
-    lsn, size = first + at, record.HEADER_BYTES + length
-    if low != lsn & record.LOW or not kind or lsn + size > segment.limit or length > record.RECORD_BYTES_MAX:
+    header, lsn = record.parse(block, at), first + at
+    if header is None or not header.fits(lsn, segment.limit):
         return None
-    return Candidate(lsn, crc, lsn + size)
+    return Candidate(lsn, header.crc, lsn + header.size)
 
 
 # ── checksums of many ranges, in one pass ──────────────────────────────────────────

@@ -14,7 +14,6 @@ no record lives in [void_from, base).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
@@ -25,16 +24,16 @@ from crc32c import crc32c
 
 from mq.errors import ADVICE, Unsupported
 
-from . import record
+from . import paths, record
 from .disk import Disk
 from .far import Far, read_far
 from .identity import VERSION, Identity
 
 HEADER: Final = Struct("<8sHHII16s8sQQQI")
 HEADER_BYTES: Final = HEADER.size
+HEAD_BYTES: Final = record.HEADER_BYTES  # of a record
+CRC_AT: Final = HEADER_BYTES - record.CRC.size  # it covers what is before it
 MAGIC: Final = b"mq-log\r\n"  # a transfer that mends line ends is noticed
-NAME: Final = re.compile(r"([0-9]{20})\.seg")
-ASIDE: Final = "segment.tmp"  # among them: one that is being made, and means nothing until it is renamed
 BLOCK_BYTES: Final = 256 << 10  # read at once; a record that is longer is not held
 GROUP_BYTES_HELD: Final = 1 << 20  # of a group whose end is not read yet
 BEGIN_BYTES: Final = HEADER_BYTES + record.FENCE_BYTES + record.CLOCK_BYTES  # what describes a segment
@@ -62,7 +61,7 @@ class Segment:
         # No cached_property: in Python 3.11 it has one lock for all, and a thread that is not in the
         # child of a fork may have it.
         object.__setattr__(self, "wall_ms", max(0, self.created_ms + self.skew_ms))
-        object.__setattr__(self, "name", f"{self.base:020}.seg")
+        object.__setattr__(self, "name", paths.segment_name(self.base))
 
     @property
     def limit(self) -> int:
@@ -78,8 +77,21 @@ def encode_header(identity: Identity, segment: Segment) -> bytes:
     head = HEADER.pack(
         MAGIC, VERSION, 0, segment.features, segment.number, store_id, identity.key,
         segment.base, segment.capacity, segment.created_ms, 0,
-    )[:-4]  # fmt: skip
+    )[:CRC_AT]  # fmt: skip
     return head + record.CRC.pack(crc32c(head))
+
+
+def header_passes(data: bytes) -> bool:
+    """Whether *data* begins with the header of a segment that passes its checksum."""
+    return len(data) >= HEADER_BYTES and crc32c(data[:CRC_AT]) == record.CRC.unpack_from(data, CRC_AT)[0]
+
+
+def identity_in(data: bytes) -> Identity | None:
+    """The store that the header with which *data* begins names; None if it is not whole."""
+    if not header_passes(data):
+        return None
+    magic, _, _, _, _, store_id, key, *_ = HEADER.unpack_from(data)
+    return Identity(store_id.hex(), key) if magic == MAGIC else None
 
 
 class BadHeader(Exception):
@@ -90,10 +102,10 @@ def decode_header(identity: Identity, path: str, base: int, data: bytes) -> Segm
     """The segment that *data*, its first BEGIN_BYTES, heads; BadHeader if it cannot be believed."""
     if len(data) < HEADER_BYTES:
         raise BadHeader(f"the segment's header is cut short: {ADVICE}")
-    magic, version, reserved, features, number, store_id, key, own_base, capacity, created, crc = (
+    magic, version, reserved, features, number, store_id, key, own_base, capacity, created, _ = (
         HEADER.unpack_from(data)
     )
-    if crc32c(data[: HEADER_BYTES - 4]) != crc:
+    if not header_passes(data):
         raise BadHeader(f"the segment's header does not pass its checksum: {ADVICE}")
     if magic != MAGIC:
         raise BadHeader("this is not a segment of a log")
@@ -105,41 +117,19 @@ def decode_header(identity: Identity, path: str, base: int, data: bytes) -> Segm
     if (store_id.hex(), key) != identity:
         raise BadHeader(f"this segment belongs to another store ({store_id.hex()}); move it out of the log")
     if own_base != base:
-        raise BadHeader(f"this segment was created as {own_base:020}.seg; give it back its name")
+        raise BadHeader(f"this segment was created as {paths.segment_name(own_base)}; give it back its name")
     seed = record.seed(key, base)
-    skew_ms, epoch = _skew(data, base, seed, created), _epoch(data, base, seed)
-    return Segment(number, base, capacity, created, seed, features, skew_ms, epoch)
+    fence = record.fence_in(data[HEADER_BYTES:], base, seed)
+    wall_ms = record.clock_in(data[HEADER_BYTES + record.FENCE_BYTES :], base + record.FENCE_BYTES, seed)
+    skew_ms = 0 if wall_ms is None else wall_ms - created
+    return Segment(number, base, capacity, created, seed, features, skew_ms, fence.epoch if fence else 0)
 
 
 def encode_clock(segment: Segment) -> bytes:
     """The record behind the fence that says what the wall clock was; nothing if that is store time."""
     if not segment.skew_ms:
         return b""
-    payload = record.CLOCK_PAYLOAD.pack(segment.wall_ms)
-    lsn = segment.base + record.FENCE_BYTES
-    return record.encode(segment.seed, lsn, lsn - record.CLAIMS_NOTHING, 0, record.CLOCK, 0, 0, payload)
-
-
-def _skew(data: bytes, base: int, seed: int, created_ms: int) -> int:
-    """What the record behind the fence says, if it is one of the clock."""
-    found = data[HEADER_BYTES + record.FENCE_BYTES : BEGIN_BYTES]
-    if len(found) < record.CLOCK_BYTES or found[20] != record.CLOCK:
-        return 0
-    crc, length, low, *_ = record.HEADER.unpack_from(found)
-    lsn = base + record.FENCE_BYTES
-    if length != record.CLOCK_PAYLOAD.size or low != lsn & record.LOW or crc32c(found[4:], seed) != crc:
-        return 0
-    return int(record.CLOCK_PAYLOAD.unpack_from(found, record.HEADER_BYTES)[0]) - created_ms
-
-
-def _epoch(data: bytes, base: int, seed: int) -> int:
-    """What the fence says, if it is whole."""
-    found = data[HEADER_BYTES : HEADER_BYTES + record.FENCE_BYTES]
-    if len(found) < record.FENCE_BYTES:
-        return 0
-    crc, length, low, _, _, kind, _, epoch = record.HEADER.unpack_from(found)
-    whole = length == record.FENCE_PAYLOAD.size and low == base & record.LOW
-    return epoch if whole and kind == record.FENCE and crc32c(found[4:], seed) == crc else 0
+    return record.encode_clock(segment.seed, segment.base + record.FENCE_BYTES, segment.wall_ms)
 
 
 def epoch_of(segments: Sequence[Segment]) -> int:
@@ -208,7 +198,7 @@ class Stretch(NamedTuple):
         for lsn, label, length in zip(self.lsns, self.labels, self.lengths, strict=True):
             start = lsn - origin
             if isinstance(buffer, bytes):
-                _, ms = times(buffer, start - 24)
+                _, ms = times(buffer, start - HEAD_BYTES)
             kind, flags, queue = label & record.KIND, label >> 8 & 0xFF, label >> 16
             found.append((lsn, kind, flags, queue, ms, buffer, start, start + length))
         return found
@@ -269,7 +259,7 @@ class Scan:
             first = self.bad
             want = min(size, (self.whole if first < self.whole else self._stop) - first)
             block = self._disk.pread(self._fd, want, self.segment.offset(first))
-            if len(block) < 24:
+            if len(block) < HEAD_BYTES:
                 return
             yield self.parse(block, first)
             size = least
@@ -278,14 +268,17 @@ class Scan:
                     return
                 continue
             # Not one whole record in it: a long one, or the end.
-            need = 24 + record.HEADER.unpack_from(block)[1]
-            if need <= len(block) or need > record.RECORD_BYTES_MAX or len(block) < want:
+            header = record.parse(block)
+            if header is None or header.size <= len(block) or header.size > record.RECORD_BYTES_MAX:
                 return
+            if len(block) < want:
+                return
+            need = header.size
             if first + need > self._stop:
                 return
             if need <= BLOCK_BYTES:
                 size = need
-            elif first >= self.whole and (self._group or block[21] & record.CONTINUES):
+            elif first >= self.whole and (self._group or header.flags & record.CONTINUES):
                 if not self._look_ahead():
                     return
             else:
@@ -302,7 +295,7 @@ class Scan:
         payload = read_far(self._disk, self._fd, self.segment.offset(lsn), self.segment.seed)
         if payload is None:
             return None
-        self.bad = lsn + 24 + length
+        self.bad = lsn + HEAD_BYTES + length
         self._note_last(block, lsn, [lsn], label)
         return self._hand_on([Stretch([lsn], [label], [length], payload, lsn, self.last_ms)], self.bad)
 
@@ -318,7 +311,7 @@ class Scan:
         for stretch in ahead:
             for lsn, label, length in zip(*stretch[:3], strict=True):
                 if not label & record.CHAINED:
-                    self.whole, self.bad = lsn + 24 + length, self.end
+                    self.whole, self.bad = lsn + HEAD_BYTES + length, self.end
                     return True
         if ahead.bad > self.bad:
             self.bad, self.last_ms, self.closed = ahead.bad, ahead.last_ms, False
@@ -331,8 +324,8 @@ class Scan:
         if not lsns:
             self.bad = first
             return []
-        self.bad = lsns[-1] + 24 + lengths[-1]
-        found = Stretch(lsns, labels, lengths, block, first - 24)
+        self.bad = lsns[-1] + HEAD_BYTES + lengths[-1]
+        found = Stretch(lsns, labels, lengths, block, first - HEAD_BYTES)
         self._note_last(block, first, lsns, labels[-1])
         if first < self.whole:  # all is of groups that end
             return self._hand_on([found], self.bad)
@@ -357,11 +350,12 @@ class Scan:
         labels: list[int] = []
         lengths: list[int] = []
         base, size, at = first & record.LOW, len(block), 0
-        last = size - 24
+        head_bytes, crc_from = HEAD_BYTES, record.CRC_FROM
+        last = size - head_bytes
         while at <= last:
             crc, length, low, label = unpack(block, at)
-            here, stop = base + at, at + 24 + length
-            if crc_of(block[at + 4 : stop], seed) != crc or low != here:
+            here, stop = base + at, at + head_bytes + length
+            if crc_of(block[at + crc_from : stop], seed) != crc or low != here:
                 break  # also behind a multiple of 4 GiB, where the next block begins then
             lsns.append(here)
             labels.append(label)
@@ -400,7 +394,7 @@ class Scan:
         if ended:
             lsns, _, _, buffer, origin, ms = ended[-1]
             if isinstance(buffer, bytes):
-                _, ms = record.TIMES.unpack_from(buffer, lsns[-1] - origin - 24)
+                _, ms = record.TIMES.unpack_from(buffer, lsns[-1] - origin - HEAD_BYTES)
             self.event_ms = ms
         return ended
 
@@ -413,9 +407,9 @@ class Scan:
 
     def note(self, event: Event) -> None:
         """What a record of storage itself says; Unsupported if it is of an unknown kind."""
-        lsn, kind, _, _, _, block, start, _ = event
+        lsn, kind, _, _, _, block, start, stop = event
         if kind == record.HEAD:
-            self.head = max(self.head, *record.HEAD_PAYLOAD.unpack(block[start : start + 8]))
+            self.head = max(self.head, record.head_in(block[start:stop]))
         elif kind not in record.KNOWN:
             raise self._unknown(lsn, kind)
 
@@ -426,15 +420,13 @@ class Scan:
         )
 
 
-def is_intact(disk: Disk, fd: int, segment: Segment, lsn: int, head: bytes) -> bool:
-    """Whether a whole record with the header *head* stands at *lsn*."""
-    _crc, length, low, _lag, _ms, kind, _flags, _queue = record.HEADER.unpack(head)
-    if low != lsn & record.LOW or not kind or lsn + 24 + length > segment.limit:
-        return False
-    if length > record.RECORD_BYTES_MAX:
+def is_intact(disk: Disk, fd: int, segment: Segment, lsn: int) -> bool:
+    """Whether a whole record stands at *lsn*."""
+    header = record.parse(disk.pread(fd, record.HEADER_BYTES, segment.offset(lsn)))
+    if header is None or not header.fits(lsn, segment.limit):
         return False
     found = read_far(disk, fd, segment.offset(lsn), segment.seed)
-    return found is not None and len(found) == length
+    return found is not None and len(found) == header.length
 
 
 def is_zero(disk: Disk, fd: int, offset: int) -> bool:

@@ -31,6 +31,7 @@ from crc32c import crc32c
 
 from mq.errors import StorageError, Unsupported
 
+from . import paths
 from .disk import PAGE_BYTES, Disk, write_all
 
 KEY: Final = 0
@@ -136,15 +137,15 @@ def is_copied(words: memoryview | list[int]) -> bool:
 
 def make_mark(disk: Disk, path: str, key: bytes, epoch: int = 0) -> int:
     """A descriptor on a new page.  It has its name only once it is whole: it has no checksum."""
-    if disk.exists(path + ".tmp"):
-        disk.unlink(path + ".tmp")
-    fd = disk.open(path + ".tmp", write=True, create=True)
+    if disk.exists(paths.aside(path)):
+        disk.unlink(paths.aside(path))
+    fd = disk.open(paths.aside(path), write=True, create=True)
     try:
         # Written, never ftruncated: on a full disk a hole would be a SIGBUS later.
         page = key + bytes(8 * ORIGIN - len(key)) + EPOCHS.pack(origin_of(disk, fd, path), epoch)
         write_all(disk, fd, page + bytes(PAGE_BYTES - len(page)), 0)
         disk.sync(fd)
-        disk.rename(path + ".tmp", path)
+        disk.rename(paths.aside(path), path)
     except BaseException:
         disk.close(fd)
         raise

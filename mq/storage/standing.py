@@ -21,13 +21,13 @@ the first process opened.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from struct import Struct
 from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
+from . import paths
 from .disk import REOPEN, Disk, closed_by_program, is_anothers
 from .shared import SAID
 
@@ -48,12 +48,12 @@ class Standing:
     def __init__(self, disk: Disk, path: str, held: Callable[[], dict[str, int]]) -> None:
         """*held*: the descriptors on which the store depends, by name; "" is its directory, the anchor."""
         self._disk, self._path, self._held = disk, path, held
-        self._log_path = os.path.join(path, "log")
+        self._log_path = paths.log(path)
         self._log = disk.inode_at(self._log_path)
 
     def fingerprint(self) -> int:
         """Of the files that all who share the page must have open."""
-        inodes = [self._disk.inode(fd) for name, fd in sorted(self._held().items()) if name != "CLEANER"]
+        inodes = [self._disk.inode(fd) for name, fd in sorted(self._held().items()) if name != paths.CLEANER]
         crc = crc32c(b"".join(NUMBERS.pack(*(each or (0, 0))) for each in [*inodes, self._log]))
         return SAID | crc
 
@@ -88,7 +88,7 @@ class Standing:
         """
         if found := self.moved():
             return found
-        files = {os.path.join(self._path, name): fd for name, fd in self._held().items() if name}
+        files = {paths.of(self._path, name): fd for name, fd in self._held().items() if name}
         for path, fd in {**files, segment: segment_fd}.items():
             if fd < 0:
                 continue

@@ -24,28 +24,22 @@ and creation time from its fence.
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from struct import Struct
-from typing import Final, NamedTuple, Protocol
-
-from crc32c import crc32c
+from typing import NamedTuple, Protocol
 
 from mq.errors import CorruptStore, MqError, StorageError
 
-from . import checkpoint, copies, identity, locks, record, recovery, segment, shared
+from . import checkpoint, copies, identity, locks, paths, record, recovery, segment, shared
 from .disk import Disk
 from .identity import Identity
 from .recovery import Survey, Verdict
 from .search import next_intact
 from .segment import BLOCK_BYTES, BadHeader, Event, Payload, Scan, Segment, Stretch
 from .shared import NO_LIMIT
-
-LENGTH: Final = Struct("<4xI")  # of a payload, in a record's header
 
 
 class Found(NamedTuple):
@@ -225,7 +219,7 @@ class Walk:
             first = places[at]
             block = self.disk.pread(fd, min(BLOCK_BYTES, file.stop - first), file.segment.offset(first))
             behind = max(at + 1, bisect_left(places, first + len(block) - record.HEADER_BYTES + 1, at))
-            size += sum([LENGTH.unpack_from(block, lsn - first)[0] for lsn in places[at:behind]])
+            size += sum([record.LENGTH.unpack_from(block, lsn - first)[0] for lsn in places[at:behind]])
             at = behind
         return size
 
@@ -310,11 +304,11 @@ def walk(
         try:
             found = _judge(disk, path, own, view, message_kind, refuse, look)
             found.problem = broken or found.problem
-            _list_files(found, os.path.join(path, "log"))
+            _list_files(found, paths.log(path))
             if not alone:
-                _note_gone(found, os.path.join(path, "log"))
+                _note_gone(found, paths.log(path))
         except FileNotFoundError:
-            if not view.held or not disk.exists(os.path.join(path, "log")):
+            if not view.held or not disk.exists(paths.log(path)):
                 raise
             continue  # compaction dropped a segment before it was read
         if view.held and not found.problem and not found.missing:
@@ -337,7 +331,7 @@ def read(disk: Disk, path: str, message_kind: int, look: Look, refuse: Refuse = 
 
 def _identify(disk: Disk, path: str) -> tuple[Identity, CorruptStore | None]:
     """Which store this is, and what is wrong with its FORMAT file."""
-    format_path, directory = os.path.join(path, "FORMAT"), os.path.join(path, "log")
+    format_path, directory = paths.format_file(path), paths.log(path)
     error: CorruptStore | None = None
     if disk.exists(format_path):
         try:
@@ -355,18 +349,15 @@ def _identity_in_headers(disk: Disk, directory: str) -> Identity | None:
     """Which store this is, from the first segment whose header passes its checksum."""
     names: list[str] = []
     with suppress(FileNotFoundError):
-        names = sorted(disk.names(directory))
-    for name in names:
-        if segment.NAME.fullmatch(name):
-            fd = disk.open(os.path.join(directory, name))
-            try:
-                data = disk.pread(fd, segment.HEADER_BYTES, 0)
-            finally:
-                disk.close(fd)
-            if len(data) == segment.HEADER_BYTES:
-                magic, *_, store_id, key, _, _, _, crc = segment.HEADER.unpack(data)
-                if magic == segment.MAGIC and crc32c(data[:-4]) == crc:
-                    return Identity(store_id.hex(), key)
+        names = disk.names(directory)
+    for base in paths.segment_bases(names):
+        fd = disk.open(paths.segment(directory, base))
+        try:
+            data = disk.pread(fd, segment.HEADER_BYTES, 0)
+        finally:
+            disk.close(fd)
+        if found := segment.identity_in(data):
+            return found
     return None
 
 
@@ -375,13 +366,13 @@ def _judge(
     look: Look | None,
 ) -> Walk:  # fmt: skip
     """Recovery's verdict; *look* sees the whole groups of records before X."""
-    directory, seen = os.path.join(path, "log"), dict[int, int]()
+    directory, seen = paths.log(path), dict[int, int]()
 
     def apply(scan: Scan) -> None:
         if look is None:
             scan.follow()
         else:
-            _hand_on(look, refuse, os.path.join(directory, scan.segment.name), scan)
+            _hand_on(look, refuse, paths.segment(directory, scan.segment.base), scan)
             seen[scan.segment.base] = scan.end
 
     end = end_of_files(disk, directory, view.upto) if look else 0
@@ -413,12 +404,12 @@ def _hand_on(look: Look, refuse: Refuse, path: str, scan: Scan) -> None:
 
 def end_of_files(disk: Disk, directory: str, upto: int) -> int:
     """A position that no record reaches, as far as the size of the last file tells."""
-    names = sorted(name for name in disk.names(directory) if segment.NAME.fullmatch(name))
-    if not names:
+    bases = paths.segment_bases(disk.names(directory))
+    if not bases:
         return 0
-    fd = disk.open(os.path.join(directory, names[-1]))
+    fd = disk.open(paths.segment(directory, bases[-1]))
     try:
-        return min(upto, int(names[-1][:20]) + disk.size(fd))
+        return min(upto, bases[-1] + disk.size(fd))
     finally:
         disk.close(fd)
 
@@ -426,25 +417,23 @@ def end_of_files(disk: Disk, directory: str, upto: int) -> int:
 def _look(disk: Disk, path: str, key: bytes, alone: bool) -> shared.View:
     """The store as it is now, with what a checkpoint claims: it was made when the log was synced so far."""
     if alone:
-        words = shared.read_mark(disk, os.path.join(path, "mark"), key)
+        words = shared.read_mark(disk, paths.mark(path), key)
         copied = shared.is_copied(words)
         view = shared.View(False, words[shared.END], shared.claimed(words), words[shared.HEAD], copied)
     else:
         view = locks.look(disk, path, key)
     if view.copied:
         return view
-    newest = checkpoint.newest(disk, os.path.join(path, "checkpoint"), key, view.upto)
+    newest = checkpoint.newest(disk, paths.checkpoints(path), key, view.upto)
     return view._replace(synced=max(view.synced, newest.position)) if newest else view
 
 
 def _list_files(walk: Walk, directory: str) -> None:
     """Fill in the files, oldest first, and where the records of each may stand."""
     crashed = not isinstance(walk.problem, CorruptStore)
-    for name in sorted(walk.disk.names(directory)):
-        match = segment.NAME.fullmatch(name)
-        if match and int(match[1]) < walk.view.upto:
-            file = _file(walk, os.path.join(directory, name), int(match[1]), len(walk.files))
-            base = file.segment.base
+    for base in paths.segment_bases(walk.disk.names(directory)):
+        if base < walk.view.upto:
+            file = _file(walk, paths.segment(directory, base), base, len(walk.files))
             if walk.view.held and file.segment.limit <= walk.view.head:
                 continue  # not part of the log any more, and about to go
             if file.bad_header:
@@ -484,7 +473,7 @@ def _note_missing(walk: Walk, directory: str) -> None:
 def _note_gone(walk: Walk, directory: str) -> None:
     """Find that records are missing at the end, which no sync had confirmed."""
     view, survey = walk.view, walk.survey
-    words = shared.read_mark(walk.disk, os.path.join(walk.path, "mark"), walk.identity.key)
+    words = shared.read_mark(walk.disk, paths.mark(walk.path), walk.identity.key)
     end = view.end if view.held else shared.end_of_this_boot(words, walk.disk.clocks()[0])
     if survey and not walk.problem and recovery.is_gone(survey, end):
         holding = [file for file in walk.files if file.segment.base <= survey.end < file.segment.limit]
@@ -498,7 +487,7 @@ def _note_gone(walk: Walk, directory: str) -> None:
 
 
 def _hole(directory: str, start: int, stop: int, reason: str) -> Gap:
-    return Gap(os.path.join(directory, f"{start:020}.seg"), 0, start, stop - start, reason, False)
+    return Gap(paths.segment(directory, start), 0, start, stop - start, reason, False)
 
 
 def _file(walk: Walk, path: str, base: int, index: int) -> File:
@@ -509,18 +498,13 @@ def _file(walk: Walk, path: str, base: int, index: int) -> File:
         size = disk.size(fd)
         head = disk.pread(fd, segment.BEGIN_BYTES, 0)
         seed = record.seed(walk.identity.key, base)
-        data = disk.pread(fd, record.FENCE_BYTES, segment.HEADER_BYTES)
     finally:
         disk.close(fd)
-    whole = len(data) == record.FENCE_BYTES and data[20] == record.FENCE
-    fenced = whole and crc32c(data[4:], seed) == record.CRC.unpack_from(data)[0]
-    void_from, log_head, capacity, created_ms = -1, 0, max(1, size - segment.HEADER_BYTES), 0
-    if fenced:
-        void_from, log_head, capacity, created_ms = record.FENCE_PAYLOAD.unpack_from(
-            data, record.HEADER_BYTES
-        )
+    fence = record.fence_in(head[segment.HEADER_BYTES :], base, seed)
+    if fence is None:
+        fence = record.Fence(-1, 0, max(1, size - segment.HEADER_BYTES), 0)
     try:
         each, reason = segment.decode_header(walk.identity, path, base, head), ""
     except (BadHeader, MqError) as error:
-        each, reason = Segment(index, base, capacity, created_ms, seed), str(error)
-    return File(each, path, size, reason, void_from, log_head)
+        each, reason = Segment(index, base, fence.capacity, fence.created_ms, seed), str(error)
+    return File(each, path, size, reason, fence.void_from, fence.head)

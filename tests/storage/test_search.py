@@ -113,13 +113,12 @@ def test_zeros_are_passed_over(monkeypatch):
     """In the first 64 KiB of a log they look like the upper half of a position."""
     looked = 0
 
-    def unpack_from(*args):
+    def parse(*args):
         nonlocal looked
         looked += 1
-        return record.HEADER.unpack_from(*args)
+        return record.parse(*args)
 
-    counting = SimpleNamespace(unpack_from=unpack_from)
-    monkeypatch.setattr(search, "record", SimpleNamespace(**{**vars(record), "HEADER": counting}))
+    monkeypatch.setattr(search, "record", SimpleNamespace(**{**vars(record), "parse": parse}))
     file = segment(raw(b"damaged"), zeros(50_000), raw(b"more"), capacity=1 << 18)
     assert next_intact(file, file.starts[0]) is None
     assert looked < 500
