@@ -18,6 +18,7 @@ import mq
 from mq.engine.store import Store
 from mq.hold import Hold
 from mq.storage.disk import RealDisk
+from mq.storage.shared import ASLEEP
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc to count descriptors in")
 
@@ -137,7 +138,7 @@ def test_a_receiver_that_waits_keeps_it(path) -> None:
         warnings.simplefilter("ignore", ResourceWarning)
         waiting = threading.Thread(target=receive)
         waiting.start()
-        while not other._store.turn.mark[10]:  # ASLEEP
+        while not other._store.turn.mark[ASLEEP]:
             waiting.join(0.001)
         gc.collect()
         other.queue("mail").publish(b"one")

@@ -19,6 +19,7 @@ from mq.delivery import records
 from mq.delivery.decode import refusals
 from mq.storage.disk import RealDisk
 from mq.storage.repair import repair
+from mq.storage.shared import ASLEEP
 
 MEMORY = Path("/dev/shm")  # no sync waits for a disk there
 SEGMENT = "log/00000000000000000000.seg"
@@ -141,7 +142,7 @@ def test_a_bell_that_is_no_pipe_is_passed_over(store):
             while not each._store.listener.bit:  # the timeout may be over before the wait begins
                 assert each.queue("other").receive(timeout=0.001) is None
         assert {a._store.listener.bit, b._store.listener.bit} == {2, 4}
-        a._store.turn.mark[10] |= 1
+        a._store.turn.mark[ASLEEP] |= 1
         a.queue("other").publish(b"")
     assert (store / "wake" / "0").read_bytes() == b"mine"
 

@@ -54,6 +54,9 @@ DOES_IO = {"open", "print", "input", "exec", "eval", "__import__"}
 
 STORAGE_DOES_NOT_SAY = re.compile(r"queue|topic|consumer", re.IGNORECASE)
 
+# What a page is called: a word of it is asked for by its name, from mq/storage/shared.py.
+PAGES = {"mark", "_mark", "page", "_page", "words"}
+
 Sources = dict[str, str]  # text by module name
 Rule = Callable[[Sources], Iterator[str]]
 
@@ -184,7 +187,36 @@ def storage_speaking_of_queues(sources: Sources) -> Iterator[str]:
                 yield f"{name}, line {getattr(node, 'lineno', 0)}, says {word!r}: storage knows records only"
 
 
-RULES: list[Rule] = [pointing_up, circles, lower_floors_meeting, impure_delivery, storage_speaking_of_queues]
+def is_number(node: ast.AST, least: int = 0) -> bool:
+    return isinstance(node, ast.Constant) and type(node.value) is int and node.value >= least
+
+
+def numbers_with_names(sources: Sources) -> Iterator[str]:
+    """Words of the page, and kinds of records, written as numbers: each has a name."""
+    for name in sources:
+        for node in nodes(sources[name]):
+            if isinstance(node, ast.Subscript) and is_number(node.slice):
+                value = node.value
+                word = value.id if isinstance(value, ast.Name) else getattr(value, "attr", "")
+                if word in PAGES:
+                    yield f"{name}, line {node.lineno}, numbers a word of the page: {ast.unparse(node)}"
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "append":
+                if len(node.args) == 5 and is_number(node.args[1]):
+                    yield f"{name}, line {node.lineno}, numbers the kind of a record: {ast.unparse(node)}"
+            elif isinstance(node, ast.Compare):
+                word = getattr(node.left, "id", getattr(node.left, "attr", ""))
+                if word == "kind" and any(is_number(each, 1) for each in node.comparators):
+                    yield f"{name}, line {node.lineno}, numbers the kind of a record: {ast.unparse(node)}"
+
+
+RULES: list[Rule] = [
+    pointing_up,
+    circles,
+    lower_floors_meeting,
+    impure_delivery,
+    storage_speaking_of_queues,
+    numbers_with_names,
+]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -227,6 +259,17 @@ def test_the_sources_are_found() -> None:
         pytest.param(impure_delivery, "mq.delivery.queue", "from time import time", id="delivery: from time"),
         pytest.param(impure_delivery, "mq.delivery.queue", "open('x')", id="delivery: a file"),
         *(
+            pytest.param(numbers_with_names, "mq.engine.store", code, id=f"a number: {code}")
+            for code in (
+                "self.mark[3]",
+                "mark[2] = 1",
+                "words[8] += 1",
+                "log.append(ms, 17, 0, queue, payload)",
+                "if kind == 19: pass",
+                "x = record.kind != 17",
+            )
+        ),
+        *(
             pytest.param(storage_speaking_of_queues, "mq.storage.log", code, id=f"storage: {code}")
             for code in (
                 "queue_name = 1",
@@ -253,6 +296,10 @@ def test_a_planted_violation_is_found(rule: Rule, module: str, planted: str) -> 
         pytest.param("mq.storage.log", "def f(queue: int): return queue", id="the queue's number"),
         pytest.param("mq.storage.log", '"""Knows no queue."""', id="a comment"),
         pytest.param("mq.delivery.queue", "from math import inf", id="arithmetic"),
+        pytest.param("mq.engine.store", "mark[END], parts[0], page[:8]", id="words by name, other numbers"),
+        pytest.param(
+            "mq.engine.store", "if kind == 0 or kind == PUBLISH: pass", id="no kind, or one by name"
+        ),
         pytest.param(
             "mq.api.message",
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from mq.api.queue import Queue",

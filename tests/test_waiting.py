@@ -26,6 +26,7 @@ import mq.engine.waiting
 from mq.engine.receiving import Asked, receive_from
 from mq.engine.store import Store
 from mq.engine.waiting import Sleeper
+from mq.storage.shared import DIRTY
 
 pytestmark = [pytest.mark.conformance, pytest.mark.usefixtures("no_backoff_after_timeouts")]
 
@@ -447,7 +448,7 @@ def test_closing_ends_an_iteration(queue, sleeps):
 def test_a_failed_store_is_said_to_who_waits(queue, sleeps):
     [receiver] = receivers(sleeps, 1, queue.receive)
     failed = queue._store.log._fail(OSError(5, "Input/output error"))
-    queue._store.turn.mark[2] = 1
+    queue._store.turn.mark[DIRTY] = 1
     sleeps.spurious()
     assert isinstance(failed, mq.StoreFailed)
     assert isinstance(receiver.result(), mq.StoreFailed)

@@ -40,6 +40,7 @@ from mq.delivery import dead, records, settle
 from mq.delivery.plan import Plan
 from mq.delivery.purge import Purge
 from mq.delivery.queue import QueueState, State
+from mq.delivery.records import ACK, DELIVER, PUBLISH
 from mq.delivery.traits import PLAIN
 from mq.engine import looking, receiving, settling
 from mq.engine.channel import Channel, Channels
@@ -117,7 +118,7 @@ class Queue(Generic[T]):
                                 store.do_due()
                                 state = channel.state
                             if state is not None:
-                                id = log.append(ms, 17, flags, state.number, raw)
+                                id = log.append(ms, PUBLISH, flags, state.number, raw)
                                 state.publish(id, len(raw))
                                 end = store.applied = log.end
                                 asleep = turn.mark[channel.word]  # the processes that wait here
@@ -224,7 +225,8 @@ class Queue(Generic[T]):
                             else:
                                 # A flight that is taken again has timed out.
                                 flags = 0x10 if id in state.flights else 0
-                                receipt = log.append(ms, 18, flags, state.number, PACK_DELIVER(id, deadline))
+                                payload = PACK_DELIVER(id, deadline)
+                                receipt = log.append(ms, DELIVER, flags, state.number, payload)
                                 flight = state.deliver(id, receipt, deadline, flags)
                                 store.applied = log.end
                                 assert flight
@@ -245,7 +247,7 @@ class Queue(Generic[T]):
                 if flight is None:
                     return receiving.hand_over(store, settled)[0]
                 assert state
-                found = log.reader.at_hand(flight.position, 17)
+                found = log.reader.at_hand(flight.position, PUBLISH)
                 if found is None:
                     try:
                         found = store.read(state, id, flight.position)
@@ -329,7 +331,7 @@ class Queue(Generic[T]):
                     assert state
                     size = message._more.size if message._more else len(message.raw)
                     ms = store.clock.store_ms()
-                    log.append(ms, 19, 0, state.number, PACK_ACK(id, size))
+                    log.append(ms, ACK, 0, state.number, PACK_ACK(id, size))
                     state.ack(id, size)
                     store.applied = log.end
                     if flight.traits is not PLAIN or state.bounded:

@@ -34,7 +34,7 @@ from mq.storage.bias import Bias
 from mq.storage.disk import Disk, is_anothers, pass_on, storage_error
 from mq.storage.locks import Locks
 from mq.storage.log import Log
-from mq.storage.shared import BIAS, HOLDER, KEPT, WAITING
+from mq.storage.shared import BIAS, DIRTY, END, FAILED, HOLDER, KEPT, WAITING
 
 T = TypeVar("T")
 
@@ -130,8 +130,11 @@ class Turn:
             mark = self.mark
             self.leave, follower.log.biased = bias.leave, True
             mark[bias.word] = 1
-            # BIAS, DIRTY, FAILED
-            if mark[21] == bias.token and not (mark[2] or mark[5]) and follower.applied == follower.log.end:
+            if (
+                mark[BIAS] == bias.token
+                and not (mark[DIRTY] or mark[FAILED])
+                and follower.applied == follower.log.end
+            ):
                 return
             mark[bias.word] = 0
         self.enter_with_lock()
@@ -149,11 +152,11 @@ class Turn:
         try:
             if bias.token:
                 bias.stop()
-            if mark[9] and mark[7] == self.pid:  # WAITING, HOLDER: the last turn was this process's
+            if mark[WAITING] and mark[HOLDER] == self.pid:  # the last turn was this process's
                 self.step_aside()
             if not self._disk.lock(locks.fd):
                 locks.take(mark, follower.keep_up)
-            if mark[21]:  # BIAS
+            if mark[BIAS]:
                 bias.revoke()
         except (OSError, ValueError) as error:
             if isinstance(error, OSError):
@@ -164,15 +167,15 @@ class Turn:
                 raise
             follower.log.stand()  # perhaps the program closed the descriptor
             raise storage_error(self._path, error) from error
-        if mark[7] != self.pid:
-            mark[7], bias.run = self.pid, 0
-        if follower.applied != mark[1] or mark[2] or mark[5]:  # END, DIRTY, FAILED
+        if mark[HOLDER] != self.pid:
+            mark[HOLDER], bias.run = self.pid, 0
+        if follower.applied != mark[END] or mark[DIRTY] or mark[FAILED]:
             bias.run = 0
             follower.catch_up()
 
     def _come_in_alone(self) -> None:
         mark = self.mark
-        if self._follower.applied != mark[1] or mark[2] or mark[5]:
+        if self._follower.applied != mark[END] or mark[DIRTY] or mark[FAILED]:
             self._follower.catch_up()
 
     def is_left(self) -> bool:

@@ -50,7 +50,7 @@ from .record import AFTER_CRC, CRC, FENCE_BYTES
 from .reserve import Reserve
 from .rewrite import rewrite
 from .segment import BadHeader, Event, Scan, Segment, Stretch, is_zero
-from .shared import SYNCED
+from .shared import DIRTY, END, FAILED, HEAD, NO_LIMIT, SYNCED, SYNCED_TWIN, SYNCER, SYNCING
 from .standing import CHECK_MS, Standing, Trouble
 from .tail import map_tail, unmapped
 
@@ -172,7 +172,7 @@ class Log:
         if lsn + size > self._room or now_ms > self._look_ms or now_ms < self._created_ms:
             lsn = self._make_room(now_ms, size, (kind,), 1)
             now_ms = max(now_ms, self._created_ms)  # if a system's clocks are not what it says
-        lag = lsn - self._mark[3]  # SYNCED
+        lag = lsn - self._mark[SYNCED]
         rest = (
             AFTER_CRC.pack(
                 len(payload), lsn & 0xFFFF_FFFF, lag if lag < 0xFFFF_FFFF else 0xFFFF_FFFF,
@@ -185,7 +185,7 @@ class Log:
         mapped = end <= tail.ready or tail.reach(lsn, end)
         # Behind the last call: a signal's handler may fork there, and this be the child (`after_fork`).
         if not self.biased:
-            self._mark[2] = 1  # DIRTY
+            self._mark[DIRTY] = 1
         try:
             if mapped:
                 tail.window[lsn - tail.first : end - tail.first] = data
@@ -193,17 +193,17 @@ class Log:
                 done = self._pwrite(self._fd, data, lsn - self._shift)
                 if done != size:
                     self._write_rest(data, lsn, done)
-            self.end = self._mark[1] = end
+            self.end = self._mark[END] = end
         except OSError as error:
             raise self._refused(error, lsn, size) from error
         except BaseException as error:
             if mapped and isinstance(error, ValueError):  # it is closed: this is the child of a fork
                 raise self._fail(OSError(LEFT, LEFT_WHY)) from error
             if not isinstance(error, StorageError):
-                self._mark[2] = 1
+                self._mark[DIRTY] = 1
             raise
         if not self.biased:
-            self._mark[2] = 0
+            self._mark[DIRTY] = 0
         return lsn
 
     def append_group(self, now_ms: int, drafts: Sequence[Draft], *, atomic: bool = True) -> list[int]:
@@ -233,7 +233,7 @@ class Log:
         )
         tail, end = self._tail, start + size
         mapped = end <= tail.ready or tail.reach(start, end)
-        self._mark[shared.DIRTY] = 1
+        self._mark[DIRTY] = 1
         if mapped:
             try:
                 tail.window[start - tail.first : end - tail.first] = data
@@ -241,8 +241,8 @@ class Log:
                 raise self._fail(OSError(LEFT, LEFT_WHY)) from error
         else:
             self._write_rest(data, start, 0)
-        self.end = self._mark[shared.END] = end
-        self._mark[shared.DIRTY] = 0
+        self.end = self._mark[END] = end
+        self._mark[DIRTY] = 0
         return positions
 
     def _write_rest(self, data: bytes, lsn: int, done: int) -> None:
@@ -266,7 +266,7 @@ class Log:
             return self._fail(again)
         self._tail.close()
         self._allocated, self._room = lsn, 0  # the next append looks how long the file may be
-        self._mark[shared.DIRTY] = int(self.unsettled)
+        self._mark[DIRTY] = int(self.unsettled)
         return storage_error(self.reader.path(self.segments[-1]), error)
 
     def _fail(self, error: OSError, path: str = "") -> StorageError:
@@ -275,7 +275,7 @@ class Log:
         path = path or self.reader.path(self.segments[-1])
         if error.errno == LEFT:
             return StoreFailed(path, f"{LEFT_WHY}; whether it is stored is for the parent to know")
-        self._mark[shared.FAILED] = self._mark[shared.DIRTY] = 1
+        self._mark[FAILED] = self._mark[DIRTY] = 1
         self._lose_if(self.standing.stolen(path, self._fd) if self.standing else None)
         self.failure = StoreFailed(
             path,
@@ -290,7 +290,7 @@ class Log:
         if self.failure:
             self._tell()
             raise StoreFailed(self.failure.path, self.failure.reason)
-        if self._mark[shared.FAILED]:
+        if self._mark[FAILED]:
             raise StoreFailed(
                 self.directory,
                 "in another process a write or an fsync failed, or a file was found replaced; the outcome is"
@@ -322,7 +322,7 @@ class Log:
                 trouble = self.standing.trouble(path, fd, size)
             # Processes that have gone on since may have dropped the segment, as they do.  The page
             # is read after that was seen: its end has moved long before.
-            behind = self._mark[shared.END] > last.limit
+            behind = self._mark[END] > last.limit
             if trouble and not (behind and trouble.path == path and not trouble.stolen):
                 self._lose(trouble)
 
@@ -362,7 +362,7 @@ class Log:
         """Nothing more is written: this is not, or not only, the store that was opened."""
         if self.failure is None:
             if trouble.for_all:
-                self._mark[shared.FAILED] = 1
+                self._mark[FAILED] = 1
             self.failure = StoreFailed(trouble.path, trouble.reason)
             if self._sync_fd >= 0 and is_anothers(self._disk, self._sync_fd):
                 self._sync_fd, self._unlock_sync = -1, int
@@ -590,12 +590,12 @@ class Log:
         # An interruption between these lines leaves a log that writes to one segment and
         # counts in another.
         self.unsettled = True
-        self._mark[shared.DIRTY] = 1
+        self._mark[DIRTY] = 1
         self.reader.show([*self.segments, new])
         self._enter(new, fd, size)
         self._write_rest(data, base, 0)
-        self.end = self._mark[shared.END] = base + len(data)
-        self._mark[shared.DIRTY] = 0
+        self.end = self._mark[END] = base + len(data)
+        self._mark[DIRTY] = 0
         self.unsettled = False
 
     def _usual_capacity(self) -> int:
@@ -700,7 +700,7 @@ class Log:
             while len(self.segments) > 1 and self.segments[0].limit <= before:
                 self.reader.close_segment(self._forget_oldest())
             if self._fd >= 0:
-                self._mark[shared.HEAD] = self.head
+                self._mark[HEAD] = self.head
         return self._unlink_before(min(before, self.head))
 
     def _forget_oldest(self) -> Segment:
@@ -846,7 +846,7 @@ class Log:
             if time.monotonic() > give_up:
                 raise StoreFailed(
                     self.directory,
-                    f"process {self._mark[shared.SYNCER]} has been syncing for {SYNC_SECONDS:.0f} seconds:"
+                    f"process {self._mark[SYNCER]} has been syncing for {SYNC_SECONDS:.0f} seconds:"
                     f" {IN_THE_LOG}",
                 )
             self._disk.pause(SYNC_NAP_SECONDS)
@@ -875,31 +875,31 @@ class Log:
         if writing is None:
             raise StoreFailed(self.directory, self._gone_why)
         fd, last = writing
-        end = self._mark[shared.END]  # read once: it moves
+        end = self._mark[END]  # read once: it moves
         if target < end <= last.limit:
             target = end  # what others have appended to the same segment
-        self._mark[shared.SYNCER] = os.getpid()
-        doubtful = self._mark[shared.SYNCING]
+        self._mark[SYNCER] = os.getpid()
+        doubtful = self._mark[SYNCING]
         if doubtful and self._in_turn != threading.get_ident():
             raise Doubt
         try:
             if doubtful:
                 # A leader died inside: that sync may have failed, and no process was told.
-                self._rewrite(self._mark[shared.SYNCED], target)
-            self._mark[shared.SYNCING] = max(doubtful, target)
+                self._rewrite(self._mark[SYNCED], target)
+            self._mark[SYNCING] = max(doubtful, target)
             self._sync_others(last, target)
             self._disk.sync(fd)
             theft = self._theft(self.reader.path(last), fd)  # OSError if that cannot be told: not believed
         except OSError as error:
             pass_on(error)
             if error.errno in NO_DESCRIPTORS or error.errno == LEFT:  # no sync has failed: there was no file
-                self._mark[shared.SYNCING] = doubtful
+                self._mark[SYNCING] = doubtful
                 reason = storage_error(self.directory, error).reason
                 raise StoreFailed(self.directory, f"{IN_THE_LOG}: {reason}") from error
             if self.standing:  # then no disk has failed
                 self._lose_if(self.standing.stolen(self.reader.path(last), fd))
                 self._lose_if(self.standing.unanchored())
-            self._mark[shared.FAILED] = self._mark[shared.DIRTY] = 1
+            self._mark[FAILED] = self._mark[DIRTY] = 1
             self.failure = StoreFailed(
                 self.directory,
                 f"fsync failed ({error.strerror}), the outcome is unknown: re-open the store, then look",
@@ -907,8 +907,8 @@ class Log:
             self._tell()
             raise self.failure from error
         self._lose_if(theft)
-        self._mark[shared.SYNCED] = self._mark[shared.SYNCED_TWIN] = target
-        self._mark[shared.SYNCING] = doubtful if doubtful > target else 0  # the rest is for who knows it
+        self._mark[SYNCED] = self._mark[SYNCED_TWIN] = target
+        self._mark[SYNCING] = doubtful if doubtful > target else 0  # the rest is for who knows it
         self._close_retired()
 
     def _rewrite(self, start: int, stop: int) -> None:
@@ -948,11 +948,11 @@ class Log:
 
     def barrier(self) -> int:
         """The end as of now, whichever process appended."""
-        return self._mark[shared.END]
+        return self._mark[END]
 
     # ── what others do ─────────────────────────────────────────────────────────────
 
-    def follow(self, upto: int, enough: int = shared.NO_LIMIT) -> Iterable[Stretch]:
+    def follow(self, upto: int, enough: int = NO_LIMIT) -> Iterable[Stretch]:
         """What others appended, up to *upto*, an end that the page named.  Goes on in their new segments.
 
         Of more than *enough* bytes, whole groups of at least so many.
@@ -1073,17 +1073,17 @@ class Log:
         scan = Scan(self._disk, self._fd, last, self.end, last.limit, path)
         scan.follow()
         if scan.end != self.end:
-            self._mark[shared.END] = scan.end
+            self._mark[END] = scan.end
             return
         next_path = paths.segment(self.directory, last.limit)
         if self._disk.exists(next_path):
             found = self._begun(next_path, last.limit)
             if found and found[1] == self.end:
-                self._mark[shared.END] = last.limit + FENCE_BYTES
+                self._mark[END] = last.limit + FENCE_BYTES
                 return
         if not is_zero(self._disk, self._fd, last.offset(self.end)):
             self._go_on_behind(now_ms)
-        self._mark[shared.DIRTY] = 0
+        self._mark[DIRTY] = 0
 
     def rebase(self, segments: list[Segment], end: int, *, closed: bool) -> None:
         """Be where the log is, whatever was in between."""
