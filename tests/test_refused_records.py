@@ -21,6 +21,7 @@ import mq
 from mq.api import options
 from mq.cli.app import cli
 from mq.delivery import records, snapshot
+from mq.delivery.attributes import Changes
 from mq.delivery.plan import Plan
 from mq.delivery.state import declaration_of
 from mq.delivery.traits import changes_in
@@ -139,7 +140,7 @@ def test_a_wrong_record_of_any_kind_is_refused(bench, kind, mistake):
             if of == kind and "half" in mistake:
                 payload = payload[: len(payload) // 2]
             elif of == kind and "flag" in mistake:
-                flags |= 0xF0 & ~records.KNOWN_FLAGS.get(kind, 0) or 0x02
+                flags |= 0xF0 & ~records.KINDS[kind].flags or 0x02
             elif of == kind:
                 queue = 0
             return add(plan, of, flags, queue, payload)
@@ -170,7 +171,7 @@ def test_the_cleaner_moves_nothing_that_could_not_be_read_again(tmp_path, monkey
     queue.publish("kept")
     queue.receive(timeout=0).nack(reason="it has a history, which moves with it")
     monkeypatch.setattr(
-        maintenance, "changes_in", lambda said, traits: changes_in(said, traits) and records.Changes(-5)
+        maintenance, "changes_in", lambda said, traits: changes_in(said, traits) and Changes(-5)
     )
     with caplog.at_level(logging.WARNING, "mq"):
         for _ in range(100):

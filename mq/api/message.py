@@ -12,6 +12,7 @@ import msgspec
 
 from mq import exact
 from mq.delivery import records
+from mq.delivery.attributes import Attributes
 from mq.delivery.queue import State
 from mq.delivery.traits import PLAIN, Flight, Traits
 from mq.errors import MqError, UsageError
@@ -80,7 +81,7 @@ class Failure(NamedTuple):
 class More(msgspec.Struct, frozen=True, gc=False):
     """What most messages do not have."""
 
-    said: records.Attributes
+    said: Attributes
     traits: Traits
     size: int  # of all that was published
 

@@ -430,8 +430,7 @@ class Queue(Generic[T]):
         def decide(plan: Plan, queue: QueueState, _: object) -> bool:
             if not queue.waits(id, plan.now):
                 return False
-            payload = records.DROP_PAYLOAD.pack(id, plan.size_of(queue, id))
-            plan.add(records.DROP, 0, queue.number, payload)
+            plan.add(*records.drop(queue.number, 0, [(id, plan.size_of(queue, id))]))
             return True
 
         return bool(self._change(decide))
@@ -449,7 +448,7 @@ class Queue(Generic[T]):
             if id in queue.flights:
                 settle.give_up(plan, queue, id, when)
             else:
-                plan.add(records.RESCHEDULE, 0, queue.number, records.RESCHEDULE_PAYLOAD.pack(id, when))
+                plan.add(*records.reschedule(queue.number, id, when))
             return True
 
         return bool(self._change(decide))
@@ -485,7 +484,7 @@ class Queue(Generic[T]):
         """The queue goes, with all it holds.  Publishing to it makes it anew, with no options."""
 
         def decide(plan: Plan, queue: QueueState, _: object) -> int:
-            plan.add(records.DELETE, 0, queue.number, b"")
+            plan.add(*records.delete(queue.number))
             return 1
 
         self._change(decide)

@@ -8,17 +8,19 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import click
 import msgspec
 
 from mq.cli import output
 from mq.cli.app import Failure, command, disk_at, json_option, note, store_option
-from mq.cli.inspect import exit_code, gap_fields, gap_line, kind_name
+from mq.cli.inspect import KIND_NAMES, exit_code, gap_fields, gap_line, kind_name
 from mq.cli.progress import Progress
 from mq.cli.publication import published_at
 from mq.delivery import records
+from mq.delivery.decode import NotUnderstood, decode
+from mq.delivery.records import Facts
 from mq.storage import paths, record
 from mq.storage.disk import Disk
 from mq.storage.segment import Event, Segment, Stretch
@@ -29,120 +31,27 @@ NAME_COLUMNS_MAX: Final = 24
 ID_MASK: Final = (1 << 64) - 1
 NAMING: Final = frozenset({records.DECLARE, records.DELETE})  # kinds that say what a queue is called
 MADE_UP: Final = re.compile("(?:unnamed-|#)([0-9]+)")  # what a queue is called that never got a name
-KINDS: Final = tuple(records.KIND_NAMES.values())
-
-Facts = dict[str, Any]
+KINDS: Final = tuple(KIND_NAMES.values())
 
 
 # ── what a record says ─────────────────────────────────────────────────────────────
 
 
-def _fence(payload: bytes, skew_ms: int) -> Facts:
+def _fence(payload: bytes) -> Facts:
     void_from, head, capacity, _ = record.FENCE_PAYLOAD.unpack(payload)
     return {"void_from": void_from, "head": head, "capacity": capacity}
 
 
-def _head(payload: bytes, skew_ms: int) -> Facts:
+def _head(payload: bytes) -> Facts:
     return {"head": record.head_in(payload)}
 
 
-def _clock(payload: bytes, skew_ms: int) -> Facts:
+def _clock(payload: bytes) -> Facts:
     return {"wall_clock": output.instant(record.CLOCK_PAYLOAD.unpack(payload)[0])}
 
 
-def _declare(payload: bytes, skew_ms: int) -> Facts:
-    found = dict(msgspec.to_builtins(records.decode_declaration(payload)))
-    return {"name": found.pop("name"), "options": found}
-
-
-def _deliver(payload: bytes, skew_ms: int) -> Facts:
-    ids, deadline = records.deliveries_of(payload, 0, len(payload))
-    return {"messages": ids, "deadline": output.instant(deadline + skew_ms)}
-
-
-def _ack(payload: bytes, skew_ms: int) -> Facts:
-    return {"messages": [id for id, _ in records.ACK_PAYLOAD.iter_unpack(payload)]}
-
-
-def _nack(flags: int, payload: bytes, skew_ms: int) -> Facts:
-    id, due, _, reason, rests = records.nack_of(flags, payload, 0, len(payload))
-    due += skew_ms if due and rests else 0
-    return {"message": id, "due": output.instant(due) if due else "now", "reason": reason}
-
-
-def _release(payload: bytes, skew_ms: int) -> Facts:
-    return {"message": records.RELEASE_PAYLOAD.unpack(payload)[0]}
-
-
-def _extend(payload: bytes, skew_ms: int) -> Facts:
-    id, deadline = records.EXTEND_PAYLOAD.unpack(payload)
-    return {"message": id, "deadline": output.instant(deadline + skew_ms)}
-
-
-def _purge(payload: bytes, skew_ms: int) -> Facts:
-    (cutoff,) = records.PURGE_PAYLOAD.unpack_from(payload)
-    kept = records.KEPT_PAYLOAD.iter_unpack(payload[records.PURGE_PAYLOAD.size :])
-    return {"cutoff": output.instant(cutoff + skew_ms), "kept": [id for id, _ in kept]}
-
-
-def _relocate(payload: bytes, skew_ms: int) -> Facts:
-    id, created, attempts, place, receipt, when = records.RELOCATE_PAYLOAD.unpack_from(payload)
-    said: Facts = {"message": id, "created_at": output.instant(created), "attempts": attempts}
-    if place == records.IN_FLIGHT:
-        return said | {"place": "in_flight", "receipt": receipt, "deadline": output.instant(when + skew_ms)}
-    if place in (records.DELAYED, records.RESTING):
-        name = "delayed" if place == records.DELAYED else "resting"
-        by_wall = when if place == records.DELAYED else when + skew_ms
-        return said | {"place": name, "due": output.instant(by_wall)}
-    return said | {"place": "waiting"}
-
-
-def _move(flags: int, payload: bytes, skew_ms: int) -> Facts:
-    said = records.decode_move(payload, 0, len(payload))
-    facts: Facts = {"message": said.id, "to": said.to, "dead": bool(flags & records.DIED)}
-    return facts | ({"reason": said.reason} if said.reason else {})
-
-
-def _drop(flags: int, payload: bytes, skew_ms: int) -> Facts:
-    why = {records.EXPIRED: "expired", records.OVERFLOWED: "too many"}.get(flags & 0xF0, "cancelled")
-    return {"messages": [id for id, _ in records.DROP_PAYLOAD.iter_unpack(payload)], "why": why}
-
-
-def _reschedule(payload: bytes, skew_ms: int) -> Facts:
-    id, due = records.RESCHEDULE_PAYLOAD.unpack(payload)
-    return {"message": id, "due": output.instant(due) if due else "now"}
-
-
-def _dedup(payload: bytes, skew_ms: int) -> Facts:
-    id, until = records.DEDUP_PAYLOAD.unpack_from(payload)
-    key = payload[records.DEDUP_PAYLOAD.size :].decode()
-    return {"message": id, "dedup_id": key, "until": output.instant(until + skew_ms)}
-
-
-def _renew(payload: bytes, skew_ms: int) -> Facts:
-    return {"until": output.instant(records.RENEW_PAYLOAD.unpack(payload)[0] + skew_ms)}
-
-
-def _attributes(found: Found) -> Facts:
-    """What a publish said beside the body."""
-    _, published = records.published_of(found.kind, found.flags, 0, found.payload)
-    said = records.attributes_of(found.flags, published)[0]
-    facts: Facts = {"priority": said.priority} if said.priority else {}
-    facts |= {"due": output.instant(said.due)} if said.due else {}
-    facts |= {"expires": output.instant(said.expires)} if said.expires else {}
-    facts |= {"group": said.group} if said.group is not None else {}
-    facts |= {"headers": said.headers} if said.headers else {}
-    return facts | ({"dedup_id": said.dedup_id} if said.dedup_id is not None else {})
-
-
-FACTS: Final[dict[int, Callable[[bytes, int], Facts]]] = {
-    record.FENCE: _fence, records.DECLARE: _declare, records.DELIVER: _deliver, records.ACK: _ack,
-    records.RELEASE: _release, records.EXTEND: _extend, records.PURGE: _purge,
-    record.HEAD: _head, record.CLOCK: _clock, records.RELOCATE: _relocate, records.RENEW: _renew,
-    records.RESCHEDULE: _reschedule, records.DEDUP: _dedup,
-}  # fmt: skip
-FLAGGED: Final[dict[int, Callable[[int, bytes, int], Facts]]] = {
-    records.NACK: _nack, records.MOVE: _move, records.DROP: _drop,
+FACTS: Final[dict[int, Callable[[bytes], Facts]]] = {
+    record.FENCE: _fence, record.HEAD: _head, record.CLOCK: _clock
 }  # fmt: skip
 
 
@@ -151,26 +60,23 @@ def facts(found: Found, names: _Names, skew_ms: int) -> Facts:
 
     Under `messages` if the kind may be about several at once, else under `message`.
     """
+    known = records.KINDS.get(found.kind)
     try:
-        said = _facts(found, skew_ms)
-    except (msgspec.MsgspecError, struct.error, UnicodeDecodeError):
+        if known is None:
+            read = FACTS.get(found.kind)
+            return read(found.payload) if read else {}
+        event = decode(found.kind, found.flags, found.payload, 0, len(found.payload))
+    except (struct.error, NotUnderstood):
         return {"unreadable": "it says what this mq does not know; upgrade mq"}
+    at = records.Times(output.instant, lambda ms: output.instant(ms + skew_ms))
+    said = {"message": found.lsn} if found.kind == records.PUBLISH else {}
+    said |= known.describe(found.flags, event, at)
     return said | {"to": names.at(said["to"], found.lsn)} if found.kind == records.MOVE else said
-
-
-def _facts(found: Found, skew_ms: int) -> Facts:
-    if found.kind == records.PUBLISH:
-        return {"message": found.lsn} | _attributes(found)
-    if found.kind in FLAGGED:
-        return FLAGGED[found.kind](found.flags, found.payload, skew_ms)
-    read = FACTS.get(found.kind)
-    said = read(found.payload, skew_ms) if read else {}
-    return said | _attributes(found) if found.kind == records.RELOCATE else said
 
 
 def body(found: Found) -> bytes | None:
     """The body, if the record has one."""
-    if found.kind in (records.PUBLISH, records.RELOCATE):
+    if found.kind in records.BODIED:
         return records.body_of(found.kind, found.flags, found.ms, found.payload)[1]
     return None
 
@@ -271,7 +177,7 @@ class _Wanted:
 
     def pick(self, stretch: Stretch) -> list[Event]:
         # Until both were met, records that are not shown say whether there is such a queue, or message.
-        kinds = {kind for kind, name in records.KIND_NAMES.items() if name in self.kinds}
+        kinds = {kind for kind, name in KIND_NAMES.items() if name in self.kinds}
         by_kind = bool(kinds) and self.there and self.known
         if by_kind and kinds.isdisjoint(stretch.kinds()):
             return []

@@ -12,7 +12,7 @@ import click
 
 from mq.cli import output
 from mq.cli.app import CORRUPT, ERROR, command, disk_at, json_option, note, store_option
-from mq.delivery import records
+from mq.delivery import fold, records
 from mq.delivery.state import State
 from mq.errors import CorruptStore
 from mq.storage import locks, paths, record
@@ -20,7 +20,8 @@ from mq.storage.disk import Disk
 from mq.storage.segment import Segment, Stretch
 from mq.storage.walk import File, Gap, Run, Walk, read
 
-EVENTS: Final = frozenset(kind for kind in records.KIND_NAMES if kind >= record.FIRST_EVENT)
+KIND_NAMES: Final = record.KIND_NAMES | records.KIND_NAMES
+EVENTS: Final = frozenset(records.KINDS)
 MEANINGS: Final = {
     "clean": "closed in order",
     "open": "not closed; nothing is missing",
@@ -69,7 +70,7 @@ class Census:
         if not part.dropped:
             self.end = max(self.end, part.end)
             if not part.stale:
-                self.state.apply([part.stretch if kinds.keys() <= EVENTS else _events_of(part.stretch)])
+                fold.apply(self.state, [part.stretch if kinds.keys() <= EVENTS else _events_of(part.stretch)])
 
     def rows(self) -> Iterator[tuple[File, Sums]]:
         return ((file, self.sums[file.segment.base]) for file in self.walk.files)
@@ -102,7 +103,7 @@ def _events_of(stretch: Stretch) -> Stretch:
 
 
 def kind_name(kind: int) -> str:
-    return records.KIND_NAMES.get(kind, f"kind {kind}")
+    return KIND_NAMES.get(kind, f"kind {kind}")
 
 
 def exit_code(walked: Walk) -> int:
@@ -202,9 +203,7 @@ def _print_text(census: Census, store: dict[str, Any]) -> None:
         ("messages", f"{store['messages']:,} live, in {output.count(store['queues'], 'queue')}"),
         ("bytes", f"{output.size(store['live_bytes'])} live of {output.size(store['disk_bytes'])}"),
     ])  # fmt: skip
-    kinds = [
-        name for name in records.KIND_NAMES.values() if any(sums.kinds[name] for _, sums in census.rows())
-    ]
+    kinds = [name for name in KIND_NAMES.values() if any(sums.kinds[name] for _, sums in census.rows())]
     kinds += sorted({name for _, sums in census.rows() for name in sums.kinds} - set(kinds))
     header = ["base", "size", "live", "garbage", *kinds]
     rows = [

@@ -1,37 +1,44 @@
 """What happens to messages.  Pure: no I/O, clock, thread or lock; time is an argument.
 
-What a record says, and what is true then:
+What a record says:
 
-records.py   what a record means here: publish, deliver, ack, …
-state.py     the fold: records in, queues out
-queue.py     one queue: waiting, delayed, in flight
-backlog.py   ids that wait, eight bytes each
-traits.py    what is kept of the others
-dedup.py     dedup ids that are remembered
-snapshot.py  the state as something to keep, and back
-unloaded.py  queues as a checkpoint holds them, until they are needed
+records.py     each kind of record: how it is made, decoded, described
+attributes.py  what a message is beside its body
+options.py     what is known of a queue: its options and totals
+decode.py      which records are refused, and why
+fold.py        what each kind does to the state: the one dispatcher
+runs.py        plain records in a row, done at once
+
+What is true then:
+
+state.py       all queues
+queue.py       one queue: waiting, delayed, in flight
+backlog.py     ids that wait, eight bytes each
+traits.py      what is kept of the others
+dedup.py       dedup ids that are remembered
+snapshot.py    the state as something to keep, and back
+unloaded.py    queues as a checkpoint holds them, until they are needed
 
 What is next, and when; indexes over that:
 
-order.py     what is next in one queue
-ready.py     ids that came back, by priority
-passing.py   ids that expire, in order
-tally.py     how many have expired
-heaps.py     heaps, looked at in order
-groups.py    of each group one at a time
-agenda.py    what happens when
-options.py   what is known of a queue: its options and totals
-now.py       the time, as the caller gives it
-retry.py     how long to wait after a failure
-board.py     when a queue has something to do, and which has changed
+order.py       what is next in one queue
+ready.py       ids that came back, by priority
+passing.py     ids that expire, in order
+tally.py       how many have expired
+heaps.py       heaps, looked at in order
+groups.py      of each group one at a time
+agenda.py      what happens when
+now.py         the time, as the caller gives it
+retry.py       how long to wait after a failure
+board.py       when a queue has something to do, and which has changed
 
 What is decided, as records to be appended:
 
-plan.py      together, or not at all
-intake.py    what a publish becomes
-settle.py    what becomes of a delivery
-dead.py      the dead letters, and back
-purge.py     dropping all that a queue holds
-due.py       what nobody asked for
-idle.py      which queues go when no process receives from them
+plan.py        together, or not at all
+intake.py      what a publish becomes
+settle.py      what becomes of a delivery
+dead.py        the dead letters, and back
+purge.py       dropping all that a queue holds
+due.py         what falls due
+idle.py        which queues go when no process receives from them
 """

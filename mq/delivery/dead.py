@@ -69,7 +69,7 @@ def move_to_dead_letters(plan: Plan, queue: QueueState, id: int, size: int, reas
     """Move a message to the dead letters; *flags*: FAILED or EXPIRED, if it was one of those."""
     to = plan.number(dead_letters_of(queue.options))
     said = Move(id, size, to, plan.now.store, plan.expires(to), queue.name, reason)
-    plan.add(records.MOVE, records.DIED | flags, queue.number, records.encode_move(said))
+    plan.add(*records.move(queue.number, records.DIED | flags, said))
     plan.free(queue, id, size)
 
 
@@ -133,7 +133,7 @@ class Replay:
             )
         size = plan.size_of(queue, id)
         said = Move(id, size, target.number, plan.now.store, plan.expires(target.number))
-        plan.add(records.MOVE, 0, queue.number, records.encode_move(said))
+        plan.add(*records.move(queue.number, 0, said))
         return size
 
     def _check_room(self, plan: Plan, name: str, sizes: list[int]) -> None:

@@ -65,14 +65,14 @@ def next_work(
 def _fill(plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> UsageError | None:
     """Plan what *queue* has to do; the error if its dead letters have nowhere to go."""
     if is_to_go(queue, plan.now):
-        plan.add(records.DELETE, 0, queue.number, b"")
+        plan.add(*records.delete(queue.number))
         return None
     queue.dedup.forget(plan.now.store, SLICE)  # which needs no record: what is over means nothing
     buries = queue.options.expired == "dead_letter"
     expired, exhausted = queue.due_to_go(
         plan.now, SLICE // DEAD_LETTER_COST if buries or queue.exhausted else SLICE
     )
-    gone: list[bytes] = []
+    gone: list[tuple[int, int]] = []
     try:
         for id in expired:
             if is_late() and (gone or plan.drafts):
@@ -81,9 +81,9 @@ def _fill(plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> UsageEr
             if buries:
                 move_to_dead_letters(plan, queue, id, size, EXPIRED_REASON, records.EXPIRED)
             else:
-                gone.append(records.DROP_PAYLOAD.pack(id, size))
+                gone.append((id, size))
         if gone:
-            plan.add(records.DROP, records.EXPIRED, queue.number, b"".join(gone))
+            plan.add(*records.drop(queue.number, records.EXPIRED, gone))
         for id in exhausted:
             if is_late() and plan.drafts:
                 break

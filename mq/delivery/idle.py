@@ -68,8 +68,7 @@ def add_downtime(plan: Plan, downtime_ms: int) -> None:
         if queue.idle_seconds is None or queue.idle_until <= began:
             continue
         if downtime_ms >= min(DOWNTIME_MS, int(queue.idle_seconds * 1000) // RENEW_SHARE):
-            payload = records.RENEW_PAYLOAD.pack(queue.idle_until + downtime_ms)
-            plan.add(records.RENEW, 0, queue.number, payload)
+            plan.add(*records.renew(queue.number, queue.idle_until + downtime_ms))
 
 
 def _ends(queue: QueueState) -> tuple[int | None, int | None]:

@@ -10,10 +10,11 @@ import msgspec
 from mq.errors import QueueFull
 
 from . import records
-from .decode import Draft
+from .attributes import Attributes
 from .options import Options
 from .plan import Plan
 from .queue import QueueState
+from .records import Draft
 
 VICTIMS: Final = 64  # looked at at once, when the oldest have to go
 
@@ -91,13 +92,11 @@ def _draft(plan: Plan, number: int, message: NewMessage) -> Draft:
     dedup_until = 0
     if message.dedup_id is not None:
         dedup_until = now.store + int(options.dedup_window * 1000)
-    said = records.Attributes(
+    attributes = Attributes(
         message.priority, message.due or (now.wall + message.delay_ms if message.delay_ms else 0),
         plan.expires(number, message.ttl), message.group, message.headers, message.dedup_id, dedup_until,
     )  # fmt: skip
-    if said == records.NO_ATTRIBUTES:
-        return records.PUBLISH, message.flags, number, message.body
-    return records.PUBLISH, message.flags | records.ATTRIBUTED, number, message.body + records.trailer(said)
+    return records.publish(number, message.flags, message.body, attributes)
 
 
 def _make_room(plan: Plan, queue: QueueState, count: int, size: int) -> None:
@@ -109,15 +108,15 @@ def _make_room(plan: Plan, queue: QueueState, count: int, size: int) -> None:
         return
     queue.advance(plan.now)
     if options.overflow == "drop_oldest" and room.could_have(count, size):
-        gone: list[bytes] = []
+        gone: list[tuple[int, int]] = []
         for id in _victims(queue):
             if id in freed:
                 continue
             each = plan.size_of(queue, id)
-            gone.append(records.DROP_PAYLOAD.pack(id, each))
+            gone.append((id, each))
             room = Room(options, room.length - 1, room.bytes - each)
             if room.has(count, size):
-                plan.add(records.DROP, records.OVERFLOWED, queue.number, b"".join(gone))
+                plan.add(*records.drop(queue.number, records.OVERFLOWED, gone))
                 return
     raise QueueFull(
         f"queue {queue.name!r} has {queue.total():,} messages with {queue.bytes:,} bytes, and no room for"

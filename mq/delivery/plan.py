@@ -12,10 +12,11 @@ from typing import Any
 from mq.errors import UsageError
 
 from . import idle, records
-from .decode import Draft, Event, check
+from .decode import check
 from .now import Now
 from .options import Declaration, Options, replaced
 from .queue import QueueState
+from .records import Draft, Event
 from .state import QUEUES_MAX, State, declaration_of
 
 SizeOf = Callable[[QueueState, int], int]
@@ -67,7 +68,7 @@ class Plan:
         stays = idle.shortest(said)
         if stays is not None and changes.keys() & {"delete_when_idle", "delete_when_abandoned"}:
             said = replaced(said, {"idle_until": self.now.store + int(stays * 1000)})
-        self.add(records.DECLARE, 0, number, records.encode_declaration(said))
+        self.add(*records.declare(number, said))
 
     def decoded(self) -> list[Event]:
         """What the fold will be told; UsageError, and nothing is to be appended, if it would refuse any."""
@@ -79,7 +80,7 @@ class Plan:
         for kind, _, number, payload in self.drafts:
             found[number] = found.get(number, 0) + (kind == records.PUBLISH)
             if kind == records.MOVE:
-                to = records.decode_move(payload, 0, len(payload)).to
+                to = records.moved_to(payload)
                 found[to] = found.get(to, 0) + 1
         return found
 

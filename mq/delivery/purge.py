@@ -36,20 +36,19 @@ class Purge:
             if queue.in_flight_count() <= KEPT_MAX:
                 return self._plan_all(plan, queue, queue.ids_in_flight(plan.now))
             self._rest = iter(queue.everything())
-        gone: list[bytes] = []
+        gone: list[tuple[int, int]] = []
         for id in self._rest:
             if id in queue and not queue.is_in_flight(id, plan.now):
-                gone.append(records.DROP_PAYLOAD.pack(id, plan.size_of(queue, id)))
+                gone.append((id, plan.size_of(queue, id)))
             if is_late():
                 break
         if gone:
-            plan.add(records.DROP, 0, queue.number, b"".join(gone))
+            plan.add(*records.drop(queue.number, 0, gone))
         return len(gone)
 
     def _plan_all(self, plan: Plan, queue: QueueState, in_flight: list[int]) -> int:
         count = queue.total() - len(in_flight)
         if count:
-            kept = [records.KEPT_PAYLOAD.pack(id, plan.size_of(queue, id)) for id in in_flight]
-            payload = records.PURGE_PAYLOAD.pack(plan.now.store) + b"".join(kept)
-            plan.add(records.PURGE, 0, queue.number, payload)
+            kept = [(id, plan.size_of(queue, id)) for id in in_flight]
+            plan.add(*records.purge(queue.number, plan.now.store, kept))
         return count

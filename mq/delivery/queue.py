@@ -23,6 +23,7 @@ from typing import Literal, NamedTuple
 from msgspec.structs import replace
 
 from . import idle
+from .attributes import Attributes, Changes, Failed
 from .backlog import Backlog
 from .board import NEVER, Board
 from .dedup import FORGET_AFTER_MS, Remembered, Seen
@@ -30,17 +31,14 @@ from .now import Now
 from .options import Declaration
 from .order import ID, STALE_MAX, Order
 from .records import (
+    BACKING_OFF,
     DECLARATION_BYTES,
     DELAYED,
     IN_FLIGHT,
     MESSAGE_OVERHEAD_BYTES,
-    RESTING,
     TIMED_OUT,
     TIMEOUT_REASON,
     WAITING,
-    Attributes,
-    Changes,
-    Failed,
 )
 from .runs import Run
 from .traits import LEVELS, PLAIN, Delayed, Flight, Traits, traits_of, weight, with_failure
@@ -347,7 +345,7 @@ class QueueState(Order):
             traits = traits_of(said, changes) if said else PLAIN
             if place == WAITING:
                 self.arrive(id, size, Taken(attempts, position, traits))
-            elif place in (DELAYED, RESTING):
+            elif place in (DELAYED, BACKING_OFF):
                 self.bytes += size
                 self.join(id, traits)
                 wall, store = (when, 0) if place == DELAYED else (0, when)
@@ -384,7 +382,7 @@ class QueueState(Order):
             return flight.attempts, IN_FLIGHT, flight.receipt, flight.deadline
         if delayed := self.delayed.get(id):
             if delayed.rests:
-                return delayed.attempts, RESTING, 0, delayed.rests
+                return delayed.attempts, BACKING_OFF, 0, delayed.rests
             return delayed.attempts, DELAYED, 0, delayed.due
         return 0, WAITING, 0, 0
 

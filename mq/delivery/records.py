@@ -27,13 +27,26 @@ milliseconds of wall time, all since 1970.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from struct import Struct, pack, unpack, unpack_from
 from struct import error as StructError
-from typing import Annotated, Final, Protocol
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from .attributes import (
+    CHANGES_BYTES_MAX,
+    NO_ATTRIBUTES,
+    TRAILER_LENGTH,
+    Attributes,
+    Changes,
+    Sliced,
+    cut_trailer,
+    decode_attributes,
+    decode_changes,
+    trailer,
+    trailer_at,
+)
 from .options import Declaration
 
 DECLARE: Final = 16
@@ -51,103 +64,45 @@ RESCHEDULE: Final = 27
 DELETE: Final = 28
 DEDUP: Final = 29
 RENEW: Final = 30
+BODIED: Final = frozenset({PUBLISH, RELOCATE})  # those that hold a body
 
-KIND_NAMES: Final = {
-    1: "fence", 2: "closed", 3: "head", 4: "lost", 5: "clock", DECLARE: "declare", PUBLISH: "publish",
-    DELIVER: "deliver", ACK: "ack", NACK: "nack", RELEASE: "release",
-    EXTEND: "extend", PURGE: "purge", RELOCATE: "relocate", MOVE: "move", DROP: "drop",
-    RESCHEDULE: "reschedule", DELETE: "delete", DEDUP: "dedup", RENEW: "renew",
-}  # fmt: skip
-
-# Bits of the flags of PUBLISH and RELOCATE: how the body was given, and what follows it.
-BYTES: Final = 0x00
-TEXT: Final = 0x10
-MSGPACK: Final = 0x20
-BODY_BITS: Final = 0x30
-ATTRIBUTED: Final = 0x40  # the body is followed by attributes and their length
-CHANGED: Final = 0x80  # of RELOCATE: and they by changes, and their length
-
-# A bit of a DELIVER record's flags: the delivery before this one had timed out.
-TIMED_OUT: Final = 0x10
-# A bit of a NACK record's flags: it says when.  Those of old did not.
-TIMED: Final = 0x10
-# Another one: the due is in store time, for a backoff decided it.  Those of old did not have it.
-RESTS: Final = 0x20
-# Bits of a MOVE record's flags.
-DIED: Final = 0x10  # to the dead letters; else back from them, as if it had never been tried
-FAILED: Final = 0x20  # by an attempt that failed
-# A bit of the flags of MOVE and DROP.
-EXPIRED: Final = 0x40
-# A bit of a DROP record's flags: there were too many.
-OVERFLOWED: Final = 0x80
-
-# The bits of flags that mean something, by kind: others are refused by name.
-KNOWN_FLAGS: Final = {
-    PUBLISH: BODY_BITS | ATTRIBUTED, DELIVER: TIMED_OUT, NACK: TIMED | RESTS,
-    RELOCATE: BODY_BITS | ATTRIBUTED | CHANGED, MOVE: DIED | FAILED | EXPIRED, DROP: EXPIRED | OVERFLOWED,
-}  # fmt: skip
-
-UNKNOWN: Final = 0xFE  # bits of flags that mean nothing, unless KNOWN_FLAGS has them
-UNKNOWN_TO_DELIVER: Final = UNKNOWN & ~TIMED_OUT
-PLAIN_FLAGS: Final = frozenset(body | chained for body in (BYTES, TEXT, MSGPACK) for chained in (0, 1))
-BODIED: Final = frozenset({PUBLISH, RELOCATE})  # kinds that hold a body
-
-DELIVER_PAYLOAD: Final = Struct("<QQ")
-ACK_PAYLOAD: Final = Struct("<QI")
+UNKNOWN: Final = 0xFE  # bits of flags that mean nothing, unless `Kind.flags` has them
+EXPIRED: Final = 0x40  # a bit of the flags of MOVE and DROP
 RUN_MAX: Final = 128  # messages in one record, so that damage to it concerns no more
-NACK_PAYLOAD: Final = Struct("<QQ")
-TIMED_NACK_PAYLOAD: Final = Struct("<QQQ")
-RELEASE_PAYLOAD: Final = Struct("<Q")
-EXTEND_PAYLOAD: Final = Struct("<QQ")
-PURGE_PAYLOAD: Final = Struct("<Q")
-KEPT_PAYLOAD: Final = Struct("<QI")
-RELOCATE_PAYLOAD: Final = Struct("<QQIBQQ")
-MOVE_PAYLOAD: Final = Struct("<QIHQQB")  # id, size, to, time, expires, length of the origin's name
-DROP_PAYLOAD: Final = Struct("<QI")
-RESCHEDULE_PAYLOAD: Final = Struct("<QQ")
-DEDUP_PAYLOAD: Final = Struct("<QQ")
-RENEW_PAYLOAD: Final = Struct("<Q")
-TRAILER_LENGTH: Final = Struct("<I")
 
-# Places of a relocated message.
-WAITING: Final = 0
-DELAYED: Final = 1
-IN_FLIGHT: Final = 2
-RESTING: Final = 3  # delayed by a backoff: the due is in store time
-
-DECLARATION_BYTES: Final = 512  # what a queue itself counts in the log: more than a declaration takes
-MESSAGE_OVERHEAD_BYTES: Final = 96  # what a message costs in the log beside its body, moved and settled once
-
-REASON_BYTES_MAX: Final = 1024
-CHANGES_BYTES_MAX: Final = 64 << 10  # five failures with a reason each take 6 KiB at most
-TIMEOUT_REASON: Final = "the visibility timeout passed"
+# What the log holds at most for what is live, beside bodies: see `QueueState.live_bytes`.
+DECLARATION_BYTES: Final = 512  # for a queue itself: more than a declaration takes
+MESSAGE_OVERHEAD_BYTES: Final = 96  # for a message, moved and settled once
 
 
-def encode_deliveries(ids: Sequence[int], deadline: int) -> bytes:
-    """The payload of a DELIVER record: for RUN_MAX ids at most."""
-    return pack(f"<{len(ids) + 1}Q", ids[0], deadline, *ids[1:])
+Event = tuple[Any, ...]
+"""What a payload holds, decoded: the arguments of the method of the fold that the kind names."""
+Draft = tuple[int, int, int, bytes]
+"""A record that is not appended yet: kind, flags, queue number, payload."""
+Facts = dict[str, Any]
+"""What a record says, by name, for people.  Its messages are under `messages`, or the one under `message`."""
 
 
-def deliveries_of(buffer: bytes, start: int, stop: int) -> tuple[list[int], int]:
-    """The ids and the deadline in a DELIVER record."""
-    id, deadline, *others = unpack_from(f"<{(stop - start) // 8}Q", buffer, start)
-    return [id, *others], deadline
+class Times(NamedTuple):
+    """How moments are shown to people: given milliseconds, as text."""
+
+    wall: Callable[[int], str]  # of wall time
+    store: Callable[[int], str]  # of store time
 
 
-def encode_acks(ids: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-    """The payloads of ACK records: as few as can be."""
-    flat = [*ids, *ids]
-    flat[::2], flat[1::2] = ids, sizes
-    most = 2 * RUN_MAX
-    runs = [flat[at : at + most] for at in range(0, len(flat), most)]
-    return [pack("<" + "QI" * (len(run) // 2), *run) for run in runs]
+class Kind(NamedTuple):
+    """What this module knows of one kind.  What the fold does with it is in fold.py."""
+
+    name: str
+    flags: int  # the bits that mean something; the bits of storage aside, others are refused
+    decode: Callable[[int, Sliced, int, int], Event]  # flags, and the payload: buffer[start:stop]
+    describe: Callable[[int, Any, Times], Facts]  # flags, event
 
 
-def acks_of(payload: bytes) -> tuple[Sequence[int], Sequence[int]]:
-    """The ids and sizes in an ACK record."""
-    flat = unpack("<" + "QI" * (len(payload) // ACK_PAYLOAD.size), payload)
-    return flat[::2], flat[1::2]
+# Below, for each kind: how a record is made, how its payload is decoded, how the event is described.
 
+
+# ── DECLARE ────────────────────────────────────────────────────────────────────────
 
 decode_declaration: Final = msgspec.msgpack.Decoder(Declaration).decode
 
@@ -157,94 +112,120 @@ def encode_declaration(declaration: Declaration) -> bytes:
     return msgspec.msgpack.encode(msgspec.to_builtins(declaration))
 
 
-# What the indexes have room for: decoding refuses other numbers.
-Priority = Annotated[int, msgspec.Meta(ge=0, le=255)]
-Instant = Annotated[int, msgspec.Meta(ge=0)]  # ms since 1970
+def declare(number: int, declaration: Declaration) -> Draft:
+    return DECLARE, 0, number, encode_declaration(declaration)
 
 
-class Attributes(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
-    """What a publish said beside the body.  Stored only if it said anything."""
-
-    priority: Priority = msgspec.field(default=0, name="p")
-    due: Instant = msgspec.field(default=0, name="d")  # wall time; 0: at once
-    expires: Instant = msgspec.field(default=0, name="e")  # wall time; 0: never
-    group: str | None = msgspec.field(default=None, name="g")
-    headers: dict[str, str] = msgspec.field(default_factory=dict, name="h")
-    dedup_id: str | None = msgspec.field(default=None, name="k")
-    dedup_until: Instant = msgspec.field(default=0, name="u")  # store time
+def _decode_declare(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[Declaration]:
+    return (decode_declaration(buffer[start:stop]),)
 
 
-class Failed(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One failed attempt.  Store time, ms."""
-
-    at: int
-    attempt: int
-    reason: str
+def _describe_declare(flags: int, event: tuple[Declaration], at: Times) -> Facts:
+    found = dict(msgspec.to_builtins(event[0]))
+    return {"name": found.pop("name"), "options": found}
 
 
-class Changes(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
-    """What a message has become that its attributes do not say."""
+# ── PUBLISH ────────────────────────────────────────────────────────────────────────
 
-    expires: Instant = msgspec.field(default=0, name="e")  # instead of what the attributes say
-    origin: str | None = msgspec.field(default=None, name="o")
-    failures: tuple[Failed, ...] = msgspec.field(default=(), name="f")
-
-
-NO_ATTRIBUTES: Final = Attributes()
-
-_encode: Final = msgspec.msgpack.Encoder().encode
-_decode_attributes: Final = msgspec.msgpack.Decoder(Attributes).decode
-_decode_changes: Final = msgspec.msgpack.Decoder(Changes).decode
+# Flags, of RELOCATE too: how the body was given, and what follows it.
+BYTES: Final = 0x00
+TEXT: Final = 0x10
+MSGPACK: Final = 0x20
+BODY_BITS: Final = 0x30
+ATTRIBUTED: Final = 0x40  # attributes and their length
+PLAIN_FLAGS: Final = frozenset(body | chained for body in (BYTES, TEXT, MSGPACK) for chained in (0, 1))
 
 
-class Sliced(Protocol):
-    """Bytes, or what is not held in memory and gives bytes when it is sliced."""
-
-    def __getitem__(self, part: slice, /) -> bytes: ...
-
-
-def trailer(said: Attributes | Changes) -> bytes:
-    """*said*, and its length, to be put behind what it is about."""
-    data = _encode(said)
-    return data + TRAILER_LENGTH.pack(len(data))
+def publish(number: int, body_type: int, body: bytes, attributes: Attributes) -> Draft:
+    """*body_type*: BYTES, TEXT or MSGPACK."""
+    if attributes == NO_ATTRIBUTES:
+        return PUBLISH, body_type, number, body
+    return PUBLISH, body_type | ATTRIBUTED, number, body + trailer(attributes)
 
 
-def _trailer_at(buffer: Sliced, start: int, stop: int) -> int:
-    """Where the trailer at the end of buffer[start:stop] begins."""
-    if stop - start < TRAILER_LENGTH.size:
-        raise StructError("it is too short for a trailer")
-    (length,) = TRAILER_LENGTH.unpack(buffer[stop - TRAILER_LENGTH.size : stop])
-    begin: int = stop - TRAILER_LENGTH.size - length
-    if begin < start:
-        raise StructError(f"a trailer of {length} bytes is longer than what it is part of")
-    return begin
+def _decode_publish(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[int, Attributes]:
+    return stop - start, _attributes_in(flags, buffer, start, stop)
 
 
-def attributes_in(flags: int, buffer: Sliced, start: int, stop: int) -> Attributes:
+def _describe_publish(flags: int, event: tuple[int, Attributes], at: Times) -> Facts:
+    return _describe_attributes(event[1], at)
+
+
+def _describe_attributes(attributes: Attributes, at: Times) -> Facts:
+    facts: Facts = {"priority": attributes.priority} if attributes.priority else {}
+    facts |= {"due": at.wall(attributes.due)} if attributes.due else {}
+    facts |= {"expires": at.wall(attributes.expires)} if attributes.expires else {}
+    facts |= {"group": attributes.group} if attributes.group is not None else {}
+    facts |= {"headers": attributes.headers} if attributes.headers else {}
+    return facts | ({"dedup_id": attributes.dedup_id} if attributes.dedup_id is not None else {})
+
+
+def _attributes_in(flags: int, buffer: Sliced, start: int, stop: int) -> Attributes:
     """The attributes of what was published, which is buffer[start:stop]."""
     if not flags & ATTRIBUTED:
         return NO_ATTRIBUTES
-    begin = _trailer_at(buffer, start, stop)
-    return _decode_attributes(buffer[begin : stop - TRAILER_LENGTH.size])
-
-
-def changes_in(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[Changes | None, int]:
-    """What a RELOCATE record says that changed, and where what was published ends."""
-    if not flags & CHANGED:
-        return None, stop
-    begin = _trailer_at(buffer, start, stop)
-    return _decode_changes(buffer[begin : stop - TRAILER_LENGTH.size]), begin
+    return decode_attributes(cut_trailer(buffer, start, stop)[0])
 
 
 def attributes_of(flags: int, published: bytes) -> tuple[Attributes, bytes]:
     """The attributes, and the body, of what was published."""
     if not flags & ATTRIBUTED:
         return NO_ATTRIBUTES, published
-    return attributes_in(flags, published, 0, len(published)), _without_trailer(published)
+    data, begin = cut_trailer(published, 0, len(published))
+    return decode_attributes(data), published[:begin]
 
 
-def _without_trailer(payload: bytes) -> bytes:
-    return payload[: _trailer_at(payload, 0, len(payload))]
+# ── RELOCATE ───────────────────────────────────────────────────────────────────────
+
+RELOCATE_PAYLOAD: Final = Struct("<QQIBQQ")  # id, creation time, attempts, place, receipt, deadline or due
+CHANGED: Final = 0x80  # a flag: behind what was published come changes, and their length
+
+# Places.
+WAITING: Final = 0
+DELAYED: Final = 1
+IN_FLIGHT: Final = 2
+BACKING_OFF: Final = 3  # delayed by a backoff: the due is in store time
+
+
+def relocate(
+    number: int, id: int, created_ms: int, facts: tuple[int, int, int, int], body_flags: int,
+    published: bytes, changes: Changes | None,
+) -> Draft:  # fmt: skip
+    """*facts*: attempts, place, receipt, and deadline or due.  *body_flags*: of the record that held it."""
+    payload = RELOCATE_PAYLOAD.pack(id, created_ms, *facts) + published
+    flags = body_flags & (BODY_BITS | ATTRIBUTED)
+    if changes is None:
+        return RELOCATE, flags, number, payload
+    return RELOCATE, flags | CHANGED, number, payload + trailer(changes)
+
+
+def _decode_relocate(flags: int, buffer: Sliced, start: int, stop: int) -> Event:
+    if stop - start < RELOCATE_PAYLOAD.size:
+        raise StructError("it is too short")
+    begin = start + RELOCATE_PAYLOAD.size
+    id, created, attempts, place, receipt, when = RELOCATE_PAYLOAD.unpack(buffer[start:begin])
+    if place > BACKING_OFF:
+        raise StructError(f"there is no place {place}")
+    changes = None
+    if flags & CHANGED:
+        data, stop = cut_trailer(buffer, begin, stop)
+        changes = decode_changes(data)
+    attributes = _attributes_in(flags, buffer, begin, stop)
+    return id, created, stop - begin, attempts, place, receipt, when, attributes, changes
+
+
+def _describe_relocate(flags: int, event: Event, at: Times) -> Facts:
+    id, created, _, attempts, place, receipt, when, attributes, _ = event
+    facts: Facts = {"message": id, "created_at": at.wall(created), "attempts": attempts}
+    if place == IN_FLIGHT:
+        facts |= {"place": "in_flight", "receipt": receipt, "deadline": at.store(when)}
+    elif place == DELAYED:
+        facts |= {"place": "delayed", "due": at.wall(when)}
+    elif place == BACKING_OFF:
+        facts |= {"place": "resting", "due": at.store(when)}
+    else:
+        facts["place"] = "waiting"
+    return facts | _describe_attributes(attributes, at)
 
 
 def published_of(kind: int, flags: int, created_ms: int, payload: bytes) -> tuple[int, bytes]:
@@ -253,7 +234,7 @@ def published_of(kind: int, flags: int, created_ms: int, payload: bytes) -> tupl
         created_ms = RELOCATE_PAYLOAD.unpack_from(payload)[1]
         payload = payload[RELOCATE_PAYLOAD.size :]
         if flags & CHANGED:
-            payload = _without_trailer(payload)
+            payload = payload[: trailer_at(payload, 0, len(payload))]
     return created_ms, payload
 
 
@@ -273,7 +254,7 @@ def published_size(kind: int, flags: int, length: int, tail: Callable[[int], byt
             size -= cut + TRAILER_LENGTH.size
             if cut > CHANGES_BYTES_MAX or size < 0:
                 return None
-            _decode_changes(tail(cut + TRAILER_LENGTH.size)[:cut])
+            decode_changes(tail(cut + TRAILER_LENGTH.size)[:cut])
         except (StructError, msgspec.MsgspecError):
             return None
     return size if size >= 0 else None
@@ -282,7 +263,9 @@ def published_size(kind: int, flags: int, length: int, tail: Callable[[int], byt
 def body_of(kind: int, flags: int, created_ms: int, payload: bytes) -> tuple[int, bytes]:
     """When the message was created, and its body, wherever it stands now."""
     created_ms, published = published_of(kind, flags, created_ms, payload)
-    return created_ms, _without_trailer(published) if flags & ATTRIBUTED else published
+    if flags & ATTRIBUTED:
+        published = published[: trailer_at(published, 0, len(published))]
+    return created_ms, published
 
 
 def message_of(kind: int, position: int, payload: bytes) -> int | None:
@@ -294,25 +277,209 @@ def message_of(kind: int, position: int, payload: bytes) -> int | None:
     return None
 
 
+# ── DELIVER ────────────────────────────────────────────────────────────────────────
+
+DELIVER_PAYLOAD: Final = Struct("<QQ")  # the first id, the deadline; the other ids follow
+TIMED_OUT: Final = 0x10  # a flag: the delivery before this one had timed out
+UNKNOWN_TO_DELIVER: Final = UNKNOWN & ~TIMED_OUT
+
+
+def encode_deliveries(ids: Sequence[int], deadline: int) -> bytes:
+    """The payload of a DELIVER record: for RUN_MAX ids at most."""
+    return pack(f"<{len(ids) + 1}Q", ids[0], deadline, *ids[1:])
+
+
+def deliveries_of(buffer: bytes, start: int, stop: int) -> tuple[list[int], int]:
+    """The ids and the deadline in a DELIVER record."""
+    id, deadline, *others = unpack_from(f"<{(stop - start) // 8}Q", buffer, start)
+    return [id, *others], deadline
+
+
+def _decode_deliver(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[list[int], int]:
+    if stop - start < DELIVER_PAYLOAD.size or (stop - start) % 8:
+        raise StructError(f"{stop - start} bytes are no ids and no deadline")
+    return deliveries_of(buffer[start:stop], 0, stop - start)
+
+
+def _describe_deliver(flags: int, event: tuple[list[int], int], at: Times) -> Facts:
+    return {"messages": event[0], "deadline": at.store(event[1])}
+
+
+# ── ACK ────────────────────────────────────────────────────────────────────────────
+
+ACK_PAYLOAD: Final = Struct("<QI")  # id, size; again for each of the others
+
+
+def encode_acks(ids: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
+    """The payloads of ACK records: as few as can be."""
+    flat = [*ids, *ids]
+    flat[::2], flat[1::2] = ids, sizes
+    most = 2 * RUN_MAX
+    runs = [flat[at : at + most] for at in range(0, len(flat), most)]
+    return [pack("<" + "QI" * (len(run) // 2), *run) for run in runs]
+
+
+def acks_of(payload: bytes) -> tuple[Sequence[int], Sequence[int]]:
+    """The ids and sizes in an ACK record."""
+    flat = unpack("<" + "QI" * (len(payload) // ACK_PAYLOAD.size), payload)
+    return flat[::2], flat[1::2]
+
+
+def _decode_ack(flags: int, buffer: Sliced, start: int, stop: int) -> Event:
+    return acks_of(buffer[start:stop])
+
+
+def _describe_ack(flags: int, event: Event, at: Times) -> Facts:
+    return {"messages": list(event[0])}
+
+
+# ── NACK ───────────────────────────────────────────────────────────────────────────
+
+NACK_PAYLOAD: Final = Struct("<QQ")  # id, due
+TIMED_NACK_PAYLOAD: Final = Struct("<QQQ")  # and the time
+TIMED: Final = 0x10  # a flag: it says when.  Records of old do not.
+BY_BACKOFF: Final = 0x20  # a flag: a backoff decided the due, so it is in store time.  Not in records of old.
+REASON_BYTES_MAX: Final = 1024
+TIMEOUT_REASON: Final = "the visibility timeout passed"
+
+
+def nack(number: int, id: int, due: int, at: int, reason: str, *, backoff: bool = False) -> Draft:
+    """It failed at *at*, store time.  *due*: wall time, or store time if a *backoff* decided it; 0: now."""
+    payload = TIMED_NACK_PAYLOAD.pack(id, due, at) + encode_reason(reason)
+    return NACK, TIMED | BY_BACKOFF if backoff else TIMED, number, payload
+
+
+def _decode_nack(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[int, int, int, str, bool]:
+    """Id, due, time (0 if it does not say), reason, and whether the due is in store time."""
+    payload, at = buffer[start:stop], 0
+    if flags & TIMED:
+        id, due, at = TIMED_NACK_PAYLOAD.unpack_from(payload)
+        reason = payload[TIMED_NACK_PAYLOAD.size :]
+    else:
+        id, due = NACK_PAYLOAD.unpack_from(payload)
+        reason = payload[NACK_PAYLOAD.size :]
+    return id, due, at, _decode_reason(reason), bool(flags & BY_BACKOFF)
+
+
+def _describe_nack(flags: int, event: tuple[int, int, int, str, bool], at: Times) -> Facts:
+    id, due, _, reason, backoff = event
+    shown = "now" if not due else at.store(due) if backoff else at.wall(due)
+    return {"message": id, "due": shown, "reason": reason}
+
+
 def encode_reason(reason: str) -> bytes:
     """As UTF-8, cut where it gets too long to keep."""
     return reason.encode(errors="replace")[:REASON_BYTES_MAX]
 
 
-def decode_reason(data: bytes) -> str:
+def _decode_reason(data: bytes) -> str:
     """It may have been cut inside a character."""
     return data.decode(errors="ignore")
 
 
-def nack_of(flags: int, buffer: bytes, start: int, stop: int) -> tuple[int, int, int, str, bool]:
-    """Id, due, time (0 if it does not say) and reason of a NACK record; whether the due is in store time."""
-    if flags & TIMED:
-        id, due, at = TIMED_NACK_PAYLOAD.unpack_from(buffer, start)
-        start += TIMED_NACK_PAYLOAD.size
-    else:
-        (id, due), at = NACK_PAYLOAD.unpack_from(buffer, start), 0
-        start += NACK_PAYLOAD.size
-    return id, due, at, decode_reason(buffer[start:stop]), bool(flags & RESTS)
+# ── RELEASE, EXTEND, RESCHEDULE, DELETE, RENEW ─────────────────────────────────────
+
+RELEASE_PAYLOAD: Final = Struct("<Q")
+EXTEND_PAYLOAD: Final = Struct("<QQ")
+RESCHEDULE_PAYLOAD: Final = Struct("<QQ")
+RENEW_PAYLOAD: Final = Struct("<Q")
+
+
+def release(number: int, id: int) -> Draft:
+    return RELEASE, 0, number, RELEASE_PAYLOAD.pack(id)
+
+
+def extend(number: int, id: int, deadline: int) -> Draft:
+    return EXTEND, 0, number, EXTEND_PAYLOAD.pack(id, deadline)
+
+
+def reschedule(number: int, id: int, due: int) -> Draft:
+    """*due*: wall time; 0: now."""
+    return RESCHEDULE, 0, number, RESCHEDULE_PAYLOAD.pack(id, due)
+
+
+def delete(number: int) -> Draft:
+    return DELETE, 0, number, b""
+
+
+def renew(number: int, until: int) -> Draft:
+    return RENEW, 0, number, RENEW_PAYLOAD.pack(until)
+
+
+def _numbers(layout: Struct) -> Callable[[int, Sliced, int, int], Event]:
+    return lambda flags, buffer, start, stop: layout.unpack_from(buffer[start:stop])
+
+
+def _decode_delete(flags: int, buffer: Sliced, start: int, stop: int) -> Event:
+    return ()
+
+
+def _describe_release(flags: int, event: Event, at: Times) -> Facts:
+    return {"message": event[0]}
+
+
+def _describe_extend(flags: int, event: Event, at: Times) -> Facts:
+    return {"message": event[0], "deadline": at.store(event[1])}
+
+
+def _describe_reschedule(flags: int, event: Event, at: Times) -> Facts:
+    return {"message": event[0], "due": at.wall(event[1]) if event[1] else "now"}
+
+
+def _describe_delete(flags: int, event: Event, at: Times) -> Facts:
+    return {}
+
+
+def _describe_renew(flags: int, event: Event, at: Times) -> Facts:
+    return {"until": at.store(event[0])}
+
+
+# ── PURGE, DROP ────────────────────────────────────────────────────────────────────
+
+PURGE_PAYLOAD: Final = Struct("<Q")  # cutoff
+SIZED_PAYLOAD: Final = Struct("<QI")  # id, size: of each that a PURGE keeps, or a DROP drops
+OVERFLOWED: Final = 0x80  # a flag of DROP: there were too many
+
+Pairs = Iterable[tuple[int, int]]  # message id, and the size of what was published
+
+
+def purge(number: int, cutoff: int, kept: Pairs) -> Draft:
+    """*cutoff*: what was in flight until then goes too, *kept* aside; store time."""
+    return PURGE, 0, number, PURGE_PAYLOAD.pack(cutoff) + _encode_pairs(kept)
+
+
+def drop(number: int, why: int, gone: Pairs) -> Draft:
+    """*why*: EXPIRED, OVERFLOWED, or 0: cancelled."""
+    return DROP, why, number, _encode_pairs(gone)
+
+
+def _encode_pairs(pairs: Pairs) -> bytes:
+    return b"".join([SIZED_PAYLOAD.pack(*pair) for pair in pairs])
+
+
+def _decode_purge(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[int, Pairs]:
+    (cutoff,) = PURGE_PAYLOAD.unpack_from(buffer[start:stop])
+    return cutoff, SIZED_PAYLOAD.iter_unpack(buffer[start + PURGE_PAYLOAD.size : stop])
+
+
+def _decode_drop(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[Pairs]:
+    return (SIZED_PAYLOAD.iter_unpack(buffer[start:stop]),)
+
+
+def _describe_purge(flags: int, event: tuple[int, Pairs], at: Times) -> Facts:
+    return {"cutoff": at.store(event[0]), "kept": [id for id, _ in event[1]]}
+
+
+def _describe_drop(flags: int, event: tuple[Pairs], at: Times) -> Facts:
+    why = {EXPIRED: "expired", OVERFLOWED: "too many"}.get(flags & 0xF0, "cancelled")
+    return {"messages": [id for id, _ in event[0]], "why": why}
+
+
+# ── MOVE ───────────────────────────────────────────────────────────────────────────
+
+MOVE_PAYLOAD: Final = Struct("<QIHQQB")  # id, size, to, time, expires, length of the origin's name
+DIED: Final = 0x10  # a flag: to the dead letters; else back from them, as if it had never been tried
+FAILED: Final = 0x20  # a flag: by an attempt that failed
 
 
 class Move(msgspec.Struct, frozen=True, gc=False):
@@ -320,23 +487,80 @@ class Move(msgspec.Struct, frozen=True, gc=False):
 
     id: int
     size: int
-    to: int
+    to: int  # the number of the queue
     at: int  # store time
     expires: int  # wall time; 0: never
     origin: str = ""
     reason: str = ""
 
 
-def encode_move(said: Move) -> bytes:
-    origin = said.origin.encode()
-    head = MOVE_PAYLOAD.pack(said.id, said.size, said.to, said.at, said.expires, len(origin))
-    return head + origin + encode_reason(said.reason)
+def move(number: int, flags: int, what: Move) -> Draft:
+    return MOVE, flags, number, encode_move(what)
 
 
-def decode_move(buffer: bytes, start: int, stop: int) -> Move:
-    id, size, to, at, expires, length = MOVE_PAYLOAD.unpack_from(buffer, start)
-    cut = start + MOVE_PAYLOAD.size
-    if cut + length > stop:
+def encode_move(what: Move) -> bytes:
+    origin = what.origin.encode()
+    head = MOVE_PAYLOAD.pack(what.id, what.size, what.to, what.at, what.expires, len(origin))
+    return head + origin + encode_reason(what.reason)
+
+
+def moved_to(payload: bytes) -> int:
+    """The number of the queue that a MOVE record names."""
+    return int(MOVE_PAYLOAD.unpack_from(payload)[2])
+
+
+def _decode_move(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[Move]:
+    payload = buffer[start:stop]
+    id, size, to, at, expires, length = MOVE_PAYLOAD.unpack_from(payload)
+    cut = MOVE_PAYLOAD.size + length
+    if cut > len(payload):
         raise StructError(f"the name of {length} bytes is longer than the record")
-    origin, reason = buffer[cut : cut + length].decode(), decode_reason(buffer[cut + length : stop])
-    return Move(id, size, to, at, expires, origin, reason)
+    origin, reason = payload[MOVE_PAYLOAD.size : cut].decode(), _decode_reason(payload[cut:])
+    return (Move(id, size, to, at, expires, origin, reason),)
+
+
+def _describe_move(flags: int, event: tuple[Move], at: Times) -> Facts:
+    facts: Facts = {"message": event[0].id, "to": event[0].to, "dead": bool(flags & DIED)}
+    return facts | ({"reason": event[0].reason} if event[0].reason else {})
+
+
+# ── DEDUP ──────────────────────────────────────────────────────────────────────────
+
+DEDUP_PAYLOAD: Final = Struct("<QQ")  # id, until; the dedup id follows
+
+
+def dedup(number: int, id: int, until: int, key: str) -> Draft:
+    return DEDUP, 0, number, DEDUP_PAYLOAD.pack(id, until) + key.encode()
+
+
+def _decode_dedup(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[int, int, str]:
+    payload = buffer[start:stop]
+    id, until = DEDUP_PAYLOAD.unpack_from(payload)
+    return id, until, payload[DEDUP_PAYLOAD.size :].decode()
+
+
+def _describe_dedup(flags: int, event: tuple[int, int, str], at: Times) -> Facts:
+    id, until, key = event
+    return {"message": id, "dedup_id": key, "until": at.store(until)}
+
+
+# ── all of them ────────────────────────────────────────────────────────────────────
+
+KINDS: Final = {
+    DECLARE: Kind("declare", 0, _decode_declare, _describe_declare),
+    PUBLISH: Kind("publish", BODY_BITS | ATTRIBUTED, _decode_publish, _describe_publish),
+    DELIVER: Kind("deliver", TIMED_OUT, _decode_deliver, _describe_deliver),
+    ACK: Kind("ack", 0, _decode_ack, _describe_ack),
+    NACK: Kind("nack", TIMED | BY_BACKOFF, _decode_nack, _describe_nack),
+    RELEASE: Kind("release", 0, _numbers(RELEASE_PAYLOAD), _describe_release),
+    EXTEND: Kind("extend", 0, _numbers(EXTEND_PAYLOAD), _describe_extend),
+    PURGE: Kind("purge", 0, _decode_purge, _describe_purge),
+    RELOCATE: Kind("relocate", BODY_BITS | ATTRIBUTED | CHANGED, _decode_relocate, _describe_relocate),
+    MOVE: Kind("move", DIED | FAILED | EXPIRED, _decode_move, _describe_move),
+    DROP: Kind("drop", EXPIRED | OVERFLOWED, _decode_drop, _describe_drop),
+    RESCHEDULE: Kind("reschedule", 0, _numbers(RESCHEDULE_PAYLOAD), _describe_reschedule),
+    DELETE: Kind("delete", 0, _decode_delete, _describe_delete),
+    DEDUP: Kind("dedup", 0, _decode_dedup, _describe_dedup),
+    RENEW: Kind("renew", 0, _numbers(RENEW_PAYLOAD), _describe_renew),
+}
+KIND_NAMES: Final = {kind: known.name for kind, known in KINDS.items()}

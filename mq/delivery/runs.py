@@ -50,6 +50,16 @@ def _empty() -> Run:
     return Run([], [], [], {}, [], [], [])
 
 
+def is_plain(label: int, length: int) -> bool:
+    """Whether a record with this *label* and *length* need not be decoded in full."""
+    kind = label & UNCHAINED
+    return (
+        kind in PUBLISHES
+        or (kind == records.DELIVER and length == records.DELIVER_PAYLOAD.size)
+        or (kind == records.ACK and length == records.ACK_PAYLOAD.size)
+    )
+
+
 def publisher(distinct: Collection[int]) -> int:
     """The queue to which all records with these *distinct* labels publish, plainly; 0: there is none."""
     numbers = {label >> 16 if label & UNCHAINED in PUBLISHES else 0 for label in distinct}

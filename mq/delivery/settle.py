@@ -33,22 +33,20 @@ def nack(
     if attempts >= queue.attempts_max:
         move_to_dead_letters(plan, queue, id, size(), reason, records.FAILED)
         return
-    flags, due = records.TIMED, 0
+    due, backoff = 0, False
     if delay is None:
         # In store time: a wall clock that is set back must not prolong it.
         if rest := int(queue.backoff.delay(attempts, chance) * 1000):
-            flags, due = flags | records.RESTS, plan.now.store + rest
+            due, backoff = plan.now.store + rest, True
     elif delay:
         due = plan.now.wall + int(delay * 1000)
-    payload = records.TIMED_NACK_PAYLOAD.pack(id, due, plan.now.store) + records.encode_reason(reason)
-    plan.add(records.NACK, flags, queue.number, payload)
+    plan.add(*records.nack(queue.number, id, due, plan.now.store, reason, backoff=backoff))
 
 
 def give_up(plan: Plan, queue: QueueState, id: int, due: int) -> None:
     """The delivery has timed out, and nobody overtook it: again at *due*, wall time."""
     at = queue.flights[id].deadline
-    payload = records.TIMED_NACK_PAYLOAD.pack(id, due, at) + records.encode_reason(records.TIMEOUT_REASON)
-    plan.add(records.NACK, records.TIMED, queue.number, payload)
+    plan.add(*records.nack(queue.number, id, due, at, records.TIMEOUT_REASON))
 
 
 def reject(plan: Plan, queue: QueueState, id: int, size: int, reason: str) -> None:
@@ -56,7 +54,7 @@ def reject(plan: Plan, queue: QueueState, id: int, size: int, reason: str) -> No
 
 
 def release(plan: Plan, queue: QueueState, id: int) -> None:
-    plan.add(records.RELEASE, 0, queue.number, records.RELEASE_PAYLOAD.pack(id))
+    plan.add(*records.release(queue.number, id))
 
 
 def extend(plan: Plan, queue: QueueState, id: int, seconds: float | None) -> int:
@@ -64,5 +62,5 @@ def extend(plan: Plan, queue: QueueState, id: int, seconds: float | None) -> int
     if seconds is None:
         seconds = queue.options.visibility_timeout
     deadline = plan.now.store + int(seconds * 1000)
-    plan.add(records.EXTEND, 0, queue.number, records.EXTEND_PAYLOAD.pack(id, deadline))
+    plan.add(*records.extend(queue.number, id, deadline))
     return deadline

@@ -1,34 +1,18 @@
-"""The fold: records in, queues out.  Nothing else changes what is true.
+"""All queues of a store: by number and by name, what they hold together, what lives where in the log.
 
-    state = State()
-    state.apply(stretches)      at recovery, and for what another handle appended
-
-Live operations call the same methods of QueueState, for one message or for the run of them
-that a record names.  Plain records in a row are done at once, as a run of their own (runs.py).
-
-Records about messages that are gone are ignored, but for the totals: a tombstone may outlive
-what it buried.  And a queue's messages may come before its declaration, which compaction moved
-behind them.
+What changes them is in fold.py.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterator
+from typing import Final
 
 import msgspec
 
-from mq.errors import Unsupported
-
-from . import records, runs
 from .board import Board
-from .decode import Draft, Event, NotUnderstood, decode
-from .dedup import Seen
 from .options import Declaration
-from .queue import QueueState, Taken
-from .runs import PUBLISHES, UNCHAINED, Run, Stretch
-from .traits import Traits, with_failure
+from .queue import QueueState
 from .unloaded import Unloaded
 
 QUEUES_MAX: Final = 65_535
@@ -88,169 +72,41 @@ class State:
             self.unloaded.forget(number)
         return queue
 
-    # ── the fold ───────────────────────────────────────────────────────────────────
-
-    def apply(self, stretches: Iterable[Stretch]) -> None:
-        """Do what the records in *stretches* say, in their order."""
-        for stretch in stretches:
-            lsns, labels, lengths, buffer, origin, _ = stretch
-            if len(labels) < runs.RUN_LEAST:
-                pass
-            elif number := runs.publisher(distinct := set(labels)):  # a backlog is mostly that
-                self._queue_of(number).publish_run(lsns, sum(lengths))
-                continue
-            elif runs.is_worth_it(labels, distinct):
-                self._apply_runs(stretch)
-                continue
-            for lsn, label, length in zip(lsns, labels, lengths, strict=True):
-                self._apply_one(lsn, label, length, buffer, lsn - origin)
-
-    def _queue_of(self, number: int) -> QueueState:
+    def made(self, number: int) -> QueueState:
         """Queue *number*; made, if there is none."""
         return self.queues.get(number) or self.queue(number) or self._add(number)
-
-    def _apply_runs(self, stretch: Stretch) -> None:
-        """The same for records of which nearly all are plain: those in a row at once."""
-        lsns, labels, lengths, buffer, origin, _ = stretch
-        outlines = zip(lsns, labels, lengths, strict=True)
-        begin = 0
-        while begin < len(lsns):
-            by_queue: dict[int, Run] = {}
-            other = runs.gather(outlines, buffer, origin, by_queue)
-            behind = len(lsns) if other is None else bisect_left(lsns, other[0], begin)
-            for number, run in by_queue.items():
-                if not self._queue_of(number).do_run(run):
-                    for at in range(begin, behind):
-                        if labels[at] >> 16 == number and labels[at] & UNCHAINED not in PUBLISHES:
-                            self._apply_one(lsns[at], labels[at], lengths[at], buffer, lsns[at] - origin)
-            if other:
-                self._apply_one(*other, buffer, other[0] - origin)
-            begin = behind + 1
-
-    def _apply_one(self, lsn: int, label: int, length: int, buffer: Any, start: int) -> None:
-        """Do what the record at *lsn* says.  What nearly all are is not decoded in full."""
-        kind, flags, number, stop = label & 0xFF, label >> 8 & 0xFF, label >> 16, start + length
-        queue = self.queues.get(number) or self.queue(number) or self._add(number)
-        if kind == records.PUBLISH and flags in records.PLAIN_FLAGS:
-            queue.publish(lsn, length)
-        elif kind == records.DELIVER and length == 16 and not flags & records.UNKNOWN_TO_DELIVER:
-            id, deadline = records.DELIVER_PAYLOAD.unpack_from(buffer, start)
-            queue.deliver(id, lsn, deadline, flags)
-        elif kind == records.ACK and length == 12 and not flags & records.UNKNOWN:
-            queue.ack(*records.ACK_PAYLOAD.unpack_from(buffer, start))
-        else:
-            try:
-                event = decode(kind, flags, buffer, start, stop)
-            except NotUnderstood as error:
-                raise Unsupported(
-                    f"the log at position {lsn}: {error}; upgrade mq or, if an older mq wrote it by"
-                    " mistake, let `mq repair` leave it out"
-                ) from None
-            self.do(queue, lsn, kind, flags, event)
-
-    def take(self, positions: Iterable[int], drafts: Iterable[Draft], taken: Iterable[Event]) -> None:
-        """Do what *drafts* say, which stand at *positions* now, and which were decoded before."""
-        for lsn, (kind, flags, number, _), event in zip(positions, drafts, taken, strict=True):
-            self.do(self.queue(number) or self._add(number), lsn, kind, flags, event)
-
-    def do(self, queue: QueueState, lsn: int, kind: int, flags: int, event: Event) -> None:
-        """Do what one record says; *event*: as it was decoded."""
-        if kind == records.PUBLISH:
-            queue.publish_with(lsn, *event)
-        elif kind == records.ACK:
-            queue.ack_run(*event)
-        elif kind == records.DELIVER:
-            ids, deadline = event
-            queue.deliver_run(ids, lsn, deadline, flags)
-        elif kind == records.NACK:
-            queue.nack(*event)
-        elif kind == records.RELOCATE:
-            id, *rest = event
-            queue.relocate(id, lsn, *rest)
-        elif kind == records.RELEASE:
-            queue.release(*event)
-        elif kind == records.EXTEND:
-            queue.extend(*event)
-        elif kind == records.MOVE:
-            self._move(queue, flags, *event)
-        elif kind == records.DROP:
-            self._drop(queue, flags, *event)
-        elif kind == records.DECLARE:
-            self._declare(queue, lsn, *event)
-        elif kind == records.PURGE:
-            queue.purge(*event)
-        elif kind == records.RESCHEDULE:
-            queue.reschedule(*event)
-        elif kind == records.DEDUP:
-            id, until, key = event
-            queue.remember(key, Seen(id, until, lsn))
-        elif kind == records.RENEW:
-            queue.renew(*event)
-        else:
-            assert kind == records.DELETE, kind
-            self._delete(queue)
-
-    def declare(self, number: int, lsn: int, payload: bytes) -> QueueState:
-        """Make the queue, or change what is known of it: as the DECLARE record at *lsn* does."""
-        queue = self.queue(number) or self._add(number)
-        self._declare(queue, lsn, records.decode_declaration(payload))
-        return queue
-
-    def _declare(self, queue: QueueState, lsn: int, declaration: Declaration) -> None:
-        before = queue.name
-        if before != declaration.name:
-            if self._by_name.get(before) is queue:
-                del self._by_name[before]
-            self.renamed |= {before, declaration.name}
-        queue.declare(declaration, lsn)
-        self._by_name[queue.name] = queue
-
-    def _move(self, queue: QueueState, flags: int, said: records.Move) -> None:
-        """To the dead letters, with what happened to it; or back, as if it had never been tried."""
-        died = bool(flags & records.DIED)
-        queue.dead_lettered += died
-        queue.failed += bool(flags & records.FAILED)
-        queue.expirations += bool(flags & records.EXPIRED)
-        target = self.queue(said.to)
-        if target:  # also if the message is gone: then all the totals are of what came in, and went
-            target.published += 1
-        taken = queue.take(said.id)
-        if taken is None:
-            return
-        queue.bytes -= said.size
-        if self._moves is not None:
-            self._moves.append((said.to, said.id))
-        before = taken.traits
-        if died:
-            traits = Traits(before.priority, before.group, said.expires, said.origin, before.failures)
-            traits = with_failure(traits, records.Failed(said.at, taken.attempts, said.reason))
-        else:
-            traits = Traits(before.priority, before.group, said.expires)
-        target = target or self._add(said.to)
-        target.arrive(said.id, said.size, Taken(0, taken.position, traits))
-
-    def _drop(self, queue: QueueState, flags: int, pairs: Iterable[tuple[int, int]]) -> None:
-        for id, size in pairs:
-            queue.expirations += bool(flags & records.EXPIRED)
-            queue.dropped += bool(flags & records.OVERFLOWED)
-            queue.drop(id, size)
-
-    def _delete(self, queue: QueueState) -> None:
-        queue.delete()
-        self._total -= queue.counted[0]
-        self._live_bytes -= queue.counted[1]
-        queue.counted = (0, 0)
-        self.board.forget(queue.number)
-        self.unloaded.forget(queue.number)  # there still if waking it was interrupted, and it would be back
-        del self.queues[queue.number]
-        if self._by_name.get(queue.name) is queue:
-            del self._by_name[queue.name]
-        self.renamed.add(queue.name)
 
     def _add(self, number: int) -> QueueState:
         queue = self.queues[number] = QueueState(number, "", self.board)
         queue.mark_changed()
         return queue
+
+    # ── for the fold ───────────────────────────────────────────────────────────────
+
+    def bind(self, queue: QueueState, before: str) -> None:
+        """*queue* was declared; *before*: the name that it had until then."""
+        if before != queue.name:
+            if self._by_name.get(before) is queue:
+                del self._by_name[before]
+            self.renamed |= {before, queue.name}
+        self._by_name[queue.name] = queue
+
+    def note_move(self, number: int, id: int) -> None:
+        """Message *id* goes to queue *number*."""
+        if self._moves is not None:
+            self._moves.append((number, id))
+
+    def delete(self, queue: QueueState) -> None:
+        queue.delete()
+        self._total -= queue.counted[0]
+        self._live_bytes -= queue.counted[1]
+        queue.counted = (0, 0)
+        self.board.forget(queue.number)
+        self.unloaded.forget(queue.number)  # there still if loading it was interrupted, and it would be back
+        del self.queues[queue.number]
+        if self._by_name.get(queue.name) is queue:
+            del self._by_name[queue.name]
+        self.renamed.add(queue.name)
 
     def free_number(self, taken: Collection[int] = ()) -> int | None:
         """A number for a new queue, not among *taken*; None if there are too many."""

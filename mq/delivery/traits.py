@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from .records import Attributes, Changes, Failed
+from .attributes import Attributes, Changes, Failed
 
 FAILURES_MAX: Final = 5  # kept of one message: the first, and the last four
 

@@ -6,11 +6,12 @@ import errno
 import os
 from array import array
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
 
-from mq.delivery import records, snapshot
+from mq.delivery import fold, records, snapshot
 from mq.delivery.backlog import Arrays, Chunk
 from mq.delivery.state import State
 from mq.errors import ADVICE, CorruptStore, StorageError
@@ -92,7 +93,7 @@ class Loader:
         return Loaded(state, self._survey(synced, state, upto, None), 0)
 
     def _survey(self, synced: int, state: State, upto: int, start: recovery.Start | None) -> Survey:
-        args = self._disk, self._log_path, self._identity, synced, state.apply, records.PUBLISH
+        args = self._disk, self._log_path, self._identity, synced, partial(fold.apply, state), records.PUBLISH
         return recovery.survey(*args, upto, start)
 
     def _load_chunk(self, number: int, priority: int, chunk: Chunk) -> Arrays:

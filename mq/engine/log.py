@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from mq.delivery.decode import Draft
+from mq.delivery.records import Draft
 from mq.delivery.runs import Stretch
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from mq.delivery import records, snapshot
+from mq.delivery import fold, records, snapshot
 from mq.delivery.decode import check
 from mq.delivery.queue import QueueState
 from mq.delivery.state import DECLARATION, Live, stands_at
@@ -401,32 +401,19 @@ class Maintenance:
             seen = queue.dedup.seen(what)
             if seen is None or seen.until <= self._store.clock.store_ms():
                 return None  # its window is over
-            payload = records.DEDUP_PAYLOAD.pack(seen.id, seen.until) + what.encode()
-            return records.DEDUP, 0, queue.number, payload
+            return records.dedup(queue.number, seen.id, seen.until, what)
         stored = self._store.log.read(position)
         created_ms, published = records.published_of(
             stored.kind, stored.flags, stored.time_ms, stored.payload
         )
-        attempts, place, receipt, when = queue.facts(what)
-        head = records.RELOCATE_PAYLOAD.pack(what, created_ms, attempts, place, receipt, when)
-        flags = stored.flags & (records.BODY_BITS | records.ATTRIBUTED)
-        said, _ = records.attributes_of(flags, published)
-        if changes := changes_in(said, queue.traits(what)):
-            return (
-                records.RELOCATE, flags | records.CHANGED, queue.number,
-                head + published + records.trailer(changes),
-            )  # fmt: skip
-        return records.RELOCATE, flags, queue.number, head + published
+        said, _ = records.attributes_of(stored.flags, published)
+        changes = changes_in(said, queue.traits(what))
+        return records.relocate(
+            queue.number, what, created_ms, queue.facts(what), stored.flags, published, changes
+        )
 
     def moved(self, token: Token, position: int, draft: Draft) -> None:
-        queue, what = token
-        if what is DECLARATION:
-            self._store.state.declare(queue.number, position, draft[3])
-        elif isinstance(what, str):
-            if seen := queue.dedup.seen(what):
-                queue.dedup.note(what, msgspec.structs.replace(seen, position=position))
-        else:
-            queue.relocate(what, position, 0, 0, 0, 0, 0)
+        fold.take(self._store.state, [position], [draft], [check(draft)])
 
     # ── checkpoints ────────────────────────────────────────────────────────────────
 

@@ -283,7 +283,7 @@ def renew(store: Store, state: QueueState, now: Now) -> None:
     until = idle.renewal(state, now)
     if until is not None:
         plan = store.plan()
-        plan.add(records.RENEW, 0, state.number, records.RENEW_PAYLOAD.pack(until))
+        plan.add(*records.renew(state.number, until))
         store.commit(plan)
 
 

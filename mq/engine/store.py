@@ -28,7 +28,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mq import exact, forks
-from mq.delivery import idle, records
+from mq.delivery import fold, idle, records
 from mq.delivery.backlog import Arrays, Chunk
 from mq.delivery.board import NEVER
 from mq.delivery.dead import NAME_BYTES_MAX, check_dead_letters
@@ -563,7 +563,7 @@ class Store:
         log = self.log
         self.applied = VOID
         try:
-            self.state.apply(log.follow(upto, enough))
+            fold.apply(self.state, log.follow(upto, enough))
             if self.state.renamed:
                 self._rebind()
             self.applied = log.end
@@ -764,7 +764,7 @@ class Store:
         plan = self.plan()
         if (state := channel.state) and idle.is_to_go(state, plan.now):
             # It is to go, and only nobody came by yet: what is declared is a new one.
-            plan.add(records.DELETE, 0, state.number, b"")
+            plan.add(*records.delete(state.number))
             self.commit(plan)
             plan = self.plan()
         plan.declare(channel.name, changes)
@@ -790,7 +790,7 @@ class Store:
         """
         taken = plan.decoded()
         positions = self.log.append_group(plan.now.store, plan.drafts)
-        self.state.take(positions, plan.drafts, taken)
+        fold.take(self.state, positions, plan.drafts, taken)
         if self.state.renamed:
             self._rebind()
         self.applied = self.log.end
@@ -889,7 +889,7 @@ class Store:
 
     def declaration(self, queue: QueueState) -> Draft:
         """The record that says all there is to know of *queue* beside its messages."""
-        return records.DECLARE, 0, queue.number, records.encode_declaration(declaration_of(queue))
+        return records.declare(queue.number, declaration_of(queue))
 
     def read(self, queue: QueueState, id: int, position: int) -> tuple[int, int, bytes] | None:
         """The record's flags, when the message was created, and what was published; None if it is gone.

@@ -45,7 +45,8 @@ CLOSED: Final = 2  # last in a log that was closed in order
 HEAD: Final = 3  # the log begins at the segment it names: what is before may be unlinked
 LOST: Final = 4  # put by repair over bytes that were damaged; its payload means nothing
 CLOCK: Final = 5  # behind a fence: the wall clock was not store time when the segment was created
-KNOWN: Final = frozenset({FENCE, CLOSED, HEAD, LOST, CLOCK})
+KIND_NAMES: Final = {FENCE: "fence", CLOSED: "closed", HEAD: "head", LOST: "lost", CLOCK: "clock"}
+KNOWN: Final = frozenset(KIND_NAMES)
 FIRST_EVENT: Final = 16
 
 # Bits of `flags`.  The upper half belongs to the layer above.

@@ -50,7 +50,7 @@ BUGS = (
     Bug("appended without following", TURN + "_come_in_with_lock",
         "if follower.applied != mark[END] or mark[DIRTY] or mark[FAILED]:", "if mark[DIRTY] or mark[FAILED]:",
         "two publish and take"),
-    Bug("followed, and not applied", STORE + "_apply", "self.state.apply(log.follow(upto, enough))",
+    Bug("followed, and not applied", STORE + "_apply", "fold.apply(self.state, log.follow(upto, enough))",
         "list(log.follow(upto, enough))", "three compete"),
     Bug("followed without the lock for as long as it takes", STORE + "catch_up",
         "HOLD_BYTES < behind <= before // 2", "True",
@@ -70,7 +70,7 @@ BUGS = (
         "before >= SET_MS and 0 <= wall - before <= DOWNTIME_MS_MAX", "True",
         "a_wall_clock_is_set_by_decades_between_two_openings"),
     Bug("a backoff follows the wall clock", "mq.delivery.settle:nack",
-        "flags, due = flags | records.RESTS, plan.now.store + rest", "due = plan.now.wall + rest",
+        "due, backoff = plan.now.store + rest, True", "due = plan.now.wall + rest",
         "a_wall_clock_is_set_while_a_message_rests"),
     # ── a turn without the lock ────────────────────────────────────────────────────
     Bug("one word says for all owners that they are inside", BIAS + "inside", "return INSIDE + slot",

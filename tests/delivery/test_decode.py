@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stretches import alone
 
-from mq.delivery import records
+from mq.delivery import attributes, fold, records
+from mq.delivery.attributes import Attributes, Changes, Failed
 from mq.delivery.decode import NotUnderstood, check, decode
 from mq.delivery.now import Now
 from mq.delivery.options import Declaration
 from mq.delivery.plan import Plan
-from mq.delivery.records import Attributes, Changes, Failed, Move
+from mq.delivery.records import Move
 from mq.delivery.retry import Backoff
 from mq.delivery.state import State
 from mq.errors import Unsupported, UsageError
@@ -26,7 +27,7 @@ HEAD = records.RELOCATE_PAYLOAD.pack(1, 2, 3, records.DELAYED, 0, 4)
 
 
 def trailer(**fields: object) -> bytes:
-    """As `records.trailer`, of anything."""
+    """As `attributes.trailer`, of anything."""
     data = msgspec.msgpack.encode(fields)
     return data + struct.pack("<I", len(data))
 
@@ -84,7 +85,7 @@ def test_what_makes_no_sense_is_refused_by_name(kind, flags, payload):
     # As the scanner hands it on: what is before and behind belongs to other records.
     record = 4711, kind, flags, 1, 0, b"\x01" * 64 + payload + b"\x01" * 64, 64, 64 + len(payload)
     with pytest.raises(Unsupported, match=r"the log at position 4711: .*; upgrade mq"):
-        state.apply(alone([record]))
+        fold.apply(state, alone([record]))
     with pytest.raises(UsageError, match="nothing was done"):
         check((kind, flags, 1, payload))
 
@@ -130,21 +131,21 @@ def payloads(draw, kind: int) -> bytes:
     """Of a record of *kind*; about the same few messages, so that they meet."""
     id = draw(ids)
     if kind in records.BODIED:
-        attributes = Attributes(
+        said = Attributes(
             draw(st.integers(0, 255)), draw(numbers), draw(numbers), draw(st.none() | names), {},
             draw(st.none() | names), draw(numbers),
         )  # fmt: skip
-        body = b"body" + records.trailer(attributes)
+        body = b"body" + attributes.trailer(said)
         if kind == records.PUBLISH:
             return body
         place = draw(st.integers(0, 2))
         head = records.RELOCATE_PAYLOAD.pack(id, 1, draw(st.integers(0, 9)), place, 40, draw(numbers))
         failed = (Failed(1, 2, "why"),) if draw(st.booleans()) else ()
-        return head + body + records.trailer(Changes(draw(numbers), draw(st.none() | names), failed))
+        return head + body + attributes.trailer(Changes(draw(numbers), draw(st.none() | names), failed))
     if kind == records.DECLARE:
         options = {"max_attempts": draw(st.none() | st.integers(1, 3)), "ttl": draw(st.none() | st.just(1.0))}
         return records.encode_declaration(Declaration(name=draw(names), **options))
-    pair = records.KEPT_PAYLOAD.pack(id, 4)
+    pair = records.SIZED_PAYLOAD.pack(id, 4)
     return {
         records.DELIVER: records.encode_deliveries([id, draw(ids)], draw(numbers)),
         records.ACK: pair,
@@ -166,7 +167,7 @@ def payloads(draw, kind: int) -> bytes:
 @st.composite
 def drafts(draw) -> tuple[int, int, int, bytes]:
     kind = draw(st.sampled_from(KINDS))
-    flags = draw(st.integers(0, 15)) << 4 & records.KNOWN_FLAGS.get(kind, 0)
+    flags = draw(st.integers(0, 15)) << 4 & records.KINDS[kind].flags
     flags |= records.ATTRIBUTED if kind in records.BODIED else 0
     flags |= records.CHANGED if kind == records.RELOCATE else 0
     flags |= records.TIMED if kind == records.NACK else 0
@@ -190,9 +191,9 @@ def test_what_is_decoded_the_fold_does(parts):
             decode(kind, flags, payload, 0, len(payload))
         except NotUnderstood:
             with pytest.raises(Unsupported):
-                state.apply(alone([record]))
+                fold.apply(state, alone([record]))
         else:
-            state.apply(alone([record]))
+            fold.apply(state, alone([record]))
     for now in (Now(0, 0), Now(2**62, 2**62)):
         for queue in state.queues.values():
             queue.head(now), queue.counts(now), queue.ids("delayed", now, 5)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from stretches import alone
+from stretches import alone, declare
 
-from mq.delivery import records
+from mq.delivery import fold, records
+from mq.delivery.attributes import Attributes, Changes
 from mq.delivery.now import Now
 from mq.delivery.options import Declaration, replaced
 from mq.delivery.queue import QueueState
-from mq.delivery.records import Attributes, Changes
 from mq.delivery.retry import Backoff
 from mq.delivery.snapshot import encode, freeze, restore
 from mq.delivery.state import State
@@ -26,7 +26,7 @@ def at(ms: int) -> Now:
 def made(**options: object) -> tuple[State, QueueState]:
     state = State()
     declared = Declaration(name="mail", backoff=Backoff(initial=0), **options)  # type: ignore[arg-type]
-    queue = state.declare(1, 1, records.encode_declaration(declared))
+    queue = declare(state, 1, 1, declared)
     queue.advance(at(1000))
     while state.board.due(at(1000)):  # nothing: and from now on it knows how the clocks stand
         queue.reset_alarms(at(1000))
@@ -64,9 +64,9 @@ def relocated_behind_its_deadline(state: State, queue: QueueState) -> None:
 
 def attempts_max_lowered(state: State, queue: QueueState) -> None:
     changed = Declaration(name="mail", max_attempts=5, backoff=Backoff(initial=0))
-    state.declare(1, 2, records.encode_declaration(changed))
+    declare(state, 1, 2, changed)
     last_attempt(queue, 1000)
-    state.declare(1, 3, records.encode_declaration(replaced(changed, {"max_attempts": LAST})))
+    declare(state, 1, 3, replaced(changed, {"max_attempts": LAST}))
 
 
 def indexed_anew(state: State, queue: QueueState) -> None:
@@ -142,10 +142,10 @@ def relocated_after_its_time(state: State, queue: QueueState) -> None:
 
 
 def arrived_from_elsewhere(state: State, queue: QueueState) -> None:
-    other = state.declare(2, 2, records.encode_declaration(Declaration(name="other")))
+    other = declare(state, 2, 2, Declaration(name="other"))
     other.publish(10, 5)
     moved = records.encode_move(records.Move(10, 5, 1, 1000, 900, "other", "because"))
-    state.apply(alone([(60, records.MOVE, records.DIED, 2, 0, moved, 0, len(moved))]))
+    fold.apply(state, alone([(60, records.MOVE, records.DIED, 2, 0, moved, 0, len(moved))]))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_what_a_checkpoint_holds_falls_due(happens):
 def test_a_state_that_was_just_read_knows_not_yet_how_the_clocks_stand(ahead):
     """Store time less wall time: what expires by the wall clock falls due although nobody has looked yet."""
     state = State()
-    state.declare(1, 1, records.encode_declaration(Declaration(name="mail")))
+    declare(state, 1, 1, Declaration(name="mail"))
     state.queues[1].publish_with(10, 5, Attributes(expires=10**9))
     now = Now(10**9 + ahead, 10**9)
     assert state.board.next <= now.store

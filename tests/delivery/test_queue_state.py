@@ -9,9 +9,10 @@ import pytest
 from msgspec.structs import replace
 
 from mq.delivery import records
+from mq.delivery.attributes import Attributes
 from mq.delivery.now import Now
 from mq.delivery.queue import STALE_MAX, Flight, QueueState
-from mq.delivery.records import TIMED_OUT, Attributes
+from mq.delivery.records import TIMED_OUT
 from mq.delivery.retry import Backoff
 
 
@@ -142,12 +143,12 @@ def test_a_backoff_follows_store_time_and_a_delay_wall_time(queue):
         assert queue.heads(now, 9) == [*ready, 30]
         assert queue.counts(now) == (1 + len(ready), 0, 2 - len(ready))
         assert queue.ids("delayed", now, 9) == [id for id in (10, 20) if id not in ready]
-    assert (queue.changes_at(10, at(499)), queue.facts(10)) == (500, (1, records.RESTING, 0, 500))
+    assert (queue.changes_at(10, at(499)), queue.facts(10)) == (500, (1, records.BACKING_OFF, 0, 500))
 
 
 def test_a_group_goes_on_when_the_backoff_of_its_first_is_over(queue):
     for id in (40, 50):
-        queue.publish_with(id, 5, records.Attributes(group="g"))
+        queue.publish_with(id, 5, Attributes(group="g"))
     for id in (10, 20, 30):
         queue.take(id)
     deliver(queue, 40, 60, 100)

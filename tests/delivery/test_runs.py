@@ -1,4 +1,4 @@
-"""Plain records that are done at once leave what they leave when they are done one by one."""
+"""The short ways of the fold leave what its dispatcher leaves: for one plain record, and for many at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from itertools import pairwise
 import pytest
 from stretches import Record, alone, together
 
-from mq.delivery import records, runs
+from mq.delivery import fold, records, runs
+from mq.delivery.decode import decode
 from mq.delivery.now import Now
 from mq.delivery.state import State
 
@@ -48,15 +49,27 @@ def told(state: State) -> dict[int, tuple]:
     return found | {0: (state.total(), state.live_bytes())}
 
 
-def one_by_one(records: list[Record]) -> dict[int, tuple]:
+def dispatched(history: list[Record]) -> dict[int, tuple]:
+    """Each record decoded in full, and given to the dispatcher."""
     state = State()
-    state.apply(alone(records))
+    for lsn, kind, flags, number, _, *payload in history:
+        event = decode(kind, flags, *payload)
+        fold.take(state, [lsn], [(kind, flags, number, b"")], [event])
     return told(state)
+
+
+def one_by_one(history: list[Record]) -> dict[int, tuple]:
+    state = State()
+    fold.apply(state, alone(history))
+    found = told(state)
+    assert found == dispatched(history)
+    return found
 
 
 def at_once(records: list[Record], *cuts: int) -> dict[int, tuple]:
     state = State()
-    state.apply(together(records[a:b]) for a, b in pairwise([0, *cuts, len(records)]) if a < b)
+    parts = pairwise([0, *cuts, len(records)])
+    fold.apply(state, [together(records[a:b]) for a, b in parts if a < b])
     return told(state)
 
 
@@ -116,7 +129,7 @@ def history(chance: random.Random, count: int) -> Iterator[Record]:
                 deliver(lsn, id, queue=queue, flags=records.TIMED_OUT), deliver(lsn, id, id, queue=queue),
                 record(lsn, records.NACK, records.NACK_PAYLOAD.pack(id, 0), queue),
                 record(lsn, records.RELEASE, records.RELEASE_PAYLOAD.pack(id), queue),
-                record(lsn, records.DROP, records.DROP_PAYLOAD.pack(id, SIZE), queue),
+                record(lsn, records.DROP, records.SIZED_PAYLOAD.pack(id, SIZE), queue),
                 record(lsn, records.DELETE, b"", queue),
             ])  # fmt: skip
         elif roll < 0.4 or not (waits or flies):

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from stretches import alone
 
-from mq.delivery import records
+from mq.delivery import fold, records
 from mq.delivery.now import Now
 from mq.delivery.options import Declaration
 from mq.delivery.state import QUEUES_MAX, State, declaration_of
@@ -32,12 +32,12 @@ ACK = record(40, records.ACK, records.ACK_PAYLOAD.pack(10, 3))
 NACK = record(40, records.NACK, records.NACK_PAYLOAD.pack(10, 3000) + b"why")
 RELEASE = record(40, records.RELEASE, records.RELEASE_PAYLOAD.pack(10))
 EXTEND = record(40, records.EXTEND, records.EXTEND_PAYLOAD.pack(10, 500))
-PURGE = record(40, records.PURGE, records.PURGE_PAYLOAD.pack(1000) + records.KEPT_PAYLOAD.pack(10, 3))
+PURGE = record(40, records.PURGE, records.PURGE_PAYLOAD.pack(1000) + records.SIZED_PAYLOAD.pack(10, 3))
 
 
 def folded(*records: tuple) -> State:
     state = State()
-    state.apply(alone(records))
+    fold.apply(state, alone(records))
     return state
 
 
@@ -130,24 +130,27 @@ BATCH = [record(lsn, records.PUBLISH, b"body") for lsn in range(10, 90, 10)]
         pytest.param(
             [MAIL, *BATCH, record(90, records.RESCHEDULE, records.RESCHEDULE_PAYLOAD.pack(20, 7))], id="due"
         ),
-        pytest.param([MAIL, *BATCH, record(90, records.DROP, records.DROP_PAYLOAD.pack(10, 4))], id="gone"),
+        pytest.param([MAIL, *BATCH, record(90, records.DROP, records.SIZED_PAYLOAD.pack(10, 4))], id="gone"),
         pytest.param([MAIL], id="none"),
     ],
 )
 @pytest.mark.parametrize("ids", [[10, 20, 30], [30, 10, 20, 40], [20, 30], [10, 20, 30, 40, 50, 60, 70, 80]])
 def test_a_record_about_several_is_as_many_about_one(before, ids):
     many, single = folded(*before), folded(*before)
-    many.apply(alone([record(100, records.DELIVER, records.encode_deliveries(ids, 5000))]))
-    single.apply(
+    fold.apply(many, alone([record(100, records.DELIVER, records.encode_deliveries(ids, 5000))]))
+    fold.apply(
+        single,
         alone(
             record(100 + n, records.DELIVER, records.encode_deliveries([id], 5000))
             for n, id in enumerate(ids)
-        )
+        ),
     )
     assert told(many) == told(single)
     sizes = [(id, 4) for id in [*ids, 77]]
-    many.apply(alone([record(200, records.ACK, b"".join(records.ACK_PAYLOAD.pack(*each) for each in sizes))]))
-    single.apply(alone(record(200, records.ACK, records.ACK_PAYLOAD.pack(*each)) for each in sizes))
+    fold.apply(
+        many, alone([record(200, records.ACK, b"".join(records.ACK_PAYLOAD.pack(*each) for each in sizes))])
+    )
+    fold.apply(single, alone(record(200, records.ACK, records.ACK_PAYLOAD.pack(*each)) for each in sizes))
     assert told(many) == told(single)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from stretches import alone
+from stretches import alone, declare
 
 import mq
-from mq.delivery import records
+from mq.delivery import fold, records
+from mq.delivery.attributes import Attributes
 from mq.delivery.now import Now
 from mq.delivery.options import Declaration
-from mq.delivery.records import Attributes
 from mq.delivery.snapshot import encode, freeze, restore
 from mq.delivery.state import State
 
@@ -23,7 +23,7 @@ def filled() -> tuple[State, dict[tuple[int, int], list[int]]]:
     state = State()
     for number, name in enumerate(NAMES, 1):
         at = 1000 * number
-        state.declare(number, at, records.encode_declaration(Declaration(name=name)))
+        declare(state, number, at, Declaration(name=name))
         queue = state.queues[number]
         queue.publish_run([at + 10, at + 20], 12)
         queue.publish_with(at + 30, 5, Attributes(due=NOW.wall + 1))
@@ -76,7 +76,7 @@ def test_a_queue_is_made_when_it_is_needed(unloaded):
 
 def test_a_record_wakes_whom_it_concerns(unloaded):
     payload = records.ACK_PAYLOAD.pack(2010, 6)
-    unloaded.apply(alone([(5000, records.ACK, 0, 2, 0, payload, 0, len(payload))]))
+    fold.apply(unloaded, alone([(5000, records.ACK, 0, 2, 0, payload, 0, len(payload))]))
     assert list(unloaded.queues) == [2]
     assert unloaded.named("b").acked == 1
     assert unloaded.total() == 11
@@ -122,7 +122,7 @@ def test_what_a_pack_holds_is_read_before_the_pack_goes(unloaded):
 
 
 def test_a_deleted_queue_is_gone_though_it_slept(unloaded):
-    unloaded.apply(alone([(5000, records.DELETE, 0, 2, 0, b"", 0, 0)]))
+    fold.apply(unloaded, alone([(5000, records.DELETE, 0, 2, 0, b"", 0, 0)]))
     assert unloaded.named("b") is None
     assert unloaded.names() == {"a", "c"}
     assert unloaded.free_number() == 2
@@ -146,7 +146,7 @@ def test_interrupted_while_it_wakes_it_is_there_once(unloaded, happens, monkeypa
     assert facts(unloaded, "b") == facts(state, "b")
     assert unloaded.names() == {*NAMES}
     assert len(freeze(unloaded)) == 3
-    unloaded.apply(alone([(5000, records.DELETE, 0, 2, 0, b"", 0, 0)]))
+    fold.apply(unloaded, alone([(5000, records.DELETE, 0, 2, 0, b"", 0, 0)]))
     assert unloaded.named("b") is unloaded.queue(2) is None
     assert (unloaded.names(), unloaded.size(), unloaded.total()) == ({"a", "c"}, 2, 8)
 
@@ -161,5 +161,5 @@ def test_contents_that_do_not_decode_are_refused_by_name(unloaded):
 
 def test_a_queue_that_goes_when_it_is_not_used_is_awake():
     state, kept = filled()
-    state.declare(2, 2000, records.encode_declaration(Declaration(name="b", delete_when_idle=5.0)))
+    declare(state, 2, 2000, Declaration(name="b", delete_when_idle=5.0))
     assert list(written(state, kept).queues) == [2]
