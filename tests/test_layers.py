@@ -34,7 +34,7 @@ FLOORS = [
     ],
     ["mq.engine.turn"],
     ["mq.api.message", "mq.engine.store"],
-    ["mq.api.options", "mq.engine.waiting"],
+    ["mq.api.options", "mq.engine.slices", "mq.engine.waiting"],
     ["mq.engine.looking", "mq.engine.publishing", "mq.engine.settling"],
     ["mq.engine.receiving"],
     ["mq.api.queue"],

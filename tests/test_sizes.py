@@ -20,13 +20,15 @@ COUNT = 8
 
 
 class ReadingDisk(QuickDisk):
-    """Counts the bytes that are read."""
+    """Counts the bytes that are read, and how often."""
 
     bytes_read = 0
+    reads = 0
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         data = super().pread(fd, size, offset)
         self.bytes_read += len(data)
+        self.reads += 1
         return data
 
 
@@ -201,6 +203,21 @@ def test_a_header_that_was_read_before_its_record_was_written_is_read_again(tmp_
         second = queue.publish("another")
         assert sizes._glance(log, second) == 7
         assert log.glance.head(second - 1, log.end) is None
+
+
+def test_the_sizes_of_small_messages_in_a_row_are_read_a_block_at_a_time(
+    tmp_path: Path, clock: FakeClock
+) -> None:
+    """Also across segments, where the next one has the positions behind the last one's end."""
+    disk = ReadingDisk()
+    with open_on(disk, tmp_path / "s", segment_bytes=1 << 16, clock=clock, background=False) as broker:
+        queue = broker.queue("a")
+        ids = [queue.publish(bytes(100 + number % 7)) for number in range(2000)]
+        log = broker._store.log
+        assert len(log.segments) > 3
+        disk.reads = 0
+        assert [sizes._glance(log, id) for id in ids] == [100 + number % 7 for number in range(2000)]
+        assert disk.reads < 40  # 250,000 bytes
 
 
 # ── slices ─────────────────────────────────────────────────────────────────────────

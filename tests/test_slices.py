@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
+from time import sleep
 from typing import Any
 
 import pytest
@@ -64,6 +66,47 @@ def test_many_are_settled_in_slices(broker, commits, settle):
     assert (queue.stats().in_flight, broker.queue("a.dead").stats().ready) == left
 
 
+@pytest.mark.parametrize("operation", ["nack_many", "ack_many", "replay", "purge"])
+def test_a_thread_that_waits_has_its_turn_between_two_slices(broker, monkeypatch, operation):
+    """The one that lets go of the mutex is awake, and would have it again first."""
+    store = broker._store
+    monkeypatch.setattr(settling, "PLAIN_MAX", IN_A_SLICE)
+    monkeypatch.setattr(purge, "KEPT_MAX", 2)
+    queue = broker.queue("a", max_attempts=1)
+    messages = taken(queue)
+    if operation == "replay":
+        queue.nack_many(messages)
+    elif operation == "purge":
+        queue.publish_many(["waits"] * COUNT)
+    other = Thread(target=lambda: broker.queue("b").publish("b"))
+
+    enter = store.turn.enter
+
+    def enter_first():
+        enter()
+        if other.ident is None:
+            other.start()
+            while other.ident not in store.busy:
+                sleep(0)
+
+    followed: list[bool] = []
+
+    def pause(_):
+        other.join(60)
+        followed.append(not other.is_alive())
+
+    monkeypatch.setattr(store.turn, "enter", enter_first)
+    monkeypatch.setattr(store.disk, "pause", pause)
+    if operation.endswith("many"):
+        getattr(queue, operation)(messages)
+    elif operation == "replay":
+        assert broker.queue("a.dead").replay() == COUNT
+    else:
+        assert queue.purge() == COUNT
+    assert followed[0]
+    assert len(followed) == 1  # no other thread was there after that
+
+
 def test_what_was_settled_before_a_failure_is_settled(broker, commits, monkeypatch):
     queue = broker.queue("a")
     messages = taken(queue)
@@ -93,7 +136,7 @@ def test_dead_letters_are_replayed_in_slices(broker, commits):
     kept = grave.receive()
     commits.clear()
     assert grave.replay() == COUNT - 1
-    assert len(commits) == 3
+    assert len(commits) == 4  # the one in flight was looked at in one of them
     assert [each.body for each in queue.peek(COUNT)] == [f"{n}" for n in range(1, COUNT)]
     assert [each.attempts for each in queue.peek(COUNT)] == [0] * (COUNT - 1)
     assert grave.stats()[:3] == (0, 1, 0)

@@ -47,6 +47,7 @@ from mq.engine.channel import Channel, Channels
 from mq.engine.looking import Stats
 from mq.engine.operation import nested, operation
 from mq.engine.publishing import publish, publish_plain
+from mq.engine.slices import give_way
 from mq.engine.store import Store, check_name
 from mq.engine.waiting import Sleeper
 from mq.errors import (
@@ -540,6 +541,8 @@ def _change(
         return count
 
     while not end or more():
+        if end:
+            give_way(store)
         count = store.turn.take(change)
         if count is None:
             return result

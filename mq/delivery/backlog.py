@@ -132,6 +132,15 @@ class Backlog:
             at = 0
         return found
 
+    def ids(self) -> array[int]:
+        """All of them, copied."""
+        ids = array("Q")
+        at = self._at
+        for chunk in self._chunks:
+            ids += chunk.arrays[0][at:]
+            at = 0
+        return ids
+
     def append(self, id: int) -> None:
         """Add an id greater than all before it."""
         tail = self._tail

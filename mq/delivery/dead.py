@@ -8,8 +8,8 @@ is refused.  A message moves by a record that names it: its body stays where it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from operator import length_hint
+from collections.abc import Callable, Iterator, Sequence
+from heapq import merge
 from typing import Any, Final
 
 from mq.errors import QueueFull, UsageError
@@ -82,23 +82,36 @@ class Replay:
 
     def __init__(self, ids: list[int] | None, to: str | None) -> None:
         self._ids, self._to = ids, to
-        self._rest: Iterator[int] | None = None
+        self._begun = False
+        self._listed: list[Sequence[int]] = []  # not in order yet
+        self._rest: Iterator[int] = iter(())
+        self._left = 0  # in both
         self._moved = 0
 
     @property
     def more(self) -> bool:
-        """Whether another slice is to be planned."""
-        return length_hint(self._rest) > 0
+        """Whether another slice is to be planned.
+
+        Asked between two turns: here what was listed is put in order, the oldest first.
+        """
+        if self._listed:
+            self._rest, self._listed = merge(*map(sorted, self._listed)), []
+        return self._left > 0
 
     def plan(self, plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> int:
         """Plan the next slice; how many move with it."""
-        if self._rest is None:
+        if not self._begun:
             self._check(plan, queue)
-            self._rest = iter(
-                queue.not_in_flight(plan.now) if self._ids is None else list(dict.fromkeys(self._ids))
-            )
+            self._begun = True
+            if self._ids is None:
+                self._listed = queue.everything()
+                self._left = sum(map(len, self._listed))
+                return 0
+            unique = list(dict.fromkeys(self._ids))
+            self._rest, self._left = iter(unique), len(unique)
         arriving: dict[str, list[int]] = {}
         for id in self._rest:
+            self._left -= 1
             if queue.waits(id, plan.now) and (name := self._way_of(queue, id)):
                 arriving.setdefault(name, []).append(self._move(plan, queue, id, name))
             if is_late():

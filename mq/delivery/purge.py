@@ -7,14 +7,14 @@ anew then.  If very much is in flight, what goes is named instead, a slice at a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from operator import length_hint
+from itertools import chain
 from typing import Final
 
 from . import records
 from .plan import Plan
 from .queue import QueueState
 
-KEPT_MAX: Final = 2000  # in flight: so many sizes are read in some milliseconds
+KEPT_MAX: Final = 2000  # in flight, or timed out: so many sizes are read in some milliseconds
 
 
 class Purge:
@@ -22,22 +22,25 @@ class Purge:
 
     def __init__(self) -> None:
         self._rest: Iterator[int] = iter(())
+        self._left = 0
         self._begun = False
 
     @property
     def more(self) -> bool:
         """Whether another slice is to be planned."""
-        return length_hint(self._rest) > 0
+        return self._left > 0
 
     def plan(self, plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> int:
         """Plan all of it, or a slice; how many go with it."""
         if not self._begun:
             self._begun = True
-            if queue.in_flight_count() <= KEPT_MAX:
+            if len(queue.flights) <= KEPT_MAX:
                 return self._plan_all(plan, queue, queue.ids_in_flight(plan.now))
-            self._rest = iter(queue.everything())
+            parts = queue.everything()
+            self._rest, self._left = chain.from_iterable(parts), sum(map(len, parts))
         gone: list[tuple[int, int]] = []
         for id in self._rest:
+            self._left -= 1
             if id in queue and not queue.is_in_flight(id, plan.now):
                 gone.append((id, plan.size_of(queue, id)))
             if is_late():

@@ -446,31 +446,15 @@ class QueueState(Order):
         """The ids of what is in flight."""
         return [id for id, flight in self.flights.items() if flight.deadline > now.store]
 
-    def in_flight_count(self) -> int:
-        """How many are in flight; after `advance`."""
-        return len(self.flights) - self._timed_out
-
     def is_in_flight(self, id: int, now: Now) -> bool:
         """Whether it is in flight, and has not timed out."""
         flight = self.flights.get(id)
         return flight is not None and flight.deadline > now.store
 
-    def not_in_flight(self, now: Now) -> list[int]:
-        """The ids of all that is not, the oldest first."""
-        ids = self._unsent()
-        ids += [id for id, flight in self.flights.items() if flight.deadline <= now.store]
-        ids.sort()
-        return ids
-
-    def everything(self) -> list[int]:
-        """The ids of all that is here."""
-        return [*self._unsent(), *self.flights]
-
-    def _unsent(self) -> list[int]:
-        ids = [*self.waiting, *self.delayed]
-        for lane in self.lanes.values():
-            ids += lane
-        return ids
+    def everything(self) -> list[Sequence[int]]:
+        """The ids of all that is here, in parts that are only copied: there may be very many."""
+        lanes = [lane.ids() for lane in (self.waiting, *self.lanes.values())]
+        return [*lanes, list(self.delayed), list(self.flights)]
 
     def counts(self, now: Now) -> tuple[int, int, int]:
         """How many are ready, in flight and delayed."""

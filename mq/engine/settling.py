@@ -26,6 +26,7 @@ from mq.delivery.queue import QueueState
 from mq.delivery.state import State
 from mq.engine.channel import Channel
 from mq.engine.operation import operation
+from mq.engine.slices import give_way
 from mq.engine.store import Store
 from mq.errors import StaleReceipt, UsageError
 
@@ -124,6 +125,8 @@ def _ack_plain(store: Store, messages: list[Delivery[Any]]) -> int:
         ids = [each.id for each in part]
         flights = [each._flight for each in part]
         sizes = [len(each.raw) for each in part]
+        if done:
+            give_way(store)
         with store.turn.mutex:
             try:
                 store.turn.enter()
@@ -183,7 +186,9 @@ def _do_all(
             store.commit(plan)
         return found
 
-    while length_hint(rest):
+    while left := length_hint(rest):
+        if left < len(claims):
+            give_way(store)
         done, others = store.turn.take(settle_some)
         note(done)
         stale += others

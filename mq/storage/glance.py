@@ -23,7 +23,9 @@ from .disk import pass_on
 if TYPE_CHECKING:
     from .reader import Reader
 
+UNPACK: Final = record.HEADER.unpack_from
 AHEAD_BYTES: Final = 4096  # read at once: the headers of small records stand close together
+AHEAD_BYTES_MAX: Final = 64 << 10  # the same, where one reading goes on behind the last one
 
 
 class Head(NamedTuple):
@@ -37,9 +39,21 @@ class Glance:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._seed, self._first, self._block = 0, 0, b""  # read last: of which segment, from where on
+        self._wall_ms = 0  # when that segment was made
+        self._ahead = AHEAD_BYTES
 
     def head(self, lsn: int, end: int) -> Head | None:
         """What the header of the record at *lsn* says; None if that cannot be.  The log ends at *end*."""
+        # Flat: of very many messages that move or go at once, each one's size is looked up here.
+        block, at = self._block, lsn - self._first
+        last = len(block) - record.HEADER_BYTES
+        if 0 <= at <= last:
+            _, length, low, _, ms, kind, flags, _ = UNPACK(block, at)
+            behind = at + record.HEADER_BYTES + length
+            if kind and low == lsn & record.LOW and behind <= last:
+                _, _, low, _, _, following, _, _ = UNPACK(block, behind)
+                if following and low == self._first + behind & record.LOW:
+                    return Head(kind, flags, length, self._wall_ms + ms)
         found = self._record_at(lsn)
         if found is None or not self._is_boundary(lsn, lsn + record.HEADER_BYTES + found.length, end):
             return None
@@ -83,15 +97,18 @@ class Glance:
         return fence is not None and fence.void_from == stop
 
     def _bytes(self, lsn: int, size: int, *, again: bool) -> bytes:
-        seed = self._reader.segment_of(lsn).seed
+        each = self._reader.segment_of(lsn)
         at = lsn - self._first
-        if again or seed != self._seed or not 0 <= at <= len(self._block) - size:
+        if again or each.seed != self._seed or not 0 <= at <= len(self._block) - size:
+            goes_on = each.seed == self._seed and 0 < at <= len(self._block) + AHEAD_BYTES
+            self._ahead = min(2 * self._ahead, AHEAD_BYTES_MAX) if goes_on else AHEAD_BYTES
             try:
-                block = self._reader.bytes_at(lsn, 0, AHEAD_BYTES)
+                # Not behind the segment: the next one has the positions there.
+                block = self._reader.bytes_at(lsn, 0, min(self._ahead, max(size, each.limit - lsn)))
             except (OSError, Closed) as error:
                 if isinstance(error, OSError):
                     pass_on(error)
                 return b""
-            self._seed, self._first, self._block = seed, lsn, block
+            self._seed, self._first, self._block, self._wall_ms = each.seed, lsn, block, each.wall_ms
             at = 0
         return self._block[at : at + size]
