@@ -422,7 +422,7 @@ class Receiver(threading.Thread):
         self.got = self._queue.receive(timeout=PATIENCE)
 
     def wait_until_asleep(self) -> None:
-        while not self._queue._store.asleep:
+        while not self._queue._store.waiters.asleep:
             self.join(0.001)
 
     def body(self) -> object:

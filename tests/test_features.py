@@ -532,7 +532,7 @@ def test_a_publisher_waits_for_room(broker: mq.Broker) -> None:
 
     thread = threading.Thread(target=publish, daemon=True)
     thread.start()
-    while not broker._store.asleep:
+    while not broker._store.waiters.asleep:
         pass
     take(queue).ack()
     assert done.wait(PATIENCE)
@@ -777,7 +777,7 @@ def test_the_first_of_several_queues_that_has_one(broker: mq.Broker) -> None:
     got: list[object] = []
     thread = threading.Thread(target=lambda: got.append(broker.receive([a, b])), daemon=True)
     thread.start()
-    while not broker._store.asleep:
+    while not broker._store.waiters.asleep:
         pass
     b.publish("woken")
     thread.join(PATIENCE)
@@ -859,7 +859,7 @@ def test_somebody_asleep_elsewhere_does_what_falls_due(engine: Engine) -> None:
     queue.publish("x")
     thread = threading.Thread(target=lambda: got.append(dead.receive(timeout=PATIENCE)), daemon=True)
     thread.start()
-    while not real._store.asleep:
+    while not real._store.waiters.asleep:
         pass
     take(queue)
     thread.join(PATIENCE)

@@ -108,7 +108,7 @@ def test_an_operation_begun_at_any_bytecode_of_another_one_is_refused_or_done(tm
         assert len(refused) > 5
         assert "inside another operation" in str(refused[0])
         assert broker._store.busy == set()
-        assert not broker._store.asleep and not broker._store.armed
+        assert not broker._store.waiters.asleep and not broker._store.waiters.armed
         count = 2000 + len(done) if inner is publish_plain else 2000 - len(done)
         assert other.stats().ready == count
 
@@ -268,7 +268,7 @@ def test_an_exception_out_of_a_handler_ends_a_receive_beside_busy_threads(tmp_pa
         assert not thread.is_alive()
     assert wrong == []
     assert ended > 5
-    assert not broker._store.asleep
+    assert not broker._store.waiters.asleep
     assert other.stats().published == sum(counts)
     queue.publish("still works")
     assert queue.receive(timeout=0).body == "still works"
@@ -321,7 +321,7 @@ def test_a_waiting_receiver_that_is_interrupted_hands_on_what_it_was_woken_for(t
                 assert leave.wait(PATIENCE)
 
         def later() -> None:
-            while not store.asleep:
+            while not store.waiters.asleep:
                 pass
             threading.Thread(target=hold).start()
             inside.wait(PATIENCE)

@@ -59,8 +59,8 @@ def test_a_name_that_was_only_asked_about_leaves_nothing(broker: mq.Broker) -> N
     for number in range(10 * SPARE):
         assert broker.queue(f"never-{number}").stats().ready == 0
     gc.collect()
-    assert broker._store.channels.items() == []
-    assert len(broker._store.channels) <= 2 * SPARE
+    assert broker._store.waiters.channels.items() == []
+    assert len(broker._store.waiters.channels) <= 2 * SPARE
 
 
 def test_handles_on_one_name_share_what_is_known_of_it_while_there_is_one(broker: mq.Broker) -> None:

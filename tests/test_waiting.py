@@ -21,7 +21,7 @@ import mq
 import mq.api.queue
 import mq.engine.channel
 import mq.engine.listener
-import mq.engine.store
+import mq.engine.waiters
 import mq.engine.waiting
 from mq.engine.receiving import Asked, receive_from
 from mq.engine.store import Store
@@ -70,7 +70,7 @@ class Sleeps:
     def spurious(self) -> None:
         """Wake one receiver, for no reason."""
         with self._store.turn.mutex:
-            self._ring(next(iter(self._store.asleep)))
+            self._ring(next(iter(self._store.waiters.asleep)))
 
     def deaf(self) -> None:
         """From now on no receiver is told anything."""
@@ -139,7 +139,7 @@ def one_thread(monkeypatch, queue, clock) -> list[float]:
         clock.advance(slept[-1])
 
     fake_time = SimpleNamespace(monotonic=clock)
-    for module in (mq.api.queue, mq.engine.store, mq.engine.channel, mq.engine.waiting):
+    for module in (mq.api.queue, mq.engine.waiters, mq.engine.channel, mq.engine.waiting):
         monkeypatch.setattr(module, "time", fake_time)
     monkeypatch.setattr(Sleeper, "sleep", sleep)
     return slept
@@ -388,7 +388,7 @@ def test_the_timer_passes_on_when_its_keeper_is_interrupted(queue, sleeps):
 def test_the_timer_passes_on_when_its_keeper_gives_up(queue, sleeps, monkeypatch):
     """Its timeout came first, so nobody else was told of what falls due after it."""
     hand = FakeClock(0.0)
-    for module in (mq.api.queue, mq.engine.channel, mq.engine.store, mq.engine.waiting):
+    for module in (mq.api.queue, mq.engine.channel, mq.engine.waiters, mq.engine.waiting):
         monkeypatch.setattr(module, "time", SimpleNamespace(**{**vars(time), "monotonic": hand}))
     queue.publish(b"x")
     message = queue.receive(visibility_timeout=1000)
@@ -502,7 +502,7 @@ def test_the_listener_comes_by_in_every_kind_of_store(engine, clock, monkeypatch
     queue = broker.queue("mail")
     queue.publish(b"x", delay=3600)
     receiver = Receiver(queue.receive)
-    while not broker._store.asleep:
+    while not broker._store.waiters.asleep:
         time.sleep(0.001)
     clock.advance(2 * 3600)
     assert receiver.result().raw == b"x"

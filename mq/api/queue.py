@@ -208,7 +208,7 @@ class Queue(Generic[T]):
                             if state is not None and state.delivery_needs_plan:
                                 receiving.renew(store, state, now)
                         if id is None:
-                            sleeper = sleeper or Sleeper(store, Channels((channel,)))
+                            sleeper = sleeper or Sleeper(store.waiters, Channels((channel,)))
                             if not sleeper.prepare(now, until):
                                 return None
                         else:
@@ -231,10 +231,10 @@ class Queue(Generic[T]):
                                 flight = state.deliver(id, receipt, deadline, flags)
                                 store.applied = log.end
                                 assert flight
-                            if store.asleep:
+                            if store.waiters.asleep:
                                 now = store.clock.now()
                                 channel.wake_next(now)
-                                store.watch(now)
+                                store.waiters.watch(now)
                     except BaseException:
                         if id is not None and flight is None:
                             begun = receiving.begun(store, state, store.applied)

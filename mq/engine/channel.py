@@ -8,46 +8,63 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from mq.delivery.now import Now
 from mq.delivery.queue import QueueState
 from mq.delivery.state import State
+from mq.engine.listener import Listener
+from mq.engine.turn import Turn
 from mq.storage.shared import waits_word
 
-if TYPE_CHECKING:
-    from mq.engine.store import Store
-    from mq.engine.waiting import Sleeper
+
+class Sleeping(Protocol):
+    """A thread that waits: see mq/engine/waiting.py."""
+
+    wake_at: float
+    """When it looks again by itself, monotonic seconds."""
+    looks: bool
+    """It waits for several queues, or for room: everything wakes it, and it looks for itself."""
+
+    def ring(self) -> None:
+        """Wake it.  It is told of nothing more until it waits again."""
+
+
+class Hub(Protocol):
+    """What all channels have in common: see mq/engine/waiters.py."""
+
+    turn: Turn
+    listener: Listener
 
 
 class Channel:
     """The queue's state, once it exists, and the threads that wait for something here."""
 
-    def __init__(self, name: str, store: Store) -> None:
-        self.name, self._store = name, store
+    def __init__(self, name: str, hub: Hub) -> None:
+        self.name, self._hub = name, hub
         self.word = waits_word(name)  # of the page: which processes wait for it
         self.state: QueueState | None = None
-        self.armed: dict[Sleeper, None] = {}  # all that wait here, the first to come first
+        self.armed: dict[Sleeping, None] = {}  # all that wait here, the first to come first
         # Those that wait for other queues too, or for room: everything wakes them, and they look.
-        self.lookers: dict[Sleeper, None] = {}
+        self.lookers: dict[Sleeping, None] = {}
         # Receivers that were woken and have not looked yet.  Each of them does, and wakes the
         # next if it sees another message; or an exception ends its waiting, and it wakes another one.
         # So a message needs no receiver of its own to be woken while one of these is on its way.
-        self.coming: dict[Sleeper, None] = {}
+        self.coming: dict[Sleeping, None] = {}
 
     def wake(self, count: int) -> None:
         """*count* messages are ready: here, and for receivers in other processes."""
         if self.armed:
             self.notify(max(0, count - len(self.coming)))
-        if self._store.turn.mark[self.word]:
-            self._store.listener.ring(self.word)
+        if self._hub.turn.mark[self.word]:
+            self._hub.listener.ring(self.word)
 
     def hand_on(self, now: Now) -> None:
         """Deliveries changed: wake a receiver that finds a message, or would sleep past its time."""
         if self.armed:
             self.wake_next(now)
-        if self._store.turn.mark[self.word]:
-            self._store.listener.ring(self.word)
+        if self._hub.turn.mark[self.word]:
+            self._hub.listener.ring(self.word)
 
     def wake_next(self, now: Now) -> None:
         """`hand_on`, to receivers in this process."""
@@ -70,7 +87,7 @@ class Channel:
         If a thread listens, it comes by each second, and tells one in time.
         """
         if self.armed and seconds is not None:
-            if seconds >= self._store.listener.watches_from:
+            if seconds >= self._hub.listener.watches_from:
                 return
             first = min(sleeper.wake_at for sleeper in self.armed)
             if first > time.monotonic() + seconds:

@@ -14,26 +14,37 @@ import math
 import os
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from mq.engine.background import Worker
+from mq.engine.turn import Turn
 from mq.errors import MqError
 from mq.storage import paths
 from mq.storage.disk import Disk, close_all, is_anothers
 from mq.storage.shared import ASLEEP, WAITS, WAITS_WORDS
-
-if TYPE_CHECKING:
-    from mq.engine.store import Store
 
 SLOTS: Final = 64  # bits of a word
 HEARTBEAT_SECONDS: Final = 1.0
 DEAF_SECONDS: Final = 0.02  # between two looks of a process that has no bell, or no thread to hear it
 
 
+class Owner(Protocol):
+    """For whom a listener listens."""
+
+    def hear(self) -> None:
+        """Another process appended, or some time has passed: wake the receivers that find something."""
+
+    def wake_all(self) -> None:
+        """Have all receivers look for themselves, and ask again; called with the mutex."""
+
+    def let_go_if_forgotten(self) -> None:
+        """Called behind each step, with no lock held."""
+
+
 class Listener:
-    def __init__(self, store: Store) -> None:
-        self._store, self._disk = store, store.disk
-        self._directory = paths.bells(store.path)
+    def __init__(self, owner: Owner, path: str, disk: Disk, turn: Turn) -> None:
+        self._owner, self._turn, self._disk = owner, turn, disk
+        self._directory = paths.bells(path)
         self._bell = -1  # this process's own
         self._heard = [-1]  # the same, for the thread, which must not keep this object
         self._old_bell = -1  # one that was deleted: the thread may still sleep on it, for a second
@@ -45,7 +56,7 @@ class Listener:
         self._words: set[int] = set()  # that have it, or had it until another process rang
         self._bells: dict[int, int] = {}  # descriptors of others', by slot
         self.worker = Worker(
-            "mq-listener", store.path, self._hear, behind=store.let_go_if_forgotten, ended=self._wake_all,
+            "mq-listener", path, self._hear, behind=owner.let_go_if_forgotten, ended=self._wake_all,
             backoff_max=HEARTBEAT_SECONDS,
         )  # fmt: skip
 
@@ -55,7 +66,7 @@ class Listener:
         How many seconds the caller may sleep: while no thread can be had it looks for itself.
         """
         if not self.worker.runs():
-            if self._store.exclusive:  # no other process rings, but the wall clock may jump
+            if self._turn.exclusive:  # no other process rings, but the wall clock may jump
                 sleep = partial(self.worker.nap, HEARTBEAT_SECONDS)
             else:
                 self._claim()
@@ -64,7 +75,7 @@ class Listener:
                 self.watches_from = math.inf
                 return DEAF_SECONDS
         self.watches_from = 2 * HEARTBEAT_SECONDS
-        mark = self._store.turn.mark
+        mark = self._turn.mark
         for word in self._words - words:
             mark[word] &= ~self.bit
         for word in words:
@@ -75,7 +86,7 @@ class Listener:
 
     def ring(self, word: int) -> None:
         """Wake every other process that waits for a queue of this *word*; called with the store's lock."""
-        mark = self._store.turn.mark
+        mark = self._turn.mark
         asleep = mark[word]
         mark[word] = asleep & self.bit
         asleep &= ~self.bit
@@ -104,7 +115,7 @@ class Listener:
                     self._bell, self.bit = fd, 1 << slot
                     self._heard[0] = fd
                     for word in (ASLEEP, *range(WAITS, WAITS + WAITS_WORDS)):  # of one that died
-                        self._store.turn.mark[word] &= ~self.bit
+                        self._turn.mark[word] &= ~self.bit
                     return
                 self._disk.close(fd)
 
@@ -139,8 +150,7 @@ class Listener:
 
     def _hear(self) -> None:
         try:
-            with self._store.log.unheard():
-                self._store.hear()
+            self._owner.hear()
         except MqError:  # the receivers meet it too, and raise it
             self._wake_all()
             self._disk.pause(HEARTBEAT_SECONDS)
@@ -151,8 +161,8 @@ class Listener:
     def _wake_all(self) -> None:
         """Receivers look for themselves, and ask again."""
         self.watches_from = math.inf
-        with self._store.turn.mutex:
-            self._store.wake_all()
+        with self._turn.mutex:
+            self._owner.wake_all()
 
     # ── leaving ────────────────────────────────────────────────────────────────────
 

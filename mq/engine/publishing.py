@@ -94,7 +94,7 @@ def _publish(
         except QueueFull:
             if until is None:
                 raise
-            sleeper = sleeper or Sleeper(store, Channels(channels), for_room=True)
+            sleeper = sleeper or Sleeper(store.waiters, Channels(channels), for_room=True)
             if not sleeper.prepare(plan.now, until):
                 raise
             return None

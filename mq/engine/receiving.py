@@ -59,7 +59,7 @@ def receive_many(
                     if state is not None and state.delivery_needs_plan:
                         renew(store, state, now)
                     if not ids:
-                        sleeper = sleeper or Sleeper(store, Channels((channel,)))
+                        sleeper = sleeper or Sleeper(store.waiters, Channels((channel,)))
                         if not sleeper.prepare(now, until):
                             return []
                     else:
@@ -76,8 +76,8 @@ def receive_many(
                             taken = take(store, state, ids, now, deadline)
                         if channel.armed:
                             channel.wake_next(now)
-                        if store.asleep:
-                            store.watch(now)
+                        if store.waiters.asleep:
+                            store.waiters.watch(now)
                 except BaseException:
                     if begin >= 0 and not taken.ids:
                         deliveries = begun(store, state, begin)
@@ -319,7 +319,7 @@ def receive_from(asked: Asked, until: float | None) -> Delivery[Any] | None:
                 continue  # another receiver was quicker
             if sleeper is None and until is not None and time.monotonic() >= until:
                 return None
-            sleeper = sleeper or Sleeper(store, asked.channels)
+            sleeper = sleeper or Sleeper(store.waiters, asked.channels)
             if not _wait(store, sleeper, until):
                 return None
     except BaseException:

@@ -15,7 +15,6 @@ again from the log, which is the truth.
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import threading
 import time
@@ -30,11 +29,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from mq import exact, forks
 from mq.delivery import fold, idle, records
 from mq.delivery.backlog import Arrays, Chunk
-from mq.delivery.board import NEVER
 from mq.delivery.dead import NAME_BYTES_MAX, check_dead_letters
 from mq.delivery.decode import refusals
 from mq.delivery.due import next_work
-from mq.delivery.now import Now
 from mq.delivery.plan import Plan
 from mq.delivery.queue import QueueState
 from mq.delivery.state import State, declaration_of
@@ -47,6 +44,7 @@ from mq.engine.maintenance import MEMORY, Maintenance
 from mq.engine.operation import operation
 from mq.engine.sizes import size_of
 from mq.engine.turn import VOID, Turn
+from mq.engine.waiters import Waiters
 from mq.errors import (
     Closed,
     CorruptStore,
@@ -82,7 +80,6 @@ from mq.weakly import Weakly
 
 if TYPE_CHECKING:
     from mq.engine import log as seam
-    from mq.engine.waiting import Sleeper
 
     _the_file_log_is_one: Callable[..., seam.Log] = Log  # mypy compares all that the engine asks of a log
 
@@ -100,7 +97,6 @@ READS_MAX: Final = 2  # readings of the whole log without LOCK, before one with 
 JOIN_NAP_SECONDS: Final = 0.002  # while another process writes again what no sync has confirmed
 CLOSE_SECONDS: Final = 1.0  # for operations of other threads to end, once no more may begin
 CLOSE_NAP_SECONDS: Final = 200e-6
-AWAKE_SECONDS: Final = 0.002  # nobody is woken to look so much earlier
 # To plan a part of what concerns many: appending and applying it takes twice as long.  And so many bytes
 # of records: a process that waits follows them with LOCK held, in a part, and is through.
 SLICE_SECONDS: Final = 0.000_75
@@ -137,11 +133,6 @@ class Store:
         self._segment_bytes = segment_bytes
         self._log_path, self._mark_path = paths.log(path), paths.mark(path)
         self.checkpoint_path = paths.checkpoints(path)
-        # Held by the handles on a queue and by those who wait there: a name that nothing refers to
-        # any more costs nothing.
-        self.channels: Weakly[str, Channel] = Weakly()
-        self.armed: set[Channel] = set()  # those where a thread waits
-        self.asleep: dict[Sleeper, None] = {}  # the threads that wait, the first to come first
         self.busy: set[int] = set()  # threads that are inside an operation: see mq/engine/operation.py
         self.closed = False
         self._closing = threading.RLock()  # by one thread at a time: another one comes back when it is done
@@ -161,7 +152,8 @@ class Store:
         self._forgotten: list[bool] = []  # has an entry while files of a forgotten store are to be closed
         self._finished = False  # close has nothing more to do than to let go of them
         self.notes = Notes()
-        self.maintenance, self.listener = Maintenance(self), Listener(self)
+        self.maintenance, self.listener = Maintenance(self), Listener(self, path, self.disk, self.turn)
+        self.waiters = Waiters(self.turn, self.clock, self.listener, background=background)
         self._flusher: Flusher | None = None
         if hold:
             self._known_hold = weakref.ref(hold)
@@ -456,22 +448,9 @@ class Store:
         self.state = state
         self.epoch += 1
         state.name_the_nameless()
-        self._bind_channels()
+        self.waiters.bind(state)
         self.applied = applied  # when all that depends on it is done: before, an interruption leaves it void
         self.wake_all()
-
-    def _bind_channels(self) -> None:
-        self.state.renamed.clear()
-        for name, channel in self.channels.items():
-            channel.state = self.state.named(name)
-
-    def _rebind(self) -> None:
-        """Some names mean other queues than before: their channels follow."""
-        for name in self.state.renamed:
-            if channel := self.channels.get(name):
-                channel.state = self.state.named(name)
-                channel.notify_all()
-        self.state.renamed.clear()
 
     def _load_again(self, number: int, priority: int, chunk: Chunk) -> Arrays:
         """Ids that the checkpoint kept, and a newer one by somebody else does not."""
@@ -565,14 +544,14 @@ class Store:
         try:
             fold.apply(self.state, log.follow(upto, enough))
             if self.state.renamed:
-                self._rebind()
+                self.waiters.rebind()
             self.applied = log.end
         except (FileNotFoundError, recovery.StaleCheckpoint):
             return  # it went on for so long that what we knew is gone: read all that is there now
         self.clock.passed(log.last_ms)
         self.state.board.seen = log.last_ms
-        if self.armed:
-            self.wake_ready()
+        if self.waiters.armed:
+            self.waiters.wake_ready()
 
     def _attach_again(self) -> None:
         """Forget the state, and read it anew."""
@@ -636,8 +615,8 @@ class Store:
         Called by the listener.  It comes by each second because the wall clock may have jumped,
         and because a process that was to ring may have died.
         """
-        with self.turn.mutex:  # a thread that closes the store says so with it held
-            if self.asleep and not self.closed:
+        with self.log.unheard(), self.turn.mutex:  # a thread that closes the store says so with it held
+            if self.waiters.asleep and not self.closed:
                 self.turn.take_with_lock(partial(self._hear, self.applied))
 
     def _hear(self, before: int) -> None:
@@ -646,17 +625,12 @@ class Store:
         if board.due(now) is not None:
             board.next = now.store  # else a clock that jumped would be noticed at the next turn
         if self.applied == before:  # else all were woken as it was applied
-            self.wake_ready()
-        self.ask_to_be_woken()
-
-    def ask_to_be_woken(self) -> float:
-        """Before a thread here goes to sleep: how many seconds it may; called with the lock."""
-        return self.listener.ask({each.word for each in self.armed}) if self.background else math.inf
+            self.waiters.wake_ready()
+        self.waiters.ask_to_be_woken()
 
     def wake_all(self) -> None:
         """Each thread that waits looks for itself at what changed."""
-        for sleeper in list(self.asleep):
-            sleeper.ring()
+        self.waiters.wake_all()
 
     def _lose(self, trouble: Trouble) -> None:
         """The files are not, or not only, this store's: nothing is done to them any more."""
@@ -729,7 +703,7 @@ class Store:
         return f"{self.identity.store_id[:6]}{self.log.epoch:04x}"
 
     def channel(self, name: str) -> Channel:
-        found = self.channels.get(name) if type(name) is str else None
+        found = self.waiters.channels.get(name) if type(name) is str else None
         return found or self._new_channel(check_name(name))
 
     @operation
@@ -740,12 +714,7 @@ class Store:
     @operation
     def _new_channel(self, name: str) -> Channel:
         with self.turn.mutex:
-            found = self.channels.get(name)
-            if found is None:
-                found = Channel(name, self)
-                self.channels.add(name, found)
-                found.state = self.state.named(name)
-            return found
+            return self.waiters.channel(name)
 
     @operation
     def declare(self, channel: Channel, changes: dict[str, Any]) -> None:
@@ -792,40 +761,10 @@ class Store:
         positions = self.log.append_group(plan.now.store, plan.drafts)
         fold.take(self.state, positions, plan.drafts, taken)
         if self.state.renamed:
-            self._rebind()
+            self.waiters.rebind()
         self.applied = self.log.end
-        self._announce(plan)
+        self.waiters.announce(plan)
         return positions
-
-    def _announce(self, plan: Plan) -> None:
-        """Wake whom *plan* concerns, here and in other processes."""
-        if self.armed:
-            for number, count in plan.arrivals().items():
-                queue = self.state.queue(number)
-                channel = self.channels.get(queue.name) if queue else None
-                if channel and channel.armed:
-                    if count > 1:
-                        channel.notify(count)
-                    else:
-                        channel.wake_next(plan.now)
-                        channel.freed()
-            self.watch(plan.now)
-        if self.turn.mark[shared.ASLEEP]:
-            self._ring(plan)
-
-    def _ring(self, plan: Plan) -> None:
-        """Wake the processes that wait for the queues that *plan* concerns.
-
-        All, if work falls due sooner than they know: it may bring something to any queue.
-        """
-        concerned = [self.state.queue(number) for number in plan.arrivals()]
-        if self.state.board.sooner or None in concerned:
-            words = {*range(shared.WAITS, shared.WAITS + shared.WAITS_WORDS)}
-        else:
-            words = {shared.waits_word(queue.name) for queue in concerned if queue}
-        for word in words:
-            if self.turn.mark[word]:
-                self.listener.ring(word)
 
     def do_due(self) -> None:
         """Do a slice of what has fallen due, in whichever queue; called with the mutex, after `enter`."""
@@ -851,27 +790,6 @@ class Store:
         self.notes.put_down_rarely(WARNING, UNDONE, self.path, queue.name, why)
         now = self.clock.now()
         queue.postpone(now, now.store + DUE_AGAIN_MS)
-
-    def wake_ready(self) -> None:
-        """Something may have changed at any queue: wake those that find something, or sleep past its time."""
-        now = self.clock.now()
-        for channel in list(self.armed):
-            channel.coming.clear()  # the handler of a signal may keep one of them from looking
-            channel.wake_next(now)
-            channel.freed()
-        self.watch(now)
-
-    def asleep_until(self) -> float:
-        """When the first of those that wait looks again by itself, monotonic seconds."""
-        return min((sleeper.wake_at for sleeper in self.asleep), default=math.inf)
-
-    def watch(self, now: Now) -> None:
-        """If all would sleep past what falls due next, wake one, which will not."""
-        alarm = self.state.board.next
-        if self.asleep and alarm < NEVER:
-            due = time.monotonic() + (alarm - now.store) / 1000
-            if self.asleep_until() > due + AWAKE_SECONDS:
-                next(iter(self.asleep)).ring()
 
     def size_of(self, queue: QueueState, id: int) -> int:
         """What the message takes, as far as its record can be read; called with the mutex."""
@@ -1129,7 +1047,7 @@ class Store:
         if self.read_only:
             if self.epoch:
                 self.log.reader.after_fork()
-                self._bind_channels()
+                self.waiters.bind(self.state)
             return
         if not was_open:
             return
@@ -1165,9 +1083,8 @@ class Store:
 
     def _forget_waiters(self) -> None:
         """Those who wait, and the threads, are the parent's."""
-        for _, channel in self.channels.items():
-            channel.after_fork()
-        self.armed, self.asleep, self.busy, self._closer = set(), {}, set(), None
+        self.waiters.after_fork()
+        self.busy, self._closer = set(), None
         self.maintenance, self._flusher = Maintenance(self), None
 
     def _forget_files(self, parents_disk: Disk) -> None:
@@ -1175,7 +1092,8 @@ class Store:
 
         A file that cannot be closed does not keep the others open; the first such error is raised.
         """
-        listener, self.listener = self.listener, Listener(self)
+        listener = self.listener
+        self.listener = self.waiters.listener = Listener(self, self.path, self.disk, self.turn)
         self.turn.let_go_of_page()
         sync_fd, self._sync_fd = self._sync_fd, -1
         with ExitStack() as parts:  # the last one first

@@ -29,7 +29,7 @@ from typing import Final
 from mq.delivery.board import NEVER
 from mq.delivery.now import Now
 from mq.engine.channel import Channel, Channels
-from mq.engine.store import Store
+from mq.engine.waiters import Waiters
 
 GIVE_UP_TRIES: Final = 100  # for a thread that is interrupted again while it tidies up
 
@@ -37,10 +37,10 @@ GIVE_UP_TRIES: Final = 100  # for a thread that is interrupted again while it ti
 class Sleeper:
     """A thread that waits at some channels."""
 
-    __slots__ = ("_bell", "_channels", "_for_room", "_store", "looks", "wake_at")
+    __slots__ = ("_bell", "_channels", "_for_room", "_waiters", "looks", "wake_at")
 
-    def __init__(self, store: Store, channels: Channels, *, for_room: bool = False) -> None:
-        self._store, self._channels, self._for_room = store, channels, for_room
+    def __init__(self, waiters: Waiters, channels: Channels, *, for_room: bool = False) -> None:
+        self._waiters, self._channels, self._for_room = waiters, channels, for_room
         self.looks = for_room or len(channels.every) > 1  # for itself, whatever happens there
         self.wake_at = math.inf  # when it looks again by itself, monotonic seconds
         self._bell = Lock()
@@ -50,8 +50,8 @@ class Sleeper:
 
     def prepare(self, now: Now, until: float | None) -> bool:
         """Be told of what happens from now on; False once *until* has come, monotonic seconds."""
-        store, begin = self._store, time.monotonic()
-        alarm = store.state.board.next
+        waiters, begin = self._waiters, time.monotonic()
+        alarm = waiters.state.board.next
         self.end()
         # What has fallen due and is not done yet may make room: then this is not the end.
         if until is not None and begin >= until and not (self._for_room and alarm <= now.store):
@@ -61,27 +61,27 @@ class Sleeper:
         self.wake_at = min(math.inf if until is None else until, begin + due)
         if alarm < NEVER:
             work_at = max(begin, begin + (alarm - now.store) / 1000)
-            if work_at < min(store.asleep_until(), self.wake_at):
+            if work_at < min(waiters.asleep_until(), self.wake_at):
                 self.wake_at = work_at
-        store.asleep[self] = None
+        waiters.asleep[self] = None
         for channel in self._channels.every:
-            store.armed.add(channel)
+            waiters.armed.add(channel)
             channel.armed[self] = None
             if self.looks:
                 channel.lookers[self] = None
-        self.wake_at = min(self.wake_at, begin + store.ask_to_be_woken())
+        self.wake_at = min(self.wake_at, begin + waiters.ask_to_be_woken())
         return True
 
     def end(self) -> None:
         """Be told of nothing any more."""
-        store = self._store
-        store.asleep.pop(self, None)
+        waiters = self._waiters
+        waiters.asleep.pop(self, None)
         for channel in self._channels.every:
             channel.armed.pop(self, None)
             channel.lookers.pop(self, None)
             channel.coming.pop(self, None)
             if not channel.armed:
-                store.armed.discard(channel)
+                waiters.armed.discard(channel)
 
     def ring(self) -> None:
         """Wake the thread.  It is told of nothing more until it waits again."""
@@ -94,7 +94,7 @@ class Sleeper:
 
     def _stocked(self) -> Sequence[Channel]:
         """The channels at which something may be ready, now or later."""
-        return self._channels.stocked(self._store.state)
+        return self._channels.stocked(self._waiters.state)
 
     def _seconds(self, now: Now) -> float:
         """Until something is ready at one of the channels, or a queue has to be told that it is in use."""
@@ -115,8 +115,8 @@ class Sleeper:
         """What this one would have woken for concerns the others still."""
         for channel in self._stocked():
             channel.rearm(channel.seconds_to_next(now))
-        if self._store.asleep:
-            self._store.watch(now)
+        if self._waiters.asleep:
+            self._waiters.watch(now)
 
     # ── holding nothing ────────────────────────────────────────────────────────────
 
@@ -135,7 +135,7 @@ class Sleeper:
         """
         for _ in range(GIVE_UP_TRIES):
             try:
-                with self._store.turn.mutex:
+                with self._waiters.turn.mutex:
                     self.end()
                     for channel in self._channels.every:
                         channel.notify()
