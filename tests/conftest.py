@@ -43,7 +43,7 @@ def clock() -> FakeClock:
 @pytest.fixture
 def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
     """Makes stores; in tests that are not marked `conformance`, in memory."""
-    with ENGINES[getattr(request, "param", "memory")](tmp_path / "stores") as engine:
+    with ENGINES[getattr(request, "param", "memory")](tmp_path / "stores", request.node.nodeid) as engine:
         yield engine
 
 

@@ -11,31 +11,41 @@ lack nothing of it.  Tests marked `file_store` are about files, and make their s
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from random import Random
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from fakes import QuickDisk, open_on
 
 import mq
+from mq.delivery import records
+from mq.engine.log import Conflict
 from mq.storage.disk import Disk, MemoryDisk
+from mq.storage.log import Log
 
 PATIENCE = 60.0  # seconds after which a test that hangs has failed
+STRIKES = 0.3  # of the appends on which nothing is set, this share meets a conflict
 
 CAPABILITIES = {
     "sharing": "several brokers may have one store open at the same time",
     "equal positions": "two stores with the same history give out the same ids",
+    "quiet": "no other writer appends in the midst of an operation, and so wakes receivers",
+    "conflicts": "another writer may be first, and then the test says which: see `meanwhile`",
 }
 
 
 class Engine:
-    lacks: ClassVar[frozenset[str]] = frozenset()
+    lacks: ClassVar[frozenset[str]] = frozenset({"conflicts"})
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, seed: object = 0) -> None:
+        """*seed*: of what is left to chance."""
+        self._directory, self._random = directory, Random(str(seed))
         self._opened: dict[mq.Broker, tuple[str, dict[str, Any]]] = {}
 
     def open(self, name: str = "s", *, clock: Callable[[], float] | None = None, **options: Any) -> mq.Broker:
@@ -63,6 +73,13 @@ class Engine:
         while not store.turn.gone:  # a thread of its own is in the midst of something
             assert time.monotonic() < give_up, "its files are never let go of"
             time.sleep(0.001)
+
+    def meanwhile(self, broker: mq.Broker, do: Callable[[mq.Broker], object]) -> None:
+        """Before the next append of *broker* another writer does this, and the append meets a conflict.
+
+        Asked again before that, before the append after it.
+        """
+        raise NotImplementedError
 
     def close(self) -> None:
         for broker in self._opened:
@@ -97,14 +114,170 @@ class KeptDisk(MemoryDisk):
 class MemoryEngine(Engine):
     """What `":memory:"` is, but each name's disk stays until the engine goes."""
 
-    lacks = frozenset({"sharing"})
+    lacks = frozenset({"sharing", "conflicts"})
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
+    def __init__(self, directory: Path, seed: object = 0) -> None:
+        super().__init__(directory, seed)
         self._disks: dict[str, KeptDisk] = {}
 
     def _open(self, name: str, **options: Any) -> mq.Broker:
         return open_on(self._disks.setdefault(name, KeptDisk()), ":memory:", **options)
 
 
+class SharedDisk(QuickDisk):
+    """Lets a rival have a turn in the midst of another one of the same thread.
+
+    LOCK is granted while a rival acts.  And no process comes in without LOCK, for it would not leave.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.acts = False
+        self._locks: set[int] = set()
+
+    def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
+        fd = super().open(path, write=write, create=create)
+        (self._locks.add if os.path.basename(path) == "LOCK" else self._locks.discard)(fd)
+        return fd
+
+    def lock(self, fd: int, *, shared: bool = False) -> bool:
+        return (self.acts and fd in self._locks) or super().lock(fd, shared=shared)
+
+    def heed_barriers(self) -> bool:
+        return False
+
+
+class Rival:
+    """Another writer of a broker's log, which is first when it is told to be."""
+
+    def __init__(self, broker: mq.Broker, clock: Callable[[], float] | None, random: Random) -> None:
+        self._random, self._disk, self._beaten = random, SharedDisk(), broker._store
+        self.broker = open_on(
+            self._disk, broker.path, sync="never", clock=clock, background=False,
+            segment_bytes=broker._store.log.segment_bytes,
+        )  # fmt: skip
+        self.broker._store.clock.wall_ms = self._wall_ms  # type: ignore[method-assign]
+
+    def _wall_ms(self) -> int:
+        return self._beaten.clock.wall_ms()  # a test may have set it
+
+    def act(self, do: Callable[[mq.Broker], object]) -> None:
+        """In the midst of a turn of the broker."""
+        self._disk.acts = True
+        try:
+            do(self.broker)
+        finally:
+            self._disk.acts = False
+
+    def disturb(self) -> None:
+        """Append what changes nothing that a program can see."""
+        self.act(self._random.choice([_release_nothing, _take_and_release]))
+
+
+def _release_nothing(broker: mq.Broker) -> None:
+    store = broker._store
+    with store.maintaining() as (log, now_ms, _):
+        if names := sorted(store.state.names()):
+            number = store.state.named(names[0]).number
+            log.append(now_ms, records.RELEASE, 0, number, records.RELEASE_PAYLOAD.pack(1))
+
+
+def _take_and_release(broker: mq.Broker) -> None:
+    """The next message of each queue, if it was never delivered and the queue does nothing by itself."""
+    for name in broker.queues():
+        queue = broker.queue(name)
+        seen = queue.peek(1)
+        if not seen or seen[0].attempts or broker._store.state.named(name).delivery_needs_plan:
+            continue
+        if message := queue.receive(timeout=0):
+            message.release()
+
+
+class ConflictingLog:
+    """A log in files that is not kept by a lock: a rival may append first, and then it raises Conflict.
+
+    An append of a writer that has not followed since is not accepted; of one that tries all the same, it
+    is the test that fails.
+    """
+
+    def __init__(self, log: Log, strikes: Callable[[], bool]) -> None:
+        """*strikes*: lets the rival be first, perhaps; whether it was."""
+        vars(self).update(_log=log, _strikes=strikes, _beaten=False)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self._log, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._log, name)
+
+    def append(self, *args: Any) -> int:
+        self._compete()
+        return self._log.append(*args)
+
+    def append_group(self, *args: Any, **options: Any) -> list[int]:
+        self._compete()
+        return self._log.append_group(*args, **options)
+
+    def append_columns(self, *args: Any, **options: Any) -> list[int]:
+        self._compete()
+        return self._log.append_columns(*args, **options)
+
+    def _compete(self) -> None:
+        log = self._log
+        assert log.end == log.barrier(), "it appends again, and has not followed what made the conflict"
+        if self._strikes():
+            raise Conflict
+
+
+class ConflictingEngine(FileEngine):
+    """Files to which another writer appends first, at random, in the midst of an operation."""
+
+    lacks = frozenset({"equal positions", "quiet"})
+
+    def __init__(self, directory: Path, seed: object = 0) -> None:
+        super().__init__(directory, seed)
+        self._rivals: dict[mq.Broker, Rival] = {}
+        self._next: dict[mq.Broker, list[Callable[[mq.Broker], object]]] = {}
+
+    def disk(self) -> Disk:
+        return SharedDisk()
+
+    def _open(self, name: str, **options: Any) -> mq.Broker:
+        broker = super()._open(name, **options)
+        if not broker._store.exclusive:  # then no other writer can be there
+            self._rivals[broker] = Rival(broker, options["clock"], self._random)
+            broker.close = partial(self._close, broker)  # type: ignore[method-assign]
+        broker._store.log = ConflictingLog(broker._store.log, partial(self._strikes, broker))
+        return broker
+
+    def _close(self, broker: mq.Broker) -> None:
+        if rival := self._rivals.pop(broker, None):
+            rival.broker.close()
+        mq.Broker.close(broker)
+
+    def abandon(self, broker: mq.Broker) -> None:
+        if rival := self._rivals.pop(broker, None):
+            super().abandon(rival.broker)
+        super().abandon(broker)
+
+    def meanwhile(self, broker: mq.Broker, do: Callable[[mq.Broker], object]) -> None:
+        self._next.setdefault(broker, []).append(do)
+
+    def _strikes(self, broker: mq.Broker) -> bool:
+        rival = self._rivals.get(broker)
+        if waiting := self._next.get(broker):
+            assert rival
+            rival.act(waiting.pop(0))
+            return True
+        if self._random.random() >= STRIKES:
+            return False
+        if rival:
+            rival.disturb()
+        return True
+
+
+# ConflictingEngine is to come, when operations answer a Conflict.
 ENGINES: dict[str, type[Engine]] = {"memory": MemoryEngine, "file": FileEngine}
