@@ -12,7 +12,7 @@ import pytest
 from fakes import made_here
 
 import mq
-from mq.api.message import BODY_BYTES_MAX
+from mq.engine.bodies import BODY_BYTES_MAX
 from mq.storage import segment
 from mq.storage.record import GROUP_BYTES_MAX
 

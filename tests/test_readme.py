@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import mq
-from mq.api.message import BODY_BYTES_MAX
 from mq.api.options import SECONDS_MAX
 from mq.delivery.state import QUEUES_MAX
+from mq.engine.bodies import BODY_BYTES_MAX
 from mq.storage.record import GROUP_BYTES_MAX
 
 ROOT = Path(__file__).parents[1]

@@ -23,7 +23,7 @@ import mq.engine.channel
 import mq.engine.listener
 import mq.engine.waiters
 import mq.engine.waiting
-from mq.engine.receiving import Asked, receive_from
+from mq.engine.several import Asked, receive_from
 from mq.engine.store import Store
 from mq.engine.waiting import Sleeper
 from mq.storage.shared import DIRTY

@@ -16,7 +16,7 @@ from mq.api.queue import Queue
 from mq.api.transaction import Transaction
 from mq.engine.looking import Stats
 from mq.engine.maintenance import MEMORY
-from mq.engine.receiving import Asked, receive_from
+from mq.engine.several import Asked, receive_from
 from mq.engine.store import Store
 from mq.errors import UsageError
 from mq.hold import Hold
@@ -50,7 +50,7 @@ class Broker:
 
     def __init__(self, store: Store) -> None:
         self._store, self._hold = store, store.hold()
-        self._asked: Asked | None = None  # by the last `receive`: a program asks for the same again
+        self._asked: Asked[Any] | None = None  # by the last `receive`: a program asks for the same again
         self.path = store.path
         self.store_id = store.identity.store_id
 
@@ -86,7 +86,7 @@ class Broker:
             asked = self._asked = self._ask(listed)
         return receive_from(asked, until)
 
-    def _ask(self, listed: list[Queue[Any]]) -> Asked:
+    def _ask(self, listed: list[Queue[Any]]) -> Asked[Delivery[Any]]:
         if not listed:
             raise UsageError("queues is empty: nothing would ever come")
         for queue in listed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from traceback import format_exception_only
 from types import MappingProxyType, TracebackType
@@ -10,12 +10,12 @@ from typing import Any, Final, Generic, NamedTuple, NewType, Protocol, Self, Typ
 
 import msgspec
 
-from mq import exact
-from mq.delivery import records
-from mq.delivery.attributes import Attributes
 from mq.delivery.queue import State
-from mq.delivery.traits import PLAIN, Flight, Traits
-from mq.errors import MqError, UsageError
+from mq.delivery.traits import Flight
+from mq.engine import hot
+from mq.engine.bodies import Decoder, More
+from mq.engine.handle import Handle
+from mq.errors import MqError
 from mq.instants import datetime_at
 
 T = TypeVar("T")
@@ -24,50 +24,7 @@ T_co = TypeVar("T_co", covariant=True)
 Receipt = NewType("Receipt", str)
 """The right to settle one delivery, as text: survives restarts and other processes."""
 
-BODY_BYTES_MAX: Final = 64 << 20
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
-
-_encode: Final = msgspec.msgpack.Encoder().encode
-
-
-def encode_body(body: object) -> tuple[int, bytes]:
-    """How *body* was given, and the bytes to store; UsageError if it cannot be stored."""
-    if type(body) is bytes:
-        flags, raw = records.BYTES, body
-    elif exact.is_a(body, str):
-        try:
-            flags, raw = records.TEXT, str.encode(body)  # not as a subclass encodes itself
-        except UnicodeEncodeError as error:
-            raise UsageError(f"the text cannot be stored as UTF-8: {error.reason}") from None
-    elif (data := exact.data(body)) is not None:
-        flags, raw = records.BYTES, data
-    else:
-        try:
-            flags, raw = records.MSGPACK, _encode(body)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise UsageError(
-                f"a body of type {exact.kind(body)} cannot be stored: {exact.told(error)}"
-            ) from None
-    if len(raw) > BODY_BYTES_MAX:
-        raise UsageError(
-            f"the body has {len(raw):,} bytes; {BODY_BYTES_MAX:,} is the most: store the data elsewhere"
-            " and publish where it is"
-        )
-    return flags, raw
-
-
-def encode_bodies(bodies: Iterable[object]) -> tuple[list[int], list[bytes]]:
-    """`encode_body` for many: how each was given, and its bytes."""
-    given = list(bodies)
-    if set(map(type, given)) == {bytes} and max(map(len, given)) <= BODY_BYTES_MAX:  # type: ignore[arg-type]
-        return [records.BYTES] * len(given), given  # type: ignore[return-value]  # as a rule
-    flags: list[int] = []
-    raw: list[bytes] = []
-    for body in given:
-        how, data = encode_body(body)
-        flags.append(how)
-        raw.append(data)
-    return flags, raw
 
 
 class Failure(NamedTuple):
@@ -78,30 +35,12 @@ class Failure(NamedTuple):
     attempt: int
 
 
-class More(msgspec.Struct, frozen=True, gc=False):
-    """What most messages do not have."""
-
-    said: Attributes
-    traits: Traits
-    size: int  # of all that was published
-
-
-def more_of(flags: int, published: bytes, traits: Traits) -> tuple[bytes, More | None]:
-    """The body, and what there is beside it."""
-    if not flags & records.ATTRIBUTED and traits is PLAIN:
-        return published, None
-    said, body = records.attributes_of(flags, published)
-    return body, More(said, traits, len(published))
-
-
-class Origin(Protocol):
+class Origin(Handle["Delivery[Any]"], Protocol):
     """The queue that a message came from, as far as the message needs it."""
 
-    name: str
-
-    def _body_of(self, message: Message[Any], /) -> Any: ...
+    @property
+    def _decoder(self) -> Decoder: ...
     def _receipt(self, id: int, lsn: int, /) -> Receipt: ...
-    def _ack(self, message: Delivery[Any], /) -> None: ...
     def _nack(self, message: Delivery[Any], delay: float | None, reason: str, /) -> None: ...
     def _release(self, message: Delivery[Any], /) -> None: ...
     def _reject(self, message: Delivery[Any], reason: str, /) -> None: ...
@@ -193,7 +132,7 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
     def body(self) -> T_co:
         """Decoded once, when it is first read; BadBody if it does not fit the queue's type."""
         if self._body is msgspec.UNSET:
-            self._body = self._queue._body_of(self)
+            self._body = self._queue._decoder.decode(self.queue, self.id, self._flags, self.raw)
         return self._body  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
@@ -228,7 +167,7 @@ class Delivery(Message[T_co], eq=False, gc=False):
 
     def ack(self) -> None:
         """Done: the message is gone."""
-        self._queue._ack(self)
+        hot.ack(self)
 
     def nack(self, *, delay: float | None = None, reason: str = "") -> None:
         """Failed: again after *delay* seconds; None: after a backoff that grows with the attempts.

@@ -13,6 +13,7 @@ from mq import exact
 from mq.delivery.intake import NewMessage
 from mq.delivery.options import Declaration
 from mq.delivery.retry import Backoff
+from mq.engine.bodies import BYTES
 from mq.engine.store import check_name
 from mq.errors import UsageError
 from mq.instants import ms_at
@@ -24,7 +25,6 @@ ATTEMPTS_MAX: Final = 1 << 31
 HEADERS_BYTES_MAX: Final = 64 << 10
 LABEL_BYTES_MAX: Final = 255  # of a group, and of a dedup id
 PRIORITY_MAX: Final = 255
-BYTES: Final = (bytes, bytearray, memoryview)
 
 
 class QueueOptions(TypedDict, total=False):

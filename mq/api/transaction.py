@@ -16,13 +16,15 @@ import time
 from typing import Any, TypeVar, Unpack, overload
 
 from mq import exact
-from mq.api.message import Delivery, Receipt, encode_body
+from mq.api.message import Delivery, Receipt
 from mq.api.options import PublishOptions, check_reason, check_seconds, new_message
 from mq.api.queue import Queue
+from mq.api.receipts import claim_of
 from mq.delivery.intake import NewMessage
 from mq.delivery.plan import Plan
-from mq.engine.publishing import publish
-from mq.engine.settling import Claim, Do, claim_of, do_ack, mark_settled, nacking, plan_all
+from mq.engine.bodies import encode_body
+from mq.engine.commands import publish
+from mq.engine.settling import Claim, Do, do_ack, mark_settled, nacking, plan_all
 from mq.engine.store import Store, check_name
 from mq.errors import StaleReceipt, UsageError
 

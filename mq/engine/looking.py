@@ -6,22 +6,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from struct import error as StructError
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-from mq.api.message import Message, more_of
-from mq.api.options import QueueOptions, options_of
 from mq.delivery import dead, records
 from mq.delivery.now import Now
 from mq.delivery.options import Declaration
 from mq.delivery.queue import QueueState, State
 from mq.delivery.traits import Flight, Traits
+from mq.engine.bodies import More, more_of
 from mq.engine.channel import Channel
 from mq.engine.operation import operation
 from mq.engine.store import Store
 from mq.errors import CorruptStore, UsageError
-
-if TYPE_CHECKING:
-    from mq.api.queue import Queue
 
 
 class Stats(NamedTuple):
@@ -52,74 +48,98 @@ class Seen(NamedTuple):
     traits: Traits
 
 
-def peek(queue: Queue[Any], limit: int, state: State) -> list[Message[Any]]:
-    return _look(queue._store, queue, lambda held, now: held.ids(state, now, limit))
+class Shown(NamedTuple):
+    """A message as it is shown to users: what follows the queue in an api.message.Message."""
+
+    id: int
+    known: Flight  # with the time when it changes as its deadline
+    flags: int
+    created_ms: int
+    raw: bytes
+    more: More | None
+    state: State
 
 
-def get(queue: Queue[Any], id: int) -> Message[Any] | None:
+def peek(store: Store, channel: Channel, limit: int, state: State) -> list[Shown]:
+    """The first *limit* messages in *state*, in delivery order."""
+    return _look(store, channel, lambda held, now: held.ids(state, now, limit))
+
+
+def get(store: Store, channel: Channel, id: int) -> Shown | None:
+    """One message; None if it is not in the queue."""
+
     def choose(held: QueueState, now: Now) -> list[int]:
         held.advance(now)
         return [id] if id in held and not held.has_expired(id) else []
 
-    found = _look(queue._store, queue, choose)
+    found = _look(store, channel, choose)
     return found[0] if found else None
 
 
 @operation
 def _look(
-    store: Store, queue: Queue[Any], choose: Callable[[QueueState, Now], list[int]]
-) -> list[Message[Any]]:
+    store: Store, channel: Channel, choose: Callable[[QueueState, Now], list[int]]
+) -> list[Shown]:  # fmt: skip
     """The messages that *choose* names, and whose records are still there."""
-    held, found = store.turn.look(partial(_choose, store, queue, choose))
-    return [message for seen in found if held and (message := _message(queue, held, seen))]
+    held, found = store.turn.look(partial(_choose, store, channel, choose))
+    return [shown for seen in found if held and (shown := _show(store, held, seen))]
 
 
 def _choose(
-    store: Store, queue: Queue[Any], choose: Callable[[QueueState, Now], list[int]]
+    store: Store, channel: Channel, choose: Callable[[QueueState, Now], list[int]]
 ) -> tuple[QueueState | None, list[Seen]]:
-    held, now = queue._channel.state, store.clock.now()
+    held, now = channel.state, store.clock.now()
     if held is None:
         return None, []
-    skew_ms = queue._skew_ms()
-    return held, [_see(held, id, now, skew_ms) for id in choose(held, now)]
+    skew = skew_ms(store)
+    return held, [_see(held, id, now, skew) for id in choose(held, now)]
 
 
-def _see(held: QueueState, id: int, now: Now, skew_ms: int) -> Seen:
+def _see(held: QueueState, id: int, now: Now, skew: int) -> Seen:
     where, position = held.state_of(id, now), held.position(id)
     assert where
     assert position is not None
     due = None if where == "ready" else held.changes_at(id, now)
     if due is not None and where == "delayed" and held.rests(id):
-        due += skew_ms  # by the wall clock, as all other dues are
+        due += skew  # by the wall clock, as all other dues are
     return Seen(id, position, held.attempts(id), where, due, held.history(id, now))
 
 
-def _message(queue: Queue[Any], held: QueueState, seen: Seen) -> Message[Any] | None:
-    found = queue._store.read(held, seen.id, seen.position)
+def _show(store: Store, held: QueueState, seen: Seen) -> Shown | None:
+    found = store.read(held, seen.id, seen.position)
     if found is None:
         return None
     flags, created_ms, published = found
     raw, more = more_of(flags, published, seen.traits)
     known = Flight(0, seen.due or 0, seen.attempts, seen.position, seen.traits)
-    return Message(queue, seen.id, known, flags, created_ms, raw, more, seen.state)
+    return Shown(seen.id, known, flags, created_ms, raw, more, seen.state)
 
 
-def stats(queue: Queue[Any]) -> Stats:
-    return _stats(queue._store, queue._channel)
+def skew_ms(store: Store) -> int:
+    """How far the wall clock is ahead of store time, as the log says."""
+    return store.log.segments[-1].skew_ms
+
+
+def number(store: Store, channel: Channel) -> int:
+    """The queue's number, which its receipts name; 0 if there is none."""
+    if channel.state is None:  # in a child that has not opened the store yet
+        stats(store, channel)
+    return channel.state.number if channel.state else 0
 
 
 @operation
-def _stats(store: Store, channel: Channel) -> Stats:
-    stats, oldest = store.turn.look(partial(_count, store, channel))
+def stats(store: Store, channel: Channel) -> Stats:
+    """How many messages are where, and what has happened so far."""
+    counted, oldest = store.turn.look(partial(_count, store, channel))
     if oldest is None:
-        return stats
+        return counted
     created_ms = oldest.created_ms
     if created_ms is None:
         with suppress(CorruptStore):  # its age is damaged with it
             if found := store.read(oldest.queue, oldest.id, oldest.position):
                 created_ms = found[1]
     age = 0.0 if created_ms is None else max(0, oldest.now.wall - created_ms) / 1000
-    return stats._replace(oldest_age=age)
+    return counted._replace(oldest_age=age)
 
 
 class Oldest(NamedTuple):
@@ -158,16 +178,12 @@ def _created_ms(store: Store, position: int) -> int | None:
     return None
 
 
-def options(queue: Queue[Any]) -> QueueOptions:
-    return _options(queue._store, queue._channel)
-
-
 @operation
-def _options(store: Store, channel: Channel) -> QueueOptions:
+def options(store: Store, channel: Channel) -> tuple[Declaration, str]:
+    """The options in force, and where dead letters go; "" if no queue can be named so."""
     held = store.turn.look(lambda: channel.state)
     declared = held.options if held else Declaration(name=channel.name)
     try:
-        grave = dead.dead_letters_of(declared)
+        return declared, dead.dead_letters_of(declared)
     except UsageError:  # too long a name: there is none yet
-        grave = ""
-    return options_of(declared, grave)
+        return declared, ""

@@ -11,7 +11,7 @@ from click.testing import Result
 from commands import Run
 
 import mq
-from mq.api.message import BODY_BYTES_MAX
+from mq.engine.bodies import BODY_BYTES_MAX
 
 
 def bodies(store: Path, queue: str = "q") -> list[object]:

@@ -14,6 +14,7 @@ import pytest
 from commands import Run, Start
 
 import mq
+import mq.engine.bodies
 from mq.cli import output
 
 
@@ -112,7 +113,7 @@ def test_a_store_that_somebody_has_alone_names_the_process(
 def test_on_a_terminal_control_characters_are_shown(
     monkeypatch: pytest.MonkeyPatch, text: str, shown: str
 ) -> None:
-    flags, raw = mq.api.message.encode_body(text)
+    flags, raw = mq.engine.bodies.encode_body(text)
     assert output.body_shown(flags, raw) == raw
     monkeypatch.setattr(output, "is_terminal", lambda: True)
     assert output.body_shown(flags, raw).decode() == shown

@@ -1,0 +1,202 @@
+"""All that is a plan: decided, decoded as recovery would, appended in one write, applied.
+
+    publish                  with attributes, into limits, several at once, with what a transaction settles
+    cancel, reschedule       one message that waits
+    purge, replay            many, in slices, so that no neighbour waits
+    pause, resume, delete    the queue
+
+Deliveries are settled in settling.py.  The plain publish, receive and ack make no plan: see hot.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mq.delivery import dead, records, settle
+from mq.delivery.intake import NewMessage, admit
+from mq.delivery.plan import Plan
+from mq.delivery.purge import Purge
+from mq.delivery.queue import QueueState
+from mq.engine import looking
+from mq.engine.channel import Channel, Channels
+from mq.engine.operation import operation
+from mq.engine.slices import give_way
+from mq.engine.store import Store
+from mq.engine.waiting import Sleeper
+from mq.errors import DiskFull, QueueFull
+
+Decide = Callable[[Plan, QueueState, Callable[[], bool]], int]  # the last: whether the slice's time is over
+
+
+# ── publishing ─────────────────────────────────────────────────────────────────────
+
+
+def publish(
+    store: Store, messages: Sequence[NewMessage], until: float | None = None, *,
+    before: Callable[[Plan], None] | None = None,
+) -> list[int]:  # fmt: skip
+    """Store all of *messages* in one atomic group, or none; the messages' ids.
+
+    Waits for room until then, monotonic seconds; then QueueFull.  *before* adds to the plan
+    what is to happen with them.
+    """
+    channels = [store.channel(name) for name in dict.fromkeys(message.queue for message in messages)]
+    try:
+        return _publish(store, channels, messages, until, before)
+    except DiskFull:
+        _make_way(store)
+    return _publish(store, channels, messages, until, before)
+
+
+@operation
+def _make_way(store: Store) -> None:
+    store.maintenance.make_way()
+
+
+@operation
+def _publish(
+    store: Store, channels: Sequence[Channel], messages: Sequence[NewMessage], until: float | None,
+    before: Callable[[Plan], None] | None,
+) -> list[int]:  # fmt: skip
+    sleeper: Sleeper | None = None
+
+    def admit_or_wait() -> tuple[list[int], list[int], int] | None:
+        """Where each message is, the positions of what is stored, the log's end; None: no room yet."""
+        nonlocal sleeper
+        if sleeper:
+            sleeper.end()
+        plan = store.plan()
+        if plan.now.store >= store.state.board.next:
+            store.do_due()
+            plan = store.plan()
+        if before:
+            before(plan)
+        try:
+            places = admit(plan, messages)
+        except QueueFull:
+            if until is None:
+                raise
+            sleeper = sleeper or Sleeper(store.waiters, Channels(channels), for_room=True)
+            if not sleeper.prepare(plan.now, until):
+                raise
+            return None
+        return places, store.commit(plan) if plan.drafts else [], store.log.end
+
+    try:
+        while (stored := store.turn.take(admit_or_wait)) is None:
+            assert sleeper
+            sleeper.sleep()
+    except BaseException:
+        if sleeper:
+            sleeper.give_up()
+        raise
+    places, positions, end = stored
+    # Also if nothing was stored: what was there already may not be on the disk yet.
+    if messages:
+        store.settle(end)
+    return [positions[place] if place >= 0 else -1 - place for place in places]
+
+
+# ── what waits in a queue ──────────────────────────────────────────────────────────
+
+
+def cancel(store: Store, channel: Channel, id: int) -> bool:
+    """Drop a message that waits or is delayed; False if it is in flight, or not here."""
+
+    def decide(plan: Plan, queue: QueueState, _: object) -> int:
+        if not queue.waits(id, plan.now):
+            return 0
+        plan.add(*records.drop(queue.number, 0, [(id, plan.size_of(queue, id))]))
+        return 1
+
+    return _change(store, channel, decide) > 0
+
+
+def reschedule(store: Store, channel: Channel, id: int, delay_ms: int, due: int) -> bool:
+    """A message that waits or is delayed is ready in *delay_ms*, or at *due*; False as for `cancel`."""
+
+    def decide(plan: Plan, queue: QueueState, _: object) -> int:
+        if not queue.waits(id, plan.now):
+            return 0
+        when = due or (plan.now.wall + delay_ms if delay_ms else 0)
+        if id in queue.flights:  # its delivery has timed out, and no process has noticed
+            settle.give_up(plan, queue, id, when)
+        else:
+            plan.add(*records.reschedule(queue.number, id, when))
+        return 1
+
+    return _change(store, channel, decide) > 0
+
+
+def purge(store: Store, channel: Channel) -> int:
+    """Drop all that waits or is delayed; how many.  Does not wait for the disk."""
+    purge = Purge()
+    return _change(store, channel, purge.plan, lambda: purge.more, waits=False)
+
+
+def replay(store: Store, channel: Channel, ids: list[int] | None, to: str | None) -> int:
+    """Move dead letters to where they died, or to the queue *to*; how many."""
+    replay = dead.Replay(ids, to)
+    return _change(store, channel, replay.plan, lambda: replay.more)
+
+
+# ── the queue ──────────────────────────────────────────────────────────────────────
+
+
+def pause(store: Store, channel: Channel) -> None:
+    store.declare(channel, {"paused": True})
+
+
+def resume(store: Store, channel: Channel) -> None:
+    if looking.stats(store, channel).paused:
+        store.declare(channel, {"paused": False})
+
+
+def delete(store: Store, channel: Channel) -> None:
+    """The queue goes, with all it holds."""
+
+    def decide(plan: Plan, queue: QueueState, _: object) -> int:
+        plan.add(*records.delete(queue.number))
+        return 1
+
+    _change(store, channel, decide)
+
+
+def _no_more() -> bool:
+    return False
+
+
+@operation
+def _change(
+    store: Store, channel: Channel, decide: Decide, more: Callable[[], bool] = _no_more, *, waits: bool = True
+) -> int:  # fmt: skip
+    """Do what *decide* plans for a queue, if it is there, in slices while there is *more*; the sum.
+
+    If it *waits*, under sync="always" it is on the disk then.
+    """
+    result = end = 0
+
+    def change() -> int | None:
+        nonlocal end
+        if store.clock.store_ms() >= store.state.board.next:
+            store.do_due()
+        queue, plan = channel.state, store.plan()
+        if queue is None:
+            return None
+        queue.advance(plan.now)
+        count = decide(plan, queue, store.slice(plan))
+        if plan.drafts:
+            store.commit(plan)
+        end = store.log.end
+        return count
+
+    while not end or more():
+        if end:
+            give_way(store)
+        count = store.turn.take(change)
+        if count is None:
+            return result
+        result += count
+    if waits:
+        store.settle(end)
+    return result

@@ -1,0 +1,364 @@
+"""The hot operations: publish, receive, ack, and their batches.  The only flat code of the engine.
+
+At a microsecond or two a message every Python call shows.  So these six write out the turn that all other
+operations take by `Turn.take` (mq/engine/turn.py), and the steps that a plan takes in `Store.commit`:
+
+    refuse     a thread that is inside an operation already (mq/engine/operation.py)
+    mutex      keeps out the other threads of this process
+    enter      keeps out the other processes, steps aside for one that waits, applies what was appended since
+    due        what has fallen due comes first
+    decide     what the state allows now
+    append     the record, in one write
+    apply      the record, by the method that recovery calls, too
+    applied    is the end of the log, last: an interruption before that leaves it behind, and the next
+               turn reads the state anew
+    wake       the receivers that find something now, here and in other processes
+    leave      in a `finally`, and one call of C: nothing can come between, and no lock stays held
+
+What is not plain (attributes, limits, a queue that is not there yet, a full disk) is not done here:
+`publish` and `publish_many` return None then, `ack_many` how many it did, and the caller makes a plan
+(mq/engine/commands.py, mq/engine/settling.py).
+
+These records are not decoded before they are appended, as those of a plan are.  Nothing in them comes
+from a caller unchecked: the flags of a body are one of three, ids, receipts and queue numbers are the
+state's own, and a deadline is store time and a duration of ten years at most, which a u64 holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import get_ident
+from typing import Final
+
+from mq.delivery import records
+from mq.delivery.records import ACK, ATTRIBUTED, DELIVER, PUBLISH, TIMED_OUT
+from mq.delivery.traits import PLAIN
+from mq.engine import receiving
+from mq.engine.bodies import more_of
+from mq.engine.channel import Channel, Channels
+from mq.engine.handle import D, Handle, Held
+from mq.engine.operation import nested, operation
+from mq.engine.receiving import NOTHING
+from mq.engine.slices import give_way
+from mq.engine.store import Store
+from mq.engine.waiting import Sleeper
+from mq.errors import DiskFull, StaleReceipt, StorageError
+
+PACK_DELIVER: Final = records.DELIVER_PAYLOAD.pack
+PACK_ACK: Final = records.ACK_PAYLOAD.pack
+ACKS_MAX: Final = 8 * records.RUN_MAX  # acked in one turn: less than a millisecond
+
+
+# ── publishing ─────────────────────────────────────────────────────────────────────
+
+
+def publish(store: Store, channel: Channel, flags: int, raw: bytes) -> int | None:
+    """Store one message that is nothing but a body; its id.  None if the queue needs a plan for it.
+
+    *flags* say how the body was given.
+    """
+    turn = store.turn
+    me, busy = get_ident(), store.busy
+    if me in busy:
+        raise nested()
+    try:
+        busy.add(me)
+        with turn.mutex:
+            try:
+                turn.enter()
+                state = channel.state
+                if state is None or state.publish_needs_plan:
+                    return None
+                ms, log = store.clock.store_ms(), store.log
+                if ms >= store.state.board.next:
+                    store.do_due()
+                    state = channel.state
+                    if state is None:
+                        return None
+                id = log.append(ms, PUBLISH, flags, state.number, raw)
+                state.publish(id, len(raw))
+                end = store.applied = log.end
+                asleep = turn.mark[channel.word]  # the processes that wait here
+                if channel.armed or (asleep and asleep != store.listener.bit):
+                    channel.wake(1)
+            except DiskFull:
+                return None  # the plan makes way, perhaps
+            finally:
+                turn.leave()
+        if store.linger:
+            store.settle(end)
+        return id
+    finally:
+        busy.discard(me)
+
+
+@operation
+def publish_many(store: Store, channel: Channel, flags: list[int], bodies: list[bytes]) -> list[int] | None:
+    """Store all of *bodies*, or none; their ids.  None if the queue needs a plan for them.
+
+    *flags* say how each was given.
+    """
+    turn = store.turn
+    with turn.mutex:
+        try:
+            turn.enter()
+            ms = store.clock.store_ms()
+            if ms >= store.state.board.next:
+                store.do_due()
+            state = channel.state
+            if state is None or state.publish_needs_plan:
+                return None
+            count = len(bodies)
+            ids = store.log.append_columns(ms, [PUBLISH] * count, flags, [state.number] * count, bodies)
+            state.publish_run(ids, sum(map(len, bodies)))
+            end = store.applied = store.log.end
+            channel.wake(len(ids))
+        except DiskFull:
+            return None  # the plan makes way, perhaps
+        finally:
+            turn.leave()
+    store.settle(end)
+    return ids
+
+
+# ── receiving ──────────────────────────────────────────────────────────────────────
+
+
+def receive(queue: Handle[D], until: float | None, visibility_timeout: float | None) -> D | None:
+    """Take the next message; None once *until* has come, monotonic seconds."""
+    store, channel = queue._store, queue._channel
+    turn = store.turn
+    me, busy = get_ident(), store.busy
+    if me in busy:
+        raise nested()
+    sleeper = flight = id = begun = None
+    try:
+        busy.add(me)
+        while True:
+            with turn.mutex:
+                try:
+                    turn.enter()
+                    if sleeper is not None:
+                        sleeper.end()
+                    state, ms = channel.state, store.clock.store_ms()
+                    id = None
+                    if state is not None and state.plain and ms < state.next_store:
+                        id = state.waiting.head  # nothing else is to be looked at
+                    if id is None or ms >= store.state.board.next:
+                        now = store.clock.now()
+                        ms = now.store
+                        if ms >= store.state.board.next:
+                            store.do_due()
+                        state = channel.state
+                        id = state.head(now) if state else None
+                        if state is not None and state.delivery_needs_plan:
+                            receiving.renew(store, state, now)
+                    if id is None:
+                        sleeper = sleeper or Sleeper(store.waiters, Channels((channel,)))
+                        if not sleeper.prepare(now, until):
+                            return None
+                    else:
+                        assert state
+                        options = state.options
+                        seconds = (
+                            options.visibility_timeout if visibility_timeout is None else visibility_timeout
+                        )
+                        deadline = ms + int(seconds * 1000)
+                        log = store.log
+                        if state.delivery_needs_plan and options.delivery == "at_most_once":
+                            settled = receiving.arrive_settled(queue, state, [id], now)
+                        else:
+                            # A flight that is taken again has timed out.
+                            flags = TIMED_OUT if id in state.flights else 0
+                            payload = PACK_DELIVER(id, deadline)
+                            receipt = log.append(ms, DELIVER, flags, state.number, payload)
+                            flight = state.deliver(id, receipt, deadline, flags)
+                            store.applied = log.end
+                            assert flight
+                        if store.waiters.asleep:
+                            now = store.clock.now()
+                            channel.wake_next(now)
+                            store.waiters.watch(now)
+                except BaseException:
+                    if id is not None and flight is None:
+                        begun = receiving.begun(store, state, store.applied)
+                    raise
+                finally:
+                    turn.leave()
+            if id is None:
+                assert sleeper
+                sleeper.sleep()
+                continue
+            if flight is None:
+                return receiving.hand_over(store, settled)[0]
+            assert state
+            found = log.reader.at_hand(flight.position, PUBLISH)
+            if found is None:
+                try:
+                    found = store.read(state, id, flight.position)
+                except StorageError as error:
+                    receiving.set_aside(store, channel, id, receipt, error)
+                    raise
+            if found is None:  # it timed out, and was settled, before it was read
+                flight = id = None
+                continue
+            flags, created_ms, raw = found
+            more = None
+            if flags & ATTRIBUTED or flight.traits is not PLAIN:
+                raw, more = more_of(flags, raw, flight.traits)
+            return queue._delivery(queue, id, flight, flags, created_ms, raw, more)
+    except BaseException as error:
+        if sleeper is not None:
+            sleeper.give_up()
+        if id is not None and flight is not None:
+            begun = [(id, receipt)]
+        if begun and not isinstance(error, StorageError):
+            receiving.give_back(store, channel, begun)
+        raise
+    finally:
+        busy.discard(me)
+
+
+@operation
+def receive_many(
+    store: Store, queue: Handle[D], limit: int, until: float | None, visibility_timeout: float | None
+) -> list[D]:  # fmt: skip
+    """Take up to *limit* messages as soon as there is one; none once *until* has come, monotonic seconds."""
+    turn, channel = store.turn, queue._channel
+    sleeper: Sleeper | None = None
+    taken, deliveries = NOTHING, []
+    try:
+        while True:
+            settled, begin = None, -1
+            with turn.mutex:
+                try:
+                    turn.enter()
+                    if sleeper:
+                        sleeper.end()
+                    now = store.clock.now()
+                    if now.store >= store.state.board.next:
+                        store.do_due()
+                    state = channel.state
+                    ids = state.heads(now, limit) if state and not state.paused else []
+                    if state is not None and state.delivery_needs_plan:
+                        receiving.renew(store, state, now)
+                    if not ids:
+                        sleeper = sleeper or Sleeper(store.waiters, Channels((channel,)))
+                        if not sleeper.prepare(now, until):
+                            return []
+                    else:
+                        assert state
+                        options = state.options
+                        seconds = (
+                            options.visibility_timeout if visibility_timeout is None else visibility_timeout
+                        )
+                        deadline = now.store + int(seconds * 1000)
+                        begin = store.log.end
+                        if options.delivery == "at_most_once":
+                            settled = receiving.arrive_settled(queue, state, ids, now)
+                        else:
+                            taken = receiving.take(store, state, ids, now, deadline)
+                        if channel.armed:
+                            channel.wake_next(now)
+                        if store.waiters.asleep:
+                            store.waiters.watch(now)
+                except BaseException:
+                    if begin >= 0 and not taken.ids:
+                        deliveries = receiving.begun(store, state, begin)
+                    raise
+                finally:
+                    turn.leave()
+            if not ids:
+                assert sleeper
+                sleeper.sleep()
+                continue
+            if settled is not None:
+                return receiving.hand_over(store, settled)
+            assert state
+            if found := receiving.read_all(queue, state, taken):
+                return found
+            taken = NOTHING
+    except BaseException as error:
+        if sleeper:
+            sleeper.give_up()
+        deliveries += [(id, flight.receipt) for id, flight in zip(*taken, strict=True)]
+        if deliveries and not isinstance(error, StorageError):  # what is damaged is set aside already
+            receiving.give_back(store, channel, deliveries)
+        raise
+
+
+# ── acking ─────────────────────────────────────────────────────────────────────────
+
+
+def ack(message: Held) -> None:
+    """The message is gone; StaleReceipt if its delivery is not in force any more."""
+    queue, id = message._queue, message.id
+    store = queue._store
+    turn = store.turn
+    me, busy = get_ident(), store.busy
+    if me in busy:
+        raise nested()
+    try:
+        busy.add(me)
+        with turn.mutex:
+            try:
+                turn.enter()
+                log, channel = store.log, queue._channel
+                state = channel.state
+                flight = state.flights.get(id) if state else None
+                if flight is None or flight.receipt != message._flight.receipt:
+                    raise StaleReceipt((id,))
+                assert state
+                size = message._more.size if message._more else len(message.raw)
+                ms = store.clock.store_ms()
+                log.append(ms, ACK, 0, state.number, PACK_ACK(id, size))
+                state.ack(id, size)
+                store.applied = log.end
+                if flight.traits is not PLAIN or state.bounded:
+                    channel.hand_on(store.clock.now())  # the next of its group, or a publisher
+                    channel.freed()
+            finally:
+                turn.leave()
+        message._settled = True
+    finally:
+        busy.discard(me)
+
+
+@operation
+def ack_many(store: Store, channel: Channel, messages: Sequence[Held]) -> int:
+    """Ack *messages*, plain deliveries of one queue; how many, for the rest may need a plan."""
+    turn, done = store.turn, 0
+    while done < len(messages):
+        part = messages[done : done + ACKS_MAX]
+        ids = [each.id for each in part]
+        flights = [each._flight for each in part]
+        sizes = [len(each.raw) for each in part]
+        if done:
+            give_way(store)
+        with turn.mutex:
+            try:
+                turn.enter()
+                state = channel.state
+                if state is None or not state.are_plain(ids, flights):
+                    return done
+                ms = store.clock.store_ms()
+                payloads = records.encode_acks(ids, sizes)
+                count = len(payloads)
+                if count == 1:
+                    store.log.append(ms, ACK, 0, state.number, payloads[0])
+                else:
+                    store.log.append_columns(
+                        ms, [ACK] * count, [0] * count, [state.number] * count, payloads
+                    )  # fmt: skip
+                state.ack_plain(ids, sizes)
+                store.applied = store.log.end
+            finally:
+                turn.leave()
+        _note_settled(part)
+        done += len(part)
+    return done
+
+
+def _note_settled(messages: Sequence[Held]) -> None:
+    for message in messages:
+        message._settled = True
