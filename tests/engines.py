@@ -26,8 +26,9 @@ from fakes import QuickDisk, open_on
 import mq
 from mq.delivery import records
 from mq.engine.log import Conflict
-from mq.storage.disk import Disk, MemoryDisk
+from mq.storage.disk import Disk
 from mq.storage.log import Log
+from mq.storage.memory_disk import MemoryDisk
 
 PATIENCE = 60.0  # seconds after which a test that hangs has failed
 STRIKES = 0.3  # of the appends on which nothing is set, this share meets a conflict

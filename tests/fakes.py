@@ -10,7 +10,8 @@ from pathlib import Path
 from mq.api.broker import Broker
 from mq.engine.store import Store
 from mq.storage import shared
-from mq.storage.disk import Disk, RealDisk
+from mq.storage.disk import Disk
+from mq.storage.real_disk import RealDisk
 
 
 class FakeClock:

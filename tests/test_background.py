@@ -23,8 +23,8 @@ import mq
 from mq.engine import background, maintenance
 from mq.engine.background import GIVE_UP, Worker
 from mq.engine.store import Store
-from mq.storage import cleaner, disk
-from mq.storage.disk import RealDisk
+from mq.storage import cleaner, real_disk
+from mq.storage.real_disk import RealDisk
 
 PATIENCE = 60  # seconds after which something that does not happen has failed
 SEGMENT_BYTES = 4096
@@ -513,7 +513,7 @@ def test_where_nothing_can_wait_for_the_pipe_it_is_looked_at_often(monkeypatch, 
 
     naps: list[float] = []
     monkeypatch.setattr(select, "select", select_in_vain)
-    monkeypatch.setattr(disk, "time", SimpleNamespace(sleep=naps.append))
+    monkeypatch.setattr(real_disk, "time", SimpleNamespace(sleep=naps.append))
     real = RealDisk()
     real.make_fifo(str(tmp_path / "bell"))
     fd = real.open_fifo(str(tmp_path / "bell"))
@@ -521,7 +521,7 @@ def test_where_nothing_can_wait_for_the_pipe_it_is_looked_at_often(monkeypatch, 
     real.ring(fd)
     real.listen(fd, 0.001)
     real.close(fd)
-    assert naps == [disk.DEAF_SECONDS, 0.001]
+    assert naps == [real_disk.DEAF_SECONDS, 0.001]
 
 
 # ── syncing ────────────────────────────────────────────────────────────────────────

@@ -17,7 +17,8 @@ import mq
 from mq.cli import cli
 from mq.engine.clock import APART_MS_MAX, Clock
 from mq.storage import record, shared
-from mq.storage.disk import MemoryDisk, RealDisk
+from mq.storage.memory_disk import MemoryDisk
+from mq.storage.real_disk import RealDisk
 
 Y1970, Y2026, Y2106 = 20.0, 1_790_000_000.0, 4_300_000_000.0
 HOUR, MINUTE = 3600.0, 60.0

@@ -16,7 +16,7 @@ from fakes import QuickDisk, open_on
 import mq
 from mq.cli.app import cli
 from mq.storage import shared
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 
 BODY = b"." * 500
 SMALL = 1 << 14  # bytes of a segment

@@ -13,7 +13,7 @@ from mq.api.broker import Broker
 from mq.delivery import records
 from mq.delivery.decode import refusals
 from mq.engine.store import Store
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 from mq.storage.repair import repair
 from mq.storage.segment import HEADER_BYTES
 

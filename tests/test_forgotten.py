@@ -17,7 +17,7 @@ from fakes import open_on
 import mq
 from mq.engine.store import Store
 from mq.hold import Hold
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 from mq.storage.shared import ASLEEP
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="no /proc to count descriptors in")

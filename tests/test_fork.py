@@ -33,7 +33,7 @@ from mq.engine import store as store_module
 from mq.engine.channel import Channel
 from mq.engine.store import Store
 from mq.storage import locks
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork"),

@@ -49,7 +49,7 @@ from fakes import FakeClock, QuickDisk, open_on
 import mq
 from mq.delivery.agenda import Agenda
 from mq.storage import barrier, bias, shared
-from mq.storage.disk import HAVE_BYTE_LOCKS
+from mq.storage.real_disk import HAVE_BYTE_LOCKS
 
 SECONDS = 30.0  # the visibility timeout
 MOVES = {"NOP", "CACHE", "POP_TOP", "COPY", "SWAP", "PRECALL", "KW_NAMES", "EXTENDED_ARG", "PUSH_NULL",

@@ -17,7 +17,7 @@ import pytest
 import mq
 from mq.delivery import records
 from mq.delivery.decode import refusals
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 from mq.storage.repair import repair
 from mq.storage.shared import ASLEEP
 

@@ -17,7 +17,7 @@ from test_damaged_bodies import damage
 import mq
 from mq.engine.store import Store, _open_stores
 from mq.storage import locks
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 
 ROOT = Path(__file__).parents[1] / "mq"
 SEGMENT_BYTES = 4096

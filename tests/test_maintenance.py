@@ -11,7 +11,7 @@ from fakes import QuickDisk, open_on
 import mq
 from mq.api.broker import Broker
 from mq.engine import maintenance
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 
 SEGMENT_BYTES = 4096
 QUEUES = 300  # whose declarations fill several segments

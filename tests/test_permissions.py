@@ -18,7 +18,7 @@ import pytest
 import mq
 from mq.delivery import records
 from mq.delivery.decode import refusals
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 from mq.storage.repair import repair
 
 SERVICE, OTHER, GROUP, OWN_GROUP = 61_001, 61_002, 61_100, 61_200

@@ -19,7 +19,7 @@ import mq
 from mq.cli import cli
 from mq.storage import locks
 from mq.storage import paths as stores
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 
 
 def refused(path: Path | str, **options: object) -> str:

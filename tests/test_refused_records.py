@@ -27,7 +27,7 @@ from mq.delivery.state import declaration_of
 from mq.delivery.traits import changes_in
 from mq.engine import maintenance
 from mq.storage import record, segment
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 REFUSED = r"nothing was done.*bug of mq"

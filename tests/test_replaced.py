@@ -26,7 +26,8 @@ from mq.api.broker import Broker
 from mq.delivery import records
 from mq.delivery.decode import refusals
 from mq.storage import record, segment
-from mq.storage.disk import Inode, RealDisk
+from mq.storage.disk import Inode
+from mq.storage.real_disk import RealDisk
 from mq.storage.repair import repair
 
 BODY = b"." * 1000

@@ -9,7 +9,7 @@ import pytest
 from fakes import open_on
 
 from mq.api.broker import Broker
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 
 SEGMENT_BYTES = 64 << 10
 BODY = bytes(1000)

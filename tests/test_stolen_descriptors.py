@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import mq
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 
 HEAD = """
 import os, sys, mq

@@ -22,7 +22,7 @@ from fakes import CountingDisk, QuickDisk, made_here, open_on
 
 import mq
 from mq.storage import shared
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 
 pytestmark = [pytest.mark.file_store, pytest.mark.usefixtures("no_backoff_after_timeouts")]
 

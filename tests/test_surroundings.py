@@ -21,7 +21,8 @@ from mq.delivery import records
 from mq.delivery.decode import refusals
 from mq.engine.store import Store
 from mq.storage import shared
-from mq.storage.disk import Disk, RealDisk
+from mq.storage.disk import Disk
+from mq.storage.real_disk import RealDisk
 from mq.storage.repair import repair
 
 PATIENCE = 120.0  # seconds after which a test that hangs has failed

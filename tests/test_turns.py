@@ -21,7 +21,7 @@ import mq
 from mq.storage import barrier, bias, shared
 from mq.storage import locks as locks_module
 from mq.storage.bias import RUN
-from mq.storage.disk import HAVE_BYTE_LOCKS, RealDisk
+from mq.storage.real_disk import HAVE_BYTE_LOCKS, RealDisk
 from mq.storage.window import Window
 
 pytestmark = pytest.mark.skipif(

@@ -26,7 +26,8 @@ import mq
 from mq.cli import output
 from mq.errors import CorruptStore, MqError, StorageError, UsageError
 from mq.storage import paths
-from mq.storage.disk import RealDisk, explain, storage_error
+from mq.storage.explain import explain, storage_error
+from mq.storage.real_disk import RealDisk
 
 ERROR: Final = 1
 USAGE: Final = 2

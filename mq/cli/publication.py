@@ -24,7 +24,8 @@ from mq.delivery.queue import QueueState
 from mq.engine.loading import Loaded, Loader
 from mq.errors import MqError
 from mq.storage import checkpoint, identity, locks, paths
-from mq.storage.disk import Disk, pass_on
+from mq.storage.disk import Disk
+from mq.storage.explain import pass_on
 from mq.storage.recovery import StaleCheckpoint
 from mq.storage.segment import Scan, Segment
 from mq.storage.walk import Found, end_of_files, found_in

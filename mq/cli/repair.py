@@ -9,7 +9,7 @@ from mq.cli.app import command, json_option, note, require_directory, store_opti
 from mq.delivery import records
 from mq.delivery.decode import refusals
 from mq.storage import repair as mending
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 
 
 @command(short_help="Make a damaged store whole; lose only what is damaged.")

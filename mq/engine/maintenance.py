@@ -29,7 +29,7 @@ from mq.errors import Closed, DiskFull, MqError, StorageError, StoreLocked
 from mq.forks import is_held
 from mq.notes import WARNING
 from mq.storage import checkpoint, cleaner, paths
-from mq.storage.disk import explain, will_pass
+from mq.storage.explain import explain, will_pass
 from mq.storage.locks import LOCK_SECONDS
 from mq.storage.log import Draft, Log
 from mq.storage.record import FENCE_BYTES

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mq.delivery import records
 from mq.errors import Closed, StorageError
-from mq.storage.disk import will_pass
+from mq.storage.explain import will_pass
 from mq.storage.log import Log
 
 

@@ -59,19 +59,13 @@ from mq.hold import Hold
 from mq.notes import ERROR, INFO, WARNING, Notes
 from mq.storage import checkpoint, locks, paths, recovery, repair, shared
 from mq.storage.bias import Bias
-from mq.storage.disk import (
-    REOPEN,
-    Disk,
-    MemoryDisk,
-    RealDisk,
-    explain,
-    left,
-    pass_on,
-    storage_error,
-)
+from mq.storage.disk import Disk
+from mq.storage.explain import REOPEN, explain, left, pass_on, storage_error
 from mq.storage.identity import Identity
 from mq.storage.locks import Locks
 from mq.storage.log import SYNC_SECONDS, Draft, Log
+from mq.storage.memory_disk import MemoryDisk
+from mq.storage.real_disk import RealDisk
 from mq.storage.record import HEADER_BYTES
 from mq.storage.segment import epoch_of
 from mq.storage.shared import DIRTY, END, FAILED, HOLDER

@@ -31,7 +31,8 @@ from typing import Final, Protocol, TypeVar
 
 from mq.storage import shared
 from mq.storage.bias import Bias
-from mq.storage.disk import Disk, is_anothers, pass_on, storage_error
+from mq.storage.disk import Disk, is_anothers
+from mq.storage.explain import pass_on, storage_error
 from mq.storage.locks import Locks
 from mq.storage.log import Log
 from mq.storage.shared import BIAS, DIRTY, END, FAILED, HOLDER, KEPT, WAITING

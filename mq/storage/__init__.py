@@ -1,6 +1,10 @@
 """The log on disk.  Knows records, segments and files; knows no queue, topic or consumer.
 
-disk.py        the only module that touches files, locks and the shared page
+disk.py        what storage asks of a disk
+real_disk.py   the only module that touches files, locks and the shared page
+memory_disk.py a private disk, ":memory:"
+explain.py     an error of the system, and what to do
+paths.py       the names of the files
 shared.py      the page that all processes see
 locks.py       who may do what: the files that are locked
 standing.py    whether the files that a process has open are still the store's

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from mq.errors import Closed
 
 from . import record
-from .disk import pass_on
+from .explain import pass_on
 
 if TYPE_CHECKING:
     from .reader import Reader

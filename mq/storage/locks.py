@@ -28,7 +28,8 @@ from mq.errors import StoreLocked, Unsupported
 
 from . import paths, shared
 from .copies import take_over
-from .disk import LOOK_NAP_SECONDS, Disk, close_all, closed_by_program, is_anothers, lock_within, pass_on
+from .disk import LOOK_NAP_SECONDS, Disk, close_all, is_anothers, lock_within
+from .explain import closed_by_program, pass_on
 from .network import is_network
 
 LOCK_SECONDS: Final = 10.0  # an operation takes microseconds; somebody who opens a big store, seconds

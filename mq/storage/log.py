@@ -29,23 +29,12 @@ from mq.forks import Lock, is_held
 
 from . import paths, record, segment, shared
 from .commit import GroupCommit
-from .disk import (
-    LEFT,
-    LEFT_WHY,
-    NO_DESCRIPTORS,
-    NO_ROOM,
-    REOPEN,
-    Disk,
-    explain,
-    file_bytes_max,
-    is_anothers,
-    pass_on,
-    storage_error,
-    write_all,
-)
+from .disk import Disk, is_anothers, write_all
+from .explain import LEFT, LEFT_WHY, NO_DESCRIPTORS, NO_ROOM, REOPEN, explain, pass_on, storage_error
 from .glance import Glance
 from .identity import Identity
 from .reader import Reader
+from .real_disk import file_bytes_max
 from .record import AFTER_CRC, CRC, FENCE_BYTES
 from .reserve import Reserve
 from .rewrite import rewrite

@@ -22,7 +22,8 @@ from crc32c import crc32c
 from mq.errors import ADVICE, Closed, CorruptStore
 
 from . import paths, record, segment
-from .disk import DAMAGE, Disk, explain, is_anothers, pass_on, storage_error
+from .disk import Disk, is_anothers
+from .explain import DAMAGE, explain, pass_on, storage_error
 from .record import CRC, CRC_FROM, HEADER_BYTES, LOW
 from .segment import Segment
 from .tail import Tail, unmapped

@@ -30,7 +30,8 @@ from mq.errors import ADVICE, CorruptStore, StorageError
 
 from . import paths, record, segment, shared
 from .copies import another_epoch, part_segments
-from .disk import NO_ROOM, Disk, write_file
+from .disk import Disk, write_file
+from .explain import NO_ROOM
 from .identity import Identity
 from .log import Log
 from .reserve import Reserve

@@ -42,7 +42,8 @@ from crc32c import crc32c
 from mq.errors import CorruptStore, StorageError
 
 from . import copies, identity, locks, paths, record, segment, shared
-from .disk import PAGE_BYTES, Disk, explain, write_all
+from .disk import PAGE_BYTES, Disk, write_all
+from .explain import explain
 from .overlay import Overlay
 from .rewrite import sync_or_drop
 from .segment import Segment

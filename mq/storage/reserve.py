@@ -12,7 +12,8 @@ import os
 from contextlib import suppress
 from typing import Final
 
-from .disk import NO_ROOM, Disk
+from .disk import Disk
+from .explain import NO_ROOM
 
 UNIT_BYTES: Final = 16 << 10  # it grows and shrinks in steps of this
 

@@ -27,7 +27,8 @@ from typing import Final, NamedTuple
 from crc32c import crc32c
 
 from . import paths
-from .disk import NO_ROOM, NOT_SUPPORTED, PAGE_BYTES, Disk, read_all, write_all
+from .disk import PAGE_BYTES, Disk, read_all, write_all
+from .explain import NO_ROOM, NOT_SUPPORTED
 from .segment import Segment
 
 # The kernel keeps neighbouring pages as one, of up to so many bytes, and drops it only as a whole.

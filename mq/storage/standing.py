@@ -28,7 +28,8 @@ from typing import Final, NamedTuple
 from crc32c import crc32c
 
 from . import paths
-from .disk import REOPEN, Disk, closed_by_program, is_anothers
+from .disk import Disk, is_anothers
+from .explain import REOPEN, closed_by_program
 from .shared import SAID
 
 CHECK_MS: Final = 1000  # between two comparisons, while the log grows

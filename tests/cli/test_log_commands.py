@@ -15,7 +15,7 @@ from click.testing import Result
 from commands import Run
 
 import mq
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 
 
 def lines(result: Result, **match: object) -> list[dict[str, object]]:

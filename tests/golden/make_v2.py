@@ -17,7 +17,7 @@ from unittest import mock
 import mq
 from mq.engine.store import Store
 from mq.storage import shared
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 
 HERE = Path(__file__).parent
 SET_TO = 1_790_000_000.0

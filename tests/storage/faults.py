@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from mq.storage.disk import Disk, Inode, MemoryDisk
+from mq.storage.disk import Disk, Inode
+from mq.storage.memory_disk import MemoryDisk
 
 CHANGES = ("open", "pwrite", "allocate", "sync", "sync_directory", "make_directory", "rename", "unlink")
 

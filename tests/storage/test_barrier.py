@@ -9,8 +9,9 @@ from collections import namedtuple
 import pytest
 
 from mq.storage import barrier
-from mq.storage import disk as disk_module
-from mq.storage.disk import MemoryDisk, RealDisk
+from mq.storage import real_disk as disk_module
+from mq.storage.memory_disk import MemoryDisk
+from mq.storage.real_disk import RealDisk
 
 Uname = namedtuple("Uname", ["machine"])
 

@@ -16,7 +16,7 @@ from opened import NOW, bodies, open_on
 
 from mq.api.broker import Broker
 from mq.errors import Closed, CorruptStore, MqError, StorageError, StoreFailed
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 from mq.storage.shared import FAILED
 
 EMFILE = errno.EMFILE

@@ -18,8 +18,8 @@ from opened import bodies, contents, open_on
 
 from mq.errors import CorruptStore, DiskFull, MqError, StorageError, StoreFailed
 from mq.storage import shared
-from mq.storage.disk import MemoryDisk
 from mq.storage.log import Log
+from mq.storage.memory_disk import MemoryDisk
 from mq.storage.recovery import Verdict
 
 

@@ -11,7 +11,7 @@ import mq
 from mq.api.broker import Broker
 from mq.engine.store import Store
 from mq.storage.cleaner import SPARE_SEGMENTS
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 
 
 class Stubborn(RealDisk):

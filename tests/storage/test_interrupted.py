@@ -27,7 +27,8 @@ from mq.delivery.queue import QueueState
 from mq.engine.store import Store
 from mq.storage import commit, log, record, shared
 from mq.storage.commit import GroupCommit
-from mq.storage.disk import Disk, RealDisk
+from mq.storage.disk import Disk
+from mq.storage.real_disk import RealDisk
 
 SEGMENT_BYTES = 1024
 HEAD_BYTES = record.HEADER_BYTES + record.HEAD_PAYLOAD.size

@@ -11,8 +11,9 @@ from fakes import open_on
 
 import mq
 from mq.storage import locks
-from mq.storage.disk import MemoryDisk, RealDisk
+from mq.storage.memory_disk import MemoryDisk
 from mq.storage.network import is_network, kind_at
+from mq.storage.real_disk import RealDisk
 
 MOUNTS = r"""
 22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant
 
 import mq
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 
 ALL = 10_000
 STATES = ("ready", "delayed", "in_flight")

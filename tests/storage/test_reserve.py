@@ -16,7 +16,7 @@ from mq.delivery import records
 from mq.delivery.state import State
 from mq.engine import pressure
 from mq.engine.store import Store
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 from mq.storage.reserve import Reserve
 
 

@@ -11,7 +11,8 @@ import pytest
 from faults import EIO, GO_ON, Faulty, Image
 
 from mq.storage import rewrite as module
-from mq.storage.disk import PAGE_BYTES, RealDisk
+from mq.storage.disk import PAGE_BYTES
+from mq.storage.real_disk import RealDisk
 from mq.storage.rewrite import rewrite
 from mq.storage.segment import HEADER_BYTES, Segment
 

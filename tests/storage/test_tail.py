@@ -15,8 +15,8 @@ from fakes import open_on
 
 import mq
 from mq.engine.turn import VOID
-from mq.storage.disk import RealDisk
 from mq.storage.log import Log
+from mq.storage.real_disk import RealDisk
 from mq.storage.tail import COPY_BYTES_MAX, NOWHERE, STEP_BYTES, Tail
 from mq.storage.window import FileWindow, Window
 

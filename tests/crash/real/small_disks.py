@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from mq.api.broker import Broker
 from mq.engine.store import Store
-from mq.storage.disk import RealDisk
+from mq.storage.real_disk import RealDisk
 
 from .. import full
 from ..full import EPOCH, HELD_SECONDS, Way

@@ -9,7 +9,8 @@ import shutil
 
 import pytest
 
-from mq.storage.disk import PAGE_BYTES, RealDisk
+from mq.storage.disk import PAGE_BYTES
+from mq.storage.real_disk import RealDisk
 from mq.storage.rewrite import rewrite
 from mq.storage.segment import HEADER_BYTES, Segment
 
