@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +298,89 @@ def test_an_owner_whose_descriptor_the_program_closed_lets_go_of_the_turn(path, 
     assert RealDisk().lock(theirs)
     os.close(theirs)
     assert (tmp_path / "theirs").read_bytes() == b"theirs"
+
+
+@pytest.fixture
+def closing(path: Path) -> Iterator[tuple[mq.Broker, mq.Broker]]:
+    """An owner whose program closes the page's descriptor, and another process; the time stands still."""
+    clock = FakeClock()
+    one, other = opened(path, clock=clock)[0], opened(path, clock=clock)[0]
+    run(one)
+    assert owner(one) != 0
+    yield one, other
+    clock.advance(2)
+    for broker in (one, other):
+        with suppress(mq.StoreFailed):
+            broker.close()
+
+
+def close_page(broker: mq.Broker) -> None:
+    os.close(broker._store._sync_fd)
+
+
+def test_an_owner_inside_whose_descriptor_the_program_closed_does_not_pass_for_dead(closing, monkeypatch):
+    """It has lost its sign of life, and what it is in the midst of must not meet what others do."""
+    one, other = closing
+    waits, is_out = threading.Event(), threading.Event()
+
+    def other_comes() -> None:
+        try:
+            run(other, 1)
+        finally:
+            waits.set()  # if it did not wait
+
+    def pause(seconds: float) -> None:
+        waits.set()
+        is_out.wait()
+
+    def come() -> None:
+        close_page(one)
+        thread.start()
+        waits.wait()
+
+    thread = threading.Thread(target=other_comes)
+    monkeypatch.setattr(other._store.disk, "pause", pause)
+    one._store.disk.at_write = come
+    one.queue("mail").publish("one's" * 50)
+    is_out.set()
+    thread.join()
+    assert [message.body for message in other.queue("mail").peek(100)][RUN + 1 :] == ["one's" * 50, "x"]
+
+
+def test_whether_an_owner_lives_is_not_asked_of_another_file(closing, tmp_path):
+    """The program of the process that asks has closed the page's descriptor, and got the number for its own."""
+    one, other = closing
+    turn, fd, seen = one._store.turn, other._store._sync_fd, []
+
+    def come() -> None:
+        close_page(other)
+        theirs = os.open(tmp_path, os.O_RDONLY)
+        assert theirs == fd
+        with pytest.raises(mq.StorageError, match="closed descriptor"):
+            other.queue("mail").publish("x")
+        seen.append(turn.mark[turn.bias.word])
+        os.close(theirs)
+
+    one._store.disk.at_write = come
+    one.queue("mail").publish("last")
+    assert seen == [1], "it does not pass for dead"
+
+
+def test_a_process_that_has_lost_its_slot_is_the_owner_no_more(closing):
+    one, other = closing
+    close_page(one)
+    run(other, 1)
+    assert 0 not in run(one, 2 * RUN)
+
+
+def test_the_slot_of_an_owner_that_was_had_out_is_not_taken(closing):
+    """It may have lost it, and not know; both would come in by one word."""
+    one, other = closing
+    close_page(one)
+    run(other)
+    assert owner(other) not in (0, one._store.turn.bias.token)
+    assert run(one, 1) == [1]
+    assert count(other) == 2 * (RUN + 1) + 1
 
 
 # ── processes ──────────────────────────────────────────────────────────────────────

@@ -29,6 +29,11 @@ A slot belongs to one process for as long as that has the store open: it has the
 byte of the page.  The lock goes when the process does, which tells a dead owner from a slow
 one, and with the page: no name of it can be deleted while both are in use.
 
+The lock goes, too, when the program closes the page's descriptor, which is not its own to close.
+Until the process finds that out, a second later, it comes in still.  So an owner without its lock
+is given a moment to leave before it passes for dead, does not become the owner again, and its slot
+is the last one that the process which had it out would take.
+
 One word INSIDE for all would not do: a former owner that comes by sets it, sees that it is the
 owner no more, and clears it, though the new owner may be inside just then.
 """
@@ -49,6 +54,7 @@ from .shared import ASKED, BARRED, BIAS, DIRTY, HOLDER, INSIDE, KEPT, SLOTS, WAI
 RUN: Final = 32  # turns in a row that make a process the owner
 RUN_AGAIN: Final = -1024  # where it counts from if there was no slot, or no barrier, for it
 BARRIER_SECONDS: Final = 0.05  # in place of a barrier: processors keep nothing to themselves for so long
+LAST_SECONDS: Final = 0.05  # for an owner that lives, but has lost its lock, to leave
 
 
 class Bias:
@@ -62,6 +68,7 @@ class Bias:
         self._disk, self._path, self._mark, self._fd = disk, path, mark, page_fd
         self._has_barrier = disk.heed_barriers()
         self._slot = -1
+        self._first = 0  # the slot to try first
         self.token = 0  # what BIAS is while this process is the owner; 0: it is not, as far as it knows
         self.word = 0  # INSIDE of its slot
         self.run, self.enough = 0, RUN  # turns in a row; and how many of them make it the owner
@@ -94,14 +101,15 @@ class Bias:
 
     def _has_slot(self) -> bool:
         """Whether there is one for this process, which has it then until it closes the page."""
-        if self._slot < 0:
-            for slot in range(SLOTS):
-                if self._disk.lock_byte(self._fd, slot):
-                    self.word = inside(slot)
-                    self.leave = partial(self._mark.__setitem__, self.word, 0)
-                    self._slot = slot  # last: an interruption must not leave a slot without them
-                    break
-        return self._slot >= 0
+        if self._slot >= 0:
+            return self._disk.lock_byte(self._fd, self._slot)  # it has it still, but for a program's mistake
+        for slot in (*range(self._first, SLOTS), *range(self._first)):
+            if self._disk.lock_byte(self._fd, slot):
+                self.word = inside(slot)
+                self.leave = partial(self._mark.__setitem__, self.word, 0)
+                self._slot = slot  # last: an interruption must not leave a slot without them
+                return True
+        return False
 
     def revoke(self) -> None:
         """Have the owner out, and be the only one inside; called with LOCK, and not in a turn without it.
@@ -116,11 +124,15 @@ class Bias:
     def _have_out(self, slot: int) -> None:
         """The page is asked for behind each call, and not kept in a variable: see `keep`."""
         word = inside(slot)
+        self._first = (slot + 1) % SLOTS
         self._mark[BIAS] = slot + 1 | ASKED
         self._pass_barrier()
         begin = time.monotonic()
         while self._mark[word]:
             if not self._disk.byte_is_locked(self._fd, slot):
+                self._disk.pause(LAST_SECONDS)
+                if not self._mark[word]:
+                    break
                 self._mark[DIRTY] = 1  # first: this process may die, too
                 self._mark[word] = 0
             elif time.monotonic() - begin > LOCK_SECONDS:

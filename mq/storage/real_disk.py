@@ -401,6 +401,8 @@ class RealDisk:
         return True
 
     def byte_is_locked(self, fd: int, at: int) -> bool:
+        if not self.owns(fd):
+            raise OSError(errno.EBADF, closed_by_program(fd))
         asked = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, at, 1, 0)
         kind, *_ = FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
         return bool(kind != fcntl.F_UNLCK)
