@@ -348,7 +348,7 @@ def test_an_owner_inside_whose_descriptor_the_program_closed_does_not_pass_for_d
 
 
 def test_whether_an_owner_lives_is_not_asked_of_another_file(closing, tmp_path):
-    """The program of the process that asks has closed the page's descriptor, and got the number for its own."""
+    """The program that asks has closed the page's descriptor, and got the number for a file of its own."""
     one, other = closing
     turn, fd, seen = one._store.turn, other._store._sync_fd, []
 

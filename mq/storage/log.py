@@ -977,9 +977,11 @@ class Log:
             yield from self._scan(void_from, enough)
             if self.end >= enough:
                 return
-            fd, size = self._open_to_write(new)
+            # How long the file is says nothing without LOCK: where there is no room for what a process
+            # reserves, it is longer for a moment.  The next append looks.
+            fd, _ = self._open_to_write(new)
             self.reader.show([*self.segments, new])
-            self._enter(new, fd, size)
+            self._enter(new, fd, 0)
             self.end = new.base + FENCE_BYTES
         yield from self._scan(upto, enough)
 

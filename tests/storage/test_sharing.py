@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -81,6 +82,42 @@ def with_garbage(broker: Broker) -> None:
         queue.publish(bytes(300))
     for message in queue.receive_many(9):
         message.ack()
+
+
+class FullAsExt4(Shared):
+    """Once it is full, what is to be reserved makes the file longer before it fails, as on ext4."""
+
+    full = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._preallocates = True
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def allocate(self, fd: int, offset: int, size: int) -> None:
+        if not self.full or self._file(fd) is self._files["s/reserve"]:
+            return super().allocate(fd, offset, size)
+        super().allocate(fd, offset, size // 2)
+        self.meanwhile()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def pwrite(self, fd: int, data: bytes, offset: int, /) -> int:
+        if self.full and offset + len(data) > self.size(fd):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().pwrite(fd, data, offset)
+
+
+def test_room_that_another_process_could_not_reserve_is_not_believed():
+    """One that follows without LOCK sees the file longer than it is in a moment."""
+    disk = FullAsExt4()
+    one, other = two(disk, segment_bytes=2 << 20)
+    for _ in range(4):
+        one.queue("a").publish(bytes(600 << 10))  # goes on in a second segment
+    disk.full, disk.meanwhile = True, other._store.keep_up
+    for broker in (one, other):
+        with pytest.raises(mq.DiskFull):
+            broker.queue("a").publish(bytes(500 << 10))
+    assert len(bodies(one)) == 5
 
 
 # ── syncing ────────────────────────────────────────────────────────────────────────
