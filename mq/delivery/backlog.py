@@ -227,25 +227,45 @@ class Backlog:
                 break
         return True
 
-    def insert(self, id: int, position: int) -> None:
-        """Add an id anywhere, whose record has moved to *position*."""
+    def insert(self, ids: list[int], positions: list[int]) -> None:
+        """Add *ids*, which ascend, anywhere; their records are at *positions*."""
+        done = 0
+        while done < len(ids):
+            done += self._insert_some(ids, positions, done)
+            self._find_tail()
+            self.head = self._chunks[0].arrays[0][self._at]
+
+    def _insert_some(self, ids: list[int], positions: list[int], begin: int) -> int:
+        """The same for those from *begin* on that belong into one chunk; how many."""
         if not self._count:
             self.clear()
-        chunk = self._chunks[max(0, bisect_right(self._chunks, id, key=_first) - 1)]
-        ids, positions = chunk.own(moved=True)
-        assert positions is not None
-        if self._at and chunk is self._chunks[0]:
-            del ids[: self._at], positions[: self._at]
+        at = max(0, bisect_right(self._chunks, ids[begin], key=_first) - 1)
+        chunk, following = self._chunks[at], self._chunks[at + 1 : at + 2]
+        stop = min(begin + CHUNK_IDS, len(ids))
+        if following:
+            stop = bisect_left(ids, following[0].first, begin, stop)
+        part, places = ids[begin:stop], positions[begin:stop]
+        here, there = chunk.own(moved=part != places)
+        if self._at and not at:
+            del here[: self._at]
+            if there is not None:
+                del there[: self._at]
             self._at = 0
-        index = bisect_left(ids, id)
-        ids.insert(index, id)
-        positions.insert(index, position)
-        chunk.first = ids[0]
-        if len(ids) > 2 * CHUNK_IDS:
+        if not here or part[0] > here[-1]:
+            here.extend(part)
+            if there is not None:
+                there.extend(places)
+        else:
+            for id, place in zip(part, places, strict=True):
+                index = bisect_left(here, id)
+                here.insert(index, id)
+                if there is not None:
+                    there.insert(index, place)
+        chunk.first = here[0]
+        if len(here) > 2 * CHUNK_IDS:
             self._split(chunk)
-        self._count += 1
-        self._find_tail()
-        self.head = self._chunks[0].arrays[0][self._at]
+        self._count += len(part)
+        return len(part)
 
     def position(self, id: int) -> int | None:
         """Where the record of *id* is; None if it is not here."""

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from itertools import groupby
 from typing import Any, Final
 
 from mq.errors import Unsupported
@@ -30,11 +31,11 @@ from .attributes import Failed
 from .decode import NotUnderstood, decode
 from .dedup import Seen
 from .options import Declaration
-from .queue import QueueState, Taken
+from .queue import QueueState
 from .records import Draft, Event, Move, Pairs
-from .runs import PUBLISHES, UNCHAINED, Run, Stretch
+from .runs import CHAINED, PUBLISHES, UNCHAINED, Outline, Run, Stretch
 from .state import State
-from .traits import Traits, with_failure
+from .traits import PLAIN, Delayed, Flight, Traits, with_failure
 
 
 def apply(state: State, stretches: Iterable[Stretch]) -> None:
@@ -49,6 +50,9 @@ def apply(state: State, stretches: Iterable[Stretch]) -> None:
         elif runs.is_worth_it(labels, distinct):
             _apply_runs(state, stretch)
             continue
+        elif any(label & 0xFF == records.MOVE for label in distinct):
+            _apply_moves(state, stretch)
+            continue
         for lsn, label, length in zip(lsns, labels, lengths, strict=True):
             _apply_one(state, lsn, label, length, buffer, lsn - origin)
 
@@ -57,8 +61,35 @@ def take(
     state: State, positions: Iterable[int], drafts: Iterable[Draft], events: Iterable[Event]
 ) -> None:  # fmt: skip
     """Do what *drafts* say, which stand at *positions* now; *events*: as they were decoded."""
-    for lsn, (kind, flags, number, _), event in zip(positions, drafts, events, strict=True):
-        APPLY[kind](state, state.made(number), lsn, flags, event)
+    for (kind, flags, number), part in groupby(zip(positions, drafts, events, strict=True), _alike):
+        if kind == records.MOVE:
+            _move(state, state.made(number), 0, flags, (event[0] for _, _, event in part))
+        else:
+            for lsn, _, event in part:
+                APPLY[kind](state, state.made(number), lsn, flags, event)
+
+
+def _alike(taken: tuple[int, Draft, Event]) -> tuple[int, int, int]:
+    """What those have in common that may be done together."""
+    return taken[1][:3]
+
+
+def _apply_moves(state: State, stretch: Stretch) -> None:
+    """`apply` for records among which messages are moved: those in a row, from one queue, at once."""
+    lsns, labels, lengths, buffer, origin, _ = stretch
+    for label, part in groupby(zip(lsns, labels, lengths, strict=True), _unchained):
+        kind, flags, number = label & 0xFF, label >> 8 & 0xFF, label >> 16
+        if kind == records.MOVE:
+            moves = [_decoded(lsn, kind, flags, buffer, lsn - origin, length)[0] for lsn, _, length in part]
+            _move(state, state.made(number), 0, flags, moves)
+        else:
+            for lsn, label, length in part:
+                _apply_one(state, lsn, label, length, buffer, lsn - origin)
+
+
+def _unchained(outline: Outline) -> int:
+    """The label, without the flag that chains records."""
+    return outline[1] & ~CHAINED
 
 
 def _apply_runs(state: State, stretch: Stretch) -> None:
@@ -92,14 +123,18 @@ def _apply_one(state: State, lsn: int, label: int, length: int, buffer: Any, sta
     elif kind == records.ACK and length == 12 and not flags & records.UNKNOWN:
         queue.ack(*records.ACK_PAYLOAD.unpack_from(buffer, start))
     else:
-        try:
-            event = decode(kind, flags, buffer, start, start + length)
-        except NotUnderstood as error:
-            raise Unsupported(
-                f"the log at position {lsn}: {error}; upgrade mq or, if an older mq wrote it by"
-                " mistake, let `mq repair` leave it out"
-            ) from None
+        event = _decoded(lsn, kind, flags, buffer, start, length)
         APPLY[kind](state, queue, lsn, flags, event)
+
+
+def _decoded(lsn: int, kind: int, flags: int, buffer: Any, start: int, length: int) -> Event:
+    try:
+        return decode(kind, flags, buffer, start, start + length)
+    except NotUnderstood as error:
+        raise Unsupported(
+            f"the log at position {lsn}: {error}; upgrade mq or, if an older mq wrote it by"
+            " mistake, let `mq repair` leave it out"
+        ) from None
 
 
 # ── what each kind does ────────────────────────────────────────────────────────────
@@ -145,28 +180,53 @@ def _relocate(state: State, queue: QueueState, lsn: int, flags: int, event: Even
     queue.relocate(id, lsn, *rest)
 
 
-def _move(state: State, queue: QueueState, lsn: int, flags: int, event: tuple[Move]) -> None:
-    """To the dead letters, with what happened to it; or back, as if it had never been tried."""
-    (move,) = event
-    died = bool(flags & records.DIED)
-    queue.dead_lettered += died
-    queue.failed += bool(flags & records.FAILED)
-    queue.expirations += bool(flags & records.EXPIRED)
-    target = state.queue(move.to)
-    if target:  # also if the message is gone: then all the totals are of what came in, and went
-        target.published += 1
-    taken = queue.take(move.id)
-    if taken is None:
-        return
-    queue.bytes -= move.size
-    state.note_move(move.to, move.id)
+def _move(state: State, queue: QueueState, lsn: int, flags: int, event: Iterable[Move]) -> None:
+    """To the dead letters, with what happened to it; or back, as if it had never been tried.
+
+    *event*: what one record says, or several in a row.
+    """
+    for to, moves in groupby(event, _to):
+        _move_to(state, queue, to, moves, flags)
+
+
+def _to(move: Move) -> int:
+    return move.to
+
+
+def _move_to(state: State, queue: QueueState, to: int, moves: Iterable[Move], flags: int) -> None:
+    target = state.queue(to)
+    arriving: dict[int, Delayed] = {}
+    count = size = 0
+    last, traits = None, PLAIN
+    for move in moves:
+        count += 1
+        if target:  # also if the message is gone: then all the totals are of what came in, and went
+            target.published += 1
+        taken = queue.take(move.id)
+        if taken is None:
+            continue
+        target = target or state.made(to)
+        state.note_move(to, move.id)
+        size += move.size
+        # Of those that die together most do so at one time, for one reason: they share what is kept of it.
+        alike = taken.traits, taken.attempts, move.at, move.expires, move.origin, move.reason
+        if alike != last:
+            last, traits = alike, _moved(taken, move, flags)
+        arriving[move.id] = Delayed(0, 0, taken.position, traits)
+    queue.bytes -= size
+    queue.dead_lettered += count * bool(flags & records.DIED)
+    queue.failed += count * bool(flags & records.FAILED)
+    queue.expirations += count * bool(flags & records.EXPIRED)
+    if target and arriving:
+        target.arrive(arriving, size)
+
+
+def _moved(taken: Flight | Delayed, move: Move, flags: int) -> Traits:
     before = taken.traits
-    if died:
-        traits = Traits(before.priority, before.group, move.expires, move.origin, before.failures)
-        traits = with_failure(traits, Failed(move.at, taken.attempts, move.reason))
-    else:
-        traits = Traits(before.priority, before.group, move.expires)
-    state.made(move.to).arrive(move.id, move.size, Taken(0, taken.position, traits))
+    if not flags & records.DIED:
+        return Traits(before.priority, before.group, move.expires)
+    traits = Traits(before.priority, before.group, move.expires, move.origin, before.failures)
+    return with_failure(traits, Failed(move.at, taken.attempts, move.reason))
 
 
 def _drop(state: State, queue: QueueState, lsn: int, flags: int, event: tuple[Pairs]) -> None:

@@ -77,6 +77,7 @@ class Order:
         self._store_alarm = self._wall_alarm = NEVER  # what the board knows
         self.delivery_needs_plan = False  # a delivery is more than the next message
         self._watched = 0  # flights, so far
+        self._put = 0  # into `delayed`, so far
         self.reindex()
 
     # ── what the fold tells ────────────────────────────────────────────────────────
@@ -167,7 +168,9 @@ class Order:
             self._push(id, traits)
         if traits.group is not None:
             self._promote(traits.group)
-        self._sweep()
+        self._put += 1
+        if not self._put % STALE_MAX:
+            self._sweep()
 
     def _sweep(self) -> None:
         """Make the indexes anew if most of them is out of date."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import count, islice, repeat
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from msgspec.structs import replace
 
@@ -46,14 +46,6 @@ from .traits import LEVELS, PLAIN, Delayed, Flight, Traits, traits_of, weight, w
 __all__ = ["ID", "STALE_MAX", "Delayed", "Flight", "QueueState", "State"]
 
 State = Literal["ready", "delayed", "in_flight"]
-
-
-class Taken(NamedTuple):
-    """A message that was taken out of a queue."""
-
-    attempts: int
-    position: int
-    traits: Traits
 
 
 class QueueState(Order):
@@ -207,15 +199,11 @@ class QueueState(Order):
             self.mark_changed()
         return flights
 
-    def _take_to_deliver(self, id: int) -> Taken | None:
+    def _take_to_deliver(self, id: int) -> Delayed | None:
         if flight := self.take_flight(id):
             failure = Failed(flight.deadline, flight.attempts, TIMEOUT_REASON)
-            return Taken(flight.attempts, flight.position, self._failing(flight.traits, failure))
-        if entry := self.take_delayed(id):
-            return Taken(entry.attempts, entry.position, entry.traits)
-        if found := self.take_waiting(id):
-            return Taken(0, found[0], LEVELS[found[1]])
-        return None
+            return Delayed(0, flight.attempts, flight.position, self._failing(flight.traits, failure))
+        return self.take_delayed(id) or self._take_waiting(id)
 
     def _failing(self, traits: Traits, failure: Failed) -> Traits:
         """The traits with one failure more; counted."""
@@ -279,32 +267,39 @@ class QueueState(Order):
         elif found := self.take_waiting(id):
             self.put_delayed(id, Delayed(due, 0, found[0], LEVELS[found[1]]))
 
-    def take(self, id: int) -> Taken | None:
+    def take(self, id: int) -> Flight | Delayed | None:
         """Take a message out, wherever it is."""
-        taken: Taken | None = None
-        if entry := self.take_flight(id) or self.take_delayed(id):
-            taken = Taken(entry.attempts, entry.position, entry.traits)
-        elif found := self.take_waiting(id):
-            taken = Taken(0, found[0], LEVELS[found[1]])
-        if taken:
-            self.depart(id, taken.traits)
-            self.mark_changed()
-        return taken
+        entry = self.take_flight(id) or self.take_delayed(id) or self._take_waiting(id)
+        if entry:
+            if entry.traits is not PLAIN:
+                self.depart(id, entry.traits)
+            if self.unchanged:
+                self.mark_changed()
+        return entry
+
+    def _take_waiting(self, id: int) -> Delayed | None:
+        found = self.take_waiting(id)
+        return Delayed(0, 0, found[0], LEVELS[found[1]]) if found else None
 
     def drop(self, id: int, size: int) -> None:
         """Expired, cancelled, or one of too many."""
         if self.take(id):
             self.bytes -= size
 
-    def arrive(self, id: int, size: int, taken: Taken, due: int = 0) -> None:
-        """A message that was not here waits here now."""
+    def arrive(self, arriving: dict[int, Delayed], size: int) -> None:
+        """Messages that were not here, of *size* bytes together, wait here now."""
         self.bytes += size
-        traits = taken.traits
-        if taken.attempts or due or not traits.plain:
-            self.join(id, traits)
-            self.put_delayed(id, Delayed(due, taken.attempts, taken.position, traits))
-        else:
-            self.lane(traits.priority).insert(id, taken.position)
+        lanes: dict[int, list[int]] = {}
+        for id, entry in arriving.items():
+            traits = entry.traits
+            if entry.attempts or entry.due or not traits.plain:
+                self.join(id, traits)
+                self.put_delayed(id, entry)
+            else:
+                lanes.setdefault(traits.priority, []).append(id)
+        for priority, ids in lanes.items():
+            ids.sort()
+            self.lane(priority).insert(ids, [arriving[id].position for id in ids])
         self.mark_changed()
 
     def purge(self, cutoff: int, kept: Iterable[tuple[int, int]]) -> None:
@@ -344,7 +339,7 @@ class QueueState(Order):
         else:
             traits = traits_of(said, changes) if said else PLAIN
             if place == WAITING:
-                self.arrive(id, size, Taken(attempts, position, traits))
+                self.arrive({id: Delayed(0, attempts, position, traits)}, size)
             elif place in (DELAYED, BACKING_OFF):
                 self.bytes += size
                 self.join(id, traits)

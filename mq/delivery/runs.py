@@ -26,8 +26,8 @@ begins at buffer[lsn - origin].  A long one may not be held in memory: then the 
 gives slices.  A label is kind | flags << 8 | queue << 16.  (The last is for others.)
 """
 
-# Of a label: kind and flags, but for the flag that chains records.
-UNCHAINED: Final = 0xFEFF
+CHAINED: Final = 0x01 << 8  # of a label: more records of the same group follow
+UNCHAINED: Final = 0xFFFF & ~CHAINED  # of a label: kind and flags, but for that one
 PUBLISHES: Final = frozenset(records.PUBLISH | flags << 8 for flags in records.PLAIN_FLAGS if not flags & 1)
 PLAIN: Final = PUBLISHES | {records.DELIVER, records.ACK}
 

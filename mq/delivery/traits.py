@@ -82,6 +82,7 @@ def with_failure(traits: Traits, failure: Failed) -> Traits:
 
 def weight(traits: Traits) -> int:
     """Bytes that the message's history adds to what has to be kept of it in the log."""
-    return sum(len(each.reason) + 16 for each in traits.failures) + (
-        len(traits.origin) if traits.origin else 0
-    )
+    size = len(traits.origin) if traits.origin else 0
+    for each in traits.failures:
+        size += len(each.reason) + 16
+    return size

@@ -10,6 +10,7 @@ import pytest
 from stretches import Record, alone, together
 
 from mq.delivery import fold, records, runs
+from mq.delivery.attributes import Attributes, trailer
 from mq.delivery.decode import decode
 from mq.delivery.now import Now
 from mq.delivery.state import State
@@ -164,3 +165,58 @@ def test_a_run_goes_over_the_chunks_of_a_backlog(monkeypatch):
         records += [deliver(STEP * (20 + 2 * n), id), ack(STEP * (21 + 2 * n), id)][: 1 + n % 5 // 4 + n % 2]
     assert at_once(records) == one_by_one(records)
     assert at_once(records, 10, 25) == one_by_one(records)
+
+
+def move(lsn: int, id: int, to: int, queue: int, why: int = 0, at: int = 7, reason: str = "") -> Record:
+    origin = "mail" if why & records.DIED else ""
+    what = records.Move(id, SIZE, to, at, 0, origin, reason)
+    return record(lsn, records.MOVE, records.encode_move(what), queue, why)
+
+
+def moving(chance: random.Random, count: int) -> Iterator[Record]:
+    """Messages die in a row, and come back, to one queue or several; some are gone, or were never there."""
+    ids = [STEP * number for number in range(1, count)]
+    lsn = STEP * count
+    attributes = [Attributes(), Attributes(priority=3), Attributes(group="g"), Attributes(expires=90_000)]
+    for id in ids:
+        said = chance.choice([attributes[0], attributes[0], *attributes])
+        if said == attributes[0]:
+            yield publish(id)
+        else:
+            yield record(id, records.PUBLISH, b"1234" + trailer(said), flags=records.ATTRIBUTED)
+    for id in chance.sample(ids, count // 2):
+        yield deliver(lsn := lsn + STEP, id)
+    for _ in range(chance.randrange(1, 6)):
+        died = chance.choice([0, records.DIED | records.FAILED])
+        queue, to = chance.choice([(1, 2), (1, 3), (2, 1), (2, 3)])
+        at, reason = chance.randrange(50), chance.choice(["", "why"])
+        for id in chance.sample(ids, chance.randrange(1, count // 2)):
+            yield move(lsn := lsn + STEP, id, chance.choice([to, to, to, 3]), queue, died, at, reason)
+        if chance.random() < 0.3:
+            yield ack(lsn := lsn + STEP, chance.choice(ids), queue=to)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_messages_that_move_in_a_row_are_where_they_are_if_each_moves_by_itself(monkeypatch, seed):
+    """However the log is cut: a live operation, a follower and recovery do as many at once as they see."""
+    monkeypatch.setattr(runs, "RUN_LEAST", 1)
+    chance = random.Random(seed)
+    said = list(moving(chance, 30))
+    expected = one_by_one(said)
+    assert at_once(said) == expected
+    assert at_once(said, *sorted(chance.sample(range(1, len(said)), 3))) == expected
+    state = State()
+    drafts = [(kind, flags, number, b"") for _, kind, flags, number, *_ in said]
+    events = [decode(kind, flags, *payload) for _, kind, flags, _, _, *payload in said]
+    fold.take(state, [each[0] for each in said], drafts, events)
+    assert told(state) == expected
+
+
+def test_those_that_die_together_share_what_is_kept_of_it():
+    state = State()
+    ids = [STEP * n for n in range(1, runs.RUN_LEAST + 1)]
+    fold.apply(state, alone([publish(id) for id in ids]))
+    fold.apply(state, [together([move(100 * STEP + id, id, 2, 1, records.DIED, reason="why") for id in ids])])
+    died = state.queues[2].delayed
+    assert list(died) == ids
+    assert all(each.traits is died[ids[0]].traits for each in died.values())
