@@ -1,15 +1,21 @@
 """mq: an embedded, durable message queue.
 
-Durations are float seconds, instants aware datetimes, sizes bytes.
+    import mq
 
-import mq
+    with mq.open("data") as broker:                # a directory; made if it is not there
+        mail = broker.queue("mail", max_attempts=5)
+        mail.publish({"to": "ada@example.org"})    # on the disk when this returns
+        for message in mail:                       # waits for the next, until the broker is closed
+            with message:                          # ack at the end; on an exception nack
+                send(message.body)
 
-with mq.open("data") as broker:
-    mail = broker.queue("mail")
-    mail.publish({"to": "ada@example.org"})
-    for message in mail:
-        with message:  # ack; on an exception nack
-            send(message.body)
+open           a store: a Broker
+Broker         queues, transactions, the store as a whole
+Queue          publish, receive, look, and what becomes of many messages at once
+Message        what is stored; Delivery: a message, and the right to settle it
+Transaction    publishes, acks and nacks that happen together, or not at all
+
+Durations are float seconds, instants are aware datetimes, sizes are bytes.  All errors are MqErrors.
 """
 
 from mq.api.broker import Broker, StoreStats, Sync, open
@@ -43,3 +49,9 @@ __all__ = [
     "StaleReceipt", "State", "Stats", "StorageError", "StoreFailed", "StoreLocked", "StoreStats", "Sync",
     "Transaction", "Unsupported", "UsageError", "open",
 ]  # fmt: skip
+
+# What help(), errors and pickles call them is how users import them.
+for _name in __all__:
+    if isinstance(_each := globals()[_name], type):
+        _each.__module__ = __name__
+del _name, _each

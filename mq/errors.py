@@ -55,8 +55,10 @@ class QueueFull(MqError):
 class StaleReceipt(MqError):
     """The delivery was settled, or the message was delivered again, since.
 
-    Nobody else's delivery was touched.  If it was delivered again, the work is done
+    No other delivery was touched.  If it was delivered again, the work is done
     twice: make it idempotent, or give it a longer visibility timeout.
+
+    ids    of the messages that this is about
     """
 
     def __init__(self, ids: tuple[int, ...]) -> None:
@@ -68,7 +70,12 @@ class StaleReceipt(MqError):
 
 
 class StorageError(MqError):
-    """Something is wrong with the files: which one, where in it, and why."""
+    """Something is wrong with the files.
+
+    path      of the file or directory
+    offset    where in the file, in bytes; None: it is about no place
+    reason    what is wrong, and what to do
+    """
 
     def __init__(self, path: str, reason: str, offset: int | None = None) -> None:
         self.path, self.reason, self.offset = path, reason, offset
@@ -77,7 +84,10 @@ class StorageError(MqError):
 
 
 class StoreLocked(StorageError):
-    """Another process has the store for itself, or does not let go of its lock."""
+    """Another process has the store for itself, or does not let go of its lock.
+
+    pid    which process it is; None: the system does not say
+    """
 
     def __init__(self, path: str, pid: int | None, *, seconds: float = 0.0, sure: bool = True) -> None:
         """*seconds*: how long it has had a lock that is meant to be held for microseconds.
@@ -115,8 +125,9 @@ class StoreFailed(StorageError):
 class CorruptStore(StorageError):
     """Bytes that were once durable no longer pass their checksum.
 
-    Nothing is guessed and nothing was changed.  *ids* are the messages known to
-    be affected.
+    Nothing is guessed and nothing was changed.
+
+    ids    of the messages that are known to be affected
     """
 
     def __init__(self, path: str, reason: str, offset: int | None = None, ids: tuple[int, ...] = ()) -> None:

@@ -13,9 +13,10 @@ import pytest
 from fakes import FakeClock, QuickDisk, open_on
 
 import mq
+from mq.api.receipts import claims_of
 from mq.delivery import dead, purge
 from mq.delivery.queue import QueueState
-from mq.engine import settling
+from mq.engine import hot
 from mq.engine.store import FOLLOW_BYTES
 
 IN_A_SLICE = 3
@@ -70,7 +71,7 @@ def test_many_are_settled_in_slices(broker, commits, settle):
 def test_a_thread_that_waits_has_its_turn_between_two_slices(broker, monkeypatch, operation):
     """The one that lets go of the mutex is awake, and would have it again first."""
     store = broker._store
-    monkeypatch.setattr(settling, "PLAIN_MAX", IN_A_SLICE)
+    monkeypatch.setattr(hot, "ACKS_MAX", IN_A_SLICE)
     monkeypatch.setattr(purge, "KEPT_MAX", 2)
     queue = broker.queue("a", max_attempts=1)
     messages = taken(queue)
@@ -233,7 +234,7 @@ def test_what_is_made_of_each_message_is_not_gone_through_by_garbage_collections
     """They would come in the midst of a slice, and take as long as several."""
     queue = broker.queue("a")
     (message,) = taken(queue, 1)
-    claims = settling.claims_of([message, message.receipt], broker._store)
+    claims = claims_of([message, message.receipt], broker._store)
     state = broker._store.state.named("a")
     for each in (message, *claims, state.flights[message.id]):
         assert not gc.is_tracked(each)

@@ -32,30 +32,52 @@ SYNC_SECONDS_MIN = 0.001
 
 
 class StoreStats(NamedTuple):
-    """Sizes are bytes."""
+    """What a whole store holds, as `broker.stats()` says it.
+
+    queues        for each queue its name and its `mq.Stats`
+    disk_bytes    what the log takes on the disk
+    live_bytes    bytes of all messages that are not settled: bodies, and attributes if there are any
+    segments      in how many files the log is
+    processes     pids of those that have the store open; only this one's if the system does not say
+    """
 
     queues: dict[str, Stats]
     disk_bytes: int
-    live_bytes: int  # of all bodies that are not settled
+    live_bytes: int
     segments: int
-    processes: list[int]  # that have the store open: their pids; only this one's if the system does not say
+    processes: list[int]
 
 
 class Broker:
-    """An open store.  Thread-safe.
+    """An open store, made by `mq.open(path)`.  Thread-safe; in the child of a fork it opens by itself.
 
-    `(store_id, message.id)` is unique within one history: a backup that is put back goes on with ids
-    that were given out after it was made.
+    As a context manager it closes at the end of the block.
+
+    Every method may raise Closed (the broker is closed), StoreFailed, and StorageError with what the
+    system said.  All that changes the store raise Unsupported if it was opened with read_only=True.
     """
 
     def __init__(self, store: Store) -> None:
         self._store, self._hold = store, store.hold()
         self._asked: Asked[Any] | None = None  # by the last `receive`: a program asks for the same again
-        self.path = store.path
-        self.store_id = store.identity.store_id
+        self._store_id = store.identity.store_id
 
     def __repr__(self) -> str:
         return f"<Broker {self.path}{' closed' if self._store.closed else ''}>"
+
+    @property
+    def path(self) -> str:
+        """The store's directory, as an absolute path; or ":memory:"."""
+        return self._store.path
+
+    @property
+    def store_id(self) -> str:
+        """What tells this store from all others; it never changes.
+
+        `(store_id, message.id)` is unique within one history: a backup that is put back goes on with ids
+        that were given out after it was made.
+        """
+        return self._store_id
 
     @overload
     def queue(self, name: str, *, type: type[T], **options: Unpack[QueueOptions]) -> Queue[T]: ...
@@ -64,8 +86,13 @@ class Broker:
     def queue(self, name: str, *, type: Any = None, **options: Unpack[QueueOptions]) -> Queue[Any]:
         """A handle on the queue *name*: 1 to 255 bytes of printable text.
 
-        With options it is declared: those named are changed, for every process, and the
-        others stay as they are.  With *type*, structures are decoded and validated into it.
+        *type*: what structures are decoded and validated into, as msgspec does; None (the default): whatever
+        they are.
+        *options*: those of `mq.QueueOptions`.  With any, the queue is declared: those named are changed, for
+        every process, and the others stay as they are.  Without, nothing is written.
+
+        Raises UsageError (a bad name, type or option, or dead letters that would go in a circle), DiskFull,
+        StoreFailed, Closed.
         """
         checked = check_options(options)
         channel = self._store.channel(name)
@@ -77,7 +104,11 @@ class Broker:
     def receive(self, queues: Iterable[Queue[T]], timeout: float | None = None) -> Delivery[T] | None:
         """Take the next message of the first of *queues*, in this order, that has one.
 
-        Waits up to *timeout* seconds, then None; without one, for ever, or until the broker closes.
+        *queues*: handles of this broker.
+        *timeout*: seconds to wait for one, then None is returned; None (the default) waits for ever.
+
+        Raises UsageError, Closed (also when the broker is closed while this waits), and CorruptStore as
+        `Queue.receive` does.
         """
         until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
         listed = list(check_many("queues", queues))
@@ -98,10 +129,13 @@ class Broker:
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """Publishes, acks and nacks over any queues, all or nothing, at the end of the block.
+        """Publishes, acks and nacks over any queues, all or nothing: a block with an `mq.Transaction`.
 
-        An exception in the block, or a receipt that is not current any more at its end
-        (StaleReceipt), leaves no trace.
+        What is done in the block is buffered, and happens at its end.  An exception in the block leaves no
+        trace.
+
+        Raises, at the end of the block, StaleReceipt (a delivery is not in force any more), QueueFull,
+        DiskFull or Closed, and nothing of it has happened then; or StoreFailed: all of it has, or nothing.
         """
         transaction = Transaction(self._store)
         try:
@@ -112,10 +146,17 @@ class Broker:
         transaction._commit()
 
     def queues(self) -> list[str]:
-        """The names of all queues, sorted."""
+        """The names of all queues, sorted.
+
+        Raises Closed.
+        """
         return self._store.names()
 
     def stats(self) -> StoreStats:
+        """What the whole store holds: see `mq.StoreStats`.
+
+        Raises Closed.
+        """
         queues = {name: self.queue(name).stats() for name in self.queues()}
         live_bytes = sum(each.bytes for each in queues.values())
         disk_bytes, segments = self._store.files()
@@ -125,11 +166,20 @@ class Broker:
         return StoreStats(queues, disk_bytes, live_bytes, segments, processes)
 
     def flush(self) -> None:
-        """Return when all that was written is on the disk."""
+        """Return when all that was written is on the disk, by whichever process.
+
+        Raises StoreFailed, Closed.
+        """
         self._store.flush()
 
     def close(self) -> None:
-        """Sync and let go.  Wakes receivers with Closed; what is in flight stays so until its timeout."""
+        """Sync, and let go of the store.  A second call does nothing.
+
+        Threads that wait in it are woken with Closed; what is in flight stays so until its visibility
+        timeout.  The handler of a signal may call this.
+
+        Raises StoreFailed if a write or a sync failed, and no caller was told.
+        """
         self._store.close()
 
     def __enter__(self) -> Self:
@@ -146,31 +196,35 @@ def open(
     recover: Literal["refuse", "salvage"] = "refuse", segment_bytes: int = 64 << 20,
     mode: int | None = None, clock: Callable[[], float] | None = None,
 ) -> Broker:  # fmt: skip
-    """Open the store in the directory *path*; made if it is not there.
+    """Open the store in the directory *path*; made if it is not there.  ":memory:" is gone at close.
 
-    ":memory:" is private to this call and gone at close.
+    Any number of processes and threads may have a store open at once.
 
-    *sync*: "always": a publish returns when it is on the disk.  Seconds: the disk is
-    synced at least that often.  "never": the kernel decides.  In all three a publish that
-    returned survives the death of the process.
+    *sync*: when a publish returns.  "always" (the default): when it is on the disk.  A number of seconds: at
+    once, and the disk is synced at least that often.  "never": at once, and the kernel decides.  In all
+    three a publish that returned survives the death of the process.
 
-    *recover*: what to do about damage, bytes that were on the disk and are gone or altered.
-    "refuse": raise CorruptStore, and change nothing.  "salvage": repair the store as
-    `mq repair` does, which costs what is damaged and nothing else; a line for each place
-    goes to the logger "mq".  Neither is about crashes: those never need a human.
+    *exclusive* (False): only this process may have the store open, and every operation is a little faster.
 
-    Any number of processes and threads may have a store open at once.  With *exclusive* only
-    this one may, and every operation is a little faster.
+    *read_only* (False): look, and change nothing, also while other processes have the store open.
 
-    *read_only* looks, and changes nothing, also while others have the store open.
-    *mode*: the permissions of a new store's files, as 0o660: whatever the umask is.  Its directories
-    get the x bits to match.  None: what the umask leaves of 0o666.  A store that is there already
-    keeps what it has: each new file gets the owner, group and mode of FORMAT, so far as the
-    process may give them.
-    *clock*: seconds since 1970, for tests; it ought never to go back, and those who share a
-    store share it.
+    *recover*: what to do about damage, bytes that were on the disk and are gone or altered.  "refuse" (the
+    default): raise CorruptStore, and change nothing.  "salvage": repair the store as `mq repair` does, which
+    costs what is damaged and nothing else; a line for each place goes to the logger "mq".  A crash is no
+    damage, and never needs a human.
 
-    Raises StoreLocked, CorruptStore, Unsupported, StorageError, UsageError.
+    *segment_bytes* (64 MiB): how long the files are that the log is made of; 1 KiB to 256 MiB.
+
+    *mode*: the permissions of a new store's files, as 0o660, whatever the umask is; its directories get the
+    x bits to match.  None (the default): what the umask leaves of 0o666.  A store that is there already
+    keeps what it has: each new file gets the owner, group and mode of FORMAT, so far as the process may
+    give them.
+
+    *clock*: a function that returns seconds since 1970, for tests; None (the default): the system's clocks.
+    It must not go back, and all processes that share a store give the same one, or none.
+
+    Raises UsageError, StoreLocked (another process has it exclusively), CorruptStore, Unsupported (a newer
+    mq wrote it, or its file system is one of the network), StoreFailed, StorageError.
     """
     name, sync = _directory(path), _sync(sync)
     segment_bytes = exact.whole("segment_bytes", segment_bytes)

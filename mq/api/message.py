@@ -1,6 +1,8 @@
-"""What a user holds: a Message, and a Delivery, which is a Message and the right to settle it."""
+"""What a user holds: a Message, and a Delivery, which is a Message and the right to settle it.
 
-from __future__ import annotations
+Annotations are no texts here: msgspec evaluates those of a class, and looks for names in the module that the
+class says it is of, which is `mq`.
+"""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -28,7 +30,12 @@ NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Failure(NamedTuple):
-    """One failed attempt: when, why, and which number it had."""
+    """One failed attempt.
+
+    at         when it failed, an aware datetime
+    reason     why: what was given to `nack` or `reject`, or the exception that left the block
+    attempt    which number the attempt had; the first is 1
+    """
 
     at: datetime
     reason: str
@@ -41,19 +48,20 @@ class Origin(Handle["Delivery[Any]"], Protocol):
     @property
     def _decoder(self) -> Decoder: ...
     def _receipt(self, id: int, lsn: int, /) -> Receipt: ...
-    def _nack(self, message: Delivery[Any], delay: float | None, reason: str, /) -> None: ...
-    def _release(self, message: Delivery[Any], /) -> None: ...
-    def _reject(self, message: Delivery[Any], reason: str, /) -> None: ...
-    def _extend(self, message: Delivery[Any], seconds: float | None, /) -> None: ...
+    def _nack(self, message: "Delivery[Any]", delay: float | None, reason: str, /) -> None: ...
+    def _release(self, message: "Delivery[Any]", /) -> None: ...
+    def _reject(self, message: "Delivery[Any]", reason: str, /) -> None: ...
+    def _extend(self, message: "Delivery[Any]", seconds: float | None, /) -> None: ...
     def _skew_ms(self) -> int: ...
-    def _is_inherited(self, message: Delivery[Any], /) -> bool: ...
+    def _is_inherited(self, message: "Delivery[Any]", /) -> bool: ...
 
 
 class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
-    """What is stored: a snapshot, read-only.
+    """A message as it is stored: a snapshot, read-only.
 
-    `attempts` counts the deliveries in this queue, this one included; released ones
-    are not counted.  `raw` is the body as stored; `body` is decoded when it is read.
+    id         its id: a number that grows with each publish to the store
+    raw        the body as stored, bytes
+    state      "ready", "delayed" or "in_flight"
     """
 
     _queue: Origin
@@ -68,27 +76,32 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
 
     @property
     def attempts(self) -> int:
+        """How often it was delivered from this queue, this time included; released ones do not count."""
         return self._flight.attempts
 
     @property
     def queue(self) -> str:
+        """The name of the queue that it was received from, or looked at in."""
         return self._queue.name
 
     @property
     def priority(self) -> int:
+        """0 to 255, as published; a higher one is delivered first."""
         return self._more.said.priority if self._more else 0
 
     @property
     def group(self) -> str | None:
+        """The group that it was published with, if any."""
         return self._more.said.group if self._more else None
 
     @property
     def headers(self) -> Mapping[str, str]:
+        """The headers that it was published with; read-only."""
         return MappingProxyType(self._more.said.headers) if self._more else NO_HEADERS
 
     @property
     def origin(self) -> str | None:
-        """The queue that it died in, if it is a dead letter."""
+        """The name of the queue that it died in, if it is a dead letter."""
         return self._more.traits.origin if self._more else None
 
     @property
@@ -109,6 +122,7 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
 
     @property
     def created_at(self) -> datetime:
+        """When it was published, by the wall clock."""
         return datetime_at(self._created_ms)
 
     @property
@@ -130,7 +144,10 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
 
     @property
     def body(self) -> T_co:
-        """Decoded once, when it is first read; BadBody if it does not fit the queue's type."""
+        """The body, decoded when it is first read: bytes, text or a structure, as it was published.
+
+        Raises BadBody if it does not fit the queue's type; `raw` has its bytes.
+        """
         if self._body is msgspec.UNSET:
             self._body = self._queue._decoder.decode(self.queue, self.id, self._flags, self.raw)
         return self._body  # type: ignore[no-any-return]
@@ -143,10 +160,11 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
 
 
 class Delivery(Message[T_co], eq=False, gc=False):
-    """A message and the right to settle it.
+    """A message and the right to settle it: what `receive` returns.
 
     Every method raises StaleReceipt once that right is gone: the delivery was settled,
-    or its visibility timeout passed and the message was delivered again.
+    or its visibility timeout passed and the message was delivered again.  And Closed, once the
+    broker is.
 
     As a context manager: ack at the end; on an Exception nack, on KeyboardInterrupt and
     the like release; always raises the exception again; nothing if you settled it yourself,
@@ -166,26 +184,45 @@ class Delivery(Message[T_co], eq=False, gc=False):
         return self._queue._receipt(self.id, self._lsn)
 
     def ack(self) -> None:
-        """Done: the message is gone."""
+        """Done: the message is gone.
+
+        Raises StaleReceipt, Closed.
+        """
         hot.ack(self)
 
     def nack(self, *, delay: float | None = None, reason: str = "") -> None:
-        """Failed: again after *delay* seconds; None: after a backoff that grows with the attempts.
+        """Failed: the message is delivered again, or goes to the dead letters after the last attempt.
 
-        If it was the last of the queue's `max_attempts`, it goes to the dead letters.
+        *delay*: seconds until then; None (the default): the queue's backoff, which grows with the attempts.
+        *reason*: text that is kept with the message, in `failures`.
+
+        Raises StaleReceipt, UsageError, Closed.
         """
         self._queue._nack(self, delay, reason)
 
     def release(self) -> None:
-        """Not tried: back to its place at once, and the attempt is not counted."""
+        """Not tried: the message is back in its place at once, and the attempt is not counted.
+
+        Raises StaleReceipt, Closed.
+        """
         self._queue._release(self)
 
     def reject(self, reason: str = "") -> None:
-        """Hopeless: to the dead letters now."""
+        """Never to be tried again: the message goes to the dead letters now.
+
+        *reason*: text that is kept with the message, in `failures`.
+
+        Raises StaleReceipt, UsageError, Closed.
+        """
         self._queue._reject(self, reason)
 
     def extend(self, seconds: float | None = None) -> None:
-        """Visible again *seconds* from now; None: the queue's visibility timeout from now."""
+        """Keep it for longer: it is delivered again *seconds* from now, unless it is settled.
+
+        *seconds*: None (the default): the queue's visibility timeout.
+
+        Raises StaleReceipt, UsageError, Closed.
+        """
         self._queue._extend(self, seconds)
 
     def __enter__(self) -> Self:

@@ -28,37 +28,74 @@ PRIORITY_MAX: Final = 255
 
 
 class QueueOptions(TypedDict, total=False):
-    """Durable; what a declaration leaves out stays as it is."""
+    """What `broker.queue` declares.  Durable; what a declaration leaves out stays as it is.
 
-    visibility_timeout: float  # 30: a delivery not settled by then is delivered again, as a failed attempt
-    max_attempts: (
-        int | None
-    )  # None: try for ever (with backoff); N: to the dead letters after the Nth failure
-    backoff: Backoff  # Backoff(): so that a poison message never blocks the head
-    dead_letter: str  # "<name>.dead", created when first needed: nothing is dropped by failing
-    ttl: float | None  # None: waiting messages never expire
-    expired: Literal["drop", "dead_letter"]  # "drop"
-    max_length: int | None  # None: no limit; of all messages that are not settled
-    max_bytes: int | None  # None: no limit; of their bodies and attributes
-    overflow: Literal["reject", "drop_oldest"]  # "reject"
-    dedup_window: float  # 300: as SQS
-    delivery: Literal["at_least_once", "at_most_once"]  # at_most_once: arrives settled
-    delete_when_idle: float | None  # None; N: it goes if there was no receive for N seconds, and it is empty
-    delete_when_abandoned: float | None  # None; the same with all it holds (reply queues)
+    visibility_timeout      seconds (30): what is not settled by then is delivered again, as a failed attempt
+    max_attempts            None: try for ever, with backoff.  N: to the dead letters after the Nth failure
+    backoff                 `mq.Backoff()`: how long a failed message waits, so that it never blocks the head
+    dead_letter             the queue of its dead letters ("<name>.dead"); made when it is first needed
+    ttl                     None: waiting messages never expire.  Seconds after which they do
+    expired                 "drop", or "dead_letter": what becomes of those
+    max_length              None: no limit.  Of all messages that are not settled
+    max_bytes               None: no limit.  Of their bodies and attributes, in bytes
+    overflow                "reject": QueueFull.  "drop_oldest": the oldest that are not in flight go
+    dedup_window            seconds (300) in which a dedup_id is remembered
+    delivery                "at_least_once", or "at_most_once": a message arrives settled
+    delete_when_idle        None.  Seconds without a receive after which the queue goes, if it is empty
+    delete_when_abandoned   None.  The same, with all it holds: for reply queues
+    """
+
+    visibility_timeout: float
+    max_attempts: int | None
+    backoff: Backoff
+    dead_letter: str
+    ttl: float | None
+    expired: Literal["drop", "dead_letter"]
+    max_length: int | None
+    max_bytes: int | None
+    overflow: Literal["reject", "drop_oldest"]
+    dedup_window: float
+    delivery: Literal["at_least_once", "at_most_once"]
+    delete_when_idle: float | None
+    delete_when_abandoned: float | None
 
 
 class BatchOptions(TypedDict, total=False):
-    priority: int  # 0; up to 255, higher first
-    delay: float  # 0: seconds until it is ready
-    at: datetime  # instead of a delay: when it is ready
-    ttl: float  # the queue's: seconds after which it expires, if nobody has it
-    group: str  # one of a group at a time, in publish order
-    headers: Mapping[str, str]  # {}
-    timeout: float  # 0: how long to wait for room in a full queue before QueueFull
+    """The options of `queue.publish_many`, for each of its messages.
+
+    priority    0 to 255 (0); a higher one is delivered first
+    delay       seconds (0) until the message is ready
+    at          in its place, when it is ready: an aware datetime
+    ttl         seconds after which it expires if it is not in flight; by default the queue's
+    group       text of 1 to 255 bytes: one message of a group is in flight at a time, in publish order
+    headers     a mapping of text to text ({}), 64 KiB at most
+    timeout     seconds (0) to wait for room in a full queue before QueueFull
+    """
+
+    priority: int
+    delay: float
+    at: datetime
+    ttl: float
+    group: str
+    headers: Mapping[str, str]
+    timeout: float
 
 
 class PublishOptions(BatchOptions, total=False):
-    dedup_id: str  # seen within dedup_window: nothing is stored, the first id is returned
+    """The options of `queue.publish`: those of `mq.BatchOptions`, and one more.
+
+    priority    0 to 255 (0); a higher one is delivered first
+    delay       seconds (0) until the message is ready
+    at          in its place, when it is ready: an aware datetime
+    ttl         seconds after which it expires if it is not in flight; by default the queue's
+    group       text of 1 to 255 bytes: one message of a group is in flight at a time, in publish order
+    headers     a mapping of text to text ({}), 64 KiB at most
+    timeout     seconds (0) to wait for room in a full queue before QueueFull
+    dedup_id    text of 1 to 255 bytes: if it was seen within the queue's dedup_window, nothing is stored,
+                and the first id is returned
+    """
+
+    dedup_id: str
 
 
 # ── plain values ───────────────────────────────────────────────────────────────────

@@ -42,13 +42,19 @@ T = TypeVar("T")
 
 
 class Queue(Generic[T]):
-    """A handle.  The queue comes to be when it is declared with options or first published to."""
+    """A handle on one queue, made by `broker.queue(name)`.  Thread-safe.
+
+    The queue itself comes to be when it is declared with options or first published to.  *T* is the
+    type of its bodies, if `broker.queue` was given one.
+
+    Every method may raise Closed (the broker is closed), StoreFailed, and StorageError with what the
+    system said.  All that changes the store raise Unsupported if it was opened with read_only=True.
+    """
 
     __contains__ = None  # `x in queue` would fall back on __iter__ and take messages
     _is_endless = True  # where several things are wanted, a queue is refused, for the same reason
 
     def __init__(self, store: Store, channel: Channel, type: Any = None) -> None:
-        self.name = channel.name
         self._store, self._channel, self._hold = store, channel, store.hold()
         self._decoder = Decoder(type)
         self._delivery: builtins.type[Delivery[T]] = Delivery
@@ -56,15 +62,24 @@ class Queue(Generic[T]):
     def __repr__(self) -> str:
         return f"<Queue {self.name!r} in {self._store.path}>"
 
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self._channel.name
+
     # ── publishing ─────────────────────────────────────────────────────────────────
 
     def publish(self, body: T, **options: Unpack[PublishOptions]) -> int:
-        """Store one message; its id.  Under sync="always" it is on the disk when this returns.
+        """Store one message, and return its id.  Under sync="always" it is on the disk then.
 
-        If its *dedup_id* was seen in the queue's window, nothing is stored, and the first
-        id is returned.  *timeout*: how long to wait for room, if the queue has limits.
+        *body*: bytes, text, or a structure that msgpack can hold; 64 MiB at most.
+        *options*: those of `mq.PublishOptions`: priority, delay, at, ttl, group, headers, timeout, dedup_id.
 
-        Raises UsageError (the body cannot be stored), QueueFull, DiskFull, StoreFailed, Closed.
+        If the dedup_id was seen in the queue's window, nothing is stored, and the first id is returned.
+
+        Raises UsageError (an option is wrong, or the body cannot be stored), QueueFull (no room came within
+        the option `timeout`), DiskFull, StoreFailed, Closed.  After StoreFailed the message is there once, or
+        not at all; after all others it is not there.
         """
         given: object = body
         if type(given) is bytes and len(given) <= BODY_BYTES_MAX:
@@ -78,7 +93,14 @@ class Queue(Generic[T]):
         return self._publish([flags], [raw], options)[0]
 
     def publish_many(self, bodies: Iterable[T], **options: Unpack[BatchOptions]) -> list[int]:
-        """Store all of *bodies* or, whatever happens, none of them; their ids, in order."""
+        """Store all of *bodies* or, whatever happens, none of them; return their ids, in order.
+
+        *bodies*: an iterable of what `publish` takes; 256 MiB in all.
+        *options*: those of `mq.BatchOptions`, for each of them: priority, delay, at, ttl, group, headers,
+        timeout.
+
+        Raises UsageError, QueueFull, DiskFull, StoreFailed, Closed, as `publish` does.
+        """
         if "dedup_id" in options:
             raise UsageError("a dedup_id is of one message: publish them in a transaction, each with its own")
         flags, raw = encode_bodies(check_many("bodies", bodies))
@@ -108,12 +130,16 @@ class Queue(Generic[T]):
     def receive(
         self, timeout: float | None = None, *, visibility_timeout: float | None = None
     ) -> Delivery[T] | None:
-        """Take the next message.  Waits up to *timeout* seconds, then None; without one, for ever.
+        """Take the next message: the oldest that is ready, of the highest priority.
 
-        It is delivered again after *visibility_timeout* seconds (None: the queue's) unless
-        it is settled by then.  Raises Closed when the broker is closed meanwhile, and
-        CorruptStore, naming the message, if its body is damaged on the disk: that counts as a
-        failed attempt, so the next call takes the next message.
+        *timeout*: seconds to wait for one, then None is returned; 0 looks once; None (the default) waits
+        for ever.
+        *visibility_timeout*: seconds until the message is delivered again unless it is settled; None (the
+        default): the queue's.
+
+        Raises UsageError, Closed (also when the broker is closed while this waits), and CorruptStore, naming
+        the message, if its body is damaged on the disk.  That counts as a failed attempt, and the next
+        call takes the next message.
         """
         until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
         if visibility_timeout is not None:
@@ -125,8 +151,14 @@ class Queue(Generic[T]):
     ) -> list[Delivery[T]]:
         """Take up to *limit* messages: returns as soon as there is one, with all that are ready.
 
-        At most one of each group.  One whose body is damaged is logged and left out, as a
-        failed attempt; if there is no other, CorruptStore is raised.
+        *timeout*: seconds to wait for the first one, then the list is empty; None (the default) waits for
+        ever.
+        *visibility_timeout*: as for `receive`, for each of them.
+
+        At most one message of each group is taken.  A message whose body is damaged is logged and left
+        out, as a failed attempt.
+
+        Raises UsageError, Closed, and CorruptStore if the bodies of all that were taken are damaged.
         """
         limit = check_count("limit", limit, least=1)
         until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
@@ -135,7 +167,7 @@ class Queue(Generic[T]):
         return hot.receive_many(self._store, self, limit, until, visibility_timeout)
 
     def __iter__(self) -> Iterator[Delivery[T]]:
-        """receive() until the broker closes."""
+        """Deliveries, as `receive()` takes them, until the broker is closed."""
         while True:
             try:
                 delivery = self.receive()
@@ -173,10 +205,15 @@ class Queue(Generic[T]):
         return message._lsn < self._store.inherited
 
     def ack_many(self, messages: Iterable[Delivery[Any] | Receipt]) -> None:
-        """Ack all that can be acked; then StaleReceipt, naming the others, if there are any.
+        """Ack all that can be acked: their messages are gone.
 
-        They may be of any queue of this store.  Not all or nothing, which a transaction is: very
-        many are settled in slices of some milliseconds, so that no neighbour waits.
+        *messages*: deliveries, or their receipts as text, of any queue of this store.
+
+        Not all or nothing, which a transaction is: very many are settled in slices of some milliseconds,
+        so that no other thread or process waits.
+
+        Raises StaleReceipt, when all others are done, with the ids of those that were settled or delivered
+        again since; UsageError if one of *messages* is neither, or another store's; Closed.
         """
         store, several = self._store, list(check_many("messages", messages))
         channel = channel_of(several, store)
@@ -187,14 +224,28 @@ class Queue(Generic[T]):
     def nack_many(
         self, messages: Iterable[Delivery[Any] | Receipt], *, delay: float | None = None, reason: str = ""
     ) -> None:
-        """Nack all that can be nacked, as `ack_many` acks; then StaleReceipt, naming the others."""
+        """Nack all that can be nacked, as `ack_many` acks: they failed, and are delivered again.
+
+        *messages*: deliveries, or their receipts as text.
+        *delay*: seconds until they are ready again; None (the default): the queue's backoff.
+        *reason*: text that is kept with the message, in `message.failures`.
+
+        Raises StaleReceipt, when all others are done; UsageError, Closed.
+        """
         if delay is not None:
             delay = check_seconds("delay", delay)
         do = settling.nacking(delay, check_reason(reason), random.random)
         settling.settle_all(self._store, claims_of(messages, self._store), do)
 
     def extend_many(self, messages: Iterable[Delivery[Any] | Receipt], seconds: float | None = None) -> None:
-        """Extend all that can be extended, as `ack_many` acks; then StaleReceipt, naming the others."""
+        """Extend all that can be extended, as `ack_many` acks: they stay with their receiver for longer.
+
+        *messages*: deliveries, or their receipts as text.
+        *seconds*: from now until they are delivered again; None (the default): the queue's
+        visibility timeout.
+
+        Raises StaleReceipt, when all others are done; UsageError, Closed.
+        """
         if seconds is not None:
             seconds = check_seconds("seconds", seconds)
         settling.extend_all(self._store, claims_of(messages, self._store), seconds)
@@ -206,49 +257,82 @@ class Queue(Generic[T]):
     # ── looking ────────────────────────────────────────────────────────────────────
 
     def peek(self, limit: int = 10, *, state: State = "ready") -> list[Message[T]]:
-        """The first *limit* messages in *state*, in delivery order.  Takes nothing.
+        """The first *limit* messages in *state*, in delivery order.  Takes nothing, and changes nothing.
 
-        CorruptStore if the body of one is damaged: who looks is not told that all is well.
+        *limit*: how many at most; 10 by default.
+        *state*: "ready" (the default), "delayed" or "in_flight".
+
+        Raises CorruptStore if the body of one of them is damaged; UsageError, Closed.
         """
         state = exact.one_of("state", state, get_args(State))  # type: ignore[assignment]
         found = looking.peek(self._store, self._channel, check_count("limit", limit), state)
         return [Message(self, *each) for each in found]
 
     def get(self, id: int) -> Message[T] | None:
-        """The message with this id; None if it is not in this queue, or not any more."""
+        """The message with this *id*; None if it is not in this queue, or not any more.
+
+        Raises CorruptStore if its body is damaged; UsageError, Closed.
+        """
         found = looking.get(self._store, self._channel, check_count("id", id))
         return Message(self, *found) if found else None
 
     def stats(self) -> Stats:
-        """How many messages are where, and what has happened so far."""
+        """How many messages are where, and what has happened so far: see `mq.Stats`.
+
+        Raises Closed.
+        """
         return looking.stats(self._store, self._channel)
 
     def options(self) -> QueueOptions:
-        """The options in force."""
+        """The options in force, defaults included: see `mq.QueueOptions`.
+
+        Raises Closed.
+        """
         return options_of(*looking.options(self._store, self._channel))
 
     # ── what waits ─────────────────────────────────────────────────────────────────
 
     def cancel(self, id: int) -> bool:
-        """A message that waits or is delayed is gone; False if it is in flight, or not here."""
+        """Drop the message *id*, if it waits or is delayed; return whether it did.
+
+        False: it is in flight, or not in this queue.
+
+        Raises UsageError, StoreFailed, Closed.
+        """
         return commands.cancel(self._store, self._channel, check_count("id", id))
 
     def reschedule(self, id: int, *, delay: float = 0, at: datetime | None = None) -> bool:
-        """A message that waits or is delayed is ready in *delay* seconds, or *at*; False as for cancel."""
+        """Have the message *id*, if it waits or is delayed, be ready at another time; return whether it did.
+
+        *delay*: seconds from now; 0 (the default): now.
+        *at*: in its place, an aware datetime.
+
+        False: it is in flight, or not in this queue.
+
+        Raises UsageError, StoreFailed, Closed.
+        """
         id = check_count("id", id)
         seconds = check_seconds("delay", delay)
         delay_ms, due = check_delay(None if at is not None and not seconds else seconds, at)
         return commands.reschedule(self._store, self._channel, id, delay_ms, due)
 
     def purge(self) -> int:
-        """Drop all that wait or are delayed; how many.  What is in flight stays."""
+        """Drop all messages that wait or are delayed; return how many.  Those in flight stay.
+
+        Raises StoreFailed, Closed.
+        """
         return commands.purge(self._store, self._channel)
 
     def replay(self, ids: Iterable[int] | None = None, *, to: str | None = None) -> int:
-        """Dead letters go back to where they died, or to the queue *to*, as if never tried; how many.
+        """Move dead letters back to where they died, as if they had never been tried; return how many.
 
-        All that wait here, or those with these *ids*.  What is in flight stays.  Each message
-        moves as a whole; very many go in slices of some milliseconds, so that no neighbour waits.
+        *ids*: of those that are to move; None (the default): all that wait here.
+        *to*: the name of the queue that they move to; None (the default): the one in which each died.
+
+        What is in flight stays.  Each message moves as a whole; very many move in slices of some
+        milliseconds, so that no other thread or process waits.
+
+        Raises UsageError, QueueFull, StoreFailed, Closed.
         """
         if ids is not None:
             ids = [check_count("id", id) for id in check_many("ids", ids)]
@@ -257,13 +341,22 @@ class Queue(Generic[T]):
         return commands.replay(self._store, self._channel, ids, to)
 
     def pause(self) -> None:
-        """Nothing is delivered from now on, to anybody, until `resume`.  Publishing goes on."""
+        """Deliver nothing more, in any process, until `resume`.  Publishing goes on.
+
+        Raises StoreFailed, Closed.
+        """
         commands.pause(self._store, self._channel)
 
     def resume(self) -> None:
-        """Deliver again."""
+        """Deliver again, after `pause`.
+
+        Raises StoreFailed, Closed.
+        """
         commands.resume(self._store, self._channel)
 
     def delete(self) -> None:
-        """The queue goes, with all it holds.  Publishing to it makes it anew, with no options."""
+        """Delete the queue, with all it holds.  Publishing to it makes it anew, with no options.
+
+        Raises StoreFailed, Closed.
+        """
         commands.delete(self._store, self._channel)

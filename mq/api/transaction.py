@@ -32,11 +32,17 @@ T = TypeVar("T")
 
 
 class Transaction:
-    """Buffered; commits at the end of the block."""
+    """Publishes, acks and nacks that happen together: `with broker.transaction() as tx:`.
+
+    All are buffered, and nothing is locked; they happen at the end of the block, all or nothing.
+
+    ids    the ids of the publishes, in order; empty until the end of the block
+    """
+
+    ids: list[int]
 
     def __init__(self, store: Store) -> None:
-        self.ids: list[int] = []
-        """Of the publishes, in order, once committed."""
+        self.ids = []
         self._store, self._hold = store, store.hold()
         self._messages: list[NewMessage] = []
         self._timeout = 0.0
@@ -48,7 +54,12 @@ class Transaction:
     @overload
     def publish(self, to: str, body: object, **options: Unpack[PublishOptions]) -> None: ...
     def publish(self, to: Any, body: Any, **options: Unpack[PublishOptions]) -> None:
-        """As Queue.publish; *to* may be a queue's name."""
+        """Publish *body* to the queue *to*, a handle or a name, if the transaction commits.
+
+        *options*: those of `mq.PublishOptions`, as for `Queue.publish`.
+
+        Raises UsageError.
+        """
         self._check()
         if exact.is_a(to, Queue) and to._store is not self._store:
             raise UsageError(f"the queue {to.name!r} is another broker's; a transaction is of one store")
@@ -58,12 +69,21 @@ class Transaction:
         self._timeout = max(self._timeout, message.timeout)
 
     def ack(self, message: Delivery[Any] | Receipt) -> None:
-        """Done, if all of this is."""
+        """Ack *message*, a delivery or its receipt as text, if the transaction commits.
+
+        Raises UsageError.
+        """
         self._check()
         self._settling.append((claim_of(message, self._store), do_ack))
 
     def nack(self, message: Delivery[Any] | Receipt, *, delay: float | None = None, reason: str = "") -> None:
-        """Failed: again after *delay* seconds; None: after a backoff."""
+        """Nack *message*, a delivery or its receipt as text, if the transaction commits.
+
+        *delay*: seconds until it is ready again; None (the default): the queue's backoff.
+        *reason*: text that is kept with the message, in `message.failures`.
+
+        Raises UsageError.
+        """
         self._check()
         if delay is not None:
             delay = check_seconds("delay", delay)

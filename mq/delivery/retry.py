@@ -6,7 +6,13 @@ from typing import NamedTuple
 
 
 class Backoff(NamedTuple):
-    """Delay after attempt n: min(maximum, initial * factor ** (n - 1)), spread by ± jitter.  Seconds."""
+    """How long a failed message waits: after attempt n, min(maximum, initial * factor ** (n - 1)) seconds.
+
+    initial    seconds after the first failed attempt (1)
+    factor     how many times longer after each one more (2)
+    maximum    seconds at most (60)
+    jitter     the part by which each delay is spread at random, up and down (0.1: ± 10 %)
+    """
 
     initial: float = 1
     factor: float = 2

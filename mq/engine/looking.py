@@ -21,20 +21,39 @@ from mq.errors import CorruptStore, UsageError
 
 
 class Stats(NamedTuple):
-    """Counts now; totals since the queue was created."""
+    """What a queue holds, as `queue.stats()` says it.
 
-    ready: int  # those included that wait for the turn of their group
+    Now:
+
+    ready            how many can be delivered, those included that wait for the turn of their group
+    in_flight        how many are delivered, and not settled
+    delayed          how many wait for their time
+    bytes            of all these: bodies, and attributes if there are any
+    oldest_age       seconds since the oldest ready message was published; 0 if none is ready
+    paused           whether `pause` keeps it from delivering
+
+    Since the queue was created:
+
+    published        how many were published here, or moved here: as dead letters, or back by `replay`
+    acked            how many were acked
+    failed           attempts that were nacked or rejected, or timed out and were delivered again or died
+    expired          how many expired
+    dead_lettered    how many went to the dead letters
+    dropped          how many were dropped for those that came later
+    """
+
+    ready: int
     in_flight: int
     delayed: int
-    bytes: int  # of all that is not settled: bodies, and attributes if there are any
-    oldest_age: float  # seconds since the oldest ready message was published; 0 if none is ready
+    bytes: int
+    oldest_age: float
     paused: bool
-    published: int  # here, or moved here: as a dead letter, or back by `replay`
+    published: int
     acked: int
-    failed: int  # attempts that were nacked or rejected, or timed out and were delivered again or died
+    failed: int
     expired: int
     dead_lettered: int
-    dropped: int  # because there were too many
+    dropped: int
 
 
 class Seen(NamedTuple):

@@ -171,7 +171,7 @@ def test_what_a_failed_fsync_lost_is_no_damage(weak: WeakDisk, nursery: Nursery,
 def test_a_disk_that_is_still_broken_is_not_called_well(weak: WeakDisk, nursery: Nursery, tmp_path):
     """P1: the store does not open as long as what it would show cannot be written."""
     store = fail_an_fsync(weak, nursery, tmp_path)
-    with pytest.raises(Ended, match=r"mq.errors.(StorageError|StoreFailed|DiskFull)"):
+    with pytest.raises(Ended, match=r"mq\.(StorageError|StoreFailed|DiskFull)"):
         nursery.run(SCRIPT + "numbers", store)
     weak.heal()
     shown = nursery.run(SCRIPT + "numbers", store)
