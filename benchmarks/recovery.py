@@ -63,7 +63,7 @@ target = int(sys.argv[2]) << 30
 stuck = [kept.publish(bytes(100)) for _ in range(1000)]
 batch = [body] * 100
 mq.engine.maintenance.cleaner.is_due = lambda log, live_bytes: False
-while broker._store.log.end < target:
+while broker._store.replica.log.end < target:
     queue.publish_many(batch)
     queue.ack_many(queue.receive_many(100))
 broker.close()

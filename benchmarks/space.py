@@ -65,7 +65,7 @@ def through(store: Path, gigabytes: float) -> None:
     with mq.open(store, sync="never") as broker:
         peak = Peak(store)
         seconds = traffic(broker.queue("traffic"), body, total, peak)
-        end = broker._store.log.end
+        end = broker._store.replica.log.end
     peak_after = Peak(store)
     peak_after.look()
     click.echo(
@@ -82,9 +82,9 @@ def stuck(store: Path, messages: int) -> None:
         queue = broker.queue("stuck")
         for _ in range(messages // 1000):
             queue.publish_many([small] * 1000)
-        before, peak = broker._store.log.end, Peak(store)
+        before, peak = broker._store.replica.log.end, Peak(store)
         seconds = traffic(broker.queue("traffic"), body, total, peak)
-        appended = broker._store.log.end - before
+        appended = broker._store.replica.log.end - before
         live = messages * (len(small) + OVERHEAD)
         assert queue.stats().ready == messages
     bound = 2 * live + 4 * SEGMENT
@@ -108,7 +108,7 @@ for _ in range(10):
 before = rss()
 for _ in range(count // 1000):
     queue.publish_many([bytes(size)] * 1000)
-print((rss() - before) / count, len(os.listdir("/proc/self/fd")), len(broker._store.log.segments))
+print((rss() - before) / count, len(os.listdir("/proc/self/fd")), len(broker._store.replica.log.segments))
 os._exit(0)
 """
 

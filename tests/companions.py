@@ -95,7 +95,7 @@ class Hands:
     def on_write(self, write: Callable[[int, bytes, int], int]) -> None:
         """From here on, this is called with descriptor, bytes and offset in place of pwrite."""
         store = self.broker._store
-        store.disk.pwrite = store.log._pwrite = write  # type: ignore[method-assign]
+        store.disk.pwrite = store.replica.log._pwrite = write  # type: ignore[method-assign]
 
     def library(self) -> str:
         """The file of the mq that is used there."""

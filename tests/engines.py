@@ -155,7 +155,7 @@ class Rival:
         self._random, self._disk, self._beaten = random, SharedDisk(), broker._store
         self.broker = open_on(
             self._disk, broker.path, sync="never", clock=clock, background=False,
-            segment_bytes=broker._store.log.segment_bytes,
+            segment_bytes=broker._store.replica.log.segment_bytes,
         )  # fmt: skip
         self.broker._store.clock.wall_ms = self._wall_ms  # type: ignore[method-assign]
 
@@ -178,8 +178,8 @@ class Rival:
 def _release_nothing(broker: mq.Broker) -> None:
     store = broker._store
     with store.maintaining() as (log, now_ms, _):
-        if names := sorted(store.state.names()):
-            number = store.state.named(names[0]).number
+        if names := sorted(store.replica.state.names()):
+            number = store.replica.state.named(names[0]).number
             log.append(now_ms, records.RELEASE, 0, number, records.RELEASE_PAYLOAD.pack(1))
 
 
@@ -188,7 +188,7 @@ def _take_and_release(broker: mq.Broker) -> None:
     for name in broker.queues():
         queue = broker.queue(name)
         seen = queue.peek(1)
-        if not seen or seen[0].attempts or broker._store.state.named(name).delivery_needs_plan:
+        if not seen or seen[0].attempts or broker._store.replica.state.named(name).delivery_needs_plan:
             continue
         if message := queue.receive(timeout=0):
             message.release()
@@ -251,7 +251,7 @@ class ConflictingEngine(FileEngine):
         if not broker._store.exclusive:  # then no other writer can be there
             self._rivals[broker] = Rival(broker, options["clock"], self._random)
             broker.close = partial(self._close, broker)  # type: ignore[method-assign]
-        broker._store.log = ConflictingLog(broker._store.log, partial(self._strikes, broker))
+        broker._store.replica.log = ConflictingLog(broker._store.replica.log, partial(self._strikes, broker))
         return broker
 
     def _close(self, broker: mq.Broker) -> None:

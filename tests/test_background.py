@@ -530,7 +530,7 @@ def test_where_nothing_can_wait_for_the_pipe_it_is_looked_at_often(monkeypatch, 
 def test_the_background_sync_goes_on_after_it_had_no_memory(tmp_path, monkeypatch) -> None:
     counting = CountingDisk()
     with open_on(counting, tmp_path, sync=0.001, background=False) as broker:
-        log, failures = broker._store.log, []
+        log, failures = broker._store.replica.log, []
         broker.queue("mail").publish(b"the log is open")
         sync, synced = log.sync, threading.Event()
 
@@ -563,7 +563,7 @@ def test_publishers_sync_when_the_thread_has_ended_and_no_other_can_be_had(tmp_p
             patch.setattr(Worker, "_go_on", fail)
             flusher.worker.join()
         assert flusher.missing
-        while not threads.refused or broker._store.log.synced < broker._store.log.end:
+        while not threads.refused or broker._store.replica.log.synced < broker._store.replica.log.end:
             queue.publish(b"x")
         threads.there_are_none = False
         while flusher.missing:

@@ -109,13 +109,13 @@ def one_line(error: mq.MqError) -> bool:
 @pytest.mark.parametrize(("call", "bad"), CALLS.values(), ids=CALLS)
 def test_a_bad_argument_is_refused_and_nothing_is_written(store, call, bad):
     broker, queue, held = store
-    before, end, names = queue.stats()[:3], broker._store.log.end, broker.queues()
+    before, end, names = queue.stats()[:3], broker._store.replica.log.end, broker.queues()
     with pytest.raises(mq.UsageError) as raised:
         call(broker, queue, held, bad)
     assert one_line(raised.value), str(raised.value)
     assert isinstance(raised.value, ValueError)
     assert raised.value.__cause__ is None, "no chain of tracebacks"
-    assert (queue.stats()[:3], broker._store.log.end, broker.queues()) == (before, end, names)
+    assert (queue.stats()[:3], broker._store.replica.log.end, broker.queues()) == (before, end, names)
 
 
 def test_what_was_refused_did_no_harm(store):
@@ -133,11 +133,11 @@ def test_what_was_refused_did_no_harm(store):
 def test_a_body_over_the_limit_is_refused(kind):
     with mq.open(":memory:") as broker:
         queue = broker.queue("mail")
-        end = broker._store.log.end
+        end = broker._store.replica.log.end
         with pytest.raises(mq.UsageError, match="67,108,864 is the most") as raised:
             queue.publish(kind(BODY_BYTES_MAX + 1))
         assert one_line(raised.value)
-        assert (broker.queues(), broker._store.log.end) == ([], end)
+        assert (broker.queues(), broker._store.replica.log.end) == ([], end)
 
 
 def test_a_body_at_the_limit_is_not(tmp_path):
@@ -151,11 +151,11 @@ def test_a_batch_over_the_limit_is_refused_whole():
     body = bytes(BODY_BYTES_MAX)
     with mq.open(":memory:") as broker:
         queue = broker.queue("mail")
-        end = broker._store.log.end
+        end = broker._store.replica.log.end
         with pytest.raises(mq.UsageError, match=f"{GROUP_BYTES_MAX} is the most.*smaller batches") as raised:
             queue.publish_many([body] * 4)
         assert one_line(raised.value)
-        assert (queue.stats().ready, broker.queues(), broker._store.log.end) == (0, [], end)
+        assert (queue.stats().ready, broker.queues(), broker._store.replica.log.end) == (0, [], end)
 
 
 # ── opening ────────────────────────────────────────────────────────────────────────

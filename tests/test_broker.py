@@ -211,7 +211,7 @@ def test_of_a_batch_which_is_few_records_each_has_its_own_receipt(restart):
     broker, again = restart
     queue = broker().queue("mail")
     queue.publish_many(range(300))
-    log = broker()._store.log
+    log = broker()._store.replica.log
     before = log.end
     batch = queue.receive_many(300)
     receipts = [each.receipt for each in batch]

@@ -155,11 +155,11 @@ def test_a_clock_that_is_set_while_the_store_is_open_is_noticed_within_a_second(
         assert near(q.get(new).created_at, Y2026 + 1.001)
         assert len(q.peek(state="in_flight")) == 1
         assert near(q.peek(state="in_flight")[0].due_at, Y2026 + 10 * MINUTE, off=6)
-        assert len(broker._store.log.segments) == 2
+        assert len(broker._store.replica.log.segments) == 2
         for _ in range(20):
             here.pass_by(1.001)
             q.publish("more")
-        assert len(broker._store.log.segments) == 2
+        assert len(broker._store.replica.log.segments) == 2
 
 
 def test_a_backoff_ends_by_store_time_and_is_shown_by_the_wall_clock(tmp_path):

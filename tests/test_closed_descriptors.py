@@ -57,9 +57,9 @@ class Life:
             self.store.turn.mark[self.q._channel.word] = bit
             return self.store.listener._bells[bit.bit_length() - 1]
         if name == "reader":
-            return next(iter(self.store.log.reader._readers.values()))
+            return next(iter(self.store.replica.log.reader._readers.values()))
         if name == "segment":
-            return self.store.log._fd
+            return self.store.replica.log._fd
         return self.store.turn.locks.directory if name == "directory" else held[name]
 
 

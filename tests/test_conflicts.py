@@ -467,7 +467,7 @@ def test_a_last_attempt_that_another_writer_acks_late_does_not_die(
     clock.advance(31)
 
     def act(rival: mq.Broker) -> None:
-        rival._store.state.board.next = 1 << 62  # it is quicker than what falls due
+        rival._store.replica.state.board.next = 1 << 62  # it is quicker than what falls due
         rival.queue("mail").ack_many([message.receipt])
 
     first(act)

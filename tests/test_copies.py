@@ -200,8 +200,8 @@ def test_every_segment_says_the_epoch(path):
     with a_store(path) as broker:
         for _ in range(90):
             broker.queue("q").publish(BODY)
-        epochs = {each.epoch for each in broker._store.log.segments}
-        assert epochs == {broker._store.log.epoch}
+        epochs = {each.epoch for each in broker._store.replica.log.segments}
+        assert epochs == {broker._store.replica.log.epoch}
         assert epochs != {0}
         with mq.open(path, sync="never") as other:
             assert other._store.tag == broker._store.tag

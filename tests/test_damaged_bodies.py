@@ -42,7 +42,7 @@ def broker(tmp_path: Path, clock: FakeClock) -> Broker:
 
 def test_receive_names_it_once_and_goes_on_with_the_others(broker: Broker, clock: FakeClock) -> None:
     queue = broker.queue("a")
-    first = broker._store.state.named("a").waiting.head
+    first = broker._store.replica.state.named("a").waiting.head
     with pytest.raises(mq.CorruptStore, match="mq repair") as caught:
         queue.receive(timeout=0)
     assert caught.value.ids == (first,)
@@ -57,7 +57,7 @@ def test_it_backs_off_like_any_failure(broker: Broker, clock: FakeClock) -> None
     for _ in range(4):
         with pytest.raises(mq.CorruptStore):
             queue.receive(timeout=0)
-        (message,) = broker._store.state.named("a").delayed.values()
+        (message,) = broker._store.replica.state.named("a").delayed.values()
         waits.append(message.rests / 1000 - clock.now)
         clock.advance(waits[-1] + 0.001)
     assert waits == sorted(waits)
@@ -81,7 +81,7 @@ def test_who_looks_is_told_and_the_counts_are_there(broker: Broker) -> None:
     """P7."""
     queue = broker.queue("a")
     assert queue.stats().ready == 3
-    id = broker._store.state.named("a").waiting.head
+    id = broker._store.replica.state.named("a").waiting.head
     for look in (queue.peek, lambda: queue.get(id)):
         with pytest.raises(mq.CorruptStore) as caught:
             look()
@@ -117,21 +117,21 @@ def test_the_cleaner_stops_and_says_what_to_do_and_after_a_repair_it_cleans_agai
     maintenance.run()
     with pytest.raises(mq.CorruptStore):
         broker.queue("stuck").get(stuck[1])
-    segments = len(broker._store.log.segments)
+    segments = len(broker._store.replica.log.segments)
     (line,) = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     assert "space is not given back" in line
     assert "mq verify" in line and "mq repair" in line
     churn(broker)  # publishing goes on, and no line is logged again
     maintenance.run()
     assert len(caplog.records) == 1
-    assert len(broker._store.log.segments) > segments
+    assert len(broker._store.replica.log.segments) > segments
     broker.close()
 
     (loss,) = repair(RealDisk(), str(tmp_path), records.PUBLISH, records.message_of, refusals)
     assert loss.ids == (stuck[1],)
     broker = open_store()
     broker._store.maintenance.run()
-    assert len(broker._store.log.segments) < 5
+    assert len(broker._store.replica.log.segments) < 5
     assert [each.body for each in broker.queue("stuck").peek()] == ["stuck 0", "stuck 2"]
     broker.close()
 
@@ -143,7 +143,7 @@ def test_a_message_that_has_moved_is_named_by_its_id(tmp_path: Path) -> None:
         queue.publish("goes")
         queue.receive_many(2, timeout=0)[1].ack()
         broker._store.maintenance.compact()
-        position = broker._store.state.named("a").position(id)
+        position = broker._store.replica.state.named("a").position(id)
         assert position != id
         damage(tmp_path, position + 40)
         with pytest.raises(mq.CorruptStore, match=f"message {id} ") as caught:
@@ -163,7 +163,7 @@ def test_compact_leaves_what_lives_and_nothing_else(tmp_path: Path, clock: FakeC
         queue.receive(timeout=0).nack(delay=60)
         seen: list[tuple[int, int]] = []
         broker._store.maintenance.compact(lambda done, total: seen.append((done, total)))
-        log = broker._store.log
+        log = broker._store.replica.log
         live = sum(len(each.raw) + 61 for each in queue.peek(1000)) + 2 * 465
         assert log.end - log.head < live + log.segment_bytes
         assert seen[0][0] == 0
@@ -175,16 +175,16 @@ def test_compact_leaves_what_lives_and_nothing_else(tmp_path: Path, clock: FakeC
     with mq.open(tmp_path, segment_bytes=1 << 16, clock=clock) as broker:
         assert [each.id for each in broker.queue("a").peek(1000)] == ids[1402:]
         assert [each.attempts for each in broker.queue("a").peek(state="delayed")] == [1]
-        assert broker._store.log.head >= head
+        assert broker._store.replica.log.head >= head
 
 
 def test_compact_moves_nothing_where_there_is_no_garbage(tmp_path: Path) -> None:
     with mq.open(tmp_path, segment_bytes=1 << 16) as broker:
         broker.queue("a").publish_many([b"%d" % number * 100 for number in range(1500)])
-        before = broker._store.log.end
+        before = broker._store.replica.log.end
         broker._store.maintenance.compact()
-        assert broker._store.log.end == before
-        assert broker._store.maintenance.garbage_upto() == broker._store.log.head
+        assert broker._store.replica.log.end == before
+        assert broker._store.maintenance.garbage_upto() == broker._store.replica.log.head
 
 
 def test_where_messages_have_died_or_come_back_there_is_garbage_until_it_is_compacted(tmp_path: Path) -> None:
@@ -193,13 +193,13 @@ def test_where_messages_have_died_or_come_back_there_is_garbage_until_it_is_comp
         queue, maintenance = broker.queue("a", max_attempts=1), broker._store.maintenance
         ids = queue.publish_many([b"%d" % number * 20 for number in range(100)])
         maintenance.compact()
-        assert maintenance.garbage_upto() == broker._store.log.head
+        assert maintenance.garbage_upto() == broker._store.replica.log.head
         queue.nack_many(queue.receive_many(100))
-        assert maintenance.garbage_upto() == broker._store.log.segments[-1].limit
+        assert maintenance.garbage_upto() == broker._store.replica.log.segments[-1].limit
         broker.queue("a.dead").replay(ids[:50])
         for _ in range(2):
             maintenance.compact()
-            assert maintenance.garbage_upto() == broker._store.log.head
+            assert maintenance.garbage_upto() == broker._store.replica.log.head
         assert [each.id for each in queue.peek(100)] == ids[:50]
         assert [each.id for each in broker.queue("a.dead").peek(100)] == ids[50:]
 
@@ -210,6 +210,6 @@ def test_compact_after_compact_finds_nothing(tmp_path: Path) -> None:
         queue.publish_many([b"%d" % number for number in range(100)])
         queue.receive(timeout=0).ack()
         broker._store.maintenance.compact()
-        end = broker._store.log.end
+        end = broker._store.replica.log.end
         broker._store.maintenance.compact()
-        assert broker._store.log.end == end
+        assert broker._store.replica.log.end == end

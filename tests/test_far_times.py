@@ -186,11 +186,11 @@ def test_a_clock_that_is_none_is_refused(tmp_path, time):
         queue = broker.queue("mail")
         queue.publish("x")
         said.append(time)
-        end = broker._store.log.end
+        end = broker._store.replica.log.end
         for call in (lambda: queue.publish("y"), lambda: queue.receive(timeout=0), queue.stats):
             with pytest.raises(mq.UsageError, match="clock"):
                 call()
-        assert broker._store.log.end == end
+        assert broker._store.replica.log.end == end
         said.pop()
         assert queue.receive(timeout=0).body == "x"
 

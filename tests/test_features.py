@@ -158,10 +158,13 @@ def test_what_has_expired_is_never_delivered_and_counted(broker: mq.Broker, cloc
     assert queue.get(queue.peek()[0].id).body == "stays"
     assert bodies(queue.receive_many(400, timeout=0)) == ["stays"]
     passers_by = 0
-    while broker._store.state.board.next <= clock.now * 1000:
+    while broker._store.replica.state.board.next <= clock.now * 1000:
         broker.queue("other").publish("comes by")
         passers_by += 1
-    assert (queue.stats().expired, broker._store.state.total() - queue.stats().in_flight) == (300, passers_by)
+    assert (queue.stats().expired, broker._store.replica.state.total() - queue.stats().in_flight) == (
+        300,
+        passers_by,
+    )
 
 
 def test_what_is_in_flight_does_not_expire_until_it_comes_back(broker: mq.Broker, clock: FakeClock) -> None:
@@ -397,10 +400,10 @@ def test_dead_letters_in_a_circle_are_refused_by_name(broker: mq.Broker) -> None
 def test_a_dead_lettering_copies_no_body(broker: mq.Broker) -> None:
     queue = broker.queue("mail")
     queue.publish(b"x" * 100_000)
-    before = broker._store.log.end
+    before = broker._store.replica.log.end
     take(queue).reject("no")
     broker.queue("mail.dead").replay()
-    assert broker._store.log.end - before < 500
+    assert broker._store.replica.log.end - before < 500
     assert take(queue).raw == b"x" * 100_000
 
 
@@ -449,7 +452,7 @@ def test_a_group_is_held_over_a_restart(engine: Engine, broker: mq.Broker) -> No
 def test_a_hundred_thousand_groups_cost_no_scan(broker: mq.Broker) -> None:
     """Counted, not timed: what is looked at does not grow with the number of groups."""
     queue = broker.queue("mail")
-    state_of = broker._store.state.named
+    state_of = broker._store.replica.state.named
     for index in range(300):
         queue.publish(index, group=str(index))
     state = state_of("mail")
@@ -483,14 +486,14 @@ def test_a_dedup_id_is_remembered_for_its_window_even_after_the_message_is_gone(
         broker.queue("other").publish(b"." * 500)
         take(broker.queue("other")).ack()
         broker._store.maintenance.run(0)
-    assert broker._store.log.head > first
+    assert broker._store.replica.log.head > first
     broker = engine.reopen(broker)
     queue = broker.queue("mail")
     assert queue.publish("z", dedup_id="k") == first
     assert queue.stats().ready == 0
     clock.advance(100)
     assert queue.publish("z", dedup_id="k") > first
-    assert len(broker._store.state.named("mail").dedup) == 1
+    assert len(broker._store.replica.state.named("mail").dedup) == 1
 
 
 @pytest.mark.file_store
@@ -574,10 +577,10 @@ def test_what_stops_a_transaction_leaves_no_trace(broker: mq.Broker, how: str) -
         if how == "stale":
             message.release()
             message = take(source)
-        end = broker._store.log.end
+        end = broker._store.replica.log.end
         if how == "exception":
             raise ValueError
-    assert broker._store.log.end == end
+    assert broker._store.replica.log.end == end
     assert broker.queues() == ["in", "out"]
     message.ack()
 
@@ -694,9 +697,9 @@ def test_an_idle_queue_goes_only_when_it_is_empty_and_an_abandoned_one_with_all_
         for _ in range(3):
             other.publish("comes by")
         assert set(broker.queues()) - {"other"} == left
-        assert broker._store.state.board.next > clock.now * 1000  # no process looks all the time
+        assert broker._store.replica.state.board.next > clock.now * 1000  # no process looks all the time
     assert sum(idle.stats()[:3]) == 1
-    idle._store.state.named("idle").purge(1 << 62, ())  # the last one goes
+    idle._store.replica.state.named("idle").purge(1 << 62, ())  # the last one goes
     clock.advance(3)
     other.publish("comes by")
     assert broker.queues() == ["other"]
@@ -764,9 +767,9 @@ def test_a_store_without_idle_queues_is_opened_without_a_record(engine: Engine, 
     broker.close()
     clock.advance(1000)
     broker = engine.reopen(broker)
-    end = broker._store.log.end
+    end = broker._store.replica.log.end
     broker.queue("mail").peek()
-    assert broker._store.log.end == end
+    assert broker._store.replica.log.end == end
 
 
 def test_the_first_of_several_queues_that_has_one(broker: mq.Broker) -> None:
@@ -976,7 +979,7 @@ def test_dedup_ids_whose_window_is_over_are_forgotten_in_every_process(
         clock.advance(1)
         other.queues()
     for each in (broker, other):
-        assert len(each._store.state.named("mail").dedup) <= 12
+        assert len(each._store.replica.state.named("mail").dedup) <= 12
 
 
 @pytest.mark.parametrize("again", ["live", "from a checkpoint", "from the log", "moved"])
@@ -997,7 +1000,7 @@ def test_dedup_ids_behind_one_with_a_long_window_are_forgotten(
     if again in ("from a checkpoint", "from the log"):
         broker = engine.reopen(broker)
         queue = broker.queue("mail")
-    remembered = broker._store.state.named("mail").dedup
+    remembered = broker._store.replica.state.named("mail").dedup
     clock.advance(15)
     if goes_on:
         for index in range(100):
@@ -1007,7 +1010,7 @@ def test_dedup_ids_behind_one_with_a_long_window_are_forgotten(
         clock.advance(10)
         broker.queue("other").publish("comes by")
         assert len(remembered) == 1
-        assert broker._store.state.board.next > clock.now * 1000
+        assert broker._store.replica.state.board.next > clock.now * 1000
     assert queue.publish("long", dedup_id="long") == long
     clock.advance(200_000)
     broker.queue("other").publish("comes by")
@@ -1101,14 +1104,14 @@ def test_a_damaged_message_that_cannot_die_costs_the_others_nothing(
     queue = broker.queue("mail", delivery="at_most_once", max_attempts=1)
     [damaged, _] = queue.publish_many(["damaged", "whole"])
     monkeypatch.setattr(state, "QUEUES_MAX", 1)
-    read = broker._store.log.read
+    read = broker._store.replica.log.read
 
     def reads(position: int) -> Any:
         if position == damaged:
             raise mq.CorruptStore("data", "damaged", 0, (damaged,))
         return read(position)
 
-    monkeypatch.setattr(broker._store.log, "read", reads)
+    monkeypatch.setattr(broker._store.replica.log, "read", reads)
     assert bodies(queue.receive_many(5, timeout=0)) == ["whole"]
 
 
@@ -1124,7 +1127,7 @@ def test_extending_says_the_new_deadline_only_if_that_was_written(
     message = queue.receive()
     before = message.due_at
     with monkeypatch.context() as patch, pytest.raises(mq.DiskFull):
-        patch.setattr(broker._store.log, "append_group", failing)
+        patch.setattr(broker._store.replica.log, "append_group", failing)
         message.extend(3600)
     assert message.due_at == before
     message.extend(3600)
@@ -1138,7 +1141,7 @@ def test_an_ack_that_was_written_has_succeeded_whatever_else_falls_due(
     queue.publish_many(["taken", "expires"])
     message = queue.receive()
     clock.advance(6)
-    monkeypatch.setattr(broker._store, "size_of", failing)
+    monkeypatch.setattr(broker._store.committer, "size_of", failing)
     message.ack()
     assert queue.stats().acked == 1
 
@@ -1165,11 +1168,13 @@ def test_a_receipt_of_what_was_settled_on_arrival_is_stale(broker: mq.Broker) ->
 def test_a_message_that_is_settled_before_it_is_read_is_passed_over(
     broker: mq.Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue, read = broker.queue("mail"), broker._store.read
+    queue, read = broker.queue("mail"), broker._store.replica.read
     queue.publish_many(["gone", "there", "gone too", "last"])
     answers = iter([True, False, True, False])
-    monkeypatch.setattr(broker._store, "read", lambda *args: None if next(answers) else read(*args))
-    monkeypatch.setattr(broker._store.log.reader, "read_run", lambda *_: ([], [], []))  # each by itself
+    monkeypatch.setattr(broker._store.replica, "read", lambda *args: None if next(answers) else read(*args))
+    monkeypatch.setattr(
+        broker._store.replica.log.reader, "read_run", lambda *_: ([], [], [])
+    )  # each by itself
     message = queue.receive(300)
     assert message is not None and message.body == "there"
     assert bodies(queue.receive_many(1)) == ["last"]

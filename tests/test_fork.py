@@ -184,7 +184,7 @@ def test_the_background_sync_goes_on_in_the_child(path):
 
         def work() -> bool:
             queue.publish("child's")
-            log = broker._store.log
+            log = broker._store.replica.log
             end = log.end
             while log.synced < end:
                 assert broker._store._flusher.runs()
@@ -290,11 +290,11 @@ def test_a_lock_that_was_let_go_of_is_not_the_childs_either(path):
             broker._store.maintenance.run(1)
             with other._store.alone_cleaning() as ours:
                 assert ours
-            assert locks.look(disk, str(path), broker._store.identity.key).held
+            assert locks.look(disk, str(path), broker._store.replica.identity.key).held
             other.queue("mail").publish("y")
             other.close()
             assert broker._store._is_alone()
-        assert not locks.look(disk, str(path), broker._store.identity.key).held
+        assert not locks.look(disk, str(path), broker._store.replica.identity.key).held
         with mq.open(path, exclusive=True) as again:
             assert again.queue("mail").stats().ready == 2
     finally:
@@ -621,7 +621,7 @@ def test_a_child_that_goes_on_inside_an_operation_changes_nothing_of_the_parents
         mail.publish("the last")
         broker.close()
         with mq.open(path) as again:
-            assert again._store.verdict.name == "CLEAN"
+            assert again._store.replica.verdict.name == "CLEAN"
             mail = again.queue("mail")
             # If the child had begun nothing when it came to be, it did the same as the parent.
             bodies = sorted(
@@ -719,14 +719,14 @@ def test_a_child_that_waits_for_the_mutex_of_a_thread_that_is_not_there_goes_on(
 
 
 WAITING: dict[str, tuple[Callable[[Store], Any], Callable[[mq.Broker], object], str]] = {
-    "log._sync": (lambda store: store.log._sync, lambda broker: broker.flush(), "_sync_now"),
-    "commit.gate": (lambda store: store.log._commit.gate, lambda broker: broker.flush(), "wait"),
+    "log._sync": (lambda store: store.replica.log._sync, lambda broker: broker.flush(), "_sync_now"),
+    "commit.gate": (lambda store: store.replica.log._commit.gate, lambda broker: broker.flush(), "wait"),
     "maintenance.working": (lambda store: store.maintenance.working, lambda broker: broker.close(), "_run"),
     "reader.files": (
-        lambda store: store.log.reader.files, lambda broker: broker._store.files(), "disk_bytes"
+        lambda store: store.replica.log.reader.files, lambda broker: broker._store.files(), "disk_bytes"
     ),
     "reader.files, in a turn": (
-        lambda store: store.log.reader.files, lambda broker: broker.stats(), "bytes_at"
+        lambda store: store.replica.log.reader.files, lambda broker: broker.stats(), "bytes_at"
     ),
 }  # fmt: skip
 
@@ -970,11 +970,11 @@ def test_no_memory_in_the_hook_costs_one_store_in_the_child_and_no_lock(path, ho
         mail, letters = broker.queue("mail"), other.queue("letters")
         parent, plain = os.getpid(), getattr(home, name)
 
-        def no_memory(first: Any) -> object:
+        def no_memory(first: Any, *args: Any, **options: Any) -> object:
             its = (broker._store, broker._store.waiters)
             if os.getpid() != parent and (first in its or getattr(first, "_hub", None) in its):
                 raise MemoryError
-            return plain(first)
+            return plain(first, *args, **options)
 
         monkeypatch.setattr(home, name, no_memory)
 

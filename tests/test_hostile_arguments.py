@@ -66,7 +66,7 @@ class Bench:
 
     def try_(self, call: Call, value: Any) -> bool:
         """Whether it was done.  The caller's own exceptions may come out of it, and those of mq."""
-        log = self.broker._store.log
+        log = self.broker._store.replica.log
         before = log.end
         try:
             call(self, value)

@@ -403,7 +403,7 @@ def test_a_rotation_struck_at_any_bytecode(tmp_path):
                 QuickDisk(), tmp_path, sync="never", segment_bytes=1 << 10, clock=clock, background=False
             )
             queue, store = broker.queue("mail"), broker._store
-            while store.log.end + 600 < store.log.segments[-1].limit:
+            while store.replica.log.end + 600 < store.replica.log.segments[-1].limit:
                 queue.publish(bytes(100))
             name = b"%d" % at
             struck = strike(

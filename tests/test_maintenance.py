@@ -101,6 +101,6 @@ def test_a_message_that_moves_while_it_is_looked_up_is_read_where_it_is(tmp_path
         for _ in range(30):
             queue.receive(timeout=0).ack()
         broker._store.maintenance.compact()
-        assert broker._store.log.segments[0].base > before + 4096
-        _, _, body = broker._store.read(held, id, before)
+        assert broker._store.replica.log.segments[0].base > before + 4096
+        _, _, body = broker._store.replica.read(held, id, before)
         assert body == b"stays"

@@ -267,10 +267,10 @@ class Store(RuleBasedStateMachine):
         with store.turn.mutex:
             try:
                 store.turn.enter()
-                for name in store.state.names():
-                    store.state.named(name).advance(store.clock.now())
-                while store.state.board.next <= now[0]:
-                    store.do_due()
+                for name in store.replica.state.names():
+                    store.replica.state.named(name).advance(store.clock.now())
+                while store.replica.state.board.next <= now[0]:
+                    store.committer.do_due()
             finally:
                 store.turn.leave()
         for name in QUEUES:
@@ -667,7 +667,7 @@ class Store(RuleBasedStateMachine):
         assert self.broker.queues() == sorted(QUEUES)
         for name, model in self.models.items():
             self.compare(name, model, now)
-        live = self.broker._store.state
+        live = self.broker._store.replica.state
         assert live.total() == sum(len(model.messages) for model in self.models.values())
 
     def compare(self, name: str, model: Model, now: tuple[int, int]) -> None:
@@ -683,10 +683,10 @@ class Store(RuleBasedStateMachine):
         assert stats[:3] == (len(shown["ready"]), len(shown["in_flight"]), len(shown["delayed"]))
         assert stats.bytes == sum(message._size for each in shown.values() for message in each)
         store = self.broker._store
-        held = store.state.named(name)
-        assert not held.total() or held.number in store.state.board.stocked
+        held = store.replica.state.named(name)
+        assert not held.total() or held.number in store.replica.state.board.stocked
         for message in (message for each in shown.values() for message in each):
-            assert sizes.size_of(store.log, held.position(message.id)) == message._size
+            assert sizes.size_of(store.replica.log, held.position(message.id)) == message._size
         assert stats[5:] == (
             model.paused, model.published, model.acked, model.failed, model.expired, model.dead_lettered,
             model.dropped,

@@ -151,7 +151,7 @@ def test_close_at_any_bytecode_of_an_operation(tmp_path, outer):
                 ends.append("Closed")
         broker.close()
         with open_on(QuickDisk(), path, clock=clock, background=False, exclusive=True) as again:
-            assert again._store.verdict.value == "clean"
+            assert again._store.replica.verdict.value == "clean"
             totals = again.queue("mail").stats()
             published = 1 + {"publish_many": 2, "wait_in_vain": 0, "receive_and_ack": 0}.get(
                 outer.__name__, 1
@@ -207,7 +207,7 @@ print("closed", flush=True)
             finally:
                 worker.kill()
         with mq.open(path) as broker:
-            assert broker._store.verdict.value == "clean"
+            assert broker._store.replica.verdict.value == "clean"
             assert broker.queue("mail").stats().published in (count, count + 1)
 
 

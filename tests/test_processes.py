@@ -487,7 +487,7 @@ def test_the_last_one_to_close_says_so(path):
 
 def verdict(path: Path, living: Companion | None = None) -> str:
     with mq.open(path, read_only=True) as reader:
-        return reader._store.verdict.value
+        return reader._store.replica.verdict.value
 
 
 @pytest.fixture
@@ -499,7 +499,7 @@ def busy(monkeypatch: pytest.MonkeyPatch) -> None:
 def rotate_clean_and_checkpoint(broker: mq.Broker) -> None:
     """Until nothing of the log is there that was there before."""
     store = broker._store
-    end = store.log.end
+    end = store.replica.log.end
     scratch = broker.queue("scratch")
     while store.turn.mark[HEAD] < end:
         for _ in range(50):

@@ -322,13 +322,13 @@ def test_a_stale_receipt_settles_nothing(queue, broker, clock, settle, becomes_s
     queue.publish("x")
     message = take(queue)
     becomes_stale(queue, message, clock)
-    before, end = queue.stats(), broker._store.log.end
+    before, end = queue.stats(), broker._store.replica.log.end
     with pytest.raises(mq.StaleReceipt) as raised:
         settle(message)
     assert raised.value.ids == (message.id,)
     assert str(message.id) in str(raised.value)
     assert queue.stats() == before
-    assert broker._store.log.end == end
+    assert broker._store.replica.log.end == end
 
 
 def test_a_late_ack_succeeds_if_nobody_overtook_it(queue, clock):
@@ -459,13 +459,13 @@ def test_peek_shows_each_state_in_delivery_order(queue, busy):
 
 
 def test_peek_takes_nothing(queue, busy, broker):
-    before, end = queue.stats(), broker._store.log.end
+    before, end = queue.stats(), broker._store.replica.log.end
     queue.peek()
     queue.peek(state="in_flight")
     queue.peek(state="delayed")
     queue.get(busy["new"])
     assert queue.stats() == before
-    assert broker._store.log.end == end
+    assert broker._store.replica.log.end == end
     assert bodies(queue.receive_many(9)) == ["timed out", "returned", "new"]
 
 
@@ -564,20 +564,20 @@ def test_publishing_goes_on_after_a_purge(queue):
 def test_a_purge_of_nothing_writes_nothing(queue, broker):
     queue.publish("x")
     take(queue)
-    end = broker._store.log.end
+    end = broker._store.replica.log.end
     assert queue.purge() == 0
-    assert broker._store.log.end == end
+    assert broker._store.replica.log.end == end
 
 
 # ── options and handles ────────────────────────────────────────────────────────────
 
 
 def test_a_bare_handle_writes_nothing(broker):
-    end = broker._store.log.end
+    end = broker._store.replica.log.end
     broker.queue("mail")
     broker.queue("mail", type=int)
     assert broker.queues() == []
-    assert broker._store.log.end == end
+    assert broker._store.replica.log.end == end
 
 
 def test_declaring_makes_the_queue(broker):
@@ -588,10 +588,10 @@ def test_declaring_makes_the_queue(broker):
 
 def test_declaring_the_same_again_writes_nothing(broker):
     broker.queue("mail", visibility_timeout=7)
-    end = broker._store.log.end
+    end = broker._store.replica.log.end
     broker.queue("mail", visibility_timeout=7.0)
     broker.queue("mail")
-    assert broker._store.log.end == end
+    assert broker._store.replica.log.end == end
     assert broker.queue("mail").options()["visibility_timeout"] == 7.0
 
 

@@ -55,13 +55,13 @@ class Bench:
 
     def refuses(self, plant: Plant, call: Callable[[], object]) -> None:
         """The mistake is refused, nothing is written, and the store goes on, also when it is opened anew."""
-        end, before = self.broker._store.log.end, self.facts(self.broker)
+        end, before = self.broker._store.replica.log.end, self.facts(self.broker)
         with pytest.MonkeyPatch.context() as monkeypatch:
             plant(monkeypatch)
             with pytest.raises(mq.UsageError, match=REFUSED) as raised:
                 call()
         assert str(raised.value).isprintable()
-        assert self.broker._store.log.end == end
+        assert self.broker._store.replica.log.end == end
         assert self.facts(self.broker) == before
         with mq.open(self.path, clock=self.clock) as again:
             assert self.facts(again) == before
@@ -233,8 +233,8 @@ def left_by_a_mistake(path: Any, clock: FakeClock, kind: int, flags: int, payloa
         store = broker._store
         with store.turn.mutex:
             number = queue._channel.state.number
-            position = store.log.append(store.clock.store_ms(), kind, flags, number, payload)
-            store.applied = store.log.end
+            position = store.replica.log.append(store.clock.store_ms(), kind, flags, number, payload)
+            store.replica.applied = store.replica.log.end
         queue.publish("two")
     return position
 

@@ -358,12 +358,12 @@ def test_a_segment_that_another_history_uses_is_not_removed(path):
     """Should two processes ever write under two locks, the second one finds what the first has begun."""
     a = opened(path)
     a.queue("q").publish(BODY)
-    log = a._store.log
+    log = a._store.replica.log
     following = Path(log.directory) / f"{log.segments[-1].limit:020}.seg"
     new = dataclasses.replace(log.segments[-1], base=log.segments[-1].limit, number=1)
     fence = record.FENCE_PAYLOAD.pack(log.end + 100, 0, new.capacity, new.created_ms)
-    seed = record.seed(a._store.identity.key, new.base)
-    used = segment.encode_header(a._store.identity, new) + record.encode(
+    seed = record.seed(a._store.replica.identity.key, new.base)
+    used = segment.encode_header(a._store.replica.identity, new) + record.encode(
         seed, new.base, 0, 0, record.FENCE, 0, 0, fence
     )
     following.write_bytes(used)
@@ -420,7 +420,7 @@ def test_a_segment_that_another_process_dropped_is_not_missed(tmp_path):
         busy.queue("mail").receive(timeout=0).ack()
         busy._store.maintenance.compact()
         with idle._store.turn.mutex:
-            idle._store.log.stand()
+            idle._store.replica.log.stand()
         assert idle.queue("mail").receive(timeout=0) is None
 
 

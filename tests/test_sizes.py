@@ -50,35 +50,35 @@ def expire(broker: mq.Broker, queue: mq.Queue[Any], clock: FakeClock) -> None:
 
 
 def purge(broker: mq.Broker, queue: mq.Queue[Any], clock: FakeClock) -> None:
-    broker._store.state.named("big").deliver(queue.peek(1)[0].id, 1 << 40, 1 << 60, 0)
-    broker._store.log.reader._recent = (None, 0, b"")
+    broker._store.replica.state.named("big").deliver(queue.peek(1)[0].id, 1 << 40, 1 << 60, 0)
+    broker._store.replica.log.reader._recent = (None, 0, b"")
     assert queue.purge() == COUNT - 1
 
 
 def cancel(broker: mq.Broker, queue: mq.Queue[Any], clock: FakeClock) -> None:
-    for id in list(broker._store.state.named("big").delayed):
+    for id in list(broker._store.replica.state.named("big").delayed):
         assert queue.cancel(id)
 
 
 def overflow(broker: mq.Broker, queue: mq.Queue[Any], clock: FakeClock) -> None:
     broker.queue("big", max_length=2, overflow="drop_oldest")
     queue.publish("small")
-    assert broker._store.state.named("big").dropped == COUNT - 1
+    assert broker._store.replica.state.named("big").dropped == COUNT - 1
 
 
 def time_out(broker: mq.Broker, queue: mq.Queue[Any], clock: FakeClock) -> None:
-    state = broker._store.state.named("big")
+    state = broker._store.replica.state.named("big")
     for number, id in enumerate(list(state.delayed)):
         state.deliver(id, (1 << 40) + number, int(clock.now * 1000) + 1, 0)
     broker.queue("big", max_attempts=1)
     clock.advance(1)
     broker.queue("neighbour").publish("comes by")
-    assert broker._store.state.named("big.dead").total() == COUNT
+    assert broker._store.replica.state.named("big.dead").total() == COUNT
 
 
 def settle_by_receipt(broker: mq.Broker, queue: mq.Queue[Any], clock: FakeClock) -> None:
     """Those that were received by another process."""
-    state, tag = broker._store.state.named("big"), broker._store.tag
+    state, tag = broker._store.replica.state.named("big"), broker._store.tag
     receipts = []
     for number, id in enumerate(list(state.delayed)):
         receipt = (1 << 40) + number
@@ -106,7 +106,7 @@ def test_no_body_is_read_to_know_what_it_takes(
     disk.bytes_read = 0
     do(broker, queue, clock)
     assert disk.bytes_read < COUNT * 16 * 1024 + (BODY + 512 if do is purge else 0)
-    broker._store.state.named("big").advance(broker._store.clock.now())
+    broker._store.replica.state.named("big").advance(broker._store.clock.now())
     left = queue.stats().bytes
     expected = {"purge": whole // COUNT, "overflow": whole // COUNT + len("small")}.get(do.__name__, 0)
     expected = whole - 3 * (whole // COUNT) if do is settle_by_receipt else expected
@@ -130,9 +130,9 @@ def test_a_message_that_has_moved_and_changed_has_the_size_that_it_had(
     queue.receive(timeout=0).reject("hopeless")
     before = queue.stats().bytes, broker.queue("a.dead").stats().bytes
     broker._store.maintenance.compact()
-    log, found = broker._store.log, []
+    log, found = broker._store.replica.log, []
     for name in ("a", "a.dead"):
-        state = broker._store.state.named(name)
+        state = broker._store.replica.state.named(name)
         for message in broker.queue(name).peek():
             position = state.position(message.id)
             assert position is not None
@@ -171,10 +171,12 @@ def test_a_header_that_is_damaged_is_not_believed(
     )
     queue = broker.queue("a")
     ids = [queue.publish(b"x" * 500, ttl=10) for _ in range(3)]
-    size = broker._store.state.named("a").bytes // 3  # without reading a header, which is kept for a while
+    size = (
+        broker._store.replica.state.named("a").bytes // 3
+    )  # without reading a header, which is kept for a while
     rot(tmp_path / "s", ids[1], at, data)
-    assert sizes.size_of(broker._store.log, ids[1]) == 0
-    assert sizes.size_of(broker._store.log, ids[0]) == size
+    assert sizes.size_of(broker._store.replica.log, ids[1]) == 0
+    assert sizes.size_of(broker._store.replica.log, ids[0]) == size
     clock.advance(11)
     broker.queue("b").publish("comes by")
     stats = queue.stats()
@@ -198,7 +200,7 @@ def test_a_body_that_is_damaged_still_has_its_size(tmp_path: Path, clock: FakeCl
 def test_a_header_that_was_read_before_its_record_was_written_is_read_again(tmp_path: Path) -> None:
     with mq.open(tmp_path / "s", sync="never") as broker:
         queue = broker.queue("a")
-        log, first = broker._store.log, queue.publish("one")
+        log, first = broker._store.replica.log, queue.publish("one")
         assert sizes._glance(log, first) == 3
         second = queue.publish("another")
         assert sizes._glance(log, second) == 7
@@ -213,7 +215,7 @@ def test_the_sizes_of_small_messages_in_a_row_are_read_a_block_at_a_time(
     with open_on(disk, tmp_path / "s", segment_bytes=1 << 16, clock=clock, background=False) as broker:
         queue = broker.queue("a")
         ids = [queue.publish(bytes(100 + number % 7)) for number in range(2000)]
-        log = broker._store.log
+        log = broker._store.replica.log
         assert len(log.segments) > 3
         disk.reads = 0
         assert [sizes._glance(log, id) for id in ids] == [100 + number % 7 for number in range(2000)]
@@ -280,7 +282,7 @@ def test_the_turn_of_the_next_in_a_group_comes_when_the_first_has_expired(
     assert queue.receive(timeout=0) is None
     for seconds, body in ((5.5, "second"), (1, "third")):
         clock.advance(seconds)
-        state = store.state.named("mail")
+        state = store.replica.state.named("mail")
         head = state.head(store.clock.now())
         assert head is not None
         assert queue.get(head).body == body
@@ -297,9 +299,9 @@ def test_on_a_slow_disk_a_slice_ends_earlier(broker: mq.Broker, clock: FakeClock
     now: Now = store.clock.now()
     asked: list[int] = []
     work = due.next_work(
-        store.state, now,
+        store.replica.state, now,
         lambda queue, id: asked.append(id) or 0,  # type: ignore[func-returns-value]
-        lambda: len(asked) >= 3, store._put_off,
+        lambda: len(asked) >= 3, store.committer._put_off,
     )  # fmt: skip
     assert work
     assert len(asked) == 3
@@ -314,11 +316,11 @@ def test_entries_that_are_out_of_date_are_passed_over_a_few_at_a_time(
     while taken := queue.receive_many(500, timeout=0):
         queue.ack_many(taken)
     clock.advance(6)
-    state, now = broker._store.state.named("mail"), broker._store.clock.now()
+    state, now = broker._store.replica.state.named("mail"), broker._store.clock.now()
     before = len(state._expiries)
     assert before > 4 * 10
     assert state.due_to_go(now, 10) == ([], [])
     assert before - len(state._expiries) <= 4 * 10
-    while broker._store.state.board.next <= now.store:
+    while broker._store.replica.state.board.next <= now.store:
         broker.queue("neighbour").publish("comes by")
     assert len(state._expiries) == 0

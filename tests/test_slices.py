@@ -17,7 +17,7 @@ from mq.api.receipts import claims_of
 from mq.delivery import dead, purge
 from mq.delivery.queue import QueueState
 from mq.engine import hot
-from mq.engine.store import FOLLOW_BYTES
+from mq.engine.replica import FOLLOW_BYTES
 
 IN_A_SLICE = 3
 COUNT = 10
@@ -40,8 +40,10 @@ def late_after_some(_: float) -> Callable[[], bool]:
 def commits(broker: mq.Broker, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many records each commit appends."""
     found: list[int] = []
-    commit = broker._store.commit
-    monkeypatch.setattr(broker._store, "commit", lambda plan: found.append(len(plan.drafts)) or commit(plan))
+    commit = broker._store.committer.commit
+    monkeypatch.setattr(
+        broker._store.committer, "commit", lambda plan: found.append(len(plan.drafts)) or commit(plan)
+    )
     return found
 
 
@@ -111,14 +113,14 @@ def test_a_thread_that_waits_has_its_turn_between_two_slices(broker, monkeypatch
 def test_what_was_settled_before_a_failure_is_settled(broker, commits, monkeypatch):
     queue = broker.queue("a")
     messages = taken(queue)
-    commit = broker._store.commit
+    commit = broker._store.committer.commit
 
     def full(plan):
         if len(commits) == 2:
             raise mq.DiskFull("s", "no room")
         return commit(plan)
 
-    monkeypatch.setattr(broker._store, "commit", full)
+    monkeypatch.setattr(broker._store.committer, "commit", full)
     commits.clear()
     with pytest.raises(mq.DiskFull):
         queue.nack_many(messages)
@@ -203,15 +205,15 @@ def test_a_slice_is_no_longer_than_others_follow_with_the_lock_held(tmp_path, cl
     with open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False) as broker:
         queue, appended = broker.queue("a", max_attempts=1), []
         messages = taken(queue, 600)
-        append_group = broker._store.log.append_group
+        append_group = broker._store.replica.log.append_group
 
         def append(now_ms, drafts):
-            before = broker._store.log.end
+            before = broker._store.replica.log.end
             positions = append_group(now_ms, drafts)
-            appended.append(broker._store.log.end - before)
+            appended.append(broker._store.replica.log.end - before)
             return positions
 
-        broker._store.log.append_group = append
+        broker._store.replica.log.append_group = append
         queue.nack_many(messages)
         assert broker.queue("a.dead").replay() == 600
         assert sum(appended) > 3 * FOLLOW_BYTES and max(appended) < 1.02 * FOLLOW_BYTES
@@ -235,6 +237,6 @@ def test_what_is_made_of_each_message_is_not_gone_through_by_garbage_collections
     queue = broker.queue("a")
     (message,) = taken(queue, 1)
     claims = claims_of([message, message.receipt], broker._store)
-    state = broker._store.state.named("a")
+    state = broker._store.replica.state.named("a")
     for each in (message, *claims, state.flights[message.id]):
         assert not gc.is_tracked(each)

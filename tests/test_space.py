@@ -32,7 +32,7 @@ def disk_bytes(broker: Broker) -> int:
 
 
 def bound(broker: Broker) -> int:
-    return 2 * broker._store.state.live_bytes() + 4 * SEGMENT_BYTES
+    return 2 * broker._store.replica.state.live_bytes() + 4 * SEGMENT_BYTES
 
 
 def pass_through(broker: Broker, count: int, often: bool) -> None:
@@ -60,7 +60,7 @@ def test_one_stuck_message_pins_nothing(broker: Broker, often: bool) -> None:
     stuck.publish(b"still here")
     pass_through(broker, 2000, often)
     assert [message.body for message in stuck.peek()] == [b"still here"]
-    assert len(broker._store.log.segments) <= 4
+    assert len(broker._store.replica.log.segments) <= 4
 
 
 def test_a_stuck_backlog_with_other_traffic_beside_it(broker: Broker, often: bool) -> None:
@@ -70,6 +70,6 @@ def test_a_stuck_backlog_with_other_traffic_beside_it(broker: Broker, often: boo
     stuck.publish_many(bodies)
     held = stuck.receive_many(100)
     pass_through(broker, 2000, often)
-    assert broker._store.log.head > stuck.get(held[0].id).id  # type: ignore[union-attr]
+    assert broker._store.replica.log.head > stuck.get(held[0].id).id  # type: ignore[union-attr]
     assert [message.body for message in stuck.peek(400)] == bodies[100:]
     assert [message.body for message in stuck.peek(400, state="in_flight")] == bodies[:100]

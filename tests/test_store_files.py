@@ -364,7 +364,7 @@ def test_always_syncs_every_publish_before_it_returns(path):
             before = disk.log_syncs()
             publish()
             assert disk.log_syncs() == before + 1
-            assert broker._store.turn.mark[shared.SYNCED] == broker._store.log.end
+            assert broker._store.turn.mark[shared.SYNCED] == broker._store.replica.log.end
 
 
 def test_settling_does_not_wait_for_the_disk(path):
@@ -413,7 +413,7 @@ def test_a_sync_reaches_every_segment_that_was_written(path):
         before = disk.syncs.copy()
         for _ in range(10):
             queue.publish(b"x" * 500)
-        written = {os.path.basename(each.name) for each in broker._store.log.segments[1:]}
+        written = {os.path.basename(each.name) for each in broker._store.replica.log.segments[1:]}
         broker.flush()
         after = disk.syncs - before
         assert all(after[name] >= 1 for name in written)
@@ -458,7 +458,7 @@ def test_concurrent_publishers_share_syncs_and_are_all_durable(path):
         def publisher() -> None:
             for _ in range(25):
                 id = queue.publish("x")
-                if broker._store.log.synced <= id:
+                if broker._store.replica.log.synced <= id:
                     behind.append(id)
 
         threads = [threading.Thread(target=publisher) for _ in range(8)]

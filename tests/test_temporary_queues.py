@@ -98,7 +98,7 @@ def test_deleted_in_another_process_it_leaves_nothing_here_either(tmp_path) -> N
         for number in range(50):
             use(there, number, OPTIONS["deleted when idle"])
         assert here.queues() == []
-        state = here._store.state
+        state = here._store.replica.state
         assert not state.board.changed
         assert state.board.due(Now(NEVER - 1, NEVER - 1)) is None
 

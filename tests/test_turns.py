@@ -229,7 +229,7 @@ def test_a_process_that_is_the_owner_closes_beside_another(one, other, path):
     one.close()
     run(other)
     assert owner(other) != 0
-    assert not other._store.disk.byte_is_locked(other._store._sync_fd, 0)
+    assert not other._store.disk.byte_is_locked(other._store.turn.page_fd, 0)
 
 
 def test_an_owner_whose_pipes_were_deleted_is_waited_for_all_the_same(one, other, path):
@@ -282,7 +282,7 @@ def test_an_owner_whose_descriptor_the_program_closed_lets_go_of_the_turn(path, 
     other, _ = opened(path, clock=clock)
     run(one)
     store = one._store
-    fd = store.turn.locks.fd if name == "LOCK" else store._sync_fd
+    fd = store.turn.locks.fd if name == "LOCK" else store.turn.page_fd
     (tmp_path / "theirs").write_bytes(b"theirs")
     os.close(fd)
     theirs = os.open(tmp_path / "theirs", os.O_RDWR)
@@ -315,7 +315,7 @@ def closing(path: Path) -> Iterator[tuple[mq.Broker, mq.Broker]]:
 
 
 def close_page(broker: mq.Broker) -> None:
-    os.close(broker._store._sync_fd)
+    os.close(broker._store.turn.page_fd)
 
 
 def test_an_owner_inside_whose_descriptor_the_program_closed_does_not_pass_for_dead(closing, monkeypatch):
@@ -350,7 +350,7 @@ def test_an_owner_inside_whose_descriptor_the_program_closed_does_not_pass_for_d
 def test_whether_an_owner_lives_is_not_asked_of_another_file(closing, tmp_path):
     """The program that asks has closed the page's descriptor, and got the number for a file of its own."""
     one, other = closing
-    turn, fd, seen = one._store.turn, other._store._sync_fd, []
+    turn, fd, seen = one._store.turn, other._store.turn.page_fd, []
 
     def come() -> None:
         close_page(other)

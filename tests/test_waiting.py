@@ -447,7 +447,7 @@ def test_closing_ends_an_iteration(queue, sleeps):
 
 def test_a_failed_store_is_said_to_who_waits(queue, sleeps):
     [receiver] = receivers(sleeps, 1, queue.receive)
-    failed = queue._store.log._fail(OSError(5, "Input/output error"))
+    failed = queue._store.replica.log._fail(OSError(5, "Input/output error"))
     queue._store.turn.mark[DIRTY] = 1
     sleeps.spurious()
     assert isinstance(failed, mq.StoreFailed)
@@ -541,7 +541,7 @@ def test_a_receive_without_memory_gives_back_what_it_had_taken(queue, monkeypatc
     def no_memory(*args):
         raise MemoryError
 
-    reader = queue._store.log.reader if many else queue._store
+    reader = queue._store.replica.log.reader if many else queue._store.replica
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(reader, "read_run" if many else "read", no_memory)
         queue.receive_many(3) if many else queue.receive()

@@ -60,7 +60,7 @@ class Broker:
     def __init__(self, store: Store) -> None:
         self._store, self._hold = store, store.hold()
         self._asked: Asked[Any] | None = None  # by the last `receive`: a program asks for the same again
-        self._store_id = store.identity.store_id
+        self._store_id = store.replica.identity.store_id
 
     def __repr__(self) -> str:
         return f"<Broker {self.path}{' closed' if self._store.closed else ''}>"

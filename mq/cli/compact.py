@@ -49,9 +49,9 @@ def compact(dry_run: bool, as_json: bool, store: str) -> None:
 def _compact(store: str) -> tuple[int, int]:
     with mq.open(store) as broker, Progress("compacting") as progress:
         inner = broker._store
-        before = inner.log.reader.disk_bytes()
+        before = inner.replica.log.reader.disk_bytes()
         inner.maintenance.compact(progress.show)
-        return before, inner.log.reader.disk_bytes()
+        return before, inner.replica.log.reader.disk_bytes()
 
 
 def _estimate(store: str) -> tuple[int, int]:

@@ -65,10 +65,10 @@ def _publish(
         nonlocal sleeper
         if sleeper:
             sleeper.end()
-        plan = store.plan()
-        if plan.now.store >= store.state.board.next:
-            store.do_due()
-            plan = store.plan()
+        plan = store.committer.plan()
+        if plan.now.store >= store.replica.state.board.next:
+            store.committer.do_due()
+            plan = store.committer.plan()
         if before:
             before(plan)
         try:
@@ -80,7 +80,7 @@ def _publish(
             if not sleeper.prepare(plan.now, until):
                 raise
             return None
-        return places, store.commit(plan) if plan.drafts else [], store.log.end
+        return places, store.committer.commit(plan) if plan.drafts else [], store.replica.log.end
 
     try:
         while (stored := store.turn.take(admit_or_wait)) is None:
@@ -178,16 +178,16 @@ def _change(
 
     def change() -> int | None:
         nonlocal end
-        if store.clock.store_ms() >= store.state.board.next:
-            store.do_due()
-        queue, plan = channel.state, store.plan()
+        if store.clock.store_ms() >= store.replica.state.board.next:
+            store.committer.do_due()
+        queue, plan = channel.state, store.committer.plan()
         if queue is None:
             return None
         queue.advance(plan.now)
-        count = decide(plan, queue, store.slice(plan))
+        count = decide(plan, queue, store.committer.slice(plan))
         if plan.drafts:
-            store.commit(plan)
-        end = store.log.end
+            store.committer.commit(plan)
+        end = store.replica.log.end
         return count
 
     while not end or more():

@@ -10,13 +10,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
 
 from mq.engine.background import Worker
 from mq.errors import StorageError
-
-if TYPE_CHECKING:
-    from mq.storage.log import Log
+from mq.storage.log import Log
 
 
 class Flusher:

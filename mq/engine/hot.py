@@ -57,7 +57,7 @@ def publish(store: Store, channel: Channel, flags: int, raw: bytes) -> int | Non
 
     *flags* say how the body was given.
     """
-    turn = store.turn
+    turn, replica = store.turn, store.replica
     me, busy = get_ident(), store.busy
     if me in busy:
         raise nested()
@@ -69,15 +69,15 @@ def publish(store: Store, channel: Channel, flags: int, raw: bytes) -> int | Non
                 state = channel.state
                 if state is None or state.publish_needs_plan:
                     return None
-                ms, log = store.clock.store_ms(), store.log
-                if ms >= store.state.board.next:
-                    store.do_due()
+                ms, log = store.clock.store_ms(), replica.log
+                if ms >= replica.state.board.next:
+                    store.committer.do_due()
                     state = channel.state
                     if state is None:
                         return None
                 id = log.append(ms, PUBLISH, flags, state.number, raw)
                 state.publish(id, len(raw))
-                end = store.applied = log.end
+                end = replica.applied = log.end
                 asleep = turn.mark[channel.word]  # the processes that wait here
                 if channel.armed or (asleep and asleep != store.listener.bit):
                     channel.wake(1)
@@ -85,7 +85,7 @@ def publish(store: Store, channel: Channel, flags: int, raw: bytes) -> int | Non
                 return None  # the plan makes way, perhaps
             finally:
                 turn.leave()
-        if store.linger:
+        if store.wait_after_publish:
             store.settle(end)
         return id
     finally:
@@ -98,20 +98,20 @@ def publish_many(store: Store, channel: Channel, flags: list[int], bodies: list[
 
     *flags* say how each was given.
     """
-    turn = store.turn
+    turn, replica = store.turn, store.replica
     with turn.mutex:
         try:
             turn.enter()
             ms = store.clock.store_ms()
-            if ms >= store.state.board.next:
-                store.do_due()
+            if ms >= replica.state.board.next:
+                store.committer.do_due()
             state = channel.state
             if state is None or state.publish_needs_plan:
                 return None
             count = len(bodies)
-            ids = store.log.append_columns(ms, [PUBLISH] * count, flags, [state.number] * count, bodies)
+            ids = replica.log.append_columns(ms, [PUBLISH] * count, flags, [state.number] * count, bodies)
             state.publish_run(ids, sum(map(len, bodies)))
-            end = store.applied = store.log.end
+            end = replica.applied = replica.log.end
             channel.wake(len(ids))
         except DiskFull:
             return None  # the plan makes way, perhaps
@@ -127,7 +127,7 @@ def publish_many(store: Store, channel: Channel, flags: list[int], bodies: list[
 def receive(queue: Handle[D], until: float | None, visibility_timeout: float | None) -> D | None:
     """Take the next message; None once *until* has come, monotonic seconds."""
     store, channel = queue._store, queue._channel
-    turn = store.turn
+    turn, replica = store.turn, store.replica
     me, busy = get_ident(), store.busy
     if me in busy:
         raise nested()
@@ -144,11 +144,11 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
                     id = None
                     if state is not None and state.plain and ms < state.next_store:
                         id = state.waiting.head  # nothing else is to be looked at
-                    if id is None or ms >= store.state.board.next:
+                    if id is None or ms >= replica.state.board.next:
                         now = store.clock.now()
                         ms = now.store
-                        if ms >= store.state.board.next:
-                            store.do_due()
+                        if ms >= replica.state.board.next:
+                            store.committer.do_due()
                         state = channel.state
                         id = state.head(now) if state else None
                         if state is not None and state.delivery_needs_plan:
@@ -164,7 +164,7 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
                             options.visibility_timeout if visibility_timeout is None else visibility_timeout
                         )
                         deadline = ms + int(seconds * 1000)
-                        log = store.log
+                        log = replica.log
                         if state.delivery_needs_plan and options.delivery == "at_most_once":
                             settled = receiving.arrive_settled(queue, state, [id], now)
                         else:
@@ -173,7 +173,7 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
                             payload = PACK_DELIVER(id, deadline)
                             receipt = log.append(ms, DELIVER, flags, state.number, payload)
                             flight = state.deliver(id, receipt, deadline, flags)
-                            store.applied = log.end
+                            replica.applied = log.end
                             assert flight
                         if store.waiters.asleep:
                             now = store.clock.now()
@@ -181,7 +181,7 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
                             store.waiters.watch(now)
                 except BaseException:
                     if id is not None and flight is None:
-                        begun = receiving.begun(store, state, store.applied)
+                        begun = receiving.begun(store, state, replica.applied)
                     raise
                 finally:
                     turn.leave()
@@ -195,7 +195,7 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
             found = log.reader.at_hand(flight.position, PUBLISH)
             if found is None:
                 try:
-                    found = store.read(state, id, flight.position)
+                    found = replica.read(state, id, flight.position)
                 except StorageError as error:
                     receiving.set_aside(store, channel, id, receipt, error)
                     raise
@@ -224,7 +224,7 @@ def receive_many(
     store: Store, queue: Handle[D], limit: int, until: float | None, visibility_timeout: float | None
 ) -> list[D]:  # fmt: skip
     """Take up to *limit* messages as soon as there is one; none once *until* has come, monotonic seconds."""
-    turn, channel = store.turn, queue._channel
+    turn, replica, channel = store.turn, store.replica, queue._channel
     sleeper: Sleeper | None = None
     taken, deliveries = NOTHING, []
     try:
@@ -236,8 +236,8 @@ def receive_many(
                     if sleeper:
                         sleeper.end()
                     now = store.clock.now()
-                    if now.store >= store.state.board.next:
-                        store.do_due()
+                    if now.store >= replica.state.board.next:
+                        store.committer.do_due()
                     state = channel.state
                     ids = state.heads(now, limit) if state and not state.paused else []
                     if state is not None and state.delivery_needs_plan:
@@ -253,7 +253,7 @@ def receive_many(
                             options.visibility_timeout if visibility_timeout is None else visibility_timeout
                         )
                         deadline = now.store + int(seconds * 1000)
-                        begin = store.log.end
+                        begin = replica.log.end
                         if options.delivery == "at_most_once":
                             settled = receiving.arrive_settled(queue, state, ids, now)
                         else:
@@ -294,7 +294,7 @@ def ack(message: Held) -> None:
     """The message is gone; StaleReceipt if its delivery is not in force any more."""
     queue, id = message._queue, message.id
     store = queue._store
-    turn = store.turn
+    turn, replica = store.turn, store.replica
     me, busy = get_ident(), store.busy
     if me in busy:
         raise nested()
@@ -303,7 +303,7 @@ def ack(message: Held) -> None:
         with turn.mutex:
             try:
                 turn.enter()
-                log, channel = store.log, queue._channel
+                log, channel = replica.log, queue._channel
                 state = channel.state
                 flight = state.flights.get(id) if state else None
                 if flight is None or flight.receipt != message._flight.receipt:
@@ -313,7 +313,7 @@ def ack(message: Held) -> None:
                 ms = store.clock.store_ms()
                 log.append(ms, ACK, 0, state.number, PACK_ACK(id, size))
                 state.ack(id, size)
-                store.applied = log.end
+                replica.applied = log.end
                 if flight.traits is not PLAIN or state.bounded:
                     channel.hand_on(store.clock.now())  # the next of its group, or a publisher
                     channel.freed()
@@ -327,7 +327,7 @@ def ack(message: Held) -> None:
 @operation
 def ack_many(store: Store, channel: Channel, messages: Sequence[Held]) -> int:
     """Ack *messages*, plain deliveries of one queue; how many, for the rest may need a plan."""
-    turn, done = store.turn, 0
+    turn, replica, done = store.turn, store.replica, 0
     while done < len(messages):
         part = messages[done : done + ACKS_MAX]
         ids = [each.id for each in part]
@@ -345,13 +345,13 @@ def ack_many(store: Store, channel: Channel, messages: Sequence[Held]) -> int:
                 payloads = records.encode_acks(ids, sizes)
                 count = len(payloads)
                 if count == 1:
-                    store.log.append(ms, ACK, 0, state.number, payloads[0])
+                    replica.log.append(ms, ACK, 0, state.number, payloads[0])
                 else:
-                    store.log.append_columns(
+                    replica.log.append_columns(
                         ms, [ACK] * count, [0] * count, [state.number] * count, payloads
                     )  # fmt: skip
                 state.ack_plain(ids, sizes)
-                store.applied = store.log.end
+                replica.applied = replica.log.end
             finally:
                 turn.leave()
         _note_settled(part)

@@ -125,7 +125,7 @@ def _see(held: QueueState, id: int, now: Now, skew: int) -> Seen:
 
 
 def _show(store: Store, held: QueueState, seen: Seen) -> Shown | None:
-    found = store.read(held, seen.id, seen.position)
+    found = store.replica.read(held, seen.id, seen.position)
     if found is None:
         return None
     flags, created_ms, published = found
@@ -136,7 +136,7 @@ def _show(store: Store, held: QueueState, seen: Seen) -> Shown | None:
 
 def skew_ms(store: Store) -> int:
     """How far the wall clock is ahead of store time, as the log says."""
-    return store.log.segments[-1].skew_ms
+    return store.replica.log.segments[-1].skew_ms
 
 
 def number(store: Store, channel: Channel) -> int:
@@ -155,7 +155,7 @@ def stats(store: Store, channel: Channel) -> Stats:
     created_ms = oldest.created_ms
     if created_ms is None:
         with suppress(CorruptStore):  # its age is damaged with it
-            if found := store.read(oldest.queue, oldest.id, oldest.position):
+            if found := store.replica.read(oldest.queue, oldest.id, oldest.position):
                 created_ms = found[1]
     age = 0.0 if created_ms is None else max(0, oldest.now.wall - created_ms) / 1000
     return counted._replace(oldest_age=age)
@@ -187,12 +187,12 @@ def _count(store: Store, channel: Channel) -> tuple[Stats, Oldest | None]:
 
 def _created_ms(store: Store, position: int) -> int | None:
     """When the message at *position* was published, its body unread; None if its record does not say so."""
-    head = store.log.glance.head(position, store.log.end)
+    head = store.replica.log.glance.head(position, store.replica.log.end)
     if head and head.kind == records.PUBLISH:
         return head.time_ms
     if head and head.kind == records.RELOCATE:
         with suppress(StructError):
-            said = store.log.glance.payload(position, 0, records.RELOCATE_PAYLOAD.size)
+            said = store.replica.log.glance.payload(position, 0, records.RELOCATE_PAYLOAD.size)
             return int(records.RELOCATE_PAYLOAD.unpack(said)[1])
     return None
 

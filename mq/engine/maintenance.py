@@ -13,8 +13,8 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from contextlib import AbstractContextManager, suppress
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -25,9 +25,11 @@ from mq.delivery.state import DECLARATION, Live, stands_at
 from mq.delivery.traits import changes_in
 from mq.engine import pressure
 from mq.engine.background import Worker
+from mq.engine.commit import Committer
+from mq.engine.replica import Replica
 from mq.errors import Closed, DiskFull, MqError, StorageError, StoreLocked
 from mq.forks import is_held
-from mq.notes import WARNING
+from mq.notes import WARNING, Notes
 from mq.storage import checkpoint, cleaner, paths
 from mq.storage.explain import explain, will_pass
 from mq.storage.locks import LOCK_SECONDS
@@ -35,9 +37,6 @@ from mq.storage.log import Draft, Log
 from mq.storage.record import FENCE_BYTES
 from mq.storage.recovery import Start
 from mq.storage.segment import Scan, is_zero
-
-if TYPE_CHECKING:
-    from mq.engine.store import Store
 
 MEMORY: Final = ":memory:"
 Token = tuple[QueueState, Live]  # something that lives: see State.within
@@ -76,14 +75,32 @@ class Looked(NamedTuple):
     pays: bool  # whether cleaning the oldest segment does
 
 
+class Owner(Protocol):
+    """The store that is maintained."""
+
+    def maintaining(self) -> AbstractContextManager[tuple[Log, int, int]]:
+        """The store's lock for a slice of maintenance: the log, the time, and the state's epoch."""
+
+    def alone_cleaning(self, seconds: float = ...) -> AbstractContextManager[bool]:
+        """Whether no other process cleans or writes a checkpoint; it gets so many *seconds* to end."""
+
+    def note_pressure(self) -> None:
+        """`pressed` may have changed."""
+
+    def let_go_if_forgotten(self) -> None:
+        """Called behind each step of the thread, with no lock held."""
+
+
 class Maintenance:
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._background = store.background
-        self.worker = Worker("mq-maintenance", store.path, self._step, behind=store.let_go_if_forgotten)
+    def __init__(
+        self, owner: Owner, replica: Replica, committer: Committer, notes: Notes, *, background: bool
+    ) -> None:  # fmt: skip
+        self._owner, self._replica, self._committer, self._notes = owner, replica, committer, notes
+        self._background = background
+        self._checkpoint_path = paths.checkpoints(replica.path)
+        self.worker = Worker("mq-maintenance", replica.path, self._step, behind=owner.let_go_if_forgotten)
         self.working = threading.RLock()  # two at once would each drop the oldest segment
         self._until = math.inf  # monotonic seconds: when cleaning has to stop
-        self._checkpoint_at = 0  # where the last one stands
         self._checkpoint_bytes = 0
         self._looked = Looked(0, 0, 0, 0.0, False)
         self.pressed = False
@@ -91,22 +108,17 @@ class Maintenance:
         self.trouble: MqError | None = None  # why space is not given back, if so
         self._again_at, self._again_seconds = 0.0, TROUBLE_SECONDS  # monotonic: when that is tried again
 
-    def begin(self, position: int) -> None:
-        """The log was opened; its newest checkpoint is at *position*."""
-        self._checkpoint_at = position
-
     def nudge(self) -> None:
         """The log has grown; called under the store's lock."""
-        store = self._store
-        log = store.log
+        log = self._replica.log
         if log.full and self.worker.runs():
             self.worker.ring()  # it looks when this append is done: that may have been the last ack
             return
-        over = log.disk_bytes() - 2 * store.state.live_bytes()
+        over = log.disk_bytes() - 2 * self._replica.state.live_bytes()
         behind = over / log.segment_bytes - (PRESSED_SEGMENTS + 1)
         self.pressed = behind > 0 and self.trouble is None
         self._stall_seconds = min(STALL_SECONDS * STALL_FACTOR ** max(0.0, min(behind, 9)), STALL_SECONDS_MAX)
-        store.linger = store.must_linger()
+        self._owner.note_pressure()
         if self._background and (self._clean_is_due() or self._checkpoint_is_due()):
             self._wake()
 
@@ -115,9 +127,9 @@ class Maintenance:
         if self.worker.start():
             self.worker.ring()
         elif self._until == math.inf:  # else the store is being closed
-            self._store.notes.put_down_rarely(
+            self._notes.put_down_rarely(
                 WARNING, "%s: no thread can be started: publishers give space back, when they have to",
-                self._store.path,
+                self._replica.path,
             )  # fmt: skip
 
     def stall(self) -> None:
@@ -133,26 +145,26 @@ class Maintenance:
         A checkpoint is due when the log has grown by so many bytes.
         """
         self._run(checkpoint_bytes)
-        self._store.notes.log()
+        self._notes.log()
 
     def _run(self, checkpoint_bytes: int) -> None:
-        notes = self._store.notes
+        notes = self._notes
         with self.working:
             try:
-                with explain(self._store.path), self._store.alone_cleaning() as ours:
+                with explain(self._replica.path), self._owner.alone_cleaning() as ours:
                     if ours:
                         self._see_others_checkpoint()
-                        with self._store.log.unheard():
+                        with self._replica.log.unheard():
                             self._run_due(checkpoint_bytes)
             except Closed:
                 pass
             except StorageError as error:  # no descriptor to be had, perhaps: tried again at the next step
                 notes.put_down_rarely(
-                    WARNING, "%s: no space is given back just now: %s", self._store.path, error
+                    WARNING, "%s: no space is given back just now: %s", self._replica.path, error
                 )
 
     def _run_due(self, checkpoint_bytes: int) -> None:
-        notes = self._store.notes
+        notes = self._notes
         try:
             while time.monotonic() < self._until and self._look() and self.clean():
                 self.trouble, self._again_seconds = None, TROUBLE_SECONDS
@@ -168,7 +180,7 @@ class Maintenance:
             if self.trouble is None:
                 notes.put_down(
                     WARNING, "%s: space is not given back, which is tried again now and then: %s",
-                    self._store.path, error,
+                    self._replica.path, error,
                 )  # fmt: skip
             self.trouble = error
             self._again_at = time.monotonic() + self._again_seconds
@@ -176,13 +188,13 @@ class Maintenance:
             self.pressed = False
         if self._checkpoint_is_due(checkpoint_bytes):
             try:
-                with explain(self._store.checkpoint_path):
+                with explain(self._checkpoint_path):
                     self.checkpoint()
             except StorageError as error:
                 notes.put_down_rarely(
-                    WARNING, "%s: no checkpoint, so opening will take longer: %s", self._store.path, error
+                    WARNING, "%s: no checkpoint, so opening will take longer: %s", self._replica.path, error
                 )
-                self._checkpoint_at = self._store.log.end
+                self._replica.checkpoint_at = self._replica.log.end
 
     def stop(self) -> None:
         """Have the thread stop; takes no lock."""
@@ -207,18 +219,18 @@ class Maintenance:
     def _step(self) -> None:
         """What the thread does when it is woken."""
         self.run()
-        if self._store.log.full:
+        if self._replica.log.full:
             time.sleep(FULL_REST_SECONDS)
 
     # ── space ──────────────────────────────────────────────────────────────────────
 
     def kept(self, kinds: Collection[int], count: int) -> tuple[int, int]:
         """What an append may not take of the room kept back; the log asks, under the store's lock."""
-        return pressure.kept(self._store.state, kinds, count)
+        return pressure.kept(self._replica.state, kinds, count)
 
     def _look(self) -> bool:
         """Whether there is something to clean.  On a full disk, also in the segment that is in use."""
-        with self._store.maintaining() as (log, now_ms, _):
+        with self._owner.maintaining() as (log, now_ms, _):
             if log.full:
                 return self._look_on_full_disk(log, now_ms)
             self.nudge()
@@ -236,16 +248,16 @@ class Maintenance:
         return True
 
     def _clean_is_due(self) -> bool:
-        log, live = self._store.log, self._store.state.live_bytes()
+        log, live = self._replica.log, self._replica.state.live_bytes()
         if self.trouble is not None and (log.names_unsure or time.monotonic() < self._again_at):
             return False
         return self._pays(live) if log.full else cleaner.is_due(log, live)
 
     def _pays(self, live: int) -> bool:
         """On a full disk: whether the oldest segment gives more than moving what lives in it takes."""
-        log, looked, now = self._store.log, self._looked, time.monotonic()
+        log, looked, now = self._replica.log, self._looked, time.monotonic()
         if (
-            self._store.state.total()
+            self._replica.state.total()
             and looked.head == log.head
             and looked.end <= log.end < looked.end + FULL_LOOK_BYTES
             and live > looked.live - looked.live // FULL_LOOK_SHARE
@@ -267,7 +279,7 @@ class Maintenance:
         While there is not, the disk counts as full, so that all that is settled is cleaned as
         soon as that pays; and it does when nothing lives any more.
         """
-        state, (whole, _) = self._store.state, self.kept((), 0)
+        state, (whole, _) = self._replica.state, self.kept((), 0)
         self._shrink_reserve(log)
         garbage = min(state.live_bytes() + 2 * log.segment_bytes, ENOUGH_BYTES) if state.total() else 0
         if log.reserve.has(whole + garbage):
@@ -282,29 +294,29 @@ class Maintenance:
 
     def _cost(self) -> int:
         """About what is written again to clean the oldest segment."""
-        store, oldest = self._store, self._store.log.segments[0]
-        return pressure.cost_of(store.state, store.size_of, oldest.base, oldest.limit)
+        oldest = self._replica.log.segments[0]
+        return pressure.cost_of(self._replica.state, self._committer.size_of, oldest.base, oldest.limit)
 
     def _copies_fit(self) -> bool:
         """Whether there is room for them, and afterwards enough to settle all messages."""
-        store = self._store
-        return store.log.reserve.is_there_for(pressure.least_for_copies(store.state.total()) + self._cost())
+        least = pressure.least_for_copies(self._replica.state.total())
+        return self._replica.log.reserve.is_there_for(least + self._cost())
 
     def clean(self) -> int:
         """Move what lives in the oldest segment, and drop it; the bytes given back."""
-        return cleaner.clean(self._store.maintaining, self, self._rest)
+        return cleaner.clean(self._owner.maintaining, self, self._rest)
 
     def make_way(self) -> None:
         """Clean what pays, for a publisher that found the disk full; called without the store's lock."""
         self._looked = Looked(0, 0, 0, 0.0, False)
         until = time.monotonic() + WAY_SECONDS
-        with self.working, self._store.alone_cleaning() as ours, suppress(DiskFull, StoreLocked):
+        with self.working, self._owner.alone_cleaning() as ours, suppress(DiskFull, StoreLocked):
             if ours:
                 self._clean_until(until)
         if not ours:
-            with self._store.alone_cleaning(WAY_SECONDS):
+            with self._owner.alone_cleaning(WAY_SECONDS):
                 pass  # another process was at it
-        self._store.log.way_made = True
+        self._replica.log.way_made = True
 
     def _clean_until(self, until: float) -> None:
         while time.monotonic() < until and self._look() and self.clean():
@@ -317,12 +329,12 @@ class Maintenance:
 
         What is due by itself waits meanwhile.  Raises what stands in the way.
         """
-        with self.working, self._store.alone_cleaning(LOCK_SECONDS) as ours:
+        with self.working, self._owner.alone_cleaning(LOCK_SECONDS) as ours:
             if not ours:
                 raise StorageError(
-                    self._store.path, "another process has been cleaning for long; try again later"
+                    self._replica.path, "another process has been cleaning for long; try again later"
                 )
-            with self._store.maintaining() as (log, now_ms, _):
+            with self._owner.maintaining() as (log, now_ms, _):
                 begin, limit = log.head, self.garbage_upto()
                 if limit == log.segments[-1].limit:
                     log.roll(now_ms)  # the segment in use can be cleaned once another is
@@ -330,14 +342,14 @@ class Maintenance:
             progress(limit - begin, limit - begin)
 
     def _clean_upto(self, limit: int, begin: int, progress: Callable[[int, int], None]) -> None:
-        while self._store.log.head < limit:
-            progress(self._store.log.head - begin, limit - begin)
+        while self._replica.log.head < limit:
+            progress(self._replica.log.head - begin, limit - begin)
             self._require_room()
             self.clean()
 
     def _require_room(self) -> None:
         """DiskFull, saying how much is missing, if what lives in the oldest segment cannot be copied."""
-        with self._store.maintaining() as (log, _, _):
+        with self._owner.maintaining() as (log, _, _):
             if not self._copies_fit():
                 raise DiskFull(
                     log.reader.path(log.segments[0]),
@@ -347,7 +359,7 @@ class Maintenance:
 
     def garbage_upto(self) -> int:
         """Where the last segment that holds garbage ends; the log's head if there is none."""
-        log, disk = self._store.log, self._store.disk
+        log, disk = self._replica.log, self._replica.disk
         for each in reversed(log.segments):
             path = paths.segment(log.directory, each.base)
             fd = disk.open(path)
@@ -362,7 +374,7 @@ class Maintenance:
 
     def _all_live(self, scan: Scan) -> bool:
         """Whether each event of the segment says what lives.  One that moved a message never does."""
-        messages, others = self._store.state.positions_within(scan.segment.base, scan.segment.limit)
+        messages, others = self._replica.state.positions_within(scan.segment.base, scan.segment.limit)
         live, at = sorted(messages + others), 0
         for found in scan:
             behind = at + len(found.lsns)
@@ -378,7 +390,7 @@ class Maintenance:
             time.sleep(0 if self.pressed else 0.001)
 
     def within(self, base: int, limit: int) -> Iterator[list[Token]]:
-        return self._store.state.within(base, limit)
+        return self._replica.state.within(base, limit)
 
     def draft(self, token: Token, base: int, limit: int) -> Draft | None:
         """The record that stands for a message, a dedup id or a declaration from now on.
@@ -396,13 +408,13 @@ class Maintenance:
         if position is None or not base <= position < limit:
             return None
         if what is DECLARATION:
-            return self._store.declaration(queue)
+            return self._committer.declaration(queue)
         if isinstance(what, str):
             seen = queue.dedup.seen(what)
-            if seen is None or seen.until <= self._store.clock.store_ms():
+            if seen is None or seen.until <= self._replica.clock.store_ms():
                 return None  # its window is over
             return records.dedup(queue.number, seen.id, seen.until, what)
-        stored = self._store.log.read(position)
+        stored = self._replica.log.read(position)
         created_ms, published = records.published_of(
             stored.kind, stored.flags, stored.time_ms, stored.payload
         )
@@ -413,52 +425,54 @@ class Maintenance:
         )
 
     def moved(self, token: Token, position: int, draft: Draft) -> None:
-        fold.take(self._store.state, [position], [draft], [check(draft)])
+        fold.take(self._replica.state, [position], [draft], [check(draft)])
 
     # ── checkpoints ────────────────────────────────────────────────────────────────
 
     def _checkpoint_is_due(self, grown: int = CHECKPOINT_BYTES) -> bool:
-        if self._store.path == MEMORY or self._store.log.full:
+        if self._replica.path == MEMORY or self._replica.log.full:
             return False
-        return self._store.log.end - self._checkpoint_at > max(
+        return self._replica.log.end - self._replica.checkpoint_at > max(
             grown, CHECKPOINT_SHARE * self._checkpoint_bytes
         )
 
     def _see_others_checkpoint(self) -> None:
         """Another process may have written one since."""
-        store = self._store
-        if not store.exclusive:
-            positions = checkpoint.positions(store.disk, store.checkpoint_path, "state")
-            self._checkpoint_at = max([self._checkpoint_at, *positions])
+        replica = self._replica
+        if not replica.turn.exclusive:
+            positions = checkpoint.positions(replica.disk, self._checkpoint_path, "state")
+            self._replica.checkpoint_at = max([self._replica.checkpoint_at, *positions])
 
     def checkpoint(self) -> None:
         """Keep the state as it is now, for the next opening."""
-        store = self._store
-        packs_there = set(checkpoint.positions(store.disk, store.checkpoint_path, "ids"))
-        if not store.exclusive:
+        replica = self._replica
+        packs_there = set(checkpoint.positions(replica.disk, self._checkpoint_path, "ids"))
+        if not replica.turn.exclusive:
             # A checkpoint of another process does not keep what only we knew where to find.
-            with store.maintaining():
+            with self._owner.maintaining():
                 pass  # be as far as that checkpoint, which this process may not have followed to yet
-            store.keep_only(lambda place: place[0] in packs_there)
-        with store.maintaining() as (log, now_ms, _):
+            replica.keep_only(lambda place: place[0] in packs_there)
+        with self._owner.maintaining() as (log, now_ms, _):
             log.stand()
-            store.disk.make_directory(store.checkpoint_path)  # as a cache, it may be deleted at any time
+            replica.disk.make_directory(self._checkpoint_path)  # as a cache, it may be deleted at any time
             marker = log.append_head(now_ms, log.head)
-            if not store.exclusive:  # the same, if the state was read anew since: then nothing is missing
-                store.state.keep_only(lambda place: place[0] in packs_there)
+            if (
+                not replica.turn.exclusive
+            ):  # the same, if the state was read anew since: then nothing is missing
+                replica.state.keep_only(lambda place: place[0] in packs_there)
             start = Start(log.end, log.segments[-1].base, marker, log.reader.checksum(marker), log.head)
-            frozen = snapshot.freeze(store.state)
+            frozen = snapshot.freeze(replica.state)
         pack = checkpoint.Pack(start.position)
         state, packs, saved = snapshot.encode(frozen, pack.add)
-        self._checkpoint_at = start.position
+        self._replica.checkpoint_at = start.position
         self._checkpoint_bytes = checkpoint.write(
-            store.disk,
-            store.checkpoint_path,
-            store.identity.key,
+            replica.disk,
+            self._checkpoint_path,
+            replica.identity.key,
             checkpoint.Checkpoint(checkpoint.VERSION, start, now_ms, sorted(packs), msgspec.Raw(state)),
             pack,
             lambda: log.sync(start.position),
         )
-        with store.turn.mutex:
+        with replica.turn.mutex:
             for held, kept in saved:
                 held.keep(kept)

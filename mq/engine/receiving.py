@@ -47,14 +47,14 @@ def take(store: Store, state: QueueState, ids: list[int], now: Now, deadline: in
     """Deliver *ids*, in one write; called in a turn.  Not decoded first: see the head of hot.py."""
     runs = [(flags, run[at : at + RUN_MAX]) for flags, run in _alike(state, ids) for at in _starts(run)]
     count = len(runs)
-    receipts = store.log.append_columns(
+    receipts = store.replica.log.append_columns(
         now.store, [records.DELIVER] * count, [flags for flags, _ in runs], [state.number] * count,
         [records.encode_deliveries(run, deadline) for _, run in runs],
     )  # fmt: skip
     flights: list[Flight | None] = []
     for receipt, (flags, run) in zip(receipts, runs, strict=True):
         flights += state.deliver_run(run, receipt, deadline, flags)
-    store.applied = store.log.end
+    store.replica.applied = store.replica.log.end
     assert all(flights), "a message that was next was not there"
     return Flying(ids, flights)  # type: ignore[arg-type]
 
@@ -75,9 +75,9 @@ def renew(store: Store, state: QueueState, now: Now) -> None:
     """A process receives here: a queue that goes when it is idle stays.  Called in a turn."""
     until = idle.renewal(state, now)
     if until is not None:
-        plan = store.plan()
+        plan = store.committer.plan()
         plan.add(*records.renew(state.number, until))
-        store.commit(plan)
+        store.committer.commit(plan)
 
 
 # ── bodies ─────────────────────────────────────────────────────────────────────────
@@ -90,7 +90,7 @@ def read_all(queue: Handle[D], state: QueueState, taken: Flying) -> list[D]:
     damage: StorageError | None = None
     ids, flights = taken
     positions = [each.position for each in flights]
-    reader, at = store.log.reader, 0
+    reader, at = store.replica.log.reader, 0
     while at < len(ids):
         # As many as possible at once, from one block; what is not there, or no PUBLISH record, by itself.
         flags, times, bodies = reader.read_run(positions, at, records.PUBLISH)
@@ -106,7 +106,7 @@ def read_all(queue: Handle[D], state: QueueState, taken: Flying) -> list[D]:
         id, flight = ids[at], flights[at]
         at += 1
         try:
-            stored = store.read(state, id, flight.position)
+            stored = store.replica.read(state, id, flight.position)
         except StorageError as error:
             set_aside(store, queue._channel, id, flight.receipt, error)
             store.notes.put_down(WARNING, UNDELIVERABLE, queue.name, id, error)
@@ -151,14 +151,14 @@ class Settled(NamedTuple, Generic[D]):
 def arrive_settled(queue: Handle[D], state: QueueState, ids: Sequence[int], now: Now) -> Settled[D]:
     """Ack *ids* as they are delivered; called in a turn.  What is damaged has failed an attempt."""
     store = queue._store
-    plan = store.plan()
+    plan = store.committer.plan()
     deliveries: list[D] = []
     damaged: dict[int, CorruptStore] = {}
     for id in ids:
         position, traits, attempts = state.position(id), state.traits(id), state.attempts(id) + 1
         assert position is not None
         try:
-            stored = store.log.read(position)
+            stored = store.replica.log.read(position)
         except CorruptStore as error:
             damaged[id] = error
             continue
@@ -172,12 +172,12 @@ def arrive_settled(queue: Handle[D], state: QueueState, ids: Sequence[int], now:
         delivery._settled = True
         deliveries.append(delivery)
     if plan.drafts:
-        store.commit(plan)
-    end = store.log.end
+        store.committer.commit(plan)
+    end = store.replica.log.end
     damage = None
     if damaged:
         taken = take(store, state, list(damaged), now, now.store)
-        failed = store.plan()
+        failed = store.committer.plan()
         for id in taken.ids:
             with suppress(UsageError):  # its dead letters have nowhere to go: it stays until they have
                 size = partial(failed.size_of, state, id)
@@ -185,7 +185,7 @@ def arrive_settled(queue: Handle[D], state: QueueState, ids: Sequence[int], now:
             damage = damaged[id]
             store.notes.put_down(WARNING, UNDELIVERABLE, queue.name, id, damage)
         if failed.drafts:
-            store.commit(failed)
+            store.committer.commit(failed)
     return Settled(deliveries, damage, end)
 
 
@@ -193,8 +193,8 @@ def hand_over(store: Store, settled: Settled[D]) -> list[D]:
     """What was settled, once nothing can undo that."""
     if settled.damage and not settled.deliveries:
         raise settled.damage
-    if not store.careless:
-        store.log.sync(settled.end)
+    if not store.sync_never:
+        store.replica.log.sync(settled.end)
     return settled.deliveries
 
 
@@ -208,7 +208,7 @@ def begun(store: Store, state: QueueState | None, begin: int) -> list[tuple[int,
     """
     with suppress(MqError, MemoryError, OSError):  # then they come back after their visibility timeout
         if state is not None and begin >= 0:  # else the state was void, and nothing was delivered
-            return _deliveries(store.log.appended_since(begin), state)
+            return _deliveries(store.replica.log.appended_since(begin), state)
     return []
 
 

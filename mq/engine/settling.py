@@ -87,10 +87,10 @@ def _do_all(
     stale: list[int] = []
 
     def settle_some() -> tuple[list[Claim], list[int]]:
-        plan = store.plan()
-        found = plan_all(plan, zip(rest, repeat(do)), store.slice(plan), settles=settles)
+        plan = store.committer.plan()
+        found = plan_all(plan, zip(rest, repeat(do)), store.committer.slice(plan), settles=settles)
         if plan.drafts:
-            store.commit(plan)
+            store.committer.commit(plan)
         return found
 
     while left := length_hint(rest):

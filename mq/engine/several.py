@@ -74,9 +74,9 @@ def _first(store: Store, asked: Asked[D]) -> Handle[D] | None:
 
 def _first_of(store: Store, asked: Asked[D]) -> Handle[D] | None:
     now = store.clock.now()
-    if now.store >= store.state.board.next:
-        store.do_due()
-    for channel in asked.channels.stocked(store.state):
+    if now.store >= store.replica.state.board.next:
+        store.committer.do_due()
+    for channel in asked.channels.stocked(store.replica.state):
         state = channel.state
         if state is not None:
             if state.delivery_needs_plan:

@@ -27,22 +27,18 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mq import exact, forks
-from mq.delivery import fold, idle, records
-from mq.delivery.backlog import Arrays, Chunk
+from mq.delivery import idle, records
 from mq.delivery.dead import NAME_BYTES_MAX, check_dead_letters
 from mq.delivery.decode import refusals
-from mq.delivery.due import next_work
-from mq.delivery.plan import Plan
-from mq.delivery.queue import QueueState
-from mq.delivery.state import State, declaration_of
 from mq.engine.channel import Channel
 from mq.engine.clock import Clock
+from mq.engine.commit import Committer
 from mq.engine.flusher import Flusher
 from mq.engine.listener import Listener
-from mq.engine.loading import Loader, Parts, identify
+from mq.engine.loading import identify
 from mq.engine.maintenance import MEMORY, Maintenance
 from mq.engine.operation import operation
-from mq.engine.sizes import size_of
+from mq.engine.replica import Replica
 from mq.engine.turn import VOID, Turn
 from mq.engine.waiters import Waiters
 from mq.errors import (
@@ -60,15 +56,14 @@ from mq.notes import ERROR, INFO, WARNING, Notes
 from mq.storage import checkpoint, locks, paths, recovery, repair, shared
 from mq.storage.bias import Bias
 from mq.storage.disk import Disk
-from mq.storage.explain import REOPEN, explain, left, pass_on, storage_error
+from mq.storage.explain import REOPEN, explain, left
 from mq.storage.identity import Identity
 from mq.storage.locks import Locks
-from mq.storage.log import SYNC_SECONDS, Draft, Log
+from mq.storage.log import Log
 from mq.storage.memory_disk import MemoryDisk
 from mq.storage.real_disk import RealDisk
-from mq.storage.record import HEADER_BYTES
 from mq.storage.segment import epoch_of
-from mq.storage.shared import DIRTY, END, FAILED, HOLDER
+from mq.storage.shared import END, FAILED, HOLDER
 from mq.storage.standing import Standing, Trouble
 from mq.weakly import Weakly
 
@@ -100,9 +95,6 @@ DUE_AGAIN_MS: Final = 1000  # work that falls due, and cannot be done, is tried 
 
 class Store:
     _spoiled: BaseException  # what kept this child of a fork from taking leave of its parent's files
-    log: Log
-    state: State
-    background: bool
     tag: str  # what tells this store's receipts from another's, and from those of a copy of it
 
     def __init__(
@@ -119,10 +111,10 @@ class Store:
         self.path, self.read_only, self.exclusive = path, read_only, exclusive or path == MEMORY
         self.disk = disk or (MemoryDisk() if path == MEMORY else RealDisk(mode))
         self.clock = Clock(clock, self.disk)
-        self.turn = Turn(path, self.disk, self, exclusive=self.exclusive)
-        self.durable = self.linger = sync == "always"
-        self.careless = sync == "never"
-        self.background = background
+        self.turn = Turn(path, self.disk, exclusive=self.exclusive)
+        self._background = background
+        self.sync_always = self.wait_after_publish = sync == "always"
+        self.sync_never = sync == "never"
         self._seconds = sync if isinstance(sync, float) and not read_only else None
         self._segment_bytes = segment_bytes
         self._log_path, self._mark_path = paths.log(path), paths.mark(path)
@@ -133,21 +125,20 @@ class Store:
         self._closer: Closer | None = None
         self.lost = False  # closed, because this is a fork of a process that has it alone
         self._closed_why = "the broker is closed"
-        self.applied = VOID
-        self._parts: Parts | None = None  # while much of what a checkpoint held is read again
-        self.epoch = 0  # how often the state was read from the disk
         self.inherited = 0  # receipts before this one are from before a fork
         self._parents: tuple[Identity, str] | None = None  # the store's identity and tag before that
-        self._sync_fd = -1  # on the page: its lock says which process syncs
-        self._downtime_ms = 0  # without any process, before this one opened the store; not in the log yet
         self._directory = -1  # of a reader: it reads where it began
         self._is_own = True  # opened by this process, and not by one that it is a fork of
         self._known_hold: weakref.ref[Hold] | None = None
         self._forgotten: list[bool] = []  # has an entry while files of a forgotten store are to be closed
         self._finished = False  # close has nothing more to do than to let go of them
         self.notes = Notes()
-        self.maintenance, self.listener = Maintenance(self), Listener(self, path, self.disk, self.turn)
+        self.listener = Listener(self, path, self.disk, self.turn)
         self.waiters = Waiters(self.turn, self.clock, self.listener, background=background)
+        self.replica = Replica(self.turn, self.clock, self.waiters, path, self.disk, read_only=read_only)
+        self.turn.follower = self.replica
+        self.committer = Committer(self.replica, self.notes)
+        self.maintenance = self._new_maintenance()
         self._flusher: Flusher | None = None
         if hold:
             self._known_hold = weakref.ref(hold)
@@ -203,12 +194,12 @@ class Store:
                 self.turn.leave = self.turn.locks.unlock
             if not alone:
                 self._join()
-            self.log.stand()
+            self.replica.log.stand()
             self.turn.leave()
-            self._require_parents(self.identity, self._own_tag())
+            self._require_parents(self.replica.identity, self._own_tag())
             if alone:
                 with suppress(OSError):  # a full disk: publishes will be refused
-                    self.log.reserve.hold(self.log.kept((), 0)[0])
+                    self.replica.log.reserve.hold(self.replica.log.kept((), 0)[0])
             self._begin_flusher()
             if self.turn.pid != os.getpid():
                 raise left()  # half of it is the parent's
@@ -217,26 +208,29 @@ class Store:
             self.turn.open()
         except BaseException:
             self._let_go_of_all()
-            self.maintenance = Maintenance(self)  # the child of a fork tries again
+            self.maintenance = self._new_maintenance()  # the child of a fork tries again
             raise
         # Last: its thread waits for the mutex, which a child has here, and must not have to wait for it.
-        self.log.grown = self.maintenance.nudge
+        self.replica.log.grown = self.maintenance.nudge
         self.maintenance.nudge()
 
     def _begin_flusher(self) -> None:
         if self._seconds is not None:
             self._flusher = flusher = Flusher(
-                self.path, self.log, self._seconds, self.let_go_if_forgotten, self._miss_flusher
+                self.path, self.replica.log, self._seconds, self.let_go_if_forgotten, self._miss_flusher
             )
             flusher.begin()
 
-    def must_linger(self) -> bool:
-        """Whether a publish has more to do when it has appended."""
-        flusher = self._flusher
-        return self.durable or self.maintenance.pressed or (flusher is not None and flusher.missing)
+    def _new_maintenance(self) -> Maintenance:
+        return Maintenance(self, self.replica, self.committer, self.notes, background=self._background)
+
+    def note_pressure(self) -> None:
+        """The cleaner fell behind, or has caught up: a publish has more to do behind its append, or not."""
+        is_missing = self._flusher is not None and self._flusher.missing
+        self.wait_after_publish = self.sync_always or self.maintenance.pressed or is_missing
 
     def _miss_flusher(self) -> None:
-        self.linger = True
+        self.wait_after_publish = True
 
     def _begin(self) -> bool:
         """With the lock: know the store and its page; recover it, if nobody else is here, and whether."""
@@ -250,9 +244,9 @@ class Store:
             alone = self.turn.locks.arrive(exclusive=self.exclusive)
         if alone and not self.exclusive:
             self.turn.locks.make_cleaner()
-        self.identity = identify(disk, path, create=False)
-        self._loader = Loader(disk, path, self.identity, self._load_again)
-        self.turn.mark = shared.open_mark(disk, self._mark_path, self.identity.key, create=alone)
+        self.replica.identity = identify(disk, path, create=False)
+        self.replica.identify(self.replica.identity)
+        self.turn.mark = shared.open_mark(disk, self._mark_path, self.replica.identity.key, create=alone)
         if alone:
             # The page may be new; and the process that made the store may have died before its names
             # were on the disk.
@@ -260,9 +254,9 @@ class Store:
         else:  # before anything is changed
             shared.require_version(path, self.turn.mark)
             self.clock.check(path, self.turn.mark)
-        if self._sync_fd < 0:
-            self._sync_fd = disk.open(self._mark_path, write=True)
-        self.turn.bias = Bias(disk, path, self.turn.mark, self._sync_fd)
+        if self.turn.page_fd < 0:
+            self.turn.page_fd = disk.open(self._mark_path, write=True)
+        self.turn.bias = Bias(disk, path, self.turn.mark, self.turn.page_fd)
         self._standing = Standing(disk, path, self._held)
         files = self._standing.fingerprint()
         if alone:
@@ -291,22 +285,22 @@ class Store:
 
     def _held(self) -> dict[str, int]:
         """The descriptors on which the store depends."""
-        return {**self.turn.locks.held(), paths.MARK: self._sync_fd}
+        return {**self.turn.locks.held(), paths.MARK: self.turn.page_fd}
 
     def _recover(self) -> None:
         """Nobody else is here: put in order what the last ones left."""
         copied = shared.is_copied(self.turn.mark)
-        state, found, position = self._loader.load(shared.claimed(self.turn.mark), copied=copied)
+        state, found, position = self.replica.load(shared.claimed(self.turn.mark), copied=copied)
         if copied and not found.error:
             checkpoint.drop_behind(self.disk, self.checkpoint_path, found.end)
             position = min(position, found.end)
-        self.maintenance.begin(position)
+        self.replica.checkpoint_at = position
         self.clock.start(found.last_ms, found.skew_ms, self.turn.mark, found.event_ms)
         end = shared.end_of_this_boot(self.turn.mark, self.disk.clocks()[0])
         if gone := recovery.is_gone(found, end):
-            recovery.pass_over(found, self.identity, end)
+            recovery.pass_over(found, self.replica.identity, end)
         log = recovery.recover(
-            self.disk, self._log_path, self.identity, self.turn.mark, found, self.clock.store_ms(),
+            self.disk, self._log_path, self.replica.identity, self.turn.mark, found, self.clock.store_ms(),
             self._segment_bytes, self.clock.skew_ms, anew=self._is_another_page(found),
         )  # fmt: skip
         if copied:
@@ -323,10 +317,10 @@ class Store:
         self.turn.mark[shared.HEAD], self.turn.mark[END] = log.head, log.end
         self._take_log(log, found, closed=True)
         self._own_page(log.epoch)
-        self._take_state(state, log.end)
-        self._downtime_ms = self.clock.downtime_ms
+        self.replica.take_state(state, log.end)
+        self.committer.downtime_ms = self.clock.downtime_ms
         with suppress(DiskFull):  # then before anything falls due
-            self._add_downtime()
+            self.committer.add_downtime()
 
     def _is_another_page(self, found: recovery.Survey) -> bool:
         """Whether the page is not the one that was last used with this log."""
@@ -336,227 +330,29 @@ class Store:
         """Say on the page which log it is used with; on the disk, so that a power cut brings no new epoch."""
         if self.turn.mark[shared.EPOCH] != epoch or not self.turn.mark[shared.ORIGIN]:
             self.turn.mark[shared.EPOCH] = epoch
-            self.turn.mark[shared.ORIGIN] = shared.origin_of(self.disk, self._sync_fd, self._mark_path)
-            self.disk.sync(self._sync_fd)
-
-    def _add_downtime(self) -> None:
-        """Have it in the log for how long no process was here: queues that go when they are idle stay longer.
-
-        And on the disk: else each recovery would say so anew that a power cut undoes.
-        """
-        if self._downtime_ms:
-            plan = self.plan()
-            idle.add_downtime(plan, self._downtime_ms)
-            if plan.drafts:
-                self.commit(plan)
-                self.log.sync(self.log.end)
-            self._downtime_ms = 0
+            self.turn.mark[shared.ORIGIN] = shared.origin_of(self.disk, self.turn.page_fd, self._mark_path)
+            self.disk.sync(self.turn.page_fd)
 
     def _join(self) -> None:
         """Read the log of the processes that are here; called with LOCK."""
-        args = self.disk, self._log_path, self.identity, self.turn.mark
+        args = self.disk, self._log_path, self.replica.identity, self.turn.mark
 
         def use(found: recovery.Survey, upto: int) -> None:
             log = Log(*args, found.segments, upto, self._segment_bytes)
             self._take_log(log, found, closed=found.verdict is recovery.Verdict.CLEAN)
 
-        state, found, upto = self._read_and(use)
-        self.clock.join(self.turn.mark, found.last_ms)
-        self._take_state(state, upto)
-
-    def _read_and(
-        self, use: Callable[[recovery.Survey, int], None]
-    ) -> tuple[State, recovery.Survey, int]:  # fmt: skip
-        """Read the log as it is now, and *use* what was found; called with LOCK, which it may let go of.
-
-        The others go on meanwhile, and may drop what is being read.  A process that is always
-        too late would never get in, so after some attempts it has them wait: with LOCK held,
-        nothing new is dropped.
-        """
-        for attempt in itertools.count():
-            found = self._read_now() if attempt >= READS_MAX else self.turn.without_lock(self._read_now)
-            if found:
-                with suppress(FileNotFoundError):  # all that was read has gone since
-                    use(*found[1:])
-                    return found
-        raise AssertionError  # not reached: there is always another attempt
-
-    def _read_now(self) -> tuple[State, recovery.Survey, int] | None:
-        """The log as it is now, and where it ends; None if others dropped a part before it was read."""
-        for again in (False, True):
-            # The head first: if a segment goes that this end still needs, it is seen to have moved.
-            head, upto = self.turn.mark[shared.HEAD], self.turn.mark[END]
-            try:
-                synced = min(shared.claimed(self.turn.mark), upto)  # it may have grown since
-                state, found, position = self._loader.load(synced, upto)
-            except FileNotFoundError:
-                if not self.disk.exists(self._log_path):
-                    raise
-                return None
-            if not found.error and found.end == upto:
-                self.maintenance.begin(position)
-                found.segments = [each for each in found.segments if each.limit > found.head]
-                return state, found, upto
-            if self.turn.mark[shared.HEAD] != head:
-                return None
-            if not again:
-                self._wait_for_rewrite()
-        raise found.error or StorageError(
-            self._log_path,
-            f"the log ends at {found.end}, and not at {upto}, as others here say: {shared.GONE}; {REOPEN}",
-        )
-
-    def _wait_for_rewrite(self) -> None:
-        """Before bytes are called damaged: see `Log.wait_for_rewrite`, which needs a log and a lock."""
-        if self.read_only:
-            self._wait_while(self._is_syncing)
-        elif hasattr(self, "log"):
-            self.log.wait_for_rewrite()
-        else:
-            try:
-                self._wait_while(lambda: not self.disk.lock(self._sync_fd))
-            finally:
-                self.disk.unlocker(self._sync_fd)()
-
-    def _wait_while(self, condition: Callable[[], bool]) -> None:
-        give_up = time.monotonic() + SYNC_SECONDS
-        while condition() and time.monotonic() < give_up:
-            self.disk.pause(JOIN_NAP_SECONDS)
-
-    def _is_syncing(self) -> bool:
-        """Whether a process syncs the log, or died in that: what it was about may be written again."""
-        return shared.read_mark(self.disk, self._mark_path, self.identity.key)[shared.SYNCING] != 0
+        self.replica.join(use)
 
     def _take_log(self, log: Log, found: recovery.Survey, *, closed: bool) -> None:
-        log.share(self._sync_fd, closed=closed)
+        log.share(self.turn.page_fd, closed=closed)
         log.standing, log.stood, log.lost = self._standing, self.listener.look_after_pipes, self._lose
         log.skew = self.clock.skew_ms
         log.turn = self._turn_of_sync
         # Not where each publish waits for the disk: a write is as fast there, and fails with an errno.
-        log.may_map = not self.durable and self.disk.may_map(self.path)
+        log.may_map = not self.sync_always and self.disk.may_map(self.path)
         log.refusable = frozenset({records.PUBLISH})
         log.kept = self.maintenance.kept
-        self.log, self.verdict = log, found.verdict
-
-    def _take_state(self, state: State, applied: int) -> None:
-        self.state = state
-        self.epoch += 1
-        state.name_the_nameless()
-        self.waiters.bind(state)
-        self.applied = applied  # when all that depends on it is done: before, an interruption leaves it void
-        self.wake_all()
-
-    def _load_again(self, number: int, priority: int, chunk: Chunk) -> Arrays:
-        """Ids that the checkpoint kept, and a newer one by somebody else does not."""
-        if self.applied == VOID:
-            raise recovery.StaleCheckpoint  # and the log that we know may be gone as well
-        parts = self._parts or Parts(self.disk, self.path, self.identity, self.applied)
-        return parts.part(number, priority, chunk)
-
-    def keep_only(self, is_kept: Callable[[tuple[int, ...]], bool]) -> None:
-        """Read now what a checkpoint held that is not kept any more; called without LOCK.
-
-        It may take as long as an opening, and other processes are to go on meanwhile.
-        """
-        with self.turn.mutex:
-            if self.applied == VOID:  # then it is read anew, from the checkpoint that is there
-                return
-            self._parts = Parts(self.disk, self.path, self.identity, self.applied)
-            try:
-                self.state.keep_only(is_kept)
-            finally:
-                self._parts = None
-
-    # ── the way into every operation ───────────────────────────────────────────────
-
-    def catch_up(self) -> None:
-        """Be where the log is: apply what others appended, adopt what a process did not finish.
-
-        A process that is far behind lets the others go on, and follows without LOCK, as long as
-        that halves the distance.  Beside writers that are faster than it follows, it would never
-        arrive: what is left then is followed with LOCK held, a part at a time.  The parts
-        double, so they outgrow whatever the others append in between.
-        """
-        log, mark = self.log, self.turn.mark
-        before, hold = shared.NO_LIMIT, HOLD_BYTES
-        try:
-            while True:
-                log.check()
-                behind = mark[END] - log.end
-                if self.applied != log.end or log.unsettled:  # an operation was interrupted
-                    self._attach_again()
-                elif behind > FOLLOW_BYTES:
-                    if before == shared.NO_LIMIT or HOLD_BYTES < behind <= before // 2:
-                        self._follow_without_lock(mark[END])
-                        before = behind
-                    else:
-                        self._apply(mark[END], hold)
-                        before, hold = 0, 2 * hold
-                        if mark[END] != log.end and mark[shared.WAITING]:
-                            self.turn.without_lock(self.turn.step_aside)
-                elif behind:
-                    self._apply(mark[END])
-                elif mark[DIRTY]:
-                    log.adopt(self.clock.store_ms())
-                else:
-                    return
-        except OSError as error:
-            if self.turn.is_left():
-                return self.turn.enter()
-            pass_on(error)
-            log.stand()  # perhaps the program closed a descriptor
-            raise storage_error(self.path, error) from error
-
-    def keep_up(self) -> None:
-        """Another process has LOCK: follow what it appends meanwhile, not so much that LOCK is missed."""
-        if self.applied == VOID:  # also before there is a log
-            return
-        log, upto = self.log, self.turn.mark[END]
-        if self.applied == log.end < upto and not log.unsettled:
-            try:
-                self._apply(upto, KEEP_UP_BYTES)
-            except OSError as error:
-                pass_on(error)  # else the state is void, and `catch_up` looks again
-
-    def _follow_without_lock(self, upto: int) -> None:
-        """Others may have LOCK meanwhile, but one that had the last turn lets this process catch up first.
-
-        Else it would come in without LOCK soon, and write faster than it is followed.  `step_aside` has an
-        end after some milliseconds.
-        """
-        self.turn.mark[shared.WAITING] = 1
-        self.turn.without_lock(partial(self._apply, upto))
-        self.turn.mark[shared.WAITING] = 0
-
-    def _apply(self, upto: int, enough: int = shared.NO_LIMIT) -> None:
-        """Apply the log up to an end that the page named: what is below one never changes.
-
-        Not all of it, if more than *enough* bytes: at least so many, in whole groups.
-        """
-        log = self.log
-        self.applied = VOID
-        try:
-            fold.apply(self.state, log.follow(upto, enough))
-            if self.state.renamed:
-                self.waiters.rebind()
-            self.applied = log.end
-        except (FileNotFoundError, recovery.StaleCheckpoint):
-            return  # it went on for so long that what we knew is gone: read all that is there now
-        self.clock.passed(log.last_ms)
-        self.state.board.seen = log.last_ms
-        if self.waiters.armed:
-            self.waiters.wake_ready()
-
-    def _attach_again(self) -> None:
-        """Forget the state, and read it anew."""
-        self.applied = VOID
-
-        def use(found: recovery.Survey, upto: int) -> None:
-            self.log.rebase(found.segments, upto, closed=found.verdict is recovery.Verdict.CLEAN)
-
-        state, found, upto = self._read_and(use)
-        self.clock.passed(found.last_ms)
-        self._take_state(state, upto)
+        self.replica.take_log(log, found.verdict)
 
     @contextmanager
     def maintaining(self) -> Iterator[tuple[Log, int, int]]:
@@ -570,8 +366,8 @@ class Store:
                     raise Closed(f"{self.path}: {self._closed_why}")
                 try:
                     self.turn.enter_with_lock()
-                    yield self.log, self.clock.store_ms(), self.epoch
-                    self.applied = self.log.end
+                    yield self.replica.log, self.clock.store_ms(), self.replica.epoch
+                    self.replica.applied = self.replica.log.end
                 finally:
                     self.turn.leave()
         finally:
@@ -609,16 +405,16 @@ class Store:
         Called by the listener.  It comes by each second because the wall clock may have jumped,
         and because a process that was to ring may have died.
         """
-        with self.log.unheard(), self.turn.mutex:  # a thread that closes the store says so with it held
+        with self.replica.log.unheard(), self.turn.mutex:  # with it held, a thread says that it closes
             if self.waiters.asleep and not self.closed:
-                self.turn.take_with_lock(partial(self._hear, self.applied))
+                self.turn.take_with_lock(partial(self._hear, self.replica.applied))
 
     def _hear(self, before: int) -> None:
-        self.log.stand_again(self.clock.store_ms())
-        now, board = self.clock.now(), self.state.board
+        self.replica.log.stand_again(self.clock.store_ms())
+        now, board = self.clock.now(), self.replica.state.board
         if board.due(now) is not None:
             board.next = now.store  # else a clock that jumped would be noticed at the next turn
-        if self.applied == before:  # else all were woken as it was applied
+        if self.replica.applied == before:  # else all were woken as it was applied
             self.waiters.wake_ready()
         self.waiters.ask_to_be_woken()
 
@@ -628,9 +424,9 @@ class Store:
 
     def _lose(self, trouble: Trouble) -> None:
         """The files are not, or not only, this store's: nothing is done to them any more."""
-        self.turn.enter_with_lock = self.log.check
+        self.turn.enter_with_lock = self.replica.log.check
         if not self.closed:
-            self.turn.divert(self.log.check)
+            self.turn.divert(self.replica.log.check)
         if trouble.stolen:
             self.turn.leave_descriptors()
 
@@ -641,36 +437,37 @@ class Store:
 
     def _attach_reader(self) -> None:
         """Read what is there now, and change nothing."""
-        self.identity = identify(self.disk, self.path, create=False)
-        self._loader = Loader(self.disk, self.path, self.identity, self._load_again)
+        self.replica.identity = identify(self.disk, self.path, create=False)
+        self.replica.identify(self.replica.identity)
         self.turn.mark = shared.no_page()
         again = False
         while True:
-            view = locks.look(self.disk, self.path, self.identity.key)
+            view = locks.look(self.disk, self.path, self.replica.identity.key)
             try:
-                state, found, _ = self._loader.load(view.synced, view.upto, copied=view.copied)
+                state, found, _ = self.replica.load(view.synced, view.upto, copied=view.copied)
             except FileNotFoundError:
                 if not view.held or not self.disk.exists(self._log_path):
                     raise
                 continue  # compaction dropped a segment before it was read
             if view.held and found.end < view.end and not again:
                 again = True
-                self._wait_for_rewrite()
+                self.replica.wait_for_rewrite()
                 continue
             if view.held and not found.error:
                 break
-            if not view.explains(locks.look(self.disk, self.path, self.identity.key)):
+            if not view.explains(locks.look(self.disk, self.path, self.replica.identity.key)):
                 break
         self._seen_end = view.end
         if found.error:
             raise found.error
         mark = self.turn.mark
         mark[shared.SYNCED] = mark[END] = found.end  # nothing here waits for the disk
-        page = shared.read_mark(self.disk, self._mark_path, self.identity.key)
+        page = shared.read_mark(self.disk, self._mark_path, self.replica.identity.key)
         self.clock.start(found.last_ms, found.skew_ms, page)
-        self.log = Log(self.disk, self._log_path, self.identity, self.turn.mark, found.segments, found.end)
-        self.verdict, self.tag = found.verdict, self._own_tag()
-        self._take_state(state, found.end)
+        args = self.disk, self._log_path, self.replica.identity, mark
+        self.replica.take_log(Log(*args, found.segments, found.end), found.verdict)
+        self.tag = self._own_tag()
+        self.replica.take_state(state, found.end)
 
     def _look_again(self) -> None:
         with explain(self.path):
@@ -682,9 +479,9 @@ class Store:
             raise StoreFailed(
                 self.path, f"moved or replaced while it was open, and now {where}: open it again"
             )
-        words = shared.read_mark(self.disk, self._mark_path, self.identity.key)
+        words = shared.read_mark(self.disk, self._mark_path, self.replica.identity.key)
         if words[END] != self._seen_end:
-            before = self.log
+            before = self.replica.log
             self._attach_reader()
             before.close()  # a thread that still reads there looks again
 
@@ -694,7 +491,7 @@ class Store:
     # ── what many queues have in common ────────────────────────────────────────────
 
     def _own_tag(self) -> str:
-        return f"{self.identity.store_id[:6]}{self.log.epoch:04x}"
+        return f"{self.replica.identity.store_id[:6]}{self.replica.log.epoch:04x}"
 
     def channel(self, name: str) -> Channel:
         found = self.waiters.channels.get(name) if type(name) is str else None
@@ -703,7 +500,7 @@ class Store:
     @operation
     def names(self) -> list[str]:
         """Of all queues, sorted."""
-        return self.turn.look(lambda: sorted(self.state.names()))
+        return self.turn.look(lambda: sorted(self.replica.state.names()))
 
     @operation
     def _new_channel(self, name: str) -> Channel:
@@ -723,119 +520,25 @@ class Store:
 
     def _declare(self, channel: Channel, changes: dict[str, Any]) -> int:
         """Where the log ends then."""
-        check_dead_letters(self.state, channel.name, changes)
-        plan = self.plan()
+        check_dead_letters(self.replica.state, channel.name, changes)
+        plan = self.committer.plan()
         if (state := channel.state) and idle.is_to_go(state, plan.now):
             # It is to go, and only nobody came by yet: what is declared is a new one.
             plan.add(*records.delete(state.number))
-            self.commit(plan)
-            plan = self.plan()
+            self.committer.commit(plan)
+            plan = self.committer.plan()
         plan.declare(channel.name, changes)
-        self.commit(plan)
-        return self.log.end
-
-    def plan(self) -> Plan:
-        """A plan to be made now; called with the mutex, after `enter`."""
-        plan = Plan(self.state, self.clock.now(), self.size_of)
-        self.state.board.seen = plan.now.store
-        self.state.board.sooner = False
-        return plan
-
-    def slice(self, plan: Plan) -> Callable[[], bool]:
-        """Whether *plan* is as long by now as others may wait for it."""
-        is_late, drafts = self.clock.timer(SLICE_SECONDS), plan.drafts
-        return lambda: plan.bytes + HEADER_BYTES * len(drafts) >= SLICE_BYTES or is_late()
-
-    def commit(self, plan: Plan) -> list[int]:
-        """Append all of *plan* in one write and apply it, as recovery would; the records' positions.
-
-        Decoded first, by what recovery decodes with: what that refuses is not appended.
-        """
-        taken = plan.decoded()
-        positions = self.log.append_group(plan.now.store, plan.drafts)
-        fold.take(self.state, positions, plan.drafts, taken)
-        if self.state.renamed:
-            self.waiters.rebind()
-        self.applied = self.log.end
-        self.waiters.announce(plan)
-        return positions
-
-    def do_due(self) -> None:
-        """Do a slice of what has fallen due, in whichever queue; called with the mutex, after `enter`."""
-        now = self.clock.now()
-        try:
-            if self._downtime_ms:
-                self._add_downtime()
-            is_late = self.clock.timer(SLICE_SECONDS)
-            if work := next_work(self.state, now, self.size_of, is_late, self._put_off):
-                queue, plan = work
-                try:
-                    self.commit(plan)
-                except UsageError as error:  # a mistake of mq: nothing was appended
-                    self._put_off(queue, error)
-                else:
-                    queue.reset_alarms(now)
-        except DiskFull:
-            # Of all queues: no work can be done before there is room.
-            self.state.board.next = now.store + DUE_AGAIN_MS
-
-    def _put_off(self, queue: QueueState, why: UsageError) -> None:
-        """What falls due in *queue* cannot be done: its messages stay, and the other queues' work goes on."""
-        self.notes.put_down_rarely(WARNING, UNDONE, self.path, queue.name, why)
-        now = self.clock.now()
-        queue.postpone(now, now.store + DUE_AGAIN_MS)
-
-    def size_of(self, queue: QueueState, id: int) -> int:
-        """What the message takes, as far as its record can be read; called with the mutex."""
-        position = queue.position(id)
-        return 0 if position is None else size_of(self.log, position)
+        self.committer.commit(plan)
+        return self.replica.log.end
 
     def settle(self, end: int) -> None:
         """What a publish owes before it returns: its bytes on the disk; the cleaner a chance."""
-        if self.durable:
-            self.log.sync(end)
+        if self.sync_always:
+            self.replica.log.sync(end)
         elif self._flusher and self._flusher.missing:
             self._flusher.help()
         if self.maintenance.pressed:
             self.maintenance.stall()
-
-    def declaration(self, queue: QueueState) -> Draft:
-        """The record that says all there is to know of *queue* beside its messages."""
-        return records.declare(queue.number, declaration_of(queue))
-
-    def read(self, queue: QueueState, id: int, position: int) -> tuple[int, int, bytes] | None:
-        """The record's flags, when the message was created, and what was published; None if it is gone.
-
-        Called without the mutex: the record may move, and its segment go, meanwhile.
-        """
-        again = False
-        while True:
-            try:
-                stored = self.log.read(position)
-            except (Closed, CorruptStore) as error:
-                if isinstance(error, CorruptStore) and not again:
-                    again = True
-                    self._wait_for_rewrite()
-                    continue
-                # It may have moved since, and the process that moved it be another one.
-                now_at = self.turn.look(partial(self._position, queue.number, id, error))
-                if now_at is None:
-                    return None
-                if now_at == position and isinstance(error, CorruptStore):
-                    # The log knows the record by its which is the id only until it moves.
-                    reason = error.reason.replace(f"message {position}", f"message {id}")
-                    raise CorruptStore(error.path, reason, error.offset, (id,)) from error
-                position = now_at
-            else:
-                flags = stored.flags
-                return flags, *records.published_of(stored.kind, flags, stored.time_ms, stored.payload)
-
-    def _position(self, number: int, id: int, error: MqError) -> int | None:
-        """Where the message is now; it could not be read."""
-        if isinstance(error, CorruptStore):
-            self.log.stand()  # else damage is no explanation
-        queue = self.state.queue(number)
-        return queue.position(id) if queue else None
 
     # ── the disk ───────────────────────────────────────────────────────────────────
 
@@ -844,17 +547,20 @@ class Store:
         """How many bytes the log has on the disk, and in how many segments."""
         while True:
             try:
-                return self.turn.look(lambda: (self.log.reader.disk_bytes(), len(self.log.segments)))
+                return self.turn.look(self._measure)
             except Closed:
                 if not self.turn.is_left():
                     raise
             # The child of a fork, made in here: it opens the store for itself.
 
+    def _measure(self) -> tuple[int, int]:
+        return self.replica.log.reader.disk_bytes(), len(self.replica.log.segments)
+
     @operation
     def flush(self) -> None:
         """Return when all that was written is on the disk."""
-        end = self.turn.look(lambda: self.log.end)
-        self.log.sync(end)
+        end = self.turn.look(lambda: self.replica.log.end)
+        self.replica.log.sync(end)
 
     def close(self) -> None:
         """Sync, and if no other process has the store open, say that the log ends here; let go of everything.
@@ -897,8 +603,8 @@ class Store:
                 self._finished = True
             if self._finished:
                 self._let_go_of_all()  # also when all before it was interrupted
-        if first and self.log.failure and not self.log.told:
-            raise self.log.failure
+        if first and self.replica.log.failure and not self.replica.log.told:
+            raise self.replica.log.failure
 
     def hold(self) -> Hold:
         """What all refer to with which a program can use the store: see mq/hold.py."""
@@ -934,7 +640,7 @@ class Store:
         """Whether a thread is in the midst of something here, perhaps this one."""
         if self.busy or forks.is_held(self.turn.mutex):
             return True
-        return self.maintenance.is_working() or self.log.is_syncing()
+        return self.maintenance.is_working() or self.replica.log.is_syncing()
 
     def let_go_if_forgotten(self) -> None:
         """Close the files of a store that no program can close; called with no lock held."""
@@ -973,19 +679,19 @@ class Store:
     def _finish(self) -> None:
         """Nothing new begins here: bring to an end what was begun."""
         self._end_threads()
-        with self.turn.mutex, suppress(StoreFailed), self.log.unheard():
-            self.log.stand()
-        if self.log.failure or self.turn.mark[FAILED]:
+        with self.turn.mutex, suppress(StoreFailed), self.replica.log.unheard():
+            self.replica.log.stand()
+        if self.replica.log.failure or self.turn.mark[FAILED]:
             return
         if self._is_alone():
             self.maintenance.finish()
-        self.log.sync(self.log.end)
+        self.replica.log.sync(self.replica.log.end)
         self.turn.take_with_lock(self._say_closed)
 
     def _say_closed(self) -> None:
         if self.exclusive or self.turn.locks.arrive(exclusive=False):
             with suppress(DiskFull):  # then the log is all there, and only does not say so
-                self.log.say_closed(self.clock.store_ms())
+                self.replica.log.say_closed(self.clock.store_ms())
         self.turn.mark[shared.SEEN] = self.clock.store_ms()
         self.turn.mark[HOLDER] = 0  # nobody is to be sent to a process that has closed it
         # Here, for the last one has presence alone: who comes next would be refused.
@@ -1004,11 +710,11 @@ class Store:
     def _let_go(self) -> None:
         """Close every file, the lock last."""
         self.listener.let_go()
-        if hasattr(self, "log"):
-            self.log.close()
+        if self.replica.has_log:
+            self.replica.log.close()
         self.turn.let_go_of_page()
-        if self._sync_fd >= 0:
-            fd, self._sync_fd = self._sync_fd, -1
+        if self.turn.page_fd >= 0:
+            fd, self.turn.page_fd = self.turn.page_fd, -1
             self.disk.close(fd)
         self.turn.let_go_of_locks()
         if self._directory >= 0:
@@ -1029,19 +735,20 @@ class Store:
         if not self.read_only:
             self.disk = parents_disk.after_fork()
         self.turn.after_fork(self.disk)
+        self.replica.disk = self.disk
         try:
             if was_open and not self.read_only:
-                self.inherited = max(self.inherited, self.log.end)
-                self._parents = self.identity, self.tag
+                self.inherited = max(self.inherited, self.replica.log.end)
+                self._parents = self.replica.identity, self.tag
             self._forget_waiters()
         finally:
             if not self.read_only:
-                self.turn.gone, self.applied = True, VOID
+                self.turn.gone, self.replica.applied = True, VOID
                 self._forget_files(parents_disk)
         if self.read_only:
-            if self.epoch:
-                self.log.reader.after_fork()
-                self.waiters.bind(self.state)
+            if self.replica.epoch:
+                self.replica.log.reader.after_fork()
+                self.waiters.bind(self.replica.state)
             return
         if not was_open:
             return
@@ -1059,7 +766,7 @@ class Store:
 
         Those that are held for long seldom change hands.
         """
-        log = self.log.locks() if hasattr(self, "log") else []
+        log = self.replica.log.locks() if self.replica.has_log else []
         long = [self._closing, *(each.worker.life for each in self._threads()), self.maintenance.working]
         return [
             *((lock, 0.0) for lock in long),
@@ -1079,7 +786,7 @@ class Store:
         """Those who wait, and the threads, are the parent's."""
         self.waiters.after_fork()
         self.busy, self._closer = set(), None
-        self.maintenance, self._flusher = Maintenance(self), None
+        self.maintenance, self._flusher = self._new_maintenance(), None
 
     def _forget_files(self, parents_disk: Disk) -> None:
         """Also those that another thread of the parent was just opening, or letting go of.
@@ -1089,20 +796,20 @@ class Store:
         listener = self.listener
         self.listener = self.waiters.listener = Listener(self, self.path, self.disk, self.turn)
         self.turn.let_go_of_page()
-        sync_fd, self._sync_fd = self._sync_fd, -1
+        sync_fd, self.turn.page_fd = self.turn.page_fd, -1
         with ExitStack() as parts:  # the last one first
             parts.callback(self.turn.locks_after_fork)
             if sync_fd >= 0:
                 parts.callback(parents_disk.close, sync_fd)
-            if hasattr(self, "log"):
-                parts.callback(self.log.after_fork)
+            if self.replica.has_log:
+                parts.callback(self.replica.log.after_fork)
             parts.callback(listener.after_fork)
 
     def spoil(self, error: BaseException) -> None:
         """What `after_fork` raised is raised by every use of the store in this child."""
         self.turn.after_fork(self.disk)
         self._spoiled = error
-        self.turn.gone, self.applied = True, VOID
+        self.turn.gone, self.replica.applied = True, VOID
         if not self.closed:
             self.turn.divert(self._refuse_as_spoiled)
 

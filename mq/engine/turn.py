@@ -70,12 +70,14 @@ class Turn:
     enter_with_lock: Callable[[], None]
     """`enter`, with LOCK in any case: for what asks which other processes are here, and for maintenance."""
     leave: Callable[[], object]
+    follower: Follower
 
-    def __init__(self, path: str, disk: Disk, follower: Follower, *, exclusive: bool) -> None:
+    def __init__(self, path: str, disk: Disk, *, exclusive: bool) -> None:
         """*exclusive*: no other process comes, so LOCK is taken once, by the one that opens the store."""
-        self._path, self._disk, self._follower, self.exclusive = path, disk, follower, exclusive
+        self._path, self._disk, self.exclusive = path, disk, exclusive
         self.mutex = threading.RLock()  # held for the whole turn; a forked child has a new one
         self.mark = shared.no_page()  # the page, once it is there
+        self.page_fd = -1  # of the page: its lock says which process syncs
         self._locks: Locks | None = None
         self._bias: Bias | None = None
         self.pid = os.getpid()  # of the process that opened the store; a forked child has another one
@@ -124,7 +126,7 @@ class Turn:
 
     def _come_in(self) -> None:
         """Without LOCK, if this process may (storage/bias.py); else with it."""
-        bias, follower = self._bias, self._follower
+        bias, follower = self._bias, self.follower
         assert bias
         if bias.token:
             # Behind the last call before `leave`: a signal's handler may fork there, and this be the child.
@@ -146,7 +148,7 @@ class Turn:
             bias.keep()
 
     def _come_in_with_lock(self) -> None:
-        mark, bias, locks, follower = self.mark, self._bias, self._locks, self._follower
+        mark, bias, locks, follower = self.mark, self._bias, self._locks, self.follower
         assert bias
         assert locks
         self.leave, follower.log.biased = locks.unlock, False
@@ -176,8 +178,8 @@ class Turn:
 
     def _come_in_alone(self) -> None:
         mark = self.mark
-        if self._follower.applied != mark[END] or mark[DIRTY] or mark[FAILED]:
-            self._follower.catch_up()
+        if self.follower.applied != mark[END] or mark[DIRTY] or mark[FAILED]:
+            self.follower.catch_up()
 
     def is_left(self) -> bool:
         """Whether this is the child of a fork, made inside the operation that comes in here."""
@@ -209,7 +211,7 @@ class Turn:
         try:
             return do()
         finally:
-            self.locks.take(self.mark, self._follower.keep_up)
+            self.locks.take(self.mark, self.follower.keep_up)
             if self.mark[BIAS]:
                 self.bias.revoke()
             self.say_who()

@@ -444,7 +444,7 @@ def long_log(store: Path) -> tuple[int, list[int]]:
         ids = [id for _ in range(20) for id in queue.publish_many([b"x" * 1000] * 100)]
         queue.receive(timeout=0).ack()  # type: ignore[union-attr]
         broker._store.maintenance.checkpoint()
-        return broker._store.log.end, ids
+        return broker._store.replica.log.end, ids
 
 
 @pytest.mark.parametrize(

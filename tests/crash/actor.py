@@ -311,7 +311,7 @@ def view(broker: Broker) -> list[Seen]:
     seen = []
     for name in broker.queues():
         queue = broker.queue(name)
-        state = broker._store.state.named(name)
+        state = broker._store.replica.state.named(name)
         for place in PLACES:
             for each in queue.peek(PEEK_MAX, state=place):
                 attempts, where, receipt, when = state.facts(each.id)

@@ -91,7 +91,7 @@ class Driver:
         broker = open_store(self.disk.after_kill(), self.tick)
         held, ids = contents(broker)
         history = self.history
-        history.reborn(Found(broker._store.verdict.value, broker.store_id, held, ids), platter=True)
+        history.reborn(Found(broker._store.replica.verdict.value, broker.store_id, held, ids), platter=True)
         history.published.update((body, queue) for queue, _, body in ids)
         history.store_id = broker.store_id
         history.closed.add(held)
@@ -197,11 +197,11 @@ class Driver:
 
         def call(broker: Broker) -> None:
             store = broker._store
-            durable, store.durable = store.durable, store.durable and waits
+            durable, store.sync_always = store.sync_always, store.sync_always and waits
             try:
                 id = broker.queue(name).publish(body, dedup_id=key)
             finally:
-                store.durable = durable
+                store.sync_always = durable
             if known is not None and id != known:
                 raise Wrong(f"dedup: {key!r} was {known} on the disk, and is {id} now")
             self._learn(id, body)
@@ -213,7 +213,7 @@ class Driver:
         """From a queue that delivers at most once: what was handed over never comes again."""
         if self._skip() or self._broker is None:
             return
-        state = self._broker._store.state.named(name)
+        state = self._broker._store.replica.state.named(name)
         if state is None or state.options.delivery != "at_most_once":
             return  # its declaration has failed
         head = self._ready(name)[:1]
@@ -278,8 +278,8 @@ class Driver:
         if self._skip() or self._broker is None:
             return
         store, step = self._broker._store, model.unchanged
-        for name in sorted(store.state.names()):
-            queue = store.state.named(name)
+        for name in sorted(store.replica.state.names()):
+            queue = store.replica.state.named(name)
             queue.advance(store.clock.now())
             last = self._bodies(name, "in_flight") if queue.exhausted_count() else set()
             dying = {self.history.bodies.get(id) for id in queue.exhausted if queue.is_exhausted(id)}
@@ -292,9 +292,9 @@ class Driver:
                 with store.turn.mutex:
                     try:
                         store.turn.enter()
-                        if store.clock.now().store < store.state.board.next:
+                        if store.clock.now().store < store.replica.state.board.next:
                             return
-                        store.do_due()
+                        store.committer.do_due()
                     finally:
                         store.turn.leave()
             raise Wrong("P5: what has fallen due is there, however often somebody comes by")
@@ -431,7 +431,7 @@ class Driver:
         except (StorageError, StaleReceipt, OSError) as error:
             self._excuse(error, begun)
             self.history.raised(type(error).__name__, nothing_done=isinstance(error, DiskFull))
-            if isinstance(error, StoreFailed) and self._broker._store.log.failure:
+            if isinstance(error, StoreFailed) and self._broker._store.replica.log.failure:
                 self._obey()  # else no file was to be had to sync, and the store goes on
             self._narrow()
             return
@@ -511,7 +511,7 @@ def holdings(broker: Broker, *, counted: bool = False) -> tuple[model.Key, Ids, 
         messages = queue.peek(PEEK_MAX)
         away = queue.peek(PEEK_MAX, state="in_flight") + queue.peek(PEEK_MAX, state="delayed")
         said += [(each.raw, each.priority, each.group, each.origin) for each in messages + away]
-        state = broker._store.state.named(name)
+        state = broker._store.replica.state.named(name)
         size = sum(each._size for each in messages + away)
         if counted and size != state.bytes and not state._expiries:
             raise Wrong(f"counts: {name!r} has {size} bytes, and counts {state.bytes}")

@@ -273,7 +273,7 @@ class Explorer:
         try:
             broker = open_store(copy, lambda: FAR)
             held, ids, said = holdings(broker, counted=True)
-            verdict = broker._store.verdict.value
+            verdict = broker._store.replica.verdict.value
         except CorruptStore as error:
             return f"P7: a crash is called damage: {error!r}"
         except Wrong as wrong:

@@ -557,7 +557,7 @@ def another_goes_on_elsewhere_while_one_has_the_segment_mapped(stage: Stage) -> 
         for name in "ab":
             stage.do(name, Actor.open, "never", segment_bytes=64 * PAGE_BYTES)
             stage.do(name, Actor.publish, "q")
-        its_log = stage["b"]._broker()._store.log
+        its_log = stage["b"]._broker()._store.replica.log
         stage.begin("a", roll)
         stage.until("a", "open", f"{its_log.segments[-1].limit}.seg")
         stage.kernel.disk.strike(errno.ENOSPC)

@@ -15,7 +15,7 @@ from .kernel import Here
 from .planted import LOG, Bug, planted
 from .processes import Schedule, Violation, explore, explore_deaths
 
-STORE, TURN = "mq.engine.store:Store.", "mq.engine.turn:Turn."
+STORE, TURN, REPLICA = "mq.engine.store:Store.", "mq.engine.turn:Turn.", "mq.engine.replica:Replica."
 LOCKS, BIAS = "mq.storage.locks:Locks.", "mq.storage.bias:"
 ANNOUNCED = "if not self.biased:\n        self._mark[DIRTY] = 1"  # before a record is written
 
@@ -50,14 +50,14 @@ BUGS = (
     Bug("appended without following", TURN + "_come_in_with_lock",
         "if follower.applied != mark[END] or mark[DIRTY] or mark[FAILED]:", "if mark[DIRTY] or mark[FAILED]:",
         "two publish and take"),
-    Bug("followed, and not applied", STORE + "_apply", "fold.apply(self.state, log.follow(upto, enough))",
+    Bug("followed, and not applied", REPLICA + "_apply", "fold.apply(self.state, log.follow(upto, enough))",
         "list(log.follow(upto, enough))", "three compete"),
-    Bug("followed without the lock for as long as it takes", STORE + "catch_up",
+    Bug("followed without the lock for as long as it takes", REPLICA + "catch_up",
         "HOLD_BYTES < behind <= before // 2", "True",
         "another_appends_whenever_a_follower_lets_go_of_the_lock"),
     Bug("nobody steps aside", TURN + "_come_in_with_lock", "if mark[WAITING] and mark[HOLDER] == self.pid:",
         "if False:", "a_process_that_never_rests_has_the_lock_whenever_another_tries"),
-    Bug("new queues of others are not seen", STORE + "_apply", "if self.state.renamed:",
+    Bug("new queues of others are not seen", REPLICA + "_apply", "if self.state.renamed:",
         "if False:", "a_queue_is_declared_that_another_process_has_looked_at"),
     Bug("deadlines by a clock of one's own", "mq.engine.clock:Clock.join",
         "self._offset_ms = _signed(page[OFFSET])", "self.start(last_ms, 0, [0] * 18)", "settling"),
@@ -141,7 +141,7 @@ BUGS = (
         "for fd in (self.directory, self._presence) if fd >= 0", "for fd in (self._presence,) if fd >= 0",
         "a_repair_comes_when_format_is_gone"),
     # ── adopting ───────────────────────────────────────────────────────────────────
-    Bug("nothing is adopted", STORE + "catch_up", "elif mark[DIRTY]:", "elif False:",
+    Bug("nothing is adopted", REPLICA + "catch_up", "elif mark[DIRTY]:", "elif False:",
         "three compete, rotation"),
     Bug("what is torn is not fenced", LOG + "Log.adopt",
         "if not is_zero(self._disk, self._fd, last.offset(self.end)):", "if False:",
@@ -185,12 +185,12 @@ BUGS = (
     # ── cleaning ───────────────────────────────────────────────────────────────────
     Bug("the cleaner does not look again", "mq.storage.cleaner:clean",
         "log.append_head(now_ms, oldest.limit)", "log.append_head(now_ms, log.end)", "two clean, cleaning"),
-    Bug("a follower does not read anew when a segment is gone", STORE + "_apply",
+    Bug("a follower does not read anew when a segment is gone", REPLICA + "_apply",
         "except (FileNotFoundError, recovery.StaleCheckpoint):", "except recovery.StaleCheckpoint:",
         "far behind"),
     Bug("a body that has moved is not looked for", TURN + "look", "self.enter_to_look()", "pass",
         "a_body_moves_and_its_segment_goes_before_it_is_read"),
-    Bug("a joiner may read on beyond the end", STORE + "_read_now",
+    Bug("a joiner may read on beyond the end", REPLICA + "_read_now",
         "self._loader.load(synced, upto)", "self._loader.load(synced)", "unsynced rotation"),
 )  # fmt: skip
 

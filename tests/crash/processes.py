@@ -271,7 +271,7 @@ def reopened(disk: SimulatedDisk, where: str) -> tuple[list[Seen], str, int]:
         )
         broker = Broker(store)
         name = next(iter(broker.queues()), "q")  # one that is there, so that no declaration comes before it
-        return view(broker), store.verdict.value, broker.queue(name).publish(b"")
+        return view(broker), store.replica.verdict.value, broker.queue(name).publish(b"")
     except CorruptStore as error:
         raise Wrong(f"P7: a crash is called damage: {error!r} ({where})") from error
     except CRASHES as error:

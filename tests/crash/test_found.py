@@ -93,7 +93,7 @@ def test_unused_segments_go_from_the_last_so_that_a_death_in_between_leaves_no_g
         d.open()
         d.publish("a", size=600)
         files = disk.after_kill()
-        log = open_store(files, lambda: EPOCH)._store.log
+        log = open_store(files, lambda: EPOCH)._store.replica.log
         for _ in range(2):  # begun, and died before the fence
             base = log.segments[-1].limit if not files.exists(f"{LOG}/{1024:020}.seg") else 2048
             header = encode_header(log._identity, Segment(base // 1024, base, 1024, 1_700_000_000_000, 0))

@@ -76,7 +76,7 @@ def live(broker: mq.Broker, board: Board) -> None:
         board.pass_by(1)
         broker.queue("passing").publish(f"passing {number} " * 20)
         broker.queue("passing").receive(timeout=0).ack()
-    while broker._store.log.head < 3072:
+    while broker._store.replica.log.head < 3072:
         broker._store.maintenance.clean()
     broker._store.maintenance.checkpoint()
     letters.publish("behind the checkpoint")

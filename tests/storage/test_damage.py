@@ -63,7 +63,7 @@ def served(files: dict[str, bytes]) -> tuple[Verdict | None, dict[int, object]]:
     except MqError:
         return None, {}
     try:
-        return broker._store.verdict, {id: held.body for id, held in contents(broker).items()}
+        return broker._store.replica.verdict, {id: held.body for id, held in contents(broker).items()}
     except CorruptStore as error:  # found when it was read
         assert len(error.ids) == 1
         return None, {}

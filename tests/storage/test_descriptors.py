@@ -97,7 +97,7 @@ def test_a_reader_that_has_read_the_log_anew_has_one_set_of_files_open():
     writer.queue("a").publish(b"first")
     before = len(image._open)
     reader = open_on(image, read_only=True)
-    old = reader._store.log
+    old = reader._store.replica.log
     assert bodies(reader) == [b"first"]
     writer.queue("a").publish_many([b"second"] * 3)
     assert len(bodies(reader)) == 4
@@ -165,7 +165,7 @@ def test_a_rotation_that_gets_no_file_is_tried_again(only):
     for body in BODIES:
         queue.publish(body)
     assert bodies(broker) == published + BODIES
-    assert broker._store.log.failure is None
+    assert broker._store.replica.log.failure is None
     broker.close()
     with open_on(image) as again:
         assert bodies(again) == published + BODIES
@@ -198,13 +198,13 @@ def test_maintenance_that_gets_no_file_goes_on_later():
     for body in BODIES * 3:
         queue.publish(body)
         queue.receive(timeout=0).ack()
-    before = len(broker._store.log.segments)
+    before = len(broker._store.replica.log.segments)
     disk.full = True
     broker._store.maintenance.run()
     assert broker._store.maintenance.trouble is None
     disk.full = False
     broker._store.maintenance.run()
-    assert len(broker._store.log.segments) < before
+    assert len(broker._store.replica.log.segments) < before
     broker.close()
 
 
@@ -300,7 +300,7 @@ def test_a_sync_that_is_not_believed_fails_the_store_for_all(tmp_path):
     faulty = Faulty(image)
     broker = open_on(faulty)
     broker.queue("a").publish(b"one")
-    log = broker._store.log
+    log = broker._store.replica.log
 
     def untold(name: str, args: tuple[Any, ...]) -> Any:
         if name == "owns" and faulty.synced:

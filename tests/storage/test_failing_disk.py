@@ -50,24 +50,24 @@ def test_a_full_disk_is_refused_before_anything_is_torn_and_when_there_is_room_i
         with pytest.raises(DiskFull):
             queue.publish_many([b"x" * 500, b"y" * 500])
     assert bodies(broker) == before
-    assert broker._store.log.failure is None
+    assert broker._store.replica.log.failure is None
     with open_on(Image(image.files())) as reopened:  # killed here
-        assert reopened._store.verdict is Verdict.OPEN
+        assert reopened._store.replica.verdict is Verdict.OPEN
         assert bodies(reopened) == before
     faulty.hook = None
     queue.publish_many([b"x" * 500, b"y" * 500])
     broker.close()
     with open_on(image) as reopened:
-        assert reopened._store.verdict is Verdict.CLEAN
+        assert reopened._store.replica.verdict is Verdict.CLEAN
         assert bodies(reopened) == [*before, b"x" * 500, b"y" * 500]
 
 
 def test_closing_on_a_full_disk_still_syncs():
     image, faulty, broker, queue = fresh()
-    broker._store.durable = False
-    while broker._store.log.end + 24 + 100 < 1024:
+    broker._store.sync_always = False
+    while broker._store.replica.log.end + 24 + 100 < 1024:
         queue.publish(bytes(76))
-    queue.publish(bytes(1024 - broker._store.log.end - 24))  # no room left for the closing record
+    queue.publish(bytes(1024 - broker._store.replica.log.end - 24))  # no room left for the closing record
     everything = bodies(broker)
     faulty.hook = failing("allocate", ENOSPC)
     broker.close()
@@ -106,7 +106,7 @@ def test_a_failed_write_fails_the_store_until_it_is_opened_again(many):
             refused()
     broker.close()
     with open_on(image) as reopened:
-        assert reopened._store.verdict is Verdict.TORN
+        assert reopened._store.replica.verdict is Verdict.TORN
         assert bodies(reopened) == [b"kept"]
         reopened.queue("a").publish(b"more")
 
@@ -200,12 +200,12 @@ def test_a_failed_sync_is_never_tried_again_and_what_it_lost_is_rewritten():
 
 def test_a_failed_sync_moves_no_watermark():
     image, faulty, broker, queue = fresh()
-    synced = broker._store.log.synced
+    synced = broker._store.replica.log.synced
     faulty.hook = failing("sync", EIO, times=1)
     with pytest.raises(StoreFailed):
         queue.publish(b"in doubt")
     words = shared.read_mark(image, "s/mark", image.files()["s/mark"][:8])
-    assert words[shared.SYNCED] == broker._store.log.synced == synced
+    assert words[shared.SYNCED] == broker._store.replica.log.synced == synced
     assert words[shared.FAILED] == 1
 
 
@@ -214,7 +214,7 @@ def test_a_failed_sync_moves_no_watermark():
 def test_a_failed_sync_of_a_new_segment_fails_the_store_too(method, code):
     """Tried again it would answer OK for a name, or a header, that the disk never got."""
     image, faulty, broker, queue = fresh()
-    broker._store.durable = False  # so that the next sync is the rotation's
+    broker._store.sync_always = False  # so that the next sync is the rotation's
     faulty.hook = failing(method, code, times=1)
     with pytest.raises(StoreFailed):
         for n in range(10):
@@ -328,7 +328,7 @@ def test_a_life_that_ends_at_any_call_loses_nothing_that_was_confirmed(power, pa
             pass
         with open_on(Image(image.synced_files() if power else image.files())) as reopened:
             found = bodies(reopened)
-            assert reopened._store.verdict is not Verdict.CORRUPT
+            assert reopened._store.replica.verdict is not Verdict.CORRUPT
         assert found[: len(confirmed)] == confirmed
         assert len(found) - len(confirmed) in (0, 1, 2)
         call += 1
@@ -338,7 +338,7 @@ def test_a_damaged_body_costs_only_itself():
     """P10: found when it is read; its neighbours are served, and the store stays open."""
     image, _, broker, queue = fresh()
     ids = [queue.publish(b"%d" % n * 30) for n in range(3)]
-    each = broker._store.log.segments[0]
+    each = broker._store.replica.log.segments[0]
     file = image._files[f"s/log/{each.name}"]
     file[each.offset(ids[1]) + 30] ^= 4
     with pytest.raises(MqError, match=f"message {ids[1]} does not pass its checksum") as caught:

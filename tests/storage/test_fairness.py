@@ -14,11 +14,12 @@ import pytest
 from opened import bodies, open_on
 from test_sharing import Shared, two, with_garbage
 
-import mq.engine.store
+import mq.engine.replica
 from mq.api.broker import Broker
 from mq.delivery import backlog
 from mq.engine.loading import Loader
-from mq.engine.store import READS_MAX, Store
+from mq.engine.replica import READS_MAX
+from mq.engine.store import Store
 from mq.engine.turn import STEP_ASIDE_SECONDS, STEPS_ASIDE_MAX, VOID
 from mq.storage import bias, locks, shared
 
@@ -61,7 +62,7 @@ def test_a_follower_arrives_although_others_append_whenever_it_lets_go_of_the_lo
     queue.publish_many(BATCH)
     turns = between(store, monkeypatch, lambda: [queue.publish_many(BATCH) for _ in range(5)])
     if void:
-        store.applied = VOID
+        store.replica.applied = VOID
     assert other.queue("b").receive(timeout=0) is None
     assert turns
     turns.clear()
@@ -74,21 +75,21 @@ def test_what_is_followed_with_the_lock_held_comes_in_parts_that_double(monkeypa
     one, other = two(Shared(), segment_bytes=1 << 20)
     queue, store = one.queue("a"), other._store
     queue.publish_many(BATCH)
-    followed, plain = [], store._apply
+    followed, plain = [], store.replica._apply
 
     def note(upto: int, enough: int = shared.NO_LIMIT) -> None:
-        begin = store.log.end
+        begin = store.replica.log.end
         plain(upto, enough)
         if enough < shared.NO_LIMIT:
-            followed.append((enough, store.log.end - begin))
+            followed.append((enough, store.replica.log.end - begin))
 
-    monkeypatch.setattr(store, "_apply", note)
+    monkeypatch.setattr(store.replica, "_apply", note)
     between(store, monkeypatch, lambda: [queue.publish_many(BATCH) for _ in range(20)])
     other.queue("b").receive(timeout=0)
     asked = [enough for enough, _ in followed]
-    assert asked == [mq.engine.store.HOLD_BYTES << n for n in range(len(asked))] and len(asked) > 2
+    assert asked == [mq.engine.replica.HOLD_BYTES << n for n in range(len(asked))] and len(asked) > 2
     assert all(got >= enough for enough, got in followed[:-1])
-    assert followed[0][1] < 2 * mq.engine.store.HOLD_BYTES
+    assert followed[0][1] < 2 * mq.engine.replica.HOLD_BYTES
 
 
 def test_a_follower_that_is_far_behind_a_slower_writer_does_not_stop_it(monkeypatch):
@@ -98,32 +99,32 @@ def test_a_follower_that_is_far_behind_a_slower_writer_does_not_stop_it(monkeypa
     for _ in range(64):
         queue.publish_many(BATCH)
     held: list[int] = []
-    plain = store._apply
+    plain = store.replica._apply
 
     def note(upto: int, enough: int = shared.NO_LIMIT) -> None:
         held.append(enough)
         plain(upto, enough)
 
-    monkeypatch.setattr(store, "_apply", note)
+    monkeypatch.setattr(store.replica, "_apply", note)
     between(
         store, monkeypatch, lambda: [queue.publish_many(BATCH) for _ in range(left.pop(0) if left else 0)]
     )
     other.queue("b").receive(timeout=0)
-    assert held == [shared.NO_LIMIT] * 3 + [mq.engine.store.HOLD_BYTES]
+    assert held == [shared.NO_LIMIT] * 3 + [mq.engine.replica.HOLD_BYTES]
 
 
 @pytest.mark.parametrize("enough", [1, 1000, 30_000, 100_000])
 def test_a_part_that_is_followed_ends_with_a_group(enough):
     one, other = two(Shared(), segment_bytes=32 << 10)
-    queue, log = one.queue("a"), other._store.log
+    queue, log = one.queue("a"), other._store.replica.log
     ends = set()
     for n in range(60):
         queue.publish_many([b"%d" % n * 100] * (1 + n % 40))
-        ends.add(one._store.log.end)
-    upto, parts = one._store.log.end, 0
+        ends.add(one._store.replica.log.end)
+    upto, parts = one._store.replica.log.end, 0
     while log.end < upto:
         begin = log.end
-        other._store._apply(upto, enough)
+        other._store.replica._apply(upto, enough)
         assert log.end in ends or log.end == log.segments[-1].base + 56  # behind a fence
         assert log.end >= min(upto, begin + enough) or log.end == log.segments[-1].limit
         parts += 1
@@ -259,7 +260,7 @@ def test_an_owner_lets_a_process_that_is_far_behind_catch_up(monkeypatch):
     one, other = two(disk, segment_bytes=1 << 20)
     one.queue("a").publish_many(BATCH)
     own(one)
-    plain, waited = other._store._apply, []
+    plain, waited = other._store.replica._apply, []
 
     def follow(upto: int, enough: int = shared.NO_LIMIT) -> None:
         if not waited:
@@ -268,7 +269,7 @@ def test_an_owner_lets_a_process_that_is_far_behind_catch_up(monkeypatch):
             one.queue("b").publish(b"another turn")
         plain(upto, enough)
 
-    monkeypatch.setattr(other._store, "_apply", follow)
+    monkeypatch.setattr(other._store.replica, "_apply", follow)
     monkeypatch.setattr(disk, "pause", waited.append)
     assert other.queue("a").stats().ready == len(BATCH) + 1
     assert waited == [STEP_ASIDE_SECONDS] * STEPS_ASIDE_MAX
@@ -319,14 +320,14 @@ def test_a_process_that_waits_follows_only_a_part_between_two_attempts(monkeypat
     followed: list[int] = []
 
     def look(seconds: float) -> None:
-        followed.append(other._store.log.end)
+        followed.append(other._store.replica.log.end)
         if len(followed) == 5:
             one._store.turn.locks.unlock()
 
     monkeypatch.setattr(disk, "pause", look)
     assert other.queue("a").stats().ready == one.queue("a").stats().ready
     steps = [after - before for before, after in pairwise(followed)]
-    assert all(0 < step < 3 * mq.engine.store.KEEP_UP_BYTES for step in steps)
+    assert all(0 < step < 3 * mq.engine.replica.KEEP_UP_BYTES for step in steps)
 
 
 # ── opening, and reading anew ──────────────────────────────────────────────────────────
@@ -354,7 +355,7 @@ def test_others_that_rotate_and_clean_all_the_time_let_a_reader_of_all_be_first_
         if joins:
             other = open_on(disk, sync="never")
         else:
-            other._store.applied = VOID
+            other._store.replica.applied = VOID
         other.queue("a").stats()
     assert len(tried) == READS_MAX + 1
     one.queue("a").publish(b"last")

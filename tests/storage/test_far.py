@@ -299,7 +299,7 @@ def test_a_long_message_is_all_that_it_was_in_another_process_and_after_it_was_m
         one.queue("b").publish_many([bytes(300)] * 9)
         one.queue("b").purge()
         one._store.maintenance.clean()
-    assert one._store.log.head > 0
+    assert one._store.replica.log.head > 0
     assert contents(one) == contents(other) == seen
     moved = one.queue("a.dead").peek()[0]
     for broker in (other, open_on(disk, segment_bytes=4096)):

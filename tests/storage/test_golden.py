@@ -66,7 +66,7 @@ def test_the_store_that_was_killed_and_recovered(tmp_path, read_only):
     path = copy("recovered", tmp_path)
     with mq.open(path, clock=lambda: NOW, read_only=read_only, segment_bytes=1024) as broker:
         assert broker.store_id == "0c0ffee00c0ffee00c0ffee00c0ffee0"
-        assert broker._store.verdict is Verdict.CLEAN
+        assert broker._store.replica.verdict is Verdict.CLEAN
         assert everything(broker) == RECOVERED
         letters = broker.queue("letters")
         assert letters.options()["visibility_timeout"] == 45.0
@@ -88,7 +88,7 @@ def test_the_store_whose_head_was_dropped(tmp_path, read_only, checkpoint):
     if not checkpoint:
         shutil.rmtree(path / "checkpoint")
     with mq.open(path, clock=lambda: NOW, read_only=read_only, segment_bytes=1024) as broker:
-        assert broker._store.verdict is Verdict.OPEN
+        assert broker._store.replica.verdict is Verdict.OPEN
         assert everything(broker) == CLEANED
         work = broker.queue("work")
         assert work.options()["visibility_timeout"] == 600.0
@@ -120,7 +120,7 @@ def test_the_checkpoint_is_used(tmp_path, checkpoint, verdict):
         log.write(b"\xff")
     try:
         with mq.open(path, clock=lambda: NOW, read_only=True) as broker:
-            assert (broker._store.verdict, everything(broker)) == (verdict, held)
+            assert (broker._store.replica.verdict, everything(broker)) == (verdict, held)
     except mq.CorruptStore:
         assert verdict is Verdict.CORRUPT
 
@@ -133,7 +133,7 @@ def test_a_golden_store_can_be_worked_with(tmp_path):
         work.ack_many([f"1-212-408-{broker.store_id[:6]}"])
         assert work.publish("new") > 9216  # where the newer segment ends
     with mq.open(path, clock=lambda: NOW, segment_bytes=1024) as broker:
-        assert broker._store.verdict is Verdict.CLEAN
+        assert broker._store.replica.verdict is Verdict.CLEAN
         waiting = [message.body for message in broker.queue("work").peek()]
         newer = "into the newer segment " * 20
         assert waiting == ["stays waiting", "behind the checkpoint", newer, "new"]

@@ -42,7 +42,7 @@ def test_the_store_of_revision_2(tmp_path, read_only, checkpoint):
     if not checkpoint:
         shutil.rmtree(path / "checkpoint")
     with mq.open(path, clock=lambda: NOW, read_only=read_only, segment_bytes=1024) as broker:
-        assert broker._store.verdict is Verdict.OPEN
+        assert broker._store.replica.verdict is Verdict.OPEN
         found = contents(broker, ["letters"])
         assert {id: found[id] for id in LETTERS} == LETTERS
         letters = broker.queue("letters")

@@ -579,7 +579,7 @@ def life(disk: Descriptors) -> None:
 
     def interruption() -> None:
         """Between log and state, so that the next step lets go of all files and opens them again."""
-        broker._store.applied -= 1
+        broker._store.replica.applied -= 1
 
     steps = [garbage, broker.stats, lambda: broker._store.maintenance.run(1), interruption, garbage,
              interruption, broker.close, broker.close]  # fmt: skip
@@ -610,7 +610,7 @@ def test_a_log_whose_letting_go_was_interrupted_is_let_go_of_again():
         disk.interrupt_at = disk.closes + at
         for _ in range(2):
             with suppress(KeyboardInterrupt):
-                broker._store.log.close()
+                broker._store.replica.log.close()
         assert disk.twice == []
         if disk.closes < disk.interrupt_at:
             break

@@ -83,7 +83,7 @@ def test_short_writes_are_carried_on(most):
         for n in range(3):
             queue.publish(b"%d" % n * 300)  # into a new segment
     with open_on(disk) as broker:
-        assert broker._store.verdict is Verdict.CLEAN
+        assert broker._store.replica.verdict is Verdict.CLEAN
         assert bodies(broker) == [b"alone", b"to", b"ge", b"ther", b"0" * 300, b"1" * 300, b"2" * 300]
 
 
@@ -118,7 +118,7 @@ def test_a_group_larger_than_a_segment_gets_one_of_its_size():
         queue.publish(b"before")
         ids = queue.publish_many(big)
         after = queue.publish(b"after")
-        segments = broker._store.log.segments
+        segments = broker._store.replica.log.segments
         holding = next(each for each in segments if each.base <= ids[0] < each.limit)
         assert holding.base <= ids[-1] < holding.limit
         assert holding.capacity == FENCE_BYTES + sum(24 + len(body) for body in big) > 1024
@@ -133,10 +133,10 @@ def test_a_group_over_the_limit_is_refused_before_anything_is_written(monkeypatc
     with open_on(disk) as broker:
         queue = broker.queue("a")
         queue.publish(b"before")
-        end = broker._store.log.end
+        end = broker._store.replica.log.end
         with pytest.raises(UsageError, match="1000 is the most: publish in smaller batches"):
             queue.publish_many([bytes(400), bytes(400), bytes(129)])
-        assert broker._store.log.end == end
+        assert broker._store.replica.log.end == end
         queue.publish_many([bytes(400), bytes(400), bytes(128)])
         assert queue.stats().ready == 4
 
@@ -149,10 +149,10 @@ def test_a_segment_takes_no_record_that_its_clock_cannot_tell():
     last = NOW + DAYS_49_7_MS / 1000
     with open_on(disk, now=last) as broker:
         broker.queue("a").publish(b"just in time")
-        assert len(broker._store.log.segments) == 1
+        assert len(broker._store.replica.log.segments) == 1
     with open_on(disk, now=last + 1) as broker:
         broker.queue("a").publish(b"too late")
-        assert len(broker._store.log.segments) == 2
+        assert len(broker._store.replica.log.segments) == 2
         created = [message.created_at.timestamp() for message in broker.queue("a").peek()]
         assert created == pytest.approx([NOW, last, last + 1], abs=0.001)
     with open_on(disk, now=NOW) as broker:  # the wall clock goes back, and store time does not
@@ -166,7 +166,7 @@ def test_preallocated_zeros_behind_the_end_are_written_over():
     disk = Image(preallocates=True)
     for n in range(6):
         with open_on(disk) as broker:
-            assert broker._store.verdict is (Verdict.CLEAN if n else Verdict.OPEN)
+            assert broker._store.replica.verdict is (Verdict.CLEAN if n else Verdict.OPEN)
             broker.queue("a").publish(b"%d" % n * 100)
     for path, data in disk.files().items():
         assert "/log/" not in path or len(data) == HEADER_BYTES + 1024

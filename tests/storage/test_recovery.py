@@ -157,7 +157,7 @@ def test_ends_on_a_record(files, verdict, alive):
     if "s/mark" not in files or files["s/mark"] == mark(AT_TWO):
         assert survey(files).verdict is verdict
     with open_on(Image(files)) as broker:
-        assert broker._store.verdict is verdict
+        assert broker._store.replica.verdict is verdict
         assert bodies(broker) == alive
 
 
@@ -231,7 +231,7 @@ def test_torn(files, end, alive):
     assert (found.verdict, found.end, found.error) == (Verdict.TORN, end, None)
     disk = Image(files)
     with open_on(disk) as broker:
-        assert broker._store.verdict is Verdict.TORN
+        assert broker._store.replica.verdict is Verdict.TORN
         assert bodies(broker) == alive
         more = broker.queue("a").publish(b"more")
         assert more >= found.next_base
@@ -239,7 +239,7 @@ def test_torn(files, end, alive):
             if path.startswith("s/log/") and len(data) > 72:
                 assert disk.files()[path].startswith(data)
     with open_on(disk) as broker:
-        assert broker._store.verdict is Verdict.CLEAN
+        assert broker._store.replica.verdict is Verdict.CLEAN
         assert bodies(broker) == [*alive, b"more"]
 
 
@@ -407,7 +407,7 @@ def test_a_body_that_is_a_valid_record_stays_a_body():
         damaged = store(log(ONE, flip(publish(bait), at), publish(bait)))
         disk = Image(damaged)
         with open_on(disk) as broker:
-            assert broker._store.verdict is Verdict.TORN
+            assert broker._store.replica.verdict is Verdict.TORN
             assert bodies(broker) == [b"one"]
 
 
@@ -448,7 +448,7 @@ def test_positions_go_on_beyond_four_gib():
         expected = contents(broker)
     assert len(expected) == 16
     with open_on(disk) as broker:
-        assert broker._store.verdict is Verdict.CLEAN
+        assert broker._store.replica.verdict is Verdict.CLEAN
         assert contents(broker) == expected
 
 
@@ -573,7 +573,7 @@ def test_a_log_on_another_file_system_is_recovered():
     with open_on(faulty) as broker:
         assert bodies(broker) == [b"one"]
     with open_on(disk) as again:
-        assert again._store.verdict is Verdict.CLEAN
+        assert again._store.replica.verdict is Verdict.CLEAN
 
 
 def test_a_segment_that_was_being_made_means_nothing():

@@ -33,7 +33,7 @@ def same(broker: mq.Broker) -> None:
     read, skew = reference.State(log).by_name(), log[-1].wall - log[-1].created
     assert sorted(read) == broker.queues()
     for name, queue in read.items():
-        handle, state = broker.queue(name), broker._store.state.named(name)
+        handle, state = broker.queue(name), broker._store.replica.state.named(name)
         shown = {where: handle.peek(ALL, state=where) for where in STATES}
         places = {id: queue.place(each, now.store, now.wall, skew) for id, each in queue.messages.items()}
         there = {id: queue.messages[id] for id, place in places.items() if place[0] != "expired"}

@@ -56,7 +56,7 @@ def test_a_full_disk_with_a_directory_in_its_place_is_a_full_disk(tmp_path):
     message = queue.receive(timeout=0)
     (path / "reserve").unlink()
     (path / "reserve").mkdir()
-    broker._store.log._room = broker._store.log._allocated = 0
+    broker._store.replica.log._room = broker._store.replica.log._allocated = 0
     faulty.hook = failing("allocate", ENOSPC)
     with pytest.raises(mq.DiskFull):
         for _ in range(10_000):
@@ -129,7 +129,7 @@ def test_acks_go_on_in_another_file_if_this_one_may_not_grow(tmp_path):
     broker = open_on(faulty, tmp_path / "data", 4 << 20)
     queue = broker.queue("mail")
     queue.publish(b"")
-    log = broker._store.log
+    log = broker._store.replica.log
     held, longest = log.reserve.size(), faulty.disk.size(log._fd)
 
     def hook(name, args):
@@ -156,7 +156,7 @@ def test_a_thread_that_cleans_a_full_disk_rests_when_there_is_nothing_to_do(tmp_
     maintenance = broker._store.maintenance
     monkeypatch.setattr(maintenance.worker, "runs", lambda: True)
     monkeypatch.setattr(maintenance.worker, "ring", lambda: pytest.fail("it wakes itself"))
-    broker._store.log.full = True
+    broker._store.replica.log.full = True
     maintenance.run()
     monkeypatch.undo()
     broker.close()

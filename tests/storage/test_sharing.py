@@ -18,7 +18,7 @@ from opened import NOW, SEGMENT_BYTES, bodies, open_on
 
 import mq
 from mq.api.broker import Broker
-from mq.engine.store import READS_MAX, Store
+from mq.engine.replica import READS_MAX, Replica
 from mq.storage import locks, record, shared
 from mq.storage import log as log_module
 from mq.storage.log import Log
@@ -113,7 +113,7 @@ def test_room_that_another_process_could_not_reserve_is_not_believed():
     one, other = two(disk, segment_bytes=2 << 20)
     for _ in range(4):
         one.queue("a").publish(bytes(600 << 10))  # goes on in a second segment
-    disk.full, disk.meanwhile = True, other._store.keep_up
+    disk.full, disk.meanwhile = True, other._store.replica.keep_up
     for broker in (one, other):
         with pytest.raises(mq.DiskFull):
             broker.queue("a").publish(bytes(500 << 10))
@@ -131,7 +131,7 @@ def test_a_sync_between_two_steps_of_going_on_in_the_others_segment_claims_no_mo
     one, other = two(disk)
     for n in range(6):
         one.queue("a").publish(b"%d" % n * 400)
-    log, syncs = other._store.log, []
+    log, syncs = other._store.replica.log, []
     owner, name = (log.reader, "show") if step == "show" else (log, "_enter")
     plain = getattr(owner, name)
 
@@ -154,7 +154,7 @@ def test_the_end_that_a_sync_claims_is_the_one_it_looked_at(monkeypatch):
     disk = Shared()
     one, other = two(disk)
     one.queue("a").publish(b"x" * 200)
-    log = other._store.log
+    log = other._store.replica.log
 
     class Moving:
         """The page: between two looks at the end, the other process goes on in two more segments."""
@@ -229,7 +229,7 @@ def test_who_writes_again_after_a_death_in_a_sync_has_the_lock(inside):
         return GO_ON
 
     one.queue("a").publish(b"not synced")
-    one._store.turn.mark[shared.SYNCING] = one._store.log.end
+    one._store.turn.mark[shared.SYNCING] = one._store.replica.log.end
     store = third._store
     faulty.hook = look
     with store.maintaining() as (log, _, _):
@@ -250,7 +250,7 @@ def test_a_leader_in_doubt_does_not_wait_for_a_thread_that_follows_it():
     store = open_on(disk)._store
     queue = Broker(store).queue("a")
     queue.publish(b"said to be open")
-    log, waits, leading, met = store.log, [], threading.Event(), threading.Event()
+    log, waits, leading, met = store.replica.log, [], threading.Event(), threading.Event()
     plain = log._wait_to_sync
 
     def wait_for_a_follower() -> None:
@@ -283,10 +283,10 @@ def test_a_turn_that_is_not_to_be_had_leaves_the_outcome_open(monkeypatch):
     one, other = two(disk, sync="always")
     other.queue("a").publish(b"said to be open")
     monkeypatch.setattr(locks, "LOCK_SECONDS", 1e-9)
-    log = other._store.log
+    log = other._store.replica.log
     with other._store.maintaining():
         log.append(int(NOW * 1000), KIND, 0, 1, b"")
-    other._store.applied = log.end
+    other._store.replica.applied = log.end
     log._mark[shared.SYNCING] = log.end
     assert disk.lock(one._store.turn.locks.fd)
     with pytest.raises(mq.StoreFailed, match=r"in the log, and perhaps not on .* has held its lock"):
@@ -303,10 +303,10 @@ def test_a_process_that_syncs_for_ever_leaves_the_outcome_open(monkeypatch):
     one, other = two(disk, sync="always")
     monkeypatch.setattr(log_module, "SYNC_SECONDS", 0.0)
     one._store.turn.mark[shared.SYNCER] = 4711
-    assert disk.lock(one._store._sync_fd)
+    assert disk.lock(one._store.turn.page_fd)
     with pytest.raises(mq.StoreFailed, match=r"process 4711 .* perhaps not on the disk"):
         other.queue("a").publish(b"in doubt")
-    one._store.log._unlock_sync()
+    one._store.replica.log._unlock_sync()
     assert bodies(one) == [b"first", b"in doubt"]
     other.queue("a").publish(b"goes on")
 
@@ -329,14 +329,14 @@ def test_what_stands_behind_a_closing_record_counts_when_it_is_on_the_disk():
             raise Died
         return GO_ON
 
-    log = one._store.log
+    log = one._store.replica.log
     faulty.hook = die_at_a_sync
     with pytest.raises(Died):  # between the record that says open, and its sync
         one.queue("a").publish(b"never")
     disk.unlocker(one._store.turn.locks.fd)()
     disk.unlocker(one._store.turn.locks._presence)()
-    disk.unlocker(one._store._sync_fd)()
-    assert log.end > other._store.log.end
+    disk.unlocker(one._store.turn.page_fd)()
+    assert log.end > other._store.replica.log.end
     given = other.queue("a").publish(b"given out, not synced")
     with open_on(Image(disk.synced_files())) as after_power_cut:
         assert after_power_cut.queue("a").publish(b"new") > given
@@ -368,11 +368,11 @@ def test_who_follows_a_head_does_not_say_it_on_the_page():
                 said.append(value)
             self.words[index] = value
 
-    other._store.log._mark = Noting(other._store.log._mark)  # type: ignore[assignment]
+    other._store.replica.log._mark = Noting(other._store.replica.log._mark)  # type: ignore[assignment]
     one._store.maintenance.run()
-    assert one._store.log.head > 0
+    assert one._store.replica.log.head > 0
     assert other.queue("a").stats().ready == 0
-    assert other._store.log.head == one._store.log.head
+    assert other._store.replica.log.head == one._store.replica.log.head
     assert said == []
 
 
@@ -405,9 +405,9 @@ def test_a_head_that_moves_while_the_page_is_looked_at_is_no_damage():
     store.turn.mark = Moving(store.turn.mark)  # type: ignore[assignment]
     with store.turn.mutex:
         store.turn.leave()
-        state, found, _ = store._read_and(lambda found, upto: None)
+        state, found, _ = store.replica._read_and(lambda found, upto: None)
         store.turn.leave()
-    assert store.turn.mark.looked and found.head == one._store.log.head > 0
+    assert store.turn.mark.looked and found.head == one._store.replica.log.head > 0
     assert state.total() == 1
 
 
@@ -430,7 +430,7 @@ def test_a_reader_that_looks_at_the_page_while_the_head_moves_sees_no_damage():
 
         faulty.hook = clean_in_the_midst
         with open_on(faulty, read_only=True) as reader:
-            assert faulty.hook is None and broker._store.log.head > 0
+            assert faulty.hook is None and broker._store.replica.log.head > 0
             assert bodies(reader) == [b"last"]
 
 
@@ -465,7 +465,7 @@ def test_a_head_that_another_process_repeats_while_its_segment_is_dropped_costs_
     disk = Shared()
     one, other = two(disk)
     ids = [one.queue("a").publish(b"%d" % n * 300) for n in range(9)]
-    log, plain = one._store.log, one._store.log.sync
+    log, plain = one._store.replica.log, one._store.replica.log.sync
 
     def sync_and_be_followed(upto: int) -> None:
         plain(upto)
@@ -496,10 +496,10 @@ def test_a_cleaner_that_gets_no_descriptor_just_now_cleans_later(caplog):
         faulty.hook = none_for_the_lock
         broker._store.maintenance.run()
         assert "ulimit" in caplog.text
-        assert broker._store.log.head == 0
+        assert broker._store.replica.log.head == 0
         faulty.hook = None
         broker._store.maintenance.run()
-        assert broker._store.log.head > 0
+        assert broker._store.replica.log.head > 0
 
 
 def test_a_cleaner_that_does_not_get_the_lock_just_now_cleans_later(monkeypatch):
@@ -509,10 +509,10 @@ def test_a_cleaner_that_does_not_get_the_lock_just_now_cleans_later(monkeypatch)
     monkeypatch.setattr(locks, "LOCK_SECONDS", 0.0)
     assert disk.lock(other._store.turn.locks.fd)
     one._store.maintenance.run()
-    assert one._store.log.head == 0
+    assert one._store.replica.log.head == 0
     other._store.turn.locks.unlock()
     one._store.maintenance.run()
-    assert one._store.log.head > 0
+    assert one._store.replica.log.head > 0
 
 
 @pytest.mark.parametrize("joins", [True, False], ids=["who joins", "who reads anew"])
@@ -520,24 +520,24 @@ def test_all_that_was_read_may_be_gone_before_it_is_used(monkeypatch, joins):
     """Others rotate and clean, while the one that reads stands still."""
     disk = Shared()
     one, other = two(disk)
-    plain, read = Store._read_now, []
+    plain, read = Replica._read_now, []
 
-    def stand_still(store: Store) -> Any:
-        found = plain(store)
+    def stand_still(replica: Replica) -> Any:
+        found = plain(replica)
         read.append(found[1].segments[-1])
         if len(read) <= READS_MAX:
             for _ in range(3):
                 with_garbage(one)
                 one._store.maintenance.run()
-            assert one._store.log.head >= read[-1].limit
+            assert one._store.replica.log.head >= read[-1].limit
         return found
 
-    monkeypatch.setattr(Store, "_read_now", stand_still)
+    monkeypatch.setattr(Replica, "_read_now", stand_still)
     if joins:
         with open_on(disk, sync="never") as third:
             third.queue("a").publish(b"new")
     else:
-        other._store.applied = -1
+        other._store.replica.applied = -1
         other.queue("a").publish(b"new")
     assert len(read) == READS_MAX + 1
     assert bodies(one) == bodies(other) == [b"new"]

@@ -122,7 +122,7 @@ def test_nothing_is_mapped_where_that_is_not_safe(tmp_path, disk, monkeypatch):
 
 
 def test_there_is_one_at_a_time_and_it_goes_with_its_segment(broker, disk):
-    queue, log = broker.queue("q"), broker._store.log
+    queue, log = broker.queue("q"), broker._store.replica.log
     queue.publish(b"x")
     for segments in range(2, 5):
         while len(log.segments) < segments:
@@ -144,7 +144,7 @@ def test_it_is_closed_before_the_end_is_in_another_segment(broker, monkeypatch):
         enter(log, *args)
 
     monkeypatch.setattr(Log, "_enter", look_and_enter)
-    broker._store.applied = VOID  # as an interrupted operation leaves it
+    broker._store.replica.applied = VOID  # as an interrupted operation leaves it
     queue.publish(b"second")
     assert closed == [True]
     assert bodies(queue) == [b"first", b"second"]
@@ -167,8 +167,8 @@ def test_nothing_is_mapped_on_a_full_disk(broker, disk, monkeypatch):
     queue = broker.queue("q")
     queue.publish(b"first")
     assert disk.open_windows() == 1
-    broker._store.log.full = True
-    broker._store.log._room = 0
+    broker._store.replica.log.full = True
+    broker._store.replica.log._room = 0
     queue.receive(timeout=0).ack()
     assert disk.open_windows() == 0
     queue.publish(b"x")
@@ -183,10 +183,10 @@ def test_long_records_are_written_and_short_ones_copied_beside_them(broker, disk
         expected.append(bytes([65 + number]) * size)
         queue.publish(expected[-1])
     assert bodies(queue) == expected
-    assert broker._store.log._tail.limit
+    assert broker._store.replica.log._tail.limit
     broker.close()
     with opened(Path(broker._store.path).parent, RealDisk(), "always") as again:
-        assert again._store.verdict.value == "clean"
+        assert again._store.replica.verdict.value == "clean"
         assert bodies(again.queue("q")) == expected
 
 
@@ -242,7 +242,7 @@ class ClosedInTheMidst:
 def test_one_that_is_closed_during_a_read_costs_nothing(broker, disk):
     queue = broker.queue("q")
     queue.publish(b"first")
-    closed = ClosedInTheMidst(broker._store.log._tail)
+    closed = ClosedInTheMidst(broker._store.replica.log._tail)
     assert bodies(queue) == [b"first"]
     assert closed.reads == 1
     assert disk.counts["pread"]
@@ -253,7 +253,7 @@ def test_one_that_is_closed_while_others_are_followed_costs_nothing(broker, disk
     queue.publish(b"first")
     with opened(tmp_path, RealDisk()) as other:
         other.queue("q").publish(b"second")
-        closed = ClosedInTheMidst(broker._store.log._tail)
+        closed = ClosedInTheMidst(broker._store.replica.log._tail)
         assert queue.stats().published == 2
         assert closed.reads == 1
 
@@ -262,7 +262,7 @@ def test_what_is_damaged_in_memory_does_not_pass(broker, disk, tmp_path):
     """P3, P7: the checksum is compared there, too."""
     queue = broker.queue("q")
     ids = [queue.publish(b"a message" * 9) for _ in range(3)]
-    log = broker._store.log
+    log = broker._store.replica.log
     with open(log.reader.path(log.segments[-1]), "r+b") as file:
         file.seek(log.segments[-1].offset(ids[1]) + 30)
         file.write(b"?")

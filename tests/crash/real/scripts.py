@@ -128,7 +128,7 @@ def drain(path: str, count: int) -> str:
             assert message.raw == full_body(number)
             message.ack()
         assert queue.receive(timeout=0) is None
-        return broker._store.verdict.value
+        return broker._store.replica.verdict.value
 
 
 # ── failed ─────────────────────────────────────────────────────────────────────────
@@ -168,7 +168,7 @@ def write_over_bad_blocks(path: str, ready: str, go: str) -> None:
     queue = broker.queue("mail")
     queue.publish(full_body(0))
     end_at_a_page(broker)
-    log = broker._store.log
+    log = broker._store.replica.log
     Path(ready).write_text(str(log.segments[-1].offset(log.end)))
     give_up = time.monotonic() + PATIENCE_SECONDS
     while not os.path.exists(go):
@@ -182,7 +182,7 @@ def end_at_a_page(broker: mq.Broker) -> None:
     """What is written next begins a page: see WeakDisk."""
     padding = broker.queue("padding")
     padding.publish(b"")
-    log = broker._store.log
+    log = broker._store.replica.log
     padding.publish(bytes(-(log.segments[-1].offset(log.end) + HEADER_BYTES) % PAGE_BYTES))
     assert log.segments[-1].offset(log.end) % PAGE_BYTES == 0
 

@@ -214,7 +214,7 @@ def look(path: str, read_only: bool = False, close: bool = True) -> dict[str, An
             for each in messages
         ]
         queues[name] = {"messages": sorted(rows), "ready": [each.id for each in queue.peek(10**6)]}
-    found = {"verdict": broker._store.verdict.value, "queues": queues}
+    found = {"verdict": broker._store.replica.verdict.value, "queues": queues}
     if close:
         broker.close()
     return found

@@ -1,0 +1,113 @@
+"""Commit: a plan becomes records, the state, and news.
+
+    plan ──► decode, as recovery would ──► append, in one group ──► fold ──► wake those concerned
+
+Nothing is applied that is not in the log.  `applied` moves last: an interruption anywhere before
+leaves it behind the log's end, and the next turn reads the state anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from mq.delivery import fold, idle, records
+from mq.delivery.due import next_work
+from mq.delivery.plan import Plan
+from mq.delivery.queue import QueueState
+from mq.delivery.records import Draft
+from mq.delivery.state import declaration_of
+from mq.engine.replica import FOLLOW_BYTES, Replica
+from mq.engine.sizes import size_of
+from mq.errors import DiskFull, UsageError
+from mq.notes import WARNING, Notes
+from mq.storage.record import HEADER_BYTES
+
+UNDONE: Final = "%s: queue %r: messages that have expired, or failed for the last time, stay there: %s"
+# To plan a part of what concerns many: appending and applying it takes twice as long.  And so many bytes
+# of records: a process that waits follows them with LOCK held, in a part, and is through.
+SLICE_SECONDS: Final = 0.000_75
+SLICE_BYTES: Final = FOLLOW_BYTES
+DUE_AGAIN_MS: Final = 1000  # work that falls due, and cannot be done, is tried again after this
+
+
+class Committer:
+    """Each method is called in a turn."""
+
+    def __init__(self, replica: Replica, notes: Notes) -> None:
+        self._replica, self._notes, self._clock = replica, notes, replica.clock
+        self.downtime_ms = 0  # without any process, before this one opened the store; not in the log yet
+
+    def plan(self) -> Plan:
+        """A plan to be made now."""
+        state = self._replica.state
+        plan = Plan(state, self._clock.now(), self.size_of)
+        state.board.seen = plan.now.store
+        state.board.sooner = False
+        return plan
+
+    def slice(self, plan: Plan) -> Callable[[], bool]:
+        """Whether *plan* is as long by now as others may wait for it."""
+        is_late, drafts = self._clock.timer(SLICE_SECONDS), plan.drafts
+        return lambda: plan.bytes + HEADER_BYTES * len(drafts) >= SLICE_BYTES or is_late()
+
+    def commit(self, plan: Plan) -> list[int]:
+        """Append all of *plan* in one write and apply it, as recovery would; the records' positions.
+
+        Decoded first, by what recovery decodes with: what that refuses is not appended.
+        """
+        replica, taken = self._replica, plan.decoded()
+        positions = replica.log.append_group(plan.now.store, plan.drafts)
+        fold.take(replica.state, positions, plan.drafts, taken)
+        if replica.state.renamed:
+            replica.waiters.rebind()
+        replica.applied = replica.log.end
+        replica.waiters.announce(plan)
+        return positions
+
+    def do_due(self) -> None:
+        """Do a slice of what has fallen due, in whichever queue."""
+        now = self._clock.now()
+        try:
+            if self.downtime_ms:
+                self.add_downtime()
+            is_late = self._clock.timer(SLICE_SECONDS)
+            if work := next_work(self._replica.state, now, self.size_of, is_late, self._put_off):
+                queue, plan = work
+                try:
+                    self.commit(plan)
+                except UsageError as error:  # a mistake of mq: nothing was appended
+                    self._put_off(queue, error)
+                else:
+                    queue.reset_alarms(now)
+        except DiskFull:
+            # Of all queues: no work can be done before there is room.
+            self._replica.state.board.next = now.store + DUE_AGAIN_MS
+
+    def _put_off(self, queue: QueueState, why: UsageError) -> None:
+        """What falls due in *queue* cannot be done: its messages stay, and the other queues' work goes on."""
+        self._notes.put_down_rarely(WARNING, UNDONE, self._replica.path, queue.name, why)
+        now = self._clock.now()
+        queue.postpone(now, now.store + DUE_AGAIN_MS)
+
+    def size_of(self, queue: QueueState, id: int) -> int:
+        """What the message takes, as far as its record can be read."""
+        position = queue.position(id)
+        return 0 if position is None else size_of(self._replica.log, position)
+
+    def add_downtime(self) -> None:
+        """Have it in the log for how long no process was here: queues that go when they are idle stay longer.
+
+        And on the disk: else each recovery would say so anew that a power cut undoes.
+        """
+        if self.downtime_ms:
+            plan = self.plan()
+            idle.add_downtime(plan, self.downtime_ms)
+            if plan.drafts:
+                self.commit(plan)
+                self._replica.log.sync(self._replica.log.end)
+            self.downtime_ms = 0
+
+    def declaration(self, queue: QueueState) -> Draft:
+        """The record that says all there is to know of *queue* beside its messages."""
+        return records.declare(queue.number, declaration_of(queue))
