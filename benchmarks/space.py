@@ -3,7 +3,7 @@
     python benchmarks/space.py [--gigabytes N] [--stuck N] [--waiting N] [--directory DIR]
 
 Three figures, each against its bound: the disk while much more is published and acked
-than it holds; the same beside a backlog that nobody takes; memory for a waiting message.
+than it holds; the same beside a backlog that is never taken; memory for a waiting message.
 Write amplification is bytes appended to the log, cleaning included, over bytes that the
 traffic itself appends.
 """
@@ -124,7 +124,9 @@ def waiting(store: Path, messages: int, size: int) -> None:
 
 @click.command(help=__doc__)
 @click.option("--gigabytes", default=10.0, show_default=True, help="Published and acked through one store.")
-@click.option("--stuck", "backlog", default=1_000_000, show_default=True, help="Messages that nobody takes.")
+@click.option(
+    "--stuck", "backlog", default=1_000_000, show_default=True, help="Messages that are never taken."
+)
 @click.option(
     "--waiting", "count", default=5_000_000, show_default=True, help="Messages, for the memory of each."
 )

@@ -191,7 +191,7 @@ class Companion:
         return bool(self._process.is_alive())
 
     def until_stopped(self) -> None:
-        """Return when somebody, itself perhaps, has stopped it."""
+        """Return when a process, itself perhaps, has stopped it."""
         until(lambda: os.waitpid(self.pid, os.WUNTRACED | os.WNOHANG)[0])
 
     def go_on(self) -> None:
@@ -214,7 +214,7 @@ def _begin(connection: Connection, others: Connection) -> None:
 
 
 def until(ready: Callable[[], object]) -> None:
-    """Return when *ready*: what another process does, for which nobody rings."""
+    """Return when *ready*: what another process does, which wakes no process."""
     give_up = time.monotonic() + PATIENCE
     while not ready():
         assert time.monotonic() < give_up, "it never happened"

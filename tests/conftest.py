@@ -19,7 +19,7 @@ settings.register_profile("mq", deadline=None, suppress_health_check=[HealthChec
 settings.load_profile("mq")
 
 
-# Whoever starts the tests behind an & has Ctrl-C ignored, and so would every process begun here.
+# When the tests are started behind an &, Ctrl-C is ignored, also in every process begun here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

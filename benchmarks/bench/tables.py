@@ -22,7 +22,7 @@ Picture = Callable[[str], str]
 
 
 def table(head: Row, rows: Sequence[Row], *, words: bool = False) -> str:
-    """Markdown, with the columns aligned for those who read the source.
+    """Markdown, with the columns aligned for reading the source.
 
     The first column is aligned to the left; with *words* in place of figures, all of them.
     """

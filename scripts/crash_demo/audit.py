@@ -31,7 +31,7 @@ class Row:
     redelivered: int = 0  # of those delivered: for the second time or more
     lost: int = 0  # published and noted, not acked, not in the store
     altered: int = 0  # a body that is not the one published under its id
-    invented: int = 0  # in the store, and nobody published it
+    invented: int = 0  # in the store, and never published
     revived: int = 0  # acked and noted, and there again
     disordered: int = 0  # delivered for the first time after a later one
     recovery_seconds: float = 0.0

@@ -28,7 +28,7 @@ def publish(work: Path, total: int) -> None:
 
 
 def consume(work: Path) -> None:
-    """Take and ack until the queue is empty, what somebody else held when they died included."""
+    """Take and ack until the queue is empty, with what another process held when it died."""
     notes = Notes(work / "consumed")
     with mq.open(work / "store") as broker:
         queue = open_queue(broker)

@@ -7,10 +7,10 @@ driver.py    one process that uses a store, and writes the history
 workloads.py small functions over a driver
 explorer.py  cuts at every call, opens what is left, and looks
 
-kernel.py    one machine, several processes on it: who goes on, and who dies, at every call
+kernel.py    one machine with several processes: at every call one of them goes on, or dies
 actor.py     what one of them does;  witness.py  what all did, and whether that may be
 processes.py scripts for several, schedules from seeds, the shortest that fails
-stage.py, interleavings.py   who does what, and how far, said by a director: those known by name
+stage.py, interleavings.py   interleavings known by name: a director says which process goes how far
 displaced.py                 the same: what a process has open is moved or deleted, at each of its calls
 
 damage.py    every bit flipped, every file cut short

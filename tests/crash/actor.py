@@ -234,7 +234,7 @@ class Actor:
         self.process.kernel.seconds += seconds
 
     def set_wall_clock(self, seconds: float) -> None:
-        """Somebody sets it: so much forward."""
+        """The clock is set: so much forward."""
         self.process.kernel.wall_shift += seconds
 
     # ── one operation ──────────────────────────────────────────────────────────────

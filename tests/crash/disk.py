@@ -5,7 +5,7 @@
     store into the mapped page ──► page cache ──(any time, word by word)──► platter
     copy into a window ──► page cache, a part first, then the rest; then as a write
 
-Every file is what everybody reads now (`cache`), what the platter surely has (`base`),
+Every file is what all processes read now (`cache`), what the platter surely has (`base`),
 and what lies between (`pending`), cut at sectors; directories likewise.  Two deaths:
 
     after_kill    the process is gone, the kernel lives: cache and pending stay
@@ -367,7 +367,7 @@ class Words:
 
 
 class Window:
-    """A part of a file, mapped.  A copy is two calls: whoever dies between them leaves it torn.
+    """A part of a file, mapped.  A copy is two calls: a process that dies between them leaves it torn.
 
     One that is SHORT is the last thing that its process does; at least half of it is there.
     """
@@ -643,7 +643,7 @@ class SimulatedDisk:
         return ""
 
     def after_fork(self) -> Self:
-        return self  # nobody forks here
+        return self  # no process forks here
 
     def resemble(self, path: str) -> bool:
         return True

@@ -144,7 +144,7 @@ def a_repair_comes_when_format_is_gone(stage: Stage) -> None:
 
 
 def files(disk: SimulatedDisk, path: str) -> dict[str, bytes]:
-    """All but the page, which those who come look at, too."""
+    """All but the page, which processes that join look at, too."""
     return {
         name: data
         for name, data in disk.content().items()

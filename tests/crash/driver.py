@@ -182,7 +182,7 @@ class Driver:
             history.returned.update(lasting)
 
         sizes = f"{count} × {len(bodies[0])} bytes" if count > 1 else f"{len(bodies[0])} bytes"
-        # What expires is not followed: it is never shown, whenever somebody looks.
+        # What expires is not followed: it is never shown, whenever a process looks.
         step = model.publish(name, lasting)
         self._do(f"publish({name!r}, {sizes}, {options})", step, call, syncs=True)
 
@@ -274,7 +274,7 @@ class Driver:
             self._do(f"reject({name!r})", step, lambda _, each=each: each.reject("hopeless"))
 
     def fall_due(self) -> None:
-        """What nobody asks for: last attempts that timed out, and what has expired."""
+        """What no call asks for: last attempts that timed out, and what has expired."""
         if self._skip() or self._broker is None:
             return
         store, step = self._broker._store, model.unchanged
@@ -297,7 +297,7 @@ class Driver:
                         store.committer.do_due()
                     finally:
                         store.turn.leave()
-            raise Wrong("P5: what has fallen due is there, however often somebody comes by")
+            raise Wrong("P5: what has fallen due is there, however often a process comes by")
 
         self._do("fall_due()", step, call)
 
@@ -444,9 +444,9 @@ class Driver:
             self._narrow()
 
     def _ask(self) -> None:
-        """A call failed, and the operation did not: it was maintenance, which has nobody to tell.
+        """A call failed, and the operation did not: it was maintenance, which has no caller to tell.
 
-        If the store has failed with it, whoever comes next is told.
+        If the store has failed with it, the next operation is told.
         """
         assert self._broker
         self.history.begin("queues()", model.unchanged)

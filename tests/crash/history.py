@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 # Whether an id that was given out is never given again, even if the power cut took the
-# message with it, because nobody had waited for the disk.
+# message with it, because no process had waited for the disk.
 IDS_OUTLIVE_POWER = True
 
 Messages = tuple[tuple[bytes, int], ...]  # body and attempts, in delivery order

@@ -92,7 +92,7 @@ def killed_between_the_write_of_a_group_and_its_end(stage: Stage) -> None:
 
 @on_stage()
 def killed_when_the_fence_is_there_and_the_end_in_the_old_segment(stage: Stage) -> None:
-    """2, the first half: nobody has heard of the new segment."""
+    """2, the first half: no process has heard of the new segment."""
     two_open(stage)
     stage.do("a", Actor.publish, "q", size=700)
     stage.begin("a", Actor.publish, "q", 2, size=300)
@@ -322,7 +322,7 @@ def the_page_is_ahead_of_the_disk(stage: Stage) -> None:
 
 @on_stage()
 def a_receipt_from_before_the_power_cut(stage: Stage) -> None:
-    """9. It names nobody's delivery, and settles none."""
+    """9. It names no delivery, and settles none."""
     two_open(stage)
     stage.do("a", Actor.close)
     stage.do("a", Actor.open, "never")
@@ -413,7 +413,7 @@ def a_body_moves_and_its_segment_goes_before_it_is_read(stage: Stage) -> None:
 
 @on_stage()
 def whoever_was_woken_is_killed_before_it_takes(stage: Stage) -> None:
-    """13. All who sleep are woken, for any of them may die."""
+    """13. All sleeping processes are woken, because any of them may die."""
     two_open(stage)
     stage.do("c", Actor.open)
     stage.do("c", Actor.take, "q")
@@ -429,7 +429,7 @@ def whoever_was_woken_is_killed_before_it_takes(stage: Stage) -> None:
         stage.kill("c")
         stage.do("b", Actor.take, "q")
     if [each.body for each in stage["b"].held] != [b"a2."]:
-        raise Wrong("P1: the one who was left did not get it")
+        raise Wrong("P1: the process that was left did not get it")
     stage.end()
 
 
@@ -496,7 +496,7 @@ def a_wall_clock_is_set_by_decades_between_two_openings(stage: Stage) -> None:
 
 @on_stage()
 def a_wall_clock_is_set_while_a_message_rests(stage: Stage) -> None:
-    """A backoff of a second takes a second, and a delay that somebody named moves with the wall clock."""
+    """A backoff of a second takes a second, and a delay that a caller named moves with the wall clock."""
     two_open(stage)
     stage.do("a", Actor.publish, "q")
     for shift in (-43_200.0, 43_200.0):
@@ -610,7 +610,7 @@ def one_publishes_while_another_does(stage: Stage) -> None:
 
 @on_stage()
 def an_opener_comes_when_the_last_one_has_let_go_of_the_lock(stage: Stage) -> None:
-    """It was still present, alone: who opened was refused."""
+    """It was still present, alone: a process that opened was refused."""
     two_open(stage)
     stage.do("a", Actor.close)
     stage.begin("b", Actor.close)

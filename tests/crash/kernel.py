@@ -1,20 +1,20 @@
-"""One machine and the processes on it: at every call it is decided who goes on, and who dies.
+"""One machine and the processes on it: a schedule decides at every call which goes on, and which dies.
 
     director ──go──► process a ── open, pread, pwrite, lock, a word of the page … ──┐
         ▲                                                                             │ `stop` says so,
         └────────────────────────── the call that it is about to make ◄───────────────┘ or it is done
 
 Each process runs the production code in a thread of its own, on its own face of one
-SimulatedDisk: the files, the directories, the locks and the mapped page are everybody's.
+SimulatedDisk: the files, the directories, the locks and the mapped page are shared by all.
 Exactly one thread runs at any time, the director's or one process's, so a schedule
 determines everything.
 
 A process that is killed makes no call any more: whatever its handlers try raises Killed,
 and the kernel has closed its files and dropped their locks.  It may also die *inside* a
-write, of which a part is done then, or inside an fsync that fails and told nobody.
+write, of which a part is done then, or inside an fsync that fails and told no process.
 
-Time stands still, until somebody says that it passes.  Patience is another clock: it runs
-when whoever waits for another has seen nothing happen since it last looked, for then it
+Time stands still, until a test says that it passes.  Patience is another clock: it runs
+when a process that waits for another has seen nothing happen since it last looked, for then it
 waits for something that does not come, and is to give up.
 """
 
@@ -45,7 +45,7 @@ logger = logging.getLogger("mq")
 
 BATON_SECONDS = 120.0  # a process that makes no call for so long has stopped
 RUN = 2  # turns in a row make a process the one that needs no LOCK
-IDLE_SECONDS = 0.05  # pass when somebody waits and nothing happens
+IDLE_SECONDS = 0.05  # pass when a process waits and nothing happens
 READING = frozenset({
     "load", "exists", "open", "close", "pread", "size", "names", "map", "pause", "inode", "byte_is_locked",
     "window", "ready", "fetch",
@@ -75,13 +75,13 @@ class Kernel:
         self.steps = 0  # calls of all processes
         self.happened = 0  # calls that changed something
         self.seconds = 0.0  # of the monotonic clock
-        self.patience = 0.0  # the same, for those who wait for each other
-        self.wall_shift = 0.0  # what somebody did to the wall clock
+        self.patience = 0.0  # the same, for processes that wait for each other
+        self.wall_shift = 0.0  # how far the wall clock was set
         self.running: Process | None = None
         self.processes: list[Process] = []
         self.baton = threading.Semaphore(0)
         self.bells: Counter[str] = Counter()  # how often each was rung
-        self.traces: list[tuple[str, Call]] | None = None  # every call, if somebody wants to see them
+        self.traces: list[tuple[str, Call]] | None = None  # every call, if a caller wants to see them
 
     def process(self, name: str) -> Process:
         found = Process(self, name, 100 + len(self.processes))
@@ -214,7 +214,7 @@ class Process:
         self.descriptors.clear()
 
     def make(self, kind: str, path: str, do: Callable[[], Any]) -> Any:
-        """A call: first somebody else may go on; then it is done, or the process is dead."""
+        """A call: first another process may go on; then it is done, or the process is dead."""
         kernel = self.kernel
         if not self.alive:
             raise Killed
@@ -244,7 +244,7 @@ class Process:
             kernel.disk.strike(self.inside)
         with suppress(OSError):
             do()
-        kernel.disk.fired = fired  # nobody was told
+        kernel.disk.fired = fired  # no process was told
         self._die()
         raise Killed
 
@@ -317,7 +317,7 @@ class Face:
         return ""
 
     def after_fork(self) -> Self:
-        return self  # nobody forks here
+        return self  # no process forks here
 
     def resemble(self, path: str) -> bool:
         return True

@@ -5,7 +5,7 @@
     c   comes after whatever happened to the two
 
 `at_each_call` sets a stage for each call of an operation, the loads and the stores of the page
-among them: whoever does it is about to make that call, and another process comes by, or it dies.
+among them: a process is about to make that call, and another process comes by, or it dies.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def waits_for_the_owner(stage: Stage, name: str) -> None:
 
 @on_stage()
 def the_owner_is_inside_and_its_processor_has_not_told_anyone(stage: Stage) -> None:
-    """It has seen that nobody asks, and what it stored before that is not to be seen without a barrier."""
+    """It has seen that no process asks, and what it stored before is not to be seen without a barrier."""
     owner_and_other(stage)
     stage.begin("a", Actor.publish, "q", size=60)
     stage.until("a", "store", str(INSIDE))
@@ -218,7 +218,7 @@ def a_former_owner_comes_in_while_another_one_owns(stage: Stage) -> None:
 
 @on_stage()
 def the_owner_is_stopped_inside(stage: Stage) -> None:
-    """Another one gives up, and a third; when the owner goes on, it asks for LOCK like everybody."""
+    """Another one gives up, and a third; when the owner goes on, it asks for LOCK like any process."""
     the_owner_is_inside(stage)
     for name in "bc":
         stage.begin(name, is_refused)
@@ -246,7 +246,7 @@ def is_refused(actor: Actor) -> None:
 
 @on_stage()
 def the_owner_is_stopped_between_two_operations(stage: Stage) -> None:
-    """Nobody waits for it."""
+    """No process waits for it."""
     owner_and_other(stage)
     stage.begin("b", Actor.publish, "q")
     stage.as_far_as_it_gets("b")

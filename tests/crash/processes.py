@@ -50,8 +50,8 @@ Fault = tuple[str, int]
 
 @dataclass(frozen=True)
 class Schedule:
-    """By point, from when all are there: who goes on; who dies (None), or dies inside the next call of a
-    kind; which fault the next call of a kind meets; and where it is looked what a crash would leave."""
+    """By point, from when all are there: which process goes on; which dies (None), or dies inside the next
+    call of a kind; which fault the next call of a kind meets; and where a crash is tried."""
 
     switches: dict[int, int] = field(default_factory=dict)
     kills: dict[int, Fault | None] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Run:
         self.schedule = schedule
         self.deaths: dict[str, int] = {}
         self.points = self.looks = 0
-        self.points_seen: list[Call] | None = None  # the call at each point, if somebody wants to know
+        self.points_seen: list[Call] | None = None  # the call at each point, if a caller wants to know
         self._random = random.Random(schedule.seed)
         self._workload = workload
         self.actors = [
@@ -126,7 +126,7 @@ class Run:
             self.kernel.shut_down()
 
     def _after_a_loss(self) -> str:
-        """Whoever goes on meets damage; who comes when all have ended finds what a power cut leaves."""
+        """A process that goes on meets damage; one that comes after all have ended finds a power cut."""
         try:
             self._judge(self.kernel.disk.after_kill(), "all killed behind a loss", power=True)
         except Wrong as wrong:
@@ -148,7 +148,7 @@ class Run:
         for actor, script in zip(self.actors, self._workload.scripts, strict=True):
             actor.process.begin(lambda actor=actor, script=script: script(actor))  # type: ignore[misc]
         marks, fine, behind = self.schedule.marks(), self.schedule.fine, False
-        due: Fault | None = None  # somebody is to die inside such a call, or it is to fail
+        due: Fault | None = None  # a process is to die inside such a call, or it is to fail
 
         def stop(call: Call) -> bool:
             nonlocal behind
@@ -224,7 +224,7 @@ class Run:
         return found
 
     def _may_be_clean(self, where: str) -> None:
-        """P7: not if somebody changed something, and neither closed nor died before others did or opened."""
+        """P7: not if a process changed something, and neither closed nor died before others did or opened."""
         for actor in self.actors:
             changed, after = 0, 0
             for op in self.witness.ops:
@@ -239,7 +239,7 @@ class Run:
                 raise Wrong(f"P7: called clean, and {actor.name} has not closed ({where})")
 
     def _settle(self) -> None:
-        """All scripts are over: those who live agree with each other and with the log; then they close."""
+        """All scripts are over: living processes agree with each other and with the log; then they close."""
         disk = self.kernel.disk
         found = self._judge(disk.after_kill(), "all killed at the end", power=False)
         self._cut_power("at the end")
@@ -258,13 +258,13 @@ class Run:
         again, verdict, _ = reopened(survivor, "after all have closed")
         if again != found:
             raise Wrong(f"P1: after all have closed there is {again}, and there was {found}")
-        # A segment that somebody has begun and died over makes it open, until it is used.
+        # A segment whose maker died over it makes it open, until it is used.
         if in_order and verdict != "clean" and not (self.deaths and verdict == "open"):
             raise Wrong(f"P7: all have closed, and it is called {verdict}")
 
 
 def reopened(disk: SimulatedDisk, where: str) -> tuple[list[Seen], str, int]:
-    """What the next process finds, once nobody is there any more; the verdict; and the id it gives next."""
+    """What the next process finds, once no other is there any more; the verdict; and the id it gives next."""
     try:
         store = Store(
             PATH, sync="always", read_only=False, segment_bytes=1024, clock=None, disk=disk, background=False
@@ -315,7 +315,7 @@ def explore(here: Here, name: str, seeds: Iterable[int]) -> tuple[int, Violation
 
 
 def explore_deaths(here: Here, name: str, seed: int, *, every: int = 1) -> tuple[int, Violation | None]:
-    """One schedule, and at each of its points whoever is there dies, or dies inside its call, or it fails."""
+    """One schedule; at each of its points the process there dies, or dies inside its call, or it fails."""
     (drawn,) = schedules(here, WORKLOADS[name], [seed])
     plain = replace(drawn, kills={}, faults={}, looks=frozenset())
     run = Run(here, WORKLOADS[name], plain)
@@ -352,7 +352,7 @@ def attempt(here: Here, name: str, schedule: Schedule) -> Violation | None:
 
 
 def measure(here: Here, workload: Workload, *, fine: bool) -> int:
-    """How many points it has, if nobody is interrupted."""
+    """How many points it has, if no process is interrupted."""
     run = Run(here, workload, Schedule(fine=fine))
     run.play()
     return max(1, run.points)
@@ -431,7 +431,7 @@ def compete(a: Actor) -> None:
 
 
 def settle(a: Actor) -> None:
-    """Timeouts, extensions, delays, receipts that somebody may have overtaken; and the wall clock is set."""
+    """Timeouts, extensions, delays, receipts that may have been overtaken; and the wall clock is set."""
     a.set_wall_clock(40.0)
     a.open()
     a.take("q", visibility_timeout=10.0)

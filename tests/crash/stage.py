@@ -1,4 +1,4 @@
-"""A stage for one interleaving: the director says who does what, and how far.
+"""A stage for one interleaving: the director says which process does what, and how far.
 
 stage.do("a", Actor.publish, "q")            to its end
 stage.begin("b", Actor.take, "q")            from here on …
@@ -19,7 +19,7 @@ from .fate import draw, nothing_but_the_platter
 from .kernel import Call, Here
 from .processes import Run, Schedule, Workload
 
-WAITS_MAX = 2000  # pauses after which whoever waits waits for ever
+WAITS_MAX = 2000  # pauses after which a process that waits would wait for ever
 POWER_CUTS = 40  # fates drawn at one place
 
 
@@ -33,7 +33,7 @@ class Stage(Run):
     def __getitem__(self, name: str) -> Actor:
         return self.called[name]
 
-    # ── who does what ──────────────────────────────────────────────────────────────
+    # ── which process does what ──────────────────────────────────────────────────────────────
 
     def do(self, name: str, method: Callable[..., object], *args: Any, **kwargs: Any) -> None:
         self.begin(name, method, *args, **kwargs)

@@ -45,7 +45,7 @@ def bodies(disk: SimulatedDisk) -> list[bytes]:
 
 @pytest.mark.parametrize("killed", range(1, 45))
 def test_what_is_published_after_a_killed_first_opening_survives_the_power_cut(killed):
-    """Names above and in the store were synced by its creator only, who died before."""
+    """Names above and in the store were synced by its creator only, which died before."""
     with determined(0):
         disk = killed_at(killed, SimulatedDisk())
         d = driver_on(disk)
@@ -125,7 +125,7 @@ def test_an_id_that_was_given_out_is_not_given_again_after_a_power_cut():
 
 @pytest.mark.parametrize("close", [True, False], ids=["closed", "killed"])
 def test_an_idle_queue_outlives_an_opening_that_is_cut_off(close):
-    """Its fence had the time of the opening, and who came next took that for the end of the downtime."""
+    """Its fence had the time of the opening, and the next process took that for the end of the downtime."""
     with determined(0):
         disk = SimulatedDisk()
         d = driver_on(disk)

@@ -31,7 +31,7 @@ def here() -> Iterator[Here]:
 
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_no_promise_is_broken_under_any_schedule(here, name):
-    """P1 to P12: whoever goes on, whoever dies, whichever call fails, wherever the power goes."""
+    """P1 to P12: whichever process goes on or dies, whichever call fails, wherever the power goes."""
     _, found = explore(here, name, range(SEEDS))
     assert not found, str(shorten(here, found))
 
@@ -67,7 +67,7 @@ def test_the_same_where_files_cannot_be_written_past_the_cache(here, name, monke
 
 @pytest.mark.parametrize("bug", [pytest.param(bug, id=bug.name) for bug in BUGS])
 def test_a_planted_bug_is_caught(here, bug):
-    assert caught(here, bug), f"nobody noticed: {bug.name}"
+    assert caught(here, bug), f"no test noticed: {bug.name}"
 
 
 def test_there_are_enough_of_them():

@@ -1,6 +1,6 @@
 """What several processes asked of one store, when, and what came of it; and what is wrong with that.
 
-Operations of different processes overlap, so nobody knows their order; but an operation that
+Operations of different processes overlap, so their order is unknown; but an operation that
 returned before another began came before it, and one that a kill or a failure cut short
 happened whole or not at all:
 
@@ -85,7 +85,7 @@ class Taken:
 
 
 class Seen(NamedTuple):
-    """A message as somebody finds it in the store."""
+    """A message as a process finds it in the store."""
 
     queue: str
     id: int
@@ -114,7 +114,7 @@ class Witness:
         return (op for op in self.ops if op.kind in kinds and queue in (None, op.queue))
 
     def unsure_takes(self, queue: str, end: int) -> int:
-        """How many deliveries nobody knows of may have been made before *end*."""
+        """How many unknown deliveries may have been made before *end*."""
         return sum(
             op.limit or 1
             for op in self.of_kind("take", queue=queue)
@@ -178,7 +178,7 @@ class Witness:
         for each in self.taken[body]:
             published = self.published.get(body)
             if published is None or published.queue != each.op.queue:
-                yield f"P3: received {body!r}, which nobody published there"
+                yield f"P3: received {body!r}, which was never published there"
             if self.ids.setdefault(body, each.id) != each.id:
                 yield f"P3: {body!r} has id {self.ids[body]}, and was received with {each.id}"
 
@@ -270,7 +270,7 @@ class Witness:
             return
         later = [each for each in self.deliveries(taken.body) if each.receipt > taken.receipt]
         if not any(each.op.begin < op.end for each in later):
-            yield f"P2: a receipt is stale, and nobody took or settled it: {op}"
+            yield f"P2: a receipt is stale, and no process took or settled it: {op}"
 
     def _options(self, op: Op) -> Iterator[str]:
         """The value is of a declaration that is not over for good."""
@@ -285,7 +285,7 @@ class Witness:
             yield f"P12: {op} tells {op.value}, not {possible}"
 
     def _failed(self) -> Iterator[str]:
-        """Once a store has failed for one, it has for all who have it open."""
+        """Once a store has failed for one, it has for all that have it open."""
         told = min((op.end for op in self.ops if op.error == "StoreFailed"), default=FOREVER)
         opened = {op.who: op.end for op in self.of_kind("open") if op.returned and op.end < told}
         for op in self.ops:
@@ -340,7 +340,7 @@ class Witness:
         return any(self._on_disk(op) for op in done) if power else bool(done)
 
     def _on_disk(self, op: Op) -> bool:
-        """Whether it is surely durable: it waited for that itself, or somebody did later."""
+        """Whether it is surely durable: it waited for that itself, or a process did later."""
         if not op.returned:
             return False
         return op.syncs or any(each.syncs and each.returned and op.before(each) for each in self.ops)
@@ -350,7 +350,7 @@ class Witness:
         unsure = self.unsure_takes(seen.queue, FOREVER + 1)
         if not known:
             if not 0 <= seen.attempts <= unsure:
-                yield f"attempts: {seen.body[:24]!r} has {seen.attempts}, and nobody took it"
+                yield f"attempts: {seen.body[:24]!r} has {seen.attempts}, and no process took it"
             return
         last = known[-1]
         releases = [op for op in last.settled if op.kind == "release" and op.perhaps]

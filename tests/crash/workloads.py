@@ -205,7 +205,7 @@ def unsynced_cleaning(d: Driver) -> None:
 
 
 def unsynced_closing(d: Driver) -> None:
-    """What is cleaned when the store is closed is synced there; nobody else waits for it."""
+    """What is cleaned when the store is closed is synced there; no caller waits for it."""
     d.open(sync="never")
     d.publish("b", 2, size=60)
     for _ in range(10):
@@ -388,7 +388,7 @@ def transforming(d: Driver) -> None:
 
 
 def asking_again(d: Driver) -> None:
-    """Whoever asks again waits for what the first one did not wait for."""
+    """A caller that asks again waits for what the first one did not wait for."""
     d.open()
     d.publish_once("a", "n", waits=False)
     d.publish_once("a", "n")
@@ -451,7 +451,7 @@ def arriving_settled(d: Driver) -> None:
 
 
 def grouped(d: Driver) -> None:
-    """Of a group one is in flight, whoever opens the store, from a checkpoint or from the log."""
+    """Of a group one is in flight, whichever process opens the store, from a checkpoint or from the log."""
     d.open(sync="never")
     d.publish("a", 3, group_name="g")
     d.publish("a", group_name="h", priority=7)

@@ -8,7 +8,7 @@
 Every so often all four are killed at once, and what is left is held against what they
 noted.  Notes of several processes are in no order that means anything; so what is checked
 needs none.  A visibility timeout outlives every run: a message that was received again
-was given back before, by whoever held it, or it was held twice.
+was given back before, by its holder, or it was held twice.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def work(path: str, notes: str, seed: str, role: str, first: int) -> None:
 
 
 class Accounts:
-    """Who was told what; the order does not matter."""
+    """What each process was told; the order does not matter."""
 
     def __init__(self, notes: str) -> None:
         self.groups: list[tuple[int, ...]] = []
@@ -184,7 +184,7 @@ class Company:
         return self._nursery.start("crash.real.company:work", *args)
 
     def _until_noted(self, living: list[Child]) -> None:
-        """Some more was done, whoever did it; everybody lives."""
+        """Some more was done, by any process; all live."""
         goal = self._size() + self._chance.choice([20, 200, 2000])
         living[0].until(lambda: self._size() >= goal or not all(child.running() for child in living))
         for child in living:

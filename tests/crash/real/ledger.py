@@ -143,7 +143,7 @@ class Ledger:
         if found["verdict"] not in ("clean", "open", "torn"):
             wrong.append(f"P9: the verdict is {found['verdict']}")
         if found["verdict"] == "clean" and not self.may_be_clean:
-            wrong.append("P7: a store that somebody has appended to is called clean")
+            wrong.append("P7: a store that a process has appended to is called clean")
         here: dict[int, int] = {}
         for queue, held in found["queues"].items():
             for number, id, attempts, whole in held["messages"]:

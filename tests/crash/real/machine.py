@@ -1,6 +1,6 @@
 """What this machine lets a test do to a disk: mount one, cut its power, fill it up, give it bad blocks.
 
-    own mount namespace                    seen by this process and those it starts, and by nobody else
+    own mount namespace                    seen by this process and those it starts, and by no other
       └─ a tmpfs                           everything below is in memory
            ├─ ext4.img, xfs.img, …         sparse; each on a loop device that goes with its mount
            └─ ext4/, xfs/, …               mounted there

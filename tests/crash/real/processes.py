@@ -45,7 +45,7 @@ class Child:
     def running(self) -> bool:
         if self.status is not None:
             return False
-        # Nobody reaps it before `wait`, so the pid is still its own.
+        # It is not reaped before `wait`, so the pid is still its own.
         state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
         return state != "Z"
 

@@ -84,7 +84,7 @@ def fill_and_drain(path: str) -> None:
 
 
 def fill_and_be_helped(path: str, ballast: str) -> int:
-    """Somebody else removes a file: publishing goes on, without a re-open.  How many messages there are."""
+    """Another program removes a file: publishing goes on, without a re-open.  How many messages there are."""
     with mq.open(path, segment_bytes=SEGMENT_BYTES) as broker:
         queue = broker.queue("mail")
         count = publish_until_full(queue)

@@ -47,7 +47,7 @@ def test_a_call_fails_for_good(call, where, first, what, kind, faulty_nursery: N
 
 
 def test_writes_that_are_short(faulty_nursery: Nursery, tmp_path):
-    """P1-P9: the rest of each is written too, and nobody is told."""
+    """P1-P9: the rest of each is written too, and no caller is told."""
     scene = Scene(faulty_nursery, str(tmp_path / "data"), str(tmp_path / "notes"), "short")
     fault = ("pwrite", "/data/log", 1, 1000, faults.SHORT)
     meet(scene, scene.work("always", "publish", fault), fault)
