@@ -13,7 +13,7 @@ from fakes import FakeClock
 from hypothesis import HealthCheck, settings
 
 import mq
-from mq.delivery.order import Order
+from mq.delivery.moment import Moment
 
 settings.register_profile("mq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("mq")
@@ -56,7 +56,7 @@ def broker(engine: Engine, clock: FakeClock) -> mq.Broker:
 @pytest.fixture
 def no_backoff_after_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A delivery that has timed out is ready at its deadline, for tests that are about something else."""
-    monkeypatch.setattr(Order, "returns_at", lambda self, flight: flight.deadline)
+    monkeypatch.setattr(Moment, "returns_at", lambda self, flight: flight.deadline)
 
 
 @pytest.fixture

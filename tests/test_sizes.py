@@ -63,7 +63,7 @@ def cancel(broker: mq.Broker, queue: mq.Queue[Any], clock: FakeClock) -> None:
 def overflow(broker: mq.Broker, queue: mq.Queue[Any], clock: FakeClock) -> None:
     broker.queue("big", max_length=2, overflow="drop_oldest")
     queue.publish("small")
-    assert broker._store.replica.state.named("big").dropped == COUNT - 1
+    assert broker._store.replica.state.named("big").totals.dropped == COUNT - 1
 
 
 def time_out(broker: mq.Broker, queue: mq.Queue[Any], clock: FakeClock) -> None:
@@ -317,10 +317,10 @@ def test_entries_that_are_out_of_date_are_passed_over_a_few_at_a_time(
         queue.ack_many(taken)
     clock.advance(6)
     state, now = broker._store.replica.state.named("mail"), broker._store.clock.now()
-    before = len(state._expiries)
+    before = len(state.timers._expiries.agenda)
     assert before > 4 * 10
     assert state.due_to_go(now, 10) == ([], [])
-    assert before - len(state._expiries) <= 4 * 10
+    assert before - len(state.timers._expiries.agenda) <= 4 * 10
     while broker._store.replica.state.board.next <= now.store:
         broker.queue("neighbour").publish("comes by")
-    assert len(state._expiries) == 0
+    assert len(state.timers._expiries.agenda) == 0

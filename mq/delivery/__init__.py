@@ -21,13 +21,15 @@ unloaded.py    queues as a checkpoint holds them, until they are needed
 
 What is next, and when; indexes over that:
 
-order.py       what is next in one queue
-ready.py       ids that came back, by priority
-passing.py     ids that expire, in order
-tally.py       how many have expired
-heaps.py       heaps, looked at in order
+ready.py       which message of a queue is next
+heaps.py       ids that came back, by priority
+blocks.py      those of them that expire
 groups.py      of each group one at a time
+timers.py      what comes due in a queue, and the alarms that it sets
 agenda.py      what happens when
+expiries.py    which messages expire, and how many have
+tally.py       the counting of those
+moment.py      the time as one queue has seen it
 now.py         the time, as the caller gives it
 retry.py       how long to wait after a failure
 board.py       when a queue has something to do, and which has changed

@@ -1,19 +1,15 @@
-"""What queues tell the state that holds them: who has changed, and when something falls due.
+"""What queues tell the state that holds them: which have changed, and when each has work to do.
 
-Something falls due when there is work to be done that nobody asked for: messages expire,
-last attempts time out, a queue has been idle for long enough.  It is done by whoever
-comes by, so what every operation looks at is one number: `next`.
+There is work to do when messages expire, last attempts time out, or a queue has been idle for long
+enough.  It is done by whichever process comes by, so what every operation looks at is one number: `next`.
 """
 
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from .now import Now
-
-if TYPE_CHECKING:
-    from .queue import QueueState
 
 NEVER: Final = 1 << 63
 STALE_MAX: Final = 64  # stale entries of a heap, beside as many as there are valid ones
@@ -66,10 +62,9 @@ class Board:
         self.next = 0
         self.sooner = False  # work falls due earlier than was known when a plan was begun
         self.seen = 0  # store time, ms: it is later than that
-        # Changed since they were counted, by number.  A queue that is deleted leaves it.
-        self.changed: dict[int, QueueState] = {}
-        # The numbers of the queues that may hold a message, of those that are awake.  One that turns out
-        # to be empty is struck off by who looks (`State.is_stocked`), and comes back with its next change.
+        self.changed: dict[int, None] = {}  # numbers of the queues that have changed since they were counted
+        # Numbers of the queues that may hold a message, of those that are loaded.  A look that finds one
+        # empty takes it out (`State.is_stocked`), and its next change brings it back.
         self.stocked: set[int] = set()
         self._store = Alarms()  # by store time
         self._wall = Alarms()  # by wall time
@@ -88,7 +83,7 @@ class Board:
             self.next, self.sooner = when, True
 
     def set_alarms(self, number: int, store_ms: int, wall_ms: int) -> None:
-        """Both, for a queue that sleeps; NEVER: it has nothing to do."""
+        """Both, for a queue that is not loaded; NEVER: it has nothing to do."""
         if store_ms < NEVER:
             self.at_store(store_ms, number)
         if wall_ms < NEVER:
@@ -116,3 +111,32 @@ class Board:
         self.stocked.discard(number)
         self._store.forget(number)
         self._wall.forget(number)
+
+
+class QueueAlarm:
+    """What the board was told of one queue, so that it is told of nothing twice.  Times in ms."""
+
+    __slots__ = ("board", "number", "store", "wall")
+
+    def __init__(self, board: Board, number: int) -> None:
+        self.board, self.number = board, number
+        self.forget()
+
+    def forget(self) -> None:
+        """Tell the board again, whatever comes next."""
+        self.store = self.wall = NEVER  # the earliest that it was told, by store time and by wall time
+
+    def at_store(self, when: int) -> None:
+        if when < self.store:
+            self.store = when
+            self.board.at_store(when, self.number)
+
+    def at_wall(self, when: int) -> None:
+        if when < self.wall:
+            self.wall = when
+            self.board.at_wall(when, self.number)
+
+    def done(self, now: Now) -> None:
+        """What there was to do until *now* is done, or is put off."""
+        self.board.done(self.number, now)
+        self.forget()

@@ -56,6 +56,9 @@ class Remembered:
         self._seen, self._bytes = OrderedDict(seen), sum(map(len, seen))
         self._ends = Agenda.of([each.until for each in seen.values()], list(seen))
 
+    def clear(self) -> None:
+        self.restore({})
+
     # ── the fold ───────────────────────────────────────────────────────────────────
 
     def note(self, key: str, seen: Seen) -> None:

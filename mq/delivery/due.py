@@ -19,7 +19,6 @@ from mq.errors import UsageError
 
 from . import records
 from .dead import move_to_dead_letters
-from .idle import is_to_go
 from .now import Now
 from .plan import Plan, SizeOf
 from .queue import QueueState
@@ -64,13 +63,13 @@ def next_work(
 
 def _fill(plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> UsageError | None:
     """Plan what *queue* has to do; the error if its dead letters have nowhere to go."""
-    if is_to_go(queue, plan.now):
+    if queue.is_to_go(plan.now):
         plan.add(*records.delete(queue.number))
         return None
     queue.dedup.forget(plan.now.store, SLICE)  # which needs no record: what is over means nothing
     buries = queue.options.expired == "dead_letter"
     expired, exhausted = queue.due_to_go(
-        plan.now, SLICE // DEAD_LETTER_COST if buries or queue.exhausted else SLICE
+        plan.now, SLICE // DEAD_LETTER_COST if buries or queue.timers.exhausted else SLICE
     )
     gone: list[tuple[int, int]] = []
     try:
@@ -93,3 +92,11 @@ def _fill(plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> UsageEr
     except UsageError as error:  # no room for one more queue, or too long a name: true of all of them
         return error
     return None
+
+
+def add_downtime(plan: Plan, downtime_ms: int) -> None:
+    """No process had the store open for so long: plan to let idle queues stay for as much longer."""
+    for queue in plan.state.queues.values():
+        until = queue.idle.prolonged(plan.now, downtime_ms)
+        if until is not None:
+            plan.add(*records.renew(queue.number, until))

@@ -201,7 +201,7 @@ def _move_to(state: State, queue: QueueState, to: int, moves: Iterable[Move], fl
     for move in moves:
         count += 1
         if target:  # also if the message is gone: then all the totals are of what came in, and went
-            target.published += 1
+            target.totals.published += 1
         taken = queue.take(move.id)
         if taken is None:
             continue
@@ -214,9 +214,10 @@ def _move_to(state: State, queue: QueueState, to: int, moves: Iterable[Move], fl
             last, traits = alike, _moved(taken, move, flags)
         arriving[move.id] = Delayed(0, 0, taken.position, traits)
     queue.bytes -= size
-    queue.dead_lettered += count * bool(flags & records.DIED)
-    queue.failed += count * bool(flags & records.FAILED)
-    queue.expirations += count * bool(flags & records.EXPIRED)
+    totals = queue.totals
+    totals.dead_lettered += count * bool(flags & records.DIED)
+    totals.failed += count * bool(flags & records.FAILED)
+    totals.expirations += count * bool(flags & records.EXPIRED)
     if target and arriving:
         target.arrive(arriving, size)
 
@@ -231,8 +232,8 @@ def _moved(taken: Flight | Delayed, move: Move, flags: int) -> Traits:
 
 def _drop(state: State, queue: QueueState, lsn: int, flags: int, event: tuple[Pairs]) -> None:
     for id, size in event[0]:
-        queue.expirations += bool(flags & records.EXPIRED)
-        queue.dropped += bool(flags & records.OVERFLOWED)
+        queue.totals.expirations += bool(flags & records.EXPIRED)
+        queue.totals.dropped += bool(flags & records.OVERFLOWED)
         queue.drop(id, size)
 
 

@@ -15,18 +15,18 @@ from collections.abc import Container, Iterator
 from heapq import heapify, heappop, heappush, merge
 from typing import Final
 
+from .blocks import Blocks
 from .heaps import ascending
-from .passing import Passing
 
 STALE_MAX: Final = 16
 
 
 class Group:
-    __slots__ = ("_ids", "_passing", "count", "in_flight", "turn")
+    __slots__ = ("_expiring", "_ids", "count", "in_flight", "turn")
 
     def __init__(self) -> None:
         self._ids: list[int] = []  # a heap of those that never expire
-        self._passing: Passing | None = None  # the others
+        self._expiring: Blocks | None = None  # the others
         self.count = 0  # messages that are here
         self.in_flight: int | None = None  # the one in flight
         self.turn: int | None = None  # the first, if it is noted when it expires
@@ -41,9 +41,9 @@ class Group:
         if not expires:
             heappush(self._ids, id)
             return
-        if self._passing is None:
-            self._passing = Passing()
-        self._passing.add(id, 0, expires)
+        if self._expiring is None:
+            self._expiring = Blocks()
+        self._expiring.add(id, 0, expires)
 
     def leave(self, id: int, here: Container[int]) -> None:
         """*id* is gone; *here*: what is not, and has not expired."""
@@ -53,8 +53,8 @@ class Group:
         if len(self._ids) > 2 * self.count + STALE_MAX:
             self._ids = [each for each in self._ids if each in here]
             heapify(self._ids)
-        if self._passing and self._passing.size > 2 * self.count + STALE_MAX:
-            self._passing.sweep(here.__contains__)
+        if self._expiring and self._expiring.size > 2 * self.count + STALE_MAX:
+            self._expiring.sweep(here.__contains__)
 
     def first(self, here: Container[int], wall_ms: int) -> int | None:
         """The oldest of those that are *here*."""
@@ -62,17 +62,17 @@ class Group:
         while ids and ids[0] not in here:
             heappop(ids)
         first = ids[0] if ids else None
-        if self._passing:
-            other = self._passing.first(wall_ms, here.__contains__)
+        if self._expiring:
+            other = self._expiring.first(wall_ms, here.__contains__)
             if other is not None and (first is None or other < first):
                 return other
         return first
 
     def members(self, here: Container[int], wall_ms: int) -> Iterator[int]:
         """Those that are *here*, in order."""
-        passing = self._passing.ready(wall_ms, here.__contains__) if self._passing else ()
+        expiring = self._expiring.ready(wall_ms, here.__contains__) if self._expiring else ()
         last = None
-        for id in merge(filter(here.__contains__, ascending(self._ids)), passing):
+        for id in merge(filter(here.__contains__, ascending(self._ids)), expiring):
             if id != last:
                 last = id
                 yield id

@@ -128,7 +128,7 @@ def _victims(queue: QueueState) -> Iterable[int]:
     """The oldest first, of those that are not in flight."""
     looked_at, count = 0, VICTIMS
     while True:
-        found = queue.oldest(count)
+        found = queue.ready.oldest(count)
         yield from found[looked_at:]
         if len(found) < count:
             return

@@ -43,6 +43,17 @@ class Declaration(
     dropped: int = 0
 
 
+class Totals:
+    """What has happened at the queue since it was made: how many messages."""
+
+    __slots__ = ("acked", "dead_lettered", "dropped", "expirations", "failed", "published")
+
+    def __init__(self, declaration: Declaration) -> None:
+        self.published, self.acked, self.failed = declaration.published, declaration.acked, declaration.failed
+        self.expirations, self.dead_lettered = declaration.expirations, declaration.dead_lettered
+        self.dropped = declaration.dropped
+
+
 def replaced(declaration: Declaration, changes: dict[str, Any]) -> Declaration:
     """The declaration with *changes*."""
     return msgspec.structs.replace(declaration, **changes)

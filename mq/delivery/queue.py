@@ -6,11 +6,16 @@
     └─────────┘   ┌─────────┐ ◄── nack ──┘ │ │
        publish    │ delayed │ ◄── release ─┘ └─ move ──► the dead letters, and back
                   └─────────┘ ── deliver, once due ──►
-    A flight whose deadline has passed is ready too, after a backoff, and stays settleable
-    until it is delivered again.
+    A delivery whose deadline has passed is ready too, after a backoff, and can be settled
+    until the message is delivered again.
 
-The methods named after records are the fold: they do what the record says, and only
-they change what is true.  What is next is in order.py.
+    QueueState      what is true: the messages, the options, the totals
+      ready         which message is next (ready.py)
+      timers        what comes due, and when (timers.py)
+      moment        the time up to which both are right (moment.py)
+
+The methods named after records are the fold: they do what the record says, and only they change what
+is true.  Each tells the indexes, which can be made anew from the messages at any time.
 """
 
 from __future__ import annotations
@@ -18,18 +23,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import count, islice, repeat
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec.structs import replace
 
-from . import idle
 from .attributes import Attributes, Changes, Failed
 from .backlog import Backlog
-from .board import NEVER, Board
+from .board import NEVER, Board, QueueAlarm
 from .dedup import FORGET_AFTER_MS, Remembered, Seen
+from .idle import Idle
+from .moment import Moment
 from .now import Now
-from .options import Declaration
-from .order import ID, STALE_MAX, Order
+from .options import Declaration, Totals
+from .ready import Ready
 from .records import (
     BACKING_OFF,
     DECLARATION_BYTES,
@@ -41,43 +47,60 @@ from .records import (
     WAITING,
 )
 from .runs import Run
+from .timers import Timers
 from .traits import LEVELS, PLAIN, Delayed, Flight, Traits, traits_of, weight, with_failure
 
-__all__ = ["ID", "STALE_MAX", "Delayed", "Flight", "QueueState", "State"]
+__all__ = ["Delayed", "Flight", "QueueState", "State"]
 
 State = Literal["ready", "delayed", "in_flight"]
 
 
-class QueueState(Order):
+class QueueState:
+    """Changed by the fold, and by questions, which note what came due: both with the store's mutex held."""
+
     def __init__(self, number: int, name: str, board: Board | None = None) -> None:
-        self.dedup = Remembered()
-        super().__init__(number, board or Board())
-        self.name = name
+        # The messages.  Each is in one of these; the indexes share them, so they are never replaced.
+        self.waiting: Final = Backlog()  # priority 0, never delivered
+        self.lanes: Final[dict[int, Backlog]] = {}  # the same, of other priorities; none is empty
+        self.delayed: Final[dict[int, Delayed]] = {}  # all that wait and are more than their priority
+        self.flights: Final[dict[int, Flight]] = {}  # delivered, and not settled; timed out, perhaps
+        self.dedup: Final = Remembered()  # dedup ids, which outlive their messages
+        self.bytes = 0  # of all that was published and is not settled
+        self.history_bytes = 0  # what the failures and origins of the messages add in the log
+        # What is next, and when.
+        self.board = board or Board()  # shared by all queues of the store
+        self.moment: Final = Moment()
+        self.ready: Final = Ready(self.waiting, self.lanes, self.delayed, self.flights, self.moment)
+        self.timers: Final = Timers(
+            self.delayed, self.flights, self.dedup, self.moment, self.ready, QueueAlarm(self.board, number)
+        )
+        # The definition.
+        self.number, self.name = number, name
         self.options = Declaration(name=name)
         self.declared_at = -1  # the position of the declaration in force
         self.gone = False  # deleted
-        self.idle_until = 0  # store time; see idle.py
-        self.idle_seconds: float | None = None  # how long it stays at least, without receivers
-        self.bytes = 0  # of all that was published and is not settled
-        self.published = self.acked = self.failed = 0
-        self.expirations = self.dead_lettered = self.dropped = 0
+        self.paused = False
+        self.idle = Idle(self.options)
+        self.totals = Totals(self.options)
         # What an operation has to look at, so that plain queues have nothing to look at.
-        self.bounded = False  # somebody may wait for room
-        self.publish_needs_plan = False  # a publish is more than a body
+        self.bounded = False  # publishers may wait for room
+        self.publish_needs_plan = False  # there are limits, or a time to live
+        self.delivery_needs_plan = False  # at most once, or the queue has to know that it is in use
+        # For `State.count`.
         self.unchanged = True  # nothing has changed since it was counted, or struck off as empty
-        self.counted = (0, 0)
+        self.counted = (0, 0)  # messages and bytes, as they were then
 
     def mark_changed(self) -> None:
         """Something changes: count it again; it may hold a message."""
         self.unchanged = False
-        self.board.changed[self.number] = self
+        self.board.changed[self.number] = None
         self.board.stocked.add(self.number)
 
     # ── the fold ───────────────────────────────────────────────────────────────────
 
     def publish(self, id: int, size: int) -> None:
         self.waiting.append(id)
-        self.published += 1
+        self.totals.published += 1
         self.bytes += size
         if self.unchanged:
             self.mark_changed()
@@ -85,25 +108,25 @@ class QueueState(Order):
     def publish_run(self, ids: list[int], size: int) -> None:
         """`publish` for many, with *size* bytes together."""
         self.waiting.extend(ids)
-        self.published += len(ids)
+        self.totals.published += len(ids)
         self.bytes += size
         if self.unchanged:
             self.mark_changed()
 
     def publish_with(self, id: int, size: int, said: Attributes) -> None:
         """`publish`, with attributes."""
-        self.published += 1
+        self.totals.published += 1
         self.bytes += size
         if said.dedup_id is not None:
             self.dedup.forget(self.board.seen)
             self.dedup.note(said.dedup_id, Seen(id, said.dedup_until, id))
-            self._alarm_store(said.dedup_until + FORGET_AFTER_MS)
+            self.timers.alarm.at_store(said.dedup_until + FORGET_AFTER_MS)
         traits = traits_of(said)
         if said.due or not traits.plain:
-            self.join(id, traits)
-            self.put_delayed(id, Delayed(said.due, 0, id, traits))
+            self._join(id, traits)
+            self._put_delayed(id, Delayed(said.due, 0, id, traits))
         else:
-            self.lane(traits.priority).append(id)
+            self.ready.lane(traits.priority).append(id)
         if self.unchanged:
             self.mark_changed()
 
@@ -119,8 +142,8 @@ class QueueState(Order):
                 places = dict(zip(run.delivered, positions, strict=True))
                 for id, (receipt, deadline) in run.in_flight.items():
                     flight = self.flights[id] = Flight(receipt, deadline, 1, places[id])
-                    self.watch(id, flight)
-            self.acked += len(run.freed)
+                    self.timers.watch(id, flight)
+            self.totals.acked += len(run.freed)
             self.bytes -= sum(run.freed)
         if run.acked:
             self.ack_run(run.acked, run.acked_sizes)
@@ -129,51 +152,48 @@ class QueueState(Order):
         return True
 
     def declare(self, declaration: Declaration, position: int) -> None:
-        said, self.declared_at = declaration, position
-        self.name, self.options, self.paused = said.name, said, said.paused
-        self.published, self.acked, self.failed = said.published, said.acked, said.failed
-        self.expirations, self.dead_lettered, self.dropped = (
-            said.expirations, said.dead_lettered, said.dropped
-        )  # fmt: skip
-        self.bounded = said.max_length is not None or said.max_bytes is not None
-        self.publish_needs_plan = self.bounded or said.ttl is not None
-        self.idle_until, self.idle_seconds = said.idle_until, idle.shortest(said)
-        self.delivery_needs_plan = said.delivery == "at_most_once" or self.idle_seconds is not None
-        self.plain = False  # to be looked at
-        if self.idle_seconds is not None:
-            self.board.at_store(self.idle_until, self.number)
-        attempts_max = NEVER if said.max_attempts is None else said.max_attempts
-        if (attempts_max, said.backoff) != (self.attempts_max, self.backoff):
-            self.attempts_max, self.backoff = attempts_max, said.backoff
-            self.reindex()
+        self.options, self.declared_at = declaration, position
+        self.name, self.paused, self.totals = declaration.name, declaration.paused, Totals(declaration)
+        self.bounded = declaration.max_length is not None or declaration.max_bytes is not None
+        self.publish_needs_plan = self.bounded or declaration.ttl is not None
+        self.idle = Idle(declaration)
+        self.delivery_needs_plan = declaration.delivery == "at_most_once" or self.idle.seconds is not None
+        if self.idle.seconds is not None:
+            self.board.at_store(self.idle.until, self.number)
+        moment = self.moment
+        moment.plain_until = 0
+        attempts_max = NEVER if declaration.max_attempts is None else declaration.max_attempts
+        if (attempts_max, declaration.backoff) != (moment.attempts_max, moment.backoff):
+            moment.attempts_max, moment.backoff = attempts_max, declaration.backoff
+            self.timers.reindex()
         if self.unchanged:
             self.mark_changed()
 
     def remember(self, key: str, seen: Seen) -> None:
         """A dedup id is remembered still, though the record that said so goes."""
         self.dedup.again(key, seen)
-        self._alarm_store(seen.until + FORGET_AFTER_MS)
+        self.timers.alarm.at_store(seen.until + FORGET_AFTER_MS)
         self.mark_changed()
 
     def renew(self, until: int) -> None:
-        """Somebody has received from it: it is not idle until then."""
-        self.idle_until = until
+        """A process has received from it: it is not idle until then."""
+        self.idle.until = until
 
     def deliver(self, id: int, receipt: int, deadline: int, flags: int) -> Flight | None:
         """The new flight; None if the message is not here any more."""
         if flags & TIMED_OUT:
-            self.failed += 1
+            self.totals.failed += 1
         if id == self.waiting.head:
             position = self.waiting.take(id)
             assert position is not None
             flight = self.flights[id] = Flight(receipt, deadline, 1, position)
-            self.watch(id, flight)
+            self.timers.watch(id, flight)
         else:
             taken = self._take_to_deliver(id)
             if taken is None:
                 return None
             flight = Flight(receipt, deadline, taken.attempts + 1, taken.position, taken.traits)
-            self.put_flight(id, flight)
+            self._put_flight(id, flight)
         if self.unchanged:
             self.mark_changed()
         return flight
@@ -186,24 +206,24 @@ class QueueState(Order):
         if positions is None:
             return [self.deliver(id, receipt + n, deadline, flags) for n, id in enumerate(ids)]
         if flags & TIMED_OUT:
-            self.failed += len(ids)
+            self.totals.failed += len(ids)
         # The receipt of each is one more than that of the one before.
         flights = list(map(Flight, count(receipt), repeat(deadline), repeat(1), positions))
         self.flights.update(zip(ids, flights, strict=True))
-        if deadline > self._store_seen:
-            self.watch_run(ids, deadline)
+        if deadline > self.moment.store:
+            self.timers.watch_run(ids, deadline)
         else:
             for id, flight in zip(ids, flights, strict=True):
-                self.watch(id, flight)
+                self.timers.watch(id, flight)
         if self.unchanged:
             self.mark_changed()
         return flights
 
     def _take_to_deliver(self, id: int) -> Delayed | None:
-        if flight := self.take_flight(id):
+        if flight := self._take_flight(id):
             failure = Failed(flight.deadline, flight.attempts, TIMEOUT_REASON)
             return Delayed(0, flight.attempts, flight.position, self._failing(flight.traits, failure))
-        return self.take_delayed(id) or self._take_waiting(id)
+        return self._take_delayed(id) or self._take_waiting(id)
 
     def _failing(self, traits: Traits, failure: Failed) -> Traits:
         """The traits with one failure more; counted."""
@@ -212,14 +232,14 @@ class QueueState(Order):
         return more
 
     def ack(self, id: int, size: int) -> None:
-        self.acked += 1
+        self.totals.acked += 1
         flight = self.flights.pop(id, None)
         if flight:
             self.bytes -= size
-            if flight.deadline <= self._store_seen:
-                self.undo_time_out(flight)
+            if flight.deadline <= self.moment.store:
+                self.timers.end(flight)
             if flight.traits is not PLAIN:
-                self.depart(id, flight.traits)
+                self._leave(id, flight.traits)
         elif self.take(id):
             self.bytes -= size  # it arrived settled; or the record of its delivery was lost
         if self.unchanged:
@@ -228,7 +248,7 @@ class QueueState(Order):
     def ack_run(self, ids: Sequence[int], sizes: Sequence[int]) -> None:
         """`ack` for many."""
         traits = [each.traits for each in map(self.flights.get, ids) if each]
-        if self._timed_out or not traits.count(PLAIN) == len(set(ids)) == len(ids):
+        if self.timers.timed_out or not traits.count(PLAIN) == len(set(ids)) == len(ids):
             for id, size in zip(ids, sizes, strict=True):
                 self.ack(id, size)
         else:
@@ -236,49 +256,49 @@ class QueueState(Order):
 
     def ack_plain(self, ids: Sequence[int], sizes: Sequence[int]) -> None:
         """`ack_run`, for those that `are_plain`."""
-        self.acked += len(ids)
+        self.totals.acked += len(ids)
         self.bytes -= sum(sizes)
         deque(map(self.flights.__delitem__, ids), maxlen=0)
         if self.unchanged:
             self.mark_changed()
 
-    def nack(self, id: int, due: int, at: int = 0, reason: str = "", rests: bool = False) -> None:
-        """*rests*: the due is in store time."""
-        self.failed += 1
-        if flight := self.take_flight(id):
+    def nack(self, id: int, due: int, at: int = 0, reason: str = "", backoff: bool = False) -> None:
+        """*backoff*: it decided the due, which is in store time."""
+        self.totals.failed += 1
+        if flight := self._take_flight(id):
             traits = self._failing(flight.traits, Failed(at, flight.attempts, reason))
-            self.end_turn(traits)
-            wall, store = (0, due) if rests else (due, 0)
-            self.put_delayed(id, Delayed(wall, flight.attempts, flight.position, traits, store))
+            self._end_turn(traits)
+            wall, store = (0, due) if backoff else (due, 0)
+            self._put_delayed(id, Delayed(wall, flight.attempts, flight.position, traits, store))
             self.mark_changed()
 
     def release(self, id: int) -> None:
-        if flight := self.take_flight(id):
-            self.end_turn(flight.traits)
-            self.put_delayed(id, Delayed(0, flight.attempts - 1, flight.position, flight.traits))
+        if flight := self._take_flight(id):
+            self._end_turn(flight.traits)
+            self._put_delayed(id, Delayed(0, flight.attempts - 1, flight.position, flight.traits))
 
     def extend(self, id: int, deadline: int) -> None:
-        if flight := self.take_flight(id):
-            self.put_flight(id, replace(flight, deadline=deadline))
+        if flight := self._take_flight(id):
+            self._put_flight(id, replace(flight, deadline=deadline))
 
     def reschedule(self, id: int, due: int) -> None:
-        if entry := self.take_delayed(id):
-            self.put_delayed(id, replace(entry, due=due, rests=0))
-        elif found := self.take_waiting(id):
-            self.put_delayed(id, Delayed(due, 0, found[0], LEVELS[found[1]]))
+        if entry := self._take_delayed(id):
+            self._put_delayed(id, replace(entry, due=due, backoff_until=0))
+        elif found := self.ready.take_waiting(id):
+            self._put_delayed(id, Delayed(due, 0, found[0], LEVELS[found[1]]))
 
     def take(self, id: int) -> Flight | Delayed | None:
         """Take a message out, wherever it is."""
-        entry = self.take_flight(id) or self.take_delayed(id) or self._take_waiting(id)
+        entry = self._take_flight(id) or self._take_delayed(id) or self._take_waiting(id)
         if entry:
             if entry.traits is not PLAIN:
-                self.depart(id, entry.traits)
+                self._leave(id, entry.traits)
             if self.unchanged:
                 self.mark_changed()
         return entry
 
     def _take_waiting(self, id: int) -> Delayed | None:
-        found = self.take_waiting(id)
+        found = self.ready.take_waiting(id)
         return Delayed(0, 0, found[0], LEVELS[found[1]]) if found else None
 
     def drop(self, id: int, size: int) -> None:
@@ -293,13 +313,13 @@ class QueueState(Order):
         for id, entry in arriving.items():
             traits = entry.traits
             if entry.attempts or entry.due or not traits.plain:
-                self.join(id, traits)
-                self.put_delayed(id, entry)
+                self._join(id, traits)
+                self._put_delayed(id, entry)
             else:
                 lanes.setdefault(traits.priority, []).append(id)
         for priority, ids in lanes.items():
             ids.sort()
-            self.lane(priority).insert(ids, [arriving[id].position for id in ids])
+            self.ready.lane(priority).insert(ids, [arriving[id].position for id in ids])
         self.mark_changed()
 
     def purge(self, cutoff: int, kept: Iterable[tuple[int, int]]) -> None:
@@ -311,7 +331,8 @@ class QueueState(Order):
         self.waiting.clear()
         self.lanes.clear()
         self.delayed.clear()
-        self.flights = {id: flight for id, flight in self.flights.items() if flight.deadline > cutoff}
+        for id in [id for id, flight in self.flights.items() if flight.deadline <= cutoff]:
+            del self.flights[id]
         self.bytes = sum(size for id, size in kept if id in self.flights)
         self.reindex()
         self.mark_changed()
@@ -319,7 +340,8 @@ class QueueState(Order):
     def delete(self) -> None:
         """The queue goes, with all it holds."""
         self.purge(1 << 64, ())
-        self.gone, self.bytes, self.dedup = True, 0, Remembered()
+        self.gone, self.bytes = True, 0
+        self.dedup.clear()
 
     def relocate(
         self, id: int, position: int, size: int, attempts: int, place: int, receipt: int, when: int,
@@ -342,26 +364,125 @@ class QueueState(Order):
                 self.arrive({id: Delayed(0, attempts, position, traits)}, size)
             elif place in (DELAYED, BACKING_OFF):
                 self.bytes += size
-                self.join(id, traits)
+                self._join(id, traits)
                 wall, store = (when, 0) if place == DELAYED else (0, when)
-                self.put_delayed(id, Delayed(wall, attempts, position, traits, store))
+                self._put_delayed(id, Delayed(wall, attempts, position, traits, store))
             else:
                 self.bytes += size
-                self.join(id, traits)
-                self.put_flight(id, Flight(receipt, when, attempts, position, traits))
+                self._join(id, traits)
+                self._put_flight(id, Flight(receipt, when, attempts, position, traits))
             self.mark_changed()
+
+    # ── where a message goes, and what the indexes are told ────────────────────────
+
+    def _join(self, id: int, traits: Traits) -> None:
+        """A message that was not here; it is to be put somewhere next."""
+        if traits.group is not None:
+            self.ready.join(traits.group, id, traits.expires)
+        if traits.failures or traits.origin:
+            self.history_bytes += weight(traits)
+
+    def _leave(self, id: int, traits: Traits) -> None:
+        """A message that was taken from where it was, and is not here any more."""
+        if traits.failures or traits.origin:
+            self.history_bytes -= weight(traits)
+        if traits.group is not None:
+            self.ready.leave(traits.group, id)
+
+    def _put_delayed(self, id: int, entry: Delayed) -> None:
+        self.delayed[id] = entry
+        self.timers.add_delayed(id, entry)
+
+    def _take_delayed(self, id: int) -> Delayed | None:
+        entry = self.delayed.pop(id, None)
+        if entry:
+            self.timers.remove_delayed(entry)
+        return entry
+
+    def _put_flight(self, id: int, flight: Flight) -> None:
+        self.flights[id] = flight
+        if flight.traits.group is not None:
+            self.ready.occupy(flight.traits.group, id)
+        self.timers.watch(id, flight)
+
+    def _take_flight(self, id: int) -> Flight | None:
+        flight = self.flights.pop(id, None)
+        if flight and flight.deadline <= self.moment.store:
+            self.timers.end(flight)
+        return flight
+
+    def _end_turn(self, traits: Traits) -> None:
+        """A message came back from a delivery: its group may go on."""
+        if traits.group is not None:
+            self.ready.groups[traits.group].in_flight = None
+
+    def reindex(self) -> None:
+        """The messages were put here as they were in a checkpoint: make the indexes."""
+        self.history_bytes = sum(weight(each.traits) for each in self.delayed.values())
+        self.history_bytes += sum(weight(each.traits) for each in self.flights.values())
+        self.timers.reindex()
 
     # ── questions ──────────────────────────────────────────────────────────────────
 
-    def set_alarms(self) -> None:
-        super().set_alarms()
-        if (when := self.dedup.look_at) is not None:
-            self._alarm_store(when)
+    def head(self, now: Now) -> int | None:
+        """The id that is delivered next at *now*."""
+        timers = self.timers
+        if timers.is_due(now):
+            timers.advance(now)
+        if self.paused:
+            return None
+        if not self.ready.is_plain():
+            return self.ready.head()
+        if timers.is_still() and not self.delivery_needs_plan:
+            self.moment.plain_until = timers.next_store
+        return self.waiting.head
+
+    def heads(self, now: Now, limit: int) -> list[int]:
+        """The ids that are delivered next at *now*, at most *limit*, in order: one of a group."""
+        if self.timers.is_due(now):
+            self.timers.advance(now)
+        return self.ready.heads(limit)
+
+    def seconds_to_next(self, now: Now) -> float | None:
+        """How long until a deadline passes or a delay ends; None if there is none."""
+        return self.timers.seconds_to_next(now)
+
+    def advance(self, now: Now) -> None:
+        """Note what has come due."""
+        self.timers.advance(now)
+
+    def traits(self, id: int) -> Traits:
+        """Of a message that is here."""
+        return self.ready.traits(id)
+
+    def has_expired(self, id: int) -> bool:
+        """Whether a message that is not in flight has; after `advance`."""
+        return self.timers.has_expired(id)
+
+    def oldest_ready(self, now: Now) -> int | None:
+        """The oldest id that is ready."""
+        self.timers.advance(now)
+        return self.ready.oldest_ready()
+
+    def due_to_go(self, now: Now, limit: int) -> tuple[list[int], list[int]]:
+        """Up to *limit* ids that have expired, and whose attempts are exhausted: see `Timers.due_to_go`."""
+        return self.timers.due_to_go(now, limit)
+
+    def is_to_go(self, now: Now) -> bool:
+        """Whether the queue is to be deleted, since no process receives from it."""
+        return self.idle.is_over(now, self.total())
 
     def reset_alarms(self, now: Now) -> None:
-        super().reset_alarms(now)
-        if (when := idle.look_at(self, now)) is not None:
+        """What fell due until *now* is done, or in part: say when there is next something to do."""
+        self.timers.alarm.done(now)
+        self.timers.set_alarms()
+        if not self.gone and (when := self.idle.look_at(now)) is not None:
             self.board.at_store(when, self.number)
+
+    def postpone(self, now: Now, until: int) -> None:
+        """What fell due until *now* cannot be done: look again at *until*, store time."""
+        self.timers.alarm.done(now)
+        self.timers.alarm.at_store(until)
 
     def position(self, id: int) -> int | None:
         """Where the message's record is; None if the message is not here."""
@@ -376,40 +497,40 @@ class QueueState(Order):
         if flight := self.flights.get(id):
             return flight.attempts, IN_FLIGHT, flight.receipt, flight.deadline
         if delayed := self.delayed.get(id):
-            if delayed.rests:
-                return delayed.attempts, BACKING_OFF, 0, delayed.rests
+            if delayed.backoff_until:
+                return delayed.attempts, BACKING_OFF, 0, delayed.backoff_until
             return delayed.attempts, DELAYED, 0, delayed.due
         return 0, WAITING, 0, 0
 
     def state_of(self, id: int, now: Now) -> State | None:
         """Where the message is; None if it is not here."""
         if flight := self.flights.get(id):
-            if flight.deadline > now.store or flight.attempts >= self.attempts_max:
+            if flight.deadline > now.store or flight.attempts >= self.moment.attempts_max:
                 return "in_flight"  # its last attempt, until somebody comes by
-            return "delayed" if self.returns_at(flight) > now.store else "ready"
+            return "delayed" if self.moment.returns_at(flight) > now.store else "ready"
         if delayed := self.delayed.get(id):
-            return "ready" if delayed.due <= now.wall and delayed.rests <= now.store else "delayed"
+            return "ready" if delayed.due <= now.wall and delayed.backoff_until <= now.store else "delayed"
         return "ready" if self._lane_of(id) else None
 
     def changes_at(self, id: int, now: Now) -> int | None:
         """When a message that is not ready will be, in its clock's time."""
         if flight := self.flights.get(id):
             flies = self.state_of(id, now) == "in_flight"
-            return flight.deadline if flies else self.returns_at(flight)
+            return flight.deadline if flies else self.moment.returns_at(flight)
         delayed = self.delayed.get(id)
-        return delayed.rests or delayed.due if delayed else None
+        return delayed.backoff_until or delayed.due if delayed else None
 
-    def rests(self, id: int) -> bool:
+    def is_backing_off(self, id: int) -> bool:
         """Whether a message that is delayed is so by a backoff: until then, in store time."""
         delayed = self.delayed.get(id)
-        return delayed is None or bool(delayed.rests)
+        return delayed is None or bool(delayed.backoff_until)
 
     def are_plain(self, ids: list[int], flights: list[Flight]) -> bool:
         """Whether *flights* are those in force of *ids*, each once, and acking them concerns nothing else.
 
         *flights* are of messages that are nothing but their bodies.
         """
-        if self.bounded or self._timed_out or len(set(ids)) < len(ids):
+        if self.bounded or self.timers.timed_out or len(set(ids)) < len(ids):
             return False
         return list(map(self.flights.get, ids)) == flights
 
@@ -421,21 +542,23 @@ class QueueState(Order):
     def ids(self, state: State, now: Now, limit: int) -> list[int]:
         """The first *limit* ids in *state*, in the order in which they will be delivered."""
         if state == "ready":
-            return self.listed(now, limit)
-        self.advance(now)
-        ids = self.in_flight() if state == "in_flight" else self.later(now.wall - now.store)
+            if self.timers.is_due(now):
+                self.timers.advance(now)
+            return self.ready.listed(limit)
+        self.timers.advance(now)
+        ids = self.timers.in_flight() if state == "in_flight" else self.timers.later(now.wall - now.store)
         return list(islice(ids, limit))
 
     def history(self, id: int, now: Now) -> Traits:
         """The traits, with the failure of a delivery that has timed out, which no record says yet."""
         flight = self.flights.get(id)
         if flight is None or flight.deadline > now.store:
-            return self.traits(id)
+            return self.ready.traits(id)
         return with_failure(flight.traits, Failed(flight.deadline, flight.attempts, TIMEOUT_REASON))
 
     def waits(self, id: int, now: Now) -> bool:
         """Whether it is ready or delayed, and has not expired; after `advance`."""
-        return self.state_of(id, now) in ("ready", "delayed") and not self.has_expired(id)
+        return self.state_of(id, now) in ("ready", "delayed") and not self.timers.has_expired(id)
 
     def ids_in_flight(self, now: Now) -> list[int]:
         """The ids of what is in flight."""
@@ -453,13 +576,13 @@ class QueueState(Order):
 
     def counts(self, now: Now) -> tuple[int, int, int]:
         """How many are ready, in flight and delayed."""
-        self.advance(now)
-        in_flight, later = (
-            len(self.flights) - self._timed_out + self.exhausted_count(),
-            self._later + self._resting,
-        )
-        expired, early = self.expired_counts()
-        return self.total() - in_flight - later - (expired - early), in_flight, later - early
+        timers = self.timers
+        timers.advance(now)
+        in_flight = len(self.flights) - timers.timed_out + timers.exhausted_count
+        later = timers.early + timers.backing_off
+        expired, expired_early = timers.expired()
+        ready = self.total() - in_flight - later - (expired - expired_early)
+        return ready, in_flight, later - expired_early
 
     def total(self) -> int:
         """All messages that are here, wherever they are."""

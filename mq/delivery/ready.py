@@ -1,72 +1,343 @@
-"""Ids that are ready beside the lanes and do not expire: a heap for each priority.
+"""What is next in one queue: an index over its messages.
 
-    priority 9   4711  4802 …
-    priority 0    12    13    15   …
+                        priority 9   │ 4711  4802 …          ids that only wait, of each
+      lanes             priority 0   │  12   13   15   …     priority in publish order
+                                     └──────────────────
+                         ▲ the smaller rank is next ▼
+      heaps: a heap for each priority    5020 …   7   11 …   those that came back, whose delay
+      blocks: those that expire                              is over, or whose turn in their
+                         ▲                                   group has come
+         what timers.py finds due        groups: the first of each, if none of it is in flight
 
-Entries may be out of date: the caller says which ids are ready, and the others are dropped
-when they come up.
+A rank is the id, less 2⁶⁴ for each step of priority: smaller is earlier.  Entries of the index may be
+out of date; they are checked against the messages when they come up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from heapq import heappop, heappush
+from bisect import insort
+from collections.abc import Iterable, Iterator
+from heapq import heapify, heappop, heappush, merge
+from itertools import filterfalse, islice
+from typing import Final
 
-from .heaps import ascending
-from .passing import STEP_BITS
+from .backlog import Backlog
+from .blocks import STEP_BITS, Blocks
+from .groups import Group
+from .heaps import Heaps
+from .moment import ID, Moment
+from .traits import LEVELS, PLAIN, Delayed, Flight, Traits
 
-IsReady = Callable[[int], bool]
+AGES_SHARE: Final = 4  # entries of `_ages` for each message: beyond that it is made anew when it is asked for
+STALE_MAX: Final = 64  # entries that may be out of date before an index is swept
+
+
+class _Present:
+    """The ids that are delayed or in flight, and have not expired while they waited."""
+
+    __slots__ = ("_delayed", "_flights", "_moment")
+
+    def __init__(self, delayed: dict[int, Delayed], flights: dict[int, Flight], moment: Moment) -> None:
+        self._delayed, self._flights, self._moment = delayed, flights, moment
+
+    def __contains__(self, id: object) -> bool:
+        entry = self._delayed.get(id)  # type: ignore[call-overload]
+        if entry is None:
+            return id in self._flights
+        return not 0 < entry.traits.expires <= self._moment.wall
 
 
 class Ready:
-    __slots__ = ("_heaps", "size")
+    """The dicts are the queue's own, which changes them; this class changes `lanes` only."""
 
-    def __init__(self) -> None:
-        self._heaps: dict[int, list[int]] = {}  # by priority; none is empty
-        self.size = 0  # ids in all of them
+    __slots__ = (
+        "_ages", "_blocked", "_blocks", "_delayed", "_flights", "_heaps", "_lanes", "_moment", "_present",
+        "_turns", "_waiting", "groups", "levels",
+    )  # fmt: skip
 
-    def __bool__(self) -> bool:
-        return bool(self._heaps)
+    def __init__(
+        self, waiting: Backlog, lanes: dict[int, Backlog], delayed: dict[int, Delayed],
+        flights: dict[int, Flight], moment: Moment,
+    ) -> None:  # fmt: skip
+        self._waiting, self._lanes, self._delayed, self._flights = waiting, lanes, delayed, flights
+        self._moment = moment
+        self._present = _Present(delayed, flights, moment)
+        self.clear()
 
-    def add(self, id: int, level: int) -> None:
-        heap = self._heaps.get(level)
-        if heap is None:
-            self._heaps[level] = [id]
-        else:
-            heappush(heap, id)
-        self.size += 1
+    def clear(self) -> None:
+        """Know of nothing but the lanes."""
+        self.levels: list[int] = sorted(self._lanes)  # the lanes' priorities, ascending
+        self._heaps = Heaps()  # ids that are ready beside the lanes, and do not expire
+        self._blocks = Blocks()  # and those that do
+        self.groups: dict[str, Group] = {}
+        self._blocked: set[str] = set()  # groups whose first is in flight, or early
+        self._turns: list[tuple[int, int]] = []  # a heap: when the first of a group expires; its id
+        # A heap of the ids that are delayed or have timed out, once the oldest is asked for.
+        self._ages: list[int] | None = None
 
-    def first(self, is_ready: IsReady) -> int | None:
-        """The rank of the first that is ready; those before it are dropped."""
-        while self._heaps:
-            level = max(self._heaps)
-            id = self._first_of(level, is_ready)
-            if id is not None:
-                return id - (level << STEP_BITS)
+    def size(self) -> int:
+        """Entries, without `_ages`."""
+        return self._heaps.size + self._blocks.size + len(self._turns)
+
+    # ── what changes ───────────────────────────────────────────────────────────────
+
+    def lane(self, priority: int) -> Backlog:
+        """The ids of *priority* that only wait; made, if there is none."""
+        if not priority:
+            return self._waiting
+        found = self._lanes.get(priority)
+        if found is None:
+            self._moment.plain_until = 0
+            found = self._lanes[priority] = Backlog()
+            insort(self.levels, priority)
+        return found
+
+    def take_waiting(self, id: int) -> tuple[int, int] | None:
+        """*id* does not only wait any more: its position and priority, if it did."""
+        for priority in reversed(self.levels):
+            if self._lanes[priority].head == id:  # of the highest, as a rule
+                return self._take_from(priority, id)
+        for priority in (0, *self.levels):
+            if found := self._take_from(priority, id):
+                return found
         return None
 
-    def ranks(self, is_ready: IsReady) -> Iterator[int]:
-        """Of all that are ready, in order; nothing is dropped."""
-        for level in sorted(self._heaps, reverse=True):
-            last = None
-            for id in ascending(self._heaps[level]):
-                if id != last and is_ready(id):
-                    last = id
-                    yield id - (level << STEP_BITS)
+    def _take_from(self, priority: int, id: int) -> tuple[int, int] | None:
+        lane = self._lanes[priority] if priority else self._waiting
+        position = lane.take(id)
+        if position is None:
+            return None
+        if priority and not lane:
+            del self._lanes[priority]
+            self.levels.remove(priority)
+        return position, priority
 
-    def oldest(self, is_ready: IsReady) -> Iterator[int]:
-        """The lowest id of each priority that is ready."""
-        for level in list(self._heaps):
-            id = self._first_of(level, is_ready)
-            if id is not None:
-                yield id
+    def push(self, id: int, traits: Traits) -> None:
+        """It is ready now, and the first of its group if it is in one."""
+        self._moment.plain_until = 0
+        if traits.expires:
+            self._blocks.add(id, traits.priority, traits.expires)
+        else:
+            self._heaps.add(id, traits.priority)
 
-    def _first_of(self, level: int, is_ready: IsReady) -> int | None:
-        heap = self._heaps[level]
-        while not is_ready(heap[0]):
-            self.size -= 1
-            if len(heap) == 1:
-                del self._heaps[level]
-                return None
-            heappop(heap)
-        return heap[0]
+    def came_back(self, id: int) -> None:
+        """A message is delayed, or has timed out."""
+        if self._ages is not None:
+            heappush(self._ages, id)
+            if len(self._ages) > AGES_SHARE * (len(self._delayed) + len(self._flights) + STALE_MAX):
+                self._ages = None
+
+    # ── groups ─────────────────────────────────────────────────────────────────────
+
+    def join(self, name: str, id: int, expires: int) -> Group:
+        """A message of group *name* that was not here; it is to be put somewhere next."""
+        group = self.groups.get(name)
+        if group is None:
+            group = self.groups[name] = Group()
+        group.join(id, expires)
+        return group
+
+    def leave(self, name: str, id: int) -> None:
+        """A message of the group is gone."""
+        if group := self.groups.get(name):
+            group.leave(id, self._present)
+            self.promote(name)
+
+    def occupy(self, name: str, id: int) -> None:
+        """A message of the group is in flight: the others wait for it."""
+        self.groups[name].in_flight = id
+        self._blocked.add(name)
+
+    def promote(self, name: str) -> None:
+        """It may be the turn of another one in this group."""
+        group = self.groups[name]
+        if not group.count:
+            del self.groups[name]
+            self._blocked.discard(name)
+            return
+        first = group.first(self._present, self._moment.wall) if group.in_flight is None else None
+        entry = self._delayed.get(first) if first is not None else None
+        if first is None or entry is None:
+            self._blocked.add(name)
+            return
+        if self._moment.is_early(entry):
+            self._blocked.add(name)
+        else:
+            self._blocked.discard(name)
+            self.push(first, entry.traits)
+        if entry.traits.expires and group.count > 1 and group.turn != first:
+            group.turn = first
+            self.note_turn(entry.traits.expires, first)
+
+    def promote_all(self) -> None:
+        """`promote` each group, once all messages have joined."""
+        for name, group in list(self.groups.items()):
+            alone = group.alone
+            if alone is None or self._moment.is_early(self._delayed[alone]):
+                self.promote(name)
+            else:  # as in most groups
+                self._heaps.add(alone, self._delayed[alone].traits.priority)
+
+    def note_turn(self, expires: int, id: int) -> None:
+        """The first of a group expires then: the next one's turn comes, though it is there still."""
+        heappush(self._turns, (expires, id))
+
+    def pass_turns(self, wall_ms: int) -> list[int]:
+        """Go on in the groups whose first has expired.
+
+        The ids of those that hold their group until they are dropped, for they have timed out.
+        """
+        holding: list[int] = []
+        while self._turns and self._turns[0][0] <= wall_ms:
+            _, id = heappop(self._turns)
+            if entry := self._delayed.get(id):
+                if entry.traits.group in self.groups:
+                    self.promote(entry.traits.group)
+            elif self._moment.has_timed_out(self._flights.get(id)):
+                holding.append(id)
+        return holding
+
+    # ── questions; all that came due is noted before ───────────────────────────────
+
+    def is_plain(self) -> bool:
+        """Whether the head of `waiting` is the next."""
+        return not (self._heaps or self._blocks or self.levels)
+
+    def head(self) -> int | None:
+        """The id that is delivered next."""
+        first = self._heaps.first(self.is_ready)
+        if self._blocks:
+            other = self._blocks.first(self._moment.wall, self.is_ready)
+            if other is not None and (first is None or other < first):
+                first = other
+        if self.levels:
+            level = self.levels[-1]
+            best = self._lanes[level].head
+            assert best is not None
+            if first is not None and first < best - (level << STEP_BITS):
+                return first & ID
+            return best
+        best = self._waiting.head
+        if first is not None and (best is None or first < best):
+            return first & ID
+        return best
+
+    def heads(self, limit: int) -> list[int]:
+        """The ids that are delivered next, at most *limit*, in order: one of a group."""
+        if self.is_plain():
+            return self._waiting.first(limit)
+        wall = self._moment.wall
+        self._heaps.first(self.is_ready)  # what is out of date before them is dropped
+        self._blocks.first(wall, self.is_ready)
+        expiring = self._blocks.ready(wall, self.is_ready)
+        # A message whose expiry changed, as it died or came back from the dead, may stand in both.
+        ranks = _each_once(merge(self._heaps.ranks(self.is_ready), expiring, self._lane_ranks()))
+        return [rank & ID for rank in islice(ranks, limit)]
+
+    def listed(self, limit: int) -> list[int]:
+        """The ids that are ready, in the order in which they will be delivered if all goes well.
+
+        Of a group that waits for one that is in flight or early, last.
+        """
+        found = self.heads(limit)
+        if not self.groups:
+            return found
+        ranks = [self.rank(id) for id in found]
+        members: dict[str, Iterator[int]] = {}
+        order: list[int] = []
+        done: set[int] = set()
+        while ranks and len(order) < limit:
+            id = heappop(ranks) & ID
+            order.append(id)
+            done.add(id)
+            group = self.traits(id).group
+            if group is not None:
+                if group not in members:
+                    members[group] = self.groups[group].members(self._present, self._moment.wall)
+                following = next((each for each in members[group] if each not in done), None)
+                if following is not None and self._is_waiting(following):
+                    heappush(ranks, self.rank(following))
+        names = {*self._blocked, *members}  # in the latter one in the middle may be early
+        blocked = [filterfalse(done.__contains__, self._members(name)) for name in names]
+        order += islice(merge(*blocked, key=self.rank), limit - len(order))
+        return order
+
+    def oldest(self, count: int) -> list[int]:
+        """The *count* oldest ids that are not in flight."""
+        if self._ages is None:
+            timed_out = [id for id, flight in self._flights.items() if self._moment.has_timed_out(flight)]
+            self._ages = [*self._delayed, *timed_out]
+            heapify(self._ages)
+        found: list[int] = []
+        ages = self._ages
+        while ages and len(found) < count:
+            id = heappop(ages)
+            is_here = id in self._delayed or self._moment.has_timed_out(self._flights.get(id))
+            if is_here and found[-1:] != [id]:
+                found.append(id)
+        for id in found:
+            heappush(ages, id)
+        lanes: list[Iterable[int]] = [self._waiting, *self._lanes.values()]
+        return list(islice(merge(found, *lanes), count))
+
+    def oldest_ready(self) -> int | None:
+        """The oldest id that is ready."""
+        ids = [lane.head for lane in (self._waiting, *self._lanes.values()) if lane.head is not None]
+        ids += self._heaps.oldest(self.is_ready)
+        ids += self._blocks.oldest(self._moment.wall, self.is_ready)
+        return min(ids, default=None)
+
+    def rank(self, id: int) -> int:
+        return id - (self.traits(id).priority << STEP_BITS)
+
+    def traits(self, id: int) -> Traits:
+        """Of a message that is here."""
+        entry = self._delayed.get(id) or self._flights.get(id)
+        if entry:
+            return entry.traits
+        for level, lane in self._lanes.items():
+            if lane.head == id or id in lane:
+                return LEVELS[level]
+        return PLAIN
+
+    def is_ready(self, id: int) -> bool:
+        """Whether an entry beside the lanes holds."""
+        moment = self._moment
+        if flight := self._flights.get(id):
+            return (
+                moment.has_timed_out(flight)
+                and moment.returns_at(flight) <= moment.store
+                and not moment.has_expired(flight)
+            )
+        entry = self._delayed.get(id)
+        if entry is None or not moment.is_waiting(entry):
+            return False
+        group = entry.traits.group
+        return group is None or self._is_first(group, id)
+
+    def _is_first(self, name: str, id: int) -> bool:
+        group = self.groups[name]
+        return group.in_flight is None and group.first(self._present, self._moment.wall) == id
+
+    def _is_waiting(self, id: int) -> bool:
+        entry = self._delayed.get(id)
+        return entry is not None and self._moment.is_waiting(entry)
+
+    def _members(self, name: str) -> Iterator[int]:
+        """Those of the group that are neither in flight, early nor expired, in order."""
+        return filter(self._is_waiting, self.groups[name].members(self._present, self._moment.wall))
+
+    def _lane_ranks(self) -> Iterator[int]:
+        for level in reversed(self.levels):
+            for id in self._lanes[level]:
+                yield id - (level << STEP_BITS)
+        yield from self._waiting
+
+
+def _each_once(ranks: Iterable[int]) -> Iterator[int]:
+    """*ranks*, which ascend, without repetitions."""
+    last = None
+    for rank in ranks:
+        if rank != last:
+            last = rank
+            yield rank

@@ -30,13 +30,13 @@ def nack(
 ) -> None:  # fmt: skip
     """Again after *delay* seconds, or a backoff (*chance* is its spread); or dead, if that was the last."""
     attempts = queue.flights[id].attempts
-    if attempts >= queue.attempts_max:
+    if attempts >= queue.moment.attempts_max:
         move_to_dead_letters(plan, queue, id, size(), reason, records.FAILED)
         return
     due, backoff = 0, False
     if delay is None:
         # In store time: a wall clock that is set back must not prolong it.
-        if rest := int(queue.backoff.delay(attempts, chance) * 1000):
+        if rest := int(queue.moment.backoff.delay(attempts, chance) * 1000):
             due, backoff = plan.now.store + rest, True
     elif delay:
         due = plan.now.wall + int(delay * 1000)

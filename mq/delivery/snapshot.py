@@ -55,7 +55,7 @@ class Contents(msgspec.Struct, array_like=True):
 
 
 COLUMNS: dict[type, tuple[str, ...]] = {
-    Delayed: ("due", "attempts", "position", "rests"),
+    Delayed: ("due", "attempts", "position", "backoff_until"),
     Flight: ("receipt", "deadline", "attempts", "position"),
 }
 
@@ -85,10 +85,10 @@ def freeze(state: State) -> Frozen:
             at, held = lane.chunks()
             contents.lanes.append((priority, at, []))
             lanes.append(held)
+        goes, alarm = queue.idle.seconds is not None, queue.timers.alarm
         image = Image(
-            queue.number, queue.name, queue.idle_seconds is not None, 0, *queue.counted, *queue.alarms(), (),
-            msgspec.Raw(),
-        )  # fmt: skip
+            queue.number, queue.name, goes, 0, *queue.counted, alarm.store, alarm.wall, (), msgspec.Raw()
+        )
         delayed, flights, dedup = queue.delayed.copy(), queue.flights.copy(), dict(queue.dedup.items())
         frozen.append(Awake(image, contents, lanes, delayed, flights, dedup))
     return frozen
@@ -167,18 +167,20 @@ def _load_queue(board: Board, load: Load, image: Image) -> QueueState:
         if stored:
             chunks = [Chunk.stored(first, size, kept, _loader(load, image.number, priority))
                       for first, size, kept in stored]  # fmt: skip
-            queue.lane(priority).restore(at, chunks)
+            queue.ready.lane(priority).restore(at, chunks)
     ids, dues, attempts, positions, rests, levels = _read_columns(contents.delayed, 6)
     entries = map(Delayed, dues, attempts, positions, map(LEVELS.__getitem__, levels), rests)
-    queue.delayed = {**dict(zip(ids, entries, strict=True)), **contents.delayed_traits}
+    queue.delayed.update(zip(ids, entries, strict=True))
+    queue.delayed.update(contents.delayed_traits)
     ids, receipts, deadlines, attempts, positions, levels = _read_columns(contents.flights, 6)
     flights = map(Flight, receipts, deadlines, attempts, positions, map(LEVELS.__getitem__, levels))
-    queue.flights = {**dict(zip(ids, flights, strict=True)), **contents.flights_traits}
+    queue.flights.update(zip(ids, flights, strict=True))
+    queue.flights.update(contents.flights_traits)
     queue.dedup.restore(contents.dedup)
     if queue.delayed or queue.flights:
         queue.reindex()
     else:
-        queue.set_alarms()
+        queue.timers.set_alarms()
     queue.counted, queue.unchanged = (image.total, image.live_bytes), True
     board.changed.pop(image.number, None)
     return queue

@@ -161,14 +161,16 @@ class State:
 
     def count(self) -> None:
         """Count again what has changed: there may be thousands of queues, of which few have."""
-        while changed := self.board.changed:
-            number, queue = next(reversed(changed.items()))
-            before, now = queue.counted, (queue.total(), queue.live_bytes())
-            queue.counted = now
-            self._total += now[0] - before[0]
-            self._live_bytes += now[1] - before[1]
-            queue.unchanged = True
-            del changed[number]
+        changed = self.board.changed
+        while changed:
+            number = next(reversed(changed))
+            if queue := self.queues.get(number):
+                before, now = queue.counted, (queue.total(), queue.live_bytes())
+                queue.counted = now
+                self._total += now[0] - before[0]
+                self._live_bytes += now[1] - before[1]
+                queue.unchanged = True
+            changed.pop(number, None)
 
     def within(self, base: int, limit: int) -> Iterator[list[tuple[QueueState, Live]]]:
         """Whatever is live in [base, limit), a part at a time: (queue, message id, or what it is).
@@ -248,8 +250,9 @@ def _stands(queue: QueueState, id: int, base: int, limit: int) -> bool:
 
 def declaration_of(queue: QueueState) -> Declaration:
     """The declaration that says all that is known of *queue* now."""
+    totals = queue.totals
     return msgspec.structs.replace(
-        queue.options, name=queue.name, paused=queue.paused, idle_until=queue.idle_until,
-        published=queue.published, acked=queue.acked, failed=queue.failed,
-        expirations=queue.expirations, dead_lettered=queue.dead_lettered, dropped=queue.dropped,
+        queue.options, name=queue.name, paused=queue.paused, idle_until=queue.idle.until,
+        published=totals.published, acked=totals.acked, failed=totals.failed,
+        expirations=totals.expirations, dead_lettered=totals.dead_lettered, dropped=totals.dropped,
     )  # fmt: skip

@@ -46,14 +46,14 @@ class Flight(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class Delayed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A message that waits: delayed, or tried before, or in a group, or about to expire.
 
-    Milliseconds; 0 is at once.  A delay or a date that people named is `due`; a backoff `rests`.
+    Milliseconds; 0 is at once.  A delay or a date that a caller named is `due`.
     """
 
     due: int  # wall time
     attempts: int
     position: int
     traits: Traits = PLAIN
-    rests: int = 0  # until then, store time
+    backoff_until: int = 0  # store time
 
 
 def traits_of(said: Attributes, changes: Changes | None = None) -> Traits:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from mq.delivery import fold, idle, records
+from mq.delivery import due, fold, records
 from mq.delivery.due import next_work
 from mq.delivery.plan import Plan
 from mq.delivery.queue import QueueState
@@ -102,7 +102,7 @@ class Committer:
         """
         if self.downtime_ms:
             plan = self.plan()
-            idle.add_downtime(plan, self.downtime_ms)
+            due.add_downtime(plan, self.downtime_ms)
             if plan.drafts:
                 self.commit(plan)
                 self._replica.log.sync(self._replica.log.end)

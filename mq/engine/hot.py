@@ -142,7 +142,7 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
                         sleeper.end()
                     state, ms = channel.state, store.clock.store_ms()
                     id = None
-                    if state is not None and state.plain and ms < state.next_store:
+                    if state is not None and ms < state.moment.plain_until:
                         id = state.waiting.head  # nothing else is to be looked at
                     if id is None or ms >= replica.state.board.next:
                         now = store.clock.now()

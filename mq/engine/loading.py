@@ -133,7 +133,7 @@ class Parts:
         if queue is None:
             raise StaleCheckpoint
         gone = array("Q", [chunk.first]) * chunk.taken  # what they were is not asked
-        ids, positions = queue.lane(priority).part(chunk.first, chunk.size - chunk.taken)
+        ids, positions = queue.ready.lane(priority).part(chunk.first, chunk.size - chunk.taken)
         return gone + ids, gone + positions
 
 

@@ -119,7 +119,7 @@ def _see(held: QueueState, id: int, now: Now, skew: int) -> Seen:
     assert where
     assert position is not None
     due = None if where == "ready" else held.changes_at(id, now)
-    if due is not None and where == "delayed" and held.rests(id):
+    if due is not None and where == "delayed" and held.is_backing_off(id):
         due += skew  # by the wall clock, as all other dues are
     return Seen(id, position, held.attempts(id), where, due, held.history(id, now))
 
@@ -181,7 +181,8 @@ def _count(store: Store, channel: Channel) -> tuple[Stats, Oldest | None]:
     oldest = None
     if id is not None and position is not None:
         oldest = Oldest(held, id, position, _created_ms(store, position), now)
-    totals = held.published, held.acked, held.failed, held.expirations, held.dead_lettered, held.dropped
+    all = held.totals
+    totals = all.published, all.acked, all.failed, all.expirations, all.dead_lettered, all.dropped
     return Stats(*held.counts(now), max(0, held.bytes), 0.0, held.paused, *totals), oldest
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import groupby, repeat
 from typing import Final, Generic, NamedTuple
 
-from mq.delivery import idle, records, settle
+from mq.delivery import records, settle
 from mq.delivery.now import Now
 from mq.delivery.queue import QueueState
 from mq.delivery.records import RUN_MAX
@@ -73,7 +73,7 @@ def _starts(run: list[int]) -> range:
 
 def renew(store: Store, state: QueueState, now: Now) -> None:
     """A process receives here: a queue that goes when it is idle stays.  Called in a turn."""
-    until = idle.renewal(state, now)
+    until = state.idle.renewal(now)
     if until is not None:
         plan = store.committer.plan()
         plan.add(*records.renew(state.number, until))

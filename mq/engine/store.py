@@ -27,7 +27,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from mq import exact, forks
-from mq.delivery import idle, records
+from mq.delivery import records
 from mq.delivery.dead import NAME_BYTES_MAX, check_dead_letters
 from mq.delivery.decode import refusals
 from mq.engine.channel import Channel
@@ -514,7 +514,7 @@ class Store:
             self.settle(self.turn.take(partial(self._declare, channel, changes)))
 
     def _is_declared(self, channel: Channel, changes: dict[str, Any]) -> bool:
-        if (state := channel.state) is None or idle.is_to_go(state, self.clock.now()):
+        if (state := channel.state) is None or state.is_to_go(self.clock.now()):
             return False
         return all(getattr(state.options, name) == value for name, value in changes.items())
 
@@ -522,7 +522,7 @@ class Store:
         """Where the log ends then."""
         check_dead_letters(self.replica.state, channel.name, changes)
         plan = self.committer.plan()
-        if (state := channel.state) and idle.is_to_go(state, plan.now):
+        if (state := channel.state) and state.is_to_go(plan.now):
             # It is to go, and only nobody came by yet: what is declared is a new one.
             plan.add(*records.delete(state.number))
             self.committer.commit(plan)

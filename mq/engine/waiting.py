@@ -103,8 +103,8 @@ class Sleeper:
             due = channel.seconds_to_next(now)
             if due is not None:
                 found = min(found, due)
-            if channel.state and channel.state.idle_seconds is not None:
-                found = min(found, channel.state.idle_seconds / 2)
+            if channel.state and channel.state.idle.seconds is not None:
+                found = min(found, channel.state.idle.seconds / 2)
         return found
 
     def finds(self, now: Now) -> bool:

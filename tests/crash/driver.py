@@ -281,8 +281,9 @@ class Driver:
         for name in sorted(store.replica.state.names()):
             queue = store.replica.state.named(name)
             queue.advance(store.clock.now())
-            last = self._bodies(name, "in_flight") if queue.exhausted_count() else set()
-            dying = {self.history.bodies.get(id) for id in queue.exhausted if queue.is_exhausted(id)}
+            last = self._bodies(name, "in_flight") if queue.timers.exhausted_count else set()
+            exhausted = filter(queue.timers.is_exhausted, queue.timers.exhausted)
+            dying = {self.history.bodies.get(id) for id in exhausted}
             gone = [body for body in last if body in dying]
             step = model.both(step, model.moved(name, gone, f"{name}.dead"))
 
@@ -513,7 +514,7 @@ def holdings(broker: Broker, *, counted: bool = False) -> tuple[model.Key, Ids, 
         said += [(each.raw, each.priority, each.group, each.origin) for each in messages + away]
         state = broker._store.replica.state.named(name)
         size = sum(each._size for each in messages + away)
-        if counted and size != state.bytes and not state._expiries:
+        if counted and size != state.bytes and not state.timers._expiries.agenda:
             raise Wrong(f"counts: {name!r} has {size} bytes, and counts {state.bytes}")
         messages = [each for each in messages if not (each._more and each._more.traits.expires)]
         if away or any(each._more for each in messages):

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from mq.delivery import records
 from mq.delivery.attributes import Attributes
 from mq.delivery.now import Now
-from mq.delivery.queue import STALE_MAX, Flight, QueueState
+from mq.delivery.queue import Flight, QueueState
+from mq.delivery.ready import STALE_MAX
 from mq.delivery.records import TIMED_OUT
 from mq.delivery.retry import Backoff
 
@@ -29,7 +30,7 @@ def deliver(queue: QueueState, id: int, receipt: int, deadline: int) -> Flight |
 def queue() -> QueueState:
     """Messages 10, 20 and 30, of five bytes each, that nobody has tried."""
     made = QueueState(1, "mail")
-    made.backoff = Backoff(initial=0)  # what a timeout costs beside the attempt is asked further down
+    made.moment.backoff = Backoff(initial=0)  # what a timeout costs beside the attempt is asked further down
     for id in (10, 20, 30):
         made.publish(id, 5)
     return made
@@ -66,9 +67,9 @@ def test_a_timed_out_message_returns_to_its_place(queue):
 
 def test_redelivery_after_the_deadline_counts_a_failed_attempt(queue):
     assert deliver(queue, 10, 40, 100).attempts == 1
-    assert queue.failed == 0
+    assert queue.totals.failed == 0
     assert deliver(queue, 10, 41, 200).attempts == 2
-    assert queue.failed == 1
+    assert queue.totals.failed == 1
 
 
 def test_a_nacked_message_waits_for_its_due(queue):
@@ -77,7 +78,7 @@ def test_a_nacked_message_waits_for_its_due(queue):
     assert [queue.state_of(10, at(ms)) for ms in (69, 70)] == ["delayed", "ready"]
     assert [queue.head(at(ms)) for ms in (69, 70)] == [20, 10]
     assert deliver(queue, 10, 41, 200).attempts == 2
-    assert queue.failed == 1
+    assert queue.totals.failed == 1
 
 
 def test_a_released_message_is_back_at_once_and_not_counted(queue):
@@ -86,7 +87,7 @@ def test_a_released_message_is_back_at_once_and_not_counted(queue):
     assert queue.head(at(0)) == 10
     assert queue.attempts(10) == 0
     assert deliver(queue, 10, 41, 100).attempts == 1
-    assert queue.failed == 0
+    assert queue.totals.failed == 0
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_a_wall_clock_that_is_set_back_delays_again_and_loses_nothing(queue):
 
 def test_a_backoff_follows_store_time_and_a_delay_wall_time(queue):
     deliver(queue, 10, 40, 100)
-    queue.nack(10, 500, 90, "why", rests=True)
+    queue.nack(10, 500, 90, "why", backoff=True)
     deliver(queue, 20, 41, 100)
     queue.nack(20, 500)
     assert queue.seconds_to_next(Now(400, 20)) == 0.1
@@ -152,25 +153,25 @@ def test_a_group_goes_on_when_the_backoff_of_its_first_is_over(queue):
     for id in (10, 20, 30):
         queue.take(id)
     deliver(queue, 40, 60, 100)
-    queue.nack(40, 500, rests=True)
+    queue.nack(40, 500, backoff=True)
     assert [queue.head(Now(ms, 10**9)) for ms in (499, 500)] == [None, 40]
 
 
 def test_a_backoff_that_ends_when_an_earlier_one_would_have_is_counted_once(queue):
     """The one of a delivery that had timed out, was released, and left its entry."""
-    queue.backoff = Backoff()
-    ends = queue.returns_at(deliver(queue, 10, 100, 1000))
+    queue.moment.backoff = Backoff()
+    ends = queue.moment.returns_at(deliver(queue, 10, 100, 1000))
     queue.head(at(1001))
     queue.release(10)
     others = (Flight(receipt, 1050, 1, 10) for receipt in range(1000))
-    same = next(each for each in others if queue.returns_at(each) == ends)
+    same = next(each for each in others if queue.moment.returns_at(each) == ends)
     deliver(queue, 10, same.receipt, same.deadline)
     assert queue.counts(at(ends)) == (3, 0, 0)
 
 
-def test_what_rests_can_be_rescheduled(queue):
+def test_what_backs_off_can_be_rescheduled(queue):
     deliver(queue, 10, 40, 100)
-    queue.nack(10, 500, rests=True)
+    queue.nack(10, 500, backoff=True)
     queue.reschedule(10, 0)
     assert queue.head(at(90)) == 10
     assert queue.facts(10) == (1, records.DELAYED, 0, 0)
@@ -187,7 +188,7 @@ def test_deadlines_follow_store_time_and_dues_wall_time(queue):
 def test_an_ack_buries_a_message_and_its_bytes(queue):
     deliver(queue, 10, 40, 100)
     queue.ack(10, 5)
-    assert (queue.acked, queue.bytes, queue.total()) == (1, 10, 2)
+    assert (queue.totals.acked, queue.bytes, queue.total()) == (1, 10, 2)
     assert 10 not in queue
     assert queue.heads(at(1000), 9) == [20, 30]
 
@@ -286,13 +287,14 @@ def test_one_message_that_comes_back_for_ever_costs_no_memory(queue, settle):
         assert queue.head(at(10 + turn)) == 10
         deliver(queue, 10, 100 + turn, 11 + turn)
         settle(queue)
-    indexes = queue._ready.size + sum(map(len, (queue._deadlines, queue._dues, queue._returns)))
+    timers = queue.timers
+    indexes = queue.ready.size() + sum(map(len, (timers.deadlines, timers._dues, timers._returns)))
     assert indexes < 4 * STALE_MAX
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_plain_queue_delivers_the_head_of_what_waits(seed):
-    """Whatever happened to it: `plain` and `next_store` are all that a receive looks at."""
+    """Whatever happened to it: `plain_until` is all that a receive looks at."""
     draw, queue, now, flying, plain = Random(seed), QueueState(1, "q"), 1000, [], 0
     for id in range(10, 400):
         kind = draw.randrange(20)
@@ -308,7 +310,7 @@ def test_a_plain_queue_delivers_the_head_of_what_waits(seed):
         elif kind == 7:
             queue.declare(replace(queue.options, paused=draw.random() < 0.2), 1)
         now += draw.randrange(3)
-        head, is_plain = queue.waiting.head, queue.plain and now < queue.next_store
+        head, is_plain = queue.waiting.head, now < queue.moment.plain_until
         found = queue.head(at(now))
         if is_plain:
             plain += 1
@@ -327,7 +329,7 @@ def test_deadlines_of_acked_messages_cost_no_memory():
         queue.publish(id, 1)
         deliver(queue, id, 10**6 + id, 10**9)
         queue.ack(id, 1)
-    assert len(queue._deadlines) < 4 * STALE_MAX
+    assert len(queue.timers.deadlines) < 4 * STALE_MAX
 
 
 # ── compaction ─────────────────────────────────────────────────────────────────────
@@ -366,7 +368,7 @@ def test_where_the_log_begins_behind_a_message_its_last_record_says_all(queue, p
     """A fold from the new head gives what the fold from the old one gave."""
     put(queue)
     later = QueueState(1, "mail")
-    later.backoff = queue.backoff
+    later.moment.backoff = queue.moment.backoff
     later.publish(20, 5)
     later.publish(30, 5)
     later.relocate(10, 5000, 5, *queue.facts(10))

@@ -13,7 +13,7 @@ from mq.delivery import fold, records, runs
 from mq.delivery.attributes import Attributes, trailer
 from mq.delivery.decode import decode
 from mq.delivery.now import Now
-from mq.delivery.state import State
+from mq.delivery.state import State, declaration_of
 
 SIZE = 7  # of each body
 STEP = 1000  # from one record to the next: more than a record of many takes
@@ -45,7 +45,7 @@ def told(state: State) -> dict[int, tuple]:
         found[number] = (
             list(queue.waiting), [queue.position(id) for id in queue.waiting], queue.flights, queue.delayed,
             {priority: list(lane) for priority, lane in queue.lanes.items()},
-            queue.bytes, queue.published, queue.acked, queue.failed, counts, heads, queue.total(),
+            queue.bytes, declaration_of(queue), counts, heads, queue.total(),
         )  # fmt: skip
     return found | {0: (state.total(), state.live_bytes())}
 

@@ -78,7 +78,8 @@ def test_what_a_declaration_carries_is_what_the_records_before_it_gave(before):
     queue = folded(*before).named("mail")
     again = folded(record(90, records.DECLARE, records.encode_declaration(declaration_of(queue))))
     assert declaration_of(again.named("mail")) == declaration_of(queue)
-    assert again.named("mail").published == len([each for each in before if each[1] == records.PUBLISH])
+    published = [each for each in before if each[1] == records.PUBLISH]
+    assert again.named("mail").totals.published == len(published)
 
 
 def test_messages_may_come_before_their_declaration():
@@ -157,7 +158,8 @@ def test_a_record_about_several_is_as_many_about_one(before, ids):
 def told(state: State) -> tuple:
     queue = state.queues[1]
     facts = [(id, *queue.facts(id), queue.position(id)) for id in range(10, 90, 10) if id in queue]
-    return facts, queue.counts(NOW), queue.bytes, queue.acked, queue.heads(Now(9000, 9000), 9), state.total()
+    heads = queue.heads(Now(9000, 9000), 9)
+    return facts, queue.counts(NOW), queue.bytes, queue.totals.acked, heads, state.total()
 
 
 @pytest.mark.parametrize(
@@ -177,4 +179,4 @@ def test_flags_that_say_what_is_not_known_are_refused_by_name(kind, flags):
 def test_timeouts_are_counted_also_where_the_deliveries_before_were_lost():
     payload = records.encode_deliveries([10, 20], 5000)
     lsn, kind, _, *rest = record(50, records.DELIVER, payload)
-    assert folded(MAIL, ONE, TWO, (lsn, kind, records.TIMED_OUT, *rest)).queues[1].failed == 2
+    assert folded(MAIL, ONE, TWO, (lsn, kind, records.TIMED_OUT, *rest)).queues[1].totals.failed == 2

@@ -56,7 +56,7 @@ def facts(state: State, name: str):
     queue = state.named(name)
     return (
         list(queue.waiting), queue.delayed, queue.flights, list(queue.dedup.items()), queue.heads(NOW, 9),
-        queue.counts(NOW), queue.live_bytes(), queue.published,
+        queue.counts(NOW), queue.live_bytes(), queue.totals.published,
     )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def test_a_record_wakes_whom_it_concerns(unloaded):
     payload = records.ACK_PAYLOAD.pack(2010, 6)
     fold.apply(unloaded, alone([(5000, records.ACK, 0, 2, 0, payload, 0, len(payload))]))
     assert list(unloaded.queues) == [2]
-    assert unloaded.named("b").acked == 1
+    assert unloaded.named("b").totals.acked == 1
     assert unloaded.total() == 11
 
 

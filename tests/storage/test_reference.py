@@ -47,7 +47,7 @@ def same(broker: mq.Broker) -> None:
         assert {key: seen for key, seen in queue.dedup.items() if seen[1] > now.store} == {
             key: (seen.id, seen.until) for key, seen in state.dedup.items() if seen.until > now.store
         }
-        assert queue.idle_until == state.idle_until
+        assert queue.idle_until == state.idle.until
         stats, options = handle.stats(), handle.options()
         assert stats.bytes == sum(each.size for each in queue.messages.values())
         totals = [queue.totals[total] for total in reference.TOTALS]

@@ -35,7 +35,7 @@ class Block:
         return self.ids[0] - (self.level << STEP_BITS)
 
 
-class Passing(list[Block]):
+class Blocks(list[Block]):
     """The blocks, by rank; none is empty."""
 
     __slots__ = ("size",)

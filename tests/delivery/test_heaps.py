@@ -8,9 +8,8 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mq.delivery.heaps import ascending
-from mq.delivery.passing import STEP_BITS
-from mq.delivery.ready import Ready
+from mq.delivery.blocks import STEP_BITS
+from mq.delivery.heaps import Heaps, ascending
 
 KINDS = ["add", "go", "first", "ranks", "oldest"]
 STEPS = st.lists(
@@ -23,7 +22,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_it_is_a_sorted_list_of_ranks(steps):
-    ready, there = Ready(), {}
+    ready, there = Heaps(), {}
     for what, id, level in steps:
         id = 4 * id + level  # an id has one priority
         ranks = sorted(id - (level << STEP_BITS) for id, level in there.items())

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mq.delivery import passing
-from mq.delivery.passing import STEP_BITS, Passing
+from mq.delivery import blocks
+from mq.delivery.blocks import STEP_BITS, Blocks
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passing, "BLOCK_IDS", 4)
+    monkeypatch.setattr(blocks, "BLOCK_IDS", 4)
 
 
 def rank(id: int, level: int) -> int:
@@ -26,7 +26,7 @@ entries = st.lists(st.tuples(st.integers(1, 60), st.sampled_from([0, 0, 0, 1, 25
 def test_it_is_a_sorted_list(several, wall_ms, gone):
     level_of = {id: level for id, level, _ in several}
     expires = {id: when for id, level, when in several}
-    line = Passing()
+    line = Blocks()
     for id in [each for each, *_ in several]:
         line.add(id, level_of[id], expires[id])
     assert line.size == len(several)
@@ -48,8 +48,8 @@ def test_it_is_a_sorted_list(several, wall_ms, gone):
 
 
 def test_what_has_expired_together_is_passed_over_together(monkeypatch):
-    monkeypatch.setattr(passing, "BLOCK_IDS", 1024)
-    line, asked = Passing(), []
+    monkeypatch.setattr(blocks, "BLOCK_IDS", 1024)
+    line, asked = Blocks(), []
     for id in range(1, 100_001):
         line.add(id, 0, 5)
     line.add(200_000, 0, 9)

@@ -1,0 +1,46 @@
+"""Messages that expire, of those that are not in flight: when each does, and how many have.
+
+What has expired stays in the queue until a process comes by and drops it.  Until then it is neither
+delivered nor counted, so it has to be known how many these are: `tally.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .agenda import Agenda
+from .tally import Tally
+
+
+class Expiries:
+    __slots__ = ("_all", "_early", "agenda")
+
+    def __init__(self) -> None:
+        # (When, id).  An entry may be out of date, and stays after it has come until it is dropped.
+        self.agenda = Agenda[int]()
+        self._all = Tally()
+        self._early = Tally()  # those of them whose delay or backoff is not over
+
+    def restart(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Have these in the agenda, in place of what is there."""
+        self.agenda = Agenda(pairs)
+
+    def count(self, when: int, *, early: bool) -> None:
+        """A message that expires then is here."""
+        self._all.add(when)
+        if early:
+            self._early.add(when)
+
+    def uncount(self, when: int, *, early: bool) -> None:
+        """It is gone, or in flight."""
+        self._all.remove(when)
+        if early:
+            self._early.remove(when)
+
+    def not_early(self, when: int) -> None:
+        """Its delay, or its backoff, is over."""
+        self._early.remove(when)
+
+    def passed(self, wall_ms: int) -> tuple[int, int]:
+        """How many have expired by then, and how many of those are early; time never goes back."""
+        return self._all.passed(wall_ms), self._early.passed(wall_ms)
