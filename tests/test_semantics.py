@@ -1,13 +1,19 @@
-"""What people trip over, in the order in which the README lists it.
+"""What people trip over: each sentence of the README's list, and a few that the guide has.
 
-What SIGKILL, a failed write and a power cut do is not asked here, but under tests/crash
-and tests/storage.
+What a SIGKILL at any instruction, a failed write and a power cut do is asked under tests/crash and
+tests/storage; here a store is abandoned, as a process leaves it that dies between two operations.
 """
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
@@ -18,10 +24,12 @@ from engines import Engine
 from fakes import CountingDisk, FakeClock, open_on
 
 import mq
+from mq.delivery.queue import QueueState
 
 pytestmark = [pytest.mark.conformance, pytest.mark.usefixtures("no_backoff_after_timeouts")]
 
 TIMEOUT_SECONDS = 30.0
+PATIENCE = 60.0  # seconds after which a test that hangs has failed
 
 
 @pytest.fixture
@@ -87,6 +95,25 @@ def test_a_visibility_timeout_is_a_failed_attempt(queue: mq.Queue[object], clock
     assert (take(queue).attempts, queue.stats().failed) == (2, 1)
 
 
+def test_a_kill_is_a_failed_attempt(engine: Engine, broker: mq.Broker, clock: FakeClock) -> None:
+    broker.queue("q").publish("x")
+    take(broker.queue("q"))
+    engine.abandon(broker)
+    queue = engine.open(clock=clock).queue("q")
+    clock.advance(TIMEOUT_SECONDS)
+    assert (take(queue).attempts, queue.stats().failed) == (2, 1)
+
+
+def test_max_attempts_are_deliveries_and_not_retries(broker: mq.Broker) -> None:
+    queue = broker.queue("q", max_attempts=5)
+    queue.publish("x")
+    deliveries = 0
+    while message := queue.receive(timeout=0):
+        deliveries += 1
+        message.nack(delay=0)
+    assert (deliveries, broker.queue("q.dead").stats().ready) == (5, 1)
+
+
 def test_a_release_is_not_a_failed_attempt(queue: mq.Queue[object]) -> None:
     take(queue).release()
     assert (take(queue).attempts, queue.stats().failed) == (1, 0)
@@ -127,6 +154,95 @@ def test_receive_raises_closed_when_the_broker_is_closed(broker: mq.Broker, queu
         queue.receive()
 
 
+def test_receive_waits_until_the_broker_closes(broker: mq.Broker) -> None:
+    told: list[BaseException] = []
+
+    def wait() -> None:
+        with pytest.raises(mq.Closed) as caught:
+            broker.queue("q").receive()
+        told.append(caught.value)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    while not broker._store.waiters.asleep:
+        pass
+    broker.close()
+    thread.join(PATIENCE)
+    assert len(told) == 1
+
+
+def test_receive_with_a_timeout_returns_none_when_that_is_over(broker: mq.Broker) -> None:
+    assert broker.queue("q").receive(timeout=0.001) is None
+
+
+@contextmanager
+def handled(broker: mq.Broker, handle: Callable[[], object]) -> Iterator[threading.Thread]:
+    """A signal's handler runs once, in this thread, when it waits for a message; the thread that sees to it.
+
+    A signal that comes just before the thread blocks is handled only when it wakes: so they go on coming.
+    """
+    begun = threading.Event()
+
+    def begin(*args: object) -> None:
+        if not begun.is_set():
+            begun.set()
+            handle()
+
+    def send() -> None:
+        while not begun.is_set():
+            if broker._store.waiters.asleep:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.001)
+
+    before = signal.signal(signal.SIGUSR1, begin)
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    try:
+        yield sender
+    finally:
+        begun.set()
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_handler_inside_a_receive_may_close(broker: mq.Broker) -> None:
+    with handled(broker, broker.close), pytest.raises(mq.Closed):
+        broker.queue("q").receive(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("inside", ["publish", "receive"])
+def test_a_handler_inside_a_receive_may_do_nothing_else(broker: mq.Broker, inside: str) -> None:
+    queue, told = broker.queue("q"), []
+
+    def handle() -> None:
+        with pytest.raises(mq.UsageError) as caught:
+            queue.publish("x") if inside == "publish" else queue.receive(timeout=0)
+        told.append(caught.value)
+
+    with handled(broker, handle) as sender:
+        threading.Thread(target=lambda: (sender.join(), queue.publish("from a thread"))).start()
+        message = queue.receive(timeout=PATIENCE)
+    assert message and message.body == "from a thread"
+    assert len(told) == 1
+
+
+def test_an_exception_out_of_a_handler_ends_a_wait_and_nothing_is_held(broker: mq.Broker) -> None:
+    def handle() -> None:
+        raise TimeoutError("enough")
+
+    with handled(broker, handle), pytest.raises(TimeoutError, match="enough"):
+        broker.queue("q").receive(timeout=PATIENCE)
+    broker.queue("q").publish("x")
+    assert (take(broker.queue("q")).attempts, broker.queue("q").stats().in_flight) == (1, 1)
+
+
+def test_receive_many_holds_at_most_one_of_each_group(broker: mq.Broker) -> None:
+    queue = broker.queue("q")
+    queue.publish_many(["a1", "a2"], group="a")
+    queue.publish_many(["b1", "b2"], group="b")
+    assert [each.body for each in queue.receive_many(9)] == ["a1", "b1"]
+
+
 def test_receive_many_returns_as_soon_as_it_has_one(queue: mq.Queue[object]) -> None:
     assert len(queue.receive_many(100)) == 2
 
@@ -136,6 +252,17 @@ def test_a_late_ack_succeeds_if_nobody_overtook_it(queue: mq.Queue[object], cloc
     clock.advance(10 * TIMEOUT_SECONDS)
     late.ack()
     assert take(queue).body == "second"
+
+
+@pytest.mark.parametrize("by", ["nack_many", "purge", "delete"])
+def test_a_late_ack_of_what_was_settled_since_is_stale(
+    queue: mq.Queue[object], clock: FakeClock, by: str
+) -> None:
+    late = take(queue)
+    clock.advance(TIMEOUT_SECONDS)
+    queue.nack_many([late.receipt]) if by == "nack_many" else getattr(queue, by)()
+    with pytest.raises(mq.StaleReceipt):
+        late.ack()
 
 
 def test_a_late_ack_of_what_was_delivered_again_is_stale(queue: mq.Queue[object], clock: FakeClock) -> None:
@@ -211,6 +338,71 @@ def test_a_retried_message_returns_to_its_place_and_later_ones_overtake_it(
     assert take(queue).body == "third"
 
 
+def test_what_is_retried_holds_up_its_group_and_no_other(queue: mq.Queue[object], clock: FakeClock) -> None:
+    queue.purge()
+    queue.publish_many(["first", "second"], group="g")
+    queue.publish("other", group="h")
+    take(queue).nack(delay=10)
+    assert take(queue).body == "other"
+    assert queue.receive(timeout=0) is None
+    clock.advance(10)
+    first = take(queue)
+    assert first.body == "first"
+    first.ack()
+    assert take(queue).body == "second"
+
+
+@pytest.mark.parametrize("act", ["reject", "set max_attempts"])
+def test_a_message_that_always_fails_holds_up_its_group_until_somebody_acts(
+    broker: mq.Broker, act: str
+) -> None:
+    queue = broker.queue("q", backoff=mq.Backoff(initial=0))
+    queue.publish_many(["poison", "next"], group="g")
+    for attempt in range(1, 30):
+        message = take(queue)
+        assert (message.body, message.attempts) == ("poison", attempt)
+        message.nack()
+    if act == "reject":
+        take(queue).reject()
+    else:
+        broker.queue("q", max_attempts=5)
+        take(queue).nack()
+    assert take(queue).body == "next"
+
+
+def test_priority_chooses_between_groups_and_never_inside_one(broker: mq.Broker) -> None:
+    queue = broker.queue("q")
+    queue.publish("a, low", group="a")
+    queue.publish("a, high", group="a", priority=9)
+    queue.publish("b", group="b", priority=5)
+    assert [each.body for each in queue.receive_many(9)] == ["b", "a, low"]
+
+
+def test_naive_datetimes_are_refused(queue: mq.Queue[object]) -> None:
+    with pytest.raises(mq.UsageError, match="time zone"):
+        queue.publish("x", at=datetime(2030, 1, 1))
+    with pytest.raises(mq.UsageError, match="time zone"):
+        queue.reschedule(1, at=datetime(2030, 1, 1))
+
+
+def test_a_jump_of_the_wall_clock_moves_dates_and_not_backoffs_and_dedup_windows(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall_ns = [WHEN.timestamp() * 1e9]
+    monkeypatch.setattr("mq.engine.clock.time.time_ns", lambda: int(wall_ns[0]))
+    queue = engine.open().queue("q", dedup_window=600, backoff=mq.Backoff(initial=600))
+    id = queue.publish("backs off", dedup_id="k")
+    take(queue).nack()
+    queue.publish("at", at=WHEN + timedelta(hours=1))
+    queue.publish("delay", delay=3600)
+    queue.publish("ttl", ttl=3600)
+    assert [each.body for each in queue.peek()] == ["ttl"]
+    wall_ns[0] += 3601e9
+    assert [each.body for each in queue.peek()] == ["at", "delay"]
+    assert queue.publish("again", dedup_id="k") == id
+    assert [each.body for each in queue.peek(state="delayed")] == ["backs off"]
+
+
 def test_delays_follow_the_wall_clock_and_visibility_timeouts_do_not(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +428,75 @@ def test_an_id_stays_and_is_unique_only_within_its_store(engine: Engine, clock: 
     assert take(one.queue("q")).id == id
 
 
+@pytest.mark.parametrize("reopened", [False, True])
+def test_an_id_never_changes(engine: Engine, broker: mq.Broker, reopened: bool) -> None:
+    """Redelivery, dead letter, replay, compaction."""
+    queue = broker.queue("q")
+    garbage = queue.publish("garbage")
+    id = queue.publish("x")
+    queue.cancel(garbage)
+    take(queue).nack(delay=0)
+    broker._store.maintenance.compact()
+    if reopened:
+        broker = engine.reopen(broker)
+        queue = broker.queue("q")
+    message = take(queue)
+    assert message.id == id
+    message.reject()
+    assert broker.queue("q.dead").peek()[0].id == id
+    broker.queue("q.dead").replay()
+    assert take(queue).id == id
+
+
+# ── transactions, and publishing again ─────────────────────────────────────────────
+
+
+def test_a_transaction_locks_nothing_and_a_stale_ack_undoes_all_of_it(
+    broker: mq.Broker, queue: mq.Queue[object]
+) -> None:
+    message = take(queue)
+    with pytest.raises(mq.StaleReceipt), broker.transaction() as tx:
+        tx.publish("out", "x")
+        tx.ack(message)
+        message.release()
+        queue.publish("meanwhile")
+        take(queue)
+    assert broker.queues() == ["q"]
+    assert (queue.stats().ready, queue.stats().in_flight, queue.stats().acked) == (2, 1, 0)
+
+
+def test_a_publish_that_was_interrupted_is_made_again_with_the_same_dedup_id(
+    broker: mq.Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is stored was open; now it is, once."""
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    queue = broker.queue("q")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(QueueState, "publish_with", interrupted)
+        queue.publish("x", dedup_id="k")
+    queue.publish("x", dedup_id="k")
+    assert [each.body for each in queue.peek()] == ["x"]
+
+
+@pytest.mark.parametrize("gone", ["acked", "purged", "dead"])
+def test_a_dedup_id_is_remembered_for_its_window_even_if_the_message_is(
+    broker: mq.Broker, clock: FakeClock, gone: str
+) -> None:
+    queue = broker.queue("q", dedup_window=60)
+    id = queue.publish("x", dedup_id="k")
+    if gone == "purged":
+        queue.purge()
+    else:
+        take(queue).ack() if gone == "acked" else take(queue).reject()
+    clock.advance(59)
+    assert (queue.publish("x", dedup_id="k"), queue.stats().ready) == (id, 0)
+    clock.advance(1)
+    assert queue.publish("x", dedup_id="k") > id
+
+
 # ── declaring, extending, opening ──────────────────────────────────────────────────
 
 
@@ -244,6 +505,42 @@ def test_declaring_again_changes_only_what_is_named_at_once(broker: mq.Broker) -
     assert other.options()["visibility_timeout"] == 5
     broker.queue("q", visibility_timeout=7)
     assert one.options()["visibility_timeout"] == 7
+
+
+@pytest.mark.needs("sharing")
+def test_declaring_again_changes_it_for_every_process(engine: Engine, broker: mq.Broker) -> None:
+    queue = broker.queue("q", visibility_timeout=5, max_attempts=3)
+    engine.open(clock=broker._store.clock._custom).queue("q", visibility_timeout=7)
+    assert (queue.options()["visibility_timeout"], queue.options()["max_attempts"]) == (7, 3)
+
+
+@pytest.mark.file_store
+def test_creating_a_store_logs_its_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO", "mq"):
+        mq.open("data").close()
+    assert caplog.messages == [f"created the store {tmp_path / 'data'}"]
+
+
+@pytest.mark.file_store
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_after_a_fork_parent_and_child_hold_the_same_receipt(tmp_path: Path) -> None:
+    """The first to settle wins."""
+    with mq.open(tmp_path / "s") as broker:
+        queue = broker.queue("q")
+        queue.publish("x")
+        message = take(queue)
+        if (child := os.fork()) == 0:
+            try:
+                message.ack()
+            finally:
+                os._exit(queue.stats().acked)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+        with pytest.raises(mq.StaleReceipt):
+            message.ack()
 
 
 def test_extend_counts_from_now(queue: mq.Queue[object], clock: FakeClock) -> None:
@@ -282,6 +579,14 @@ def test_without_always_a_publish_returns_before_the_disk_has_it(tmp_path: Path,
         before = disk.log_syncs()
         broker.queue("q").publish("body")
         assert disk.log_syncs() == before
+
+
+@pytest.mark.parametrize("sync", ["always", "never", 3600.0])
+def test_a_kill_loses_nothing_that_was_published(engine: Engine, sync: str | float) -> None:
+    broker = engine.open(sync=sync)
+    broker.queue("q").publish_many(["one", "two"])
+    engine.abandon(broker)
+    assert [each.body for each in engine.open().queue("q").peek()] == ["one", "two"]
 
 
 def test_a_datetime_with_a_time_zone_comes_back_as_one(broker: mq.Broker) -> None:
