@@ -8,6 +8,7 @@ begun to.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -452,6 +453,20 @@ def test_a_failed_store_is_said_to_who_waits(queue, sleeps):
     sleeps.spurious()
     assert isinstance(failed, mq.StoreFailed)
     assert isinstance(receiver.result(), mq.StoreFailed)
+
+
+@pytest.mark.file_store
+def test_what_a_handler_raises_as_the_first_wait_begins_is_raised_as_it_is(tmp_path, monkeypatch):
+    """TimeoutError is an OSError, and says nothing of the disk."""
+
+    def limit(*args: object, **options: object) -> None:
+        raise TimeoutError("enough")
+
+    with mq.open(tmp_path) as broker:
+        monkeypatch.setattr(os, "mkfifo", limit)
+        with pytest.raises(TimeoutError) as caught:
+            broker.queue("mail").receive(timeout=0.01)
+    assert (str(caught.value), caught.value.filename) == ("enough", None)
 
 
 # ── a paused queue, a clock that jumps, no memory ──────────────────────────────────

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import os
-from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol
 
@@ -21,6 +20,7 @@ from mq.engine.turn import Turn
 from mq.errors import MqError
 from mq.storage import paths
 from mq.storage.disk import Disk, close_all, is_anothers
+from mq.storage.explain import best_effort, pass_on
 from mq.storage.shared import ASLEEP, WAITS, WAITS_WORDS
 
 SLOTS: Final = 64  # bits of a word
@@ -93,7 +93,7 @@ class Listener:
         while asleep:
             slot = (asleep & -asleep).bit_length() - 1
             asleep &= asleep - 1
-            with suppress(OSError):  # it wakes by itself within a second
+            with best_effort():  # it wakes by itself within a second
                 if slot not in self._bells:
                     self._bells[slot] = self._disk.open_fifo(self._path(slot))
                 self._disk.ring(self._bells[slot])
@@ -102,13 +102,14 @@ class Listener:
         """Take a bell that nobody has."""
         if self._bell in self._open:
             return
-        with suppress(OSError):  # a file system without pipes: looking often is all that is left
+        with best_effort():  # a file system without pipes: looking often is all that is left
             self._disk.make_directory(self._directory)
             for slot in range(SLOTS):
                 self._disk.make_fifo(self._path(slot))
                 try:
                     fd = self._disk.open_fifo(self._path(slot))
-                except OSError:  # something else has the name
+                except OSError as error:  # something else has the name
+                    pass_on(error)
                     continue
                 if self._disk.lock(fd):
                     self._open.append(fd)
@@ -130,7 +131,7 @@ class Listener:
 
         What a process rings at another pipe than the one with the name now, no process hears.
         """
-        with suppress(OSError):
+        with best_effort():
             self._let_go_of_deleted()
             slot = self.bit.bit_length() - 1
             if self._bell in self._open and not self._is_there(slot, self._bell):
@@ -170,7 +171,7 @@ class Listener:
         """Have the thread stop; takes no lock."""
         self.worker.stop()
         for fd in list(self._open):
-            with suppress(OSError):
+            with best_effort():
                 self._disk.ring(fd)
 
     def let_go(self) -> None:

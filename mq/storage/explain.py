@@ -50,6 +50,15 @@ def pass_on(error: OSError) -> None:
         raise error
 
 
+@contextmanager
+def best_effort() -> Iterator[None]:
+    """A block that may fail: an error of the system ends it, and is raised no further; see `pass_on`."""
+    try:
+        yield
+    except OSError as error:
+        pass_on(error)
+
+
 def will_pass(error: StorageError) -> bool:
     """Whether it came of too many open files: there is nothing wrong with these."""
     return isinstance(error.__cause__, OSError) and error.__cause__.errno in NO_DESCRIPTORS

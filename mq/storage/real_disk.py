@@ -517,7 +517,8 @@ def _naming(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = path
+        if error.errno is not None:  # else it is the caller's: see `pass_on`
+            error.filename = path
         raise
 
 
