@@ -37,7 +37,7 @@ from mq.storage.shared import DIRTY, END
 
 FOLLOW_BYTES: Final = 16 << 10  # a process that is farther behind begins to catch up without LOCK
 HOLD_BYTES: Final = 256 << 10  # followed with LOCK held at first, some milliseconds; each time twice as much
-KEEP_UP_BYTES: Final = 64 << 10  # followed between two attempts to get LOCK
+KEEP_UP_BYTES: Final = 16 << 10  # followed between two attempts to get LOCK: a millisecond or two
 READS_MAX: Final = 2  # readings of the whole log without LOCK, before one with it
 JOIN_NAP_SECONDS: Final = 0.002  # while another process writes again what no sync has confirmed
 
@@ -233,8 +233,15 @@ class Replica:
         Else it would come in without LOCK soon, and write faster than it is followed.  `step_aside` has an
         end after some milliseconds.
         """
-        self.turn.mark[shared.WAITING] = 1
-        self.turn.without_lock(partial(self._apply, upto))
+
+        def follow() -> None:
+            while self.applied == self.log.end < upto:
+                # Said again for each part: a process that had to wait for LOCK itself, and has it now, says
+                # that none waits any more.
+                self.turn.mark[shared.WAITING] = 1
+                self._apply(upto, KEEP_UP_BYTES)
+
+        self.turn.without_lock(follow)
         self.turn.mark[shared.WAITING] = 0
 
     def _apply(self, upto: int, enough: int = shared.NO_LIMIT) -> None:

@@ -54,6 +54,7 @@ SEGMENT_BYTES_MIN: Final = 1 << 10
 SYNC_SECONDS: Final = 30.0  # another process may take so long to sync
 SYNC_NAP_SECONDS: Final = 50e-6
 FOLLOW_BYTES: Final = 64 << 10  # read in one piece
+FOLLOW_BYTES_MIN: Final = 16 << 10  # the same, where a part is asked for
 LOOK_MS: Final = 1000  # how often what happens rarely is looked for while records are appended
 SKEW_MS: Final = 5000  # the wall clock is told apart from store time if they differ by more
 
@@ -948,7 +949,7 @@ class Log:
         FileNotFoundError: a segment is gone, so what it held is to be had from elsewhere now.
         """
         last, begin = self.segments[-1], self.end
-        if upto > last.limit or upto - begin > FOLLOW_BYTES:
+        if upto > last.limit or upto - begin > (FOLLOW_BYTES if enough > FOLLOW_BYTES else enough):
             return self._follow_far(upto, begin + enough)
         # Flat on purpose: one process follows another's every message through here.
         scan = Scan(self._disk, self._fd, last, begin, upto, "")
@@ -990,7 +991,7 @@ class Log:
         start, whole = self.end, 0
         for again in (False, True):
             scan = Scan(self._disk, self._fd, self.segments[-1], start, upto, "", whole)
-            for found in scan.blocks(max(FOLLOW_BYTES, enough - self.end)):
+            for found in scan.blocks(max(FOLLOW_BYTES_MIN, enough - self.end)):
                 yield from found
                 if scan.end >= enough:
                     break

@@ -80,7 +80,7 @@ def test_what_is_followed_with_the_lock_held_comes_in_parts_that_double(monkeypa
     def note(upto: int, enough: int = shared.NO_LIMIT) -> None:
         begin = store.replica.log.end
         plain(upto, enough)
-        if enough < shared.NO_LIMIT:
+        if enough >= mq.engine.replica.HOLD_BYTES:
             followed.append((enough, store.replica.log.end - begin))
 
     monkeypatch.setattr(store.replica, "_apply", note)
@@ -99,18 +99,20 @@ def test_a_follower_that_is_far_behind_a_slower_writer_does_not_stop_it(monkeypa
     for _ in range(64):
         queue.publish_many(BATCH)
     held: list[int] = []
-    plain = store.replica._apply
+    plain, follow = store.replica._apply, store.replica._follow_without_lock
 
     def note(upto: int, enough: int = shared.NO_LIMIT) -> None:
-        held.append(enough)
+        if enough >= mq.engine.replica.HOLD_BYTES:
+            held.append(enough)
         plain(upto, enough)
 
     monkeypatch.setattr(store.replica, "_apply", note)
+    monkeypatch.setattr(store.replica, "_follow_without_lock", lambda upto: held.append(0) or follow(upto))
     between(
         store, monkeypatch, lambda: [queue.publish_many(BATCH) for _ in range(left.pop(0) if left else 0)]
     )
     other.queue("b").receive(timeout=0)
-    assert held == [shared.NO_LIMIT] * 3 + [mq.engine.replica.HOLD_BYTES]
+    assert held == [0] * 3 + [mq.engine.replica.HOLD_BYTES]
 
 
 @pytest.mark.parametrize("enough", [1, 1000, 30_000, 100_000])
@@ -313,8 +315,8 @@ def test_a_process_that_waits_follows_only_a_part_between_two_attempts(monkeypat
     """Else it is busy whenever the lock is free."""
     disk = Shared()
     one, other = two(disk, segment_bytes=1 << 20)
-    for _ in range(20):
-        one.queue("a").publish_many(BATCH)
+    for _ in range(200):
+        one.queue("a").publish_many(BATCH[:50])
     assert disk.lock(one._store.turn.locks.fd)
     monkeypatch.setattr(locks, "MEANWHILE_SECONDS", 60.0)  # on a slow machine, too
     followed: list[int] = []
@@ -328,6 +330,26 @@ def test_a_process_that_waits_follows_only_a_part_between_two_attempts(monkeypat
     assert other.queue("a").stats().ready == one.queue("a").stats().ready
     steps = [after - before for before, after in pairwise(followed)]
     assert all(0 < step < 3 * mq.engine.replica.KEEP_UP_BYTES for step in steps)
+
+
+def test_a_process_that_follows_says_that_it_waits_though_others_say_that_none_does(monkeypatch):
+    """A process that waited for the lock, and has it, clears the word: the others set it again."""
+    one, other = two(Shared(), segment_bytes=1 << 20)
+    store = other._store
+    for _ in range(200):
+        one.queue("a").publish_many(BATCH[:50])
+    waiting: list[int] = []
+    plain = store.replica._apply
+
+    def follow(upto: int, enough: int = shared.NO_LIMIT) -> None:
+        waiting.append(store.turn.mark[shared.WAITING])
+        plain(upto, enough)
+        store.turn.mark[shared.WAITING] = 0
+
+    monkeypatch.setattr(store.replica, "_apply", follow)
+    assert other.queue("a").stats().ready == one.queue("a").stats().ready
+    assert len(waiting) > 10
+    assert all(waiting)
 
 
 # ── opening, and reading anew ──────────────────────────────────────────────────────────
