@@ -59,7 +59,7 @@ class Life:
         if name == "reader":
             return next(iter(self.store.replica.log.reader._readers.values()))
         if name == "segment":
-            return self.store.replica.log._fd
+            return self.store.replica.log.fd
         return self.store.turn.locks.directory if name == "directory" else held[name]
 
 

@@ -719,8 +719,10 @@ def test_a_child_that_waits_for_the_mutex_of_a_thread_that_is_not_there_goes_on(
 
 
 WAITING: dict[str, tuple[Callable[[Store], Any], Callable[[mq.Broker], object], str]] = {
-    "log._sync": (lambda store: store.replica.log._sync, lambda broker: broker.flush(), "_sync_now"),
-    "commit.gate": (lambda store: store.replica.log._commit.gate, lambda broker: broker.flush(), "wait"),
+    "log.using": (lambda store: store.replica.log.using, lambda broker: broker.flush(), "sync_now"),
+    "commit.gate": (
+        lambda store: store.replica.log.syncing.commit.gate, lambda broker: broker.flush(), "wait"
+    ),
     "maintenance.working": (lambda store: store.maintenance.working, lambda broker: broker.close(), "_run"),
     "reader.files": (
         lambda store: store.replica.log.reader.files, lambda broker: broker._store.files(), "disk_bytes"

@@ -420,7 +420,7 @@ def test_a_segment_that_another_process_dropped_is_not_missed(tmp_path):
         busy.queue("mail").receive(timeout=0).ack()
         busy._store.maintenance.compact()
         with idle._store.turn.mutex:
-            idle._store.replica.log.stand()
+            idle._store.replica.log.watch.stand()
         assert idle.queue("mail").receive(timeout=0) is None
 
 

@@ -448,7 +448,7 @@ def test_closing_ends_an_iteration(queue, sleeps):
 
 def test_a_failed_store_is_said_to_who_waits(queue, sleeps):
     [receiver] = receivers(sleeps, 1, queue.receive)
-    failed = queue._store.replica.log._fail(OSError(5, "Input/output error"))
+    failed = queue._store.replica.log.fail(OSError(5, "Input/output error"))
     queue._store.turn.mark[DIRTY] = 1
     sleeps.spurious()
     assert isinstance(failed, mq.StoreFailed)

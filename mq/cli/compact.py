@@ -10,8 +10,8 @@ from mq.cli.app import command, json_option, require_store, store_option
 from mq.cli.inspect import take_census
 from mq.cli.progress import Progress
 from mq.delivery import records
-from mq.storage.log import ALLOCATE_BYTES
 from mq.storage.real_disk import RealDisk
+from mq.storage.rotation import ALLOCATE_BYTES
 
 
 @command(short_help="Reclaim the disk space of what is not live.")

@@ -38,9 +38,9 @@ class Flusher:
 
     def _sync(self) -> bool:
         """Whether that was the last time, for the log has failed."""
-        with self._log.unheard(), suppress(StorageError):
+        with self._log.failure.unheard(), suppress(StorageError):
             self._log.sync(self._log.end)
-        return self._log.failure is not None
+        return self._log.failure.error is not None
 
     def _miss(self) -> None:
         self.missing = True

@@ -33,10 +33,11 @@ from mq.notes import WARNING, Notes
 from mq.storage import checkpoint, cleaner, paths
 from mq.storage.explain import explain, will_pass
 from mq.storage.locks import LOCK_SECONDS
-from mq.storage.log import Draft, Log
+from mq.storage.log import Log
 from mq.storage.record import FENCE_BYTES
 from mq.storage.recovery import Start
 from mq.storage.segment import Scan, is_zero
+from mq.storage.tail import Draft
 
 MEMORY: Final = ":memory:"
 Token = tuple[QueueState, Live]  # something that lives: see State.within
@@ -111,7 +112,7 @@ class Maintenance:
     def nudge(self) -> None:
         """The log has grown; called under the store's lock."""
         log = self._replica.log
-        if log.full and self.worker.runs():
+        if log.reserve.full and self.worker.runs():
             self.worker.ring()  # it looks when this append is done: that may have been the last ack
             return
         over = log.disk_bytes() - 2 * self._replica.state.live_bytes()
@@ -154,7 +155,7 @@ class Maintenance:
                 with explain(self._replica.path), self._owner.alone_cleaning() as ours:
                     if ours:
                         self._see_others_checkpoint()
-                        with self._replica.log.unheard():
+                        with self._replica.log.failure.unheard():
                             self._run_due(checkpoint_bytes)
             except Closed:
                 pass
@@ -219,7 +220,7 @@ class Maintenance:
     def _step(self) -> None:
         """What the thread does when it is woken."""
         self.run()
-        if self._replica.log.full:
+        if self._replica.log.reserve.full:
             time.sleep(FULL_REST_SECONDS)
 
     # ── space ──────────────────────────────────────────────────────────────────────
@@ -231,7 +232,7 @@ class Maintenance:
     def _look(self) -> bool:
         """Whether there is something to clean.  On a full disk, also in the segment that is in use."""
         with self._owner.maintaining() as (log, now_ms, _):
-            if log.full:
+            if log.reserve.full:
                 return self._look_on_full_disk(log, now_ms)
             self.nudge()
             self._shrink_reserve(log)
@@ -244,14 +245,14 @@ class Maintenance:
             self._looked = self._looked._replace(pays=False)  # until more was settled
             return False
         if len(log.segments) == 1:
-            log.roll(now_ms)
+            log.rotation.roll(now_ms)
         return True
 
     def _clean_is_due(self) -> bool:
         log, live = self._replica.log, self._replica.state.live_bytes()
-        if self.trouble is not None and (log.names_unsure or time.monotonic() < self._again_at):
+        if self.trouble is not None and (log.trimming.names_unsure or time.monotonic() < self._again_at):
             return False
-        return self._pays(live) if log.full else cleaner.is_due(log, live)
+        return self._pays(live) if log.reserve.full else cleaner.is_due(log, live)
 
     def _pays(self, live: int) -> bool:
         """On a full disk: whether the oldest segment gives more than moving what lives in it takes."""
@@ -284,12 +285,12 @@ class Maintenance:
         garbage = min(state.live_bytes() + 2 * log.segment_bytes, ENOUGH_BYTES) if state.total() else 0
         if log.reserve.has(whole + garbage):
             log.reserve.hold(whole)
-            log.full = False
+            log.reserve.full = False
 
     def _shrink_reserve(self, log: Log) -> None:
         """Once most of what it was kept back for has been settled, others may have the room."""
         whole, _ = self.kept((), 0)
-        if log.reserve.held > (whole if log.full else 2 * whole):
+        if log.reserve.held > (whole if log.reserve.full else 2 * whole):
             log.reserve.shrink(whole)
 
     def _cost(self) -> int:
@@ -316,7 +317,7 @@ class Maintenance:
         if not ours:
             with self._owner.alone_cleaning(WAY_SECONDS):
                 pass  # another process was at it
-        self._replica.log.way_made = True
+        self._replica.log.reserve.way_made = True
 
     def _clean_until(self, until: float) -> None:
         while time.monotonic() < until and self._look() and self.clean():
@@ -337,7 +338,7 @@ class Maintenance:
             with self._owner.maintaining() as (log, now_ms, _):
                 begin, limit = log.head, self.garbage_upto()
                 if limit == log.segments[-1].limit:
-                    log.roll(now_ms)  # the segment in use can be cleaned once another is
+                    log.rotation.roll(now_ms)  # the segment in use can be cleaned once another is
             self._clean_upto(limit, begin, progress)
             progress(limit - begin, limit - begin)
 
@@ -430,7 +431,7 @@ class Maintenance:
     # ── checkpoints ────────────────────────────────────────────────────────────────
 
     def _checkpoint_is_due(self, grown: int = CHECKPOINT_BYTES) -> bool:
-        if self._replica.path == MEMORY or self._replica.log.full:
+        if self._replica.path == MEMORY or self._replica.log.reserve.full:
             return False
         return self._replica.log.end - self._replica.checkpoint_at > max(
             grown, CHECKPOINT_SHARE * self._checkpoint_bytes
@@ -453,7 +454,7 @@ class Maintenance:
                 pass  # be as far as that checkpoint, which this process may not have followed to yet
             replica.keep_only(lambda place: place[0] in packs_there)
         with self._owner.maintaining() as (log, now_ms, _):
-            log.stand()
+            log.watch.stand()
             replica.disk.make_directory(self._checkpoint_path)  # as a cache, it may be deleted at any time
             marker = log.append_head(now_ms, log.head)
             if (

@@ -25,7 +25,7 @@ from mq.delivery import records
 from mq.delivery.queue import QueueState
 from mq.delivery.state import State
 from mq.storage import record
-from mq.storage.log import GRANT_BYTES
+from mq.storage.room import GRANT_BYTES
 
 SETTLED_BYTES: Final = 76  # a delivery and an ack
 ACKED_BYTES: Final = 36

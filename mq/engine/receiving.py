@@ -208,7 +208,7 @@ def begun(store: Store, state: QueueState | None, begin: int) -> list[tuple[int,
     """
     with suppress(MqError, MemoryError, OSError):  # then they come back after their visibility timeout
         if state is not None and begin >= 0:  # else the state was void, and nothing was delivered
-            return _deliveries(store.replica.log.appended_since(begin), state)
+            return _deliveries(store.replica.log.following.appended_since(begin), state)
     return []
 
 

@@ -32,8 +32,9 @@ from mq.storage import paths, recovery, shared
 from mq.storage.disk import Disk
 from mq.storage.explain import REOPEN, pass_on, storage_error
 from mq.storage.identity import Identity
-from mq.storage.log import SYNC_SECONDS, Log
+from mq.storage.log import Log
 from mq.storage.shared import DIRTY, END
+from mq.storage.syncing import SYNC_SECONDS
 
 FOLLOW_BYTES: Final = 16 << 10  # a process that is farther behind begins to catch up without LOCK
 HOLD_BYTES: Final = 256 << 10  # followed with LOCK held at first, some milliseconds; each time twice as much
@@ -131,7 +132,7 @@ class Replica:
         if self._read_only:
             self._wait_while(self._is_syncing)
         elif self.has_log:
-            self.log.wait_for_rewrite()
+            self.log.syncing.wait_for_rewrite()
         else:
             try:
                 self._wait_while(lambda: not self.disk.lock(self.turn.page_fd))
@@ -190,7 +191,7 @@ class Replica:
         before, hold = shared.NO_LIMIT, HOLD_BYTES
         try:
             while True:
-                log.check()
+                log.failure.check()
                 behind = mark[END] - log.end
                 if self.applied != log.end or log.unsettled:  # an operation was interrupted
                     self._attach_again()
@@ -206,14 +207,14 @@ class Replica:
                 elif behind:
                     self._apply(mark[END])
                 elif mark[DIRTY]:
-                    log.adopt(self.clock.store_ms())
+                    log.following.adopt(self.clock.store_ms())
                 else:
                     return
         except OSError as error:
             if self.turn.is_left():
                 return self.turn.enter()
             pass_on(error)
-            log.stand()  # perhaps the program closed a descriptor
+            log.watch.stand()  # perhaps the program closed a descriptor
             raise storage_error(self.path, error) from error
 
     def keep_up(self) -> None:
@@ -306,6 +307,6 @@ class Replica:
     def _position(self, number: int, id: int, error: MqError) -> int | None:
         """Where the message is now; it could not be read."""
         if isinstance(error, CorruptStore):
-            self.log.stand()  # else damage is no explanation
+            self.log.watch.stand()  # else damage is no explanation
         queue = self.state.queue(number)
         return queue.position(id) if queue else None

@@ -61,6 +61,7 @@ from mq.storage.identity import Identity
 from mq.storage.locks import Locks
 from mq.storage.log import Log
 from mq.storage.memory_disk import MemoryDisk
+from mq.storage.owner import Owner
 from mq.storage.real_disk import RealDisk
 from mq.storage.segment import epoch_of
 from mq.storage.shared import END, FAILED, HOLDER
@@ -194,12 +195,12 @@ class Store:
                 self.turn.leave = self.turn.locks.unlock
             if not alone:
                 self._join()
-            self.replica.log.stand()
+            self.replica.log.watch.stand()
             self.turn.leave()
             self._require_parents(self.replica.identity, self._own_tag())
             if alone:
                 with suppress(OSError):  # a full disk: publishes will be refused
-                    self.replica.log.reserve.hold(self.replica.log.kept((), 0)[0])
+                    self.replica.log.reserve.hold(self.maintenance.kept((), 0)[0])
             self._begin_flusher()
             if self.turn.pid != os.getpid():
                 raise left()  # half of it is the parent's
@@ -211,7 +212,7 @@ class Store:
             self.maintenance = self._new_maintenance()  # the child of a fork tries again
             raise
         # Last: its thread waits for the mutex, which a child has here, and must not have to wait for it.
-        self.replica.log.grown = self.maintenance.nudge
+        self.replica.log.owner.grown = self.maintenance.nudge
         self.maintenance.nudge()
 
     def _begin_flusher(self) -> None:
@@ -344,14 +345,18 @@ class Store:
         self.replica.join(use)
 
     def _take_log(self, log: Log, found: recovery.Survey, *, closed: bool) -> None:
-        log.share(self.turn.page_fd, closed=closed)
-        log.standing, log.stood, log.lost = self._standing, self.listener.look_after_pipes, self._lose
-        log.skew = self.clock.skew_ms
-        log.turn = self._turn_of_sync
-        # Not where each publish waits for the disk: a write is as fast there, and fails with an errno.
-        log.may_map = not self.sync_always and self.disk.may_map(self.path)
-        log.refusable = frozenset({records.PUBLISH})
-        log.kept = self.maintenance.kept
+        owner = Owner(
+            skew_ms=self.clock.skew_ms,
+            kept=self.maintenance.kept,
+            refusable=frozenset({records.PUBLISH}),
+            # Not where each publish waits for the disk: a write is as fast there, and fails with an errno.
+            may_map=not self.sync_always and self.disk.may_map(self.path),
+            standing=self._standing,
+            turn=self._turn_of_sync,
+            stood=self.listener.look_after_pipes,
+            lost=self._lose,
+        )
+        log.share(self.turn.page_fd, owner, closed=closed)
         self.replica.take_log(log, found.verdict)
 
     @contextmanager
@@ -376,7 +381,7 @@ class Store:
 
     @contextmanager
     def _turn_of_sync(self) -> Iterator[None]:
-        """For `Log.sync`: no thread and no process appends meanwhile, and all that others did is known."""
+        """For a sync: no thread and no process appends meanwhile, and all that others did is known."""
         # A sync inside a turn of this thread: the threads of mq have the mutex only in one, when they sync.
         if self.turn.mutex._is_owned():  # type: ignore[attr-defined]
             yield
@@ -405,12 +410,13 @@ class Store:
         Called by the listener.  It comes by each second because the wall clock may have jumped,
         and because a process that was to ring may have died.
         """
-        with self.replica.log.unheard(), self.turn.mutex:  # with it held, a thread says that it closes
+        # With the mutex held, a thread says that it closes.
+        with self.replica.log.failure.unheard(), self.turn.mutex:
             if self.waiters.asleep and not self.closed:
                 self.turn.take_with_lock(partial(self._hear, self.replica.applied))
 
     def _hear(self, before: int) -> None:
-        self.replica.log.stand_again(self.clock.store_ms())
+        self.replica.log.watch.stand_again(self.clock.store_ms())
         now, board = self.clock.now(), self.replica.state.board
         if board.due(now) is not None:
             board.next = now.store  # else a clock that jumped would be noticed at the next turn
@@ -424,9 +430,9 @@ class Store:
 
     def _lose(self, trouble: Trouble) -> None:
         """The files are not, or not only, this store's: nothing is done to them any more."""
-        self.turn.enter_with_lock = self.replica.log.check
+        self.turn.enter_with_lock = self.replica.log.failure.check
         if not self.closed:
-            self.turn.divert(self.replica.log.check)
+            self.turn.divert(self.replica.log.failure.check)
         if trouble.stolen:
             self.turn.leave_descriptors()
 
@@ -603,8 +609,8 @@ class Store:
                 self._finished = True
             if self._finished:
                 self._let_go_of_all()  # also when all before it was interrupted
-        if first and self.replica.log.failure and not self.replica.log.told:
-            raise self.replica.log.failure
+        if first and self.replica.log.failure.error and not self.replica.log.failure.told:
+            raise self.replica.log.failure.error
 
     def hold(self) -> Hold:
         """What all refer to with which a program can use the store: see mq/hold.py."""
@@ -640,7 +646,7 @@ class Store:
         """Whether a thread is in the midst of something here, perhaps this one."""
         if self.busy or forks.is_held(self.turn.mutex):
             return True
-        return self.maintenance.is_working() or self.replica.log.is_syncing()
+        return self.maintenance.is_working() or self.replica.log.syncing.is_syncing()
 
     def let_go_if_forgotten(self) -> None:
         """Close the files of a store that no program can close; called with no lock held."""
@@ -679,9 +685,9 @@ class Store:
     def _finish(self) -> None:
         """Nothing new begins here: bring to an end what was begun."""
         self._end_threads()
-        with self.turn.mutex, suppress(StoreFailed), self.replica.log.unheard():
-            self.replica.log.stand()
-        if self.replica.log.failure or self.turn.mark[FAILED]:
+        with self.turn.mutex, suppress(StoreFailed), self.replica.log.failure.unheard():
+            self.replica.log.watch.stand()
+        if self.replica.log.failure.error or self.turn.mark[FAILED]:
             return
         if self._is_alone():
             self.maintenance.finish()
@@ -691,7 +697,7 @@ class Store:
     def _say_closed(self) -> None:
         if self.exclusive or self.turn.locks.arrive(exclusive=False):
             with suppress(DiskFull):  # then the log is all there, and only does not say so
-                self.replica.log.say_closed(self.clock.store_ms())
+                self.replica.log.closing.say_closed(self.clock.store_ms())
         self.turn.mark[shared.SEEN] = self.clock.store_ms()
         self.turn.mark[HOLDER] = 0  # nobody is to be sent to a process that has closed it
         # Here, for the last one has presence alone: who comes next would be refused.

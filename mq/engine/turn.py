@@ -168,7 +168,7 @@ class Turn:
                 return self.enter()
             if isinstance(error, ValueError):
                 raise
-            follower.log.stand()  # perhaps the program closed the descriptor
+            follower.log.watch.stand()  # perhaps the program closed the descriptor
             raise storage_error(self._path, error) from error
         if mark[HOLDER] != self.pid:
             mark[HOLDER], bias.run = self.pid, 0

@@ -13,8 +13,18 @@ identity.py    FORMAT: which store this is
 record.py      bytes ⇄ record
 segment.py     one file of the log, and how it is scanned
 search.py      the next intact record behind a bad place
-log.py         append, rotate, sync, fail-stop
-commit.py      one fdatasync for all who wait
+log.py         the log, made of:
+  tail.py        append
+  room.py        room for that
+  rotation.py    segments begun
+  trimming.py    segments given back
+  syncing.py     sync, after commit.py: one fdatasync for all who wait
+  closing.py     the record that says that nothing follows
+  following.py   what other processes appended
+  failure.py     it stops for good
+  watch.py       while its files are not its own, too
+  owner.py       what it asks of the store that has it
+mapped.py      the log's end, mapped: a copy is a write
 rewrite.py     again what an fsync may have lost, before the next one
 reader.py      records by their position
 reserve.py     room kept back, so that a full disk can be drained

@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol, TypeVar
 
-from .log import Draft, Log
+from .log import Log
+from .tail import Draft
 
 Token = TypeVar("Token")
 

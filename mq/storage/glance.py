@@ -13,15 +13,13 @@ the whole record then.  So this is for numbers that are counted, never for what 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from mq.errors import Closed
 
 from . import record
 from .explain import pass_on
-
-if TYPE_CHECKING:
-    from .reader import Reader
+from .reader import Reader
 
 UNPACK: Final = record.HEADER.unpack_from
 AHEAD_BYTES: Final = 4096  # read at once: the headers of small records stand close together

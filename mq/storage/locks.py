@@ -188,6 +188,29 @@ class Locks:
         close_all(self._disk, fds)
 
 
+class SyncLock:
+    """The lock of `mark`: the process that has it syncs the log."""
+
+    unlock: Callable[[], object]
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self.leave()
+
+    def use(self, fd: int) -> None:
+        """*fd* is the descriptor of the page; -1: no other process has the store."""
+        self.fd = fd
+        self.unlock = self._disk.unlocker(fd) if fd >= 0 else int
+
+    def leave(self) -> None:
+        """The descriptor goes with the store, or is another file's by now: this process syncs no more."""
+        self.fd, self.unlock = -1, int
+
+    def take(self) -> bool:
+        """Whether no other process syncs; then none does until this one unlocks."""
+        return self.fd < 0 or self._disk.lock(self.fd)
+
+
 def is_present(disk: Disk, path: str) -> bool:
     """Whether somebody has the store open.  Looks, and lets go at once.
 

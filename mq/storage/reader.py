@@ -1,6 +1,6 @@
 """Reading records by their position: from any thread, at any time, without the log's lock.
 
-The end of the log is read where it is mapped (tail.py), if it is; else a segment is.  A
+The end of the log is read where it is mapped (mapped.py), if it is; else a segment is.  A
 segment may go, and its descriptor with it, while a thread reads.  The number of the
 descriptor may then name another file; the checksum, seeded by the segment's base,
 tells, and the reading is done again under a lock.
@@ -24,9 +24,9 @@ from mq.errors import ADVICE, Closed, CorruptStore
 from . import paths, record, segment
 from .disk import Disk, is_anothers
 from .explain import DAMAGE, explain, pass_on, storage_error
+from .mapped import Mapped, unmapped
 from .record import CRC, CRC_FROM, HEADER_BYTES, LOW
 from .segment import Segment
-from .tail import Tail, unmapped
 
 UNPACK: Final = record.HEADER.unpack_from  # its own, and not `record.parse`: see there
 
@@ -54,11 +54,11 @@ class HasEnd(Protocol):
 
 
 class Reader:
-    tail: Tail  # what is mapped; another one, or closed, whenever a thread with the log's turn says so
+    mapped: Mapped  # what is mapped; another one, or closed, whenever a thread with the log's turn says so
 
     def __init__(self, disk: Disk, directory: str, segments: list[Segment], log: HasEnd) -> None:
         self._disk, self._directory, self._log = disk, directory, log
-        self.tail = unmapped()
+        self.mapped = unmapped()
         self._pread = disk.pread
         self._readers: dict[int, int] = {}  # descriptors by base
         self.files = threading.RLock()
@@ -77,9 +77,9 @@ class Reader:
     def read(self, lsn: int) -> Stored:
         """The record at *lsn*, checked; CorruptStore if it does not pass, Closed if `close` was called."""
         # Flat on purpose: every delivery comes through here.
-        tail = self.tail
-        if (at := lsn - tail.first) >= 0:
-            stored = self._read_mapped(tail, at, lsn)
+        mapped = self.mapped
+        if (at := lsn - mapped.first) >= 0:
+            stored = self._read_mapped(mapped, at, lsn)
             if stored is not None:
                 return stored
         # Records do not change, so what was read with the last one, or to follow others, serves for
@@ -181,8 +181,8 @@ class Reader:
         last = positions[bisect_right(positions, lsn + reach, start) - 1]  # they ascend, as a rule
         size = min(max(0, last - lsn), reach) + self._guess
         data = b""
-        if lsn >= self.tail.first:  # as in `_read_mapped`
-            data = self.tail.read(lsn, min(lsn + size, self._log.end))
+        if lsn >= self.mapped.first:  # as in `_read_mapped`
+            data = self.mapped.read(lsn, min(lsn + size, self._log.end))
         if not data:
             fd = self._readers.get(each.base)
             if fd is None or lsn < each.base:
@@ -195,14 +195,14 @@ class Reader:
         self._recent = each, lsn, data
         return each, lsn, data
 
-    def _read_mapped(self, tail: Tail, at: int, lsn: int) -> Stored | None:
-        """The record *at* so many bytes from where *tail* begins, or began; None if it does not pass.
+    def _read_mapped(self, mapped: Mapped, at: int, lsn: int) -> Stored | None:
+        """The record *at* so many bytes from where *mapped* begins, or began; None if it does not pass.
 
         Not a byte behind the log's end is touched: another process may have cut the file there.
         """
         most = self._log.end - lsn
         try:
-            data = tail.window[at : at + min(READ_BYTES, most)]
+            data = mapped.window[at : at + min(READ_BYTES, most)]
             if len(data) < HEADER_BYTES:
                 return None
             crc, length, low, _, ms, kind, flags, queue = UNPACK(data)
@@ -210,12 +210,12 @@ class Reader:
             if low != lsn & LOW or size > most:
                 return None
             if size > len(data):
-                data = tail.window[at : at + size]
+                data = mapped.window[at : at + size]
         except ValueError:  # it was closed meanwhile
             return None
-        if crc32c(data[CRC_FROM:size], tail.seed) != crc:
+        if crc32c(data[CRC_FROM:size], mapped.seed) != crc:
             return None
-        return Stored(kind, flags, queue, tail.wall_ms + ms, data[HEADER_BYTES:size])
+        return Stored(kind, flags, queue, mapped.wall_ms + ms, data[HEADER_BYTES:size])
 
     def _read(self, fd: int, each: Segment, lsn: int) -> Stored | None:
         """The record; None if it does not pass its checksum."""

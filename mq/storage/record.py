@@ -14,7 +14,7 @@ block, or a body that looks like a record, does not pass.
 tells a torn tail from damage.  `time` counts from the segment's creation.
 
 All that knows this layout is here, but for three places that are flat, because a call for each
-record would cost as much as reading it: `Log.append` packs; `Reader` and `Scan` unpack and check.
+record would cost as much as reading it: `Tail.append` packs; `Reader` and `Scan` unpack and check.
 """
 
 from __future__ import annotations

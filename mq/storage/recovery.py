@@ -34,6 +34,7 @@ from .disk import Disk, write_file
 from .explain import NO_ROOM
 from .identity import Identity
 from .log import Log
+from .owner import Owner
 from .reserve import Reserve
 from .rewrite import rewrite
 from .search import next_intact
@@ -360,7 +361,7 @@ def recover(
             if error.errno not in NO_ROOM or not reserve.give(RENEWING_BYTES):
                 raise
     log = Log(disk, directory, identity, mark, found.segments, found.end, segment_bytes)
-    log.skew = skew
+    log.owner = Owner(skew_ms=skew)
     if anew:
         log.epoch = another_epoch(log.epoch)
     try:

@@ -22,6 +22,8 @@ class Reserve:
     def __init__(self, disk: Disk, path: str) -> None:
         self._disk, self._path = disk, path
         self.held = 0  # bytes, when this process last looked: another one may have cut it since
+        self.full = False  # this process met a full disk, and nothing refusable was appended since
+        self.way_made = False  # what can be cleaned there was, since something was settled
 
     def hold(self, size: int) -> None:
         """Keep *size* bytes back; OSError if the disk has not so much.  Asks the disk each time."""

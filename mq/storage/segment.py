@@ -429,6 +429,26 @@ def is_intact(disk: Disk, fd: int, segment: Segment, lsn: int) -> bool:
     return found is not None and len(found) == header.length
 
 
+def begun(disk: Disk, fd: int, identity: Identity, path: str, base: int) -> tuple[Segment, int] | None:
+    """The segment at *base*, in the file at *path*, and where its fence voids from; None if it has none."""
+    data = disk.pread(fd, BEGIN_BYTES, 0)
+    try:
+        found = decode_header(identity, path, base, data)
+    except BadHeader:
+        return None
+    fence = record.fence_in(data[HEADER_BYTES:], base, found.seed)
+    return (found, fence.void_from) if fence else None
+
+
+def begun_at(disk: Disk, identity: Identity, path: str, base: int) -> tuple[Segment, int] | None:
+    """`begun`, of a file that is not open."""
+    fd = disk.open(path)
+    try:
+        return begun(disk, fd, identity, path, base)
+    finally:
+        disk.close(fd)
+
+
 def is_zero(disk: Disk, fd: int, offset: int) -> bool:
     """Whether nothing but zeros stands in the file from *offset* on."""
     while block := disk.pread(fd, BLOCK_BYTES, offset):

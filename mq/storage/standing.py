@@ -13,7 +13,7 @@ descriptors that are not its own, and get their numbers for files of its own.
 
 So the process compares: each descriptor against the file that it was opened on, and against
 the file that has the name now.  It does so before it relies on a name, and once a second
-while it writes.  A difference ends the work of this broker for good (`Log.stand`).
+while it writes.  A difference ends the work of this broker for good (`Watch.stand`).
 
 A process that joins others compares, too: the page holds the `fingerprint` of the files that
 the first process opened.

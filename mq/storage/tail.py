@@ -1,101 +1,274 @@
-"""The end of the last segment, as this process has it mapped.
+"""The end of the log: records are appended here.  One writer at a time; the caller sees to that.
 
-        first                end            ready              limit
-    ──────┼──── records ──────┼───────────────┼──────────────────┤ what is reserved
-          │       read here   │  copied here  │  made ready when it is first needed
+    append ──► is there room?  ──► one copy, or one pwrite, at `end` ──► `end` moves, on the page too
+                 │ no
+                 └─► make_room (room.py), before anything is written
 
-There is one at a time.  It is closed when the log goes on in another segment, when it has no
-room, when its pages cannot be had, in a child of a fork, and with the log; then what is
-appended is written, and what is read is read, by calls of the system.
-
-Only threads with the log's turn change it or copy to it.  Any thread reads, and may find it
-closed in between: that is a ValueError, after which it reads the file.
+Nothing here begins a segment, waits for the disk, or calls the store.  `make_room` does all that;
+it is called before a record has its position, and never between a write and the end that says so.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import Final
+import errno
+import threading
+from collections.abc import Callable, Collection, Sequence
 
-from .disk import Disk
-from .segment import HEADER_BYTES, Segment
-from .window import Window
+from crc32c import crc32c
 
-STEP_BYTES: Final = 64 << 10  # made ready at once
-COPY_BYTES_MAX: Final = 4096  # of what is longer no page is made ready for a copy: writing it takes less time
-GRANULE_BYTES: Final = 64 << 10  # where a mapping may begin: pages are not larger anywhere
-NOWHERE: Final = 1 << 64  # behind every position
+from mq.errors import StorageError, UsageError
+from mq.forks import is_held
+
+from . import record, segment, shared
+from .disk import Disk, write_all
+from .explain import LEFT, LEFT_WHY, storage_error
+from .failure import Failure
+from .locks import SyncLock
+from .mapped import map_end, unmapped
+from .owner import Owner
+from .reader import Reader
+from .real_disk import file_bytes_max
+from .record import AFTER_CRC, CLAIMS_NOTHING, CRC, HEADER_BYTES, LOW
+from .segment import Segment
+from .shared import DIRTY, END, SYNCED
+
+Draft = tuple[int, int, int, bytes]  # kind, flags, queue, payload: a record before it has a place
+
+MakeRoom = Callable[[int, int, Collection[int], int], int]
+"""(time, size, kinds, count) → the position of the first record, for which there is room then."""
 
 
 class Tail:
-    """Its positions are those of the log.  What is not in [first, limit) is not mapped."""
+    end: int  # where the next record goes; changed in a turn only, as is all that is not marked
+    make_room: MakeRoom
 
-    __slots__ = ("first", "limit", "ready", "seed", "wall_ms", "window")
+    def __init__(
+        self, disk: Disk, directory: str, mark: memoryview, segments: list[Segment], end: int
+    ) -> None:  # fmt: skip
+        self.disk, self.directory = disk, directory
+        self.mark = mark  # the page; one of its own, once the files are let go of
+        self.owner = Owner()
+        self.reader = Reader(disk, directory, segments, self)
+        self.sync_lock = SyncLock(disk)
+        self.failure = Failure(disk, directory, self, self.sync_lock)
+        self.head = segments[0].base if segments else 0  # the log begins here
+        self.epoch = segment.epoch_of(segments)  # part of receipts; goes into every fence
+        self.last_ms = 0  # the time of the last record that another process appended
+        # The segment that is written to.
+        self.fd = -1
+        self.writing: tuple[int, Segment] | None = None  # the same, and which one that is: for who syncs
+        self.using = threading.RLock()  # held while the disk syncs: no descriptor is closed meanwhile
+        self._retired: list[int] = []  # descriptors of earlier ones: a sync may still be using them
+        self._pwrite = disk.pwrite
+        self._seed = self._created_ms = 0
+        self.shift = 0  # a position less this is an offset in the file
+        self.latest_ms = 0  # what a record's time has room for
+        # What may be appended without `make_room`.
+        self.allocated = 0  # bytes up to here are reserved
+        self.room = 0  # an append that ends before here may go ahead
+        self.look_ms = 0  # and one that comes before then
+        self.mapped = self.reader.mapped = unmapped()  # a part of what is reserved
+        self.unsettled = False  # interrupted between two segments: to be rebased before its next use
+        # In a turn without LOCK: that this process died inside shows in INSIDE, so that a single record,
+        # which is there whole or not at all, need not be announced in DIRTY (storage/bias.py).
+        self.biased = False
+        self.end = end
 
-    def __init__(self, window: Window, first: int, limit: int, seed: int = 0, wall_ms: int = 0) -> None:
-        """*seed* and *wall_ms*: of the segment."""
-        self.window, self.first, self.limit = window, first, limit
-        self.seed, self.wall_ms = seed, wall_ms
-        self.ready = 0  # what ends before here may be copied
+    @property
+    def synced(self) -> int:
+        """Everything below is on the disk."""
+        return self.mark[SYNCED]
 
-    def reach(self, start: int, end: int) -> bool:
-        """Whether a record at [*start*, *end*), behind all others, may be copied.
+    @property
+    def segments(self) -> list[Segment]:
+        """Oldest first.  Not to be changed."""
+        return self.reader.index[1]
 
-        If its pages cannot be had, the window is closed: the write that is tried then says why.
-        """
-        if end > self.limit or end - start > COPY_BYTES_MAX:
-            return False
-        begin = max(start, self.ready)
-        stop = min(begin + STEP_BYTES, self.limit)
+    # ── appending ──────────────────────────────────────────────────────────────────
+
+    def append(self, now_ms: int, kind: int, flags: int, queue: int, payload: bytes) -> int:
+        """Append one record; its position.  Whatever becomes of this process, the file has the bytes then."""
+        # Flat on purpose, and the codec written out: every publish, delivery and ack comes through here,
+        # and a Python call costs a tenth of it.
+        size = HEADER_BYTES + len(payload)
+        lsn = self.end
+        if lsn + size > self.room or now_ms > self.look_ms or now_ms < self._created_ms:
+            lsn = self.make_room(now_ms, size, (kind,), 1)
+            now_ms = max(now_ms, self._created_ms)  # if a system's clocks are not what it says
+        lag = lsn - self.mark[SYNCED]
+        rest = (
+            AFTER_CRC.pack(
+                len(payload), lsn & LOW, lag if lag < CLAIMS_NOTHING else CLAIMS_NOTHING,
+                now_ms - self._created_ms, kind, flags, queue,
+            )
+            + payload
+        )  # fmt: skip
+        data = CRC.pack(crc32c(rest, self._seed)) + rest
+        mapped, end = self.mapped, lsn + size
+        copies = end <= mapped.ready or mapped.reach(lsn, end)
+        # Behind the last call: a signal's handler may fork there, and this be the child (`Log.after_fork`).
+        if not self.biased:
+            self.mark[DIRTY] = 1
         try:
-            is_ready = self.window.ready(begin - self.first, stop - begin)
-        except ValueError:  # this is the child of a fork, which the handler of a signal made in here
-            is_ready = False
-        if is_ready:
-            self.ready = stop
+            if copies:
+                mapped.window[lsn - mapped.first : end - mapped.first] = data
+            else:
+                done = self._pwrite(self.fd, data, lsn - self.shift)
+                if done != size:
+                    self.write(data, lsn, done)
+            self.end = self.mark[END] = end
+        except OSError as error:
+            raise self._refused(error, lsn, size) from error
+        except BaseException as error:
+            if copies and isinstance(error, ValueError):  # it is closed: this is the child of a fork
+                raise self.fail(OSError(LEFT, LEFT_WHY)) from error
+            if not isinstance(error, StorageError):
+                self.mark[DIRTY] = 1
+            raise
+        if not self.biased:
+            self.mark[DIRTY] = 0
+        return lsn
+
+    def append_group(self, now_ms: int, drafts: Sequence[Draft], *, atomic: bool = True) -> list[int]:
+        """Append records at once; their positions.  *atomic*: all are there after a crash, or none."""
+        kinds, flags, numbers, payloads = map(list, zip(*drafts, strict=True))
+        return self.append_columns(now_ms, kinds, flags, numbers, payloads, atomic=atomic)
+
+    def append_columns(
+        self, now_ms: int, kinds: list[int], flags: list[int], numbers: list[int], payloads: list[bytes], *,
+        atomic: bool = True,
+    ) -> list[int]:  # fmt: skip
+        """`append_group`, with a list for each field (*numbers*: of queue): nothing is made for a record."""
+        count = len(payloads)
+        size = sum(map(len, payloads)) + HEADER_BYTES * count
+        if size > record.GROUP_BYTES_MAX:
+            raise UsageError(
+                f"{size} bytes at once; {record.GROUP_BYTES_MAX} is the most: publish in smaller batches"
+            )
+        if self.end + size > self.room or now_ms > self.look_ms or now_ms < self._created_ms:
+            self.make_room(now_ms, size, set(kinds), count)
+            now_ms = max(now_ms, self._created_ms)
+        chain = record.CONTINUES if atomic else 0
+        flags = [*[each | chain for each in flags[:-1]], flags[-1]]
+        start = self.end
+        data, positions = record.encode_run(
+            self._seed, start, self.mark[SYNCED], now_ms - self._created_ms, kinds, flags, numbers, payloads
+        )
+        mapped, end = self.mapped, start + size
+        copies = end <= mapped.ready or mapped.reach(start, end)
+        self.mark[DIRTY] = 1
+        if copies:
+            try:
+                mapped.window[start - mapped.first : end - mapped.first] = data
+            except ValueError as error:
+                raise self.fail(OSError(LEFT, LEFT_WHY)) from error
         else:
-            self.close()
-        return is_ready
+            self.write(data, start)
+        self.end = self.mark[END] = end
+        self.mark[DIRTY] = 0
+        return positions
 
-    def read(self, start: int, stop: int) -> bytes:
-        """What the log has there; nothing, if that is not all mapped."""
-        if self.first <= start and stop <= self.limit:
-            with suppress(ValueError):  # closed meanwhile
-                return self.window[start - self.first : stop - self.first]
-        return b""
+    def append_head(self, now_ms: int, head: int) -> int:
+        """Say that the log begins at *head*; the record's position.  Once synced, `trim` may follow."""
+        return self.append(now_ms, record.HEAD, 0, 0, record.encode_head(head))
+
+    def write(self, data: bytes, lsn: int, done: int = 0) -> None:
+        """Write *data*, which belongs at *lsn*, from its byte *done* on."""
+        try:
+            write_all(self.disk, self.fd, data[done:], lsn + done - self.shift)
+        except OSError as error:
+            raise self._refused(error, lsn, len(data)) from error
+
+    def _refused(self, error: OSError, lsn: int, size: int) -> StorageError:
+        """The error for a write of *size* bytes to the log that the system refused.
+
+        EFBIG is a limit of this process (RLIMIT_FSIZE), lowered since the room was reserved, and no fault
+        of the disk.  What was written in part is taken back: a body that ends in zeros would look whole.
+        """
+        if error.errno != errno.EFBIG:
+            return self.fail(error)
+        offset = lsn - self.shift
+        try:
+            write_all(self.disk, self.fd, bytes(max(0, min(size, file_bytes_max() - offset))), offset)
+        except OSError as again:
+            return self.fail(again)
+        self.mapped.close()
+        self.allocated, self.room = lsn, 0  # the next append looks how long the file may be
+        self.mark[DIRTY] = int(self.unsettled)
+        return storage_error(self.reader.path(self.segments[-1]), error)
+
+    def fail(self, error: OSError) -> StorageError:
+        """The error to raise for a write to the last segment that failed: see `Failure`."""
+        return self.failure.fail(error, self.reader.path(self.segments[-1]), self.fd)
+
+    # ── the segment that is written to ─────────────────────────────────────────────
+
+    def open_to_write(self, each: Segment) -> tuple[int, int]:
+        """A descriptor, and the size of the file."""
+        fd = self.disk.open(self.reader.path(each), write=True)
+        try:
+            return fd, self.disk.size(fd)
+        except BaseException:
+            self.disk.close(fd)
+            raise
+
+    def enter(self, last: Segment, fd: int, size: int) -> None:
+        """Make *last*, a file of *size* bytes that *fd* writes to, the segment that is written to."""
+        self.mapped.close()
+        # The new one first: a sync that begins after the old one is closed must not get that.
+        self.writing = fd, last
+        old, self.fd = self.fd, fd
+        if old >= 0:
+            if is_held(self.using):
+                self._retired.append(old)
+            else:
+                self.disk.close(old)
+        self._seed, self.shift = last.seed, last.base - segment.HEADER_BYTES
+        self._created_ms, self.latest_ms = last.created_ms, last.created_ms + LOW
+        self.look_ms = 0  # the next append looks
+        self.reserved(last, size)
+        self.room = 0  # the next append looks for itself
+
+    def reserved(self, last: Segment, size: int) -> None:
+        """The file of *last* has *size* bytes: this process may write up to there."""
+        size = max(0, min(size, file_bytes_max()) - segment.HEADER_BYTES)
+        self.allocated = min(last.limit, last.base + size)
+
+    def map(self, *, enough: bool) -> None:
+        """Have mapped what is reserved at the end; without *enough* room, nothing."""
+        limit = self.allocated if self.owner.may_map and enough else 0
+        if self.mapped.limit != limit:
+            self.mapped.close()
+            if limit and (mapped := map_end(self.disk, self.fd, self.segments[-1], self.end, limit)):
+                self.mapped = self.reader.mapped = mapped
+                if self.fd < 0:  # the child of a fork, made in here: it has closed the one before
+                    mapped.close()
+
+    def close_retired(self) -> None:
+        """With `using` held: no sync uses them any more."""
+        while self._retired:
+            self.disk.close(self._retired.pop())
+
+    # ── leaving ────────────────────────────────────────────────────────────────────
 
     def close(self) -> None:
-        self.ready = self.limit = 0
-        self.first = NOWHERE
-        self.window.close()
+        """Let go of the files and leave the log as it is.  A thread that waits for the disk is told."""
+        with self.using:
+            self.mapped.close()
+            self.mark = shared.detached(self.mark)
+            # Whose lock that is goes with the store: no thread may sync any more.
+            self.sync_lock.leave()
+            try:
+                self.close_retired()
+                self.reader.close()
+            finally:
+                # Taken out before it is closed: its number may be another file's a moment later.
+                fd, self.fd, self.writing = self.fd, -1, None
+                if fd >= 0:
+                    self.disk.close(fd)
 
-
-class _Closed:
-    """A window that never was."""
-
-    def __getitem__(self, part: slice, /) -> bytes:
-        raise ValueError("no window is open")
-
-    def __setitem__(self, part: slice, data: bytes, /) -> None:
-        raise ValueError("no window is open")
-
-    def ready(self, start: int, size: int) -> bool:
-        return False
-
-    def close(self) -> None:
-        pass
-
-
-def unmapped() -> Tail:
-    return Tail(_Closed(), NOWHERE, 0)
-
-
-def map_tail(disk: Disk, fd: int, last: Segment, end: int, limit: int) -> Tail | None:
-    """Of a log that ends at *end* in *last*, which *fd* is of, and has room up to *limit*; None if it
-    cannot be mapped."""
-    offset = last.offset(end)
-    offset -= offset % GRANULE_BYTES
-    window = disk.window(fd, offset, last.offset(limit) - offset)
-    if window is None:
-        return None
-    return Tail(window, last.base + offset - HEADER_BYTES, limit, last.seed, last.wall_ms)
+    def leave_to_parent(self) -> None:
+        """In a child of a fork: the files, and the locks that other threads held, are the parent's."""
+        self.using = threading.RLock()
+        self._pwrite = self.disk.pwrite
+        self.reader.after_fork()

@@ -432,7 +432,7 @@ class Driver:
         except (StorageError, StaleReceipt, OSError) as error:
             self._excuse(error, begun)
             self.history.raised(type(error).__name__, nothing_done=isinstance(error, DiskFull))
-            if isinstance(error, StoreFailed) and self._broker._store.replica.log.failure:
+            if isinstance(error, StoreFailed) and self._broker._store.replica.log.failure.error:
                 self._obey()  # else no file was to be had to sync, and the store goes on
             self._narrow()
             return

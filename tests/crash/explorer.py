@@ -31,7 +31,7 @@ from unittest import mock
 
 from mq.engine import clock, maintenance, pressure
 from mq.errors import CorruptStore, MqError
-from mq.storage import log, shared
+from mq.storage import rotation, shared
 from mq.storage.segment import HEADER_BYTES, REVISION_2
 
 from .disk import SHORT, SimulatedDisk
@@ -325,7 +325,7 @@ def determined(seed: int) -> Iterator[None]:
         mock.patch.object(uuid, "uuid4", lambda: uuid.UUID(int=rng.getrandbits(128))),
         mock.patch.object(os, "getpid", lambda: 1),
         mock.patch.object(clock, "_tag", lambda custom: 1),
-        mock.patch.object(log, "ALLOCATE_BYTES", SMALL_ALLOCATION),
+        mock.patch.object(rotation, "ALLOCATE_BYTES", SMALL_ALLOCATION),
         mock.patch.multiple(
             pressure,
             RESERVE_BYTES=SMALL_ALLOCATION,

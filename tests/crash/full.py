@@ -25,7 +25,7 @@ import mq
 from mq.api.broker import Broker
 from mq.engine import pressure
 from mq.engine.store import Store
-from mq.storage import log, reserve
+from mq.storage import reserve, room, rotation
 
 from .disk import SimulatedDisk
 
@@ -111,7 +111,7 @@ def _go(way: Way, place: Place, brokers: list[Broker], rng: random.Random) -> tu
     if way.crowded:
         place.leave()
     again = fill(way, brokers[-1], random.Random(way.seed))
-    if sum(again) < AGAIN_SHARE * sum(first) - log.ALLOCATE_BYTES - max(way.bodies):
+    if sum(again) < AGAIN_SHARE * sum(first) - rotation.ALLOCATE_BYTES - max(way.bodies):
         raise Refused(f"{sum(first):,} bytes at first, {sum(again):,} again: {way}")
     drain(way, place, brokers, len(again), rng)
     return len(first), len(again)
@@ -225,9 +225,9 @@ def small() -> Iterator[None]:
     """All that is kept ahead and kept back, a sixteenth as large as it is: for disks of a megabyte."""
     with (
         mock.patch.multiple(
-            log, ALLOCATE_BYTES=64 << 10, STARVED_BYTES=4 << 10, GRANT_BYTES=8 << 10, AHEAD_BYTES=8 << 10,
-            FULL_SEGMENT_BYTES=32 << 10,
+            rotation, ALLOCATE_BYTES=64 << 10, STARVED_BYTES=4 << 10, FULL_SEGMENT_BYTES=32 << 10
         ),
+        mock.patch.multiple(room, GRANT_BYTES=8 << 10, AHEAD_BYTES=8 << 10),
         mock.patch.multiple(
             pressure, RESERVE_BYTES=80 << 10, LEFT_BYTES=48 << 10, LEAST_BYTES=16 << 10, UNSEEN=350,
             GRANT_BYTES=8 << 10,

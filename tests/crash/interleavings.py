@@ -14,7 +14,7 @@ from unittest import mock
 
 from mq.engine import store
 from mq.errors import DiskFull, StoreLocked, Unsupported
-from mq.storage import cleaner, log, reader
+from mq.storage import cleaner, reader, rotation
 from mq.storage.reserve import Reserve
 
 from .actor import Actor
@@ -548,10 +548,10 @@ def another_goes_on_elsewhere_while_one_has_the_segment_mapped(stage: Stage) -> 
 
     def roll(actor: Actor) -> None:
         with suppress(DiskFull), actor._broker()._store.maintaining() as (log, now_ms, _):
-            log.roll(now_ms)
+            log.rotation.roll(now_ms)
 
     with (
-        mock.patch.object(log, "ALLOCATE_BYTES", 8 * PAGE_BYTES),
+        mock.patch.object(rotation, "ALLOCATE_BYTES", 8 * PAGE_BYTES),
         mock.patch.object(Reserve, "give", lambda *_: False),
     ):
         for name in "ab":

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import forking
 
-from mq.storage.log import Log
+from mq.storage.tail import Tail
 
 from . import copied, damage, full
 from .explorer import PER_CALL, Explorer
@@ -39,56 +39,64 @@ class Bug(NamedTuple):
     fault: str = ""  # the kind of call that has to fail
 
 
-LOG, RECOVERY, SEGMENT = "mq.storage.log:", "mq.storage.recovery:", "mq.storage.segment:"
+RECOVERY, SEGMENT = "mq.storage.recovery:", "mq.storage.segment:"
+TAIL, SYNCING, ROTATION = (
+    "mq.storage.tail:Tail.",
+    "mq.storage.syncing:Syncing.",
+    "mq.storage.rotation:Rotation.",
+)
+CLOSING, FAILURE = "mq.storage.closing:Closing.", "mq.storage.failure:Failure."
+FOLLOWING = "mq.storage.following:Following."
 
 BUGS = (
     # ── syncing ────────────────────────────────────────────────────────────────────
-    Bug("the fsync is skipped", LOG + "Log._sync_for_all", "self._disk.sync(fd)", "pass", "publish_always"),
-    Bug("only the newer segment is synced", LOG + "Log._sync_for_all", "self._sync_others(last, target)",
+    Bug("the fsync is skipped", SYNCING + "_sync_for_all", "self._disk.sync(fd)", "pass", "publish_always"),
+    Bug("only the newer segment is synced", SYNCING + "_sync_for_all", "self._sync_others(last, target)",
         "pass", "unsynced_rotation publish_never"),
-    Bug("the watermark is off by one", LOG + "Log._sync_for_all",
-        "self._mark[SYNCED_TWIN] = target", "self._mark[SYNCED_TWIN] = target + 1",
+    Bug("the watermark is off by one", SYNCING + "_sync_for_all",
+        "tail.mark[SYNCED_TWIN] = target", "tail.mark[SYNCED_TWIN] = target + 1",
         "publish_always"),
-    Bug("synced is said before the sync", LOG + "Log._sync_for_all",
-        "self._mark[SYNCING] = max(doubtful, target)",
-        "self._mark[SYNCED] = self._mark[SYNCED_TWIN] = target",
+    Bug("synced is said before the sync", SYNCING + "_sync_for_all",
+        "tail.mark[SYNCING] = max(doubtful, target)",
+        "tail.mark[SYNCED] = tail.mark[SYNCED_TWIN] = target",
         "publish_always publish_never"),
-    Bug("synced is taken for the end", LOG + "Log.append", "lag = lsn - self._mark[SYNCED]", "lag = 0",
+    Bug("synced is taken for the end", TAIL + "append", "lag = lsn - self.mark[SYNCED]", "lag = 0",
         "publish_never unsynced_rotation"),
-    Bug("a failed fsync is tried again", LOG + "Log._sync_for_all", "self._disk.sync(fd)",
+    Bug("a failed fsync is tried again", SYNCING + "_sync_for_all", "self._disk.sync(fd)",
         "_twice(self._disk.sync, fd)",
         "publish_always", "sync"),
-    Bug("a failed fsync is not told", LOG + "Log._sync_for_all", "raise self.failure from error",
+    Bug("a failed fsync is not told", SYNCING + "_sync_for_all",
+        "raise failure.fail_to_sync(error, tail.reader.path(last), fd) from error",
         "theft = None", "publish_always", "sync"),
-    Bug("a store that failed goes on", LOG + "Log.check", "if self.failure:",
-        "return\n    if self.failure:", "publish_always", "sync"),
+    Bug("a store that failed goes on", FAILURE + "check", "if self.error:",
+        "return\n    if self.error:", "publish_always", "sync"),
     Bug("flush does not wait", "mq.engine.store:Store.flush", "self.replica.log.sync(end)", "pass",
         "publish_never"),
     Bug("a publish does not wait", "mq.engine.store:Store.settle", "if self.sync_always:", "if False:",
         "batches publish_always"),
-    Bug("closing does not wait", LOG + "Log.say_closed",
-        "self.sync(self.end)\n        self._closed_at", "self._closed_at", "closing"),
+    Bug("closing does not wait", CLOSING + "say_closed",
+        "self._syncing.sync(tail.end)\n        self._closed_at", "self._closed_at", "closing"),
     # ── writing ────────────────────────────────────────────────────────────────────
-    Bug("a short write is taken for a whole one", LOG + "Log.append", "if done != size:", "if False:",
+    Bug("a short write is taken for a whole one", TAIL + "append", "if done != size:", "if False:",
         "publish_always", "pwrite"),
-    Bug("a failed write is not told", LOG + "Log.append", "raise self._refused(error, lsn, size) from error",
-        "self.end = self._mark[END] = lsn + size; return lsn", "publish_always", "pwrite"),
-    Bug("a group is not atomic", LOG + "Log.append_columns", "record.CONTINUES if atomic else 0", "0",
+    Bug("a failed write is not told", TAIL + "append", "raise self._refused(error, lsn, size) from error",
+        "self.end = self.mark[END] = lsn + size; return lsn", "publish_always", "pwrite"),
+    Bug("a group is not atomic", TAIL + "append_columns", "record.CONTINUES if atomic else 0", "0",
         "unsynced_batches batches"),
-    Bug("a group never ends", LOG + "Log.append_columns", "for each in flags[:-1]], flags[-1]]",
+    Bug("a group never ends", TAIL + "append_columns", "for each in flags[:-1]], flags[-1]]",
         "for each in flags]]", "batches"),
-    Bug("a window is kept over a fork", LOG + "Log.close",
-        "with self._sync:\n        self._tail.close()", "with self._sync:\n        pass", "forked"),
+    Bug("a window is kept over a fork", TAIL + "close",
+        "with self.using:\n        self.mapped.close()", "with self.using:\n        pass", "forked"),
     # ── segments ───────────────────────────────────────────────────────────────────
-    Bug("a header is not synced", LOG + "Log._create", "disk.sync(fd)", "pass", "rotation publish_always"),
-    Bug("a segment's name is not synced", LOG + "Log._create", "disk.sync_directory(self.directory)", "pass",
-        "publish_always rotation"),
-    Bug("a fence voids nothing", LOG + "Log.begin_segment", "record.Fence(void_from,",
+    Bug("a header is not synced", ROTATION + "_create", "disk.sync(fd)", "pass", "rotation publish_always"),
+    Bug("a segment's name is not synced", ROTATION + "_create",
+        "disk.sync_directory(self._tail.directory)", "pass", "publish_always rotation"),
+    Bug("a fence voids nothing", ROTATION + "begin_segment", "record.Fence(void_from,",
         "record.Fence(base,", "publish_never unsynced_batches"),
-    Bug("a fence claims all before it", LOG + "Log.begin_segment",
-        "fence.encode(new.seed, base, self.synced)", "fence.encode(new.seed, base, base)",
+    Bug("a fence claims all before it", ROTATION + "begin_segment",
+        "fence.encode(new.seed, base, tail.synced)", "fence.encode(new.seed, base, base)",
         "unsynced_rotation publish_never"),
-    Bug("there is no fence", LOG + "Log.begin_segment", "self._write_rest(data, base, 0)", "pass",
+    Bug("there is no fence", ROTATION + "begin_segment", "tail.write(data, base)", "pass",
         "first_create"),
     Bug("fences are not honoured", RECOVERY + "_Reader.walk", "min(stop, void_from), max(found.head, head)",
         "stop, max(found.head, head)", "publish_never unsynced_batches batches"),
@@ -157,14 +165,14 @@ BUGS = (
     # ── full disks ─────────────────────────────────────────────────────────────────
     Bug("cleaning begins unasked, and takes what settling needs", "mq.engine.pressure:least_for_copies",
         "LEFT_BYTES + total * SETTLED_BYTES", "-(1 << 40)", "full"),
-    Bug("what is kept back is not held again", LOG + "Log._make_room", "self._hold(whole)", "pass",
+    Bug("what is kept back is not held again", "mq.storage.room:Room.make", "self._hold(whole)", "pass",
         "full"),
     Bug("what is kept back does not grow", "mq.engine.pressure:kept",
         "total * (SETTLED_BYTES + AGAIN_BYTES)", "0", "full"),
     Bug("a full disk's only segment is never cleaned", "mq.engine.maintenance:Maintenance._look_on_full_disk",
         "if len(log.segments) == 1:", "if False:", "full"),
     Bug("garbage below one segment stays on a full disk", "mq.engine.maintenance:Maintenance._clean_is_due",
-        "self._pays(live) if log.full else", "", "full"),
+        "self._pays(live) if log.reserve.full else", "", "full"),
     Bug("a publisher on a full disk makes no way", "mq.engine.maintenance:Maintenance.make_way",
         "if ours:", "if False:", "full"),
     Bug("acks leave what they could take", "mq.engine.pressure:kept", "return whole, 0",
@@ -270,9 +278,9 @@ def _twice(sync: object, fd: int) -> None:
         sync(fd)  # type: ignore[operator]
 
 
-def _unlock(log: Log) -> None:
+def _unlock(tail: Tail) -> None:
     """Let go of the store's lock, whoever holds it."""
-    disk = getattr(log._disk, "_disk", log._disk)
+    disk = getattr(tail.disk, "_disk", tail.disk)
     for fd, (path, _) in list(disk._files.items()):
         if path.endswith("LOCK"):
             disk._locks.pop(fd, None)

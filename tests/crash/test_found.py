@@ -96,7 +96,8 @@ def test_unused_segments_go_from_the_last_so_that_a_death_in_between_leaves_no_g
         log = open_store(files, lambda: EPOCH)._store.replica.log
         for _ in range(2):  # begun, and died before the fence
             base = log.segments[-1].limit if not files.exists(f"{LOG}/{1024:020}.seg") else 2048
-            header = encode_header(log._identity, Segment(base // 1024, base, 1024, 1_700_000_000_000, 0))
+            begun = Segment(base // 1024, base, 1024, 1_700_000_000_000, 0)
+            header = encode_header(log.rotation._identity, begun)
             fd = files.open(f"{LOG}/{base:020}.seg", write=True, create=True)
             files.pwrite(fd, header, 0)
         cut = files.after_kill()

@@ -35,6 +35,6 @@ def test_there_are_enough_of_them():
 
 
 def test_a_bug_whose_text_is_gone_is_an_error():
-    bug = Bug("gone", "mq.storage.log:Log.sync", "no such text", "", "acks")
+    bug = Bug("gone", "mq.storage.log:Log.share", "no such text", "", "acks")
     with pytest.raises(Outdated), planted(bug):
         pass

@@ -165,7 +165,7 @@ def test_a_rotation_that_gets_no_file_is_tried_again(only):
     for body in BODIES:
         queue.publish(body)
     assert bodies(broker) == published + BODIES
-    assert broker._store.replica.log.failure is None
+    assert broker._store.replica.log.failure.error is None
     broker.close()
     with open_on(image) as again:
         assert bodies(again) == published + BODIES
@@ -313,7 +313,7 @@ def test_a_sync_that_is_not_believed_fails_the_store_for_all(tmp_path):
     with pytest.raises(StoreFailed, match=r"Input/output error.*re-open"):
         broker.queue("a").publish(b"two")
     assert log.synced == before
-    assert log._mark[FAILED]
+    assert log.mark[FAILED]
     faulty.hook = None
     with pytest.raises(StoreFailed):
         broker.queue("a").publish(b"three")

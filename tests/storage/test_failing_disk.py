@@ -21,6 +21,7 @@ from mq.storage import shared
 from mq.storage.log import Log
 from mq.storage.memory_disk import MemoryDisk
 from mq.storage.recovery import Verdict
+from mq.storage.rotation import Rotation
 
 
 def fresh(disk=None):
@@ -50,7 +51,7 @@ def test_a_full_disk_is_refused_before_anything_is_torn_and_when_there_is_room_i
         with pytest.raises(DiskFull):
             queue.publish_many([b"x" * 500, b"y" * 500])
     assert bodies(broker) == before
-    assert broker._store.replica.log.failure is None
+    assert broker._store.replica.log.failure.error is None
     with open_on(Image(image.files())) as reopened:  # killed here
         assert reopened._store.replica.verdict is Verdict.OPEN
         assert bodies(reopened) == before
@@ -248,17 +249,17 @@ def test_a_rotation_without_descriptors_harms_nothing():
 
 def test_a_rotation_that_is_interrupted_is_made_good(monkeypatch):
     """Ctrl-C between any two of its steps, each in its turn."""
-    for step in ("_create", "_enter", "_write_rest"):
+    for room, step in ((Rotation, "_create"), (Log, "enter"), (Log, "write")):
         image, _, broker, queue = fresh()
-        plain, armed = getattr(Log, step), [True]
+        plain, armed = getattr(room, step), [True]
 
-        def interrupt(self, *args, plain=plain, armed=armed, **options):
-            if armed and len(self.segments) + (plain.__name__ == "_create") > 1:
+        def interrupt(self, *args, plain=plain, armed=armed, log=broker._store.replica.log, **options):
+            if armed and len(log.segments) + (plain.__name__ == "_create") > 1:
                 armed.clear()
                 raise KeyboardInterrupt
             return plain(self, *args, **options)
 
-        monkeypatch.setattr(Log, step, interrupt)
+        monkeypatch.setattr(room, step, interrupt)
         published = [b"kept"]
         for n in range(12):
             try:

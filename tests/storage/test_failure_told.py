@@ -177,7 +177,7 @@ def test_who_waited_for_a_sync_that_failed_is_told_though_another_has_closed_the
     queue = broker.queue("a")
     queue.publish(b"stays")
     disk.hook = hook = Held()
-    commit = broker._store.replica.log._commit
+    commit = broker._store.replica.log.syncing.commit
 
     def lead() -> None:
         with broker:

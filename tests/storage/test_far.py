@@ -30,8 +30,7 @@ from opened import contents, open_on
 from test_sharing import Shared, two
 
 from mq.errors import StorageError
-from mq.storage import far, record, walk
-from mq.storage import log as log_module
+from mq.storage import far, following, record, walk
 from mq.storage import segment as segments
 from mq.storage.far import Far, read_far
 from mq.storage.log import Log
@@ -47,7 +46,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "BLOCK_BYTES", 200)
     monkeypatch.setattr(segments, "GROUP_BYTES_HELD", 300)
     monkeypatch.setattr(walk, "BLOCK_BYTES", 200)
-    monkeypatch.setattr(log_module, "FOLLOW_BYTES", 200)
+    monkeypatch.setattr(following, "FOLLOW_BYTES", 200)
     monkeypatch.setattr(far, "PIECE_BYTES", 64)
     monkeypatch.setattr(far, "EDGE_BYTES", 48)
 

@@ -25,7 +25,8 @@ from mq.api.broker import Broker
 from mq.delivery.now import Now
 from mq.delivery.queue import QueueState
 from mq.engine.store import Store
-from mq.storage import commit, log, record, shared
+from mq.storage import commit, record, shared
+from mq.storage import syncing as syncing_module
 from mq.storage.commit import GroupCommit
 from mq.storage.disk import Disk
 from mq.storage.real_disk import RealDisk
@@ -416,7 +417,7 @@ def test_the_background_sync_goes_on_though_another_process_once_synced_for_too_
     tmp_path, disk, monkeypatch
 ):
     """It could not take its turn; that is nothing that stays."""
-    monkeypatch.setattr(log, "SYNC_SECONDS", 0.0)
+    monkeypatch.setattr(syncing_module, "SYNC_SECONDS", 0.0)
     refused, syncing = [], threading.Event()
 
     def hook(name: str, args: tuple[Any, ...]) -> Any:

@@ -26,8 +26,8 @@ def new_log(disk=None, segment_bytes=1024):
     disk = disk or Image()
     mark = memoryview(bytearray(4096)).cast("Q")
     log = Log(disk, "log", IDENTITY, mark, [], 0, segment_bytes)
-    log.begin_segment(MS, 0, 0, void_from=0)
-    log._said_open, log._room = True, log._allocated  # as after the first append
+    log.rotation.begin_segment(MS, 0, 0, void_from=0)
+    log.closing.said_open, log.room = True, log.allocated  # as after the first append
     return log, disk
 
 
@@ -189,7 +189,7 @@ def test_a_record_claims_what_was_synced_when_it_was_written():
     third = log.append(MS, KIND, 0, 1, b"c")
     claimed = [lsn - lag_at(disk, log, lsn) for lsn in (first, second, third)]
     assert claimed == [0, second, second]
-    assert log._mark[shared.SYNCED] == second
+    assert log.mark[shared.SYNCED] == second
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -197,8 +197,8 @@ def test_a_record_claims_what_was_synced_when_it_was_written():
 def test_a_lag_over_four_gib_claims_nothing(behind, grouped):
     log, disk = new_log()
     base = 1 << 34
-    log.begin_segment(MS, base, 0, void_from=log.end)
-    log._mark[shared.SYNCED] = log.end - behind
+    log.rotation.begin_segment(MS, base, 0, void_from=log.end)
+    log.mark[shared.SYNCED] = log.end - behind
     append = log.append_group if grouped else lambda ms, drafts: [log.append(ms, *drafts[0])]
     (lsn,) = append(MS, [(KIND, 0, 1, b"a")])
     assert lag_at(disk, log, lsn) == min(behind, 0xFFFF_FFFF)
@@ -216,14 +216,14 @@ def test_a_sync_covers_every_segment_since_the_last_one():
     log.sync(log.end)
     for path, data in disk.synced_files().items():
         assert data == disk.files()[path]
-    assert log._mark[shared.SYNCED] == log.end
+    assert log.mark[shared.SYNCED] == log.end
 
 
 def test_a_mark_that_is_shared_names_the_end_after_each_append():
     log, _ = new_log()
     for n in range(20):
         log.append(MS, KIND, 0, 1, bytes(n * 20))
-        assert (log._mark[shared.END], log._mark[shared.DIRTY]) == (log.end, 0)
+        assert (log.mark[shared.END], log.mark[shared.DIRTY]) == (log.end, 0)
 
 
 def test_a_descriptor_is_closed_when_no_sync_can_have_it():
@@ -235,7 +235,7 @@ def test_a_descriptor_is_closed_when_no_sync_can_have_it():
         closed: ClassVar[list[int]] = []
 
         def sync(self, fd):
-            if self.log and fd == self.log._fd and self.syncing < 0:
+            if self.log and fd == self.log.fd and self.syncing < 0:
                 self.syncing = fd
                 self.log.append(MS, KIND, 0, 1, bytes(800))  # the rotation comes during the sync
                 self.syncing = -1
@@ -243,7 +243,7 @@ def test_a_descriptor_is_closed_when_no_sync_can_have_it():
 
         def close(self, fd):
             if self.log:
-                assert fd not in (self.log._fd, self.syncing)
+                assert fd not in (self.log.fd, self.syncing)
                 self.closed.append(fd)
             super().close(fd)
 

@@ -56,7 +56,7 @@ def test_a_full_disk_with_a_directory_in_its_place_is_a_full_disk(tmp_path):
     message = queue.receive(timeout=0)
     (path / "reserve").unlink()
     (path / "reserve").mkdir()
-    broker._store.replica.log._room = broker._store.replica.log._allocated = 0
+    broker._store.replica.log.room = broker._store.replica.log.allocated = 0
     faulty.hook = failing("allocate", ENOSPC)
     with pytest.raises(mq.DiskFull):
         for _ in range(10_000):
@@ -130,7 +130,7 @@ def test_acks_go_on_in_another_file_if_this_one_may_not_grow(tmp_path):
     queue = broker.queue("mail")
     queue.publish(b"")
     log = broker._store.replica.log
-    held, longest = log.reserve.size(), faulty.disk.size(log._fd)
+    held, longest = log.reserve.size(), faulty.disk.size(log.fd)
 
     def hook(name, args):
         if name == "allocate" and args[1] + args[2] > longest:
@@ -156,7 +156,7 @@ def test_a_thread_that_cleans_a_full_disk_rests_when_there_is_nothing_to_do(tmp_
     maintenance = broker._store.maintenance
     monkeypatch.setattr(maintenance.worker, "runs", lambda: True)
     monkeypatch.setattr(maintenance.worker, "ring", lambda: pytest.fail("it wakes itself"))
-    broker._store.replica.log.full = True
+    broker._store.replica.log.reserve.full = True
     maintenance.run()
     monkeypatch.undo()
     broker.close()

@@ -19,8 +19,7 @@ from opened import NOW, SEGMENT_BYTES, bodies, open_on
 import mq
 from mq.api.broker import Broker
 from mq.engine.replica import READS_MAX, Replica
-from mq.storage import locks, record, shared
-from mq.storage import log as log_module
+from mq.storage import locks, record, shared, syncing
 from mq.storage.log import Log
 from mq.storage.walk import walk
 
@@ -123,7 +122,7 @@ def test_room_that_another_process_could_not_reserve_is_not_believed():
 # ── syncing ────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("step", ["show", "_enter", "entered"])
+@pytest.mark.parametrize("step", ["show", "enter", "entered"])
 def test_a_sync_between_two_steps_of_going_on_in_the_others_segment_claims_no_more_than_it_synced(
     monkeypatch, step
 ):
@@ -132,13 +131,13 @@ def test_a_sync_between_two_steps_of_going_on_in_the_others_segment_claims_no_mo
     for n in range(6):
         one.queue("a").publish(b"%d" % n * 400)
     log, syncs = other._store.replica.log, []
-    owner, name = (log.reader, "show") if step == "show" else (log, "_enter")
+    owner, name = (log.reader, "show") if step == "show" else (log, "enter")
     plain = getattr(owner, name)
 
     def sync_in_between(*args: Any) -> None:
         if step == "entered":
             plain(*args)
-        log._sync_now()  # another thread, which waits for the disk
+        log.syncing.sync_now()  # another thread, which waits for the disk
         syncs.append(log.synced)
         claimed_and_there(disk)
         if step != "entered":
@@ -172,8 +171,8 @@ def test_the_end_that_a_sync_claims_is_the_one_it_looked_at(monkeypatch):
         def __setitem__(self, index: int, value: int) -> None:
             self.words[index] = value
 
-    monkeypatch.setattr(log, "_mark", Moving(log._mark))
-    log._sync_now()
+    monkeypatch.setattr(log, "mark", Moving(log.mark))
+    log.syncing.sync_now()
     claimed_and_there(disk)
 
 
@@ -182,18 +181,18 @@ def test_who_syncs_after_somebody_died_in_a_sync_takes_void_bytes_for_what_they_
     disk = Image()
     mark = memoryview(bytearray(4096)).cast("Q")
     log = Log(disk, "log", IDENTITY, mark, [], 0, 1024)
-    log.begin_segment(MS, 0, 0, void_from=0)
-    log._said_open, log._room = True, log._allocated
+    log.rotation.begin_segment(MS, 0, 0, void_from=0)
+    log.closing.said_open, log.room = True, log.allocated
     log.append(MS, KIND, 0, 1, b"whole")
     torn = record.encode(log.segments[0].seed, log.end, 0, 0, KIND, 0, 1, b"torn" * 20)[:50]
-    disk.pwrite(log._fd, torn, log.end - log._shift)
+    disk.pwrite(log.fd, torn, log.end - log.shift)
     mark[shared.DIRTY] = 1
-    log.adopt(MS)
+    log.following.adopt(MS)
     assert (len(log.segments), mark[shared.DIRTY]) == (2, 0)
     log.append(MS, KIND, 0, 1, b"behind the fence")
     mark[shared.SYNCING] = 1
     log.sync(log.end)
-    assert (log.synced, mark[shared.SYNCING], log.failure) == (log.end, 0, None)
+    assert (log.synced, mark[shared.SYNCING], log.failure.error) == (log.end, 0, None)
     assert disk.synced_files() == disk.files()
 
 
@@ -201,11 +200,11 @@ def test_who_syncs_after_somebody_died_in_a_sync_looks_whether_all_is_there():
     disk = Image()
     mark = memoryview(bytearray(4096)).cast("Q")
     log = Log(disk, "log", IDENTITY, mark, [], 0, 1024)
-    log.begin_segment(MS, 0, 0, void_from=0)
-    log._said_open, log._room = True, log._allocated
+    log.rotation.begin_segment(MS, 0, 0, void_from=0)
+    log.closing.said_open, log.room = True, log.allocated
     lost = log.append(MS, KIND, 0, 1, b"its page was dropped after the sync had failed")
     log.append(MS, KIND, 0, 1, b"more")
-    disk.pwrite(log._fd, bytes(40), lost - log._shift)
+    disk.pwrite(log.fd, bytes(40), lost - log.shift)
     mark[shared.SYNCING] = 1
     with pytest.raises(mq.StoreFailed, match="outcome is unknown"):
         log.sync(log.end)
@@ -251,17 +250,17 @@ def test_a_leader_in_doubt_does_not_wait_for_a_thread_that_follows_it():
     queue = Broker(store).queue("a")
     queue.publish(b"said to be open")
     log, waits, leading, met = store.replica.log, [], threading.Event(), threading.Event()
-    plain = log._wait_to_sync
+    plain = log.syncing._wait_to_sync
 
     def wait_for_a_follower() -> None:
         if not waits:
             waits.append(threading.get_ident())
             leading.set()
-            while not log._commit._followers:
+            while not log.syncing.commit._followers:
                 met.wait(0.001)  # not for time to pass, but for the other thread
         plain()
 
-    log._wait_to_sync = wait_for_a_follower  # type: ignore[method-assign]
+    log.syncing._wait_to_sync = wait_for_a_follower  # type: ignore[method-assign]
     with store.maintaining():
         log.append(int(NOW * 1000), KIND, 0, 1, b"")
         end = log.end
@@ -274,7 +273,7 @@ def test_a_leader_in_doubt_does_not_wait_for_a_thread_that_follows_it():
         assert log.synced == end
     leader.join(10)
     assert not leader.is_alive()
-    assert (store.turn.mark[shared.SYNCING], log.failure) == (0, None)
+    assert (store.turn.mark[shared.SYNCING], log.failure.error) == (0, None)
 
 
 def test_a_turn_that_is_not_to_be_had_leaves_the_outcome_open(monkeypatch):
@@ -287,11 +286,11 @@ def test_a_turn_that_is_not_to_be_had_leaves_the_outcome_open(monkeypatch):
     with other._store.maintaining():
         log.append(int(NOW * 1000), KIND, 0, 1, b"")
     other._store.replica.applied = log.end
-    log._mark[shared.SYNCING] = log.end
+    log.mark[shared.SYNCING] = log.end
     assert disk.lock(one._store.turn.locks.fd)
     with pytest.raises(mq.StoreFailed, match=r"in the log, and perhaps not on .* has held its lock"):
         log.sync(log.end)
-    assert log.failure is None
+    assert log.failure.error is None
     one._store.turn.locks.unlock()
     log.sync(log.end)
     assert log.synced == log.end
@@ -301,12 +300,12 @@ def test_a_process_that_syncs_for_ever_leaves_the_outcome_open(monkeypatch):
     """Nobody is told that nothing was published."""
     disk = Shared()
     one, other = two(disk, sync="always")
-    monkeypatch.setattr(log_module, "SYNC_SECONDS", 0.0)
+    monkeypatch.setattr(syncing, "SYNC_SECONDS", 0.0)
     one._store.turn.mark[shared.SYNCER] = 4711
     assert disk.lock(one._store.turn.page_fd)
     with pytest.raises(mq.StoreFailed, match=r"process 4711 .* perhaps not on the disk"):
         other.queue("a").publish(b"in doubt")
-    one._store.replica.log._unlock_sync()
+    one._store.replica.log.sync_lock.unlock()
     assert bodies(one) == [b"first", b"in doubt"]
     other.queue("a").publish(b"goes on")
 
@@ -368,7 +367,7 @@ def test_who_follows_a_head_does_not_say_it_on_the_page():
                 said.append(value)
             self.words[index] = value
 
-    other._store.replica.log._mark = Noting(other._store.replica.log._mark)  # type: ignore[assignment]
+    other._store.replica.log.mark = Noting(other._store.replica.log.mark)  # type: ignore[assignment]
     one._store.maintenance.run()
     assert one._store.replica.log.head > 0
     assert other.queue("a").stats().ready == 0
@@ -476,7 +475,7 @@ def test_a_head_that_another_process_repeats_while_its_segment_is_dropped_costs_
     dropped = log.segments[0]
     assert one._store.maintenance.clean() > 0
     assert log.segments[0].base == log.head == dropped.limit
-    assert log._mark[shared.HEAD] == log.head
+    assert log.mark[shared.HEAD] == log.head
     for files in (disk.files(), disk.synced_files()):
         with open_on(Image(files)) as reopened:
             assert [each.id for each in reopened.queue("a").peek(20)][1:] == ids

@@ -26,7 +26,7 @@ from typing import Any
 
 import mq
 from mq.engine import maintenance
-from mq.storage import cleaner, log, rewrite
+from mq.storage import cleaner, rewrite, rotation
 
 from . import faults
 
@@ -73,7 +73,7 @@ def be_busy() -> None:
     small: list[tuple[Any, str, int]] = [
         (maintenance, "CHECKPOINT_SHARE", 0), (maintenance, "CLOSING_BYTES", 1 << 10),
         (maintenance, "PRESSED_SEGMENTS", 0), (cleaner, "SLICE_RECORDS", 3),
-        (log, "ALLOCATE_BYTES", 4 << 10), (rewrite, "FOLIO_BYTES", 4 << 10),
+        (rotation, "ALLOCATE_BYTES", 4 << 10), (rewrite, "FOLIO_BYTES", 4 << 10),
     ]  # fmt: skip
     for module, name, value in small:
         assert hasattr(module, name)

@@ -16,8 +16,8 @@ from fakes import open_on
 import mq
 from mq.engine.turn import VOID
 from mq.storage.log import Log
+from mq.storage.mapped import COPY_BYTES_MAX, NOWHERE, STEP_BYTES, Mapped
 from mq.storage.real_disk import RealDisk
-from mq.storage.tail import COPY_BYTES_MAX, NOWHERE, STEP_BYTES, Tail
 from mq.storage.window import FileWindow, Window
 
 SEGMENT_BYTES = 1 << 20
@@ -136,14 +136,14 @@ def test_there_is_one_at_a_time_and_it_goes_with_its_segment(broker, disk):
 
 def test_it_is_closed_before_the_end_is_in_another_segment(broker, monkeypatch):
     """A thread may be reading there, up to the end."""
-    queue, enter, closed = broker.queue("q"), Log._enter, []
+    queue, enter, closed = broker.queue("q"), Log.enter, []
     queue.publish(b"first")
 
     def look_and_enter(log: Log, *args: Any) -> None:
-        closed.append(log._tail.first == NOWHERE)
+        closed.append(log.mapped.first == NOWHERE)
         enter(log, *args)
 
-    monkeypatch.setattr(Log, "_enter", look_and_enter)
+    monkeypatch.setattr(Log, "enter", look_and_enter)
     broker._store.replica.applied = VOID  # as an interrupted operation leaves it
     queue.publish(b"second")
     assert closed == [True]
@@ -167,8 +167,8 @@ def test_nothing_is_mapped_on_a_full_disk(broker, disk, monkeypatch):
     queue = broker.queue("q")
     queue.publish(b"first")
     assert disk.open_windows() == 1
-    broker._store.replica.log.full = True
-    broker._store.replica.log._room = 0
+    broker._store.replica.log.reserve.full = True
+    broker._store.replica.log.room = 0
     queue.receive(timeout=0).ack()
     assert disk.open_windows() == 0
     queue.publish(b"x")
@@ -183,7 +183,7 @@ def test_long_records_are_written_and_short_ones_copied_beside_them(broker, disk
         expected.append(bytes([65 + number]) * size)
         queue.publish(expected[-1])
     assert bodies(queue) == expected
-    assert broker._store.replica.log._tail.limit
+    assert broker._store.replica.log.mapped.limit
     broker.close()
     with opened(Path(broker._store.path).parent, RealDisk(), "always") as again:
         assert again._store.replica.verdict.value == "clean"
@@ -223,7 +223,7 @@ def test_without_a_window_everything_is_written(tmp_path, disk, monkeypatch, win
 class ClosedInTheMidst:
     """A window that another thread closes just before it is read."""
 
-    def __init__(self, tail: Tail) -> None:
+    def __init__(self, tail: Mapped) -> None:
         self.tail, self.window = tail, tail.window
         self.reads = 0
         tail.window = self  # type: ignore[assignment]
@@ -242,7 +242,7 @@ class ClosedInTheMidst:
 def test_one_that_is_closed_during_a_read_costs_nothing(broker, disk):
     queue = broker.queue("q")
     queue.publish(b"first")
-    closed = ClosedInTheMidst(broker._store.replica.log._tail)
+    closed = ClosedInTheMidst(broker._store.replica.log.mapped)
     assert bodies(queue) == [b"first"]
     assert closed.reads == 1
     assert disk.counts["pread"]
@@ -253,7 +253,7 @@ def test_one_that_is_closed_while_others_are_followed_costs_nothing(broker, disk
     queue.publish(b"first")
     with opened(tmp_path, RealDisk()) as other:
         other.queue("q").publish(b"second")
-        closed = ClosedInTheMidst(broker._store.replica.log._tail)
+        closed = ClosedInTheMidst(broker._store.replica.log.mapped)
         assert queue.stats().published == 2
         assert closed.reads == 1
 
