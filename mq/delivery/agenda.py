@@ -21,10 +21,10 @@ class Agenda(Generic[T]):
     __slots__ = ("_heap", "_listed")
 
     def __init__(self, pairs: Iterable[tuple[int, T]] = (), *, numbers: bool = True) -> None:
-        """*numbers*: the ids are; else each takes as much as it does."""
+        """*numbers*: the ids are numbers, and take eight bytes each; else any objects."""
         self._heap: list[tuple[int, T]] = []
-        # Times, ids, and how many are used up at their front.  Replaced as a whole by what is no part of
-        # the fold: an interruption of that must not leave one longer than the other.
+        # Times, ids, and how many at their front are used up.  `pop` is not part of the fold, and may be
+        # interrupted: so it replaces all three at once, and one array is never longer than the other.
         listed = sorted(pairs)
         ids: Any = array("Q") if numbers else []
         ids.extend(id for _, id in listed)
@@ -76,7 +76,7 @@ class Agenda(Generic[T]):
         return merge(listed, ascending(self._heap))
 
     def pop(self) -> None:
-        """Done with the earliest."""
+        """Drop the earliest."""
         if self._heap and self._heap[0] == self.first():
             heappop(self._heap)
             return

@@ -8,9 +8,9 @@
 An id is the position of its record, until compaction moves the record.  Then its chunk
 gets a second array, of positions, and costs sixteen bytes an id.
 
-What a checkpoint was handed is not changed any more: the first change after that works
-on a copy.  So it can be written out at leisure; and a chunk that a checkpoint holds is
-read when it is first needed.
+Arrays that were handed to a checkpoint are not changed any more: the next change works on a
+copy, so the checkpoint is written out while the queue goes on.  A chunk that a checkpoint
+holds is read when it is first needed.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Chunk:
     __slots__ = ("_load", "_size", "first", "frozen", "held", "saved", "taken")
 
     def __init__(self, ids: array[int], positions: array[int] | None = None) -> None:
-        self.held: Arrays | None = (ids, positions)  # as far as it is read
+        self.held: Arrays | None = (ids, positions)  # None: not read yet
         self._load: Callable[[Chunk], Arrays] | None = None
         self.first = ids[0] if ids else 0
         self._size = 0  # while it is not read
-        self.taken = 0  # and of those, how many at its front were gone already; `first` is behind them
+        self.taken = 0  # how many of those at its front were taken already; `first` is behind them
         self.frozen = False  # a checkpoint has these arrays
         self.saved: Any = None
 

@@ -6,7 +6,7 @@
     └──┴──┴──┴──┴──┘    └──┴──┴──┴──┴──┘    └──┴──┴──┘
 
 Hundreds of thousands of messages may expire at one moment, in front of one that has not.
-A heap would have to take each of them out to find that one; this looks at each block.
+A heap would have to take out each of them to find that one.  This class looks at each block only.
 Entries may be out of date: the caller says which ids are ready, and the others are dropped
 when they come up.
 """

@@ -1,4 +1,4 @@
-"""Dead letters: where messages go that nobody can deal with, and how they come back.
+"""Dead letters: where messages go that no receiver could process, and how they come back.
 
     orders ── max_attempts, reject, expired ──► orders.dead ── replay ──► orders
 

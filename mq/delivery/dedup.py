@@ -3,11 +3,11 @@
     remembered:  "o-1" → id 4711, until 12:05, record at 4711
                  "o-2" → …
 
-A dedup id outlives its message, so it is live by itself: the cleaner writes it again
-when the record that it stands in is to go.  What is past its window means nothing, and
-is forgotten: a few when the next one comes, as far as the time is known, and the others as
-work that falls due, so that a queue without publishes forgets too.  A window may be longer
-than that of a later id, so they are forgotten by the end of their windows.
+A dedup id outlives its message, so it is live by itself: the cleaner copies it when the segment
+with its record is to be dropped.  After its window it means nothing, and is forgotten: a few are
+when the next one comes, and the others as work that falls due, so that a queue without publishes
+forgets them too.  A window may be longer than that of a later id, so they are forgotten in the
+order in which their windows end.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KEY_OVERHEAD_BYTES: Final = 48  # of a DEDUP record, beside the dedup id
 class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
     id: int
     until: int  # store time, ms
-    position: int  # of the record that says so
+    position: int  # of its record
 
 
 class Remembered:
@@ -45,14 +45,14 @@ class Remembered:
 
     @property
     def bytes(self) -> int:
-        """What has to be kept of them in the log, at least."""
+        """How much of the log they keep live, at least."""
         return self._bytes + len(self._seen) * KEY_OVERHEAD_BYTES
 
     def items(self) -> Iterator[tuple[str, Seen]]:
         return iter(self._seen.items())
 
     def restore(self, seen: dict[str, Seen]) -> None:
-        """Remember these, which are by position."""
+        """Remember these, which are in the order of their positions."""
         self._seen, self._bytes = OrderedDict(seen), sum(map(len, seen))
         self._ends = Agenda.of([each.until for each in seen.values()], list(seen))
 
@@ -62,7 +62,7 @@ class Remembered:
     # ── the fold ───────────────────────────────────────────────────────────────────
 
     def note(self, key: str, seen: Seen) -> None:
-        """The record at seen.position says it."""
+        """Remember it, in place of an earlier one."""
         known = self._seen.get(key)
         if known is None:
             self._bytes += len(key)
@@ -72,7 +72,7 @@ class Remembered:
         self._seen.move_to_end(key)
 
     def again(self, key: str, seen: Seen) -> None:
-        """It is written once more; if there is a newer one, that counts."""
+        """Its record was copied; if there is a newer one, that counts."""
         known = self._seen.get(key)
         if known is None or known.id <= seen.id:
             self.note(key, seen)
@@ -88,7 +88,7 @@ class Remembered:
         return self._seen.get(key)
 
     def forget(self, now_ms: int, limit: int = FORGET_AT_ONCE) -> None:
-        """Let go of up to *limit* that mean nothing any more, the longest of them first."""
+        """Forget up to *limit* whose windows are over, the earliest end first."""
         while limit and (end := self._ends.first()) and end[0] <= now_ms:
             until, key = end
             seen = self._seen.get(key)
@@ -100,7 +100,7 @@ class Remembered:
 
     @property
     def look_at(self) -> int | None:
-        """When there is next one to forget, store time; None: there is none."""
+        """When there is next one to forget, store time, ms; None: there is none."""
         end = self._ends.first()
         return end[0] + FORGET_AFTER_MS if end else None
 

@@ -1,13 +1,14 @@
-"""Work that nobody asked for: what falls due is found here, and done by whoever comes by.
+"""Work that falls due: it is found here, and each operation does a slice of it.
 
-A message whose time to live is over is dropped, or goes to the dead letters; so does one
-whose last attempt timed out; a queue that nobody uses goes if it is meant to.
+A message whose time to live is over is dropped, or goes to the dead letters.  A message whose
+last attempt has timed out goes to the dead letters.  A queue that is idle is deleted, if its
+options say so.
 
-The one who comes by asked for something else, and has the store's lock: so it does a slice
-of some milliseconds, and leaves the rest to the next ones.
+The caller of the operation asked for something else, and the operation has the store's lock: so
+a slice takes some milliseconds at most, and the next operations do the rest.
 
-What a queue cannot do now, since its dead letters have nowhere to go, it puts off: the
-messages stay where they are, and the other queues' work goes on.
+If the dead letters of a queue have nowhere to go, its work is put off: the messages stay where
+they are, and the other queues' work goes on.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from .plan import Plan, SizeOf
 from .queue import QueueState
 from .state import State
 
-SLICE: Final = 512  # messages that one passer-by drops
+SLICE: Final = 512  # messages that one operation drops
 DEAD_LETTER_COST: Final = 4  # one dead letter takes as long as dropping so many
-ROUNDS: Final = 64  # times that one passer-by looks for work, and finds none where it was to be
+ROUNDS: Final = 64  # times that one operation looks for work, and finds none where it was to be
 EXPIRED_REASON: Final = "its time to live was over"
 
 
@@ -95,7 +96,7 @@ def _fill(plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> UsageEr
 
 
 def add_downtime(plan: Plan, downtime_ms: int) -> None:
-    """No process had the store open for so long: plan to let idle queues stay for as much longer."""
+    """No process had the store open for *downtime_ms*: idle queues stay for as much longer."""
     for queue in plan.state.queues.values():
         until = queue.idle.prolonged(plan.now, downtime_ms)
         if until is not None:

@@ -2,11 +2,11 @@
 
     "customer-7"   4711  4799  5020 …        first: the oldest that is still here, and has not expired
                      ▲
-                     in flight, delayed or ready: the others wait for it, whatever it is
+                     in flight, delayed or ready: the others wait for it, in each case
 
-Ids are taken out when they come up and their message is gone or has expired, so settling
-one costs nothing here.  A wall clock that is set back brings back what had expired: then
-the whole index is made anew.
+An id stays until it comes up and its message is gone or has expired, so settling a message costs
+nothing here.  A wall clock that is set back brings back what had expired: then the whole index is
+made anew.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Group:
         self._ids: list[int] = []  # a heap of those that never expire
         self._expiring: Blocks | None = None  # the others
         self.count = 0  # messages that are here
-        self.in_flight: int | None = None  # the one in flight
-        self.turn: int | None = None  # the first, if it is noted when it expires
+        self.in_flight: int | None = None  # the id of the one in flight
+        self.turn: int | None = None  # the first, if `Ready` knows when it expires
 
     @property
     def alone(self) -> int | None:

@@ -1,4 +1,4 @@
-"""What a publish becomes: records, once its queue has room and has not seen it before."""
+"""From a publish to records: if its queue has room, and has not seen its dedup id before."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ VICTIMS: Final = 64  # looked at at once, when the oldest have to go
 
 
 class Room(NamedTuple):
-    """What a queue holds, beside what it may hold."""
+    """How much a queue holds, and its limits."""
 
     options: Options
     length: int
     bytes: int
 
     def has(self, count: int, size: int) -> bool:
-        """Whether so many messages more fit in."""
+        """Whether *count* more messages of *size* bytes together fit in."""
         return (self.options.max_length is None or self.length + count <= self.options.max_length) and (
             self.options.max_bytes is None or self.bytes + size <= self.options.max_bytes
         )
 
     def could_have(self, count: int, size: int) -> bool:
-        """Whether they would if it were empty."""
+        """Whether they would if the queue were empty."""
         return Room(self.options, 0, 0).has(count, size)
 
 

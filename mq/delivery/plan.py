@@ -1,7 +1,7 @@
-"""Records that are to be appended together: all of them, or none.
+"""A plan: records that are to be appended together, all of them or none.
 
-A plan is what deciding ends in.  It may need queues that are not there yet, such as the
-dead letters of another; their declarations are part of it.
+Every decision ends in a plan.  It may need queues that do not exist yet, such as that for the dead
+letters of another; their declarations are part of it.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from .records import Draft, Event
 from .state import QUEUES_MAX, State, declaration_of
 
 SizeOf = Callable[[QueueState, int], int]
-"""How much the message takes, which only its record tells."""
+"""The size of a message: how many bytes were published, which only its record tells."""
 
 
 class Plan:
     def __init__(self, state: State, now: Now, size_of: SizeOf) -> None:
         self.state, self.now, self.size_of = state, now, size_of
         self.drafts: list[Draft] = []
-        self.bytes = 0  # of their payloads
-        self._new: dict[str, int] = {}
-        self.freed: dict[int, dict[int, int]] = {}  # by queue: messages that go with it, and their bytes
+        self.bytes = 0  # of the drafts' payloads
+        self._new: dict[str, int] = {}  # by name, the numbers of the queues that it makes
+        self.freed: dict[int, dict[int, int]] = {}  # by queue number: the ids that leave it, and their sizes
 
     def add(self, kind: int, flags: int, queue: int, payload: bytes) -> int:
         """The draft's place among them."""
@@ -38,7 +38,7 @@ class Plan:
         return len(self.drafts) - 1
 
     def add_to_run(self, kind: int, queue: int, part: bytes) -> None:
-        """One more of the same, in the last draft if that is of its kind: RUN_MAX of them at most."""
+        """Add *part* to the last draft if that is of the same kind and queue; RUN_MAX parts at most."""
         if self.drafts:
             last, flags, number, payload = self.drafts[-1]
             if last == kind and number == queue and not flags and len(payload) < records.RUN_MAX * len(part):
@@ -71,11 +71,11 @@ class Plan:
         self.add(*records.declare(number, said))
 
     def decoded(self) -> list[Event]:
-        """What the fold will be told; UsageError, and nothing is to be appended, if it would refuse any."""
+        """The events, for the fold.  UsageError if recovery would refuse one: then append nothing."""
         return [check(draft) for draft in self.drafts]
 
     def arrivals(self) -> dict[int, int]:
-        """The queues that this concerns, and how many messages come to each."""
+        """The numbers of the queues that this concerns, and how many messages come to each."""
         found: dict[int, int] = {}
         for kind, _, number, payload in self.drafts:
             found[number] = found.get(number, 0) + (kind == records.PUBLISH)
@@ -95,5 +95,5 @@ class Plan:
         return 0 if ttl is None else self.now.wall + int(ttl * 1000)
 
     def free(self, queue: QueueState, id: int, size: int) -> None:
-        """The message leaves *queue* with this."""
+        """The message leaves *queue* with this plan."""
         self.freed.setdefault(queue.number, {})[id] = size

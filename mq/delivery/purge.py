@@ -1,7 +1,8 @@
-"""Dropping all that a queue holds, but for what is in flight.
+"""Dropping all messages of a queue, except those in flight.
 
-One record drops all, and names what stays with its size, for the queue's bytes are counted
-anew then.  If very much is in flight, what goes is named instead, a slice at a time.
+One record drops them all.  It names the messages that stay with their sizes, because the fold counts
+the queue's bytes anew then.  If very many are in flight, the messages that go are named instead, in
+slices.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ KEPT_MAX: Final = 2000  # in flight, or timed out: so many sizes are read in som
 
 
 class Purge:
-    """Of what is there when it begins."""
+    """Of the messages that are there when it begins."""
 
     def __init__(self) -> None:
         self._rest: Iterator[int] = iter(())

@@ -113,18 +113,18 @@ class QueueState:
         if self.unchanged:
             self.mark_changed()
 
-    def publish_with(self, id: int, size: int, said: Attributes) -> None:
+    def publish_with(self, id: int, size: int, attributes: Attributes) -> None:
         """`publish`, with attributes."""
         self.totals.published += 1
         self.bytes += size
-        if said.dedup_id is not None:
+        if attributes.dedup_id is not None:
             self.dedup.forget(self.board.seen)
-            self.dedup.note(said.dedup_id, Seen(id, said.dedup_until, id))
-            self.timers.alarm.at_store(said.dedup_until + FORGET_AFTER_MS)
-        traits = traits_of(said)
-        if said.due or not traits.plain:
+            self.dedup.note(attributes.dedup_id, Seen(id, attributes.dedup_until, id))
+            self.timers.alarm.at_store(attributes.dedup_until + FORGET_AFTER_MS)
+        traits = traits_of(attributes)
+        if attributes.due or not traits.plain:
             self._join(id, traits)
-            self._put_delayed(id, Delayed(said.due, 0, id, traits))
+            self._put_delayed(id, Delayed(attributes.due, 0, id, traits))
         else:
             self.ready.lane(traits.priority).append(id)
         if self.unchanged:
@@ -170,7 +170,7 @@ class QueueState:
             self.mark_changed()
 
     def remember(self, key: str, seen: Seen) -> None:
-        """A dedup id is remembered still, though the record that said so goes."""
+        """A dedup id is still remembered, though the segment with the record that said so is dropped."""
         self.dedup.again(key, seen)
         self.timers.alarm.at_store(seen.until + FORGET_AFTER_MS)
         self.mark_changed()
@@ -325,8 +325,8 @@ class QueueState:
     def purge(self, cutoff: int, kept: Iterable[tuple[int, int]]) -> None:
         """Drop all that waits, is delayed, or was in flight until *cutoff* at the most.
 
-        *kept*: id and size of what stays.  A message among them that is not known here
-        comes with its own size when its relocation is met.
+        *kept*: id and size of each message that stays.  One that is not known here comes with its
+        size in a RELOCATE record, further on.
         """
         self.waiting.clear()
         self.lanes.clear()
@@ -345,12 +345,12 @@ class QueueState:
 
     def relocate(
         self, id: int, position: int, size: int, attempts: int, place: int, receipt: int, when: int,
-        said: Attributes | None = None, changes: Changes | None = None,
+        attributes: Attributes | None = None, changes: Changes | None = None,
     ) -> None:  # fmt: skip
         """The message's record is at *position* now.
 
-        If the message is not known, the log begins behind its first record: then this one
-        says all there is.
+        If the message is not known here, the log begins behind its first record: then this record
+        says all there is to know.
         """
         if flight := self.flights.get(id):
             self.flights[id] = replace(flight, position=position)
@@ -359,7 +359,7 @@ class QueueState:
         elif lane := self._lane_of(id):
             lane.move(id, position)
         else:
-            traits = traits_of(said, changes) if said else PLAIN
+            traits = traits_of(attributes, changes) if attributes else PLAIN
             if place == WAITING:
                 self.arrive({id: Delayed(0, attempts, position, traits)}, size)
             elif place in (DELAYED, BACKING_OFF):
@@ -506,7 +506,7 @@ class QueueState:
         """Where the message is; None if it is not here."""
         if flight := self.flights.get(id):
             if flight.deadline > now.store or flight.attempts >= self.moment.attempts_max:
-                return "in_flight"  # its last attempt, until somebody comes by
+                return "in_flight"  # its last attempt is, until an operation moves it to the dead letters
             return "delayed" if self.moment.returns_at(flight) > now.store else "ready"
         if delayed := self.delayed.get(id):
             return "ready" if delayed.due <= now.wall and delayed.backoff_until <= now.store else "delayed"
@@ -515,8 +515,8 @@ class QueueState:
     def changes_at(self, id: int, now: Now) -> int | None:
         """When a message that is not ready will be, in its clock's time."""
         if flight := self.flights.get(id):
-            flies = self.state_of(id, now) == "in_flight"
-            return flight.deadline if flies else self.moment.returns_at(flight)
+            is_in_flight = self.state_of(id, now) == "in_flight"
+            return flight.deadline if is_in_flight else self.moment.returns_at(flight)
         delayed = self.delayed.get(id)
         return delayed.backoff_until or delayed.due if delayed else None
 
@@ -585,14 +585,14 @@ class QueueState:
         return ready, in_flight, later - expired_early
 
     def total(self) -> int:
-        """All messages that are here, wherever they are."""
+        """How many messages are here, in whichever state."""
         count = len(self.waiting) + len(self.delayed) + len(self.flights)
         if self.lanes:
             count += sum(map(len, self.lanes.values()))
         return count
 
     def live_bytes(self) -> int:
-        """What all that is live takes in the log."""
+        """How much of the log is live, in bytes."""
         if self.gone:
             return 0
         messages = max(0, self.bytes) + self.total() * MESSAGE_OVERHEAD_BYTES + self.history_bytes

@@ -17,7 +17,7 @@
     RESCHEDULE  message id, due
     DELETE      nothing: the queue goes, with all it holds
     DEDUP       a dedup id that is remembered: message id, until when, the dedup id
-    RENEW       until when a queue that goes when nobody uses it stays
+    RENEW       until when a queue that is deleted when it is idle stays
 
 A message's id is the position of its PUBLISH record.  The receipt of a delivery is the position
 of its DELIVER record; of the n-th message there, n bytes further in.  Deadlines and the ends of dedup

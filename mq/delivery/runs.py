@@ -4,11 +4,11 @@
                                  ↓
     published 10 20 30     delivered 10 20     in_flight 20
 
-A process that follows others, or opens a store, finds thousands of them.  Most of the messages that
-were delivered there were acked there as well: nothing is made for those, and no deadline is noted.
+A process that follows others, or opens a store, finds thousands of them.  Most messages that were
+delivered there were acked there as well: no object is made for those, and no deadline is noted.
 
-Records about different messages may be done in any order.  Those about one message keep theirs: what
-does not allow that is no run, and the caller does its records one by one.
+Records about different messages may be applied in any order, records about one message only in
+theirs.  Where a run cannot keep that order, the caller applies its records one by one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from . import records
 Outline = tuple[int, int, int]  # of a record: its position, label, and the length of its payload
 Stretch = tuple[list[int], list[int], list[int], Any, int, int]
 """Records in a row: positions, labels and lengths; buffer and origin: the payload of the record at *lsn*
-begins at buffer[lsn - origin].  A long one may not be held in memory: then the buffer is no bytes, and only
-gives slices.  A label is kind | flags << 8 | queue << 16.  (The last is for others.)
+begins at buffer[lsn - origin].  A long record may not be held in memory: then the buffer is not bytes, and
+only gives slices.  A label is kind | flags << 8 | queue << 16.  The last number is not used here.
 """
 
 CHAINED: Final = 0x01 << 8  # of a label: more records of the same group follow
@@ -31,7 +31,7 @@ UNCHAINED: Final = 0xFFFF & ~CHAINED  # of a label: kind and flags, but for that
 PUBLISHES: Final = frozenset(records.PUBLISH | flags << 8 for flags in records.PLAIN_FLAGS if not flags & 1)
 PLAIN: Final = PUBLISHES | {records.DELIVER, records.ACK}
 
-RUN_LEAST: Final = 8  # records; fewer are done one by one sooner
+RUN_LEAST: Final = 8  # records; fewer are applied faster one by one
 OTHERS_SHARE: Final = 8  # at most one record of so many is of another kind
 OTHERS_MAX: Final = 4  # labels that are looked for
 
@@ -40,8 +40,8 @@ class Run(NamedTuple):
     published: list[int]
     sizes: list[int]  # of those
     delivered: list[int]
-    in_flight: dict[int, tuple[int, int]]  # those of them that were not acked: receipt and deadline
-    freed: list[int]  # the sizes of those that were
+    in_flight: dict[int, tuple[int, int]]  # by id, the delivered that were not acked: receipt and deadline
+    freed: list[int]  # the sizes of the delivered that were acked
     acked: list[int]  # those that were delivered before
     acked_sizes: list[int]
 

@@ -1,6 +1,6 @@
-"""What becomes of deliveries: done, failed, not tried, rejected, or held on to.
+"""What becomes of deliveries: ack, nack, reject, release, extend.
 
-Each function plans one record for a delivery that is the current one.
+Each function plans one record, for a delivery that is the current one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .queue import QueueState
 
 
 def current(queue: QueueState | None, id: int, receipt: int) -> QueueState | None:
-    """The queue of the delivery, if the receipt is in force."""
+    """The queue of the delivery, if *receipt* is the current one of message *id*."""
     flight = queue.flights.get(id) if queue else None
     return queue if flight and flight.receipt == receipt else None
 
@@ -44,7 +44,7 @@ def nack(
 
 
 def give_up(plan: Plan, queue: QueueState, id: int, due: int) -> None:
-    """The delivery has timed out, and nobody overtook it: again at *due*, wall time."""
+    """The delivery has timed out, and and is still the current one: again at *due*, wall time."""
     at = queue.flights[id].deadline
     plan.add(*records.nack(queue.number, id, due, at, records.TIMEOUT_REASON))
 

@@ -1,13 +1,13 @@
-"""The state as something to keep, and back.
+"""The state as the content of a checkpoint, and back.
 
-`freeze` is quick and needs the state to hold still; `encode` takes its time with what
-freeze gave, while the state goes on.  That works because nothing that freeze hands out
-is changed afterwards: chunks are copied before they change, flights and delayed
-messages are replaced.
+`freeze` is quick, and the state must not change meanwhile.  `encode` takes longer, with what
+`freeze` returned, while the state goes on.  That works because nothing that `freeze` returns
+is changed afterwards: chunks are copied before they change, and the entries of messages are
+replaced.
 
-Long arrays are not part of the encoding.  The caller keeps them wherever it likes, and
-gives them back when a chunk is first needed.  A queue is decoded when it is first needed,
-see unloaded.py; one that still sleeps is encoded as it was.
+Long arrays are not part of the encoding.  The caller saves them, and loads each when its chunk
+is first needed.  A queue is decoded when it is first needed (unloaded.py); one that is not
+loaded is encoded as it was.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ COLUMNS: dict[type, tuple[str, ...]] = {
 }
 
 
-class Awake(NamedTuple):
+class Loaded(NamedTuple):
     """One queue as it was: what its image will be made of."""
 
     image: Image
@@ -71,7 +71,7 @@ class Awake(NamedTuple):
     dedup: dict[str, Seen]
 
 
-Frozen = list[Image | Awake]
+Frozen = list[Image | Loaded]
 
 
 def freeze(state: State) -> Frozen:
@@ -90,7 +90,7 @@ def freeze(state: State) -> Frozen:
             queue.number, queue.name, goes, 0, *queue.counted, alarm.store, alarm.wall, (), msgspec.Raw()
         )
         delayed, flights, dedup = queue.delayed.copy(), queue.flights.copy(), dict(queue.dedup.items())
-        frozen.append(Awake(image, contents, lanes, delayed, flights, dedup))
+        frozen.append(Loaded(image, contents, lanes, delayed, flights, dedup))
     return frozen
 
 
@@ -102,8 +102,8 @@ def encode(frozen: Frozen, save: Save) -> tuple[bytes, set[int], list[tuple[Held
     return msgspec.msgpack.encode(images), packs, saved
 
 
-def _image(awake: Awake, save: Save, saved: list[tuple[Held, Kept]]) -> Image:
-    image, contents, lanes, delayed, flights, dedup = awake
+def _image(loaded: Loaded, save: Save, saved: list[tuple[Held, Kept]]) -> Image:
+    image, contents, lanes, delayed, flights, dedup = loaded
     lowest = [contents.declared_at]
     for (_, _, stored), chunks in zip(contents.lanes, lanes, strict=True):
         lowest += [held.first for held in chunks[:1]]  # a record is never before where its id says

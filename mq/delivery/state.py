@@ -23,23 +23,24 @@ Live = int | str | None  # a message id, a dedup id, the declaration
 
 class State:
     def __init__(self) -> None:
-        self.queues: dict[int, QueueState] = {}  # those that are awake
-        self.unloaded = Unloaded()
+        self.queues: dict[int, QueueState] = {}  # those that are loaded, by number
+        self.unloaded = Unloaded()  # the others
         self._by_name: dict[str, QueueState] = {}
         self.board = Board()
         self.renamed: set[str] = set()  # names that mean another queue than before, or none
-        self._total = self._live_bytes = 0
-        # While somebody goes through all that is live: messages that went to another queue meanwhile.
+        self._total = self._live_bytes = 0  # of all queues, as of when each was counted
+        # While `within` goes through all that is live: messages that went to another queue meanwhile,
+        # with its number.
         self._moves: list[tuple[int, int]] | None = None
 
     # ── the queues ─────────────────────────────────────────────────────────────────
 
     def queue(self, number: int) -> QueueState | None:
-        """Queue *number*, awake; None if there is none."""
+        """Queue *number*, loaded; None if there is none."""
         return self.queues.get(number) or self._load(number)
 
     def named(self, name: str) -> QueueState | None:
-        """The queue *name*, awake; None if there is none."""
+        """The queue *name*, loaded; None if there is none."""
         if queue := self._by_name.get(name):
             return queue
         number = self.unloaded.number(name)
@@ -49,11 +50,11 @@ class State:
         return {*self._by_name, *self.unloaded.names()}
 
     def size(self) -> int:
-        """How many queues there are; one more if waking it was interrupted."""
+        """How many queues there are; one more if loading it was interrupted."""
         return len(self.queues) + len(self.unloaded)
 
     def add_unloaded(self, unloaded: Unloaded) -> None:
-        """Have these, too, each once it is needed.  Those that go when they are not used are needed now."""
+        """Have these too, each once it is needed.  Those that go when they are idle are needed now."""
         self.unloaded = unloaded
         for image in list(unloaded):
             self._total += image.total
@@ -73,7 +74,7 @@ class State:
         return queue
 
     def made(self, number: int) -> QueueState:
-        """Queue *number*; made, if there is none."""
+        """Queue *number*; a new one without a name, if there is none."""
         return self.queues.get(number) or self.queue(number) or self._add(number)
 
     def _add(self, number: int) -> QueueState:
@@ -120,7 +121,7 @@ class State:
     def name_the_nameless(self) -> None:
         """Give a name to queues whose declaration was lost, so that their messages can be reached.
 
-        Once all is applied: until then a declaration may still come.
+        Called when all records are applied: until then a declaration may still come.
         """
         for number, queue in self.queues.items():
             if not queue.name and queue.total():
@@ -131,7 +132,7 @@ class State:
                 self.renamed.add(name)
 
     def is_stocked(self, queue: QueueState) -> bool:
-        """Whether a receiver has to look at *queue*: it holds a message, or is to be told of receivers."""
+        """Whether a receiver has to look at *queue*: it holds a message, or has to know that it is in use."""
         if queue.total() or queue.delivery_needs_plan:
             return True
         queue.unchanged = True  # in this order: its next change puts it back
@@ -147,7 +148,7 @@ class State:
             for lane in [queue.waiting, *queue.lanes.values()]:
                 lane.keep_only(is_kept)
 
-    # ── what compaction asks ───────────────────────────────────────────────────────
+    # ── what the cleaner asks ───────────────────────────────────────────────────────
 
     def total(self) -> int:
         """How many messages there are, in all queues and wherever they are."""
@@ -173,11 +174,11 @@ class State:
             changed.pop(number, None)
 
     def within(self, base: int, limit: int) -> Iterator[list[tuple[QueueState, Live]]]:
-        """Whatever is live in [base, limit), a part at a time: (queue, message id, or what it is).
+        """All that is live in [base, limit), in parts of (queue, what): ids, dedup ids, declarations.
 
         The state may change between two parts.  A message only ever leaves `waiting`, unless
-        it comes from another queue; so those come first, then all others by id, wherever
-        they are by then, then those that went from one queue to another meanwhile: none
+        it comes from another queue.  So those that wait come first; then all others by id,
+        wherever they are by then; then those that went to another queue meanwhile.  None
         is missed.
         """
         self._moves = []
@@ -193,7 +194,7 @@ class State:
             yield [(queue, id) for number, id in moves if (queue := self.queue(number))]
 
     def look_within(self, base: int, limit: int) -> Iterator[list[tuple[QueueState, Live]]]:
-        """The same, for one look at all of it, while nothing changes."""
+        """The same, for a caller that sees to it that nothing changes between two parts."""
         self._load_below(limit)
         for queue in list(self.queues.values()):
             if base <= queue.declared_at < limit:
@@ -209,7 +210,7 @@ class State:
                 yield [(queue, id) for id in ids[at : at + LOOK_IDS] if _stands(queue, id, base, limit)]
 
     def positions_within(self, base: int, limit: int) -> tuple[list[int], list[int]]:
-        """Where the records of all that `look_within` finds stand: of messages, and of the rest."""
+        """The positions of the records of all that `look_within` finds: of messages, and of the rest."""
         messages: list[int] = []
         others: list[int] = []
         self._load_below(limit)
@@ -225,14 +226,14 @@ class State:
         return messages, others
 
     def _load_below(self, limit: int) -> None:
-        """Have those awake of which anything may stand before *limit*."""
+        """Load the queues of which a record may stand before *limit*."""
         for image in list(self.unloaded):
             if image.lowest < limit:
                 self.queue(image.number)
 
 
 def stands_at(queue: QueueState, what: Live) -> int | None:
-    """The position of the record that says it; None if it does not live any more."""
+    """The position of the record of *what*; None if it does not live any more."""
     if queue.gone:
         return None
     if what is DECLARATION:

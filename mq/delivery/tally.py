@@ -1,4 +1,4 @@
-"""How many have expired, though no process has come by to drop them: counted by the millisecond.
+"""How many messages have expired and are not dropped yet: counted by the millisecond.
 
 12:05.000  12:05.007 │ 12:06.000  12:06.002 …       times, and how many expire at each
     3          1     │     4          2

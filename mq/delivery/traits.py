@@ -1,6 +1,6 @@
 """What is kept of a message that is more than an id that waits.
 
-Nothing here is changed, only replaced: a checkpoint writes it out beside other work.
+An entry is never changed, only replaced: a checkpoint writes it out while the queue goes on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FAILURES_MAX: Final = 5  # kept of one message: the first, and the last four
 
 
 class Traits(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What sets a message apart, wherever it is."""
+    """What makes a message more than an id and a body."""
 
     priority: int = 0
     group: str | None = None
@@ -25,7 +25,7 @@ class Traits(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def plain(self) -> bool:
-        """Whether the priority says all."""
+        """Whether it has nothing but a priority."""
         return self.group is None and not self.expires and self.origin is None and not self.failures
 
 
@@ -36,7 +36,7 @@ PLAIN: Final = LEVELS[0]
 class Flight(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A delivery that is not settled.  Deadline in store time, ms."""
 
-    receipt: int  # the position of its DELIVER record; of the n-th message there, n more
+    receipt: int  # the position of its DELIVER record, plus n for the n-th message of that record
     deadline: int
     attempts: int
     position: int  # of the record that holds the body
@@ -56,18 +56,18 @@ class Delayed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     backoff_until: int = 0  # store time
 
 
-def traits_of(said: Attributes, changes: Changes | None = None) -> Traits:
-    expires = changes.expires if changes else said.expires
-    if said.group is None and not expires and changes is None:
-        return LEVELS[said.priority]
+def traits_of(attributes: Attributes, changes: Changes | None = None) -> Traits:
+    expires = changes.expires if changes else attributes.expires
+    if attributes.group is None and not expires and changes is None:
+        return LEVELS[attributes.priority]
     if changes is None:
-        return Traits(said.priority, said.group, expires)
-    return Traits(said.priority, said.group, expires, changes.origin, changes.failures)
+        return Traits(attributes.priority, attributes.group, expires)
+    return Traits(attributes.priority, attributes.group, expires, changes.origin, changes.failures)
 
 
-def changes_in(said: Attributes, traits: Traits) -> Changes | None:
-    """What *traits* say that the message's attributes do not."""
-    if traits.expires == said.expires and traits.origin is None and not traits.failures:
+def changes_in(attributes: Attributes, traits: Traits) -> Changes | None:
+    """What *traits* hold that the message's attributes do not; None if that is nothing."""
+    if traits.expires == attributes.expires and traits.origin is None and not traits.failures:
         return None
     return Changes(traits.expires, traits.origin, traits.failures)
 

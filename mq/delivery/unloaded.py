@@ -1,42 +1,40 @@
-"""Queues as a checkpoint holds them, which nothing has touched since: each is made when it is first needed.
+"""Queues that are still as a checkpoint holds them: each is loaded when it is first needed.
 
 A store may have tens of thousands of queues, and a queue a million delayed messages.
-Opening makes none of them: what all queues together are asked is in the images.
+Opening loads none of them: the images hold what all queues together are asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import msgspec
 
-if TYPE_CHECKING:
-    from .queue import QueueState
+from .queue import QueueState
 
 
 class Image(msgspec.Struct, array_like=True, frozen=True):
-    """One queue."""
+    """One queue, as a checkpoint holds it.  Times in ms."""
 
     number: int
     name: str
-    goes: bool  # when it is not used
-    lowest: int  # no record that says anything of it stands before that
+    goes: bool  # it is deleted when no process receives from it
+    lowest: int  # the lowest position of a record about it
     total: int  # messages
     live_bytes: int
-    store_alarm: int  # when it has work to do, by store time and by wall time
-    wall_alarm: int
-    packs: tuple[int, ...]  # files with its arrays
+    store_alarm: int  # when it has work to do, by store time
+    wall_alarm: int  # the same, by wall time
+    packs: tuple[int, ...]  # the files that hold its arrays
     contents: msgspec.Raw  # all else
 
 
 class Unloaded:
     def __init__(
-        self, images: Iterable[Image] = (), wake: Callable[[Image], QueueState] | None = None
+        self, images: Iterable[Image] = (), load: Callable[[Image], QueueState] | None = None
     ) -> None:  # fmt: skip
         self._images = {image.number: image for image in images}
         self._numbers = {image.name: image.number for image in self._images.values()}
-        self._load = wake
+        self._load = load
 
     def __len__(self) -> int:
         return len(self._images)
@@ -54,7 +52,7 @@ class Unloaded:
         return self._numbers.get(name)
 
     def made(self, number: int) -> QueueState | None:
-        """The queue, from its image; it sleeps until it is `forgotten`."""
+        """The queue, from its image, which stays here until the caller calls `forget`."""
         image = self._images.get(number)
         if image is None:
             return None
@@ -62,7 +60,7 @@ class Unloaded:
         return self._load(image)
 
     def forget(self, number: int) -> None:
-        """The queue is awake, or deleted."""
+        """The queue is loaded, or deleted."""
         if image := self._images.get(number):
             self._numbers.pop(image.name, None)
             del self._images[number]  # last: interrupted before, it is forgotten the next time
