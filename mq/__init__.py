@@ -50,8 +50,12 @@ __all__ = [
     "Transaction", "Unsupported", "UsageError", "open",
 ]  # fmt: skip
 
-# What help(), errors and pickles call them is how users import them.
-for _name in __all__:
-    if isinstance(_each := globals()[_name], type):
-        _each.__module__ = __name__
-del _name, _each
+
+def _call_as_imported() -> None:
+    """What help(), tracebacks and pickles call the classes is how users import them."""
+    for name in __all__:
+        if isinstance(each := globals()[name], type):
+            each.__module__ = __name__
+
+
+_call_as_imported()

@@ -34,6 +34,7 @@ from liars import (
 import mq
 from mq.api.options import BatchOptions, PublishOptions, QueueOptions, check_options
 from mq.cli.app import cli
+from mq.engine.commands import declare
 
 pytestmark = pytest.mark.usefixtures("no_power_fails")
 
@@ -119,7 +120,7 @@ def given(name: str, values: Values, call: Call) -> None:
 
 def declaring(name: str) -> Call:
     return lambda bench, value: (
-        bench.queue._store.declare(bench.queue._channel, check_options({name: value}))
+        declare(bench.queue._store, bench.queue._channel, check_options({name: value}))
         or bench.broker.queue(bench.queue.name, **{name: value})
     )
 

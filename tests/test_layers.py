@@ -42,6 +42,13 @@ DOES_IO = {"open", "print", "input", "exec", "eval", "__import__"}
 
 STORAGE_DOES_NOT_SAY = re.compile(r"queue|topic|consumer", re.IGNORECASE)
 
+# What is written and applied is the engine's: what users hold asks it.
+API_DOES_NOT_TOUCH = {"applied", "committer", "log", "mark", "mutex", "page", "replica", "state", "turn"}
+API_MAY_HAVE_STATE = {"self"}  # a message's is "ready", "delayed" or "in_flight"
+API_DOES_NOT_IMPORT = (
+    "mq.storage", "mq.delivery.fold", "mq.delivery.plan", "mq.delivery.records", "mq.delivery.state"
+)  # fmt: skip
+
 # What a page is called: a word of it is asked for by its name, from mq/storage/shared.py.
 PAGES = {"mark", "_mark", "page", "_page", "words"}
 
@@ -178,6 +185,20 @@ def storage_speaking_of_queues(sources: Sources) -> Iterator[str]:
                 yield f"{name}, line {getattr(node, 'lineno', 0)}, says {word!r}: storage knows records only"
 
 
+def api_touching_the_store(sources: Sources) -> Iterator[str]:
+    for name in sources:
+        if not is_in(name, "mq.api"):
+            continue
+        for target in imports(name, sources, for_types=True):
+            if any(is_in(target, banned) for banned in API_DOES_NOT_IMPORT):
+                yield f"{name} imports {target}: what users hold sees no log, page or state"
+        for node in nodes(sources[name]):
+            if not isinstance(node, ast.Attribute) or node.attr not in API_DOES_NOT_TOUCH:
+                continue
+            if node.attr != "state" or getattr(node.value, "id", "") not in API_MAY_HAVE_STATE:
+                yield f"{name}, line {node.lineno}: {ast.unparse(node)} is the engine's"
+
+
 def is_number(node: ast.AST, least: int = 0) -> bool:
     return isinstance(node, ast.Constant) and type(node.value) is int and node.value >= least
 
@@ -207,6 +228,7 @@ RULES: list[Rule] = [
     impure_delivery,
     storage_speaking_of_queues,
     numbers_with_names,
+    api_touching_the_store,
 ]
 
 
@@ -261,6 +283,16 @@ def test_the_sources_are_found() -> None:
         ),
         pytest.param(impure_delivery, "mq.delivery.queue", "from time import time", id="delivery: from time"),
         pytest.param(impure_delivery, "mq.delivery.queue", "open('x')", id="delivery: a file"),
+        *(
+            pytest.param(api_touching_the_store, "mq.api.queue", code, id=f"api: {code}")
+            for code in (
+                "self._store.replica.log",
+                "store.turn.mark[END]",
+                "self._channel.state",
+                "from mq.storage import paths",
+                "from mq.delivery.plan import Plan",
+            )
+        ),
         *(
             pytest.param(numbers_with_names, "mq.engine.store", code, id=f"a number: {code}")
             for code in (

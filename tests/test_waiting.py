@@ -24,6 +24,7 @@ import mq.engine.channel
 import mq.engine.listener
 import mq.engine.waiters
 import mq.engine.waiting
+from mq.engine.commands import declare
 from mq.engine.several import Asked, receive_from
 from mq.engine.store import Store
 from mq.engine.waiting import Sleeper
@@ -541,7 +542,7 @@ def test_a_listener_wakes_one_for_a_deadline_that_was_far_away(engine, clock, mo
 def test_what_expires_by_a_jump_of_the_clock_reaches_those_that_wait_for_it(sleeps, queue, clock):
     broker_store = queue._store
     dying = mq.Queue(broker_store, broker_store.channel("dying"))
-    broker_store.declare(dying._channel, {"expired": "dead_letter", "dead_letter": "mail"})
+    declare(broker_store, dying._channel, {"expired": "dead_letter", "dead_letter": "mail"})
     dying.publish(b"x", ttl=3600)
     [receiver] = receivers(sleeps, 1, queue.receive)
     clock.advance(2 * 3600)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack, overload
@@ -14,15 +14,13 @@ from mq.api.message import Delivery
 from mq.api.options import QueueOptions, check_many, check_options, check_seconds
 from mq.api.queue import Queue
 from mq.api.transaction import Transaction
+from mq.engine import commands, looking
 from mq.engine.looking import Stats
-from mq.engine.maintenance import MEMORY
+from mq.engine.opening import MEMORY, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, open_store
 from mq.engine.several import Asked, receive_from
 from mq.engine.store import Store
 from mq.errors import UsageError
 from mq.hold import Hold
-from mq.storage import locks, paths
-from mq.storage.log import SEGMENT_BYTES_MIN
-from mq.storage.record import GROUP_BYTES_MAX
 
 T = TypeVar("T")
 Sync = Literal["always", "never"] | float
@@ -60,7 +58,7 @@ class Broker:
     def __init__(self, store: Store) -> None:
         self._store, self._hold = store, store.hold()
         self._asked: Asked[Any] | None = None  # by the last `receive`: a program asks for the same again
-        self._store_id = store.replica.identity.store_id
+        self._store_id = looking.store_id(store)
 
     def __repr__(self) -> str:
         return f"<Broker {self.path}{' closed' if self._store.closed else ''}>"
@@ -98,7 +96,7 @@ class Broker:
         channel = self._store.channel(name)
         queue: Queue[Any] = Queue(self._store, channel, type)
         if checked:
-            self._store.declare(channel, checked)
+            commands.declare(self._store, channel, checked)
         return queue
 
     def receive(self, queues: Iterable[Queue[T]], timeout: float | None = None) -> Delivery[T] | None:
@@ -128,7 +126,7 @@ class Broker:
         return Asked(listed)
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
+    def transaction(self) -> Generator[Transaction, None, None]:
         """Publishes, acks and nacks over any queues, all or nothing: a block with an `mq.Transaction`.
 
         What is done in the block is buffered, and happens at its end.  An exception in the block leaves no
@@ -160,10 +158,7 @@ class Broker:
         queues = {name: self.queue(name).stats() for name in self.queues()}
         live_bytes = sum(each.bytes for each in queues.values())
         disk_bytes, segments = self._store.files()
-        processes = locks.present(self._store.disk, self.path)
-        if not processes and not self._store.read_only:
-            processes = [os.getpid()]
-        return StoreStats(queues, disk_bytes, live_bytes, segments, processes)
+        return StoreStats(queues, disk_bytes, live_bytes, segments, looking.processes(self._store))
 
     def flush(self) -> None:
         """Return when all that was written is on the disk, by whichever process.
@@ -228,9 +223,9 @@ def open(
     """
     name, sync = _directory(path), _sync(sync)
     segment_bytes = exact.whole("segment_bytes", segment_bytes)
-    if not SEGMENT_BYTES_MIN <= segment_bytes <= GROUP_BYTES_MAX:
+    if not SEGMENT_BYTES_MIN <= segment_bytes <= SEGMENT_BYTES_MAX:
         shown = exact.shown(segment_bytes)
-        raise UsageError(f"segment_bytes is from {SEGMENT_BYTES_MIN} to {GROUP_BYTES_MAX}, not {shown}")
+        raise UsageError(f"segment_bytes is from {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}, not {shown}")
     if mode is not None:
         mode = exact.whole("mode", mode)
         if mode & ~0o666 or mode & 0o600 != 0o600:
@@ -251,11 +246,9 @@ def open(
         raise UsageError("salvage repairs the store, and read_only=True changes nothing: choose one of them")
     if read_only and name == MEMORY:
         raise UsageError('":memory:" is new and empty: there is nothing to open read-only')
-    if name != MEMORY:
-        name = paths.absolute(name)  # the store must not follow an os.chdir
     hold = Hold()  # first: whatever interrupts this, the store is let go of
     return Broker(
-        Store(
+        open_store(
             name, sync=sync, read_only=read_only, segment_bytes=segment_bytes, clock=clock,
             salvage=recover == "salvage", exclusive=exclusive, mode=mode, hold=hold,
         )

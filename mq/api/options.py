@@ -25,6 +25,7 @@ ATTEMPTS_MAX: Final = 1 << 31
 HEADERS_BYTES_MAX: Final = 64 << 10
 LABEL_BYTES_MAX: Final = 255  # of a group, and of a dedup id
 PRIORITY_MAX: Final = 255
+TUPLE: Final[type[tuple[object, ...]]] = tuple
 
 
 class QueueOptions(TypedDict, total=False):
@@ -129,12 +130,12 @@ def check_count(name: str, value: object, least: int = 0) -> int:
 
 def check_many(name: str, values: Iterable[T]) -> Iterable[T]:
     """*values*, if they are several; UsageError if it is one thing, which would be taken apart."""
-    if getattr(type(values), "_is_endless", False):
+    kind: type = type(values)
+    if getattr(kind, "_is_endless", False):
         raise UsageError(
             f"{name} is a list or another iterable; one that is a {exact.kind(values)} never ends"
         )
-    several = exact.is_a(values, Iterable)  # type: ignore[type-abstract]
-    if not several or issubclass(type(values), (str, *BYTES, Mapping)):
+    if not issubclass(kind, Iterable) or issubclass(kind, (str, *BYTES, Mapping)):
         raise UsageError(f"{name} is a list or another iterable, not {exact.kind(values)}")
     return values
 
@@ -256,9 +257,9 @@ def _optional_span(name: str, value: object) -> float | None:
 
 def _backoff(name: str, value: object) -> Backoff:
     # A Backoff is a tuple: its items, which no subclass can make look different.
-    if not exact.is_a(value, Backoff) or tuple.__len__(value) != len(Backoff._fields):
+    if not exact.is_a(value, Backoff) or TUPLE.__len__(value) != len(Backoff._fields):
         raise UsageError(f"{name} is an mq.Backoff, not {exact.kind(value)}")
-    initial, factor, maximum, jitter = tuple.__iter__(value)
+    initial, factor, maximum, jitter = TUPLE.__iter__(value)
     return Backoff(
         float(check_seconds("backoff.initial", initial)), _within("backoff.factor", factor, 1.0, 1000.0),
         float(check_seconds("backoff.maximum", maximum)), _within("backoff.jitter", jitter, 0.0, 1.0),

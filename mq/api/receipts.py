@@ -27,12 +27,14 @@ NO_DELIVERY: Final = -1  # the position of none
 def claim_of(message: Delivery[Any] | Receipt, store: Store) -> Claim:
     """The claim; UsageError if it is none, or another store's."""
     if exact.is_a(message, Delivery):
-        queue = message._queue
+        delivery: Delivery[Any] = message
+        queue = delivery._queue
         if queue._store is not store:  # its receipt may be another delivery's here
-            raise UsageError(f"message {message.id} was received through another broker; settle it there")
-        return Claim(message, queue._channel, message.id, message._lsn)
+            raise UsageError(f"message {delivery.id} was received through another broker; settle it there")
+        return Claim(delivery, queue._channel, delivery.id, delivery._lsn)
     try:
-        *numbers, tag = exact.text("a receipt", message).split("-")
+        text = exact.text("a receipt", message)
+        *numbers, tag = text.split("-")
         number, id, receipt = map(int, numbers)
     except ValueError:  # of int(), of the unpacking, and UsageError is one
         what = exact.shown(str.__str__(message)) if exact.is_a(message, str) else exact.kind(message)
@@ -41,7 +43,7 @@ def claim_of(message: Delivery[Any] | Receipt, store: Store) -> Claim:
         return Claim(None, number, id, receipt)
     if tag[:TAG_CHARS] == store.tag[:TAG_CHARS]:
         return Claim(None, number, id, NO_DELIVERY)  # from before the store was copied, or restored
-    raise UsageError(f"the receipt {exact.shown(str.__str__(message))} is another store's; settle it there")
+    raise UsageError(f"the receipt {exact.shown(text)} is another store's; settle it there")
 
 
 def claims_of(messages: Iterable[Delivery[Any] | Receipt], store: Store) -> list[Claim]:

@@ -21,12 +21,11 @@ from mq.api.options import PublishOptions, check_reason, check_seconds, new_mess
 from mq.api.queue import Queue
 from mq.api.receipts import claim_of
 from mq.delivery.intake import NewMessage
-from mq.delivery.plan import Plan
+from mq.engine import commands
 from mq.engine.bodies import encode_body
-from mq.engine.commands import publish
-from mq.engine.settling import Claim, Do, do_ack, mark_settled, nacking, plan_all
+from mq.engine.settling import Claim, Do, do_ack, nacking
 from mq.engine.store import Store, check_name
-from mq.errors import StaleReceipt, UsageError
+from mq.errors import UsageError
 
 T = TypeVar("T")
 
@@ -61,9 +60,15 @@ class Transaction:
         Raises UsageError.
         """
         self._check()
-        if exact.is_a(to, Queue) and to._store is not self._store:
-            raise UsageError(f"the queue {to.name!r} is another broker's; a transaction is of one store")
-        name = to.name if exact.is_a(to, Queue) else check_name(to)
+        given: object = to
+        if exact.is_a(given, Queue):
+            if given._store is not self._store:
+                raise UsageError(
+                    f"the queue {given.name!r} is another broker's; a transaction is of one store"
+                )
+            name: str = given.name
+        else:
+            name = check_name(given)
         message = new_message(name, *encode_body(body), **options)
         self._messages.append(message)
         self._timeout = max(self._timeout, message.timeout)
@@ -98,13 +103,5 @@ class Transaction:
     def _commit(self) -> None:
         self._over = True
         if self._messages or self._settling:
-            self.ids = publish(
-                self._store, self._messages, time.monotonic() + self._timeout, before=self._settle
-            )
-            mark_settled(claim for claim, _ in self._settling)
-
-    def _settle(self, plan: Plan) -> None:
-        """Plan what becomes of the deliveries; StaleReceipt if one of them is not in force."""
-        _, stale = plan_all(plan, self._settling, lambda: False)
-        if stale:
-            raise StaleReceipt(tuple(stale))
+            until = time.monotonic() + self._timeout
+            self.ids = commands.transact(self._store, self._messages, self._settling, until)

@@ -1,9 +1,9 @@
 """All that is a plan: decided, decoded as recovery would, appended in one write, applied.
 
-    publish                  with attributes, into limits, several at once, with what a transaction settles
+    publish, transact        with attributes, into limits, several at once, with what a transaction settles
     cancel, reschedule       one message that waits
     purge, replay            many, in slices, so that no neighbour waits
-    pause, resume, delete    the queue
+    declare, delete, pause, resume     the queue
 
 Deliveries are settled in settling.py.  The plain publish, receive and ack make no plan: see hot.py.
 """
@@ -11,6 +11,8 @@ Deliveries are settled in settling.py.  The plain publish, receive and ack make 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from mq.delivery import dead, records, settle
 from mq.delivery.intake import NewMessage, admit
@@ -20,10 +22,11 @@ from mq.delivery.queue import QueueState
 from mq.engine import looking
 from mq.engine.channel import Channel, Channels
 from mq.engine.operation import operation
+from mq.engine.settling import Claim, Do, mark_settled, plan_all
 from mq.engine.slices import give_way
 from mq.engine.store import Store
 from mq.engine.waiting import Sleeper
-from mq.errors import DiskFull, QueueFull
+from mq.errors import DiskFull, QueueFull, StaleReceipt
 
 Decide = Callable[[Plan, QueueState, Callable[[], bool]], int]  # the last: whether the slice's time is over
 
@@ -97,6 +100,24 @@ def _publish(
     return [positions[place] if place >= 0 else -1 - place for place in places]
 
 
+def transact(
+    store: Store, messages: Sequence[NewMessage], settling: Sequence[tuple[Claim, Do]], until: float
+) -> list[int]:  # fmt: skip
+    """Settle deliveries and store *messages*, all or nothing; the messages' ids.
+
+    StaleReceipt if one of the deliveries is not in force.
+    """
+
+    def settle_first(plan: Plan) -> None:
+        _, stale = plan_all(plan, settling, lambda: False)
+        if stale:
+            raise StaleReceipt(tuple(stale))
+
+    ids = publish(store, messages, until, before=settle_first)
+    mark_settled(claim for claim, _ in settling)
+    return ids
+
+
 # ── what waits in a queue ──────────────────────────────────────────────────────────
 
 
@@ -143,13 +164,41 @@ def replay(store: Store, channel: Channel, ids: list[int] | None, to: str | None
 # ── the queue ──────────────────────────────────────────────────────────────────────
 
 
+@operation
+def declare(store: Store, channel: Channel, changes: dict[str, Any]) -> None:
+    """Change the options named, for every process; nothing is written if they are so already."""
+    if not store.turn.look(partial(_is_declared, store, channel, changes)):
+        store.settle(store.turn.take(partial(_declare, store, channel, changes)))
+
+
+def _is_declared(store: Store, channel: Channel, changes: dict[str, Any]) -> bool:
+    if (state := channel.state) is None or state.is_to_go(store.clock.now()):
+        return False
+    return all(getattr(state.options, name) == value for name, value in changes.items())
+
+
+def _declare(store: Store, channel: Channel, changes: dict[str, Any]) -> int:
+    """Where the log ends then."""
+    replica, committer = store.replica, store.committer
+    dead.check_dead_letters(replica.state, channel.name, changes)
+    plan = committer.plan()
+    if (state := channel.state) and state.is_to_go(plan.now):
+        # It is to go, and no process has noticed yet: what is declared is a new one.
+        plan.add(*records.delete(state.number))
+        committer.commit(plan)
+        plan = committer.plan()
+    plan.declare(channel.name, changes)
+    committer.commit(plan)
+    return replica.log.end
+
+
 def pause(store: Store, channel: Channel) -> None:
-    store.declare(channel, {"paused": True})
+    declare(store, channel, {"paused": True})
 
 
 def resume(store: Store, channel: Channel) -> None:
     if looking.stats(store, channel).paused:
-        store.declare(channel, {"paused": False})
+        declare(store, channel, {"paused": False})
 
 
 def delete(store: Store, channel: Channel) -> None:

@@ -1,7 +1,7 @@
 """The hot operations: publish, receive, ack, and their batches.  The only flat code of the engine.
 
 At a microsecond or two a message every Python call shows.  So these six write out the turn that all other
-operations take by `Turn.take` (mq/engine/turn.py), and the steps that a plan takes in `Store.commit`:
+operations take by `Turn.take` (mq/engine/turn.py), and the steps that a plan takes in `Committer.commit`:
 
     refuse     a thread that is inside an operation already (mq/engine/operation.py)
     mutex      keeps out the other threads of this process

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -18,6 +19,7 @@ from mq.engine.channel import Channel
 from mq.engine.operation import operation
 from mq.engine.store import Store
 from mq.errors import CorruptStore, UsageError
+from mq.storage import locks
 
 
 class Stats(NamedTuple):
@@ -137,6 +139,17 @@ def _show(store: Store, held: QueueState, seen: Seen) -> Shown | None:
 def skew_ms(store: Store) -> int:
     """How far the wall clock is ahead of store time, as the log says."""
     return store.replica.log.segments[-1].skew_ms
+
+
+def store_id(store: Store) -> str:
+    """What tells the store from all others."""
+    return store.replica.identity.store_id
+
+
+def processes(store: Store) -> list[int]:
+    """The pids of those that have the store open; only this one's if the system does not say."""
+    found = locks.present(store.disk, store.path)
+    return found if found or store.read_only else [os.getpid()]
 
 
 def number(store: Store, channel: Channel) -> int:

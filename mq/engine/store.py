@@ -24,11 +24,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from mq import exact, forks
 from mq.delivery import records
-from mq.delivery.dead import NAME_BYTES_MAX, check_dead_letters
+from mq.delivery.dead import NAME_BYTES_MAX
 from mq.delivery.decode import refusals
 from mq.engine.channel import Channel
 from mq.engine.clock import Clock
@@ -512,30 +512,6 @@ class Store:
     def _new_channel(self, name: str) -> Channel:
         with self.turn.mutex:
             return self.waiters.channel(name)
-
-    @operation
-    def declare(self, channel: Channel, changes: dict[str, Any]) -> None:
-        """Change the options named, for every process; nothing is written if they are so already."""
-        if not self.turn.look(partial(self._is_declared, channel, changes)):
-            self.settle(self.turn.take(partial(self._declare, channel, changes)))
-
-    def _is_declared(self, channel: Channel, changes: dict[str, Any]) -> bool:
-        if (state := channel.state) is None or state.is_to_go(self.clock.now()):
-            return False
-        return all(getattr(state.options, name) == value for name, value in changes.items())
-
-    def _declare(self, channel: Channel, changes: dict[str, Any]) -> int:
-        """Where the log ends then."""
-        check_dead_letters(self.replica.state, channel.name, changes)
-        plan = self.committer.plan()
-        if (state := channel.state) and state.is_to_go(plan.now):
-            # It is to go, and only nobody came by yet: what is declared is a new one.
-            plan.add(*records.delete(state.number))
-            self.committer.commit(plan)
-            plan = self.committer.plan()
-        plan.declare(channel.name, changes)
-        self.committer.commit(plan)
-        return self.replica.log.end
 
     def settle(self, end: int) -> None:
         """What a publish owes before it returns: its bytes on the disk; the cleaner a chance."""
