@@ -23,8 +23,9 @@ from mq.delivery.decode import NotUnderstood, decode
 from mq.delivery.records import Facts
 from mq.storage import paths, record
 from mq.storage.disk import Disk
+from mq.storage.look import Found, Gap, Run, found_in
 from mq.storage.segment import Event, Segment, Stretch
-from mq.storage.walk import Found, Gap, Run, found_in, read
+from mq.storage.walk import read
 
 BODY_COLUMNS: Final = 60
 NAME_COLUMNS_MAX: Final = 24

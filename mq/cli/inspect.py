@@ -17,8 +17,9 @@ from mq.delivery.state import State
 from mq.errors import CorruptStore
 from mq.storage import locks, paths, record
 from mq.storage.disk import Disk
+from mq.storage.look import Gap, Run
 from mq.storage.segment import Segment, Stretch
-from mq.storage.walk import File, Gap, Run, Walk, read
+from mq.storage.walk import File, Walk, read
 
 KIND_NAMES: Final = record.KIND_NAMES | records.KIND_NAMES
 EVENTS: Final = frozenset(records.KINDS)

@@ -19,9 +19,10 @@ from mq.delivery.decode import refusals
 from mq.errors import Unsupported
 from mq.storage import checkpoint, paths
 from mq.storage.disk import Disk
-from mq.storage.repair import suspects
+from mq.storage.look import Gap, Run
 from mq.storage.segment import Segment
-from mq.storage.walk import Gap, Run, Walk, read
+from mq.storage.suspects import suspects
+from mq.storage.walk import Walk, read
 
 A_COPY: Final = "this is a copy: only its log counts, and not what `mark` and checkpoints say was on the disk"
 COPY_AGAIN: Final = "if files vanished while it was copied, copy again; else "

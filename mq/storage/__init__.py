@@ -32,6 +32,8 @@ recovery.py    what is on disk → where the log ends, and a verdict
 checkpoint.py  the state at one position, so that opening reads the tail
 cleaner.py     re-append what lives in the oldest segment, drop it
 walk.py        the log as it lies there, damaged places included: for the tools
-repair.py      LOST over what is damaged, which is copied first
+look.py        what they see of it
+repair.py      LOST over what is damaged, which is copied first (quarantine.py)
+suspects.py    the messages that may be gone with it
 overlay.py     a disk that keeps every change to itself: for dry runs
 """

@@ -32,33 +32,29 @@ What is only torn is left to recovery.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import zip_longest
 from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
-from mq.errors import CorruptStore, StorageError
+from mq.errors import CorruptStore
 
 from . import copies, identity, locks, paths, record, segment, shared
 from .disk import PAGE_BYTES, Disk, write_all
 from .explain import explain
+from .look import Gap, Refuse, Run
 from .overlay import Overlay
+from .quarantine import COPY_BYTES, Quarantine
 from .rewrite import sync_or_drop
 from .segment import Segment
-from .walk import File, Gap, Refuse, Run, Walk, walk
+from .suspects import Name, suspects
+from .walk import File, Walk, walk
 
-COPY_BYTES: Final = 1 << 20
 ROUNDS_MAX: Final = 16  # of looking and mending; each kind of damage takes one
 LOST_BYTES_MAX: Final = 64 << 20  # of one record: a longer stretch becomes several
-ONE_BIT_BYTES_MAX: Final = 64 << 10  # of a record for which it is worth while to look for a flipped bit
-NAMED_BYTES: Final = 64  # what says which message it is stands before this
 WORDS_BYTES: Final = 8 * shared.WORDS
 MISSING_BYTES_MAX: Final = 1 << 40  # a mark that claims more than this behind the log's end is not believed
-
-Name = Callable[[int, int, bytes], int | None]
-"""(kind, position, payload) → the message whose body the record holds, if it holds one."""
 
 
 class Loss(NamedTuple):
@@ -121,53 +117,6 @@ def mend(disk: Disk, path: str, message_kind: int, name: Name, refuse: Refuse) -
     raise found.problem
 
 
-def suspects(disk: Disk, each: Segment, gap: Gap, name: Name) -> tuple[int, ...]:
-    """The messages whose bodies may be gone with *gap*, as far as the lengths in it can be followed."""
-    fd = disk.open(gap.path)
-    try:
-        return tuple(dict.fromkeys(_suspects(disk, fd, each, gap, name)))
-    finally:
-        disk.close(fd)
-
-
-def _suspects(disk: Disk, fd: int, each: Segment, gap: Gap, name: Name) -> Iterator[int]:
-    lsn, stop = gap.lsn, gap.lsn + gap.size
-    if gap.size <= ONE_BIT_BYTES_MAX:
-        data = _undo_one_bit(disk.pread(fd, gap.size, gap.offset), each)
-        if data and (header := record.parse(data)):
-            found = name(header.kind, lsn, data[record.HEADER_BYTES :])
-            if found is not None:
-                yield found
-            return
-    while lsn + record.HEADER_BYTES <= stop:
-        data = disk.pread(fd, min(stop - lsn, ONE_BIT_BYTES_MAX), each.offset(lsn))
-        header = record.parse(data)
-        if header is None or not any(header):
-            return
-        found = name(header.kind, lsn, data[record.HEADER_BYTES :])
-        if header.low != lsn & record.LOW or lsn + header.size > stop:
-            yield lsn if found is None else found  # whatever it was
-            return
-        if found is not None:
-            yield found
-        lsn += header.size
-
-
-def _undo_one_bit(data: bytes, each: Segment) -> bytes | None:
-    """The record that *data* was, if one bit near its beginning was flipped: the checksum says which.
-
-    Only to tell which message it was.  Nobody gets to see such a record as a message.
-    """
-    trial = bytearray(data)
-    for at in range(record.CRC_FROM, min(len(data), NAMED_BYTES)):
-        for bit in range(8):
-            trial[at] ^= 1 << bit
-            if record.passes(trial, each.seed):
-                return bytes(trial)
-            trial[at] ^= 1 << bit
-    return None
-
-
 class _Place:
     """What is bad in one segment."""
 
@@ -211,7 +160,7 @@ class _Round:
     def __init__(self, disk: Disk, path: str, found: Walk, places: _Places, name: Name) -> None:
         self._disk, self._path, self._walk, self._name = disk, path, found, name
         self._places = places
-        self._log, self._quarantine = paths.log(path), paths.quarantine(path)
+        self._log, self._quarantine = paths.log(path), Quarantine(disk, path)
 
     def mend(self) -> list[Loss]:
         """What was mended; nothing, if there is nothing that could be."""
@@ -238,7 +187,7 @@ class _Round:
                 return None
             except CorruptStore:
                 reason = "damaged; written again from a segment's header"
-            size, copy = self._save_file(path)
+            size, copy = self._quarantine.save_file(path)
         identity.write(self._disk, path, self._walk.identity)
         return Loss(path, 0, size, (), reason, copy)
 
@@ -248,7 +197,7 @@ class _Round:
         words = shared.read_mark(self._disk, path, self._walk.identity.key)
         end, synced = words[shared.END], shared.claimed(words)
         if synced > end:
-            _, copy = self._save_file(path)
+            _, copy = self._quarantine.save_file(path)
             self._write_mark(path, end, end)
             reason = f"it claims that the log was synced up to {synced}, but ended at {end}; not believed"
             return Loss(path, shared.SYNCED * 8, 8, (), reason, copy)
@@ -303,7 +252,7 @@ class _Round:
                 continue  # torn while it was made
             self._refuse_foreign(file)
             each = self._guess(files, index)
-            copy = self._save(file.path, each.name, 0, segment.HEADER_BYTES)
+            copy = self._quarantine.save(file.path, each.name, 0, segment.HEADER_BYTES)
             self._write(file.path, segment.encode_header(self._walk.identity, each), 0)
             reason = "the segment's header, damaged; written again"
             losses.append(Loss(file.path, 0, segment.HEADER_BYTES, (), reason, copy))
@@ -403,7 +352,7 @@ class _Round:
             end_here = place.end
             for gap, ms in place.gaps:
                 ids = suspects(self._disk, file.segment, gap, self._name)
-                copy = self._save(file.path, file.segment.name, gap.offset, gap.size)
+                copy = self._quarantine.save(file.path, file.segment.name, gap.offset, gap.size)
                 rest = gap
                 if gap.lsn == file.segment.base:
                     self._write_fence(file, end if end >= 0 else file.segment.base, self._walk.head)
@@ -461,7 +410,7 @@ class _Round:
             return []
         first, head = files[0].segment, self._walk.head
         mark = shared.read_mark(self._disk, paths.mark(self._path), self._walk.identity.key)
-        self._save(files[0].path, first.name, segment.HEADER_BYTES, record.FENCE_BYTES)
+        self._quarantine.save(files[0].path, first.name, segment.HEADER_BYTES, record.FENCE_BYTES)
         self._write_fence(files[0], first.base, first.base)
         path = paths.segment(self._log, head)
         if mark[shared.HEAD] == first.base:
@@ -483,66 +432,3 @@ class _Round:
             sync_or_drop(self._disk, fd)
         finally:
             self._disk.close(fd)
-
-    def _save_file(self, path: str) -> tuple[int, str]:
-        """Copy all of a file; its size, and the copy."""
-        fd = self._disk.open(path)
-        try:
-            size = self._disk.size(fd)
-        finally:
-            self._disk.close(fd)
-        return size, self._save(path, os.path.basename(path), 0, size)
-
-    def _save(self, path: str, name: str, offset: int, size: int) -> str:
-        """Copy a part of a file to the quarantine, durably; the copy's path, "" if nothing is there.
-
-        No copy is ever written over: what an earlier run saved was there before it wrote.
-        """
-        fd = self._disk.open(path)
-        try:
-            size = min(size, self._disk.size(fd) - offset)
-            if size <= 0:
-                return ""
-            self._disk.make_directory(self._quarantine)
-            self._disk.sync_directory(self._path)
-            return self._save_beside(fd, name, offset, size)
-        finally:
-            self._disk.close(fd)
-
-    def _save_beside(self, fd: int, name: str, offset: int, size: int) -> str:
-        for number in range(1, 1 << 16):
-            suffix = f".{number}" if number > 1 else ""
-            target = os.path.join(self._quarantine, f"{name}-{offset}{suffix}.bin")
-            if not self._disk.exists(target):
-                self._copy(fd, offset, size, target)
-                return target
-            if self._is_copy(fd, offset, size, target):
-                return target
-        raise StorageError(self._quarantine, "too many copies of the same place; move some elsewhere")
-
-    def _copy(self, fd: int, offset: int, size: int, target: str) -> None:
-        disk = self._disk
-        if disk.exists(paths.aside(target)):
-            disk.unlink(paths.aside(target))
-        copy = disk.open(paths.aside(target), write=True, create=True)
-        try:
-            for at in range(0, size, COPY_BYTES):
-                write_all(disk, copy, disk.pread(fd, min(COPY_BYTES, size - at), offset + at), at)
-            disk.sync(copy)
-        finally:
-            disk.close(copy)
-        disk.rename(paths.aside(target), target)
-        disk.sync_directory(self._quarantine)
-
-    def _is_copy(self, fd: int, offset: int, size: int, target: str) -> bool:
-        disk = self._disk
-        copy = disk.open(target)
-        try:
-            if disk.size(copy) != size:
-                return False
-            return all(
-                disk.pread(copy, COPY_BYTES, at) == disk.pread(fd, min(COPY_BYTES, size - at), offset + at)
-                for at in range(0, size, COPY_BYTES)
-            )
-        finally:
-            disk.close(copy)

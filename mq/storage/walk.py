@@ -1,12 +1,7 @@
 """The log as it lies on the disk, damaged places included.  Reads only; mends nothing.
 
 Recovery stops at the first bad place and judges it.  The tools that show a log to a
-person go on behind it, from one intact record to the next:
-
-    ┌────────┬────────┬░░░░░░░░░░░┬────────┬────────┬───────────┐
-    │ Found  │ Found  │    Gap    │ Found  │ Found  │   zeros   │
-    └────────┴────────┴░░░░░░░░░░░┴────────┴────────┴───────────┘
-      a Run                         another one
+person go on behind it, from one intact record to the next (look.py).
 
 Each record is read once.  Recovery's own loop reads the log up to its first bad place, and
 hands each block on to a `Look`: a tool that goes through all records.  Only when the verdict
@@ -14,8 +9,7 @@ is there, what is left is read:
 
     head ── recovery reads, `Look.see` ──► X ── judged; then `Walk.rest` ──► the last file
 
-Of a log that is whole, nothing is left.  A `Run` is the records of one block as that loop
-gives them; a `Found` is one record by itself.
+Of a log that is whole, nothing is left.
 
 The verdict is recovery's own.  What cannot be read from where it belongs is taken from
 where else it stands: the store's key from any segment's header, a segment's capacity
@@ -25,87 +19,21 @@ and creation time from its fence.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import NamedTuple, Protocol
 
 from mq.errors import CorruptStore, MqError, StorageError
 
 from . import checkpoint, copies, identity, locks, paths, record, recovery, segment, shared
 from .disk import Disk
 from .identity import Identity
+from .look import Gap, Look, Refuse, Run, checked, refuse_nothing
 from .recovery import Survey, Verdict
 from .search import next_intact
-from .segment import BLOCK_BYTES, BadHeader, Event, Payload, Scan, Segment, Stretch
+from .segment import BLOCK_BYTES, BadHeader, Event, Scan, Segment, Stretch
 from .shared import NO_LIMIT
-
-
-class Found(NamedTuple):
-    """An intact record."""
-
-    lsn: int
-    kind: int
-    flags: int
-    queue: int
-    ms: int  # since 1970, in store time
-    content: Payload  # the payload; a long one is not held in memory, and only there while its file is read
-    dropped: bool  # behind the end of a torn log: recovery leaves it out
-
-    @property
-    def size(self) -> int:
-        return record.HEADER_BYTES + len(self.content)
-
-    @property
-    def payload(self) -> bytes:
-        """All of it."""
-        return self.content[:]
-
-
-class Gap(NamedTuple):
-    """Bytes that should be records and are not; or a record that recovery refuses."""
-
-    path: str
-    offset: int
-    lsn: int
-    size: int
-    reason: str
-    torn: bool  # nobody claimed that they were on the disk: what a crash leaves, not damage
-
-
-class Run(NamedTuple):
-    """Intact records, each behind the one before; `ms` of each counts from the segment's creation."""
-
-    stretch: Stretch
-    dropped: bool  # all of them: see Found
-    stale: bool = False  # in a segment before the log's head, which is only not unlinked yet
-
-    @property
-    def start(self) -> int:
-        return self.stretch.lsns[0]
-
-    @property
-    def end(self) -> int:
-        return self.stretch.lsns[-1] + record.HEADER_BYTES + self.stretch.lengths[-1]
-
-
-Refuse = Callable[[Stretch], Sequence[tuple[int, str]]]
-"""Which of these intact records recovery refuses: the index, and why."""
-
-
-class Look(Protocol):
-    """Goes through all records, in the order of the log; those of stale segments come last."""
-
-    def begin(self, end: int) -> None:
-        """Forget what was seen: the log is read from its head.  No record reaches *end*, the files tell."""
-
-    def see(self, each: Segment | None, part: Run | Gap) -> None:
-        """The next records in the segment *each*, or a bad place; None: a file, or its header, is gone."""
-
-
-def _nothing(stretch: Stretch) -> Sequence[tuple[int, str]]:
-    return ()
 
 
 @dataclass
@@ -134,7 +62,7 @@ class Walk:
     problem: MqError | None  # why the store does not open
     files: list[File] = field(default_factory=list)
     missing: list[Gap] = field(default_factory=list)  # headers and whole files
-    refuse: Refuse = _nothing
+    refuse: Refuse = refuse_nothing
     seen: dict[int, int] = field(default_factory=dict)  # by base: up to where recovery handed the records on
 
     @property
@@ -200,7 +128,7 @@ class Walk:
         torn_from = self.end if self.verdict == Verdict.TORN.value else NO_LIMIT
         kept = bisect_left(stretch.lsns, torn_from)
         stale = file.segment.limit <= self.head
-        for part in _checked(file.path, file.segment, stretch.part(0, kept), self.refuse):
+        for part in checked(file.path, file.segment, stretch.part(0, kept), self.refuse):
             yield part._replace(stale=stale) if isinstance(part, Run) else part
         if kept < len(stretch.lsns):
             yield Run(stretch.part(kept), dropped=True, stale=stale)
@@ -227,26 +155,6 @@ class Walk:
         torn = lsn >= self.synced
         reason = "torn, never finished" if torn else "damaged, gone or altered after it was on the disk"
         return Gap(file.path, file.segment.offset(lsn), lsn, stop - lsn, reason, torn)
-
-
-def _checked(path: str, each: Segment, stretch: Stretch, refuse: Refuse) -> Iterator[Run | Gap]:
-    """The records in *stretch*, and in their place those that are refused."""
-    at = 0
-    for index, why in refuse(stretch):
-        if at < index:
-            yield Run(stretch.part(at, index), dropped=False)
-        lsn, size = stretch.lsns[index], record.HEADER_BYTES + stretch.lengths[index]
-        yield Gap(path, each.offset(lsn), lsn, size, why, torn=False)
-        at = index + 1
-    if at < len(stretch.lsns):
-        yield Run(stretch.part(at) if at else stretch, dropped=False)
-
-
-def found_in(each: Segment, event: Event, dropped: bool) -> Found:
-    """One record of a run in *each*, by itself."""
-    lsn, kind, flags, queue, ms, buffer, start, stop = event
-    content = buffer[start:stop] if isinstance(buffer, bytes) else buffer
-    return Found(lsn, kind, flags, queue, each.created_ms + ms, content, dropped)
 
 
 class _Everything(Scan):
@@ -289,7 +197,7 @@ def _last_byte(disk: Disk, fd: int, file: File, lsn: int) -> int:
 
 
 def walk(
-    disk: Disk, path: str, message_kind: int, *, alone: bool = False, refuse: Refuse = _nothing,
+    disk: Disk, path: str, message_kind: int, *, alone: bool = False, refuse: Refuse = refuse_nothing,
     look: Look | None = None,
 ) -> Walk:  # fmt: skip
     """The store in the directory *path*; StorageError if there is none, or no key to read it with.
@@ -317,7 +225,7 @@ def walk(
             return found
 
 
-def read(disk: Disk, path: str, message_kind: int, look: Look, refuse: Refuse = _nothing) -> Walk:
+def read(disk: Disk, path: str, message_kind: int, look: Look, refuse: Refuse = refuse_nothing) -> Walk:
     """Let *look* see all of the store; started over if compaction drops a segment meanwhile."""
     while True:
         found = walk(disk, path, message_kind, refuse=refuse, look=look)
@@ -398,7 +306,7 @@ def _hand_on(look: Look, refuse: Refuse, path: str, scan: Scan) -> None:
             for event in stretch.events():
                 if event[1] < record.FIRST_EVENT:
                     scan.note(event)
-        for part in _checked(path, scan.segment, stretch, refuse):
+        for part in checked(path, scan.segment, stretch, refuse):
             look.see(scan.segment, part)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from mq.delivery import records
-from mq.storage import record, walk
+from mq.storage import look, record, walk
 from mq.storage.identity import Identity
 from mq.storage.segment import HEADER_BYTES, Segment, encode_header
 
@@ -34,13 +34,13 @@ class Place(NamedTuple):
 Part = Callable[[Place], bytes]
 
 
-def items_of(walked: walk.Walk, file: walk.File) -> Iterator[walk.Found | walk.Gap]:
+def items_of(walked: walk.Walk, file: walk.File) -> Iterator[look.Found | look.Gap]:
     """What stands in *file* of a log that was walked, one by one."""
     for part in walked.runs(file):
-        if isinstance(part, walk.Gap):
+        if isinstance(part, look.Gap):
             yield part
         else:
-            yield from (walk.found_in(file.segment, event, part.dropped) for event in part.stretch.events())
+            yield from (look.found_in(file.segment, event, part.dropped) for event in part.stretch.events())
 
 
 class File(NamedTuple):

@@ -30,7 +30,7 @@ from opened import contents, open_on
 from test_sharing import Shared, two
 
 from mq.errors import StorageError
-from mq.storage import far, following, record, walk
+from mq.storage import far, following, look, record, walk
 from mq.storage import segment as segments
 from mq.storage.far import Far, read_far
 from mq.storage.log import Log
@@ -317,9 +317,9 @@ def test_a_walk_holds_no_long_record_and_gives_its_payload_all_the_same(small):
     walked = walk.walk(disk, "s", 17)
     assert not walked.problem
     items = [item for file in walked.files for item in items_of(walked, file)]
-    assert sum(isinstance(item, walk.Found) and isinstance(item.content, Far) for item in items) == 1
+    assert sum(isinstance(item, look.Found) and isinstance(item.content, Far) for item in items) == 1
     for file in walked.files:
         for item in items_of(walked, file):
-            assert isinstance(item, walk.Found)
+            assert isinstance(item, look.Found)
             if item.size == 24 + 500:
                 assert item.payload == bytes(range(250)) * 2

@@ -18,8 +18,9 @@ from mq.delivery.decode import refusals
 from mq.engine.store import Store
 from mq.errors import CorruptStore
 from mq.storage import record, segment, shared
+from mq.storage.look import Found
 from mq.storage.repair import Loss, repair
-from mq.storage.walk import Found, walk
+from mq.storage.walk import walk
 
 DAY = 86_400.0
 STEP = int(os.environ.get("MQ_DAMAGE_STEP", "13"))  # of bits; prime to 8, so that each of a byte has its turn
