@@ -58,7 +58,7 @@ def test_it_backs_off_like_any_failure(broker: Broker, clock: FakeClock) -> None
         with pytest.raises(mq.CorruptStore):
             queue.receive(timeout=0)
         (message,) = broker._store.replica.state.named("a").delayed.values()
-        waits.append(message.rests / 1000 - clock.now)
+        waits.append(message.backoff_until / 1000 - clock.now)
         clock.advance(waits[-1] + 0.001)
     assert waits == sorted(waits)
     assert waits[-1] > 4
