@@ -280,5 +280,6 @@ class ConflictingEngine(FileEngine):
         return True
 
 
-# ConflictingEngine is to come, when operations answer a Conflict.
-ENGINES: dict[str, type[Engine]] = {"memory": MemoryEngine, "file": FileEngine}
+ENGINES: dict[str, type[Engine]] = {
+    "memory": MemoryEngine, "file": FileEngine, "conflicting": ConflictingEngine
+}  # fmt: skip

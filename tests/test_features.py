@@ -450,6 +450,7 @@ def test_a_group_is_held_over_a_restart(engine: Engine, broker: mq.Broker) -> No
     assert take(queue).body == 1
 
 
+@pytest.mark.needs("quiet")
 def test_a_hundred_thousand_groups_cost_no_scan(broker: mq.Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted, not timed: what is looked at does not grow with the number of groups."""
     queue = broker.queue("mail")

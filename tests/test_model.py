@@ -264,15 +264,14 @@ class Store(RuleBasedStateMachine):
     def fall_due(self) -> None:
         """What nobody asks for: in the store, and in the model."""
         store, now = self.broker._store, self.now()
-        with store.turn.mutex:
-            try:
-                store.turn.enter()
-                for name in store.replica.state.names():
-                    store.replica.state.named(name).advance(store.clock.now())
-                while store.replica.state.board.next <= now[0]:
-                    store.committer.do_due()
-            finally:
-                store.turn.leave()
+
+        def fall_due() -> None:
+            for name in store.replica.state.names():
+                store.replica.state.named(name).advance(store.clock.now())
+            while store.replica.state.board.next <= now[0]:
+                store.committer.do_due()
+
+        store.turn.take(fall_due)
         for name in QUEUES:
             model = self.models[name]
             for id, entry in sorted(model.messages.items()):

@@ -524,6 +524,7 @@ def test_the_listener_comes_by_in_every_kind_of_store(engine, clock, monkeypatch
     assert receiver.result().raw == b"x"
 
 
+@pytest.mark.needs("quiet")
 def test_a_listener_wakes_one_for_a_deadline_that_was_far_away(engine, clock, monkeypatch):
     """So nobody is woken to carry it when the message is taken."""
     monkeypatch.setattr(mq.engine.listener, "HEARTBEAT_SECONDS", 100.0)  # the test comes by in its place

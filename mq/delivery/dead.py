@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
+from itertools import chain
 from typing import Any, Final
 
 from mq.errors import QueueFull, UsageError
@@ -85,8 +86,9 @@ class Replay:
         self._begun = False
         self._listed: list[Sequence[int]] = []  # not in order yet
         self._rest: Iterator[int] = iter(())
+        self._slice: list[int] = []  # the last one
         self._left = 0  # in both
-        self._moved = 0
+        self._moved = self._moved_last = 0  # and by the last slice
 
     @property
     def more(self) -> bool:
@@ -110,8 +112,10 @@ class Replay:
             unique = list(dict.fromkeys(self._ids))
             self._rest, self._left = iter(unique), len(unique)
         arriving: dict[str, list[int]] = {}
+        self._slice = []
         for id in self._rest:
             self._left -= 1
+            self._slice.append(id)
             if queue.waits(id, plan.now) and (name := self._way_of(queue, id)):
                 arriving.setdefault(name, []).append(self._move(plan, queue, id, name))
             if is_late():
@@ -119,8 +123,14 @@ class Replay:
         for name, sizes in arriving.items():
             self._check_room(plan, name, sizes)
         count = sum(map(len, arriving.values()))
-        self._moved += count
+        self._moved, self._moved_last = self._moved + count, count
         return count
+
+    def again(self) -> None:
+        """The last slice was not appended: the next one begins with it."""
+        self._left += len(self._slice)
+        self._rest, self._slice = chain(self._slice, self._rest), []
+        self._moved, self._moved_last = self._moved - self._moved_last, 0
 
     def _check(self, plan: Plan, queue: QueueState) -> None:
         if self._to is not None and not plan.state.named(self._to):

@@ -23,6 +23,7 @@ class Purge:
 
     def __init__(self) -> None:
         self._rest: Iterator[int] = iter(())
+        self._slice: list[int] = []  # the last one
         self._left = 0
         self._begun = False
 
@@ -34,14 +35,16 @@ class Purge:
     def plan(self, plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> int:
         """Plan all of it, or a slice; how many go with it."""
         if not self._begun:
-            self._begun = True
             if len(queue.flights) <= KEPT_MAX:
                 return self._plan_all(plan, queue, queue.ids_in_flight(plan.now))
+            self._begun = True
             parts = queue.everything()
             self._rest, self._left = chain.from_iterable(parts), sum(map(len, parts))
         gone: list[tuple[int, int]] = []
+        self._slice = []
         for id in self._rest:
             self._left -= 1
+            self._slice.append(id)
             if id in queue and not queue.is_in_flight(id, plan.now):
                 gone.append((id, plan.size_of(queue, id)))
             if is_late():
@@ -49,6 +52,11 @@ class Purge:
         if gone:
             plan.add(*records.drop(queue.number, 0, gone))
         return len(gone)
+
+    def again(self) -> None:
+        """The last slice was not appended: the next one begins with it."""
+        self._left += len(self._slice)
+        self._rest, self._slice = chain(self._slice, self._rest), []
 
     def _plan_all(self, plan: Plan, queue: QueueState, in_flight: list[int]) -> int:
         count = queue.total() - len(in_flight)

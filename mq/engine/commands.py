@@ -21,6 +21,7 @@ from mq.delivery.purge import Purge
 from mq.delivery.queue import QueueState
 from mq.engine import looking
 from mq.engine.channel import Channel, Channels
+from mq.engine.log import Conflict
 from mq.engine.operation import operation
 from mq.engine.settling import Claim, Do, mark_settled, plan_all
 from mq.engine.slices import give_way
@@ -152,13 +153,13 @@ def reschedule(store: Store, channel: Channel, id: int, delay_ms: int, due: int)
 def purge(store: Store, channel: Channel) -> int:
     """Drop all that waits or is delayed; how many.  Does not wait for the disk."""
     purge = Purge()
-    return _change(store, channel, purge.plan, lambda: purge.more, waits=False)
+    return _change(store, channel, purge.plan, lambda: purge.more, purge.again, waits=False)
 
 
 def replay(store: Store, channel: Channel, ids: list[int] | None, to: str | None) -> int:
     """Move dead letters to where they died, or to the queue *to*; how many."""
     replay = dead.Replay(ids, to)
-    return _change(store, channel, replay.plan, lambda: replay.more)
+    return _change(store, channel, replay.plan, lambda: replay.more, replay.again)
 
 
 # ── the queue ──────────────────────────────────────────────────────────────────────
@@ -215,13 +216,19 @@ def _no_more() -> bool:
     return False
 
 
+def _nothing() -> None:
+    pass
+
+
 @operation
 def _change(
-    store: Store, channel: Channel, decide: Decide, more: Callable[[], bool] = _no_more, *, waits: bool = True
+    store: Store, channel: Channel, decide: Decide, more: Callable[[], bool] = _no_more,
+    again: Callable[[], None] = _nothing, *, waits: bool = True,
 ) -> int:  # fmt: skip
     """Do what *decide* plans for a queue, if it is there, in slices while there is *more*; the sum.
 
-    If it *waits*, under sync="always" it is on the disk then.
+    *again* is called if a slice was not appended, before it is decided again.  If it *waits*, under
+    sync="always" it is on the disk then.
     """
     result = end = 0
 
@@ -235,7 +242,11 @@ def _change(
         queue.advance(plan.now)
         count = decide(plan, queue, store.committer.slice(plan))
         if plan.drafts:
-            store.committer.commit(plan)
+            try:
+                store.committer.commit(plan)
+            except Conflict:
+                again()
+                raise
         end = store.replica.log.end
         return count
 

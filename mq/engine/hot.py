@@ -37,6 +37,7 @@ from mq.engine import receiving
 from mq.engine.bodies import more_of
 from mq.engine.channel import Channel, Channels
 from mq.engine.handle import D, Handle, Held
+from mq.engine.log import Conflict
 from mq.engine.operation import nested, operation
 from mq.engine.receiving import NOTHING
 from mq.engine.slices import give_way
@@ -63,31 +64,34 @@ def publish(store: Store, channel: Channel, flags: int, raw: bytes) -> int | Non
         raise nested()
     try:
         busy.add(me)
-        with turn.mutex:
-            try:
-                turn.enter()
-                state = channel.state
-                if state is None or state.publish_needs_plan:
-                    return None
-                ms, log = store.clock.store_ms(), replica.log
-                if ms >= replica.state.board.next:
-                    store.committer.do_due()
+        while True:
+            with turn.mutex:
+                try:
+                    turn.enter()
                     state = channel.state
-                    if state is None:
+                    if state is None or state.publish_needs_plan:
                         return None
-                id = log.append(ms, PUBLISH, flags, state.number, raw)
-                state.publish(id, len(raw))
-                end = replica.applied = log.end
-                asleep = turn.mark[channel.word]  # the processes that wait here
-                if channel.armed or (asleep and asleep != store.listener.bit):
-                    channel.wake(1)
-            except DiskFull:
-                return None  # the plan makes way, perhaps
-            finally:
-                turn.leave()
-        if store.wait_after_publish:
-            store.settle(end)
-        return id
+                    ms, log = store.clock.store_ms(), replica.log
+                    if ms >= replica.state.board.next:
+                        store.committer.do_due()
+                        state = channel.state
+                        if state is None:
+                            return None
+                    id = log.append(ms, PUBLISH, flags, state.number, raw)
+                    state.publish(id, len(raw))
+                    end = replica.applied = log.end
+                    asleep = turn.mark[channel.word]  # the processes that wait here
+                    if channel.armed or (asleep and asleep != store.listener.bit):
+                        channel.wake(1)
+                except Conflict:
+                    continue  # decide again
+                except DiskFull:
+                    return None  # the plan makes way, perhaps
+                finally:
+                    turn.leave()
+            if store.wait_after_publish:
+                store.settle(end)
+            return id
     finally:
         busy.discard(me)
 
@@ -99,26 +103,29 @@ def publish_many(store: Store, channel: Channel, flags: list[int], bodies: list[
     *flags* say how each was given.
     """
     turn, replica = store.turn, store.replica
-    with turn.mutex:
-        try:
-            turn.enter()
-            ms = store.clock.store_ms()
-            if ms >= replica.state.board.next:
-                store.committer.do_due()
-            state = channel.state
-            if state is None or state.publish_needs_plan:
-                return None
-            count = len(bodies)
-            ids = replica.log.append_columns(ms, [PUBLISH] * count, flags, [state.number] * count, bodies)
-            state.publish_run(ids, sum(map(len, bodies)))
-            end = replica.applied = replica.log.end
-            channel.wake(len(ids))
-        except DiskFull:
-            return None  # the plan makes way, perhaps
-        finally:
-            turn.leave()
-    store.settle(end)
-    return ids
+    while True:
+        with turn.mutex:
+            try:
+                turn.enter()
+                ms = store.clock.store_ms()
+                if ms >= replica.state.board.next:
+                    store.committer.do_due()
+                state = channel.state
+                if state is None or state.publish_needs_plan:
+                    return None
+                count = len(bodies)
+                ids = replica.log.append_columns(ms, [PUBLISH] * count, flags, [state.number] * count, bodies)
+                state.publish_run(ids, sum(map(len, bodies)))
+                end = replica.applied = replica.log.end
+                channel.wake(len(ids))
+            except Conflict:
+                continue  # decide again
+            except DiskFull:
+                return None  # the plan makes way, perhaps
+            finally:
+                turn.leave()
+        store.settle(end)
+        return ids
 
 
 # ── receiving ──────────────────────────────────────────────────────────────────────
@@ -179,6 +186,8 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
                             now = store.clock.now()
                             channel.wake_next(now)
                             store.waiters.watch(now)
+                except Conflict:
+                    continue  # decide again
                 except BaseException:
                     if id is not None and flight is None:
                         begun = receiving.begun(store, state, replica.applied)
@@ -262,6 +271,8 @@ def receive_many(
                             channel.wake_next(now)
                         if store.waiters.asleep:
                             store.waiters.watch(now)
+                except Conflict:
+                    continue  # decide again
                 except BaseException:
                     if begin >= 0 and not taken.ids:
                         deliveries = receiving.begun(store, state, begin)
@@ -300,26 +311,30 @@ def ack(message: Held) -> None:
         raise nested()
     try:
         busy.add(me)
-        with turn.mutex:
-            try:
-                turn.enter()
-                log, channel = replica.log, queue._channel
-                state = channel.state
-                flight = state.flights.get(id) if state else None
-                if flight is None or flight.receipt != message._flight.receipt:
-                    raise StaleReceipt((id,))
-                assert state
-                size = message._more.size if message._more else len(message.raw)
-                ms = store.clock.store_ms()
-                log.append(ms, ACK, 0, state.number, PACK_ACK(id, size))
-                state.ack(id, size)
-                replica.applied = log.end
-                if flight.traits is not PLAIN or state.bounded:
-                    channel.hand_on(store.clock.now())  # the next of its group, or a publisher
-                    channel.freed()
-            finally:
-                turn.leave()
-        message._settled = True
+        while True:
+            with turn.mutex:
+                try:
+                    turn.enter()
+                    log, channel = replica.log, queue._channel
+                    state = channel.state
+                    flight = state.flights.get(id) if state else None
+                    if flight is None or flight.receipt != message._flight.receipt:
+                        raise StaleReceipt((id,))
+                    assert state
+                    size = message._more.size if message._more else len(message.raw)
+                    ms = store.clock.store_ms()
+                    log.append(ms, ACK, 0, state.number, PACK_ACK(id, size))
+                    state.ack(id, size)
+                    replica.applied = log.end
+                    if flight.traits is not PLAIN or state.bounded:
+                        channel.hand_on(store.clock.now())  # the next of its group, or a publisher
+                        channel.freed()
+                except Conflict:
+                    continue  # decide again
+                finally:
+                    turn.leave()
+            message._settled = True
+            return
     finally:
         busy.discard(me)
 
@@ -352,6 +367,8 @@ def ack_many(store: Store, channel: Channel, messages: Sequence[Held]) -> int:
                     )  # fmt: skip
                 state.ack_plain(ids, sizes)
                 replica.applied = replica.log.end
+            except Conflict:
+                continue  # decide again
             finally:
                 turn.leave()
         _note_settled(part)

@@ -26,6 +26,7 @@ from mq.delivery.traits import changes_in
 from mq.engine import pressure
 from mq.engine.background import Worker
 from mq.engine.commit import Committer
+from mq.engine.log import Conflict
 from mq.engine.replica import Replica
 from mq.errors import Closed, DiskFull, MqError, StorageError, StoreLocked
 from mq.forks import is_held
@@ -305,6 +306,11 @@ class Maintenance:
 
     def clean(self) -> int:
         """Move what lives in the oldest segment, and drop it; the bytes given back."""
+        while True:
+            with suppress(Conflict):  # another writer was first: what it moved or settled is not moved again
+                return self._clean()
+
+    def _clean(self) -> int:
         return cleaner.clean(self._owner.maintaining, self, self._rest)
 
     def make_way(self) -> None:

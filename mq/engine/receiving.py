@@ -171,9 +171,6 @@ def arrive_settled(queue: Handle[D], state: QueueState, ids: Sequence[int], now:
         delivery = queue._delivery(queue, id, arrived, stored.flags, created_ms, raw, more)
         delivery._settled = True
         deliveries.append(delivery)
-    if plan.drafts:
-        store.committer.commit(plan)
-    end = store.replica.log.end
     damage = None
     if damaged:
         taken = take(store, state, list(damaged), now, now.store)
@@ -186,7 +183,9 @@ def arrive_settled(queue: Handle[D], state: QueueState, ids: Sequence[int], now:
             store.notes.put_down(WARNING, UNDELIVERABLE, queue.name, id, damage)
         if failed.drafts:
             store.committer.commit(failed)
-    return Settled(deliveries, damage, end)
+    if plan.drafts:  # last: if another writer is first, nothing is acked that is not handed over
+        store.committer.commit(plan)
+    return Settled(deliveries, damage, store.replica.log.end)
 
 
 def hand_over(store: Store, settled: Settled[D]) -> list[D]:

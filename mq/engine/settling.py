@@ -83,20 +83,22 @@ def _do_all(
     store: Store, claims: list[Claim], do: Do, note: Callable[[list[Claim]], None], *, settles: bool
 ) -> None:  # fmt: skip
     """*note* is told what is done, as it is done: what comes after it may fail."""
-    rest = iter(claims)
+    at = 0  # of *claims*: where the next turn begins
     stale: list[int] = []
 
-    def settle_some() -> tuple[list[Claim], list[int]]:
+    def settle_some() -> tuple[list[Claim], list[int], int]:
         plan = store.committer.plan()
-        found = plan_all(plan, zip(rest, repeat(do)), store.committer.slice(plan), settles=settles)
+        places = iter(range(at, len(claims)))
+        rest = zip(map(claims.__getitem__, places), repeat(do))
+        done, others = plan_all(plan, rest, store.committer.slice(plan), settles=settles)
         if plan.drafts:
             store.committer.commit(plan)
-        return found
+        return done, others, len(claims) - length_hint(places)
 
-    while left := length_hint(rest):
-        if left < len(claims):
+    while at < len(claims):
+        if at:
             give_way(store)
-        done, others = store.turn.take(settle_some)
+        done, others, at = store.turn.take(settle_some)
         note(done)
         stale += others
     if stale:

@@ -19,7 +19,9 @@ other processes are here.  Nothing else writes these steps out but the operation
 
 These are functions, and no context manager.  A signal's handler may raise where CPython begins a function
 written in Python, so also at the first line of an `__exit__`, and LOCK would stay held.  `leave` is one call
-of C in a `finally`, in the frame that entered: nothing can come between.
+of C in a `finally`, in the frame that entered: nothing can come between.  And a turn in which another writer
+was first (Conflict: a log that is not kept by a lock) is run again, which the body of a `with` cannot be.
+So what `take` runs leaves nothing behind but in the log, until its append.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
+from mq.engine.log import Conflict
 from mq.storage import shared
 from mq.storage.bias import Bias
 from mq.storage.disk import Disk, is_anothers
@@ -87,13 +90,16 @@ class Turn:
     # ── a turn of one function ─────────────────────────────────────────────────────
 
     def take(self, do: Callable[[], T]) -> T:
-        """Run *do* in a turn."""
-        with self.mutex:
-            try:
-                self.enter()
-                return do()
-            finally:
-                self.leave()
+        """Run *do* in a turn; again if another writer appended first, for then it decided on an old state."""
+        while True:
+            with self.mutex:
+                try:
+                    self.enter()
+                    return do()
+                except Conflict:
+                    continue
+                finally:
+                    self.leave()
 
     def look(self, do: Callable[[], T]) -> T:
         """Run *do*, which changes nothing, in a turn."""

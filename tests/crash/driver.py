@@ -289,15 +289,17 @@ class Driver:
 
         def call(broker: Broker) -> None:
             store = broker._store
+
+            def pass_by() -> bool:
+                """Whether nothing is due any more."""
+                if store.clock.now().store < store.replica.state.board.next:
+                    return True
+                store.committer.do_due()
+                return False
+
             for _ in range(PASSERS_BY):
-                with store.turn.mutex:
-                    try:
-                        store.turn.enter()
-                        if store.clock.now().store < store.replica.state.board.next:
-                            return
-                        store.committer.do_due()
-                    finally:
-                        store.turn.leave()
+                if store.turn.take(pass_by):
+                    return
             raise Wrong("P5: what has fallen due is there, however often a process comes by")
 
         self._do("fall_due()", step, call)
