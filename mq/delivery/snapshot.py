@@ -16,7 +16,8 @@ from array import array
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from struct import pack
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -31,7 +32,10 @@ from .state import State, declaration_of
 from .traits import LEVELS
 from .unloaded import Image, Unloaded
 
+PART: Final = 1024  # entries that are encoded, and decoded, in one call
 E = TypeVar("E", Delayed, Flight)
+K = TypeVar("K")
+V = TypeVar("V")
 Place = tuple[int, ...]
 Kept = tuple[Place, Place | None]  # where a chunk's ids are, and its positions
 Save = Callable[["array[int]"], Place]
@@ -94,15 +98,23 @@ def freeze(state: State) -> Frozen:
     return frozen
 
 
-def encode(frozen: Frozen, save: Save) -> tuple[bytes, set[int], list[tuple[Held, Kept]]]:
-    """The bytes, the packs that they name, and what was saved for them and where."""
+def encode(
+    frozen: Frozen, save: Save, rest: Callable[[], object] = int
+) -> tuple[bytes, set[int], list[tuple[Held, Kept]]]:
+    """The bytes, the packs that they name, and what was saved for them and where.
+
+    *rest* is called after each millisecond of it, or so: other threads are to run meanwhile, and to encode
+    all that there is, or to decode it, is one call that none of them can interrupt.
+    """
     saved: list[tuple[Held, Kept]] = []
-    images = [each if isinstance(each, Image) else _image(each, save, saved) for each in frozen]
+    images = [each if isinstance(each, Image) else _image(each, save, saved, rest) for each in frozen]
     packs = {pack for image in images for pack in image.packs}
     return msgspec.msgpack.encode(images), packs, saved
 
 
-def _image(loaded: Loaded, save: Save, saved: list[tuple[Held, Kept]]) -> Image:
+def _image(
+    loaded: Loaded, save: Save, saved: list[tuple[Held, Kept]], rest: Callable[[], object]
+) -> Image:  # fmt: skip
     image, contents, lanes, delayed, flights, dedup = loaded
     lowest = [contents.declared_at]
     for (_, _, stored), chunks in zip(contents.lanes, lanes, strict=True):
@@ -115,16 +127,45 @@ def _image(loaded: Loaded, save: Save, saved: list[tuple[Held, Kept]]) -> Image:
                 kept = save(ids), None if positions is None else save(positions)
                 saved.append((held, kept))
             stored.append((held.first, held.size, kept))
-    contents.delayed, contents.delayed_traits = _split(delayed, COLUMNS[Delayed])
-    contents.flights, contents.flights_traits = _split(flights, COLUMNS[Flight])
-    contents.dedup = dedup
-    for entries in (delayed, flights):
-        lowest += [min(entry.position for entry in entries.values())] if entries else []
+    # What is kept is believed by every later opening, so it is decoded before.
+    _decode(image, msgspec.Raw(msgspec.msgpack.encode(contents)))
+    delayed_columns, delayed_traits = _split(delayed, COLUMNS[Delayed], lowest, rest)
+    flights_columns, flights_traits = _split(flights, COLUMNS[Flight], lowest, rest)
     lowest += [seen.position for seen in islice(dedup.values(), 1)]  # they are by position
     packs = {place[0] for place in _places(contents)}
-    raw = msgspec.Raw(msgspec.msgpack.encode(contents))
-    _decode(image, raw)  # before it is kept: what is kept is believed by every later opening
+    fields = (  # of Contents
+        contents.declaration, contents.declared_at, contents.body_bytes, contents.lanes, delayed_columns,
+        flights_columns, _pack(image, delayed_traits, dict[int, Delayed], rest),
+        _pack(image, flights_traits, dict[int, Flight], rest), _pack(image, dedup, dict[str, Seen], rest),
+    )  # fmt: skip
+    raw = msgspec.Raw(msgspec.msgpack.encode(fields))
     return msgspec.structs.replace(image, lowest=min(lowest), packs=tuple(sorted(packs)), contents=raw)
+
+
+def _parts(entries: dict[K, V], rest: Callable[[], object]) -> Iterator[dict[K, V]]:
+    """*entries*, some at a time; *rest* is called behind each part that is full: there may be many queues."""
+    items = iter(entries.items())
+    while part := dict(islice(items, PART)):
+        yield part
+        if len(part) == PART:
+            rest()
+
+
+def _pack(image: Image, entries: dict[Any, Any], kind: Any, rest: Callable[[], object]) -> msgspec.Raw:
+    """*entries* as msgpack: made, and decoded as *kind* to be sure, a part at a time."""
+    found = [_map_head(len(entries))]
+    for part in _parts(entries, rest):
+        data = msgspec.msgpack.encode(part)
+        _decode(image, data, kind)
+        found.append(data[len(_map_head(len(part))) :])
+    return msgspec.Raw(b"".join(found))
+
+
+def _map_head(count: int) -> bytes:
+    """What msgpack puts before the keys and values of a map."""
+    if count < 1 << 4:
+        return bytes([0x80 | count])
+    return pack(">BH", 0xDE, count) if count < 1 << 16 else pack(">BI", 0xDF, count)
 
 
 def places(data: bytes | msgspec.Raw) -> Iterator[Place]:
@@ -148,9 +189,9 @@ def restore(data: bytes | msgspec.Raw, load: Load) -> State:
     return state
 
 
-def _decode(image: Image, data: msgspec.Raw) -> Contents:
+def _decode(image: Image, data: msgspec.Raw | bytes, kind: Any = Contents) -> Any:
     try:
-        return msgspec.msgpack.decode(data, type=Contents)
+        return msgspec.msgpack.decode(data, type=kind)
     except msgspec.MsgspecError as error:
         raise Unsupported(
             f"the checkpoint does not say what queue {image.name!r} holds ({error}): delete the store's"
@@ -159,7 +200,7 @@ def _decode(image: Image, data: msgspec.Raw) -> Contents:
 
 
 def _load_queue(board: Board, load: Load, image: Image) -> QueueState:
-    contents = _decode(image, image.contents)
+    contents: Contents = _decode(image, image.contents)
     queue = QueueState(image.number, image.name, board)
     queue.declare(contents.declaration, contents.declared_at)
     queue.bytes = contents.body_bytes
@@ -190,14 +231,24 @@ def _loader(load: Load, number: int, priority: int) -> Callable[[Chunk], Arrays]
     return lambda chunk: load(number, priority, chunk)
 
 
-def _split(entries: dict[int, E], names: tuple[str, ...]) -> tuple[bytes, dict[int, E]]:
-    """Ids, then each field and the priority of all entries that are no more, as u64; and the others."""
-    plain = {id: entry for id, entry in entries.items() if entry.traits.plain}
-    words = array("Q", plain)
-    for name in names:
-        words.extend([getattr(entry, name) for entry in plain.values()])
-    words.extend([entry.traits.priority for entry in plain.values()])
-    return words.tobytes(), {id: entry for id, entry in entries.items() if id not in plain}
+def _split(
+    entries: dict[int, E], names: tuple[str, ...], lowest: list[int], rest: Callable[[], object]
+) -> tuple[bytes, dict[int, E]]:
+    """Ids, then each field and the priority of all entries that are no more, as u64; and the others.
+
+    The lowest position among some is appended to *lowest*.
+    """
+    columns = [array("Q") for _ in ("id", *names, "priority")]
+    others: dict[int, E] = {}
+    for part in _parts(entries, rest):
+        plain = {id: entry for id, entry in part.items() if entry.traits.plain}
+        others.update({id: entry for id, entry in part.items() if id not in plain})
+        columns[0].extend(plain)
+        for column, name in zip(columns[1:], names, strict=False):
+            column.extend([getattr(entry, name) for entry in plain.values()])
+        columns[-1].extend([entry.traits.priority for entry in plain.values()])
+        lowest.append(min([entry.position for entry in part.values()]))
+    return b"".join(columns), others
 
 
 def _read_columns(data: bytes, width: int) -> list[array[int]]:

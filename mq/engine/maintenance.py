@@ -51,6 +51,7 @@ FULL_LOOK_SECONDS: Final = 1.0  # or after so long: others may have made room
 ENOUGH_BYTES: Final = 256 << 20  # of free room: the disk is not full, whatever lives
 WAY_SECONDS: Final = 5.0  # a publisher on a full disk cleans for so long
 FULL_REST_SECONDS: Final = 0.01  # between two looks of the thread
+LET_RUN_SECONDS: Final = 20e-6  # the system makes 80 of it: as long as it takes to wake a thread
 PRESSED_SEGMENTS: Final = 1  # beyond what makes the cleaner start
 CLOSING_BYTES: Final = 64 << 10  # of log at close: less is read again as quickly
 CLOSING_SECONDS: Final = 1.0  # for cleaning at close
@@ -396,6 +397,11 @@ class Maintenance:
         if self._background:
             time.sleep(0 if self.pressed else 0.001)
 
+    def _let_others_run(self) -> None:
+        """Let the other threads have the interpreter: they ask for it only when they have waited for 5 ms."""
+        if self._background:
+            time.sleep(LET_RUN_SECONDS)
+
     def within(self, base: int, limit: int) -> Iterator[list[Token]]:
         return self._replica.state.within(base, limit)
 
@@ -470,7 +476,7 @@ class Maintenance:
             start = Start(log.end, log.segments[-1].base, marker, log.reader.checksum(marker), log.head)
             frozen = snapshot.freeze(replica.state)
         pack = checkpoint.Pack(start.position)
-        state, packs, saved = snapshot.encode(frozen, pack.add)
+        state, packs, saved = snapshot.encode(frozen, pack.add, self._let_others_run)
         self._replica.checkpoint_at = start.position
         self._checkpoint_bytes = checkpoint.write(
             replica.disk,

@@ -75,23 +75,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-UNDONE: Final = "%s: queue %r: messages that have expired, or failed for the last time, stay there: %s"
 COPIED: Final = (
     "%s: a copy of a store, or restored from one (`mark` is not the file that it was made as): what is whole"
     " in its log is taken, up to position %d, and receipts from before it was copied are not valid here"
 )
-FOLLOW_BYTES: Final = 16 << 10  # a process that is farther behind begins to catch up without LOCK
-HOLD_BYTES: Final = 256 << 10  # followed with LOCK held at first, some milliseconds; each time twice as much
-KEEP_UP_BYTES: Final = 64 << 10  # followed between two attempts to get LOCK
-READS_MAX: Final = 2  # readings of the whole log without LOCK, before one with it
-JOIN_NAP_SECONDS: Final = 0.002  # while another process writes again what no sync has confirmed
 CLOSE_SECONDS: Final = 1.0  # for operations of other threads to end, once no more may begin
 CLOSE_NAP_SECONDS: Final = 200e-6
-# To plan a part of what concerns many: appending and applying it takes twice as long.  And so many bytes
-# of records: a process that waits follows them with LOCK held, in a part, and is through.
-SLICE_SECONDS: Final = 0.000_75
-SLICE_BYTES: Final = FOLLOW_BYTES
-DUE_AGAIN_MS: Final = 1000  # work that falls due, and cannot be done, is tried again after this
 
 
 class Store:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from itertools import count
 from unittest import mock
 
-from mq.engine import store
+from mq.engine import replica
 from mq.errors import DiskFull, StoreLocked, Unsupported
 from mq.storage import cleaner, reader, rotation
 from mq.storage.reserve import Reserve
@@ -655,7 +655,7 @@ def who_said_that_the_log_is_open_died_and_another_joins(stage: Stage) -> None:
 def another_appends_whenever_a_follower_lets_go_of_the_lock(stage: Stage) -> None:
     """It was behind each time it had followed, and went round for as long as the other appended."""
     two_open(stage, "never", "never")
-    with mock.patch.multiple(store, FOLLOW_BYTES=100, HOLD_BYTES=200, KEEP_UP_BYTES=100):
+    with mock.patch.multiple(replica, FOLLOW_BYTES=100, HOLD_BYTES=200, KEEP_UP_BYTES=100):
         stage.do("a", Actor.publish, "q", 8, size=60)
         stage.begin("b", Actor.take, "q")
         for _ in range(TURNS_MAX):

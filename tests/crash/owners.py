@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from unittest import mock
 
-from mq.engine import store
+from mq.engine import replica
 from mq.errors import StoreLocked
+from mq.storage.bias import Bias
 from mq.storage.shared import BIAS, END, HOLDER, INSIDE
 
 from .actor import Actor
@@ -39,7 +40,7 @@ def own(stage: Stage, name: str) -> None:
         raise Wrong(f"{name} takes LOCK for each operation")
 
 
-def _bias(stage: Stage, name: str) -> store.Bias:
+def _bias(stage: Stage, name: str) -> Bias:
     return stage[name]._broker()._store.turn.bias
 
 
@@ -303,7 +304,7 @@ def the_owner_closes_while_another_one_comes(stage: Stage) -> None:
 @on_stage()
 def another_one_owns_while_a_process_follows_without_lock(stage: Stage) -> None:
     """When it has LOCK again, it revokes again."""
-    with mock.patch.multiple(store, FOLLOW_BYTES=100, KEEP_UP_BYTES=100):
+    with mock.patch.multiple(replica, FOLLOW_BYTES=100, KEEP_UP_BYTES=100):
         stage.do("a", Actor.open, "never")
         stage.do("b", Actor.open, "never")
         stage.do("a", Actor.publish, "q", 8, size=60)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from array import array
+
 import msgspec
 import pytest
 from stretches import alone, declare
 
 import mq
-from mq.delivery import fold, records
+from mq.delivery import fold, records, snapshot
 from mq.delivery.attributes import Attributes
+from mq.delivery.dedup import Seen
 from mq.delivery.now import Now
 from mq.delivery.options import Declaration
 from mq.delivery.snapshot import encode, freeze, restore
 from mq.delivery.state import State
+from mq.delivery.unloaded import Image
 
 NOW = Now(1000, 10**12)
 NAMES = ["a", "b", "c"]
@@ -163,3 +167,28 @@ def test_a_queue_that_goes_when_it_is_not_used_is_awake():
     state, kept = filled()
     declare(state, 2, 2000, Declaration(name="b", delete_when_idle=5.0))
     assert list(written(state, kept).queues) == [2]
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 100, 65_535, 65_536])
+def test_what_is_encoded_in_parts_is_as_if_it_were_encoded_at_once(count, monkeypatch):
+    """Other threads run in between, and none of the parts is longer than another."""
+    monkeypatch.setattr(snapshot, "PART", 7 if count < 1000 else 5000)
+    state = State()
+    declare(state, 1, 10, Declaration(name="a"))
+    queue = state.queues[1]
+    for id in range(100, 100 + count):
+        queue.publish_with(id, 5, Attributes(group="g" * (id % 3), priority=id % 5, due=NOW.wall + 1))
+    for id in range(100, 100 + count // 2):
+        queue.deliver(id, 10**6 + id, 99_000, 0)
+    for id in range(min(count, 50)):
+        queue.remember(f"{id}", Seen(id, 10**6, id))
+    rests: list[None] = []
+    data, _, _ = encode(freeze(state), lambda words: (7, 0), lambda: rests.append(None))
+    (image,) = msgspec.msgpack.decode(data, type=list[Image])
+    contents = msgspec.msgpack.decode(image.contents, type=snapshot.Contents)
+    assert bytes(image.contents) == msgspec.msgpack.encode(contents)
+    assert len(rests) >= (count - count // 2) // snapshot.PART
+    made = restore(data, lambda *_: (array("Q"), None)).named("a")
+    assert made
+    assert (made.delayed, made.flights) == (queue.delayed, queue.flights)
+    assert dict(made.dedup.items()) == dict(queue.dedup.items())
