@@ -37,6 +37,11 @@ DOES_IO = {"open", "print", "input", "exec", "eval", "__import__"}
 
 STORAGE_DOES_NOT_SAY = re.compile(r"queue|topic|consumer", re.IGNORECASE)
 
+# A turn is written out there; all other operations are functions that a turn runs.  The store opens, closes
+# and forks between turns, and the replica comes in again when it was forked.
+TURNS_BY_HAND = {"mq.engine.hot", "mq.engine.turn", "mq.engine.store", "mq.engine.replica"}
+STEPS_OF_A_TURN = {"enter", "enter_to_look", "enter_with_lock", "leave"}
+
 # What is written and applied is the engine's: what users hold asks it.
 API_DOES_NOT_TOUCH = {"applied", "committer", "log", "mark", "mutex", "page", "replica", "state", "turn"}
 API_MAY_HAVE_STATE = {"self"}  # a message's is "ready", "delayed" or "in_flight"
@@ -191,6 +196,15 @@ def api_touching_the_store(sources: Sources) -> Iterator[str]:
                 yield f"{name}, line {node.lineno}: {ast.unparse(node)} is the engine's"
 
 
+def turns_by_hand(sources: Sources) -> Iterator[str]:
+    for name in sources:
+        if name in TURNS_BY_HAND or not any(is_in(name, each) for each in ("mq.engine", "mq.api", "mq.cli")):
+            continue
+        for node in nodes(sources[name]):
+            if isinstance(node, ast.Attribute) and node.attr in STEPS_OF_A_TURN:
+                yield f"{name}, line {node.lineno}: {ast.unparse(node)}: let a turn run a function"
+
+
 def is_number(node: ast.AST, least: int = 0) -> bool:
     return isinstance(node, ast.Constant) and type(node.value) is int and node.value >= least
 
@@ -221,6 +235,7 @@ RULES: list[Rule] = [
     storage_speaking_of_queues,
     numbers_with_names,
     api_touching_the_store,
+    turns_by_hand,
 ]
 
 
@@ -281,6 +296,7 @@ def test_the_sources_are_found() -> None:
         ),
         pytest.param(impure_delivery, "mq.delivery.queue", "from time import time", id="delivery: from time"),
         pytest.param(impure_delivery, "mq.delivery.queue", "open('x')", id="delivery: a file"),
+        pytest.param(turns_by_hand, "mq.engine.commands", "store.turn.enter()", id="a turn by hand"),
         *(
             pytest.param(api_touching_the_store, "mq.api.queue", code, id=f"api: {code}")
             for code in (
