@@ -317,10 +317,10 @@ def test_entries_that_are_out_of_date_are_passed_over_a_few_at_a_time(
         queue.ack_many(taken)
     clock.advance(6)
     state, now = broker._store.replica.state.named("mail"), broker._store.clock.now()
-    before = len(state.timers._expiries.agenda)
+    before = len(state.timers.expiries.agenda)
     assert before > 4 * 10
     assert state.due_to_go(now, 10) == ([], [])
-    assert before - len(state.timers._expiries.agenda) <= 4 * 10
+    assert before - len(state.timers.expiries.agenda) <= 4 * 10
     while broker._store.replica.state.board.next <= now.store:
         broker.queue("neighbour").publish("comes by")
-    assert len(state.timers._expiries.agenda) == 0
+    assert len(state.timers.expiries.agenda) == 0

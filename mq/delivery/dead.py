@@ -69,8 +69,8 @@ def check_dead_letters(state: State, name: str, changes: dict[str, Any]) -> None
 def move_to_dead_letters(plan: Plan, queue: QueueState, id: int, size: int, reason: str, flags: int) -> None:
     """Move a message to the dead letters; *flags*: FAILED or EXPIRED, if it was one of those."""
     to = plan.number(dead_letters_of(queue.options))
-    said = Move(id, size, to, plan.now.store, plan.expires(to), queue.name, reason)
-    plan.add(*records.move(queue.number, records.DIED | flags, said))
+    move = Move(id, size, to, plan.now.store, plan.expires(to), queue.name, reason)
+    plan.add(*records.move(queue.number, records.DIED | flags, move))
     plan.free(queue, id, size)
 
 
@@ -155,8 +155,8 @@ class Replay:
                 f"message {id} died in {name!r}, which is gone: say where it goes with to= ({self._so_far})"
             )
         size = plan.size_of(queue, id)
-        said = Move(id, size, target.number, plan.now.store, plan.expires(target.number))
-        plan.add(*records.move(queue.number, 0, said))
+        move = Move(id, size, target.number, plan.now.store, plan.expires(target.number))
+        plan.add(*records.move(queue.number, 0, move))
         return size
 
     def _check_room(self, plan: Plan, name: str, sizes: list[int]) -> None:

@@ -9,8 +9,8 @@
 
 Three kinds that nearly all records are have shorter ways to the same methods: publish, receive and
 ack (engine) call them with what they have just appended; `_apply_one` does not decode such a record
-in full; and plain records in a row are done at once (runs.py).  tests/delivery/test_runs.py compares
-all of them with the dispatcher.
+in full; and plain records in a row are done at once (runs.py).  So are MOVE records in a row.
+tests/delivery/test_runs.py compares all of these with the dispatcher, one record at a time.
 
 Records about messages that are gone are ignored, but for the totals: a tombstone may outlive the
 message that it is about.  And a queue's messages may come before its declaration, which the cleaner

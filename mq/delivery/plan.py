@@ -64,11 +64,11 @@ class Plan:
             raise UsageError(f"{QUEUES_MAX:,} queues is the most in a store: delete some first")
         if not queue:
             self._new[name] = number
-        said = replaced(declaration, changes)
-        stays = idle.shortest(said)
+        changed = replaced(declaration, changes)
+        stays = idle.shortest(changed)
         if stays is not None and changes.keys() & {"delete_when_idle", "delete_when_abandoned"}:
-            said = replaced(said, {"idle_until": self.now.store + int(stays * 1000)})
-        self.add(*records.declare(number, said))
+            changed = replaced(changed, {"idle_until": self.now.store + int(stays * 1000)})
+        self.add(*records.declare(number, changed))
 
     def decoded(self) -> list[Event]:
         """The events, for the fold.  UsageError if recovery would refuse one: then append nothing."""

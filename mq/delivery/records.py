@@ -238,6 +238,19 @@ def published_of(kind: int, flags: int, created_ms: int, payload: bytes) -> tupl
     return created_ms, payload
 
 
+def created_ms(kind: int, time_ms: int, head: Callable[[int], bytes]) -> int | None:
+    """When the message in a record of *time_ms* was created; *head* gives the first bytes of its payload.
+
+    None if the record holds none.
+    """
+    if kind == PUBLISH:
+        return time_ms
+    if kind == RELOCATE:
+        data = head(RELOCATE_PAYLOAD.size)
+        return int(RELOCATE_PAYLOAD.unpack(data)[1]) if len(data) == RELOCATE_PAYLOAD.size else None
+    return None
+
+
 def published_size(kind: int, flags: int, length: int, tail: Callable[[int], bytes]) -> int | None:
     """How long what was published is, in a payload of *length* bytes of which *tail* gives the last ones.
 

@@ -38,9 +38,9 @@ class Timers:
     """The dicts are the queue's own, which changes them."""
 
     __slots__ = (
-        "_added", "_delayed", "_dues", "_expires_in_flight", "_expiries", "_flights", "_is_stale", "_moment",
-        "_next_wall", "_ready", "_remembered", "_returns", "_watched", "alarm", "backing_off", "deadlines",
-        "early", "exhausted", "exhausted_count", "next_store", "overdue", "timed_out",
+        "_added", "_delayed", "_expires_in_flight", "_flights", "_is_stale", "_moment", "_next_wall",
+        "_ready", "_remembered", "_watched", "alarm", "backing_off", "deadlines", "dues", "early",
+        "exhausted", "exhausted_count", "expiries", "next_store", "overdue", "returns", "timed_out",
     )  # fmt: skip
 
     def __init__(
@@ -59,8 +59,8 @@ class Timers:
         self._next_wall = 0
         moment, ready = self._moment, self._ready
         ready.clear()
-        self._expiries = Expiries()
-        self._returns: list[tuple[int, int]] = []  # a heap: when a backoff is over, store time; the id
+        self.expiries = Expiries()  # of messages that are not in flight; when each expires, wall time
+        self.returns: list[tuple[int, int]] = []  # a heap: when a backoff is over, store time; the id
         self.overdue: list[int] = []  # have expired, and go next; most are in the agenda still
         self.exhausted: list[int] = []  # deliveries that have timed out, and were the last attempts
         self.exhausted_count = 0  # of them; in the list some may be out of date
@@ -72,21 +72,21 @@ class Timers:
         for id, entry in self._delayed.items():
             traits, early = entry.traits, moment.is_early(entry)
             if traits.expires:
-                self._expiries.count(traits.expires, early=early)
+                self.expiries.count(traits.expires, early=early)
                 expiries.append((traits.expires, id))
             if early:
                 self.early += 1
                 if entry.backoff_until:
-                    self._returns.append((entry.backoff_until, id))
+                    self.returns.append((entry.backoff_until, id))
                 else:
                     dues.append((entry.due, id))
             elif traits.group is None:
                 ready.push(id, traits)
             if traits.group is not None:
                 ready.join(traits.group, id, traits.expires)
-        heapify(self._returns)
-        self._dues = Agenda(dues)  # when a delay is over, wall time; the id
-        self._expiries.restart(expiries)
+        heapify(self.returns)
+        self.dues = Agenda(dues)  # when a delay is over, wall time; the id
+        self.expiries.restart(expiries)
         for id, flight in self._flights.items():
             if flight.traits.group is not None:
                 ready.join(flight.traits.group, id, flight.traits.expires).in_flight = id
@@ -116,15 +116,15 @@ class Timers:
         traits, early = entry.traits, self._moment.is_early(entry)
         if traits.expires:
             self._watch_expiry(id, traits.expires)
-            self._expiries.count(traits.expires, early=early)
+            self.expiries.count(traits.expires, early=early)
         self._ready.came_back(id)
         if early:
             self.early += 1
             if entry.backoff_until:
-                heappush(self._returns, (entry.backoff_until, id))
+                heappush(self.returns, (entry.backoff_until, id))
                 self.next_store = min(self.next_store, entry.backoff_until)
             else:
-                self._dues.add(entry.due, id)
+                self.dues.add(entry.due, id)
                 self._next_wall = min(self._next_wall, entry.due)
         elif traits.group is None:
             self._ready.push(id, traits)
@@ -138,7 +138,7 @@ class Timers:
         """It is not delayed any more."""
         expires, early = entry.traits.expires, self._moment.is_early(entry)
         if expires:
-            self._expiries.uncount(expires, early=early)
+            self.expiries.uncount(expires, early=early)
         if early:
             self.early -= 1
 
@@ -182,7 +182,7 @@ class Timers:
             return
         early = moment.returns_at(flight) > moment.store
         if flight.traits.expires:
-            self._expiries.uncount(flight.traits.expires, early=early)
+            self.expiries.uncount(flight.traits.expires, early=early)
         if early:
             self.backing_off -= 1
 
@@ -206,12 +206,12 @@ class Timers:
         early = when > moment.store
         if flight.traits.expires:
             self._watch_expiry(id, flight.traits.expires)
-            self._expiries.count(flight.traits.expires, early=early)
+            self.expiries.count(flight.traits.expires, early=early)
             if flight.traits.group is not None:
                 self._ready.note_turn(flight.traits.expires, id)
         self._ready.came_back(id)
         if early:
-            heappush(self._returns, (when, id))
+            heappush(self.returns, (when, id))
             self.backing_off += 1
             if when < self.next_store:
                 self._come_due(when)
@@ -220,14 +220,14 @@ class Timers:
 
     def _watch_expiry(self, id: int, when: int) -> None:
         self._moment.plain_until = 0
-        self._expiries.agenda.add(when, id)
+        self.expiries.agenda.add(when, id)
         self._next_wall = min(self._next_wall, when)
         self.alarm.at_wall(when)
 
     def _sweep(self) -> None:
         """Make the index anew if most of it is out of date."""
         most = STALE_SHARE * (len(self._delayed) + len(self._flights) + STALE_MAX)
-        later = len(self._dues) + len(self._returns) + len(self._expiries.agenda)
+        later = len(self.dues) + len(self.returns) + len(self.expiries.agenda)
         if self._ready.size() + later + len(self.overdue) + len(self.exhausted) > most:
             self.reindex()
 
@@ -260,7 +260,7 @@ class Timers:
         if self._is_stale:
             self.reindex()
         self._begin()
-        expiry = self._expiries.agenda.first()
+        expiry = self.expiries.agenda.first()
         if expiry and moment.wall < expiry[0] <= now.wall:
             self.alarm.board.next = 0  # sooner than it knew, if the wall clock has jumped
         before = moment.store
@@ -282,8 +282,8 @@ class Timers:
 
     def _pass_returns(self, before_ms: int, now_ms: int) -> None:
         last = None
-        while self._returns and self._returns[0][0] <= now_ms:
-            pair = heappop(self._returns)
+        while self.returns and self.returns[0][0] <= now_ms:
+            pair = heappop(self.returns)
             if pair != last and self._is_return(*pair):
                 if flight := self._flights.get(pair[1]):
                     # One that has timed out just now was not backing off: the entry is of an earlier flight.
@@ -291,7 +291,7 @@ class Timers:
                         continue
                     self.backing_off -= 1
                     if flight.traits.expires:
-                        self._expiries.not_early(flight.traits.expires)
+                        self.expiries.not_early(flight.traits.expires)
                     self._ready.push(pair[1], flight.traits)
                 else:
                     self._end_delay(pair[1])
@@ -299,8 +299,8 @@ class Timers:
 
     def _pass_dues(self, now_ms: int) -> None:
         moment, ended = 0, set[int]()
-        while (pair := self._dues.first()) and pair[0] <= now_ms:
-            self._dues.pop()
+        while (pair := self.dues.first()) and pair[0] <= now_ms:
+            self.dues.pop()
             due, id = pair
             if due != moment:
                 moment, ended = due, set()
@@ -314,17 +314,17 @@ class Timers:
         self.early -= 1
         traits = self._delayed[id].traits
         if traits.expires:
-            self._expiries.not_early(traits.expires)
+            self.expiries.not_early(traits.expires)
         if traits.group is None:
             self._ready.push(id, traits)
         else:
             self._ready.promote(traits.group)
 
     def _set_bounds(self) -> None:
-        deadline, due, expiry = self.deadlines.first(), self._dues.first(), self._expiries.agenda.first()
+        deadline, due, expiry = self.deadlines.first(), self.dues.first(), self.expiries.agenda.first()
         self.next_store = deadline[0] if deadline else NEVER
-        if self._returns:
-            self.next_store = min(self.next_store, self._returns[0][0])
+        if self.returns:
+            self.next_store = min(self.next_store, self.returns[0][0])
         self._next_wall = due[0] if due else NEVER  # wall time, ms: nothing comes due before that
         if expiry:  # what has expired already does not say when the next one does
             self._next_wall = min(self._next_wall, max(expiry[0], self._moment.wall + 1))
@@ -346,8 +346,8 @@ class Timers:
 
         *ahead_ms*: wall time less store time.
         """
-        dues = filter(lambda pair: self._is_due(*pair), self._dues.ascending())
-        returns = filter(lambda pair: self._is_return(*pair), ascending(self._returns))
+        dues = filter(lambda pair: self._is_due(*pair), self.dues.ascending())
+        returns = filter(lambda pair: self._is_return(*pair), ascending(self.returns))
         wall = ((when + ahead_ms, id) for when, id in returns)
         return filterfalse(self.has_expired, _unique(id for _, id in merge(dues, wall)))
 
@@ -356,13 +356,13 @@ class Timers:
         if self._is_stale:
             self.reindex()
         deadline = self._first_deadline()
-        while self._returns and not self._is_return(*self._returns[0]):
-            heappop(self._returns)
-        while (due := self._dues.first()) and not self._is_due(*due):
-            self._dues.pop()
+        while self.returns and not self._is_return(*self.returns[0]):
+            heappop(self.returns)
+        while (due := self.dues.first()) and not self._is_due(*due):
+            self.dues.pop()
         nexts = [] if deadline is None else [deadline - now.store]
-        if self._returns:
-            nexts.append(self._returns[0][0] - now.store)
+        if self.returns:
+            nexts.append(self.returns[0][0] - now.store)
         if due:
             nexts.append(due[0] - now.wall)
         return max(0, min(nexts)) / 1000 if nexts else None
@@ -385,7 +385,7 @@ class Timers:
         """How many have expired, and no process came by yet; and how many of those are early."""
         bound = self.next_store
         self._begin()
-        found = self._expiries.passed(self._moment.wall)
+        found = self.expiries.passed(self._moment.wall)
         self._is_stale, self.next_store = False, bound
         return found
 
@@ -422,7 +422,7 @@ class Timers:
 
     def _gather_expired(self, limit: int) -> None:
         """Have up to *limit* of those that have expired in `overdue`; a few times as many are looked at."""
-        agenda = self._expiries.agenda
+        agenda = self.expiries.agenda
         for _ in range(STALE_SHARE * limit):
             expiry = agenda.first()
             if len(self.overdue) >= limit or not expiry or expiry[0] > self._moment.wall:
@@ -434,7 +434,7 @@ class Timers:
 
     def set_alarms(self) -> None:
         """Tell the board when there is next something to do, if it does not know."""
-        expiry = self._expiries.agenda.first()
+        expiry = self.expiries.agenda.first()
         if self.overdue:
             self.alarm.at_wall(0)
         elif expiry:

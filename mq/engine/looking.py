@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from struct import error as StructError
 from typing import NamedTuple
 
 from mq.delivery import dead, records
@@ -201,14 +200,11 @@ def _count(store: Store, channel: Channel) -> tuple[Stats, Oldest | None]:
 
 def _created_ms(store: Store, position: int) -> int | None:
     """When the message at *position* was published, its body unread; None if its record does not say so."""
-    head = store.replica.log.glance.head(position, store.replica.log.end)
-    if head and head.kind == records.PUBLISH:
-        return head.time_ms
-    if head and head.kind == records.RELOCATE:
-        with suppress(StructError):
-            said = store.replica.log.glance.payload(position, 0, records.RELOCATE_PAYLOAD.size)
-            return int(records.RELOCATE_PAYLOAD.unpack(said)[1])
-    return None
+    log = store.replica.log
+    head = log.glance.head(position, log.end)
+    if head is None:
+        return None
+    return records.created_ms(head.kind, head.time_ms, lambda size: log.glance.payload(position, 0, size))
 
 
 @operation

@@ -516,7 +516,7 @@ def holdings(broker: Broker, *, counted: bool = False) -> tuple[model.Key, Ids, 
         said += [(each.raw, each.priority, each.group, each.origin) for each in messages + away]
         state = broker._store.replica.state.named(name)
         size = sum(each._size for each in messages + away)
-        if counted and size != state.bytes and not state.timers._expiries.agenda:
+        if counted and size != state.bytes and not state.timers.expiries.agenda:
             raise Wrong(f"counts: {name!r} has {size} bytes, and counts {state.bytes}")
         messages = [each for each in messages if not (each._more and each._more.traits.expires)]
         if away or any(each._more for each in messages):

@@ -288,7 +288,7 @@ def test_one_message_that_comes_back_for_ever_costs_no_memory(queue, settle):
         deliver(queue, 10, 100 + turn, 11 + turn)
         settle(queue)
     timers = queue.timers
-    indexes = queue.ready.size() + sum(map(len, (timers.deadlines, timers._dues, timers._returns)))
+    indexes = queue.ready.size() + sum(map(len, (timers.deadlines, timers.dues, timers.returns)))
     assert indexes < 4 * STALE_MAX
 
 

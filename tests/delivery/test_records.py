@@ -22,6 +22,14 @@ def test_a_body_is_found_wherever_it_stands():
     assert records.body_of(records.RELOCATE, records.TEXT, 99, moved) == (1234, b"body")
 
 
+def test_the_creation_of_a_message_is_found_in_the_head_of_its_record():
+    moved = records.RELOCATE_PAYLOAD.pack(7, 1234, 0, records.WAITING, 0, 0) + b"body"
+    assert records.created_ms(records.PUBLISH, 99, lambda size: b"") == 99
+    assert records.created_ms(records.RELOCATE, 99, lambda size: moved[:size]) == 1234
+    assert records.created_ms(records.RELOCATE, 99, lambda size: moved[:5]) is None
+    assert records.created_ms(records.ACK, 99, lambda size: moved[:size]) is None
+
+
 def test_a_reason_is_cut_where_it_gets_too_long():
     assert len(records.encode_reason("ä" * 5000)) == records.REASON_BYTES_MAX
 

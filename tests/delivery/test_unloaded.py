@@ -1,4 +1,4 @@
-"""Queues that sleep as a checkpoint holds them, until they are needed."""
+"""Queues that stay as a checkpoint holds them, until they are needed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def facts(state: State, name: str):
     )  # fmt: skip
 
 
-def test_a_queue_is_made_when_it_is_needed(unloaded):
+def test_a_queue_is_loaded_when_it_is_needed(unloaded):
     state, _ = filled()
     assert not unloaded.queues
     assert (unloaded.names(), unloaded.size()) == ({*NAMES}, 3)
@@ -78,7 +78,7 @@ def test_a_queue_is_made_when_it_is_needed(unloaded):
     assert unloaded.named("a") is unloaded.queue(1)
 
 
-def test_a_record_wakes_whom_it_concerns(unloaded):
+def test_a_record_loads_the_queue_that_it_concerns(unloaded):
     payload = records.ACK_PAYLOAD.pack(2010, 6)
     fold.apply(unloaded, alone([(5000, records.ACK, 0, 2, 0, payload, 0, len(payload))]))
     assert list(unloaded.queues) == [2]
@@ -86,7 +86,7 @@ def test_a_record_wakes_whom_it_concerns(unloaded):
     assert unloaded.total() == 11
 
 
-def test_what_falls_due_wakes_it(unloaded):
+def test_what_falls_due_loads_it(unloaded):
     """The dedup ids are forgotten 10 s behind their windows."""
     assert unloaded.board.due(NOW) is None
     later = Now(11_000, NOW.wall)
@@ -98,7 +98,7 @@ def test_what_falls_due_wakes_it(unloaded):
     assert unloaded.board.due(later) not in (None, number)
 
 
-def test_a_queue_that_sleeps_is_kept_as_it_was(unloaded):
+def test_a_queue_that_is_not_loaded_is_kept_as_it_was(unloaded):
     kept: dict[tuple[int, int], list[int]] = {}
     state = written(*filled())
     state.named("b")
@@ -109,7 +109,7 @@ def test_a_queue_that_sleeps_is_kept_as_it_was(unloaded):
     assert again.named("b").counts(NOW) == state.named("b").counts(NOW)
 
 
-def test_the_cleaner_wakes_only_what_may_live_there(unloaded):
+def test_the_cleaner_loads_only_queues_that_may_live_there(unloaded):
     found = [each for part in unloaded.look_within(0, 2000) for each in part]
     assert {what for _, what in found} == {None, "d", 1010, 1020, 1030, 1040}
     assert list(unloaded.queues) == [1]
@@ -134,7 +134,7 @@ def test_a_deleted_queue_is_gone_though_it_slept(unloaded):
 
 
 @pytest.mark.parametrize("happens", ["the name", "the number"])
-def test_interrupted_while_it_wakes_it_is_there_once(unloaded, happens, monkeypatch):
+def test_interrupted_while_it_is_loaded_it_is_there_once(unloaded, happens, monkeypatch):
     def strike(*_):
         raise KeyboardInterrupt
 
@@ -163,7 +163,7 @@ def test_contents_that_do_not_decode_are_refused_by_name(unloaded):
         unloaded.named("b")
 
 
-def test_a_queue_that_goes_when_it_is_not_used_is_awake():
+def test_a_queue_that_goes_when_it_is_idle_is_loaded():
     state, kept = filled()
     declare(state, 2, 2000, Declaration(name="b", delete_when_idle=5.0))
     assert list(written(state, kept).queues) == [2]
