@@ -240,7 +240,7 @@ def open(
     exclusive, read_only = bool(exclusive), bool(read_only)  # each asked once
     if read_only and exclusive:
         raise UsageError(
-            "exclusive=True keeps others out, and read_only=True disturbs nobody: choose one of them"
+            "exclusive=True keeps other processes out, and read_only=True lets them in: choose one of them"
         )
     if read_only and recover == "salvage":
         raise UsageError("salvage repairs the store, and read_only=True changes nothing: choose one of them")

@@ -8,7 +8,7 @@ operations take by `Turn.take` (mq/engine/turn.py), and the steps that a plan ta
     enter      keeps out the other processes, steps aside for one that waits, applies what was appended since
     due        what has fallen due comes first
     decide     what the state allows now
-    append     the record, in one write
+    append     the record, in one write; Conflict: another writer appended first, so decide again
     apply      the record, by the method that recovery calls, too
     applied    is the end of the log, last: an interruption before that leaves it behind, and the next
                turn reads the state anew
@@ -182,14 +182,16 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
                             flight = state.deliver(id, receipt, deadline, flags)
                             replica.applied = log.end
                             assert flight
-                        if store.waiters.asleep:
+                        if (
+                            store.waiters.asleep
+                        ):  # this one was woken for all: the next is told what it leaves
                             now = store.clock.now()
                             channel.wake_next(now)
                             store.waiters.watch(now)
                 except Conflict:
                     continue  # decide again
                 except BaseException:
-                    if id is not None and flight is None:
+                    if id is not None and flight is None:  # its record may be in the log, and not applied
                         begun = receiving.begun(store, state, replica.applied)
                     raise
                 finally:
@@ -198,9 +200,10 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
                 assert sleeper
                 sleeper.sleep()
                 continue
-            if flight is None:
+            if flight is None:  # it was acked as it was delivered
                 return receiving.hand_over(store, settled)[0]
             assert state
+            # The body is read beside the turn: the others go on meanwhile.
             found = log.reader.at_hand(flight.position, PUBLISH)
             if found is None:
                 try:

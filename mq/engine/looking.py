@@ -69,10 +69,10 @@ class Seen(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A message as it is shown to users: what follows the queue in an api.message.Message."""
+    """A message as users see it: the fields of a `Message` (mq/api/message.py) behind its queue."""
 
     id: int
-    known: Flight  # with the time when it changes as its deadline
+    known: Flight  # its deadline is the time when the message changes
     flags: int
     created_ms: int
     raw: bytes

@@ -4,7 +4,7 @@ Many are settled in slices of some milliseconds, each in one write, so that no n
 for all of them.
 
 A claim is a delivery, or its receipt as text, which any process can settle.  What is
-not current any more is reported by id, and touches nobody else's delivery.
+not current any more is reported by id, and touches no other delivery.
 """
 
 from __future__ import annotations
