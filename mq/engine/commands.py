@@ -86,15 +86,18 @@ def _publish(
             return None
         return places, store.committer.commit(plan) if plan.drafts else [], store.replica.log.end
 
-    try:
+    def until_stored() -> tuple[list[int], list[int], int]:
         while (stored := store.turn.take(admit_or_wait)) is None:
             assert sleeper
             sleeper.sleep()
+        return stored
+
+    try:
+        places, positions, end = until_stored()
     except BaseException:
         if sleeper:
             sleeper.give_up()
         raise
-    places, positions, end = stored
     # Also if nothing was stored: what was there already may not be on the disk yet.
     if messages:
         store.settle(end)

@@ -25,9 +25,7 @@ class Trimming:
         tail = self._tail
         with tail.owner.turn():
             self._watch.stand()
-            # None is left here, if another process has repeated where the log begins.
-            while len(tail.segments) > 1 and tail.segments[0].limit <= before:
-                self._drop_oldest()
+            self._drop_upto(before)
             if tail.fd >= 0:
                 tail.mark[HEAD] = tail.head
         return self._unlink_before(min(before, tail.head))
@@ -35,6 +33,11 @@ class Trimming:
     def drop_before(self, head: int) -> None:
         """Another process moved what lived before *head*, and is about to unlink it."""
         while self._tail.segments[0].limit <= head:
+            self._drop_oldest()
+
+    def _drop_upto(self, before: int) -> None:
+        """None is left here, if another process has repeated where the log begins."""
+        while len(self._tail.segments) > 1 and self._tail.segments[0].limit <= before:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
