@@ -10,7 +10,7 @@ from faults import Faulty, Image, short_writes
 from logfiles import IDENTITY
 from opened import NOW, bodies, open_on
 
-from mq.errors import UsageError
+from mq.errors import Closed, StoreFailed, UsageError
 from mq.storage import record, shared
 from mq.storage.log import Log
 from mq.storage.record import FENCE_BYTES
@@ -253,3 +253,39 @@ def test_a_descriptor_is_closed_when_no_sync_can_have_it():
         log.append(MS, KIND, 0, 1, bytes(800))
         log.sync(log.end)
     assert len(disk.closed) >= 4 and log.synced > 0
+
+
+# ── what is asked of every log ─────────────────────────────────────────────────────
+
+
+def test_the_barrier_is_the_end_as_of_now_whichever_process_appended():
+    log, _ = new_log()
+    log.append(MS, KIND, 0, 1, b"x")
+    assert log.barrier() == log.end
+    log.mark[shared.END] += 100  # what another process would say
+    assert log.barrier() == log.end + 100
+
+
+def test_trim_gives_back_whole_segments_that_end_before_a_position_and_never_the_last():
+    log, disk = new_log()
+    while len(log.segments) < 4:
+        log.append(MS, KIND, 0, 1, b"x" * 400)
+    bases = [each.base for each in log.segments]
+    assert log.trim(bases[1] - 1) == 0
+    assert [each.base for each in log.segments] == bases
+    assert log.trim(bases[2] + 10) > 2 * 800
+    assert [each.base for each in log.segments] == bases[2:] and log.head == bases[2]
+    assert sorted(disk.names("log")) == [f"{base:020}.seg" for base in bases[2:]]
+    log.trim(log.end)
+    assert [each.base for each in log.segments] == bases[3:]
+
+
+def test_a_log_that_was_closed_has_let_go_of_its_files():
+    log, _ = new_log()
+    lsn = log.append(MS, KIND, 0, 1, b"x")
+    log.close()
+    assert log.fd == -1
+    with pytest.raises(Closed):
+        log.read(lsn)
+    with pytest.raises(StoreFailed):
+        log.sync(log.end)

@@ -89,3 +89,65 @@ def test_a_run_is_the_records_one_by_one(lsn, synced):
 def test_the_checksum_depends_on_key_and_base():
     seeds = {record.seed(key, base) for key in (IDENTITY.key, bytes(8)) for base in (0, 1024, 1 << 32)}
     assert len(seeds) == 6
+
+
+# ── reading it back ────────────────────────────────────────────────────────────────
+
+
+def test_a_header_says_what_was_encoded():
+    header = record.parse(PUBLISH_HE)
+    assert header == (0x59552F58, 3, 0x430, 0x30, 1000, 17, 0x11, 7)
+    assert header.size == len(PUBLISH_HE)
+
+
+@pytest.mark.parametrize(
+    "data, lsn, seed, is_whole",
+    [
+        pytest.param(PUBLISH_HE, 0x1_0000_0430, SEED_AT_1024, True, id="a record"),
+        pytest.param(PUBLISH_HE + b"more", 0x1_0000_0430, SEED_AT_1024, True, id="more behind it"),
+        pytest.param(PUBLISH_HE[:-1], 0x1_0000_0430, SEED_AT_1024, False, id="cut short in its payload"),
+        pytest.param(PUBLISH_HE[:23], 0x1_0000_0430, SEED_AT_1024, False, id="cut short in its header"),
+        pytest.param(b"", 0x1_0000_0430, SEED_AT_1024, False, id="nothing"),
+        pytest.param(PUBLISH_HE, 0x1_0000_0431, SEED_AT_1024, False, id="at another position"),
+        pytest.param(PUBLISH_HE, 0x1_0000_0430, SEED_AT_1024 + 1, False, id="of another segment"),
+        pytest.param(b"\0" + PUBLISH_HE[1:], 0x1_0000_0430, SEED_AT_1024, False, id="a checksum damaged"),
+        pytest.param(PUBLISH_HE[:-1] + b"x", 0x1_0000_0430, SEED_AT_1024, False, id="a payload damaged"),
+        pytest.param(record.encode(7, 0, 0, 0, 0, 0, 0, b""), 0, 7, False, id="of kind 0, which is none"),
+    ],
+)
+def test_a_record_is_whole_or_it_is_not(data, lsn, seed, is_whole):
+    assert (record.whole(data, lsn, seed) is not None) == is_whole
+
+
+def test_a_fence_comes_back_as_it_was_encoded():
+    fence = record.Fence(1008, 512, 1024, CREATED_MS, epoch=7)
+    data = fence.encode(SEED_AT_1024, 1024, 1008)
+    assert len(data) == record.FENCE_BYTES
+    assert record.fence_in(data + b"what follows", 1024, SEED_AT_1024) == fence
+    assert record.fence_in(FENCE, 1024, SEED_AT_1024) == fence._replace(epoch=0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(bytes(record.FENCE_BYTES), id="zeros"),
+        pytest.param(FENCE[:-1], id="cut short"),
+        pytest.param(FENCE[:-1] + b"\1", id="damaged"),
+        pytest.param(record.encode(SEED_AT_1024, 1024, 0, 0, 17, 0, 0, FENCE[24:]), id="of another kind"),
+        pytest.param(record.encode(SEED_AT_1024, 1024, 0, 0, record.FENCE, 0, 0, b""), id="too short"),
+    ],
+)
+def test_what_is_no_fence_is_not_taken_for_one(data):
+    assert record.fence_in(data, 1024, SEED_AT_1024) is None
+
+
+def test_a_clock_comes_back_as_it_was_encoded():
+    data = record.encode_clock(SEED_AT_1024, 1080, 1_700_000_000_123)
+    assert record.clock_in(data, 1080, SEED_AT_1024) == 1_700_000_000_123
+    assert record.clock_in(data, 1081, SEED_AT_1024) is None
+    assert record.clock_in(FENCE, 1024, SEED_AT_1024) is None
+
+
+def test_a_head_comes_back_as_it_was_encoded():
+    assert record.head_in(record.encode_head(1 << 40)) == 1 << 40
