@@ -339,7 +339,7 @@ class Store:
             kept=self.maintenance.kept,
             refusable=frozenset({records.PUBLISH}),
             # Not where each publish waits for the disk: a write is as fast there, and fails with an errno.
-            may_map=not self.sync_always and self.disk.may_map(self.path),
+            may_map=not self.sync_always and self.disk.may_map(self._log_path),
             standing=self._standing,
             turn=self._turn_of_sync,
             stood=self.listener.look_after_pipes,

@@ -121,6 +121,13 @@ def test_nothing_is_mapped_where_that_is_not_safe(tmp_path, disk, monkeypatch):
         assert not disk.windows
 
 
+def test_a_log_that_is_a_mount_of_its_own_is_asked_for_where_it_is(tmp_path, disk, monkeypatch):
+    monkeypatch.setattr(disk, "may_map", lambda path: not path.endswith("/log"))
+    with opened(tmp_path, disk) as broker:
+        broker.queue("mail").publish("x")
+        assert not disk.windows
+
+
 def test_there_is_one_at_a_time_and_it_goes_with_its_segment(broker, disk):
     queue, log = broker.queue("q"), broker._store.replica.log
     queue.publish(b"x")
