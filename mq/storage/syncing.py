@@ -32,6 +32,7 @@ SYNC_SECONDS: Final = 30.0  # another process may take so long to sync
 SYNC_NAP_SECONDS: Final = 50e-6
 
 IN_THE_LOG: Final = "what was written is in the log, and perhaps not on the disk"
+UNSURE: Final = (Closed, StorageError, OSError)  # after any of them that is all that can be said
 
 
 class Doubt(Exception):
@@ -74,30 +75,31 @@ class Syncing:
                 self.commit.wait(upto)
         # Perhaps another process synced it, which cannot know where this one wrote it.
         tail = self._tail
-        with self._in_the_log():
+        try:
             if tail.owner.standing and not self._disk.owns(tail.fd):
                 with tail.using:  # or a rotation closed it just now
                     self._watch.stand_by(tail.writing)
-
-    @contextmanager
-    def _in_the_log(self) -> Iterator[None]:
-        """StoreFailed, which leaves open whether it is on the disk, in the place of errors that do not."""
-        try:
-            yield
         except StoreFailed:
             raise
-        except (Closed, StorageError, OSError) as error:
-            if isinstance(error, OSError):
-                pass_on(error)
-                error = storage_error(self._tail.directory, error)
-            reason = getattr(error, "reason", error)
-            raise StoreFailed(self._tail.directory, f"{IN_THE_LOG}: {reason}") from error
+        except UNSURE as error:
+            raise self._unsure(error) from error
+
+    def _unsure(self, error: Exception) -> StoreFailed:
+        """The error that leaves open whether it is on the disk, in the place of one that does not."""
+        if isinstance(error, OSError):
+            pass_on(error)
+            error = storage_error(self._tail.directory, error)
+        return StoreFailed(self._tail.directory, f"{IN_THE_LOG}: {getattr(error, 'reason', error)}")
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
         with ExitStack() as stack:
-            with self._in_the_log():
+            try:
                 stack.enter_context(self._tail.owner.turn())
+            except StoreFailed:
+                raise
+            except UNSURE as error:
+                raise self._unsure(error) from error
             try:
                 self._in_turn = threading.get_ident()
                 yield
@@ -106,31 +108,36 @@ class Syncing:
 
     def sync_now(self) -> None:
         """One thread of this process at a time, and one process of all."""
+        # Flat on purpose: a publish that waits for a fast disk waits a third as long for what is around it.
         wanted = self._tail.end
-        with self._tail.using, self._in_the_log(), self._explained():
-            if self._failure.error:
-                self._failure.check()
+        with self._tail.using:
             try:
-                self._wait_to_sync()
-                if self._tail.synced < wanted:  # another process may have done it meanwhile
+                if self._failure.error:
                     self._failure.check()
-                    self._sync_for_all()
-            finally:
-                self._lock.unlock()  # one call: nothing can interrupt before it
+                try:
+                    self._wait_to_sync()
+                    if self._tail.synced < wanted:  # another process may have done it meanwhile
+                        self._failure.check()
+                        self._sync_for_all()
+                finally:
+                    self._lock.unlock()  # one call: nothing can interrupt before it
+            except StoreFailed:
+                raise
+            except OSError as error:  # the lock of the page cannot be taken, or given back
+                unsure = self._unsure(self._explained(error))
+                raise unsure from error
+            except UNSURE as error:
+                raise self._unsure(error) from error
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """No OSError, if the lock of the page cannot be taken, or given back."""
-        try:
-            yield
-        except OSError as error:
-            pass_on(error)
-            self._require_lock()
-            raise storage_error(self._tail.directory, error) from error
+    def _explained(self, error: OSError) -> StorageError:
+        """Why the lock of the page cannot be taken, or given back."""
+        pass_on(error)
+        self._require_lock()
+        return storage_error(self._tail.directory, error)
 
     def _require_lock(self) -> None:
         """StoreFailed, for good, if the descriptor of the page is another file's by now."""
-        if self._lock.fd >= 0:
+        if self._lock.fd >= 0 and not self._disk.owns(self._lock.fd):
             page = paths.mark(paths.store_of(self._tail.directory))
             self._failure.require_own(page, self._lock.fd)
 
@@ -161,11 +168,14 @@ class Syncing:
         The kernel drops the pages, then writes: a read in between finds what the disk had before.
         That process has LOCK and mark, but this one may read without LOCK; so it waits for mark.
         """
-        with self._tail.using, self._explained():
+        with self._tail.using:
             try:
-                self._wait_to_sync()
-            finally:
-                self._lock.unlock()
+                try:
+                    self._wait_to_sync()
+                finally:
+                    self._lock.unlock()
+            except OSError as error:
+                raise self._explained(error) from error
 
     def _sync_for_all(self) -> None:
         """The target is sampled before the fdatasync, so nothing appended during it is claimed."""
@@ -190,7 +200,8 @@ class Syncing:
             tail.mark[SYNCING] = max(doubtful, target)
             self._sync_others(last, target)
             self._disk.sync(fd)
-            theft = failure.theft(tail.reader.path(last), fd)  # OSError if that cannot be told: not believed
+            # OSError if that cannot be told: then the sync is not believed.
+            theft = None if self._disk.owns(fd) else failure.theft(tail.reader.path(last), fd)
         except OSError as error:
             pass_on(error)
             if error.errno in NO_DESCRIPTORS or error.errno == LEFT:  # no sync has failed: there was no file
