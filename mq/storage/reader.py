@@ -146,23 +146,25 @@ class Reader:
         each, first, block = self._block(positions, start)
         if each is None:
             return flags, times, payloads
-        unpack, seed, wall_ms, last = UNPACK, each.seed, each.wall_ms, len(block) - HEADER_BYTES
+        # Local names: each is asked for once a message.
+        head_bytes, crc_from, low_bits = HEADER_BYTES, CRC_FROM, LOW
+        unpack, seed, wall_ms, last = UNPACK, each.seed, each.wall_ms, len(block) - head_bytes
         for lsn in islice(positions, start, None):
             at = lsn - first
             if not 0 <= at <= last:
                 break
             crc, length, low, _, ms, said, flag, _ = unpack(block, at)
-            stop = at + HEADER_BYTES + length
+            stop = at + head_bytes + length
             if (
                 said != kind
-                or low != lsn & LOW
-                or stop > last + HEADER_BYTES
-                or crc32c(block[at + CRC_FROM : stop], seed) != crc
+                or low != lsn & low_bits
+                or stop > last + head_bytes
+                or crc32c(block[at + crc_from : stop], seed) != crc
             ):
                 break
             flags.append(flag)
             times.append(wall_ms + ms)
-            payloads.append(block[at + HEADER_BYTES : stop])
+            payloads.append(block[at + head_bytes : stop])
         return flags, times, payloads
 
     def _block(self, positions: Sequence[int], start: int) -> Block:
@@ -200,13 +202,13 @@ class Reader:
 
         Not a byte behind the log's end is touched: another process may have cut the file there.
         """
-        most = self._log.end - lsn
+        most, head_bytes = self._log.end - lsn, HEADER_BYTES
         try:
             data = mapped.window[at : at + min(READ_BYTES, most)]
-            if len(data) < HEADER_BYTES:
+            if len(data) < head_bytes:
                 return None
             crc, length, low, _, ms, kind, flags, queue = UNPACK(data)
-            size = HEADER_BYTES + length
+            size = head_bytes + length
             if low != lsn & LOW or size > most:
                 return None
             if size > len(data):
@@ -215,7 +217,7 @@ class Reader:
             return None
         if crc32c(data[CRC_FROM:size], mapped.seed) != crc:
             return None
-        return Stored(kind, flags, queue, mapped.wall_ms + ms, data[HEADER_BYTES:size])
+        return Stored(kind, flags, queue, mapped.wall_ms + ms, data[head_bytes:size])
 
     def _read(self, fd: int, each: Segment, lsn: int) -> Stored | None:
         """The record; None if it does not pass its checksum."""
