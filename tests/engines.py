@@ -18,20 +18,22 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from random import Random
+from threading import get_ident
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from fakes import QuickDisk, open_on
 
 import mq
 from mq.delivery import records
 from mq.engine.log import Conflict
+from mq.engine.store import Store
 from mq.storage.disk import Disk
-from mq.storage.log import Log
 from mq.storage.memory_disk import MemoryDisk
 
+T = TypeVar("T")
+
 PATIENCE = 60.0  # seconds after which a test that hangs has failed
-STRIKES = 0.3  # of the appends on which nothing is set, this share meets a conflict
 
 CAPABILITIES = {
     "sharing": "several brokers may have one store open at the same time",
@@ -201,9 +203,9 @@ class ConflictingLog:
     is the test that fails.
     """
 
-    def __init__(self, log: Log, strikes: Callable[[], bool]) -> None:
+    def __init__(self, store: Store, strikes: Callable[[], bool]) -> None:
         """*strikes*: lets the rival be first, perhaps; whether it was."""
-        vars(self).update(_log=log, _strikes=strikes, _beaten=False)
+        vars(self).update(_store=store, _log=store.replica.log, _strikes=strikes)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
@@ -215,28 +217,28 @@ class ConflictingLog:
         delattr(self._log, name)
 
     def append(self, *args: Any) -> int:
-        self._compete()
-        return self._log.append(*args)
+        return self._accept(self._log.append, *args)
 
     def append_group(self, *args: Any, **options: Any) -> list[int]:
-        self._compete()
-        return self._log.append_group(*args, **options)
+        return self._accept(self._log.append_group, *args, **options)
 
     def append_columns(self, *args: Any, **options: Any) -> list[int]:
-        self._compete()
-        return self._log.append_columns(*args, **options)
+        return self._accept(self._log.append_columns, *args, **options)
 
-    def _compete(self) -> None:
+    def _accept(self, append: Callable[..., T], *args: Any, **options: Any) -> T:
         log = self._log
         assert log.end == log.barrier(), "it appends again, and has not followed what made the conflict"
         if self._strikes():
             raise Conflict
+        return append(*args, **options)
 
 
 class ConflictingEngine(FileEngine):
     """Files to which another writer appends first, at random, in the midst of an operation."""
 
     lacks = frozenset({"equal positions", "quiet"})
+    log: ClassVar[type[ConflictingLog]] = ConflictingLog
+    strikes: ClassVar[float] = 0.3  # of the appends on which nothing is set, this share meets a conflict
 
     def __init__(self, directory: Path, seed: object = 0) -> None:
         super().__init__(directory, seed)
@@ -251,13 +253,19 @@ class ConflictingEngine(FileEngine):
         if not broker._store.exclusive:  # then no other writer can be there
             self._rivals[broker] = Rival(broker, options["clock"], self._random)
             broker.close = partial(self._close, broker)  # type: ignore[method-assign]
-        broker._store.replica.log = ConflictingLog(broker._store.replica.log, partial(self._strikes, broker))
+        broker._store.replica.log = self.log(broker._store, partial(self._strike, broker))
         return broker
 
     def _close(self, broker: mq.Broker) -> None:
-        if rival := self._rivals.pop(broker, None):
+        """The rival first, unless this is the handler of a signal, in the midst of a turn of the broker."""
+        if get_ident() not in broker._store.busy and (rival := self._rivals.pop(broker, None)):
             rival.broker.close()
         mq.Broker.close(broker)
+
+    def close(self) -> None:
+        super().close()
+        for rival in self._rivals.values():
+            rival.broker.close()
 
     def abandon(self, broker: mq.Broker) -> None:
         if rival := self._rivals.pop(broker, None):
@@ -267,13 +275,13 @@ class ConflictingEngine(FileEngine):
     def meanwhile(self, broker: mq.Broker, do: Callable[[mq.Broker], object]) -> None:
         self._next.setdefault(broker, []).append(do)
 
-    def _strikes(self, broker: mq.Broker) -> bool:
+    def _strike(self, broker: mq.Broker) -> bool:
         rival = self._rivals.get(broker)
         if waiting := self._next.get(broker):
             assert rival
             rival.act(waiting.pop(0))
             return True
-        if self._random.random() >= STRIKES:
+        if self._random.random() >= self.strikes:
             return False
         if rival:
             rival.disturb()

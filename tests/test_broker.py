@@ -207,6 +207,7 @@ def test_a_receipt_as_text_settles_after_a_restart(restart):
     assert broker().queue("mail").stats()[:3] == (0, 0, 0)
 
 
+@pytest.mark.needs("quiet")
 def test_of_a_batch_which_is_few_records_each_has_its_own_receipt(restart):
     broker, again = restart
     queue = broker().queue("mail")
@@ -276,6 +277,7 @@ def test_a_store_outlives_the_49_days_that_a_record_can_count(restart, clock):
 # ── interrupted ────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.needs("quiet")
 def test_an_interruption_between_log_and_state_is_mended(broker, monkeypatch):
     """P6: Ctrl-C in the one bad line; the message is there once."""
 

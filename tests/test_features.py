@@ -800,7 +800,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-@pytest.mark.needs("sharing")
+@pytest.mark.needs("sharing", "quiet")
 def test_of_many_queues_only_those_that_hold_something_are_asked(
     engine: Engine, clock: FakeClock, asked: list[str]
 ) -> None:

@@ -205,7 +205,6 @@ def handled(broker: mq.Broker, handle: Callable[[], object]) -> Iterator[threadi
         signal.signal(signal.SIGUSR1, before)
 
 
-@pytest.mark.needs("quiet")
 def test_a_handler_inside_a_receive_may_close(broker: mq.Broker) -> None:
     with handled(broker, broker.close), pytest.raises(mq.Closed):
         broker.queue("q").receive(timeout=PATIENCE)

@@ -353,6 +353,7 @@ def test_a_receiver_takes_over_the_deadline_of_what_another_took(queue, sleeps):
     assert sleeps.planned == [None, None, pytest.approx(25, abs=5)]
 
 
+@pytest.mark.needs("quiet")
 def test_receive_many_hands_its_deadline_on_too(queue, sleeps):
     receivers(sleeps, 1, queue.receive)
     sleeps.deaf()
