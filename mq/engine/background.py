@@ -64,7 +64,7 @@ class Worker:
         self._failed = 0  # times in a row
         self._logged: dict[str, float] = {}  # when each kind was last logged, monotonic seconds
 
-    # ── for those who have work ────────────────────────────────────────────────────
+    # ── for callers that have work ────────────────────────────────────────────────────
 
     def start(
         self, sleep: Callable[[], object] | None = None, over: Callable[[], object] | None = None

@@ -5,7 +5,7 @@
     this thread: hears it ── follows the log ── wakes the receiver
 
 All that wait for the queue are woken, not one of them: it may die.  A bell that rang in vain,
-because whoever was to ring it died, is made up for by looking each second.
+because the process that was to ring it died, is made up for by looking each second.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DEAF_SECONDS: Final = 0.02  # between two looks of a process that has no bell, o
 
 
 class Owner(Protocol):
-    """For whom a listener listens."""
+    """What a listener listens for."""
 
     def hear(self) -> None:
         """Another process appended, or some time has passed: wake the receivers that find something."""
@@ -99,7 +99,7 @@ class Listener:
                 self._disk.ring(self._bells[slot])
 
     def _claim(self) -> None:
-        """Take a bell that nobody has."""
+        """Take a bell that no process has."""
         if self._bell in self._open:
             return
         with best_effort():  # a file system without pipes: looking often is all that is left

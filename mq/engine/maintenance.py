@@ -373,7 +373,7 @@ class Maintenance:
             fd = disk.open(path)
             try:
                 scan = Scan(disk, fd, each, each.base, min(each.limit, log.end), path)
-                # Void bytes are garbage too; and behind damage nobody can tell.
+                # Void bytes are garbage too; and behind damage it is unknown.
                 if not self._all_live(scan) or not is_zero(disk, fd, each.offset(scan.end)):
                     return each.limit
             finally:

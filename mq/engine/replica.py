@@ -157,7 +157,7 @@ class Replica:
         self.waiters.wake_all()
 
     def _load_again(self, number: int, priority: int, chunk: Chunk) -> Arrays:
-        """Ids that the checkpoint kept, and a newer one by somebody else does not."""
+        """Ids that the checkpoint kept, and a newer one of another process does not."""
         if self.applied == VOID:
             raise recovery.StaleCheckpoint  # and the log that we know may be gone as well
         parts = self._parts or Parts(self.disk, self.path, self.identity, self.applied)

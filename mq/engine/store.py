@@ -158,7 +158,7 @@ class Store:
     # ── opening ────────────────────────────────────────────────────────────────────
 
     def _open(self, salvage: bool) -> None:
-        """Be present; recover, if nobody else is, and else join them."""
+        """Be present; recover, if no other process is, and else join the others."""
         disk, self.turn.pid = self.disk, os.getpid()
         locks.require_local(disk, self.path)
         disk.make_directory(self.path)
@@ -223,7 +223,7 @@ class Store:
         self.wait_after_publish = True
 
     def _begin(self) -> bool:
-        """With the lock: know the store and its page; recover it, if nobody else is here, and whether."""
+        """With the lock: know the store and its page; recover it, if no other is here, and whether."""
         disk, path = self.disk, self.path
         alone = self.turn.locks.arrive(exclusive=self.exclusive)
         if not disk.exists(format_path := paths.format_file(path)):
@@ -278,7 +278,7 @@ class Store:
         return {**self.turn.locks.held(), paths.MARK: self.turn.page_fd}
 
     def _recover(self) -> None:
-        """Nobody else is here: put in order what the last ones left."""
+        """No other process is here: put in order what the last ones left."""
         copied = shared.is_copied(self.turn.mark)
         state, found, position = self.replica.load(shared.claimed(self.turn.mark), copied=copied)
         if copied and not found.error:
@@ -664,12 +664,12 @@ class Store:
             with suppress(DiskFull):  # then the log is all there, and only does not say so
                 self.replica.log.closing.say_closed(self.clock.store_ms())
         self.turn.mark[shared.SEEN] = self.clock.store_ms()
-        self.turn.mark[HOLDER] = 0  # nobody is to be sent to a process that has closed it
-        # Here, for the last one has presence alone: who comes next would be refused.
+        self.turn.mark[HOLDER] = 0  # no error names a process that has closed it
+        # Here, for the last one has presence alone: the next process would be refused.
         self.turn.locks.depart()
 
     def _is_alone(self) -> bool:
-        """Whether nobody else has the store open, just now."""
+        """Whether no other process has the store open, just now."""
         return self.exclusive or self.turn.take_with_lock(self._look_around)
 
     def _look_around(self) -> bool:
@@ -754,7 +754,7 @@ class Store:
         return [each for each in (self._flusher, self.listener, self.maintenance) if each]
 
     def _forget_waiters(self) -> None:
-        """Those who wait, and the threads, are the parent's."""
+        """The receivers that wait, and the threads, are the parent's."""
         self.waiters.after_fork()
         self.busy, self._closer = set(), None
         self.maintenance, self._flusher = self._new_maintenance(), None

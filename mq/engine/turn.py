@@ -69,7 +69,7 @@ class Turn:
     interrupt it.  It lets go of what the last call took, so none follows another without it.
     """
     enter_to_look: Callable[[], None]
-    """`enter`, for those who change nothing."""
+    """`enter`, for operations that change nothing."""
     enter_with_lock: Callable[[], None]
     """`enter`, with LOCK in any case: for what asks which other processes are here, and for maintenance."""
     leave: Callable[[], object]
@@ -127,7 +127,7 @@ class Turn:
         self.enter = self.enter_to_look = self._come_in_alone if self.exclusive else self._come_in
 
     def divert(self, enter: Callable[[], None]) -> None:
-        """Whoever comes in does this instead; what closes the store comes in by `enter_with_lock` still."""
+        """Every turn begins with *enter* instead; closing the store still begins by `enter_with_lock`."""
         self.enter = self.enter_to_look = enter
 
     def _come_in(self) -> None:
@@ -194,7 +194,7 @@ class Turn:
     # ── beside other processes ─────────────────────────────────────────────────────
 
     def say_who(self) -> None:
-        """Say on the page who has LOCK."""
+        """Say on the page that this process has LOCK."""
         self.mark[HOLDER] = self.pid | (KEPT if self.exclusive else 0)
 
     def step_aside(self) -> None:

@@ -6,9 +6,9 @@ memory_disk.py a private disk, ":memory:"
 explain.py     an error of the system, and what to do
 paths.py       the names of the files
 shared.py      the page that all processes see
-locks.py       who may do what: the files that are locked
+locks.py       the locks of processes: the files that are locked
 standing.py    whether the files that a process has open are still the store's
-network.py     file systems of other computers, where a lock keeps nobody out
+network.py     file systems of other computers, where a lock excludes no process
 identity.py    FORMAT: which store this is
 record.py      bytes ⇄ record
 segment.py     one file of the log, and how it is scanned
@@ -18,7 +18,7 @@ log.py         the log, made of:
   room.py        room for that
   rotation.py    segments begun
   trimming.py    segments given back
-  syncing.py     sync, after commit.py: one fdatasync for all who wait
+  syncing.py     sync, after commit.py: one fdatasync for all that wait
   closing.py     the record that says that nothing follows
   following.py   what other processes appended
   failure.py     it stops for good

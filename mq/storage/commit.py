@@ -25,7 +25,7 @@ class GroupCommit:
     def __init__(self, synced: Callable[[], int], sync: Callable[[], None]) -> None:
         """*synced* says how far the disk has everything; *sync* makes it all that is written by now."""
         self._synced, self._sync = synced, sync
-        self.gate = threading.RLock()  # held for a moment: who leads, and who follows
+        self.gate = threading.RLock()  # held for a moment: which thread leads, and which follow
         self._leading = False
         self._followers: list[threading.Lock] = []  # released at the end of the sync that is running
         self._company = 1  # how many the last round served
@@ -41,7 +41,7 @@ class GroupCommit:
                     if self._leading:
                         self._followers.append(bell)
                     else:
-                        leads = True  # first, so that an interruption here cannot leave nobody leading
+                        leads = True  # first, so that an interruption here cannot leave them without a leader
                         self._leading = True
                 if not leads:
                     bell.acquire(timeout=LEADER_SECONDS)
@@ -54,7 +54,7 @@ class GroupCommit:
                     self._end_round()
 
     def after_fork(self) -> None:
-        """In a child: those who lead or follow are not here, but perhaps one, whose signal handler forked."""
+        """In a child: threads that lead or follow are not here, except one whose signal handler forked."""
         self.gate, self._leading = threading.RLock(), False
         ended, self._followers = self._followers, []
         for bell in ended:

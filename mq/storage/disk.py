@@ -151,10 +151,10 @@ class Disk(Protocol):
         """For both ends, so that neither waits for the other."""
 
     def ring(self, fd: int) -> None:
-        """Wake who listens at the pipe."""
+        """Wake the process that listens at the pipe."""
 
     def listen(self, fd: int, seconds: float) -> None:
-        """Return when somebody rings, or after *seconds*."""
+        """Return when a process rings, or after *seconds*."""
 
     def map(self, fd: int) -> memoryview:
         """The file's first page as u64 words that every process sees."""
@@ -208,7 +208,7 @@ def write_all(disk: Disk, fd: int, data: bytes, offset: int) -> None:
 def write_file(disk: Disk, path: str, data: bytes) -> None:
     """A new file, its bytes on the disk; to be given its name by a rename.
 
-    One that is left of somebody who died here goes first: it may be longer, and what a
+    One that is left of a process that died here goes first: it may be longer, and what a
     failed fsync left of it in memory may never reach the disk.
     """
     if disk.exists(path):

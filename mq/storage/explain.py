@@ -88,7 +88,7 @@ def storage_error(path: str, error: OSError) -> StorageError:
 
 
 def left() -> OSError:
-    """What is raised in the place of a change by who left its disk to the parent of a fork."""
+    """What is raised in place of a change by a child that left its disk to the parent of a fork."""
     return OSError(LEFT, LEFT_WHY)
 
 

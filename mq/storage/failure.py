@@ -115,7 +115,7 @@ class Failure:
         self.tell()
         raise StoreFailed(self.error.path, self.error.reason)
 
-    # ── who is told ────────────────────────────────────────────────────────────────
+    # ── telling the store ────────────────────────────────────────────────────────────────
 
     def tell(self) -> None:
         """A caller is told, if this thread has one that hears it."""

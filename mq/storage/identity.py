@@ -3,7 +3,7 @@
     mq 1 <store id, 32 hex digits> <key, 16 hex digits> <crc32c of what is before it, 8 hex digits>
 
 The id is public: (store id, message id) is unique within one history.  The key only seeds
-checksums; it is not the id, so that nobody who knows an id can make a message body
+checksums; it is not the id, so that knowing an id is not enough to make a message body
 that passes as a record.
 """
 
@@ -53,7 +53,7 @@ def write(disk: Disk, path: str, identity: Identity) -> None:
 def _sync_names_above(disk: Disk, directory: str) -> None:
     """The directory, and those above that were made for it, must not be lost with their names.
 
-    Before FORMAT is there: whoever finds it need not do that again.
+    Before FORMAT is there: a process that finds it need not do that again.
     """
     while directory not in ("", "/"):
         directory = os.path.dirname(directory)

@@ -1,11 +1,11 @@
-"""Who may do what in a store: the files whose locks say so.
+"""The locks of processes: what the holder of each file's lock may do.
 
-    LOCK      whoever has it changes the log; for one operation, or for good
-    FORMAT    presence: shared by all who have the store open.  Whoever gets it alone is the
+    LOCK      its holder changes the log; for one operation, or for good
+    FORMAT    presence: shared by all that have the store open.  A process that gets it alone is the
               first, and recovers; or the last, and says that the log is closed
     directory presence, too: FORMAT can be deleted while a process has the store open
-    mark      whoever has it syncs the log
-    CLEANER   whoever has it cleans and writes checkpoints; threads only ever try, `compact` waits
+    mark      its holder syncs the log
+    CLEANER   its holder cleans and writes checkpoints; threads only ever try, `compact` waits
 
 The sixth, wake/<slot>, says whose bell that is (mq/engine/listener.py).
 
@@ -13,7 +13,7 @@ The sixth, wake/<slot>, says whose bell that is (mq/engine/listener.py).
 
 The kernel drops what a process held when it dies.  What it left half done, the page tells
 (`shared.DIRTY`, `shared.SYNCING`).  A lock goes with all descriptors of one opening of the
-file, and the child of a fork may have one: so whoever is done unlocks, and then closes.
+file, and the child of a fork may have one: so a process unlocks first, and then closes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from .disk import LOOK_NAP_SECONDS, Disk, close_all, is_anothers, lock_within
 from .explain import closed_by_program, pass_on
 from .network import is_network
 
-LOCK_SECONDS: Final = 10.0  # an operation takes microseconds; somebody who opens a big store, seconds
+LOCK_SECONDS: Final = 10.0  # an operation takes microseconds; opening a big store, seconds
 KEPT_SECONDS: Final = 0.25  # when the holder has it for good
 PATIENCE_SECONDS: Final = 200e-6  # before others are asked to step aside
 MEANWHILE_SECONDS: Final = 0.02  # then a process does nothing but try, which gives it an edge over the others
@@ -68,10 +68,10 @@ class Locks:
         return {"": self.directory, **files}
 
     def take(self, mark: memoryview | None, meanwhile: Callable[[], object] = int) -> None:
-        """Wait for LOCK; StoreLocked, naming who has it, if that takes too long.
+        """Wait for LOCK; StoreLocked, naming the holder, if that takes too long.
 
-        It is free for a moment after each operation of those who use it all the time, and they may do
-        many before one who waits meets such a moment: changing hands costs more than an operation does.
+        It is free for a moment after each operation of processes that use it all the time, and they may do
+        many before one that waits meets such a moment: changing hands costs more than an operation does.
         If that takes long, the page tells them, and they step aside.  *meanwhile* is called while it waits,
         for some time: then it only tries, which finds a moment more often than to follow as well.
         Without *mark*, the page is looked for: a process that opens the store does not have it yet.
@@ -94,7 +94,7 @@ class Locks:
             mark[shared.WAITING] = 0  # another process that waits says so again at its next nap
 
     def _give_up(self, waited: float) -> None:
-        """StoreLocked, if whoever has the lock keeps it, or must be stuck."""
+        """Raise StoreLocked if the holder is exclusive or has held the lock for LOCK_SECONDS."""
         said, kept = shared.holder(self._disk, self._mark_path)
         if kept or waited > LOCK_SECONDS:
             if shared.word_of(self._disk, self._mark_path, shared.BIAS) & shared.ASKED:
@@ -112,7 +112,7 @@ class Locks:
         old = self._presence
         if old >= 0:  # repair puts another file in its place
             _release(self._disk, old)  # first: interrupted after the next line, we would never let go of it
-            self._presence = -1  # its number may be somebody else's once it is closed
+            self._presence = -1  # its number may be another file's once it is closed
             self._disk.close(old)
         if self._disk.exists(paths.format_file(self._path)):
             self._presence = self._disk.open(paths.format_file(self._path))
@@ -212,9 +212,9 @@ class SyncLock:
 
 
 def is_present(disk: Disk, path: str) -> bool:
-    """Whether somebody has the store open.  Looks, and lets go at once.
+    """Whether a process has the store open.  Looks, and lets go at once.
 
-    Under LOCK, which whoever opens the store holds too: it must not take this look for presence.
+    Under LOCK, which a process that opens the store holds too: it must not take this look for presence.
     """
     lock = paths.lock(path)
     if disk.links(lock) > 1 and shared.copied_key(disk, paths.mark(path)) is not None:
@@ -242,10 +242,10 @@ def _is_locked(disk: Disk, fd: int) -> bool:
 
 
 def locked(disk: Disk, path: str, names: Iterable[str], *, seconds: float = 0) -> StoreLocked:
-    """The error that says who has a lock of one of the files *names*; "": of the directory itself.
+    """The error that names the holder of a lock of one of the files *names*; "": of the directory itself.
 
     The page names the process that last had LOCK, by the number that it has where it runs.  The
-    system knows who has a lock now, be it another program, but not those in other containers.
+    system knows the holder of a lock now, be it another program, but not those in other containers.
     """
     said, _ = shared.holder(disk, paths.mark(path))
     known = [pid for name in names for pid in disk.lockers(paths.of(path, name))]
@@ -290,7 +290,7 @@ def look(disk: Disk, path: str, key: bytes) -> shared.View:
 
 
 def require_local(disk: Disk, path: str) -> None:
-    """Unsupported if other computers may have the directory too: there a lock keeps nobody out."""
+    """Unsupported if other computers may have the directory too: there a lock does not exclude them."""
     kind = disk.file_system(path)
     if is_network(kind):
         raise Unsupported(
@@ -301,7 +301,7 @@ def require_local(disk: Disk, path: str) -> None:
 
 @contextmanager
 def alone(disk: Disk, path: str) -> Iterator[None]:
-    """Have the store's directory for oneself; StoreLocked if somebody has the store open."""
+    """Hold the store's directory exclusively; StoreLocked if a process has the store open."""
     require_local(disk, path)
     locks = Locks(disk, path)
     try:

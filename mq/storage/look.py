@@ -46,7 +46,7 @@ class Gap(NamedTuple):
     lsn: int
     size: int
     reason: str
-    torn: bool  # nobody claimed that they were on the disk: what a crash leaves, not damage
+    torn: bool  # nothing claims that they were on the disk: what a crash leaves, not damage
 
 
 class Run(NamedTuple):

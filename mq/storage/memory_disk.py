@@ -26,7 +26,7 @@ class MemoryDisk:
         self._numbers = count(1)
 
     def after_fork(self) -> Self:
-        return self  # of who has it alone: nothing of it is the child's
+        return self  # it has one process alone: nothing of it is the child's
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
         file = self._files.setdefault(path, bytearray()) if create else self._files.get(path)

@@ -1,6 +1,6 @@
 """Which file systems are shared with other computers, by name.
 
-There a lock, or a mapped page, does not mean to everybody what it means here: two
+There a lock, or a mapped page, does not mean to every computer what it means here: two
 computers would both recover, and both append.  Nothing can be tried out to be sure of
 that, so the names are a list, and what is not on it is taken for local.
 
@@ -10,7 +10,7 @@ The kernel says what is mounted where, in /proc/self/mountinfo, a line each:
                  where it is       options   any number   ↑ what it is
 
 Of several at one place, or above it, the last one counts.  Other systems do not say;
-there it is the user who has to know.
+there the user has to know.
 """
 
 from __future__ import annotations

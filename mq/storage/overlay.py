@@ -25,7 +25,7 @@ class _File:
 
 class Overlay:
     def __init__(self, disk: Disk, forgotten: str) -> None:
-        """Of files in the directory *forgotten* only the size is kept: nobody reads them again."""
+        """Of files in the directory *forgotten* only the size is kept: they are not read again."""
         self._disk, self._forgotten = disk, forgotten
         self._files: dict[str, _File | None] = {}  # those that differ; None: it is gone
         self._open: dict[int, tuple[str, _File]] = {}

@@ -281,7 +281,7 @@ class Reader:
 
     def _reader(self, each: Segment) -> int:
         """A descriptor to read *each* with; `files` is held."""
-        if self._closed:  # whoever was reading meanwhile must not open it again
+        if self._closed:  # a thread that was reading meanwhile must not open it again
             raise Closed(f"{self._directory}: the store was closed, or read anew, meanwhile")
         fd = self._readers.get(each.base)
         if fd is not None and is_anothers(self._disk, fd):  # then another one serves as well

@@ -437,12 +437,12 @@ class RealDisk:
     def ring(self, fd: int) -> None:
         if not self.owns(fd):
             raise OSError(errno.EBADF, closed_by_program(fd))
-        with suppress(BlockingIOError):  # full of bells that nobody has heard yet
+        with suppress(BlockingIOError):  # full of bells that are not heard yet
             os.write(fd, b"!")
 
     def listen(self, fd: int, seconds: float) -> None:
         if _is_readable(fd, seconds) and not is_anothers(self, fd):  # what is in another pipe is for others
-            with suppress(BlockingIOError):  # somebody else has heard it
+            with suppress(BlockingIOError):  # another thread has heard it
                 os.read(fd, 4096)
 
     def map(self, fd: int) -> memoryview:

@@ -7,7 +7,7 @@
     ────────────────────────────────────────────────────────────  ────────  ───────────────────────
     ends on a record, zeros behind, the last one says closed      CLEAN     go on
     the same without the closing record                           OPEN      fence, go on in a new segment
-    X ≥ W: bad or missing bytes that nobody claims                TORN      the same; X on is void
+    X ≥ W: bad or missing bytes that nothing claims               TORN      the same; X on is void
     X < W, a header damaged, or a segment missing                 CORRUPT   refuse, and say where
     intact, but of a kind, version or feature unknown             Unsupported is raised
 
@@ -94,7 +94,7 @@ def survey(
     """Read the log and judge it.  *apply* gets the whole groups before X; *synced* is what `mark` claims.
 
     Records of *message_kind* are those that an error names by their positions.  While
-    somebody writes, look only at what is below *upto*, the end that `mark` names: a
+    another process writes, look only at what is below *upto*, the end that `mark` names: a
     record that is just being written would pass for a torn one, and those that follow
     it meanwhile for a proof of damage.
 
@@ -111,7 +111,7 @@ def survey(
             head_behind = 0
             torn = reader.walk(found, apply, start)
             if found.verdict is Verdict.CLEAN and len(segments) < reader.files:
-                found.verdict = Verdict.OPEN  # somebody went on after the log was closed
+                found.verdict = Verdict.OPEN  # a process went on after the log was closed
             if torn:
                 found.verdict = Verdict.TORN
                 head_behind = reader.hear_claims_behind(found)
@@ -151,7 +151,7 @@ class _Reader:
         return self._fd
 
     def close(self) -> None:
-        base, self._base = self._base, -1  # first: once it is closed, the number may be somebody else's
+        base, self._base = self._base, -1  # first: once it is closed, the number may be another file's
         if base >= 0:
             self._disk.close(self._fd)
 
@@ -377,7 +377,7 @@ def recover(
 def _renew_unused(disk: Disk, directory: str, identity: Identity, found: Survey) -> None:
     """Have the segments that were begun and never used on the disk: a gap would pass for damage.
 
-    Whoever began them may have died before their headers and names were there, or the sync
+    The process that began them may have died before their headers and names were there, or the sync
     of the names may have failed, and a name that a failed sync lost is not made up for by
     another.  So each is made anew, and put in place of the old one.  The log goes on behind.
     """

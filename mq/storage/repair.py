@@ -77,7 +77,7 @@ class Loss(NamedTuple):
 def repair(
     disk: Disk, path: str, message_kind: int, name: Name, refuse: Refuse, *, dry_run: bool = False
 ) -> list[Loss]:  # fmt: skip
-    """Mend the store in the directory *path*; what was damaged.  StoreLocked if somebody has it open.
+    """Mend the store in the directory *path*; what was damaged.  StoreLocked if a process has it open.
 
     An event that *refuse* has something against goes too.  *dry_run*: the same, on a disk that keeps
     every change to itself.
@@ -96,7 +96,7 @@ def repair(
 
 
 def mend(disk: Disk, path: str, message_kind: int, name: Name, refuse: Refuse) -> list[Loss]:
-    """The same, for who holds the store's lock."""
+    """The same, for a caller that holds the store's lock."""
     losses: list[Loss] = []
     disk.make_directory(paths.log(path))
     for _ in range(ROUNDS_MAX):

@@ -1,6 +1,6 @@
 """What the processes of one host share: one page of numbers.
 
-`mark` is 4096 bytes of u64 words, mapped by whoever has the store open:
+`mark` is 4096 bytes of u64 words, mapped by every process that has the store open:
 
     ┌─────┬─────┬───────┬────────┬─────────┬────────┬──────┬────────┬───────────────┐
     │ key │ end │ dirty │ synced │ syncing │ failed │ head │ holder │ synced, again │
@@ -39,7 +39,7 @@ END: Final = 1  # the log ends here
 DIRTY: Final = 2  # a write behind `end` has begun
 SYNCED: Final = 3  # everything below is on the disk
 SYNCING: Final = 4  # an fsync of what is below this has begun, and has not ended well yet
-FAILED: Final = 5  # a write or an fsync failed; nobody goes on until all have closed
+FAILED: Final = 5  # a write or an fsync failed; no process goes on until all have closed
 HEAD: Final = 6  # the log begins here
 HOLDER: Final = 7  # the process that has the lock; with KEPT, for as long as it has the store open
 SYNCED_TWIN: Final = 8  # says what SYNCED says: the page has no checksum
@@ -47,7 +47,7 @@ WAITING: Final = 9  # a process waits for LOCK: the one that had it last steps a
 ASLEEP: Final = 10  # a bit for each process that has asked to be woken
 OFFSET: Final = 11  # store time less the monotonic clock's, ms, as a signed number
 SYNCER: Final = 12  # the process that syncs
-RECOVERING: Final = 13  # the first one to come is not done yet: nobody can say where the log ends
+RECOVERING: Final = 13  # the first one to come is not done yet: it is unknown where the log ends
 VERSION: Final = 14  # of the page, PAGE_VERSION; 0: the page of mq 0.1.0
 BOOT: Final = 15  # of whose monotonic clock OFFSET speaks: of the boot with this id; 0: not known
 TIMESPACE: Final = 16  # and of the time namespace with this inode; 0: not known
@@ -81,7 +81,7 @@ SAID: Final = 1 << 32  # a bit of every ORIGIN, and of every FILES: an older pag
 ORIGINS: Final = Struct("<QQQQ")
 EPOCHS: Final = Struct("<QQ")  # ORIGIN and EPOCH
 NO_LIMIT: Final = 1 << 64  # behind every position
-LOOK_SECONDS: Final = 0.25  # a lock that is not to be had for so long is held by somebody at work
+LOOK_SECONDS: Final = 0.25  # a lock that is not to be had for so long is held by a process at work
 
 
 def open_mark(disk: Disk, path: str, key: bytes, *, create: bool) -> memoryview:
@@ -181,7 +181,7 @@ def no_page() -> memoryview:
 
 
 def detached(mark: memoryview) -> memoryview:
-    """What the page says now, for nobody else: while it is mapped its file system cannot be unmounted."""
+    """What the page says now, as a copy: while it is mapped its file system cannot be unmounted."""
     words = no_page()
     for index in range(WORDS):
         words[index] = mark[index]
@@ -268,9 +268,9 @@ def word_of(disk: Disk, path: str, index: int) -> int:
 
 
 class View(NamedTuple):
-    """What somebody who only reads may rely on."""
+    """What a process that only reads may rely on."""
 
-    held: bool  # somebody has the store open
+    held: bool  # a process has the store open
     end: int
     synced: int
     head: int
@@ -286,5 +286,5 @@ class View(NamedTuple):
 
     @property
     def upto(self) -> int:
-        """Where to stop reading: the log's end, if somebody is there to vouch for it."""
+        """Where to stop reading: the log's end, if a process is there to vouch for it."""
         return self.end if self.held else NO_LIMIT

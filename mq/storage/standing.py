@@ -53,7 +53,7 @@ class Standing:
         self._log = disk.inode_at(self._log_path)
 
     def fingerprint(self) -> int:
-        """Of the files that all who share the page must have open."""
+        """Of the files that all processes that share the page must have open."""
         inodes = [self._disk.inode(fd) for name, fd in sorted(self._held().items()) if name != paths.CLEANER]
         crc = crc32c(b"".join(NUMBERS.pack(*(each or (0, 0))) for each in [*inodes, self._log]))
         return SAID | crc

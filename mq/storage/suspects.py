@@ -52,7 +52,7 @@ def _suspects(disk: Disk, fd: int, each: Segment, gap: Gap, name: Name) -> Itera
 def _undo_one_bit(data: bytes, each: Segment) -> bytes | None:
     """The record that *data* was, if one bit near its beginning was flipped: the checksum says which.
 
-    Only to tell which message it was.  Nobody gets to see such a record as a message.
+    Only to tell which message it was.  Such a record is never shown as a message.
     """
     trial = bytearray(data)
     for at in range(record.CRC_FROM, min(len(data), NAMED_BYTES)):

@@ -1,7 +1,7 @@
-"""Syncing the log: one fdatasync for all who wait, by one thread of one process at a time.
+"""Syncing the log: one fdatasync for all that wait, by one thread of one process at a time.
 
 A sync that a process died in may have failed, and no process was told.  So what it was about is
-written again first (rewrite.py), by a thread that has the turn: nobody may append meanwhile.
+written again first (rewrite.py), by a thread that has the turn: no process may append meanwhile.
 """
 
 from __future__ import annotations

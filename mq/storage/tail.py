@@ -56,7 +56,7 @@ class Tail:
         self.last_ms = 0  # the time of the last record that another process appended
         # The segment that is written to.
         self.fd = -1
-        self.writing: tuple[int, Segment] | None = None  # the same, and which one that is: for who syncs
+        self.writing: tuple[int, Segment] | None = None  # the same, and which one that is: for a sync
         self.using = threading.RLock()  # held while the disk syncs: no descriptor is closed meanwhile
         self._retired: list[int] = []  # descriptors of earlier ones: a sync may still be using them
         self._pwrite = disk.pwrite

@@ -1,7 +1,7 @@
 """Room of a file that is mapped: a copy into it is a write that asks the system for nothing.
 
     window[start:stop] = data      the file has it, and every process that reads it
-    window[start:stop]             what the file has there, whoever wrote it
+    window[start:stop]             what the file has there, by any process
 
 A failing disk shows in another way here.  A write that fails returns an errno; a store to a
 page that the file system cannot give raises SIGBUS, which ends the process as SIGKILL does.  So
@@ -15,7 +15,7 @@ would be a SIGBUS later is an answer then.
     tmpfs              yes    what is reserved is memory that is taken
     btrfs, zfs, f2fs   no     they write elsewhere, so what is reserved may still find no room
     overlay            no     what is below may be one of those
-    all others         no     nobody has tried
+    all others         no     not tried
 
 A process whose file is cut short under it, or whose file system is shut down, is ended by SIGBUS.
 """
