@@ -22,9 +22,10 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from enum import Enum
 from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from mq import exact, forks
 from mq.delivery import records
@@ -83,7 +84,49 @@ CLOSE_SECONDS: Final = 1.0  # for operations of other threads to end, once no mo
 CLOSE_NAP_SECONDS: Final = 200e-6
 
 
+class Phase(Enum):
+    """Of a store in this process: what it may be used for."""
+
+    BEGINNING = "it is being opened"
+    READING = "opened with read_only=True"
+    OPEN = "any operation may come in"
+    EXCLUSIVE = "the same, and no other process has it open"
+    CLOSING = "no operation comes in any more; what closes the store does"
+    CLOSED = "the files are let go of"
+    FORKED = "the child of a fork: the first operation opens the store"
+    LOST = "the files are not, or not only, this store's: nothing is done to them"
+    SPOILED = "the child of a fork that could not take leave of its parent's files"
+
+
+class Ways(NamedTuple):
+    """What an operation does that comes in: see Turn."""
+
+    enter: Callable[[], None]
+    enter_to_look: Callable[[], None]
+    enter_with_lock: Callable[[], None]
+
+
+def _with_lock(turn: Turn) -> Callable[[], None]:
+    return turn.come_in_alone if turn.exclusive else turn.come_in_with_lock
+
+
+WAYS: Final[dict[Phase, Callable[[Store], Ways]]] = {
+    #                                     to change             to look             with LOCK
+    Phase.BEGINNING: lambda store: Ways(store._refuse, store._refuse, store._refuse),
+    Phase.READING: lambda store: Ways(store._refuse_changes, store._look_again, store._refuse_changes),
+    Phase.OPEN: lambda store: Ways(store.turn.come_in, store.turn.come_in, store.turn.come_in_with_lock),
+    Phase.EXCLUSIVE: lambda store: Ways(*[store.turn.come_in_alone] * 3),
+    Phase.CLOSING: lambda store: Ways(store._refuse, store._refuse, _with_lock(store.turn)),
+    Phase.CLOSED: lambda store: Ways(store._refuse, store._refuse, store._refuse),
+    Phase.FORKED: lambda store: Ways(store._open_in_child, store._open_in_child, store._refuse),
+    Phase.LOST: lambda store: Ways(store._refuse_as_lost, store._refuse_as_lost, store._refuse_as_lost),
+    Phase.SPOILED: lambda store: Ways(store._refuse_as_spoiled, store._refuse_as_spoiled, store._refuse),
+}  # fmt: skip
+
+
 class Store:
+    turn: Turn
+    phase: Phase
     _spoiled: BaseException  # what kept this child of a fork from taking leave of its parent's files
     tag: str  # what tells this store's receipts from another's, and from those of a copy of it
 
@@ -110,7 +153,7 @@ class Store:
         self._log_path, self._mark_path = paths.log(path), paths.mark(path)
         self.checkpoint_path = paths.checkpoints(path)
         self.busy: set[int] = set()  # threads that are inside an operation: see mq/engine/operation.py
-        self.closed = False
+        self.closed = False  # no operation comes in any more
         self._closing = threading.RLock()  # by one thread at a time: another one comes back when it is done
         self._closer: Closer | None = None
         self.lost = False  # closed, because this is a fork of a process that has it alone
@@ -133,6 +176,7 @@ class Store:
         if hold:
             self._known_hold = weakref.ref(hold)
             hold.guard(self)
+        self._become(Phase.BEGINNING)
         _open_stores.add(next(_numbers), self)
         try:
             with explain(path):
@@ -140,7 +184,7 @@ class Store:
                     with suppress(OSError):  # if it is not there, that is said below
                         self._directory = self.disk.anchor(path)
                     self._attach_reader()
-                    self.turn.enter, self.turn.enter_to_look = self._refuse_changes, self._look_again
+                    self._become(Phase.READING)
                 else:
                     self._open(salvage)
             self.notes.log()
@@ -195,7 +239,7 @@ class Store:
                 raise left()  # half of it is the parent's
             self.tag = self._own_tag()
             self.turn.gone, self._is_own = False, True
-            self.turn.open()
+            self._become(Phase.EXCLUSIVE if self.exclusive else Phase.OPEN)
         except BaseException:
             self._let_go_of_all()
             self.maintenance = self._new_maintenance()  # the child of a fork tries again
@@ -419,11 +463,21 @@ class Store:
 
     def _lose(self, trouble: Trouble) -> None:
         """The files are not, or not only, this store's: nothing is done to them any more."""
-        self.turn.enter_with_lock = self.replica.log.failure.check
-        if not self.closed:
-            self.turn.divert(self.replica.log.failure.check)
+        self._become(Phase.LOST)
         if trouble.stolen:
             self.turn.leave_descriptors()
+
+    def _become(self, phase: Phase) -> None:
+        """From now on operations come in as WAYS says; a store that is lost stays so."""
+        if phase is not Phase.CLOSING or self.phase is not Phase.LOST:
+            self.phase = phase
+            turn = self.turn
+            turn.enter, turn.enter_to_look, turn.enter_with_lock = WAYS[phase](self)
+
+    def _refuse_as_lost(self) -> None:
+        if self.closed:
+            self._refuse()
+        self.replica.log.failure.check()
 
     def _refuse(self) -> None:
         raise Closed(f"{self.path}: {self._closed_why}")
@@ -554,7 +608,7 @@ class Store:
             finally:
                 self.notes.log()
         elif not self.closed:
-            self.turn.divert(self._refuse)
+            self._become(Phase.CLOSING)
             self._closer = self._closer or Closer(self)
 
     def _close(self) -> None:
@@ -563,7 +617,7 @@ class Store:
             with self.turn.mutex:
                 if not self.closed:
                     first = self.closed = True
-                    self.turn.divert(self._refuse)
+                    self._become(Phase.CLOSING)
                     self.wake_all()
             if first and not self.turn.gone:
                 self._wait_for_others()
@@ -593,7 +647,7 @@ class Store:
         if self.closed or (self.turn.gone and not self.read_only):  # or it is the parent's, of a fork
             return
         self.closed = True
-        self.turn.divert(self._refuse)
+        self._become(Phase.CLOSING)
         self._forgotten.append(True)
         for each in self._threads():
             each.stop()
@@ -644,6 +698,8 @@ class Store:
         with self.turn.mutex:
             self.turn.gone = True
             self.turn.leave = int
+            if self.closed:
+                self._become(Phase.CLOSED)
         self.maintenance.wait()
         self._let_go()
 
@@ -728,9 +784,9 @@ class Store:
             if self.path == MEMORY:
                 self._closed_why = "private to the process that opened it, and this is a fork of that"
             self.closed = self.lost = True
-            self.turn.divert(self._refuse)
+            self._become(Phase.CLOSED)
         elif not self.closed:
-            self.turn.divert(self._open_in_child)
+            self._become(Phase.FORKED)
 
     def locks(self) -> list[tuple[forks.Lock, float]]:
         """For which a thread may wait here, and how long a fork waits: see mq/forks.py.
@@ -782,7 +838,7 @@ class Store:
         self._spoiled = error
         self.turn.gone, self.replica.applied = True, VOID
         if not self.closed:
-            self.turn.divert(self._refuse_as_spoiled)
+            self._become(Phase.SPOILED)
 
     def _refuse_as_spoiled(self) -> None:
         if isinstance(self._spoiled, MqError):

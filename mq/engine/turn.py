@@ -121,16 +121,7 @@ class Turn:
 
     # ── coming in ──────────────────────────────────────────────────────────────────
 
-    def open(self) -> None:
-        """Turns can be taken from now on."""
-        self.enter_with_lock = self._come_in_alone if self.exclusive else self._come_in_with_lock
-        self.enter = self.enter_to_look = self._come_in_alone if self.exclusive else self._come_in
-
-    def divert(self, enter: Callable[[], None]) -> None:
-        """Every turn begins with *enter* instead; closing the store still begins by `enter_with_lock`."""
-        self.enter = self.enter_to_look = enter
-
-    def _come_in(self) -> None:
+    def come_in(self) -> None:
         """Without LOCK, if this process may (storage/bias.py); else with it."""
         bias, follower = self._bias, self.follower
         assert bias
@@ -153,7 +144,8 @@ class Turn:
         if bias.run >= bias.enough:
             bias.keep()
 
-    def _come_in_with_lock(self) -> None:
+    def come_in_with_lock(self) -> None:
+        """With LOCK, which other processes may have now."""
         mark, bias, locks, follower = self.mark, self._bias, self._locks, self.follower
         assert bias
         assert locks
@@ -182,7 +174,8 @@ class Turn:
             bias.run = 0
             follower.catch_up()
 
-    def _come_in_alone(self) -> None:
+    def come_in_alone(self) -> None:
+        """Of a store that no other process may open."""
         mark = self.mark
         if self.follower.applied != mark[END] or mark[DIRTY] or mark[FAILED]:
             self.follower.catch_up()
