@@ -13,6 +13,7 @@ One table, medians with the range over the rounds, 100-byte bodies, sync="never"
     now and then            what a publish takes in a process that publishes seldom, beside one and
                             beside three that do all the time: it applies what they did meanwhile;
                             and another one right behind it, which only has to get the lock
+    beside a loop of …      the same beside a process that polls an empty queue, or looks, all the time
     shared, exclusive       one process alone, the same store opened in either way
 """
 
@@ -128,6 +129,20 @@ def _publish_until_told(queue: mq.Queue[bytes], pipe: Connection) -> None:
     pipe.recv()
 
 
+POLLS: dict[str, Callable[[mq.Queue[bytes]], object]] = {
+    "receive(timeout=0)": lambda queue: queue.receive(timeout=0),
+    "purge": lambda queue: queue.purge(),
+    "stats": lambda queue: queue.stats(),
+}
+
+
+def _poll_until_told(queue: mq.Queue[bytes], pipe: Connection, name: str) -> None:
+    while not pipe.poll():
+        for _ in range(100):
+            POLLS[name](queue)
+    pipe.recv()
+
+
 def _wait_and_tell(queue: mq.Queue[bytes], pipe: Connection) -> None:
     """When each message was had; at last, the seconds of processor used while nothing came."""
     while (message := queue.receive()).raw != STOP:
@@ -184,11 +199,10 @@ def hand_off(store: str, count: int) -> tuple[list[float], float]:
     return took, idle / IDLE_SECONDS
 
 
-def cold(store: str, hot: int, count: int) -> tuple[list[float], list[float]]:
-    """Seconds of each publish beside *hot* processes that never rest; and of another one right behind it."""
+def cold(store: str, busy: list[tuple[Any, ...]], count: int) -> tuple[list[float], list[float]]:
+    """Seconds of each publish beside *busy* processes that never rest; and of another one right behind it."""
     first: list[float] = []
     second: list[float] = []
-    busy = [(_publish_until_told,)] * hot
     with helpers(store, *busy) as started, mq.open(store, sync="never") as broker:
         queue = broker.queue("cold")
         queue.publish(BODY)
@@ -269,11 +283,14 @@ def one_round(table: Table, path: Callable[[str], str], messages: int, few: int)
         table.add(f"hand-off to a blocked receiver, p{share}", "µs", percentile(took, share / 100) * 1e6)
     table.add("a blocked receiver's share of a processor", "%", idle * 100)
     for hot in (1, 3):
-        first, second = cold(path(f"cold-{hot}"), hot, few)
+        first, second = cold(path(f"cold-{hot}"), [(_publish_until_told,)] * hot, few)
         for took, which in (first, "now and then"), (second, "the next"):
             for share in (50, 99):
                 title = f"a publish beside {hot} busy, {which}, p{share}"
                 table.add(title, "µs", percentile(took, share / 100) * 1e6)
+    for number, name in enumerate(POLLS):
+        first, _ = cold(path(f"poll-{number}"), [(_poll_until_told, name)], few)
+        table.add(f"a publish beside a loop of {name}, p50", "µs", percentile(first, 0.5) * 1e6)
     costs = {}
     for name in ("shared", "exclusive"):
         publish, receive = costs[name] = alone(path(name), name == "exclusive", messages)

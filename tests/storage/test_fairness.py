@@ -182,6 +182,29 @@ def test_a_process_that_had_the_last_turn_steps_aside_whatever_it_does(monkeypat
     assert served == [True]
 
 
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if name != "close"])
+def test_beside_a_process_that_never_rests_each_turn_that_is_waited_for_is_the_next_one(monkeypatch, name):
+    """It does the same again and again: polls an empty queue, looks, purges."""
+    disk = Shared()
+    one, other = two(disk)
+    mark, lock, served = one._store.turn.mark, other._store.turn.locks.fd, 0
+
+    def serve(seconds: float) -> None:
+        """The other process has its turn, as short as one can be."""
+        nonlocal served
+        assert disk.lock(lock), "the lock is not free while one steps aside"
+        disk.unlocker(lock)()
+        served += 1
+        mark[shared.WAITING] = 0
+
+    monkeypatch.setattr(disk, "pause", serve)
+    for waited in range(1, 6):
+        OPERATIONS[name](one)
+        mark[shared.WAITING] = 1
+        OPERATIONS[name](one)
+        assert served == waited
+
+
 def test_settling_steps_aside_too(monkeypatch):
     disk = Shared()
     one, _ = two(disk)
