@@ -1,5 +1,7 @@
 """A fork in the handler of a signal, while its thread waits for a lock of a store.
 
+What else a child does is in `Store.after_fork`.
+
     main thread     waits for the lock ── a signal ── its handler forks ── goes on waiting
     another one     has it, or has let go of it        a third one is just being handed it
 
@@ -11,8 +13,8 @@ know their owner, and a store lists them in the order in which its threads take 
     in both     it lets go of them
     in child    those that are another thread's are let go of, and the store goes on with new ones
 
-The first is for a lock that was just being handed to a thread of the parent: it is locked
-in the child and names no owner, so that nothing there can let go of it.
+The first step, before the fork, is for a lock that was just being handed to a thread of the
+parent: it is locked in the child and names no owner, so that nothing there can let go of it.
 
 Before that, it lets the threads begin that it may just be starting: Thread.start waits until
 they say so, and they are not in the child.

@@ -142,7 +142,7 @@ class _Names:
             return self.at(number, lsn)
         if after == len(said):
             return f"unnamed-{number}"
-        return said[after][1] or f"#{number}"  # deleted before anybody said
+        return said[after][1] or f"#{number}"  # deleted before a declaration named it
 
 
 # ── which records have to be looked at one by one ──────────────────────────────────

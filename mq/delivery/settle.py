@@ -44,7 +44,7 @@ def nack(
 
 
 def give_up(plan: Plan, queue: QueueState, id: int, due: int) -> None:
-    """The delivery has timed out, and and is still the current one: again at *due*, wall time."""
+    """The delivery has timed out, and is still the current one: again at *due*, wall time."""
     at = queue.flights[id].deadline
     plan.add(*records.nack(queue.number, id, due, at, records.TIMEOUT_REASON))
 

@@ -408,7 +408,7 @@ class Timers:
     def due_to_go(self, now: Now, limit: int) -> tuple[list[int], list[int]]:
         """Up to *limit* ids that have expired, and whose attempts are exhausted.
 
-        None of both, and there may be more: entries that are out of date take their time too.
+        Both may be empty though more is due: stale entries count towards the limit, too.
         """
         self.advance(now)
         self.overdue = [id for id in self.overdue if self.has_expired(id)]

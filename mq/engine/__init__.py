@@ -1,1 +1,10 @@
-"""Where log, state, clock and locks meet.  The way into every operation is in store.py."""
+"""Where log, state, clock and locks meet.
+
+hot.py         publish, receive, ack and their batches, written flat
+commands.py    the other operations: each is a plan;  settling.py, several.py, looking.py
+turn.py        the way into every operation: locks, catching up, leaving
+replica.py     the state, and how far it has applied the log
+commit.py      plan → append → apply → wake
+store.py       opening, closing and forking; the phases of a store
+log.py         what all of this asks of a log
+"""

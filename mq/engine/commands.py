@@ -100,7 +100,7 @@ def _publish(
         raise
     # Also if nothing was stored: what was there already may not be on the disk yet.
     if messages:
-        store.settle(end)
+        store.finish_publish(end)
     return [positions[place] if place >= 0 else -1 - place for place in places]
 
 
@@ -172,7 +172,7 @@ def replay(store: Store, channel: Channel, ids: list[int] | None, to: str | None
 def declare(store: Store, channel: Channel, changes: dict[str, Any]) -> None:
     """Change the options named, for every process; nothing is written if they are so already."""
     if not store.turn.look(partial(_is_declared, store, channel, changes)):
-        store.settle(store.turn.take(partial(_declare, store, channel, changes)))
+        store.finish_publish(store.turn.take(partial(_declare, store, channel, changes)))
 
 
 def _is_declared(store: Store, channel: Channel, changes: dict[str, Any]) -> bool:
@@ -261,5 +261,5 @@ def _change(
             return result
         result += count
     if waits:
-        store.settle(end)
+        store.finish_publish(end)
     return result

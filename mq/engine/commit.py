@@ -96,9 +96,9 @@ class Committer:
         return 0 if position is None else size_of(self._replica.log, position)
 
     def add_downtime(self) -> None:
-        """Have it in the log for how long no process was here: queues that go when they are idle stay longer.
+        """Log for how long no process was here: queues that go when they are idle stay that much longer.
 
-        And on the disk: else each recovery would say so anew that a power cut undoes.
+        And sync it: else every recovery that a power cut undoes would add the downtime again.
         """
         if self.downtime_ms:
             plan = self.plan()

@@ -90,7 +90,7 @@ def publish(store: Store, channel: Channel, flags: int, raw: bytes) -> int | Non
                 finally:
                     turn.leave()
             if store.wait_after_publish:
-                store.settle(end)
+                store.finish_publish(end)
             return id
     finally:
         busy.discard(me)
@@ -124,7 +124,7 @@ def publish_many(store: Store, channel: Channel, flags: list[int], bodies: list[
                 return None  # the plan makes way, perhaps
             finally:
                 turn.leave()
-        store.settle(end)
+        store.finish_publish(end)
         return ids
 
 
@@ -182,9 +182,7 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
                             flight = state.deliver(id, receipt, deadline, flags)
                             replica.applied = log.end
                             assert flight
-                        if (
-                            store.waiters.asleep
-                        ):  # this one was woken for all: the next is told what it leaves
+                        if store.waiters.asleep:  # only this thread was woken: it wakes the next for the rest
                             now = store.clock.now()
                             channel.wake_next(now)
                             store.waiters.watch(now)

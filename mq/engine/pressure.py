@@ -47,7 +47,7 @@ SizeOf = Callable[[QueueState, int], int]
 
 
 def kept(state: State, kinds: Collection[int], count: int) -> tuple[int, int]:
-    """Of an append of these *kinds*, *count* records: see `mq.storage.log.Kept`."""
+    """Of an append of these *kinds*, *count* records: see `mq.storage.owner.Kept`."""
     total = state.total()
     coming = (count if records.PUBLISH in kinds else 0) + UNSEEN
     whole = max(RESERVE_BYTES, LEFT_BYTES + coming * SETTLED_BYTES) + total * (SETTLED_BYTES + AGAIN_BYTES)

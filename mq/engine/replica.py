@@ -128,7 +128,7 @@ class Replica:
         )
 
     def wait_for_rewrite(self) -> None:
-        """Before bytes are called damaged: see `Log.wait_for_rewrite`, which needs a log and a lock."""
+        """Before bytes are called damaged: see `Syncing.wait_for_rewrite`, which needs a log and a lock."""
         if self._read_only:
             self._wait_while(self._is_syncing)
         elif self.has_log:

@@ -426,7 +426,7 @@ class Store:
     def alone_cleaning(self, seconds: float = 0.0) -> Iterator[bool]:
         """Whether no other process cleans or writes a checkpoint; it gets so many *seconds* to end.
 
-        Closed behind `Maintenance.wait`: what is opened then is opened beside files that are let go of.
+        Raises Closed once the files are let go of: nothing would close what is opened after that.
         """
         if self.closed and self.turn.gone:
             self._refuse()
@@ -556,7 +556,7 @@ class Store:
         with self.turn.mutex:
             return self.waiters.channel(name)
 
-    def settle(self, end: int) -> None:
+    def finish_publish(self, end: int) -> None:
         """What a publish owes before it returns: its bytes on the disk; the cleaner a chance."""
         if self.sync_always:
             self.replica.log.sync(end)

@@ -65,8 +65,9 @@ class Turn:
     enter: Callable[[], None]
     """Called with the mutex, inside a try, before anything is changed: the state is the log's then.
 
-    Whatever happens, `leave` follows, in a finally: it lets others come in, and nothing can
-    interrupt it.  It lets go of what the last call took, so none follows another without it.
+    Which function it is depends on the phase of the store (mq/engine/store.py, WAYS).  Whatever happens,
+    `leave` follows, in a finally: it lets others come in, and nothing can interrupt it.  Between two calls
+    of `enter` there is always one of `leave`.
     """
     enter_to_look: Callable[[], None]
     """`enter`, for operations that change nothing."""

@@ -31,8 +31,8 @@ one, and with the page: no name of it can be deleted while both are in use.
 
 The lock goes, too, when the program closes the page's descriptor, which is not its own to close.
 Until the process finds that out, a second later, it comes in still.  So an owner without its lock
-is given a moment to leave before it passes for dead, does not become the owner again, and its slot
-is the last one that the process which had it out would take.
+is given a moment to leave before it passes for dead, and does not become the owner again.  The process
+that revoked its turn tries that slot last.
 
 One word INSIDE for all would not do: a former owner that comes by sets it, sees that it is the
 owner no more, and clears it, though the new owner may be inside just then.
@@ -94,7 +94,7 @@ class Bias:
         self.token = self._slot + 1
 
     def stop(self) -> None:
-        """Come in with LOCK from now on, until `keep`.  The page still says otherwise, which LOCK mends."""
+        """Come in with LOCK until `keep`.  The page names this process as owner up to its next turn."""
         if self._mark[BIAS] != self.token:
             self.run = 0
         self.token = 0

@@ -96,7 +96,7 @@ def write(
             write_file(disk, ids, arrays)
         write_file(disk, paths.aside(path), data)
     except OSError:
-        # Of no use to anybody, and on a full disk they would stay for long.
+        # They are of no use, and on a full disk they would stay for long.
         for name in (ids, paths.aside(path)):
             with suppress(OSError):
                 disk.unlink(name)

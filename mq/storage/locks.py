@@ -274,7 +274,7 @@ def look(disk: Disk, path: str, key: bytes) -> shared.View:
     """The store at *path* as it is now; unless it is held, the next look may differ."""
     mark_path, give_up = paths.mark(path), time.monotonic() + LOCK_SECONDS
     while True:
-        head = shared.read_mark(disk, mark_path, key)[shared.HEAD]  # first, as in `Store._read_now`
+        head = shared.read_mark(disk, mark_path, key)[shared.HEAD]  # first, as in `Replica._read_now`
         held = is_present(disk, path)
         words = shared.read_mark(disk, mark_path, key)
         if held and words[shared.VERSION] > shared.PAGE_VERSION:
@@ -294,7 +294,7 @@ def require_local(disk: Disk, path: str) -> None:
     kind = disk.file_system(path)
     if is_network(kind):
         raise Unsupported(
-            f"{path}: on a network file system ({kind}), where a lock keeps nobody out and two computers"
+            f"{path}: on a network file system ({kind}), where a lock keeps no process out and two computers"
             " would destroy each other's messages: choose a directory on a disk of this computer"
         )
 

@@ -3,7 +3,7 @@
     tail.py        append: one copy or pwrite at `end`, then `end` moves
     room.py        room for that, kept back on a full disk (reserve.py)
     rotation.py    segments begun
-    syncing.py     sync: one fdatasync for all that wait (commit.py)
+    syncing.py     sync: one fdatasync for all processes that wait; for all threads: commit.py
     closing.py     the record that says that nothing follows
     following.py   what other processes appended
     trimming.py    segments given back

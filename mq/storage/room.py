@@ -125,7 +125,7 @@ class Room:
         """Reserve *size* bytes in the last segment, and some more if the disk has them."""
         if not self._is_used_up(size):
             return
-        # As far as this process knew.
+        # As far as this process knew: another one may have reserved more, which the file's size says.
         tail = self._tail
         last, there = tail.segments[-1], self._disk.size(tail.fd)
         tail.reserved(last, there)

@@ -1,4 +1,6 @@
-"""Syncing the log: one fdatasync for all that wait, by one thread of one process at a time.
+"""Syncing the log: one fdatasync for all processes that wait, by one thread of one process at a time.
+
+The threads of a process are brought together before, by commit.py.
 
 A sync that a process died in may have failed, and no process was told.  So what it was about is
 written again first (rewrite.py), by a thread that has the turn: no process may append meanwhile.

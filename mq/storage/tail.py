@@ -256,7 +256,7 @@ class Tail:
         with self.using:
             self.mapped.close()
             self.mark = shared.detached(self.mark)
-            # Whose lock that is goes with the store: no thread may sync any more.
+            # The descriptor of that lock is closed next: no thread may sync any more.
             self.sync_lock.leave()
             try:
                 self.close_retired()

@@ -36,7 +36,7 @@ class Trimming:
             self._drop_oldest()
 
     def _drop_upto(self, before: int) -> None:
-        """None is left here, if another process has repeated where the log begins."""
+        """They may be dropped already: by following another process that said where the log begins."""
         while len(self._tail.segments) > 1 and self._tail.segments[0].limit <= before:
             self._drop_oldest()
 

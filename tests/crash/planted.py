@@ -72,8 +72,8 @@ BUGS = (
         "return\n    if self.error:", "publish_always", "sync"),
     Bug("flush does not wait", "mq.engine.store:Store.flush", "self.replica.log.sync(end)", "pass",
         "publish_never"),
-    Bug("a publish does not wait", "mq.engine.store:Store.settle", "if self.sync_always:", "if False:",
-        "batches publish_always"),
+    Bug("a publish does not wait", "mq.engine.store:Store.finish_publish", "if self.sync_always:",
+        "if False:", "batches publish_always"),
     Bug("closing does not wait", CLOSING + "say_closed",
         "self._syncing.sync(tail.end)\n        self._closed_at", "self._closed_at", "closing"),
     # ── writing ────────────────────────────────────────────────────────────────────
