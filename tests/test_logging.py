@@ -15,7 +15,8 @@ from fakes import open_on
 from test_damaged_bodies import damage
 
 import mq
-from mq.engine.store import Store, _open_stores
+from mq.engine.forking import open_stores
+from mq.engine.store import Store
 from mq.storage import locks
 from mq.storage.real_disk import RealDisk
 
@@ -38,7 +39,7 @@ class Using(logging.Handler):
             return
         self._inside = True
         try:
-            for _, store in _open_stores.items():
+            for _, store in open_stores.items():
                 assert not store.turn.mutex._is_owned()
             if self.broker:  # what is damaged cannot be joined
                 self.broker.queue("log").publish(record.getMessage())

@@ -14,7 +14,7 @@ from mq.delivery.intake import NewMessage
 from mq.delivery.options import Declaration
 from mq.delivery.retry import Backoff
 from mq.engine.bodies import BYTES
-from mq.engine.store import check_name
+from mq.engine.names import check_name
 from mq.errors import UsageError
 from mq.instants import ms_at
 

@@ -35,7 +35,8 @@ from mq.engine import commands, hot, looking, settling
 from mq.engine.bodies import BODY_BYTES_MAX, Decoder, encode_bodies, encode_body
 from mq.engine.channel import Channel
 from mq.engine.looking import Stats
-from mq.engine.store import Store, check_name
+from mq.engine.names import check_name
+from mq.engine.store import Store
 from mq.errors import Closed, UsageError
 
 T = TypeVar("T")

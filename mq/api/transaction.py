@@ -23,8 +23,9 @@ from mq.api.receipts import claim_of
 from mq.delivery.intake import NewMessage
 from mq.engine import commands
 from mq.engine.bodies import encode_body
+from mq.engine.names import check_name
 from mq.engine.settling import Claim, Do, do_ack, nacking
-from mq.engine.store import Store, check_name
+from mq.engine.store import Store
 from mq.errors import UsageError
 
 T = TypeVar("T")

@@ -20,7 +20,7 @@ from mq.cli import output
 from mq.cli.app import USAGE, Failure, command, json_option, note, store_option
 from mq.cli.signals import Interrupts
 from mq.engine.bodies import BODY_BYTES_MAX, encode_body
-from mq.engine.store import check_name
+from mq.engine.names import check_name
 from mq.errors import MqError, StoreFailed, UsageError
 from mq.storage import paths
 

@@ -14,7 +14,6 @@ again from the log, which is the truth.
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 import time
@@ -27,10 +26,10 @@ from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from mq import exact, forks
+from mq import forks
 from mq.delivery import records
-from mq.delivery.dead import NAME_BYTES_MAX
 from mq.delivery.decode import refusals
+from mq.engine import forking
 from mq.engine.channel import Channel
 from mq.engine.clock import Clock
 from mq.engine.commit import Committer
@@ -38,7 +37,9 @@ from mq.engine.flusher import Flusher
 from mq.engine.listener import Listener
 from mq.engine.loading import identify
 from mq.engine.maintenance import MEMORY, Maintenance
+from mq.engine.names import check_name
 from mq.engine.operation import operation
+from mq.engine.reading import Reader
 from mq.engine.replica import Replica
 from mq.engine.turn import VOID, Turn
 from mq.engine.waiters import Waiters
@@ -50,7 +51,6 @@ from mq.errors import (
     StorageError,
     StoreFailed,
     Unsupported,
-    UsageError,
 )
 from mq.hold import Hold
 from mq.notes import ERROR, INFO, WARNING, Notes
@@ -67,7 +67,6 @@ from mq.storage.real_disk import RealDisk
 from mq.storage.segment import epoch_of
 from mq.storage.shared import END, FAILED, HOLDER
 from mq.storage.standing import Standing, Trouble
-from mq.weakly import Weakly
 
 if TYPE_CHECKING:
     from mq.engine import log as seam
@@ -113,7 +112,9 @@ def _with_lock(turn: Turn) -> Callable[[], None]:
 WAYS: Final[dict[Phase, Callable[[Store], Ways]]] = {
     #                                     to change             to look             with LOCK
     Phase.BEGINNING: lambda store: Ways(store._refuse, store._refuse, store._refuse),
-    Phase.READING: lambda store: Ways(store._refuse_changes, store._look_again, store._refuse_changes),
+    Phase.READING: lambda store: Ways(
+        store._reader.refuse_changes, store._reader.look_again, store._reader.refuse_changes
+    ),
     Phase.OPEN: lambda store: Ways(store.turn.come_in, store.turn.come_in, store.turn.come_in_with_lock),
     Phase.EXCLUSIVE: lambda store: Ways(*[store.turn.come_in_alone] * 3),
     Phase.CLOSING: lambda store: Ways(store._refuse, store._refuse, _with_lock(store.turn)),
@@ -127,6 +128,7 @@ WAYS: Final[dict[Phase, Callable[[Store], Ways]]] = {
 class Store:
     turn: Turn
     phase: Phase
+    _reader: Reader  # of a store opened with read_only=True
     _spoiled: BaseException  # what kept this child of a fork from taking leave of its parent's files
     tag: str  # what tells this store's receipts from another's, and from those of a copy of it
 
@@ -160,7 +162,6 @@ class Store:
         self._closed_why = "the broker is closed"
         self.inherited = 0  # receipts before this one are from before a fork
         self._parents: tuple[Identity, str] | None = None  # the store's identity and tag before that
-        self._directory = -1  # of a reader: it reads where it began
         self._is_own = True  # opened by this process, and not by one that it is a fork of
         self._known_hold: weakref.ref[Hold] | None = None
         self._forgotten: list[bool] = []  # has an entry while files of a forgotten store are to be closed
@@ -170,6 +171,7 @@ class Store:
         self.waiters = Waiters(self.turn, self.clock, self.listener, background=background)
         self.replica = Replica(self.turn, self.clock, self.waiters, path, self.disk, read_only=read_only)
         self.turn.follower = self.replica
+        self._reader = Reader(self, self.replica, self.turn, self.clock)
         self.committer = Committer(self.replica, self.notes)
         self.maintenance = self._new_maintenance()
         self._flusher: Flusher | None = None
@@ -177,13 +179,13 @@ class Store:
             self._known_hold = weakref.ref(hold)
             hold.guard(self)
         self._become(Phase.BEGINNING)
-        _open_stores.add(next(_numbers), self)
+        forking.note(self)
         try:
             with explain(path):
                 if read_only:
                     with suppress(OSError):  # if it is not there, that is said below
-                        self._directory = self.disk.anchor(path)
-                    self._attach_reader()
+                        self._reader.directory = self.disk.anchor(path)
+                    self._reader.attach()
                     self._become(Phase.READING)
                 else:
                     self._open(salvage)
@@ -230,14 +232,14 @@ class Store:
                 self._join()
             self.replica.log.watch.stand()
             self.turn.leave()
-            self._require_parents(self.replica.identity, self._own_tag())
+            self._require_parents(self.replica.identity, self.own_tag())
             if alone:
                 with suppress(OSError):  # a full disk: publishes will be refused
                     self.replica.log.reserve.hold(self.maintenance.kept((), 0)[0])
             self._begin_flusher()
             if self.turn.pid != os.getpid():
                 raise left()  # half of it is the parent's
-            self.tag = self._own_tag()
+            self.tag = self.own_tag()
             self.turn.gone, self._is_own = False, True
             self._become(Phase.EXCLUSIVE if self.exclusive else Phase.OPEN)
         except BaseException:
@@ -482,64 +484,10 @@ class Store:
     def _refuse(self) -> None:
         raise Closed(f"{self.path}: {self._closed_why}")
 
-    # ── only reading ───────────────────────────────────────────────────────────────
-
-    def _attach_reader(self) -> None:
-        """Read what is there now, and change nothing."""
-        self.replica.identity = identify(self.disk, self.path, create=False)
-        self.replica.identify(self.replica.identity)
-        self.turn.mark = shared.no_page()
-        again = False
-        while True:
-            view = locks.look(self.disk, self.path, self.replica.identity.key)
-            try:
-                state, found, _ = self.replica.load(view.synced, view.upto, copied=view.copied)
-            except FileNotFoundError:
-                if not view.held or not self.disk.exists(self._log_path):
-                    raise
-                continue  # compaction dropped a segment before it was read
-            if view.held and found.end < view.end and not again:
-                again = True
-                self.replica.wait_for_rewrite()
-                continue
-            if view.held and not found.error:
-                break
-            if not view.explains(locks.look(self.disk, self.path, self.replica.identity.key)):
-                break
-        self._seen_end = view.end
-        if found.error:
-            raise found.error
-        mark = self.turn.mark
-        mark[shared.SYNCED] = mark[END] = found.end  # nothing here waits for the disk
-        page = shared.read_mark(self.disk, self._mark_path, self.replica.identity.key)
-        self.clock.start(found.last_ms, found.skew_ms, page)
-        args = self.disk, self._log_path, self.replica.identity, mark
-        self.replica.take_log(Log(*args, found.segments, found.end), found.verdict)
-        self.tag = self._own_tag()
-        self.replica.take_state(state, found.end)
-
-    def _look_again(self) -> None:
-        with explain(self.path):
-            self._look_and_attach()
-
-    def _look_and_attach(self) -> None:
-        if self.disk.inode_at(self.path) != self.disk.inode(self._directory):
-            where = self.disk.whereabouts(self._directory) or "elsewhere"
-            raise StoreFailed(
-                self.path, f"moved or replaced while it was open, and now {where}: open it again"
-            )
-        words = shared.read_mark(self.disk, self._mark_path, self.replica.identity.key)
-        if words[END] != self._seen_end:
-            before = self.replica.log
-            self._attach_reader()
-            before.close()  # a thread that still reads there looks again
-
-    def _refuse_changes(self) -> None:
-        raise Unsupported(f"{self.path}: opened with read_only=True, which changes nothing")
-
     # ── what many queues have in common ────────────────────────────────────────────
 
-    def _own_tag(self) -> str:
+    def own_tag(self) -> str:
+        """What tells the receipts of the store that is read now from another's."""
         return f"{self.replica.identity.store_id[:6]}{self.replica.log.epoch:04x}"
 
     def channel(self, name: str) -> Channel:
@@ -744,8 +692,8 @@ class Store:
             fd, self.turn.page_fd = self.turn.page_fd, -1
             self.disk.close(fd)
         self.turn.let_go_of_locks()
-        if self._directory >= 0:
-            fd, self._directory = self._directory, -1
+        if self._reader.directory >= 0:
+            fd, self._reader.directory = self._reader.directory, -1
             self.disk.close(fd)
 
     # ── forks ──────────────────────────────────────────────────────────────────────
@@ -876,40 +824,3 @@ class Closer(threading.Thread):
         except MqError as error:
             self._store.notes.put_down(ERROR, "%s: closing it failed: %s", self._store.path, error)
             self._store.notes.log()
-
-
-def _before_fork() -> None:
-    _taken.take(store for _, store in _open_stores.items())
-
-
-def _after_fork() -> None:
-    """Each store by itself: what one raises must not leave the others with the parent's locks."""
-    _taken.let_go()
-    for _, store in _open_stores.items():
-        try:
-            store.after_fork()
-        except BaseException as error:  # noqa: BLE001  kept, and raised when the store is used
-            store.spoil(error)
-
-
-_open_stores: Weakly[int, Store] = Weakly()
-_numbers = itertools.count()
-_taken = forks.Taken()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_taken.let_go, after_in_child=_after_fork)
-
-
-def check_name(name: object) -> str:
-    """The name, if it can be that of a queue: 1 to 255 bytes of UTF-8, no control characters."""
-    text = exact.text("a queue's name", name)
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise UsageError(f"the queue name {exact.shown(text)} is not valid Unicode") from None
-    if not 1 <= size <= NAME_BYTES_MAX:
-        raise UsageError(f"a queue's name has 1 to {NAME_BYTES_MAX} bytes, this one {size}")
-    if not text.isprintable():
-        raise UsageError(
-            f"the queue name {exact.shown(text)} has control or unprintable characters; leave them out"
-        )
-    return text

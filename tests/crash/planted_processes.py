@@ -174,7 +174,7 @@ BUGS = (
         "a_death_inside_a_failed_fdatasync_while_another_process_appends_to_the_page"),
     Bug("what is being written again is called damaged", SYNCING + "wait_for_rewrite", "self._wait_to_sync()",
         "pass", "another_reads_in_the_rewrite_after_a_death_inside_a_failed_fdatasync"),
-    Bug("what is being written again is missing to who only reads", STORE + "_attach_reader",
+    Bug("what is being written again is missing to who only reads", "mq.engine.reading:Reader.attach",
         "if view.held and found.end < view.end and not again:", "if False:",
         "a_reader_comes_in_the_rewrite_after_a_death_inside_a_failed_fdatasync"),
     Bug("what others failed at is not looked at", FAILURE + "check", "if self._log.mark[FAILED]:",
