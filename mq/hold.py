@@ -5,7 +5,7 @@
                           the last of them goes
                                     ┊
                                     ▼
-                              store.forget()
+                              store.closing.forget()
 
 A program that loses its last reference without calling `close` can not call it any more.
 The store is let go of then, as if the process had died: nothing is synced, and the log

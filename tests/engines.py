@@ -71,7 +71,7 @@ class Engine:
         store = broker._store
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)  # that it was never closed is what is meant
-            store.forget()
+            store.closing.forget()
         give_up = time.monotonic() + PATIENCE
         while not store.turn.gone:  # a thread of its own is in the midst of something
             assert time.monotonic() < give_up, "its files are never let go of"

@@ -76,7 +76,7 @@ def near(told: datetime | None, seconds: float, off: float = 0.002) -> bool:
 
 def killed(broker: mq.Broker) -> None:
     """Leave everything as it is, without a word."""
-    broker._store._let_go()
+    broker._store.let_go()
 
 
 def leave_behind(here: Machine, path: Path, *, close: bool) -> None:

@@ -139,7 +139,7 @@ def test_the_page_stays_the_same_over_closing_killing_and_moving(path, tmp_path)
     path.rename(tmp_path / "moved")
     broker = a_store(tmp_path / "moved")
     tag = broker._store.tag
-    broker._store._let_go()
+    broker._store.let_go()
     with a_store(tmp_path / "moved") as broker:
         assert broker._store.tag == tag
     assert mark_inode(tmp_path / "moved") == inode
@@ -180,7 +180,7 @@ def test_a_receipt_survives_restarts_and_a_kill(path):
         broker.queue("q").publish_many([b"one", b"two"])
     broker = a_store(path)
     receipts = [broker.queue("q").receive(timeout=0).receipt for _ in range(2)]
-    broker._store._let_go()
+    broker._store.let_go()
     for receipt in receipts:
         with a_store(path) as broker:
             broker.queue("q").ack_many([receipt])

@@ -198,7 +198,7 @@ class InTheMidst(RealDisk):
 def test_a_broker_may_be_forgotten_in_the_midst_of_its_own_threads(path, name, thread) -> None:
     disk = InTheMidst(name, thread)
     broker = open_on(disk, path, sync=0.001 if thread == "mq-sync" else "never", segment_bytes=4096)
-    broker._hold.guard(broker._store)
+    broker._hold.guard(broker._store.closing)
     kept = [broker.queue("mail")]
     store = broker._store
     mine: list[threading.Thread] = []
@@ -270,7 +270,7 @@ def test_two_that_are_forgotten_while_each_others_threads_work_wait_for_neither(
     def work(own: int) -> None:
         with stores[own].maintaining():
             barrier.wait(PATIENCE)
-            stores[1 - own].forget()
+            stores[1 - own].closing.forget()
         stores[own].let_go_if_forgotten()
 
     with pytest.warns(ResourceWarning):

@@ -293,7 +293,7 @@ def test_a_lock_that_was_let_go_of_is_not_the_childs_either(path):
             assert locks.look(disk, str(path), broker._store.replica.identity.key).held
             other.queue("mail").publish("y")
             other.close()
-            assert broker._store._is_alone()
+            assert broker._store.closing.is_alone()
         assert not locks.look(disk, str(path), broker._store.replica.identity.key).held
         with mq.open(path, exclusive=True) as again:
             assert again.queue("mail").stats().ready == 2

@@ -39,7 +39,13 @@ STORAGE_DOES_NOT_SAY = re.compile(r"queue|topic|consumer", re.IGNORECASE)
 
 # A turn is written out there; all other operations are functions that a turn runs.  The store opens, closes
 # and forks between turns, and the replica comes in again when it was forked.
-TURNS_BY_HAND = {"mq.engine.hot", "mq.engine.turn", "mq.engine.store", "mq.engine.replica"}
+TURNS_BY_HAND = {
+    "mq.engine.hot",
+    "mq.engine.turn",
+    "mq.engine.store",
+    "mq.engine.closing",
+    "mq.engine.replica",
+}
 STEPS_OF_A_TURN = {"enter", "enter_to_look", "enter_with_lock", "leave"}
 
 # What is written and applied is the engine's: what users hold asks it.

@@ -26,7 +26,7 @@ def left(path: Path) -> list[int]:
     """The ids in a store of several segments, whose process was killed."""
     broker = open_on(QuickDisk(), path, sync="never", segment_bytes=1 << 14, background=False)
     ids = [broker.queue("q").publish(BODY) for _ in range(40)]
-    broker._store._let_go()
+    broker._store.let_go()
     return ids
 
 

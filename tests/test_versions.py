@@ -151,7 +151,7 @@ def test_a_repair_of_a_store_of_both_revisions_keeps_an_old_mq_out(tmp_path, old
     for _ in range(2):
         broker = open_on(QuickDisk(), path, background=False)
         broker.queue("q").publish("x" * 600)
-        broker._store._let_go()  # killed
+        broker._store.let_go()  # killed
     assert features(path) == [0, 1, 1]
     mend(path, sorted(log_of(path))[index])
     assert features(path)[1:] == [1, 1]

@@ -16,12 +16,9 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from enum import Enum
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
@@ -32,6 +29,7 @@ from mq.delivery.decode import refusals
 from mq.engine import forking
 from mq.engine.channel import Channel
 from mq.engine.clock import Clock
+from mq.engine.closing import Closing
 from mq.engine.commit import Committer
 from mq.engine.flusher import Flusher
 from mq.engine.listener import Listener
@@ -39,6 +37,7 @@ from mq.engine.loading import identify
 from mq.engine.maintenance import MEMORY, Maintenance
 from mq.engine.names import check_name
 from mq.engine.operation import operation
+from mq.engine.phase import Phase
 from mq.engine.reading import Reader
 from mq.engine.replica import Replica
 from mq.engine.turn import VOID, Turn
@@ -53,7 +52,7 @@ from mq.errors import (
     Unsupported,
 )
 from mq.hold import Hold
-from mq.notes import ERROR, INFO, WARNING, Notes
+from mq.notes import INFO, WARNING, Notes
 from mq.storage import checkpoint, locks, paths, recovery, repair, shared
 from mq.storage.bias import Bias
 from mq.storage.disk import Disk
@@ -65,7 +64,7 @@ from mq.storage.memory_disk import MemoryDisk
 from mq.storage.owner import Owner
 from mq.storage.real_disk import RealDisk
 from mq.storage.segment import epoch_of
-from mq.storage.shared import END, FAILED, HOLDER
+from mq.storage.shared import END, FAILED
 from mq.storage.standing import Standing, Trouble
 
 if TYPE_CHECKING:
@@ -79,22 +78,6 @@ COPIED: Final = (
     "%s: a copy of a store, or restored from one (`mark` is not the file that it was made as): what is whole"
     " in its log is taken, up to position %d, and receipts from before it was copied are not valid here"
 )
-CLOSE_SECONDS: Final = 1.0  # for operations of other threads to end, once no more may begin
-CLOSE_NAP_SECONDS: Final = 200e-6
-
-
-class Phase(Enum):
-    """Of a store in this process: what it may be used for."""
-
-    BEGINNING = "it is being opened"
-    READING = "opened with read_only=True"
-    OPEN = "any operation may come in"
-    EXCLUSIVE = "the same, and no other process has it open"
-    CLOSING = "no operation comes in any more; what closes the store does"
-    CLOSED = "the files are let go of"
-    FORKED = "the child of a fork: the first operation opens the store"
-    LOST = "the files are not, or not only, this store's: nothing is done to them"
-    SPOILED = "the child of a fork that could not take leave of its parent's files"
 
 
 class Ways(NamedTuple):
@@ -156,29 +139,26 @@ class Store:
         self.checkpoint_path = paths.checkpoints(path)
         self.busy: set[int] = set()  # threads that are inside an operation: see mq/engine/operation.py
         self.closed = False  # no operation comes in any more
-        self._closing = threading.RLock()  # by one thread at a time: another one comes back when it is done
-        self._closer: Closer | None = None
         self.lost = False  # closed, because this is a fork of a process that has it alone
         self._closed_why = "the broker is closed"
         self.inherited = 0  # receipts before this one are from before a fork
         self._parents: tuple[Identity, str] | None = None  # the store's identity and tag before that
-        self._is_own = True  # opened by this process, and not by one that it is a fork of
+        self.is_own = True  # opened by this process, and not by one that it is a fork of
         self._known_hold: weakref.ref[Hold] | None = None
-        self._forgotten: list[bool] = []  # has an entry while files of a forgotten store are to be closed
-        self._finished = False  # close has nothing more to do than to let go of them
         self.notes = Notes()
         self.listener = Listener(self, path, self.disk, self.turn)
         self.waiters = Waiters(self.turn, self.clock, self.listener, background=background)
         self.replica = Replica(self.turn, self.clock, self.waiters, path, self.disk, read_only=read_only)
         self.turn.follower = self.replica
+        self.closing = Closing(self, self.turn, self.replica, self.clock, self.notes)
         self._reader = Reader(self, self.replica, self.turn, self.clock)
         self.committer = Committer(self.replica, self.notes)
         self.maintenance = self._new_maintenance()
         self._flusher: Flusher | None = None
         if hold:
             self._known_hold = weakref.ref(hold)
-            hold.guard(self)
-        self._become(Phase.BEGINNING)
+            hold.guard(self.closing)
+        self.become(Phase.BEGINNING)
         forking.note(self)
         try:
             with explain(path):
@@ -186,7 +166,7 @@ class Store:
                     with suppress(OSError):  # if it is not there, that is said below
                         self._reader.directory = self.disk.anchor(path)
                     self._reader.attach()
-                    self._become(Phase.READING)
+                    self.become(Phase.READING)
                 else:
                     self._open(salvage)
             self.notes.log()
@@ -196,7 +176,7 @@ class Store:
             finally:
                 if self.turn.gone:
                     self.closed = True
-                    self._let_go()
+                    self.let_go()
                 else:
                     self.close()
             raise
@@ -240,10 +220,10 @@ class Store:
             if self.turn.pid != os.getpid():
                 raise left()  # half of it is the parent's
             self.tag = self.own_tag()
-            self.turn.gone, self._is_own = False, True
-            self._become(Phase.EXCLUSIVE if self.exclusive else Phase.OPEN)
+            self.turn.gone, self.is_own = False, True
+            self.become(Phase.EXCLUSIVE if self.exclusive else Phase.OPEN)
         except BaseException:
-            self._let_go_of_all()
+            self.closing.let_go_of_all()
             self.maintenance = self._new_maintenance()  # the child of a fork tries again
             raise
         # Last: its thread waits for the mutex, which a child has here, and must not have to wait for it.
@@ -465,11 +445,11 @@ class Store:
 
     def _lose(self, trouble: Trouble) -> None:
         """The files are not, or not only, this store's: nothing is done to them any more."""
-        self._become(Phase.LOST)
+        self.become(Phase.LOST)
         if trouble.stolen:
             self.turn.leave_descriptors()
 
-    def _become(self, phase: Phase) -> None:
+    def become(self, phase: Phase) -> None:
         """From now on operations come in as WAYS says; a store that is lost stays so."""
         if phase is not Phase.CLOSING or self.phase is not Phase.LOST:
             self.phase = phase
@@ -544,40 +524,11 @@ class Store:
         returns at once then.  The operation ends as it would have if it has appended already, and
         else with Closed; behind it another thread closes the store.  So if a thread of mq calls it.
         """
-        me = get_ident()
-        if me not in self.busy and not any(each.worker.is_this_thread() for each in self._threads()):
-            try:
-                with self._closing:
-                    try:
-                        self.busy.add(me)  # not before: a thread that closes waits for those that are inside
-                        self._close()
-                    finally:
-                        self.busy.discard(me)
-            finally:
-                self.notes.log()
-        elif not self.closed:
-            self._become(Phase.CLOSING)
-            self._closer = self._closer or Closer(self)
+        self.closing.close()
 
-    def _close(self) -> None:
-        first = False
-        try:
-            with self.turn.mutex:
-                if not self.closed:
-                    first = self.closed = True
-                    self._become(Phase.CLOSING)
-                    self.wake_all()
-            if first and not self.turn.gone:
-                self._wait_for_others()
-                with explain(self.path):
-                    self._finish()
-        finally:
-            if first:
-                self._finished = True
-            if self._finished:
-                self._let_go_of_all()  # also when all before it was interrupted
-        if first and self.replica.log.failure.error and not self.replica.log.failure.told:
-            raise self.replica.log.failure.error
+    def let_go_if_forgotten(self) -> None:
+        """Close the files of a store that no program can close; called with no lock held."""
+        self.closing.let_go_if_forgotten()
 
     def hold(self) -> Hold:
         """What all refer to with which a program can use the store: see mq/hold.py."""
@@ -587,102 +538,7 @@ class Store:
             self._known_hold = weakref.ref(hold)
         return hold
 
-    def forget(self) -> None:
-        """No program can use the store any more, or close it.
-
-        Called by the garbage collector: it takes no lock that this thread may hold.
-        """
-        if self.closed or (self.turn.gone and not self.read_only):  # or it is the parent's, of a fork
-            return
-        self.closed = True
-        self._become(Phase.CLOSING)
-        self._forgotten.append(True)
-        for each in self._threads():
-            each.stop()
-        try:
-            if not self._is_in_use():
-                self.let_go_if_forgotten()
-        finally:
-            if self._is_own and self.path != MEMORY:
-                warnings.warn(
-                    f"{self.path}: never closed: call close(), or use `with mq.open(...)`", ResourceWarning,
-                    source=self, stacklevel=2,
-                )  # fmt: skip
-
-    def _is_in_use(self) -> bool:
-        """Whether a thread is in the midst of something here, perhaps this one."""
-        if self.busy or forks.is_held(self.turn.mutex):
-            return True
-        return self.maintenance.is_working() or self.replica.log.syncing.is_syncing()
-
-    def let_go_if_forgotten(self) -> None:
-        """Close the files of a store that no program can close; called with no lock held."""
-        with suppress(IndexError):
-            self._forgotten.pop()  # for one of the threads that may come here at once
-            self._leave_for_good()
-
-    def _wait_for_others(self) -> None:
-        """Let other threads end what they are inside of: what they have appended is to be returned."""
-        left, give_up = set(self.busy), time.monotonic() + CLOSE_SECONDS
-        left.discard(get_ident())
-        while left and time.monotonic() < give_up:
-            self.disk.pause(CLOSE_NAP_SECONDS)
-            left &= self.busy
-
-    def _let_go_of_all(self) -> None:
-        self._end_threads()
-        self._leave_for_good()
-        self.disk.close_rest()
-
-    def _end_threads(self) -> None:
-        """No thread of mq outlives the files that it uses; called without the mutex."""
-        for each in self._threads():
-            each.stop()
-            each.worker.join()
-        self.listener.let_go()
-
-    def _leave_for_good(self) -> None:
-        """The lock goes last, when no thread here writes any more."""
-        with self.turn.mutex:
-            self.turn.gone = True
-            self.turn.leave = int
-            if self.closed:
-                self._become(Phase.CLOSED)
-        self.maintenance.wait()
-        self._let_go()
-
-    def _finish(self) -> None:
-        """Nothing new begins here: bring to an end what was begun."""
-        self._end_threads()
-        with self.turn.mutex, suppress(StoreFailed), self.replica.log.failure.unheard():
-            self.replica.log.watch.stand()
-        if self.replica.log.failure.error or self.turn.mark[FAILED]:
-            return
-        if self._is_alone():
-            self.maintenance.finish()
-        self.replica.log.sync(self.replica.log.end)
-        self.turn.take_with_lock(self._say_closed)
-
-    def _say_closed(self) -> None:
-        if self.exclusive or self.turn.locks.arrive(exclusive=False):
-            with suppress(DiskFull):  # then the log is all there, and only does not say so
-                self.replica.log.closing.say_closed(self.clock.store_ms())
-        self.turn.mark[shared.SEEN] = self.clock.store_ms()
-        self.turn.mark[HOLDER] = 0  # no error names a process that has closed it
-        # Here, for the last one has presence alone: the next process would be refused.
-        self.turn.locks.depart()
-
-    def _is_alone(self) -> bool:
-        """Whether no other process has the store open, just now."""
-        return self.exclusive or self.turn.take_with_lock(self._look_around)
-
-    def _look_around(self) -> bool:
-        alone = self.turn.locks.arrive(exclusive=False)
-        if alone:
-            self.turn.locks.admit_others()
-        return alone
-
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """Close every file, the lock last."""
         self.listener.let_go()
         if self.replica.has_log:
@@ -704,8 +560,8 @@ class Store:
         Files are closed and not unlocked: that would let go of what the parent holds.
         """
         forks.free(lock for lock, _ in self.locks())
-        self._closing = threading.RLock()
-        was_open, self._is_own = not self.turn.gone, False
+        self.closing.lock = threading.RLock()
+        was_open, self.is_own = not self.turn.gone, False
         parents_disk = self.disk
         if not self.read_only:
             self.disk = parents_disk.after_fork()
@@ -732,9 +588,9 @@ class Store:
             if self.path == MEMORY:
                 self._closed_why = "private to the process that opened it, and this is a fork of that"
             self.closed = self.lost = True
-            self._become(Phase.CLOSED)
+            self.become(Phase.CLOSED)
         elif not self.closed:
-            self._become(Phase.FORKED)
+            self.become(Phase.FORKED)
 
     def locks(self) -> list[tuple[forks.Lock, float]]:
         """For which a thread may wait here, and how long a fork waits: see mq/forks.py.
@@ -742,7 +598,7 @@ class Store:
         Those that are held for long seldom change hands.
         """
         log = self.replica.log.locks() if self.replica.has_log else []
-        long = [self._closing, *(each.worker.life for each in self._threads()), self.maintenance.working]
+        long = [self.closing.lock, *(each.worker.life for each in self.threads()), self.maintenance.working]
         return [
             *((lock, 0.0) for lock in long),
             *((lock, forks.FORK_SECONDS) for lock in (self.turn.mutex, *log)),
@@ -750,17 +606,17 @@ class Store:
 
     def let_threads_begin(self, seconds: float) -> None:
         """See mq/forks.py."""
-        for each in self._threads():
+        for each in self.threads():
             each.worker.let_begin(seconds)
 
-    def _threads(self) -> list[Maintenance | Listener | Flusher]:
+    def threads(self) -> list[Maintenance | Listener | Flusher]:
         """What has a thread."""
         return [each for each in (self._flusher, self.listener, self.maintenance) if each]
 
     def _forget_waiters(self) -> None:
         """The receivers that wait, and the threads, are the parent's."""
         self.waiters.after_fork()
-        self.busy, self._closer = set(), None
+        self.busy, self.closing.closer = set(), None
         self.maintenance, self._flusher = self._new_maintenance(), None
 
     def _forget_files(self, parents_disk: Disk) -> None:
@@ -786,7 +642,7 @@ class Store:
         self._spoiled = error
         self.turn.gone, self.replica.applied = True, VOID
         if not self.closed:
-            self._become(Phase.SPOILED)
+            self.become(Phase.SPOILED)
 
     def _refuse_as_spoiled(self) -> None:
         if isinstance(self._spoiled, MqError):
@@ -808,19 +664,3 @@ class Store:
         """In a child: StoreFailed if the parent had another store open."""
         if self._parents not in (None, (identity, tag)):
             raise StoreFailed(self.path, "another store is here than before the fork: open it again")
-
-
-class Closer(threading.Thread):
-    """Closes a store for a thread that is inside an operation."""
-
-    def __init__(self, store: Store) -> None:
-        super().__init__(name="mq-close")  # not a daemon: the interpreter waits for the last sync
-        self._store = store
-        self.start()
-
-    def run(self) -> None:
-        try:
-            self._store.close()
-        except MqError as error:
-            self._store.notes.put_down(ERROR, "%s: closing it failed: %s", self._store.path, error)
-            self._store.notes.log()

@@ -57,7 +57,7 @@ def make_upgraded(path: Path) -> None:
         live(mq.Broker(store), board)
         for word in (shared.HOLDER, shared.SYNCER):  # process ids change with each run
             store.turn.mark[word] = 0
-        store._let_go()
+        store.let_go()
     (path / "reserve").unlink()  # a megabyte of nothing
 
 

@@ -64,7 +64,7 @@ def test_a_crash_loop_leaves_few_segments(tmp_path):
         )  # fmt: skip
         Broker(store).queue("mail").publish(number)
         store.maintenance.run()
-        store._let_go()  # without a word in the log, as when it is killed
+        store.let_go()  # without a word in the log, as when it is killed
         store.turn.gone = store.closed = True
     assert len(list(log.iterdir())) <= SPARE_SEGMENTS + 1
     with mq.open(path) as broker:

@@ -41,7 +41,7 @@ class Small:
         store = broker._store
         store.maintenance.stop()
         store.maintenance.worker.join()
-        store._let_go()
+        store.let_go()
         self._now += HELD_SECONDS
 
     def crowd(self) -> None:
