@@ -110,7 +110,7 @@ WAYS: Final[dict[Phase, Callable[[Store], Ways]]] = {
 
 class Store:
     turn: Turn
-    phase: Phase
+    phase: Phase  # set by `become` alone, with the mutex or without: a signal's handler may close the store
     _reader: Reader  # of a store opened with read_only=True
     _spoiled: BaseException  # what kept this child of a fork from taking leave of its parent's files
     tag: str  # what tells this store's receipts from another's, and from those of a copy of it
@@ -126,11 +126,14 @@ class Store:
 
         *hold*: the store is let go of when it goes; without one, it is its maker's to close.
         """
+        # Set here, and never again: what the caller chose, and where the files are.
         self.path, self.read_only, self.exclusive = path, read_only, exclusive or path == MEMORY
+        # Only `after_fork` changes it, in the child, where no other thread is.
         self.disk = disk or (MemoryDisk() if path == MEMORY else RealDisk(mode))
         self.clock = Clock(clock, self.disk)
         self.turn = Turn(path, self.disk, exclusive=self.exclusive)
         self._background = background
+        # `wait_after_publish`: a publish has more to do than to append.  The flusher sets it without a lock.
         self.sync_always = self.wait_after_publish = sync == "always"
         self.sync_never = sync == "never"
         self._seconds = sync if isinstance(sync, float) and not read_only else None
@@ -138,7 +141,8 @@ class Store:
         self._log_path, self._mark_path = paths.log(path), paths.mark(path)
         self.checkpoint_path = paths.checkpoints(path)
         self.busy: set[int] = set()  # threads that are inside an operation: see mq/engine/operation.py
-        self.closed = False  # no operation comes in any more
+        self.closed = False  # no operation comes in; `close` sets it with the mutex, `forget` without
+        # The next five change in the child of a fork only, in `after_fork` or when it opens the store.
         self.lost = False  # closed, because this is a fork of a process that has it alone
         self._closed_why = "the broker is closed"
         self.inherited = 0  # receipts before this one are from before a fork
