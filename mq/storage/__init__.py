@@ -2,7 +2,8 @@
 
 disk.py        what storage asks of a disk
 real_disk.py   the only module that touches files, locks and the shared page
-memory_disk.py a private disk, ":memory:"
+private_disk.py what a disk answers that no other process has
+memory_disk.py one of these, ":memory:"
 explain.py     an error of the system, and what to do
 paths.py       the names of the files
 shared.py      the page that all processes see

@@ -5,15 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable
 from itertools import count
-from typing import Self
 
 from .disk import Inode
-from .window import Window
+from .private_disk import PrivateDisk
 
 
-class MemoryDisk:
+class MemoryDisk(PrivateDisk):
     """Files that live and die with this object.
 
     Thread-safe as far as the log needs it, without a lock: each step is one call of C.
@@ -24,9 +22,6 @@ class MemoryDisk:
         self._open: dict[int, bytearray] = {}
         self._directory = bytearray()  # stands for all of them
         self._numbers = count(1)
-
-    def after_fork(self) -> Self:
-        return self  # it has one process alone: nothing of it is the child's
 
     def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
         file = self._files.setdefault(path, bytearray()) if create else self._files.get(path)
@@ -58,14 +53,8 @@ class MemoryDisk:
     def links(self, path: str) -> int:
         return int(path in self._files)
 
-    def close_rest(self) -> None:
-        pass
-
     def whereabouts(self, fd: int) -> str:
         return ""
-
-    def resemble(self, path: str) -> bool:
-        return True
 
     def close(self, fd: int, /) -> None:
         self._file(fd)
@@ -87,9 +76,6 @@ class MemoryDisk:
         file[offset : offset + len(data)] = data
         return len(data)
 
-    def pwrite_direct(self, fd: int, data: bytes, offset: int) -> int:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-
     def size(self, fd: int) -> int:
         return len(self._file(fd))
 
@@ -101,15 +87,6 @@ class MemoryDisk:
 
     def truncate(self, fd: int, size: int) -> None:
         del self._file(fd)[size:]
-
-    def forget(self, fd: int, offset: int, size: int) -> None:
-        pass
-
-    def sync(self, fd: int) -> None:
-        pass
-
-    def sync_directory(self, path: str) -> None:
-        pass
 
     def file_system(self, path: str) -> str:
         return ""
@@ -126,53 +103,20 @@ class MemoryDisk:
     def exists(self, path: str) -> bool:
         return path in self._files
 
-    def make_directory(self, path: str) -> None:
-        pass
-
     def rename(self, old: str, new: str) -> None:
         self._files[new] = self._files.pop(old)
 
     def unlink(self, path: str) -> None:
         del self._files[path]
 
-    def lock(self, fd: int, *, shared: bool = False) -> bool:
-        return True
-
-    def unlocker(self, fd: int) -> Callable[[], object]:
-        return int
-
-    def lock_byte(self, fd: int, at: int) -> bool:
-        return False  # no other process has these files
-
-    def byte_is_locked(self, fd: int, at: int) -> bool:
-        return False
-
-    def heed_barriers(self) -> bool:
-        return False
-
-    def barrier(self) -> bool:
-        return False
-
     def pause(self, seconds: float) -> None:
         time.sleep(seconds)
 
-    def make_fifo(self, path: str) -> None:
-        pass
-
     def open_fifo(self, path: str) -> int:
         return self.open(path, write=True, create=True)
-
-    def ring(self, fd: int) -> None:
-        pass
 
     def listen(self, fd: int, seconds: float) -> None:
         time.sleep(seconds)
 
     def map(self, fd: int) -> memoryview:
         return memoryview(bytearray(self._file(fd))).cast("B").cast("Q")
-
-    def may_map(self, path: str) -> bool:
-        return False  # a write is a copy here
-
-    def window(self, fd: int, offset: int, size: int) -> Window | None:
-        return None

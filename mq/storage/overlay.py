@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Self
 
 from .disk import Disk, Inode
-from .window import Window
+from .private_disk import PrivateDisk
 
 
 @dataclass
@@ -23,7 +21,7 @@ class _File:
     patches: list[tuple[int, bytes]] = field(default_factory=list)  # in the order they were written
 
 
-class Overlay:
+class Overlay(PrivateDisk):
     def __init__(self, disk: Disk, forgotten: str) -> None:
         """Of files in the directory *forgotten* only the size is kept: they are not read again."""
         self._disk, self._forgotten = disk, forgotten
@@ -72,17 +70,8 @@ class Overlay:
     def links(self, path: str) -> int:
         return int(self.exists(path))  # what is changed is changed here only
 
-    def close_rest(self) -> None:
-        pass
-
     def whereabouts(self, fd: int) -> str:
         return self._open[fd][0]
-
-    def after_fork(self) -> Self:
-        return self  # no process forks here
-
-    def resemble(self, path: str) -> bool:
-        return True
 
     def close(self, fd: int, /) -> None:
         path, file = self._open.pop(fd)
@@ -114,9 +103,6 @@ class Overlay:
         file.size = max(file.size, offset + len(data))
         return len(data)
 
-    def pwrite_direct(self, fd: int, data: bytes, offset: int) -> int:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-
     def size(self, fd: int) -> int:
         return self._open[fd][1].size
 
@@ -131,15 +117,6 @@ class Overlay:
         file = self._open[fd][1]
         file.size = min(file.size, size)
         file.patches = [(at, patch[: size - at]) for at, patch in file.patches if at < size]
-
-    def forget(self, fd: int, offset: int, size: int) -> None:
-        pass
-
-    def sync(self, fd: int) -> None:
-        pass
-
-    def sync_directory(self, path: str) -> None:
-        pass
 
     def names(self, path: str) -> list[str]:
         changed = {os.path.basename(each): file for each, file in self._files.items()
@@ -163,9 +140,6 @@ class Overlay:
     def exists(self, path: str) -> bool:
         return self._files[path] is not None if path in self._files else self._disk.exists(path)
 
-    def make_directory(self, path: str) -> None:
-        pass
-
     def rename(self, old: str, new: str) -> None:
         fd = self.open(old, write=True)
         self._files[new] = self._open[fd][1]
@@ -175,44 +149,14 @@ class Overlay:
     def unlink(self, path: str) -> None:
         self._files[path] = None
 
-    def lock(self, fd: int, *, shared: bool = False) -> bool:
-        return True
-
-    def unlocker(self, fd: int) -> Callable[[], object]:
-        return int
-
-    def lock_byte(self, fd: int, at: int) -> bool:
-        return False
-
-    def byte_is_locked(self, fd: int, at: int) -> bool:
-        return False
-
-    def heed_barriers(self) -> bool:
-        return False
-
-    def barrier(self) -> bool:
-        return False
-
     def pause(self, seconds: float) -> None:
         self._disk.pause(seconds)
 
-    def make_fifo(self, path: str) -> None:
-        pass
-
     def open_fifo(self, path: str) -> int:
         return self.open(path, write=True, create=True)
-
-    def ring(self, fd: int) -> None:
-        pass
 
     def listen(self, fd: int, seconds: float) -> None:
         self._disk.pause(seconds)
 
     def map(self, fd: int) -> memoryview:
         return memoryview(bytearray(self.pread(fd, 4096, 0))).cast("Q")
-
-    def may_map(self, path: str) -> bool:
-        return False
-
-    def window(self, fd: int, offset: int, size: int) -> Window | None:
-        return None
