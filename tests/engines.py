@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,7 @@ CAPABILITIES = {
 }
 
 
-class Engine:
+class Engine(ABC):
     lacks: ClassVar[frozenset[str]] = frozenset({"conflicts"})
 
     def __init__(self, directory: Path, seed: object = 0) -> None:
@@ -57,8 +58,8 @@ class Engine:
         self._opened[broker] = name, {"clock": clock, **options}
         return broker
 
-    def _open(self, name: str, **options: Any) -> mq.Broker:
-        raise NotImplementedError
+    @abstractmethod
+    def _open(self, name: str, **options: Any) -> mq.Broker: ...
 
     def reopen(self, broker: mq.Broker) -> mq.Broker:
         """Closes it, if it is not closed yet."""
@@ -82,7 +83,7 @@ class Engine:
 
         Asked again before that, before the append after it.
         """
-        raise NotImplementedError
+        raise AssertionError(f'{type(self).__name__} lacks "conflicts": mark the test as one that needs them')
 
     def close(self) -> None:
         for broker in self._opened:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from calls import CALLS
 
 import mq
 from mq.delivery.queue import QueueState
@@ -94,31 +95,7 @@ def test_leaving_the_block_closes_also_on_an_exception(engine):
     engine.reopen(broker).flush()
 
 
-CLOSED_CALLS: dict[str, Callable[[mq.Broker, mq.Queue, mq.Delivery], object]] = {
-    "publish": lambda broker, queue, held: queue.publish("x"),
-    "publish_many": lambda broker, queue, held: queue.publish_many(["x"]),
-    "publish to a new queue": lambda broker, queue, held: broker.queue("new").publish("x"),
-    "receive": lambda broker, queue, held: queue.receive(),
-    "receive now": lambda broker, queue, held: queue.receive(timeout=0),
-    "receive_many": lambda broker, queue, held: queue.receive_many(1, timeout=0),
-    "ack": lambda broker, queue, held: held.ack(),
-    "nack": lambda broker, queue, held: held.nack(),
-    "release": lambda broker, queue, held: held.release(),
-    "extend": lambda broker, queue, held: held.extend(),
-    "ack_many": lambda broker, queue, held: queue.ack_many([held]),
-    "peek": lambda broker, queue, held: queue.peek(),
-    "get": lambda broker, queue, held: queue.get(held.id),
-    "stats": lambda broker, queue, held: queue.stats(),
-    "options": lambda broker, queue, held: queue.options(),
-    "purge": lambda broker, queue, held: queue.purge(),
-    "declare": lambda broker, queue, held: broker.queue("mail", visibility_timeout=3),
-    "queues": lambda broker, queue, held: broker.queues(),
-    "broker.stats": lambda broker, queue, held: broker.stats(),
-    "flush": lambda broker, queue, held: broker.flush(),
-}
-
-
-@pytest.mark.parametrize("call", CLOSED_CALLS.values(), ids=CLOSED_CALLS)
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_a_closed_broker_says_so(engine, call):
     with engine.open() as broker:
         queue = broker.queue("mail")

@@ -13,11 +13,11 @@ import sys
 import tempfile
 import threading
 import tracemalloc
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from calls import CHANGES
 from fakes import CountingDisk, QuickDisk, made_here, open_on
 
 import mq
@@ -160,18 +160,6 @@ def test_memory_is_private_and_gone_at_close(tmp_path, monkeypatch):
 
 
 # ── read-only ──────────────────────────────────────────────────────────────────────
-
-CHANGES: dict[str, Callable[[mq.Broker, mq.Queue, mq.Delivery], object]] = {
-    "publish": lambda broker, queue, held: queue.publish("x"),
-    "publish_many": lambda broker, queue, held: queue.publish_many(["x"]),
-    "publish to a new queue": lambda broker, queue, held: broker.queue("new").publish("x"),
-    "receive": lambda broker, queue, held: queue.receive(),
-    "receive now": lambda broker, queue, held: queue.receive(timeout=0),
-    "receive_many": lambda broker, queue, held: queue.receive_many(1, timeout=0),
-    "ack_many": lambda broker, queue, held: queue.ack_many([held]),
-    "purge": lambda broker, queue, held: queue.purge(),
-    "declare": lambda broker, queue, held: broker.queue("mail", visibility_timeout=3),
-}
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
