@@ -454,7 +454,7 @@ class Maintenance:
         replica = self._replica
         if not replica.turn.exclusive:
             positions = checkpoint.positions(replica.disk, self._checkpoint_path, "state")
-            self._replica.checkpoint_at = max([self._replica.checkpoint_at, *positions])
+            replica.checkpoint_at = max([replica.checkpoint_at, *positions])
 
     def checkpoint(self) -> None:
         """Keep the state as it is now, for the next opening."""
@@ -469,15 +469,14 @@ class Maintenance:
             log.watch.stand()
             replica.disk.make_directory(self._checkpoint_path)  # as a cache, it may be deleted at any time
             marker = log.append_head(now_ms, log.head)
-            if (
-                not replica.turn.exclusive
-            ):  # the same, if the state was read anew since: then nothing is missing
+            # The same, if the state was read anew since: then nothing is missing.
+            if not replica.turn.exclusive:
                 replica.state.keep_only(lambda place: place[0] in packs_there)
             start = Start(log.end, log.segments[-1].base, marker, log.reader.checksum(marker), log.head)
             frozen = snapshot.freeze(replica.state)
         pack = checkpoint.Pack(start.position)
         state, packs, saved = snapshot.encode(frozen, pack.add, self._let_others_run)
-        self._replica.checkpoint_at = start.position
+        replica.checkpoint_at = start.position
         self._checkpoint_bytes = checkpoint.write(
             replica.disk,
             self._checkpoint_path,

@@ -40,8 +40,7 @@ class Reader:
 
     def attach(self) -> None:
         """Read what is there now, and change nothing."""
-        self._replica.identity = identify(self._disk, self._path, create=False)
-        self._replica.identify(self._replica.identity)
+        self._replica.identify(identify(self._disk, self._path, create=False))
         self._turn.mark = shared.no_page()
         again = False
         while True:

@@ -264,8 +264,7 @@ class Store:
             alone = self.turn.locks.arrive(exclusive=self.exclusive)
         if alone and not self.exclusive:
             self.turn.locks.make_cleaner()
-        self.replica.identity = identify(disk, path, create=False)
-        self.replica.identify(self.replica.identity)
+        self.replica.identify(identify(disk, path, create=False))
         self.turn.mark = shared.open_mark(disk, self._mark_path, self.replica.identity.key, create=alone)
         if alone:
             # The page may be new; and the process that made the store may have died before its names

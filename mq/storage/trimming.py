@@ -25,19 +25,17 @@ class Trimming:
         tail = self._tail
         with tail.owner.turn():
             self._watch.stand()
-            self._drop_upto(before)
+            self.drop_before(before)
             if tail.fd >= 0:
                 tail.mark[HEAD] = tail.head
         return self._unlink_before(min(before, tail.head))
 
     def drop_before(self, head: int) -> None:
-        """Another process moved what lived before *head*, and is about to unlink it."""
-        while self._tail.segments[0].limit <= head:
-            self._drop_oldest()
+        """What lived in the segments before *head* was moved, perhaps by another process, which unlinks them.
 
-    def _drop_upto(self, before: int) -> None:
-        """They may be dropped already: by following another process that said where the log begins."""
-        while len(self._tail.segments) > 1 and self._tail.segments[0].limit <= before:
+        They may be dropped already: by following a process that said where the log begins.
+        """
+        while len(self._tail.segments) > 1 and self._tail.segments[0].limit <= head:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
