@@ -179,7 +179,7 @@ def test_beside_an_old_mq_this_one_is_refused_with_both_versions_named(tmp_path,
     path = tmp_path / "s"
     left_by(old, path, close=False)
     before = files(path)
-    says = "version 1 of the page.*version 3"
+    says = "version 1 of the page.*version 4"
     kind: type[Exception] = mq.Unsupported
     if options.get("exclusive"):
         kind, says = mq.StoreLocked, str(old.pid)
@@ -287,7 +287,7 @@ def test_beside_a_later_version_of_the_page_nobody_is_admitted(tmp_path, read_on
         broker.queue("q").publish("q")
         put(path, shared.VERSION, 9)
         before = files(path)
-        with pytest.raises(mq.Unsupported, match=r"version 9 of the page.*version 3"):
+        with pytest.raises(mq.Unsupported, match=r"version 9 of the page.*version 4"):
             mq.open(path, read_only=read_only)
         assert files(path) == before
 

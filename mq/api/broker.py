@@ -77,6 +77,19 @@ class Broker:
         """
         return self._store_id
 
+    @property
+    def generation(self) -> int:
+        """A number that changes with every queue (made, deleted), option, `pause` and `resume`.
+
+        It has changed when the call that changes something returns, in this or another process.  What
+        happens to messages does not change it.  A program that keeps what it knows of the queues compares
+        this number, and looks again when it is another one.  To read it takes no lock and no turn; with
+        read_only=True it takes as long as `queues()`.
+
+        Raises Closed.
+        """
+        return looking.generation(self._store)
+
     @overload
     def queue(self, name: str, *, type: type[T], **options: Unpack[QueueOptions]) -> Queue[T]: ...
     @overload

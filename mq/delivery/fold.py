@@ -30,7 +30,7 @@ from . import records, runs
 from .attributes import Failed
 from .decode import NotUnderstood, decode
 from .dedup import Seen
-from .options import Declaration
+from .options import Declaration, defines_alike
 from .queue import QueueState
 from .records import Draft, Event, Move, Pairs
 from .runs import CHAINED, PUBLISHES, UNCHAINED, Outline, Run, Stretch
@@ -142,6 +142,9 @@ def _decoded(lsn: int, kind: int, flags: int, buffer: Any, start: int, length: i
 
 def _declare(state: State, queue: QueueState, lsn: int, flags: int, event: tuple[Declaration]) -> None:
     before = queue.name
+    # The cleaner writes a declaration again, with the totals so far: that changes no definition.
+    if queue.declared_at < 0 or not defines_alike(event[0], queue.options):
+        state.generation = lsn
     queue.declare(event[0], lsn)
     state.bind(queue, before)
 
@@ -242,6 +245,7 @@ def _reschedule(state: State, queue: QueueState, lsn: int, flags: int, event: Ev
 
 
 def _delete(state: State, queue: QueueState, lsn: int, flags: int, event: Event) -> None:
+    state.generation = lsn
     state.delete(queue)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -43,6 +43,9 @@ class Declaration(
     dropped: int = 0
 
 
+DEFINITION: Final = (*Options.__struct_fields__, "name", "paused")  # fields: what a program declares
+
+
 class Totals:
     """What has happened at the queue since it was made: how many messages."""
 
@@ -52,6 +55,11 @@ class Totals:
         self.published, self.acked, self.failed = declaration.published, declaration.acked, declaration.failed
         self.expirations, self.dead_lettered = declaration.expirations, declaration.dead_lettered
         self.dropped = declaration.dropped
+
+
+def defines_alike(one: Declaration, other: Declaration) -> bool:
+    """Whether they differ at most in what happens to a queue: totals, and when it was last in use."""
+    return all(getattr(one, name) == getattr(other, name) for name in DEFINITION)
 
 
 def replaced(declaration: Declaration, changes: dict[str, Any]) -> Declaration:

@@ -44,6 +44,13 @@ Stored = list[tuple[int, int, Kept]]  # of each chunk: first id (of the first: t
 Lane = tuple[int, int, Stored]  # priority, the head's index in the first chunk, chunks
 
 
+class Content(msgspec.Struct, array_like=True):
+    """What a checkpoint holds."""
+
+    generation: int
+    images: list[Image]
+
+
 class Contents(msgspec.Struct, array_like=True):
     """What a queue holds, beside what its image says."""
 
@@ -75,13 +82,17 @@ class Loaded(NamedTuple):
     dedup: dict[str, Seen]
 
 
-Frozen = list[Image | Loaded]
+class Frozen(NamedTuple):
+    """What was true at one moment."""
+
+    generation: int
+    queues: list[Image | Loaded]
 
 
 def freeze(state: State) -> Frozen:
     """What is true now."""
     state.count()
-    frozen: Frozen = [image for image in state.unloaded if image.number not in state.queues]
+    queues: list[Image | Loaded] = [image for image in state.unloaded if image.number not in state.queues]
     for queue in state.queues.values():
         contents = Contents(declaration_of(queue), queue.declared_at, queue.bytes, [], b"", b"")
         lanes: list[list[Held]] = []
@@ -94,8 +105,8 @@ def freeze(state: State) -> Frozen:
             queue.number, queue.name, goes, 0, *queue.counted, alarm.store, alarm.wall, (), msgspec.Raw()
         )
         delayed, flights, dedup = queue.delayed.copy(), queue.flights.copy(), dict(queue.dedup.items())
-        frozen.append(Loaded(image, contents, lanes, delayed, flights, dedup))
-    return frozen
+        queues.append(Loaded(image, contents, lanes, delayed, flights, dedup))
+    return Frozen(state.generation, queues)
 
 
 def encode(
@@ -107,9 +118,9 @@ def encode(
     all that there is, or to decode it, is one call that none of them can interrupt.
     """
     saved: list[tuple[Held, Kept]] = []
-    images = [each if isinstance(each, Image) else _image(each, save, saved, rest) for each in frozen]
+    images = [each if isinstance(each, Image) else _image(each, save, saved, rest) for each in frozen.queues]
     packs = {pack for image in images for pack in image.packs}
-    return msgspec.msgpack.encode(images), packs, saved
+    return msgspec.msgpack.encode(Content(frozen.generation, images)), packs, saved
 
 
 def _image(
@@ -170,7 +181,7 @@ def _map_head(count: int) -> bytes:
 
 def places(data: bytes | msgspec.Raw) -> Iterator[Place]:
     """Where the arrays are that the encoding names."""
-    for image in msgspec.msgpack.decode(data, type=list[Image]):
+    for image in msgspec.msgpack.decode(data, type=Content).images:
         yield from _places(msgspec.msgpack.decode(image.contents, type=Contents))
 
 
@@ -183,9 +194,9 @@ def _places(contents: Contents) -> Iterator[Place]:
 def restore(data: bytes | msgspec.Raw, load: Load) -> State:
     """The state that was frozen."""
     state = State()
-    state.add_unloaded(
-        Unloaded(msgspec.msgpack.decode(data, type=list[Image]), partial(_load_queue, state.board, load))
-    )
+    content = msgspec.msgpack.decode(data, type=Content)
+    state.generation = content.generation
+    state.add_unloaded(Unloaded(content.images, partial(_load_queue, state.board, load)))
     return state
 
 

@@ -27,6 +27,9 @@ class State:
         self.unloaded = Unloaded()  # the others
         self._by_name: dict[str, QueueState] = {}
         self.board = Board()
+        # The position of the last record that changed a definition: a queue or an option.  The methods of the
+        # fold that change one set it.  So a number never means two things, wherever a process begins to read.
+        self.generation = 0
         self.renamed: set[str] = set()  # names that mean another queue than before, or none
         self._total = self._live_bytes = 0  # of all queues, as of when each was counted
         # While `within` goes through all that is live: messages that went to another queue meanwhile,

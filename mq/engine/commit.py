@@ -61,6 +61,7 @@ class Committer:
         fold.take(replica.state, positions, plan.drafts, taken)
         if replica.state.renamed:
             replica.waiters.rebind()
+        replica.show_generation()
         replica.applied = replica.log.end
         replica.waiters.announce(plan)
         return positions

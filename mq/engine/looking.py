@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mq.delivery import dead, records
 from mq.delivery.now import Now
@@ -16,9 +16,12 @@ from mq.delivery.traits import Flight, Traits
 from mq.engine.bodies import More, more_of
 from mq.engine.channel import Channel
 from mq.engine.operation import operation
+from mq.engine.phase import Phase
 from mq.engine.store import Store
 from mq.errors import CorruptStore, UsageError
-from mq.storage import locks
+from mq.storage import locks, shared
+
+MAPPED: Final = frozenset({Phase.OPEN, Phase.EXCLUSIVE})  # the page says what is so now
 
 
 class Stats(NamedTuple):
@@ -143,6 +146,18 @@ def skew_ms(store: Store) -> int:
 def store_id(store: Store) -> str:
     """What tells the store from all others."""
     return store.replica.identity.store_id
+
+
+def generation(store: Store) -> int:
+    """A number that changes with every definition."""
+    if store.phase in MAPPED:
+        return store.turn.mark[shared.GENERATION]
+    return _generation(store)
+
+
+@operation
+def _generation(store: Store) -> int:
+    return store.turn.look(lambda: store.turn.mark[shared.GENERATION])
 
 
 def processes(store: Store) -> list[int]:

@@ -153,6 +153,7 @@ class Replica:
         self.epoch += 1
         state.name_the_nameless()
         self.waiters.bind(state)
+        self.show_generation()
         self.applied = applied  # when all that depends on it is done: before, an interruption leaves it void
         self.waiters.wake_all()
 
@@ -209,13 +210,19 @@ class Replica:
                 elif mark[DIRTY]:
                     log.following.adopt(self.clock.store_ms())
                 else:
-                    return
+                    return self.show_generation()
         except OSError as error:
             if self.turn.is_left():
                 return self.turn.enter()
             pass_on(error)
             log.watch.stand()  # perhaps the program closed a descriptor
             raise storage_error(self.path, error) from error
+
+    def show_generation(self) -> None:
+        """Put it on the page; in a turn.  Also that of a process which died before it could."""
+        mark, generation = self.turn.mark, self.state.generation
+        if mark[shared.GENERATION] < generation:  # one that reads a part again knows an older one
+            mark[shared.GENERATION] = generation
 
     def keep_up(self) -> None:
         """Another process has LOCK: follow what it appends meanwhile, not so much that LOCK is missed."""

@@ -33,7 +33,7 @@ from .recovery import Start
 
 MAGIC: Final = b"mq-ckpt\n"
 HEADER: Final = Struct("<8s8sIQ")
-VERSION: Final = 3  # of what the layer above keeps: another one is passed over
+VERSION: Final = 4  # of what the layer above keeps: another one is passed over
 
 
 class Place(NamedTuple):

@@ -6,9 +6,9 @@
     │ key │ end │ dirty │ synced │ syncing │ failed │ head │ holder │ synced, again │
     ├─────┴───┬─┴──────┬┴────────┴┬────────┴┬───────┴────┬─┴────────┴───────────────┘
     │ waiting │ asleep │ offset   │ syncer  │ recovering │ version │ boot │ time space │ seen │
-    ├───────┬─┴──────┬─┴─────┬────┴─┬───────┴┬───────────┴─────────┴──────┴────────────┴──────┘
-    │ files │ origin │ epoch │ bias │ barred │  … zeros
-    └───────┴────────┴───────┴──────┴────────┘
+    ├───────┬─┴──────┬─┴─────┬────┴─┬───────┴┬──────────┴─┬───────┴──────┴────────────┴──────┘
+    │ files │ origin │ epoch │ bias │ barred │ generation │  … zeros
+    └───────┴────────┴───────┴──────┴────────┴────────────┘
      words 64–127: which processes wait for which queues; 128–191: which are inside without LOCK  … zeros
 
 Outside the store's lock every word is a hint, except `synced`, which only grows.  After a
@@ -59,12 +59,14 @@ EPOCH: Final = 20  # of the log that the page was last used with; 0: of none yet
 # has LOCK wants it to come in no more.
 BIAS: Final = 21
 BARRED: Final = 22  # a process that knows no barrier is, or was, here: no process comes in without LOCK
-WORDS: Final = 23  # in use
+# Changes with what is declared (mq/delivery/state.py): programs read it without a lock.  Written in a turn.
+GENERATION: Final = 23
+WORDS: Final = 24  # in use
 WAITS: Final = 64  # so many words from here: of each a bit for each process that waits for one of its names
 WAITS_WORDS: Final = 64
 INSIDE: Final = 128  # from here a word for each slot: its process is inside, or looks whether it may be
 SLOTS: Final = 64
-PAGE_VERSION: Final = 3  # processes that share a store share one; see FORMAT.md, Versions
+PAGE_VERSION: Final = 4  # processes that share a store share one; see FORMAT.md, Versions
 
 # KEY, SYNCED and SYNCED_TWIN are the same words in every version.
 KEPT_IN_RENEWAL: Final = frozenset({KEY, SYNCED, SYNCED_TWIN, RECOVERING})

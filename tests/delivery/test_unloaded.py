@@ -16,7 +16,6 @@ from mq.delivery.now import Now
 from mq.delivery.options import Declaration
 from mq.delivery.snapshot import encode, freeze, restore
 from mq.delivery.state import State
-from mq.delivery.unloaded import Image
 
 NOW = Now(1000, 10**12)
 NAMES = ["a", "b", "c"]
@@ -149,7 +148,7 @@ def test_interrupted_while_it_is_loaded_it_is_there_once(unloaded, happens, monk
     state, _ = filled()
     assert facts(unloaded, "b") == facts(state, "b")
     assert unloaded.names() == {*NAMES}
-    assert len(freeze(unloaded)) == 3
+    assert len(freeze(unloaded).queues) == 3
     fold.apply(unloaded, alone([(5000, records.DELETE, 0, 2, 0, b"", 0, 0)]))
     assert unloaded.named("b") is unloaded.queue(2) is None
     assert (unloaded.names(), unloaded.size(), unloaded.total()) == ({"a", "c"}, 2, 8)
@@ -184,7 +183,7 @@ def test_what_is_encoded_in_parts_is_as_if_it_were_encoded_at_once(count, monkey
         queue.remember(f"{id}", Seen(id, 10**6, id))
     rests: list[None] = []
     data, _, _ = encode(freeze(state), lambda words: (7, 0), lambda: rests.append(None))
-    (image,) = msgspec.msgpack.decode(data, type=list[Image])
+    (image,) = msgspec.msgpack.decode(data, type=snapshot.Content).images
     contents = msgspec.msgpack.decode(image.contents, type=snapshot.Contents)
     assert bytes(image.contents) == msgspec.msgpack.encode(contents)
     assert len(rests) >= (count - count // 2) // snapshot.PART
