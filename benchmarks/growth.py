@@ -147,7 +147,7 @@ def opening(fill: Callable[[mq.Broker, int], Any]) -> Callable[[Path, int], floa
     def measure(path: Path, count: int) -> float:
         with mq.open(path, sync="never") as broker:
             fill(broker, count)
-            broker._store.maintenance.checkpoint()
+            broker._store.maintenance.checkpoints.write()
         return median_of(lambda: mq.open(path).close())
 
     return measure
@@ -157,7 +157,7 @@ def first_use(fill: Callable[[mq.Broker, int], mq.Queue[Any]]) -> Callable[[Path
     def measure(path: Path, count: int) -> float:
         with mq.open(path, sync="never") as broker:
             fill(broker, count)
-            broker._store.maintenance.checkpoint()
+            broker._store.maintenance.checkpoints.write()
         with mq.open(path) as broker:
             return median_of(lambda: broker.queue("crowd").stats(), rounds=1)
 

@@ -23,9 +23,9 @@ BODY_BYTES = 100
 ROUNDS = 5
 
 OPEN = """
-import sys, time, mq, mq.engine.maintenance
+import sys, time, mq, mq.engine.cleaning
 if sys.argv[2] == "long":  # a log that the cleaner would soon make short
-    mq.engine.maintenance.cleaner.is_due = lambda log, live_bytes: False
+    mq.engine.cleaning.cleaner.is_due = lambda log, live_bytes: False
 begin = time.perf_counter()
 broker = mq.open(sys.argv[1], sync="never")
 found = broker.queue("bench").receive(timeout=0)
@@ -40,7 +40,7 @@ else:
 """
 
 FILL = """
-import os, sys, mq, mq.engine.maintenance
+import os, sys, mq, mq.engine.cleaning
 broker = mq.open(sys.argv[1], sync="never")
 queue = broker.queue("bench")
 for _ in range(int(sys.argv[2]) // 1000):
@@ -55,14 +55,14 @@ broker.close()
 """
 
 DRAIN = """
-import os, sys, mq, mq.engine.maintenance
+import os, sys, mq, mq.engine.cleaning
 broker = mq.open(sys.argv[1], sync="never")
 kept, queue = broker.queue("bench"), broker.queue("traffic")
 body = bytes(100_000)
 target = int(sys.argv[2]) << 30
 stuck = [kept.publish(bytes(100)) for _ in range(1000)]
 batch = [body] * 100
-mq.engine.maintenance.cleaner.is_due = lambda log, live_bytes: False
+mq.engine.cleaning.cleaner.is_due = lambda log, live_bytes: False
 while broker._store.replica.log.end < target:
     queue.publish_many(batch)
     queue.ack_many(queue.receive_many(100))

@@ -20,7 +20,7 @@ import pytest
 from fakes import CountingDisk, open_on
 
 import mq
-from mq.engine import background, maintenance
+from mq.engine import background, cleaning
 from mq.engine.background import GIVE_UP, Worker
 from mq.engine.store import Store
 from mq.storage import cleaner, real_disk
@@ -360,26 +360,26 @@ def test_what_could_not_be_given_back_is_tried_again_and_later_each_time(
 ) -> None:
     """An error that passes must not cost the space for as long as the store is open."""
     now, stubborn = [1000.0], Stubborn()
-    monkeypatch.setattr(maintenance, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda _: None))
+    monkeypatch.setattr(cleaning, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda _: None))
     with open_on(stubborn, tmp_path, sync="never", segment_bytes=SEGMENT_BYTES, background=False) as broker:
-        cleaning, queue = broker._store.maintenance, broker.queue("mail")
+        inner, queue = broker._store.maintenance, broker.queue("mail")
 
         def run_after(seconds: float) -> int:
             now[0] += seconds
             before = stubborn.unlinks
-            cleaning.run()
+            inner.run()
             return before - stubborn.unlinks
 
         stubborn.unlinks = 1000
         use_up(queue, 200)
-        assert cleaning.trouble
-        cleaning._again_seconds, cleaning._again_at = 2.0, now[0] + 1.0
+        assert inner.cleaning.trouble
+        inner.cleaning._again_seconds, inner.cleaning._again_at = 2.0, now[0] + 1.0
         assert [run_after(seconds) for seconds in (0.5, 0.6, 1.9, 0.2, 3.9, 0.2)] == [0, 1, 0, 1, 0, 1]
         assert caplog.text.count("space is not given back") == 1
         stubborn.unlinks = 0
         many = broker.stats().segments
         run_after(1000)
-        assert cleaning.trouble is None
+        assert inner.cleaning.trouble is None
         assert broker.stats().segments < many
 
 
@@ -388,20 +388,20 @@ def test_a_directory_whose_sync_failed_keeps_its_segments_until_the_store_is_ope
 ) -> None:
     """P9: a second sync proves nothing, and a gap in the log would pass for damage."""
     now, stubborn = [1000.0], Stubborn()
-    monkeypatch.setattr(maintenance, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda _: None))
+    monkeypatch.setattr(cleaning, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=lambda _: None))
     with open_on(stubborn, tmp_path, sync="never", segment_bytes=SEGMENT_BYTES, background=False) as broker:
-        cleaning, queue = broker._store.maintenance, broker.queue("mail")
+        inner, queue = broker._store.maintenance, broker.queue("mail")
         use_up(queue, 20)
         stubborn.directories = 1
-        cleaning.run()
-        while not cleaning.trouble:
+        inner.run()
+        while not inner.cleaning.trouble:
             queue.publish(bytes(300))
             queue.receive(timeout=0).ack()
-            cleaning.run()
+            inner.run()
         names = os.listdir(tmp_path / "log")
         now[0] += 1000
         use_up(queue)
-        cleaning.run()
+        inner.run()
         assert set(names) <= set(os.listdir(tmp_path / "log"))
     with mq.open(tmp_path) as again:
         assert again.queue("mail").stats().ready == 0

@@ -135,7 +135,7 @@ def test_created_at_goes_by_the_wall_clock_of_then(tmp_path, before, after):
                 broker.queue("x").publish(b"." * 800)
                 broker.queue("x").receive(timeout=0).ack()
             broker._store.maintenance.compact()
-            broker._store.maintenance.checkpoint()
+            broker._store.maintenance.checkpoints.write()
             assert [each.created_at for each in broker.queue("q").peek()] == [at(before), at(after)]
         here.reboot(after + HOUR)
         with opened(here, tmp_path / "s", segment_bytes=1024) as broker:

@@ -86,7 +86,7 @@ def clean(life):
 
 
 def save(life):
-    life.store.maintenance.checkpoint()
+    life.store.maintenance.checkpoints.write()
 
 
 def flush(life):

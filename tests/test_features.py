@@ -302,7 +302,7 @@ def test_a_backoff_is_not_moved_by_the_wall_clock(
     take(queue).nack()
     take(queue).nack(delay=10)
     if again == "from a checkpoint":
-        broker._store.maintenance.checkpoint()
+        broker._store.maintenance.checkpoints.write()
     elif again == "moved":
         broker._store.maintenance.compact()
     if again != "live":
@@ -443,7 +443,7 @@ def test_a_group_is_held_over_a_restart(engine: Engine, broker: mq.Broker) -> No
     for index in range(3):
         queue.publish(index, group="g")
     receipt = take(queue).receipt
-    broker._store.maintenance.checkpoint()
+    broker._store.maintenance.checkpoints.write()
     queue = engine.reopen(broker).queue("mail")
     assert queue.receive(timeout=0) is None
     queue.ack_many([receipt])
@@ -727,7 +727,7 @@ def test_to_shorten_how_long_an_idle_queue_stays_counts_at_once(
     broker.queue("mail", **{option: 100_000})
     broker.queue("mail", **{option: 10})
     if again == "from a checkpoint":
-        broker._store.maintenance.checkpoint()
+        broker._store.maintenance.checkpoints.write()
     if again != "live":
         broker = engine.reopen(broker)
     for seconds, left in ((9, ["mail"]), (1, [])):
@@ -822,7 +822,7 @@ def test_of_many_queues_only_those_that_hold_something_are_asked(
     while message := broker.receive(queues, timeout=0):
         message.ack()
     queues[45].publish("kept by the checkpoint")
-    broker._store.maintenance.checkpoint()
+    broker._store.maintenance.checkpoints.write()
     broker = engine.reopen(broker)
     queues = [broker.queue(f"q{number}") for number in range(50)]
     assert take_from(broker, queues) == "kept by the checkpoint"
@@ -998,7 +998,7 @@ def test_dedup_ids_behind_one_with_a_long_window_are_forgotten(
     if again == "moved":
         broker._store.maintenance.compact()
     if again == "from a checkpoint":
-        broker._store.maintenance.checkpoint()
+        broker._store.maintenance.checkpoints.write()
     if again in ("from a checkpoint", "from the log"):
         broker = engine.reopen(broker)
         queue = broker.queue("mail")

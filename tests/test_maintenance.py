@@ -10,7 +10,7 @@ from fakes import QuickDisk, open_on
 
 import mq
 from mq.api.broker import Broker
-from mq.engine import maintenance
+from mq.engine import cleaning, maintenance
 from mq.storage.real_disk import RealDisk
 
 SEGMENT_BYTES = 4096
@@ -81,9 +81,10 @@ def test_a_close_whose_time_is_up_in_the_middle_of_cleaning_loses_nothing(
             message.ack()
     now = iter(range(1000))  # seconds pass as often as somebody looks at the clock
     monkeypatch.setattr(maintenance, "CLOSING_SECONDS", slices)
-    monkeypatch.setattr(
-        maintenance, "time", SimpleNamespace(monotonic=lambda: next(now), sleep=lambda _: None)
-    )
+    for module in (maintenance, cleaning):
+        monkeypatch.setattr(
+            module, "time", SimpleNamespace(monotonic=lambda: next(now), sleep=lambda _: None)
+        )
     broker.close()
     with mq.open(tmp_path) as again:
         assert [message.raw for message in again.queue("mail").receive_many(1000)] == stays

@@ -62,7 +62,7 @@ def use(path: Path, **options: object) -> None:
             queue.receive(timeout=0).ack()
         assert broker.queue("idle").receive(timeout=0.001) is None
         queue.publish(BODY)
-        broker._store.maintenance.checkpoint()
+        broker._store.maintenance.checkpoints.write()
         broker._store.maintenance.compact()
 
 

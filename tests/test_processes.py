@@ -21,7 +21,7 @@ import pytest
 from companions import KINDS, NEVER, Companion, Hands, How, until
 
 import mq
-from mq.engine import maintenance
+from mq.engine import checkpoints
 from mq.engine.listener import SLOTS
 from mq.storage import locks
 from mq.storage.shared import ASLEEP, END, HEAD, waits_word
@@ -493,7 +493,7 @@ def verdict(path: Path, living: Companion | None = None) -> str:
 @pytest.fixture
 def busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checkpoints are written all the time here."""
-    monkeypatch.setattr(maintenance, "CHECKPOINT_SHARE", 0)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_SHARE", 0)
 
 
 def rotate_clean_and_checkpoint(broker: mq.Broker) -> None:

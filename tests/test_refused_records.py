@@ -25,7 +25,7 @@ from mq.delivery.attributes import Changes
 from mq.delivery.plan import Plan
 from mq.delivery.state import declaration_of
 from mq.delivery.traits import changes_in
-from mq.engine import maintenance
+from mq.engine import keeper
 from mq.storage import record, segment
 from mq.storage.real_disk import RealDisk
 
@@ -170,9 +170,7 @@ def test_the_cleaner_moves_nothing_that_could_not_be_read_again(tmp_path, monkey
     queue = broker.queue("mail", backoff=mq.Backoff(initial=0))
     queue.publish("kept")
     queue.receive(timeout=0).nack(reason="it has a history, which moves with it")
-    monkeypatch.setattr(
-        maintenance, "changes_in", lambda said, traits: changes_in(said, traits) and Changes(-5)
-    )
+    monkeypatch.setattr(keeper, "changes_in", lambda said, traits: changes_in(said, traits) and Changes(-5))
     with caplog.at_level(logging.WARNING, "mq"):
         for _ in range(100):
             broker.queue("other").publish(bytes(200))
@@ -193,7 +191,7 @@ def test_a_checkpoint_that_would_not_decode_is_not_written(tmp_path, monkeypatch
                 snapshot, "declaration_of", lambda queue: replace(declaration_of(queue), expired="E.DROP")
             )
             with pytest.raises(mq.Unsupported, match="does not say what queue 'mail' holds"):
-                broker._store.maintenance.checkpoint()
+                broker._store.maintenance.checkpoints.write()
     assert not list((path / "checkpoint").glob("*.state"))
     for read_only in (True, False):
         with mq.open(path, read_only=read_only) as broker:
@@ -211,7 +209,7 @@ def test_a_checkpoint_that_does_not_decode_is_refused_by_name(tmp_path, monkeypa
             planted.setattr(
                 snapshot, "declaration_of", lambda queue: replace(declaration_of(queue), expired="E.DROP")
             )
-            broker._store.maintenance.checkpoint()
+            broker._store.maintenance.checkpoints.write()
     with mq.open(path) as broker, pytest.raises(mq.Unsupported, match="delete the store's directory check"):
         broker.queue("mail").stats()
     result = CliRunner().invoke(cli, ["verify", "--store", str(path)])

@@ -408,7 +408,7 @@ def test_checkpoints_that_go_are_made_again(path):
     with opened(path) as a:
         a.queue("q").publish_many([BODY] * 200)
         shutil.rmtree(path / "checkpoint")
-        a._store.maintenance.checkpoint()
+        a._store.maintenance.checkpoints.write()
         assert len(list((path / "checkpoint").glob("*.state"))) == 1
 
 

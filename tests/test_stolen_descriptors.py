@@ -79,7 +79,7 @@ for number in range(300):
     if number % 10 == 0:
         q.receive_many(9)
         assert b.queue("other").receive(timeout=0.001) is None
-a._store.maintenance.checkpoint()
+a._store.maintenance.checkpoints.write()
 assert not any(is_store(fd) for fd in range(3))
 with mq.open(path, read_only=True) as reader:
     assert reader.queue("q").stats().published == 300

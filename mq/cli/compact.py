@@ -10,6 +10,7 @@ from mq.cli.app import command, json_option, require_store, store_option
 from mq.cli.inspect import take_census
 from mq.cli.progress import Progress
 from mq.delivery import records
+from mq.engine.compacting import garbage_upto
 from mq.storage.real_disk import RealDisk
 from mq.storage.rotation import ALLOCATE_BYTES
 
@@ -73,6 +74,6 @@ def _garbage_upto(store: str) -> int:
     while True:
         with mq.open(store, read_only=True) as broker:
             try:
-                return broker._store.maintenance.garbage_upto()
+                return garbage_upto(broker._store.replica)
             except FileNotFoundError:
                 pass

@@ -21,7 +21,7 @@ from mq import forks
 from mq.engine.clock import Clock
 from mq.engine.flusher import Flusher
 from mq.engine.listener import Listener
-from mq.engine.maintenance import MEMORY, Maintenance
+from mq.engine.maintenance import Maintenance
 from mq.engine.phase import Phase
 from mq.engine.replica import Replica
 from mq.engine.turn import Turn
@@ -30,6 +30,7 @@ from mq.notes import ERROR, Notes
 from mq.storage import shared
 from mq.storage.disk import Disk
 from mq.storage.explain import explain
+from mq.storage.memory_disk import MEMORY
 from mq.storage.shared import FAILED, HOLDER
 
 CLOSE_SECONDS: Final = 1.0  # for operations of other threads to end, once no more may begin

@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from mq.delivery import due, fold, records
+from mq.delivery import due, fold
 from mq.delivery.due import next_work
 from mq.delivery.plan import Plan
 from mq.delivery.queue import QueueState
-from mq.delivery.records import Draft
-from mq.delivery.state import declaration_of
 from mq.engine.replica import FOLLOW_BYTES, Replica
 from mq.engine.sizes import size_of
 from mq.errors import DiskFull, UsageError
@@ -108,7 +106,3 @@ class Committer:
                 self.commit(plan)
                 self._replica.log.sync(self._replica.log.end)
             self.downtime_ms = 0
-
-    def declaration(self, queue: QueueState) -> Draft:
-        """The record that says all there is to know of *queue* beside its messages."""
-        return records.declare(queue.number, declaration_of(queue))

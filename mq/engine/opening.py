@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from mq.engine.maintenance import MEMORY as MEMORY
 from mq.engine.store import Store
 from mq.hold import Hold
 from mq.storage import paths
 from mq.storage.log import SEGMENT_BYTES_MIN as SEGMENT_BYTES_MIN
+from mq.storage.memory_disk import MEMORY as MEMORY
 from mq.storage.record import GROUP_BYTES_MAX
 
 SEGMENT_BYTES_MAX: Final = GROUP_BYTES_MAX  # a record, or a group of them, is never longer

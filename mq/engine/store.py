@@ -34,7 +34,7 @@ from mq.engine.commit import Committer
 from mq.engine.flusher import Flusher
 from mq.engine.listener import Listener
 from mq.engine.loading import identify
-from mq.engine.maintenance import MEMORY, Maintenance
+from mq.engine.maintenance import Maintenance
 from mq.engine.names import check_name
 from mq.engine.operation import operation
 from mq.engine.phase import Phase
@@ -60,7 +60,7 @@ from mq.storage.explain import REOPEN, explain, left
 from mq.storage.identity import Identity
 from mq.storage.locks import Locks
 from mq.storage.log import Log
-from mq.storage.memory_disk import MemoryDisk
+from mq.storage.memory_disk import MEMORY, MemoryDisk
 from mq.storage.owner import Owner
 from mq.storage.real_disk import RealDisk
 from mq.storage.segment import epoch_of
@@ -219,7 +219,7 @@ class Store:
             self._require_parents(self.replica.identity, self.own_tag())
             if alone:
                 with suppress(OSError):  # a full disk: publishes will be refused
-                    self.replica.log.reserve.hold(self.maintenance.kept((), 0)[0])
+                    self.replica.log.reserve.hold(self.maintenance.cleaning.kept((), 0)[0])
             self._begin_flusher()
             if self.turn.pid != os.getpid():
                 raise left()  # half of it is the parent's
@@ -247,7 +247,7 @@ class Store:
     def note_pressure(self) -> None:
         """The cleaner fell behind, or has caught up: a publish has more to do behind its append, or not."""
         is_missing = self._flusher is not None and self._flusher.missing
-        self.wait_after_publish = self.sync_always or self.maintenance.pressed or is_missing
+        self.wait_after_publish = self.sync_always or self.maintenance.cleaning.pressed or is_missing
 
     def _miss_flusher(self) -> None:
         self.wait_after_publish = True
@@ -365,7 +365,7 @@ class Store:
     def _take_log(self, log: Log, found: recovery.Survey, *, closed: bool) -> None:
         owner = Owner(
             skew_ms=self.clock.skew_ms,
-            kept=self.maintenance.kept,
+            kept=self.maintenance.cleaning.kept,
             refusable=frozenset({records.PUBLISH}),
             # Not where each publish waits for the disk: a write is as fast there, and fails with an errno.
             may_map=not self.sync_always and self.disk.may_map(self._log_path),
@@ -493,7 +493,7 @@ class Store:
             self.replica.log.sync(end)
         elif self._flusher and self._flusher.missing:
             self._flusher.help()
-        if self.maintenance.pressed:
+        if self.maintenance.cleaning.pressed:
             self.maintenance.stall()
 
     # ── the disk ───────────────────────────────────────────────────────────────────

@@ -6,9 +6,12 @@ import errno
 import os
 import time
 from itertools import count
+from typing import Final
 
 from .disk import Inode
 from .private_disk import PrivateDisk
+
+MEMORY: Final = ":memory:"  # the path of a store that is on no disk
 
 
 class MemoryDisk(PrivateDisk):

@@ -141,7 +141,7 @@ def test_dump_knows_the_queue_of_what_stands_before_its_declaration(run: Run, st
     with mq.open(store, segment_bytes=1024) as broker:
         ids = [broker.queue("mail").publish("x" * 100) for _ in range(20)]
         broker.queue("mail").receive(timeout=0).ack()  # type: ignore[union-attr]
-        assert broker._store.maintenance.clean()
+        assert broker._store.maintenance.cleaning.clean()
     result = run("dump", "--queue", "mail", "--json")
     kinds = [each["kind"] for each in lines(result)]
     assert kinds.index("publish") < kinds.index("declare")
@@ -158,7 +158,7 @@ def test_dump_of_a_number_that_was_given_out_again(run: Run, store: Path) -> Non
             broker.queue("kept").publish("kept " + "x" * 500)
         first.publish("first")
         first.delete()
-        assert broker._store.maintenance.clean(), "and with it the first's declaration"
+        assert broker._store.maintenance.cleaning.clean(), "and with it the first's declaration"
         for name in ("second", "third"):
             broker.queue(name).publish(name)
             if name == "second":
@@ -443,7 +443,7 @@ def long_log(store: Path) -> tuple[int, list[int]]:
         queue = broker.queue("mail")
         ids = [id for _ in range(20) for id in queue.publish_many([b"x" * 1000] * 100)]
         queue.receive(timeout=0).ack()  # type: ignore[union-attr]
-        broker._store.maintenance.checkpoint()
+        broker._store.maintenance.checkpoints.write()
         return broker._store.replica.log.end, ids
 
 
@@ -503,13 +503,13 @@ def test_at_once_no_name_is_shown_that_was_another_queues(run: Run, store: Path,
         broker.queue("mail").publish_many(range(30))
         ids = broker.queue("mail").publish_many(range(30))
         broker.queue("mail").ack_many(broker.queue("mail").receive_many(20))
-        assert broker._store.maintenance.clean()
+        assert broker._store.maintenance.cleaning.clean()
         if not live:
             broker.queue("mail").delete()
             for _ in range(20):
                 broker.queue("new").publish(b"x" * 500)
             broker.queue("new", visibility_timeout=9)
-        broker._store.maintenance.checkpoint()
+        broker._store.maintenance.checkpoints.write()
     told = lines(run("dump", "--message", str(ids[-1]), "--json"), kind="publish")
     assert told == lines(run("dump", "--json"), kind="publish", message=ids[-1])
     assert told[0]["queue"] == "mail"

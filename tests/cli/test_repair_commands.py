@@ -6,13 +6,15 @@ import json
 import os
 import pty
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from commands import COMMAND, Run, contents
 
 import mq
-from mq.engine.maintenance import Maintenance
+from mq.engine.compacting import garbage_upto
+from mq.engine.replica import Replica
 from mq.storage.segment import HEADER_BYTES
 
 
@@ -264,15 +266,16 @@ def test_an_estimate_beside_a_process_that_cleans(
 ) -> None:
     """A segment that is gone when it is looked at is no error."""
     with mq.open(store, segment_bytes=1 << 20) as broker:
-        plain, looks = Maintenance.garbage_upto, []
+        plain, looks = garbage_upto, []
 
-        def compacted_meanwhile(self: Maintenance) -> int:
-            looks.append(self)
+        def compacted_meanwhile(replica: Replica) -> int:
+            looks.append(replica)
             if len(looks) == 1:
                 broker._store.maintenance.compact()
-            return plain(self)
+            return plain(replica)
 
-        monkeypatch.setattr(Maintenance, "garbage_upto", compacted_meanwhile)
+        monkeypatch.setattr(sys.modules["mq.cli.compact"], "garbage_upto", compacted_meanwhile)
+        monkeypatch.setattr("mq.engine.compacting.garbage_upto", compacted_meanwhile)
         queue = broker.queue("mail")
         queue.publish_many([bytes(1 << 16)] * 40)
         queue.purge()

@@ -222,8 +222,8 @@ class Actor:
         with self._op("maintain"):
             maintenance = self._broker()._store.maintenance
             maintenance.run(checkpoint_bytes)
-            if maintenance.trouble and not self.process.kernel.disk.fired:
-                raise Wrong(f"P9: space is not given back: {maintenance.trouble!r}")
+            if maintenance.cleaning.trouble and not self.process.kernel.disk.fired:
+                raise Wrong(f"P9: space is not given back: {maintenance.cleaning.trouble!r}")
 
     @when_open
     def look(self, queue: str) -> None:

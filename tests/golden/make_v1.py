@@ -121,7 +121,7 @@ def make_cleaned() -> None:
         work.receive(timeout=0).ack()
     life.store.maintenance.run()
     work.publish("stays waiting")
-    life.store.maintenance.checkpoint()
+    life.store.maintenance.checkpoints.write()
     work.publish("behind the checkpoint")
     work.publish("into the newer segment " * 20)
     life.kill()

@@ -77,8 +77,8 @@ def live(broker: mq.Broker, board: Board) -> None:
         broker.queue("passing").publish(f"passing {number} " * 20)
         broker.queue("passing").receive(timeout=0).ack()
     while broker._store.replica.log.head < 3072:
-        broker._store.maintenance.clean()
-    broker._store.maintenance.checkpoint()
+        broker._store.maintenance.cleaning.clean()
+    broker._store.maintenance.checkpoints.write()
     letters.publish("behind the checkpoint")
 
 

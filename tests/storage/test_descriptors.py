@@ -201,7 +201,7 @@ def test_maintenance_that_gets_no_file_goes_on_later():
     before = len(broker._store.replica.log.segments)
     disk.full = True
     broker._store.maintenance.run()
-    assert broker._store.maintenance.trouble is None
+    assert broker._store.maintenance.cleaning.trouble is None
     disk.full = False
     broker._store.maintenance.run()
     assert len(broker._store.replica.log.segments) < before

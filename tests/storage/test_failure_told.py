@@ -152,7 +152,7 @@ def test_what_a_caller_met_first_is_not_told_again_because_maintenance_met_it_to
     disk.hook = hook
     broker._store.maintenance.run()
     assert disk.hook is cleaning
-    assert broker._store.maintenance.trouble, "it met nothing"
+    assert broker._store.maintenance.cleaning.trouble, "it met nothing"
     broker.close()
 
 

@@ -417,9 +417,9 @@ def test_what_another_checkpoint_does_not_keep_is_read_once_and_without_the_lock
     one, other = two(disk, segment_bytes=1 << 20)
     for n in range(200):
         one.queue("a").publish(b"%d" % n)
-    one._store.maintenance.checkpoint()
+    one._store.maintenance.checkpoints.write()
     third = open_on(disk, segment_bytes=1 << 20)  # its ids are in that checkpoint
-    other._store.maintenance.checkpoint()  # and not in this one
+    other._store.maintenance.checkpoints.write()  # and not in this one
     lock, loads, plain = one._store.turn.locks.fd, [], Loader.load
 
     def load(self: Loader, *args: Any) -> Any:
@@ -429,6 +429,6 @@ def test_what_another_checkpoint_does_not_keep_is_read_once_and_without_the_lock
 
     with monkeypatch.context() as patches:
         patches.setattr(Loader, "load", load)
-        third._store.maintenance.checkpoint()
+        third._store.maintenance.checkpoints.write()
     assert loads == [True]
     assert bodies(third) == bodies(open_on(disk, segment_bytes=1 << 20)) == bodies(one)

@@ -297,7 +297,7 @@ def test_a_long_message_is_all_that_it_was_in_another_process_and_after_it_was_m
     for _ in range(2):
         one.queue("b").publish_many([bytes(300)] * 9)
         one.queue("b").purge()
-        one._store.maintenance.clean()
+        one._store.maintenance.cleaning.clean()
     assert one._store.replica.log.head > 0
     assert contents(one) == contents(other) == seen
     moved = one.queue("a.dead").peek()[0]

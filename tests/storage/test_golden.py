@@ -114,7 +114,7 @@ def test_the_checkpoint_is_used(tmp_path, checkpoint, verdict):
     if checkpoint:
         with mq.open(path, clock=lambda: NOW, segment_bytes=1024) as broker:
             held = everything(broker)
-            broker._store.maintenance.checkpoint()
+            broker._store.maintenance.checkpoints.write()
     with (path / "log" / f"{7168:020}.seg").open("r+b") as log:
         log.seek(72 + 7679 - 7168)
         log.write(b"\xff")

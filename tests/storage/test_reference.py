@@ -199,7 +199,7 @@ def test_what_the_reference_reads_is_what_mq_holds(tmp_path: Path, clock: FakeCl
             bits |= {(entry.kind, bit) for bit in (0x10, 0x20, 0x40, 0x80) if entry.flags & bit}
             if entry.kind == "RELOCATE":
                 places.add((entry.fields[3], bool(entry.flags & reference.CHANGED)))
-        broker._store.maintenance.clean()
+        broker._store.maintenance.cleaning.clean()
         same(broker)
     assert kinds == set(reference.KINDS.values()) - {"LOST", "CLOCK"}
     assert bits == {

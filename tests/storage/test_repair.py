@@ -82,8 +82,8 @@ def cleaned() -> Image:
     for delivery in b.receive_many(20, timeout=0):
         delivery.ack()
     maintenance = broker._store.maintenance
-    maintenance.clean()
-    maintenance.checkpoint()
+    maintenance.cleaning.clean()
+    maintenance.checkpoints.write()
     a.publish_many(["after", "the checkpoint"])
     return disk
 

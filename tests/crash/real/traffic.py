@@ -25,7 +25,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import mq
-from mq.engine import maintenance
+from mq.engine import checkpoints, cleaning, maintenance
 from mq.storage import cleaner, rewrite, rotation
 
 from . import faults
@@ -71,15 +71,15 @@ def number_of(raw: bytes) -> int:
 def be_busy() -> None:
     """Cleaner and checkpoints have something to do all the time, in small slices."""
     small: list[tuple[Any, str, int]] = [
-        (maintenance, "CHECKPOINT_SHARE", 0), (maintenance, "CLOSING_BYTES", 1 << 10),
-        (maintenance, "PRESSED_SEGMENTS", 0), (cleaner, "SLICE_RECORDS", 3),
+        (checkpoints, "CHECKPOINT_SHARE", 0), (maintenance, "CLOSING_BYTES", 1 << 10),
+        (cleaning, "PRESSED_SEGMENTS", 0), (cleaner, "SLICE_RECORDS", 3),
         (rotation, "ALLOCATE_BYTES", 4 << 10), (rewrite, "FOLIO_BYTES", 4 << 10),
     ]  # fmt: skip
     for module, name, value in small:
         assert hasattr(module, name)
         setattr(module, name, value)
-    for method in (maintenance.Maintenance.run, maintenance.Maintenance._checkpoint_is_due):
-        assert method.__defaults__ == (maintenance.CHECKPOINT_BYTES,)
+    for method in (maintenance.Maintenance.run, checkpoints.Checkpoints.is_due):
+        assert method.__defaults__ == (checkpoints.CHECKPOINT_BYTES,)
         method.__defaults__ = (8 << 10,)
 
 

@@ -1,0 +1,101 @@
+"""Checkpoints: when the state is kept for the next opening, and how.
+
+It is copied in a turn, and encoded and written beside it (delivery/snapshot.py, storage/checkpoint.py).
+A checkpoint is a cache: without one, opening takes longer, and nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import msgspec
+
+from mq.delivery import snapshot
+from mq.engine.replica import Replica
+from mq.errors import StorageError
+from mq.notes import WARNING, Notes
+from mq.storage import checkpoint, paths
+from mq.storage.cleaner import Turn
+from mq.storage.explain import explain
+from mq.storage.memory_disk import MEMORY
+from mq.storage.recovery import Start
+
+CHECKPOINT_BYTES: Final = 4 << 20  # of log between two checkpoints, at least
+CHECKPOINT_SHARE: Final = 4  # and at least as many times the state that the last one wrote
+LET_RUN_SECONDS: Final = 20e-6  # the system makes 80 of it: as long as it takes to wake a thread
+
+
+class Checkpoints:
+    """All but `is_due` is called without the mutex, by the one thread and process that cleans."""
+
+    def __init__(self, turn: Turn, replica: Replica, notes: Notes, *, background: bool) -> None:
+        """*background*: other threads of this process go on while a checkpoint is encoded."""
+        self._turn, self._replica, self._notes, self._background = turn, replica, notes, background
+        self._path = paths.checkpoints(replica.path)
+        self._bytes = 0  # that the last one took
+
+    def is_due(self, grown: int = CHECKPOINT_BYTES) -> bool:
+        """Whether the log has grown by so many bytes since the last one, and by a multiple of the state."""
+        replica = self._replica
+        if replica.path == MEMORY or replica.log.reserve.full:
+            return False
+        return replica.log.end - replica.checkpoint_at > max(grown, CHECKPOINT_SHARE * self._bytes)
+
+    def see_others(self) -> None:
+        """Another process may have written one since."""
+        replica = self._replica
+        if not replica.turn.exclusive:
+            positions = checkpoint.positions(replica.disk, self._path, "state")
+            replica.checkpoint_at = max([replica.checkpoint_at, *positions])
+
+    def write_if_due(self, grown: int) -> None:
+        """Write one if the log has grown by so many bytes; one that cannot be written is logged."""
+        if not self.is_due(grown):
+            return
+        try:
+            with explain(self._path):
+                self.write()
+        except StorageError as error:
+            self._notes.put_down_rarely(
+                WARNING, "%s: no checkpoint, so opening will take longer: %s", self._replica.path, error
+            )
+            self._replica.checkpoint_at = self._replica.log.end
+
+    def write(self) -> None:
+        """Keep the state as it is now, for the next opening."""
+        replica = self._replica
+        packs_there = set(checkpoint.positions(replica.disk, self._path, "ids"))
+        if not replica.turn.exclusive:
+            # A checkpoint of another process does not keep what only we knew where to find.
+            with self._turn():
+                pass  # be as far as that checkpoint, which this process may not have followed to yet
+            replica.keep_only(lambda place: place[0] in packs_there)
+        with self._turn() as (log, now_ms, _):
+            log.watch.stand()
+            replica.disk.make_directory(self._path)  # as a cache, it may be deleted at any time
+            marker = log.append_head(now_ms, log.head)
+            # The same, if the state was read anew since: then nothing is missing.
+            if not replica.turn.exclusive:
+                replica.state.keep_only(lambda place: place[0] in packs_there)
+            start = Start(log.end, log.segments[-1].base, marker, log.reader.checksum(marker), log.head)
+            frozen = snapshot.freeze(replica.state)
+        pack = checkpoint.Pack(start.position)
+        state, packs, saved = snapshot.encode(frozen, pack.add, self._let_others_run)
+        replica.checkpoint_at = start.position
+        self._bytes = checkpoint.write(
+            replica.disk,
+            self._path,
+            replica.identity.key,
+            checkpoint.Checkpoint(checkpoint.VERSION, start, now_ms, sorted(packs), msgspec.Raw(state)),
+            pack,
+            lambda: log.sync(start.position),
+        )
+        with replica.turn.mutex:
+            for held, kept in saved:
+                held.keep(kept)
+
+    def _let_others_run(self) -> None:
+        """Let the other threads have the interpreter: they ask for it only when they have waited for 5 ms."""
+        if self._background:
+            time.sleep(LET_RUN_SECONDS)
