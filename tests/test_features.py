@@ -76,6 +76,8 @@ BAD_OPTIONS: dict[str, dict[str, Any]] = {
     "delivery": {"delivery": "exactly_once"},
     "delete_when_idle 0": {"delete_when_idle": 0},
     "delete_when_abandoned text": {"delete_when_abandoned": "10"},
+    "delay -1": {"delay": -1},
+    "delay None": {"delay": None},
     "dead_letter empty": {"dead_letter": ""},
     "dead_letter itself": {"dead_letter": "mail"},
     "unknown": {"colour": "blue"},
@@ -133,6 +135,36 @@ def test_a_delay_longer_than_the_visibility_timeout_is_delivered_once(
     delivery.ack()
     clock.advance(1000)
     assert take(queue).body == "at"
+
+
+def test_the_delay_of_a_queue_is_for_messages_that_name_none(broker: mq.Broker, clock: FakeClock) -> None:
+    queue = broker.queue("mail", delay=50, visibility_timeout=999)
+    queue.publish("the queue's")
+    queue.publish_many(["also the queue's"])
+    queue.publish("its own", delay=10)
+    queue.publish("none", delay=0)
+    queue.publish("a date", at=datetime.fromtimestamp(clock.now + 20, UTC))
+    with broker.transaction() as tx:
+        tx.publish(queue, "in a transaction")
+    for seconds, ready in [(0, ["none"]), (10, ["its own"]), (10, ["a date"])]:
+        clock.advance(seconds)
+        assert bodies(queue.receive_many(9, timeout=0)) == ready
+    broker.queue("mail", delay=0)
+    queue.publish("later")
+    assert take(queue).body == "later"
+    clock.advance(30)
+    assert bodies(queue.peek()) == ["the queue's", "also the queue's", "in a transaction"]
+
+
+def test_dead_letters_and_replayed_messages_do_not_wait_for_the_delay_of_a_queue(
+    broker: mq.Broker, clock: FakeClock
+) -> None:
+    queue, dead = broker.queue("mail", delay=50), broker.queue("mail.dead", delay=50)
+    queue.publish("x", delay=0)
+    take(queue).reject("no")
+    assert bodies(dead.peek()) == ["x"]
+    dead.replay()
+    assert bodies(queue.peek()) == ["x"]
 
 
 def test_what_waits_can_be_cancelled_and_rescheduled_and_what_is_in_flight_not(

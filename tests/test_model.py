@@ -66,6 +66,7 @@ options = st.one_of(
     st.fixed_dictionaries({"max_length": st.sampled_from([None, 3])}),
     st.fixed_dictionaries({"overflow": st.sampled_from(["reject", "drop_oldest"])}),
     st.fixed_dictionaries({"dedup_window": st.sampled_from([0.0, 50.0])}),
+    st.fixed_dictionaries({"delay": st.sampled_from([0.0, 5.0])}),
 )
 
 
@@ -123,6 +124,7 @@ class Model:
             "dedup_window": 300.0,
             "expired": "drop",
             "overflow": "reject",
+            "delay": 0.0,
         }
         return self.options.get(name, defaults.get(name))
 
@@ -309,7 +311,7 @@ class Store(RuleBasedStateMachine):
         model, now = self.models[name], self.now()
         assert id > max(model.messages, default=-1) or id in model.messages, "ids grow"
         ttl = said.get("ttl", model.option("ttl"))
-        delay = int(said.get("delay", 0) * 1000)
+        delay = int(said.get("delay", model.option("delay")) * 1000)
         model.messages[id] = Entry(
             body, said.get("priority", 0), said.get("group"), now[1] + delay if delay else 0,
             now[1] + int(ttl * 1000) if ttl else 0, said.get("headers", {}),

@@ -44,6 +44,7 @@ class QueueOptions(TypedDict, total=False):
     delivery                "at_least_once", or "at_most_once": a message arrives settled
     delete_when_idle        None.  Seconds without a receive after which the queue goes, if it is empty
     delete_when_abandoned   None.  The same, with all it holds: for reply queues
+    delay                   seconds (0) until a message is ready that was published without delay= or at=
     """
 
     visibility_timeout: float
@@ -59,13 +60,14 @@ class QueueOptions(TypedDict, total=False):
     delivery: Literal["at_least_once", "at_most_once"]
     delete_when_idle: float | None
     delete_when_abandoned: float | None
+    delay: float
 
 
 class BatchOptions(TypedDict, total=False):
     """The options of `queue.publish_many`, for each of its messages.
 
     priority    0 to 255 (0); a higher one is delivered first
-    delay       seconds (0) until the message is ready
+    delay       seconds until the message is ready; by default the queue's, and 0: at once
     at          in its place, when it is ready: an aware datetime
     ttl         seconds after which it expires if it is not in flight; by default the queue's
     group       text of 1 to 255 bytes: one message of a group is in flight at a time, in publish order
@@ -86,7 +88,7 @@ class PublishOptions(BatchOptions, total=False):
     """The options of `queue.publish`: those of `mq.BatchOptions`, and one more.
 
     priority    0 to 255 (0); a higher one is delivered first
-    delay       seconds (0) until the message is ready
+    delay       seconds until the message is ready; by default the queue's, and 0: at once
     at          in its place, when it is ready: an aware datetime
     ttl         seconds after which it expires if it is not in flight; by default the queue's
     group       text of 1 to 255 bytes: one message of a group is in flight at a time, in publish order
@@ -188,13 +190,13 @@ def check_headers(headers: object) -> dict[str, str]:
 # ── publishing ─────────────────────────────────────────────────────────────────────
 
 
-def check_delay(delay: object, at: object) -> tuple[int, int]:
-    """Milliseconds to wait, and the wall time at which; one of them is 0."""
+def check_delay(delay: object, at: object) -> tuple[int | None, int]:
+    """Milliseconds to wait, None if the caller names no delay; and the wall time at which, or 0."""
     if delay is not None and at is not None:
         raise UsageError("delay and at say the same: give one of them")
     if at is not None:
         return 0, check_instant(at)
-    return int(check_seconds("delay", delay) * 1000) if delay is not None else 0, 0
+    return None if delay is None else int(check_seconds("delay", delay) * 1000), 0
 
 
 def new_message(
@@ -291,6 +293,7 @@ _CHECKS: Final[dict[str, Callable[[str, object], Any]]] = {
     "delivery": _one_of("at_least_once", "at_most_once"),
     "delete_when_idle": _optional_span,
     "delete_when_abandoned": _optional_span,
+    "delay": lambda name, value: float(check_seconds(name, value)),
 }
 
 

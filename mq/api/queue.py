@@ -315,7 +315,7 @@ class Queue(Generic[T]):
         id = check_count("id", id)
         seconds = check_seconds("delay", delay)
         delay_ms, due = check_delay(None if at is not None and not seconds else seconds, at)
-        return commands.reschedule(self._store, self._channel, id, delay_ms, due)
+        return commands.reschedule(self._store, self._channel, id, delay_ms or 0, due)
 
     def purge(self) -> int:
         """Drop all messages that wait or are delayed; return how many.  Those in flight stay.

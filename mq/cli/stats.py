@@ -15,7 +15,7 @@ from mq.cli.receive import why_empty
 from mq.delivery.options import Options
 
 SECONDS: Final = frozenset(
-    {"visibility_timeout", "ttl", "dedup_window", "delete_when_idle", "delete_when_abandoned"}
+    {"visibility_timeout", "ttl", "dedup_window", "delete_when_idle", "delete_when_abandoned", "delay"}
 )
 
 

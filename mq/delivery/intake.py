@@ -44,7 +44,7 @@ class NewMessage(msgspec.Struct, frozen=True, gc=False):
     flags: int
     body: bytes
     priority: int = 0
-    delay_ms: int = 0
+    delay_ms: int | None = None  # None: the queue's
     due: int = 0  # wall time; instead of a delay
     ttl: float | None = None  # None: the queue's
     group: str | None = None
@@ -92,8 +92,9 @@ def _draft(plan: Plan, number: int, message: NewMessage) -> Draft:
     dedup_until = 0
     if message.dedup_id is not None:
         dedup_until = now.store + int(options.dedup_window * 1000)
+    delay_ms = int(options.delay * 1000) if message.delay_ms is None else message.delay_ms
     attributes = Attributes(
-        message.priority, message.due or (now.wall + message.delay_ms if message.delay_ms else 0),
+        message.priority, message.due or (now.wall + delay_ms if delay_ms else 0),
         plan.expires(number, message.ttl), message.group, message.headers, message.dedup_id, dedup_until,
     )  # fmt: skip
     return records.publish(number, message.flags, message.body, attributes)

@@ -25,6 +25,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     delivery: Literal["at_least_once", "at_most_once"] = "at_least_once"
     delete_when_idle: float | None = None
     delete_when_abandoned: float | None = None
+    delay: float = 0.0
 
 
 class Declaration(

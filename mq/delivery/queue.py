@@ -84,7 +84,7 @@ class QueueState:
         self.totals = Totals(self.options)
         # What an operation has to look at, so that plain queues have nothing to look at.
         self.bounded = False  # publishers may wait for room
-        self.publish_needs_plan = False  # there are limits, or a time to live
+        self.publish_needs_plan = False  # there are limits, a time to live, or a delay
         self.delivery_needs_plan = False  # at most once, or the queue has to know that it is in use
         # For `State.count`.
         self.unchanged = True  # nothing has changed since it was counted, or struck off as empty
@@ -155,7 +155,7 @@ class QueueState:
         self.options, self.declared_at = declaration, position
         self.name, self.paused, self.totals = declaration.name, declaration.paused, Totals(declaration)
         self.bounded = declaration.max_length is not None or declaration.max_bytes is not None
-        self.publish_needs_plan = self.bounded or declaration.ttl is not None
+        self.publish_needs_plan = self.bounded or declaration.ttl is not None or declaration.delay > 0
         self.idle = Idle(declaration)
         self.delivery_needs_plan = declaration.delivery == "at_most_once" or self.idle.seconds is not None
         if self.idle.seconds is not None:

@@ -162,7 +162,7 @@ def test_stats_show_every_option_that_is_not_as_by_default(run: Run, store: Path
         "dead_letter": "grave", "ttl": 86_400, "expired": "dead_letter", "max_length": 100_000,
         "max_bytes": 1 << 20, "overflow": "drop_oldest", "dedup_window": 600, "delivery": "at_most_once",
         "delete_when_idle": 100_000,
-        "delete_when_abandoned": 200_000,
+        "delete_when_abandoned": 200_000, "delay": 90,
     }  # fmt: skip
     with mq.open(store) as broker:
         broker.queue("odd", **chosen)
@@ -173,7 +173,7 @@ def test_stats_show_every_option_that_is_not_as_by_default(run: Run, store: Path
         "dead letter": "grave", "ttl": "1 d", "expired": "dead_letter", "max length": "100,000",
         "max bytes": "1,048,576", "overflow": "drop_oldest", "dedup window": "10 min",
         "delivery": "at_most_once", "delete when idle": "100,000 s",
-        "delete when abandoned": "200,000 s",
+        "delete when abandoned": "200,000 s", "delay": "1.5 min",
     }  # fmt: skip
 
 

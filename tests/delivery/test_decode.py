@@ -104,6 +104,7 @@ def test_what_makes_no_sense_is_refused_by_name(kind, flags, payload):
                 "dedup_window",
                 "delete_when_idle",
                 "delete_when_abandoned",
+                "delay",
             )
             for bad in (math.nan, math.inf, -1.0)
         ),
