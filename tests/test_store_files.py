@@ -254,13 +254,31 @@ def test_a_reader_needs_no_permission_to_write():
             assert not os.access(path / "mark", os.W_OK, effective_ids=True)
             with mq.open(path, read_only=True) as reader:
                 assert [message.body for message in reader.queue("mail").peek()] == ["x"]
-            with pytest.raises(mq.StorageError, match=r"permission denied.*read-only") as raised:
+            with pytest.raises(mq.StorageError, match=r"permission denied.*read_only=True") as raised:
                 mq.open(path)
             assert raised.value.path.startswith(str(path))
         finally:
             os.seteuid(os.getuid())
             for each in [path, *path.rglob("*")]:
                 each.chmod(0o755)
+
+
+def test_a_directory_of_another_user_says_what_helps():
+    """Opening it read-only does not: as another user, if the tests run as root, whom no permission stops."""
+    with tempfile.TemporaryDirectory() as base:
+        path = Path(base, "data")
+        mq.open(path).close()
+        Path(base).chmod(0o755)
+        path.chmod(0o700 if os.geteuid() == 0 else 0)
+        try:
+            if os.geteuid() == 0:
+                os.seteuid(65_534)
+            for read_only in (False, True):
+                with pytest.raises(mq.StorageError, match=r"permission denied.*run as a user who may read"):
+                    mq.open(path, read_only=read_only)
+        finally:
+            os.seteuid(os.getuid())
+            path.chmod(0o755)
 
 
 def test_several_readers_at_once(path):

@@ -29,6 +29,10 @@ LEFT_WHY: Final = (
 )
 NOT_SUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 REOPEN: Final = "close the store in all processes, then open it again"
+DENIED: Final = (
+    "permission denied; change the permissions, or run as a user who may read and write the store's files"
+    " (with read_only=True, who may read them)"
+)
 
 
 @contextmanager
@@ -73,8 +77,8 @@ def storage_error(path: str, error: OSError) -> StorageError:
     advice = {
         errno.ENOENT: "there is no such file or directory; check the path",
         errno.ENOTDIR: "part of the path is a file, not a directory; choose another path",
-        errno.EACCES: "permission denied; change the permissions, or open it read-only",
-        errno.EPERM: "permission denied; change the permissions, or open it read-only",
+        errno.EACCES: DENIED,
+        errno.EPERM: DENIED,
         errno.EROFS: "the file system is read-only; open it with read_only=True",
         errno.ENAMETOOLONG: "the path, or a name in it, is too long for this system; choose a shorter one",
         errno.ELOOP: "symbolic links that lead in a circle; choose another path",
