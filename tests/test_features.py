@@ -620,8 +620,12 @@ def test_what_stops_a_transaction_leaves_no_trace(broker: mq.Broker, how: str) -
 
 
 @pytest.mark.parametrize(
-    "give", ["receive", "ack_many", "nack_many", "extend_many", "publish_many", "replay"]
-)
+    "give",
+    [
+        "receive", "ack_many", "nack_many", "release_many", "reject_many", "extend_many", "publish_many",
+        "replay",
+    ],
+)  # fmt: skip
 def test_a_queue_is_no_list_of_messages_or_queues(broker: mq.Broker, give: str) -> None:
     """To go through it would take all that it holds, and wait for more."""
     queue = broker.queue("mail")

@@ -217,11 +217,12 @@ given("nack delay", SECONDS, lambda bench, value: bench.held.nack(delay=value))
 given("nack reason", texts("why"), lambda bench, value: bench.held.nack(reason=value))
 given("reject reason", texts("why"), lambda bench, value: bench.held.reject(value))
 given("extend seconds", SECONDS, lambda bench, value: bench.held.extend(value))
-for verb in ("ack_many", "nack_many", "extend_many"):
+for verb in ("ack_many", "nack_many", "release_many", "reject_many", "extend_many"):
     given(f"{verb} messages", MESSAGES, lambda bench, value, verb=verb: getattr(bench.queue, verb)(value))
     given(f"{verb} message", LABELS, lambda bench, value, verb=verb: getattr(bench.queue, verb)([value]))
 given("nack_many delay", SECONDS, lambda bench, value: bench.queue.nack_many([bench.held], delay=value))
 given("nack_many reason", LABELS, lambda bench, value: bench.queue.nack_many([bench.held], reason=value))
+given("reject_many reason", LABELS, lambda bench, value: bench.queue.reject_many([bench.held], value))
 given("extend_many seconds", SECONDS, lambda bench, value: bench.queue.extend_many([bench.held], value))
 given("peek limit", COUNTS, lambda bench, value: bench.queue.peek(value))
 given("peek state", texts("ready") | texts("in_flight"), lambda bench, value: bench.queue.peek(state=value))

@@ -454,12 +454,14 @@ class Store(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(
         name=queues, numbers=st.lists(picks, max_size=6), as_text=st.booleans(),
-        how=st.sampled_from(["ack", "nack", "extend"]),
+        how=st.sampled_from(["ack", "nack", "release", "reject", "extend"]),
     )  # fmt: skip
     def settle_many(self, name: str, numbers: list[int], as_text: bool, how: str) -> None:
         claims, stale, done = [], [], set()
         for number in numbers:
             held, entry = self.pick(number)
+            if how == "reject" and held.queue not in LIVING:
+                continue
             ours = held.delivery is not None and held.delivery._queue._store is self.broker._store
             claims.append(held.delivery if ours and not as_text else held.receipt)
             if entry is None or (held.receipt in done and how != "extend"):
@@ -471,6 +473,8 @@ class Store(RuleBasedStateMachine):
         call = {
             "ack": lambda: queue.ack_many(claims),
             "nack": lambda: queue.nack_many(claims, delay=7, reason="because"),
+            "release": lambda: queue.release_many(claims),
+            "reject": lambda: queue.reject_many(claims, "because"),
             "extend": lambda: queue.extend_many(claims, 7),
         }[how]
         if stale:
@@ -479,6 +483,19 @@ class Store(RuleBasedStateMachine):
             assert raised.value.ids == tuple(stale)
         else:
             call()
+
+    @precondition(lambda self: self.held)
+    @rule(numbers=st.lists(picks, max_size=6), extends=st.booleans())
+    def settle_by_message(self, numbers: list[int], extends: bool) -> None:
+        """Whichever delivery is in force, if any."""
+        for number in numbers:
+            held, _ = self.pick(number)
+            entry = self.models[held.queue].messages.get(held.id)
+            if entry and (entry.token is not None or not extends):
+                self.settled(held, entry, "extend" if extends else "ack", 7)
+        receipts = [self.pick(number)[0].receipt for number in numbers]
+        queue = self.queue("a")
+        queue.extend_many(receipts, 7, fenced=False) if extends else queue.ack_many(receipts, fenced=False)
 
     @rule(name=st.sampled_from(LIVING), body=bodies, said=publishing, numbers=st.lists(picks, max_size=2))
     def transaction(self, name: str, body: object, said: dict[str, Any], numbers: list[int]) -> None:
@@ -564,11 +581,15 @@ class Store(RuleBasedStateMachine):
             self.arrive(target, id, entry)
             entry.origin, entry.failures = None, []
 
-    @rule(name=queues)
-    def purge(self, name: str) -> None:
+    @rule(name=queues, in_flight=st.booleans())
+    def purge(self, name: str, in_flight: bool) -> None:
         now, model = self.now(), self.models[name]
-        gone = [id for id, entry in model.messages.items() if not (entry.token and entry.deadline > now[0])]
-        assert self.queue(name).purge() == len(gone)
+        gone = [
+            id
+            for id, entry in model.messages.items()
+            if in_flight or not (entry.token and entry.deadline > now[0])
+        ]
+        assert self.queue(name).purge(in_flight=in_flight) == len(gone)
         for id in gone:
             del model.messages[id]
 

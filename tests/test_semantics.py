@@ -265,6 +265,18 @@ def test_a_late_ack_of_what_was_settled_since_is_stale(
         late.ack()
 
 
+def test_unfenced_settles_a_message_that_another_receiver_may_be_working_on(
+    queue: mq.Queue[object], clock: FakeClock
+) -> None:
+    late = take(queue)
+    clock.advance(TIMEOUT_SECONDS)
+    working = take(queue)
+    queue.ack_many([late], fenced=False)
+    with pytest.raises(mq.StaleReceipt):
+        working.ack()
+    assert queue.stats().acked == 1
+
+
 def test_a_late_ack_of_what_was_delivered_again_is_stale(queue: mq.Queue[object], clock: FakeClock) -> None:
     late = take(queue)
     clock.advance(TIMEOUT_SECONDS)

@@ -52,7 +52,7 @@ def taken(queue: mq.Queue[Any], count: int = COUNT) -> list[mq.Delivery[Any]]:
     return queue.receive_many(count)
 
 
-@pytest.mark.parametrize("settle", ["ack_many", "nack_many", "extend_many"])
+@pytest.mark.parametrize("settle", ["ack_many", "nack_many", "release_many", "reject_many", "extend_many"])
 def test_many_are_settled_in_slices(broker, commits, settle):
     queue = broker.queue("a", max_attempts=1)
     messages = taken(queue)
@@ -65,8 +65,11 @@ def test_many_are_settled_in_slices(broker, commits, settle):
     assert error.value.ids == (stale.id, *(each.id for each in twice))
     assert len(commits) == 4
     assert all(count <= IN_A_SLICE + 1 for count in commits)  # one more: the dead letters are declared
-    left = {"ack_many": (0, 0), "nack_many": (0, 9), "extend_many": (9, 0)}[settle]
-    assert (queue.stats().in_flight, broker.queue("a.dead").stats().ready) == left
+    dead = 9 if settle in ("nack_many", "reject_many") else 0
+    assert (queue.stats().in_flight, broker.queue("a.dead").stats().ready) == (
+        9 if settle == "extend_many" else 0,
+        dead,
+    )
 
 
 @pytest.mark.parametrize("operation", ["nack_many", "ack_many", "replay", "purge"])
@@ -219,7 +222,7 @@ def test_a_slice_is_no_longer_than_others_follow_with_the_lock_held(tmp_path, cl
         assert sum(appended) > 3 * FOLLOW_BYTES and max(appended) < 1.02 * FOLLOW_BYTES
 
 
-def test_what_is_in_flight_is_not_gone_through_at_once(broker, monkeypatch):
+def test_what_is_in_flight_is_not_gone_through_at_once(broker, commits, monkeypatch):
     monkeypatch.setattr(purge, "KEPT_MAX", 2)
     queue = broker.queue("a")
     taken(queue, 4)
@@ -230,6 +233,19 @@ def test_what_is_in_flight_is_not_gone_through_at_once(broker, monkeypatch):
     monkeypatch.setattr(QueueState, "ids_in_flight", in_flight)
     assert queue.purge() == 0
     assert queue.stats().in_flight == 4
+    commits.clear()
+    assert queue.purge(in_flight=True) == 4
+    assert len(commits) == 2
+
+
+def test_many_messages_are_acked_unfenced_in_slices(broker, commits):
+    queue = broker.queue("a")
+    messages = taken(queue)
+    queue.release_many(messages[::2])
+    commits.clear()
+    queue.ack_many(messages, fenced=False)
+    assert len(commits) == 4
+    assert queue.stats()[:3] == (0, 0, 0)
 
 
 def test_what_is_made_of_each_message_is_not_gone_through_by_garbage_collections(broker):

@@ -186,12 +186,11 @@ class Queue(Generic[T]):
 
     def _release(self, message: Delivery[Any]) -> None:
         """Called by Delivery.release."""
-        settling.settle_all(self._store, claims_of([message], self._store), settling.do_release)
+        self.release_many([message])
 
     def _reject(self, message: Delivery[Any], reason: str) -> None:
         """Called by Delivery.reject."""
-        do = settling.rejecting(check_reason(reason))
-        settling.settle_all(self._store, claims_of([message], self._store), do)
+        self.reject_many([message], reason)
 
     def _extend(self, message: Delivery[Any], seconds: float | None) -> None:
         """Called by Delivery.extend."""
@@ -205,22 +204,30 @@ class Queue(Generic[T]):
         """Whether it was received before a fork, and this is the child."""
         return message._lsn < self._store.inherited
 
-    def ack_many(self, messages: Iterable[Delivery[Any] | Receipt]) -> None:
+    def ack_many(self, messages: Iterable[Delivery[Any] | Receipt], *, fenced: bool = True) -> None:
         """Ack all that can be acked: their messages are gone.
 
         *messages*: deliveries, or their receipts as text, of any queue of this store.
+        *fenced*: True (the default): a delivery is acked only while it is in force.  False: its message is
+        acked, whichever receiver holds it, also if it waits to be delivered again; a message that is gone
+        from the queue is done already.
 
         Not all or nothing, which a transaction is: very many are settled in slices of some milliseconds,
         so that no other thread or process waits.
 
         Raises StaleReceipt, when all others are done, with the ids of those that were settled or delivered
-        again since; UsageError if one of *messages* is neither, or another store's; Closed.
+        again since (not *fenced*: of those whose receipts are from before the store was copied); UsageError
+        if one of *messages* is neither, or another store's; Closed.
         """
         store, several = self._store, list(check_many("messages", messages))
         channel = channel_of(several, store)
         done = hot.ack_many(store, channel, several) if channel else 0  # type: ignore[arg-type]
         if done < len(several) or not several:
-            settling.settle_all(store, claims_of(several[done:], store), settling.do_ack)
+            rest = claims_of(several[done:], store)
+            if fenced:
+                settling.settle_all(store, rest, settling.do_ack)
+            else:
+                settling.ack_by_message(store, rest)
 
     def nack_many(
         self, messages: Iterable[Delivery[Any] | Receipt], *, delay: float | None = None, reason: str = ""
@@ -238,18 +245,47 @@ class Queue(Generic[T]):
         do = settling.nacking(delay, check_reason(reason), random.random)
         settling.settle_all(self._store, claims_of(messages, self._store), do)
 
-    def extend_many(self, messages: Iterable[Delivery[Any] | Receipt], seconds: float | None = None) -> None:
+    def release_many(self, messages: Iterable[Delivery[Any] | Receipt]) -> None:
+        """Release all that can be released, as `ack_many` acks: not tried, they are back in their places.
+
+        *messages*: deliveries, or their receipts as text.
+
+        Raises StaleReceipt, when all others are done; UsageError, Closed.
+        """
+        settling.settle_all(self._store, claims_of(messages, self._store), settling.do_release)
+
+    def reject_many(self, messages: Iterable[Delivery[Any] | Receipt], reason: str = "") -> None:
+        """Reject all that can be rejected, as `ack_many` acks: they go to the dead letters now.
+
+        *messages*: deliveries, or their receipts as text.
+        *reason*: text that is kept with each message, in `message.failures`.
+
+        Raises StaleReceipt, when all others are done; UsageError, Closed.
+        """
+        do = settling.rejecting(check_reason(reason))
+        settling.settle_all(self._store, claims_of(messages, self._store), do)
+
+    def extend_many(
+        self,
+        messages: Iterable[Delivery[Any] | Receipt],
+        seconds: float | None = None,
+        *,
+        fenced: bool = True,
+    ) -> None:
         """Extend all that can be extended, as `ack_many` acks: they stay with their receiver for longer.
 
         *messages*: deliveries, or their receipts as text.
         *seconds*: from now until they are delivered again; None (the default): the queue's
         visibility timeout.
+        *fenced*: True (the default): a delivery is extended only while it is in force.  False: that delivery
+        of its message is extended that is in force now, whichever receiver holds it; nothing is done about a
+        message that waits or is gone.
 
         Raises StaleReceipt, when all others are done; UsageError, Closed.
         """
         if seconds is not None:
             seconds = check_seconds("seconds", seconds)
-        settling.extend_all(self._store, claims_of(messages, self._store), seconds)
+        settling.extend_all(self._store, claims_of(messages, self._store), seconds, fenced=bool(fenced))
 
     def _receipt(self, id: int, lsn: int) -> Receipt:
         """Called by Delivery.receipt."""
@@ -317,12 +353,15 @@ class Queue(Generic[T]):
         delay_ms, due = check_delay(None if at is not None and not seconds else seconds, at)
         return commands.reschedule(self._store, self._channel, id, delay_ms or 0, due)
 
-    def purge(self) -> int:
-        """Drop all messages that wait or are delayed; return how many.  Those in flight stay.
+    def purge(self, *, in_flight: bool = False) -> int:
+        """Drop all messages that wait or are delayed; return how many.
+
+        *in_flight*: False (the default): those in flight stay; True: they go as well, and their receipts are
+        stale.
 
         Raises StoreFailed, Closed.
         """
-        return commands.purge(self._store, self._channel)
+        return commands.purge(self._store, self._channel, in_flight=bool(in_flight))
 
     def replay(self, ids: Iterable[int] | None = None, *, to: str | None = None) -> int:
         """Move dead letters back to where they died, as if they had never been tried; return how many.

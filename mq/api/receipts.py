@@ -16,12 +16,11 @@ from mq import exact
 from mq.api.message import Delivery, Receipt
 from mq.api.options import check_many
 from mq.engine.channel import Channel
-from mq.engine.settling import Claim
+from mq.engine.settling import NO_DELIVERY, Claim
 from mq.engine.store import Store
 from mq.errors import UsageError
 
 TAG_CHARS: Final = 6  # of the last part: which store; what follows is the log's epoch
-NO_DELIVERY: Final = -1  # the position of none
 
 
 def claim_of(message: Delivery[Any] | Receipt, store: Store) -> Claim:

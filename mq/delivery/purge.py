@@ -1,4 +1,4 @@
-"""Dropping all messages of a queue, except those in flight.
+"""Dropping all messages of a queue, those in flight perhaps excepted.
 
 One record drops them all.  It names the messages that stay with their sizes, because the fold counts
 the queue's bytes anew then.  If very many are in flight, the messages that go are named instead, in
@@ -16,12 +16,15 @@ from .plan import Plan
 from .queue import QueueState
 
 KEPT_MAX: Final = 2000  # in flight, or timed out: so many sizes are read in some milliseconds
+ALL_IN_FLIGHT: Final = (1 << 64) - 1  # a cutoff behind every deadline
 
 
 class Purge:
     """Of the messages that are there when it begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_flight: bool = False) -> None:
+        """*in_flight*: also of those that are in flight."""
+        self._in_flight = in_flight
         self._rest: Iterator[int] = iter(())
         self._slice: list[int] = []  # the last one
         self._left = 0
@@ -36,7 +39,7 @@ class Purge:
         """Plan all of it, or a slice; how many go with it."""
         if not self._begun:
             if len(queue.flights) <= KEPT_MAX:
-                return self._plan_all(plan, queue, queue.ids_in_flight(plan.now))
+                return self._plan_all(plan, queue)
             self._begun = True
             parts = queue.everything()
             self._rest, self._left = chain.from_iterable(parts), sum(map(len, parts))
@@ -45,7 +48,7 @@ class Purge:
         for id in self._rest:
             self._left -= 1
             self._slice.append(id)
-            if id in queue and not queue.is_in_flight(id, plan.now):
+            if id in queue and (self._in_flight or not queue.is_in_flight(id, plan.now)):
                 gone.append((id, plan.size_of(queue, id)))
             if is_late():
                 break
@@ -58,9 +61,11 @@ class Purge:
         self._left += len(self._slice)
         self._rest, self._slice = chain(self._slice, self._rest), []
 
-    def _plan_all(self, plan: Plan, queue: QueueState, in_flight: list[int]) -> int:
-        count = queue.total() - len(in_flight)
+    def _plan_all(self, plan: Plan, queue: QueueState) -> int:
+        staying = [] if self._in_flight else queue.ids_in_flight(plan.now)
+        count = queue.total() - len(staying)
         if count:
-            kept = [(id, plan.size_of(queue, id)) for id in in_flight]
-            plan.add(*records.purge(queue.number, plan.now.store, kept))
+            kept = [(id, plan.size_of(queue, id)) for id in staying]
+            cutoff = ALL_IN_FLIGHT if self._in_flight else plan.now.store
+            plan.add(*records.purge(queue.number, cutoff, kept))
         return count

@@ -153,9 +153,9 @@ def reschedule(store: Store, channel: Channel, id: int, delay_ms: int, due: int)
     return _change(store, channel, decide) > 0
 
 
-def purge(store: Store, channel: Channel) -> int:
-    """Drop all that waits or is delayed; how many.  Does not wait for the disk."""
-    purge = Purge()
+def purge(store: Store, channel: Channel, *, in_flight: bool) -> int:
+    """Drop all that waits or is delayed, or is *in_flight*; how many.  Does not wait for the disk."""
+    purge = Purge(in_flight=in_flight)
     return _change(store, channel, purge.plan, lambda: purge.more, purge.again, waits=False)
 
 

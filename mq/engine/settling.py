@@ -4,14 +4,17 @@ Many are settled in slices of some milliseconds, each in one write, so that no n
 for all of them.
 
 A claim is a delivery, or its receipt as text, which any process can settle.  What is
-not current any more is reported by id, and touches no other delivery.
+not current any more is reported by id, and touches no other delivery; unless the caller settles by
+message, whichever receiver holds it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import repeat
 from operator import length_hint
+from typing import Final
 
 import msgspec
 from msgspec.structs import replace
@@ -27,7 +30,12 @@ from mq.engine.slices import give_way
 from mq.engine.store import Store
 from mq.errors import StaleReceipt
 
+NO_DELIVERY: Final = -1  # the receipt of none
+
 Do = Callable[[Plan, QueueState, "Claim"], None]
+PlanSome = Callable[
+    [Plan, Iterable[tuple["Claim", Do]], Callable[[], bool]], tuple[list["Claim"], list[int]]
+]  # what is done, and the ids of what is stale, until the last says that it is late
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
@@ -44,9 +52,15 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
 
     def queue(self, state: State) -> QueueState | None:
         """The queue that it is in, if it is in force."""
-        if isinstance(self.where, int):
-            return settle.current(state.queue(self.where), self.id, self.receipt)
-        return settle.current(self.where.state, self.id, self.receipt)
+        return settle.current(self._named(state), self.id, self.receipt)
+
+    def holder(self, state: State) -> QueueState | None:
+        """The queue that it names, if the message is there, in whichever state."""
+        queue = self._named(state)
+        return queue if queue and self.id in queue else None
+
+    def _named(self, state: State) -> QueueState | None:
+        return state.queue(self.where) if isinstance(self.where, int) else self.where.state
 
     def size(self, plan: Plan, queue: QueueState) -> int:
         return self.message._size if self.message else plan.size_of(queue, self.id)
@@ -60,27 +74,37 @@ def settle_all(store: Store, claims: list[Claim], do: Do) -> None:
 
 def settle_within(store: Store, claims: list[Claim], do: Do) -> None:
     """`settle_all`, as a part of another operation."""
-    _do_all(store, claims, do, mark_settled, settles=True)
+    _do_all(store, claims, do, mark_settled, plan_all)
 
 
 @operation
-def extend_all(store: Store, claims: list[Claim], seconds: float | None) -> None:
-    """Extend all that are current; then StaleReceipt, naming the others."""
+def ack_by_message(store: Store, claims: list[Claim]) -> None:
+    """Ack all messages that are there, whichever delivery of them is in force; see `_plan_by_message`."""
+    _do_all(store, claims, do_ack, mark_settled, _plan_by_message)
+
+
+@operation
+def extend_all(store: Store, claims: list[Claim], seconds: float | None, *, fenced: bool) -> None:
+    """Extend all that are current; then StaleReceipt, naming the others.
+
+    Not *fenced*: the delivery of each message that is in force, whoever holds it.
+    """
     deadlines: dict[int, int] = {}
 
     def do(plan: Plan, queue: QueueState, claim: Claim) -> None:
-        deadlines[claim.receipt] = settle.extend(plan, queue, claim.id, seconds)
+        if flight := queue.flights.get(claim.id):
+            deadlines[flight.receipt] = settle.extend(plan, queue, claim.id, seconds)
 
     def note(done: list[Claim]) -> None:
         for claim in done:
-            if claim.message:
+            if claim.message and claim.receipt in deadlines:
                 claim.message._flight = replace(claim.message._flight, deadline=deadlines[claim.receipt])
 
-    _do_all(store, claims, do, note, settles=False)
+    _do_all(store, claims, do, note, _plan_extensions if fenced else _plan_by_message)
 
 
 def _do_all(
-    store: Store, claims: list[Claim], do: Do, note: Callable[[list[Claim]], None], *, settles: bool
+    store: Store, claims: list[Claim], do: Do, note: Callable[[list[Claim]], None], plan_some: PlanSome
 ) -> None:  # fmt: skip
     """*note* is told what is done, as it is done: what comes after it may fail."""
     at = 0  # of *claims*: where the next turn begins
@@ -90,7 +114,7 @@ def _do_all(
         plan = store.committer.plan()
         places = iter(range(at, len(claims)))
         rest = zip(map(claims.__getitem__, places), repeat(do))
-        done, others = plan_all(plan, rest, store.committer.slice(plan), settles=settles)
+        done, others = plan_some(plan, rest, store.committer.slice(plan))
         if plan.drafts:
             store.committer.commit(plan)
         return done, others, len(claims) - length_hint(places)
@@ -124,6 +148,34 @@ def plan_all(
         if is_late():
             break
     return list(done.values()), stale
+
+
+_plan_extensions: Final = partial(plan_all, settles=False)
+
+
+def _plan_by_message(
+    plan: Plan, settling: Iterable[tuple[Claim, Do]], is_late: Callable[[], bool]
+) -> tuple[list[Claim], list[int]]:  # fmt: skip
+    """`plan_all`, for the messages that the claims name: what is gone is done already.
+
+    Stale are only claims from before the store was copied, or restored: an id of then may be another
+    message's now.
+    """
+    done: list[Claim] = []
+    stale: list[int] = []
+    planned: set[tuple[int, int]] = set()
+    for claim, do in settling:
+        if claim.receipt == NO_DELIVERY:
+            stale.append(claim.id)
+        else:
+            queue = claim.holder(plan.state)
+            if queue is not None and (queue.number, claim.id) not in planned:
+                planned.add((queue.number, claim.id))
+                do(plan, queue, claim)
+            done.append(claim)
+        if is_late():
+            break
+    return done, stale
 
 
 def mark_settled(claims: Iterable[Claim]) -> None:

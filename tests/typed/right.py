@@ -36,7 +36,10 @@ def everything() -> None:
         orders.ack_many(several)
         orders.ack_many([several[0].receipt, several[1]])
         orders.nack_many(several, delay=1, reason="x")
-        orders.extend_many(several, 3)
+        orders.ack_many(several, fenced=False)
+        orders.release_many([several[0].receipt, several[1]])
+        orders.reject_many(several, "x")
+        orders.extend_many(several, 3, fenced=False)
 
         for message in orders:
             with message as held:
@@ -57,6 +60,7 @@ def everything() -> None:
         assert_type(orders.stats(), mq.Stats)
         assert_type(broker.stats(), mq.StoreStats)
         assert_type(orders.reschedule(3, at=datetime.now(UTC)), bool)
+        assert_type(orders.purge(in_flight=True), int)
         assert_type(orders.replay([1], to="elsewhere"), int)
 
         with broker.transaction() as tx:
