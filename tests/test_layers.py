@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1] / "mq"
 # From the ground up.  A package stands for all that is in it; inside one the only rule is
 # that nothing goes in a circle.  A new package, or a module beside them, gets its place here.
 FLOORS = [
-    ["mq.errors", "mq.forks", "mq.hold", "mq.notes", "mq.weakly"],
+    ["mq.errors", "mq.forks", "mq.hold", "mq.notes", "mq.vendored", "mq.weakly"],
     ["mq.exact"],
     ["mq.instants"],
     ["mq.storage", "mq.delivery"],
@@ -30,10 +30,11 @@ FLOORS = [
 
 # Pure: what takes a file, a clock, a thread, a lock or chance is not in this list.
 DELIVERY_MAY_IMPORT = {
-    "__future__", "array", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "itertools",
-    "math", "msgspec", "operator", "struct", "typing", "mq.errors", "mq.delivery",
+    "__future__", "array", "bisect", "collections", "dataclasses", "datetime", "enum", "functools", "heapq",
+    "itertools", "math", "msgspec", "operator", "struct", "typing", "mq.errors", "mq.vendored", "mq.delivery",
 }  # fmt: skip
 DOES_IO = {"open", "print", "input", "exec", "eval", "__import__"}
+READS_A_CLOCK = {"now", "today", "utcnow"}  # of datetime and date
 
 STORAGE_DOES_NOT_SAY = re.compile(r"queue|topic|consumer", re.IGNORECASE)
 
@@ -156,6 +157,8 @@ def impure_delivery(sources: Sources) -> Iterator[str]:
         for node in nodes(sources[name]):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in DOES_IO:
                 yield f"{name} calls {node.func.id}: delivery is pure"
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in READS_A_CLOCK:
+                yield f"{name} calls {ast.unparse(node.func)}: delivery is pure"
 
 
 def words_of(text: str) -> Iterator[tuple[str, ast.AST]]:
@@ -296,6 +299,7 @@ def test_the_sources_are_found() -> None:
         ),
         pytest.param(impure_delivery, "mq.delivery.queue", "from time import time", id="delivery: from time"),
         pytest.param(impure_delivery, "mq.delivery.queue", "open('x')", id="delivery: a file"),
+        pytest.param(impure_delivery, "mq.delivery.schedules", "datetime.now(UTC)", id="delivery: a clock"),
         pytest.param(turns_by_hand, "mq.engine.commands", "store.turn.enter()", id="a turn by hand"),
         *(
             pytest.param(api_touching_the_store, "mq.api.queue", code, id=f"api: {code}")
