@@ -1,6 +1,6 @@
 """A fork in the handler of a signal, while its thread waits for a lock of a store.
 
-What else a child does is in `Store.after_fork`.
+What else a child does is in mq/engine/child.py.
 
     main thread     waits for the lock ── a signal ── its handler forks ── goes on waiting
     another one     has it, or has let go of it        a third one is just being handed it
@@ -39,8 +39,9 @@ _acquire: Final = type(RLock()).acquire
 
 
 class Forked(Protocol):
-    busy: set[int]
-    """The threads that are inside an operation."""
+    @property
+    def busy(self) -> set[int]:
+        """The threads that are inside an operation."""
 
     def locks(self) -> list[tuple[Lock, float]]:
         """Those for which its threads may wait, in the order in which they take them.

@@ -45,7 +45,7 @@ class Life:
         self.done = []
 
     def fd(self):
-        held = self.store._held()
+        held = self.store.turn.held()
         if name == "bell":
             wait(self.a)
             return self.store.listener._bell

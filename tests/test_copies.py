@@ -230,7 +230,7 @@ def test_two_stores_that_are_links_to_the_same_files_write_none_of_them_together
     with a_store(other) as twin:
         held = {
             os.path.basename(name): os.fstat(fd)
-            for name, fd in twin._store._held().items()
+            for name, fd in twin._store.turn.held().items()
             if name and fd >= 0
         }
         assert all(each.st_nlink == 1 for each in held.values())

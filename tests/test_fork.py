@@ -31,6 +31,7 @@ import mq
 from mq import forks
 from mq.engine import store as store_module
 from mq.engine.channel import Channel
+from mq.engine.opening import Opening
 from mq.engine.store import Store
 from mq.storage import locks
 from mq.storage.real_disk import RealDisk
@@ -337,14 +338,14 @@ def opened(path: Path) -> list[str]:
 
 def test_a_fork_beside_a_thread_that_opens_leaves_no_lock_with_the_child(path, monkeypatch):
     """The child cannot use that store, and does not know of it."""
-    begin, inside, go_on = Store._begin, threading.Event(), threading.Event()
+    begin, inside, go_on = Opening._recover_if_alone, threading.Event(), threading.Event()
 
-    def held(self: Store) -> bool:
+    def held(self: Opening) -> bool:
         inside.set()
         assert go_on.wait(PATIENCE)
         return begin(self)
 
-    monkeypatch.setattr(Store, "_begin", held)
+    monkeypatch.setattr(Opening, "_recover_if_alone", held)
     opening = threading.Thread(target=lambda: mq.open(path).close())
     opening.start()
     assert inside.wait(PATIENCE)
@@ -777,15 +778,15 @@ def test_a_fork_inside_a_fork_gives_back_all_locks(broker, mail):
                 inner.append(True)
                 taken.take([self])
                 taken.let_go()
-            return store.locks()
+            return store._child.locks()
 
         def let_threads_begin(self, seconds: float) -> None:
             pass
 
     taken.take([Nesting()])
-    assert all(lock._is_owned() for lock, _ in store.locks())
+    assert all(lock._is_owned() for lock, _ in store._child.locks())
     taken.let_go()
-    assert not any(forks.is_held(lock) for lock, _ in store.locks())
+    assert not any(forks.is_held(lock) for lock, _ in store._child.locks())
 
 
 def test_a_child_that_waits_for_a_thread_to_begin_goes_on(broker, mail, monkeypatch):

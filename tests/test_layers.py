@@ -38,13 +38,15 @@ READS_A_CLOCK = {"now", "today", "utcnow"}  # of datetime and date
 
 STORAGE_DOES_NOT_SAY = re.compile(r"queue|topic|consumer", re.IGNORECASE)
 
-# A turn is written out there; all other operations are functions that a turn runs.  The store opens, closes
-# and forks between turns, and the replica comes in again when it was forked.
+# A turn is written out there; all other operations are functions that a turn runs.  A store is opened and
+# closed between turns, and the replica comes in again when it was forked.
 TURNS_BY_HAND = {
     "mq.engine.hot",
     "mq.engine.turn",
     "mq.engine.store",
+    "mq.engine.opening",
     "mq.engine.closing",
+    "mq.engine.child",
     "mq.engine.replica",
 }
 STEPS_OF_A_TURN = {"enter", "enter_to_look", "enter_with_lock", "leave"}

@@ -39,8 +39,8 @@ class Using(logging.Handler):
             return
         self._inside = True
         try:
-            for _, store in open_stores.items():
-                assert not store.turn.mutex._is_owned()
+            for _, child in open_stores.items():
+                assert not child._turn.mutex._is_owned()
             if self.broker:  # what is damaged cannot be joined
                 self.broker.queue("log").publish(record.getMessage())
                 return

@@ -181,7 +181,7 @@ now = [2e9]
 a = mq.open(path, sync="never", clock=lambda: now[0])
 q = a.queue("q")
 q.publish(BODY)
-held = a._store._held() | {{".seg": a._store.replica.log.fd, "data": a._store.turn.locks.directory}}
+held = a._store.turn.held() | {{".seg": a._store.replica.log.fd, "data": a._store.turn.locks.directory}}
 fd = held[{name!r}]
 steal([fd])
 now[0] += 1.1

@@ -16,9 +16,8 @@ from mq.api.queue import Queue
 from mq.api.transaction import Transaction
 from mq.engine import commands, looking
 from mq.engine.looking import Stats
-from mq.engine.opening import MEMORY, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, open_store
 from mq.engine.several import Asked, receive_from
-from mq.engine.store import Store
+from mq.engine.store import MEMORY, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Store, open_store
 from mq.errors import UsageError
 from mq.hold import Hold
 

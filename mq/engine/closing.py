@@ -10,6 +10,7 @@ A store that is forgotten is let go of only: see mq/hold.py.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import warnings
@@ -51,8 +52,6 @@ class Owner(Protocol):
     """The threads that are inside an operation."""
     closed: bool
     """No operation comes in any more."""
-    is_own: bool
-    """Opened by this process, and not by one that it is a fork of."""
 
     def become(self, phase: Phase) -> None:
         """From now on operations come in as it says."""
@@ -130,7 +129,7 @@ class Closing:
             if not self._is_in_use():
                 self.let_go_if_forgotten()
         finally:
-            if store.is_own and store.path != MEMORY:
+            if self._turn.pid == os.getpid() and store.path != MEMORY:
                 warnings.warn(
                     f"{store.path}: never closed: call close(), or use `with mq.open(...)`", ResourceWarning,
                     source=store, stacklevel=2,

@@ -1,7 +1,7 @@
 """Forks: every store that this process has open takes leave of its parent's files in a child.
 
-What a store does there is its `after_fork`; how a thread that forks inside an operation comes
-by its locks is in mq/forks.py.
+What a store does there is in child.py; how a thread that forks inside an operation comes by its
+locks is in mq/forks.py.
 """
 
 from __future__ import annotations

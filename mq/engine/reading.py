@@ -24,9 +24,6 @@ class Owner(Protocol):
     tag: str
     """What tells its receipts from another's, and from those of a copy of it."""
 
-    def own_tag(self) -> str:
-        """That of the log that the replica has now."""
-
 
 class Reader:
     _seen_end: int
@@ -68,7 +65,7 @@ class Reader:
         self._clock.start(found.last_ms, found.skew_ms, page)
         args = self._disk, self._log_path, self._replica.identity, mark
         self._replica.take_log(Log(*args, found.segments, found.end), found.verdict)
-        self._owner.tag = self._owner.own_tag()
+        self._owner.tag = self._replica.tag()
         self._replica.take_state(state, found.end)
 
     def look_again(self) -> None:

@@ -76,6 +76,10 @@ class Replica:
         """The state as of *upto*; *synced* is what the page claims to be on the disk."""
         return self._loader.load(synced, upto, copied=copied)
 
+    def tag(self) -> str:
+        """What tells the receipts of the store that is read now from another's."""
+        return f"{self.identity.store_id[:6]}{self.log.epoch:04x}"
+
     def take_log(self, log: Log, verdict: recovery.Verdict) -> None:
         self.log, self.verdict, self.has_log = log, verdict, True
 

@@ -15,57 +15,43 @@ again from the log, which is the truth.
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from mq import forks
-from mq.delivery import records
-from mq.delivery.decode import refusals
 from mq.engine import forking
 from mq.engine.channel import Channel
+from mq.engine.child import Child
 from mq.engine.clock import Clock
 from mq.engine.closing import Closing
 from mq.engine.commit import Committer
 from mq.engine.flusher import Flusher
 from mq.engine.listener import Listener
-from mq.engine.loading import identify
 from mq.engine.maintenance import Maintenance
 from mq.engine.names import check_name
+from mq.engine.opening import Opening
 from mq.engine.operation import operation
 from mq.engine.phase import Phase
 from mq.engine.reading import Reader
 from mq.engine.replica import Replica
-from mq.engine.turn import VOID, Turn
+from mq.engine.turn import Turn
 from mq.engine.waiters import Waiters
-from mq.errors import (
-    Closed,
-    CorruptStore,
-    DiskFull,
-    MqError,
-    StorageError,
-    StoreFailed,
-    Unsupported,
-)
+from mq.errors import Closed
 from mq.hold import Hold
-from mq.notes import INFO, WARNING, Notes
-from mq.storage import checkpoint, locks, paths, recovery, repair, shared
-from mq.storage.bias import Bias
+from mq.notes import Notes
+from mq.storage import paths
 from mq.storage.disk import Disk
-from mq.storage.explain import REOPEN, explain, left
-from mq.storage.identity import Identity
-from mq.storage.locks import Locks
+from mq.storage.explain import explain, left
+from mq.storage.log import SEGMENT_BYTES_MIN as SEGMENT_BYTES_MIN
 from mq.storage.log import Log
-from mq.storage.memory_disk import MEMORY, MemoryDisk
-from mq.storage.owner import Owner
+from mq.storage.memory_disk import MEMORY as MEMORY
+from mq.storage.memory_disk import MemoryDisk
 from mq.storage.real_disk import RealDisk
-from mq.storage.segment import epoch_of
-from mq.storage.shared import END, FAILED
-from mq.storage.standing import Standing, Trouble
+from mq.storage.record import GROUP_BYTES_MAX
+from mq.storage.standing import Trouble
 
 if TYPE_CHECKING:
     from mq.engine import log as seam
@@ -74,10 +60,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-COPIED: Final = (
-    "%s: a copy of a store, or restored from one (`mark` is not the file that it was made as): what is whole"
-    " in its log is taken, up to position %d, and receipts from before it was copied are not valid here"
-)
+SEGMENT_BYTES_MAX: Final = GROUP_BYTES_MAX  # a record, or a group of them, is never longer
 
 
 class Ways(NamedTuple):
@@ -102,9 +85,11 @@ WAYS: Final[dict[Phase, Callable[[Store], Ways]]] = {
     Phase.EXCLUSIVE: lambda store: Ways(*[store.turn.come_in_alone] * 3),
     Phase.CLOSING: lambda store: Ways(store._refuse, store._refuse, _with_lock(store.turn)),
     Phase.CLOSED: lambda store: Ways(store._refuse, store._refuse, store._refuse),
-    Phase.FORKED: lambda store: Ways(store._open_in_child, store._open_in_child, store._refuse),
+    Phase.FORKED: lambda store: Ways(store._child.open, store._child.open, store._refuse),
     Phase.LOST: lambda store: Ways(store._refuse_as_lost, store._refuse_as_lost, store._refuse_as_lost),
-    Phase.SPOILED: lambda store: Ways(store._refuse_as_spoiled, store._refuse_as_spoiled, store._refuse),
+    Phase.SPOILED: lambda store: Ways(
+        store._child.refuse_as_spoiled, store._child.refuse_as_spoiled, store._refuse
+    ),
 }  # fmt: skip
 
 
@@ -112,7 +97,7 @@ class Store:
     turn: Turn
     phase: Phase  # set by `become` alone, with the mutex or without: a signal's handler may close the store
     _reader: Reader  # of a store opened with read_only=True
-    _spoiled: BaseException  # what kept this child of a fork from taking leave of its parent's files
+    _child: Child  # what this process does if it is the child of a fork
     tag: str  # what tells this store's receipts from another's, and from those of a copy of it
 
     def __init__(
@@ -137,17 +122,12 @@ class Store:
         self.sync_always = self.wait_after_publish = sync == "always"
         self.sync_never = sync == "never"
         self._seconds = sync if isinstance(sync, float) and not read_only else None
-        self._segment_bytes = segment_bytes
-        self._log_path, self._mark_path = paths.log(path), paths.mark(path)
-        self.checkpoint_path = paths.checkpoints(path)
         self.busy: set[int] = set()  # threads that are inside an operation: see mq/engine/operation.py
         self.closed = False  # no operation comes in; `close` sets it with the mutex, `forget` without
-        # The next five change in the child of a fork only, in `after_fork` or when it opens the store.
+        # The next three change in the child of a fork only.
         self.lost = False  # closed, because this is a fork of a process that has it alone
-        self._closed_why = "the broker is closed"
+        self.closed_why = "the broker is closed"
         self.inherited = 0  # receipts before this one are from before a fork
-        self._parents: tuple[Identity, str] | None = None  # the store's identity and tag before that
-        self.is_own = True  # opened by this process, and not by one that it is a fork of
         self._known_hold: weakref.ref[Hold] | None = None
         self.notes = Notes()
         self.listener = Listener(self, path, self.disk, self.turn)
@@ -157,13 +137,17 @@ class Store:
         self.closing = Closing(self, self.turn, self.replica, self.clock, self.notes)
         self._reader = Reader(self, self.replica, self.turn, self.clock)
         self.committer = Committer(self.replica, self.notes)
+        self._opening = Opening(
+            self, self.turn, self.replica, self.clock, self.committer, self.notes, segment_bytes
+        )
+        self._child = Child(self, self.turn, self.replica, self.waiters)
         self.maintenance = self._new_maintenance()
         self._flusher: Flusher | None = None
         if hold:
             self._known_hold = weakref.ref(hold)
             hold.guard(self.closing)
         self.become(Phase.BEGINNING)
-        forking.note(self)
+        forking.note(self._child)
         try:
             with explain(path):
                 if read_only:
@@ -172,7 +156,7 @@ class Store:
                     self._reader.attach()
                     self.become(Phase.READING)
                 else:
-                    self._open(salvage)
+                    self.open(salvage=salvage)
             self.notes.log()
         except BaseException:  # of a handler too: without a store to return, none may stay open
             try:
@@ -187,48 +171,22 @@ class Store:
 
     # ── opening ────────────────────────────────────────────────────────────────────
 
-    def _open(self, salvage: bool) -> None:
-        """Be present; recover, if no other process is, and else join the others."""
-        disk, self.turn.pid = self.disk, os.getpid()
-        locks.require_local(disk, self.path)
-        disk.make_directory(self.path)
-        if self.path != MEMORY:
-            paths.require_room(disk, self.path)
-        if not self.exclusive:
-            disk.heed_barriers()  # before LOCK: the first time takes 10 ms in a process that has threads
-        self.turn.locks = Locks(disk, self.path)
+    def open(self, *, salvage: bool) -> None:
+        """Open it for this process, recovered or beside others: see mq/engine/opening.py."""
         try:
-            self.turn.locks.take(None)
-            disk.make_directory(self._log_path)
-            disk.make_directory(self.checkpoint_path)
-            alone = False
-            try:
-                alone = self._begin()
-            except (CorruptStore, Unsupported):  # it may be a record that a mistake of an older mq wrote
-                if not salvage or self.turn.locks.crowded:
-                    raise
-                for loss in repair.mend(disk, self.path, records.PUBLISH, records.message_of, refusals):
-                    self.notes.put_down(WARNING, "%s", loss)
-                alone = self._begin()
-            if not self.exclusive:
-                self.turn.leave = self.turn.locks.unlock
-            if not alone:
-                self._join()
-            self.replica.log.watch.stand()
-            self.turn.leave()
-            self._require_parents(self.replica.identity, self.own_tag())
-            if alone:
+            recovered = self._opening.open(salvage=salvage)
+            self._child.require_parents(self.replica.identity, self.replica.tag())
+            if recovered:
                 with suppress(OSError):  # a full disk: publishes will be refused
                     self.replica.log.reserve.hold(self.maintenance.cleaning.kept((), 0)[0])
             self._begin_flusher()
             if self.turn.pid != os.getpid():
                 raise left()  # half of it is the parent's
-            self.tag = self.own_tag()
-            self.turn.gone, self.is_own = False, True
+            self.tag, self.turn.gone = self.replica.tag(), False
             self.become(Phase.EXCLUSIVE if self.exclusive else Phase.OPEN)
         except BaseException:
             self.closing.let_go_of_all()
-            self.maintenance = self._new_maintenance()  # the child of a fork tries again
+            self.forget_threads()  # the child of a fork tries again
             raise
         # Last: its thread waits for the mutex, which a child has here, and must not have to wait for it.
         self.replica.log.owner.grown = self.maintenance.nudge
@@ -241,8 +199,16 @@ class Store:
             )
             flusher.begin()
 
+    def forget_threads(self) -> None:
+        """They have ended, or are another process's: new ones start when there is something to do."""
+        self.maintenance, self._flusher = self._new_maintenance(), None
+
     def _new_maintenance(self) -> Maintenance:
         return Maintenance(self, self.replica, self.committer, self.notes, background=self._background)
+
+    def threads(self) -> list[Maintenance | Listener | Flusher]:
+        """What has a thread."""
+        return [each for each in (self._flusher, self.listener, self.maintenance) if each]
 
     def note_pressure(self) -> None:
         """The cleaner fell behind, or has caught up: a publish has more to do behind its append, or not."""
@@ -251,131 +217,6 @@ class Store:
 
     def _miss_flusher(self) -> None:
         self.wait_after_publish = True
-
-    def _begin(self) -> bool:
-        """With the lock: know the store and its page; recover it, if no other is here, and whether."""
-        disk, path = self.disk, self.path
-        alone = self.turn.locks.arrive(exclusive=self.exclusive)
-        if not disk.exists(format_path := paths.format_file(path)):
-            if not alone:
-                raise StoreFailed(format_path, f"deleted while other processes have the store open: {REOPEN}")
-            identify(disk, path, create=True)
-            self.notes.put_down(INFO, "created the store %s", path)
-            alone = self.turn.locks.arrive(exclusive=self.exclusive)
-        if alone and not self.exclusive:
-            self.turn.locks.make_cleaner()
-        self.replica.identify(identify(disk, path, create=False))
-        self.turn.mark = shared.open_mark(disk, self._mark_path, self.replica.identity.key, create=alone)
-        if alone:
-            # The page may be new; and the process that made the store may have died before its names
-            # were on the disk.
-            disk.sync_directory(path)
-        else:  # before anything is changed
-            shared.require_version(path, self.turn.mark)
-            self.clock.check(path, self.turn.mark)
-        if self.turn.page_fd < 0:
-            self.turn.page_fd = disk.open(self._mark_path, write=True)
-        self.turn.bias = Bias(disk, path, self.turn.mark, self.turn.page_fd)
-        self._standing = Standing(disk, path, self._held)
-        files = self._standing.fingerprint()
-        if alone:
-            self.turn.say_who()
-            self.turn.mark[shared.RECOVERING] = 1
-            shared.renew(self.turn.mark)
-            self._recover()
-            self.turn.mark[shared.FILES] = files
-            self.turn.mark[shared.RECOVERING] = 0
-            if not self.exclusive:
-                self.turn.locks.admit_others()
-        elif self.turn.mark[FAILED]:
-            raise StoreFailed(
-                path,
-                "in a process that has it open a write or an fsync failed, or a file was found replaced:"
-                " close it in all of them first",
-            )
-        elif self.turn.mark[shared.FILES] != files:
-            raise StoreFailed(
-                path, f"a file of it was deleted or replaced while other processes have it open: {REOPEN}"
-            )
-        else:
-            self.turn.bias.begin()
-            self.turn.say_who()
-        return alone
-
-    def _held(self) -> dict[str, int]:
-        """The descriptors on which the store depends."""
-        return {**self.turn.locks.held(), paths.MARK: self.turn.page_fd}
-
-    def _recover(self) -> None:
-        """No other process is here: put in order what the last ones left."""
-        copied = shared.is_copied(self.turn.mark)
-        state, found, position = self.replica.load(shared.claimed(self.turn.mark), copied=copied)
-        if copied and not found.error:
-            checkpoint.drop_behind(self.disk, self.checkpoint_path, found.end)
-            position = min(position, found.end)
-        self.replica.checkpoint_at = position
-        self.clock.start(found.last_ms, found.skew_ms, self.turn.mark, found.event_ms)
-        end = shared.end_of_this_boot(self.turn.mark, self.disk.clocks()[0])
-        if gone := recovery.is_gone(found, end):
-            recovery.pass_over(found, self.replica.identity, end)
-        log = recovery.recover(
-            self.disk, self._log_path, self.replica.identity, self.turn.mark, found, self.clock.store_ms(),
-            self._segment_bytes, self.clock.skew_ms, anew=self._is_another_page(found),
-        )  # fmt: skip
-        if copied:
-            level = INFO if found.verdict is recovery.Verdict.CLEAN else WARNING
-            self.notes.put_down(level, COPIED, self.path, found.end)
-        if gone:
-            self.notes.put_down(
-                WARNING, "%s: the log ended at %d when it was last used, and ends at %d now: %s",
-                self._log_path, end, found.end, shared.GONE,
-            )  # fmt: skip
-        self.clock.put_on(self.turn.mark)
-        self.turn.mark[shared.VERSION] = shared.PAGE_VERSION
-        self.turn.say_who()
-        self.turn.mark[shared.HEAD], self.turn.mark[END] = log.head, log.end
-        self._take_log(log, found, closed=True)
-        self._own_page(log.epoch)
-        self.replica.take_state(state, log.end)
-        self.committer.downtime_ms = self.clock.downtime_ms
-        with suppress(DiskFull):  # then before anything falls due
-            self.committer.add_downtime()
-
-    def _is_another_page(self, found: recovery.Survey) -> bool:
-        """Whether the page is not the one that was last used with this log."""
-        return not (epoch := self.turn.mark[shared.EPOCH]) or epoch != epoch_of(found.segments)
-
-    def _own_page(self, epoch: int) -> None:
-        """Say on the page which log it is used with; on the disk, so that a power cut brings no new epoch."""
-        if self.turn.mark[shared.EPOCH] != epoch or not self.turn.mark[shared.ORIGIN]:
-            self.turn.mark[shared.EPOCH] = epoch
-            self.turn.mark[shared.ORIGIN] = shared.origin_of(self.disk, self.turn.page_fd, self._mark_path)
-            self.disk.sync(self.turn.page_fd)
-
-    def _join(self) -> None:
-        """Read the log of the processes that are here; called with LOCK."""
-        args = self.disk, self._log_path, self.replica.identity, self.turn.mark
-
-        def use(found: recovery.Survey, upto: int) -> None:
-            log = Log(*args, found.segments, upto, self._segment_bytes)
-            self._take_log(log, found, closed=found.verdict is recovery.Verdict.CLEAN)
-
-        self.replica.join(use)
-
-    def _take_log(self, log: Log, found: recovery.Survey, *, closed: bool) -> None:
-        owner = Owner(
-            skew_ms=self.clock.skew_ms,
-            kept=self.maintenance.cleaning.kept,
-            refusable=frozenset({records.PUBLISH}),
-            # Not where each publish waits for the disk: a write is as fast there, and fails with an errno.
-            may_map=not self.sync_always and self.disk.may_map(self._log_path),
-            standing=self._standing,
-            turn=self._turn_of_sync,
-            stood=self.listener.look_after_pipes,
-            lost=self._lose,
-        )
-        log.share(self.turn.page_fd, owner, closed=closed)
-        self.replica.take_log(log, found.verdict)
 
     @contextmanager
     def maintaining(self) -> Iterator[tuple[Log, int, int]]:
@@ -386,7 +227,7 @@ class Store:
             busy.add(me)
             with self.turn.mutex:
                 if self.turn.gone:
-                    raise Closed(f"{self.path}: {self._closed_why}")
+                    raise Closed(f"{self.path}: {self.closed_why}")
                 try:
                     self.turn.enter_with_lock()
                     yield self.replica.log, self.clock.store_ms(), self.replica.epoch
@@ -398,7 +239,7 @@ class Store:
                 busy.discard(me)
 
     @contextmanager
-    def _turn_of_sync(self) -> Iterator[None]:
+    def turn_of_sync(self) -> Iterator[None]:
         """For a sync: no thread and no process appends meanwhile, and all that others did is known."""
         # A sync inside a turn of this thread: the threads of mq have the mutex only in one, when they sync.
         if self.turn.mutex._is_owned():  # type: ignore[attr-defined]
@@ -446,7 +287,7 @@ class Store:
         """Each thread that waits looks for itself at what changed."""
         self.waiters.wake_all()
 
-    def _lose(self, trouble: Trouble) -> None:
+    def lose(self, trouble: Trouble) -> None:
         """The files are not, or not only, this store's: nothing is done to them any more."""
         self.become(Phase.LOST)
         if trouble.stolen:
@@ -465,13 +306,9 @@ class Store:
         self.replica.log.failure.check()
 
     def _refuse(self) -> None:
-        raise Closed(f"{self.path}: {self._closed_why}")
+        raise Closed(f"{self.path}: {self.closed_why}")
 
     # ── what many queues have in common ────────────────────────────────────────────
-
-    def own_tag(self) -> str:
-        """What tells the receipts of the store that is read now from another's."""
-        return f"{self.replica.identity.store_id[:6]}{self.replica.log.epoch:04x}"
 
     def channel(self, name: str) -> Channel:
         found = self.waiters.channels.get(name) if type(name) is str else None
@@ -555,115 +392,14 @@ class Store:
             fd, self._reader.directory = self._reader.directory, -1
             self.disk.close(fd)
 
-    # ── forks ──────────────────────────────────────────────────────────────────────
 
-    def after_fork(self) -> None:
-        """Called in a child: nothing that was open is its own.  It opens the store when it first uses it.
-
-        Files are closed and not unlocked: that would let go of what the parent holds.
-        """
-        forks.free(lock for lock, _ in self.locks())
-        self.closing.lock = threading.RLock()
-        was_open, self.is_own = not self.turn.gone, False
-        parents_disk = self.disk
-        if not self.read_only:
-            self.disk = parents_disk.after_fork()
-        self.turn.after_fork(self.disk)
-        self.replica.disk = self.disk
-        try:
-            if was_open and not self.read_only:
-                self.inherited = max(self.inherited, self.replica.log.end)
-                self._parents = self.replica.identity, self.tag
-            self._forget_waiters()
-        finally:
-            if not self.read_only:
-                self.turn.gone, self.replica.applied = True, VOID
-                self._forget_files(parents_disk)
-        if self.read_only:
-            if self.replica.epoch:
-                self.replica.log.reader.after_fork()
-                self.waiters.bind(self.replica.state)
-            return
-        if not was_open:
-            return
-        if self.exclusive:
-            self._closed_why = "opened exclusively before a fork, and still the parent's: open it again here"
-            if self.path == MEMORY:
-                self._closed_why = "private to the process that opened it, and this is a fork of that"
-            self.closed = self.lost = True
-            self.become(Phase.CLOSED)
-        elif not self.closed:
-            self.become(Phase.FORKED)
-
-    def locks(self) -> list[tuple[forks.Lock, float]]:
-        """For which a thread may wait here, and how long a fork waits: see mq/forks.py.
-
-        Those that are held for long seldom change hands.
-        """
-        log = self.replica.log.locks() if self.replica.has_log else []
-        long = [self.closing.lock, *(each.worker.life for each in self.threads()), self.maintenance.working]
-        return [
-            *((lock, 0.0) for lock in long),
-            *((lock, forks.FORK_SECONDS) for lock in (self.turn.mutex, *log)),
-        ]
-
-    def let_threads_begin(self, seconds: float) -> None:
-        """See mq/forks.py."""
-        for each in self.threads():
-            each.worker.let_begin(seconds)
-
-    def threads(self) -> list[Maintenance | Listener | Flusher]:
-        """What has a thread."""
-        return [each for each in (self._flusher, self.listener, self.maintenance) if each]
-
-    def _forget_waiters(self) -> None:
-        """The receivers that wait, and the threads, are the parent's."""
-        self.waiters.after_fork()
-        self.busy, self.closing.closer = set(), None
-        self.maintenance, self._flusher = self._new_maintenance(), None
-
-    def _forget_files(self, parents_disk: Disk) -> None:
-        """Also those that another thread of the parent was just opening, or letting go of.
-
-        A file that cannot be closed does not keep the others open; the first such error is raised.
-        """
-        listener = self.listener
-        self.listener = self.waiters.listener = Listener(self, self.path, self.disk, self.turn)
-        self.turn.let_go_of_page()
-        sync_fd, self.turn.page_fd = self.turn.page_fd, -1
-        with ExitStack() as parts:  # the last one first
-            parts.callback(self.turn.locks_after_fork)
-            if sync_fd >= 0:
-                parts.callback(parents_disk.close, sync_fd)
-            if self.replica.has_log:
-                parts.callback(self.replica.log.after_fork)
-            parts.callback(listener.after_fork)
-
-    def spoil(self, error: BaseException) -> None:
-        """What `after_fork` raised is raised by every use of the store in this child."""
-        self.turn.after_fork(self.disk)
-        self._spoiled = error
-        self.turn.gone, self.replica.applied = True, VOID
-        if not self.closed:
-            self.become(Phase.SPOILED)
-
-    def _refuse_as_spoiled(self) -> None:
-        if isinstance(self._spoiled, MqError):
-            raise self._spoiled
-        raise StorageError(
-            self.path,
-            f"this process, a fork, could not take leave of its parent's files ({self._spoiled!r}):"
-            " open the store again here",
-        ) from self._spoiled
-
-    def _open_in_child(self) -> None:
-        with explain(self.path):
-            # Before anything is made or changed, and again when it is certain.
-            self._require_parents(identify(self.disk, self.path, create=False), self.tag)
-            self._open(salvage=False)
-        self.turn.enter()
-
-    def _require_parents(self, identity: Identity, tag: str) -> None:
-        """In a child: StoreFailed if the parent had another store open."""
-        if self._parents not in (None, (identity, tag)):
-            raise StoreFailed(self.path, "another store is here than before the fork: open it again")
+def open_store(
+    name: str, *, sync: str | float, read_only: bool, segment_bytes: int, clock: Callable[[], float] | None,
+    salvage: bool, exclusive: bool, mode: int | None, hold: Hold,
+) -> Store:  # fmt: skip
+    """The store in the directory *name*, wherever the program goes by os.chdir; or MEMORY."""
+    path = name if name == MEMORY else paths.absolute(name)
+    return Store(
+        path, sync=sync, read_only=read_only, segment_bytes=segment_bytes, clock=clock, salvage=salvage,
+        exclusive=exclusive, mode=mode, hold=hold,
+    )  # fmt: skip

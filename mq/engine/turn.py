@@ -32,7 +32,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
 from mq.engine.log import Conflict
-from mq.storage import shared
+from mq.storage import paths, shared
 from mq.storage.bias import Bias
 from mq.storage.disk import Disk, is_anothers
 from mq.storage.explain import pass_on, storage_error
@@ -217,6 +217,10 @@ class Turn:
             self.say_who()
 
     # ── the files, while the store is open ─────────────────────────────────────────
+
+    def held(self) -> dict[str, int]:
+        """The descriptors on which the store depends, by the name of the file; -1: not open."""
+        return {**self.locks.held(), paths.MARK: self.page_fd}
 
     @property
     def locks(self) -> Locks:

@@ -15,7 +15,7 @@ from .kernel import Here
 from .planted import CLOSING, FAILURE, FOLLOWING, ROTATION, SYNCING, TAIL, Bug, planted
 from .processes import Schedule, Violation, explore, explore_deaths
 
-STORE, TURN, REPLICA = "mq.engine.store:Store.", "mq.engine.turn:Turn.", "mq.engine.replica:Replica."
+OPENING, TURN, REPLICA = "mq.engine.opening:Opening.", "mq.engine.turn:Turn.", "mq.engine.replica:Replica."
 LOCKS, BIAS = "mq.storage.locks:Locks.", "mq.storage.bias:"
 ANNOUNCED = "if not self.biased:\n        self.mark[DIRTY] = 1"  # before a record is written
 
@@ -114,7 +114,7 @@ BUGS = (
         "a_process_without_a_barrier_comes_while_the_owner_is_inside"),
     # ── presence and recovery ──────────────────────────────────────────────────────
     Bug("presence is not taken", LOCKS + "arrive", "if not self.crowded:", "if True:", "three compete"),
-    Bug("the lock is not taken to recover", STORE + "_open", "self.turn.locks.take(None)", "pass",
+    Bug("the lock is not taken to recover", OPENING + "open", "turn.locks.take(None)", "pass",
         "first creation, come and go"),
     Bug("the last to close is present when it lets go of the lock", "mq.engine.closing:Closing._say_closed",
         "self._turn.locks.depart()", "pass",
@@ -136,8 +136,8 @@ BUGS = (
         "disk.open_directory(path)", "the_store_is_moved_while_one_publishes"),
     Bug("no second look at the files", "mq.storage.watch:Watch.stand_again",
         "if now_ms > self._stood_ms + CHECK_MS:", "if False:", "LOCK_is_deleted_while_one_publishes"),
-    Bug("a process that joins does not compare its files", STORE + "_begin",
-        "elif self.turn.mark[shared.FILES] != files:", "elif False:", "LOCK_is_deleted_while_one_publishes"),
+    Bug("a process that joins does not compare its files", OPENING + "_recover_if_alone",
+        "elif turn.mark[shared.FILES] != files:", "elif False:", "LOCK_is_deleted_while_one_publishes"),
     Bug("presence is only a lock of FORMAT", LOCKS + "_be_present",
         "for fd in (self.directory, self._presence) if fd >= 0", "for fd in (self._presence,) if fd >= 0",
         "a_repair_comes_when_format_is_gone"),
@@ -169,8 +169,8 @@ BUGS = (
     Bug("what is to be written again is forgotten, not written past the cache",
         "mq.storage.rewrite:_write_again", "if not _write_past_cache(disk, fd, data, first):", "if True:",
         "killed_in_the_rewrite_after_a_death_inside_a_failed_fdatasync"),
-    Bug("what nobody confirmed is written again without the lock", STORE + "_take_log",
-        "turn=self._turn_of_sync,", "",
+    Bug("what nobody confirmed is written again without the lock", OPENING + "_take_log",
+        "turn=store.turn_of_sync,", "",
         "a_death_inside_a_failed_fdatasync_while_another_process_appends_to_the_page"),
     Bug("what is being written again is called damaged", SYNCING + "wait_for_rewrite", "self._wait_to_sync()",
         "pass", "another_reads_in_the_rewrite_after_a_death_inside_a_failed_fdatasync"),
