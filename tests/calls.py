@@ -24,6 +24,9 @@ CALLS: dict[str, Callable[[mq.Broker, mq.Queue, mq.Delivery], object]] = {
     "options": lambda broker, queue, held: queue.options(),
     "purge": lambda broker, queue, held: queue.purge(),
     "declare": lambda broker, queue, held: broker.queue("mail", visibility_timeout=3),
+    "meta": lambda broker, queue, held: queue.meta(),
+    "update_meta": lambda broker, queue, held: queue.update_meta({"k": "v"}),
+    "generation": lambda broker, queue, held: broker.generation,
     "queues": lambda broker, queue, held: broker.queues(),
     "broker.stats": lambda broker, queue, held: broker.stats(),
     "flush": lambda broker, queue, held: broker.flush(),
@@ -33,6 +36,6 @@ CHANGES = {
     name: CALLS[name]
     for name in (
         "publish", "publish_many", "publish to a new queue", "receive", "receive now", "receive_many",
-        "ack_many", "purge", "declare",
+        "ack_many", "purge", "declare", "update_meta",
     )
 }  # fmt: skip

@@ -53,7 +53,7 @@ def seen(broker: mq.Broker) -> dict[str, Any]:
             [(each.id, each.body, each.attempts, each.due_at) for each in queue.peek(99, state=at)]
             for at in STATES
         ]
-        return queue.stats(), queue.options(), shown
+        return queue.stats(), queue.options(), dict(queue.meta()), shown
 
     return {name: of(broker.queue(name)) for name in broker.queues()}
 
@@ -99,6 +99,7 @@ ONCE: dict[str, tuple[Use, tuple[int, ...]]] = {
     "extend": (lambda broker, queue, held: held[0].extend(99), (3, 2, 0, 5, 0, 0)),
     "reject": (lambda broker, queue, held: held[0].reject("no"), (3, 1, 0, 5, 0, 1)),
     "ack_many": (lambda broker, queue, held: queue.ack_many(held), (3, 0, 0, 5, 2, 0)),
+    "update_meta": (lambda broker, queue, held: queue.update_meta({"k": "v"}), (3, 2, 0, 5, 0, 0)),
     "ack_many of receipts": (
         lambda broker, queue, held: queue.ack_many([each.receipt for each in held]), (3, 0, 0, 5, 2, 0),
     ),
@@ -462,6 +463,24 @@ def test_pausing_and_resuming_at_once(queue: mq.Queue[Any], first: Callable[[Act
     first(lambda rival: rival.queue("mail").publish("y"))
     queue.resume()
     assert bodies(queue.receive_many(5, timeout=0)) == ["x", "y"]
+
+
+def test_of_two_compare_and_sets_the_second_one_does_nothing(
+    queue: mq.Queue[Any], first: Callable[[Act], None]
+) -> None:
+    queue.update_meta({"owner": "nobody", "a": "1"})
+    theirs: list[bool] = []
+    first(lambda rival: theirs.append(rival.queue("mail").update_meta({"owner": "rival", "b": "2"})))
+    assert queue.update_meta({"owner": "ours", "c": "3"}, expect={"owner": "nobody"}) is False
+    assert (theirs, queue.meta()) == ([True], {"owner": "rival", "a": "1", "b": "2"})
+
+
+def test_of_two_changes_of_other_texts_both_are_made(
+    queue: mq.Queue[Any], first: Callable[[Act], None]
+) -> None:
+    first(lambda rival: rival.queue("mail").update_meta({"a": "1", "b": "2"}))
+    assert queue.update_meta({"b": None, "c": "3"})
+    assert queue.meta() == {"a": "1", "c": "3"}
 
 
 # ── what falls due, and maintenance ────────────────────────────────────────────────

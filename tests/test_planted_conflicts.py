@@ -99,15 +99,22 @@ def stale_transaction(
     )
 
 
+def stale_meta(broker: mq.Broker, queue: mq.Queue[Any], first: Callable[[Act], None], name: str) -> None:
+    """Compare-and-set that compares with what was there before."""
+    test_conflicts.test_of_two_compare_and_sets_the_second_one_does_nothing(queue, first)
+
+
 STALE = [
     *((stale_receive, name) for name in test_conflicts.RECEIVE),
     *((stale_settle, name) for name in test_conflicts.SETTLE),
     *((stale_change, name) for name in test_conflicts.CHANGE),
     (stale_dedup, ""),
     (stale_transaction, ""),
+    (stale_meta, ""),
 ]
 once = test_conflicts.test_what_meets_conflicts_takes_effect_once
-SAME_TWICE = {"pause", "declare", "extend", "extend_many", "reschedule"}  # as good as once: no test can tell
+# As good as once: no test can tell.
+SAME_TWICE = {"pause", "declare", "update_meta", "extend", "extend_many", "reschedule"}
 CAUGHT = (Exception, pytest.fail.Exception)  # whatever shows it
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypedDict, TypeVar
 
 from mq import exact
 from mq.delivery.intake import NewMessage
+from mq.delivery.meta import META_BYTES_MAX
 from mq.delivery.options import Declaration
 from mq.delivery.retry import Backoff
 from mq.engine.bodies import BYTES
@@ -184,6 +185,24 @@ def check_headers(headers: object) -> dict[str, str]:
         if size > HEADERS_BYTES_MAX:
             raise UsageError(f"the headers have {size:,} bytes or more; {HEADERS_BYTES_MAX:,} is the most")
         copy[name] = text
+    return copy
+
+
+def check_meta(name: str, texts: object) -> dict[str, str | None]:
+    """A copy of a mapping of text to text, or to None: there is no such text."""
+    copy: dict[str, str | None] = {}
+    for key, value in exact.pairs(name, texts):
+        word = exact.text("a name of the meta", key)
+        text = None if value is None else exact.text("a text of the meta", value)
+        try:
+            size = len(word.encode()) + len((text or "").encode())
+        except UnicodeEncodeError:
+            raise UsageError(f"{exact.shown(word)} of the meta is not valid Unicode") from None
+        if size > META_BYTES_MAX:
+            raise UsageError(
+                f"{exact.shown(word)} of the meta has {size:,} bytes; {META_BYTES_MAX:,} is the most"
+            )
+        copy[word] = text
     return copy
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import builtins
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar, Unpack, get_args, overload
 
 import msgspec
@@ -24,6 +25,7 @@ from mq.api.options import (
     check_count,
     check_delay,
     check_many,
+    check_meta,
     check_reason,
     check_seconds,
     new_message,
@@ -326,6 +328,34 @@ class Queue(Generic[T]):
         Raises Closed.
         """
         return options_of(*looking.options(self._store, self._channel))
+
+    # ── meta ───────────────────────────────────────────────────────────────────────
+
+    def meta(self) -> Mapping[str, str]:
+        """The texts that a program keeps with the queue, by name; read-only.
+
+        Raises Closed.
+        """
+        return MappingProxyType(looking.meta(self._store, self._channel))
+
+    def update_meta(
+        self, changes: Mapping[str, str | None], *, expect: Mapping[str, str | None] | None = None
+    ) -> bool:
+        """Change texts that a program keeps with the queue, if they are as expected; return whether.
+
+        *changes*: text by name; None deletes it.  Names that are left out stay as they are.  All names and
+        texts of a queue have 64 KiB together at most.
+        *expect*: what must be so now, or nothing is changed, and False is returned: text by name, None for a
+        name that is not there; names that are left out may be anything.  None (the default): nothing.
+
+        The texts are compared and changed in one step, whichever processes do so at the same time.  They are
+        durable, and go with the queue, which is made if it is not there.
+
+        Raises UsageError, StoreFailed, Closed.
+        """
+        checked = check_meta("changes", changes)
+        expected = {} if expect is None else check_meta("expected texts", expect)
+        return commands.update_meta(self._store, self._channel, checked, expected)
 
     # ── what waits ─────────────────────────────────────────────────────────────────
 

@@ -5,6 +5,7 @@ What a record says:
 records.py     each kind of record: how it is made, decoded, described
 attributes.py  what a message is beside its body
 options.py     what is known of a queue: its options and totals
+meta.py        texts that a program keeps with a queue
 decode.py      which records are refused, and why
 fold.py        what each kind does to the state: the one dispatcher
 runs.py        plain records in a row, done at once

@@ -36,6 +36,7 @@ class Declaration(
     name: str
     paused: bool = False
     idle_until: int = 0  # store time; see idle.py
+    meta: dict[str, str] = {}  # see meta.py; never changed, only replaced
     published: int = 0
     acked: int = 0
     failed: int = 0
@@ -59,7 +60,7 @@ class Totals:
 
 
 def defines_alike(one: Declaration, other: Declaration) -> bool:
-    """Whether they differ at most in what happens to a queue: totals, and when it was last in use."""
+    """Whether they differ in no option: at most in meta, totals, and when the queue was last used."""
     return all(getattr(one, name) == getattr(other, name) for name in DEFINITION)
 
 

@@ -27,6 +27,7 @@ from typing import Final, Literal
 
 from msgspec.structs import replace
 
+from . import meta
 from .attributes import Attributes, Changes, Failed
 from .backlog import Backlog
 from .board import NEVER, Board, QueueAlarm
@@ -66,6 +67,7 @@ class QueueState:
         self.flights: Final[dict[int, Flight]] = {}  # delivered, and not settled; timed out, perhaps
         self.dedup: Final = Remembered()  # dedup ids, which outlive their messages
         self.bytes = 0  # of all that was published and is not settled
+        self.meta_bytes = 0  # what the meta adds to the declaration in the log
         self.history_bytes = 0  # what the failures and origins of the messages add in the log
         # What is next, and when.
         self.board = board or Board()  # shared by all queues of the store
@@ -154,6 +156,7 @@ class QueueState:
     def declare(self, declaration: Declaration, position: int) -> None:
         self.options, self.declared_at = declaration, position
         self.name, self.paused, self.totals = declaration.name, declaration.paused, Totals(declaration)
+        self.meta_bytes = meta.live_bytes(declaration.meta)
         self.bounded = declaration.max_length is not None or declaration.max_bytes is not None
         self.publish_needs_plan = self.bounded or declaration.ttl is not None or declaration.delay > 0
         self.idle = Idle(declaration)
@@ -596,7 +599,7 @@ class QueueState:
         if self.gone:
             return 0
         messages = max(0, self.bytes) + self.total() * MESSAGE_OVERHEAD_BYTES + self.history_bytes
-        return messages + self.dedup.bytes + DECLARATION_BYTES
+        return messages + self.dedup.bytes + self.meta_bytes + DECLARATION_BYTES
 
     def __contains__(self, id: int) -> bool:
         return id in self.flights or id in self.delayed or self._lane_of(id) is not None

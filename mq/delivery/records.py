@@ -2,7 +2,7 @@
 
     kind        payload
     ──────────  ──────────────────────────────────────────────────────────────
-    DECLARE     msgpack: name, all options, and the totals so far
+    DECLARE     msgpack: name, all options, the meta, and the totals so far
     PUBLISH     the body, then attributes if there are any
     DELIVER     message id, deadline, then the ids of those delivered with it
     ACK         for each message its id, and the size of what was published
@@ -71,7 +71,7 @@ EXPIRED: Final = 0x40  # a bit of the flags of MOVE and DROP
 RUN_MAX: Final = 128  # messages in one record, so that damage to it concerns no more
 
 # What the log holds at most for what is live, beside bodies: see `QueueState.live_bytes`.
-DECLARATION_BYTES: Final = 512  # for a queue itself: more than a declaration takes
+DECLARATION_BYTES: Final = 512  # for a queue itself: more than a declaration takes without its meta
 MESSAGE_OVERHEAD_BYTES: Final = 96  # for a message, moved and settled once
 
 
@@ -122,7 +122,9 @@ def _decode_declare(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[
 
 def _describe_declare(flags: int, event: tuple[Declaration], at: Times) -> Facts:
     found = dict(msgspec.to_builtins(event[0]))
-    return {"name": found.pop("name"), "options": found}
+    meta = found.pop("meta", None)
+    facts: Facts = {"name": found.pop("name"), "options": found}
+    return facts | ({"meta": meta} if meta else {})
 
 
 # ── PUBLISH ────────────────────────────────────────────────────────────────────────

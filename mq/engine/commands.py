@@ -3,7 +3,7 @@
     publish, transact        with attributes, into limits, several at once, with what a transaction settles
     cancel, reschedule       one message that waits
     purge, replay            many, in slices, so that no neighbour waits
-    declare, delete, pause, resume     the queue
+    declare, update_meta, delete, pause, resume     the queue
 
 Deliveries are settled in settling.py.  The plain publish, receive and ack make no plan: see hot.py.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from mq.delivery import dead, records, settle
+from mq.delivery import dead, meta, records, settle
 from mq.delivery.intake import NewMessage, admit
 from mq.delivery.plan import Plan
 from mq.delivery.purge import Purge
@@ -27,7 +27,7 @@ from mq.engine.settling import Claim, Do, mark_settled, plan_all
 from mq.engine.slices import give_way
 from mq.engine.store import Store
 from mq.engine.waiting import Sleeper
-from mq.errors import DiskFull, QueueFull, StaleReceipt
+from mq.errors import DiskFull, QueueFull, StaleReceipt, UsageError
 
 Decide = Callable[[Plan, QueueState, Callable[[], bool]], int]  # the last: whether the slice's time is over
 
@@ -185,15 +185,51 @@ def _declare(store: Store, channel: Channel, changes: dict[str, Any]) -> int:
     """Where the log ends then."""
     replica, committer = store.replica, store.committer
     dead.check_dead_letters(replica.state, channel.name, changes)
-    plan = committer.plan()
-    if (state := channel.state) and state.is_to_go(plan.now):
-        # It is to go, and no process has noticed yet: what is declared is a new one.
-        plan.add(*records.delete(state.number))
-        committer.commit(plan)
-        plan = committer.plan()
+    plan = _plan_without_what_goes(store, channel)
     plan.declare(channel.name, changes)
     committer.commit(plan)
     return replica.log.end
+
+
+def _plan_without_what_goes(store: Store, channel: Channel) -> Plan:
+    """A plan.  A queue that is to go, and is still there, is deleted first: what is declared is a new one."""
+    committer = store.committer
+    plan = committer.plan()
+    if (state := channel.state) and state.is_to_go(plan.now):
+        plan.add(*records.delete(state.number))
+        committer.commit(plan)
+        plan = committer.plan()
+    return plan
+
+
+@operation
+def update_meta(store: Store, channel: Channel, changes: meta.Changes, expect: meta.Changes) -> bool:
+    """Change the texts named, if all that is expected is so; whether it was."""
+    end = store.turn.take(partial(_update_meta, store, channel, changes, expect))
+    if end is None:
+        return False
+    store.finish_publish(end)  # also if it was so already: another caller may still wait for the disk
+    return True
+
+
+def _update_meta(
+    store: Store, channel: Channel, changes: meta.Changes, expect: meta.Changes
+) -> int | None:  # fmt: skip
+    """Where the log ends then; None if something is not as expected."""
+    plan = _plan_without_what_goes(store, channel)
+    before = channel.state.options.meta if channel.state else {}
+    if not meta.is_so(before, expect):
+        return None
+    after = meta.changed(before, changes)
+    if after != before:
+        if (size := meta.size(after)) > meta.META_BYTES_MAX:
+            raise UsageError(
+                f"the meta of queue {channel.name!r} would have {size:,} bytes; {meta.META_BYTES_MAX:,} is"
+                " the most: nothing was changed; keep the data elsewhere, and here where it is"
+            )
+        plan.declare(channel.name, {"meta": after})
+        store.committer.commit(plan)
+    return store.replica.log.end
 
 
 def pause(store: Store, channel: Channel) -> None:

@@ -223,6 +223,17 @@ def _created_ms(store: Store, position: int) -> int | None:
 
 
 @operation
+def meta(store: Store, channel: Channel) -> dict[str, str]:
+    """What a program keeps with the queue; nothing if it is not there."""
+    return store.turn.look(partial(_meta, store, channel))
+
+
+def _meta(store: Store, channel: Channel) -> dict[str, str]:
+    held = channel.state
+    return {} if held is None or held.is_to_go(store.clock.now()) else held.options.meta
+
+
+@operation
 def options(store: Store, channel: Channel) -> tuple[Declaration, str]:
     """The options in force, and where dead letters go; "" if no queue can be named so."""
     held = store.turn.look(lambda: channel.state)

@@ -156,6 +156,16 @@ class Driver:
                 syncs=True,
             )
 
+    def update_meta(self, name: str, key: str, text: str, expect: str | None = None) -> None:
+        """Compare and set."""
+        if not self._skip():
+            self._do(
+                f"update_meta({name!r}, {key!r}, {text[:9]!r}, {expect!r})",
+                model.update_meta(name, key, text, expect),
+                lambda broker: broker.queue(name).update_meta({key: text}, expect={key: expect}),
+                syncs=True,
+            )
+
     def publish(
         self, name: str, count: int = 1, *, size: int = 0, group: bool = False, **options: Any
     ) -> None:
@@ -337,7 +347,7 @@ class Driver:
         """What may be received now: all that the model has, but for what is in flight or delayed."""
         away = self._bodies(name, "in_flight") | self._bodies(name, "delayed")
         said, busy, found = self.history.said, set(), []
-        for body, _ in self.history.now[0].get(name, (0.0, ()))[1]:
+        for body, _ in self.history.now[0].get(name, model.NEW)[1]:
             priority, group = said.get(body, (0, None))
             if body not in away and (group is None or group not in busy):
                 found.append((-priority, len(found), body))
@@ -394,7 +404,7 @@ class Driver:
         if self._skip() or self._broker is None:
             return
         flying = self._bodies(name, "in_flight")
-        for body, _ in self.history.now[0].get(name, (0.0, ()))[1]:
+        for body, _ in self.history.now[0].get(name, model.NEW)[1]:
             if body not in flying:
                 self.history.ended.setdefault(body, False)
         step = model.gone(name, lambda body: body in flying)
@@ -522,8 +532,9 @@ def holdings(broker: Broker, *, counted: bool = False) -> tuple[model.Key, Ids, 
         if away or any(each._more for each in messages):
             messages = sorted(messages + away, key=lambda each: each.id)
         queues[name] = (
-            queue.options()["visibility_timeout"], tuple([(each.raw, each.attempts) for each in messages])
-        )  # fmt: skip
+            (queue.options()["visibility_timeout"], tuple(sorted(queue.meta().items()))),
+            tuple([(each.raw, each.attempts) for each in messages]),
+        )
         ids += [(name, each.id, each.raw) for each in messages]
     return model.key(queues), tuple(ids), tuple(said)
 

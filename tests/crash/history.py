@@ -26,8 +26,9 @@ from typing import NamedTuple
 IDS_OUTLIVE_POWER = True
 
 Messages = tuple[tuple[bytes, int], ...]  # body and attempts, in delivery order
-Queues = dict[str, tuple[float, Messages]]  # visibility timeout and messages, by name
-Key = tuple[tuple[str, tuple[float, Messages]], ...]
+Declared = tuple[float, tuple[tuple[str, str], ...]]  # visibility timeout, and meta
+Queues = dict[str, tuple[Declared, Messages]]  # by name
+Key = tuple[tuple[str, tuple[Declared, Messages]], ...]
 Step = Callable[[Queues], Queues]
 
 
@@ -45,19 +46,38 @@ def key(queues: Queues) -> Key:
     return tuple(sorted(queues.items()))
 
 
+NEW: tuple[Declared, Messages] = (30.0, ()), ()
+
+
 # ── the model: one function an operation ───────────────────────────────────────────
 
 
 def declare(name: str, visibility_timeout: float) -> Step:
-    return lambda queues: {**queues, name: (visibility_timeout, queues.get(name, (0.0, ()))[1])}
+    def step(queues: Queues) -> Queues:
+        (_, meta), messages = queues.get(name, NEW)
+        return {**queues, name: ((visibility_timeout, meta), messages)}
+
+    return step
+
+
+def update_meta(name: str, key: str, text: str, expect: str | None) -> Step:
+    """*key* is *text* from now on, if it was *expect*."""
+
+    def step(queues: Queues) -> Queues:
+        (timeout, meta), messages = queues.get(name, NEW)
+        if dict(meta).get(key) != expect:
+            return queues
+        return {**queues, name: ((timeout, tuple(sorted({**dict(meta), key: text}.items()))), messages)}
+
+    return step
 
 
 def publish(name: str, bodies: Iterable[bytes]) -> Step:
     new = tuple((body, 0) for body in bodies)
 
     def step(queues: Queues) -> Queues:
-        timeout, messages = queues.get(name, (30.0, ()))
-        return {**queues, name: (timeout, messages + new)}
+        declared, messages = queues.get(name, NEW)
+        return {**queues, name: (declared, messages + new)}
 
     return step
 
@@ -69,8 +89,8 @@ def tried(name: str, bodies: Iterable[bytes], by: int) -> Step:
     def step(queues: Queues) -> Queues:
         if name not in queues:
             return queues
-        timeout, messages = queues[name]
-        return {**queues, name: (timeout, tuple((b, n + by if b in which else n) for b, n in messages))}
+        declared, messages = queues[name]
+        return {**queues, name: (declared, tuple((b, n + by if b in which else n) for b, n in messages))}
 
     return step
 
@@ -81,8 +101,8 @@ def gone(name: str, keep: Callable[[bytes], bool]) -> Step:
     def step(queues: Queues) -> Queues:
         if name not in queues:
             return queues
-        timeout, messages = queues[name]
-        return {**queues, name: (timeout, tuple(each for each in messages if keep(each[0])))}
+        declared, messages = queues[name]
+        return {**queues, name: (declared, tuple(each for each in messages if keep(each[0])))}
 
     return step
 
@@ -98,13 +118,13 @@ def moved(name: str, bodies: Iterable[bytes], to: str) -> Step:
     which = set(bodies)
 
     def step(queues: Queues) -> Queues:
-        going = [body for body, _ in queues.get(name, (30.0, ()))[1] if body in which]
+        going = [body for body, _ in queues.get(name, NEW)[1] if body in which]
         if not going:
             return queues
         queues = gone(name, lambda body: body not in which)(queues)
-        timeout, messages = queues.get(to, (30.0, ()))
+        declared, messages = queues.get(to, NEW)
         messages = (*messages, *((body, 0) for body in going))
-        return {**queues, to: (timeout, tuple(sorted(messages, key=lambda each: number(each[0]))))}
+        return {**queues, to: (declared, tuple(sorted(messages, key=lambda each: number(each[0]))))}
 
     return step
 
@@ -113,7 +133,7 @@ def once(name: str, body: bytes) -> Step:
     """Published, if it was not there already."""
 
     def step(queues: Queues) -> Queues:
-        here = any(each == body for each, _ in queues.get(name, (30.0, ()))[1])
+        here = any(each == body for each, _ in queues.get(name, NEW)[1])
         return queues if here else publish(name, [body])(queues)
 
     return step

@@ -132,6 +132,13 @@ BUGS = (
         "rotation publish_always"),
     Bug("the page's claim is not heard", "mq.storage.shared:claimed",
         "min(once, again) if again else once", "0", "damage"),
+    # ── meta ───────────────────────────────────────────────────────────────────────
+    Bug("a declaration that is written again has no meta", "mq.delivery.state:declaration_of",
+        "queue.options, name=queue.name", "queue.options, meta={}, name=queue.name", "keeping_meta"),
+    Bug("a compare-and-set does not compare", "mq.engine.commands:_update_meta",
+        "not meta.is_so(before, expect)", "False", "keeping_meta"),
+    Bug("a compare-and-set does not wait for the disk", "mq.engine.commands:update_meta",
+        "store.finish_publish(end)", "pass", "keeping_meta"),
     # ── copies ─────────────────────────────────────────────────────────────────────
     Bug("the page of a copy is believed", "mq.storage.shared:copied_key", "return None if is_own else",
         "return None if True else", "copied"),

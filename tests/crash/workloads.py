@@ -369,6 +369,28 @@ def publishing_once(d: Driver) -> None:
     d.publish_once("a", "m")
 
 
+def keeping_meta(d: Driver) -> None:
+    """What a program keeps with a queue outlives cleaning and checkpoints; compare-and-set is true or not."""
+    d.open()
+    d.update_meta("a", "k", "1")
+    d.update_meta("a", "k", "2", expect="1")
+    d.update_meta("a", "k", "3", expect="1")
+    d.update_meta("a", "long", "x" * 900)
+    d.declare("a", 20.0)
+    for _ in range(4):
+        d.publish("c", size=300)
+        d.take("c")
+        d.ack()
+        d.maintain(1 << 30)
+    d.update_meta("a", "k", "4", expect="2")
+    d.maintain()
+    d.reopen(sync="never")
+    d.update_meta("a", "k", "5", expect="4")
+    d.publish("a")
+    d.reopen(from_log=True)
+    d.update_meta("a", "k", "6", expect="5")
+
+
 def transforming(d: Driver) -> None:
     """Each input gives exactly one output, wherever it is cut."""
     d.open()
@@ -493,9 +515,9 @@ WORKLOADS: dict[str, Workload] = {
         first_create, publish_always, publish_never, batches, unsynced_batches, acks, settling, timeouts,
         purging, rotation, unsynced_rotation, closing, full_segment, long_gap,
         cleaning, unsynced_cleaning, unsynced_closing, checkpoints, sleeping,
-        ordering, dying, out_of_time, idling, expiring, publishing_once, transforming, arriving_settled,
-        asking_again, remembering, remembering_without_reading, moving, grouped, upgrading,
-        upgrading_what_was_killed,
+        ordering, dying, out_of_time, idling, expiring, publishing_once, transforming,
+        arriving_settled, keeping_meta, asking_again, remembering, remembering_without_reading, moving,
+        grouped, upgrading, upgrading_what_was_killed,
     )
 }  # fmt: skip
 

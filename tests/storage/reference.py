@@ -46,7 +46,8 @@ DECLARED: dict[str, Any] = {
     "name": "", "visibility_timeout": 30, "max_attempts": None, "backoff": [1, 2, 60, 0.1], "dead_letter": "",
     "ttl": None, "expired": "drop", "max_length": None, "max_bytes": None, "overflow": "reject",
     "dedup_window": 300, "delivery": "at_least_once", "delete_when_idle": None,
-    "delete_when_abandoned": None, "delay": 0, "paused": False, "idle_until": 0, **dict.fromkeys(TOTALS, 0),
+    "delete_when_abandoned": None, "delay": 0, "meta": {}, "paused": False, "idle_until": 0,
+    **dict.fromkeys(TOTALS, 0),
 }  # fmt: skip
 
 
