@@ -128,7 +128,7 @@ def test_the_cleaner_stops_and_says_what_to_do_and_after_a_repair_it_cleans_agai
     assert len(broker._store.replica.log.segments) > segments
     broker.close()
 
-    (loss,) = repair(RealDisk(), str(tmp_path), records.PUBLISH, records.message_of, refusals)
+    (loss,) = repair(RealDisk(), str(tmp_path), records.NEW, records.message_of, refusals)
     assert loss.ids == (stuck[1],)
     broker = open_store()
     broker._store.maintenance.run()

@@ -94,11 +94,11 @@ def salvage(path: Path) -> None:
 
 
 def mend(path: Path) -> None:
-    repair(RealDisk(), str(path), records.PUBLISH, records.message_of, refusals)
+    repair(RealDisk(), str(path), records.NEW, records.message_of, refusals)
 
 
 def look(path: Path) -> None:
-    repair(RealDisk(), str(path), records.PUBLISH, records.message_of, refusals, dry_run=True)
+    repair(RealDisk(), str(path), records.NEW, records.message_of, refusals, dry_run=True)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

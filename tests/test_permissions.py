@@ -116,13 +116,13 @@ def test_what_repair_makes_is_as_the_rest(path):
     use(path, mode=0o660)
     (path / "FORMAT").unlink()
     with umask(0o077):
-        assert repair(RealDisk(), str(path), records.PUBLISH, records.message_of, refusals)
+        assert repair(RealDisk(), str(path), records.NEW, records.message_of, refusals)
     segment = sorted((path / "log").iterdir())[-1]
     data = bytearray(segment.read_bytes())
     data[8:20] = bytes(12)  # of its header
     segment.write_bytes(data)
     with umask(0o077):
-        assert repair(RealDisk(), str(path), records.PUBLISH, records.message_of, refusals)
+        assert repair(RealDisk(), str(path), records.NEW, records.message_of, refusals)
     assert set(modes(path).values()) == {"0o660", "0o770"}
     assert [name for name in modes(path) if name.startswith("quarantine/")]
 

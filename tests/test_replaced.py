@@ -331,14 +331,14 @@ def test_repair_never_runs_beside_a_live_process(path, names, harm, exclusive):
         there = {each: each.read_bytes() for each in path.rglob("*") if each.is_file()}
         for dry_run in (False, True):
             with pytest.raises(mq.StoreLocked):
-                repair(RealDisk(), str(path), records.PUBLISH, records.message_of, refusals, dry_run=dry_run)
+                repair(RealDisk(), str(path), records.NEW, records.message_of, refusals, dry_run=dry_run)
         with pytest.raises(mq.StorageError) as refused:
             opened(path, recover="salvage")
         assert not isinstance(refused.value, mq.CorruptStore)
         assert {each: each.read_bytes() for each in there} == there
         with pytest.raises(mq.StoreFailed):
             a.close()
-    repair(RealDisk(), str(path), records.PUBLISH, records.message_of, refusals)
+    repair(RealDisk(), str(path), records.NEW, records.message_of, refusals)
     with opened(path) as again:
         assert count(again) == 1
 

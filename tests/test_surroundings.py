@@ -111,7 +111,7 @@ def salvaged(path: Path) -> None:
 
 
 def repaired(path: Path) -> None:
-    repair(RealDisk(), str(path), records.PUBLISH, records.message_of, refusals)
+    repair(RealDisk(), str(path), records.NEW, records.message_of, refusals)
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO], ids=errno.errorcode.get)

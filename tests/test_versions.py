@@ -141,7 +141,7 @@ def mend(path: Path, name: str) -> None:
     with Path(name).open("r+b") as file:
         file.seek(20)
         file.write(b"damage")
-    assert len(repair.repair(QuickDisk(), str(path), records.PUBLISH, records.message_of, refusals)) == 1
+    assert len(repair.repair(QuickDisk(), str(path), records.NEW, records.message_of, refusals)) == 1
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])

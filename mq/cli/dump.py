@@ -70,7 +70,7 @@ def facts(found: Found, names: _Names, skew_ms: int) -> Facts:
     except (struct.error, NotUnderstood):
         return {"unreadable": "it says what this mq does not know; upgrade mq"}
     at = records.Times(output.instant, lambda ms: output.instant(ms + skew_ms))
-    said = {"message": found.lsn} if found.kind == records.PUBLISH else {}
+    said = {"message": found.lsn} if found.kind in records.NEW else {}
     said |= known.describe(found.flags, event, at)
     return said | {"to": names.at(said["to"], found.lsn)} if found.kind == records.MOVE else said
 
@@ -120,7 +120,7 @@ class _Names:
     def read_all(self) -> None:
         if not self._complete:
             with Progress("reading names"):
-                read(self._disk, self._store, records.PUBLISH, self)
+                read(self._disk, self._store, records.NEW, self)
             self._complete = True
 
     def numbers(self, name: str) -> set[int]:
@@ -161,7 +161,7 @@ def _that_may_name(stretch: Stretch, message: int) -> list[Event]:
     return [
         event for event in stretch.events()
         if event[0] == message
-        or (event[1] != records.PUBLISH and buffer.find(needle, event[6], event[7]) >= 0)
+        or (event[1] not in records.NEW and buffer.find(needle, event[6], event[7]) >= 0)
     ]  # fmt: skip
 
 
@@ -293,7 +293,7 @@ def dump(
     shown = _Dump(asked, names, paths.log(store), as_json)
     if message is not None:
         shown.begin_with(disk, store, message)
-    walked = read(disk, store, records.PUBLISH, shown)
+    walked = read(disk, store, records.NEW, shown)
     code = exit_code(walked)
     if code:
         output.flush()

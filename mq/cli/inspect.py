@@ -89,7 +89,7 @@ def take_census(disk: Disk, store: str) -> Census:
     """Started over if compaction drops a segment meanwhile."""
     while True:
         census = Census()
-        walked = read(disk, store, records.PUBLISH, census)
+        walked = read(disk, store, records.NEW, census)
         try:
             census.count_live(walked)
             return census

@@ -29,7 +29,7 @@ def repair(dry_run: bool, as_json: bool, store: str) -> None:
     mq repair
     """
     require_directory(store)
-    losses = mending.repair(RealDisk(), store, records.PUBLISH, records.message_of, refusals, dry_run=dry_run)
+    losses = mending.repair(RealDisk(), store, records.NEW, records.message_of, refusals, dry_run=dry_run)
     for loss in losses:
         if as_json:
             fields = loss._asdict() | {"ids": list(loss.ids), "copy": loss.copy or None}

@@ -92,7 +92,7 @@ def verify(ctx: click.Context, as_json: bool, store: str) -> None:
 def _verify(disk: Disk, store: str) -> Findings:
     with Progress("verifying") as progress:
         found = Findings(disk, progress)
-        walked = found.walk = read(disk, store, records.PUBLISH, found, refusals)
+        walked = found.walk = read(disk, store, records.NEW, found, refusals)
     found.gaps = [each for each in found.gaps if each[0].lsn >= walked.head or each[0] in walked.missing]
     refused = [gap for gap, _ in found.gaps if not gap.torn and gap not in walked.missing]
     if walked.problem is None and refused:  # all is intact, but recovery does not take it

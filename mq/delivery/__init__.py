@@ -17,6 +17,8 @@ queue.py       one queue: waiting, delayed, in flight
 backlog.py     ids that wait, eight bytes each
 traits.py      what is kept of the others
 dedup.py       dedup ids that are remembered
+shares.py      messages that several queues hold
+subscription.py  what a queue gets of what is published to topics
 snapshot.py    the state as something to keep, and back
 unloaded.py    queues as a checkpoint holds them, until they are needed
 

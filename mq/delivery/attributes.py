@@ -12,6 +12,7 @@ is not cut out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct
 from struct import error as StructError
 from typing import Annotated, Final, Protocol
@@ -33,6 +34,7 @@ class Attributes(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     headers: dict[str, str] = msgspec.field(default_factory=dict, name="h")
     dedup_id: str | None = msgspec.field(default=None, name="k")
     dedup_until: Instant = msgspec.field(default=0, name="u")  # store time
+    topic: str | None = msgspec.field(default=None, name="t")  # None: published to its queue
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -58,12 +60,20 @@ class Sliced(Protocol):
 
 
 NO_ATTRIBUTES: Final = Attributes()
+
+
+def topic_key(topic: str, dedup_id: str) -> str:
+    """Under what a dedup id of a topic is remembered, among those of all topics."""
+    return f"{topic}\0{dedup_id}"
+
+
 CHANGES_BYTES_MAX: Final = 64 << 10  # five failures with a reason each take 6 KiB at most
 TRAILER_LENGTH: Final = Struct("<I")
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 decode_attributes: Final = msgspec.msgpack.Decoder(Attributes).decode
 decode_changes: Final = msgspec.msgpack.Decoder(Changes).decode
+encode_changes: Final[Callable[[Changes], bytes]] = _encode
 
 
 def trailer(part: Attributes | Changes) -> bytes:

@@ -10,6 +10,7 @@ from heapq import heapify, heappop, heappush
 from typing import Final
 
 from .now import Now
+from .shares import Shares
 
 NEVER: Final = 1 << 63
 STALE_MAX: Final = 64  # stale entries of a heap, beside as many as there are valid ones
@@ -54,7 +55,7 @@ class Alarms:
 
 
 class Board:
-    __slots__ = ("_ahead", "_store", "_wall", "changed", "next", "seen", "sooner", "stocked")
+    __slots__ = ("_ahead", "_store", "_wall", "changed", "next", "seen", "shared", "sooner", "stocked")
 
     def __init__(self) -> None:
         # Store time, ms: until then nothing falls due, unless the wall clock jumps.  0 at first: only
@@ -66,6 +67,7 @@ class Board:
         # Numbers of the queues that may hold a message, of those that are loaded.  A look that finds one
         # empty takes it out (`State.is_stocked`), and its next change brings it back.
         self.stocked: set[int] = set()
+        self.shared = Shares()  # messages that several queues hold
         self._store = Alarms()  # by store time
         self._wall = Alarms()  # by wall time
         self._ahead = 0  # store time less wall time, when it was last known

@@ -70,7 +70,7 @@ def move_to_dead_letters(plan: Plan, queue: QueueState, id: int, size: int, reas
     """Move a message to the dead letters; *flags*: FAILED or EXPIRED, if it was one of those."""
     to = plan.number(dead_letters_of(queue.options))
     move = Move(id, size, to, plan.now.store, plan.expires(to), queue.name, reason)
-    plan.add(*records.move(queue.number, records.DIED | flags, move))
+    plan.move(queue, records.DIED | flags, move)
     plan.free(queue, id, size)
 
 
@@ -156,7 +156,7 @@ class Replay:
             )
         size = plan.size_of(queue, id)
         move = Move(id, size, target.number, plan.now.store, plan.expires(target.number))
-        plan.add(*records.move(queue.number, 0, move))
+        plan.move(queue, 0, move)
         return size
 
     def _check_room(self, plan: Plan, name: str, sizes: list[int]) -> None:

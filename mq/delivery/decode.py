@@ -82,9 +82,12 @@ def check(draft: Draft) -> Event:
     kind, flags, number, payload = draft
     try:
         event = decode(kind, flags, payload, 0, len(payload))
-        if flags & STORAGE_BITS or not 0 < number <= NUMBER_MAX:
+        is_number = number > 0 if kind not in records.OF_THE_STORE else not number
+        if flags & STORAGE_BITS or not (is_number or kind in records.OF_ANY) or number > NUMBER_MAX:
             raise NotUnderstood(f"flags {flags:#x} and queue {number} are not those of an event")
         if kind == records.DECLARE:
+            if bool(event[0].name) != bool(number):
+                raise NotUnderstood(f"queue {number} cannot be called {event[0].name!r}")
             _check_durations(event[0])
     except NotUnderstood as error:
         raise UsageError(

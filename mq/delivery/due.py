@@ -21,7 +21,7 @@ from mq.errors import UsageError
 from . import records
 from .dead import move_to_dead_letters
 from .now import Now
-from .plan import Plan, SizeOf
+from .plan import Plan, Read, SizeOf
 from .queue import QueueState
 from .state import State
 
@@ -32,7 +32,7 @@ EXPIRED_REASON: Final = "its time to live was over"
 
 
 def next_work(
-    state: State, now: Now, size_of: SizeOf, is_late: Callable[[], bool],
+    state: State, now: Now, size_of: SizeOf, read: Read, is_late: Callable[[], bool],
     cannot: Callable[[QueueState, UsageError], None],
 ) -> tuple[QueueState, Plan] | None:  # fmt: skip
     """A queue, and what has to be done there now, or a part of it; None if nothing was found.
@@ -49,7 +49,7 @@ def next_work(
         if queue is None:
             state.board.done(number, now)
             continue
-        plan = Plan(state, now, size_of)
+        plan = Plan(state, now, size_of, read)
         obstacle = _fill(plan, queue, is_late)
         if plan.drafts:
             return queue, plan

@@ -21,21 +21,23 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import Any, Final
 
 from mq.errors import Unsupported
 
 from . import records, runs
-from .attributes import Failed
+from .attributes import Failed, topic_key
 from .decode import NotUnderstood, decode
 from .dedup import Seen
 from .options import Declaration, defines_alike
 from .queue import QueueState
-from .records import Draft, Event, Move, Pairs
+from .records import Draft, Event, Fanout, Move, Pairs, Subscribed
 from .runs import CHAINED, PUBLISHES, UNCHAINED, Outline, Run, Stretch
-from .state import State
-from .traits import PLAIN, Delayed, Flight, Traits, with_failure
+from .shares import Shares
+from .state import EXCHANGE, State
+from .subscription import Subscription
+from .traits import PLAIN, Delayed, Flight, Traits, expiring, traits_of, with_failure
 
 
 def apply(state: State, stretches: Iterable[Stretch]) -> None:
@@ -143,7 +145,7 @@ def _decoded(lsn: int, kind: int, flags: int, buffer: Any, start: int, length: i
 def _declare(state: State, queue: QueueState, lsn: int, flags: int, event: tuple[Declaration]) -> None:
     before = queue.name
     # The cleaner writes a declaration again, with the totals so far: that changes no definition.
-    if queue.declared_at < 0 or not defines_alike(event[0], queue.options):
+    if (queue.declared_at < 0 or not defines_alike(event[0], queue.options)) and queue.number != EXCHANGE:
         state.generation = lsn
     queue.declare(event[0], lsn)
     state.bind(queue, before)
@@ -180,7 +182,83 @@ def _purge(state: State, queue: QueueState, lsn: int, flags: int, event: Event) 
 
 def _relocate(state: State, queue: QueueState, lsn: int, flags: int, event: Event) -> None:
     id, _created, *rest = event
-    queue.relocate(id, lsn, *rest)
+    if not id:  # a copy
+        queue.totals.published += 1
+    queue.relocate(id or lsn, lsn, *rest)
+    for number in state.board.shared.holders(id):
+        state.made(number).has_moved(id, lsn)
+
+
+def _fan_out(state: State, queue: QueueState, lsn: int, flags: int, event: Fanout) -> None:
+    """*queue*: the exchange."""
+    queues, times, retained, size, attributes = event
+    queue.totals.published += 1
+    queue.totals.dropped += not queues
+    if attributes.dedup_id is not None:
+        assert attributes.topic is not None
+        queue.note_dedup(topic_key(attributes.topic, attributes.dedup_id), lsn, attributes.dedup_until)
+    if queue.unchanged:
+        queue.mark_changed()
+    state.board.shared.put(lsn, size, event.holders)
+    if retained:
+        state.made(retained).publish(lsn, size)
+    traits = traits_of(attributes)
+    alike = repeat((attributes.due, attributes.expires))
+    for number, (due, expires) in zip(queues, times or alike, strict=False):
+        target = state.made(number)
+        if traits is PLAIN and not due and not expires:
+            target.publish(lsn, size)
+        elif expires == traits.expires:
+            target.take_in(lsn, size, due, traits)
+        else:
+            target.take_in(lsn, size, due, expiring(traits, expires))
+
+
+def _relocate_fan_out(state: State, queue: QueueState, lsn: int, flags: int, event: Event) -> None:
+    id, _created, size, holders, attributes = event
+    shared = state.board.shared
+    known = set(shared.holders(id))  # more than the record says, if one was lost that let go of it
+    for number, attempts, place, receipt, when, changes in holders:
+        queue = state.made(number)
+        queue.relocate(id, lsn, size, attempts, place, receipt, when, attributes, changes)
+        known.discard(number)
+    for number in known:
+        state.made(number).has_moved(id, lsn)
+    shared.put(id, size, known.union(holder.queue for holder in holders))
+
+
+def _subscribe(state: State, queue: QueueState, lsn: int, flags: int, event: tuple[Subscribed]) -> None:
+    pattern, match, bound_at = event[0].pattern, event[0].match, event[0].bound_at
+    known = queue.subscriptions.get(pattern)
+    if known is None or known.match != match:
+        state.generation = lsn
+    queue.subscribe(Subscription(pattern, match, bound_at or lsn, lsn))
+    state.routes.bind(queue.number, pattern, match)
+
+
+def _unsubscribe(state: State, queue: QueueState, lsn: int, flags: int, event: tuple[str]) -> None:
+    state.generation = lsn
+    queue.unsubscribe(event[0])
+    state.routes.unbind(queue.number, event[0])
+
+
+def _backfill(state: State, queue: QueueState, lsn: int, flags: int, event: Event) -> None:
+    """Messages that a topic retains wait in this queue as well."""
+    number, pairs, attributes = event
+    topic, traits = state.queue(number), traits_of(attributes)
+    arriving: dict[int, Delayed] = {}
+    total = 0
+    for id, size in pairs:
+        position = topic.position(id) if topic else None
+        if position is None or id in queue:
+            continue
+        state.note_move(queue.number, id)
+        arriving[id] = Delayed(0, 0, position, traits)
+        total += size
+        state.board.shared.put(id, size, {*state.board.shared.holders(id), number, queue.number})
+    queue.totals.published += len(pairs)
+    if arriving:
+        queue.arrive(arriving, total)
 
 
 def _move(state: State, queue: QueueState, lsn: int, flags: int, event: Iterable[Move]) -> None:
@@ -197,7 +275,7 @@ def _to(move: Move) -> int:
 
 
 def _move_to(state: State, queue: QueueState, to: int, moves: Iterable[Move], flags: int) -> None:
-    target = state.queue(to)
+    target, shared = state.queue(to), state.board.shared
     arriving: dict[int, Delayed] = {}
     count = size = 0
     last, traits = None, PLAIN
@@ -209,6 +287,9 @@ def _move_to(state: State, queue: QueueState, to: int, moves: Iterable[Move], fl
         if taken is None:
             continue
         target = target or state.made(to)
+        if shared.extra_bytes and not _carry(shared, queue, target, move.id):
+            queue.bytes -= move.size
+            continue
         state.note_move(to, move.id)
         size += move.size
         # Of those that die together most do so at one time, for one reason: they share what is kept of it.
@@ -225,6 +306,15 @@ def _move_to(state: State, queue: QueueState, to: int, moves: Iterable[Move], fl
         target.arrive(arriving, size)
 
 
+def _carry(shared: Shares, queue: QueueState, target: QueueState, id: int) -> bool:
+    """The share of a message goes where the message goes; False if that queue holds it already."""
+    if target.number in shared.holders(id):
+        shared.let_go(id, queue.number)
+        return False
+    shared.carry(id, queue.number, target.number)
+    return True
+
+
 def _moved(taken: Flight | Delayed, move: Move, flags: int) -> Traits:
     before = taken.traits
     if not flags & records.DIED:
@@ -235,6 +325,8 @@ def _moved(taken: Flight | Delayed, move: Move, flags: int) -> Traits:
 
 def _drop(state: State, queue: QueueState, lsn: int, flags: int, event: tuple[Pairs]) -> None:
     for id, size in event[0]:
+        queue.totals.dead_lettered += bool(flags & records.DIED)
+        queue.totals.failed += bool(flags & records.FAILED)
         queue.totals.expirations += bool(flags & records.EXPIRED)
         queue.totals.dropped += bool(flags & records.OVERFLOWED)
         queue.drop(id, size)
@@ -276,4 +368,9 @@ APPLY: Final[dict[int, Apply]] = {
     records.DELETE: _delete,
     records.DEDUP: _dedup,
     records.RENEW: _renew,
+    records.FANOUT: _fan_out,
+    records.RELOCATE_FANOUT: _relocate_fan_out,
+    records.SUBSCRIBE: _subscribe,
+    records.UNSUBSCRIBE: _unsubscribe,
+    records.BACKFILL: _backfill,
 }

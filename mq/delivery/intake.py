@@ -10,11 +10,12 @@ import msgspec
 from mq.errors import QueueFull
 
 from . import records
-from .attributes import Attributes
+from .attributes import Attributes, topic_key, trailer
 from .options import Options
 from .plan import Plan
 from .queue import QueueState
 from .records import Draft
+from .state import EXCHANGE
 
 VICTIMS: Final = 64  # looked at at once, when the oldest have to go
 
@@ -40,7 +41,7 @@ class Room(NamedTuple):
 class NewMessage(msgspec.Struct, frozen=True, gc=False):
     """A message that the caller wants to publish."""
 
-    queue: str
+    queue: str  # "": it goes to a topic
     flags: int
     body: bytes
     priority: int = 0
@@ -51,6 +52,7 @@ class NewMessage(msgspec.Struct, frozen=True, gc=False):
     headers: dict[str, str] = {}
     dedup_id: str | None = None
     timeout: float = 0.0  # seconds to wait for room, if the queue has none
+    topic: str = ""
 
 
 def admit(plan: Plan, messages: Iterable[NewMessage]) -> list[int]:
@@ -63,10 +65,11 @@ def admit(plan: Plan, messages: Iterable[NewMessage]) -> list[int]:
     fresh: dict[tuple[int, str], int] = {}
     drafts: list[Draft] = []
     for message in messages:
-        number = plan.number(message.queue)
+        number = EXCHANGE if message.topic else plan.number(message.queue)
         queue = plan.state.queue(number)
-        key = (number, message.dedup_id) if message.dedup_id is not None else None
-        if key:
+        key = None
+        if message.dedup_id is not None:
+            key = number, topic_key(message.topic, message.dedup_id) if message.topic else message.dedup_id
             if queue and (seen := queue.dedup.find(key[1], plan.now.store)) is not None:
                 places.append(-1 - seen)
                 continue
@@ -75,10 +78,15 @@ def admit(plan: Plan, messages: Iterable[NewMessage]) -> list[int]:
                 continue
             fresh[key] = len(drafts)
         places.append(len(drafts))
-        draft = _draft(plan, number, message)
+        if message.topic:
+            draft, numbers, length = _fan_out(plan, message)
+        else:
+            draft = _draft(plan, number, message)
+            numbers, length = (number,), len(draft[3])
         drafts.append(draft)
-        count, size = added.get(number, (0, 0))
-        added[number] = count + 1, size + len(draft[3])
+        for each in numbers:
+            count, size = added.get(each, (0, 0))
+            added[each] = count + 1, size + length
     for number, (count, size) in added.items():
         if (queue := plan.state.queue(number)) and queue.bounded:
             _make_room(plan, queue, count, size)
@@ -88,16 +96,45 @@ def admit(plan: Plan, messages: Iterable[NewMessage]) -> list[int]:
 
 
 def _draft(plan: Plan, number: int, message: NewMessage) -> Draft:
-    now, options = plan.now, plan.options(number)
+    due, expires = _times(plan, number, message)
+    return records.publish(
+        number, message.flags, message.body, _attributes(plan, number, message, due, expires)
+    )
+
+
+def _times(plan: Plan, number: int, message: NewMessage) -> tuple[int, int]:
+    """When the message is ready in queue *number*, and when it expires there; 0: at once, and never."""
+    delay_ms = message.delay_ms
+    if delay_ms is None:
+        delay_ms = int(plan.options(number).delay * 1000)
+    due = message.due or (plan.now.wall + delay_ms if delay_ms else 0)
+    return due, plan.expires(number, message.ttl)
+
+
+def _attributes(plan: Plan, number: int, message: NewMessage, due: int, expires: int) -> Attributes:
     dedup_until = 0
     if message.dedup_id is not None:
-        dedup_until = now.store + int(options.dedup_window * 1000)
-    delay_ms = int(options.delay * 1000) if message.delay_ms is None else message.delay_ms
-    attributes = Attributes(
-        message.priority, message.due or (now.wall + delay_ms if delay_ms else 0),
-        plan.expires(number, message.ttl), message.group, message.headers, message.dedup_id, dedup_until,
+        dedup_until = plan.now.store + int(plan.options(number).dedup_window * 1000)
+    return Attributes(
+        message.priority, due, expires, message.group, message.headers, message.dedup_id, dedup_until,
+        message.topic or None,
     )  # fmt: skip
-    return records.publish(number, message.flags, message.body, attributes)
+
+
+def _fan_out(plan: Plan, message: NewMessage) -> tuple[Draft, tuple[int, ...], int]:
+    """The draft, the numbers of the queues that get the message, and the size of what is published."""
+    plan.exchange()
+    queues = plan.state.routes.route(message.topic, message.headers)
+    times = [_times(plan, number, message) for number in queues]
+    common = times[0] if times and times.count(times[0]) == len(times) else None
+    topic = plan.state.topic(message.topic)
+    body = message.body if queues or topic else b""
+    due, expires = common or _times(plan, EXCHANGE, message)
+    published = body + trailer(_attributes(plan, EXCHANGE, message, due, expires))
+    draft = records.fan_out(
+        queues, () if common else times, topic.number if topic else 0, message.flags, published
+    )
+    return draft, queues, len(published)
 
 
 def _make_room(plan: Plan, queue: QueueState, count: int, size: int) -> None:

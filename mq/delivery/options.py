@@ -8,6 +8,8 @@ import msgspec
 
 from .retry import Backoff
 
+TOPIC_KEY: Final = "\0"  # no name of a queue begins so
+
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """A queue's durable options.  Durations are seconds."""
@@ -34,6 +36,7 @@ class Declaration(
     """All there is to know of a queue beside its messages: supersedes what was declared before."""
 
     name: str
+    topic: bool = False  # no queue of users, but what a topic retains; its name is the topic's
     paused: bool = False
     idle_until: int = 0  # store time; see idle.py
     meta: dict[str, str] = {}  # see meta.py; never changed, only replaced
@@ -45,7 +48,15 @@ class Declaration(
     dropped: int = 0
 
 
-DEFINITION: Final = (*Options.__struct_fields__, "name", "paused")  # fields: what a program declares
+DEFINITION: Final = (*Options.__struct_fields__, "name", "topic", "paused")  # fields: what a program declares
+
+
+def key_of(declaration: Declaration) -> str:
+    """By what its queue is known: its name; what a topic retains, by one that no queue can have.
+
+    And what belongs to no queue has none.
+    """
+    return TOPIC_KEY + declaration.name if declaration.topic else declaration.name
 
 
 class Totals:

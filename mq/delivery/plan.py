@@ -7,29 +7,47 @@ letters of another; their declarations are part of it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 from mq.errors import UsageError
 
 from . import idle, records
+from .attributes import Failed
 from .decode import check
 from .now import Now
 from .options import Declaration, Options, replaced
 from .queue import QueueState
-from .records import Draft, Event
-from .state import QUEUES_MAX, State, declaration_of
+from .records import Draft, Event, Move
+from .state import EXCHANGE, QUEUES_MAX, State, declaration_of
+from .traits import changes_in, expiring, traits_of, with_failure
 
 SizeOf = Callable[[QueueState, int], int]
 """The size of a message: how many bytes were published, which only its record tells."""
 
 
+class Published(NamedTuple):
+    """What was published, as the record of a message has it."""
+
+    flags: int
+    created_ms: int
+    data: bytes  # the body, then attributes if there are any
+
+
+Read = Callable[[QueueState, int], Published | None]
+"""What was published; None if it cannot be read."""
+
+
 class Plan:
-    def __init__(self, state: State, now: Now, size_of: SizeOf) -> None:
-        self.state, self.now, self.size_of = state, now, size_of
+    def __init__(self, state: State, now: Now, size_of: SizeOf, read: Read) -> None:
+        self.state, self.now, self.size_of, self.read = state, now, size_of, read
         self.drafts: list[Draft] = []
         self.bytes = 0  # of the drafts' payloads
         self._new: dict[str, int] = {}  # by name, the numbers of the queues that it makes
         self.freed: dict[int, dict[int, int]] = {}  # by queue number: the ids that leave it, and their sizes
+        self._coming: set[tuple[int, int]] = set()  # queue and id: shared messages that go to another one
+        self._has_exchange = False
 
     def add(self, kind: int, flags: int, queue: int, payload: bytes) -> int:
         """The draft's place among them."""
@@ -55,6 +73,14 @@ class Plan:
             self.declare(name, {})
         return self._new[name]
 
+    def exchange(self) -> None:
+        """See to it that there is what belongs to no queue: a publish to a topic counts there."""
+        found = self.state.exchange()
+        if not self._has_exchange and (found is None or found.declared_at < 0):
+            declaration = declaration_of(found) if found else Declaration(name="")
+            self.add(*records.declare(EXCHANGE, declaration))
+        self._has_exchange = True
+
     def declare(self, name: str, changes: dict[str, Any]) -> None:
         """Make the queue, or change what is known of it."""
         queue = self.state.named(name)
@@ -79,6 +105,9 @@ class Plan:
         found: dict[int, int] = {}
         for kind, _, number, payload in self.drafts:
             found[number] = found.get(number, 0) + (kind == records.PUBLISH)
+            if kind == records.FANOUT:
+                for each in records.queues_of(payload):
+                    found[each] = found.get(each, 0) + 1
             if kind == records.MOVE:
                 to = records.moved_to(payload)
                 found[to] = found.get(to, 0) + 1
@@ -93,6 +122,35 @@ class Plan:
         if ttl is None:
             ttl = self.options(number).ttl
         return 0 if ttl is None else self.now.wall + int(ttl * 1000)
+
+    def move(self, queue: QueueState, flags: int, move: Move) -> None:
+        """The message goes to another queue.
+
+        One that is there already, as part of the same fan-out, cannot be there twice: a copy of it
+        with an id of its own goes there instead.
+        """
+        id, to = move.id, move.to
+        if id in self.state.board.shared:
+            target = self.state.queue(to)
+            if (to, id) in self._coming or (target and id in target):
+                self._move_copy(queue, flags, move)
+                return
+            self._coming.add((to, id))
+        self.add(*records.move(queue.number, flags, move))
+
+    def _move_copy(self, queue: QueueState, flags: int, move: Move) -> None:
+        read = self.read(queue, move.id)
+        if read:  # else its body is damaged, and the one that is there already says so
+            said, _ = records.attributes_of(read.flags, read.data)
+            traits = expiring(traits_of(said), move.expires)
+            if flags & records.DIED:
+                failure = Failed(move.at, queue.attempts(move.id), move.reason)
+                before = replace(traits, origin=move.origin, failures=queue.traits(move.id).failures)
+                traits = with_failure(before, failure)
+            changes = changes_in(said, traits)
+            facts = 0, records.WAITING, 0, 0
+            self.add(*records.relocate(move.to, 0, read.created_ms, facts, read.flags, read.data, changes))
+        self.add(*records.drop(queue.number, flags, [(move.id, move.size)]))
 
     def free(self, queue: QueueState, id: int, size: int) -> None:
         """The message leaves *queue* with this plan."""

@@ -35,19 +35,21 @@ from .dedup import FORGET_AFTER_MS, Remembered, Seen
 from .idle import Idle
 from .moment import Moment
 from .now import Now
-from .options import Declaration, Totals
+from .options import Declaration, Totals, key_of
 from .ready import Ready
 from .records import (
     BACKING_OFF,
     DECLARATION_BYTES,
     DELAYED,
     IN_FLIGHT,
+    KEPT,
     MESSAGE_OVERHEAD_BYTES,
     TIMED_OUT,
     TIMEOUT_REASON,
     WAITING,
 )
 from .runs import Run
+from .subscription import Subscription
 from .timers import Timers
 from .traits import LEVELS, PLAIN, Delayed, Flight, Traits, traits_of, weight, with_failure
 
@@ -69,8 +71,10 @@ class QueueState:
         self.bytes = 0  # of all that was published and is not settled
         self.meta_bytes = 0  # what the meta adds to the declaration in the log
         self.history_bytes = 0  # what the failures and origins of the messages add in the log
+        self.subscription_bytes = 0  # what the subscriptions take there
         # What is next, and when.
         self.board = board or Board()  # shared by all queues of the store
+        self.shared: Final = self.board.shared  # messages that other queues hold as well
         self.moment: Final = Moment()
         self.ready: Final = Ready(self.waiting, self.lanes, self.delayed, self.flights, self.moment)
         self.timers: Final = Timers(
@@ -84,6 +88,7 @@ class QueueState:
         self.paused = False
         self.idle = Idle(self.options)
         self.totals = Totals(self.options)
+        self.subscriptions: Final[dict[str, Subscription]] = {}  # by pattern
         # What an operation has to look at, so that plain queues have nothing to look at.
         self.bounded = False  # publishers may wait for room
         self.publish_needs_plan = False  # there are limits, a time to live, or a delay
@@ -117,16 +122,23 @@ class QueueState:
 
     def publish_with(self, id: int, size: int, attributes: Attributes) -> None:
         """`publish`, with attributes."""
+        if attributes.dedup_id is not None:
+            self.note_dedup(attributes.dedup_id, id, attributes.dedup_until)
+        self.take_in(id, size, attributes.due, traits_of(attributes))
+
+    def note_dedup(self, key: str, id: int, until: int) -> None:
+        """What was published with this dedup id has this *id*."""
+        self.dedup.forget(self.board.seen)
+        self.dedup.note(key, Seen(id, until, id))
+        self.timers.alarm.at_store(until + FORGET_AFTER_MS)
+
+    def take_in(self, id: int, size: int, due: int, traits: Traits) -> None:
+        """`publish`, with what makes a message more than its body; *due*: wall time."""
         self.totals.published += 1
         self.bytes += size
-        if attributes.dedup_id is not None:
-            self.dedup.forget(self.board.seen)
-            self.dedup.note(attributes.dedup_id, Seen(id, attributes.dedup_until, id))
-            self.timers.alarm.at_store(attributes.dedup_until + FORGET_AFTER_MS)
-        traits = traits_of(attributes)
-        if attributes.due or not traits.plain:
+        if due or not traits.plain:
             self._join(id, traits)
-            self._put_delayed(id, Delayed(attributes.due, 0, id, traits))
+            self._put_delayed(id, Delayed(due, 0, id, traits))
         else:
             self.ready.lane(traits.priority).append(id)
         if self.unchanged:
@@ -147,6 +159,8 @@ class QueueState:
                     self.timers.watch(id, flight)
             self.totals.acked += len(run.freed)
             self.bytes -= sum(run.freed)
+            if self.shared.extra_bytes:
+                self._let_go([id for id in run.delivered if id not in run.in_flight])
         if run.acked:
             self.ack_run(run.acked, run.acked_sizes)
         if self.unchanged:
@@ -155,7 +169,7 @@ class QueueState:
 
     def declare(self, declaration: Declaration, position: int) -> None:
         self.options, self.declared_at = declaration, position
-        self.name, self.paused, self.totals = declaration.name, declaration.paused, Totals(declaration)
+        self.name, self.paused, self.totals = key_of(declaration), declaration.paused, Totals(declaration)
         self.meta_bytes = meta.live_bytes(declaration.meta)
         self.bounded = declaration.max_length is not None or declaration.max_bytes is not None
         self.publish_needs_plan = self.bounded or declaration.ttl is not None or declaration.delay > 0
@@ -177,6 +191,18 @@ class QueueState:
         self.dedup.again(key, seen)
         self.timers.alarm.at_store(seen.until + FORGET_AFTER_MS)
         self.mark_changed()
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """This pattern is the queue's from now on, with these headers."""
+        self.unsubscribe(subscription.pattern)  # so that the last one comes last
+        self.subscriptions[subscription.pattern] = subscription
+        self.subscription_bytes += subscription.bytes
+        self.mark_changed()
+
+    def unsubscribe(self, pattern: str) -> None:
+        if known := self.subscriptions.pop(pattern, None):
+            self.subscription_bytes -= known.bytes
+            self.mark_changed()
 
     def renew(self, until: int) -> None:
         """A process has received from it: it is not idle until then."""
@@ -243,8 +269,11 @@ class QueueState:
                 self.timers.end(flight)
             if flight.traits is not PLAIN:
                 self._leave(id, flight.traits)
+            if self.shared.extra_bytes:
+                self.shared.let_go(id, self.number)
         elif self.take(id):
             self.bytes -= size  # it arrived settled; or the record of its delivery was lost
+            self.shared.let_go(id, self.number)
         if self.unchanged:
             self.mark_changed()
 
@@ -262,6 +291,8 @@ class QueueState:
         self.totals.acked += len(ids)
         self.bytes -= sum(sizes)
         deque(map(self.flights.__delitem__, ids), maxlen=0)
+        if self.shared.extra_bytes:
+            self._let_go(ids)
         if self.unchanged:
             self.mark_changed()
 
@@ -291,7 +322,7 @@ class QueueState:
             self._put_delayed(id, Delayed(due, 0, found[0], LEVELS[found[1]]))
 
     def take(self, id: int) -> Flight | Delayed | None:
-        """Take a message out, wherever it is."""
+        """Take a message out, wherever it is; the caller says what becomes of its share."""
         entry = self._take_flight(id) or self._take_delayed(id) or self._take_waiting(id)
         if entry:
             if entry.traits is not PLAIN:
@@ -308,6 +339,7 @@ class QueueState:
         """Expired, cancelled, or one of too many."""
         if self.take(id):
             self.bytes -= size
+            self.shared.let_go(id, self.number)
 
     def arrive(self, arriving: dict[int, Delayed], size: int) -> None:
         """Messages that were not here, of *size* bytes together, wait here now."""
@@ -337,6 +369,8 @@ class QueueState:
         for id in [id for id, flight in self.flights.items() if flight.deadline <= cutoff]:
             del self.flights[id]
         self.bytes = sum(size for id, size in kept if id in self.flights)
+        if self.shared.extra_bytes:
+            self._let_go([id for id in self.shared.held_by(self.number) if id not in self.flights])
         self.reindex()
         self.mark_changed()
 
@@ -345,6 +379,7 @@ class QueueState:
         self.purge(1 << 64, ())
         self.gone, self.bytes = True, 0
         self.dedup.clear()
+        self.subscriptions.clear()
 
     def relocate(
         self, id: int, position: int, size: int, attempts: int, place: int, receipt: int, when: int,
@@ -355,15 +390,11 @@ class QueueState:
         If the message is not known here, the log begins behind its first record: then this record
         says all there is to know.
         """
-        if flight := self.flights.get(id):
-            self.flights[id] = replace(flight, position=position)
-        elif delayed := self.delayed.get(id):
-            self.delayed[id] = replace(delayed, position=position)
-        elif lane := self._lane_of(id):
-            lane.move(id, position)
+        if id in self:
+            self.has_moved(id, position)
         else:
-            traits = traits_of(attributes, changes) if attributes else PLAIN
-            if place == WAITING:
+            traits = traits_of(attributes, changes) if attributes and place != KEPT else PLAIN
+            if place in (WAITING, KEPT):
                 self.arrive({id: Delayed(0, attempts, position, traits)}, size)
             elif place in (DELAYED, BACKING_OFF):
                 self.bytes += size
@@ -376,6 +407,15 @@ class QueueState:
                 self._put_flight(id, Flight(receipt, when, attempts, position, traits))
             self.mark_changed()
 
+    def has_moved(self, id: int, position: int) -> None:
+        """The record of a message that is here is at *position* now."""
+        if flight := self.flights.get(id):
+            self.flights[id] = replace(flight, position=position)
+        elif delayed := self.delayed.get(id):
+            self.delayed[id] = replace(delayed, position=position)
+        elif lane := self._lane_of(id):
+            lane.move(id, position)
+
     # ── where a message goes, and what the indexes are told ────────────────────────
 
     def _join(self, id: int, traits: Traits) -> None:
@@ -384,6 +424,11 @@ class QueueState:
             self.ready.join(traits.group, id, traits.expires)
         if traits.failures or traits.origin:
             self.history_bytes += weight(traits)
+
+    def _let_go(self, ids: Iterable[int]) -> None:
+        """Messages are not here any more, and perhaps elsewhere still."""
+        for id in ids:
+            self.shared.let_go(id, self.number)
 
     def _leave(self, id: int, traits: Traits) -> None:
         """A message that was taken from where it was, and is not here any more."""
@@ -503,7 +548,7 @@ class QueueState:
             if delayed.backoff_until:
                 return delayed.attempts, BACKING_OFF, 0, delayed.backoff_until
             return delayed.attempts, DELAYED, 0, delayed.due
-        return 0, WAITING, 0, 0
+        return 0, KEPT if self.options.topic else WAITING, 0, 0
 
     def state_of(self, id: int, now: Now) -> State | None:
         """Where the message is; None if it is not here."""
@@ -599,7 +644,8 @@ class QueueState:
         if self.gone:
             return 0
         messages = max(0, self.bytes) + self.total() * MESSAGE_OVERHEAD_BYTES + self.history_bytes
-        return messages + self.dedup.bytes + self.meta_bytes + DECLARATION_BYTES
+        kept = self.dedup.bytes + self.meta_bytes + self.subscription_bytes
+        return messages + kept + DECLARATION_BYTES
 
     def __contains__(self, id: int) -> bool:
         return id in self.flights or id in self.delayed or self._lane_of(id) is not None

@@ -18,16 +18,23 @@
     DELETE      nothing: the queue goes, with all it holds
     DEDUP       a dedup id that is remembered: message id, until when, the dedup id
     RENEW       until when a queue that is deleted when it is idle stays
+    FANOUT      the queues that get it, then what was published to a topic: body and attributes
+    RELOCATE_FANOUT   as RELOCATE, of a message that several queues hold: what each holds, once what
+                was published
+    SUBSCRIBE   msgpack: a pattern, and the headers that a message needs
+    UNSUBSCRIBE the pattern
+    BACKFILL    the number of a topic, then id and size of retained messages of it that wait here too
 
-A message's id is the position of its PUBLISH record.  The receipt of a delivery is the position
-of its DELIVER record; of the n-th message there, n bytes further in.  Deadlines and the ends of dedup
-windows are milliseconds of store time, and so is the due of a backoff; other dues, and expiries, are
-milliseconds of wall time, all since 1970.
+A message's id is the position of its PUBLISH or FANOUT record, or of a RELOCATE record that names none.
+The receipt of a delivery is the position of its DELIVER record; of the n-th message there, n bytes further
+in.  Deadlines and the ends of dedup windows are milliseconds of store time, and so is the due of a backoff;
+other dues, and expiries, are milliseconds of wall time, all since 1970.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from struct import Struct, pack, unpack, unpack_from
 from struct import error as StructError
 from typing import Any, Final, NamedTuple
@@ -44,6 +51,7 @@ from .attributes import (
     cut_trailer,
     decode_attributes,
     decode_changes,
+    encode_changes,
     trailer,
     trailer_at,
 )
@@ -64,7 +72,15 @@ RESCHEDULE: Final = 27
 DELETE: Final = 28
 DEDUP: Final = 29
 RENEW: Final = 30
-BODIED: Final = frozenset({PUBLISH, RELOCATE})  # those that hold a body
+FANOUT: Final = 31
+RELOCATE_FANOUT: Final = 32
+SUBSCRIBE: Final = 33
+UNSUBSCRIBE: Final = 34
+BACKFILL: Final = 35
+BODIED: Final = frozenset({PUBLISH, RELOCATE, FANOUT, RELOCATE_FANOUT})  # those that hold a body
+NEW: Final = frozenset({PUBLISH, FANOUT})  # those that bring a message, whose id is their position
+OF_THE_STORE: Final = frozenset({FANOUT, RELOCATE_FANOUT})  # those of no single queue: number 0
+OF_ANY: Final = frozenset({DECLARE, DEDUP})  # those of a queue, or of what belongs to none
 
 UNKNOWN: Final = 0xFE  # bits of flags that mean nothing, unless `Kind.flags` has them
 EXPIRED: Final = 0x40  # a bit of the flags of MOVE and DROP
@@ -159,7 +175,8 @@ def _describe_attributes(attributes: Attributes, at: Times) -> Facts:
     facts |= {"expires": at.wall(attributes.expires)} if attributes.expires else {}
     facts |= {"group": attributes.group} if attributes.group is not None else {}
     facts |= {"headers": attributes.headers} if attributes.headers else {}
-    return facts | ({"dedup_id": attributes.dedup_id} if attributes.dedup_id is not None else {})
+    facts |= {"dedup_id": attributes.dedup_id} if attributes.dedup_id is not None else {}
+    return facts | ({"topic": attributes.topic} if attributes.topic is not None else {})
 
 
 def _attributes_in(flags: int, buffer: Sliced, start: int, stop: int) -> Attributes:
@@ -187,13 +204,17 @@ WAITING: Final = 0
 DELAYED: Final = 1
 IN_FLIGHT: Final = 2
 BACKING_OFF: Final = 3  # delayed by a backoff: the due is in store time
+KEPT: Final = 4  # by its topic: whatever its attributes say
 
 
 def relocate(
     number: int, id: int, created_ms: int, facts: tuple[int, int, int, int], body_flags: int,
     published: bytes, changes: Changes | None,
 ) -> Draft:  # fmt: skip
-    """*facts*: attempts, place, receipt, and deadline or due.  *body_flags*: of the record that held it."""
+    """*facts*: attempts, place, receipt, and deadline or due.  *body_flags*: of the record that held it.
+
+    *id* 0: the message is new here, a copy, and its id is the position of this record.
+    """
     payload = RELOCATE_PAYLOAD.pack(id, created_ms, *facts) + published
     flags = body_flags & (BODY_BITS | ATTRIBUTED)
     if changes is None:
@@ -206,7 +227,7 @@ def _decode_relocate(flags: int, buffer: Sliced, start: int, stop: int) -> Event
         raise StructError("it is too short")
     begin = start + RELOCATE_PAYLOAD.size
     id, created, attempts, place, receipt, when = RELOCATE_PAYLOAD.unpack(buffer[start:begin])
-    if place > BACKING_OFF:
+    if place > KEPT:
         raise StructError(f"there is no place {place}")
     changes = None
     if flags & CHANGED:
@@ -218,16 +239,176 @@ def _decode_relocate(flags: int, buffer: Sliced, start: int, stop: int) -> Event
 
 def _describe_relocate(flags: int, event: Event, at: Times) -> Facts:
     id, created, _, attempts, place, receipt, when, attributes, _ = event
-    facts: Facts = {"message": id, "created_at": at.wall(created), "attempts": attempts}
+    facts: Facts = {"message": id} if id else {}
+    facts |= {"created_at": at.wall(created), "attempts": attempts}
+    return facts | _describe_place(place, receipt, when, at) | _describe_attributes(attributes, at)
+
+
+def _describe_place(place: int, receipt: int, when: int, at: Times) -> Facts:
     if place == IN_FLIGHT:
-        facts |= {"place": "in_flight", "receipt": receipt, "deadline": at.store(when)}
-    elif place == DELAYED:
-        facts |= {"place": "delayed", "due": at.wall(when)}
-    elif place == BACKING_OFF:
-        facts |= {"place": "resting", "due": at.store(when)}
-    else:
-        facts["place"] = "waiting"
+        return {"place": "in_flight", "receipt": receipt, "deadline": at.store(when)}
+    if place == DELAYED:
+        return {"place": "delayed", "due": at.wall(when)}
+    if place == BACKING_OFF:
+        return {"place": "resting", "due": at.store(when)}
+    return {"place": "retained" if place == KEPT else "waiting"}
+
+
+# ── FANOUT ─────────────────────────────────────────────────────────────────────────
+
+FANOUT_PAYLOAD: Final = Struct("<BH")  # form, how many queues; then their numbers, and what the form says
+OWN_TIMES: Final = 0x01  # of the form: for each queue due and expires follow, instead of the attributes'
+RETAINED: Final = 0x02  # of the form: the number of what the topic retains follows
+FANOUT_FORMS: Final = OWN_TIMES | RETAINED
+NUMBER_PAYLOAD: Final = Struct("<H")
+
+
+class Fanout(NamedTuple):
+    """What a FANOUT record says."""
+
+    queues: tuple[int, ...]  # the numbers of those that get it, ascending; empty: there is no subscriber
+    times: tuple[tuple[int, int], ...]  # for each of them due and expires; empty: as the attributes say
+    retained: int  # the number of what the topic retains; 0: it does not retain this
+    size: int  # of what was published
+    attributes: Attributes
+
+    @property
+    def holders(self) -> tuple[int, ...]:
+        """All that hold the message."""
+        return (*self.queues, self.retained) if self.retained else self.queues
+
+
+def fan_out(
+    queues: Sequence[int], times: Sequence[tuple[int, int]], retained: int, body_type: int, published: bytes
+) -> Draft:  # fmt: skip
+    """*times*: for each queue due and expires, if not all are as the attributes say; else empty.
+
+    *published*: the body, and behind it always attributes, for these name the topic.
+    """
+    form = (OWN_TIMES if times else 0) | (RETAINED if retained else 0)
+    head = pack(f"<BH{len(queues)}H", form, len(queues), *queues)
+    if times:
+        head += pack(f"<{2 * len(times)}Q", *chain.from_iterable(times))
+    if retained:
+        head += NUMBER_PAYLOAD.pack(retained)
+    return FANOUT, body_type | ATTRIBUTED, 0, head + published
+
+
+def queues_of(payload: bytes) -> tuple[int, ...]:
+    """The numbers of the queues that a FANOUT record names."""
+    _, count = FANOUT_PAYLOAD.unpack_from(payload)
+    return unpack_from(f"<{count}H", payload, FANOUT_PAYLOAD.size)
+
+
+def _fan_out_head(head: bytes, length: int) -> tuple[int, int, int]:
+    """Form, how many queues, and how many bytes of the payload stand before what was published."""
+    form, count = FANOUT_PAYLOAD.unpack_from(head)
+    size = FANOUT_PAYLOAD.size + count * (18 if form & OWN_TIMES else 2) + (2 if form & RETAINED else 0)
+    if size > length:
+        raise StructError(f"it is too short for {count} queues")
+    return form, count, size
+
+
+def _decode_fan_out(flags: int, buffer: Sliced, start: int, stop: int) -> Fanout:
+    form, count, size = _fan_out_head(buffer[start : min(start + FANOUT_PAYLOAD.size, stop)], stop - start)
+    if form & ~FANOUT_FORMS:
+        raise StructError(f"there is no form {form:#x}")
+    head, begin = buffer[start : start + size], start + size
+    times: tuple[tuple[int, int], ...] = ()
+    queues = unpack_from(f"<{count}H", head, FANOUT_PAYLOAD.size)
+    if form & OWN_TIMES:
+        words = unpack_from(f"<{2 * count}Q", head, FANOUT_PAYLOAD.size + 2 * count)
+        times = tuple(zip(words[::2], words[1::2], strict=True))
+    retained = NUMBER_PAYLOAD.unpack_from(head, size - NUMBER_PAYLOAD.size)[0] if form & RETAINED else 0
+    _check_queues(queues)
+    attributes = _attributes_in(flags, buffer, begin, stop)
+    if attributes.topic is None:
+        raise StructError("it names no topic")
+    if retained in queues or (form & RETAINED and not retained):
+        raise StructError(f"the topic cannot retain it in queue {retained}")
+    return Fanout(queues, times, retained, stop - begin, attributes)
+
+
+def _check_queues(queues: Sequence[int]) -> None:
+    if any(number <= before for before, number in zip((0, *queues), queues, strict=False)):
+        raise StructError(f"the queues {queues} do not ascend")
+
+
+def _describe_fan_out(flags: int, event: Fanout, at: Times) -> Facts:
+    facts: Facts = {"queues": list(event.queues)}
+    facts |= {"retained": event.retained} if event.retained else {}
+    if event.times:
+        facts["times"] = [
+            {"due": at.wall(due) if due else "now", "expires": at.wall(expires) if expires else "never"}
+            for due, expires in event.times
+        ]
+    return facts | _describe_attributes(event.attributes, at)
+
+
+# ── RELOCATE_FANOUT ────────────────────────────────────────────────────────────────
+
+RELOCATE_FANOUT_PAYLOAD: Final = Struct("<QQHI")  # id, creation time, how many queues, bytes about them
+HOLDER_PAYLOAD: Final = Struct("<HIBQQI")  # queue, attempts, place, receipt, deadline or due, changes' bytes
+
+
+class Holder(NamedTuple):
+    """What one queue holds of a message that several have."""
+
+    queue: int
+    attempts: int
+    place: int
+    receipt: int
+    when: int  # deadline or due
+    changes: Changes | None
+
+
+def relocate_fan_out(
+    id: int, created_ms: int, holders: Iterable[Holder], body_flags: int, published: bytes
+) -> Draft:  # fmt: skip
+    """*body_flags*: of the record that held it."""
+    parts: list[bytes] = []
+    count = 0
+    for holder in holders:
+        changes = encode_changes(holder.changes) if holder.changes else b""
+        parts += [HOLDER_PAYLOAD.pack(*holder[:-1], len(changes)), changes]
+        count += 1
+    said = b"".join(parts)
+    payload = RELOCATE_FANOUT_PAYLOAD.pack(id, created_ms, count, len(said)) + said + published
+    return RELOCATE_FANOUT, body_flags & (BODY_BITS | ATTRIBUTED), 0, payload
+
+
+def _decode_relocate_fan_out(flags: int, buffer: Sliced, start: int, stop: int) -> Event:
+    begin = start + RELOCATE_FANOUT_PAYLOAD.size
+    id, created, count, size = RELOCATE_FANOUT_PAYLOAD.unpack(buffer[start : min(begin, stop)])
+    said, at = buffer[begin : min(begin + size, stop)], 0
+    holders: list[Holder] = []
+    for _ in range(count):
+        queue, attempts, place, receipt, when, length = HOLDER_PAYLOAD.unpack_from(said, at)
+        if place > KEPT:
+            raise StructError(f"there is no place {place}")
+        at += HOLDER_PAYLOAD.size
+        changes = decode_changes(said[at : at + length]) if length else None
+        holders.append(Holder(queue, attempts, place, receipt, when, changes))
+        at += length
+    if at != size or len(said) != size:
+        raise StructError(f"what {count} queues hold takes {at} bytes, not {size}")
+    _check_queues([holder.queue for holder in holders])
+    begin += size
+    return id, created, stop - begin, holders, _attributes_in(flags, buffer, begin, stop)
+
+
+def _describe_relocate_fan_out(flags: int, event: Event, at: Times) -> Facts:
+    id, created, _, holders, attributes = event
+    held = [
+        {"queue": each.queue, "attempts": each.attempts}
+        | _describe_place(each.place, each.receipt, each.when, at)
+        for each in holders
+    ]
+    facts: Facts = {"message": id, "created_at": at.wall(created), "held": held}
     return facts | _describe_attributes(attributes, at)
+
+
+# ── bodies, wherever they stand ────────────────────────────────────────────────────
 
 
 def published_of(kind: int, flags: int, created_ms: int, payload: bytes) -> tuple[int, bytes]:
@@ -237,6 +418,11 @@ def published_of(kind: int, flags: int, created_ms: int, payload: bytes) -> tupl
         payload = payload[RELOCATE_PAYLOAD.size :]
         if flags & CHANGED:
             payload = payload[: trailer_at(payload, 0, len(payload))]
+    elif kind == FANOUT:
+        payload = payload[_fan_out_head(payload, len(payload))[2] :]
+    elif kind == RELOCATE_FANOUT:
+        _, created_ms, _, size = RELOCATE_FANOUT_PAYLOAD.unpack_from(payload)
+        payload = payload[RELOCATE_FANOUT_PAYLOAD.size + size :]
     return created_ms, payload
 
 
@@ -245,33 +431,41 @@ def created_ms(kind: int, time_ms: int, head: Callable[[int], bytes]) -> int | N
 
     None if the record holds none.
     """
-    if kind == PUBLISH:
+    if kind in NEW:
         return time_ms
-    if kind == RELOCATE:
-        data = head(RELOCATE_PAYLOAD.size)
-        return int(RELOCATE_PAYLOAD.unpack(data)[1]) if len(data) == RELOCATE_PAYLOAD.size else None
+    layout = RELOCATE_PAYLOAD if kind == RELOCATE else RELOCATE_FANOUT_PAYLOAD
+    if kind in (RELOCATE, RELOCATE_FANOUT):
+        data = head(layout.size)
+        return int(layout.unpack(data)[1]) if len(data) == layout.size else None
     return None
 
 
-def published_size(kind: int, flags: int, length: int, tail: Callable[[int], bytes]) -> int | None:
-    """How long what was published is, in a payload of *length* bytes of which *tail* gives the last ones.
+def published_size(
+    kind: int, flags: int, length: int, head: Callable[[int], bytes], tail: Callable[[int], bytes]
+) -> int | None:
+    """How long what was published is, in a payload of *length* bytes.
 
-    None if it cannot be so.
+    *head* gives the first bytes of it, and *tail* the last ones.  None if it cannot be so.
     """
     if kind == PUBLISH:
         return length
-    if kind != RELOCATE:
-        return None
     size = length - RELOCATE_PAYLOAD.size
-    if flags & CHANGED:
-        try:
+    try:
+        if kind == FANOUT:
+            size = length - _fan_out_head(head(FANOUT_PAYLOAD.size), length)[2]
+        elif kind == RELOCATE_FANOUT:
+            data = head(RELOCATE_FANOUT_PAYLOAD.size)
+            size = length - len(data) - RELOCATE_FANOUT_PAYLOAD.unpack(data)[3]
+        elif kind != RELOCATE:
+            return None
+        elif flags & CHANGED:
             (cut,) = TRAILER_LENGTH.unpack(tail(TRAILER_LENGTH.size))
             size -= cut + TRAILER_LENGTH.size
             if cut > CHANGES_BYTES_MAX or size < 0:
                 return None
             decode_changes(tail(cut + TRAILER_LENGTH.size)[:cut])
-        except (StructError, msgspec.MsgspecError):
-            return None
+    except (StructError, msgspec.MsgspecError):
+        return None
     return size if size >= 0 else None
 
 
@@ -285,10 +479,12 @@ def body_of(kind: int, flags: int, created_ms: int, payload: bytes) -> tuple[int
 
 def message_of(kind: int, position: int, payload: bytes) -> int | None:
     """The message whose body the record holds; None if it holds none."""
-    if kind == PUBLISH:
+    if kind in NEW:
         return position
     if kind == RELOCATE and len(payload) >= RELOCATE_PAYLOAD.size:
-        return int(RELOCATE_PAYLOAD.unpack_from(payload)[0])
+        return int(RELOCATE_PAYLOAD.unpack_from(payload)[0]) or position
+    if kind == RELOCATE_FANOUT and len(payload) >= RELOCATE_FANOUT_PAYLOAD.size:
+        return int(RELOCATE_FANOUT_PAYLOAD.unpack_from(payload)[0])
     return None
 
 
@@ -464,7 +660,7 @@ def purge(number: int, cutoff: int, kept: Pairs) -> Draft:
 
 
 def drop(number: int, why: int, gone: Pairs) -> Draft:
-    """*why*: EXPIRED, OVERFLOWED, or 0: cancelled."""
+    """*why*: EXPIRED, OVERFLOWED, or 0: cancelled.  With DIED: a copy of it went to the dead letters."""
     return DROP, why, number, _encode_pairs(gone)
 
 
@@ -486,8 +682,8 @@ def _describe_purge(flags: int, event: tuple[int, Pairs], at: Times) -> Facts:
 
 
 def _describe_drop(flags: int, event: tuple[Pairs], at: Times) -> Facts:
-    why = {EXPIRED: "expired", OVERFLOWED: "too many"}.get(flags & 0xF0, "cancelled")
-    return {"messages": [id for id, _ in event[0]], "why": why}
+    why = {EXPIRED: "expired", OVERFLOWED: "too many"}.get(flags & (EXPIRED | OVERFLOWED), "cancelled")
+    return {"messages": [id for id, _ in event[0]], "why": "dead" if flags & DIED else why}
 
 
 # ── MOVE ───────────────────────────────────────────────────────────────────────────
@@ -559,6 +755,76 @@ def _describe_dedup(flags: int, event: tuple[int, int, str], at: Times) -> Facts
     return {"message": id, "dedup_id": key, "until": at.store(until)}
 
 
+# ── SUBSCRIBE, UNSUBSCRIBE ─────────────────────────────────────────────────────────
+
+
+class Subscribed(
+    msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True, array_like=False, gc=False
+):
+    """What a SUBSCRIBE record says."""
+
+    pattern: str
+    match: dict[str, str] = {}  # headers that a message needs
+    bound_at: int = 0  # from which id on it counts; 0: from this record on
+
+
+_decode_subscribed: Final = msgspec.msgpack.Decoder(Subscribed).decode
+
+
+def subscribe(number: int, what: Subscribed) -> Draft:
+    return SUBSCRIBE, 0, number, msgspec.msgpack.encode(what)
+
+
+def unsubscribe(number: int, pattern: str) -> Draft:
+    return UNSUBSCRIBE, 0, number, pattern.encode()
+
+
+def _decode_subscribe(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[Subscribed]:
+    return (_decode_subscribed(buffer[start:stop]),)
+
+
+def _decode_unsubscribe(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[str]:
+    return (buffer[start:stop].decode(),)
+
+
+def _describe_subscribe(flags: int, event: tuple[Subscribed], at: Times) -> Facts:
+    facts: Facts = dict(msgspec.to_builtins(event[0]))
+    return facts
+
+
+def _describe_unsubscribe(flags: int, event: tuple[str], at: Times) -> Facts:
+    return {"pattern": event[0]}
+
+
+# ── BACKFILL ───────────────────────────────────────────────────────────────────────
+
+BACKFILL_PAYLOAD: Final = Struct("<H")  # the number of the topic; id and size of each message follow
+
+
+def backfill(number: int, topic: int, messages: Pairs, attributes: Attributes = NO_ATTRIBUTES) -> Draft:
+    """*topic*: the number of what retains them.  *attributes*: what counts here, if it is one message."""
+    payload = BACKFILL_PAYLOAD.pack(topic) + _encode_pairs(messages)
+    if attributes == NO_ATTRIBUTES:
+        return BACKFILL, 0, number, payload
+    return BACKFILL, ATTRIBUTED, number, payload + trailer(attributes)
+
+
+def _decode_backfill(flags: int, buffer: Sliced, start: int, stop: int) -> Event:
+    (topic,) = BACKFILL_PAYLOAD.unpack_from(buffer[start:stop])
+    attributes = _attributes_in(flags, buffer, start, stop)
+    if flags & ATTRIBUTED:
+        stop = cut_trailer(buffer, start, stop)[1]
+    pairs = list(SIZED_PAYLOAD.iter_unpack(buffer[start + BACKFILL_PAYLOAD.size : stop]))
+    if flags & ATTRIBUTED and len(pairs) != 1:
+        raise StructError(f"it has attributes, and {len(pairs)} messages")
+    return topic, pairs, attributes
+
+
+def _describe_backfill(flags: int, event: Event, at: Times) -> Facts:
+    topic, pairs, attributes = event
+    return {"topic": topic, "messages": [id for id, _ in pairs]} | _describe_attributes(attributes, at)
+
+
 # ── all of them ────────────────────────────────────────────────────────────────────
 
 KINDS: Final = {
@@ -572,10 +838,17 @@ KINDS: Final = {
     PURGE: Kind("purge", 0, _decode_purge, _describe_purge),
     RELOCATE: Kind("relocate", BODY_BITS | ATTRIBUTED | CHANGED, _decode_relocate, _describe_relocate),
     MOVE: Kind("move", DIED | FAILED | EXPIRED, _decode_move, _describe_move),
-    DROP: Kind("drop", EXPIRED | OVERFLOWED, _decode_drop, _describe_drop),
+    DROP: Kind("drop", DIED | FAILED | EXPIRED | OVERFLOWED, _decode_drop, _describe_drop),
     RESCHEDULE: Kind("reschedule", 0, _numbers(RESCHEDULE_PAYLOAD), _describe_reschedule),
     DELETE: Kind("delete", 0, _decode_delete, _describe_delete),
     DEDUP: Kind("dedup", 0, _decode_dedup, _describe_dedup),
     RENEW: Kind("renew", 0, _numbers(RENEW_PAYLOAD), _describe_renew),
+    FANOUT: Kind("fanout", BODY_BITS | ATTRIBUTED, _decode_fan_out, _describe_fan_out),
+    RELOCATE_FANOUT: Kind(
+        "relocate-fanout", BODY_BITS | ATTRIBUTED, _decode_relocate_fan_out, _describe_relocate_fan_out
+    ),
+    SUBSCRIBE: Kind("subscribe", 0, _decode_subscribe, _describe_subscribe),
+    UNSUBSCRIBE: Kind("unsubscribe", 0, _decode_unsubscribe, _describe_unsubscribe),
+    BACKFILL: Kind("backfill", ATTRIBUTED, _decode_backfill, _describe_backfill),
 }
 KIND_NAMES: Final = {kind: known.name for kind, known in KINDS.items()}

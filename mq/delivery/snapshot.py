@@ -23,6 +23,7 @@ import msgspec
 
 from mq.errors import Unsupported
 
+from . import shares
 from .backlog import Arrays, Chunk, Held
 from .board import Board
 from .dedup import Seen
@@ -49,6 +50,8 @@ class Content(msgspec.Struct, array_like=True):
 
     generation: int
     images: list[Image]
+    shares: bytes = b""  # messages that several queues hold: see `shares.Frozen`
+    holders: list[tuple[int, ...]] = []
 
 
 class Contents(msgspec.Struct, array_like=True):
@@ -87,6 +90,7 @@ class Frozen(NamedTuple):
 
     generation: int
     queues: list[Image | Loaded]
+    shares: shares.Frozen
 
 
 def freeze(state: State) -> Frozen:
@@ -102,11 +106,12 @@ def freeze(state: State) -> Frozen:
             lanes.append(held)
         goes, alarm = queue.idle.seconds is not None, queue.timers.alarm
         image = Image(
-            queue.number, queue.name, goes, 0, *queue.counted, alarm.store, alarm.wall, (), msgspec.Raw()
-        )
+            queue.number, queue.name, goes, 0, *queue.counted, alarm.store, alarm.wall, (), msgspec.Raw(),
+            tuple(queue.subscriptions.values()),
+        )  # fmt: skip
         delayed, flights, dedup = queue.delayed.copy(), queue.flights.copy(), dict(queue.dedup.items())
         queues.append(Loaded(image, contents, lanes, delayed, flights, dedup))
-    return Frozen(state.generation, queues)
+    return Frozen(state.generation, queues, state.board.shared.freeze())
 
 
 def encode(
@@ -120,14 +125,15 @@ def encode(
     saved: list[tuple[Held, Kept]] = []
     images = [each if isinstance(each, Image) else _image(each, save, saved, rest) for each in frozen.queues]
     packs = {pack for image in images for pack in image.packs}
-    return msgspec.msgpack.encode(Content(frozen.generation, images)), packs, saved
+    content = Content(frozen.generation, images, *frozen.shares.columns())
+    return msgspec.msgpack.encode(content), packs, saved
 
 
 def _image(
     loaded: Loaded, save: Save, saved: list[tuple[Held, Kept]], rest: Callable[[], object]
 ) -> Image:  # fmt: skip
     image, contents, lanes, delayed, flights, dedup = loaded
-    lowest = [contents.declared_at]
+    lowest = [contents.declared_at, *(each.position for each in image.subscriptions)]
     for (_, _, stored), chunks in zip(contents.lanes, lanes, strict=True):
         lowest += [held.first for held in chunks[:1]]  # a record is never before where its id says
         for held in chunks:
@@ -196,6 +202,7 @@ def restore(data: bytes | msgspec.Raw, load: Load) -> State:
     state = State()
     content = msgspec.msgpack.decode(data, type=Content)
     state.generation = content.generation
+    state.board.shared.restore(content.shares, content.holders)
     state.add_unloaded(Unloaded(content.images, partial(_load_queue, state.board, load)))
     return state
 
@@ -229,6 +236,8 @@ def _load_queue(board: Board, load: Load, image: Image) -> QueueState:
     queue.flights.update(zip(ids, flights, strict=True))
     queue.flights.update(contents.flights_traits)
     queue.dedup.restore(contents.dedup)
+    for each in image.subscriptions:
+        queue.subscribe(each)
     if queue.delayed or queue.flights:
         queue.reindex()
     else:

@@ -11,14 +11,17 @@ from typing import Final
 import msgspec
 
 from .board import Board
-from .options import Declaration
+from .options import TOPIC_KEY, Declaration
 from .queue import QueueState
+from .subscription import Subscription
+from .topics import Routes
 from .unloaded import Unloaded
 
 QUEUES_MAX: Final = 65_535
 LOOK_IDS: Final = 8192  # looked at in one part, when what lives in a segment is looked for
 DECLARATION: Final = None  # stands for a queue's declaration, among its messages and dedup ids
-Live = int | str | None  # a message id, a dedup id, the declaration
+Live = int | str | Subscription | None  # a message id, a dedup id, a subscription, the declaration
+EXCHANGE: Final = 0  # the number of what belongs to no queue: what is known of topics
 
 
 class State:
@@ -30,6 +33,7 @@ class State:
         # The position of the last record that changed a definition: a queue or an option.  The methods of the
         # fold that change one set it.  So a number never means two things, wherever a process begins to read.
         self.generation = 0
+        self.routes = Routes()  # which queues get what is published to a topic
         self.renamed: set[str] = set()  # names that mean another queue than before, or none
         self._total = self._live_bytes = 0  # of all queues, as of when each was counted
         # While `within` goes through all that is live: messages that went to another queue meanwhile,
@@ -49,12 +53,28 @@ class State:
         number = self.unloaded.number(name)
         return None if number is None else self.queue(number)
 
+    def topic(self, name: str) -> QueueState | None:
+        """What the topic *name* retains, loaded; None if nothing is."""
+        return self.named(TOPIC_KEY + name)
+
+    def exchange(self) -> QueueState | None:
+        """What belongs to no queue; None if there is nothing."""
+        return self.queue(EXCHANGE)
+
     def names(self) -> set[str]:
+        """Of all queues."""
+        return {name for name in self._keys() if name and name[0] != TOPIC_KEY}
+
+    def topics(self) -> set[str]:
+        """The names of all that retain something."""
+        return {name[1:] for name in self._keys() if name and name[0] == TOPIC_KEY}
+
+    def _keys(self) -> set[str]:
         return {*self._by_name, *self.unloaded.names()}
 
     def size(self) -> int:
         """How many queues there are; one more if loading it was interrupted."""
-        return len(self.queues) + len(self.unloaded)
+        return len(self.queues) + len(self.unloaded) - (EXCHANGE in self.queues)
 
     def add_unloaded(self, unloaded: Unloaded) -> None:
         """Have these too, each once it is needed.  Those that go when they are idle are needed now."""
@@ -62,6 +82,8 @@ class State:
         for image in list(unloaded):
             self._total += image.total
             self._live_bytes += image.live_bytes
+            for each in image.subscriptions:
+                self.routes.bind(image.number, each.pattern, each.match)
             if image.goes or not image.name:
                 self.queue(image.number)
             else:
@@ -89,6 +111,8 @@ class State:
 
     def bind(self, queue: QueueState, before: str) -> None:
         """*queue* was declared; *before*: the name that it had until then."""
+        if queue.number == EXCHANGE:
+            return
         if before != queue.name:
             if self._by_name.get(before) is queue:
                 del self._by_name[before]
@@ -106,6 +130,7 @@ class State:
         self._live_bytes -= queue.counted[1]
         queue.counted = (0, 0)
         self.board.forget(queue.number)
+        self.routes.forget(queue.number)
         self.unloaded.forget(queue.number)  # there still if loading it was interrupted, and it would be back
         del self.queues[queue.number]
         if self._by_name.get(queue.name) is queue:
@@ -127,7 +152,7 @@ class State:
         Called when all records are applied: until then a declaration may still come.
         """
         for number, queue in self.queues.items():
-            if not queue.name and queue.total():
+            if not queue.name and queue.total() and number != EXCHANGE:
                 name = f"unnamed-{number}"
                 while self.named(name):
                     name += "-again"
@@ -161,7 +186,7 @@ class State:
     def live_bytes(self) -> int:
         """What all that is live takes in the log."""
         self.count()
-        return self._live_bytes
+        return self._live_bytes - self.board.shared.extra_bytes
 
     def count(self) -> None:
         """Count again what has changed: there may be thousands of queues, of which few have."""
@@ -204,6 +229,9 @@ class State:
                 yield [(queue, DECLARATION)]
             if keys := queue.dedup.within(base, limit):
                 yield [(queue, key) for key in keys]
+            if queue.subscriptions:
+                several = queue.subscriptions.values()
+                yield [(queue, each) for each in several if base <= each.position < limit]
             for lane in [queue.waiting, *queue.lanes.values()]:
                 for ids in lane.within(base, limit):
                     yield [(queue, id) for id in ids]
@@ -221,12 +249,13 @@ class State:
             if base <= queue.declared_at < limit:
                 others.append(queue.declared_at)
             others += queue.dedup.positions_within(base, limit)
+            others += [at for each in queue.subscriptions.values() if base <= (at := each.position) < limit]
             for lane in [queue.waiting, *queue.lanes.values()]:
                 for part in lane.positions_within(base, limit):
                     messages += part
             for tried in (queue.delayed, queue.flights):
                 messages += [at for each in tried.values() if base <= (at := each.position) < limit]
-        return messages, others
+        return list(set(messages)) if self.board.shared.extra_bytes else messages, others
 
     def _load_below(self, limit: int) -> None:
         """Load the queues of which a record may stand before *limit*."""
@@ -244,6 +273,9 @@ def stands_at(queue: QueueState, what: Live) -> int | None:
     if isinstance(what, str):
         seen = queue.dedup.seen(what)
         return seen.position if seen else None
+    if isinstance(what, Subscription):
+        known = queue.subscriptions.get(what.pattern)
+        return known.position if known else None
     return queue.position(what)
 
 
@@ -256,7 +288,7 @@ def declaration_of(queue: QueueState) -> Declaration:
     """The declaration that says all that is known of *queue* now."""
     totals = queue.totals
     return msgspec.structs.replace(
-        queue.options, name=queue.name, paused=queue.paused, idle_until=queue.idle.until,
-        published=totals.published, acked=totals.acked, failed=totals.failed,
+        queue.options, name=queue.name.removeprefix(TOPIC_KEY), paused=queue.paused,
+        idle_until=queue.idle.until, published=totals.published, acked=totals.acked, failed=totals.failed,
         expirations=totals.expirations, dead_lettered=totals.dead_lettered, dropped=totals.dropped,
     )  # fmt: skip

@@ -54,8 +54,9 @@ class Routes:
         self._queues: dict[int, dict[str, _Node]] = {}  # each queue's patterns, and where they end
         self._cache: dict[str, _Found] = {}  # by topic
 
-    def __bool__(self) -> bool:
-        return bool(self._queues)
+    def __len__(self) -> int:
+        """How many queues get anything."""
+        return len(self._queues)
 
     # ── changes ────────────────────────────────────────────────────────────────────
 

@@ -65,6 +65,13 @@ def traits_of(attributes: Attributes, changes: Changes | None = None) -> Traits:
     return Traits(attributes.priority, attributes.group, expires, changes.origin, changes.failures)
 
 
+def expiring(traits: Traits, expires: int) -> Traits:
+    """*traits* of a message that has no history, with another time to live."""
+    if traits.group is None and not expires:
+        return LEVELS[traits.priority]
+    return Traits(traits.priority, traits.group, expires)
+
+
 def changes_in(attributes: Attributes, traits: Traits) -> Changes | None:
     """What *traits* hold that the message's attributes do not; None if that is nothing."""
     if traits.expires == attributes.expires and traits.origin is None and not traits.failures:

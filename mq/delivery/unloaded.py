@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from .queue import QueueState
+from .subscription import Subscription
 
 
 class Image(msgspec.Struct, array_like=True, frozen=True):
@@ -26,6 +27,7 @@ class Image(msgspec.Struct, array_like=True, frozen=True):
     wall_alarm: int  # the same, by wall time
     packs: tuple[int, ...]  # the files that hold its arrays
     contents: msgspec.Raw  # all else
+    subscriptions: tuple[Subscription, ...] = ()
 
 
 class Unloaded:

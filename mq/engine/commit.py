@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from mq.delivery import due, fold
+from mq.delivery import due, fold, records
 from mq.delivery.due import next_work
-from mq.delivery.plan import Plan
+from mq.delivery.plan import Plan, Published
 from mq.delivery.queue import QueueState
 from mq.engine.replica import FOLLOW_BYTES, Replica
 from mq.engine.sizes import size_of
-from mq.errors import DiskFull, UsageError
+from mq.errors import CorruptStore, DiskFull, UsageError
 from mq.notes import WARNING, Notes
 from mq.storage.record import HEADER_BYTES
 
@@ -39,7 +39,7 @@ class Committer:
     def plan(self) -> Plan:
         """A plan to be made now."""
         state = self._replica.state
-        plan = Plan(state, self._clock.now(), self.size_of)
+        plan = Plan(state, self._clock.now(), self.size_of, self.read)
         state.board.seen = plan.now.store
         state.board.sooner = False
         return plan
@@ -71,7 +71,7 @@ class Committer:
             if self.downtime_ms:
                 self.add_downtime()
             is_late = self._clock.timer(SLICE_SECONDS)
-            if work := next_work(self._replica.state, now, self.size_of, is_late, self._put_off):
+            if work := next_work(self._replica.state, now, self.size_of, self.read, is_late, self._put_off):
                 queue, plan = work
                 try:
                     self.commit(plan)
@@ -93,6 +93,17 @@ class Committer:
         """What the message takes, as far as its record can be read."""
         position = queue.position(id)
         return 0 if position is None else size_of(self._replica.log, position)
+
+    def read(self, queue: QueueState, id: int) -> Published | None:
+        """What was published as message *id*; None if its record is damaged."""
+        position = queue.position(id)
+        assert position is not None
+        try:
+            stored = self._replica.log.read(position)
+        except CorruptStore:
+            return None
+        flags = stored.flags
+        return Published(flags, *records.published_of(stored.kind, flags, stored.time_ms, stored.payload))
 
     def add_downtime(self) -> None:
         """Log for how long no process was here: queues that go when they are idle stay that much longer.

@@ -3,7 +3,9 @@
     live                              is written again as
     a queue's declaration             DECLARE, with what the queue has counted since
     a dedup id, while it counts       DEDUP
+    a subscription                    SUBSCRIBE, with the id from which it counts
     a message, wherever it is         RELOCATE, with its id, attempts, receipt and times
+    one that several queues hold      RELOCATE_FANOUT, once, with the same for each of them
 
 Where live things stand is asked of the state: `State.within` finds them, `stands_at` says where one is now.
 A new kind of live thing needs its lines in these two, in `State.positions_within`, and in `_written_again`.
@@ -14,9 +16,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mq.delivery import fold, records
+from mq.delivery.attributes import Attributes
 from mq.delivery.decode import check
 from mq.delivery.queue import QueueState
+from mq.delivery.records import Holder
 from mq.delivery.state import DECLARATION, Live, declaration_of, stands_at
+from mq.delivery.subscription import Subscription
 from mq.delivery.traits import changes_in
 from mq.engine.replica import Replica
 from mq.storage.tail import Draft
@@ -55,6 +60,9 @@ class Keeper:
             return records.declare(queue.number, declaration_of(queue))
         if isinstance(what, str):
             return self._dedup(queue, what)
+        if isinstance(what, Subscription):
+            again = records.Subscribed(what.pattern, what.match, what.bound_at)
+            return records.subscribe(queue.number, again)
         return self._message(queue, what, position)
 
     def _dedup(self, queue: QueueState, key: str) -> Draft | None:
@@ -68,5 +76,13 @@ class Keeper:
         flags = stored.flags
         created_ms, published = records.published_of(stored.kind, flags, stored.time_ms, stored.payload)
         said, _ = records.attributes_of(flags, published)
+        if several := self._replica.state.board.shared.holders(id):
+            holders = [self._holder(number, id, said) for number in several]
+            return records.relocate_fan_out(id, created_ms, holders, flags, published)
         changes = changes_in(said, queue.traits(id))
         return records.relocate(queue.number, id, created_ms, queue.facts(id), flags, published, changes)
+
+    def _holder(self, number: int, id: int, said: Attributes) -> Holder:
+        queue = self._replica.state.queue(number)
+        assert queue
+        return Holder(number, *queue.facts(id), changes_in(said, queue.traits(id)))

@@ -93,7 +93,7 @@ class Loader:
         return Loaded(state, self._survey(synced, state, upto, None), 0)
 
     def _survey(self, synced: int, state: State, upto: int, start: recovery.Start | None) -> Survey:
-        args = self._disk, self._log_path, self._identity, synced, partial(fold.apply, state), records.PUBLISH
+        args = self._disk, self._log_path, self._identity, synced, partial(fold.apply, state), records.NEW
         return recovery.survey(*args, upto, start)
 
     def _load_chunk(self, number: int, priority: int, chunk: Chunk) -> Arrays:

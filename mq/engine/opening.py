@@ -95,7 +95,7 @@ class Opening:
         except (CorruptStore, Unsupported):  # it may be a record that a mistake of an older mq wrote
             if not salvage or turn.locks.crowded:
                 raise
-            for loss in repair.mend(disk, path, records.PUBLISH, records.message_of, refusals):
+            for loss in repair.mend(disk, path, records.NEW, records.message_of, refusals):
                 self._notes.put_down(WARNING, "%s", loss)
             alone = self._recover_if_alone()
         if not store.exclusive:
@@ -232,7 +232,7 @@ class Opening:
         of_log = owner.Owner(
             skew_ms=self._clock.skew_ms,
             kept=store.maintenance.cleaning.kept,
-            refusable=frozenset({records.PUBLISH}),
+            refusable=records.NEW,
             # Not where each publish waits for the disk: a write is as fast there, and fails with an errno.
             may_map=not store.sync_always and store.disk.may_map(self._log_path),
             standing=self._standing,

@@ -34,6 +34,7 @@ RESERVE_BYTES: Final = 1 << 20  # kept back however few messages there are
 LEFT_BYTES: Final = 192 << 10  # of that, for new segments and for what crashes leave
 LEAST_BYTES: Final = 64 << 10  # of that, when there is nothing left but to ack
 UNSEEN: Final = GRANT_BYTES // record.HEADER_BYTES + 1  # messages, before the reserve is looked at again
+FANOUT_BYTES: Final = record.HEADER_BYTES + 8  # of a fan-out at least, and 2 for each queue
 
 FREEING: Final = frozenset({
     record.FENCE, record.CLOSED, record.HEAD, records.ACK, records.DROP, records.PURGE, records.DELETE
@@ -49,13 +50,23 @@ SizeOf = Callable[[QueueState, int], int]
 def kept(state: State, kinds: Collection[int], count: int) -> tuple[int, int]:
     """Of an append of these *kinds*, *count* records: see `mq.storage.owner.Kept`."""
     total = state.total()
-    coming = (count if records.PUBLISH in kinds else 0) + UNSEEN
+    each = 1 if records.FANOUT not in kinds else len(state.routes)
+    coming = (0 if records.NEW.isdisjoint(kinds) else count * each) + _unseen(len(state.routes))
     whole = max(RESERVE_BYTES, LEFT_BYTES + coming * SETTLED_BYTES) + total * (SETTLED_BYTES + AGAIN_BYTES)
     if FREEING.issuperset(kinds):
         return whole, 0
     if DELIVERING.issuperset(kinds):
         return whole, LEAST_BYTES + total * ACKED_BYTES
     return whole, least_for_copies(total)
+
+
+def _unseen(subscribers: int) -> int:
+    """How many messages may come before the reserve is looked at again: plain ones, or fanned out.
+
+    *subscribers*: how many queues get what is published to topics.
+    """
+    fanned_out = GRANT_BYTES * subscribers // (FANOUT_BYTES + 2 * subscribers) + subscribers
+    return max(UNSEEN, fanned_out)
 
 
 def least_for_copies(total: int) -> int:

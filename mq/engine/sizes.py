@@ -34,5 +34,6 @@ def _glance(log: Log, position: int) -> int | None:
         return None
     kind, flags, length, _ = head
     return records.published_size(
-        kind, flags, length, lambda size: log.glance.payload(position, length - size, size)
-    )
+        kind, flags, length, lambda size: log.glance.payload(position, 0, size),
+        lambda size: log.glance.payload(position, length - size, size),
+    )  # fmt: skip

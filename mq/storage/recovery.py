@@ -21,7 +21,7 @@ may be run again.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
@@ -88,12 +88,12 @@ class Survey:
 
 
 def survey(
-    disk: Disk, directory: str, identity: Identity, synced: int, apply: Apply, message_kind: int,
+    disk: Disk, directory: str, identity: Identity, synced: int, apply: Apply, message_kinds: Collection[int],
     upto: int = NO_LIMIT, start: Start | None = None,
 ) -> Survey:  # fmt: skip
     """Read the log and judge it.  *apply* gets the whole groups before X; *synced* is what `mark` claims.
 
-    Records of *message_kind* are those that an error names by their positions.  While
+    Records of *message_kinds* are those that an error names by their positions.  While
     another process writes, look only at what is below *upto*, the end that `mark` names: a
     record that is just being written would pass for a torn one, and those that follow
     it meanwhile for a proof of damage.
@@ -119,7 +119,7 @@ def survey(
                 found.next_base = segments[-1].limit
             # Damage first: where the log begins may be said behind it.
             if found.bad < found.synced:
-                found.error = reader.explain(found, message_kind)
+                found.error = reader.explain(found, message_kinds)
                 found.head = max(found.head, head_behind)  # it was on the disk, so it counts
             elif segments and segments[0].base > found.head:
                 path = paths.segment(directory, found.head)
@@ -268,7 +268,7 @@ class _Reader:
                     lsn = max(scan.bad, lsn + 1)
         return head
 
-    def explain(self, found: Survey, message_kind: int) -> CorruptStore:
+    def explain(self, found: Survey, message_kinds: Collection[int]) -> CorruptStore:
         """What is wrong at X, and which messages may be gone with it."""
         holding = [each for each in found.segments if each.base <= found.bad < each.limit]
         if not holding:
@@ -284,10 +284,12 @@ class _Reader:
             )
         else:
             reason = f"{stop - found.bad} bytes that were on disk are gone or altered; nothing was changed"
-        ids = tuple(self.messages(each, found, stop, message_kind))
+        ids = tuple(self.messages(each, found, stop, message_kinds))
         return CorruptStore(self.path(each), f"{reason}: {ADVICE}", each.offset(found.bad), ids)
 
-    def messages(self, each: Segment, found: Survey, stop: int, message_kind: int) -> Iterator[int]:
+    def messages(
+        self, each: Segment, found: Survey, stop: int, message_kinds: Collection[int]
+    ) -> Iterator[int]:
         """The messages that what lies in [X, *stop*) costs, as far as the lengths there can be followed.
 
         With a record, its whole group is gone: what stands before X, and what follows.
@@ -297,7 +299,7 @@ class _Reader:
             header = record.parse(self._disk.pread(self.fd(each), record.HEADER_BYTES, each.offset(lsn)))
             if header is None or not any(header):
                 return
-            if lsn == found.bad or header.kind == message_kind:
+            if lsn == found.bad or header.kind in message_kinds:
                 yield lsn
             if header.low != lsn & record.LOW:
                 return

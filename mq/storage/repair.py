@@ -32,6 +32,7 @@ What is only torn is left to recovery.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from itertools import zip_longest
 from typing import Final, NamedTuple
@@ -75,7 +76,8 @@ class Loss(NamedTuple):
 
 
 def repair(
-    disk: Disk, path: str, message_kind: int, name: Name, refuse: Refuse, *, dry_run: bool = False
+    disk: Disk, path: str, message_kinds: Collection[int], name: Name, refuse: Refuse, *,
+    dry_run: bool = False,
 ) -> list[Loss]:  # fmt: skip
     """Mend the store in the directory *path*; what was damaged.  StoreLocked if a process has it open.
 
@@ -88,20 +90,20 @@ def repair(
                 raise locks.locked(disk, path, [paths.FORMAT, "", paths.LOCK])
             overlay = Overlay(disk, paths.quarantine(path))
             try:
-                return mend(overlay, path, message_kind, name, refuse)
+                return mend(overlay, path, message_kinds, name, refuse)
             finally:
                 overlay.release()
         with locks.alone(disk, path):
-            return mend(disk, path, message_kind, name, refuse)
+            return mend(disk, path, message_kinds, name, refuse)
 
 
-def mend(disk: Disk, path: str, message_kind: int, name: Name, refuse: Refuse) -> list[Loss]:
+def mend(disk: Disk, path: str, message_kinds: Collection[int], name: Name, refuse: Refuse) -> list[Loss]:
     """The same, for a caller that holds the store's lock."""
     losses: list[Loss] = []
     disk.make_directory(paths.log(path))
     for _ in range(ROUNDS_MAX):
         places = _Places()
-        found = walk(disk, path, message_kind, alone=True, refuse=refuse, look=places)
+        found = walk(disk, path, message_kinds, alone=True, refuse=refuse, look=places)
         if found.problem is None:
             done = _Round(disk, path, found, places, name).mend_refused()
             if not done:

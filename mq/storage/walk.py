@@ -19,7 +19,7 @@ and creation time from its fence.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -197,7 +197,8 @@ def _last_byte(disk: Disk, fd: int, file: File, lsn: int) -> int:
 
 
 def walk(
-    disk: Disk, path: str, message_kind: int, *, alone: bool = False, refuse: Refuse = refuse_nothing,
+    disk: Disk, path: str, message_kinds: Collection[int], *, alone: bool = False,
+    refuse: Refuse = refuse_nothing,
     look: Look | None = None,
 ) -> Walk:  # fmt: skip
     """The store in the directory *path*; StorageError if there is none, or no key to read it with.
@@ -210,7 +211,7 @@ def walk(
     while True:
         view = _look(disk, path, own.key, alone)
         try:
-            found = _judge(disk, path, own, view, message_kind, refuse, look)
+            found = _judge(disk, path, own, view, message_kinds, refuse, look)
             found.problem = broken or found.problem
             _list_files(found, paths.log(path))
             if not alone:
@@ -225,10 +226,12 @@ def walk(
             return found
 
 
-def read(disk: Disk, path: str, message_kind: int, look: Look, refuse: Refuse = refuse_nothing) -> Walk:
+def read(
+    disk: Disk, path: str, message_kinds: Collection[int], look: Look, refuse: Refuse = refuse_nothing
+) -> Walk:
     """Let *look* see all of the store; started over if compaction drops a segment meanwhile."""
     while True:
-        found = walk(disk, path, message_kind, refuse=refuse, look=look)
+        found = walk(disk, path, message_kinds, refuse=refuse, look=look)
         try:
             found.rest(look)
             return found
@@ -270,7 +273,7 @@ def _identity_in_headers(disk: Disk, directory: str) -> Identity | None:
 
 
 def _judge(
-    disk: Disk, path: str, own: Identity, view: shared.View, message_kind: int, refuse: Refuse,
+    disk: Disk, path: str, own: Identity, view: shared.View, message_kinds: Collection[int], refuse: Refuse,
     look: Look | None,
 ) -> Walk:  # fmt: skip
     """Recovery's verdict; *look* sees the whole groups of records before X."""
@@ -289,7 +292,7 @@ def _judge(
     if look:
         look.begin(end)
     try:
-        survey = recovery.survey(disk, directory, own, view.synced, apply, message_kind, view.upto)
+        survey = recovery.survey(disk, directory, own, view.synced, apply, message_kinds, view.upto)
         problem = copies.explained(survey.error) if survey.error and view.copied else survey.error
     except MqError as error:
         problem = error

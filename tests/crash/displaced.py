@@ -125,7 +125,7 @@ def a_file_is_deleted(name: str) -> Callable[[Stage], None]:
 def a_repair_comes_when_format_is_gone(stage: Stage) -> None:
     def mend(actor: Actor) -> None:
         try:
-            repair.repair(actor.process.disk, PATH, records.PUBLISH, records.message_of, refusals)
+            repair.repair(actor.process.disk, PATH, records.NEW, records.message_of, refusals)
         except StoreLocked:
             return
         if stage["a"].broker:

@@ -188,8 +188,8 @@ def repaired_at_the_second_try(disk: SimulatedDisk, nth: int) -> bool:
 
     disk.sync = sync  # type: ignore[method-assign]
     try:
-        repair.repair(disk, PATH, records.PUBLISH, records.message_of, refusals)
+        repair.repair(disk, PATH, records.NEW, records.message_of, refusals)
         return False
     except (OSError, StorageError):
-        repair.repair(disk, PATH, records.PUBLISH, records.message_of, refusals)
+        repair.repair(disk, PATH, records.NEW, records.message_of, refusals)
         return True

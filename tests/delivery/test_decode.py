@@ -74,6 +74,29 @@ REFUSED = {
     "half a new time": (records.RESCHEDULE, 0, bytes(12)),
     "a dedup id that is no text": (records.DEDUP, 0, bytes(16) + b"\xff"),
     "half a renewal": (records.RENEW, 0, bytes(4)),
+    "half a fan-out": (records.FANOUT, 0, bytes(2)),
+    "more queues than a fan-out has room for": (records.FANOUT, 0, struct.pack("<BH", 0, 3) + bytes(5)),
+    "a fan-out of an unknown form": (records.FANOUT, records.ATTRIBUTED, bytes([4, 0, 0]) + trailer(t="a")),
+    "a fan-out without a topic": (records.FANOUT, 0, bytes(3) + b"body"),
+    "a fan-out twice to one queue": (
+        records.FANOUT, records.ATTRIBUTED, struct.pack("<BHHH", 0, 2, 5, 5) + trailer(t="a")),
+    "a fan-out to no queue": (
+        records.FANOUT, records.ATTRIBUTED, struct.pack("<BHH", 0, 1, 0) + trailer(t="a")),
+    "a fan-out retained where it waits": (
+        records.FANOUT, records.ATTRIBUTED, struct.pack("<BHHH", 2, 1, 5, 5) + trailer(t="a")),
+    "half a relocated fan-out": (records.RELOCATE_FANOUT, 0, bytes(21)),
+    "half a holder": (
+        records.RELOCATE_FANOUT, 0, struct.pack("<QQHI", 1, 2, 1, 26) + bytes(26)),
+    "holders that take less room": (
+        records.RELOCATE_FANOUT, 0, struct.pack("<QQHI", 1, 2, 0, 4) + bytes(4)),
+    "a holder's place that is none": (
+        records.RELOCATE_FANOUT, 0,
+        struct.pack("<QQHI", 1, 2, 1, 27) + records.HOLDER_PAYLOAD.pack(1, 0, 7, 0, 0, 0)),
+    "a subscription without a pattern": (records.SUBSCRIBE, 0, b"\x80"),
+    "a pattern that is no text": (records.UNSUBSCRIBE, 0, b"\xff"),
+    "half a backfill": (records.BACKFILL, 0, bytes(1)),
+    "a backfill and a half": (records.BACKFILL, 0, bytes(2 + 18)),
+    "a backfill of two with attributes": (records.BACKFILL, records.ATTRIBUTED, bytes(2 + 24) + trailer(p=1)),
     "flags that are not known": (records.RELEASE, 0x40, bytes(8)),
     "a kind that is not known": (77, 0, b""),
 }  # fmt: skip
@@ -86,8 +109,9 @@ def test_what_makes_no_sense_is_refused_by_name(kind, flags, payload):
     record = 4711, kind, flags, 1, 0, b"\x01" * 64 + payload + b"\x01" * 64, 64, 64 + len(payload)
     with pytest.raises(Unsupported, match=r"the log at position 4711: .*; upgrade mq"):
         fold.apply(state, alone([record]))
+    number = 0 if kind in records.OF_THE_STORE else 1
     with pytest.raises(UsageError, match="nothing was done"):
-        check((kind, flags, 1, payload))
+        check((kind, flags, number, payload))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +140,7 @@ def test_what_is_appended_is_checked_more_strictly(flags, queue, options):
     draft = records.DECLARE, flags, queue, records.encode_declaration(Declaration(name="mail", **options))
     with pytest.raises(UsageError, match="nothing was done"):
         check(draft)
-    plan = Plan(State(), Now(0, 0), lambda queue, id: 0)
+    plan = Plan(State(), Now(0, 0), lambda queue, id: 0, lambda queue, id: None)
     plan.add(*draft)
     with pytest.raises(UsageError):
         plan.decoded()
@@ -134,12 +158,19 @@ def payloads(draw, kind: int) -> bytes:
     if kind in records.BODIED:
         said = Attributes(
             draw(st.integers(0, 255)), draw(numbers), draw(numbers), draw(st.none() | names), {},
-            draw(st.none() | names), draw(numbers),
+            draw(st.none() | names), draw(numbers), "orders.paid",
         )  # fmt: skip
         body = b"body" + attributes.trailer(said)
         if kind == records.PUBLISH:
             return body
-        place = draw(st.integers(0, 2))
+        several = draw(st.sampled_from([(), (1,), (1, 2), (2, 3), (1, 2, 3)]))
+        if kind == records.FANOUT:
+            times = draw(st.just(()) | st.tuples(*[st.tuples(numbers, numbers)] * len(several)))
+            return records.fan_out(several, times, draw(st.sampled_from([0, 4])), 0, body)[3]
+        place = draw(st.integers(0, 4))
+        if kind == records.RELOCATE_FANOUT:
+            held = [records.Holder(each, 2, place, 40, draw(numbers), None) for each in several]
+            return records.relocate_fan_out(id, 1, held, 0, body)[3]
         head = records.RELOCATE_PAYLOAD.pack(id, 1, draw(st.integers(0, 9)), place, 40, draw(numbers))
         failed = (Failed(1, 2, "why"),) if draw(st.booleans()) else ()
         return head + body + attributes.trailer(Changes(draw(numbers), draw(st.none() | names), failed))
@@ -162,6 +193,9 @@ def payloads(draw, kind: int) -> bytes:
         records.DELETE: b"",
         records.DEDUP: records.DEDUP_PAYLOAD.pack(id, draw(numbers)) + b"key",
         records.RENEW: records.RENEW_PAYLOAD.pack(draw(numbers)),
+        records.SUBSCRIBE: msgspec.msgpack.encode({"pattern": draw(names), "bound_at": draw(ids)}),
+        records.UNSUBSCRIBE: draw(names).encode(),
+        records.BACKFILL: records.backfill(1, draw(st.integers(1, 4)), [(id, 4), (draw(ids), 4)])[3],
     }[kind]
 
 
@@ -172,6 +206,7 @@ def drafts(draw) -> tuple[int, int, int, bytes]:
     flags |= records.ATTRIBUTED if kind in records.BODIED else 0
     flags |= records.CHANGED if kind == records.RELOCATE else 0
     flags |= records.TIMED if kind == records.NACK else 0
+    flags &= 0xFF if kind != records.BACKFILL else ~records.ATTRIBUTED
     return kind, flags, draw(st.integers(1, 2)), draw(payloads(kind))
 
 

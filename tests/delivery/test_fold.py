@@ -11,6 +11,12 @@ from mq.delivery.options import Declaration
 
 FACTS = 3, records.IN_FLIGHT, 40, 900
 ATTRIBUTES = Attributes(priority=2, due=5, expires=6, group="g", headers={"a": "b"}, dedup_id="k")
+PUBLISHED = Attributes(priority=2, topic="orders.paid")
+HOLDERS = [
+    records.Holder(1, *FACTS, Changes(7, "mail", (Failed(1, 2, "x"),))),
+    records.Holder(5, 0, records.WAITING, 0, 0, None),
+    records.Holder(9, 0, records.KEPT, 0, 0, None),
+]
 TIMES = records.Times(lambda ms: f"wall {ms}", lambda ms: f"store {ms}")
 
 DRAFTS = {
@@ -71,6 +77,38 @@ DRAFTS = {
         records.dedup(1, 10, 900, "k"), (10, 900, "k"), {"message": 10, "dedup_id": "k", "until": "store 900"}
     ),
     records.RENEW: (records.renew(1, 900), (900,), {"until": "store 900"}),
+    records.FANOUT: (
+        records.fan_out((1, 5), ((7, 0), (0, 8)), 9, records.TEXT, b"body" + records.trailer(PUBLISHED)),
+        ((1, 5), ((7, 0), (0, 8)), 9, 4 + len(records.trailer(PUBLISHED)), PUBLISHED),
+        {
+            "queues": [1, 5], "retained": 9, "topic": "orders.paid", "priority": 2,
+            "times": [{"due": "wall 7", "expires": "never"}, {"due": "now", "expires": "wall 8"}],
+        },
+    ),
+    records.RELOCATE_FANOUT: (
+        records.relocate_fan_out(10, 8, HOLDERS, records.TEXT | records.ATTRIBUTED,
+                                 b"body" + records.trailer(PUBLISHED)),
+        (10, 8, 4 + len(records.trailer(PUBLISHED)), HOLDERS, PUBLISHED),
+        {
+            "message": 10, "created_at": "wall 8", "topic": "orders.paid", "priority": 2,
+            "held": [
+                {"queue": 1, "attempts": 3, "place": "in_flight", "receipt": 40, "deadline": "store 900"},
+                {"queue": 5, "attempts": 0, "place": "waiting"},
+                {"queue": 9, "attempts": 0, "place": "retained"},
+            ],
+        },
+    ),
+    records.SUBSCRIBE: (
+        records.subscribe(1, records.Subscribed("orders.*", {"a": "b"}, 10)),
+        (records.Subscribed("orders.*", {"a": "b"}, 10),),
+        {"pattern": "orders.*", "match": {"a": "b"}, "bound_at": 10},
+    ),
+    records.UNSUBSCRIBE: (records.unsubscribe(1, "orders.*"), ("orders.*",), {"pattern": "orders.*"}),
+    records.BACKFILL: (
+        records.backfill(1, 9, [(10, 4)], Attributes(priority=2)),
+        (9, [(10, 4)], Attributes(priority=2)),
+        {"topic": 9, "messages": [10], "priority": 2},
+    ),
 }  # fmt: skip
 
 
@@ -82,7 +120,7 @@ def listed(event: tuple) -> tuple:
 @pytest.mark.parametrize("kind", records.KINDS, ids=records.KIND_NAMES.get)
 def test_each_kind_is_made_decoded_and_described(kind):
     (made, flags, number, payload), event, facts = DRAFTS[kind]
-    assert (made, number) == (kind, 1)
+    assert (made, number) == (kind, 0 if kind in records.OF_THE_STORE else 1)
     around = b"\x01" * 8 + payload + b"\x01" * 8  # as the scanner hands it on: in the midst of others
     assert listed(decode(kind, flags, around, 8, 8 + len(payload))) == event
     again = decode(kind, flags, payload, 0, len(payload))

@@ -138,11 +138,11 @@ class Repaired(NamedTuple):
 def mended(files: Files, *, now: float = NOW + 50 * DAY) -> Repaired:
     """The store after a repair, a second one having found nothing to do."""
     disk = Image(files)
-    losses = repair(disk, "s", records.PUBLISH, records.message_of, refusals)
+    losses = repair(disk, "s", records.NEW, records.message_of, refusals)
     repaired = disk.files()
-    assert repair(Image(repaired), "s", records.PUBLISH, records.message_of, refusals) == []
+    assert repair(Image(repaired), "s", records.NEW, records.message_of, refusals) == []
     again = Image(repaired)
-    repair(again, "s", records.PUBLISH, records.message_of, refusals)
+    repair(again, "s", records.NEW, records.message_of, refusals)
     assert again.files() == repaired
     # Looking at it changes nothing, and opening it for good leaves nothing to be repaired either.
     broker = open_on(disk, now=now)
@@ -249,7 +249,7 @@ def test_damage_to_what_stands_beside_the_log_costs_nothing(name: str) -> None:
 
 
 def fix(disk: Image | Faulty, *, dry_run: bool = False) -> list[Loss]:
-    return repair(disk, "s", records.PUBLISH, records.message_of, refusals, dry_run=dry_run)  # type: ignore[arg-type]
+    return repair(disk, "s", records.NEW, records.message_of, refusals, dry_run=dry_run)  # type: ignore[arg-type]
 
 
 def flipped(files: Files, path: str, *offsets: int) -> dict[str, bytes]:
@@ -367,8 +367,8 @@ def test_messages_of_a_queue_whose_declaration_was_lost_can_be_reached() -> None
         broker.queue("b").publish("in b")
         broker.queue("c").publish("in c")
     declared = [
-        item for file in walk(disk, "s", records.PUBLISH).files
-        for item in items_of(walk(disk, "s", records.PUBLISH), file)
+        item for file in walk(disk, "s", records.NEW).files
+        for item in items_of(walk(disk, "s", records.NEW), file)
         if isinstance(item, Found) and item.kind == records.DECLARE
     ]  # fmt: skip
     path = f"s/log/{0:020}.seg"
@@ -441,7 +441,7 @@ def test_a_checkpoint_that_claims_more_than_the_log_has_keeps_its_claim() -> Non
 
 def lost(image: Image) -> list[Found]:
     """The LOST records in it."""
-    walked = walk(image, "s", records.PUBLISH)
+    walked = walk(image, "s", records.NEW)
     items = [item for file in walked.files for item in items_of(walked, file)]
     return [item for item in items if isinstance(item, Found) and item.kind == record.LOST]
 
