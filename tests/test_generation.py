@@ -155,6 +155,20 @@ def test_a_process_that_died_before_it_was_on_the_page_is_made_up_for(tmp_path: 
         assert broker.generation != before
 
 
+@pytest.mark.file_store
+def test_what_was_followed_while_another_process_had_the_lock_is_shown_too(tmp_path: Path) -> None:
+    with mq.open(tmp_path / "s", sync="never") as broker, Companion("spawn", tmp_path / "s") as other:
+        broker.queue("a").publish("x")
+        before = broker.generation
+        other.begin("call", _dies_in_a_declaration)
+        with pytest.raises(EOFError):
+            other.result()
+        with broker._store.turn.mutex:
+            broker._store.replica.keep_up()
+        assert broker.queues() == ["a", "b"]
+        assert broker.generation != before
+
+
 def _dies_in_a_declaration(hands: Hands) -> None:
     hands.broker.queues()  # be where the log is
     hands.broker._store.replica.show_generation = lambda: os._exit(1)  # type: ignore[method-assign]

@@ -61,6 +61,7 @@ class Replica:
         self._log_path, self._mark_path = paths.log(path), paths.mark(path)
         self.has_log = False
         self.applied = VOID
+        self.page_is_behind = False  # see `show_generation`
         self.epoch = 0  # how often the state was read from the disk
         self.checkpoint_at = 0  # where the newest checkpoint stands that was found, or stands in the way
         self._parts: Parts | None = None  # while much of what a checkpoint held is read again
@@ -227,6 +228,7 @@ class Replica:
         mark, generation = self.turn.mark, self.state.generation
         if mark[shared.GENERATION] < generation:  # one that reads a part again knows an older one
             mark[shared.GENERATION] = generation
+        self.page_is_behind = False
 
     def keep_up(self) -> None:
         """Another process has LOCK: follow what it appends meanwhile, not so much that LOCK is missed."""
@@ -267,6 +269,8 @@ class Replica:
             fold.apply(self.state, log.follow(upto, enough))
             if self.state.renamed:
                 self.waiters.rebind()
+            # Not shown here: without LOCK, a newer one of another process could be written over.
+            self.page_is_behind = self.state.generation > self.turn.mark[shared.GENERATION]
             self.applied = log.end
         except (FileNotFoundError, recovery.StaleCheckpoint):
             return  # it went on for so long that what we knew is gone: read all that is there now

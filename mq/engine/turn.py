@@ -53,6 +53,8 @@ class Follower(Protocol):
     log: Log
     applied: int
     """Up to where it has applied the log; VOID: what it knows is not what the log says."""
+    page_is_behind: bool
+    """It applied, without LOCK, what the page has still to show: `catch_up` sees to that."""
 
     def catch_up(self) -> None:
         """Be where the log is; in a turn."""
@@ -171,7 +173,7 @@ class Turn:
             raise storage_error(self._path, error) from error
         if mark[HOLDER] != self.pid:
             mark[HOLDER], bias.run = self.pid, 0
-        if follower.applied != mark[END] or mark[DIRTY] or mark[FAILED]:
+        if follower.applied != mark[END] or mark[DIRTY] or mark[FAILED] or follower.page_is_behind:
             bias.run = 0
             follower.catch_up()
 

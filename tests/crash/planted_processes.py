@@ -49,7 +49,7 @@ BUGS = (
     Bug("a write is not announced", TAIL + "append", ANNOUNCED, "",
         "three compete"),
     Bug("appended without following", TURN + "come_in_with_lock",
-        "if follower.applied != mark[END] or mark[DIRTY] or mark[FAILED]:", "if mark[DIRTY] or mark[FAILED]:",
+        "if follower.applied != mark[END] or mark[DIRTY]", "if mark[DIRTY]",
         "two publish and take"),
     Bug("followed, and not applied", REPLICA + "_apply", "fold.apply(self.state, log.follow(upto, enough))",
         "list(log.follow(upto, enough))", "three compete"),
