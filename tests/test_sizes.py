@@ -301,7 +301,7 @@ def test_on_a_slow_disk_a_slice_ends_earlier(broker: mq.Broker, clock: FakeClock
     work = due.next_work(
         store.replica.state, now,
         lambda queue, id: asked.append(id) or 0,  # type: ignore[func-returns-value]
-        lambda queue, id: None, lambda: len(asked) >= 3, store.committer._put_off,
+        lambda queue, id: None, lambda queue, id: None, lambda: len(asked) >= 3, store.committer._put_off,
     )  # fmt: skip
     assert work
     assert len(asked) == 3

@@ -327,6 +327,36 @@ class Backlog:
                 break
         return ids, positions
 
+    def rank(self, id: int) -> int:
+        """How many ids are smaller than *id*."""
+        if not self._count:
+            return 0
+        number = max(0, bisect_right(self._chunks, id, key=_first) - 1)
+        before = sum(chunk.size for chunk in self._chunks[:number])
+        here = bisect_left(self._chunks[number].arrays[0], id)
+        return max(0, before + here - self._at)
+
+    def has_within(self, first: int, behind: int) -> bool:
+        """Whether there is an id in [*first*, *behind*)."""
+        return any(first <= id < behind for id in self.part(first, 1)[0])
+
+    def slice(self, begin: int, count: int) -> tuple[array[int], array[int]]:
+        """*count* ids from the one at index *begin* on, and where their records are."""
+        ids, positions = array("Q"), array("Q")
+        skip = self._at + begin
+        for chunk in self._chunks:
+            if len(ids) == count:
+                break
+            if skip >= chunk.size:
+                skip -= chunk.size
+                continue
+            here, there = chunk.arrays
+            stop = skip + count - len(ids)
+            ids += here[skip:stop]
+            positions += (here if there is None else there)[skip:stop]
+            skip = 0
+        return ids, positions
+
     def __contains__(self, id: int) -> bool:
         return id == self.head or self._find(id) is not None
 

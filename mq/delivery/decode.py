@@ -102,7 +102,7 @@ def _check_durations(declaration: Declaration) -> None:
     durations = (
         declaration.visibility_timeout, declaration.dedup_window, declaration.ttl or 0,
         declaration.delete_when_idle or 0, declaration.delete_when_abandoned or 0, declaration.delay,
-        *declaration.backoff,
+        declaration.retain_for or 0, *declaration.backoff,
     )  # fmt: skip
     if not all(0 <= each < inf for each in durations):
         raise NotUnderstood(f"the options of queue {declaration.name!r} hold a duration that is none")

@@ -25,6 +25,9 @@ from .plan import Plan, Read, SizeOf
 from .queue import QueueState
 from .state import State
 
+CreatedOf = Callable[[QueueState, int], int | None]
+"""When a message was published, wall time; None if its record cannot be read."""
+
 SLICE: Final = 512  # messages that one operation drops
 DEAD_LETTER_COST: Final = 4  # one dead letter takes as long as dropping so many
 ROUNDS: Final = 64  # times that one operation looks for work, and finds none where it was to be
@@ -32,14 +35,14 @@ EXPIRED_REASON: Final = "its time to live was over"
 
 
 def next_work(
-    state: State, now: Now, size_of: SizeOf, read: Read, is_late: Callable[[], bool],
+    state: State, now: Now, size_of: SizeOf, read: Read, created_of: CreatedOf, is_late: Callable[[], bool],
     cannot: Callable[[QueueState, UsageError], None],
 ) -> tuple[QueueState, Plan] | None:  # fmt: skip
     """A queue, and what has to be done there now, or a part of it; None if nothing was found.
 
     *is_late*: whether it is time to stop; on a disk that is slow that is earlier than a slice.
     *cannot* is told of each queue that finds its work impossible, and has it put off.
-    Once the plan is applied, `queue.reset_alarms` says when to come again.
+    Once the plan is applied, `look_again` says when to come again.
     """
     for _ in range(ROUNDS):
         number = state.board.due(now)
@@ -50,20 +53,36 @@ def next_work(
             state.board.done(number, now)
             continue
         plan = Plan(state, now, size_of, read)
-        obstacle = _fill(plan, queue, is_late)
+        obstacle = _fill(plan, queue, is_late, created_of)
         if plan.drafts:
             return queue, plan
         if obstacle:
             cannot(queue, obstacle)
         else:
-            queue.reset_alarms(now)
+            look_again(queue, now, created_of)
         if is_late():
             break
     return None
 
 
-def _fill(plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> UsageError | None:
+def look_again(queue: QueueState, now: Now, created_of: CreatedOf) -> None:
+    """What fell due until *now* is done, or in part: say when there is next something to do."""
+    queue.reset_alarms(now)
+    oldest, stays_ms = queue.waiting.head, queue.retention.stays_ms
+    if queue.retention.is_over(len(queue.waiting), queue.bytes):
+        queue.timers.alarm.at_store(0)
+    elif oldest is not None and stays_ms is not None:
+        created_ms = created_of(queue, oldest)
+        queue.timers.alarm.at_wall((now.wall if created_ms is None else created_ms) + stays_ms)
+
+
+def _fill(
+    plan: Plan, queue: QueueState, is_late: Callable[[], bool], created_of: CreatedOf
+) -> UsageError | None:  # fmt: skip
     """Plan what *queue* has to do; the error if its dead letters have nowhere to go."""
+    if queue.retention:
+        _drop_over(plan, queue, is_late, created_of)
+        return None
     if queue.is_to_go(plan.now):
         plan.add(*records.delete(queue.number))
         return None
@@ -93,6 +112,18 @@ def _fill(plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> UsageEr
     except UsageError as error:  # no room for one more queue, or too long a name: true of all of them
         return error
     return None
+
+
+def _drop_over(plan: Plan, topic: QueueState, is_late: Callable[[], bool], created_of: CreatedOf) -> None:
+    """Plan to drop what is over of what *topic* retains, or a part of it."""
+    over = topic.first_retained(plan.now, plan.size_of, created_of)
+    gone: list[tuple[int, int]] = []
+    for id in topic.waiting.first(min(over, SLICE)):
+        if is_late() and gone:
+            break
+        gone.append((id, plan.size_of(topic, id)))
+    if gone:
+        plan.add(*records.drop(topic.number, records.EXPIRED, gone))
 
 
 def add_downtime(plan: Plan, downtime_ms: int) -> None:

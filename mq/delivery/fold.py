@@ -19,6 +19,7 @@ moved behind them.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from itertools import groupby, repeat
@@ -193,7 +194,7 @@ def _fan_out(state: State, queue: QueueState, lsn: int, flags: int, event: Fanou
     """*queue*: the exchange."""
     queues, times, retained, size, attributes = event
     queue.totals.published += 1
-    queue.totals.dropped += not queues
+    queue.totals.dropped += not event.holders
     if attributes.dedup_id is not None:
         assert attributes.topic is not None
         queue.note_dedup(topic_key(attributes.topic, attributes.dedup_id), lsn, attributes.dedup_until)
@@ -201,7 +202,7 @@ def _fan_out(state: State, queue: QueueState, lsn: int, flags: int, event: Fanou
         queue.mark_changed()
     state.board.shared.put(lsn, size, event.holders)
     if retained:
-        state.made(retained).publish(lsn, size)
+        state.made(retained).retain(lsn, size)
     traits = traits_of(attributes)
     alike = repeat((attributes.due, attributes.expires))
     for number, (due, expires) in zip(queues, times or alike, strict=False):
@@ -244,21 +245,22 @@ def _unsubscribe(state: State, queue: QueueState, lsn: int, flags: int, event: t
 
 def _backfill(state: State, queue: QueueState, lsn: int, flags: int, event: Event) -> None:
     """Messages that a topic retains wait in this queue as well."""
-    number, pairs, attributes = event
-    topic, traits = state.queue(number), traits_of(attributes)
-    arriving: dict[int, Delayed] = {}
-    total = 0
-    for id, size in pairs:
-        position = topic.position(id) if topic else None
-        if position is None or id in queue:
-            continue
-        state.note_move(queue.number, id)
-        arriving[id] = Delayed(0, 0, position, traits)
-        total += size
-        state.board.shared.put(id, size, {*state.board.shared.holders(id), number, queue.number})
-    queue.totals.published += len(pairs)
-    if arriving:
-        queue.arrive(arriving, total)
+    number, ids, sizes, attributes = event
+    queue.totals.published += len(ids)
+    topic = state.queue(number)
+    if topic is None:
+        return
+    here, positions = topic.waiting.part(ids[0], len(ids))
+    if here.tolist() != list(ids) or not queue.holds_none(ids):  # as a rule it is like that
+        known = [(id, topic.position(id), size) for id, size in zip(ids, sizes, strict=True)]
+        coming = [each for each in known if each[1] is not None and each[0] not in queue]
+        if not coming:
+            return
+        ids, places, sizes = zip(*coming, strict=True)
+        positions = array("Q", places)
+    state.board.shared.add(ids, sizes, number, queue.number)
+    state.note_moves(queue.number, ids)
+    queue.join_in(ids, positions, sum(sizes), attributes.due, traits_of(attributes))
 
 
 def _move(state: State, queue: QueueState, lsn: int, flags: int, event: Iterable[Move]) -> None:

@@ -126,13 +126,14 @@ def _fan_out(plan: Plan, message: NewMessage) -> tuple[Draft, tuple[int, ...], i
     plan.exchange()
     queues = plan.state.routes.route(message.topic, message.headers)
     times = [_times(plan, number, message) for number in queues]
-    common = times[0] if times and times.count(times[0]) == len(times) else None
     topic = plan.state.topic(message.topic)
     body = message.body if queues or topic else b""
-    due, expires = common or _times(plan, EXCHANGE, message)
-    published = body + trailer(_attributes(plan, EXCHANGE, message, due, expires))
+    # What a topic retains is as its publisher said: options of the queues that get it now do not count there.
+    said = times[0] if times and not topic else _times(plan, EXCHANGE, message)
+    differ = times.count(said) < len(times)
+    published = body + trailer(_attributes(plan, EXCHANGE, message, *said))
     draft = records.fan_out(
-        queues, () if common else times, topic.number if topic else 0, message.flags, published
+        queues, times if differ else (), topic.number if topic else 0, message.flags, published
     )
     return draft, queues, len(published)
 

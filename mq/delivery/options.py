@@ -37,6 +37,9 @@ class Declaration(
 
     name: str
     topic: bool = False  # no queue of users, but what a topic retains; its name is the topic's
+    retain_for: float | None = None
+    retain_count: int | None = None
+    retain_bytes: int | None = None
     paused: bool = False
     idle_until: int = 0  # store time; see idle.py
     meta: dict[str, str] = {}  # see meta.py; never changed, only replaced
@@ -48,7 +51,9 @@ class Declaration(
     dropped: int = 0
 
 
-DEFINITION: Final = (*Options.__struct_fields__, "name", "topic", "paused")  # fields: what a program declares
+DEFINITION: Final = (  # fields: what a program declares
+    *Options.__struct_fields__, "name", "topic", "retain_for", "retain_count", "retain_bytes", "paused"
+)  # fmt: skip
 
 
 def key_of(declaration: Declaration) -> str:

@@ -21,7 +21,8 @@ is true.  Each tells the indexes, which can be made anew from the messages at an
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import count, islice, repeat
 from typing import Final, Literal
 
@@ -48,6 +49,7 @@ from .records import (
     TIMEOUT_REASON,
     WAITING,
 )
+from .retention import Retention
 from .runs import Run
 from .subscription import Subscription
 from .timers import Timers
@@ -89,6 +91,7 @@ class QueueState:
         self.idle = Idle(self.options)
         self.totals = Totals(self.options)
         self.subscriptions: Final[dict[str, Subscription]] = {}  # by pattern
+        self.retention = Retention.of(self.options)  # if it is what a topic retains
         # What an operation has to look at, so that plain queues have nothing to look at.
         self.bounded = False  # publishers may wait for room
         self.publish_needs_plan = False  # there are limits, a time to live, or a delay
@@ -111,6 +114,19 @@ class QueueState:
         self.bytes += size
         if self.unchanged:
             self.mark_changed()
+
+    def retain(self, id: int, size: int) -> None:
+        """`publish`, of a message that the topic retains whatever its attributes say."""
+        self.publish(id, size)
+        self.watch_retention()
+
+    def watch_retention(self) -> None:
+        """See to it that what is over is dropped, when it is enough."""
+        retention, alarm = self.retention, self.timers.alarm
+        if retention.is_over(len(self.waiting), self.bytes):
+            alarm.at_store(0)
+        elif retention.stays_ms is not None and alarm.store == alarm.wall == NEVER:
+            alarm.at_store(self.board.seen + retention.stays_ms)
 
     def publish_run(self, ids: list[int], size: int) -> None:
         """`publish` for many, with *size* bytes together."""
@@ -173,6 +189,9 @@ class QueueState:
         self.meta_bytes = meta.live_bytes(declaration.meta)
         self.bounded = declaration.max_length is not None or declaration.max_bytes is not None
         self.publish_needs_plan = self.bounded or declaration.ttl is not None or declaration.delay > 0
+        self.retention = Retention.of(declaration)
+        if self.retention:
+            self.watch_retention()
         self.idle = Idle(declaration)
         self.delivery_needs_plan = declaration.delivery == "at_most_once" or self.idle.seconds is not None
         if self.idle.seconds is not None:
@@ -357,6 +376,19 @@ class QueueState:
             self.ready.lane(priority).insert(ids, [arriving[id].position for id in ids])
         self.mark_changed()
 
+    def join_in(
+        self, ids: Sequence[int], positions: Sequence[int], size: int, due: int, traits: Traits
+    ) -> None:  # fmt: skip
+        """Messages that were not here, all alike, wait here too: ids ascend, *size* bytes together."""
+        self.bytes += size
+        if due or not traits.plain:
+            for id, position in zip(ids, positions, strict=True):
+                self._join(id, traits)
+                self._put_delayed(id, Delayed(due, 0, position, traits))
+        else:
+            self.ready.lane(traits.priority).insert(list(ids), list(positions))
+        self.mark_changed()
+
     def purge(self, cutoff: int, kept: Iterable[tuple[int, int]]) -> None:
         """Drop all that waits, is delayed, or was in flight until *cutoff* at the most.
 
@@ -396,6 +428,8 @@ class QueueState:
             traits = traits_of(attributes, changes) if attributes and place != KEPT else PLAIN
             if place in (WAITING, KEPT):
                 self.arrive({id: Delayed(0, attempts, position, traits)}, size)
+                if place == KEPT:
+                    self.watch_retention()
             elif place in (DELAYED, BACKING_OFF):
                 self.bytes += size
                 self._join(id, traits)
@@ -515,6 +549,15 @@ class QueueState:
     def due_to_go(self, now: Now, limit: int) -> tuple[list[int], list[int]]:
         """Up to *limit* ids that have expired, and whose attempts are exhausted: see `Timers.due_to_go`."""
         return self.timers.due_to_go(now, limit)
+
+    def first_retained(
+        self, now: Now, size_of: Callable[[QueueState, int], int],
+        created_of: Callable[[QueueState, int], int | None],
+    ) -> int:  # fmt: skip
+        """Of what a topic retains: the index, in `waiting`, of the oldest message that its limits leave."""
+        return self.retention.first(
+            self.waiting, self.bytes, now.wall, partial(size_of, self), partial(created_of, self)
+        )
 
     def is_to_go(self, now: Now) -> bool:
         """Whether the queue is to be deleted, since no process receives from it."""
@@ -649,6 +692,15 @@ class QueueState:
 
     def __contains__(self, id: int) -> bool:
         return id in self.flights or id in self.delayed or self._lane_of(id) is not None
+
+    def holds_none(self, ids: Sequence[int]) -> bool:
+        """Whether none of *ids*, which ascend, is here, nor any between them."""
+        first, behind = ids[0], ids[-1] + 1
+        lanes = (self.waiting, *self.lanes.values())
+        tried = (self.delayed.keys(), self.flights.keys())
+        return not any(lane.has_within(first, behind) for lane in lanes) and all(
+            each.isdisjoint(ids) for each in tried
+        )
 
     def _lane_of(self, id: int) -> Backlog | None:
         for lane in self.lanes.values():

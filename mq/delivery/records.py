@@ -35,6 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
+from operator import ge
 from struct import Struct, pack, unpack, unpack_from
 from struct import error as StructError
 from typing import Any, Final, NamedTuple
@@ -186,6 +187,11 @@ def _attributes_in(flags: int, buffer: Sliced, start: int, stop: int) -> Attribu
     return decode_attributes(cut_trailer(buffer, start, stop)[0])
 
 
+def attributes_at(flags: int, published: bytes) -> Attributes:
+    """The attributes of what was published."""
+    return _attributes_in(flags, published, 0, len(published))
+
+
 def attributes_of(flags: int, published: bytes) -> tuple[Attributes, bytes]:
     """The attributes, and the body, of what was published."""
     if not flags & ATTRIBUTED:
@@ -307,6 +313,13 @@ def _fan_out_head(head: bytes, length: int) -> tuple[int, int, int]:
     if size > length:
         raise StructError(f"it is too short for {count} queues")
     return form, count, size
+
+
+def fanned(payload: bytes) -> bytes:
+    """What was published, in a FANOUT record."""
+    form, count = FANOUT_PAYLOAD.unpack_from(payload)
+    size = FANOUT_PAYLOAD.size + count * (18 if form & OWN_TIMES else 2) + (2 if form & RETAINED else 0)
+    return payload[size:]
 
 
 def _decode_fan_out(flags: int, buffer: Sliced, start: int, stop: int) -> Fanout:
@@ -801,9 +814,13 @@ def _describe_unsubscribe(flags: int, event: tuple[str], at: Times) -> Facts:
 BACKFILL_PAYLOAD: Final = Struct("<H")  # the number of the topic; id and size of each message follow
 
 
-def backfill(number: int, topic: int, messages: Pairs, attributes: Attributes = NO_ATTRIBUTES) -> Draft:
-    """*topic*: the number of what retains them.  *attributes*: what counts here, if it is one message."""
-    payload = BACKFILL_PAYLOAD.pack(topic) + _encode_pairs(messages)
+def backfill(
+    number: int, topic: int, ids: Sequence[int], sizes: Sequence[int], attributes: Attributes = NO_ATTRIBUTES
+) -> Draft:  # fmt: skip
+    """*topic*: the number of what retains them.  *attributes*: what of theirs counts, the same for all."""
+    flat = [*ids, *sizes]
+    flat[::2], flat[1::2] = ids, sizes
+    payload = BACKFILL_PAYLOAD.pack(topic) + pack("<" + "QI" * len(ids), *flat)
     if attributes == NO_ATTRIBUTES:
         return BACKFILL, 0, number, payload
     return BACKFILL, ATTRIBUTED, number, payload + trailer(attributes)
@@ -814,15 +831,15 @@ def _decode_backfill(flags: int, buffer: Sliced, start: int, stop: int) -> Event
     attributes = _attributes_in(flags, buffer, start, stop)
     if flags & ATTRIBUTED:
         stop = cut_trailer(buffer, start, stop)[1]
-    pairs = list(SIZED_PAYLOAD.iter_unpack(buffer[start + BACKFILL_PAYLOAD.size : stop]))
-    if flags & ATTRIBUTED and len(pairs) != 1:
-        raise StructError(f"it has attributes, and {len(pairs)} messages")
-    return topic, pairs, attributes
+    ids, sizes = acks_of(buffer[start + BACKFILL_PAYLOAD.size : stop])
+    if not ids or any(map(ge, ids, ids[1:])):
+        raise StructError("its messages do not ascend")
+    return topic, ids, sizes, attributes
 
 
 def _describe_backfill(flags: int, event: Event, at: Times) -> Facts:
-    topic, pairs, attributes = event
-    return {"topic": topic, "messages": [id for id, _ in pairs]} | _describe_attributes(attributes, at)
+    topic, ids, _, attributes = event
+    return {"topic": topic, "messages": list(ids)} | _describe_attributes(attributes, at)
 
 
 # ── all of them ────────────────────────────────────────────────────────────────────

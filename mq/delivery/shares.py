@@ -10,14 +10,17 @@ A message that only one queue holds is not here.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import Final
+
+import msgspec
 
 Holders = tuple[int, ...]
 """The numbers of the queues that hold a message, ascending; two at least."""
 
 
-class _Share(NamedTuple):
+class _Share(msgspec.Struct, frozen=True, gc=False):
     size: int  # of what was published
     holders: Holders
 
@@ -61,6 +64,17 @@ class Shares:
             self.extra_bytes += size * (len(several) - 1)
         elif not self._shares:
             self._known.clear()
+
+    def add(self, ids: Sequence[int], sizes: Sequence[int], holder: int, queue: int) -> None:
+        """Messages that *holder* holds, and perhaps other queues, are held by *queue* as well."""
+        if self._shares.keys().isdisjoint(ids):  # as a rule
+            pair: Holders = (min(holder, queue), max(holder, queue))
+            pair = self._known.setdefault(pair, pair)
+            self._shares.update(zip(ids, map(_Share, sizes, repeat(pair)), strict=True))
+            self.extra_bytes += sum(sizes)
+        else:
+            for id, size in zip(ids, sizes, strict=True):
+                self.put(id, size, {*self.holders(id), holder, queue})
 
     def let_go(self, id: int, queue: int) -> None:
         """The message left this *queue*."""

@@ -5,7 +5,7 @@ What changes them is in fold.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -123,6 +123,11 @@ class State:
         """Message *id* goes to queue *number*."""
         if self._moves is not None:
             self._moves.append((number, id))
+
+    def note_moves(self, number: int, ids: Iterable[int]) -> None:
+        """`note_move` for many."""
+        if self._moves is not None:
+            self._moves += [(number, id) for id in ids]
 
     def delete(self, queue: QueueState) -> None:
         queue.delete()

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Final
 
 from mq.delivery import due, fold, records
-from mq.delivery.due import next_work
+from mq.delivery.due import look_again, next_work
 from mq.delivery.plan import Plan, Published
 from mq.delivery.queue import QueueState
 from mq.engine.replica import FOLLOW_BYTES, Replica
-from mq.engine.sizes import size_of
+from mq.engine.sizes import created_ms, size_of
 from mq.errors import CorruptStore, DiskFull, UsageError
 from mq.notes import WARNING, Notes
 from mq.storage.record import HEADER_BYTES
@@ -71,14 +71,17 @@ class Committer:
             if self.downtime_ms:
                 self.add_downtime()
             is_late = self._clock.timer(SLICE_SECONDS)
-            if work := next_work(self._replica.state, now, self.size_of, self.read, is_late, self._put_off):
+            work = next_work(
+                self._replica.state, now, self.size_of, self.read, self.created_of, is_late, self._put_off
+            )
+            if work:
                 queue, plan = work
                 try:
                     self.commit(plan)
                 except UsageError as error:  # a mistake of mq: nothing was appended
                     self._put_off(queue, error)
                 else:
-                    queue.reset_alarms(now)
+                    look_again(queue, now, self.created_of)
         except DiskFull:
             # Of all queues: no work can be done before there is room.
             self._replica.state.board.next = now.store + DUE_AGAIN_MS
@@ -93,6 +96,15 @@ class Committer:
         """What the message takes, as far as its record can be read."""
         position = queue.position(id)
         return 0 if position is None else size_of(self._replica.log, position)
+
+    def created_of(self, queue: QueueState, id: int) -> int | None:
+        """When the message was published, wall time; None if its record cannot be read."""
+        position = queue.position(id)
+        return None if position is None else created_ms(self._replica.log, position)
+
+    def first_retained(self, topic: QueueState) -> int:
+        """The index, in `waiting`, of the oldest message that *topic* retains now."""
+        return topic.first_retained(self._clock.now(), self.size_of, self.created_of)
 
     def read(self, queue: QueueState, id: int) -> Published | None:
         """What was published as message *id*; None if its record is damaged."""

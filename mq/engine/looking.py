@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
 
-from mq.delivery import dead, records
+from mq.delivery import dead
 from mq.delivery.now import Now
 from mq.delivery.options import Declaration
 from mq.delivery.queue import QueueState, State
@@ -17,6 +17,7 @@ from mq.engine.bodies import More, more_of
 from mq.engine.channel import Channel
 from mq.engine.operation import operation
 from mq.engine.phase import Phase
+from mq.engine.sizes import glance_created_ms
 from mq.engine.store import Store
 from mq.errors import CorruptStore, UsageError
 from mq.storage import locks, shared
@@ -207,19 +208,10 @@ def _count(store: Store, channel: Channel) -> tuple[Stats, Oldest | None]:
     position = None if id is None else held.position(id)
     oldest = None
     if id is not None and position is not None:
-        oldest = Oldest(held, id, position, _created_ms(store, position), now)
+        oldest = Oldest(held, id, position, glance_created_ms(store.replica.log, position), now)
     all = held.totals
     totals = all.published, all.acked, all.failed, all.expirations, all.dead_lettered, all.dropped
     return Stats(*held.counts(now), max(0, held.bytes), 0.0, held.paused, *totals), oldest
-
-
-def _created_ms(store: Store, position: int) -> int | None:
-    """When the message at *position* was published, its body unread; None if its record does not say so."""
-    log = store.replica.log
-    head = log.glance.head(position, log.end)
-    if head is None:
-        return None
-    return records.created_ms(head.kind, head.time_ms, lambda size: log.glance.payload(position, 0, size))
 
 
 @operation

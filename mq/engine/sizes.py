@@ -1,6 +1,6 @@
-"""How much a message takes, without reading its body: what limits and totals are counted in.
+"""How much a message takes, and when it was published, without reading its body.
 
-A message may have 64 MiB, and hundreds of them may expire at once.  The number goes into the
+A message may have 64 MiB, and hundreds of them may expire at once.  The size goes into the
 record that takes the message out (DROP, MOVE, ACK), and every process counts what that says.
 """
 
@@ -26,6 +26,29 @@ def size_of(log: Log, position: int) -> int:
             raise
         return 0  # not to be read now, whatever the reason: the others' turn must not wait for that
     return len(records.published_of(stored.kind, stored.flags, 0, stored.payload)[1])
+
+
+def created_ms(log: Log, position: int) -> int | None:
+    """When the message at *position* was published, wall time; None if its record cannot be read."""
+    if (created := glance_created_ms(log, position)) is not None:
+        return created
+    try:
+        stored = log.read(position)
+    except Closed:
+        return None
+    except StorageError as error:
+        if will_pass(error):
+            raise
+        return None
+    return records.published_of(stored.kind, stored.flags, stored.time_ms, stored.payload)[0]
+
+
+def glance_created_ms(log: Log, position: int) -> int | None:
+    """The same, with the body unread in any case; None if the header of the record is not believed."""
+    head = log.glance.head(position, log.end)
+    if head is None:
+        return None
+    return records.created_ms(head.kind, head.time_ms, lambda size: log.glance.payload(position, 0, size))
 
 
 def _glance(log: Log, position: int) -> int | None:

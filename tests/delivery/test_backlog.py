@@ -90,6 +90,12 @@ def test_it_is_a_sorted_list(gaps, steps):
         assert len(backlog) == len(model)
         assert backlog.head == (model[0] if model else None)
         assert all((each in backlog) == (each in model) for each in range(id + 2))
+        assert [backlog.rank(each) for each in range(id + 2)] == [
+            sum(here < each for here in model) for each in range(id + 2)
+        ]
+        for begin, count in ((0, 3), (1, 5), (len(model) // 2, 100), (len(model), 1)):
+            ids, positions = backlog.slice(begin, count)
+            assert ids.tolist() == model[begin : begin + count] == positions.tolist()
 
     for gap in gaps:
         id += gap
@@ -175,6 +181,10 @@ def test_it_is_a_sorted_dict_of_positions(moves):
         assert list(backlog) == sorted(model)
         assert (len(backlog), backlog.head) == (len(model), min(model, default=None))
         assert {id: backlog.position(id) for id in model} == model
+        assert [backlog.rank(id) for id in sorted(model)] == list(range(len(model)))
+        ids, positions = backlog.slice(number % 3, 7)
+        assert ids.tolist() == sorted(model)[number % 3 : number % 3 + 7]
+        assert positions.tolist() == [model[id] for id in ids]
         low, high = sorted((number, 2 * end - 150))
         inside = [id for ids in backlog.within(low, high) for id in ids]
         assert sorted(inside) == sorted(id for id, position in model.items() if low <= position < high)

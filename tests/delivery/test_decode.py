@@ -96,7 +96,8 @@ REFUSED = {
     "a pattern that is no text": (records.UNSUBSCRIBE, 0, b"\xff"),
     "half a backfill": (records.BACKFILL, 0, bytes(1)),
     "a backfill and a half": (records.BACKFILL, 0, bytes(2 + 18)),
-    "a backfill of two with attributes": (records.BACKFILL, records.ATTRIBUTED, bytes(2 + 24) + trailer(p=1)),
+    "a backfill of nothing": (records.BACKFILL, 0, bytes(2)),
+    "a backfill of one message twice": (records.BACKFILL, 0, bytes(2 + 24)),
     "flags that are not known": (records.RELEASE, 0x40, bytes(8)),
     "a kind that is not known": (77, 0, b""),
 }  # fmt: skip
@@ -195,8 +196,11 @@ def payloads(draw, kind: int) -> bytes:
         records.RENEW: records.RENEW_PAYLOAD.pack(draw(numbers)),
         records.SUBSCRIBE: msgspec.msgpack.encode({"pattern": draw(names), "bound_at": draw(ids)}),
         records.UNSUBSCRIBE: draw(names).encode(),
-        records.BACKFILL: records.backfill(1, draw(st.integers(1, 4)), [(id, 4), (draw(ids), 4)])[3],
+        records.BACKFILL: records.backfill(1, draw(st.integers(1, 4)), *draw(backfilled))[3],
     }[kind]
+
+
+backfilled = st.sets(ids, min_size=1, max_size=3).map(lambda found: (sorted(found), [4] * len(found)))
 
 
 @st.composite

@@ -105,9 +105,9 @@ DRAFTS = {
     ),
     records.UNSUBSCRIBE: (records.unsubscribe(1, "orders.*"), ("orders.*",), {"pattern": "orders.*"}),
     records.BACKFILL: (
-        records.backfill(1, 9, [(10, 4)], Attributes(priority=2)),
-        (9, [(10, 4)], Attributes(priority=2)),
-        {"topic": 9, "messages": [10], "priority": 2},
+        records.backfill(1, 9, [10, 12], [4, 5], Attributes(priority=2)),
+        (9, (10, 12), (4, 5), Attributes(priority=2)),
+        {"topic": 9, "messages": [10, 12], "priority": 2},
     ),
 }  # fmt: skip
 
