@@ -199,6 +199,14 @@ def large_body(path: Path, size: int) -> float:
         return median_of(queue.stats)
 
 
+@row("broker.queues(limit=100), queues", 100, 65_000)
+def list_queues(path: Path, count: int) -> float:
+    with mq.open(path, sync="never", exclusive=True) as broker:
+        queues(broker, count)
+        broker.queues(limit=1)  # puts all names in order, once
+        return median_of(lambda: broker.queues(prefix="queue-5", after="queue-50", limit=100))
+
+
 @row("broker.stats(), queues", 100, 5_000)
 def all_stats(path: Path, count: int) -> float:
     with mq.open(path, sync="never") as broker:

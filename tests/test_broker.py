@@ -28,8 +28,8 @@ FACE = {
         " segment_bytes=67108864, mode=None, clock=None)"
     ),
     mq.Broker.queue: "(self, name, *, type=None, **options)",
-    mq.Broker.queues: "(self)",
-    mq.Broker.stats: "(self)",
+    mq.Broker.queues: "(self, *, prefix='', after='', limit=None)",
+    mq.Broker.stats: "(self, queues=None)",
     mq.Broker.flush: "(self)",
     mq.Broker.close: "(self)",
     mq.Queue.options: "(self)",

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack, overload
 
 from mq import exact
 from mq.api.message import Delivery
-from mq.api.options import QueueOptions, check_many, check_options, check_seconds
+from mq.api.options import QueueOptions, check_count, check_many, check_options, check_seconds
 from mq.api.queue import Queue
 from mq.api.transaction import Transaction
 from mq.engine import commands, looking
@@ -155,22 +155,35 @@ class Broker:
             raise
         transaction._commit()
 
-    def queues(self) -> list[str]:
+    def queues(self, *, prefix: str = "", after: str = "", limit: int | None = None) -> list[str]:
         """The names of all queues, sorted.
 
-        Raises Closed.
-        """
-        return self._store.names()
+        *prefix*: only names that begin with it; "" (the default): all.
+        *after*: only names behind this one, as the last name of the page before; "" (the default): all.
+        *limit*: how many at most; None (the default): all.  A page takes as long as it is, however many
+        queues there are.
 
-    def stats(self) -> StoreStats:
+        Raises UsageError, Closed.
+        """
+        prefix, after = exact.text("prefix", prefix), exact.text("after", after)
+        return self._store.names(prefix, after, None if limit is None else check_count("limit", limit))
+
+    def stats(self, queues: Iterable[str] | None = None) -> StoreStats:
         """What the whole store holds: see `mq.StoreStats`.
 
-        Raises Closed.
+        *queues*: names of queues; `queues` and `live_bytes` are of these alone, and those that are not there
+        are left out.  None (the default): all queues.
+
+        Raises UsageError, Closed.
         """
-        queues = {name: self.queue(name).stats() for name in self.queues()}
-        live_bytes = sum(each.bytes for each in queues.values())
+        store, found = self._store, {}
+        for name in self.queues() if queues is None else check_many("queues", queues):
+            channel = store.channel(name)
+            if stats := looking.stats_if_there(store, channel):
+                found[channel.name] = stats
+        live_bytes = sum(each.bytes for each in found.values())
         disk_bytes, segments = self._store.files()
-        return StoreStats(queues, disk_bytes, live_bytes, segments, looking.processes(self._store))
+        return StoreStats(found, disk_bytes, live_bytes, segments, looking.processes(self._store))
 
     def flush(self) -> None:
         """Return when all that was written is on the disk, by whichever process.

@@ -13,6 +13,7 @@ runs.py        plain records in a row, done at once
 What is true then:
 
 state.py       all queues
+listing.py     their names, in order
 queue.py       one queue: waiting, delayed, in flight
 backlog.py     ids that wait, eight bytes each
 traits.py      what is kept of the others

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from .board import Board
+from .listing import Listing
 from .options import TOPIC_KEY, Declaration
 from .queue import QueueState
 from .subscription import Subscription
@@ -29,6 +30,7 @@ class State:
         self.queues: dict[int, QueueState] = {}  # those that are loaded, by number
         self.unloaded = Unloaded()  # the others
         self._by_name: dict[str, QueueState] = {}
+        self._listing = Listing()  # all names in order, once they are asked for
         self.board = Board()
         # The position of the last record that changed a definition: a queue or an option.  The methods of the
         # fold that change one set it.  So a number never means two things, wherever a process begins to read.
@@ -71,6 +73,10 @@ class State:
 
     def _keys(self) -> set[str]:
         return {*self._by_name, *self.unloaded.names()}
+
+    def listed(self, prefix: str, after: str, limit: int | None) -> list[str]:
+        """The first *limit* names, in order, that begin with *prefix* and come behind *after*."""
+        return self._listing.part(self.names, prefix, after, limit)
 
     def size(self) -> int:
         """How many queues there are; one more if loading it was interrupted."""
@@ -115,8 +121,10 @@ class State:
             return
         if before != queue.name:
             if self._by_name.get(before) is queue:
-                del self._by_name[before]
+                self._drop_name(before)
             self.renamed |= {before, queue.name}
+            if not queue.name.startswith(TOPIC_KEY):
+                self._listing.add(queue.name)
         self._by_name[queue.name] = queue
 
     def note_move(self, number: int, id: int) -> None:
@@ -139,8 +147,13 @@ class State:
         self.unloaded.forget(queue.number)  # there still if loading it was interrupted, and it would be back
         del self.queues[queue.number]
         if self._by_name.get(queue.name) is queue:
-            del self._by_name[queue.name]
+            self._drop_name(queue.name)
         self.renamed.add(queue.name)
+
+    def _drop_name(self, name: str) -> None:
+        del self._by_name[name]
+        if self.unloaded.number(name) is None:
+            self._listing.remove(name)
 
     def free_number(self, taken: Collection[int] = ()) -> int | None:
         """A number for a new queue, not among *taken*; None if there are too many."""
@@ -162,6 +175,7 @@ class State:
                 while self.named(name):
                     name += "-again"
                 queue.name, self._by_name[name] = name, queue
+                self._listing.add(name)
                 self.renamed.add(name)
 
     def is_stocked(self, queue: QueueState) -> bool:

@@ -174,11 +174,16 @@ def number(store: Store, channel: Channel) -> int:
     return channel.state.number if channel.state else 0
 
 
-@operation
 def stats(store: Store, channel: Channel) -> Stats:
     """How many messages are where, and what has happened so far."""
+    return stats_if_there(store, channel) or Stats(0, 0, 0, 0, 0.0, False, 0, 0, 0, 0, 0, 0)
+
+
+@operation
+def stats_if_there(store: Store, channel: Channel) -> Stats | None:
+    """The same; None if there is no such queue."""
     counted, oldest = store.turn.look(partial(_count, store, channel))
-    if oldest is None:
+    if counted is None or oldest is None:
         return counted
     created_ms = oldest.created_ms
     if created_ms is None:
@@ -199,11 +204,11 @@ class Oldest(NamedTuple):
     now: Now
 
 
-def _count(store: Store, channel: Channel) -> tuple[Stats, Oldest | None]:
-    """The queue's counts, with no age yet."""
+def _count(store: Store, channel: Channel) -> tuple[Stats | None, Oldest | None]:
+    """The queue's counts, with no age yet; None if it is not there."""
     held, now = channel.state, store.clock.now()
     if held is None:
-        return Stats(0, 0, 0, 0, 0.0, False, 0, 0, 0, 0, 0, 0), None
+        return None, None
     id = held.oldest_ready(now)
     position = None if id is None else held.position(id)
     oldest = None

@@ -315,9 +315,9 @@ class Store:
         return found or self._new_channel(check_name(name))
 
     @operation
-    def names(self) -> list[str]:
-        """Of all queues, sorted."""
-        return self.turn.look(lambda: sorted(self.replica.state.names()))
+    def names(self, prefix: str = "", after: str = "", limit: int | None = None) -> list[str]:
+        """Of all queues, sorted: the first *limit* that begin with *prefix* and come behind *after*."""
+        return self.turn.look(lambda: self.replica.state.listed(prefix, after, limit))
 
     @operation
     def _new_channel(self, name: str) -> Channel:
