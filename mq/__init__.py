@@ -14,6 +14,7 @@ Broker         queues, transactions, the store as a whole
 Queue          publish, receive, look, and what becomes of many messages at once
 Message        what is stored; Delivery: a message, and the right to settle it
 Transaction    publishes, acks and nacks that happen together, or not at all
+Watch          waiting for messages without a thread, for event loops
 
 Durations are float seconds, instants are aware datetimes, sizes are bytes.  All errors are MqErrors.
 """
@@ -23,6 +24,7 @@ from mq.api.message import Delivery, Failure, Message, Receipt
 from mq.api.options import BatchOptions, PublishOptions, QueueOptions
 from mq.api.queue import Queue
 from mq.api.transaction import Transaction
+from mq.api.watch import Watch
 from mq.delivery.queue import State
 from mq.delivery.retry import Backoff
 from mq.engine.looking import Stats
@@ -47,7 +49,7 @@ __all__ = [
     "Backoff", "BadBody", "BatchOptions", "Broker", "Closed", "CorruptStore", "Delivery", "DiskFull",
     "Failure", "Message", "MqError", "PublishOptions", "Queue", "QueueFull", "QueueOptions", "Receipt",
     "StaleReceipt", "State", "Stats", "StorageError", "StoreFailed", "StoreLocked", "StoreStats", "Sync",
-    "Transaction", "Unsupported", "UsageError", "open",
+    "Transaction", "Unsupported", "UsageError", "Watch", "open",
 ]  # fmt: skip
 
 

@@ -12,8 +12,9 @@ from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack, overload
 from mq import exact
 from mq.api.message import Delivery
 from mq.api.options import QueueOptions, check_count, check_many, check_options, check_seconds
-from mq.api.queue import Queue
+from mq.api.queue import Queue, ask
 from mq.api.transaction import Transaction
+from mq.api.watch import Watch
 from mq.engine import commands, looking
 from mq.engine.looking import Stats
 from mq.engine.several import Asked, receive_from
@@ -124,18 +125,21 @@ class Broker:
         listed = list(check_many("queues", queues))
         asked = self._asked
         if asked is None or not asked.is_of(listed):
-            asked = self._asked = self._ask(listed)
+            asked = self._asked = ask(listed, self._store)
         return receive_from(asked, until)
 
-    def _ask(self, listed: list[Queue[Any]]) -> Asked[Delivery[Any]]:
-        if not listed:
-            raise UsageError("queues is empty: nothing would ever come")
-        for queue in listed:
-            if not exact.is_a(queue, Queue):
-                raise UsageError(f"queues are queues of this broker, not {exact.kind(queue)}")
-            if queue._store is not self._store:
-                raise UsageError(f"the queue {queue.name!r} is another broker's")
-        return Asked(listed)
+    def watch(self, notify: Callable[[], object]) -> Watch:
+        """Wait for messages without a thread, as event loops do: see `mq.Watch`, whose `arm` says for which.
+
+        *notify*: a function without arguments, called once for each `arm`, by a thread of mq that holds no
+        lock.  It may use the broker, and is to return soon: it keeps the other watches of the broker
+        waiting.  What it raises is logged.
+
+        Raises UsageError (it is no function).
+        """
+        if not callable(notify):
+            raise UsageError(f"notify is a function without arguments, not {exact.kind(notify)}")
+        return Watch(self._store, notify)
 
     @contextmanager
     def transaction(self) -> Generator[Transaction, None, None]:

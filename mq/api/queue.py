@@ -38,10 +38,23 @@ from mq.engine.bodies import BODY_BYTES_MAX, Decoder, encode_bodies, encode_body
 from mq.engine.channel import Channel
 from mq.engine.looking import Stats
 from mq.engine.names import check_name
+from mq.engine.several import Asked
 from mq.engine.store import Store
 from mq.errors import Closed, UsageError
 
 T = TypeVar("T")
+
+
+def ask(queues: list[Any], store: Store) -> Asked[Delivery[Any]]:
+    """What is asked together; UsageError if these are no queues of the store."""
+    if not queues:
+        raise UsageError("queues is empty: nothing would ever come")
+    for queue in queues:
+        if not exact.is_a(queue, Queue):
+            raise UsageError(f"queues are queues of this broker, not {exact.kind(queue)}")
+        if queue._store is not store:
+            raise UsageError(f"the queue {queue.name!r} is another broker's")
+    return Asked(queues)
 
 
 class Queue(Generic[T]):

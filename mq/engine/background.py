@@ -165,7 +165,7 @@ class Worker:
             self._failed = 0
         except BaseException as error:  # noqa: BLE001  SystemExit too: see above
             self._failed += 1
-            self._note(error)
+            self.note(error)
             return False
         return last
 
@@ -175,7 +175,8 @@ class Worker:
         while not self._stopped and (left := until - time.monotonic()) > 0:
             self._bell.acquire(timeout=left)
 
-    def _note(self, error: BaseException) -> None:
+    def note(self, error: BaseException) -> None:
+        """Count it, and log it, once a minute for each kind."""
         kind = type(error).__name__
         self.failures[kind] += 1
         now = time.monotonic()

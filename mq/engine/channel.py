@@ -5,10 +5,13 @@ Channels: several that are asked together, of which most are empty.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Sequence
+from heapq import heapify, heappop, heappush
 from itertools import islice
-from typing import Protocol
+from typing import Final, Protocol
 
 from mq.delivery.now import Now
 from mq.delivery.queue import QueueState
@@ -17,17 +20,54 @@ from mq.engine.listener import Listener
 from mq.engine.turn import Turn
 from mq.storage.shared import waits_word
 
+STALE_MAX: Final = 64  # stale entries of a heap, beside as many as there are valid ones
 
-class Sleeping(Protocol):
-    """A thread that waits: see mq/engine/waiting.py."""
+
+class Waiting(Protocol):
+    """What waits: a thread (mq/engine/waiting.py), or a watch (mq/engine/watching.py)."""
 
     wake_at: float
     """When it looks again by itself, monotonic seconds."""
     looks: bool
-    """It waits for several queues, or for room: everything wakes it, and it looks for itself."""
+    """It waits for several queues in a thread, or for room: everything wakes it, and it looks for itself."""
 
-    def ring(self) -> None:
-        """Wake it.  It is told of nothing more until it waits again."""
+    def ring(self) -> bool:
+        """Wake it; False if it is gone.  It is told of nothing more until it waits again."""
+
+    def ring_at(self, channel: Channel) -> bool:
+        """`ring`, for a message there."""
+
+    def end(self) -> None:
+        """Be told of nothing any more."""
+
+    def is_gone(self) -> bool:
+        """Whether it is a watch that the program has forgotten."""
+
+    def after_fork(self) -> None:
+        """In a child: what waited is the parent's."""
+
+
+class Alarms:
+    """When the first of *waiting* looks again by itself; entries that are out of date go as they come up."""
+
+    __slots__ = ("_heap", "_waiting")
+
+    def __init__(self, waiting: Collection[Waiting]) -> None:
+        self._waiting = waiting
+        self._heap: list[tuple[float, int, Waiting]] = []  # when; a number that orders equals; what waits
+
+    def add(self, waiter: Waiting) -> None:
+        heappush(self._heap, (waiter.wake_at, id(waiter), waiter))
+        if len(self._heap) > 2 * len(self._waiting) + STALE_MAX:
+            self._heap = [(each.wake_at, id(each), each) for each in self._waiting if each.wake_at < math.inf]
+            heapify(self._heap)
+
+    def first(self) -> float:
+        """Monotonic seconds; inf: none does."""
+        heap, waiting = self._heap, self._waiting
+        while heap and not (heap[0][2] in waiting and heap[0][2].wake_at == heap[0][0]):
+            heappop(heap)
+        return heap[0][0] if heap else math.inf
 
 
 class Hub(Protocol):
@@ -44,18 +84,41 @@ class Channel:
         self.name, self._hub = name, hub
         self.word = waits_word(name)  # of the page: which processes wait for it
         self.state: QueueState | None = None
-        self.armed: dict[Sleeping, None] = {}  # all that wait here, the first to come first
+        # All that wait here, the first to come first.  Ordered by links: to find the first of many thousands
+        # takes no longer when thousands have come and gone before it.
+        self.armed: OrderedDict[Waiting, None] = OrderedDict()
+        self.alarms = Alarms(self.armed)
         # Those that wait for other queues too, or for room: everything wakes them, and they look.
-        self.lookers: dict[Sleeping, None] = {}
+        self.lookers: dict[Waiting, None] = {}
         # Receivers that were woken and have not looked yet.  Each of them does, and wakes the
         # next if it sees another message; or an exception ends its waiting, and it wakes another one.
         # So a message needs no receiver of its own to be woken while one of these is on its way.
-        self.coming: dict[Sleeping, None] = {}
+        self.coming: dict[Waiting, None] = {}
+        # Watches that were notified of a message here which is not taken, as far as is known.  The same
+        # holds for them, but only for a second: a program may never look.
+        self.told: dict[Waiting, None] = {}
+
+    # ── who waits ──────────────────────────────────────────────────────────────────
+
+    def add(self, waiter: Waiting) -> None:
+        """It waits here, last in the line; it has seen that there is nothing."""
+        self.told.clear()  # so what they were told of is taken
+        self.armed[waiter] = None
+        if waiter.looks:
+            self.lookers[waiter] = None
+
+    def drop(self, waiter: Waiting) -> None:
+        self.armed.pop(waiter, None)
+        self.lookers.pop(waiter, None)
+        self.coming.pop(waiter, None)
+        self.told.pop(waiter, None)
+
+    # ── waking ─────────────────────────────────────────────────────────────────────
 
     def wake(self, count: int) -> None:
         """*count* messages are ready: here, and for receivers in other processes."""
         if self.armed:
-            self.notify(max(0, count - len(self.coming)))
+            self.notify(max(0, count - len(self.coming) - len(self.told)))
         if self._hub.turn.mark[self.word]:
             self._hub.listener.ring(self.word)
 
@@ -66,11 +129,17 @@ class Channel:
         if self._hub.turn.mark[self.word]:
             self._hub.listener.ring(self.word)
 
+    def taken(self, now: Now) -> None:
+        """A receiver took a message, and has waked none for the rest."""
+        if self.told:
+            del self.told[next(iter(self.told))]  # it was told of that message
+        self.wake_next(now)
+
     def wake_next(self, now: Now) -> None:
         """`hand_on`, to receivers in this process."""
         if self.armed and self.state:
             if self.state.head(now) is not None:
-                if not self.coming:  # else that one looks, and wakes the next
+                if not self.coming and not self.told:  # else that one looks, and wakes the next
                     self.notify()
             else:
                 self.rearm(self.seconds_to_next(now))
@@ -89,35 +158,33 @@ class Channel:
         if self.armed and seconds is not None:
             if seconds >= self._hub.listener.watches_from:
                 return
-            first = min(sleeper.wake_at for sleeper in self.armed)
-            if first > time.monotonic() + seconds:
+            if self.alarms.first() > time.monotonic() + seconds:
                 self.notify()
 
     def notify(self, count: int = 1) -> None:
         """Wake *count* receivers in this process, and all that look for themselves."""
-        for sleeper in list(islice(self.armed, count + len(self.lookers))):
-            if sleeper.looks:
-                sleeper.ring()
-            elif count:
-                sleeper.ring()
-                count -= 1
         self.freed()
+        gone = sum(waiter.ring_at(self) is False for waiter in list(islice(self.armed, count)))
+        if gone:  # watches that the program has forgotten
+            self.notify(gone)
 
     def notify_all(self) -> None:
         """Wake all that wait here."""
-        for sleeper in list(self.armed):
-            sleeper.ring()
+        for waiter in list(self.armed):
+            waiter.ring()
 
     def freed(self) -> None:
         """There may be room, for those in this process that wait for it."""
-        for sleeper in list(self.lookers):
-            sleeper.ring()
+        for waiter in list(self.lookers):
+            waiter.ring()
 
     def after_fork(self) -> None:
         """In a child: the threads that waited are not here, unless the handler of a signal forked."""
         self.state = None
         self.coming.clear()
-        self.notify_all()
+        self.told.clear()
+        for waiter in list(self.armed):
+            waiter.after_fork()
 
 
 class Channels:

@@ -88,14 +88,14 @@ class Child:
         """
         store = self._store
         log = self._replica.log.locks() if self._replica.has_log else []
-        lives = [each.worker.life for each in store.threads()]
+        lives = [each.worker.life for each in (*store.threads(), self._waiters.notifier)]
         return [
             *((lock, 0.0) for lock in (store.closing.lock, *lives, store.maintenance.working)),
             *((lock, forks.FORK_SECONDS) for lock in (self._turn.mutex, *log)),
         ]
 
     def let_threads_begin(self, seconds: float) -> None:
-        for each in self._store.threads():
+        for each in (*self._store.threads(), self._waiters.notifier):
             each.worker.let_begin(seconds)
 
     # ── taking leave ───────────────────────────────────────────────────────────────

@@ -23,6 +23,7 @@ from mq.engine.clock import Clock
 from mq.engine.flusher import Flusher
 from mq.engine.listener import Listener
 from mq.engine.maintenance import Maintenance
+from mq.engine.notifier import Notifier
 from mq.engine.phase import Phase
 from mq.engine.replica import Replica
 from mq.engine.turn import Turn
@@ -47,6 +48,7 @@ class Owner(Protocol):
     notes: Notes
     disk: Disk
     listener: Listener
+    notifier: Notifier
     maintenance: Maintenance
     busy: set[int]
     """The threads that are inside an operation."""
@@ -57,7 +59,7 @@ class Owner(Protocol):
         """From now on operations come in as it says."""
 
     def threads(self) -> list[Maintenance | Listener | Flusher]:
-        """What has a thread."""
+        """What has a thread that uses the files."""
 
     def wake_all(self) -> None:
         """Each thread that waits looks for itself at what changed."""
@@ -109,6 +111,7 @@ class Closing:
                 self._finished = True
             if self._finished:
                 self.let_go_of_all()  # also when all before it was interrupted
+            self._store.notifier.end()  # behind `wake_all`, so that each watch is notified
         if first and self._replica.log.failure.error and not self._replica.log.failure.told:
             raise self._replica.log.failure.error
 
@@ -125,6 +128,7 @@ class Closing:
         self._forgotten.append(True)
         for each in store.threads():
             each.stop()
+        store.notifier.end()
         try:
             if not self._is_in_use():
                 self.let_go_if_forgotten()

@@ -184,7 +184,7 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
                             assert flight
                         if store.waiters.asleep:  # only this thread was woken: it wakes the next for the rest
                             now = store.clock.now()
-                            channel.wake_next(now)
+                            channel.taken(now)
                             store.waiters.watch(now)
                 except Conflict:
                     continue  # decide again
@@ -269,7 +269,7 @@ def receive_many(
                         else:
                             taken = receiving.take(store, state, ids, now, deadline)
                         if channel.armed:
-                            channel.wake_next(now)
+                            channel.taken(now)
                         if store.waiters.asleep:
                             store.waiters.watch(now)
                 except Conflict:

@@ -276,7 +276,7 @@ class Replica:
             return  # it went on for so long that what we knew is gone: read all that is there now
         self.clock.passed(log.last_ms)
         self.state.board.seen = log.last_ms
-        if self.waiters.armed:
+        if self.waiters.asleep:
             self.waiters.wake_ready()
 
     def _attach_again(self) -> None:

@@ -32,6 +32,7 @@ from mq.engine.flusher import Flusher
 from mq.engine.listener import Listener
 from mq.engine.maintenance import Maintenance
 from mq.engine.names import check_name
+from mq.engine.notifier import Notifier
 from mq.engine.opening import Opening
 from mq.engine.operation import operation
 from mq.engine.phase import Phase
@@ -131,7 +132,8 @@ class Store:
         self._known_hold: weakref.ref[Hold] | None = None
         self.notes = Notes()
         self.listener = Listener(self, path, self.disk, self.turn)
-        self.waiters = Waiters(self.turn, self.clock, self.listener, background=background)
+        self.notifier = Notifier(path, background=background)
+        self.waiters = Waiters(self.turn, self.clock, self.listener, self.notifier, background=background)
         self.replica = Replica(self.turn, self.clock, self.waiters, path, self.disk, read_only=read_only)
         self.turn.follower = self.replica
         self.closing = Closing(self, self.turn, self.replica, self.clock, self.notes)

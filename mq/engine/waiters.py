@@ -1,8 +1,9 @@
-"""Waiters: the threads that sleep here until something happens, and how they are woken.
+"""Waiters: the threads and watches that wait here until something happens, and how they are woken.
 
     channels   by name, where a thread may wait: for as long as a handle or a waiting thread has one
-    armed      the channels where one waits now
-    asleep     the threads, the first to come first
+    armed      the channels where one waits now, by the word of the page that says so to other processes
+    asleep     the threads and watches, the first to come first
+    lookers    those of them that everything wakes
 
 A change to a queue wakes one receiver that finds something; what may concern any queue wakes one at each.
 Receivers in other processes are woken by their bells (mq/engine/listener.py).
@@ -14,31 +15,45 @@ from __future__ import annotations
 
 import math
 import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from itertools import chain
 from typing import Final
 
 from mq.delivery.board import NEVER
 from mq.delivery.now import Now
 from mq.delivery.plan import Plan
 from mq.delivery.state import State
-from mq.engine.channel import Channel, Sleeping
+from mq.engine.channel import Alarms, Channel, Waiting
 from mq.engine.clock import Clock
 from mq.engine.listener import Listener
+from mq.engine.notifier import Notifier
 from mq.engine.turn import Turn
 from mq.storage import shared
 from mq.weakly import Weakly
 
 AWAKE_SECONDS: Final = 0.002  # no thread is woken to look so much earlier
+SPARE: Final = 64  # watches that the program has forgotten, beside as many as there are others
 
 
 class Waiters:
     state: State
     """The one whose queues the channels know: see `bind`."""
 
-    def __init__(self, turn: Turn, clock: Clock, listener: Listener, *, background: bool) -> None:
-        self.turn, self.listener, self._clock, self._background = turn, listener, clock, background
+    def __init__(
+        self, turn: Turn, clock: Clock, listener: Listener, notifier: Notifier, *, background: bool
+    ) -> None:  # fmt: skip
+        self.turn, self._clock, self.background = turn, clock, background
+        self.listener, self.notifier = listener, notifier  # the child of a fork has another listener
         self.channels: Weakly[str, Channel] = Weakly()
-        self.armed: set[Channel] = set()
-        self.asleep: dict[Sleeping, None] = {}
+        self._forget_all()
+
+    def _forget_all(self) -> None:
+        self.armed: dict[int, set[Channel]] = {}
+        self.asleep: OrderedDict[Waiting, None] = OrderedDict()
+        self.lookers: dict[Waiting, None] = {}
+        self.alarms = Alarms(self.asleep)
+        self._limit = SPARE  # of those asleep, before watches that the program has forgotten are dropped
 
     # ── channels ───────────────────────────────────────────────────────────────────
 
@@ -66,29 +81,68 @@ class Waiters:
                 channel.notify_all()
         self.state.renamed.clear()
 
+    # ── who waits ──────────────────────────────────────────────────────────────────
+
+    def add(self, waiter: Waiting) -> None:
+        if len(self.asleep) >= self._limit:
+            for each in list(self.asleep):
+                if each.is_gone():
+                    each.end()
+            self._limit = 2 * len(self.asleep) + SPARE
+        self.asleep[waiter] = None
+        if waiter.looks:
+            self.lookers[waiter] = None
+
+    def drop(self, waiter: Waiting) -> None:
+        self.asleep.pop(waiter, None)
+        self.lookers.pop(waiter, None)
+
+    def arm(self, channel: Channel) -> None:
+        """One waits there.  Whatever interrupts this or `disarm`, the words of all that wait are there."""
+        if channel.word not in self.armed:
+            self.armed[channel.word] = set()
+        self.armed[channel.word].add(channel)
+
+    def disarm(self, channel: Channel) -> None:
+        """None waits there any more."""
+        if channels := self.armed.get(channel.word):
+            channels.discard(channel)
+        if not channels:
+            self.armed.pop(channel.word, None)
+
     # ── waking ─────────────────────────────────────────────────────────────────────
 
     def wake_all(self) -> None:
         """Each thread that waits looks for itself at what changed."""
-        for sleeper in list(self.asleep):
-            sleeper.ring()
+        for waiter in list(self.asleep):
+            waiter.ring()
 
     def wake_ready(self) -> None:
         """Something may have changed at any queue: wake those that find something, or sleep past its time."""
         now = self._clock.now()
-        for channel in list(self.armed):
+        for channel in self._armed_and_stocked():
             channel.coming.clear()  # the handler of a signal may keep one of them from looking
+            channel.told.clear()
             channel.wake_next(now)
-            channel.freed()
+        for waiter in list(self.lookers):
+            waiter.ring()
         self.watch(now)
+
+    def _armed_and_stocked(self) -> Iterable[Channel]:
+        """Where one waits, and something may be: found from the few that hold a message, or are waited at."""
+        stocked, queues, armed = self.state.board.stocked, self.state.queues, self.armed
+        if sum(map(len, armed.values())) <= len(stocked):
+            return list(chain.from_iterable(armed.values()))
+        held = [self.channels.get(queue.name) for each in list(stocked) if (queue := queues.get(each))]
+        return [each for each in held if each and each in armed.get(each.word, ())]
 
     def announce(self, plan: Plan) -> None:
         """Wake those that *plan*, which was just applied, concerns: here, and in other processes."""
-        if self.armed:
+        if self.asleep:
             for number, count in plan.arrivals().items():
                 queue = self.state.queue(number)
                 channel = self.channels.get(queue.name) if queue else None
-                if channel and channel.armed:
+                if channel:
                     if count > 1:
                         channel.notify(count)
                     else:
@@ -116,22 +170,24 @@ class Waiters:
 
     def ask_to_be_woken(self) -> float:
         """Before a thread here goes to sleep: how many seconds it may; called in a turn."""
-        return self.listener.ask({each.word for each in self.armed}) if self._background else math.inf
+        return self.listener.ask(set(self.armed)) if self.background else math.inf
 
     def asleep_until(self) -> float:
         """When the first of those that wait looks again by itself, monotonic seconds."""
-        return min((sleeper.wake_at for sleeper in self.asleep), default=math.inf)
+        return self.alarms.first()
 
     def watch(self, now: Now) -> None:
         """If all would sleep past what falls due next, wake one, which will not."""
         alarm = self.state.board.next
         if self.asleep and alarm < NEVER:
             due = time.monotonic() + (alarm - now.store) / 1000
-            if self.asleep_until() > due + AWAKE_SECONDS:
-                next(iter(self.asleep)).ring()
+            while self.asleep and self.asleep_until() > due + AWAKE_SECONDS:
+                if next(iter(self.asleep)).ring() is not False:
+                    break
 
     def after_fork(self) -> None:
-        """In a child: the threads that wait are the parent's."""
+        """In a child: the threads and watches that wait are the parent's."""
         for _, channel in self.channels.items():
             channel.after_fork()
-        self.armed, self.asleep = set(), {}
+        self._forget_all()
+        self.notifier.after_fork()

@@ -11,6 +11,7 @@ hold.)
 
     receive()            waits at its queue: one message wakes one of many
     receive([queues])    and publish(timeout=) look for themselves: they are told of everything
+    watch.arm([queues])  waits in the same line, without a thread: see mq/engine/watching.py
 
 No thread polls.  For each queue, one sleeping receiver carries the next time at which
 something is ready there; for the store, one carries the next work that falls due.  A
@@ -34,69 +35,63 @@ from mq.engine.waiters import Waiters
 GIVE_UP_TRIES: Final = 100  # for a thread that is interrupted again while it tidies up
 
 
-class Sleeper:
-    """A thread that waits at some channels."""
+class Waiter:
+    """What waits at some channels: a thread that sleeps, or a watch (mq/engine/watching.py)."""
 
-    __slots__ = ("_bell", "_channels", "_for_room", "_waiters", "looks", "wake_at")
+    __slots__ = ("_channels", "_waiters", "looks", "wake_at")
 
-    def __init__(self, waiters: Waiters, channels: Channels, *, for_room: bool = False) -> None:
-        self._waiters, self._channels, self._for_room = waiters, channels, for_room
-        self.looks = for_room or len(channels.every) > 1  # for itself, whatever happens there
+    def __init__(self, waiters: Waiters, channels: Channels, *, looks: bool) -> None:
+        self._waiters, self._channels = waiters, channels
+        self.looks = looks  # for itself, whatever happens there
         self.wake_at = math.inf  # when it looks again by itself, monotonic seconds
-        self._bell = Lock()
-        self._bell.acquire()
+
+    def ring(self) -> bool:
+        raise NotImplementedError
+
+    def ring_at(self, channel: Channel) -> bool:
+        return self.ring()
+
+    def is_gone(self) -> bool:
+        return False
+
+    def after_fork(self) -> None:
+        self.end()
 
     # ── with the turn ──────────────────────────────────────────────────────────────
 
-    def prepare(self, now: Now, until: float | None) -> bool:
-        """Be told of what happens from now on; False once *until* has come, monotonic seconds."""
-        waiters, begin = self._waiters, time.monotonic()
+    def line_up(self, now: Now, begin: float, wake_at: float) -> None:
+        """Be told of what happens from now on; look again at *wake_at*, or sooner if no other waiter does."""
+        waiters = self._waiters
         alarm = waiters.state.board.next
-        self.end()
-        # What has fallen due and is not done yet may make room: then this is not the end.
-        if until is not None and begin >= until and not (self._for_room and alarm <= now.store):
-            self.hand_on(now)
-            return False
-        due = math.inf if self._for_room else self._seconds(now)
-        self.wake_at = min(math.inf if until is None else until, begin + due)
         if alarm < NEVER:
             work_at = max(begin, begin + (alarm - now.store) / 1000)
-            if work_at < min(waiters.asleep_until(), self.wake_at):
-                self.wake_at = work_at
-        waiters.asleep[self] = None
+            if work_at < min(waiters.asleep_until(), wake_at):
+                wake_at = work_at
+        self.wake_at = wake_at
+        waiters.add(self)
         for channel in self._channels.every:
-            waiters.armed.add(channel)
-            channel.armed[self] = None
-            if self.looks:
-                channel.lookers[self] = None
-        self.wake_at = min(self.wake_at, begin + waiters.ask_to_be_woken())
-        return True
+            waiters.arm(channel)
+            channel.add(self)
+        self.wake_at = min(wake_at, begin + waiters.ask_to_be_woken())
+        if self.wake_at < math.inf:
+            waiters.alarms.add(self)
+            for channel in self._channels.every:
+                channel.alarms.add(self)
 
     def end(self) -> None:
         """Be told of nothing any more."""
         waiters = self._waiters
-        waiters.asleep.pop(self, None)
+        waiters.drop(self)
         for channel in self._channels.every:
-            channel.armed.pop(self, None)
-            channel.lookers.pop(self, None)
-            channel.coming.pop(self, None)
+            channel.drop(self)
             if not channel.armed:
-                waiters.armed.discard(channel)
-
-    def ring(self) -> None:
-        """Wake the thread.  It is told of nothing more until it waits again."""
-        # First, so that an interruption behind it leaves no thread asleep.
-        if self._bell.locked():
-            self._bell.release()
-        self.end()
-        if not self.looks:
-            self._channels.every[0].coming[self] = None
+                waiters.disarm(channel)
 
     def _stocked(self) -> Sequence[Channel]:
         """The channels at which something may be ready, now or later."""
         return self._channels.stocked(self._waiters.state)
 
-    def _seconds(self, now: Now) -> float:
+    def seconds(self, now: Now) -> float:
         """Until something is ready at one of the channels, or a queue has to be told that it is in use."""
         found = math.inf
         for channel in self._stocked():
@@ -120,14 +115,6 @@ class Sleeper:
 
     # ── holding nothing ────────────────────────────────────────────────────────────
 
-    def sleep(self) -> None:
-        """Return when it rings, or at `wake_at`."""
-        if self.wake_at == math.inf:
-            self._bell.acquire()
-        else:
-            seconds = self.wake_at - time.monotonic()
-            self._bell.acquire(timeout=min(max(0.0, seconds), TIMEOUT_MAX))
-
     def give_up(self) -> None:
         """An exception ends the waiting: another one must take what this one was woken for.
 
@@ -142,3 +129,54 @@ class Sleeper:
                 return
             except BaseException:  # noqa: BLE001
                 continue
+
+
+class Sleeper(Waiter):
+    """A thread that waits at some channels."""
+
+    __slots__ = ("_bell", "_for_room")
+
+    def __init__(self, waiters: Waiters, channels: Channels, *, for_room: bool = False) -> None:
+        super().__init__(waiters, channels, looks=for_room or len(channels.every) > 1)
+        self._for_room = for_room
+        self._bell = Lock()
+        self._bell.acquire()
+
+    # ── with the turn ──────────────────────────────────────────────────────────────
+
+    def prepare(self, now: Now, until: float | None) -> bool:
+        """Be told of what happens from now on; False once *until* has come, monotonic seconds."""
+        begin = time.monotonic()
+        alarm = self._waiters.state.board.next
+        self.end()
+        # What has fallen due and is not done yet may make room: then this is not the end.
+        if until is not None and begin >= until and not (self._for_room and alarm <= now.store):
+            self.hand_on(now)
+            return False
+        due = math.inf if self._for_room else self.seconds(now)
+        self.line_up(now, begin, min(math.inf if until is None else until, begin + due))
+        return True
+
+    def ring(self) -> bool:
+        """Wake the thread.  It is told of nothing more until it waits again."""
+        # First, so that an interruption behind it leaves no thread asleep.
+        if self._bell.locked():
+            self._bell.release()
+        self.end()
+        if not self.looks:
+            self._channels.every[0].coming[self] = None
+        return True
+
+    def after_fork(self) -> None:
+        """In a child: it goes on here only if the handler of a signal forked in it."""
+        self.ring()
+
+    # ── holding nothing ────────────────────────────────────────────────────────────
+
+    def sleep(self) -> None:
+        """Return when it rings, or at `wake_at`."""
+        if self.wake_at == math.inf:
+            self._bell.acquire()
+        else:
+            seconds = self.wake_at - time.monotonic()
+            self._bell.acquire(timeout=min(max(0.0, seconds), TIMEOUT_MAX))
