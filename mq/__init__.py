@@ -13,6 +13,7 @@ open           a store: a Broker
 Broker         queues, transactions, the store as a whole
 Queue          publish, receive, look, and what becomes of many messages at once
 Message        what is stored; Delivery: a message, and the right to settle it
+Outgoing       for publish_many: a body with options of its own
 Transaction    publishes, acks and nacks that happen together, or not at all
 Watch          waiting for messages without a thread, for event loops
 
@@ -21,7 +22,7 @@ Durations are float seconds, instants are aware datetimes, sizes are bytes.  All
 
 from mq.api.broker import Broker, StoreStats, Sync, open
 from mq.api.message import Delivery, Failure, Message, Receipt
-from mq.api.options import BatchOptions, PublishOptions, QueueOptions
+from mq.api.options import BatchOptions, Outgoing, PublishOptions, QueueOptions
 from mq.api.queue import Queue
 from mq.api.transaction import Transaction
 from mq.api.watch import Watch
@@ -47,9 +48,9 @@ __version__ = "0.2.0"
 
 __all__ = [
     "Backoff", "BadBody", "BatchOptions", "Broker", "Closed", "CorruptStore", "Delivery", "DiskFull",
-    "Failure", "Message", "MqError", "PublishOptions", "Queue", "QueueFull", "QueueOptions", "Receipt",
-    "StaleReceipt", "State", "Stats", "StorageError", "StoreFailed", "StoreLocked", "StoreStats", "Sync",
-    "Transaction", "Unsupported", "UsageError", "Watch", "open",
+    "Failure", "Message", "MqError", "Outgoing", "PublishOptions", "Queue", "QueueFull", "QueueOptions",
+    "Receipt", "StaleReceipt", "State", "Stats", "StorageError", "StoreFailed", "StoreLocked", "StoreStats",
+    "Sync", "Transaction", "Unsupported", "UsageError", "Watch", "open",
 ]  # fmt: skip
 
 

@@ -89,6 +89,10 @@ def transact(broker: mq.Broker, queue: mq.Queue[Any], held: list[mq.Delivery[Any
 ONCE: dict[str, tuple[Use, tuple[int, ...]]] = {
     "publish": (lambda broker, queue, held: queue.publish("x"), (4, 2, 0, 6, 0, 0)),
     "publish_many": (lambda broker, queue, held: queue.publish_many(["x", "y", "z"]), (6, 2, 0, 8, 0, 0)),
+    "publish_many with options of their own": (
+        lambda broker, queue, held: queue.publish_many(["x", mq.Outgoing("y", {"delay": 9})]),
+        (4, 2, 1, 7, 0, 0),
+    ),
     "publish with options": (lambda broker, queue, held: queue.publish("x", delay=9), (3, 2, 1, 6, 0, 0)),
     "receive": (lambda broker, queue, held: queue.receive(), (2, 3, 0, 5, 0, 0)),
     "receive_many": (lambda broker, queue, held: queue.receive_many(2), (1, 4, 0, 5, 0, 0)),

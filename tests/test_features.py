@@ -56,7 +56,7 @@ BAD_PUBLISH: dict[str, dict[str, Any]] = {
     "dedup_id empty": {"dedup_id": ""},
     "headers list": {"headers": ["a"]},
     "headers number": {"headers": {"a": 1}},
-    "headers large": {"headers": {"a": "x" * 70_000}},
+    "headers large": {"headers": {"a": "x" * (1 << 20)}},
     "timeout nan": {"timeout": math.nan},
     "unknown": {"colour": "blue"},
 }
@@ -882,6 +882,75 @@ def take_from(broker: mq.Broker, queues: list[mq.Queue]) -> object:
     if message:
         message.release()
     return message and message.body
+
+
+def test_headers_have_a_mebibyte_together(engine: Engine, broker: mq.Broker) -> None:
+    broker.queue("mail", max_attempts=1)
+    headers = {str(number): "x" * 1000 for number in range(1000)}
+    headers["rest"] = "y" * ((1 << 20) - sum(map(len, [*headers, *headers.values()])) - 4)
+    broker.queue("mail").publish("x", headers=headers, group="g")
+    with pytest.raises(mq.UsageError, match="1,048,576 is the most"):
+        broker.queue("mail").publish("x", headers={**headers, "more": ""})
+    take(broker.queue("mail")).nack()
+    broker._store.maintenance.compact()
+    again = engine.reopen(broker)
+    dead = take(again.queue("mail.dead"))
+    assert (dead.body, dead.headers, dead.group) == ("x", headers, "g")
+    dead.ack()
+    assert again.queue("mail.dead").stats().bytes == 0
+
+
+def test_each_message_of_a_batch_may_have_options_of_its_own(broker: mq.Broker, clock: FakeClock) -> None:
+    queue = broker.queue("mail", visibility_timeout=999)
+    later = datetime.fromtimestamp(clock.now + 20, UTC)
+    ids = queue.publish_many(
+        [
+            "as the call says",
+            mq.Outgoing("its own", {"priority": 9, "headers": {"a": "1"}, "delay": 0}),
+            mq.Outgoing("a date", {"at": later}),
+            mq.Outgoing({"plain": 1}, {}),
+        ],
+        delay=10, priority=5, ttl=100,
+    )  # fmt: skip
+    assert ids == sorted(set(ids))
+    message = take(queue)
+    assert (message.body, message.id, message.priority, message.headers) == ("its own", ids[1], 9, {"a": "1"})
+    assert queue.receive(timeout=0) is None
+    clock.advance(10)
+    assert [(each.body, each.priority) for each in queue.receive_many(9, timeout=0)] == [
+        ("as the call says", 5),
+        ({"plain": 1}, 5),
+    ]
+    clock.advance(10)
+    assert take(queue).body == "a date"
+    assert queue.publish_many([mq.Outgoing(b"alone", {})]) > ids
+
+
+def test_a_batch_is_all_or_nothing_whatever_options_its_messages_have(broker: mq.Broker) -> None:
+    queue = broker.queue("mail", max_length=3)
+    first = queue.publish("x", dedup_id="k")
+    again, new, twice = queue.publish_many(
+        [
+            mq.Outgoing("x", {"dedup_id": "k"}),
+            mq.Outgoing("y", {"dedup_id": "l"}),
+            mq.Outgoing("z", {"dedup_id": "l"}),
+        ]
+    )
+    assert again == first < new == twice
+    assert bodies(queue.peek()) == ["x", "y"]
+    with pytest.raises(mq.QueueFull):
+        queue.publish_many(["a", mq.Outgoing("b", {"priority": 1})])
+    bad: list[Any] = [
+        mq.Outgoing("b", {"priority": 256}), mq.Outgoing("b", {"colour": 1}),  # type: ignore[typeddict-unknown-key]
+        mq.Outgoing("b", ["priority"]), mq.Outgoing(range(3), {}),  # type: ignore[arg-type]
+        mq.Outgoing("b", {"delay": 1, "at": datetime.now(UTC)}),
+    ]  # fmt: skip
+    for each in bad:
+        with pytest.raises(mq.UsageError):
+            queue.publish_many(["a", each])
+    with pytest.raises(mq.UsageError):
+        queue.publish_many([mq.Outgoing("b", {})], dedup_id="m")  # type: ignore[call-arg]
+    assert bodies(queue.peek()) == ["x", "y"]
 
 
 def test_headers_come_back_as_they_were_given(engine: Engine, broker: mq.Broker) -> None:

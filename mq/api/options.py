@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, Final, Literal, TypedDict, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypedDict, TypeVar
 
 from mq import exact
 from mq.delivery.intake import NewMessage
@@ -23,7 +23,7 @@ T = TypeVar("T")
 SECONDS_MAX: Final = 10 * 366 * 86_400.0  # ten years: longer than any delivery is meant to wait
 SPAN_MIN: Final = 0.001  # seconds: what time is counted in
 ATTEMPTS_MAX: Final = 1 << 31
-HEADERS_BYTES_MAX: Final = 64 << 10
+HEADERS_BYTES_MAX: Final = 1 << 20
 LABEL_BYTES_MAX: Final = 255  # of a group, and of a dedup id
 PRIORITY_MAX: Final = 255
 TUPLE: Final[type[tuple[object, ...]]] = tuple
@@ -72,7 +72,7 @@ class BatchOptions(TypedDict, total=False):
     at          in its place, when it is ready: an aware datetime
     ttl         seconds after which it expires if it is not in flight; by default the queue's
     group       text of 1 to 255 bytes: one message of a group is in flight at a time, in publish order
-    headers     a mapping of text to text ({}), 64 KiB at most
+    headers     a mapping of text to text ({}), 1 MiB at most
     timeout     seconds (0) to wait for room in a full queue before QueueFull
     """
 
@@ -93,13 +93,24 @@ class PublishOptions(BatchOptions, total=False):
     at          in its place, when it is ready: an aware datetime
     ttl         seconds after which it expires if it is not in flight; by default the queue's
     group       text of 1 to 255 bytes: one message of a group is in flight at a time, in publish order
-    headers     a mapping of text to text ({}), 64 KiB at most
+    headers     a mapping of text to text ({}), 1 MiB at most
     timeout     seconds (0) to wait for room in a full queue before QueueFull
     dedup_id    text of 1 to 255 bytes: if it was seen within the queue's dedup_window, nothing is stored,
                 and the first id is returned
     """
 
     dedup_id: str
+
+
+class Outgoing(NamedTuple):
+    """For `queue.publish_many`: a body with options of its own.
+
+    body       what `queue.publish` takes
+    options    those of `mq.PublishOptions`; they go before the options of the call
+    """
+
+    body: object
+    options: PublishOptions
 
 
 # ── plain values ───────────────────────────────────────────────────────────────────
@@ -239,6 +250,21 @@ def new_message(
     )  # fmt: skip
 
 
+def outgoing(item: object, defaults: dict[str, Any]) -> tuple[object, dict[str, Any]]:
+    """The body of an *item* of `publish_many`, and its options; *defaults*: those of the call."""
+    if not exact.is_a(item, Outgoing):
+        return item, defaults
+    # It is a tuple: its items, which no subclass can make look different.
+    if TUPLE.__len__(item) != len(Outgoing._fields):
+        raise UsageError("an mq.Outgoing is a body and its options")
+    body, given = TUPLE.__iter__(item)
+    own = {exact.text("a publish option", name): value for name, value in exact.pairs("options", given)}
+    if not own.keys().isdisjoint(WHEN):  # it says when, so the call does not
+        defaults = {name: value for name, value in defaults.items() if name not in WHEN}
+    return body, {**defaults, **own}
+
+
+WHEN: Final = ("delay", "at")
 KNOWN_TO_PUBLISH: Final = tuple(PublishOptions.__annotations__)
 
 

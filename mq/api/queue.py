@@ -20,6 +20,7 @@ from mq import exact
 from mq.api.message import Delivery, Message, Receipt
 from mq.api.options import (
     BatchOptions,
+    Outgoing,
     PublishOptions,
     QueueOptions,
     check_count,
@@ -30,11 +31,12 @@ from mq.api.options import (
     check_seconds,
     new_message,
     options_of,
+    outgoing,
 )
 from mq.api.receipts import channel_of, claims_of
 from mq.delivery.queue import State
 from mq.engine import commands, hot, looking, settling
-from mq.engine.bodies import BODY_BYTES_MAX, Decoder, encode_bodies, encode_body
+from mq.engine.bodies import BODY_BYTES_MAX, BYTES_ALONE, Decoder, encode_bodies, encode_body
 from mq.engine.channel import Channel
 from mq.engine.looking import Stats
 from mq.engine.names import check_name
@@ -111,17 +113,32 @@ class Queue(Generic[T]):
     def publish_many(self, bodies: Iterable[T], **options: Unpack[BatchOptions]) -> list[int]:
         """Store all of *bodies* or, whatever happens, none of them; return their ids, in order.
 
-        *bodies*: an iterable of what `publish` takes; 256 MiB in all.
-        *options*: those of `mq.BatchOptions`, for each of them: priority, delay, at, ttl, group, headers,
-        timeout.
+        *bodies*: an iterable of what `publish` takes, and of `mq.Outgoing`, each with options of its own
+        (also a dedup_id); 256 MiB in all.
+        *options*: those of `mq.BatchOptions`, for each that names no other: priority, delay, at, ttl, group,
+        headers, timeout.
 
         Raises UsageError, QueueFull, DiskFull, StoreFailed, Closed, as `publish` does.
         """
         if "dedup_id" in options:
-            raise UsageError("a dedup_id is of one message: publish them in a transaction, each with its own")
-        flags, raw = encode_bodies(check_many("bodies", bodies))
+            raise UsageError("a dedup_id is of one message: publish each as an mq.Outgoing, with its own")
+        given: list[object] = list(check_many("bodies", bodies))
+        kinds = set(map(type, given))
+        if kinds != BYTES_ALONE and any(issubclass(kind, Outgoing) for kind in kinds):
+            return self._publish_each(given, options)
+        flags, raw = encode_bodies(given, kinds)
         ids = hot.publish_many(self._store, self._channel, flags, raw) if raw and not options else None
         return self._publish(flags, raw, options) if ids is None else ids
+
+    def _publish_each(self, given: list[object], options: Any) -> list[int]:
+        """Bodies of which some have options of their own."""
+        new_message(self.name, 0, b"", **options)
+        messages = []
+        for item in given:
+            body, own = outgoing(item, options)
+            messages.append(new_message(self.name, *encode_body(body), **own))
+        timeout = max(message.timeout for message in messages)
+        return commands.publish(self._store, messages, time.monotonic() + timeout)
 
     def _publish(self, flags: list[int], bodies: list[bytes], options: Any) -> list[int]:
         if not bodies:

@@ -10,7 +10,6 @@ may be attributes, and beside it what has happened to the message: both are `Mor
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +22,7 @@ from mq.errors import BadBody, UsageError
 
 BODY_BYTES_MAX: Final = 64 << 20
 BYTES: Final = (bytes, bytearray, memoryview)
+BYTES_ALONE: Final = {bytes}
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -53,10 +53,9 @@ def encode_body(body: object) -> tuple[int, bytes]:
     return flags, raw
 
 
-def encode_bodies(bodies: Iterable[object]) -> tuple[list[int], list[bytes]]:
-    """`encode_body` for many: how each was given, and its bytes."""
-    given = list(bodies)
-    if set(map(type, given)) == {bytes} and max(map(len, given)) <= BODY_BYTES_MAX:  # type: ignore[arg-type]
+def encode_bodies(given: list[object], kinds: set[type]) -> tuple[list[int], list[bytes]]:
+    """`encode_body` for many, of these *kinds*: how each was given, and its bytes."""
+    if kinds == BYTES_ALONE and max(map(len, given)) <= BODY_BYTES_MAX:  # type: ignore[arg-type]
         return [records.BYTES] * len(given), given  # type: ignore[return-value]  # as a rule
     flags: list[int] = []
     raw: list[bytes] = []
