@@ -72,7 +72,7 @@ def publish(store: Store, channel: Channel, flags: int, raw: bytes) -> int | Non
                     if state is None or state.publish_needs_plan:
                         return None
                     ms, log = store.clock.store_ms(), replica.log
-                    if ms >= replica.state.board.next:
+                    if ms >= state.board.next:
                         store.committer.do_due()
                         state = channel.state
                         if state is None:

@@ -77,6 +77,9 @@ class Turn:
     """`enter`, with LOCK in any case: for what asks which other processes are here, and for maintenance."""
     leave: Callable[[], object]
     follower: Follower
+    locks: Locks
+    """Once the store is being opened; the child of a fork gets new ones.  So `bias`."""
+    bias: Bias
 
     def __init__(self, path: str, disk: Disk, *, exclusive: bool) -> None:
         """*exclusive*: no other process comes, so LOCK is taken once, by the one that opens the store."""
@@ -84,8 +87,6 @@ class Turn:
         self.mutex = threading.RLock()  # held for the whole turn; a forked child has a new one
         self.mark = shared.no_page()  # the page, once it is there
         self.page_fd = -1  # of the page: its lock says which process syncs
-        self._locks: Locks | None = None
-        self._bias: Bias | None = None
         self.pid = os.getpid()  # of the process that opened the store; a forked child has another one
         self.gone = True  # the files are let go of
         self.leave = int
@@ -126,32 +127,24 @@ class Turn:
 
     def come_in(self) -> None:
         """Without LOCK, if this process may (storage/bias.py); else with it."""
-        bias, follower = self._bias, self.follower
-        assert bias
+        bias, follower = self.bias, self.follower
         if bias.token:
             # Behind the last call before `leave`: a signal's handler may fork there, and this be the child.
-            mark = self.mark
-            self.leave, follower.log.biased = bias.leave, True
+            mark, log = self.mark, follower.log
+            self.leave, log.biased = bias.leave, True
             mark[bias.word] = 1
-            if (
-                mark[BIAS] == bias.token
-                and not (mark[DIRTY] or mark[FAILED])
-                and follower.applied == follower.log.end
-            ):
+            if mark[BIAS] == bias.token and not (mark[DIRTY] or mark[FAILED]) and follower.applied == log.end:
                 return
             mark[bias.word] = 0
         self.enter_with_lock()
-        bias = self._bias
-        assert bias
+        bias = self.bias
         bias.run += 1
         if bias.run >= bias.enough:
             bias.keep()
 
     def come_in_with_lock(self) -> None:
         """With LOCK, which other processes may have now."""
-        mark, bias, locks, follower = self.mark, self._bias, self._locks, self.follower
-        assert bias
-        assert locks
+        mark, bias, locks, follower = self.mark, self.bias, self.locks, self.follower
         self.leave, follower.log.biased = locks.unlock, False
         try:
             if bias.token:
@@ -224,24 +217,6 @@ class Turn:
         """The descriptors on which the store depends, by the name of the file; -1: not open."""
         return {**self.locks.held(), paths.MARK: self.page_fd}
 
-    @property
-    def locks(self) -> Locks:
-        assert self._locks
-        return self._locks
-
-    @locks.setter
-    def locks(self, locks: Locks) -> None:
-        self._locks = locks
-
-    @property
-    def bias(self) -> Bias:
-        assert self._bias
-        return self._bias
-
-    @bias.setter
-    def bias(self, bias: Bias) -> None:
-        self._bias = bias
-
     def leave_descriptors(self) -> None:
         """The program closed one: its number may be another file's by now, and nothing is done to that."""
         if is_anothers(self._disk, self.locks.fd):
@@ -253,12 +228,12 @@ class Turn:
     def let_go_of_page(self) -> None:
         """It may be unmapped then."""
         self.mark = shared.detached(self.mark)
-        if self._bias:
-            self._bias.let_go(self.mark)
+        if bias := getattr(self, "bias", None):
+            bias.let_go(self.mark)
 
     def let_go_of_locks(self) -> None:
-        if self._locks:
-            self._locks.close()
+        if locks := getattr(self, "locks", None):
+            locks.close()
 
     def after_fork(self, disk: Disk) -> None:
         """In a child: what was taken is the parent's."""
@@ -266,5 +241,5 @@ class Turn:
 
     def locks_after_fork(self) -> None:
         """Close the files, and unlock nothing."""
-        if self._locks:
-            self._locks.after_fork()
+        if locks := getattr(self, "locks", None):
+            locks.after_fork()

@@ -99,7 +99,7 @@ BUGS = (
     Bug("a process that gives up asks no more", BIAS + "Bias._have_out",
         "raise StoreLocked(", "self._mark[BIAS] = 0; raise StoreLocked(", "the_owner_is_stopped_inside"),
     Bug("the owner does not look whether it is asked", TURN + "come_in",
-        "mark[BIAS] == bias.token\n", "True\n", "another_comes_at_each_step_of_the_owner"),
+        "mark[BIAS] == bias.token and", "True and", "another_comes_at_each_step_of_the_owner"),
     Bug("the owner does not look whether the store has failed", TURN + "come_in",
         "(mark[DIRTY] or mark[FAILED])", "mark[DIRTY]", "a_sync_fails_while_the_owner_is_inside"),
     Bug("an owner's interrupted write is not announced", TAIL + "append",
