@@ -12,6 +12,7 @@
 open           a store: a Broker
 Broker         queues, transactions, the store as a whole
 Queue          publish, receive, look, and what becomes of many messages at once
+Topic          publish to all queues that subscribe to it
 Message        what is stored; Delivery: a message, and the right to settle it
 Outgoing       for publish_many: a body with options of its own
 Transaction    publishes, acks and nacks that happen together, or not at all
@@ -24,6 +25,7 @@ from mq.api.broker import Broker, StoreStats, Sync, open
 from mq.api.message import Delivery, Failure, Message, Receipt
 from mq.api.options import BatchOptions, Outgoing, PublishOptions, QueueOptions
 from mq.api.queue import Queue
+from mq.api.topic import Topic
 from mq.api.transaction import Transaction
 from mq.api.watch import Watch
 from mq.delivery.queue import State
@@ -50,7 +52,7 @@ __all__ = [
     "Backoff", "BadBody", "BatchOptions", "Broker", "Closed", "CorruptStore", "Delivery", "DiskFull",
     "Failure", "Message", "MqError", "Outgoing", "PublishOptions", "Queue", "QueueFull", "QueueOptions",
     "Receipt", "StaleReceipt", "State", "Stats", "StorageError", "StoreFailed", "StoreLocked", "StoreStats",
-    "Sync", "Transaction", "Unsupported", "UsageError", "Watch", "open",
+    "Sync", "Topic", "Transaction", "Unsupported", "UsageError", "Watch", "open",
 ]  # fmt: skip
 
 

@@ -13,10 +13,12 @@ from mq import exact
 from mq.api.message import Delivery
 from mq.api.options import QueueOptions, check_count, check_many, check_options, check_seconds
 from mq.api.queue import Queue, ask
+from mq.api.topic import Topic
 from mq.api.transaction import Transaction
 from mq.api.watch import Watch
-from mq.engine import commands, looking
+from mq.engine import commands, looking, subscribing
 from mq.engine.looking import Stats
+from mq.engine.names import check_topic
 from mq.engine.several import Asked, receive_from
 from mq.engine.store import MEMORY, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Store, open_store
 from mq.errors import UsageError
@@ -37,6 +39,7 @@ class StoreStats(NamedTuple):
     live_bytes    bytes of all messages that are not settled: bodies, and attributes if there are any
     segments      in how many files the log is
     processes     pids of those that have the store open; only this one's if the system does not say
+    unrouted      how many publishes to topics found no queue that subscribes
     """
 
     queues: dict[str, Stats]
@@ -44,6 +47,7 @@ class StoreStats(NamedTuple):
     live_bytes: int
     segments: int
     processes: list[int]
+    unrouted: int
 
 
 class Broker:
@@ -112,6 +116,20 @@ class Broker:
             commands.declare(self._store, channel, checked)
         return queue
 
+    @overload
+    def topic(self, name: str, *, type: type[T]) -> Topic[T]: ...
+    @overload
+    def topic(self, name: str, *, type: Any = None) -> Topic[Any]: ...
+    def topic(self, name: str, *, type: Any = None) -> Topic[Any]:
+        """A handle on the topic *name*: words with dots between them, 1 to 255 bytes, without `*` and `#`.
+
+        *type*: what structures are decoded and validated into, as msgspec does; None (the default): whatever
+        they are.
+
+        Raises UsageError (a bad name or type), Closed.
+        """
+        return Topic(self._store, check_topic(name), type)
+
     def receive(self, queues: Iterable[Queue[T]], timeout: float | None = None) -> Delivery[T] | None:
         """Take the next message of the first of *queues*, in this order, that has one.
 
@@ -172,6 +190,22 @@ class Broker:
         prefix, after = exact.text("prefix", prefix), exact.text("after", after)
         return self._store.names(prefix, after, None if limit is None else check_count("limit", limit))
 
+    def topics(self) -> list[str]:
+        """The topics that are known by name, sorted: those that retain, and those that a pattern spells out.
+
+        Raises Closed.
+        """
+        return subscribing.topics(self._store)
+
+    def subscriptions(self, topic: str | None = None) -> list[tuple[str, str]]:
+        """All patterns of queues, each with the name of its queue; sorted.
+
+        *topic*: the name of a topic: only the patterns that it fits.  None (the default): all.
+
+        Raises UsageError, Closed.
+        """
+        return subscribing.subscriptions(self._store, None if topic is None else check_topic(topic))
+
     def stats(self, queues: Iterable[str] | None = None) -> StoreStats:
         """What the whole store holds: see `mq.StoreStats`.
 
@@ -187,7 +221,10 @@ class Broker:
                 found[channel.name] = stats
         live_bytes = sum(each.bytes for each in found.values())
         disk_bytes, segments = self._store.files()
-        return StoreStats(found, disk_bytes, live_bytes, segments, looking.processes(self._store))
+        return StoreStats(
+            found, disk_bytes, live_bytes, segments, looking.processes(self._store),
+            subscribing.unrouted(self._store),
+        )  # fmt: skip
 
     def flush(self) -> None:
         """Return when all that was written is on the disk, by whichever process.

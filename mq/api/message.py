@@ -85,6 +85,11 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
         return self._queue.name
 
     @property
+    def topic(self) -> str | None:
+        """The topic that it was published to; None if it was published to a queue."""
+        return self._more.said.topic if self._more else None
+
+    @property
     def priority(self) -> int:
         """0 to 255, as published; a higher one is delivered first."""
         return self._more.said.priority if self._more else 0

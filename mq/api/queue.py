@@ -25,6 +25,7 @@ from mq.api.options import (
     QueueOptions,
     check_count,
     check_delay,
+    check_headers,
     check_many,
     check_meta,
     check_reason,
@@ -35,11 +36,11 @@ from mq.api.options import (
 )
 from mq.api.receipts import channel_of, claims_of
 from mq.delivery.queue import State
-from mq.engine import commands, hot, looking, settling
+from mq.engine import commands, hot, looking, settling, subscribing
 from mq.engine.bodies import BODY_BYTES_MAX, BYTES_ALONE, Decoder, encode_bodies, encode_body
 from mq.engine.channel import Channel
 from mq.engine.looking import Stats
-from mq.engine.names import check_name
+from mq.engine.names import check_name, check_pattern
 from mq.engine.several import Asked
 from mq.engine.store import Store
 from mq.errors import Closed, UsageError
@@ -439,6 +440,41 @@ class Queue(Generic[T]):
         if to is not None:
             to = check_name(to)
         return commands.replay(self._store, self._channel, ids, to)
+
+    # ── topics ─────────────────────────────────────────────────────────────────────
+
+    def subscribe(self, pattern: str, *, match: Mapping[str, str] | None = None) -> None:
+        """Have this queue get what is published from now on to topics that fit *pattern*.
+
+        *pattern*: dotted words as in a topic's name.  A word may be `*`, exactly one word, or `#`, any number
+        of words, also none.
+        *match*: headers that a message needs, all of them; None (the default): none.
+
+        The queue is made if it is not there.  It gets each message once, however many of its patterns fit.
+        A program may subscribe at every start: what is so already is not written again, and another *match*
+        takes the place of the one before.
+
+        Raises UsageError, DiskFull, StoreFailed, Closed.
+        """
+        pattern = check_pattern(pattern)
+        headers = {} if match is None else check_headers(match)
+        subscribing.subscribe(self._store, self._channel, pattern, headers)
+
+    def unsubscribe(self, pattern: str) -> bool:
+        """Take *pattern* from this queue; return whether it had it.  The messages that are here stay.
+
+        Raises UsageError, StoreFailed, Closed.
+        """
+        return subscribing.unsubscribe(self._store, self._channel, check_pattern(pattern))
+
+    def subscriptions(self) -> list[str]:
+        """The patterns of this queue, sorted.
+
+        Raises Closed.
+        """
+        return subscribing.patterns(self._store, self._channel)
+
+    # ── the queue ──────────────────────────────────────────────────────────────────
 
     def pause(self) -> None:
         """Deliver nothing more, in any process, until `resume`.  Publishing goes on.

@@ -15,11 +15,14 @@ import random
 import time
 from typing import Any, TypeVar, Unpack, overload
 
+import msgspec
+
 from mq import exact
 from mq.api.message import Delivery, Receipt
 from mq.api.options import PublishOptions, check_reason, check_seconds, new_message
 from mq.api.queue import Queue
 from mq.api.receipts import claim_of
+from mq.api.topic import Topic
 from mq.delivery.intake import NewMessage
 from mq.engine import commands
 from mq.engine.bodies import encode_body
@@ -50,27 +53,34 @@ class Transaction:
         self._over = False
 
     @overload
-    def publish(self, to: Queue[T], body: T, **options: Unpack[PublishOptions]) -> None: ...
+    def publish(self, to: Queue[T] | Topic[T], body: T, **options: Unpack[PublishOptions]) -> None: ...
     @overload
     def publish(self, to: str, body: object, **options: Unpack[PublishOptions]) -> None: ...
     def publish(self, to: Any, body: Any, **options: Unpack[PublishOptions]) -> None:
-        """Publish *body* to the queue *to*, a handle or a name, if the transaction commits.
+        """Publish *body* to *to*, the handle of a queue or a topic or the name of a queue, if it commits.
 
-        *options*: those of `mq.PublishOptions`, as for `Queue.publish`.
+        *options*: those of `mq.PublishOptions`, as for `Queue.publish` and `Topic.publish`.
 
         Raises UsageError.
         """
         self._check()
         given: object = to
-        if exact.is_a(given, Queue):
+        name = topic = ""
+        if exact.is_a(given, Queue) or exact.is_a(given, Topic):
             if given._store is not self._store:
+                kind = "queue" if exact.is_a(given, Queue) else "topic"
                 raise UsageError(
-                    f"the queue {given.name!r} is another broker's; a transaction is of one store"
+                    f"the {kind} {given.name!r} is another broker's; a transaction is of one store"
                 )
-            name: str = given.name
+            if exact.is_a(given, Queue):
+                name = given.name
+            else:
+                topic = given.name
         else:
             name = check_name(given)
         message = new_message(name, *encode_body(body), **options)
+        if topic:
+            message = msgspec.structs.replace(message, topic=topic)
         self._messages.append(message)
         self._timeout = max(self._timeout, message.timeout)
 

@@ -52,6 +52,11 @@ class Shares:
 
     # ── the fold ───────────────────────────────────────────────────────────────────
 
+    def note(self, id: int, size: int, holders: Holders) -> None:
+        """A new message; *holders* are two or more, ascending."""
+        self._shares[id] = _Share(size, holders)
+        self.extra_bytes += size * (len(holders) - 1)
+
     def put(self, id: int, size: int, holders: Iterable[int]) -> None:
         """These queues hold the message, and no other one does."""
         known = self._shares.pop(id, None)

@@ -55,6 +55,11 @@ class State:
         number = self.unloaded.number(name)
         return None if number is None else self.queue(number)
 
+    def name(self, number: int) -> str:
+        """Of queue *number*; "" if there is none."""
+        queue = self.queues.get(number)
+        return queue.name if queue else self.unloaded.name(number)
+
     def topic(self, name: str) -> QueueState | None:
         """What the topic *name* retains, loaded; None if nothing is."""
         return self.named(TOPIC_KEY + name)

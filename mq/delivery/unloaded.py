@@ -53,6 +53,10 @@ class Unloaded:
     def number(self, name: str) -> int | None:
         return self._numbers.get(name)
 
+    def name(self, number: int) -> str:
+        image = self._images.get(number)
+        return image.name if image else ""
+
     def made(self, number: int) -> QueueState | None:
         """The queue, from its image, which stays here until the caller calls `forget`."""
         image = self._images.get(number)

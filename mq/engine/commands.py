@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from mq.delivery import dead, meta, records, settle
@@ -44,12 +45,11 @@ def publish(
     Waits for room until then, monotonic seconds; then QueueFull.  *before* adds to the plan
     what is to happen with them.
     """
-    channels = [store.channel(name) for name in dict.fromkeys(message.queue for message in messages)]
     try:
-        return _publish(store, channels, messages, until, before)
+        return _publish(store, messages, until, before)
     except DiskFull:
         _make_way(store)
-    return _publish(store, channels, messages, until, before)
+    return _publish(store, messages, until, before)
 
 
 @operation
@@ -59,8 +59,7 @@ def _make_way(store: Store) -> None:
 
 @operation
 def _publish(
-    store: Store, channels: Sequence[Channel], messages: Sequence[NewMessage], until: float | None,
-    before: Callable[[Plan], None] | None,
+    store: Store, messages: Sequence[NewMessage], until: float | None, before: Callable[[Plan], None] | None
 ) -> list[int]:  # fmt: skip
     sleeper: Sleeper | None = None
 
@@ -80,7 +79,8 @@ def _publish(
         except QueueFull:
             if until is None:
                 raise
-            sleeper = sleeper or Sleeper(store.waiters, Channels(channels), for_room=True)
+            channels = Channels(map(store.waiters.channel, _names(store, messages)))
+            sleeper = Sleeper(store.waiters, channels, for_room=True)
             if not sleeper.prepare(plan.now, until):
                 raise
             return None
@@ -102,6 +102,14 @@ def _publish(
     if messages:
         store.finish_publish(end)
     return [positions[place] if place >= 0 else -1 - place for place in places]
+
+
+def _names(store: Store, messages: Sequence[NewMessage]) -> set[str]:
+    """Of the queues that *messages* go to; in a turn."""
+    state = store.replica.state
+    routed = [state.routes.route(each.topic, each.headers) for each in messages if each.topic]
+    names = {state.name(number) for number in chain.from_iterable(routed)}
+    return names.union(each.queue for each in messages if not each.topic)
 
 
 def transact(
@@ -134,7 +142,7 @@ def cancel(store: Store, channel: Channel, id: int) -> bool:
         plan.add(*records.drop(queue.number, 0, [(id, plan.size_of(queue, id))]))
         return 1
 
-    return _change(store, channel, decide) > 0
+    return change(store, channel, decide) > 0
 
 
 def reschedule(store: Store, channel: Channel, id: int, delay_ms: int, due: int) -> bool:
@@ -150,19 +158,19 @@ def reschedule(store: Store, channel: Channel, id: int, delay_ms: int, due: int)
             plan.add(*records.reschedule(queue.number, id, when))
         return 1
 
-    return _change(store, channel, decide) > 0
+    return change(store, channel, decide) > 0
 
 
 def purge(store: Store, channel: Channel, *, in_flight: bool) -> int:
     """Drop all that waits or is delayed, or is *in_flight*; how many.  Does not wait for the disk."""
     purge = Purge(in_flight=in_flight)
-    return _change(store, channel, purge.plan, lambda: purge.more, purge.again, waits=False)
+    return change(store, channel, purge.plan, lambda: purge.more, purge.again, waits=False)
 
 
 def replay(store: Store, channel: Channel, ids: list[int] | None, to: str | None) -> int:
     """Move dead letters to where they died, or to the queue *to*; how many."""
     replay = dead.Replay(ids, to)
-    return _change(store, channel, replay.plan, lambda: replay.more, replay.again)
+    return change(store, channel, replay.plan, lambda: replay.more, replay.again)
 
 
 # ── the queue ──────────────────────────────────────────────────────────────────────
@@ -248,7 +256,7 @@ def delete(store: Store, channel: Channel) -> None:
         plan.add(*records.delete(queue.number))
         return 1
 
-    _change(store, channel, decide)
+    change(store, channel, decide)
 
 
 def _no_more() -> bool:
@@ -260,7 +268,7 @@ def _nothing() -> None:
 
 
 @operation
-def _change(
+def change(
     store: Store, channel: Channel, decide: Decide, more: Callable[[], bool] = _no_more,
     again: Callable[[], None] = _nothing, *, waits: bool = True,
 ) -> int:  # fmt: skip

@@ -61,7 +61,7 @@ class Committer:
             replica.waiters.rebind()
         replica.show_generation()
         replica.applied = replica.log.end
-        replica.waiters.announce(plan)
+        replica.waiters.announce(plan.arrivals(), plan.now)
         return positions
 
     def do_due(self) -> None:

@@ -1,6 +1,6 @@
-"""The hot operations: publish, receive, ack, and their batches.  The only flat code of the engine.
+"""The hot operations: publish, fan out, receive, ack, and their batches.  The only flat code of the engine.
 
-At a microsecond or two a message every Python call shows.  So these six write out the turn that all other
+At a microsecond or two a message every Python call shows.  So these seven write out the turn that all other
 operations take by `Turn.take` (mq/engine/turn.py), and the steps that a plan takes in `Committer.commit`:
 
     refuse     a thread that is inside an operation already (mq/engine/operation.py)
@@ -16,8 +16,8 @@ operations take by `Turn.take` (mq/engine/turn.py), and the steps that a plan ta
     leave      in a `finally`, and one call of C: nothing can come between, and no lock stays held
 
 What is not plain (attributes, limits, a queue that is not there yet, a full disk) is not done here:
-`publish` and `publish_many` return None then, `ack_many` how many it did, and the caller makes a plan
-(mq/engine/commands.py, mq/engine/settling.py).
+`publish`, `fan_out` and `publish_many` return None then, `ack_many` how many it did, and the caller makes
+a plan (mq/engine/commands.py, mq/engine/settling.py).
 
 These records are not decoded before they are appended, as those of a plan are.  Nothing in them comes
 from a caller unchecked: the flags of a body are one of three, ids, receipts and queue numbers are the
@@ -31,7 +31,7 @@ from threading import get_ident
 from typing import Final
 
 from mq.delivery import records
-from mq.delivery.records import ACK, ATTRIBUTED, DELIVER, PUBLISH, TIMED_OUT
+from mq.delivery.records import ACK, ATTRIBUTED, DELIVER, FANOUT, PUBLISH, TIMED_OUT
 from mq.delivery.traits import PLAIN
 from mq.engine import receiving
 from mq.engine.bodies import more_of
@@ -39,11 +39,13 @@ from mq.engine.channel import Channel, Channels
 from mq.engine.handle import D, Handle, Held
 from mq.engine.log import Conflict
 from mq.engine.operation import nested, operation
+from mq.engine.outlet import Outlet
 from mq.engine.receiving import NOTHING
 from mq.engine.slices import give_way
 from mq.engine.store import Store
 from mq.engine.waiting import Sleeper
 from mq.errors import DiskFull, StaleReceipt, StorageError
+from mq.storage.shared import ASLEEP
 
 PACK_DELIVER: Final = records.DELIVER_PAYLOAD.pack
 PACK_ACK: Final = records.ACK_PAYLOAD.pack
@@ -83,6 +85,54 @@ def publish(store: Store, channel: Channel, flags: int, raw: bytes) -> int | Non
                     asleep = turn.mark[channel.word]  # the processes that wait here
                     if channel.armed or (asleep and asleep != store.listener.bit):
                         channel.wake(1)
+                except Conflict:
+                    continue  # decide again
+                except DiskFull:
+                    return None  # the plan makes way, perhaps
+                finally:
+                    turn.leave()
+            if store.wait_after_publish:
+                store.finish_publish(end)
+            return id
+    finally:
+        busy.discard(me)
+
+
+def fan_out(store: Store, outlet: Outlet, flags: int, raw: bytes) -> int | None:
+    """Store one message that is nothing but a body for all queues that get what is published to a topic.
+
+    Its id.  None if that needs a plan.  *flags* say how the body was given.
+    """
+    turn, replica = store.turn, store.replica
+    me, busy = get_ident(), store.busy
+    if me in busy:
+        raise nested()
+    try:
+        busy.add(me)
+        while True:
+            with turn.mutex:
+                try:
+                    turn.enter()
+                    ms, log = store.clock.store_ms(), replica.log
+                    if ms >= replica.state.board.next:
+                        store.committer.do_due()
+                    state = replica.state
+                    ways = outlet.ways(state)
+                    if ways is None:
+                        return None
+                    exchange, queues, holders, head, tail = ways
+                    id = log.append(ms, FANOUT, flags | ATTRIBUTED, 0, b"%b%b%b" % (head, raw, tail))
+                    size = len(raw) + len(tail)
+                    exchange.totals.published += 1
+                    if exchange.unchanged:
+                        exchange.mark_changed()
+                    if len(holders) > 1:
+                        state.board.shared.note(id, size, holders)
+                    for queue in queues:
+                        queue.publish(id, size)
+                    end = replica.applied = log.end
+                    if store.waiters.asleep or turn.mark[ASLEEP]:
+                        store.waiters.announce(dict.fromkeys(holders, 1), store.clock.now())
                 except Conflict:
                     continue  # decide again
                 except DiskFull:

@@ -16,13 +16,12 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Final
 
 from mq.delivery.board import NEVER
 from mq.delivery.now import Now
-from mq.delivery.plan import Plan
 from mq.delivery.state import State
 from mq.engine.channel import Alarms, Channel, Waiting
 from mq.engine.clock import Clock
@@ -136,28 +135,31 @@ class Waiters:
         held = [self.channels.get(queue.name) for each in list(stocked) if (queue := queues.get(each))]
         return [each for each in held if each and each in armed.get(each.word, ())]
 
-    def announce(self, plan: Plan) -> None:
-        """Wake those that *plan*, which was just applied, concerns: here, and in other processes."""
+    def announce(self, arrivals: Mapping[int, int], now: Now) -> None:
+        """Wake those whom what was just applied concerns: here, and in other processes.
+
+        *arrivals*: by number the queues in which something changed, and how many messages came to each.
+        """
         if self.asleep:
-            for number, count in plan.arrivals().items():
+            for number, count in arrivals.items():
                 queue = self.state.queue(number)
                 channel = self.channels.get(queue.name) if queue else None
                 if channel:
                     if count > 1:
                         channel.notify(count)
                     else:
-                        channel.wake_next(plan.now)
+                        channel.wake_next(now)
                         channel.freed()
-            self.watch(plan.now)
+            self.watch(now)
         if self.turn.mark[shared.ASLEEP]:
-            self._ring(plan)
+            self._ring(arrivals)
 
-    def _ring(self, plan: Plan) -> None:
-        """Wake the processes that wait for the queues that *plan* concerns.
+    def _ring(self, numbers: Iterable[int]) -> None:
+        """Wake the processes that wait for the queues with these *numbers*.
 
         All, if work falls due sooner than they know: it may bring something to any queue.
         """
-        concerned = [self.state.queue(number) for number in plan.arrivals()]
+        concerned = [self.state.queue(number) for number in numbers]
         if self.state.board.sooner or None in concerned:
             words = {*range(shared.WAITS, shared.WAITS + shared.WAITS_WORDS)}
         else:
