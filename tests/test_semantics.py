@@ -565,6 +565,23 @@ def test_extend_counts_from_now(queue: mq.Queue[object], clock: FakeClock) -> No
     assert take(queue).body == "first"
 
 
+def test_keep_extends_while_the_process_lives_whether_or_not_the_work_makes_progress(
+    engine: Engine, clock: FakeClock
+) -> None:
+    broker = engine.open(clock=clock, background=False)
+    queue = broker.queue("q")
+    queue.publish("hangs")
+    broker.keep(take(queue))
+    for _ in range(100):
+        clock.advance(TIMEOUT_SECONDS / 2)
+        broker._store.keeper.step()  # what its thread does
+    assert queue.receive(timeout=0) is None
+    engine.abandon(broker)  # the process dies
+    queue = engine.open(clock=clock).queue("q")
+    clock.advance(TIMEOUT_SECONDS)
+    assert take(queue).attempts == 2
+
+
 @pytest.mark.file_store
 def test_a_relative_path_depends_on_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

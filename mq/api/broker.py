@@ -13,10 +13,12 @@ from mq import exact
 from mq.api.message import Delivery
 from mq.api.options import QueueOptions, check_count, check_many, check_options, check_seconds
 from mq.api.queue import Queue, ask
+from mq.api.receipts import claim_of
 from mq.api.topic import Topic
 from mq.api.transaction import Transaction
 from mq.api.watch import Watch
-from mq.engine import commands, looking, subscribing
+from mq.engine import commands, keeping, looking, subscribing
+from mq.engine.keeping import Kept
 from mq.engine.looking import Stats
 from mq.engine.names import check_topic
 from mq.engine.several import Asked, receive_from
@@ -145,6 +147,28 @@ class Broker:
         if asked is None or not asked.is_of(listed):
             asked = self._asked = ask(listed, self._store)
         return receive_from(asked, until)
+
+    def keep(self, delivery: Delivery[Any]) -> None:
+        """Have the broker extend a delivery, by the queue's visibility timeout, until it is settled.
+
+        *delivery*: one that was received through this broker.
+
+        It is extended when half of the visibility timeout is left, by a second at least each time, by one
+        thread for all that are kept.  That ends when the delivery is settled, by whichever process, or was
+        delivered again; when the broker is closed; and when the process ends.  It does not end if the
+        program forgets the delivery, or if its work makes no progress.  In the child of a fork nothing is
+        kept.  `due_at` stays what it was.
+
+        Nothing happens if the delivery is settled already, or was delivered again.
+
+        Raises UsageError (it is another broker's), StorageError (no thread can be had), Closed.
+        """
+        if not exact.is_a(delivery, Delivery):
+            raise UsageError(f"what is kept is a delivery, not {exact.kind(delivery)}")
+        claim = claim_of(delivery, self._store)
+        if not delivery._settled:
+            kept = Kept(delivery._queue._channel, claim.id, claim.receipt)
+            keeping.keep(self._store, kept)
 
     def watch(self, notify: Callable[[], object]) -> Watch:
         """Wait for messages without a thread, as event loops do: see `mq.Watch`, whose `arm` says for which.

@@ -20,6 +20,7 @@ from mq import forks
 from mq.engine import listener as hearing
 from mq.engine.closing import Closing
 from mq.engine.flusher import Flusher
+from mq.engine.keeping import Keeper
 from mq.engine.listener import Listener
 from mq.engine.loading import identify
 from mq.engine.maintenance import Maintenance
@@ -45,6 +46,7 @@ class Owner(hearing.Owner, Protocol):
     disk: Disk
     listener: Listener
     maintenance: Maintenance
+    keeper: Keeper
     busy: set[int]
     closed: bool
     closed_why: str
@@ -58,7 +60,7 @@ class Owner(hearing.Owner, Protocol):
     def open(self, *, salvage: bool) -> None:
         """Open it for this process."""
 
-    def threads(self) -> list[Maintenance | Listener | Flusher]:
+    def threads(self) -> list[Maintenance | Listener | Flusher | Keeper]:
         """What has a thread."""
 
     def forget_threads(self) -> None:
@@ -89,8 +91,9 @@ class Child:
         store = self._store
         log = self._replica.log.locks() if self._replica.has_log else []
         lives = [each.worker.life for each in (*store.threads(), self._waiters.notifier)]
+        held = store.maintenance.working, store.keeper.gate
         return [
-            *((lock, 0.0) for lock in (store.closing.lock, *lives, store.maintenance.working)),
+            *((lock, 0.0) for lock in (store.closing.lock, *lives, *held)),
             *((lock, forks.FORK_SECONDS) for lock in (self._turn.mutex, *log)),
         ]
 

@@ -62,6 +62,11 @@ class Clock:
         if custom is not None:
             self._custom_ms()  # one that is none is refused before anything is made
 
+    @property
+    def is_custom(self) -> bool:
+        """Whether time is what a function of the program says: it may stand still, and jump."""
+        return self._custom is not None
+
     def _custom_ms(self) -> int:
         """What the caller's clock says; UsageError if that is no time.  What it raises, the caller gets."""
         assert self._custom is not None

@@ -21,6 +21,7 @@ from typing import Final, Protocol
 from mq import forks
 from mq.engine.clock import Clock
 from mq.engine.flusher import Flusher
+from mq.engine.keeping import Keeper
 from mq.engine.listener import Listener
 from mq.engine.maintenance import Maintenance
 from mq.engine.notifier import Notifier
@@ -58,7 +59,7 @@ class Owner(Protocol):
     def become(self, phase: Phase) -> None:
         """From now on operations come in as it says."""
 
-    def threads(self) -> list[Maintenance | Listener | Flusher]:
+    def threads(self) -> list[Maintenance | Listener | Flusher | Keeper]:
         """What has a thread that uses the files."""
 
     def wake_all(self) -> None:

@@ -9,14 +9,22 @@ thread that lets go of the mutex and takes it again at once is always first, for
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol
 
-from mq.engine.store import Store
+from mq.storage.disk import Disk
 
 GIVE_WAY_SECONDS: Final = 20e-6  # the system makes 80 of it: as long as it takes to wake a thread
 
 
-def give_way(store: Store) -> None:
+class Shared(Protocol):
+    """A store."""
+
+    busy: set[int]
+    """The threads that are inside an operation."""
+    disk: Disk
+
+
+def give_way(store: Shared) -> None:
     """Let the other threads of this process have the mutex first; called without it."""
     if len(store.busy) > 1:  # besides this thread
         store.disk.pause(GIVE_WAY_SECONDS)

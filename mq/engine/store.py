@@ -29,6 +29,7 @@ from mq.engine.clock import Clock
 from mq.engine.closing import Closing
 from mq.engine.commit import Committer
 from mq.engine.flusher import Flusher
+from mq.engine.keeping import Keeper
 from mq.engine.listener import Listener
 from mq.engine.maintenance import Maintenance
 from mq.engine.names import check_name
@@ -98,6 +99,7 @@ class Store:
     turn: Turn
     phase: Phase  # set by `become` alone, with the mutex or without: a signal's handler may close the store
     _reader: Reader  # of a store opened with read_only=True
+    _flusher: Flusher | None  # with sync=seconds, while it is open
     _child: Child  # what this process does if it is the child of a fork
     tag: str  # what tells this store's receipts from another's, and from those of a copy of it
 
@@ -143,8 +145,7 @@ class Store:
             self, self.turn, self.replica, self.clock, self.committer, self.notes, segment_bytes
         )
         self._child = Child(self, self.turn, self.replica, self.waiters)
-        self.maintenance = self._new_maintenance()
-        self._flusher: Flusher | None = None
+        self.forget_threads()
         if hold:
             self._known_hold = weakref.ref(hold)
             hold.guard(self.closing)
@@ -203,14 +204,17 @@ class Store:
 
     def forget_threads(self) -> None:
         """They have ended, or are another process's: new ones start when there is something to do."""
-        self.maintenance, self._flusher = self._new_maintenance(), None
+        self.maintenance = Maintenance(
+            self, self.replica, self.committer, self.notes, background=self._background
+        )
+        self.keeper = Keeper(self, self.path, background=self._background)
+        self._flusher = None
 
-    def _new_maintenance(self) -> Maintenance:
-        return Maintenance(self, self.replica, self.committer, self.notes, background=self._background)
-
-    def threads(self) -> list[Maintenance | Listener | Flusher]:
-        """What has a thread."""
-        return [each for each in (self._flusher, self.listener, self.maintenance) if each]
+    def threads(self) -> list[Maintenance | Listener | Flusher | Keeper]:
+        """What has a thread that uses the files."""
+        return [
+            each for each in (self._flusher, self.listener, self.maintenance, self.keeper) if each is not None
+        ]
 
     def note_pressure(self) -> None:
         """The cleaner fell behind, or has caught up: a publish has more to do behind its append, or not."""
