@@ -36,7 +36,7 @@ from mq.api.options import (
 )
 from mq.api.receipts import channel_of, claims_of
 from mq.delivery.queue import State
-from mq.engine import commands, hot, looking, settling, subscribing
+from mq.engine import commands, hot, joining, looking, settling, subscribing
 from mq.engine.bodies import BODY_BYTES_MAX, BYTES_ALONE, Decoder, encode_bodies, encode_body
 from mq.engine.channel import Channel
 from mq.engine.looking import Stats
@@ -475,6 +475,19 @@ class Queue(Generic[T]):
         return subscribing.patterns(self._store, self._channel)
 
     # ── the queue ──────────────────────────────────────────────────────────────────
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the queue is empty, with nothing in flight or delayed; return whether it is.
+
+        *timeout*: seconds to wait, then False is returned; 0 looks once; None (the default) waits for ever.
+
+        Acks of this process wake it at once; those of others after a tenth of the time that it has waited,
+        and a second at most.  Messages that have moved to the dead letters are not in this queue.
+
+        Raises UsageError, Closed (also when the broker is closed while this waits).
+        """
+        until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
+        return joining.join(self._store, self._channel, until)
 
     def pause(self) -> None:
         """Deliver nothing more, in any process, until `resume`.  Publishing goes on.

@@ -94,6 +94,7 @@ class QueueState:
         self.retention = Retention.of(self.options)  # if it is what a topic retains
         # What an operation has to look at, so that plain queues have nothing to look at.
         self.bounded = False  # publishers may wait for room
+        self.acks_awaited = False  # a publisher may wait for room, or a thread until the queue is empty
         self.publish_needs_plan = False  # there are limits, a time to live, or a delay
         self.delivery_needs_plan = False  # at most once, or the queue has to know that it is in use
         # For `State.count`.
@@ -188,6 +189,7 @@ class QueueState:
         self.name, self.paused, self.totals = key_of(declaration), declaration.paused, Totals(declaration)
         self.meta_bytes = meta.live_bytes(declaration.meta)
         self.bounded = declaration.max_length is not None or declaration.max_bytes is not None
+        self.acks_awaited = self.bounded
         self.publish_needs_plan = self.bounded or declaration.ttl is not None or declaration.delay > 0
         self.retention = Retention.of(declaration)
         if self.retention:
@@ -621,7 +623,7 @@ class QueueState:
 
         *flights* are of messages that are nothing but their bodies.
         """
-        if self.bounded or self.timers.timed_out or len(set(ids)) < len(ids):
+        if self.acks_awaited or self.timers.timed_out or len(set(ids)) < len(ids):
             return False
         return list(map(self.flights.get, ids)) == flights
 

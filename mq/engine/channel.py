@@ -98,6 +98,8 @@ class Channel:
         # holds for them, but only for a second: a program may never look.
         self.told: dict[Waiting, None] = {}
 
+        self.joiners: dict[Waiting, None] = {}  # those that wait for the queue to be empty: see joining.py
+
     # ── who waits ──────────────────────────────────────────────────────────────────
 
     def add(self, waiter: Waiting) -> None:
@@ -170,20 +172,23 @@ class Channel:
 
     def notify_all(self) -> None:
         """Wake all that wait here."""
-        for waiter in list(self.armed):
+        for waiter in [*self.armed, *self.joiners]:
             waiter.ring()
 
     def freed(self) -> None:
-        """There may be room, for those in this process that wait for it."""
+        """There may be room, for those in this process that wait for it; or the queue may be empty."""
         for waiter in list(self.lookers):
             waiter.ring()
+        if self.joiners and (self.state is None or not self.state.total()):
+            for waiter in list(self.joiners):
+                waiter.ring()
 
     def after_fork(self) -> None:
         """In a child: the threads that waited are not here, unless the handler of a signal forked."""
         self.state = None
         self.coming.clear()
         self.told.clear()
-        for waiter in list(self.armed):
+        for waiter in [*self.armed, *self.joiners]:
             waiter.after_fork()
 
 

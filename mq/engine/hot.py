@@ -377,7 +377,7 @@ def ack(message: Held) -> None:
                     log.append(ms, ACK, 0, state.number, PACK_ACK(id, size))
                     state.ack(id, size)
                     replica.applied = log.end
-                    if flight.traits is not PLAIN or state.bounded:
+                    if flight.traits is not PLAIN or state.acks_awaited:
                         channel.hand_on(store.clock.now())  # the next of its group, or a publisher
                         channel.freed()
                 except Conflict:
