@@ -38,8 +38,10 @@ class Outlet:
     def ways(self, state: State) -> Ways | None:
         """Where it goes now, in a turn; None if that needs a plan: no subscriber, limits, times to live."""
         if self._generation != state.generation or self._state is not state:
-            self._ways = self._find(state)
-            self._state, self._generation = state, state.generation
+            ways = self._find(state)
+            if ways is None:  # not kept: it may change without a definition, once there is an exchange
+                return None
+            self._ways, self._state, self._generation = ways, state, state.generation
         return self._ways
 
     def _find(self, state: State) -> Ways | None:

@@ -23,14 +23,15 @@ KINDS = {
     1: "FENCE", 2: "CLOSED", 3: "HEAD", 4: "LOST", 5: "CLOCK",
     16: "DECLARE", 17: "PUBLISH", 18: "DELIVER", 19: "ACK", 20: "NACK", 21: "RELEASE", 22: "EXTEND",
     23: "PURGE", 24: "RELOCATE", 25: "MOVE", 26: "DROP", 27: "RESCHEDULE", 28: "DELETE", 29: "DEDUP",
-    30: "RENEW",
+    30: "RENEW", 31: "FANOUT", 32: "RELOCATE_FANOUT", 33: "SUBSCRIBE", 34: "UNSUBSCRIBE", 35: "BACKFILL",
 }  # fmt: skip
 STORAGE = {"FENCE", "CLOSED", "HEAD", "LOST", "CLOCK"}
 PAYLOADS = {
     "FENCE": "<QQQQ", "CLOSED": "<", "HEAD": "<Q", "CLOCK": "<Q",
     "DELIVER": "<QQ", "ACK": "<QI", "NACK": "<QQ",
     "RELEASE": "<Q", "EXTEND": "<QQ", "PURGE": "<Q", "RELOCATE": "<QQIBQQ", "MOVE": "<QIHQQB",
-    "RESCHEDULE": "<QQ", "DEDUP": "<QQ", "RENEW": "<Q",
+    "RESCHEDULE": "<QQ", "DEDUP": "<QQ", "RENEW": "<Q", "FANOUT": "<BH", "RELOCATE_FANOUT": "<QQHI",
+    "BACKFILL": "<H",
 }  # fmt: skip
 CONTINUES = 0x01
 TIMED_OUT = TIMED = DIED = 0x10
@@ -39,14 +40,15 @@ ATTRIBUTED = EXPIRED = 0x40
 CHANGED = OVERFLOWED = 0x80
 FLAGS = {
     "PUBLISH": 0x30 | ATTRIBUTED, "DELIVER": TIMED_OUT, "NACK": TIMED | RESTS,
-    "RELOCATE": 0x30 | ATTRIBUTED | CHANGED, "MOVE": DIED | FAILED | EXPIRED, "DROP": EXPIRED | OVERFLOWED,
+    "RELOCATE": 0x30 | ATTRIBUTED | CHANGED, "MOVE": DIED | FAILED | EXPIRED, "DROP": DIED | FAILED | EXPIRED | OVERFLOWED,
+    "FANOUT": 0x30 | ATTRIBUTED, "RELOCATE_FANOUT": 0x30 | ATTRIBUTED, "BACKFILL": ATTRIBUTED,
 }  # fmt: skip
 TOTALS = ("published", "acked", "failed", "expirations", "dead_lettered", "dropped")
 DECLARED: dict[str, Any] = {
     "name": "", "visibility_timeout": 30, "max_attempts": None, "backoff": [1, 2, 60, 0.1], "dead_letter": "",
     "ttl": None, "expired": "drop", "max_length": None, "max_bytes": None, "overflow": "reject",
     "dedup_window": 300, "delivery": "at_least_once", "delete_when_idle": None,
-    "delete_when_abandoned": None, "delay": 0, "meta": {}, "paused": False, "idle_until": 0,
+    "delete_when_abandoned": None, "delay": 0, "meta": {}, "topic": False, "paused": False, "idle_until": 0,
     **dict.fromkeys(TOTALS, 0),
 }  # fmt: skip
 
@@ -196,6 +198,7 @@ class Message:
     deadline: int = 0
     origin: str | None = None
     failures: list[tuple[int, int, str]] = field(default_factory=list)  # when, attempt, why
+    topic: str | None = None
 
     def fail(self, at: int, reason: str) -> None:
         self.failures.append((at, self.attempts, reason))
@@ -217,6 +220,7 @@ class Queue:
     declared: dict[str, Any] = field(default_factory=DECLARED.copy)
     messages: dict[int, Message] = field(default_factory=dict)
     dedup: dict[str, tuple[int, int]] = field(default_factory=dict)  # message id, until when
+    patterns: dict[str, tuple[dict[str, str], int]] = field(default_factory=dict)  # headers, from which id on
     idle_until: int = 0
     totals: Counter[str] = field(default_factory=Counter)
 
@@ -271,7 +275,8 @@ class State:
                     self._apply(entry, segment.wall + entry.ms)
 
     def by_name(self) -> dict[str, Queue]:
-        return {queue.declared["name"]: queue for queue in self.queues.values()}
+        every = [queue for number, queue in self.queues.items() if number and not queue.declared["topic"]]
+        return {queue.declared["name"]: queue for queue in every}
 
     def _queue(self, number: int) -> Queue:
         return self.queues.setdefault(number, Queue())
@@ -279,7 +284,7 @@ class State:
     def _apply(self, entry: Entry, time: int) -> None:
         lsn, kind, flags, number, _, _, fields, rest = entry
         queue = self._queue(number)
-        message = queue.messages.get(fields[0]) if fields else None
+        message = queue.messages.get(fields[0]) if fields and "FANOUT" not in kind else None
         flies = message if message and message.receipt is not None else None
         match kind:
             case "DECLARE":
@@ -328,12 +333,16 @@ class State:
                     if each.receipt is not None and each.deadline > fields[0]
                 }
             case "RELOCATE":
+                queue.totals["published"] += not fields[0]
                 if not message:
-                    queue.messages[fields[0]] = _relocated(fields, flags, rest)
+                    id = fields[0] or lsn
+                    queue.messages[id] = _relocated((id, *fields[1:]), flags, rest)
             case "MOVE":
                 self._move(queue, fields, flags, rest)
             case "DROP":
                 for id, _size in iter_unpack("<QI", rest):
+                    queue.totals["dead_lettered"] += bool(flags & DIED)
+                    queue.totals["failed"] += bool(flags & FAILED)
                     queue.totals["expirations"] += bool(flags & EXPIRED)
                     queue.totals["dropped"] += bool(flags & OVERFLOWED)
                     queue.messages.pop(id, None)
@@ -346,8 +355,72 @@ class State:
                 queue.dedup[rest.decode()] = fields[0], fields[1]
             case "RENEW":
                 queue.idle_until = fields[0]
+            case "FANOUT":
+                self._fan_out(lsn, time, fields, flags, rest)
+            case "RELOCATE_FANOUT":
+                self._relocate_fan_out(fields, flags, rest)
+            case "SUBSCRIBE":
+                said = msgpack.decode(rest)
+                assert said.keys() <= {"pattern", "match", "bound_at"}
+                queue.patterns[said["pattern"]] = said.get("match", {}), said.get("bound_at") or lsn
+            case "UNSUBSCRIBE":
+                queue.patterns.pop(rest.decode(), None)
+            case "BACKFILL":
+                said, pairs = _cut(rest) if flags & ATTRIBUTED else ({}, rest)
+                for id, _size in iter_unpack("<QI", pairs):
+                    queue.totals["published"] += 1
+                    kept = self._queue(fields[0]).messages.get(id)
+                    if kept and id not in queue.messages:
+                        priority, group, expires = said.get("p", 0), said.get("g"), said.get("e", 0)
+                        queue.messages[id] = replace(
+                            kept, priority=priority, group=group, expires=expires, due=said.get("d", 0),
+                            failures=[],
+                        )  # fmt: skip
             case _:
                 raise AssertionError(kind)
+
+    def _fan_out(self, lsn: int, time: int, fields: tuple[int, ...], flags: int, rest: bytes) -> None:
+        form, count = fields
+        assert form <= 3
+        assert flags & ATTRIBUTED
+        numbers, at = unpack_from(f"<{count}H", rest), 2 * count
+        assert list(numbers) == sorted({*numbers})
+        times = [None] * count
+        if form & 1:
+            times = list(iter_unpack("<QQ", rest[at : at + 16 * count]))
+            at += 16 * count
+        retained = unpack_from("<H", rest, at)[0] if form & 2 else 0
+        published = rest[at + (2 if form & 2 else 0) :]
+        said = _published(lsn, time, flags, published)
+        assert said.topic is not None
+        exchange = self._queue(0)
+        exchange.totals["published"] += 1
+        exchange.totals["dropped"] += not count
+        if said.dedup[0] is not None:
+            exchange.dedup[f"{said.topic}\0{said.dedup[0]}"] = lsn, said.dedup[1]
+        for number, own in zip(numbers, times, strict=True):
+            due, expires = own or (said.due, said.expires)
+            queue = self._queue(number)
+            queue.messages[lsn] = replace(said, due=due, expires=expires, failures=[])
+            queue.totals["published"] += 1
+        if retained:
+            queue = self._queue(retained)
+            queue.messages[lsn] = replace(said, due=0, expires=0, priority=0, group=None, failures=[])
+            queue.totals["published"] += 1
+
+    def _relocate_fan_out(self, fields: tuple[int, ...], flags: int, rest: bytes) -> None:
+        id, created, count, size = fields
+        at = 0
+        for _ in range(count):
+            number, attempts, place, receipt, when, length = unpack_from("<HIBQQI", rest, at)
+            at += 27
+            changes, at = rest[at : at + length], at + length
+            known = self._queue(number).messages
+            if id not in known:
+                facts = id, created, attempts, place, receipt, when
+                own = changes + length.to_bytes(4, "little") if changes else b""
+                known[id] = _relocated(facts, flags | (CHANGED if changes else 0), rest[size:] + own)
+        assert at == size
 
     def _move(self, queue: Queue, fields: tuple[int, ...], flags: int, rest: bytes) -> None:
         id, _size, to, at, expires, length = fields
@@ -377,11 +450,11 @@ def _cut(data: bytes) -> tuple[dict[str, Any], bytes]:
 
 def _published(id: int, created: int, flags: int, data: bytes) -> Message:
     said, body = _cut(data) if flags & ATTRIBUTED else ({}, data)
-    assert said.keys() <= set("pdeghku")
+    assert said.keys() <= set("pdeghkut")
     decode: Any = (bytes, bytes.decode, msgpack.decode)[flags >> 4 & 3]
     return Message(
         id, created, decode(body), len(data), said.get("p", 0), said.get("g"), said.get("h", {}),
-        said.get("d", 0), said.get("e", 0), (said.get("k"), said.get("u", 0)),
+        said.get("d", 0), said.get("e", 0), (said.get("k"), said.get("u", 0)), topic=said.get("t"),
     )  # fmt: skip
 
 
@@ -393,6 +466,8 @@ def _relocated(fields: tuple[int, ...], flags: int, rest: bytes) -> Message:
         assert changes.keys() <= set("eof")
         message.expires, message.origin = changes.get("e", 0), changes.get("o")
         message.failures = [tuple(each) for each in changes.get("f", [])]
+    if place == 4:
+        message.expires, message.priority, message.group = 0, 0, None
     message.attempts = attempts
     message.wait(when if place == 1 else 0, when if place == 3 else 0)
     if place == 2:
