@@ -631,3 +631,33 @@ def test_dead_letters_are_never_refused_for_want_of_room(broker: mq.Broker) -> N
     for message in mail.receive_many(3, timeout=0):
         message.reject()
     assert broker.queue("graves").stats().ready == 3
+
+
+def test_a_fan_out_has_one_id_in_several_queues(broker: mq.Broker) -> None:
+    """SEMANTICS 15."""
+    mail, bills = broker.queue("mail"), broker.queue("bills")
+    for queue in (mail, bills):
+        queue.subscribe("orders.*")
+    id = broker.topic("orders.paid").publish("x")
+    assert [each.id for queue in (mail, bills) for each in queue.peek()] == [id, id]
+
+
+def test_the_second_queues_dead_letter_of_a_fan_out_is_a_new_message(broker: mq.Broker) -> None:
+    """SEMANTICS 14."""
+    for name in ("mail", "bills"):
+        broker.queue(name, dead_letter="dead").subscribe("orders.*")
+    id = broker.topic("orders.paid").publish("x")
+    for name in ("mail", "bills"):
+        take(broker.queue(name)).reject()
+    first, second = broker.queue("dead").peek()
+    assert (first.id, first.origin, second.origin) == (id, "mail", "bills")
+    assert second.id != id
+
+
+def test_a_publish_without_subscriber_and_retention_is_gone_and_counted(broker: mq.Broker) -> None:
+    """SEMANTICS 23."""
+    broker.topic("orders.paid").publish("x")
+    mail = broker.queue("mail")
+    mail.subscribe("orders.*")
+    assert mail.receive(timeout=0) is None
+    assert broker.stats().unrouted == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -170,10 +171,8 @@ def done(broker: mq.Broker, step: str, path: Path, clock: FakeClock, choose: ran
     elif step == "delete":
         queue.delete()
     elif step == "replay":
-        try:
+        with suppress(mq.UsageError):  # where it died is gone
             broker.queue("dead").replay()
-        except mq.UsageError:
-            pass  # where it died is gone
     elif step == "replay to":
         broker.queue("a").publish("there")
         broker.queue("dead").replay(to="a")
@@ -192,8 +191,10 @@ def done(broker: mq.Broker, step: str, path: Path, clock: FakeClock, choose: ran
     elif step == "unsubscribe":
         queue.unsubscribe("#")
     elif step == "declare":
-        option = [{"max_length": 3, "overflow": "drop_oldest"}, {"max_length": None}, {"ttl": 10}, {"ttl": None},
-                  {"delivery": "at_most_once"}, {"delivery": "at_least_once"}, {"expired": "dead_letter"}]  # fmt: skip
+        options = [
+            {"max_length": 3, "overflow": "drop_oldest"}, {"max_length": None}, {"ttl": 10}, {"ttl": None},
+            {"delivery": "at_most_once"}, {"delivery": "at_least_once"}, {"expired": "dead_letter"},
+        ]  # fmt: skip
         if queue.name != "dead":
-            queue = broker.queue(queue.name, **choose.choice(option))
+            queue = broker.queue(queue.name, **choose.choice(options))
     return broker

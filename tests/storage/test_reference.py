@@ -72,7 +72,8 @@ def facts(message: reference.Message, where: str, until: int | None, skew: int) 
 def facts_of(message: mq.Message) -> tuple[Any, ...]:
     return (
         message.state, message._due_ms, message._created_ms, message.body, type(message.body),
-        message.attempts, message.priority, message.group, dict(message.headers), message.origin, message.topic,
+        message.attempts, message.priority, message.group, dict(message.headers), message.origin,
+        message.topic,
         [(round(each.at.timestamp() * 1000), each.attempt, each.reason) for each in message.failures],
     )  # fmt: skip
 
