@@ -25,6 +25,7 @@ from mq.api.broker import Broker, StoreStats, Sync, open
 from mq.api.message import Delivery, Failure, Message, Receipt
 from mq.api.options import BatchOptions, Outgoing, PublishOptions, QueueOptions
 from mq.api.queue import Queue
+from mq.api.schedule import Schedule
 from mq.api.topic import Topic
 from mq.api.transaction import Transaction
 from mq.api.watch import Watch
@@ -51,8 +52,8 @@ __version__ = "0.2.0"
 __all__ = [
     "Backoff", "BadBody", "BatchOptions", "Broker", "Closed", "CorruptStore", "Delivery", "DiskFull",
     "Failure", "Message", "MqError", "Outgoing", "PublishOptions", "Queue", "QueueFull", "QueueOptions",
-    "Receipt", "StaleReceipt", "State", "Stats", "StorageError", "StoreFailed", "StoreLocked", "StoreStats",
-    "Sync", "Topic", "Transaction", "Unsupported", "UsageError", "Watch", "open",
+    "Receipt", "Schedule", "StaleReceipt", "State", "Stats", "StorageError", "StoreFailed", "StoreLocked",
+    "StoreStats", "Sync", "Topic", "Transaction", "Unsupported", "UsageError", "Watch", "open",
 ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Literal
 from uuid import UUID
 
 import msgspec
@@ -661,3 +662,47 @@ def test_a_publish_without_subscriber_and_retention_is_gone_and_counted(broker: 
     mail.subscribe("orders.*")
     assert mail.receive(timeout=0) is None
     assert broker.stats().unrouted == 1
+
+
+# ── schedules ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.needs("sharing")
+def test_a_tick_is_published_once_whichever_process_runs(engine: Engine, clock: FakeClock) -> None:
+    brokers = [engine.open(clock=clock) for _ in range(3)]
+    brokers[0].schedule("s", "q", "tick", every=60)
+    for n in range(1, 4):
+        clock.advance(60)
+        for broker in brokers:
+            broker.queue("other").publish("whatever")
+        assert {broker.queue("q").stats().published for broker in brokers} == {n}
+
+
+@pytest.mark.parametrize("missed, ticks", [("one", 1), ("all", 3), ("skip", 0)])
+def test_ticks_that_no_process_was_there_for(
+    engine: Engine, clock: FakeClock, missed: Literal["one", "all", "skip"], ticks: int
+) -> None:
+    broker = engine.open(clock=clock)
+    broker.schedule("s", "q", "tick", every=60, missed=missed)
+    broker.close()
+    clock.advance(210)
+    broker = engine.reopen(broker)
+    for _ in range(5):
+        broker.queue("other").publish("whatever")
+    assert broker.queue("q").stats().published == ticks
+
+
+def test_a_schedule_follows_its_time_zone_over_a_clock_change(engine: Engine, clock: FakeClock) -> None:
+    clock.now = datetime(2026, 3, 28, tzinfo=UTC).timestamp()
+    broker = engine.open(clock=clock)
+    broker.schedule("s", "q", "tick", cron="30 2 * * *", tz="Europe/Berlin")
+    due = []
+    for _ in range(3):
+        due.append(broker.schedules()[0].next_at)
+        clock.now = due[-1].timestamp()
+        broker.queue("other").publish("whatever")
+    assert due == [
+        datetime(2026, 3, 28, 1, 30, tzinfo=UTC),
+        datetime(2026, 3, 29, 1, 0, tzinfo=UTC),  # 02:30 is skipped: at 03:00 there
+        datetime(2026, 3, 30, 0, 30, tzinfo=UTC),
+    ]

@@ -11,16 +11,25 @@ from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack, overload
 
 from mq import exact
 from mq.api.message import Delivery
-from mq.api.options import QueueOptions, check_count, check_many, check_options, check_seconds
+from mq.api.options import (
+    PublishOptions,
+    QueueOptions,
+    check_count,
+    check_many,
+    check_options,
+    check_seconds,
+)
 from mq.api.queue import Queue, ask
 from mq.api.receipts import claim_of
+from mq.api.schedule import Missed, Schedule, new_schedule, shown
 from mq.api.topic import Topic
 from mq.api.transaction import Transaction
 from mq.api.watch import Watch
-from mq.engine import commands, keeping, looking, subscribing
+from mq.engine import commands, keeping, looking, scheduling, subscribing
+from mq.engine.bodies import encode_body
 from mq.engine.keeping import Kept
 from mq.engine.looking import Stats
-from mq.engine.names import check_topic
+from mq.engine.names import check_name, check_schedule, check_topic
 from mq.engine.several import Asked, receive_from
 from mq.engine.store import MEMORY, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Store, open_store
 from mq.errors import UsageError
@@ -200,6 +209,63 @@ class Broker:
             transaction._over = True
             raise
         transaction._commit()
+
+    def schedule(
+        self, name: str, queue: str | Queue[Any] | Topic[Any], body: object, *, cron: str | None = None,
+        every: float | None = None, tz: str = "UTC", missed: Missed = "one",
+        **options: Unpack[PublishOptions],
+    ) -> None:  # fmt: skip
+        """Publish *body* to *queue* again and again, exactly once at each tick, whichever processes run.
+
+        Durable: it goes on until `unschedule`, while some process has the store open.  Under sync="always"
+        it is on the disk when this returns.  Declared again, it is changed; with the same *cron*, *every* and
+        *tz* the next tick stays when it is, else it is computed anew.
+
+        *name*: of the schedule, 1 to 255 bytes of printable text.
+        *queue*: a queue's name or handle, and it is made if it is not there; or the handle of a topic.
+        *body*: as for `Queue.publish`.
+        *cron*: five fields, minute, hour, day of the month, month, day of the week, as "30 9 * * MON-FRI"; or
+        *every*: seconds between two ticks, at least 0.01, counted from now.  Give one of them.
+        *tz*: the time zone of *cron*, an IANA name as "Europe/Berlin" ("UTC").  A time that a clock change
+        skips comes at the next minute that there is; a fixed hour that comes twice counts once.
+        *missed*: what becomes of ticks that came while no process had the store open, or the queue was full.
+        "one" (the default): one message stands for all of them.  "all": each is published, at most 1,000.
+        "skip": none is, unless it is less than 5 seconds late.
+        *options*: those of `mq.PublishOptions` for each message, without at, dedup_id and timeout.
+
+        Raises UsageError (also if there is no such time zone, or no data of time zones), DiskFull,
+        StoreFailed, Closed.
+        """
+        is_topic = False
+        if exact.is_a(queue, Topic):
+            to, is_topic = self._own_name(queue), True
+        elif exact.is_a(queue, Queue):
+            to = self._own_name(queue)
+        else:
+            to = check_name(queue)
+        checked = new_schedule(
+            name, to, topic=is_topic, cron=cron, every=every, tz=tz, missed=missed, options=options
+        )
+        scheduling.declare(self._store, checked, *encode_body(body))
+
+    def _own_name(self, handle: Queue[Any] | Topic[Any]) -> str:
+        if handle._store is not self._store:
+            raise UsageError(f"{handle.name!r} is another broker's")
+        return handle.name
+
+    def unschedule(self, name: str) -> bool:
+        """Take back the schedule *name*; False if there is none.  What it has published stays.
+
+        Raises UsageError, StoreFailed, Closed.
+        """
+        return scheduling.remove(self._store, check_schedule(name))
+
+    def schedules(self) -> list[Schedule]:
+        """All schedules, by name: see `mq.Schedule`.
+
+        Raises Closed.
+        """
+        return [shown(each) for each in scheduling.listed(self._store)]
 
     def queues(self, *, prefix: str = "", after: str = "", limit: int | None = None) -> list[str]:
         """The names of all queues, sorted.

@@ -1,5 +1,5 @@
 """The command line: `mq publish`, `receive`, `peek`, `queues`, `stats`, `inspect`, `dump`,
-`verify`, `repair`, `compact`.
+`verify`, `repair`, `compact`, `schedule`, `schedules`, `unschedule`.
 
 app.py       the group, --store, and how errors become one line and an exit code
 output.py    text, JSON and tables on standard output; what a body looks like there
@@ -19,10 +19,14 @@ from mq.cli.publish import publish
 from mq.cli.queues import queues
 from mq.cli.receive import receive
 from mq.cli.repair import repair
+from mq.cli.schedules import schedule, schedules, unschedule
 from mq.cli.stats import stats
 from mq.cli.verify import verify
 
-for command in (publish, receive, peek, queues, stats, inspect, dump, verify, repair, compact):
+for command in (
+    publish, receive, peek, queues, stats, schedule, schedules, unschedule, inspect, dump, verify, repair,
+    compact,
+):  # fmt: skip
     cli.add_command(command)
 
 

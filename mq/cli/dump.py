@@ -133,6 +133,8 @@ class _Names:
 
     def at(self, number: int, lsn: int) -> str:
         """The name in force at *lsn*, else the next one that queue gets, else what the library calls it."""
+        if not number:  # of no queue
+            return ""
         said = self._said.get(number, [])
         after = bisect_right(said, lsn, key=lambda each: each[0])
         if after and said[after - 1][1]:

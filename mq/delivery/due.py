@@ -23,7 +23,7 @@ from .dead import move_to_dead_letters
 from .now import Now
 from .plan import Plan, Read, SizeOf
 from .queue import QueueState
-from .state import State
+from .state import EXCHANGE, State
 
 CreatedOf = Callable[[QueueState, int], int | None]
 """When a message was published, wall time; None if its record cannot be read."""
@@ -59,15 +59,17 @@ def next_work(
         if obstacle:
             cannot(queue, obstacle)
         else:
-            look_again(queue, now, created_of)
+            look_again(state, queue, now, created_of)
         if is_late():
             break
     return None
 
 
-def look_again(queue: QueueState, now: Now, created_of: CreatedOf) -> None:
+def look_again(state: State, queue: QueueState, now: Now, created_of: CreatedOf) -> None:
     """What fell due until *now* is done, or in part: say when there is next something to do."""
     queue.reset_alarms(now)
+    if queue.number == EXCHANGE:
+        state.calendar.set_alarm()
     oldest, stays_ms = queue.waiting.head, queue.retention.stays_ms
     if queue.retention.is_over(len(queue.waiting), queue.bytes):
         queue.timers.alarm.at_store(0)

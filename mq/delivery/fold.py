@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from mq.errors import Unsupported
 
-from . import records, runs
+from . import records, runs, schedules
 from .attributes import Failed, topic_key
 from .decode import NotUnderstood, decode
 from .dedup import Seen
@@ -352,6 +352,24 @@ def _renew(state: State, queue: QueueState, lsn: int, flags: int, event: Event) 
     queue.renew(*event)
 
 
+def _schedule(state: State, queue: QueueState, lsn: int, flags: int, event: Event) -> None:
+    schedule, size = event
+    known = state.calendar.get(schedule.name)
+    # The cleaner writes a schedule again, with its times by now: that changes no definition.
+    if known is None or not schedules.define_alike(known.schedule, schedule):
+        state.generation = lsn
+    state.calendar.put(schedule, lsn, size)
+
+
+def _tick(state: State, queue: QueueState, lsn: int, flags: int, event: Event) -> None:
+    state.calendar.move_on(*event)
+
+
+def _unschedule(state: State, queue: QueueState, lsn: int, flags: int, event: tuple[str]) -> None:
+    state.generation = lsn
+    state.calendar.remove(event[0])
+
+
 Apply = Callable[[State, QueueState, int, int, Any], None]  # the last three: position, flags, event
 
 APPLY: Final[dict[int, Apply]] = {
@@ -375,4 +393,7 @@ APPLY: Final[dict[int, Apply]] = {
     records.SUBSCRIBE: _subscribe,
     records.UNSUBSCRIBE: _unsubscribe,
     records.BACKFILL: _backfill,
+    records.SCHEDULE: _schedule,
+    records.TICK: _tick,
+    records.UNSCHEDULE: _unschedule,
 }

@@ -24,6 +24,9 @@
     SUBSCRIBE   msgpack: a pattern, and the headers that a message needs
     UNSUBSCRIBE the pattern
     BACKFILL    the number of a topic, then id and size of retained messages of it that wait here too
+    SCHEDULE    the body of the messages, then all else that is known of the schedule
+    TICK        when the next tick is due, when one was published last, how many were late, the name
+    UNSCHEDULE  the name of the schedule
 
 A message's id is the position of its PUBLISH or FANOUT record, or of a RELOCATE record that names none.
 The receipt of a delivery is the position of its DELIVER record; of the n-th message there, n bytes further
@@ -57,6 +60,7 @@ from .attributes import (
     trailer_at,
 )
 from .options import Declaration
+from .schedules import Schedule
 
 DECLARE: Final = 16
 PUBLISH: Final = 17
@@ -78,10 +82,14 @@ RELOCATE_FANOUT: Final = 32
 SUBSCRIBE: Final = 33
 UNSUBSCRIBE: Final = 34
 BACKFILL: Final = 35
-BODIED: Final = frozenset({PUBLISH, RELOCATE, FANOUT, RELOCATE_FANOUT})  # those that hold a body
+SCHEDULE: Final = 36
+TICK: Final = 37
+UNSCHEDULE: Final = 38
 NEW: Final = frozenset({PUBLISH, FANOUT})  # those that bring a message, whose id is their position
-OF_THE_STORE: Final = frozenset({FANOUT, RELOCATE_FANOUT})  # those of no single queue: number 0
 OF_ANY: Final = frozenset({DECLARE, DEDUP})  # those of a queue, or of what belongs to none
+BODIED: Final = frozenset({PUBLISH, RELOCATE, FANOUT, RELOCATE_FANOUT, SCHEDULE})  # those that hold a body
+# Those of no single queue: number 0.
+OF_THE_STORE: Final = frozenset({FANOUT, RELOCATE_FANOUT, SCHEDULE, TICK, UNSCHEDULE})
 
 UNKNOWN: Final = 0xFE  # bits of flags that mean nothing, unless `Kind.flags` has them
 EXPIRED: Final = 0x40  # a bit of the flags of MOVE and DROP
@@ -485,7 +493,7 @@ def published_size(
 def body_of(kind: int, flags: int, created_ms: int, payload: bytes) -> tuple[int, bytes]:
     """When the message was created, and its body, wherever it stands now."""
     created_ms, published = published_of(kind, flags, created_ms, payload)
-    if flags & ATTRIBUTED:
+    if flags & ATTRIBUTED or kind == SCHEDULE:
         published = published[: trailer_at(published, 0, len(published))]
     return created_ms, published
 
@@ -842,6 +850,67 @@ def _describe_backfill(flags: int, event: Event, at: Times) -> Facts:
     return {"topic": topic, "messages": list(ids)} | _describe_attributes(attributes, at)
 
 
+# ── SCHEDULE, TICK, UNSCHEDULE ─────────────────────────────────────────────────────
+
+TICK_PAYLOAD: Final = Struct("<QQI")  # next, last, late; the name follows
+
+_encode_schedule: Final = msgspec.msgpack.Encoder().encode
+_decode_known: Final = msgspec.msgpack.Decoder(Schedule).decode
+
+
+def schedule(what: Schedule, body_type: int, body: bytes) -> Draft:
+    """*body_type*: BYTES, TEXT or MSGPACK."""
+    data = _encode_schedule(what)
+    return SCHEDULE, body_type, 0, body + data + TRAILER_LENGTH.pack(len(data))
+
+
+def scheduled_body(flags: int, payload: bytes) -> tuple[int, bytes]:
+    """How the body of a SCHEDULE record was given, and its bytes."""
+    return flags & BODY_BITS, payload[: trailer_at(payload, 0, len(payload))]
+
+
+def tick(name: str, next: int, last: int, late: int) -> Draft:
+    return TICK, 0, 0, TICK_PAYLOAD.pack(next, last, late) + name.encode()
+
+
+def unschedule(name: str) -> Draft:
+    return UNSCHEDULE, 0, 0, name.encode()
+
+
+def _decode_schedule(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[Schedule, int]:
+    found = _decode_known(cut_trailer(buffer, start, stop)[0])
+    if (found.cron is None) == (found.every is None):
+        raise StructError("it has no times, or two kinds of them")
+    return found, stop - start
+
+
+def _decode_tick(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[str, int, int, int]:
+    payload = buffer[start:stop]
+    next, last, late = TICK_PAYLOAD.unpack_from(payload)
+    return payload[TICK_PAYLOAD.size :].decode(), next, last, late
+
+
+def _decode_unschedule(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[str]:
+    return (buffer[start:stop].decode(),)
+
+
+def _describe_schedule(flags: int, event: tuple[Schedule, int], at: Times) -> Facts:
+    facts: Facts = dict(msgspec.to_builtins(event[0]))
+    facts = {"schedule": facts.pop("name")} | facts
+    moments = {name: at.wall(when) for name in ("next", "since", "last") if (when := facts.get(name))}
+    return facts | moments
+
+
+def _describe_tick(flags: int, event: tuple[str, int, int, int], at: Times) -> Facts:
+    name, next, last, late = event
+    facts: Facts = {"schedule": name, "next": at.wall(next)} | ({"last": at.wall(last)} if last else {})
+    return facts | ({"late": late} if late else {})
+
+
+def _describe_unschedule(flags: int, event: tuple[str], at: Times) -> Facts:
+    return {"schedule": event[0]}
+
+
 # ── all of them ────────────────────────────────────────────────────────────────────
 
 KINDS: Final = {
@@ -867,5 +936,8 @@ KINDS: Final = {
     SUBSCRIBE: Kind("subscribe", 0, _decode_subscribe, _describe_subscribe),
     UNSUBSCRIBE: Kind("unsubscribe", 0, _decode_unsubscribe, _describe_unsubscribe),
     BACKFILL: Kind("backfill", ATTRIBUTED, _decode_backfill, _describe_backfill),
+    SCHEDULE: Kind("schedule", BODY_BITS, _decode_schedule, _describe_schedule),
+    TICK: Kind("tick", 0, _decode_tick, _describe_tick),
+    UNSCHEDULE: Kind("unschedule", 0, _decode_unschedule, _describe_unschedule),
 }
 KIND_NAMES: Final = {kind: known.name for kind, known in KINDS.items()}

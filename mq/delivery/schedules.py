@@ -31,7 +31,6 @@ from .attributes import Instant, Priority
 NEVER: Final = 1 << 62  # ms: of a schedule that has no next tick
 CATCH_UP_MAX: Final = 1000  # late ticks that missed="all" publishes in a row
 LATE_MS: Final = 5000  # with missed="skip", a tick that is later than this is missed
-EVERY_MIN: Final = 0.01  # seconds between two ticks: each of them is a record or two
 CRON_TRIES: Final = 10_000  # times that are looked at, where an hour comes twice: an hour has 60 of them
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND: Final = timedelta(milliseconds=1)
@@ -55,10 +54,17 @@ class Schedule(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     topic: bool = False
     # What holds for each message: see PublishOptions.
     priority: Priority = 0
-    delay_ms: Annotated[int, msgspec.Meta(ge=0)] = 0
-    ttl: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    delay_ms: Annotated[int, msgspec.Meta(ge=0)] | None = None  # None: the queue's
+    ttl: Annotated[float, msgspec.Meta(gt=0)] | None = None  # None: the queue's
     group: str | None = None
     headers: dict[str, str] = {}
+
+
+def define_alike(one: Schedule, two: Schedule) -> bool:
+    """Whether they say the same, but for what ticks have changed."""
+    return msgspec.structs.replace(one, next=0, last=0, late=0) == msgspec.structs.replace(
+        two, next=0, last=0, late=0
+    )
 
 
 class BadCron(ValueError):

@@ -26,6 +26,7 @@ from mq.errors import Unsupported
 from . import shares
 from .backlog import Arrays, Chunk, Held
 from .board import Board
+from .calendar import Scheduled
 from .dedup import Seen
 from .options import Declaration
 from .queue import Delayed, Flight, QueueState
@@ -52,6 +53,7 @@ class Content(msgspec.Struct, array_like=True):
     images: list[Image]
     shares: bytes = b""  # messages that several queues hold: see `shares.Frozen`
     holders: list[tuple[int, ...]] = []
+    schedules: list[Scheduled] = []
 
 
 class Contents(msgspec.Struct, array_like=True):
@@ -91,6 +93,7 @@ class Frozen(NamedTuple):
     generation: int
     queues: list[Image | Loaded]
     shares: shares.Frozen
+    schedules: list[Scheduled]
 
 
 def freeze(state: State) -> Frozen:
@@ -111,7 +114,7 @@ def freeze(state: State) -> Frozen:
         )  # fmt: skip
         delayed, flights, dedup = queue.delayed.copy(), queue.flights.copy(), dict(queue.dedup.items())
         queues.append(Loaded(image, contents, lanes, delayed, flights, dedup))
-    return Frozen(state.generation, queues, state.board.shared.freeze())
+    return Frozen(state.generation, queues, state.board.shared.freeze(), state.calendar.kept())
 
 
 def encode(
@@ -125,7 +128,7 @@ def encode(
     saved: list[tuple[Held, Kept]] = []
     images = [each if isinstance(each, Image) else _image(each, save, saved, rest) for each in frozen.queues]
     packs = {pack for image in images for pack in image.packs}
-    content = Content(frozen.generation, images, *frozen.shares.columns())
+    content = Content(frozen.generation, images, *frozen.shares.columns(), frozen.schedules)
     return msgspec.msgpack.encode(content), packs, saved
 
 
@@ -203,6 +206,7 @@ def restore(data: bytes | msgspec.Raw, load: Load) -> State:
     content = msgspec.msgpack.decode(data, type=Content)
     state.generation = content.generation
     state.board.shared.restore(content.shares, content.holders)
+    state.calendar.restore(content.schedules)
     state.add_unloaded(Unloaded(content.images, partial(_load_queue, state.board, load)))
     return state
 

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from .board import Board
+from .calendar import Calendar, Entry
 from .listing import Listing
 from .options import TOPIC_KEY, Declaration
 from .queue import QueueState
@@ -21,8 +22,9 @@ from .unloaded import Unloaded
 QUEUES_MAX: Final = 65_535
 LOOK_IDS: Final = 8192  # looked at in one part, when what lives in a segment is looked for
 DECLARATION: Final = None  # stands for a queue's declaration, among its messages and dedup ids
-Live = int | str | Subscription | None  # a message id, a dedup id, a subscription, the declaration
-EXCHANGE: Final = 0  # the number of what belongs to no queue: what is known of topics
+# A message id, a dedup id, a subscription, a schedule, the declaration.
+Live = int | str | Subscription | Entry | None
+EXCHANGE: Final = 0  # the number of what belongs to no queue: what is known of topics, and schedules
 
 
 class State:
@@ -36,6 +38,7 @@ class State:
         # fold that change one set it.  So a number never means two things, wherever a process begins to read.
         self.generation = 0
         self.routes = Routes()  # which queues get what is published to a topic
+        self.calendar: Final = Calendar(self.board, EXCHANGE)
         self.renamed: set[str] = set()  # names that mean another queue than before, or none
         self._total = self._live_bytes = 0  # of all queues, as of when each was counted
         # While `within` goes through all that is live: messages that went to another queue meanwhile,
@@ -210,7 +213,7 @@ class State:
     def live_bytes(self) -> int:
         """What all that is live takes in the log."""
         self.count()
-        return self._live_bytes - self.board.shared.extra_bytes
+        return self._live_bytes + self.calendar.bytes - self.board.shared.extra_bytes
 
     def count(self) -> None:
         """Count again what has changed: there may be thousands of queues, of which few have."""
@@ -248,6 +251,8 @@ class State:
     def look_within(self, base: int, limit: int) -> Iterator[list[tuple[QueueState, Live]]]:
         """The same, for a caller that sees to it that nothing changes between two parts."""
         self._load_below(limit)
+        if entries := self.calendar.within(base, limit):
+            yield [(self.made(EXCHANGE), each) for each in entries]
         for queue in list(self.queues.values()):
             if base <= queue.declared_at < limit:
                 yield [(queue, DECLARATION)]
@@ -267,7 +272,7 @@ class State:
     def positions_within(self, base: int, limit: int) -> tuple[list[int], list[int]]:
         """The positions of the records of all that `look_within` finds: of messages, and of the rest."""
         messages: list[int] = []
-        others: list[int] = []
+        others = [entry.position or 0 for entry in self.calendar.within(base, limit)]
         self._load_below(limit)
         for queue in self.queues.values():
             if base <= queue.declared_at < limit:
@@ -300,6 +305,8 @@ def stands_at(queue: QueueState, what: Live) -> int | None:
     if isinstance(what, Subscription):
         known = queue.subscriptions.get(what.pattern)
         return known.position if known else None
+    if isinstance(what, Entry):
+        return what.position
     return queue.position(what)
 
 

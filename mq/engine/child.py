@@ -26,6 +26,7 @@ from mq.engine.loading import identify
 from mq.engine.maintenance import Maintenance
 from mq.engine.phase import Phase
 from mq.engine.replica import Replica
+from mq.engine.scheduler import Scheduler
 from mq.engine.turn import VOID, Turn
 from mq.engine.waiters import Waiters
 from mq.errors import MqError, StorageError, StoreFailed
@@ -60,7 +61,7 @@ class Owner(hearing.Owner, Protocol):
     def open(self, *, salvage: bool) -> None:
         """Open it for this process."""
 
-    def threads(self) -> list[Maintenance | Listener | Flusher | Keeper]:
+    def threads(self) -> list[Maintenance | Listener | Flusher | Keeper | Scheduler]:
         """What has a thread."""
 
     def forget_threads(self) -> None:

@@ -27,6 +27,7 @@ from mq.engine.maintenance import Maintenance
 from mq.engine.notifier import Notifier
 from mq.engine.phase import Phase
 from mq.engine.replica import Replica
+from mq.engine.scheduler import Scheduler
 from mq.engine.turn import Turn
 from mq.errors import DiskFull, MqError, StoreFailed
 from mq.notes import ERROR, Notes
@@ -59,7 +60,7 @@ class Owner(Protocol):
     def become(self, phase: Phase) -> None:
         """From now on operations come in as it says."""
 
-    def threads(self) -> list[Maintenance | Listener | Flusher | Keeper]:
+    def threads(self) -> list[Maintenance | Listener | Flusher | Keeper | Scheduler]:
         """What has a thread that uses the files."""
 
     def wake_all(self) -> None:

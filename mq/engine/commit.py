@@ -11,17 +11,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from mq.delivery import due, fold, records
+from mq.delivery import due, fold, records, ticks
 from mq.delivery.due import look_again, next_work
 from mq.delivery.plan import Plan, Published
 from mq.delivery.queue import QueueState
+from mq.delivery.schedules import CATCH_UP_MAX, Schedule
 from mq.engine.replica import FOLLOW_BYTES, Replica
 from mq.engine.sizes import created_ms, size_of
-from mq.errors import CorruptStore, DiskFull, UsageError
+from mq.engine.zones import zone
+from mq.errors import CorruptStore, DiskFull, MqError, UsageError
 from mq.notes import WARNING, Notes
 from mq.storage.record import HEADER_BYTES
 
 UNDONE: Final = "%s: queue %r: messages that have expired, or failed for the last time, stay there: %s"
+LEFT_OUT: Final = (
+    f"%s: schedule %r: more than {CATCH_UP_MAX:,} of its ticks were missed: so many were published, and the"
+    " others are left out"
+)
+NO_TICK: Final = "%s: schedule %r: a tick is not published now, which is tried again each second: %s"
 # To plan a part of what concerns many: appending and applying it takes twice as long.  And so many bytes
 # of records: a process that waits follows them with LOCK held, in a part, and is through.
 SLICE_SECONDS: Final = 0.000_75
@@ -70,6 +77,8 @@ class Committer:
         try:
             if self.downtime_ms:
                 self.add_downtime()
+            if self.do_tick():
+                return  # the next operation comes back for the rest
             is_late = self._clock.timer(SLICE_SECONDS)
             work = next_work(
                 self._replica.state, now, self.size_of, self.read, self.created_of, is_late, self._put_off
@@ -81,10 +90,37 @@ class Committer:
                 except UsageError as error:  # a mistake of mq: nothing was appended
                     self._put_off(queue, error)
                 else:
-                    look_again(queue, now, self.created_of)
+                    look_again(self._replica.state, queue, now, self.created_of)
         except DiskFull:
             # Of all queues: no work can be done before there is room.
             self._replica.state.board.next = now.store + DUE_AGAIN_MS
+
+    def do_tick(self) -> bool:
+        """Do the tick that is due first; whether there was one that could be done."""
+        state, now = self._replica.state, self._clock.now()
+        if state.calendar.first() > now.wall:
+            return False
+        outside = ticks.Outside(self.plan, self._read_body, zone, self._no_tick)
+        tick = ticks.next_tick(state, now, outside, self._clock.timer(SLICE_SECONDS))
+        if tick is None:
+            return False
+        try:
+            self.commit(tick.plan)
+        except (DiskFull, UsageError) as error:  # the second: a mistake of mq; nothing was appended
+            if entry := state.calendar.get(tick.schedule.name):
+                state.calendar.postpone(entry, now.wall + ticks.AGAIN_MS)
+            self._no_tick(tick.schedule, error)
+            return False
+        if tick.verdict.gives_up:
+            self._notes.put_down(WARNING, LEFT_OUT, self._replica.path, tick.schedule.name)
+        return True
+
+    def _read_body(self, position: int) -> tuple[int, bytes]:
+        stored = self._replica.log.read(position)
+        return records.scheduled_body(stored.flags, stored.payload)
+
+    def _no_tick(self, schedule: Schedule, why: MqError) -> None:
+        self._notes.put_down_rarely(WARNING, NO_TICK, self._replica.path, schedule.name, why)
 
     def _put_off(self, queue: QueueState, why: UsageError) -> None:
         """What falls due in *queue* cannot be done: its messages stay, and the other queues' work goes on."""

@@ -6,6 +6,7 @@
     a subscription                    SUBSCRIBE, with the id from which it counts
     a message, wherever it is         RELOCATE, with its id, attempts, receipt and times
     one that several queues hold      RELOCATE_FANOUT, once, with the same for each of them
+    a schedule                        SCHEDULE, with its times by now
 
 Where live things stand is asked of the state: `State.within` finds them, `stands_at` says where one is now.
 A new kind of live thing needs its lines in these two, in `State.positions_within`, and in `_written_again`.
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 
 from mq.delivery import fold, records
 from mq.delivery.attributes import Attributes
+from mq.delivery.calendar import Entry
 from mq.delivery.decode import check
 from mq.delivery.queue import QueueState
 from mq.delivery.records import Holder
@@ -63,6 +65,9 @@ class Keeper:
         if isinstance(what, Subscription):
             again = records.Subscribed(what.pattern, what.match, what.bound_at)
             return records.subscribe(queue.number, again)
+        if isinstance(what, Entry):
+            stored = self._replica.log.read(position)
+            return records.schedule(what.schedule, *records.scheduled_body(stored.flags, stored.payload))
         return self._message(queue, what, position)
 
     def _dedup(self, queue: QueueState, key: str) -> Draft | None:

@@ -13,6 +13,11 @@ def check_name(name: object) -> str:
     return _printable("a queue's name", "queue name", name)
 
 
+def check_schedule(name: object) -> str:
+    """The name, if it can be that of a schedule: as of a queue."""
+    return _printable("a schedule's name", "schedule name", name)
+
+
 def check_topic(name: object) -> str:
     """The name, if it can be that of a topic: as of a queue, and dotted words without `*` and `#`."""
     text = _dotted("a topic's name", "topic name", name)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from mq.delivery import records
+from mq.delivery.calendar import OVERHEAD_BYTES, Entry
 from mq.delivery.queue import QueueState
 from mq.delivery.state import State
 from mq.storage import record
@@ -37,7 +38,8 @@ UNSEEN: Final = GRANT_BYTES // record.HEADER_BYTES + 1  # messages, before the r
 FANOUT_BYTES: Final = record.HEADER_BYTES + 8  # of a fan-out at least, and 2 for each queue
 
 FREEING: Final = frozenset({
-    record.FENCE, record.CLOSED, record.HEAD, records.ACK, records.DROP, records.PURGE, records.DELETE
+    record.FENCE, record.CLOSED, record.HEAD, records.ACK, records.DROP, records.PURGE, records.DELETE,
+    records.UNSCHEDULE,
 })  # fmt: skip
 DELIVERING: Final = FREEING | {records.DELIVER, records.RENEW}
 
@@ -79,7 +81,9 @@ def cost_of(state: State, size_of: SizeOf, base: int, limit: int) -> int:
     count = cost = 0
     for part in state.look_within(base, limit):
         for queue, what in part:
-            if not isinstance(what, int):
+            if isinstance(what, Entry):
+                cost += what.size + OVERHEAD_BYTES
+            elif not isinstance(what, int):
                 cost += records.DECLARATION_BYTES
             else:
                 count += 1

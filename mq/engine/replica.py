@@ -22,6 +22,7 @@ from typing import Final
 from mq.delivery import fold, records
 from mq.delivery.backlog import Arrays, Chunk
 from mq.delivery.queue import QueueState
+from mq.delivery.schedules import NEVER
 from mq.delivery.state import State
 from mq.engine.clock import Clock
 from mq.engine.loading import Loaded, Loader, Parts
@@ -224,11 +225,25 @@ class Replica:
             raise storage_error(self.path, error) from error
 
     def show_generation(self) -> None:
-        """Put it on the page; in a turn.  Also that of a process which died before it could."""
+        """Put it on the page, and when a schedule is due; in a turn.
+
+        Also that of a process which died before it could.
+        """
         mark, generation = self.turn.mark, self.state.generation
+        tick = self.state.calendar.first() % NEVER
+        if mark[shared.TICK] != tick:
+            mark[shared.TICK] = tick
         if mark[shared.GENERATION] < generation:  # one that reads a part again knows an older one
             mark[shared.GENERATION] = generation
         self.page_is_behind = False
+
+    def expect_tick(self, when: int) -> None:
+        """Say on the page that a schedule may be due then; in a turn, before the record that says so.
+
+        So a process that dies behind that record, before it could say it, leaves no tick unseen.
+        """
+        if not 0 < self.turn.mark[shared.TICK] <= when:
+            self.turn.mark[shared.TICK] = when
 
     def keep_up(self) -> None:
         """Another process has LOCK: follow what it appends meanwhile, not so much that LOCK is missed."""

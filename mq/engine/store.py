@@ -39,6 +39,7 @@ from mq.engine.operation import operation
 from mq.engine.phase import Phase
 from mq.engine.reading import Reader
 from mq.engine.replica import Replica
+from mq.engine.scheduler import Scheduler
 from mq.engine.turn import Turn
 from mq.engine.waiters import Waiters
 from mq.errors import Closed
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SEGMENT_BYTES_MAX: Final = GROUP_BYTES_MAX  # a record, or a group of them, is never longer
+TICK_NAP_SECONDS: Final = 20e-6  # the system makes 80 of it: as long as it takes to wake a thread
 
 
 class Ways(NamedTuple):
@@ -194,6 +196,13 @@ class Store:
         # Last: its thread waits for the mutex, which a child has here, and must not have to wait for it.
         self.replica.log.owner.grown = self.maintenance.nudge
         self.maintenance.nudge()
+        if not self.exclusive or len(self.replica.state.calendar):
+            self.begin_scheduler()
+
+    def begin_scheduler(self) -> None:
+        """Have ticks come also while no operation does."""
+        if self._background:
+            self.scheduler.wake()
 
     def _begin_flusher(self) -> None:
         if self._seconds is not None:
@@ -208,13 +217,13 @@ class Store:
             self, self.replica, self.committer, self.notes, background=self._background
         )
         self.keeper = Keeper(self, self.path, background=self._background)
+        self.scheduler = Scheduler(self, self.path, self.clock, self.turn)
         self._flusher = None
 
-    def threads(self) -> list[Maintenance | Listener | Flusher | Keeper]:
+    def threads(self) -> list[Maintenance | Listener | Flusher | Keeper | Scheduler]:
         """What has a thread that uses the files."""
-        return [
-            each for each in (self._flusher, self.listener, self.maintenance, self.keeper) if each is not None
-        ]
+        every = self._flusher, self.listener, self.maintenance, self.keeper, self.scheduler
+        return [each for each in every if each is not None]
 
     def note_pressure(self) -> None:
         """The cleaner fell behind, or has caught up: a publish has more to do behind its append, or not."""
@@ -288,6 +297,28 @@ class Store:
         if self.replica.applied == before:  # else all were woken as it was applied
             self.waiters.wake_ready()
         self.waiters.ask_to_be_woken()
+
+    @operation
+    def tick(self) -> None:
+        """Do all that schedules have to do by now; called by the scheduler."""
+        with self.replica.log.failure.unheard():
+            end = 0
+            while now_at := self._do_tick():
+                end = now_at
+                if len(self.busy) > 1:  # a thread that takes the mutex again at once is always first
+                    self.disk.pause(TICK_NAP_SECONDS)
+            if self.sync_always and end:
+                self.replica.log.sync(end)
+
+    def _do_tick(self) -> int:
+        """Do the tick that is due first; where the log ends then, or 0 once none is due."""
+        with self.turn.mutex:  # a thread that closes the store says so with it held
+            return 0 if self.closed else self.turn.take(self._tick)
+
+    def _tick(self) -> int:
+        did = self.committer.do_tick()
+        self.replica.show_generation()
+        return self.replica.log.end if did else 0
 
     def wake_all(self) -> None:
         """Each thread that waits looks for itself at what changed."""

@@ -6,9 +6,9 @@
     │ key │ end │ dirty │ synced │ syncing │ failed │ head │ holder │ synced, again │
     ├─────┴───┬─┴──────┬┴────────┴┬────────┴┬───────┴────┬─┴────────┴───────────────┘
     │ waiting │ asleep │ offset   │ syncer  │ recovering │ version │ boot │ time space │ seen │
-    ├───────┬─┴──────┬─┴─────┬────┴─┬───────┴┬──────────┴─┬───────┴──────┴────────────┴──────┘
-    │ files │ origin │ epoch │ bias │ barred │ generation │  … zeros
-    └───────┴────────┴───────┴──────┴────────┴────────────┘
+    ├───────┬─┴──────┬─┴─────┬────┴─┬───────┴┬──────────┴─┬────┴─┬────┴────────────┴──────┘
+    │ files │ origin │ epoch │ bias │ barred │ generation │ tick │  … zeros
+    └───────┴────────┴───────┴──────┴────────┴────────────┴──────┘
      words 64–127: which processes wait for which queues; 128–191: which are inside without LOCK  … zeros
 
 Outside the store's lock every word is a hint, except `synced`, which only grows.  After a
@@ -61,7 +61,10 @@ BIAS: Final = 21
 BARRED: Final = 22  # a process that knows no barrier is, or was, here: no process comes in without LOCK
 # Changes with what is declared (mq/delivery/state.py): programs read it without a lock.  Written in a turn.
 GENERATION: Final = 23
-WORDS: Final = 24  # in use
+# When a schedule is due next, wall time in ms; 0: there is none.  Processes that only wait for that read it
+# without a lock.  Written in a turn.
+TICK: Final = 24
+WORDS: Final = 25  # in use
 WAITS: Final = 64  # so many words from here: of each a bit for each process that waits for one of its names
 WAITS_WORDS: Final = 64
 INSIDE: Final = 128  # from here a word for each slot: its process is inside, or looks whether it may be

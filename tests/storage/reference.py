@@ -24,6 +24,7 @@ KINDS = {
     16: "DECLARE", 17: "PUBLISH", 18: "DELIVER", 19: "ACK", 20: "NACK", 21: "RELEASE", 22: "EXTEND",
     23: "PURGE", 24: "RELOCATE", 25: "MOVE", 26: "DROP", 27: "RESCHEDULE", 28: "DELETE", 29: "DEDUP",
     30: "RENEW", 31: "FANOUT", 32: "RELOCATE_FANOUT", 33: "SUBSCRIBE", 34: "UNSUBSCRIBE", 35: "BACKFILL",
+    36: "SCHEDULE", 37: "TICK", 38: "UNSCHEDULE",
 }  # fmt: skip
 STORAGE = {"FENCE", "CLOSED", "HEAD", "LOST", "CLOCK"}
 PAYLOADS = {
@@ -31,7 +32,7 @@ PAYLOADS = {
     "DELIVER": "<QQ", "ACK": "<QI", "NACK": "<QQ",
     "RELEASE": "<Q", "EXTEND": "<QQ", "PURGE": "<Q", "RELOCATE": "<QQIBQQ", "MOVE": "<QIHQQB",
     "RESCHEDULE": "<QQ", "DEDUP": "<QQ", "RENEW": "<Q", "FANOUT": "<BH", "RELOCATE_FANOUT": "<QQHI",
-    "BACKFILL": "<H",
+    "BACKFILL": "<H", "TICK": "<QQI",
 }  # fmt: skip
 CONTINUES = 0x01
 TIMED_OUT = TIMED = DIED = 0x10
@@ -43,6 +44,7 @@ FLAGS = {
     "RELOCATE": 0x30 | ATTRIBUTED | CHANGED, "MOVE": DIED | FAILED | EXPIRED,
     "DROP": DIED | FAILED | EXPIRED | OVERFLOWED,
     "FANOUT": 0x30 | ATTRIBUTED, "RELOCATE_FANOUT": 0x30 | ATTRIBUTED, "BACKFILL": ATTRIBUTED,
+    "SCHEDULE": 0x30,
 }  # fmt: skip
 TOTALS = ("published", "acked", "failed", "expirations", "dead_lettered", "dropped")
 DECLARED: dict[str, Any] = {
@@ -51,6 +53,10 @@ DECLARED: dict[str, Any] = {
     "dedup_window": 300, "delivery": "at_least_once", "delete_when_idle": None,
     "delete_when_abandoned": None, "delay": 0, "meta": {}, "topic": False, "paused": False, "idle_until": 0,
     **dict.fromkeys(TOTALS, 0),
+}  # fmt: skip
+SCHEDULED: dict[str, Any] = {
+    "topic": False, "since": 0, "cron": None, "every": None, "tz": "UTC", "missed": "one", "last": 0,
+    "late": 0, "priority": 0, "delay_ms": None, "ttl": None, "group": None, "headers": {},
 }  # fmt: skip
 
 
@@ -270,6 +276,7 @@ class State:
 
     def __init__(self, log: Iterable[Segment]) -> None:
         self.queues: dict[int, Queue] = {}
+        self.schedules: dict[str, dict[str, Any]] = {}
         for segment in log:
             for entry in segment.entries:
                 if entry.kind not in STORAGE:
@@ -284,6 +291,10 @@ class State:
 
     def _apply(self, entry: Entry, time: int) -> None:
         lsn, kind, flags, number, _, _, fields, rest = entry
+        if kind in ("SCHEDULE", "TICK", "UNSCHEDULE"):
+            assert not number
+            self._schedule(kind, flags, fields, rest)
+            return
         queue = self._queue(number)
         message = queue.messages.get(fields[0]) if fields and "FANOUT" not in kind else None
         flies = message if message and message.receipt is not None else None
@@ -422,6 +433,19 @@ class State:
                 own = changes + length.to_bytes(4, "little") if changes else b""
                 known[id] = _relocated(facts, flags | (CHANGED if changes else 0), rest[size:] + own)
         assert at == size
+
+    def _schedule(self, kind: str, flags: int, fields: tuple[int, ...], rest: bytes) -> None:
+        match kind:
+            case "SCHEDULE":
+                said, body = _cut(rest)
+                assert said.keys() <= SCHEDULED.keys() | {"name", "queue", "next"}
+                decode: Any = (bytes, bytes.decode, msgpack.decode)[flags >> 4 & 3]
+                self.schedules[said["name"]] = SCHEDULED | said | {"body": decode(body)}
+            case "TICK":
+                if known := self.schedules.get(rest.decode()):
+                    known |= dict(zip(("next", "last", "late"), fields, strict=True))
+            case "UNSCHEDULE":
+                self.schedules.pop(rest.decode(), None)
 
     def _move(self, queue: Queue, fields: tuple[int, ...], flags: int, rest: bytes) -> None:
         id, _size, to, at, expires, length = fields

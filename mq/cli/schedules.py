@@ -1,0 +1,147 @@
+"""mq schedule, schedules, unschedule: publish again and again, list, take back."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+
+import click
+
+import mq
+from mq.cli import output
+from mq.cli.app import USAGE, Failure, command, json_option, note, store_option
+from mq.cli.publish import BadLine, parse
+from mq.engine.names import check_name, check_schedule
+from mq.storage import paths
+
+MILLISECONDS = timedelta(milliseconds=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@command(short_help="Publish a message again and again.")
+@click.argument("name")
+@click.argument("queue")
+@click.argument("message")
+@click.option("--cron", metavar="EXPRESSION", help="Minute, hour, day of the month, month, day of the week.")
+@click.option(
+    "--every", type=float, metavar="SECONDS", help="Instead: seconds between two ticks, from now on."
+)
+@click.option("--tz", default="UTC", metavar="ZONE", help="The time zone of --cron.  [default: UTC]")
+@click.option(
+    "--missed", type=click.Choice(["one", "all", "skip"]), default="one",
+    help="Ticks that came while no process had the store open: one message for all, each (1,000 at most), or"
+    " none.  [default: one]",
+)  # fmt: skip
+@click.option("--priority", type=int, default=0, help="0 to 255, higher ones first.  [default: 0]")
+@click.option(
+    "--ttl", type=float, metavar="SECONDS", help="After which a message expires that was not received."
+)
+@click.option(
+    "-a", "--as", "kind", type=click.Choice(["auto", "text", "json", "bytes"]), default="auto",
+    help="auto: a JSON object or array becomes a structure, all else is text.  json: all is JSON."
+    "  text, bytes: it is stored as it is.  [default: auto]",
+)  # fmt: skip
+@json_option
+@store_option
+def schedule(
+    name: str, queue: str, message: str, cron: str | None, every: float | None, tz: str, missed: str,
+    priority: int, ttl: float | None, kind: str, as_json: bool, store: str,
+) -> None:  # fmt: skip
+    """Publish MESSAGE to QUEUE again and again, and print when next.
+
+    The schedule NAME is durable.  Each tick is published exactly once, by whichever process has
+    the store open; this command does not stay to do it.  With the name of a schedule that is
+    there, that is changed.  The store and the queue are made if they are missing.
+
+    \b
+    mq schedule report reports '{"kind": "daily"}' --cron '30 6 * * MON-FRI' --tz Europe/Berlin
+    mq schedule beat health ping --every 10 --missed skip
+    """
+    check_schedule(name)  # before a store is made for it
+    check_name(queue)
+    try:
+        body = parse(os.fsencode(message), kind)
+    except BadLine as error:
+        raise Failure(f"{output.excerpt(message, 40)!r}: {error}", USAGE) from None
+    made = not os.path.exists(paths.format_file(store))
+    options: mq.PublishOptions = {"priority": priority}
+    if ttl is not None:
+        options["ttl"] = ttl
+    with mq.open(store) as broker:
+        if made:
+            note(f"created the store {broker.path}")
+        broker.schedule(
+            name, queue, body, cron=cron, every=every, tz=tz,
+            missed=missed,  # type: ignore[arg-type]
+            **options,
+        )  # fmt: skip
+        found = next(each for each in broker.schedules() if each.name == name)
+    if as_json:
+        _print_json(found)
+    else:
+        output.line(_instant(found.next_at))
+
+
+@command(short_help="List the schedules, and when each is due.")
+@json_option
+@store_option
+def schedules(as_json: bool, store: str) -> None:
+    """List the schedules, and when each is due next.
+
+    Writes nothing.  Works while other processes have the store open.
+
+    \b
+    mq schedules
+    mq schedules --json | jq -r 'select(.last_at == null) | .name'
+    """
+    with mq.open(store, read_only=True) as broker:
+        found = broker.schedules()
+    if as_json:
+        for each in found:
+            _print_json(each)
+    elif found:
+        header = ["schedule", "queue", "times", "next", "last"]
+        rows = [
+            [
+                each.name, each.queue, _times(each), _instant(each.next_at),
+                _instant(each.last_at) if each.last_at else "never",
+            ]
+            for each in found
+        ]  # fmt: skip
+        output.table(header, rows, left=header)
+    else:
+        note(f"{store}: no schedules; `mq schedule` makes one")
+
+
+@command(short_help="Take back a schedule.")
+@click.argument("name")
+@store_option
+def unschedule(name: str, store: str) -> None:
+    """Take back the schedule NAME.  What it has published stays.
+
+    \b
+    mq unschedule report
+    """
+    if not os.path.exists(paths.format_file(store)):
+        with mq.open(store, read_only=True):  # says what is wrong
+            pass
+    with mq.open(store) as broker:
+        if not broker.unschedule(name):
+            known = ", ".join(each.name for each in broker.schedules()[:10])
+            raise Failure(f"no schedule is called {name!r}; known: {known or 'none'}")
+
+
+def _times(each: mq.Schedule) -> str:
+    if each.every is not None:
+        return f"every {each.every:g} s"
+    return f"{each.cron} {each.tz}"
+
+
+def _instant(at: datetime) -> str:
+    return output.instant((at - EPOCH) // MILLISECONDS)
+
+
+def _print_json(each: mq.Schedule) -> None:
+    said = each._asdict() | {"next_at": _instant(each.next_at)}
+    said["last_at"] = _instant(each.last_at) if each.last_at else None
+    output.json_line(said)

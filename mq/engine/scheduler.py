@@ -1,0 +1,73 @@
+"""A thread for ticks: they come also while no operation does.
+
+    the page: when the next tick is due ──► asleep until then ──► a turn: the tick, unless another process
+                                                                  was first ──► asleep …
+
+Every operation does what is due, and a thread that waits for a message wakes for it.  This thread is for the
+time between.  Each process that has the store open has one, so that ticks come whichever of them dies or
+closes it.  A process looks at one word of the page each second, without a lock and without a system call: so
+it hears of a schedule that another process declares, and of a wall clock that is set.  It takes a turn only
+when a tick is due by that word; the process that comes first does it, and the word says so to the others.
+
+A store that no other process has open needs the thread only once there is a schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from mq.engine.background import Worker
+from mq.engine.clock import Clock
+from mq.engine.turn import Turn
+from mq.storage.shared import TICK
+
+LOOK_SECONDS: Final = 1.0  # between two looks at the page
+FAILED_SECONDS: Final = 60.0  # at most, between two attempts to do a tick that raise an error
+
+
+class Owner(Protocol):
+    """The store whose schedules these are."""
+
+    def tick(self) -> None:
+        """Do what is due; called with no lock held."""
+
+    def let_go_if_forgotten(self) -> None:
+        """Called behind each step, with no lock held."""
+
+
+class Scheduler:
+    def __init__(self, owner: Owner, path: str, clock: Clock, turn: Turn) -> None:
+        self._owner, self._clock, self._turn = owner, clock, turn
+        self.worker = Worker(
+            "mq-scheduler", path, self._step, behind=owner.let_go_if_forgotten, backoff_max=FAILED_SECONDS
+        )
+        self._seconds = [0.0]  # until the next look; the thread must not keep this object
+        self._sleep = _sleeping(self.worker, self._seconds)
+
+    def begin(self) -> None:
+        """Have a thread, if one can be had; else operations do the ticks."""
+        self.worker.start(self._sleep)
+
+    def wake(self) -> None:
+        """A schedule was declared, or moved on: look again when it is due."""
+        self.begin()
+        self.worker.ring()
+
+    def stop(self) -> None:
+        """Have the thread stop; takes no lock."""
+        self.worker.stop()
+
+    def _step(self) -> None:
+        due = self._turn.mark[TICK]
+        if due and due <= self._clock.wall_ms():
+            self._owner.tick()
+            due = self._turn.mark[TICK]
+        self._seconds[0] = LOOK_SECONDS
+        if due:
+            self._seconds[0] = min(LOOK_SECONDS, max(0.0, (due - self._clock.wall_ms()) / 1000))
+
+
+def _sleeping(worker: Worker, seconds: list[float]) -> Callable[[], None]:
+    """What the thread sleeps by."""
+    return lambda: worker.nap(seconds[0])
