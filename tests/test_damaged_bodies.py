@@ -78,6 +78,34 @@ def test_a_batch_of_nothing_else_raises(broker: Broker) -> None:
         broker.queue("a").receive_many(1, timeout=0)
 
 
+@pytest.fixture
+def grouped(tmp_path: Path) -> Broker:
+    """`a` to `d` in one group, `b` damaged, and two in another."""
+    with mq.open(tmp_path) as broker:
+        queue = broker.queue("q")
+        ids = queue.publish_many(["a", "b", "c", "d"], group="g")
+        queue.publish_many(["x", "y"], group="h")
+        damage(tmp_path, ids[1])
+        yield broker
+
+
+def test_those_behind_it_in_a_batch_of_its_group_go_back(grouped: Broker) -> None:
+    """Else they would be done before it."""
+    queue = grouped.queue("q")
+    taken = queue.receive_many(10, timeout=0, per_group=None)
+    assert [each.body for each in taken] == ["a", "x", "y"]
+    assert queue.stats()[:3] == (2, 3, 1)
+    queue.ack_many(taken)
+    assert not queue.receive_many(10, timeout=0, per_group=None)
+
+
+def test_those_behind_it_wait_if_they_would_arrive_settled(grouped: Broker) -> None:
+    queue = grouped.queue("q", delivery="at_most_once")
+    taken = queue.receive_many(10, timeout=0, per_group=None)
+    assert [each.body for each in taken] == ["a", "x", "y"]
+    assert queue.stats()[:3] == (2, 0, 1)
+
+
 def test_who_looks_is_told_and_the_counts_are_there(broker: Broker) -> None:
     """P7."""
     queue = broker.queue("a")

@@ -165,11 +165,44 @@ class Model:
                 blocked.setdefault(self.messages[id].group, []).append(id)
         return order + list(merge(*blocked.values(), key=self.rank))
 
+    def batch(self, now: tuple[int, int], limit: int, per_group: int | None) -> list[int]:
+        """What `receive_many` takes: consecutive ones of a group, in the order of their ids."""
+        order: list[int] = []
+        ended: set[str | None] = set()
+        while len(order) < limit:
+            following = [id for id in self.candidates(now, set(order)) if self.group(id) not in ended]
+            if not following:
+                break
+            id = following[0]
+            before = [
+                each for each in order if self.group(id) is not None and self.group(each) == self.group(id)
+            ]
+            if before and (
+                len(before) == per_group or id < before[-1] or self.messages[id].token is not None
+            ):
+                ended.add(self.group(id))
+            else:
+                order.append(id)
+        return order
+
+    def group(self, id: int) -> str | None:
+        return self.messages[id].group
+
+    def release_behind(self, id: int, group: str | None, spared: Container[object] = ()) -> None:
+        """*id* went back: so do those that were held together with it, behind it."""
+        for other, entry in self.messages.items():
+            if group is None or entry.group != group or other <= id:
+                continue
+            if entry.token is not None and entry.token not in spared:
+                entry.token, entry.due, entry.rests = None, 0, 0
+                entry.attempts -= 1
+
     def deliver(self, id: int, token: object, deadline: int) -> Entry:
         entry = self.messages[id]
         if entry.token is not None:
             self.failed += 1
             entry.fail("the visibility timeout passed")
+            self.release_behind(id, entry.group)
         entry.attempts += 1
         entry.token, entry.deadline, entry.due, entry.rests = token, deadline, 0, 0
         return entry
@@ -277,6 +310,9 @@ class Store(RuleBasedStateMachine):
         for name in QUEUES:
             model = self.models[name]
             for id, entry in sorted(model.messages.items()):
+                if entry.token is not None and entry.deadline <= now[0]:
+                    model.release_behind(id, entry.group)
+            for id, entry in sorted(model.messages.items()):
                 if entry.token is not None and entry.deadline > now[0]:
                     continue
                 attempts_max = model.option("max_attempts")
@@ -365,14 +401,20 @@ class Store(RuleBasedStateMachine):
             seconds = model.option("visibility_timeout") if timeout is None else timeout
             self.got(name, delivery, expected[0], int(seconds * 1000))
 
-    @rule(name=queues, limit=st.integers(1, 6))
-    def receive_many(self, name: str, limit: int) -> None:
+    @rule(
+        name=queues, limit=st.integers(1, 6), per_group=st.sampled_from([1, 2, 3, None, None]),
+        timeout=st.one_of(st.none(), seconds),
+    )  # fmt: skip
+    def receive_many(self, name: str, limit: int, per_group: int | None, timeout: float | None) -> None:
         model = self.models[name]
-        expected = [] if model.paused else model.candidates(self.now())[:limit]
-        deliveries = self.queue(name).receive_many(limit, timeout=0)
+        expected = [] if model.paused else model.batch(self.now(), limit, per_group)
+        deliveries = self.queue(name).receive_many(
+            limit, timeout=0, visibility_timeout=timeout, per_group=per_group
+        )
         assert [delivery.id for delivery in deliveries] == expected
+        held = model.option("visibility_timeout") if timeout is None else timeout
         for delivery, id in zip(deliveries, expected, strict=True):
-            self.got(name, delivery, id, int(model.option("visibility_timeout") * 1000))
+            self.got(name, delivery, id, int(held * 1000))
 
     @rule()
     def receive_from_several(self) -> None:
@@ -391,9 +433,10 @@ class Store(RuleBasedStateMachine):
     # ── settling ───────────────────────────────────────────────────────────────────
 
     def settled(
-        self, held: Held, entry: Entry, how: str, delay: float | None = 0, reason: str = "because"
-    ) -> None:
-        """What the model makes of it."""
+        self, held: Held, entry: Entry, how: str, delay: float | None = 0, reason: str = "because",
+        together: Container[object] = (),
+    ) -> None:  # fmt: skip
+        """What the model makes of it; *together*: receipts of what is settled by the same call."""
         model, now = self.models[held.queue], self.now()
         limit = model.option("max_attempts")
         if how in ("ack", "with"):
@@ -404,8 +447,11 @@ class Store(RuleBasedStateMachine):
         elif how == "reject" or (how == "nack" and limit and entry.attempts >= limit):
             model.failed += 1
             self.bury(held.queue, held.id, reason)
+            if how == "nack":
+                model.release_behind(held.id, entry.group, together)
         else:
             entry.token = None
+            model.release_behind(held.id, entry.group, together)
             if how == "nack":
                 model.failed += 1
                 entry.fail(reason)
@@ -458,8 +504,9 @@ class Store(RuleBasedStateMachine):
     )  # fmt: skip
     def settle_many(self, name: str, numbers: list[int], as_text: bool, how: str) -> None:
         claims, stale, done = [], [], set()
-        for number in numbers:
-            held, entry = self.pick(number)
+        picked = [self.pick(number) for number in numbers]
+        together = {held.receipt for held, _ in picked}
+        for held, entry in picked:
             if how == "reject" and held.queue not in LIVING:
                 continue
             ours = held.delivery is not None and held.delivery._queue._store is self.broker._store
@@ -468,7 +515,7 @@ class Store(RuleBasedStateMachine):
                 stale.append(held.id)
             else:
                 done.add(held.receipt)
-                self.settled(held, entry, how, 7)
+                self.settled(held, entry, how, 7, together=together)
         queue = self.queue(name)
         call = {
             "ack": lambda: queue.ack_many(claims),

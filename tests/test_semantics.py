@@ -244,6 +244,29 @@ def test_receive_many_holds_at_most_one_of_each_group(broker: mq.Broker) -> None
     assert [each.body for each in queue.receive_many(9)] == ["a1", "b1"]
 
 
+def test_receive_many_of_any_number_per_group_holds_a_run_until_all_are_settled(broker: mq.Broker) -> None:
+    queue = broker.queue("q")
+    queue.publish_many(["a1", "a2", "a3", "a4"], group="a")
+    first, second, third = queue.receive_many(3, per_group=None)
+    first.ack()
+    third.reject()
+    assert queue.receive_many(9, timeout=0, per_group=None) == []
+    second.nack(delay=0)
+    assert [each.body for each in queue.receive_many(9, timeout=0, per_group=None)] == ["a2", "a4"]
+
+
+def test_one_of_a_run_that_goes_back_takes_those_behind_it_with_it(broker: mq.Broker) -> None:
+    queue = broker.queue("q")
+    queue.publish_many(["a1", "a2", "a3"], group="a")
+    first, second, third = queue.receive_many(3, per_group=None)
+    first.ack()
+    second.nack(delay=0)
+    with pytest.raises(mq.StaleReceipt):
+        third.ack()
+    taken = queue.receive_many(9, per_group=None)
+    assert [(each.body, each.attempts) for each in taken] == [("a2", 2), ("a3", 1)]
+
+
 def test_receive_many_returns_as_soon_as_it_has_one(queue: mq.Queue[object]) -> None:
     assert len(queue.receive_many(100)) == 2
 

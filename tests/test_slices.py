@@ -256,3 +256,15 @@ def test_what_is_made_of_each_message_is_not_gone_through_by_garbage_collections
     state = broker._store.replica.state.named("a")
     for each in (message, *claims, state.flights[message.id]):
         assert not gc.is_tracked(each)
+
+
+def test_what_goes_back_with_several_goes_back_once(broker, commits):
+    """One record a message, however many of a batch are nacked at once."""
+    queue = broker.queue("a")
+    queue.publish_many([f"{n}" for n in range(COUNT)], group="g")
+    messages = queue.receive_many(COUNT, per_group=None)
+    broker._store.clock.timer = lambda _: lambda: False
+    commits.clear()
+    queue.nack_many(messages[:4])
+    assert commits == [COUNT]
+    assert queue.stats()[:3] == (6, 0, 4)

@@ -181,16 +181,21 @@ class Queue(Generic[T]):
         return hot.receive(self, until, visibility_timeout)
 
     def receive_many(
-        self, limit: int, timeout: float | None = None, *, visibility_timeout: float | None = None
-    ) -> list[Delivery[T]]:
+        self, limit: int, timeout: float | None = None, *, visibility_timeout: float | None = None,
+        per_group: int | None = 1,
+    ) -> list[Delivery[T]]:  # fmt: skip
         """Take up to *limit* messages: returns as soon as there is one, with all that are ready.
 
         *timeout*: seconds to wait for the first one, then the list is empty; None (the default) waits for
         ever.
         *visibility_timeout*: as for `receive`, for each of them.
 
-        At most one message of each group is taken.  A message whose body is damaged is logged and left
-        out, as a failed attempt.
+        *per_group*: how many messages of each group at most, in publish order; 1 by default; None: 1,000.
+        Those of one group are held together: its next message waits until all of them are settled.  One that
+        is acked or rejected leaves the others where they are.  One that is nacked, released or times out
+        takes back those behind it: they were not tried, their receipts are stale, and they follow it again.
+
+        A message whose body is damaged is logged and left out, as a failed attempt.
 
         Raises UsageError, Closed, and CorruptStore if the bodies of all that were taken are damaged.
         """
@@ -198,7 +203,9 @@ class Queue(Generic[T]):
         until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
         if visibility_timeout is not None:
             visibility_timeout = check_seconds("visibility_timeout", visibility_timeout)
-        return hot.receive_many(self._store, self, limit, until, visibility_timeout)
+        if per_group is not None:
+            per_group = check_count("per_group", per_group, least=1)
+        return hot.receive_many(self._store, self, limit, until, visibility_timeout, per_group)
 
     def __iter__(self) -> Iterator[Delivery[T]]:
         """Deliveries, as `receive()` takes them, until the broker is closed."""
@@ -275,8 +282,9 @@ class Queue(Generic[T]):
         """
         if delay is not None:
             delay = check_seconds("delay", delay)
-        do = settling.nacking(delay, check_reason(reason), random.random)
-        settling.settle_all(self._store, claims_of(messages, self._store), do)
+        reason, claims = check_reason(reason), claims_of(messages, self._store)
+        do = settling.nacking(delay, reason, random.random, settling.receipts(claims))
+        settling.settle_all(self._store, claims, do)
 
     def release_many(self, messages: Iterable[Delivery[Any] | Receipt]) -> None:
         """Release all that can be released, as `ack_many` acks: not tried, they are back in their places.
@@ -285,7 +293,8 @@ class Queue(Generic[T]):
 
         Raises StaleReceipt, when all others are done; UsageError, Closed.
         """
-        settling.settle_all(self._store, claims_of(messages, self._store), settling.do_release)
+        claims = claims_of(messages, self._store)
+        settling.settle_all(self._store, claims, settling.releasing(settling.receipts(claims)))
 
     def reject_many(self, messages: Iterable[Delivery[Any] | Receipt], reason: str = "") -> None:
         """Reject all that can be rejected, as `ack_many` acks: they go to the dead letters now.

@@ -50,6 +50,7 @@ class Transaction:
         self._messages: list[NewMessage] = []
         self._timeout = 0.0
         self._settling: list[tuple[Claim, Do]] = []
+        self._receipts: set[int] = set()  # of those
         self._over = False
 
     @overload
@@ -90,7 +91,7 @@ class Transaction:
         Raises UsageError.
         """
         self._check()
-        self._settling.append((claim_of(message, self._store), do_ack))
+        self._settle(claim_of(message, self._store), do_ack)
 
     def nack(self, message: Delivery[Any] | Receipt, *, delay: float | None = None, reason: str = "") -> None:
         """Nack *message*, a delivery or its receipt as text, if the transaction commits.
@@ -103,9 +104,13 @@ class Transaction:
         self._check()
         if delay is not None:
             delay = check_seconds("delay", delay)
-        self._settling.append(
-            (claim_of(message, self._store), nacking(delay, check_reason(reason), random.random))
-        )
+        reason = check_reason(reason)
+        do = nacking(delay, reason, random.random, self._receipts)
+        self._settle(claim_of(message, self._store), do)
+
+    def _settle(self, claim: Claim, do: Do) -> None:
+        self._receipts.add(claim.receipt)
+        self._settling.append((claim, do))
 
     def _check(self) -> None:
         if self._over:

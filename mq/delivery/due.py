@@ -1,7 +1,8 @@
 """Work that falls due: it is found here, and each operation does a slice of it.
 
 A message whose time to live is over is dropped, or goes to the dead letters.  A message whose
-last attempt has timed out goes to the dead letters.  A queue that is idle is deleted, if its
+last attempt has timed out goes to the dead letters.  Messages that are held together with one that has
+timed out, behind it, go back with it.  A queue that is idle is deleted, if its
 options say so.
 
 The caller of the operation asked for something else, and the operation has the store's lock: so
@@ -18,7 +19,7 @@ from typing import Final
 
 from mq.errors import UsageError
 
-from . import records
+from . import records, settle
 from .dead import move_to_dead_letters
 from .now import Now
 from .plan import Plan, Read, SizeOf
@@ -93,6 +94,13 @@ def _fill(
     expired, exhausted = queue.due_to_go(
         plan.now, SLICE // DEAD_LETTER_COST if buries or queue.timers.exhausted else SLICE
     )
+    broken = queue.timers.broken_runs(SLICE)
+    for id in broken:
+        settle.release_behind(plan, queue, id)
+        if is_late():
+            return None
+    if len(broken) == SLICE:  # there may be more: none of those behind is to die with the one before it
+        return None
     gone: list[tuple[int, int]] = []
     try:
         for id in expired:
@@ -108,9 +116,8 @@ def _fill(
         for id in exhausted:
             if is_late() and plan.drafts:
                 break
-            move_to_dead_letters(
-                plan, queue, id, plan.size_of(queue, id), records.TIMEOUT_REASON, records.FAILED
-            )
+            if queue.flights[id].receipt not in plan.released:
+                settle.die(plan, queue, id, plan.size_of(queue, id), records.TIMEOUT_REASON)
     except UsageError as error:  # no room for one more queue, or too long a name: true of all of them
         return error
     return None

@@ -1,8 +1,12 @@
-"""Groups: of each, one message at a time, in publish order.
+"""Groups: of each, one message at a time, or one batch, in publish order.
 
     "customer-7"   4711  4799  5020 …        first: the oldest that is still here, and has not expired
                      ▲
                      in flight, delayed or ready: the others wait for it, in each case
+
+    "customer-8"   4712  4713  5021 …        taken in one batch, 4712 and 4713 are held together: 5021 waits
+                     ▲     ▲                 until both are settled.  If one goes back (nacked, released,
+                     in flight               timed out), so do those behind it
 
 An id stays until it comes up and its message is gone or has expired, so settling a message costs
 nothing here.  A wall clock that is set back brings back what had expired: then the whole index is
@@ -11,6 +15,7 @@ made anew.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Container, Iterator
 from heapq import heapify, heappop, heappush, merge
 from typing import Final
@@ -19,6 +24,7 @@ from .blocks import Blocks
 from .heaps import ascending
 
 STALE_MAX: Final = 16
+NONE: Final[list[int]] = []
 
 
 class Group:
@@ -28,13 +34,15 @@ class Group:
         self._ids: list[int] = []  # a heap of those that never expire
         self._expiring: Blocks | None = None  # the others
         self.count = 0  # messages that are here
-        self.in_flight: int | None = None  # the id of the one in flight
+        # The ids of those in flight, ascending.  The first one brings a list of its own: in most groups
+        # none is in flight.
+        self.in_flight: list[int] = NONE
         self.turn: int | None = None  # the first, if `Ready` knows when it expires
 
     @property
     def alone(self) -> int | None:
         """The only one that ever joined, if it does not expire and is not in flight."""
-        return self._ids[0] if len(self._ids) == self.count == 1 and self.in_flight is None else None
+        return self._ids[0] if len(self._ids) == self.count == 1 and not self.in_flight else None
 
     def join(self, id: int, expires: int) -> None:
         self.count += 1
@@ -48,13 +56,31 @@ class Group:
     def leave(self, id: int, here: Container[int]) -> None:
         """*id* is gone; *here*: what is not, and has not expired."""
         self.count -= 1
-        if self.in_flight == id:
-            self.in_flight = None
+        self.come_back(id)
         if len(self._ids) > 2 * self.count + STALE_MAX:
             self._ids = [each for each in self._ids if each in here]
             heapify(self._ids)
         if self._expiring and self._expiring.size > 2 * self.count + STALE_MAX:
             self._expiring.sweep(here.__contains__)
+
+    def occupy(self, id: int) -> None:
+        """*id* is in flight: those that are not wait for it."""
+        if not self.in_flight:
+            self.in_flight = [id]
+            return
+        at = bisect_left(self.in_flight, id)
+        if self.in_flight[at : at + 1] != [id]:
+            self.in_flight.insert(at, id)
+
+    def come_back(self, id: int) -> None:
+        """*id* is not in flight any more."""
+        at = bisect_left(self.in_flight, id)
+        if self.in_flight[at : at + 1] == [id]:
+            del self.in_flight[at]
+
+    def behind(self, id: int) -> list[int]:
+        """Those in flight that go back if *id* does."""
+        return self.in_flight[bisect_right(self.in_flight, id) :]
 
     def first(self, here: Container[int], wall_ms: int) -> int | None:
         """The oldest of those that are *here*."""

@@ -45,6 +45,7 @@ class Plan:
         self.drafts: list[Draft] = []
         self.bytes = 0  # of the drafts' payloads
         self._new: dict[str, int] = {}  # by name, the numbers of the queues that it makes
+        self.released: set[int] = set()  # receipts: of what goes back with a message before it in its batch
         self.freed: dict[int, dict[int, int]] = {}  # by queue number: the ids that leave it, and their sizes
         self._coming: set[tuple[int, int]] = set()  # queue and id: shared messages that go to another one
         self._has_exchange = False

@@ -322,14 +322,14 @@ class QueueState:
         self.totals.failed += 1
         if flight := self._take_flight(id):
             traits = self._failing(flight.traits, Failed(at, flight.attempts, reason))
-            self._end_turn(traits)
+            self._end_turn(id, traits)
             wall, store = (0, due) if backoff else (due, 0)
             self._put_delayed(id, Delayed(wall, flight.attempts, flight.position, traits, store))
             self.mark_changed()
 
     def release(self, id: int) -> None:
         if flight := self._take_flight(id):
-            self._end_turn(flight.traits)
+            self._end_turn(id, flight.traits)
             self._put_delayed(id, Delayed(0, flight.attempts - 1, flight.position, flight.traits))
 
     def extend(self, id: int, deadline: int) -> None:
@@ -495,10 +495,10 @@ class QueueState:
             self.timers.end(flight)
         return flight
 
-    def _end_turn(self, traits: Traits) -> None:
+    def _end_turn(self, id: int, traits: Traits) -> None:
         """A message came back from a delivery: its group may go on."""
         if traits.group is not None:
-            self.ready.groups[traits.group].in_flight = None
+            self.ready.groups[traits.group].come_back(id)
 
     def reindex(self) -> None:
         """The messages were put here as they were in a checkpoint: make the indexes."""
@@ -521,11 +521,16 @@ class QueueState:
             self.moment.plain_until = timers.next_store
         return self.waiting.head
 
-    def heads(self, now: Now, limit: int) -> list[int]:
-        """The ids that are delivered next at *now*, at most *limit*, in order: one of a group."""
+    def heads(self, now: Now, limit: int, per_group: int | None = 1) -> list[int]:
+        """The ids that are delivered next at *now*, at most *limit*, in order, and *per_group* of a group."""
         if self.timers.is_due(now):
             self.timers.advance(now)
-        return self.ready.heads(limit)
+        return self.ready.heads(limit, per_group)
+
+    def behind(self, id: int) -> list[int]:
+        """The messages that are held together with *id*, which is in flight, and go back if it does."""
+        group = self.flights[id].traits.group
+        return [] if group is None else self.ready.groups[group].behind(id)
 
     def seconds_to_next(self, now: Now) -> float | None:
         """How long until a deadline passes or a delay ends; None if there is none."""

@@ -7,7 +7,8 @@
       heaps: a heap for each priority    5020 …   7   11 …   those that came back, whose delay
       blocks: those that expire                              is over, or whose turn in their
                          ▲                                   group has come
-         what timers.py finds due        groups: the first of each, if none of it is in flight
+         what timers.py finds due        groups: the first of each, if none of it is in flight;
+                                         else the first of those, once it has timed out
 
 A rank is the id, less 2⁶⁴ for each step of priority: smaller is earlier.  Entries of the index may be
 out of date; they are checked against the messages when they come up.
@@ -16,7 +17,7 @@ out of date; they are checked against the messages when they come up.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush, merge
 from itertools import filterfalse, islice
 from typing import Final
@@ -29,6 +30,7 @@ from .moment import ID, Moment
 from .traits import LEVELS, PLAIN, Delayed, Flight, Traits
 
 AGES_SHARE: Final = 4  # entries of `_ages` for each message: beyond that it is made anew when it is asked for
+HELD_TOGETHER_MAX: Final = 1000  # messages of one group in a batch: they may all go back at once
 STALE_MAX: Final = 64  # entries that may be out of date before an index is swept
 
 
@@ -145,8 +147,15 @@ class Ready:
 
     def occupy(self, name: str, id: int) -> None:
         """A message of the group is in flight: the others wait for it."""
-        self.groups[name].in_flight = id
+        self.groups[name].occupy(id)
         self._blocked.add(name)
+
+    def run_of(self, flight: Flight) -> list[int] | None:
+        """The messages that are held together, *flight* among them, in order; None if it is alone."""
+        if flight.traits.group is None:
+            return None
+        run = self.groups[flight.traits.group].in_flight
+        return run if len(run) > 1 else None
 
     def promote(self, name: str) -> None:
         """It may be the turn of another one in this group."""
@@ -155,7 +164,13 @@ class Ready:
             del self.groups[name]
             self._blocked.discard(name)
             return
-        first = group.first(self._present, self._moment.wall) if group.in_flight is None else None
+        if group.in_flight:
+            self._blocked.add(name)
+            held = group.in_flight[0]
+            if self.is_ready(held):  # it timed out while another one was before it
+                self.push(held, self._flights[held].traits)
+            return
+        first = group.first(self._present, self._moment.wall)
         entry = self._delayed.get(first) if first is not None else None
         if first is None or entry is None:
             self._blocked.add(name)
@@ -222,10 +237,22 @@ class Ready:
             return first & ID
         return best
 
-    def heads(self, limit: int) -> list[int]:
-        """The ids that are delivered next, at most *limit*, in order: one of a group."""
+    def heads(self, limit: int, per_group: int | None = 1) -> list[int]:
+        """The ids that are delivered next, at most *limit*, in order.
+
+        *per_group*: so many of a group at most, those behind the first in the order of their ids; None: as
+        many as may be held together.
+        """
         if self.is_plain():
             return self._waiting.first(limit)
+        firsts = self._firsts(limit)
+        if per_group == 1 or not self.groups:
+            return firsts
+        most = min(per_group or HELD_TOGETHER_MAX, HELD_TOGETHER_MAX)
+        return self._in_turn(firsts, limit, most, self._may_follow)
+
+    def _firsts(self, limit: int) -> list[int]:
+        """`heads`, one of a group."""
         wall = self._moment.wall
         self._heaps.first(self.is_ready)  # what is out of date before them is dropped
         self._blocks.first(wall, self.is_ready)
@@ -242,8 +269,24 @@ class Ready:
         found = self.heads(limit)
         if not self.groups:
             return found
-        ranks = [self.rank(id) for id in found]
+        order = self._in_turn(found, limit, None, lambda id, following: self._is_waiting(following))
+        done = set(order)
+        # Of those whose first is listed, one in the middle may be early.
+        names = {*self._blocked, *(name for id in order if (name := self.traits(id).group) is not None)}
+        blocked = [filterfalse(done.__contains__, self._members(name)) for name in names]
+        order += islice(merge(*blocked, key=self.rank), limit - len(order))
+        return order
+
+    def _in_turn(
+        self, firsts: list[int], limit: int, most: int | None, may_follow: Callable[[int, int], bool]
+    ) -> list[int]:  # fmt: skip
+        """*firsts*, and what follows them in their groups, *most* of each, in the order of one by one.
+
+        *may_follow* is given a message, and the next of its group.
+        """
+        ranks = [self.rank(id) for id in firsts]
         members: dict[str, Iterator[int]] = {}
+        counts: dict[str, int] = {}
         order: list[int] = []
         done: set[int] = set()
         while ranks and len(order) < limit:
@@ -251,16 +294,21 @@ class Ready:
             order.append(id)
             done.add(id)
             group = self.traits(id).group
-            if group is not None:
-                if group not in members:
-                    members[group] = self.groups[group].members(self._present, self._moment.wall)
-                following = next((each for each in members[group] if each not in done), None)
-                if following is not None and self._is_waiting(following):
-                    heappush(ranks, self.rank(following))
-        names = {*self._blocked, *members}  # in the latter one in the middle may be early
-        blocked = [filterfalse(done.__contains__, self._members(name)) for name in names]
-        order += islice(merge(*blocked, key=self.rank), limit - len(order))
+            if group is None:
+                continue
+            counts[group] = counts.get(group, 0) + 1
+            if counts[group] == most:
+                continue
+            if group not in members:
+                members[group] = self.groups[group].members(self._present, self._moment.wall)
+            following = next((each for each in members[group] if each not in done), None)
+            if following is not None and may_follow(id, following):
+                heappush(ranks, self.rank(following))
         return order
+
+    def _may_follow(self, id: int, following: int) -> bool:
+        """Whether it may be held together with *id*, behind it."""
+        return following > id and following in self._delayed and self._is_waiting(following)
 
     def oldest(self, count: int) -> list[int]:
         """The *count* oldest ids that are not in flight."""
@@ -302,6 +350,19 @@ class Ready:
 
     def is_ready(self, id: int) -> bool:
         """Whether an entry beside the lanes holds."""
+        if not self._is_waiting(id):
+            return False
+        group = self.traits(id).group
+        return group is None or self._is_first(group, id)
+
+    def _is_first(self, name: str, id: int) -> bool:
+        group = self.groups[name]
+        if group.in_flight:
+            return group.in_flight[0] == id
+        return group.first(self._present, self._moment.wall) == id
+
+    def _is_waiting(self, id: int) -> bool:
+        """Whether it is neither early nor in flight, and has not expired."""
         moment = self._moment
         if flight := self._flights.get(id):
             return (
@@ -310,18 +371,7 @@ class Ready:
                 and not moment.has_expired(flight)
             )
         entry = self._delayed.get(id)
-        if entry is None or not moment.is_waiting(entry):
-            return False
-        group = entry.traits.group
-        return group is None or self._is_first(group, id)
-
-    def _is_first(self, name: str, id: int) -> bool:
-        group = self.groups[name]
-        return group.in_flight is None and group.first(self._present, self._moment.wall) == id
-
-    def _is_waiting(self, id: int) -> bool:
-        entry = self._delayed.get(id)
-        return entry is not None and self._moment.is_waiting(entry)
+        return entry is not None and moment.is_waiting(entry)
 
     def _members(self, name: str) -> Iterator[int]:
         """Those of the group that are neither in flight, early nor expired, in order."""

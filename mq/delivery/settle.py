@@ -1,11 +1,16 @@
 """What becomes of deliveries: ack, nack, reject, release, extend.
 
 Each function plans one record, for a delivery that is the current one.
+
+Messages of a group that were taken in one batch are held together.  One that leaves (acked, rejected)
+leaves the others where they are.  One that goes back (nacked, released, timed out) takes those behind it
+with it, each by a RELEASE: else they would be done before it.  So does one that is nacked for the last time
+and dies: its receiver does not know which time is the last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from . import records
 from .dead import move_to_dead_letters
@@ -26,12 +31,15 @@ def ack(plan: Plan, queue: QueueState, id: int, size: int) -> None:
 
 def nack(
     plan: Plan, queue: QueueState, id: int, size: Callable[[], int], delay: float | None, reason: str,
-    chance: float,
+    chance: float, spared: Container[int] = (),
 ) -> None:  # fmt: skip
-    """Again after *delay* seconds, or a backoff (*chance* is its spread); or dead, if that was the last."""
+    """Again after *delay* seconds, or a backoff (*chance* is its spread); or dead, if that was the last.
+
+    *spared*: receipts of those that do not go back with it, for they are settled by themselves.
+    """
     attempts = queue.flights[id].attempts
     if attempts >= queue.moment.attempts_max:
-        move_to_dead_letters(plan, queue, id, size(), reason, records.FAILED)
+        die(plan, queue, id, size(), reason, spared)
         return
     due, backoff = 0, False
     if delay is None:
@@ -41,20 +49,43 @@ def nack(
     elif delay:
         due = plan.now.wall + int(delay * 1000)
     plan.add(*records.nack(queue.number, id, due, plan.now.store, reason, backoff=backoff))
+    release_behind(plan, queue, id, spared)
+
+
+def die(
+    plan: Plan, queue: QueueState, id: int, size: int, reason: str, spared: Container[int] = ()
+) -> None:  # fmt: skip
+    """The last attempt has failed: the message goes to the dead letters, and those behind it go back."""
+    move_to_dead_letters(plan, queue, id, size, reason, records.FAILED)
+    release_behind(plan, queue, id, spared)
 
 
 def give_up(plan: Plan, queue: QueueState, id: int, due: int) -> None:
     """The delivery has timed out, and is still the current one: again at *due*, wall time."""
     at = queue.flights[id].deadline
     plan.add(*records.nack(queue.number, id, due, at, records.TIMEOUT_REASON))
+    release_behind(plan, queue, id)
 
 
 def reject(plan: Plan, queue: QueueState, id: int, size: int, reason: str) -> None:
     move_to_dead_letters(plan, queue, id, size, reason, records.FAILED)
 
 
-def release(plan: Plan, queue: QueueState, id: int) -> None:
+def release(plan: Plan, queue: QueueState, id: int, spared: Container[int] = ()) -> None:
+    """*spared*: as for `nack`."""
     plan.add(*records.release(queue.number, id))
+    release_behind(plan, queue, id, spared)
+
+
+def release_behind(plan: Plan, queue: QueueState, id: int, spared: Container[int] = ()) -> None:
+    """What is held together with *id*, behind it, goes back too: not tried."""
+    for other in queue.behind(id):
+        receipt = queue.flights[other].receipt
+        if receipt in plan.released:  # and so are all others behind that one
+            return
+        if receipt not in spared:
+            plan.released.add(receipt)
+            plan.add(*records.release(queue.number, other))
 
 
 def extend(plan: Plan, queue: QueueState, id: int, seconds: float | None) -> int:

@@ -29,7 +29,7 @@ from .heaps import ascending
 from .moment import Moment
 from .now import Now
 from .ready import STALE_MAX, Ready
-from .traits import Delayed, Flight
+from .traits import PLAIN, Delayed, Flight
 
 STALE_SHARE: Final = 4  # entries that are looked at for each that is wanted
 
@@ -38,8 +38,8 @@ class Timers:
     """The dicts are the queue's own, which changes them."""
 
     __slots__ = (
-        "_added", "_delayed", "_expires_in_flight", "_flights", "_is_stale", "_moment", "_next_wall",
-        "_ready", "_remembered", "_watched", "alarm", "backing_off", "deadlines", "dues", "early",
+        "_added", "_delayed", "_flights", "_is_stale", "_moment", "_next_wall", "_ready", "_remembered",
+        "_watched", "_work_at_deadlines", "alarm", "backing_off", "broken", "deadlines", "dues", "early",
         "exhausted", "exhausted_count", "expiries", "next_store", "overdue", "returns", "timed_out",
     )  # fmt: skip
 
@@ -67,7 +67,10 @@ class Timers:
         self.timed_out = 0  # deliveries that have, exhausted or not
         self.backing_off = 0  # of those, how many are to be tried again, and not yet
         self.early = 0  # delayed messages whose delay, or backoff, is not over
-        self._expires_in_flight = False  # some delivery is of a message that expires
+        # Some deadline is work for whichever process comes by: of a message that expires, or of one that is
+        # held together with others of its group.
+        self._work_at_deadlines = False
+        self.broken: dict[str, None] = {}  # groups of which several are in flight, and one has timed out
         dues, expiries, deadlines = [], [], []
         for id, entry in self._delayed.items():
             traits, early = entry.traits, moment.is_early(entry)
@@ -89,12 +92,14 @@ class Timers:
         self.expiries.restart(expiries)
         for id, flight in self._flights.items():
             if flight.traits.group is not None:
-                ready.join(flight.traits.group, id, flight.traits.expires).in_flight = id
-            if flight.deadline > moment.store:
-                deadlines.append((flight.deadline, id))
-                self._expires_in_flight = self._expires_in_flight or flight.traits.expires > 0
-            else:
+                ready.join(flight.traits.group, id, flight.traits.expires).occupy(id)
+        for id, flight in self._flights.items():  # by now it is known which are held together
+            if flight.deadline <= moment.store:
                 self._time_out(id, flight)
+                continue
+            deadlines.append((flight.deadline, id))
+            if flight.traits.expires or ready.run_of(flight):
+                self._work_at_deadlines = True
         self.deadlines = Agenda(deadlines)  # when a delivery times out, store time; the id
         ready.promote_all()
         self._set_bounds()
@@ -154,13 +159,20 @@ class Timers:
         self.deadlines.add(deadline, id)
         if deadline < self.next_store:
             self._come_due(deadline)
-        if flight.traits.expires:
-            self._expires_in_flight = True
-            self.alarm.at_store(deadline)
+        if flight.traits is not PLAIN and (when := self._work_at(flight)):
+            self._work_at_deadlines = True
+            self.alarm.at_store(when)
         elif flight.attempts >= self._moment.attempts_max:
             self.alarm.at_store(deadline)
         if not self._watched % STALE_MAX:
             self._sweep_deadlines()
+
+    def _work_at(self, flight: Flight) -> int:
+        """When it is work for whichever process comes by that *flight* times out; 0: never."""
+        if run := self._ready.run_of(flight):
+            # Perhaps at the deadline of the other one of two: when that began, it was alone.
+            return min(flight.deadline, *(self._flights[id].deadline for id in (run[0], run[-1])))
+        return flight.deadline if flight.traits.expires else 0
 
     def watch_run(self, ids: Sequence[int], deadline: int) -> None:
         """`watch` for first attempts, of messages that do not expire; their *deadline* is to come."""
@@ -196,6 +208,9 @@ class Timers:
         """The delivery has timed out."""
         self.timed_out += 1
         moment = self._moment
+        if flight.traits.group is not None and self._ready.run_of(flight):
+            self.broken[flight.traits.group] = None
+            self.alarm.at_store(0)
         if flight.attempts >= moment.attempts_max:
             self.exhausted_count += 1
             self.exhausted.append(id)
@@ -420,6 +435,23 @@ class Timers:
         exhausted = dict.fromkeys(id for id in rest if self.is_exhausted(id))
         return list(expired), list(exhausted)
 
+    def broken_runs(self, limit: int) -> list[int]:
+        """Up to *limit* deliveries that have timed out, with others behind that go back; after `advance`."""
+        found: list[int] = []
+        whole: list[str] = []  # by now
+        for name in self.broken:
+            if len(found) == limit:
+                break
+            run = self._ready.groups[name].in_flight if name in self._ready.groups else []
+            late = next((id for id in run[:-1] if self._flights[id].deadline <= self._moment.store), None)
+            if late is None:
+                whole.append(name)
+            else:
+                found.append(late)
+        for name in whole:
+            del self.broken[name]
+        return found
+
     def _gather_expired(self, limit: int) -> None:
         """Have up to *limit* of those that have expired in `overdue`; a few times as many are looked at."""
         agenda = self.expiries.agenda
@@ -439,9 +471,9 @@ class Timers:
             self.alarm.at_wall(0)
         elif expiry:
             self.alarm.at_wall(expiry[0])
-        if self.exhausted:
+        if self.exhausted or self.broken:
             self.alarm.at_store(0)
-        elif self._expires_in_flight or self._moment.attempts_max != NEVER:
+        elif self._work_at_deadlines or self._moment.attempts_max != NEVER:
             deadline = self._first_deadline()
             if deadline is not None:
                 self.alarm.at_store(deadline)

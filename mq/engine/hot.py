@@ -31,7 +31,7 @@ from threading import get_ident
 from typing import Final
 
 from mq.delivery import records
-from mq.delivery.records import ACK, ATTRIBUTED, DELIVER, FANOUT, PUBLISH, TIMED_OUT
+from mq.delivery.records import ACK, ATTRIBUTED, DELIVER, FANOUT, PUBLISH
 from mq.delivery.traits import PLAIN
 from mq.engine import receiving
 from mq.engine.bodies import more_of
@@ -224,12 +224,13 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
                         log = replica.log
                         if state.delivery_needs_plan and options.delivery == "at_most_once":
                             settled = receiving.arrive_settled(queue, state, [id], now)
+                        elif id in state.flights:  # it has timed out
+                            (flight,) = receiving.take(store, state, [id], ms, deadline).flights
+                            receipt = flight.receipt
                         else:
-                            # A flight that is taken again has timed out.
-                            flags = TIMED_OUT if id in state.flights else 0
                             payload = PACK_DELIVER(id, deadline)
-                            receipt = log.append(ms, DELIVER, flags, state.number, payload)
-                            flight = state.deliver(id, receipt, deadline, flags)
+                            receipt = log.append(ms, DELIVER, 0, state.number, payload)
+                            flight = state.deliver(id, receipt, deadline, 0)
                             replica.applied = log.end
                             assert flight
                         if store.waiters.asleep:  # only this thread was woken: it wakes the next for the rest
@@ -281,9 +282,13 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
 
 @operation
 def receive_many(
-    store: Store, queue: Handle[D], limit: int, until: float | None, visibility_timeout: float | None
+    store: Store, queue: Handle[D], limit: int, until: float | None, visibility_timeout: float | None,
+    per_group: int | None,
 ) -> list[D]:  # fmt: skip
-    """Take up to *limit* messages as soon as there is one; none once *until* has come, monotonic seconds."""
+    """Take up to *limit* messages as soon as there is one; none once *until* has come, monotonic seconds.
+
+    *per_group*: how many of each group at most; None: any number.
+    """
     turn, replica, channel = store.turn, store.replica, queue._channel
     sleeper: Sleeper | None = None
     taken, deliveries = NOTHING, []
@@ -299,7 +304,7 @@ def receive_many(
                     if now.store >= replica.state.board.next:
                         store.committer.do_due()
                     state = channel.state
-                    ids = state.heads(now, limit) if state and not state.paused else []
+                    ids = state.heads(now, limit, per_group) if state and not state.paused else []
                     if state is not None and state.delivery_needs_plan:
                         receiving.renew(store, state, now)
                     if not ids:
@@ -317,7 +322,7 @@ def receive_many(
                         if options.delivery == "at_most_once":
                             settled = receiving.arrive_settled(queue, state, ids, now)
                         else:
-                            taken = receiving.take(store, state, ids, now, deadline)
+                            taken = receiving.take(store, state, ids, now.store, deadline)
                         if channel.armed:
                             channel.taken(now)
                         if store.waiters.asleep:

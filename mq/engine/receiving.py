@@ -23,7 +23,7 @@ from mq.delivery.traits import PLAIN, Flight
 from mq.engine.bodies import more_of
 from mq.engine.channel import Channel
 from mq.engine.handle import D, Handle
-from mq.engine.settling import Claim, do_release, nacking, settle_within
+from mq.engine.settling import Claim, nacking, receipts, releasing, settle_within
 from mq.engine.store import Store
 from mq.errors import CorruptStore, MqError, StorageError, UsageError
 from mq.notes import WARNING
@@ -43,16 +43,21 @@ class Flying(NamedTuple):
 NOTHING: Final = Flying((), ())
 
 
-def take(store: Store, state: QueueState, ids: list[int], now: Now, deadline: int) -> Flying:
+def take(store: Store, state: QueueState, ids: list[int], ms: int, deadline: int) -> Flying:
     """Deliver *ids*, in one write; called in a turn.  Not decoded first: see the head of hot.py."""
     runs = [(flags, run[at : at + RUN_MAX]) for flags, run in _alike(state, ids) for at in _starts(run)]
-    count = len(runs)
-    receipts = store.replica.log.append_columns(
-        now.store, [records.DELIVER] * count, [flags for flags, _ in runs], [state.number] * count,
-        [records.encode_deliveries(run, deadline) for _, run in runs],
+    # One that has timed out is delivered again: what is held together with it goes back, if it has not yet.
+    back = [other for flags, run in runs if flags for id in run for other in state.behind(id)]
+    payloads = [records.RELEASE_PAYLOAD.pack(other) for other in back]
+    payloads += [records.encode_deliveries(run, deadline) for _, run in runs]
+    positions = store.replica.log.append_columns(
+        ms, [records.RELEASE] * len(back) + [records.DELIVER] * len(runs),
+        [0] * len(back) + [flags for flags, _ in runs], [state.number] * len(payloads), payloads,
     )  # fmt: skip
+    for other in back:
+        state.release(other)
     flights: list[Flight | None] = []
-    for receipt, (flags, run) in zip(receipts, runs, strict=True):
+    for receipt, (flags, run) in zip(positions[len(back) :], runs, strict=True):
         flights += state.deliver_run(run, receipt, deadline, flags)
     store.replica.applied = store.replica.log.end
     assert all(flights), "a message that was next was not there"
@@ -88,6 +93,7 @@ def read_all(queue: Handle[D], state: QueueState, taken: Flying) -> list[D]:
     store = queue._store
     deliveries: list[D] = []
     damage: StorageError | None = None
+    gone_back: dict[str | None, int] = {}  # by group: a damaged one, with which those behind it went back
     ids, flights = taken
     positions = [each.position for each in flights]
     reader, at = store.replica.log.reader, 0
@@ -111,9 +117,18 @@ def read_all(queue: Handle[D], state: QueueState, taken: Flying) -> list[D]:
             set_aside(store, queue._channel, id, flight.receipt, error)
             store.notes.put_down(WARNING, UNDELIVERABLE, queue.name, id, error)
             damage = error
+            gone_back.setdefault(flight.traits.group, id)
             continue
         if stored:
             deliveries.append(_whole(queue._delivery(queue, id, flight, *stored, None)))
+    gone_back.pop(None, None)
+    if gone_back:
+        groups = [each._flight.traits.group for each in deliveries]
+        deliveries = [
+            each
+            for each, group in zip(deliveries, groups, strict=True)
+            if group not in gone_back or each.id < gone_back[group]
+        ]
     if damage and not deliveries:
         raise damage
     return deliveries
@@ -132,7 +147,7 @@ def _whole(delivery: D) -> D:
 
 def set_aside(store: Store, channel: Channel, id: int, receipt: int, error: StorageError) -> None:
     """No caller can be handed this body: if that is its own fault, the others get their turn."""
-    do = nacking(None, DAMAGED, random.random) if isinstance(error, CorruptStore) else do_release
+    do = nacking(None, DAMAGED, random.random) if isinstance(error, CorruptStore) else releasing()
     with suppress(MqError):  # stale, closed, failed: then it times out, or another receiver has it
         settle_within(store, [Claim(None, channel, id, receipt)], do)
 
@@ -154,14 +169,20 @@ def arrive_settled(queue: Handle[D], state: QueueState, ids: Sequence[int], now:
     plan = store.committer.plan()
     deliveries: list[D] = []
     damaged: dict[int, CorruptStore] = {}
+    groups: set[str] = set()  # of those: what is behind waits
     for id in ids:
         position, traits, attempts = state.position(id), state.traits(id), state.attempts(id) + 1
         assert position is not None
+        if traits.group in groups:
+            continue
         try:
             stored = store.replica.log.read(position)
         except CorruptStore as error:
             damaged[id] = error
+            groups |= {traits.group} if traits.group is not None else set()
             continue
+        if id in state.flights:  # it has timed out, before the queue was at most once
+            settle.release_behind(plan, state, id)
         created_ms, published = records.published_of(
             stored.kind, stored.flags, stored.time_ms, stored.payload
         )  # fmt: skip
@@ -173,7 +194,7 @@ def arrive_settled(queue: Handle[D], state: QueueState, ids: Sequence[int], now:
         deliveries.append(delivery)
     damage = None
     if damaged:
-        taken = take(store, state, list(damaged), now, now.store)
+        taken = take(store, state, list(damaged), now.store, now.store)
         failed = store.committer.plan()
         for id in taken.ids:
             with suppress(UsageError):  # its dead letters have nowhere to go: it stays until they have
@@ -228,4 +249,4 @@ def give_back(store: Store, channel: Channel, taken: Iterable[tuple[int, int]]) 
     """
     claims = [Claim(None, channel, id, receipt) for id, receipt in taken]
     with suppress(MqError, MemoryError):
-        settle_within(store, claims, do_release)
+        settle_within(store, claims, releasing(receipts(claims)))

@@ -10,7 +10,7 @@ message, whichever receiver holds it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from itertools import repeat
 from operator import length_hint
@@ -188,13 +188,21 @@ def do_ack(plan: Plan, queue: QueueState, claim: Claim) -> None:
     settle.ack(plan, queue, claim.id, claim.size(plan, queue))
 
 
-def do_release(plan: Plan, queue: QueueState, claim: Claim) -> None:
-    settle.release(plan, queue, claim.id)
+def receipts(claims: Iterable[Claim]) -> set[int]:
+    return {claim.receipt for claim in claims}
 
 
-def nacking(delay: float | None, reason: str, chance: Callable[[], float]) -> Do:
+def releasing(together: Container[int] = ()) -> Do:
+    """*together*: the receipts of all that one call settles, so that none of them goes back with another."""
+    return lambda plan, queue, claim: settle.release(plan, queue, claim.id, together)
+
+
+def nacking(
+    delay: float | None, reason: str, chance: Callable[[], float], together: Container[int] = ()
+) -> Do:  # fmt: skip
+    """*together*: as for `releasing`."""
     return lambda plan, queue, claim: settle.nack(
-        plan, queue, claim.id, lambda: claim.size(plan, queue), delay, reason, chance()
+        plan, queue, claim.id, lambda: claim.size(plan, queue), delay, reason, chance(), together
     )
 
 

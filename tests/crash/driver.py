@@ -13,7 +13,8 @@ whether the failure stays, closes, and opens again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,13 @@ class Driver:
             dying = {self.history.bodies.get(id) for id in exhausted}
             gone = [body for body in last if body in dying]
             step = model.both(step, model.moved(name, gone, f"{name}.dead"))
+            flying = {
+                body: each for id, each in queue.flights.items() if (body := self.history.bodies.get(id))
+            }
+            late = [body for body, each in flying.items() if each.deadline <= store.clock.now().store]
+            firsts = {self._group(body): body for body in sorted(late, key=model.number, reverse=True)}
+            for body in firsts.values():
+                step = model.both(step, self._back(name, body, 0, flying))
 
         def call(broker: Broker) -> None:
             store = broker._store
@@ -314,20 +322,20 @@ class Driver:
 
         self._do("fall_due()", step, call)
 
-    def take(self, name: str, limit: int = 0) -> None:
+    def take(self, name: str, limit: int = 0, *, per_group: int = 1) -> None:
         """Receive one, or up to *limit* as a batch."""
         if self._skip() or self._broker is None:
             return
         # What it will be is only known to the library; the order it comes in is checked
         # against the model, and so the model knows which it must be.
-        head = self._ready(name)[: limit or 1]
+        head = self._ready(name, per_group)[: limit or 1]
         got: list[Delivery[Any]] = []
         begun = self.disk.calls
 
         def call(broker: Broker) -> None:
             queue = broker.queue(name)
             if limit:
-                got.extend(queue.receive_many(limit, timeout=0))
+                got.extend(queue.receive_many(limit, timeout=0, per_group=per_group))
             else:
                 one = queue.receive(timeout=0)
                 got.extend([one] if one else [])
@@ -339,19 +347,39 @@ class Driver:
 
         taken = model.tried(name, head, +1)
         # A call that fails for want of descriptors gives that one back.
-        perhaps = [model.both(taken, model.tried(name, [body], -1)) for body in head]
+        perhaps = [model.both(taken, self._back(name, body, among=head)) for body in head]
+        # One that the disk would not read has failed an attempt; and those behind it were not tried.
+        if per_group > 1:
+            perhaps += [model.both(taken, self._back(name, body, 0, head)) for body in head]
         self._do(f"take({name!r}, {limit or 1})", taken, call, perhaps=perhaps if self.disk.faulty else ())
         self.held.extend((name, each) for each in got)
 
-    def _ready(self, name: str) -> list[bytes]:
+    def _back(
+        self, name: str, body: bytes, by: int = -1, among: Iterable[bytes] | None = None
+    ) -> model.Step:  # fmt: skip
+        """*body* goes back, and with it those of its group behind it, *among* those in flight."""
+        group, step = self._group(body), model.tried(name, [body], by)
+        if group is None:
+            return step
+        flying = self._bodies(name, "in_flight") if among is None else among
+        behind = [
+            each for each in flying if self._group(each) == group and model.number(each) > model.number(body)
+        ]
+        self.held = [(queue, each) for queue, each in self.held if each.raw not in behind]
+        return model.both(step, model.tried(name, behind, -1))
+
+    def _group(self, body: bytes) -> str | None:
+        return self.history.said.get(body, (0, None))[1]
+
+    def _ready(self, name: str, per_group: int = 1) -> list[bytes]:
         """What may be received now: all that the model has, but for what is in flight or delayed."""
         away = self._bodies(name, "in_flight") | self._bodies(name, "delayed")
-        said, busy, found = self.history.said, set(), []
+        said, busy, found = self.history.said, Counter[str | None](), []
         for body, _ in self.history.now[0].get(name, model.NEW)[1]:
             priority, group = said.get(body, (0, None))
-            if body not in away and (group is None or group not in busy):
+            if body not in away and (group is None or busy[group] < per_group):
                 found.append((-priority, len(found), body))
-            busy.add(group)  # one of a group at a time
+            busy[group] += per_group if body in away else 1  # those behind one that is away wait for it
         return [body for *_, body in sorted(found)]
 
     def _bodies(self, name: str, state: State) -> set[bytes]:
@@ -381,12 +409,13 @@ class Driver:
     def nack(self, delay: float = 0.0, *, last: bool = False) -> None:
         """*last*: of the attempts that the queue gives it."""
         for name, each in self._settling(1):
-            step = model.moved(name, [each.raw], f"{name}.dead") if last else model.unchanged
+            back = self._back(name, each.raw, 0)
+            step = model.both(back, model.moved(name, [each.raw], f"{name}.dead")) if last else back
             self._do(f"nack({delay})", step, lambda _, each=each: each.nack(delay=delay))
 
     def release(self) -> None:
         for name, each in self._settling(1):
-            step = model.tried(name, [each.raw], -1)
+            step = self._back(name, each.raw)
             self._do(f"release({name!r})", step, lambda _, each=each: each.release())
 
     def extend(self, seconds: float = 60.0) -> None:

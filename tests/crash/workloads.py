@@ -485,6 +485,27 @@ def grouped(d: Driver) -> None:
     d.take("a", 2)
 
 
+def batched_groups(d: Driver) -> None:
+    """Several of a group are held together, and go back together, whichever process opens the store."""
+    d.open(sync="never")
+    d.publish("a", 6, group_name="g")
+    d.publish("a", 4, group_name="h", priority=7)
+    d.take("a", 6, per_group=3)
+    d.ack()
+    d.take("a", 6, per_group=3)  # nothing: of both groups some are held
+    d.maintain()
+    d.reopen()
+    d.take("a", 6, per_group=3)
+    d.sleep(40)
+    d.fall_due()
+    d.take("a", 6, per_group=3)
+    d.nack()
+    d.release()
+    d.reopen(from_log=True)
+    d.take("a", 6, per_group=3)
+    d.ack(3)
+
+
 def upgrading(d: Driver) -> None:
     """A store that an older mq closed."""
     d.inherit("recovered")
@@ -517,7 +538,7 @@ WORKLOADS: dict[str, Workload] = {
         cleaning, unsynced_cleaning, unsynced_closing, checkpoints, sleeping,
         ordering, dying, out_of_time, idling, expiring, publishing_once, transforming,
         arriving_settled, keeping_meta, asking_again, remembering, remembering_without_reading, moving,
-        grouped, upgrading, upgrading_what_was_killed,
+        grouped, batched_groups, upgrading, upgrading_what_was_killed,
     )
 }  # fmt: skip
 
