@@ -23,7 +23,7 @@ from threading import get_ident
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
-from fakes import QuickDisk, open_on
+from fakes import QuickDisk, maintaining, open_on
 
 import mq
 from mq.delivery import records
@@ -180,7 +180,7 @@ class Rival:
 
 def _release_nothing(broker: mq.Broker) -> None:
     store = broker._store
-    with store.maintaining() as (log, now_ms, _):
+    with maintaining(store) as (log, now_ms, _):
         if names := sorted(store.replica.state.names()):
             number = store.replica.state.named(names[0]).number
             log.append(now_ms, records.RELEASE, 0, number, records.RELEASE_PAYLOAD.pack(1))

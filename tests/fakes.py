@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mq.api.broker import Broker
 from mq.engine.store import Store
 from mq.storage import shared
 from mq.storage.disk import Disk
+from mq.storage.log import Log
 from mq.storage.real_disk import RealDisk
 
 
@@ -64,6 +67,24 @@ class QuickDisk(RealDisk):
 
     def sync_directory(self, path: str) -> None:
         pass
+
+
+@contextmanager
+def maintaining(store: Store) -> Iterator[tuple[Log, int, int]]:
+    """`Store.maintain`, of which the test is the function."""
+    within = threading.get_ident() in store.busy
+    try:
+        store.busy.add(threading.get_ident())
+        with store.turn.mutex:
+            try:
+                store.turn.enter_with_lock()
+                yield store.replica.log, store.clock.store_ms(), store.replica.epoch
+                store.replica.applied = store.replica.log.end
+            finally:
+                store.turn.leave()
+    finally:
+        if not within:
+            store.busy.discard(threading.get_ident())
 
 
 def open_on(

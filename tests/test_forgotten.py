@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import open_on
+from fakes import maintaining, open_on
 
 import mq
 from mq.engine.store import Store
@@ -268,7 +268,7 @@ def test_two_that_are_forgotten_while_each_others_threads_work_wait_for_neither(
     barrier = threading.Barrier(2)
 
     def work(own: int) -> None:
-        with stores[own].maintaining():
+        with maintaining(stores[own]):
             barrier.wait(PATIENCE)
             stores[1 - own].closing.forget()
         stores[own].let_go_if_forgotten()

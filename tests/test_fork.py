@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 import forking
 import pytest
 from bytecodes import HERE
-from fakes import QuickDisk, open_on
+from fakes import QuickDisk, maintaining, open_on
 from forking import PATIENCE, Forking, ForksInMemory, watched
 
 import mq
@@ -470,7 +470,7 @@ class Holder(threading.Thread):
         assert self._inside.wait(PATIENCE)
 
     def run(self) -> None:
-        with self._store.maintaining():
+        with maintaining(self._store):
             self._inside.set()
             assert self._let_go.wait(PATIENCE)
 

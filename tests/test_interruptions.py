@@ -427,6 +427,38 @@ def test_a_rotation_struck_at_any_bytecode(tmp_path):
     assert at > 200, "nothing was struck"
 
 
+def test_maintenance_that_is_struck_holds_no_lock_while_its_error_is_kept(tmp_path):
+    """A handler raises where a context manager is left; in the `except` block its frames are still there."""
+
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        nonlocal left
+        if event == "call" and frame.f_code.co_filename.endswith("contextlib.py"):
+            left -= 1
+            if not left:
+                raise KeyboardInterrupt
+
+    for at in itertools.count(1):
+        scene, kept, left = Scene(tmp_path / str(at)), None, at
+        scene.queue.publish_many([bytes(100)] * 9)
+        scene.queue.ack_many(scene.queue.receive_many(5))
+        store, before = scene.broker._store, sys.gettrace()
+        try:
+            sys.settrace(interrupt)
+            store.maintenance.compact()
+        except KeyboardInterrupt as error:
+            kept = error
+        finally:
+            sys.settrace(before)
+        assert_free(scene.broker)
+        assert not store.busy, at
+        scene.others.publish("after")
+        if kept is None:
+            break
+        del kept
+        scene.close()
+    assert at > 10, "nothing was struck"
+
+
 def test_a_close_struck_at_any_bytecode(tmp_path):
     """Called once more, it is closed; the other one goes on, and is alone then.  At each second bytecode."""
     for at in itertools.count(1, 2):

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from bytecodes import at_each_bytecode
-from fakes import FakeClock, QuickDisk, open_on
+from fakes import FakeClock, QuickDisk, maintaining, open_on
 
 import mq
 
@@ -315,7 +315,7 @@ def test_a_waiting_receiver_that_is_interrupted_hands_on_what_it_was_woken_for(t
         inside, leave = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with store.maintaining():
+            with maintaining(store):
                 inside.set()
                 os.kill(os.getpid(), signal.SIGALRM)
                 assert leave.wait(PATIENCE)

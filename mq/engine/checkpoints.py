@@ -7,17 +7,20 @@ A checkpoint is a cache: without one, opening takes longer, and nothing else.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Final
 
 import msgspec
 
 from mq.delivery import snapshot
+from mq.delivery.snapshot import Frozen
 from mq.engine.replica import Replica
 from mq.errors import StorageError
 from mq.notes import WARNING, Notes
 from mq.storage import checkpoint, paths
 from mq.storage.cleaner import Turn
 from mq.storage.explain import explain
+from mq.storage.log import Log
 from mq.storage.memory_disk import MEMORY
 from mq.storage.recovery import Start
 
@@ -68,18 +71,10 @@ class Checkpoints:
         packs_there = set(checkpoint.positions(replica.disk, self._path, "ids"))
         if not replica.turn.exclusive:
             # A checkpoint of another process does not keep what only we knew where to find.
-            with self._turn():
-                pass  # be as far as that checkpoint, which this process may not have followed to yet
+            # Be as far as that checkpoint, which this process may not have followed to yet.
+            self._turn(lambda *_: None)
             replica.keep_only(lambda place: place[0] in packs_there)
-        with self._turn() as (log, now_ms, _):
-            log.watch.stand()
-            replica.disk.make_directory(self._path)  # as a cache, it may be deleted at any time
-            marker = log.append_head(now_ms, log.head)
-            # The same, if the state was read anew since: then nothing is missing.
-            if not replica.turn.exclusive:
-                replica.state.keep_only(lambda place: place[0] in packs_there)
-            start = Start(log.end, log.segments[-1].base, marker, log.reader.checksum(marker), log.head)
-            frozen = snapshot.freeze(replica.state)
+        log, now_ms, start, frozen = self._turn(partial(self._freeze, packs_there))
         pack = checkpoint.Pack(start.position)
         state, packs, saved = snapshot.encode(frozen, pack.add, self._let_others_run)
         replica.checkpoint_at = start.position
@@ -94,6 +89,18 @@ class Checkpoints:
         with replica.turn.mutex:
             for held, kept in saved:
                 held.keep(kept)
+
+    def _freeze(self, packs: set[int], log: Log, now_ms: int, epoch: int) -> tuple[Log, int, Start, Frozen]:
+        """Where the state stands in the log now, and a copy of it; *packs* are those that are on the disk."""
+        replica = self._replica
+        log.watch.stand()
+        replica.disk.make_directory(self._path)  # as a cache, it may be deleted at any time
+        marker = log.append_head(now_ms, log.head)
+        # Once more, for the state may have been read anew since; else nothing is missing.
+        if not replica.turn.exclusive:
+            replica.state.keep_only(lambda place: place[0] in packs)
+        start = Start(log.end, log.segments[-1].base, marker, log.reader.checksum(marker), log.head)
+        return log, now_ms, start, snapshot.freeze(replica.state)
 
     def _let_others_run(self) -> None:
         """Let the other threads have the interpreter: they ask for it only when they have waited for 5 ms."""

@@ -155,12 +155,14 @@ class Cleaning:
 
     def look(self) -> bool:
         """Whether there is something to clean.  On a full disk, also in the segment that is in use."""
-        with self._turn() as (log, now_ms, _):
-            if log.reserve.full:
-                return self._look_on_full_disk(log, now_ms)
-            self.measure()
-            self._shrink_reserve(log)
-            return self.is_due()
+        return self._turn(self._look)
+
+    def _look(self, log: Log, now_ms: int, _: int) -> bool:
+        if log.reserve.full:
+            return self._look_on_full_disk(log, now_ms)
+        self.measure()
+        self._shrink_reserve(log)
+        return self.is_due()
 
     def _look_on_full_disk(self, log: Log, now_ms: int) -> bool:
         if not self.is_due():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from mq.delivery.state import State
 from mq.engine.cleaning import Cleaning
@@ -10,6 +11,7 @@ from mq.engine.replica import Replica
 from mq.errors import DiskFull
 from mq.storage import paths
 from mq.storage.cleaner import Turn
+from mq.storage.log import Log
 from mq.storage.segment import Scan, is_zero
 
 
@@ -18,26 +20,30 @@ def compact(turn: Turn, replica: Replica, cleaning: Cleaning, progress: Callable
 
     Raises what stands in the way.
     """
-    with turn() as (log, now_ms, _):
-        begin, limit = log.head, garbage_upto(replica)
-        if limit == log.segments[-1].limit:
-            log.rotation.roll(now_ms)  # the segment in use can be cleaned once another is
+    begin, limit = turn(partial(_begin, replica))
     while replica.log.head < limit:
         progress(replica.log.head - begin, limit - begin)
-        _require_room(turn, cleaning)
+        turn(partial(_require_room, cleaning))
         cleaning.clean()
     progress(limit - begin, limit - begin)
 
 
-def _require_room(turn: Turn, cleaning: Cleaning) -> None:
+def _begin(replica: Replica, log: Log, now_ms: int, epoch: int) -> tuple[int, int]:
+    """Where the log begins, and where the last segment that is cleaned ends."""
+    begin, limit = log.head, garbage_upto(replica)
+    if limit == log.segments[-1].limit:
+        log.rotation.roll(now_ms)  # the segment in use can be cleaned once another is
+    return begin, limit
+
+
+def _require_room(cleaning: Cleaning, log: Log, now_ms: int, epoch: int) -> None:
     """DiskFull, saying how much is missing, if what lives in the oldest segment cannot be copied."""
-    with turn() as (log, _, _):
-        if not cleaning.copies_fit():
-            raise DiskFull(
-                log.reader.path(log.segments[0]),
-                f"about {cleaning.cost():,} bytes live here and are written again before its room returns,"
-                " but the disk has not so much: free as much, or receive and ack, then try again",
-            )
+    if not cleaning.copies_fit():
+        raise DiskFull(
+            log.reader.path(log.segments[0]),
+            f"about {cleaning.cost():,} bytes live here and are written again before its room returns,"
+            " but the disk has not so much: free as much, or receive and ack, then try again",
+        )
 
 
 def garbage_upto(replica: Replica) -> int:

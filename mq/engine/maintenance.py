@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from mq.engine.background import Worker
 from mq.engine.checkpoints import CHECKPOINT_BYTES, Checkpoints
@@ -31,6 +31,8 @@ from mq.storage.explain import explain
 from mq.storage.locks import LOCK_SECONDS
 from mq.storage.log import Log
 
+T = TypeVar("T")
+
 WAY_SECONDS: Final = 5.0  # a publisher on a full disk cleans for so long
 FULL_REST_SECONDS: Final = 0.01  # between two looks of the thread
 CLOSING_BYTES: Final = 64 << 10  # of log at close: less is read again as quickly
@@ -40,8 +42,8 @@ CLOSING_SECONDS: Final = 1.0  # for cleaning at close
 class Owner(Protocol):
     """The store that is maintained."""
 
-    def maintaining(self) -> AbstractContextManager[tuple[Log, int, int]]:
-        """The store's lock for a slice of maintenance: the log, the time, and the state's epoch."""
+    def maintain(self, do: Callable[[Log, int, int], T], /) -> T:
+        """Run *do*, a slice of maintenance, in a turn with LOCK: given log, time, and the state's epoch."""
 
     def alone_cleaning(self, seconds: float = ...) -> AbstractContextManager[bool]:
         """Whether no other process cleans or writes a checkpoint; it gets so many *seconds* to end."""
@@ -59,9 +61,9 @@ class Maintenance:
     ) -> None:  # fmt: skip
         self._owner, self._replica, self._notes, self._background = owner, replica, notes, background
         self.cleaning = Cleaning(
-            owner.maintaining, replica, committer.size_of, notes, owner.note_pressure, background=background
+            owner.maintain, replica, committer.size_of, notes, owner.note_pressure, background=background
         )
-        self.checkpoints = Checkpoints(owner.maintaining, replica, notes, background=background)
+        self.checkpoints = Checkpoints(owner.maintain, replica, notes, background=background)
         self.worker = Worker("mq-maintenance", replica.path, self._step, behind=owner.let_go_if_forgotten)
         self.working = threading.RLock()  # two at once would each drop the oldest segment
 
@@ -149,7 +151,7 @@ class Maintenance:
                 raise StorageError(
                     self._replica.path, "another process has been cleaning for long; try again later"
                 )
-            compact(self._owner.maintaining, self._replica, self.cleaning, progress)
+            compact(self._owner.maintain, self._replica, self.cleaning, progress)
 
     # ── closing ────────────────────────────────────────────────────────────────────
 

@@ -13,8 +13,9 @@ The child of a fork comes by here too, when it first uses the store: mq/engine/c
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, suppress
-from typing import Final, Protocol
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, Protocol, TypeVar
 
 from mq.delivery import records
 from mq.delivery.decode import refusals
@@ -38,6 +39,8 @@ from mq.storage.segment import epoch_of
 from mq.storage.shared import END, FAILED
 from mq.storage.standing import Standing, Trouble
 
+T = TypeVar("T")
+
 COPIED: Final = (
     "%s: a copy of a store, or restored from one (`mark` is not the file that it was made as): what is whole"
     " in its log is taken, up to position %d, and receipts from before it was copied are not valid here"
@@ -54,8 +57,8 @@ class Owner(Protocol):
     listener: Listener
     maintenance: Maintenance
 
-    def turn_of_sync(self) -> AbstractContextManager[None]:
-        """For a sync: no thread and no process appends meanwhile, and all that others did is known."""
+    def turn_of_sync(self, do: Callable[[], T]) -> T:
+        """Run *do*, for a sync: no thread and no process appends meanwhile; all that others did is known."""
 
     def lose(self, trouble: Trouble) -> None:
         """The files are not, or not only, this store's: nothing is done to them any more."""

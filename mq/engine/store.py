@@ -233,35 +233,33 @@ class Store:
     def _miss_flusher(self) -> None:
         self.wait_after_publish = True
 
-    @contextmanager
-    def maintaining(self) -> Iterator[tuple[Log, int, int]]:
-        """The store's lock for a slice of maintenance: the log, the time, and the state's epoch."""
+    def maintain(self, do: Callable[[Log, int, int], T], /) -> T:
+        """Run *do*, a slice of maintenance, in a turn with LOCK: given the log, the time, the state's epoch.
+
+        It may be a part of an operation of this thread, but not of a turn.
+        """
         me, busy = get_ident(), self.busy
-        within = me in busy  # it is a part of an operation of this thread
+        within = me in busy
         try:
             busy.add(me)
-            with self.turn.mutex:
-                if self.turn.gone:
-                    raise Closed(f"{self.path}: {self.closed_why}")
-                try:
-                    self.turn.enter_with_lock()
-                    yield self.replica.log, self.clock.store_ms(), self.replica.epoch
-                    self.replica.applied = self.replica.log.end
-                finally:
-                    self.turn.leave()
+            if self.turn.gone:  # also where a close was interrupted before it said so
+                self._refuse()
+            return self.turn.take_with_lock(partial(self._maintain, do))
         finally:
             if not within:
                 busy.discard(me)
 
-    @contextmanager
-    def turn_of_sync(self) -> Iterator[None]:
-        """For a sync: no thread and no process appends meanwhile, and all that others did is known."""
+    def _maintain(self, do: Callable[[Log, int, int], T]) -> T:
+        done = do(self.replica.log, self.clock.store_ms(), self.replica.epoch)
+        self.replica.applied = self.replica.log.end
+        return done
+
+    def turn_of_sync(self, do: Callable[[], T]) -> T:
+        """Run *do*, for a sync: no thread and no process appends meanwhile; all that others did is known."""
         # A sync inside a turn of this thread: the threads of mq have the mutex only in one, when they sync.
         if self.turn.mutex._is_owned():  # type: ignore[attr-defined]
-            yield
-            return
-        with self.maintaining():
-            yield
+            return do()
+        return self.maintain(lambda *_: do())
 
     @contextmanager
     def alone_cleaning(self, seconds: float = 0.0) -> Iterator[bool]:

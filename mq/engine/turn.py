@@ -7,8 +7,8 @@
     leave     let the others come in
 
 `take` runs a function in a turn, `look` one that changes nothing, and `take_with_lock` one that asks which
-other processes are here.  Nothing else writes these steps out but the operations of a microsecond or two
-(publish, receive, ack and their batches), and they are the same there:
+other processes are here, or a slice of maintenance.  Nothing else writes these steps out but the operations
+of a microsecond or two (publish, receive, ack and their batches), and they are the same there:
 
     with turn.mutex:
         try:
@@ -18,10 +18,11 @@ other processes are here.  Nothing else writes these steps out but the operation
             turn.leave()
 
 These are functions, and no context manager.  A signal's handler may raise where CPython begins a function
-written in Python, so also at the first line of an `__exit__`, and LOCK would stay held.  `leave` is one call
-of C in a `finally`, in the frame that entered: nothing can come between.  And a turn in which another writer
-was first (Conflict: a log that is not kept by a lock) is run again, which the body of a `with` cannot be.
-So what `take` runs leaves nothing behind but in the log, until its append.
+written in Python, so also at the first line of an `__exit__`, and LOCK would stay held: of a generator, for
+as long as the error is kept.  `leave` is one call of C in a `finally`, in the frame that entered: nothing can
+come between.  And a turn in which another writer was first (Conflict: a log that is not kept by a lock) is
+run again, which the body of a `with` cannot be.  So what `take` runs leaves nothing behind but in the log,
+until its append.
 """
 
 from __future__ import annotations

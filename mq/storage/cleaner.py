@@ -17,20 +17,24 @@ is written again, and takes note of its new place.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from .log import Log
+from .segment import Segment
 from .tail import Draft
 
+T = TypeVar("T")
 Token = TypeVar("Token")
 
 SLICE_RECORDS: Final = 128  # re-appended under one hold of the lock: one or two milliseconds
 SLICE_BYTES: Final = 1 << 20
 SPARE_SEGMENTS: Final = 8  # each crash leaves one, however little is in it
 
-Turn = Callable[[], AbstractContextManager[tuple[Log, int, int]]]
-"""Takes the store's lock, and gives the log, the time, and how often the state was read anew."""
+
+class Turn(Protocol):
+    def __call__(self, do: Callable[[Log, int, int], T], /) -> T:
+        """Run *do* with the store's lock: given the log, the time, and how often the state was read anew."""
 
 
 class Keeper(Protocol[Token]):
@@ -58,31 +62,39 @@ def clean(turn: Turn, keeper: Keeper[Token], rest: Callable[[], None]) -> int:
 
     Holds the lock a slice at a time and calls *rest* in between.
     """
-    with turn() as (log, _, epoch):
-        if len(log.segments) < 2:
-            return 0
-        oldest = log.segments[0]
-    parts = keeper.within(oldest.base, oldest.limit)
-    while True:
-        with turn() as (_, _, now_epoch):
-            if now_epoch != epoch:  # the state was read anew: what *parts* speaks of is gone
-                return 0
-            part = next(parts, None)
-        if part is None:
-            break
-        while part:
-            with turn() as (_, now_ms, now_epoch):
-                if now_epoch != epoch:
-                    return 0
-                del part[: _move(log, keeper, part, oldest.base, oldest.limit, now_ms)]
-            rest()
-    with turn() as (_, now_ms, now_epoch):
-        if now_epoch != epoch:
-            return 0
-        log.append_head(now_ms, oldest.limit)
-        end = log.end
-    log.sync(end)
-    return log.trim(oldest.limit)
+    if not (begun := turn(_oldest)):
+        return 0
+    log, oldest, epoch = begun
+    base, limit = oldest.base, oldest.limit
+    parts = keeper.within(base, limit)
+
+    def take(do: Callable[[int], T]) -> T:
+        def run(_: Log, now_ms: int, now_epoch: int) -> T:
+            if now_epoch != epoch:
+                raise _ReadAnew
+            return do(now_ms)
+
+        return turn(run)
+
+    try:
+        while (part := take(lambda _: next(parts, None))) is not None:
+            while part:
+                del part[: take(partial(_move, log, keeper, part, base, limit))]
+                rest()
+        take(lambda now_ms: log.append_head(now_ms, limit))
+    except _ReadAnew:
+        return 0
+    log.sync(log.end)
+    return log.trim(limit)
+
+
+class _ReadAnew(Exception):
+    """The state was read anew: what `within` spoke of is gone."""
+
+
+def _oldest(log: Log, now_ms: int, epoch: int) -> tuple[Log, Segment, int] | None:
+    """What is cleaned: None if there is only the segment that is written to."""
+    return (log, log.segments[0], epoch) if len(log.segments) > 1 else None
 
 
 def _move(

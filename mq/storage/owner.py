@@ -7,7 +7,6 @@ the end that says so, nothing of the store is called.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from .standing import Standing, Trouble
@@ -29,6 +28,10 @@ def _nothing_of(trouble: Trouble) -> None:
     pass
 
 
+def _run(do: Callable[[], object]) -> object:
+    return do()
+
+
 @dataclass
 class Owner:
     """The defaults are for a log that no other process and no other thread has."""
@@ -38,8 +41,8 @@ class Owner:
     refusable: frozenset[int] = frozenset()  # kinds that may not use the room kept back
     may_map: bool = False  # what is appended may be copied to the file, where it is mapped
     standing: Standing | None = None  # tells whether the files are still the store's
-    turn: Callable[[], AbstractContextManager[object]] = nullcontext
-    """Takes the turn, if this thread does not have it: no thread and no process appends meanwhile."""
+    turn: Callable[[Callable[[], object]], object] = _run
+    """Runs a function in a turn, if this thread has none: no thread and no process appends meanwhile."""
 
     grown: Callable[[], None] = _nothing
     """Called when room was reserved, or could not be: perhaps there is something to clean.

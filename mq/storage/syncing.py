@@ -13,8 +13,6 @@ import os
 import threading
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from mq.errors import Closed, StorageError, StoreFailed
@@ -73,8 +71,7 @@ class Syncing:
         except Doubt:
             doubt = True
         if doubt:
-            with self._turn():
-                self.commit.wait(upto)
+            self._wait_in_turn(upto)
         # Perhaps another process synced it, which cannot know where this one wrote it.
         tail = self._tail
         try:
@@ -93,20 +90,25 @@ class Syncing:
             error = storage_error(self._tail.directory, error)
         return StoreFailed(self._tail.directory, f"{IN_THE_LOG}: {getattr(error, 'reason', error)}")
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(self._tail.owner.turn())
-            except StoreFailed:
-                raise
-            except UNSURE as error:
-                raise self._unsure(error) from error
+    def _wait_in_turn(self, upto: int) -> None:
+        """StoreFailed, which leaves the outcome open, if the turn is not to be had."""
+        entered = False
+
+        def wait() -> None:
+            nonlocal entered
+            entered = True
             try:
                 self._in_turn = threading.get_ident()
-                yield
+                self.commit.wait(upto)
             finally:
                 self._in_turn = 0
+
+        try:
+            self._tail.owner.turn(wait)
+        except UNSURE as error:
+            if entered or isinstance(error, StoreFailed):
+                raise
+            raise self._unsure(error) from error
 
     def sync_now(self) -> None:
         """One thread of this process at a time, and one process of all."""

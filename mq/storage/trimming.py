@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from mq.errors import StorageError
 
 from . import paths
@@ -23,12 +25,14 @@ class Trimming:
         the turn: on some file systems it takes a millisecond to unlink a MiB.
         """
         tail = self._tail
-        with tail.owner.turn():
-            self._watch.stand()
-            self.drop_before(before)
-            if tail.fd >= 0:
-                tail.mark[HEAD] = tail.head
+        tail.owner.turn(partial(self._drop, before))
         return self._unlink_before(min(before, tail.head))
+
+    def _drop(self, before: int) -> None:
+        self._watch.stand()
+        self.drop_before(before)
+        if self._tail.fd >= 0:
+            self._tail.mark[HEAD] = self._tail.head
 
     def drop_before(self, head: int) -> None:
         """What lived in the segments before *head* was moved, perhaps by another process, which unlinks them.

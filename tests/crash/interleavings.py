@@ -547,8 +547,8 @@ def another_goes_on_elsewhere_while_one_has_the_segment_mapped(stage: Stage) -> 
     """It gives back what was reserved, and finds no room for another segment; or one just reads there."""
 
     def roll(actor: Actor) -> None:
-        with suppress(DiskFull), actor._broker()._store.maintaining() as (log, now_ms, _):
-            log.rotation.roll(now_ms)
+        with suppress(DiskFull):
+            actor._broker()._store.maintain(lambda log, now_ms, _: log.rotation.roll(now_ms))
 
     with (
         mock.patch.object(rotation, "ALLOCATE_BYTES", 8 * PAGE_BYTES),

@@ -156,8 +156,8 @@ BUGS = (
     Bug("the page has its name before it is whole", "mq.storage.shared:make_mark", "disk.sync(fd)", "pass",
         "closing settling timeouts"),
     # ── giving space back, checkpoints ─────────────────────────────────────────────
-    Bug("a segment goes before its messages are synced", "mq.storage.cleaner:clean", "log.sync(end)", "pass",
-        "cleaning"),
+    Bug("a segment goes before its messages are synced", "mq.storage.cleaner:clean", "log.sync(log.end)",
+        "pass", "cleaning"),
     Bug("declarations do not move", "mq.engine.keeper:Keeper._written_again",
         "return records.declare(queue.number, declaration_of(queue))", "return None", "cleaning"),
     Bug("attempts do not move", "mq.delivery.records:relocate",

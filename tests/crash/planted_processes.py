@@ -185,7 +185,7 @@ BUGS = (
         "definitions, two publish and take"),
     # ── cleaning ───────────────────────────────────────────────────────────────────
     Bug("the cleaner does not look again", "mq.storage.cleaner:clean",
-        "log.append_head(now_ms, oldest.limit)", "log.append_head(now_ms, log.end)", "two clean, cleaning"),
+        "log.append_head(now_ms, limit)", "log.append_head(now_ms, log.end)", "two clean, cleaning"),
     Bug("a follower does not read anew when a segment is gone", REPLICA + "_apply",
         "except (FileNotFoundError, recovery.StaleCheckpoint):", "except recovery.StaleCheckpoint:",
         "far behind"),

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fakes import maintaining
 from faults import EIO, GO_ON, Faulty, Image, failing
 from logfiles import IDENTITY
 from opened import NOW, SEGMENT_BYTES, bodies, open_on
@@ -231,7 +232,7 @@ def test_who_writes_again_after_a_death_in_a_sync_has_the_lock(inside):
     one._store.turn.mark[shared.SYNCING] = one._store.replica.log.end
     store = third._store
     faulty.hook = look
-    with store.maintaining() as (log, _, _):
+    with maintaining(store) as (log, _, _):
         if inside:
             log.sync(log.end)
     log.sync(log.end)
@@ -261,14 +262,14 @@ def test_a_leader_in_doubt_does_not_wait_for_a_thread_that_follows_it():
         plain()
 
     log.syncing._wait_to_sync = wait_for_a_follower  # type: ignore[method-assign]
-    with store.maintaining():
+    with maintaining(store):
         log.append(int(NOW * 1000), KIND, 0, 1, b"")
         end = log.end
     store.turn.mark[shared.SYNCING] = end
     leader = threading.Thread(target=log.sync, args=(end,), daemon=True)
     leader.start()
     assert leading.wait(10)
-    with store.maintaining():
+    with maintaining(store):
         log.sync(end)
         assert log.synced == end
     leader.join(10)
@@ -283,7 +284,7 @@ def test_a_turn_that_is_not_to_be_had_leaves_the_outcome_open(monkeypatch):
     other.queue("a").publish(b"said to be open")
     monkeypatch.setattr(locks, "LOCK_SECONDS", 1e-9)
     log = other._store.replica.log
-    with other._store.maintaining():
+    with maintaining(other._store):
         log.append(int(NOW * 1000), KIND, 0, 1, b"")
     other._store.replica.applied = log.end
     log.mark[shared.SYNCING] = log.end
@@ -468,7 +469,7 @@ def test_a_head_that_another_process_repeats_while_its_segment_is_dropped_costs_
 
     def sync_and_be_followed(upto: int) -> None:
         plain(upto)
-        with other._store.maintaining() as (others, now_ms, _):
+        with maintaining(other._store) as (others, now_ms, _):
             others.append_head(now_ms, others.head)  # as who joins does before it appends
 
     monkeypatch.setattr(log, "sync", sync_and_be_followed)
