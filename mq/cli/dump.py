@@ -21,6 +21,7 @@ from mq.cli.publication import published_at
 from mq.delivery import records
 from mq.delivery.decode import NotUnderstood, decode
 from mq.delivery.records import Facts
+from mq.delivery.state import EXCHANGE
 from mq.storage import paths, record
 from mq.storage.disk import Disk
 from mq.storage.look import Found, Gap, Run, found_in
@@ -70,9 +71,27 @@ def facts(found: Found, names: _Names, skew_ms: int) -> Facts:
     except (struct.error, NotUnderstood):
         return {"unreadable": "it says what this mq does not know; upgrade mq"}
     at = records.Times(output.instant, lambda ms: output.instant(ms + skew_ms))
-    said = {"message": found.lsn} if found.kind in records.NEW else {}
+    is_new = found.kind in records.NEW or found.kind == records.RELOCATE  # which may be a copy
+    said = {"message": found.lsn} if is_new else {}
     said |= known.describe(found.flags, event, at)
-    return said | {"to": names.at(said["to"], found.lsn)} if found.kind == records.MOVE else said
+    return said | _named(found, said, names)
+
+
+def _named(found: Found, said: Facts, names: _Names) -> Facts:
+    """Those of the facts that are numbers of queues: as names."""
+    if found.kind == records.MOVE:
+        return {"to": names.at(said["to"], found.lsn)}
+    if found.kind == records.FANOUT:
+        retained = {"retained": names.at(said["retained"], found.lsn)} if "retained" in said else {}
+        return {"queues": [names.at(number, found.lsn) for number in said["queues"]]} | retained
+    if found.kind == records.RELOCATE_FANOUT:
+        return {"held": [each | {"queue": names.at(each["queue"], found.lsn)} for each in said["held"]]}
+    return {"topic": names.at(said["topic"], found.lsn)} if found.kind == records.BACKFILL else {}
+
+
+def _queues_in(said: Facts) -> list[str]:
+    """The queues that a record of several names."""
+    return [*said.get("queues", ()), *(each["queue"] for each in said.get("held", ()))]
 
 
 def body(found: Found) -> bytes | None:
@@ -133,7 +152,7 @@ class _Names:
 
     def at(self, number: int, lsn: int) -> str:
         """The name in force at *lsn*, else the next one that queue gets, else what the library calls it."""
-        if not number:  # of no queue
+        if number == EXCHANGE:
             return ""
         said = self._said.get(number, [])
         after = bisect_right(said, lsn, key=lambda each: each[0])
@@ -189,7 +208,8 @@ class _Wanted:
         else:
             picked = stretch.events()
         if self.known and self.queue is not None:
-            picked = [event for event in picked if event[3] in self.numbers]
+            numbers = self.numbers | {EXCHANGE}  # records of several queues
+            picked = [event for event in picked if event[3] in numbers]
         return [event for event in picked if event[1] in kinds] if by_kind else picked
 
 
@@ -238,9 +258,11 @@ class _Dump:
     def _look_at(self, each: Segment, item: Found, name: str) -> None:
         asked = self._asked
         asked.there = asked.there or name == asked.queue
-        wanted = asked.queue in (None, name) and (not asked.kinds or kind_name(item.kind) in asked.kinds)
+        wanted = not asked.kinds or kind_name(item.kind) in asked.kinds
+        wanted = wanted and (asked.queue in (None, name) or item.kind in records.OF_THE_STORE)
         if wanted or not asked.known:
             said = facts(item, self._names, each.skew_ms)
+            wanted = wanted and (asked.queue in (None, name) or asked.queue in _queues_in(said))
             about = asked.message is None or _is_about(said, asked.message)
             asked.known = asked.known or about
             if wanted and about:
@@ -358,7 +380,11 @@ def _text(item: Found, said: Facts) -> str:
     for name, value in said.items():
         if name == "messages":
             parts.append(f"message{'' if len(value) == 1 else 's'} {', '.join(map(str, value))}")
-        elif name not in ("name", "options") and value not in ("", item.lsn):
+        elif name == "queues":
+            parts.append(f"to {', '.join(value) or 'no queue'}")
+        elif name == "held":
+            parts += [" ".join([each["queue"], each["place"]]) for each in value]
+        elif name not in ("name", "options", "times") and value not in ("", item.lsn):
             parts.append(f"{name.replace('_', ' ')} {value!r}" if name == "reason" else f"{name} {value}")
     raw = body(item)
     if raw is not None:

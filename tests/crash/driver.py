@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,40 @@ class Driver:
             history.returned.add(body)
 
         self._do(f"publish_once({name!r}, {key!r}, {waits})", model.once(name, body), call, syncs=waits)
+
+    def subscribe(self, name: str, pattern: str = "#") -> None:
+        if not self._skip():
+            step = model.subscribe(name, pattern, gets=True)
+            self._do(
+                f"subscribe({name!r}, {pattern!r})", step,
+                lambda broker: broker.queue(name).subscribe(pattern), syncs=True,
+            )  # fmt: skip
+
+    def unsubscribe(self, name: str, pattern: str = "#") -> None:
+        if not self._skip():
+            step = model.subscribe(name, pattern, gets=False)
+            self._do(
+                f"unsubscribe({name!r}, {pattern!r})", step,
+                lambda broker: broker.queue(name).unsubscribe(pattern), syncs=True,
+            )  # fmt: skip
+
+    def fan_out(self, *, size: int = 0, **options: Any) -> None:
+        """To a topic that fits every pattern."""
+        if self._skip():
+            return
+        history = self.history
+        body = make_body(len(history.published), size, self._dot)
+        history.published[body] = ""
+        if options:
+            history.said[body] = options.get("priority", 0), options.get("group")
+
+        def call(broker: Broker) -> None:
+            found = broker.topic("t").publish(body, **options)
+            self._learn(found, body)
+            if any(declared[2] for declared, _ in history.now[0].values()):
+                history.returned.add(body)
+
+        self._do(f"fan_out({len(body)} bytes, {options})", model.fan_out(body), call, syncs=True)
 
     def take_settled(self, name: str) -> None:
         """From a queue that delivers at most once: what was handed over never comes again."""
@@ -552,7 +587,7 @@ def holdings(broker: Broker, *, counted: bool = False) -> tuple[model.Key, Ids, 
         queue = broker.queue(name)
         messages = queue.peek(PEEK_MAX)
         away = queue.peek(PEEK_MAX, state="in_flight") + queue.peek(PEEK_MAX, state="delayed")
-        said += [(each.raw, each.priority, each.group, each.origin) for each in messages + away]
+        said += [(name, each.raw, each.priority, each.group, each.origin) for each in messages + away]
         state = broker._store.replica.state.named(name)
         size = sum(each._size for each in messages + away)
         if counted and size != state.bytes and not state.timers.expiries.agenda:
@@ -561,11 +596,36 @@ def holdings(broker: Broker, *, counted: bool = False) -> tuple[model.Key, Ids, 
         if away or any(each._more for each in messages):
             messages = sorted(messages + away, key=lambda each: each.id)
         queues[name] = (
-            (queue.options()["visibility_timeout"], tuple(sorted(queue.meta().items()))),
+            (
+                queue.options()["visibility_timeout"],
+                tuple(sorted(queue.meta().items())),
+                tuple(queue.subscriptions()),
+            ),
             tuple([(each.raw, each.attempts) for each in messages]),
         )
         ids += [(name, each.id, each.raw) for each in messages]
+    if counted:
+        _count_shares(broker)
     return model.key(queues), tuple(ids), tuple(said)
+
+
+def _count_shares(broker: Broker) -> None:
+    """What the register says of messages that several queues hold is what counting says."""
+    state = broker._store.replica.state
+    held: dict[int, set[int]] = {}
+    for name in broker.queues():
+        queue = state.named(name)
+        for id in chain.from_iterable(queue.everything()):
+            held.setdefault(id, set()).add(queue.number)
+    several = {id: tuple(sorted(numbers)) for id, numbers in held.items() if len(numbers) > 1}
+    shared = state.board.shared
+    if {id: shared.holders(id) for id in several} != several or len(shared) != len(several):
+        raise Wrong(f"counts: messages are held by {several}, and that is not what is noted")
+    for id, numbers in several.items():
+        if len({state.queue(number).position(id) for number in numbers}) > 1:
+            raise Wrong(f"counts: message {id} stands in two places")
+    if not several and shared.extra_bytes:
+        raise Wrong(f"counts: {shared.extra_bytes} bytes are shared, and no message is")
 
 
 def make_body(number: int, size: int, dot: bytes = b".") -> bytes:

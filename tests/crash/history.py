@@ -26,7 +26,8 @@ from typing import NamedTuple
 IDS_OUTLIVE_POWER = True
 
 Messages = tuple[tuple[bytes, int], ...]  # body and attempts, in delivery order
-Declared = tuple[float, tuple[tuple[str, str], ...]]  # visibility timeout, and meta
+# Visibility timeout, meta, and patterns of topics.
+Declared = tuple[float, tuple[tuple[str, str], ...], tuple[str, ...]]
 Queues = dict[str, tuple[Declared, Messages]]  # by name
 Key = tuple[tuple[str, tuple[Declared, Messages]], ...]
 Step = Callable[[Queues], Queues]
@@ -39,14 +40,16 @@ class Found(NamedTuple):
     store_id: str
     contents: Key
     ids: tuple[tuple[str, int, bytes], ...]  # queue, id, body
-    said: tuple[tuple[bytes, int, str | None, str | None], ...] = ()  # body, priority, group, origin
+    said: tuple[
+        tuple[str, bytes, int, str | None, str | None], ...
+    ] = ()  # queue, body, priority, group, origin
 
 
 def key(queues: Queues) -> Key:
     return tuple(sorted(queues.items()))
 
 
-NEW: tuple[Declared, Messages] = (30.0, ()), ()
+NEW: tuple[Declared, Messages] = (30.0, (), ()), ()
 
 
 # ── the model: one function an operation ───────────────────────────────────────────
@@ -54,8 +57,8 @@ NEW: tuple[Declared, Messages] = (30.0, ()), ()
 
 def declare(name: str, visibility_timeout: float) -> Step:
     def step(queues: Queues) -> Queues:
-        (_, meta), messages = queues.get(name, NEW)
-        return {**queues, name: ((visibility_timeout, meta), messages)}
+        (_, *others), messages = queues.get(name, NEW)
+        return {**queues, name: ((visibility_timeout, *others), messages)}
 
     return step
 
@@ -64,10 +67,36 @@ def update_meta(name: str, key: str, text: str, expect: str | None) -> Step:
     """*key* is *text* from now on, if it was *expect*."""
 
     def step(queues: Queues) -> Queues:
-        (timeout, meta), messages = queues.get(name, NEW)
+        (timeout, meta, patterns), messages = queues.get(name, NEW)
         if dict(meta).get(key) != expect:
             return queues
-        return {**queues, name: ((timeout, tuple(sorted({**dict(meta), key: text}.items()))), messages)}
+        meta = tuple(sorted({**dict(meta), key: text}.items()))
+        return {**queues, name: ((timeout, meta, patterns), messages)}
+
+    return step
+
+
+def subscribe(name: str, pattern: str, *, gets: bool) -> Step:
+    """The queue has *pattern* from now on, or not any more."""
+
+    def step(queues: Queues) -> Queues:
+        if not gets and name not in queues:
+            return queues
+        (timeout, meta, patterns), messages = queues.get(name, NEW)
+        there = {*patterns, pattern} if gets else {*patterns} - {pattern}
+        return {**queues, name: ((timeout, meta, tuple(sorted(there))), messages)}
+
+    return step
+
+
+def fan_out(body: bytes) -> Step:
+    """To every queue that has a pattern: all topics fit all of them."""
+
+    def step(queues: Queues) -> Queues:
+        for name, (declared, _) in queues.items():
+            if declared[2]:
+                queues = publish(name, [body])(queues)
+        return queues
 
     return step
 
@@ -153,7 +182,7 @@ class History:
         self.now: list[Queues] = [{}]  # what the store may hold: more than one after an outcome unknown
         self._next: list[Queues] = []  # and after the operation in progress
         self._window: set[Key] = {()}  # all it held since it was last on the disk
-        self.published: dict[bytes, str] = {}  # every body that was ever tried, and its queue
+        self.published: dict[bytes, str] = {}  # every body that was ever tried, and its queue; "": a topic
         self.groups: dict[bytes, tuple[bytes, ...]] = {}
         self.safe: set[bytes] = set()  # published and on the disk
         self.returned: set[bytes] = set()
@@ -251,9 +280,9 @@ class History:
 
     def _altered(self, found: Found) -> str:
         """What is not as it was said when it was published, or where it died."""
-        dead = {body: name.removesuffix(".dead") for name, _, body in found.ids if name.endswith(".dead")}
-        for body, *said in found.said:
-            expected = [*self.said.get(body, (0, None)), dead.get(body)]
+        for name, body, *said in found.said:
+            origin = name.removesuffix(".dead") if name.endswith(".dead") else None
+            expected = [*self.said.get(body, (0, None)), origin]
             if said != expected:
                 return f"P3: priority, group and origin of {body!r} were {expected} and are {said} now"
         return ""
@@ -262,10 +291,15 @@ class History:
         bodies = [body for _, _, body in found.ids]
         here = set(bodies)
         for queue, id, body in found.ids:
-            if self.published.get(body) != queue:
+            if self.published.get(body, None) not in (queue, ""):
                 return f"P3: {body!r} (id {id}) in {queue!r} was never published there"
-        if len(here) != len(bodies):
+        if len({(queue, body) for queue, _, body in found.ids}) != len(bodies):
             return "P6: a message is there twice"
+        for body in here:
+            if self.published[body] == "" and body not in self.ended:
+                missing = self._subscribed(body) - {queue for queue, _, each in found.ids if each == body}
+                if missing:
+                    return f"P4: {body!r} is not in {missing}, which subscribed, and is in others"
         for body in self.safe if power else self.returned:
             if body not in here and body not in self.ended:
                 return f"P1: {body!r} returned from publish and is gone"
@@ -282,6 +316,14 @@ class History:
             if places != sorted(places):
                 return f"P5: {name!r} is out of order: {[body for body, _ in messages]!r}"
         return f"fold: the store never held this: {found.contents!r}"
+
+    def _subscribed(self, body: bytes) -> set[str]:
+        """The queues that hold *body*, as far as all that is possible says so."""
+        held = [
+            {name for name, (_, messages) in each.items() if body in dict(messages)}
+            for each in self.now + self._next
+        ]
+        return set.intersection(*[each for each in held if each]) if any(held) else set()
 
     def _is_gone(self, body: bytes) -> bool:
         """Whether every state that is possible now is without *body*."""

@@ -391,6 +391,55 @@ def keeping_meta(d: Driver) -> None:
     d.update_meta("a", "k", "6", expect="5")
 
 
+def fanning_out(d: Driver) -> None:
+    """One record for several queues: all of them or none, through cleanings, checkpoints and ways out."""
+    d.open()
+    d.subscribe("a")
+    d.subscribe("b")
+    d.fan_out()
+    d.fan_out(size=90, priority=3)
+    d.take("a")
+    d.ack()
+    d.take("b")
+    d.nack(delay=500.0)
+    for _ in range(3):
+        d.publish("c", size=300)
+        d.take("c")
+        d.ack()
+        d.maintain(1 << 30)
+    d.fan_out(size=200)
+    d.unsubscribe("b")
+    d.fan_out()
+    d.maintain()
+    d.reopen(sync="never")
+    d.take("b")
+    d.reject()
+    d.take("a")
+    d.purge("a")
+    d.reopen(from_log=True)
+    d.fan_out()
+
+
+def unsynced_fanning_out(d: Driver) -> None:
+    d.open(sync="never")
+    for name in ("a", "b", "c"):
+        d.subscribe(name)
+    for _ in range(3):
+        d.fan_out(size=150)
+    d.flush()
+    d.take("c", 2)
+    d.ack(2)
+    d.fan_out(size=240)
+    _turn_over(d)
+    d.take("a", 2)
+    d.ack()
+    d.release()
+    d.purge("c")
+    _turn_over(d)
+    d.reopen(from_log=True)
+    d.take("b", 4)
+
+
 def transforming(d: Driver) -> None:
     """Each input gives exactly one output, wherever it is cut."""
     d.open()
@@ -537,6 +586,7 @@ WORKLOADS: dict[str, Workload] = {
         purging, rotation, unsynced_rotation, closing, full_segment, long_gap,
         cleaning, unsynced_cleaning, unsynced_closing, checkpoints, sleeping,
         ordering, dying, out_of_time, idling, expiring, publishing_once, transforming,
+        fanning_out, unsynced_fanning_out,
         arriving_settled, keeping_meta, asking_again, remembering, remembering_without_reading, moving,
         grouped, batched_groups, upgrading, upgrading_what_was_killed,
     )
