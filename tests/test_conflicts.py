@@ -8,6 +8,7 @@ effect once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -332,6 +333,22 @@ def test_a_last_failure_that_another_writer_gave_one_more_attempt_is_not_the_las
     first(lambda rival: rival.queue("mail", max_attempts=2))
     message.nack(delay=5)
     assert (queue.stats().delayed, broker.queues()) == (1, ["mail"])
+
+
+def test_what_another_writer_received_first_was_received_then(
+    queue: mq.Queue[Any], clock: FakeClock, first: Callable[[Act], None]
+) -> None:
+    id = queue.publish("x")
+    queue.publish("y")
+
+    def act(rival: mq.Broker) -> None:
+        take(rival.queue("mail")).release()
+        clock.advance(5)
+
+    first(act)
+    message = take(queue)
+    assert message.id == id
+    assert message.first_received_at == datetime.fromtimestamp(clock.now - 5, UTC)
 
 
 # ── transactions ───────────────────────────────────────────────────────────────────

@@ -53,6 +53,7 @@ class Origin(Handle["Delivery[Any]"], Protocol):
     def _reject(self, message: "Delivery[Any]", reason: str, /) -> None: ...
     def _extend(self, message: "Delivery[Any]", seconds: float | None, /) -> None: ...
     def _skew_ms(self) -> int: ...
+    def _received_ms(self, id: int, receipt: int, /) -> int | None: ...
     def _is_inherited(self, message: "Delivery[Any]", /) -> bool: ...
 
 
@@ -129,6 +130,26 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
     def created_at(self) -> datetime:
         """When it was published, by the wall clock."""
         return datetime_at(self._created_ms)
+
+    @property
+    def first_received_at(self) -> datetime | None:
+        """When it was first delivered from this queue, by the wall clock; the log is asked when you ask.
+
+        None if it never was.  Also if it arrived settled (delivery="at_most_once"), and once it is gone from
+        the queue and from the log.
+
+        Raises Closed.
+        """
+        flight = self._flight
+        receipt = flight.traits.first or flight.receipt
+        found = self._queue._received_ms(self.id, receipt) if receipt else None
+        return None if found is None else datetime_at(found)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When it expires, unless it is in flight then; None if never."""
+        expires = self._more.traits.expires if self._more else 0
+        return datetime_at(expires) if expires else None
 
     @property
     def _due_ms(self) -> int | None:

@@ -240,6 +240,10 @@ class Queue(Generic[T]):
         """How far the wall clock is ahead of store time, as the log says."""
         return looking.skew_ms(self._store)
 
+    def _received_ms(self, id: int, receipt: int) -> int | None:
+        """Called by Message.first_received_at."""
+        return looking.received_ms(self._store, self._channel, id, receipt)
+
     def _is_inherited(self, message: Delivery[Any]) -> bool:
         """Whether it was received before a fork, and this is the child."""
         return message._lsn < self._store.inherited

@@ -51,6 +51,7 @@ class Changes(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     expires: Instant = msgspec.field(default=0, name="e")  # instead of what the attributes say
     origin: str | None = msgspec.field(default=None, name="o")
     failures: tuple[Failed, ...] = msgspec.field(default=(), name="f")
+    received: tuple[Instant, Instant] | None = msgspec.field(default=None, name="r")  # see traits.py, `first`
 
 
 class Sliced(Protocol):

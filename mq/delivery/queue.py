@@ -53,7 +53,7 @@ from .retention import Retention
 from .runs import Run
 from .subscription import Subscription
 from .timers import Timers
-from .traits import LEVELS, PLAIN, Delayed, Flight, Traits, traits_of, weight, with_failure
+from .traits import LEVELS, PLAIN, Delayed, Flight, Traits, come_back, traits_of, weight, with_failure
 
 __all__ = ["Delayed", "Flight", "QueueState", "State"]
 
@@ -272,7 +272,7 @@ class QueueState:
     def _take_to_deliver(self, id: int) -> Delayed | None:
         if flight := self._take_flight(id):
             failure = Failed(flight.deadline, flight.attempts, TIMEOUT_REASON)
-            return Delayed(0, flight.attempts, flight.position, self._failing(flight.traits, failure))
+            return Delayed(0, flight.attempts, flight.position, self._failing(come_back(flight), failure))
         return self._take_delayed(id) or self._take_waiting(id)
 
     def _failing(self, traits: Traits, failure: Failed) -> Traits:
@@ -321,7 +321,7 @@ class QueueState:
         """*backoff*: it decided the due, which is in store time."""
         self.totals.failed += 1
         if flight := self._take_flight(id):
-            traits = self._failing(flight.traits, Failed(at, flight.attempts, reason))
+            traits = self._failing(come_back(flight), Failed(at, flight.attempts, reason))
             self._end_turn(id, traits)
             wall, store = (0, due) if backoff else (due, 0)
             self._put_delayed(id, Delayed(wall, flight.attempts, flight.position, traits, store))
@@ -330,7 +330,7 @@ class QueueState:
     def release(self, id: int) -> None:
         if flight := self._take_flight(id):
             self._end_turn(id, flight.traits)
-            self._put_delayed(id, Delayed(0, flight.attempts - 1, flight.position, flight.traits))
+            self._put_delayed(id, Delayed(0, flight.attempts - 1, flight.position, come_back(flight)))
 
     def extend(self, id: int, deadline: int) -> None:
         if flight := self._take_flight(id):
@@ -427,7 +427,7 @@ class QueueState:
         if id in self:
             self.has_moved(id, position)
         else:
-            traits = traits_of(attributes, changes) if attributes and place != KEPT else PLAIN
+            traits = traits_of(attributes, changes, receipt) if attributes and place != KEPT else PLAIN
             if place in (WAITING, KEPT):
                 self.arrive({id: Delayed(0, attempts, position, traits)}, size)
                 if place == KEPT:
@@ -631,6 +631,13 @@ class QueueState:
         if self.acks_awaited or self.timers.timed_out or len(set(ids)) < len(ids):
             return False
         return list(map(self.flights.get, ids)) == flights
+
+    def first_receipt(self, id: int) -> int:
+        """That of its first delivery here; 0 if it was never delivered."""
+        if flight := self.flights.get(id):
+            return flight.traits.first or flight.receipt
+        delayed = self.delayed.get(id)
+        return delayed.traits.first if delayed else 0
 
     def attempts(self, id: int) -> int:
         """How often the message was delivered, and not released."""

@@ -432,6 +432,17 @@ def _describe_relocate_fan_out(flags: int, event: Event, at: Times) -> Facts:
 # ── bodies, wherever they stand ────────────────────────────────────────────────────
 
 
+def received_in(kind: int, flags: int, payload: bytes, queue: int) -> tuple[int, int] | None:
+    """What a record that holds a message says of its first delivery in *queue*: receipt, and wall time."""
+    changes = None
+    if kind == RELOCATE and flags & CHANGED:
+        changes = decode_changes(cut_trailer(payload, 0, len(payload))[0])
+    elif kind == RELOCATE_FANOUT:
+        holders = _decode_relocate_fan_out(flags, payload, 0, len(payload))[3]
+        changes = next((each.changes for each in holders if each.queue == queue), None)
+    return changes.received if changes else None
+
+
 def published_of(kind: int, flags: int, created_ms: int, payload: bytes) -> tuple[int, bytes]:
     """When the message was created, and what was published, wherever it stands now."""
     if kind == RELOCATE:

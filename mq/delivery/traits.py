@@ -22,11 +22,18 @@ class Traits(msgspec.Struct, frozen=True, array_like=True, gc=False):
     expires: int = 0  # wall time, ms; 0: never
     origin: str | None = None  # the queue that it died in
     failures: tuple[Failed, ...] = ()
+    # The receipt of its first delivery in this queue, once that is over; 0: none was, or it is in force.
+    # Only the DELIVER record has the time of that.  It stands behind the message's record, so it goes with a
+    # segment only when the message was written again: then `Changes.received` has receipt and time.
+    first: int = 0
 
     @property
     def plain(self) -> bool:
         """Whether it has nothing but a priority."""
-        return self.group is None and not self.expires and self.origin is None and not self.failures
+        return (
+            self.group is None and not self.expires and self.origin is None
+            and not self.failures and not self.first
+        )  # fmt: skip
 
 
 LEVELS: Final = tuple(Traits(priority) for priority in range(256))
@@ -56,13 +63,31 @@ class Delayed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     backoff_until: int = 0  # store time
 
 
-def traits_of(attributes: Attributes, changes: Changes | None = None) -> Traits:
+def traits_of(attributes: Attributes, changes: Changes | None = None, receipt: int = 0) -> Traits:
+    """*receipt*: of the delivery that is in force."""
     expires = changes.expires if changes else attributes.expires
     if attributes.group is None and not expires and changes is None:
         return LEVELS[attributes.priority]
     if changes is None:
         return Traits(attributes.priority, attributes.group, expires)
-    return Traits(attributes.priority, attributes.group, expires, changes.origin, changes.failures)
+    first = changes.received[0] if changes.received else 0
+    return shared(
+        Traits(
+            attributes.priority, attributes.group, expires, changes.origin, changes.failures,
+            0 if first == receipt else first,
+        )
+    )  # fmt: skip
+
+
+def shared(traits: Traits) -> Traits:
+    """*traits*, or those that all messages have which are nothing but a priority."""
+    return LEVELS[traits.priority] if traits.plain else traits
+
+
+def come_back(flight: Flight) -> Traits:
+    """The traits of a message whose delivery is over: it knows the first one."""
+    traits = flight.traits
+    return traits if traits.first else msgspec.structs.replace(traits, first=flight.receipt)
 
 
 def expiring(traits: Traits, expires: int) -> Traits:
@@ -72,11 +97,17 @@ def expiring(traits: Traits, expires: int) -> Traits:
     return Traits(traits.priority, traits.group, expires)
 
 
-def changes_in(attributes: Attributes, traits: Traits) -> Changes | None:
-    """What *traits* hold that the message's attributes do not; None if that is nothing."""
-    if traits.expires == attributes.expires and traits.origin is None and not traits.failures:
+def changes_in(
+    attributes: Attributes, traits: Traits, received: tuple[int, int] | None = None
+) -> Changes | None:  # fmt: skip
+    """What *traits* hold that the message's attributes do not; None if that is nothing.
+
+    *received*: the receipt of its first delivery, and the wall time of that.
+    """
+    is_as_said = traits.expires == attributes.expires and traits.origin is None and not traits.failures
+    if is_as_said and received is None:
         return None
-    return Changes(traits.expires, traits.origin, traits.failures)
+    return Changes(traits.expires, traits.origin, traits.failures, received)
 
 
 def with_failure(traits: Traits, failure: Failed) -> Traits:

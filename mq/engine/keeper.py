@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mq.delivery import fold, records
-from mq.delivery.attributes import Attributes
+from mq.delivery.attributes import Attributes, Changes
 from mq.delivery.calendar import Entry
 from mq.delivery.decode import check
 from mq.delivery.queue import QueueState
@@ -25,6 +25,7 @@ from mq.delivery.records import Holder
 from mq.delivery.state import DECLARATION, Live, declaration_of, stands_at
 from mq.delivery.subscription import Subscription
 from mq.delivery.traits import changes_in
+from mq.engine.received import first_received
 from mq.engine.replica import Replica
 from mq.storage.tail import Draft
 
@@ -82,12 +83,16 @@ class Keeper:
         created_ms, published = records.published_of(stored.kind, flags, stored.time_ms, stored.payload)
         said, _ = records.attributes_of(flags, published)
         if several := self._replica.state.board.shared.holders(id):
-            holders = [self._holder(number, id, said) for number in several]
+            holders = [self._holder(number, id, position, said) for number in several]
             return records.relocate_fan_out(id, created_ms, holders, flags, published)
-        changes = changes_in(said, queue.traits(id))
+        changes = self._changes(queue, id, position, said)
         return records.relocate(queue.number, id, created_ms, queue.facts(id), flags, published, changes)
 
-    def _holder(self, number: int, id: int, said: Attributes) -> Holder:
+    def _holder(self, number: int, id: int, position: int, said: Attributes) -> Holder:
         queue = self._replica.state.queue(number)
         assert queue
-        return Holder(number, *queue.facts(id), changes_in(said, queue.traits(id)))
+        return Holder(number, *queue.facts(id), self._changes(queue, id, position, said))
+
+    def _changes(self, queue: QueueState, id: int, position: int, said: Attributes) -> Changes | None:
+        received = first_received(self._replica.log, queue, id, position)
+        return changes_in(said, queue.traits(id), received)

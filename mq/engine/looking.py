@@ -13,6 +13,7 @@ from mq.delivery.now import Now
 from mq.delivery.options import Declaration
 from mq.delivery.queue import QueueState, State
 from mq.delivery.traits import Flight, Traits
+from mq.engine import received
 from mq.engine.bodies import More, more_of
 from mq.engine.channel import Channel
 from mq.engine.operation import operation
@@ -70,6 +71,7 @@ class Seen(NamedTuple):
     state: State
     due: int | None
     traits: Traits
+    receipt: int  # of the delivery in force, or of one that has timed out; 0: there is none
 
 
 class Shown(NamedTuple):
@@ -126,7 +128,9 @@ def _see(held: QueueState, id: int, now: Now, skew: int) -> Seen:
     due = None if where == "ready" else held.changes_at(id, now)
     if due is not None and where == "delayed" and held.is_backing_off(id):
         due += skew  # by the wall clock, as all other dues are
-    return Seen(id, position, held.attempts(id), where, due, held.history(id, now))
+    flight = held.flights.get(id)
+    receipt = flight.receipt if flight else 0
+    return Seen(id, position, held.attempts(id), where, due, held.history(id, now), receipt)
 
 
 def _show(store: Store, held: QueueState, seen: Seen) -> Shown | None:
@@ -135,8 +139,14 @@ def _show(store: Store, held: QueueState, seen: Seen) -> Shown | None:
         return None
     flags, created_ms, published = found
     raw, more = more_of(flags, published, seen.traits)
-    known = Flight(0, seen.due or 0, seen.attempts, seen.position, seen.traits)
+    known = Flight(seen.receipt, seen.due or 0, seen.attempts, seen.position, seen.traits)
     return Shown(seen.id, known, flags, created_ms, raw, more, seen.state)
+
+
+@operation
+def received_ms(store: Store, channel: Channel, id: int, receipt: int) -> int | None:
+    """The wall time of the delivery *receipt* of a message; None if the log does not tell any more."""
+    return store.turn.look(lambda: received.received_ms(store.replica.log, channel.state, id, receipt))
 
 
 def skew_ms(store: Store) -> int:

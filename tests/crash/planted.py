@@ -237,7 +237,7 @@ BUGS = (
     Bug("a replay keeps the attempts", "mq.delivery.fold:_move_to",
         "Delayed(0, 0, taken.position", "Delayed(0, taken.attempts, taken.position", "dying"),
     Bug("where it died does not move", "mq.delivery.traits:changes_in",
-        "return Changes(traits.expires, traits.origin, traits.failures)", "return None", "moving"),
+        "return Changes(traits.expires, traits.origin, traits.failures, received)", "return None", "moving"),
     Bug("a group forgets who is in flight", "mq.delivery.timers:Timers.reindex",
         "ready.join(flight.traits.group, id, flight.traits.expires).occupy(id)", "pass",
         "grouped"),

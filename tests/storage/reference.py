@@ -206,6 +206,7 @@ class Message:
     origin: str | None = None
     failures: list[tuple[int, int, str]] = field(default_factory=list)  # when, attempt, why
     topic: str | None = None
+    received: tuple[int, int] | None = None  # the receipt of its first delivery, and its wall time
 
     def fail(self, at: int, reason: str) -> None:
         self.failures.append((at, self.attempts, reason))
@@ -320,6 +321,7 @@ class State:
                         each.attempts += 1
                         each.wait(0)
                         each.receipt, each.deadline = lsn + n, fields[1]
+                        each.received = each.received or (lsn + n, time)
             case "ACK":
                 settled = [fields, *iter_unpack("<QI", rest)]
                 assert len(settled) <= 128
@@ -461,7 +463,7 @@ class State:
             message.origin = rest[:length].decode()
         else:
             message.origin, message.failures = None, []
-        message.attempts, message.expires = 0, expires
+        message.attempts, message.expires, message.received = 0, expires, None
         message.wait(0)
         self._queue(to).messages[id] = message
 
@@ -488,7 +490,8 @@ def _relocated(fields: tuple[int, ...], flags: int, rest: bytes) -> Message:
     changes, data = _cut(rest) if flags & CHANGED else (None, rest)
     message = _published(id, created, flags, data)
     if changes is not None:
-        assert changes.keys() <= set("eof")
+        assert changes.keys() <= set("eofr")
+        message.received = tuple(changes["r"]) if "r" in changes else None
         message.expires, message.origin = changes.get("e", 0), changes.get("o")
         message.failures = [tuple(each) for each in changes.get("f", [])]
     if place == 4:
