@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import click
 
 import mq
+from mq.engine import commands
 
 BODY = bytes(range(100))
 ROUNDS = 5
@@ -357,12 +358,54 @@ def taken(broker: mq.Broker, count: int) -> mq.Queue[Any]:
     return queue
 
 
+def other_attempts(queue: mq.Queue[Any]) -> None:
+    commands.declare(queue._store, queue._channel, {"max_attempts": 3})
+
+
 at_once("purge(), in flight", both, lambda queue: queue.purge())
 at_once("purge(), delayed", delayed, lambda queue: queue.purge())
 at_once("ack_many()", taken, lambda queue: queue.ack_many(held))
 at_once("extend_many()", taken, lambda queue: queue.extend_many(held))
 at_once("nack_many() to dead letters", taken, lambda queue: queue.nack_many(held))
 at_once("replay()", dead, lambda queue: queue.replay())
+at_once("another max_attempts", taken, other_attempts)
+at_once("delete(), delayed", delayed, lambda queue: queue.delete())
+
+
+# ── at one moment ──────────────────────────────────────────────────────────────────
+
+
+def timed_out(broker: mq.Broker, count: int, **options: Any) -> mq.Queue[Any]:
+    """All have been in flight, and no process has looked since."""
+    queue = crowd(broker, count, lambda _: {}, **{"backoff": NO_BACKOFF, **options})
+    seconds = 2 + count / 20_000
+    end = time.monotonic() + seconds
+    for _ in range(0, count, BATCH):
+        queue.receive_many(BATCH, timeout=0, visibility_timeout=end - time.monotonic())
+    time.sleep(max(0.0, end - time.monotonic()) + 0.1)
+    return queue
+
+
+def delays_over(broker: mq.Broker, count: int) -> mq.Queue[Any]:
+    end = time.monotonic() + 2 + count / 10_000
+    queue = crowd(broker, count, lambda _: {"delay": end - time.monotonic()})
+    time.sleep(max(0.0, end - time.monotonic()) + 0.1)
+    return queue
+
+
+def last_attempts(broker: mq.Broker, count: int) -> mq.Queue[Any]:
+    return timed_out(broker, count, max_attempts=1)
+
+
+def bury(queue: mq.Queue[Any]) -> None:
+    while queue.stats().in_flight:
+        pass
+
+
+at_once("receive(), all timed out", timed_out, lambda queue: queue.receive(timeout=0))
+at_once("stats(), all timed out", timed_out, lambda queue: queue.stats())
+at_once("receive(), all delays over", delays_over, lambda queue: queue.receive(timeout=0))
+at_once("stats() until all last attempts are dead", last_attempts, bury)
 
 
 # ── other processes ────────────────────────────────────────────────────────────────

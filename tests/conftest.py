@@ -57,6 +57,7 @@ def broker(engine: Engine, clock: FakeClock) -> mq.Broker:
 def no_backoff_after_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A delivery that has timed out is ready at its deadline, for tests that are about something else."""
     monkeypatch.setattr(Moment, "returns_at", lambda self, flight: flight.deadline)
+    monkeypatch.setattr(Moment, "returns_from", lambda self, deadline, attempts: deadline)
 
 
 @pytest.fixture

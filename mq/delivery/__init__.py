@@ -27,6 +27,7 @@ What is next, and when; indexes over that:
 
 ready.py       which message of a queue is next
 heaps.py       ids that came back, by priority
+batches.py     what came due at once, until it is looked at
 blocks.py      those of them that expire
 groups.py      of each group one at a time
 timers.py      what comes due in a queue, and the alarms that it sets

@@ -1,34 +1,45 @@
 """What happens when: (time, id) pairs, the earliest first.
 
+      listed     12:05 12:05 12:06 …       those that came in order: nearly all
+      spans      12:01 12:01 12:09 …       BLOCK others each, put in order when there were so many
+                 12:00 12:03 …
+      heap       12:04 12:02               the rest of the others
+
 Times mostly come in order, for a delay or a time to live is usually the same for many
-messages.  Those go to the end of two arrays, at sixteen bytes; the others into a heap.
+messages.  Those go to the end of two arrays, at sixteen bytes.  What is due is taken from the front
+of each span at once (`take`), however much it is.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Container, Iterable, Iterator, Sequence
 from heapq import heappop, heappush, merge
 from typing import Any, Final, Generic, Self, TypeVar
 
 from .heaps import ascending
 
 T = TypeVar("T", int, str)
+Span = tuple["array[int]", Any, int]
+"""Times, ids, and how many at their front are used up; in order.
+
+`pop` is not part of the fold, and may be interrupted: so it replaces all three at once, and one
+array is never longer than the other.
+"""
 TRIM: Final = 4096  # entries that may be used up at the front of the arrays
+BLOCK: Final = 1024  # entries that come out of order before they are put in order
 
 
 class Agenda(Generic[T]):
-    __slots__ = ("_heap", "_listed")
+    __slots__ = ("_heap", "_listed", "_numbers", "_spans")
 
     def __init__(self, pairs: Iterable[tuple[int, T]] = (), *, numbers: bool = True) -> None:
         """*numbers*: the ids are numbers, and take eight bytes each; else any objects."""
         self._heap: list[tuple[int, T]] = []
-        # Times, ids, and how many at their front are used up.  `pop` is not part of the fold, and may be
-        # interrupted: so it replaces all three at once, and one array is never longer than the other.
-        listed = sorted(pairs)
-        ids: Any = array("Q") if numbers else []
-        ids.extend(id for _, id in listed)
-        self._listed = array("Q", [when for when, _ in listed]), ids, 0
+        self._numbers = numbers
+        self._spans: list[Span] = []
+        self._listed = self._span(sorted(pairs))
 
     @classmethod
     def of(cls, times: list[int], ids: list[T]) -> Self:
@@ -39,9 +50,15 @@ class Agenda(Generic[T]):
         made._listed = array("Q", times), ids, 0
         return made
 
+    def _span(self, pairs: Sequence[tuple[int, T]]) -> Span:
+        """*pairs*, which are in order."""
+        ids: Any = array("Q") if self._numbers else []
+        ids.extend([id for _, id in pairs])
+        return array("Q", [when for when, _ in pairs]), ids, 0
+
     def __len__(self) -> int:
         times, _, at = self._listed
-        return len(self._heap) + len(times) - at
+        return len(self._heap) + len(times) - at + sum(len(span[0]) - span[2] for span in self._spans)
 
     def add(self, when: int, id: T) -> None:
         times, ids, _ = self._listed
@@ -50,6 +67,12 @@ class Agenda(Generic[T]):
             ids.append(id)
         else:
             heappush(self._heap, (when, id))
+            if len(self._heap) >= BLOCK:
+                self._put_in_order()
+
+    def _put_in_order(self) -> None:
+        heap, self._heap = self._heap, []
+        self._spans.append(self._span(sorted(heap)))
 
     def add_run(self, when: int, run: Sequence[T]) -> None:
         """`add` for many ids of one time, in order."""
@@ -58,30 +81,126 @@ class Agenda(Generic[T]):
             times.extend([when] * len(run))
             ids.extend(run)
         else:
-            for id in run:
+            self.add_all([(when, id) for id in run])
+
+    def add_all(self, pairs: Sequence[tuple[int, T]]) -> None:
+        """`add` for many, in order."""
+        if len(pairs) >= BLOCK // 4:
+            self._spans.append(self._span(pairs))
+        else:
+            for when, id in pairs:
                 self.add(when, id)
 
     def first(self) -> tuple[int, T] | None:
         """The earliest."""
         times, ids, at = self._listed
-        if at < len(times):
-            first = times[at], ids[at]
-            return min(first, self._heap[0]) if self._heap else first
-        return self._heap[0] if self._heap else None
+        first = (times[at], ids[at]) if at < len(times) else None
+        if self._heap and (first is None or self._heap[0] < first):
+            first = self._heap[0]
+        for times, ids, at in self._spans:
+            if at < len(times) and (first is None or (times[at], ids[at]) < first):
+                first = times[at], ids[at]
+        return first
 
     def ascending(self) -> Iterator[tuple[int, T]]:
         """All, the earliest first; nothing is to change meanwhile."""
-        times, ids, begin = self._listed
-        listed = ((times[at], ids[at]) for at in range(begin, len(times)))
-        return merge(listed, ascending(self._heap))
+        return merge(ascending(self._heap), *map(_pairs, (self._listed, *self._spans)))
 
     def pop(self) -> None:
         """Drop the earliest."""
-        if self._heap and self._heap[0] == self.first():
+        first = self.first()
+        if self._heap and self._heap[0] == first:
             heappop(self._heap)
             return
         times, ids, at = self._listed
-        at += 1
-        if at == len(times) or (at >= TRIM and 2 * at > len(times)):
-            times, ids, at = times[at:], ids[at:], 0
-        self._listed = times, ids, at
+        if at < len(times) and (times[at], ids[at]) == first:
+            self._listed = _without(self._listed, at + 1)
+            return
+        for index, (times, ids, at) in enumerate(self._spans):
+            if at < len(times) and (times[at], ids[at]) == first:
+                self._spans[index] = times, ids, at + 1
+                if at + 1 == len(times):
+                    del self._spans[index]
+                return
+
+    def take(self, now: int) -> list[tuple[array[int], Sequence[T]]]:
+        """Drop all that happen until *now*: their times and ids, in some parts, each in order.
+
+        Not to be interrupted.
+        """
+        found: list[tuple[array[int], Sequence[T]]] = []
+        self._listed, part = _until(self._listed, now)
+        found += part
+        for index, span in enumerate(self._spans):
+            self._spans[index], part = _until(span, now)
+            found += part
+        if self._spans:
+            self._spans = [span for span in self._spans if span[2] < len(span[0])]
+        pairs = []
+        while self._heap and self._heap[0][0] <= now:
+            pairs.append(heappop(self._heap))
+        if pairs:
+            found.append(self._span(pairs)[:2])
+        return found
+
+    def drop_absent(self, here: Container[T]) -> None:
+        """Drop the earliest of those that are not *here*, in whole blocks: the rest is dropped one by one."""
+        _, ids, at = self._listed
+        begin = at
+        while at + BLOCK <= len(ids) and not any(map(here.__contains__, ids[at : at + BLOCK])):
+            at += BLOCK
+        if at > begin:
+            self._listed = _without(self._listed, at)
+
+
+def _pairs(span: Span) -> Iterator[tuple[int, Any]]:
+    times, ids, begin = span
+    return ((times[at], ids[at]) for at in range(begin, len(times)))
+
+
+def _without(span: Span, at: int) -> Span:
+    """*span*, of which *at* are used up."""
+    times, ids, _ = span
+    if at == len(times) or (at >= TRIM and 2 * at > len(times)):
+        return times[at:], ids[at:], 0
+    return times, ids, at
+
+
+def _until(span: Span, now: int) -> tuple[Span, list[tuple[array[int], Any]]]:
+    """*span* without what happens until *now*, and that."""
+    times, ids, at = span
+    if at == len(times) or times[at] > now:
+        return span, []
+    stop = bisect_right(times, now, at)
+    return _without(span, stop), [(times[at:stop], ids[at:stop])]
+
+
+class Agendas(dict[Any, Agenda[int]]):
+    """An agenda for each of some kinds of entries."""
+
+    __slots__ = ()
+
+    def __missing__(self, key: Any) -> Agenda[int]:
+        made = self[key] = Agenda[int]()
+        return made
+
+    def size(self) -> int:
+        """Entries in all of them."""
+        return sum(map(len, self.values()))
+
+    def first(self) -> int | None:
+        """When the earliest entry of all happens."""
+        return min([pair[0] for agenda in self.values() if (pair := agenda.first())], default=None)
+
+    def ascending(self) -> Iterator[tuple[int, int]]:
+        """All entries, the earliest first; nothing is to change meanwhile."""
+        return merge(*[agenda.ascending() for agenda in self.values()])
+
+    def take(self, now: int) -> list[tuple[Any, array[int], Sequence[int]]]:
+        """Drop all entries that happen until *now*: kind, times and ids of each part."""
+        return [(key, *part) for key, agenda in self.items() for part in agenda.take(now)]
+
+    def forget_empty(self, kept: Any) -> None:
+        """Drop the agendas that are empty; *kept*: the kind of one that stays."""
+        for key in [key for key, agenda in self.items() if key != kept and not agenda]:
+            del self[key]

@@ -55,3 +55,7 @@ class Moment:
         """
         chance = (flight.receipt * SCATTER & ID) / (ID + 1)
         return flight.deadline + int(self.backoff.delay(flight.attempts, chance) * 1000)
+
+    def returns_from(self, deadline: int, attempts: int) -> int:
+        """When the first of many deliveries of that *deadline* may be tried again: see `returns_at`."""
+        return deadline + int(self.backoff.delay(attempts, 0) * 1000)

@@ -203,7 +203,7 @@ class QueueState:
         attempts_max = NEVER if declaration.max_attempts is None else declaration.max_attempts
         if (attempts_max, declaration.backoff) != (moment.attempts_max, moment.backoff):
             moment.attempts_max, moment.backoff = attempts_max, declaration.backoff
-            self.timers.reindex()
+            self.timers.retry_otherwise()
         if self.unchanged:
             self.mark_changed()
 
@@ -287,7 +287,7 @@ class QueueState:
         if flight:
             self.bytes -= size
             if flight.deadline <= self.moment.store:
-                self.timers.end(flight)
+                self.timers.end(id, flight)
             if flight.traits is not PLAIN:
                 self._leave(id, flight.traits)
             if self.shared.extra_bytes:
@@ -301,7 +301,7 @@ class QueueState:
     def ack_run(self, ids: Sequence[int], sizes: Sequence[int]) -> None:
         """`ack` for many."""
         traits = [each.traits for each in map(self.flights.get, ids) if each]
-        if self.timers.timed_out or not traits.count(PLAIN) == len(set(ids)) == len(ids):
+        if self.timers.some_timed_out or not traits.count(PLAIN) == len(set(ids)) == len(ids):
             for id, size in zip(ids, sizes, strict=True):
                 self.ack(id, size)
         else:
@@ -492,7 +492,7 @@ class QueueState:
     def _take_flight(self, id: int) -> Flight | None:
         flight = self.flights.pop(id, None)
         if flight and flight.deadline <= self.moment.store:
-            self.timers.end(flight)
+            self.timers.end(id, flight)
         return flight
 
     def _end_turn(self, id: int, traits: Traits) -> None:
@@ -516,7 +516,7 @@ class QueueState:
         if self.paused:
             return None
         if not self.ready.is_plain():
-            return self.ready.head()
+            return self.ready.head(timers.open_next)
         if timers.is_still() and not self.delivery_needs_plan:
             self.moment.plain_until = timers.next_store
         return self.waiting.head
@@ -525,7 +525,7 @@ class QueueState:
         """The ids that are delivered next at *now*, at most *limit*, in order, and *per_group* of a group."""
         if self.timers.is_due(now):
             self.timers.advance(now)
-        return self.ready.heads(limit, per_group)
+        return self.ready.heads(limit, self.timers.open_next, per_group)
 
     def behind(self, id: int) -> list[int]:
         """The messages that are held together with *id*, which is in flight, and go back if it does."""
@@ -548,9 +548,18 @@ class QueueState:
         """Whether a message that is not in flight has; after `advance`."""
         return self.timers.has_expired(id)
 
+    def is_behind(self, now: Now) -> bool:
+        """Note some of what has come due; whether some is left.
+
+        What is asked of all messages notes all of it, which takes long for very many: ask this before.
+        """
+        self.timers.advance(now)
+        return self.timers.is_behind()
+
     def oldest_ready(self, now: Now) -> int | None:
         """The oldest id that is ready."""
         self.timers.advance(now)
+        self.timers.open_all()
         return self.ready.oldest_ready()
 
     def due_to_go(self, now: Now, limit: int) -> tuple[list[int], list[int]]:
@@ -628,7 +637,7 @@ class QueueState:
 
         *flights* are of messages that are nothing but their bodies.
         """
-        if self.acks_awaited or self.timers.timed_out or len(set(ids)) < len(ids):
+        if self.acks_awaited or self.timers.some_timed_out or len(set(ids)) < len(ids):
             return False
         return list(map(self.flights.get, ids)) == flights
 
@@ -646,11 +655,10 @@ class QueueState:
 
     def ids(self, state: State, now: Now, limit: int) -> list[int]:
         """The first *limit* ids in *state*, in the order in which they will be delivered."""
-        if state == "ready":
-            if self.timers.is_due(now):
-                self.timers.advance(now)
-            return self.ready.listed(limit)
         self.timers.advance(now)
+        self.timers.open_all()
+        if state == "ready":
+            return self.ready.listed(limit)
         ids = self.timers.in_flight() if state == "in_flight" else self.timers.later(now.wall - now.store)
         return list(islice(ids, limit))
 
@@ -683,8 +691,8 @@ class QueueState:
         """How many are ready, in flight and delayed."""
         timers = self.timers
         timers.advance(now)
-        in_flight = len(self.flights) - timers.timed_out + timers.exhausted_count
-        later = timers.early + timers.backing_off
+        timers.open_all()
+        in_flight, later = timers.counts()
         expired, expired_early = timers.expired()
         ready = self.total() - in_flight - later - (expired - expired_early)
         return ready, in_flight, later - expired_early

@@ -17,12 +17,13 @@ out of date; they are checked against the messages when they come up.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush, merge
-from itertools import filterfalse, islice
+from itertools import filterfalse, islice, takewhile
 from typing import Final
 
 from .backlog import Backlog
+from .batches import Batches
 from .blocks import STEP_BITS, Blocks
 from .groups import Group
 from .heaps import Heaps
@@ -32,6 +33,7 @@ from .traits import LEVELS, PLAIN, Delayed, Flight, Traits
 AGES_SHARE: Final = 4  # entries of `_ages` for each message: beyond that it is made anew when it is asked for
 HELD_TOGETHER_MAX: Final = 1000  # messages of one group in a batch: they may all go back at once
 STALE_MAX: Final = 64  # entries that may be out of date before an index is swept
+OPEN_MAX: Final = 8  # batches that are opened for one receive, if it finds a message in them
 
 
 class _Present:
@@ -54,7 +56,7 @@ class Ready:
 
     __slots__ = (
         "_ages", "_blocked", "_blocks", "_delayed", "_flights", "_heaps", "_lanes", "_moment", "_present",
-        "_turns", "_waiting", "groups", "levels",
+        "_turns", "_waiting", "batches", "groups", "levels",
     )  # fmt: skip
 
     def __init__(
@@ -76,10 +78,11 @@ class Ready:
         self._turns: list[tuple[int, int]] = []  # a heap: when the first of a group expires; its id
         # A heap of the ids that are delayed or have timed out, once the oldest is asked for.
         self._ages: list[int] | None = None
+        self.batches = Batches()  # what came due, and is not open
 
     def size(self) -> int:
         """Entries, without `_ages`."""
-        return self._heaps.size + self._blocks.size + len(self._turns)
+        return self._heaps.size + self._blocks.size + len(self._turns) + self.batches.size
 
     # ── what changes ───────────────────────────────────────────────────────────────
 
@@ -121,6 +124,17 @@ class Ready:
             self._blocks.add(id, traits.priority, traits.expires)
         else:
             self._heaps.add(id, traits.priority)
+
+    def push_run(self, ids: Sequence[int], level: int) -> None:
+        """Those of *ids*, which ascend, that are not out of date are ready; they do not expire."""
+        if ids:
+            self._moment.plain_until = 0
+            self._heaps.add_run(ids, level)
+
+    def many_came_back(self, count: int) -> None:
+        """So many messages have timed out: the oldest are found anew when they are asked for."""
+        if count:
+            self._ages = None
 
     def came_back(self, id: int) -> None:
         """A message is delayed, or has timed out."""
@@ -216,10 +230,18 @@ class Ready:
 
     def is_plain(self) -> bool:
         """Whether the head of `waiting` is the next."""
-        return not (self._heaps or self._blocks or self.levels)
+        return not (self._heaps or self._blocks or self.levels) and self.batches.bound is None
 
-    def head(self) -> int | None:
-        """The id that is delivered next."""
+    def head(self, open_next: Callable[[], None]) -> int | None:
+        """The id that is delivered next; *open_next*: see `Timers`."""
+        rank = self._head()
+        while (bound := self.batches.bound) is not None and (rank is None or bound <= rank):
+            open_next()
+            rank = self._head()
+        return None if rank is None else rank & ID
+
+    def _head(self) -> int | None:
+        """The rank of the id that is next, but for what is not open."""
         first = self._heaps.first(self.is_ready)
         if self._blocks:
             other = self._blocks.first(self._moment.wall, self.is_ready)
@@ -229,44 +251,67 @@ class Ready:
             level = self.levels[-1]
             best = self._lanes[level].head
             assert best is not None
-            if first is not None and first < best - (level << STEP_BITS):
-                return first & ID
-            return best
+            rank = best - (level << STEP_BITS)
+            return rank if first is None else min(first, rank)
         best = self._waiting.head
         if first is not None and (best is None or first < best):
-            return first & ID
+            return first
         return best
 
-    def heads(self, limit: int, per_group: int | None = 1) -> list[int]:
+    def heads(
+        self, limit: int, open_next: Callable[[], None], per_group: int | None = 1
+    ) -> list[int]:  # fmt: skip
         """The ids that are delivered next, at most *limit*, in order.
 
+        Perhaps fewer, if many batches had to be opened for them; *open_next*: see `Timers`.
         *per_group*: so many of a group at most, those behind the first in the order of their ids; None: as
         many as may be held together.
         """
         if self.is_plain():
             return self._waiting.first(limit)
-        firsts = self._firsts(limit)
+        firsts = self._firsts(limit, open_next)
         if per_group == 1 or not self.groups:
             return firsts
         most = min(per_group or HELD_TOGETHER_MAX, HELD_TOGETHER_MAX)
         return self._in_turn(firsts, limit, most, self._may_follow)
 
-    def _firsts(self, limit: int) -> list[int]:
+    def _firsts(self, limit: int, open_next: Callable[[], None]) -> list[int]:
         """`heads`, one of a group."""
+        opened = 0
+        while True:
+            bound = self.batches.bound
+            ranks = self._ranks()
+            if bound is not None:
+                ranks = takewhile(bound.__gt__, ranks)
+            found = [rank & ID for rank in islice(ranks, limit)]
+            if bound is None or len(found) == limit or (found and opened >= OPEN_MAX):
+                return found
+            enough = self._size_of_ready() + limit - len(found)
+            while self.batches.bound is not None:
+                open_next()
+                opened += 1
+                if self._size_of_ready() >= enough or opened % OPEN_MAX == 0:
+                    break
+
+    def _size_of_ready(self) -> int:
+        """Entries beside the lanes."""
+        return self._heaps.size + self._blocks.size
+
+    def _ranks(self) -> Iterator[int]:
+        """The ranks of all that is ready, in order, but for what is not open."""
         wall = self._moment.wall
         self._heaps.first(self.is_ready)  # what is out of date before them is dropped
         self._blocks.first(wall, self.is_ready)
         expiring = self._blocks.ready(wall, self.is_ready)
         # A message whose expiry changed, as it died or came back from the dead, may stand in both.
-        ranks = _each_once(merge(self._heaps.ranks(self.is_ready), expiring, self._lane_ranks()))
-        return [rank & ID for rank in islice(ranks, limit)]
+        return _each_once(merge(self._heaps.ranks(self.is_ready), expiring, self._lane_ranks()))
 
     def listed(self, limit: int) -> list[int]:
         """The ids that are ready, in the order in which they will be delivered if all goes well.
 
-        Of a group that waits for one that is in flight or early, last.
+        Of a group that waits for one that is in flight or early, last.  All batches are open.
         """
-        found = self.heads(limit)
+        found = [rank & ID for rank in islice(self._ranks(), limit)]
         if not self.groups:
             return found
         order = self._in_turn(found, limit, None, lambda id, following: self._is_waiting(following))

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from typing import Final
 
@@ -16,10 +18,10 @@ STALE_MAX: Final = 64
 class Tally:
     __slots__ = ("_counts", "_live", "_passed", "_times", "_until")
 
-    def __init__(self) -> None:
-        self._counts: dict[int, int] = {}  # by time, ms; those behind `_until`
-        self._times: list[int] = []  # a heap of its keys
-        self._live = 0  # the sum of `_counts`
+    def __init__(self, times: Iterable[int] = ()) -> None:
+        self._counts = dict(Counter(times))  # by time, ms; those behind `_until`
+        self._times = sorted(self._counts)  # a heap of its keys
+        self._live = sum(self._counts.values())
         self._passed = 0
         self._until = 0
 
@@ -33,6 +35,16 @@ class Tally:
             heappush(self._times, when)
             count = 0
         self._counts[when] = count + 1
+
+    def add_all(self, times: Iterable[int]) -> None:
+        for when, count in Counter(times).items():
+            if when <= self._until:
+                self._passed += count
+                continue
+            self._live += count
+            if when not in self._counts:
+                heappush(self._times, when)
+            self._counts[when] = self._counts.get(when, 0) + count
 
     def remove(self, when: int) -> None:
         if when <= self._until:
@@ -53,3 +65,8 @@ class Tally:
             self._passed += count
         self._until = max(self._until, now)
         return self._passed
+
+    def left(self, now: int) -> int:
+        """How many have not expired by *now*, which never goes back."""
+        self.passed(now)
+        return self._live

@@ -10,37 +10,52 @@ Entries may be out of date; they are checked against the messages when they come
 there are too many.  Whatever is wrong with the index (an interruption, a wall clock that was set back),
 `reindex` makes it anew from the messages.
 
+Any number of entries may come due at one moment: they are cut into batches then, which are opened one
+by one (batches.py).
+
 What comes due for a receiver is noted when one asks (`advance`).  What is due without a receiver, to
 drop messages or to move them, is work for whichever process comes by: an alarm on the board says when.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from heapq import heapify, heappop, heappush, merge
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from heapq import merge
 from itertools import filterfalse
 from typing import Final
 
-from .agenda import Agenda
+from .agenda import Agenda, Agendas
+from .batches import BATCH_IDS, Batch
 from .board import NEVER, QueueAlarm
 from .dedup import Remembered
 from .expiries import Expiries
-from .heaps import ascending
 from .moment import Moment
 from .now import Now
 from .ready import STALE_MAX, Ready
-from .traits import PLAIN, Delayed, Flight
+from .tally import Tally
+from .traits import PLAIN, Delayed, Flight, Traits
 
 STALE_SHARE: Final = 4  # entries that are looked at for each that is wanted
+
+# Kinds of entries.  Of deliveries: (priority, attempts, how they are to be treated).
+SOON: Final = 1  # though no receiver asks: of messages that expire
+AT_ONCE: Final = 2  # of messages in a group: others may go back with them
+FIRST: Final = (0, 1, 0)  # a first attempt, of a message that is nothing but its body
+# Of messages that are delayed or back off: the priority, if they are nothing more; and
+EXPIRING: Final = -1  # those that expire: each is looked at as it comes due
+GROUPED: Final = -2  # those in a group; less the priority
+IN_GROUP: Final = (0, 0, 0)  # of a batch: those in a group
 
 
 class Timers:
     """The dicts are the queue's own, which changes them."""
 
     __slots__ = (
-        "_added", "_delayed", "_flights", "_is_stale", "_moment", "_next_wall", "_ready", "_remembered",
-        "_watched", "_work_at_deadlines", "alarm", "backing_off", "broken", "deadlines", "dues", "early",
-        "exhausted", "exhausted_count", "expiries", "next_store", "overdue", "returns", "timed_out",
+        "_added", "_by_store", "_by_wall", "_delayed", "_first", "_flights", "_is_stale", "_late",
+        "_moment", "_next_wall", "_ready", "_remembered", "_urgent", "_watched", "_work_at_deadlines",
+        "alarm", "broken", "deadlines", "dues", "exhausted", "exhausted_count", "expiries", "next_store",
+        "overdue", "returns",
     )  # fmt: skip
 
     def __init__(
@@ -60,52 +75,77 @@ class Timers:
         moment, ready = self._moment, self._ready
         ready.clear()
         self.expiries = Expiries()  # of messages that are not in flight; when each expires, wall time
-        self.returns: list[tuple[int, int]] = []  # a heap: when a backoff is over, store time; the id
+        self.dues = Agendas()  # when a delay is over, wall time; the id
+        self.returns = Agendas()  # when a backoff is over, store time; the id
         self.overdue: list[int] = []  # have expired, and go next; most are in the agenda still
         self.exhausted: list[int] = []  # deliveries that have timed out, and were the last attempts
         self.exhausted_count = 0  # of them; in the list some may be out of date
-        self.timed_out = 0  # deliveries that have, exhausted or not
-        self.backing_off = 0  # of those, how many are to be tried again, and not yet
-        self.early = 0  # delayed messages whose delay, or backoff, is not over
+        # Deliveries that have timed out, but for those in batches that are not open: when each is tried
+        # again, store time; NEVER if it is exhausted.
+        self._late: dict[int, int] = {}
+        self._urgent = 0  # batches that are to be opened though no receiver asks
+        self._by_wall = Tally(each.due for each in self._delayed.values() if each.due)
+        self._by_store = Tally(each.backoff_until for each in self._delayed.values() if each.backoff_until)
         # Some deadline is work for whichever process comes by: of a message that expires, or of one that is
         # held together with others of its group.
         self._work_at_deadlines = False
         self.broken: dict[str, None] = {}  # groups of which several are in flight, and one has timed out
-        dues, expiries, deadlines = [], [], []
+        expiries = []
+        back: dict[int, list[int]] = {}
+        early_dues: dict[int, list[tuple[int, int]]] = {}
+        early_returns: dict[int, list[tuple[int, int]]] = {}
         for id, entry in self._delayed.items():
             traits, early = entry.traits, moment.is_early(entry)
             if traits.expires:
                 self.expiries.count(traits.expires, early=early)
                 expiries.append((traits.expires, id))
             if early:
-                self.early += 1
                 if entry.backoff_until:
-                    self.returns.append((entry.backoff_until, id))
+                    early_returns.setdefault(_kind(traits), []).append((entry.backoff_until, id))
                 else:
-                    dues.append((entry.due, id))
+                    early_dues.setdefault(_kind(traits), []).append((entry.due, id))
             elif traits.group is None:
-                ready.push(id, traits)
+                if traits.expires:
+                    ready.push(id, traits)
+                else:
+                    back.setdefault(traits.priority, []).append(id)
             if traits.group is not None:
                 ready.join(traits.group, id, traits.expires)
-        heapify(self.returns)
-        self.dues = Agenda(dues)  # when a delay is over, wall time; the id
+        for level, ids in back.items():
+            ready.push_run(sorted(ids), level)
+        for kind, pairs in early_dues.items():
+            self.dues[kind] = Agenda(pairs)
+        for kind, pairs in early_returns.items():
+            self.returns[kind] = Agenda(pairs)
         self.expiries.restart(expiries)
         for id, flight in self._flights.items():
-            if flight.traits.group is not None:
-                ready.join(flight.traits.group, id, flight.traits.expires).occupy(id)
-        for id, flight in self._flights.items():  # by now it is known which are held together
-            if flight.deadline <= moment.store:
-                self._time_out(id, flight)
-                continue
-            deadlines.append((flight.deadline, id))
-            if flight.traits.expires or ready.run_of(flight):
-                self._work_at_deadlines = True
-        self.deadlines = Agenda(deadlines)  # when a delivery times out, store time; the id
+            traits = flight.traits
+            if traits is not PLAIN:
+                if traits.group is not None:
+                    ready.join(traits.group, id, traits.expires).occupy(id)
+                self._work_at_deadlines = self._work_at_deadlines or traits.expires > 0
+        for name in ready.groups:  # by now it is known which are held together
+            self._work_at_deadlines = self._work_at_deadlines or len(ready.groups[name].in_flight) > 1
+        self._index_deadlines()
+        self._pass_deadlines(moment.store)
         ready.promote_all()
         self._set_bounds()
         self._is_stale = False
         self.alarm.forget()
         self.set_alarms()
+
+    def _index_deadlines(self, after: int = -1) -> None:
+        """Have those of all deliveries that are later than *after*, and no others."""
+        by_kind: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
+        for id, flight in self._flights.items():
+            if flight.deadline > after:
+                traits = flight.traits
+                kind = traits.priority, flight.attempts, _care(traits)
+                by_kind.setdefault(kind, []).append((flight.deadline, id))
+        self.deadlines = Agendas()  # when a delivery times out, store time; the id
+        for each, pairs in by_kind.items():
+            self.deadlines[each] = Agenda(pairs)
+        self._first = self.deadlines[FIRST]
 
     def _begin(self) -> None:
         """Interrupted from here on, the next look begins anew."""
@@ -123,13 +163,16 @@ class Timers:
             self._watch_expiry(id, traits.expires)
             self.expiries.count(traits.expires, early=early)
         self._ready.came_back(id)
+        if entry.backoff_until:
+            self._by_store.add(entry.backoff_until)
+        elif entry.due:
+            self._by_wall.add(entry.due)
         if early:
-            self.early += 1
             if entry.backoff_until:
-                heappush(self.returns, (entry.backoff_until, id))
+                self.returns[_kind(traits)].add(entry.backoff_until, id)
                 self.next_store = min(self.next_store, entry.backoff_until)
             else:
-                self.dues.add(entry.due, id)
+                self.dues[_kind(traits)].add(entry.due, id)
                 self._next_wall = min(self._next_wall, entry.due)
         elif traits.group is None:
             self._ready.push(id, traits)
@@ -141,11 +184,12 @@ class Timers:
 
     def remove_delayed(self, entry: Delayed) -> None:
         """It is not delayed any more."""
-        expires, early = entry.traits.expires, self._moment.is_early(entry)
-        if expires:
-            self.expiries.uncount(expires, early=early)
-        if early:
-            self.early -= 1
+        if entry.backoff_until:
+            self._by_store.remove(entry.backoff_until)
+        elif entry.due:
+            self._by_wall.remove(entry.due)
+        if entry.traits.expires:
+            self.expiries.uncount(entry.traits.expires, early=self._moment.is_early(entry))
 
     def watch(self, id: int, flight: Flight) -> None:
         """Note when *flight* times out."""
@@ -156,13 +200,17 @@ class Timers:
         # Entries are not removed on ack: an ack is far more common than a timeout, so
         # the stale ones are paid for here, in one sweep for as many new ones.
         self._watched += 1
-        self.deadlines.add(deadline, id)
+        attempts, traits = flight.attempts, flight.traits
+        if traits is PLAIN and attempts == 1:
+            self._first.add(deadline, id)
+        else:
+            self.deadlines[traits.priority, attempts, _care(traits)].add(deadline, id)
         if deadline < self.next_store:
             self._come_due(deadline)
-        if flight.traits is not PLAIN and (when := self._work_at(flight)):
+        if traits is not PLAIN and (when := self._work_at(flight)):
             self._work_at_deadlines = True
             self.alarm.at_store(when)
-        elif flight.attempts >= self._moment.attempts_max:
+        elif attempts >= self._moment.attempts_max:
             self.alarm.at_store(deadline)
         if not self._watched % STALE_MAX:
             self._sweep_deadlines()
@@ -177,26 +225,39 @@ class Timers:
     def watch_run(self, ids: Sequence[int], deadline: int) -> None:
         """`watch` for first attempts, of messages that do not expire; their *deadline* is to come."""
         if len(self._flights) == len(ids):  # all others are settled
-            self.deadlines = Agenda()
-        self.deadlines.add_run(deadline, ids)
+            self.deadlines = Agendas()
+            self._first = self.deadlines[FIRST]
+        self._first.add_run(deadline, ids)
         if deadline < self.next_store:
             self._come_due(deadline)
         if self._moment.attempts_max <= 1:
             self.alarm.at_store(deadline)
         self._sweep_deadlines()
 
-    def end(self, flight: Flight) -> None:
+    def retry_otherwise(self) -> None:
+        """Attempts and backoff are others now: what has timed out is to be indexed anew."""
+        if self.some_timed_out:
+            self.reindex()
+        else:
+            self.alarm.forget()
+            self.set_alarms()
+
+    @property
+    def some_timed_out(self) -> bool:
+        """Whether a delivery may have."""
+        return bool(self._late) or len(self._ready.batches) > 0
+
+    def end(self, id: int, flight: Flight) -> None:
         """A delivery that had timed out is another one now, or none."""
-        self.timed_out -= 1
-        moment = self._moment
-        if flight.attempts >= moment.attempts_max:
+        when = self._late.pop(id, None)
+        if when is None:  # it is in a batch that is not open, and is passed over there
+            return
+        if when == NEVER:
             self.exhausted_count -= 1
             return
-        early = moment.returns_at(flight) > moment.store
+        self._by_store.remove(when)
         if flight.traits.expires:
-            self.expiries.uncount(flight.traits.expires, early=early)
-        if early:
-            self.backing_off -= 1
+            self.expiries.uncount(flight.traits.expires, early=when > self._moment.store)
 
     def _come_due(self, store_ms: int) -> None:
         """Something comes due then, sooner than all else."""
@@ -206,18 +267,19 @@ class Timers:
 
     def _time_out(self, id: int, flight: Flight) -> None:
         """The delivery has timed out."""
-        self.timed_out += 1
         moment = self._moment
         if flight.traits.group is not None and self._ready.run_of(flight):
             self.broken[flight.traits.group] = None
             self.alarm.at_store(0)
         if flight.attempts >= moment.attempts_max:
+            self._late[id] = NEVER
             self.exhausted_count += 1
             self.exhausted.append(id)
             # It may have timed out as it began, so no alarm was set for its deadline before.
             self.alarm.at_store(flight.deadline)
             return
-        when = moment.returns_at(flight)
+        when = self._late[id] = moment.returns_at(flight)
+        self._by_store.add(when)
         early = when > moment.store
         if flight.traits.expires:
             self._watch_expiry(id, flight.traits.expires)
@@ -226,8 +288,8 @@ class Timers:
                 self._ready.note_turn(flight.traits.expires, id)
         self._ready.came_back(id)
         if early:
-            heappush(self.returns, (when, id))
-            self.backing_off += 1
+            expires = flight.traits.expires
+            self.returns[EXPIRING if expires else flight.traits.priority].add(when, id)
             if when < self.next_store:
                 self._come_due(when)
         else:
@@ -242,18 +304,15 @@ class Timers:
     def _sweep(self) -> None:
         """Make the index anew if most of it is out of date."""
         most = STALE_SHARE * (len(self._delayed) + len(self._flights) + STALE_MAX)
-        later = len(self.dues) + len(self.returns) + len(self.expiries.agenda)
+        later = self.dues.size() + self.returns.size() + len(self.expiries.agenda)
         if self._ready.size() + later + len(self.overdue) + len(self.exhausted) > most:
             self.reindex()
 
     def _sweep_deadlines(self) -> None:
         """Have only those that are in force, if most are not."""
-        if len(self.deadlines) <= 2 * len(self._flights) + STALE_MAX:
+        if self.deadlines.size() <= 2 * len(self._flights) + STALE_MAX:
             return
-        now_ms = self._moment.store
-        self.deadlines = Agenda(
-            (each.deadline, id) for id, each in self._flights.items() if each.deadline > now_ms
-        )
+        self._index_deadlines(self._moment.store)
         self._sweep()
 
     # ── time ───────────────────────────────────────────────────────────────────────
@@ -278,73 +337,143 @@ class Timers:
         expiry = self.expiries.agenda.first()
         if expiry and moment.wall < expiry[0] <= now.wall:
             self.alarm.board.next = 0  # sooner than it knew, if the wall clock has jumped
-        before = moment.store
-        moment.store, moment.wall = max(before, now.store), now.wall
+        moment.store, moment.wall = max(moment.store, now.store), now.wall
         self._pass_deadlines(moment.store)
-        self._pass_returns(before, moment.store)
+        self._ready.batches.pass_to(moment.store)
+        self._pass_returns(moment.store)
         self._pass_dues(now.wall)
+        if batch := self._ready.batches.take_any():
+            self._open(batch)
         self.overdue += self._ready.pass_turns(now.wall)
         self._set_bounds()
         self._is_stale = False
 
     def _pass_deadlines(self, now_ms: int) -> None:
-        last = None
-        while (pair := self.deadlines.first()) and pair[0] <= now_ms:
-            self.deadlines.pop()
-            if pair != last and self._is_deadline(*pair):
-                self._time_out(pair[1], self._flights[pair[1]])
-            last = pair
+        moment, batches = self._moment, self._ready.batches
+        for kind, times, ids in self.deadlines.take(now_ms):
+            level, attempts, care = kind
+            if care == AT_ONCE:
+                for id, flight in self._timed_out(times, ids):
+                    self._time_out(id, flight)
+                continue
+            if not self._flights:
+                continue
 
-    def _pass_returns(self, before_ms: int, now_ms: int) -> None:
-        last = None
-        while self.returns and self.returns[0][0] <= now_ms:
-            pair = heappop(self.returns)
-            if pair != last and self._is_return(*pair):
-                if flight := self._flights.get(pair[1]):
-                    # One that has timed out just now was not backing off: the entry is of an earlier flight.
-                    if flight.deadline > before_ms:
-                        continue
-                    self.backing_off -= 1
-                    if flight.traits.expires:
-                        self.expiries.not_early(flight.traits.expires)
-                    self._ready.push(pair[1], flight.traits)
-                else:
-                    self._end_delay(pair[1])
-            last = pair
+            def ready_from(deadline: int, attempts: int = attempts) -> int | None:
+                if attempts >= moment.attempts_max:
+                    return None
+                return moment.returns_from(deadline, attempts)
+
+            before = len(batches)
+            batches.add(kind, level, times, ids, ready_from, now_ms)
+            if care or attempts >= moment.attempts_max:
+                self._urgent += len(batches) - before
+            self._ready.many_came_back(len(ids))
+        self.deadlines.forget_empty(FIRST)
+
+    def _timed_out(self, times: Sequence[int], ids: Sequence[int]) -> list[tuple[int, Flight]]:
+        """The deliveries among these that are in force, and not known to have timed out."""
+        flights, late = self._flights, self._late
+        return [
+            (id, flight)
+            for when, id in zip(times, ids, strict=True)
+            if (flight := flights.get(id)) and flight.deadline == when and id not in late
+        ]
+
+    def _pass_returns(self, now_ms: int) -> None:
+        for kind, times, ids in _passed(self.returns, now_ms):
+            if kind == EXPIRING:
+                for when, id in zip(times, ids, strict=True):
+                    if self._is_return(when, id):
+                        if flight := self._flights.get(id):
+                            self.expiries.not_early(flight.traits.expires)
+                            self._ready.push(id, flight.traits)
+                        else:
+                            self._end_delay(id)
+            else:
+                self._come_back(kind, times, ids)
 
     def _pass_dues(self, now_ms: int) -> None:
-        moment, ended = 0, set[int]()
-        while (pair := self.dues.first()) and pair[0] <= now_ms:
-            self.dues.pop()
-            due, id = pair
-            if due != moment:
-                moment, ended = due, set()
-            # What was put off to the same moment twice is in there twice, and others of that moment between.
-            if id not in ended and self._is_due(due, id):
-                ended.add(id)
-                self._end_delay(id)
+        for kind, times, ids in _passed(self.dues, now_ms):
+            if kind == EXPIRING:
+                for when, id in zip(times, ids, strict=True):
+                    if self._is_due(when, id):
+                        self._end_delay(id)
+            else:
+                self._come_back(kind, times, ids)
+
+    def _come_back(self, kind: int, times: array[int], ids: Sequence[int]) -> None:
+        """The delays of messages, or their backoffs, are over; in some cases they were put off since."""
+        if kind <= GROUPED:
+            self._ready.batches.add(IN_GROUP, GROUPED - kind, times, ids, lambda _: 0, 0)
+        elif times[0] == times[-1]:
+            self._ready.push_run(ids, kind)
+        else:
+            for at in range(0, len(ids), BATCH_IDS):
+                self._ready.push_run(sorted(ids[at : at + BATCH_IDS]), kind)
 
     def _end_delay(self, id: int) -> None:
-        """The delay of a message, or its backoff, is over."""
-        self.early -= 1
+        """The delay of a message that expires, or its backoff, is over."""
         traits = self._delayed[id].traits
-        if traits.expires:
-            self.expiries.not_early(traits.expires)
+        self.expiries.not_early(traits.expires)
         if traits.group is None:
             self._ready.push(id, traits)
         else:
             self._ready.promote(traits.group)
 
+    # ── batches ────────────────────────────────────────────────────────────────────
+
+    def is_behind(self) -> bool:
+        """Whether a batch is not open, so that what is in it is not counted; each `advance` opens one."""
+        return len(self._ready.batches) > 0
+
+    def open_all(self) -> None:
+        """Open all batches; `advance` was called before."""
+        self._begin()
+        while batch := self._ready.batches.take_any():
+            self._open(batch)
+        self._set_bounds()
+        self._is_stale = False
+
+    def open_next(self) -> None:
+        """Open the batch that may hold the next message."""
+        self._begin()
+        self._open(self._ready.batches.take_next())
+        self._set_bounds()
+        self._is_stale = False
+
+    def _open(self, batch: Batch) -> None:
+        """Put each entry where its message belongs, unless it is out of date."""
+        level, attempts, care = batch.key
+        if batch.key == IN_GROUP:
+            for id in batch.ids:
+                entry = self._delayed.get(id)
+                if entry and entry.traits.group is not None and not self._moment.is_early(entry):
+                    self._ready.promote(entry.traits.group)
+            return
+        moment, timed_out = self._moment, self._timed_out(batch.times, batch.ids)
+        if attempts >= moment.attempts_max or care:
+            self._urgent -= 1
+            for id, flight in timed_out:
+                self._time_out(id, flight)
+            return
+        returns, now_ms = moment.returns_at, moment.store
+        found = {id: returns(flight) for id, flight in timed_out}
+        self._late.update(found)
+        self._by_store.add_all(found.values())
+        self._ready.push_run(sorted([id for id, when in found.items() if when <= now_ms]), level)
+        self.returns[level].add_all(sorted([(when, id) for id, when in found.items() if when > now_ms]))
+
     def _set_bounds(self) -> None:
-        deadline, due, expiry = self.deadlines.first(), self.dues.first(), self.expiries.agenda.first()
-        self.next_store = deadline[0] if deadline else NEVER
-        if self.returns:
-            self.next_store = min(self.next_store, self.returns[0][0])
-        self._next_wall = due[0] if due else NEVER  # wall time, ms: nothing comes due before that
+        batches, expiry = self._ready.batches, self.expiries.agenda.first()
+        nexts = [when for when in (self.deadlines.first(), self.returns.first()) if when is not None]
+        self.next_store = 0 if batches else min(nexts, default=NEVER)
+        due = self.dues.first()
+        self._next_wall = NEVER if due is None else due  # wall time, ms: nothing comes due before that
         if expiry:  # what has expired already does not say when the next one does
             self._next_wall = min(self._next_wall, max(expiry[0], self._moment.wall + 1))
 
-    # ── questions; after `advance` ─────────────────────────────────────────────────
+    # ── questions; after `advance`, and once all batches are open ──────────────────
 
     def in_flight(self) -> Iterator[int]:
         """The ids of what is in flight, the next to time out first.
@@ -362,7 +491,7 @@ class Timers:
         *ahead_ms*: wall time less store time.
         """
         dues = filter(lambda pair: self._is_due(*pair), self.dues.ascending())
-        returns = filter(lambda pair: self._is_return(*pair), ascending(self.returns))
+        returns = filter(lambda pair: self._is_return(*pair), self.returns.ascending())
         wall = ((when + ahead_ms, id) for when, id in returns)
         return filterfalse(self.has_expired, _unique(id for _, id in merge(dues, wall)))
 
@@ -370,16 +499,11 @@ class Timers:
         """How long until a deadline passes or a delay ends; None if there is none.  No `advance` before."""
         if self._is_stale:
             self.reindex()
-        deadline = self._first_deadline()
-        while self.returns and not self._is_return(*self.returns[0]):
-            heappop(self.returns)
-        while (due := self.dues.first()) and not self._is_due(*due):
-            self.dues.pop()
-        nexts = [] if deadline is None else [deadline - now.store]
-        if self.returns:
-            nexts.append(self.returns[0][0] - now.store)
-        if due:
-            nexts.append(due[0] - now.wall)
+        rests, nexts = self._ready.batches.rests_until, list[int]()
+        store = [self._first_deadline(), _first(self.returns, self._is_return), rests]
+        nexts += [when - now.store for when in store if when is not None]
+        if (due := _first(self.dues, self._is_due)) is not None:
+            nexts.append(due - now.wall)
         return max(0, min(nexts)) / 1000 if nexts else None
 
     def has_expired(self, id: int) -> bool:
@@ -404,6 +528,14 @@ class Timers:
         self._is_stale, self.next_store = False, bound
         return found
 
+    def counts(self) -> tuple[int, int]:
+        """How many are in flight, and how many early."""
+        bound = self.next_store
+        self._begin()
+        early = self._by_wall.left(self._moment.wall) + self._by_store.left(self._moment.store)
+        self._is_stale, self.next_store = False, bound
+        return len(self._flights) - len(self._late) + self.exhausted_count, early
+
     def _is_deadline(self, deadline: int, id: int) -> bool:
         flight = self._flights.get(id)
         return flight is not None and flight.deadline == deadline
@@ -411,8 +543,7 @@ class Timers:
     def _is_return(self, when: int, id: int) -> bool:
         if entry := self._delayed.get(id):
             return entry.backoff_until == when
-        flight, moment = self._flights.get(id), self._moment
-        return flight is not None and moment.has_timed_out(flight) and moment.returns_at(flight) == when
+        return self._late.get(id) == when
 
     def _is_due(self, due: int, id: int) -> bool:
         entry = self._delayed.get(id)
@@ -471,7 +602,7 @@ class Timers:
             self.alarm.at_wall(0)
         elif expiry:
             self.alarm.at_wall(expiry[0])
-        if self.exhausted or self.broken:
+        if self.exhausted or self.broken or self._urgent:
             self.alarm.at_store(0)
         elif self._work_at_deadlines or self._moment.attempts_max != NEVER:
             deadline = self._first_deadline()
@@ -482,9 +613,50 @@ class Timers:
 
     def _first_deadline(self) -> int | None:
         """When the next delivery that is still in force times out; what is settled before it is dropped."""
-        while (deadline := self.deadlines.first()) and not self._is_deadline(*deadline):
-            self.deadlines.pop()
-        return deadline[0] if deadline else None
+        if not self._flights:
+            self.deadlines = Agendas()
+            self._first = self.deadlines[FIRST]
+            return None
+        self._first.drop_absent(self._flights)
+        return _first(self.deadlines, self._is_deadline)
+
+
+def _care(traits: Traits) -> int:
+    """How a delivery is to be treated that times out."""
+    if traits.group is not None:
+        return AT_ONCE
+    return SOON if traits.expires else 0
+
+
+def _kind(traits: Traits) -> int:
+    """Of a message that is delayed."""
+    if traits.expires:
+        return EXPIRING
+    return traits.priority if traits.group is None else GROUPED - traits.priority
+
+
+def _first(agendas: Agendas, is_valid: Callable[[int, int], bool]) -> int | None:
+    """When the first entry that is valid happens; those before it are dropped."""
+    for agenda in agendas.values():
+        while (pair := agenda.first()) and not is_valid(*pair):
+            agenda.pop()
+    return agendas.first()
+
+
+def _passed(agendas: Agendas, now_ms: int) -> list[tuple[int, array[int], Sequence[int]]]:
+    """`agendas.take`; of what expires, each entry once."""
+    if (first := agendas.first()) is None or first > now_ms:
+        return []
+    found, pairs = [], set[tuple[int, int]]()
+    for kind, times, ids in agendas.take(now_ms):
+        if kind == EXPIRING:
+            pairs.update(zip(times, ids, strict=True))
+        else:
+            found.append((kind, times, ids))
+    if pairs:
+        listed = sorted(pairs)
+        found.append((EXPIRING, array("Q", [when for when, _ in listed]), [id for _, id in listed]))
+    return found
 
 
 def _unique(ids: Iterable[int]) -> Iterator[int]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from mq.delivery import dead
 from mq.delivery.now import Now
@@ -19,11 +19,14 @@ from mq.engine.channel import Channel
 from mq.engine.operation import operation
 from mq.engine.phase import Phase
 from mq.engine.sizes import glance_created_ms
+from mq.engine.slices import give_way
 from mq.engine.store import Store
 from mq.errors import CorruptStore, UsageError
 from mq.storage import locks, shared
 
 MAPPED: Final = frozenset({Phase.OPEN, Phase.EXCLUSIVE})  # the page says what is so now
+
+T = TypeVar("T")
 
 
 class Stats(NamedTuple):
@@ -107,16 +110,25 @@ def _look(
     store: Store, channel: Channel, choose: Callable[[QueueState, Now], list[int]]
 ) -> list[Shown]:  # fmt: skip
     """The messages that *choose* names, and whose records are still there."""
-    held, found = store.turn.look(partial(_choose, store, channel, choose))
+    held, found = _ask(store, partial(_choose, store, channel, choose))
     return [shown for seen in found if held and (shown := _show(store, held, seen))]
+
+
+def _ask(store: Store, ask: Callable[[], T | None]) -> T:
+    """What *ask* finds; it finds None as long as much has come due that is not noted, and notes a part."""
+    while (found := store.turn.look(ask)) is None:
+        give_way(store)
+    return found
 
 
 def _choose(
     store: Store, channel: Channel, choose: Callable[[QueueState, Now], list[int]]
-) -> tuple[QueueState | None, list[Seen]]:
+) -> tuple[QueueState | None, list[Seen]] | None:
     held, now = channel.state, store.clock.now()
     if held is None:
         return None, []
+    if held.is_behind(now):
+        return None
     skew = skew_ms(store)
     return held, [_see(held, id, now, skew) for id in choose(held, now)]
 
@@ -192,7 +204,7 @@ def stats(store: Store, channel: Channel) -> Stats:
 @operation
 def stats_if_there(store: Store, channel: Channel) -> Stats | None:
     """The same; None if there is no such queue."""
-    counted, oldest = store.turn.look(partial(_count, store, channel))
+    counted, oldest = _ask(store, partial(_count, store, channel))
     if counted is None or oldest is None:
         return counted
     created_ms = oldest.created_ms
@@ -214,11 +226,13 @@ class Oldest(NamedTuple):
     now: Now
 
 
-def _count(store: Store, channel: Channel) -> tuple[Stats | None, Oldest | None]:
+def _count(store: Store, channel: Channel) -> tuple[Stats | None, Oldest | None] | None:
     """The queue's counts, with no age yet; None if it is not there."""
     held, now = channel.state, store.clock.now()
     if held is None:
         return None, None
+    if held.is_behind(now):
+        return None
     id = held.oldest_ready(now)
     position = None if id is None else held.position(id)
     oldest = None

@@ -326,7 +326,7 @@ class Driver:
         store, step = self._broker._store, model.unchanged
         for name in sorted(store.replica.state.names()):
             queue = store.replica.state.named(name)
-            queue.advance(store.clock.now())
+            queue.counts(store.clock.now())
             last = self._bodies(name, "in_flight") if queue.timers.exhausted_count else set()
             exhausted = filter(queue.timers.is_exhausted, queue.timers.exhausted)
             dying = {self.history.bodies.get(id) for id in exhausted}

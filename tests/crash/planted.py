@@ -239,7 +239,7 @@ BUGS = (
     Bug("where it died does not move", "mq.delivery.traits:changes_in",
         "return Changes(traits.expires, traits.origin, traits.failures, received)", "return None", "moving"),
     Bug("a group forgets who is in flight", "mq.delivery.timers:Timers.reindex",
-        "ready.join(flight.traits.group, id, flight.traits.expires).occupy(id)", "pass",
+        "ready.join(traits.group, id, traits.expires).occupy(id)", "pass",
         "grouped"),
     Bug("the next of a group comes before all of a batch are settled", "mq.delivery.groups:Group.come_back",
         "del self.in_flight[at]", "self.in_flight.clear()", "batched_groups"),

@@ -288,7 +288,9 @@ def test_one_message_that_comes_back_for_ever_costs_no_memory(queue, settle):
         deliver(queue, 10, 100 + turn, 11 + turn)
         settle(queue)
     timers = queue.timers
-    indexes = queue.ready.size() + sum(map(len, (timers.deadlines, timers.dues, timers.returns)))
+    indexes = queue.ready.size() + sum(
+        each.size() for each in (timers.deadlines, timers.dues, timers.returns)
+    )
     assert indexes < 4 * STALE_MAX
 
 
@@ -329,7 +331,7 @@ def test_deadlines_of_acked_messages_cost_no_memory():
         queue.publish(id, 1)
         deliver(queue, id, 10**6 + id, 10**9)
         queue.ack(id, 1)
-    assert len(queue.timers.deadlines) < 4 * STALE_MAX
+    assert queue.timers.deadlines.size() < 4 * STALE_MAX
 
 
 # ── compaction ─────────────────────────────────────────────────────────────────────
