@@ -209,6 +209,8 @@ given("receive_many timeout", SECONDS,
       lambda bench, value: value is None or bench.queue.receive_many(1, value))  # fmt: skip
 given("receive_many visibility_timeout", SECONDS,
       lambda bench, value: bench.queue.receive_many(1, 0, visibility_timeout=value))  # fmt: skip
+given("receive_many linger", SECONDS, lambda bench, value: bench.queue.receive_many(1, 0, linger=value))
+given("receive_many per_group", COUNTS, lambda bench, value: bench.queue.receive_many(1, 0, per_group=value))
 given("broker.receive queues", MESSAGES, lambda bench, value: bench.broker.receive(value, 0))
 given("broker.receive queue", {}, lambda bench, value: bench.broker.receive([bench.queue, value], 0))
 given("broker.receive timeout", SECONDS,

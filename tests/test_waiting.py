@@ -288,6 +288,106 @@ def test_a_farther_time_wakes_nobody(queue, sleeps):
     assert sleeps.notified == 0
 
 
+# ── a receiver that lingers ────────────────────────────────────────────────────────
+
+
+def bodies(deliveries):
+    return [each.body for each in deliveries]
+
+
+def test_one_that_lingers_returns_as_soon_as_its_batch_is_full(queue, sleeps):
+    [receiver] = receivers(sleeps, 1, lambda: queue.receive_many(3, linger=PATIENCE))
+    queue.publish_many([b"1", b"2"])
+    sleeps.begin()
+    assert queue.stats()[:3] == (2, 0, 0)  # nothing is taken before
+    queue.publish(b"3")
+    assert bodies(receiver.result()) == [b"1", b"2", b"3"]
+
+
+def test_one_that_lingers_takes_what_is_there_when_the_time_is_over(queue, one_thread, clock):
+    queue.publish(b"first")
+    queue.publish(b"second", delay=4)
+    queue.publish(b"late", delay=11)
+    [first, second] = queue.receive_many(9, timeout=0, linger=10)
+    assert bodies([first, second]) == [b"first", b"second"]
+    assert sum(one_thread) == 10
+    assert first.due_at.timestamp() == clock() + queue.options()["visibility_timeout"]  # it begins now
+
+
+def test_one_that_lingers_waits_for_the_first_as_long_as_its_timeout(queue, one_thread):
+    assert queue.receive_many(9, timeout=3, linger=10) == []
+    assert sum(one_thread) == 3
+
+
+def test_the_time_to_linger_begins_with_the_first_message(queue, one_thread):
+    queue.publish(b"x", delay=5)
+    assert bodies(queue.receive_many(9, timeout=6, linger=10)) == [b"x"]
+    assert sum(one_thread) == 15
+
+
+def test_a_full_batch_does_not_linger(queue, one_thread):
+    queue.publish_many([b"1", b"2"])
+    assert bodies(queue.receive_many(2, linger=10)) == [b"1", b"2"]
+    assert not one_thread
+
+
+def test_one_that_lingers_keeps_no_message_from_another_receiver(queue, sleeps):
+    """It was woken for the message, and wakes the other one before it waits on."""
+    [lingers, other] = [
+        *receivers(sleeps, 1, lambda: queue.receive_many(3, linger=PATIENCE)),
+        *receivers(sleeps, 1, queue.receive),
+    ]
+    queue.publish(b"1")
+    assert other.result().body == b"1"
+    queue.publish_many([b"2", b"3", b"4"])
+    assert bodies(lingers.result()) == [b"2", b"3", b"4"]
+
+
+def test_several_that_linger_do_not_wake_each_other_again_and_again(queue, sleeps):
+    """Each looks when something comes, and the one whose batch is full first takes it."""
+    waiting = receivers(sleeps, 2, lambda: queue.receive_many(2, linger=PATIENCE))
+    queue.publish(b"1")
+    sleeps.begin(2)
+    planned = len(sleeps.planned)
+    queue.publish_many([b"2", b"3", b"4"])
+    got = [bodies(each.result()) for each in waiting]
+    assert sorted(got) == [[b"1", b"2"], [b"3", b"4"]]
+    assert len(sleeps.planned) <= planned + 2
+
+
+def test_a_close_ends_a_linger_and_nothing_is_held(engine, clock, monkeypatch):
+    broker = engine.open("another", clock=clock, background=False)
+    queue, sleeps = broker.queue("mail"), Sleeps(monkeypatch, broker._store)
+    [receiver] = receivers(sleeps, 1, lambda: queue.receive_many(3, linger=PATIENCE))
+    queue.publish(b"1")
+    sleeps.begin()
+    broker.close()
+    assert isinstance(receiver.result(), mq.Closed)
+    assert engine.reopen(broker).queue("mail").stats()[:3] == (1, 0, 0)
+
+
+@pytest.mark.needs("sharing")
+def test_one_that_lingers_hears_what_another_broker_publishes(engine, clock):
+    ours, theirs = engine.open("another", clock=clock), engine.open("another", clock=clock)
+    receiver = Receiver(lambda: ours.queue("mail").receive_many(2, linger=PATIENCE))
+    for body in (b"1", b"2"):
+        while not ours._store.waiters.asleep:
+            time.sleep(0)
+        theirs.queue("mail").publish(body)
+    assert bodies(receiver.result()) == [b"1", b"2"]
+
+
+def test_an_exception_ends_a_linger_and_nothing_is_held(queue, sleeps):
+    [receiver] = receivers(sleeps, 1, lambda: queue.receive_many(3, linger=PATIENCE))
+    queue.publish(b"1")
+    sleeps.begin()
+    sleeps.interrupt[receiver] = Interrupt()
+    sleeps.spurious()
+    assert isinstance(receiver.result(), Interrupt)
+    assert queue.receive(timeout=0).attempts == 1
+    assert not queue._store.waiters.asleep
+
+
 # ── several receivers ──────────────────────────────────────────────────────────────
 
 

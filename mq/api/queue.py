@@ -182,14 +182,16 @@ class Queue(Generic[T]):
 
     def receive_many(
         self, limit: int, timeout: float | None = None, *, visibility_timeout: float | None = None,
-        per_group: int | None = 1,
+        linger: float = 0, per_group: int | None = 1,
     ) -> list[Delivery[T]]:  # fmt: skip
-        """Take up to *limit* messages: returns as soon as there is one, with all that are ready.
+        """Take up to *limit* messages: returns as soon as there is one, with all that are ready by then.
 
         *timeout*: seconds to wait for the first one, then the list is empty; None (the default) waits for
         ever.
         *visibility_timeout*: as for `receive`, for each of them.
-
+        *linger*: seconds to wait for a fuller batch once there is a first message; 0 by default.  Nothing is
+        taken before that, so that no visibility timeout begins.  Other receivers may take the messages first:
+        then this waits for the next one, as *timeout* says.
         *per_group*: how many messages of each group at most, in publish order; 1 by default; None: 1,000.
         Those of one group are held together: its next message waits until all of them are settled.  One that
         is acked or rejected leaves the others where they are.  One that is nacked, released or times out
@@ -205,7 +207,8 @@ class Queue(Generic[T]):
             visibility_timeout = check_seconds("visibility_timeout", visibility_timeout)
         if per_group is not None:
             per_group = check_count("per_group", per_group, least=1)
-        return hot.receive_many(self._store, self, limit, until, visibility_timeout, per_group)
+        linger = check_seconds("linger", linger)
+        return hot.receive_many(self._store, self, limit, until, visibility_timeout, linger, per_group)
 
     def __iter__(self) -> Iterator[Delivery[T]]:
         """Deliveries, as `receive()` takes them, until the broker is closed."""

@@ -43,7 +43,7 @@ from mq.engine.outlet import Outlet
 from mq.engine.receiving import NOTHING
 from mq.engine.slices import give_way
 from mq.engine.store import Store
-from mq.engine.waiting import Sleeper
+from mq.engine.waiting import Gatherer, Sleeper
 from mq.errors import DiskFull, StaleReceipt, StorageError
 from mq.storage.shared import ASLEEP
 
@@ -283,23 +283,26 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
 @operation
 def receive_many(
     store: Store, queue: Handle[D], limit: int, until: float | None, visibility_timeout: float | None,
-    per_group: int | None,
+    linger: float, per_group: int | None,
 ) -> list[D]:  # fmt: skip
     """Take up to *limit* messages as soon as there is one; none once *until* has come, monotonic seconds.
 
-    *per_group*: how many of each group at most; None: any number.
+    *linger*: seconds to wait for more before any is taken.  *per_group*: how many of each group at most.
     """
     turn, replica, channel = store.turn, store.replica, queue._channel
     sleeper: Sleeper | None = None
+    gatherer: Gatherer | None = None
     taken, deliveries = NOTHING, []
     try:
         while True:
-            settled, begin = None, -1
+            settled, begin, waiter = None, -1, None
             with turn.mutex:
                 try:
                     turn.enter()
                     if sleeper:
                         sleeper.end()
+                    if gatherer:
+                        gatherer.end()
                     now = store.clock.now()
                     if now.store >= replica.state.board.next:
                         store.committer.do_due()
@@ -308,10 +311,16 @@ def receive_many(
                     if state is not None and state.delivery_needs_plan:
                         receiving.renew(store, state, now)
                     if not ids:
-                        sleeper = sleeper or Sleeper(store.waiters, Channels((channel,)))
+                        waiter = sleeper = sleeper or Sleeper(store.waiters, Channels((channel,)))
+                        gatherer = None  # another receiver took what there was
                         if not sleeper.prepare(now, until):
                             return []
-                    else:
+                    elif linger and len(ids) < limit:
+                        if gatherer is None:
+                            channel.wake_next(now)  # a receiver that does not linger, perhaps
+                            gatherer = Gatherer(store.waiters, Channels((channel,)), linger)
+                        waiter = gatherer if gatherer.goes_on(now) else None
+                    if waiter is None:
                         assert state
                         options = state.options
                         seconds = (
@@ -335,9 +344,8 @@ def receive_many(
                     raise
                 finally:
                     turn.leave()
-            if not ids:
-                assert sleeper
-                sleeper.sleep()
+            if waiter is not None:
+                waiter.sleep()
                 continue
             if settled is not None:
                 return receiving.hand_over(store, settled)
@@ -348,6 +356,8 @@ def receive_many(
     except BaseException as error:
         if sleeper:
             sleeper.give_up()
+        if gatherer:
+            gatherer.give_up()
         deliveries += [(id, flight.receipt) for id, flight in zip(*taken, strict=True)]
         if deliveries and not isinstance(error, StorageError):  # what is damaged is set aside already
             receiving.give_back(store, channel, deliveries)

@@ -10,7 +10,8 @@ way out, and a signal that comes then leaves the caller without a lock that it b
 hold.)
 
     receive()            waits at its queue: one message wakes one of many
-    receive([queues])    and publish(timeout=) look for themselves: they are told of everything
+    receive([queues])    and publish(timeout=) look for themselves: they are told of everything;
+                         so does receive_many(linger=), once there is a message
     watch.arm([queues])  waits in the same line, without a thread: see mq/engine/watching.py
 
 No thread polls.  For each queue, one sleeping receiver carries the next time at which
@@ -180,3 +181,22 @@ class Sleeper(Waiter):
         else:
             seconds = self.wake_at - time.monotonic()
             self._bell.acquire(timeout=min(max(0.0, seconds), TIMEOUT_MAX))
+
+
+class Gatherer(Sleeper):
+    """A thread that has found fewer messages than it wants, and waits for more before it takes any.
+
+    It holds none of them meanwhile: it is told of everything, so that each message also wakes another
+    receiver, which may take it.
+    """
+
+    __slots__ = ("_until",)
+
+    def __init__(self, waiters: Waiters, channels: Channels, seconds: float) -> None:
+        super().__init__(waiters, channels)
+        self.looks = True
+        self._until = time.monotonic() + seconds
+
+    def goes_on(self, now: Now) -> bool:
+        """Wait on; False once the time is over."""
+        return self.prepare(now, self._until)

@@ -32,7 +32,7 @@ def everything() -> None:
         assert_type(broker.receive([orders], 3), mq.Delivery[Order] | None)
         several = orders.receive_many(5, 0)
         assert_type(several, list[mq.Delivery[Order]])
-        assert_type(orders.receive_many(5, per_group=None), list[mq.Delivery[Order]])
+        assert_type(orders.receive_many(5, linger=0.5, per_group=None), list[mq.Delivery[Order]])
 
         orders.ack_many(several)
         orders.ack_many([several[0].receipt, several[1]])
