@@ -47,8 +47,8 @@ class Topic(Generic[T]):
         *options*: those of `mq.PublishOptions`, which hold in each queue.  A dedup_id is the topic's: if it
         was seen here in the last 300 seconds, nothing is stored, and the first id is returned.
 
-        All queues get it, or none: a full queue that rejects refuses it for all.  Without a subscriber it is
-        gone, unless the topic retains it, and counted in `broker.stats().unrouted`.
+        All queues get it, or none: a full queue that rejects refuses it for all.  Without a subscriber, and
+        unless the topic retains it, it is gone, and counted in `broker.stats().unrouted`.
 
         Raises UsageError (an option is wrong, or the body cannot be stored), QueueFull (naming the queue in
         which no room came within the option `timeout`), DiskFull, StoreFailed, Closed.

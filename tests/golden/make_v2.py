@@ -4,6 +4,8 @@ v2/upgraded   v1/recovered, opened again by this mq on a board whose clock says 
               revision 2 behind those of revision 1, each with a CLOCK; what is new in this revision;
               the clock is set, and the first segments are given back; a checkpoint; killed
 
+v2/topics     what is published to topics: each kind of record from 31 to 35, in a log and in a checkpoint
+
 What is in it is written down in tests/storage/test_golden_v2.py.
 """
 
@@ -15,6 +17,8 @@ from pathlib import Path
 from unittest import mock
 
 import mq
+from mq.delivery import records
+from mq.delivery.options import Declaration
 from mq.engine.store import Store
 from mq.storage import shared
 from mq.storage.real_disk import RealDisk
@@ -61,6 +65,65 @@ def make_upgraded(path: Path) -> None:
     (path / "reserve").unlink()  # a megabyte of nothing
 
 
+def make_topics(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+    board = Board()
+    board.wall = SET_TO
+    with mock.patch("mq.engine.clock.time", board):
+        store = Store(
+            str(path), sync="always", read_only=False, segment_bytes=1024, clock=None, disk=board,
+            background=False,
+        )  # fmt: skip
+        fan_out(mq.Broker(store), store)
+        for word in (shared.HOLDER, shared.SYNCER):
+            store.turn.mark[word] = 0
+        store.let_go()
+    (path / "reserve").unlink()
+
+
+def fan_out(broker: mq.Broker, store: Store) -> None:
+    mail, bills = (
+        broker.queue("mail", max_attempts=1),
+        broker.queue("bills", ttl=900, dead_letter="mail.dead"),
+    )
+    mail.subscribe("orders.*")
+    mail.subscribe("#")
+    bills.subscribe("orders.#", match={"kind": "invoice"})
+    orders = broker.topic("orders.eu")
+    orders.publish("to mail")
+    orders.publish({"n": 1}, headers={"kind": "invoice"}, dedup_id="o-1", priority=3)
+    broker.topic("orders").publish(b"both", headers={"kind": "invoice"})
+    mail.unsubscribe("#")
+    broker.topic("nobody").publish("is there")
+    mail.subscribe("#")
+    broker.queue("passing").publish("passing " * 20)  # and so the first segments are given back
+    broker.queue("passing").receive(timeout=0).ack()
+    while store.replica.log.head < 1024:
+        store.maintenance.cleaning.clean()
+    store.maintenance.checkpoints.write()
+    mail.unsubscribe("#")
+    mail.receive(timeout=0).nack(reason="dies first")
+    bills.receive(timeout=0).reject("dies second")
+    keep(store, Declaration(name="kept", topic=True))
+    kept = broker.topic("kept").publish("kept")
+    broker.queue("late").publish("before")
+    state = store.replica.state
+    size = store.committer.size_of(state.topic("kept"), kept)
+    again = records.backfill(state.named("late").number, state.topic("kept").number, [kept], [size])
+    store.turn.take(lambda: commit(store, again))
+
+
+def keep(store: Store, declaration: Declaration) -> None:
+    number = store.replica.state.free_number()
+    store.turn.take(lambda: commit(store, records.declare(number, declaration)))
+
+
+def commit(store: Store, draft: records.Draft) -> None:
+    plan = store.committer.plan()
+    plan.add(*draft)
+    store.committer.commit(plan)
+
+
 def live(broker: mq.Broker, board: Board) -> None:
     broker.queue("replies", delete_when_abandoned=600)
     broker.queue("replies").publish("for nobody")
@@ -84,6 +147,7 @@ def live(broker: mq.Broker, board: Board) -> None:
 
 if __name__ == "__main__":
     make_upgraded(HERE / "v2" / "upgraded")
+    make_topics(HERE / "v2" / "topics")
     for file in sorted((HERE / "v2").rglob("*")):
         if file.is_file():
             print(f"{file.stat().st_size:8} {file.relative_to(HERE)}", file=sys.stderr)

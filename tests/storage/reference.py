@@ -409,7 +409,7 @@ class State:
         assert said.topic is not None
         exchange = self._queue(0)
         exchange.totals["published"] += 1
-        exchange.totals["dropped"] += not count
+        exchange.totals["dropped"] += not count and not form & 2
         if said.dedup[0] is not None:
             exchange.dedup[f"{said.topic}\0{said.dedup[0]}"] = lsn, said.dedup[1]
         for number, own in zip(numbers, times, strict=True):

@@ -90,3 +90,48 @@ def test_the_page_of_version_2():
     assert offset == START_MS - 50_000
     assert page[14:18].tolist() == [2, 0x0102030405060708, 4026531834, 0]
     assert not any(page[18:])
+
+
+TOPICS = UPGRADED.parent / "topics"
+
+
+@pytest.mark.parametrize("checkpoint", [True, False], ids=["with its checkpoint", "from the whole log"])
+@pytest.mark.parametrize("read_only", [True, False], ids=["read only", "opened"])
+def test_the_store_with_topics(tmp_path, read_only, checkpoint):
+    path = Path(shutil.copytree(TOPICS, tmp_path / "s"))
+    if not checkpoint:
+        shutil.rmtree(path / "checkpoint")
+    with mq.open(path, clock=lambda: SET_MS / 1000, read_only=read_only, segment_bytes=1024) as broker:
+        assert broker._store.replica.verdict is Verdict.OPEN
+        assert broker.queues() == ["bills", "late", "mail", "mail.dead", "passing"]
+        assert broker.subscriptions() == [("orders.#", "bills"), ("orders.*", "mail")]
+        assert broker.stats().unrouted == 1
+        mail, bills, dead = broker.queue("mail"), broker.queue("bills"), broker.queue("mail.dead")
+        assert [each.body for each in mail.peek()] == ["to mail", b"both"]
+        (both,) = bills.peek()
+        assert (both.body, both.topic, both.headers) == (b"both", "orders", {"kind": "invoice"})
+        assert both.id == mail.peek()[1].id
+        first, second = dead.peek()
+        assert [first.body, second.body] == [{"n": 1}, {"n": 1}]
+        assert (first.origin, second.origin, first.priority) == ("mail", "bills", 3)
+        late = broker.queue("late").peek()
+        assert [(each.body, each.topic) for each in late] == [("kept", "kept"), ("before", None)]
+        state = broker._store.replica.state
+        assert state.topic("kept").waiting.first(9) == [late[0].id]
+        assert state.board.shared.holders(late[0].id)
+        if not read_only:
+            assert broker.topic("orders.eu").publish("again", dedup_id="o-1") == first.id
+
+
+def test_the_reference_reads_the_store_with_topics():
+    log = reference.read_log(TOPICS)
+    kinds = {entry.kind for each in log for entry in each.entries}
+    assert {"FANOUT", "RELOCATE_FANOUT", "SUBSCRIBE", "UNSUBSCRIBE", "BACKFILL"} <= kinds
+    state = reference.State(log)
+    queues = state.by_name()
+    assert {name: [each.body for each in queue.messages.values()] for name, queue in queues.items()} == {
+        "bills": [b"both"], "late": ["before", "kept"], "mail": ["to mail", b"both"],
+        "mail.dead": [{"n": 1}, {"n": 1}], "passing": [],
+    }  # fmt: skip
+    assert state.queues[0].totals["dropped"] == 1
+    assert list(queues["mail"].patterns) == ["orders.*"]
