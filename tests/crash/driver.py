@@ -34,6 +34,7 @@ from .history import Found, History
 
 PATH = "data/store"  # neither is there
 PEEK_MAX = 1000
+SCHEDULE_SECONDS = 300_000_000  # between two ticks: none is due by itself
 PASSERS_BY = 8  # more than there are queues with something due
 GOLDEN = Path(__file__).parents[1] / "golden" / "v1"
 EPOCH = 1_700_000_000.0  # seconds since 1970, when every workload begins
@@ -197,6 +198,44 @@ class Driver:
         # What expires is not followed: it is never shown, whenever a process looks.
         step = model.publish(name, lasting)
         self._do(f"publish({name!r}, {sizes}, {options})", step, call, syncs=True)
+
+    def schedule(self, name: str, to: str) -> None:
+        """With a body of its own; declared again it has another one, and ticks when it would have."""
+        if self._skip():
+            return
+        body = make_body(len(self.history.published), 0, self._dot)
+        self.history.published[body] = to
+        first = int(self.clock * 1000) + SCHEDULE_SECONDS * 1000
+        self._do(
+            f"schedule({name!r}, {to!r}, {len(body)} bytes)",
+            model.scheduled(name, to, body, first),
+            lambda broker: broker.schedule(name, to, body, every=SCHEDULE_SECONDS, missed="all"),
+            syncs=True,
+        )
+
+    def do_tick(self, name: str) -> None:
+        """At the time by the wall clock at which it is due, far from now; it does not wait for the disk."""
+        if self._skip():
+            return
+
+        def call(broker: Broker) -> None:
+            store = broker._store
+            if entry := store.replica.state.calendar.get(name):
+                when, wall_ms = entry.schedule.next, store.clock.wall_ms
+                store.clock.wall_ms = lambda: when  # type: ignore[method-assign]
+                try:
+                    store.turn.take(store.committer.do_tick)
+                finally:
+                    store.clock.wall_ms = wall_ms  # type: ignore[method-assign]
+
+        self._do(f"do_tick({name!r})", model.ticked(name, SCHEDULE_SECONDS * 1000), call)
+
+    def unschedule(self, name: str) -> None:
+        if not self._skip():
+            self._do(
+                f"unschedule({name!r})", model.unscheduled(name), lambda broker: broker.unschedule(name),
+                syncs=True,
+            )  # fmt: skip
 
     def publish_once(self, name: str, key: str, *, waits: bool = True) -> None:
         """With a dedup id: the second time it is there already.  *waits*: for the disk."""
@@ -606,6 +645,11 @@ def holdings(broker: Broker, *, counted: bool = False) -> tuple[model.Key, Ids, 
         ids += [(name, each.id, each.raw) for each in messages]
     if counted:
         _count_shares(broker)
+    store = broker._store
+    for entry in store.replica.state.calendar:
+        assert entry.position is not None
+        each, body = entry.schedule, store.committer._read_body(entry.position)[1]
+        queues[each.name] = (each.next, ((each.queue, body.hex()),)), ()
     return model.key(queues), tuple(ids), tuple(said)
 
 

@@ -168,6 +168,32 @@ def once(name: str, body: bytes) -> Step:
     return step
 
 
+def scheduled(name: str, to: str, body: bytes, first: int) -> Step:
+    """*body* is published to *to* at each tick of the schedule *name*; one that is there goes on."""
+
+    def step(queues: Queues) -> Queues:
+        ((next, _), _) = queues.get(name, ((first, ()), ()))
+        return {**queues, name: ((next, ((to, body.hex()),)), ())}
+
+    return step
+
+
+def ticked(name: str, every: int) -> Step:
+    """The message of the schedule is published, and its next tick is due later."""
+
+    def step(queues: Queues) -> Queues:
+        if name not in queues:
+            return queues
+        ((next, ((to, body),)), _) = queues[name]
+        return {**publish(to, [bytes.fromhex(body)])(queues), name: ((next + every, ((to, body),)), ())}
+
+    return step
+
+
+def unscheduled(name: str) -> Step:
+    return lambda queues: {key: each for key, each in queues.items() if key != name}
+
+
 def both(first: Step, second: Step) -> Step:
     return lambda queues: second(first(queues))
 

@@ -579,6 +579,48 @@ def upgrading_what_was_killed(d: Driver) -> None:
     d.publish("b", size=300)
 
 
+def scheduling(d: Driver) -> None:
+    """Each tick is published once, while its schedule moves with the cleaner."""
+    d.open()
+    d.schedule("ticks", "a")
+    d.do_tick("ticks")
+    for index in range(6):
+        d.publish("c", size=180)
+        d.take("c")
+        d.ack()
+        if index % 3 == 2:
+            d.maintain(1 << 30)
+            d.schedule("ticks", "a")
+            d.do_tick("ticks")
+    d.take("a")
+    d.ack()
+    d.schedule("others", "b")
+    d.unschedule("ticks")
+    d.reopen()
+    d.do_tick("others")
+    d.schedule("others", "b")
+    d.do_tick("others")
+    d.flush()
+
+
+def unsynced_scheduling(d: Driver) -> None:
+    """The same from checkpoints, and without a disk to wait for."""
+    d.open(sync="never")
+    d.schedule("ticks", "a")
+    d.do_tick("ticks")
+    d.maintain()
+    d.schedule("ticks", "a")
+    d.do_tick("ticks")
+    d.publish("b", 2, size=200)
+    d.maintain()
+    d.reopen()
+    d.schedule("ticks", "a")
+    d.do_tick("ticks")
+    d.flush()
+    d.schedule("ticks", "b")
+    d.do_tick("ticks")
+
+
 WORKLOADS: dict[str, Workload] = {
     each.__name__: each
     for each in (
@@ -588,7 +630,7 @@ WORKLOADS: dict[str, Workload] = {
         ordering, dying, out_of_time, idling, expiring, publishing_once, transforming,
         fanning_out, unsynced_fanning_out,
         arriving_settled, keeping_meta, asking_again, remembering, remembering_without_reading, moving,
-        grouped, batched_groups, upgrading, upgrading_what_was_killed,
+        grouped, batched_groups, scheduling, unsynced_scheduling, upgrading, upgrading_what_was_killed,
     )
 }  # fmt: skip
 

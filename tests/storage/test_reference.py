@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import reference
 import test_model
@@ -31,7 +32,14 @@ def same(broker: mq.Broker) -> None:
     """Each message in its queue and place, with all that is to know of it; what is next; the totals."""
     now = broker._store.clock.now()
     log = reference.read_log(Path(broker.path))
-    read, skew = reference.State(log).by_name(), log[-1].wall - log[-1].created
+    held = reference.State(log)
+    read, skew = held.by_name(), log[-1].wall - log[-1].created
+    calendar = broker._store.replica.state.calendar
+    assert held.schedules.keys() == {each.schedule.name for each in calendar}
+    for entry in calendar:
+        known = dict(held.schedules[entry.schedule.name])
+        known.pop("body")
+        assert known == msgspec.structs.asdict(entry.schedule)
     assert sorted(read) == broker.queues()
     for name, queue in read.items():
         handle, state = broker.queue(name), broker._store.replica.state.named(name)
@@ -216,6 +224,19 @@ def a_life(path: Path, clock: FakeClock) -> mq.Broker:
     last = many.receive_many(5, timeout=0)
     broker.queue("many", visibility_timeout=60)
     many.ack_many(last)
+    same(broker)
+
+    # Schedules: one that ticks, is changed, and ticks late; one that goes; one to a topic.
+    broker.schedule(
+        "beat", "ticks", b"\x00raw", every=0.25, missed="all", headers={"a": "b"}, ttl=80_000, delay=3
+    )
+    broker.schedule("report", orders, {"a": [1]}, cron="0 9 * * *", tz="Europe/Berlin", priority=3, group="s")
+    broker.schedule("gone", "ticks", "text", every=900, missed="skip")
+    clock.advance(0.6)
+    for _ in range(5):
+        broker.queue("ticks").publish("does what is due")
+    broker.schedule("beat", "ticks", "another body", every=0.25, missed="all")
+    broker.unschedule("gone")
     same(broker)
     return broker
 
