@@ -21,6 +21,9 @@ Watch          waiting for messages without a thread, for event loops
 Durations are float seconds, instants are aware datetimes, sizes are bytes.  All errors are MqErrors.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from mq.api.broker import Broker, StoreStats, Sync, open
 from mq.api.message import Delivery, Failure, Message, Receipt
 from mq.api.options import BatchOptions, Outgoing, PublishOptions, QueueOptions
@@ -46,21 +49,46 @@ from mq.errors import (
     Unsupported,
     UsageError,
 )
+from mq.workers.outcome import Reject, Retry
+
+if TYPE_CHECKING:
+    from mq.aio.broker import AsyncBroker, aopen
+    from mq.aio.message import AsyncDelivery
+    from mq.aio.queue import AsyncQueue
+    from mq.aio.topic import AsyncTopic
+    from mq.aio.transaction import AsyncTransaction
 
 __version__ = "0.2.0"
 
 __all__ = [
-    "Backoff", "BadBody", "BatchOptions", "Broker", "Closed", "CorruptStore", "Delivery", "DiskFull",
-    "Failure", "Message", "MqError", "Outgoing", "PublishOptions", "Queue", "QueueFull", "QueueOptions",
-    "Receipt", "Schedule", "StaleReceipt", "State", "Stats", "StorageError", "StoreFailed", "StoreLocked",
-    "StoreStats", "Sync", "Topic", "Transaction", "Unsupported", "UsageError", "Watch", "open",
+    "AsyncBroker", "AsyncDelivery", "AsyncQueue", "AsyncTopic", "AsyncTransaction", "Backoff", "BadBody",
+    "BatchOptions", "Broker", "Closed", "CorruptStore", "Delivery", "DiskFull", "Failure", "Message",
+    "MqError", "Outgoing", "PublishOptions", "Queue", "QueueFull", "QueueOptions", "Receipt", "Reject",
+    "Retry", "Schedule", "StaleReceipt", "State", "Stats", "StorageError", "StoreFailed", "StoreLocked",
+    "StoreStats", "Sync", "Topic", "Transaction", "Unsupported", "UsageError", "Watch", "aopen", "open",
 ]  # fmt: skip
+
+
+_AIO = {  # not before they are asked for: asyncio takes longer to import than all of mq
+    "AsyncBroker": "broker", "AsyncDelivery": "message", "AsyncQueue": "queue",
+    "AsyncTopic": "topic", "AsyncTransaction": "transaction", "aopen": "broker",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _AIO:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"mq.aio.{_AIO[name]}"), name)
+    if isinstance(found, type):
+        found.__module__ = __name__
+    globals()[name] = found
+    return found
 
 
 def _call_as_imported() -> None:
     """What help(), tracebacks and pickles call the classes is how users import them."""
     for name in __all__:
-        if isinstance(each := globals()[name], type):
+        if isinstance(each := globals().get(name), type):
             each.__module__ = __name__
 
 

@@ -29,13 +29,21 @@ def functions() -> Iterator[tuple[str, Callable[..., Any]]]:
             yield name, each
         elif isinstance(each, type) and each.__module__ == "mq":
             for method, work in vars(each).items():
-                if inspect.isfunction(work) and not method.startswith("_"):
+                if not inspect.isfunction(work) or method.startswith("_"):
+                    continue
+                if not says_where_it_is_told(name, method, work):
                     yield f"{name}.{method}", work
+
+
+def says_where_it_is_told(name: str, method: str, work: Callable[..., Any]) -> bool:
+    """Whether it is a method of the asyncio face, and its docstring names the one that it awaits."""
+    told = name.removeprefix("Async")
+    return told != name and f"see `mq.{told}.{method}`" in " ".join((inspect.getdoc(work) or "").split())
 
 
 def properties() -> Iterator[tuple[str, property]]:
     for name, kind in KINDS.items():
-        for attribute, found in vars(kind).items():
+        for attribute, found in inspect.getmembers_static(kind):
             if isinstance(found, property) and not attribute.startswith("_"):
                 yield f"{name}.{attribute}", found
 
@@ -87,7 +95,7 @@ def test_every_class_tells_what_it_is_and_of_each_of_its_fields(kind):
     said = kind.__doc__ or ""
     assert said
     assert not said.startswith(f"{kind.__name__}("), "what namedtuple writes, if nothing is written"
-    if kind is not mq.Delivery:  # its fields are a message's
+    if kind not in (mq.Delivery, mq.AsyncDelivery):  # its fields are a message's
         lines = [line.split()[0] for line in said.splitlines() if line.strip()]
         assert not [field for field in fields_of(kind) if field not in lines]
 

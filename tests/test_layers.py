@@ -22,8 +22,9 @@ FLOORS = [
     ["mq.exact"],
     ["mq.instants"],
     ["mq.storage", "mq.delivery"],
-    ["mq.engine"],
+    ["mq.engine", "mq.workers"],
     ["mq.api"],
+    ["mq.aio"],
     ["mq"],
     ["mq.cli"],
 ]

@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack, overload
 
 from mq import exact
-from mq.api.message import Delivery
+from mq.api.consumers import Consumers
+from mq.api.message import Delivery, Leased
 from mq.api.options import (
     PublishOptions,
     QueueOptions,
@@ -34,8 +35,11 @@ from mq.engine.several import Asked, receive_from
 from mq.engine.store import MEMORY, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Store, open_store
 from mq.errors import UsageError
 from mq.hold import Hold
+from mq.workers.handler import Wrap
+from mq.workers.strategy import Strategy
 
 T = TypeVar("T")
+H = TypeVar("H", bound=Callable[..., object])
 Sync = Literal["always", "never"] | float
 """When a publish returns: on the disk | the background syncs at least every N seconds | with the kernel."""
 
@@ -74,6 +78,7 @@ class Broker:
         self._store, self._hold = store, store.hold()
         self._asked: Asked[Any] | None = None  # by the last `receive`: a program asks for the same again
         self._store_id = looking.store_id(store)
+        self._consumers = Consumers(Delivery, self._source, self.queue)
 
     def __repr__(self) -> str:
         return f"<Broker {self.path}{' closed' if self._store.closed else ''}>"
@@ -157,7 +162,7 @@ class Broker:
             asked = self._asked = ask(listed, self._store)
         return receive_from(asked, until)
 
-    def keep(self, delivery: Delivery[Any]) -> None:
+    def keep(self, delivery: Leased[Any]) -> None:
         """Have the broker extend a delivery, by the queue's visibility timeout, until it is settled.
 
         *delivery*: one that was received through this broker.
@@ -172,7 +177,7 @@ class Broker:
 
         Raises UsageError (it is another broker's), StorageError (no thread can be had), Closed.
         """
-        if not exact.is_a(delivery, Delivery):
+        if not exact.is_a(delivery, Leased):
             raise UsageError(f"what is kept is a delivery, not {exact.kind(delivery)}")
         claim = claim_of(delivery, self._store)
         if not delivery._settled:
@@ -315,6 +320,85 @@ class Broker:
             found, disk_bytes, live_bytes, segments, looking.processes(self._store),
             subscribing.unrouted(self._store),
         )  # fmt: skip
+
+    def _source(self, queue: str | Queue[Any], type: Any) -> Queue[Any]:
+        """The queue that a consumer is of; *type*: of its bodies, if it is named."""
+        if exact.is_a(queue, str):
+            return self.queue(exact.text("queue", queue), type=type)
+        found: Any = queue
+        if not exact.is_a(found, Queue) or found._store is not self._store:
+            raise UsageError(f"a consumer is of a queue of this broker, not {exact.kind(queue)}")
+        return found
+
+    # ── workers ────────────────────────────────────────────────────────────────────
+
+    def consumer(
+        self, queue: str | Queue[Any], *, concurrency: int = 1, batch: int | None = None, linger: float = 0.0,
+        prefetch: int | None = None, strategy: Strategy = "round_robin", extend: bool = True,
+    ) -> Callable[[H], H]:  # fmt: skip
+        """A decorator: `run` calls the function with what comes into *queue*.
+
+        The function takes one argument.  What it is given follows its annotation: `Delivery` or
+        `Delivery[T]` the delivery, anything else the body, decoded and validated into that type.  It may be
+        `async def`.  When it returns, the message is acked; when it raises, the message is nacked with the
+        exception as its reason, or as `mq.Retry` and `mq.Reject` say.
+
+        *queue*: its name, or a handle of this broker, whose type counts then.
+        *concurrency*: how many calls at once (1): threads, or tasks of an event loop.
+        *batch*: call it with a list of up to so many, acked together; None (the default): with one.
+        *linger*: seconds to wait for a fuller batch once there is one message (0).
+        *prefetch*: how many messages to hold at once, those in work included; None (the default): as many
+        as are in work.
+        *strategy*: which of the calls to come is given the next message, over all functions on that queue:
+        "round_robin" (the default) by turns, "least_busy" where the fewest are, "random".
+        *extend*: hold each message for as long as its call lasts (True): see `keep`.
+
+        Raises UsageError.
+        """
+        return self._consumers.consumer(
+            queue, concurrency=concurrency, batch=batch, linger=linger, prefetch=prefetch, strategy=strategy,
+            extend=extend,
+        )  # fmt: skip
+
+    def subscriber(self, pattern: str, *, group: str | None = None) -> Callable[[H], H]:
+        """A decorator: `run` calls the function with what is published to topics that fit *pattern*.
+
+        *pattern*: see `Queue.subscribe`.
+        *group*: the name of a queue that is subscribed, durably; its members, in all processes, share what
+        comes.  None (the default): a queue of its own, which gets everything from now on, and is deleted when
+        `run` ends, or ten minutes after the process died.
+
+        The function is as for `consumer`.
+
+        Raises UsageError.
+        """
+        return self._consumers.subscriber(pattern, group)
+
+    def middleware(self, wrap: Wrap) -> None:
+        """Have *wrap* called around every call of a handler, the first one added outermost.
+
+        *wrap*: a function of two arguments: the delivery (of a batch: the list), and a function without
+        arguments that calls the handler.  It returns what that returns.
+
+        Raises UsageError.
+        """
+        self._consumers.middleware(wrap)
+
+    def run(self, *, grace: float = 30.0, until_empty: bool = False) -> None:
+        """Call the consumers' functions, until SIGTERM, SIGINT or `close`; then return.
+
+        A signal, in the main thread, stops taking.  What was taken and not begun is released; calls that
+        are in work go on for *grace* seconds, and what is left then is released: no attempt is used.  A
+        second signal does that at once.
+
+        *grace*: seconds (30).
+        *until_empty*: return when all the queues are empty: nothing ready, in flight or delayed (False).
+
+        A function that raises never ends this; it is logged, with its traceback, by the logger "mq.worker".
+
+        Raises UsageError (there is no consumer, or they run already), StoreFailed.
+        """
+        self._consumers.run(self, grace, until_empty=until_empty)
 
     def flush(self) -> None:
         """Return when all that was written is on the disk, by whichever process.

@@ -47,14 +47,16 @@ class Origin(Handle["Delivery[Any]"], Protocol):
 
     @property
     def _decoder(self) -> Decoder: ...
+    @property
+    def _face(self) -> Any: ...
     def _receipt(self, id: int, lsn: int, /) -> Receipt: ...
-    def _nack(self, message: "Delivery[Any]", delay: float | None, reason: str, /) -> None: ...
-    def _release(self, message: "Delivery[Any]", /) -> None: ...
-    def _reject(self, message: "Delivery[Any]", reason: str, /) -> None: ...
-    def _extend(self, message: "Delivery[Any]", seconds: float | None, /) -> None: ...
+    def _nack(self, message: "Leased[Any]", delay: float | None, reason: str, /) -> None: ...
+    def _release(self, message: "Leased[Any]", /) -> None: ...
+    def _reject(self, message: "Leased[Any]", reason: str, /) -> None: ...
+    def _extend(self, message: "Leased[Any]", seconds: float | None, /) -> None: ...
     def _skew_ms(self) -> int: ...
     def _received_ms(self, id: int, receipt: int, /) -> int | None: ...
-    def _is_inherited(self, message: "Delivery[Any]", /) -> bool: ...
+    def _is_inherited(self, message: "Leased[Any]", /) -> bool: ...
 
 
 class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
@@ -185,17 +187,8 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
         )
 
 
-class Delivery(Message[T_co], eq=False, gc=False):
-    """A message and the right to settle it: what `receive` returns.
-
-    Every method raises StaleReceipt once that right is gone: the delivery was settled,
-    or its visibility timeout passed and the message was delivered again.  And Closed, once the
-    broker is.
-
-    As a context manager: ack at the end; on an Exception nack, on KeyboardInterrupt and
-    the like release; always raises the exception again; nothing if you settled it yourself,
-    and nothing in the child of a fork, for the work is the parent's.
-    """
+class Leased(Message[T_co], eq=False, gc=False):
+    """What a delivery is, for threads and for tasks: a message and the right to settle it."""
 
     _settled: bool = False
 
@@ -208,6 +201,35 @@ class Delivery(Message[T_co], eq=False, gc=False):
     def receipt(self) -> Receipt:
         """Text with which any process can settle this delivery: `queue.ack_many([receipt])`."""
         return self._queue._receipt(self.id, self._lsn)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Settle it at the end of a block, unless it is settled; *error*: what left the block."""
+        if self._settled or self._queue._is_inherited(self):
+            return
+        if error is None:
+            hot.ack(self)
+            return
+        try:
+            if isinstance(error, Exception):
+                # This also knows what to do with an exception whose own __str__ fails.
+                self._queue._nack(self, None, "".join(format_exception_only(error)).strip())
+            else:
+                self._queue._release(self)
+        except MqError as failure:  # closed meanwhile, stale, …: the first exception is the one to see
+            error.add_note(f"mq: {failure}")
+
+
+class Delivery(Leased[T_co], eq=False, gc=False):
+    """A message and the right to settle it: what `receive` returns.
+
+    Every method raises StaleReceipt once that right is gone: the delivery was settled,
+    or its visibility timeout passed and the message was delivered again.  And Closed, once the
+    broker is.
+
+    As a context manager: ack at the end; on an Exception nack, on KeyboardInterrupt and
+    the like release; always raises the exception again; nothing if you settled it yourself,
+    and nothing in the child of a fork, for the work is the parent's.
+    """
 
     def ack(self) -> None:
         """Done: the message is gone.
@@ -257,16 +279,4 @@ class Delivery(Message[T_co], eq=False, gc=False):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._settled or self._queue._is_inherited(self):
-            return
-        if error is None:
-            self.ack()
-            return
-        try:
-            if isinstance(error, Exception):
-                # This also knows what to do with an exception whose own __str__ fails.
-                self.nack(reason="".join(format_exception_only(error)).strip())
-            else:
-                self.release()
-        except MqError as failure:  # closed meanwhile, stale, …: the first exception is the one to see
-            error.add_note(f"mq: {failure}")
+        self._end(error)

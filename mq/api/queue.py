@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar, Unpack, get_args, overload
 import msgspec
 
 from mq import exact
-from mq.api.message import Delivery, Message, Receipt
+from mq.api.message import Delivery, Leased, Message, Receipt
 from mq.api.options import (
     BatchOptions,
     Outgoing,
@@ -77,6 +77,7 @@ class Queue(Generic[T]):
         self._store, self._channel, self._hold = store, channel, store.hold()
         self._decoder = Decoder(type)
         self._delivery: builtins.type[Delivery[T]] = Delivery
+        self._face: Any = None  # what the asyncio face knows it by
 
     def __repr__(self) -> str:
         return f"<Queue {self.name!r} in {self._store.path}>"
@@ -223,19 +224,19 @@ class Queue(Generic[T]):
 
     # ── settling ───────────────────────────────────────────────────────────────────
 
-    def _nack(self, message: Delivery[Any], delay: float | None, reason: str) -> None:
+    def _nack(self, message: Leased[Any], delay: float | None, reason: str) -> None:
         """Called by Delivery.nack."""
         self.nack_many([message], delay=delay, reason=reason)
 
-    def _release(self, message: Delivery[Any]) -> None:
+    def _release(self, message: Leased[Any]) -> None:
         """Called by Delivery.release."""
         self.release_many([message])
 
-    def _reject(self, message: Delivery[Any], reason: str) -> None:
+    def _reject(self, message: Leased[Any], reason: str) -> None:
         """Called by Delivery.reject."""
         self.reject_many([message], reason)
 
-    def _extend(self, message: Delivery[Any], seconds: float | None) -> None:
+    def _extend(self, message: Leased[Any], seconds: float | None) -> None:
         """Called by Delivery.extend."""
         self.extend_many([message], seconds)
 
@@ -247,11 +248,11 @@ class Queue(Generic[T]):
         """Called by Message.first_received_at."""
         return looking.received_ms(self._store, self._channel, id, receipt)
 
-    def _is_inherited(self, message: Delivery[Any]) -> bool:
+    def _is_inherited(self, message: Leased[Any]) -> bool:
         """Whether it was received before a fork, and this is the child."""
         return message._lsn < self._store.inherited
 
-    def ack_many(self, messages: Iterable[Delivery[Any] | Receipt], *, fenced: bool = True) -> None:
+    def ack_many(self, messages: Iterable[Leased[Any] | Receipt], *, fenced: bool = True) -> None:
         """Ack all that can be acked: their messages are gone.
 
         *messages*: deliveries, or their receipts as text, of any queue of this store.
@@ -277,7 +278,7 @@ class Queue(Generic[T]):
                 settling.ack_by_message(store, rest)
 
     def nack_many(
-        self, messages: Iterable[Delivery[Any] | Receipt], *, delay: float | None = None, reason: str = ""
+        self, messages: Iterable[Leased[Any] | Receipt], *, delay: float | None = None, reason: str = ""
     ) -> None:
         """Nack all that can be nacked, as `ack_many` acks: they failed, and are delivered again.
 
@@ -293,7 +294,7 @@ class Queue(Generic[T]):
         do = settling.nacking(delay, reason, random.random, settling.receipts(claims))
         settling.settle_all(self._store, claims, do)
 
-    def release_many(self, messages: Iterable[Delivery[Any] | Receipt]) -> None:
+    def release_many(self, messages: Iterable[Leased[Any] | Receipt]) -> None:
         """Release all that can be released, as `ack_many` acks: not tried, they are back in their places.
 
         *messages*: deliveries, or their receipts as text.
@@ -303,7 +304,7 @@ class Queue(Generic[T]):
         claims = claims_of(messages, self._store)
         settling.settle_all(self._store, claims, settling.releasing(settling.receipts(claims)))
 
-    def reject_many(self, messages: Iterable[Delivery[Any] | Receipt], reason: str = "") -> None:
+    def reject_many(self, messages: Iterable[Leased[Any] | Receipt], reason: str = "") -> None:
         """Reject all that can be rejected, as `ack_many` acks: they go to the dead letters now.
 
         *messages*: deliveries, or their receipts as text.
@@ -316,7 +317,7 @@ class Queue(Generic[T]):
 
     def extend_many(
         self,
-        messages: Iterable[Delivery[Any] | Receipt],
+        messages: Iterable[Leased[Any] | Receipt],
         seconds: float | None = None,
         *,
         fenced: bool = True,

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from mq import exact
-from mq.api.message import Delivery, Receipt
+from mq.api.message import Leased, Receipt
 from mq.api.options import check_many
 from mq.engine.channel import Channel
 from mq.engine.settling import NO_DELIVERY, Claim
@@ -23,10 +23,10 @@ from mq.errors import UsageError
 TAG_CHARS: Final = 6  # of the last part: which store; what follows is the log's epoch
 
 
-def claim_of(message: Delivery[Any] | Receipt, store: Store) -> Claim:
+def claim_of(message: Leased[Any] | Receipt, store: Store) -> Claim:
     """The claim; UsageError if it is none, or another store's."""
-    if exact.is_a(message, Delivery):
-        delivery: Delivery[Any] = message
+    if exact.is_a(message, Leased):
+        delivery: Leased[Any] = message
         queue = delivery._queue
         if queue._store is not store:  # its receipt may be another delivery's here
             raise UsageError(f"message {delivery.id} was received through another broker; settle it there")
@@ -45,13 +45,14 @@ def claim_of(message: Delivery[Any] | Receipt, store: Store) -> Claim:
     raise UsageError(f"the receipt {exact.shown(text)} is another store's; settle it there")
 
 
-def claims_of(messages: Iterable[Delivery[Any] | Receipt], store: Store) -> list[Claim]:
+def claims_of(messages: Iterable[Leased[Any] | Receipt], store: Store) -> list[Claim]:
     return [claim_of(message, store) for message in check_many("messages", messages)]
 
 
 def channel_of(messages: list[Any], store: Store) -> Channel | None:
     """Of *messages*, if all are deliveries of one queue of the store, and nothing but their bodies."""
-    if set(map(type, messages)) != {Delivery} or messages[0]._queue._store is not store:
+    kinds = set(map(type, messages))
+    if len(kinds) != 1 or not issubclass(kinds.pop(), Leased) or messages[0]._queue._store is not store:
         return None
     queues = [each._queue for each in messages]
     if queues.count(queues[0]) == [each._more for each in messages].count(None) == len(queues):

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, Unpack, overload
 import msgspec
 
 from mq import exact
-from mq.api.message import Delivery, Receipt
+from mq.api.message import Leased, Receipt
 from mq.api.options import PublishOptions, check_reason, check_seconds, new_message
 from mq.api.queue import Queue
 from mq.api.receipts import claim_of
@@ -85,7 +85,7 @@ class Transaction:
         self._messages.append(message)
         self._timeout = max(self._timeout, message.timeout)
 
-    def ack(self, message: Delivery[Any] | Receipt) -> None:
+    def ack(self, message: Leased[Any] | Receipt) -> None:
         """Ack *message*, a delivery or its receipt as text, if the transaction commits.
 
         Raises UsageError.
@@ -93,7 +93,7 @@ class Transaction:
         self._check()
         self._settle(claim_of(message, self._store), do_ack)
 
-    def nack(self, message: Delivery[Any] | Receipt, *, delay: float | None = None, reason: str = "") -> None:
+    def nack(self, message: Leased[Any] | Receipt, *, delay: float | None = None, reason: str = "") -> None:
         """Nack *message*, a delivery or its receipt as text, if the transaction commits.
 
         *delay*: seconds until it is ready again; None (the default): the queue's backoff.

@@ -1,5 +1,5 @@
 """The command line: `mq publish`, `receive`, `peek`, `queues`, `stats`, `inspect`, `dump`,
-`verify`, `repair`, `compact`, `schedule`, `schedules`, `unschedule`.
+`verify`, `repair`, `compact`, `schedule`, `schedules`, `unschedule`, `worker`.
 
 app.py       the group, --store, and how errors become one line and an exit code
 output.py    text, JSON and tables on standard output; what a body looks like there
@@ -22,10 +22,11 @@ from mq.cli.repair import repair
 from mq.cli.schedules import schedule, schedules, unschedule
 from mq.cli.stats import stats
 from mq.cli.verify import verify
+from mq.cli.worker import worker
 
 for command in (
     publish, receive, peek, queues, stats, schedule, schedules, unschedule, inspect, dump, verify, repair,
-    compact,
+    compact, worker,
 ):  # fmt: skip
     cli.add_command(command)
 

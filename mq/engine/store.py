@@ -128,6 +128,7 @@ class Store:
         self.sync_never = sync == "never"
         self._seconds = sync if isinstance(sync, float) and not read_only else None
         self.busy: set[int] = set()  # threads that are inside an operation: see mq/engine/operation.py
+        self.owing: dict[int, int] = {}  # by thread: up to where it owes the log to the disk
         self.closed = False  # no operation comes in; `close` sets it with the mutex, `forget` without
         # The next three change in the child of a fork only.
         self.lost = False  # closed, because this is a fork of a process that has it alone
@@ -360,7 +361,13 @@ class Store:
             return self.waiters.channel(name)
 
     def finish_publish(self, end: int) -> None:
-        """What a publish owes before it returns: its bytes on the disk; the cleaner a chance."""
+        """What a publish owes before it returns: its bytes on the disk; the cleaner a chance.
+
+        A thread that must not wait goes on owing it: see mq/engine/at_once.py.
+        """
+        if self.owing and (me := get_ident()) in self.owing:
+            self.owing[me] = max(end, self.owing[me])
+            return
         if self.sync_always:
             self.replica.log.sync(end)
         elif self._flusher and self._flusher.missing:

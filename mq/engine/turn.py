@@ -177,6 +177,29 @@ class Turn:
         if self.follower.applied != mark[END] or mark[DIRTY] or mark[FAILED]:
             self.follower.catch_up()
 
+    def is_free(self) -> bool:
+        """Whether a thread that has the mutex can come in without waiting for another process.
+
+        It may have LOCK then: `unlock` is to be called behind its turn.
+        """
+        if self.exclusive:
+            return True
+        if self.gone:  # also of a store that is only read
+            return False
+        bias, mark, follower = self.bias, self.mark, self.follower
+        if mark[DIRTY] or mark[FAILED] or mark[WAITING]:
+            return False
+        if bias.token and mark[BIAS] == bias.token:
+            return follower.applied == follower.log.end
+        if mark[BIAS] or follower.applied != mark[END]:
+            return False
+        return self._disk.lock(self.locks.fd)
+
+    def unlock(self) -> None:
+        """Behind a turn that `is_free` allowed, also if it did not come to be."""
+        if not self.exclusive and not self.gone:
+            self.locks.unlock()
+
     def is_left(self) -> bool:
         """Whether this is the child of a fork, made inside the operation that comes in here."""
         return self.gone and self.pid != os.getpid()

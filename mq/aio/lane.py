@@ -1,0 +1,165 @@
+"""Lane: runs what touches the store, for one event loop.
+
+    soon      a turn of microseconds: in the loop itself if nothing is in its way, else in a thread
+    in_thread whatever may take long
+    ┌──────┐  soon   ┌──────────────────────┐  owed to the disk   ┌────────────┐
+    │ task │ ──────► │ the store, at once   │ ──────────────────► │ one thread │ ──► one fdatasync for
+    └──────┘         └──────────────────────┘                     └────────────┘     all tasks that wait
+
+A task that is cancelled never loses a message: what a thread took for it is given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from mq.engine.at_once import BUSY, at_once
+from mq.engine.store import Store
+
+T = TypeVar("T")
+
+THREADS: Final = 16
+STRETCH: Final = 64  # so many turns at once in a row; then the other tasks have theirs
+
+
+class Lane:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._threads = ThreadPoolExecutor(THREADS, "mq aio")
+        self._syncing = threading.Thread(target=self._sync, name="mq aio sync", daemon=True)
+        self._syncs = threading.Condition()
+        self._owed: list[tuple[int, asyncio.Future[None]]] = []
+        self._over = False
+        self._stretch = 0
+
+    async def soon(self, do: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+        """Do it, which takes microseconds, and return once what it owes to the disk is there.
+
+        *undo*: what to do with the result, if the task is cancelled meanwhile.
+        """
+        self._stretch += 1
+        if self._stretch >= STRETCH:
+            self._stretch = 0
+            await asyncio.sleep(0)  # before anything is done: the task may be cancelled here
+        return await self.now(do, undo)
+
+    async def now(self, do: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+        """`soon`, and it is done in any case, also if the task is cancelled: what settles a message."""
+        result, end = at_once(self._store, do)
+        if result is BUSY:
+            return await self.in_thread(do, undo)
+        if end:
+            await self._on_disk(end)
+        return result  # type: ignore[return-value]
+
+    async def in_thread(self, do: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+        """Do it in a thread."""
+        if self._over:
+            return do()  # which says that the broker is closed
+        task = Undoable(do, undo)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, task.run)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(_take_note)
+            if undo and task.cancel():
+                self.later(task.undo)
+            raise
+
+    def later(self, do: Callable[[], object]) -> None:
+        """Do it in a thread, and wait for nothing."""
+        with suppress(RuntimeError):  # the lane was closed: what is in flight comes back by itself
+            self._threads.submit(do)
+
+    async def _on_disk(self, end: int) -> None:
+        """Return when the log is on the disk up to *end*."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with self._syncs:
+            self._owed.append((end, future))
+            if not self._syncing.is_alive() and not self._over:
+                self._syncing.start()
+            self._syncs.notify()
+        await future
+
+    def _sync(self) -> None:
+        while True:
+            with self._syncs:
+                while not self._owed:
+                    if self._over:
+                        return
+                    self._syncs.wait()
+                owed, self._owed = self._owed, []
+            error: BaseException | None = None
+            try:
+                self._store.finish_publish(max(end for end, _ in owed))
+            except BaseException as raised:  # noqa: BLE001  # it is the tasks'
+                error = raised
+            by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+            for _, future in owed:
+                by_loop.setdefault(future.get_loop(), []).append(future)
+            for loop, futures in by_loop.items():
+                with suppress(RuntimeError):  # the loop is closed: no task waits any more
+                    loop.call_soon_threadsafe(partial(_resolve, futures, error))
+
+    async def close(self, do: Callable[[], None]) -> None:
+        """Do the last thing, and let the threads end."""
+        try:
+            await self.in_thread(do)
+        finally:
+            with self._syncs:
+                self._over = True
+                self._syncs.notify()
+            self._threads.shutdown(wait=False)
+
+
+def _resolve(futures: list[asyncio.Future[None]], error: BaseException | None) -> None:
+    for future in futures:
+        if not future.done():
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+
+def _take_note(future: asyncio.Future[Any]) -> None:
+    """An error of what no task waits for any more is no news."""
+    if not future.cancelled():
+        future.exception()
+
+
+class Undoable:
+    """What a thread does for a task that may be cancelled meanwhile."""
+
+    def __init__(self, do: Callable[[], Any], undo: Callable[[Any], object] | None) -> None:
+        self._do, self._undo = do, undo
+        self._lock = threading.Lock()
+        self._cancelled = self._done = False
+        self._result: Any = None
+
+    def run(self) -> Any:
+        with self._lock:
+            if self._cancelled:
+                return None
+        result = self._do()
+        with self._lock:
+            self._result, self._done = result, True
+            cancelled = self._cancelled
+        if cancelled and self._undo:
+            self._undo(result)
+        return result
+
+    def cancel(self) -> bool:
+        """Whether it is done, and to be undone by the caller; else the thread undoes it."""
+        with self._lock:
+            self._cancelled = True
+            return self._done
+
+    def undo(self) -> None:
+        assert self._undo
+        self._undo(self._result)

@@ -1,0 +1,247 @@
+"""AsyncQueue: the handle on a queue, for tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any, Generic, ParamSpec, TypeVar, Unpack, overload
+
+from mq.api.message import Message, Receipt
+from mq.api.options import BatchOptions, PublishOptions, QueueOptions, check_count, check_seconds
+from mq.api.queue import Queue
+from mq.api.watch import Watch
+from mq.delivery.queue import State
+from mq.engine.at_once import arrives_settled
+from mq.engine.looking import Stats
+from mq.errors import Closed, QueueFull
+
+from .lane import Lane
+from .message import AsyncDelivery, released
+from .waiting import wait_for
+
+T = TypeVar("T")
+R = TypeVar("R")
+P = ParamSpec("P")
+Held = Iterable[AsyncDelivery[Any] | Receipt]
+
+LARGE_BYTES = 64 << 10  # a body that takes longer than a turn of the event loop should
+LARGE_COUNT = 128  # and so many messages
+ROOM_SECONDS = 0.02  # how often a task that waits for room in a full queue looks
+
+
+class AsyncQueue(Generic[T]):
+    """A handle on one queue, made by `broker.queue(name)`.  Each method is that of `mq.Queue`, awaited."""
+
+    __contains__ = None
+    _is_endless = True
+
+    def __init__(self, queue: Queue[T], lane: Lane, new_watch: Callable[[Callable[[], None]], Watch]) -> None:
+        self._queue = queue
+        made: Any = queue
+        made._delivery, made._face = AsyncDelivery, lane
+        self._lane, self._new_watch = lane, new_watch
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self._queue)[1:]}"
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self._queue.name
+
+    # ── publishing ─────────────────────────────────────────────────────────────────
+
+    async def publish(self, body: T, **options: Unpack[PublishOptions]) -> int:
+        """Store one message, and return its id: see `mq.Queue.publish`.
+
+        When the task is cancelled meanwhile, the message is there once, or not at all.
+        """
+        return int(await self._publish(self._queue.publish, body, _is_small(body), options))
+
+    async def publish_many(self, bodies: Iterable[T], **options: Unpack[BatchOptions]) -> list[int]:
+        """Store all of *bodies*, or none of them: see `mq.Queue.publish_many`."""
+        given: Any = list(bodies) if not isinstance(bodies, (str, bytes)) else bodies
+        small = len(given) <= LARGE_COUNT and all(map(_is_small, given))
+        return await self._publish(self._queue.publish_many, given, small, options)  # type: ignore[no-any-return]
+
+    async def _publish(self, publish: Callable[..., Any], given: Any, small: bool, options: Any) -> Any:
+        run = self._lane.soon if small else self._lane.in_thread
+        timeout = options.get("timeout")
+        if timeout is None:
+            return await run(partial(publish, given, **options))
+        until = time.monotonic() + check_seconds("timeout", timeout)
+        return await self._until_room(partial(publish, given, **{**options, "timeout": 0}), until)
+
+    async def _until_room(self, publish: Callable[[], R], until: float) -> R:
+        while True:
+            try:
+                return await self._lane.soon(publish)
+            except QueueFull:
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise
+                await asyncio.sleep(min(ROOM_SECONDS, left))
+
+    # ── receiving ──────────────────────────────────────────────────────────────────
+
+    @overload
+    async def receive(
+        self, timeout: None = None, *, visibility_timeout: float | None = None
+    ) -> AsyncDelivery[T]: ...
+    @overload
+    async def receive(
+        self, timeout: float | None, *, visibility_timeout: float | None = None
+    ) -> AsyncDelivery[T] | None: ...
+    async def receive(
+        self, timeout: float | None = None, *, visibility_timeout: float | None = None
+    ) -> AsyncDelivery[T] | None:
+        """Take the next message: see `mq.Queue.receive`.  Cancelled, it takes none."""
+        take: Any = partial(self._queue.receive, 0, visibility_timeout=visibility_timeout)
+        found: AsyncDelivery[T] | None = await self._receive(take, timeout)
+        return found
+
+    async def receive_many(
+        self, limit: int, timeout: float | None = None, *, visibility_timeout: float | None = None,
+        linger: float = 0.0, per_group: int | None = 1,
+    ) -> list[AsyncDelivery[T]]:  # fmt: skip
+        """Take up to *limit* messages: see `mq.Queue.receive_many`.  Cancelled, it takes none."""
+        limit = check_count("limit", limit, least=1)
+        linger = check_seconds("linger", linger)
+        take: Any = partial(self._queue.receive_many, visibility_timeout=visibility_timeout)
+        found: list[AsyncDelivery[T]] = await self._receive(partial(take, limit, 0), timeout)
+        if linger and found:
+            until = time.monotonic() + linger
+            try:
+                while len(found) < limit and (left := until - time.monotonic()) > 0:
+                    found += await self._receive(partial(take, limit - len(found), 0), left)
+            except BaseException:
+                self._lane.later(partial(released, found))
+                raise
+        return found
+
+    async def _receive(self, take: Callable[[], R], timeout: float | None) -> R:
+        until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
+        return await wait_for(
+            self._lane, self._new_watch, [self._queue], take, released, until,
+            waits=arrives_settled(self._queue._channel),
+        )  # fmt: skip
+
+    async def __aiter__(self) -> AsyncIterator[AsyncDelivery[T]]:
+        """Deliveries, as `receive()` takes them, until the broker is closed."""
+        while True:
+            try:
+                delivery = await self.receive()
+            except Closed:
+                return
+            yield delivery
+
+    # ── settling ───────────────────────────────────────────────────────────────────
+
+    async def ack_many(self, messages: Held, *, fenced: bool = True) -> None:
+        """Ack all that can be acked: see `mq.Queue.ack_many`."""
+        await self._settle(self._queue.ack_many, messages, fenced=fenced)
+
+    async def nack_many(self, messages: Held, *, delay: float | None = None, reason: str = "") -> None:
+        """Nack all that can be nacked: see `mq.Queue.nack_many`."""
+        await self._settle(self._queue.nack_many, messages, delay=delay, reason=reason)
+
+    async def release_many(self, messages: Held) -> None:
+        """Release all that can be released: see `mq.Queue.release_many`."""
+        await self._settle(self._queue.release_many, messages)
+
+    async def reject_many(self, messages: Held, reason: str = "") -> None:
+        """Reject all that can be rejected: see `mq.Queue.reject_many`."""
+        await self._settle(self._queue.reject_many, messages, reason=reason)
+
+    async def extend_many(self, messages: Held, seconds: float | None = None, *, fenced: bool = True) -> None:
+        """Extend all that can be extended: see `mq.Queue.extend_many`."""
+        await self._settle(self._queue.extend_many, messages, seconds=seconds, fenced=fenced)
+
+    async def _settle(self, settle: Callable[..., None], messages: Held, **given: Any) -> None:
+        several: Any = messages if isinstance(messages, (str, bytes)) else list(messages)
+        run = self._lane.now if len(several) <= LARGE_COUNT else self._lane.in_thread
+        await run(partial(settle, several, **given))
+
+    # ── looking ────────────────────────────────────────────────────────────────────
+
+    async def peek(self, limit: int = 10, *, state: State = "ready") -> list[Message[T]]:
+        """The first *limit* messages in *state*: see `mq.Queue.peek`."""
+        return await self._call(self._queue.peek, limit, state=state)
+
+    async def get(self, id: int) -> Message[T] | None:
+        """The message with this *id*: see `mq.Queue.get`."""
+        return await self._call(self._queue.get, id)
+
+    async def stats(self) -> Stats:
+        """How many messages are where: see `mq.Queue.stats`."""
+        return await self._call(self._queue.stats)
+
+    async def options(self) -> QueueOptions:
+        """The options in force: see `mq.Queue.options`."""
+        return await self._call(self._queue.options)
+
+    async def meta(self) -> Mapping[str, str]:
+        """The texts that a program keeps with the queue: see `mq.Queue.meta`."""
+        return await self._call(self._queue.meta)
+
+    async def update_meta(
+        self, changes: Mapping[str, str | None], *, expect: Mapping[str, str | None] | None = None
+    ) -> bool:
+        """Change texts that a program keeps with the queue: see `mq.Queue.update_meta`."""
+        return await self._call(self._queue.update_meta, changes, expect=expect)
+
+    # ── what waits ─────────────────────────────────────────────────────────────────
+
+    async def cancel(self, id: int) -> bool:
+        """Drop the message *id*, if it waits: see `mq.Queue.cancel`."""
+        return await self._call(self._queue.cancel, id)
+
+    async def reschedule(self, id: int, *, delay: float = 0, at: datetime | None = None) -> bool:
+        """Have the message *id* be ready at another time: see `mq.Queue.reschedule`."""
+        return await self._call(self._queue.reschedule, id, delay=delay, at=at)
+
+    async def purge(self, *, in_flight: bool = False) -> int:
+        """Drop all messages that wait or are delayed: see `mq.Queue.purge`."""
+        return await self._call(self._queue.purge, in_flight=in_flight)
+
+    async def join(self, timeout: float | None = None) -> bool:
+        """Wait until the queue is empty: see `mq.Queue.join`."""
+        return await self._call(self._queue.join, timeout)
+
+    async def replay(self, ids: Iterable[int] | None = None, *, to: str | None = None) -> int:
+        """Move dead letters back to where they died: see `mq.Queue.replay`."""
+        return await self._call(self._queue.replay, ids, to=to)
+
+    async def subscribe(self, pattern: str, *, match: Mapping[str, str] | None = None) -> None:
+        """Have what is published to topics that match *pattern* come here: see `mq.Queue.subscribe`."""
+        await self._call(self._queue.subscribe, pattern, match=match)
+
+    async def unsubscribe(self, pattern: str) -> bool:
+        """The opposite: see `mq.Queue.unsubscribe`."""
+        return await self._call(self._queue.unsubscribe, pattern)
+
+    async def subscriptions(self) -> list[str]:
+        """The patterns of this queue: see `mq.Queue.subscriptions`."""
+        return await self._call(self._queue.subscriptions)
+
+    async def pause(self) -> None:
+        """Deliver nothing more until `resume`: see `mq.Queue.pause`."""
+        await self._call(self._queue.pause)
+
+    async def resume(self) -> None:
+        """Deliver again, after `pause`: see `mq.Queue.resume`."""
+        await self._call(self._queue.resume)
+
+    async def delete(self) -> None:
+        """Delete the queue, with all it holds: see `mq.Queue.delete`."""
+        await self._call(self._queue.delete)
+
+    async def _call(self, do: Callable[P, R], *given: P.args, **named: P.kwargs) -> R:
+        return await self._lane.in_thread(partial(do, *given, **named))
+
+
+def _is_small(body: object) -> bool:
+    return not isinstance(body, (bytes, bytearray, memoryview, str)) or len(body) <= LARGE_BYTES

@@ -1,0 +1,67 @@
+"""A task that waits for a message: no thread, no polling, a watch of its own.
+
+take ──► nothing there ──► arm the watch ──► sleep ──► notified, or something is due ──► take …
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from mq.api.queue import Queue
+from mq.api.watch import Watch
+
+from .lane import Lane
+
+T = TypeVar("T")
+
+LONG_SECONDS: Final = 1e6
+
+
+async def wait_for(
+    lane: Lane, new_watch: Callable[[Callable[[], None]], Watch], queues: Sequence[Queue[Any]],
+    take: Callable[[], T], undo: Callable[[T], object], until: float | None, *, waits: bool = False,
+) -> T:  # fmt: skip
+    """What *take* returns, once that is something, or *until* has come, monotonic seconds.
+
+    *waits*: to take is to wait for the disk.
+    """
+    run = lane.in_thread if waits else lane.soon
+    found = await run(take, undo)
+    if found or (until is not None and time.monotonic() >= until):
+        return found
+    loop = asyncio.get_running_loop()
+    bell = asyncio.Event()
+    watch = new_watch(partial(_ring, loop, bell))
+    try:
+        while True:
+            seconds = await lane.soon(partial(watch.arm, queues))
+            if seconds:
+                left = math.inf if until is None else until - time.monotonic()
+                await _sleep(loop, bell, min(seconds, left))
+            found = await run(take, undo)
+            if found or (until is not None and time.monotonic() >= until):
+                return found
+    finally:
+        watch.close()
+
+
+async def _sleep(loop: asyncio.AbstractEventLoop, bell: asyncio.Event, seconds: float) -> None:
+    """Until the bell rings, or so long."""
+    timer = loop.call_later(seconds, bell.set) if seconds < LONG_SECONDS else None
+    try:
+        await bell.wait()
+        bell.clear()
+    finally:
+        if timer:
+            timer.cancel()
+
+
+def _ring(loop: asyncio.AbstractEventLoop, bell: asyncio.Event) -> None:
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(bell.set)

@@ -1,0 +1,46 @@
+"""What an event loop may do itself: a turn that waits for no thread, no process and no disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import get_ident
+from typing import Final, TypeVar
+
+from mq.engine.channel import Channel
+from mq.engine.store import Store
+
+T = TypeVar("T")
+
+
+class Busy:
+    """Stands for a result: it would have had to wait, and nothing was done."""
+
+
+BUSY: Final = Busy()
+
+
+def at_once(store: Store, do: Callable[[], T]) -> tuple[T | Busy, int]:
+    """Do it if nothing is in the way; what it returned, and up to where the log is owed to the disk.
+
+    0: it owes nothing.
+    """
+    turn, me = store.turn, get_ident()
+    if not turn.mutex.acquire(blocking=False):
+        return BUSY, 0
+    try:
+        if not turn.is_free():
+            return BUSY, 0
+        store.owing[me] = 0
+        try:
+            result = do()
+        finally:
+            end = store.owing.pop(me)
+            turn.unlock()
+        return result, end
+    finally:
+        turn.mutex.release()
+
+
+def arrives_settled(channel: Channel) -> bool:
+    """Whether what is received there is handed over once the disk has it, which is to be waited for."""
+    return channel.state is not None and channel.state.delivery_needs_plan

@@ -1,0 +1,97 @@
+"""Slots: each calls a handler with one message, or one batch, at a time.
+
+    ThreadSlot    a thread of its own, for `def`
+    TaskSlot      a task of the event loop that all of them share, for `async def`: task.py
+
+`begin` returns at once.  When the call is over, the slot puts itself into `done`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Final
+
+from .asked import Held
+from .handler import Handler, Wrap
+from .outcome import settle
+
+Call = list[Held]
+"""What one call of a handler is about: one delivery, or a batch."""
+
+
+class Slot(ABC):
+    """Its call and its backlog are the run's alone to look at and to change."""
+
+    def __init__(self, handler: Handler, wraps: Sequence[Wrap], done: Callable[[Slot], None]) -> None:
+        self.handler: Final = handler
+        self.call: Call | None = None  # in work
+        self.backlog: Final[deque[Call]] = deque()  # taken, and not begun
+        self.gone: Call | None = None  # the call that this is about was given up: it is not to be settled
+        self._wraps, self._done = wraps, done
+
+    @property
+    def load(self) -> int:
+        """How many calls it has, begun or not."""
+        return len(self.backlog) + (self.call is not None)
+
+    @property
+    def has_room(self) -> bool:
+        return self.load < self.handler.depth
+
+    def give(self, call: Call) -> None:
+        self.backlog.append(call)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Begin the next call, if there is one, and none is in work."""
+        if self.call is None and self.backlog:
+            self.call = self.backlog.popleft()
+            self.begin(self.call)
+
+    def give_up(self) -> Call:
+        """Have nothing to do with the call in work any more; what it was about."""
+        call, self.call = self.call or [], None
+        self.gone = call
+        return call
+
+    @abstractmethod
+    def begin(self, call: Call) -> None: ...
+    @abstractmethod
+    def end(self) -> None:
+        """No call comes any more."""
+
+
+class ThreadSlot(Slot):
+    def __init__(self, handler: Handler, wraps: Sequence[Wrap], done: Callable[[Slot], None]) -> None:
+        super().__init__(handler, wraps, done)
+        self._inbox: Final[SimpleQueue[Call | None]] = SimpleQueue()
+        threading.Thread(target=self._live, name=f"mq {handler.name}", daemon=True).start()
+
+    def begin(self, call: Call) -> None:
+        self._inbox.put(call)
+
+    def end(self) -> None:
+        self._inbox.put(None)
+
+    def _live(self) -> None:
+        while (call := self._inbox.get()) is not None:
+            error = self._try(call)
+            if self.gone is not call:
+                settle(self.handler, call, error)
+            self._done(self)
+
+    def _try(self, call: Call) -> BaseException | None:
+        try:
+            result = self.handler.call(call, self._wraps)
+            if inspect.isawaitable(result):
+                if inspect.iscoroutine(result):
+                    result.close()
+                raise TypeError(f"{self.handler.name} returned an awaitable: make it `async def`")
+        except BaseException as error:  # noqa: BLE001  # whatever a handler raises, its thread goes on
+            return error
+        return None

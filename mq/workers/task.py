@@ -1,0 +1,93 @@
+"""Slots for `async def`: tasks of one event loop, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+from .handler import Handler, Wrap
+from .outcome import give_back, settle
+from .slot import Call, Slot
+
+
+class Tasks(Protocol):
+    """An event loop, for slots."""
+
+    def soon(self, do: Callable[..., object], *given: object) -> None: ...
+    async def do(self, do: Callable[[], None]) -> None: ...
+
+
+class TaskSlot(Slot):
+    def __init__(
+        self, handler: Handler, wraps: Sequence[Wrap], done: Callable[[Slot], None], loop: Tasks
+    ) -> None:  # fmt: skip
+        super().__init__(handler, wraps, done)
+        self._loop = loop
+        self._task: asyncio.Task[None] | None = None  # of the loop's thread
+
+    def begin(self, call: Call) -> None:
+        self._loop.soon(self._begin, call)
+
+    def _begin(self, call: Call) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(call))
+
+    async def _run(self, call: Call) -> None:
+        error: BaseException | None = None
+        try:
+            result = self.handler.call(call, self._wraps)
+            if inspect.isawaitable(result):
+                await result
+        except BaseException as raised:  # noqa: BLE001  # as in a thread
+            error = raised
+        if self.gone is call:
+            pass
+        elif isinstance(error, asyncio.CancelledError):
+            await self._loop.do(partial(give_back, self.handler.source, call))
+        else:
+            await self._loop.do(partial(settle, self.handler, call, error))
+        self._done(self)
+
+    def give_up(self) -> Call:
+        call = super().give_up()
+        self._loop.soon(self._cancel)
+        return call
+
+    def _cancel(self) -> None:
+        if self._task:
+            self._task.cancel()
+
+    def end(self) -> None:
+        pass
+
+
+class Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._live, name="mq event loop", daemon=True)
+        self._thread.start()
+
+    def _live(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.close()
+
+    async def do(self, do: Callable[[], None]) -> None:
+        """Settle, in a task."""
+        do()
+
+    def soon(self, do: Callable[..., object], *given: object) -> None:
+        self._loop.call_soon_threadsafe(do, *given)
+
+    def end(self, seconds: float) -> None:
+        """Stop, when the tasks that were cancelled have ended, or after so long."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(seconds)

@@ -1,0 +1,484 @@
+"""The asyncio face: the same names, awaited; no thread for each task, no message lost by a cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+
+import mq
+
+T = TypeVar("T")
+PATIENCE = 30.0
+
+
+def run(
+    main: Callable[[mq.AsyncBroker], Coroutine[Any, Any, T]], path: str | Path = ":memory:", **options: Any
+) -> T:
+    """What *main* returns, given an open broker."""
+
+    async def opened() -> T:
+        async with mq.aopen(path, **options) as broker:
+            return await main(broker)
+
+    return asyncio.run(asyncio.wait_for(opened(), PATIENCE))
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    while not await condition():
+        await asyncio.sleep(0)
+
+
+class Order(msgspec.Struct):
+    id: int
+
+
+# ── the same names ─────────────────────────────────────────────────────────────────
+
+NOT_AWAITED = {"queue", "topic", "consumer", "subscriber", "middleware", "keep", "transaction"}
+ABSENT = {"watch"}  # it is what this face stands on
+
+
+@pytest.mark.parametrize(
+    ("sync", "face"),
+    [
+        (mq.Broker, mq.AsyncBroker),
+        (mq.Queue, mq.AsyncQueue),
+        (mq.Delivery, mq.AsyncDelivery),
+        (mq.Topic, mq.AsyncTopic),
+        (mq.Transaction, mq.AsyncTransaction),
+    ],
+)
+def test_every_name_is_there_with_the_same_arguments(sync: type, face: type) -> None:
+    names = {name for name in dir(sync) if not name.startswith("_")} - ABSENT
+    assert names <= {name for name in dir(face) if not name.startswith("_")}
+    for name in names:
+        one, other = inspect.getattr_static(sync, name), inspect.getattr_static(face, name)
+        if not inspect.isfunction(one) or one is other:
+            continue
+        later = ("linger", "per_group") if name == "receive_many" else ()
+        parameters = [each for each in inspect.signature(other).parameters if each not in later]
+        assert list(inspect.signature(one).parameters) == parameters, name
+        buffers = sync is mq.Transaction
+        assert inspect.iscoroutinefunction(other) != (name in NOT_AWAITED or buffers), name
+
+
+def test_publish_receive_ack(tmp_path: Path) -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        orders = broker.queue("orders", type=Order)
+        id = await orders.publish(Order(1), priority=3)
+        delivery = await orders.receive()
+        assert (delivery.id, delivery.body, delivery.priority) == (id, Order(1), 3)
+        assert isinstance(delivery, mq.AsyncDelivery)
+        await delivery.ack()
+        with pytest.raises(mq.StaleReceipt):
+            await delivery.ack()
+        assert await orders.receive(timeout=0) is None
+        assert (await orders.stats()).acked == 1
+        assert await broker.queues() == ["orders"]
+
+    run(main, tmp_path)
+
+
+def test_a_block_acks_nacks_or_releases() -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q", max_attempts=1)
+        await q.publish_many(["ack", "nack", "release"])
+        async with await q.receive():
+            pass
+        with pytest.raises(ValueError, match="no"):
+            async with await q.receive():
+                raise ValueError("no")
+        with suppress(asyncio.CancelledError):
+            async with await q.receive():
+                raise asyncio.CancelledError
+        (left,) = await q.peek()
+        assert (left.body, left.attempts) == ("release", 0)
+        (dead,) = await broker.queue("q.dead").peek()
+        assert dead.failures[0].reason == "ValueError: no"
+
+    run(main)
+
+
+def test_many_at_once() -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q")
+        await q.publish_many(list(range(300)))
+        taken = await q.receive_many(300)
+        await q.ack_many(taken[:200])
+        await q.nack_many(taken[200:210], delay=3600)
+        await q.release_many(taken[210:220])
+        await q.reject_many(taken[220:230], "never")
+        await q.extend_many(taken[230:], 60)
+        stats = await q.stats()
+        assert (stats.acked, stats.delayed, stats.ready, stats.in_flight) == (200, 10, 10, 70)
+
+    run(main)
+
+
+def test_a_transaction_commits_at_the_end_of_the_block() -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q")
+        await q.publish("in")
+        message = await q.receive()
+        async with broker.transaction() as tx:
+            tx.publish(q, "a")
+            tx.publish("other", "b")
+            tx.ack(message)
+            assert (await q.stats()).acked == 0
+        assert len(tx.ids) == 2
+        assert (await q.stats()).acked == 1
+        with pytest.raises(KeyError):
+            async with broker.transaction() as tx:
+                tx.publish(q, "never")
+                raise KeyError
+        assert [each.body for each in await q.peek()] == ["a"]
+
+    run(main)
+
+
+def test_iteration_ends_when_the_broker_is_closed() -> None:
+    async def main(broker: mq.AsyncBroker) -> list[int]:
+        q = broker.queue("q")
+        await q.publish_many([1, 2, 3])
+        seen = []
+        async for message in q:
+            async with message:
+                seen.append(message.body)
+            if len(seen) == 3:
+                await broker.close()
+        return seen
+
+    assert run(main) == [1, 2, 3]
+
+
+def test_it_is_not_open_before_it_is_entered() -> None:
+    broker = mq.aopen(":memory:")
+    with pytest.raises(mq.UsageError, match="async with"):
+        broker.queue("q")
+
+
+def test_errors_are_those_of_the_store(tmp_path: Path) -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q", max_length=1)
+        await q.publish(1)
+        with pytest.raises(mq.QueueFull):
+            await q.publish(2)
+        with pytest.raises(mq.UsageError):
+            await q.publish(2, priority=1000)
+
+    run(main, tmp_path)
+
+
+# ── waiting ────────────────────────────────────────────────────────────────────────
+
+
+def test_a_task_that_waits_is_woken_by_another(tmp_path: Path) -> None:
+    async def main(broker: mq.AsyncBroker) -> str:
+        q = broker.queue("q")
+        waits = asyncio.create_task(q.receive())
+        await asyncio.sleep(0)
+        await q.publish("hello")
+        return str((await waits).body)
+
+    assert run(main, tmp_path) == "hello"
+
+
+def test_a_task_waits_for_what_is_delayed() -> None:
+    async def main(broker: mq.AsyncBroker) -> str:
+        q = broker.queue("q")
+        await q.publish("later", delay=0.05)
+        return str((await q.receive()).body)
+
+    assert run(main) == "later"
+
+
+def test_a_timeout_returns_none() -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q")
+        assert await q.receive(timeout=0.01) is None
+        assert await q.receive_many(5, timeout=0.01) == []
+        assert await broker.receive([q], timeout=0.01) is None
+
+    run(main)
+
+
+def test_a_publish_waits_for_room_without_a_thread() -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q", max_length=1)
+        await q.publish(0)
+        before = threading.active_count()
+        waits = [asyncio.create_task(q.publish(n, timeout=PATIENCE)) for n in range(1, 50)]
+        for _ in range(50):
+            async with await q.receive():
+                pass
+        await asyncio.gather(*waits)
+        assert threading.active_count() <= before + 2
+
+    run(main)
+
+
+def test_thousands_of_tasks_wait_without_threads() -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        queues = [broker.queue(f"q{n}") for n in range(100)]
+        tasks = [asyncio.create_task(queues[n % 100].receive()) for n in range(2000)]
+        await asyncio.sleep(0)
+        assert threading.active_count() < 10
+        for n in range(2000):
+            await queues[n % 100].publish(n)
+        found = await asyncio.gather(*tasks)
+        assert sorted(each.body for each in found) == list(range(2000))
+
+    run(main)
+
+
+def test_receive_over_several_queues() -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        a, b = broker.queue("a"), broker.queue("b")
+        waits = asyncio.create_task(broker.receive([a, b]))
+        await asyncio.sleep(0)
+        await b.publish("b")
+        found = await waits
+        assert found
+        assert found.queue == "b"
+        await found.ack()
+
+    run(main)
+
+
+def test_linger_waits_for_a_fuller_batch() -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q")
+        await q.publish(1)
+        waits = asyncio.create_task(q.receive_many(2, linger=PATIENCE))
+        await asyncio.sleep(0)
+        await q.publish(2)
+        assert [each.body for each in await waits] == [1, 2]
+
+    run(main)
+
+
+# ── cancelled ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_a_cancelled_receive_never_holds_a_message(steps: int, tmp_path: Path) -> None:
+    """Cancelled after each number of turns of the loop, beside a publish."""
+
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q")
+        waits = asyncio.create_task(q.receive())
+        if steps % 2:
+            await asyncio.sleep(0)
+        published = asyncio.create_task(q.publish(1))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        waits.cancel()
+        await published
+        try:
+            delivery = await waits
+        except asyncio.CancelledError:
+            await until(lambda: is_ready(q))
+            assert [each.attempts for each in await q.peek()] == [0]
+        else:
+            await delivery.ack()
+
+    run(main, tmp_path)
+
+
+async def is_ready(q: mq.AsyncQueue[Any]) -> bool:
+    return (await q.stats()).ready == 1
+
+
+def test_a_receive_that_a_thread_does_gives_back_when_it_is_cancelled(tmp_path: Path) -> None:
+    """While another thread has the store, the loop's thread does not wait, and one of the lane does."""
+
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q")
+        await q.publish(1)
+        mutex = broker._broker._store.turn.mutex
+        held, go = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with mutex:
+                held.set()
+                assert go.wait(PATIENCE)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        await asyncio.to_thread(held.wait)
+        waits = asyncio.create_task(q.receive())
+        for _ in range(10):
+            await asyncio.sleep(0)  # the loop goes on
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        go.set()
+        await asyncio.to_thread(holder.join)
+        await until(lambda: is_ready(q))
+        assert [each.attempts for each in await q.peek()] == [0]
+
+    run(main, tmp_path)
+
+
+def test_cancelled_at_any_moment_nothing_is_lost_or_held(tmp_path: Path) -> None:
+    """A hundred tasks, cancelled all the time; at the end every message was acked once."""
+
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q", visibility_timeout=3600)
+        seen: list[int] = []
+
+        async def work() -> None:
+            message = await q.receive()
+            async with message:
+                seen.append(message.body)
+
+        await q.publish_many(list(range(200)))
+        tasks: set[asyncio.Task[None]] = set()
+        n = 0
+        while (await q.stats()).acked < 200:
+            tasks |= {asyncio.create_task(work()) for _ in range(10)}
+            await asyncio.sleep(0)
+            n += 1
+            for task in list(tasks)[::3]:
+                task.cancel()
+            done = {task for task in tasks if task.done()}
+            tasks -= done
+        for task in tasks:
+            task.cancel()
+        assert sorted(set(seen)) == list(range(200))
+        assert (await q.stats()).in_flight == 0
+
+    run(main, tmp_path)
+
+
+# ── the disk ───────────────────────────────────────────────────────────────────────
+
+
+def test_tasks_share_their_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main(broker: mq.AsyncBroker) -> int:
+        q = broker.queue("q")
+        await q.publish(0)
+        store = broker._broker._store
+        count = 0
+        sync = store.replica.log.sync
+
+        def counted(*given: Any, **named: Any) -> None:
+            nonlocal count
+            count += 1
+            sync(*given, **named)
+
+        monkeypatch.setattr(store.replica.log, "sync", counted)
+        await asyncio.gather(*[q.publish(n) for n in range(200)])
+        return count
+
+    assert run(main, tmp_path) < 100
+
+
+def test_a_publish_returns_once_the_disk_has_it(tmp_path: Path) -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q")
+        for n in range(20):
+            await q.publish(n)
+            log = broker._broker._store.replica.log
+            assert log.synced >= log.end
+
+    run(main, tmp_path)
+
+
+# ── workers ────────────────────────────────────────────────────────────────────────
+
+
+def test_handlers_run_as_tasks_of_the_same_loop() -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        loop = asyncio.get_running_loop()
+        seen: list[int] = []
+
+        @broker.consumer("orders", concurrency=10)
+        async def bill(delivery: mq.AsyncDelivery[Order]) -> None:
+            assert asyncio.get_running_loop() is loop
+            seen.append(delivery.body.id)
+            if delivery.body.id == 3 and delivery.attempts == 1:
+                raise mq.Retry(0)
+
+        @broker.consumer("plain")
+        def plain(body: int) -> None:
+            assert threading.current_thread() is not threading.main_thread()
+            seen.append(body)
+
+        await broker.queue("orders").publish_many([Order(n) for n in range(10)])
+        await broker.queue("plain").publish(100)
+        await broker.run(until_empty=True)
+        assert sorted(seen) == [0, 1, 2, 3, 3, 4, 5, 6, 7, 8, 9, 100]
+        assert (await broker.queue("orders").stats()).acked == 10
+
+    run(main)
+
+
+def test_run_stops_when_its_task_is_cancelled() -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        begun = asyncio.Event()
+        orders = broker.queue("orders")
+
+        @broker.consumer(orders)
+        async def bill(order: int) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        await orders.publish(1)
+        work = asyncio.create_task(broker.run(grace=0))
+        await begun.wait()
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        assert [each.attempts for each in await orders.peek()] == [0]
+
+    run(main)
+
+
+def test_run_stops_by_a_signal() -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        orders = broker.queue("orders")
+
+        @broker.consumer(orders)
+        async def bill(order: int) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(0)
+
+        await orders.publish(1)
+        await broker.run()
+        assert (await orders.stats()).acked == 1
+
+    run(main)
+
+
+def test_run_without_a_consumer_is_refused() -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        with pytest.raises(mq.UsageError, match="consumer"):
+            await broker.run()
+
+    run(main)
+
+
+def test_topics() -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        seen: list[str] = []
+        broker.subscriber("orders.*", group="mail")(seen.append)
+        await broker.topic("orders.created").publish("one")
+        async with broker.transaction() as tx:
+            tx.publish(broker.topic("orders.paid"), "two")
+        await broker.run(until_empty=True)
+        assert sorted(seen) == ["one", "two"]
+        assert await broker.subscriptions("orders.x") == [("orders.*", "mail")]
+        assert await broker.queue("mail").unsubscribe("orders.*")
+
+    run(main)
