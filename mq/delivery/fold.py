@@ -9,7 +9,8 @@
 
 Three kinds that nearly all records are have shorter ways to the same methods: publish, receive and
 ack (engine) call them with what they have just appended; `_apply_one` does not decode such a record
-in full; and plain records in a row are done at once (runs.py).  So are MOVE records in a row.
+in full; and plain records in a row are done at once (runs.py).  So are those of a few other kinds
+(`IN_A_ROW`).
 tests/delivery/test_runs.py compares all of these with the dispatcher, one record at a time.
 
 Records about messages that are gone are ignored, but for the totals: a tombstone may outlive the
@@ -53,8 +54,8 @@ def apply(state: State, stretches: Iterable[Stretch]) -> None:
         elif runs.is_worth_it(labels, distinct):
             _apply_runs(state, stretch)
             continue
-        elif any(label & 0xFF == records.MOVE for label in distinct):
-            _apply_moves(state, stretch)
+        elif any(label & 0xFF in IN_A_ROW for label in distinct):
+            _apply_in_a_row(state, stretch)
             continue
         for lsn, label, length in zip(lsns, labels, lengths, strict=True):
             _apply_one(state, lsn, label, length, buffer, lsn - origin)
@@ -64,12 +65,13 @@ def take(
     state: State, positions: Iterable[int], drafts: Iterable[Draft], events: Iterable[Event]
 ) -> None:  # fmt: skip
     """Do what *drafts* say, which stand at *positions* now; *events*: as they were decoded."""
-    for (kind, flags, number), part in groupby(zip(positions, drafts, events, strict=True), _alike):
-        if kind == records.MOVE:
-            _move(state, state.made(number), 0, flags, (event[0] for _, _, event in part))
-        else:
-            for lsn, _, event in part:
-                APPLY[kind](state, state.made(number), lsn, flags, event)
+    for (kind, flags, number), alike in groupby(zip(positions, drafts, events, strict=True), _alike):
+        part = list(alike)
+        if kind in IN_A_ROW and len(part) > 1:
+            IN_A_ROW[kind](state, state.made(number), 0, flags, [event for _, _, event in part])
+            continue
+        for lsn, _, event in part:
+            APPLY[kind](state, state.made(number), lsn, flags, event)
 
 
 def _alike(taken: tuple[int, Draft, Event]) -> tuple[int, int, int]:
@@ -77,17 +79,17 @@ def _alike(taken: tuple[int, Draft, Event]) -> tuple[int, int, int]:
     return taken[1][:3]
 
 
-def _apply_moves(state: State, stretch: Stretch) -> None:
-    """`apply` for records among which messages are moved: those in a row, from one queue, at once."""
+def _apply_in_a_row(state: State, stretch: Stretch) -> None:
+    """`apply` for records some of which are done at once, if they are of one kind and queue, and in a row."""
     lsns, labels, lengths, buffer, origin, _ = stretch
     for label, part in groupby(zip(lsns, labels, lengths, strict=True), _unchained):
         kind, flags, number = label & 0xFF, label >> 8 & 0xFF, label >> 16
-        if kind == records.MOVE:
-            moves = [_decoded(lsn, kind, flags, buffer, lsn - origin, length)[0] for lsn, _, length in part]
-            _move(state, state.made(number), 0, flags, moves)
-        else:
-            for lsn, label, length in part:
-                _apply_one(state, lsn, label, length, buffer, lsn - origin)
+        if kind in IN_A_ROW:
+            events = [_decoded(lsn, kind, flags, buffer, lsn - origin, length) for lsn, _, length in part]
+            IN_A_ROW[kind](state, state.made(number), 0, flags, events)
+            continue
+        for lsn, label, length in part:
+            _apply_one(state, lsn, label, length, buffer, lsn - origin)
 
 
 def _unchained(outline: Outline) -> int:
@@ -163,6 +165,19 @@ def _deliver(state: State, queue: QueueState, lsn: int, flags: int, event: Event
 
 def _ack(state: State, queue: QueueState, lsn: int, flags: int, event: Event) -> None:
     queue.ack_run(*event)
+
+
+def _release_all(state: State, queue: QueueState, lsn: int, flags: int, events: list[Event]) -> None:
+    queue.release_run([id for (id,) in events])
+
+
+def _extend_all(state: State, queue: QueueState, lsn: int, flags: int, events: list[Event]) -> None:
+    ids, deadlines = zip(*events, strict=True)
+    queue.extend_run(ids, deadlines)
+
+
+def _move_all(state: State, queue: QueueState, lsn: int, flags: int, events: list[Event]) -> None:
+    _move(state, queue, lsn, flags, [move for (move,) in events])
 
 
 def _nack(state: State, queue: QueueState, lsn: int, flags: int, event: Event) -> None:
@@ -396,4 +411,11 @@ APPLY: Final[dict[int, Apply]] = {
     records.SCHEDULE: _schedule,
     records.TICK: _tick,
     records.UNSCHEDULE: _unschedule,
+}
+
+# Kinds of which records in a row, about one queue, are done at once; the last argument: all events.
+IN_A_ROW: Final[dict[int, Apply]] = {
+    records.RELEASE: _release_all,
+    records.EXTEND: _extend_all,
+    records.MOVE: _move_all,
 }

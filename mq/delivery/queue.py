@@ -327,6 +327,41 @@ class QueueState:
             self._put_delayed(id, Delayed(wall, flight.attempts, flight.position, traits, store))
             self.mark_changed()
 
+    def release_run(self, ids: Sequence[int]) -> None:
+        """`release` for many."""
+        flights = self._plain_flights(ids)
+        if flights is None:
+            for id in ids:
+                self.release(id)
+            return
+        deque(map(self.flights.__delitem__, ids), maxlen=0)
+        entries = [Delayed(0, 0, flight.position, come_back(flight)) for flight in flights]
+        self.delayed.update(zip(ids, entries, strict=True))
+        self.timers.come_back(sorted(ids))
+
+    def extend_run(self, ids: Sequence[int], deadlines: Sequence[int]) -> None:
+        """`extend` for many."""
+        deadline = deadlines[0]
+        flights = self._plain_flights(ids)
+        if flights is None or deadline <= self.moment.store or deadlines.count(deadline) < len(ids):
+            for id, deadline in zip(ids, deadlines, strict=True):
+                self.extend(id, deadline)
+            return
+        extended = [Flight(flight.receipt, deadline, 1, flight.position) for flight in flights]
+        self.flights.update(zip(ids, extended, strict=True))
+        self.timers.watch_run(sorted(ids), deadline)
+
+    def _plain_flights(self, ids: Sequence[int]) -> list[Flight] | None:
+        """The deliveries of *ids*, if each is a first attempt of a message that is nothing but its body.
+
+        None also if a delivery may have timed out, or one is named twice.
+        """
+        flights = [flight for id in ids if (flight := self.flights.get(id))]
+        are_plain = all(flight.traits is PLAIN and flight.attempts == 1 for flight in flights)
+        if self.timers.some_timed_out or not are_plain or not len(flights) == len(set(ids)) == len(ids):
+            return None
+        return flights
+
     def release(self, id: int) -> None:
         if flight := self._take_flight(id):
             self._end_turn(id, flight.traits)

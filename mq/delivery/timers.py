@@ -182,6 +182,12 @@ class Timers:
         if not self._added % STALE_MAX:
             self._sweep()
 
+    def come_back(self, ids: Sequence[int]) -> None:
+        """*ids*, which ascend, are ready again; they are nothing but their bodies."""
+        self._ready.many_came_back(len(ids))
+        self._ready.push_run(ids, 0)
+        self._sweep()
+
     def remove_delayed(self, entry: Delayed) -> None:
         """It is not delayed any more."""
         if entry.backoff_until:

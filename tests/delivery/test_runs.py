@@ -212,6 +212,48 @@ def test_messages_that_move_in_a_row_are_where_they_are_if_each_moves_by_itself(
     assert told(state) == expected
 
 
+def settling(chance: random.Random, count: int) -> Iterator[Record]:
+    """Deliveries are nacked, released and extended in a row; some are gone, or named twice."""
+    ids = [STEP * number for number in range(1, count)]
+    lsn = STEP * count
+    odd = chance.choice([[], [Attributes(priority=3), Attributes(group="g"), Attributes(expires=90_000)]])
+    for id in ids:
+        if odd and chance.random() < 0.2:
+            yield record(id, records.PUBLISH, b"1234" + trailer(chance.choice(odd)), flags=records.ATTRIBUTED)
+        else:
+            yield publish(id)
+    for _ in range(chance.randrange(1, 8)):
+        part = chance.sample(ids, chance.randrange(1, count // 2)) + chance.choice([[], [ids[0], ids[0]]])
+        due, deadline = chance.choice([0, 100, 70_000]), lsn + chance.choice([0, 80_000])
+        backoff = chance.random() < 0.5
+        for id in part:
+            yield deliver(lsn := lsn + STEP, id)
+        for id in chance.sample(part, len(part) // 2):
+            what = records.nack(1, id, due, 7, "why", backoff=backoff)
+            yield record(lsn := lsn + STEP, what[0], what[3], flags=what[1])
+        for id in chance.sample(part, len(part) // 2):
+            yield record(lsn := lsn + STEP, records.EXTEND, records.EXTEND_PAYLOAD.pack(id, deadline))
+        for id in chance.sample(part, len(part) // 2):
+            yield record(lsn := lsn + STEP, records.RELEASE, records.RELEASE_PAYLOAD.pack(id))
+        if chance.random() < 0.3:
+            yield ack(lsn := lsn + STEP, chance.choice(ids))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_deliveries_that_are_settled_in_a_row_are_what_they_are_if_each_is_by_itself(monkeypatch, seed):
+    monkeypatch.setattr(runs, "RUN_LEAST", 1)
+    chance = random.Random(seed)
+    said = list(settling(chance, 30))
+    expected = one_by_one(said)
+    assert at_once(said) == expected
+    assert at_once(said, *sorted(chance.sample(range(1, len(said)), 3))) == expected
+    state = State()
+    drafts = [(kind, flags, number, b"") for _, kind, flags, number, *_ in said]
+    events = [decode(kind, flags, *payload) for _, kind, flags, _, _, *payload in said]
+    fold.take(state, [each[0] for each in said], drafts, events)
+    assert told(state) == expected
+
+
 def test_those_that_die_together_share_what_is_kept_of_it():
     state = State()
     ids = [STEP * n for n in range(1, runs.RUN_LEAST + 1)]
