@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, assert_type
 
@@ -50,6 +51,8 @@ def everything() -> None:
             assert_type(message.failures, tuple[mq.Failure, ...])
             assert_type(message.state, mq.State)
             assert_type(message.due_at, datetime | None)
+            assert_type(message.first_received_at, datetime | None)
+            assert_type(message.expires_at, datetime | None)
             message.ack()
             message.nack(delay=1, reason="x")
             message.reject("x")
@@ -60,6 +63,13 @@ def everything() -> None:
         assert_type(orders.options(), mq.QueueOptions)
         assert_type(orders.stats(), mq.Stats)
         assert_type(broker.stats(), mq.StoreStats)
+        assert_type(broker.stats(["orders"]), mq.StoreStats)
+        assert_type(broker.queues(prefix="or", after="a", limit=3), list[str])
+        assert_type(broker.generation, int)
+        assert_type(orders.meta(), Mapping[str, str])
+        assert_type(orders.update_meta({"a": "1", "b": None}, expect={"a": None}), bool)
+        mixed = [Order(1), mq.Outgoing(Order(2), {"priority": 1, "dedup_id": "x"})]
+        assert_type(broker.queue("orders", delay=3).publish_many(mixed, delay=1), list[int])
         assert_type(orders.reschedule(3, at=datetime.now(UTC)), bool)
         assert_type(orders.purge(in_flight=True), int)
         assert_type(orders.replay([1], to="elsewhere"), int)

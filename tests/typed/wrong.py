@@ -15,3 +15,7 @@ texts.peek(state="gone")  # wrong
 texts.ack_many([3])  # wrong
 mq.open("data", sync="sometimes")  # wrong
 broker.store_id = "mine"  # wrong
+texts.update_meta({"a": 1})  # wrong
+texts.meta()["a"] = "b"  # wrong
+mq.Outgoing("x", {"colour": 3})  # wrong
+broker.generation = 3  # wrong
