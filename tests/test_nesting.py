@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import os
 import signal
 import subprocess
@@ -78,7 +79,19 @@ def look(queue: mq.Queue[Any]) -> None:
     queue.peek()
 
 
-OUTER = (publish, publish_plain, publish_many, receive_and_ack, wait_in_vain, look)
+def watch_and_keep(queue: mq.Queue[Any]) -> None:
+    broker = mq.Broker(queue._store)
+    watch = broker.watch(lambda: None)
+    assert watch.arm([queue]) == 0
+    assert watch.arm([broker.queue("empty")]) == math.inf
+    watch.close()
+    assert not queue.join(timeout=0)
+    if message := queue.receive(timeout=0):
+        broker.keep(message)
+        message.ack()
+
+
+OUTER = (publish, publish_plain, publish_many, receive_and_ack, wait_in_vain, look, watch_and_keep)
 
 
 @pytest.mark.parametrize("outer", OUTER)

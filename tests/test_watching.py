@@ -602,3 +602,41 @@ def test_in_a_child_a_watch_is_not_armed_and_can_be(engine):
             os._exit(9)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert notified.wait(PATIENCE)  # in the parent: the child published
+
+
+@pytest.mark.needs("sharing")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_notify_may_fork(engine):
+    """The child is the thread that notifies; the other watches that were rung are the parent's to notify."""
+    broker = engine.open("forked")
+    queue, other, codes = broker.queue("mail"), broker.queue("other"), []
+    begun, done, notified = threading.Event(), threading.Event(), threading.Event()
+
+    def fork() -> None:
+        begun.wait(PATIENCE)  # until both are rung
+        if (child := os.fork()) == 0:
+            try:
+                again = threading.Event()
+                watch = broker.watch(again.set)
+                if watch.arm([queue]) != 0 or notified.wait(0.01):
+                    os._exit(1)
+                queue.receive(timeout=0).ack()
+                if watch.arm([queue]) != math.inf:
+                    os._exit(2)
+                queue.publish("from the child")
+                os._exit(0 if again.wait(PATIENCE) else 3)
+            finally:
+                os._exit(9)
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        done.set()
+
+    forking, good = broker.watch(fork), broker.watch(notified.set)
+    forking.arm([queue])
+    good.arm([other])
+    queue.publish("x")
+    other.publish("x")
+    begun.set()
+    assert done.wait(PATIENCE) and notified.wait(PATIENCE)
+    assert codes == [0]
+    assert queue.receive(timeout=0).body == "from the child"
