@@ -103,6 +103,19 @@ def test_one_that_is_extended_for_longer_by_hand_stays_so(broker, queue, clock):
     assert 14 < deadline(message) <= 30
 
 
+@pytest.mark.parametrize("by", ["the delivery", "a receipt"])
+def test_one_that_is_extended_for_shorter_by_hand_is_extended_in_time(broker, queue, clock, by):
+    message = take(queue)
+    broker.keep(message)
+    keep_for(broker, clock, 1)
+    message.extend(3) if by == "the delivery" else queue.extend_many([message.receipt], 3)
+    keep_for(broker, clock, 1)
+    assert deadline(message) == pytest.approx(30)
+    keep_for(broker, clock, 100)
+    assert broker._store.keeper.count() == 1
+    assert 14 < deadline(message) <= 30
+
+
 def test_a_queue_whose_visibility_timeout_is_very_short_is_extended_by_a_second(broker, clock):
     queue = broker.queue("short", visibility_timeout=0.01)
     queue.publish(b"x")

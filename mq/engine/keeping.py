@@ -63,6 +63,10 @@ class Kept(msgspec.Struct, frozen=True, gc=False):
         state = self.channel.state
         return max(LEASE_MS_MIN, int(state.options.visibility_timeout * 1000)) if state else LEASE_MS_MIN
 
+    def due(self, deadline: int) -> int:
+        """When to look at it, store time; at once if its queue is gone."""
+        return deadline - self.lease_ms() // 2 if self.channel.state else 0
+
 
 class Keeper:
     def __init__(self, owner: Owner, path: str, *, background: bool) -> None:
@@ -70,12 +74,12 @@ class Keeper:
         self._owner, self._path, self._background = owner, path, background
         # Held while the thread is begun, and while it decides that it ends.
         self.gate = threading.RLock()
-        self._new: deque[tuple[int, Kept]] = (
-            deque()
-        )  # when to look, store time; and what is not in the heap yet
-        # Touched in `step` only: when to look, store time, receipt; and the receipts of all that is there.
-        self._heap: list[tuple[int, int, Kept]] = []
-        self._receipts: set[int] = set()
+        # Receipt, deadline, and what is to be kept; None: its deadline is another one now.
+        self._new: deque[tuple[int, int, Kept | None]] = deque()
+        # Touched in `step` only: when to look, store time, and at which receipt; an entry that `_kept` does
+        # not say the same of is out of date.
+        self._heap: list[tuple[int, int]] = []
+        self._kept: dict[int, tuple[int, Kept]] = {}  # by receipt: when to look, store time
         self._wake_at = [math.inf]  # when the thread wakes by itself, monotonic seconds; inf: it is awake
         self._has_thread = self._stopped = False
         self.worker = self._new_worker()
@@ -88,13 +92,13 @@ class Keeper:
 
     def count(self) -> int:
         """How many deliveries are kept, as far as is known."""
-        return len(self._heap) + len(self._new)
+        return len(self._kept) + len(self._new)
 
     # ── for callers ────────────────────────────────────────────────────────────────
 
     def keep(self, kept: Kept, deadline: int) -> None:
         """Extend it until it is not in force any more.  StorageError if no thread can be had."""
-        due = deadline - kept.lease_ms() // 2
+        due = kept.due(deadline)
         with self.gate:
             if not self._begin():
                 raise StorageError(
@@ -102,9 +106,15 @@ class Keeper:
                     "no new thread can be had to keep deliveries, as at the end of a program or at a limit of"
                     " threads (ulimit -u): extend them by hand",
                 )
-            self._new.append((due, kept))
+            self._new.append((kept.receipt, deadline, kept))
         wake_at = self._wake_at[0]
         if wake_at == math.inf or due <= self._due_at(wake_at):
+            self.worker.ring()
+
+    def extended(self, receipt: int, deadline: int) -> None:
+        """The program extended a delivery by hand, perhaps for a shorter time; it may be one that is kept."""
+        if self.count():
+            self._new.append((receipt, deadline, None))
             self.worker.ring()
 
     def _due_at(self, monotonic: float) -> float:
@@ -137,16 +147,17 @@ class Keeper:
         """Extend what is due; whether nothing is kept any more, so that the thread ends."""
         self._wake_at[0] = math.inf
         while self._new:
-            due, kept = self._new.popleft()
-            if kept.receipt not in self._receipts:
-                self._receipts.add(kept.receipt)
-                heappush(self._heap, (due, kept.receipt, kept))
+            receipt, deadline, kept = self._new.popleft()
+            if known := self._kept.get(receipt):
+                kept = known[1]
+            if kept:
+                self._look_at(kept.due(deadline), kept)
         try:
             self._extend_due()
         except (Closed, StoreFailed):  # nothing can be extended any more
+            self._kept.clear()
+        if not self._kept:
             self._heap.clear()
-            self._receipts.clear()
-        if not self._heap:
             with self.gate:
                 if not self._new:
                     self._has_thread = False
@@ -156,6 +167,13 @@ class Keeper:
         if self._new:
             self.worker.ring()
         return False
+
+    def _look_at(self, due: int, kept: Kept) -> None:
+        """Look at it then, unless that is to be done sooner anyway."""
+        known = self._kept.get(kept.receipt)
+        if known is None or due < known[0]:
+            self._kept[kept.receipt] = due, kept
+            heappush(self._heap, (due, kept.receipt))
 
     def _seconds(self) -> float:
         """Until the next look."""
@@ -169,7 +187,10 @@ class Keeper:
         again: list[tuple[int, Kept]] = []
         try:
             while self._heap and self._heap[0][0] <= until:
-                due.append(self._heap[0][2])
+                when, receipt = self._heap[0]
+                known = self._kept.get(receipt)
+                if known and known[0] == when:
+                    due.append(known[1])
                 heappop(self._heap)
             if due:
                 again = _extend(self._owner, due)
@@ -177,11 +198,10 @@ class Keeper:
             again = [(until, kept) for kept in due]  # as they were: they are due still
             raise
         finally:
-            self._receipts -= {kept.receipt for kept in due}
+            for kept in due:
+                del self._kept[kept.receipt]
             for when, kept in again:
-                if kept.receipt not in self._receipts:
-                    self._receipts.add(kept.receipt)
-                    heappush(self._heap, (when, kept.receipt, kept))
+                self._look_at(when, kept)
 
     def _rest(self) -> None:
         self._owner.let_go_if_forgotten()

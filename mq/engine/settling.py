@@ -99,6 +99,9 @@ def extend_all(store: Store, claims: list[Claim], seconds: float | None, *, fenc
         for claim in done:
             if claim.message and claim.receipt in deadlines:
                 claim.message._flight = replace(claim.message._flight, deadline=deadlines[claim.receipt])
+        for receipt, deadline in deadlines.items():
+            store.keeper.extended(receipt, deadline)
+        deadlines.clear()
 
     _do_all(store, claims, do, note, _plan_extensions if fenced else _plan_by_message)
 
