@@ -190,7 +190,7 @@ def test_a_cleaner_that_cannot_be_started_stops_no_publish_and_is_tried_again(tm
 
     traffic()
     assert threads.refused
-    assert set(threads.refused) == {"mq-maintenance"}
+    assert set(threads.refused) == {"mq-maintenance", "mq-scheduler"}
     threads.there_are_none = False
     traffic()
     assert disk.unlinked.wait(PATIENCE), "nothing is given back"
