@@ -23,6 +23,7 @@ from mq.engine.turn import Turn
 from mq.storage.shared import TICK
 
 LOOK_SECONDS: Final = 1.0  # between two looks at the page
+LEAST_SECONDS: Final = 0.005  # also when what is due cannot be done by this process
 FAILED_SECONDS: Final = 60.0  # at most, between two attempts to do a tick that raise an error
 
 
@@ -65,7 +66,8 @@ class Scheduler:
             due = self._turn.mark[TICK]
         self._seconds[0] = LOOK_SECONDS
         if due:
-            self._seconds[0] = min(LOOK_SECONDS, max(0.0, (due - self._clock.wall_ms()) / 1000))
+            left = (due - self._clock.wall_ms()) / 1000
+            self._seconds[0] = min(LOOK_SECONDS, max(LEAST_SECONDS, left))
 
 
 def _sleeping(worker: Worker, seconds: list[float]) -> Callable[[], None]:
