@@ -29,10 +29,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 @click.option("--tz", default="UTC", metavar="ZONE", help="The time zone of --cron.  [default: UTC]")
 @click.option(
     "--missed", type=click.Choice(["one", "all", "skip"]), default="one",
-    help="Ticks that came while no process had the store open: one message for all, each (1,000 at most), or"
-    " none.  [default: one]",
+    help="Ticks that came while no process was here: one message for all, all, or none.  [default: one]",
 )  # fmt: skip
-@click.option("--priority", type=int, default=0, help="0 to 255, higher ones first.  [default: 0]")
 @click.option(
     "--ttl", type=float, metavar="SECONDS", help="After which a message expires that was not received."
 )
@@ -45,13 +43,12 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 @store_option
 def schedule(
     name: str, queue: str, message: str, cron: str | None, every: float | None, tz: str, missed: str,
-    priority: int, ttl: float | None, kind: str, as_json: bool, store: str,
+    ttl: float | None, kind: str, as_json: bool, store: str,
 ) -> None:  # fmt: skip
     """Publish MESSAGE to QUEUE again and again, and print when next.
 
-    The schedule NAME is durable.  Each tick is published exactly once, by whichever process has
-    the store open; this command does not stay to do it.  With the name of a schedule that is
-    there, that is changed.  The store and the queue are made if they are missing.
+    The schedule NAME is durable; one that is there is changed.  Each tick is published exactly
+    once, by a process that has the store open: this command does not stay to do it.
 
     \b
     mq schedule report reports '{"kind": "daily"}' --cron '30 6 * * MON-FRI' --tz Europe/Berlin
@@ -64,9 +61,7 @@ def schedule(
     except BadLine as error:
         raise Failure(f"{output.excerpt(message, 40)!r}: {error}", USAGE) from None
     made = not os.path.exists(paths.format_file(store))
-    options: mq.PublishOptions = {"priority": priority}
-    if ttl is not None:
-        options["ttl"] = ttl
+    options: mq.PublishOptions = {} if ttl is None else {"ttl": ttl}
     with mq.open(store) as broker:
         if made:
             note(f"created the store {broker.path}")

@@ -14,9 +14,7 @@ import mq
 @pytest.fixture
 def scheduled(run: Run) -> Run:
     assert run("schedule", "report", "reports", '{"kind": "daily"}', "--cron", "30 6 * * *").exit_code == 0
-    result = run(
-        "schedule", "beat", "health", "ping", "--every", "3600", "--missed", "skip", "--priority", "3"
-    )
+    result = run("schedule", "beat", "health", "ping", "--every", "3600", "--missed", "skip")
     assert result.exit_code == 0
     assert result.stdout.endswith("Z\n")
     return run
