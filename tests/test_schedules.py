@@ -221,6 +221,47 @@ def test_a_queue_that_is_gone_is_made_again(broker: mq.Broker, clock: FakeClock)
     assert bodies(broker) == ["x"]
 
 
+def test_a_damaged_body_costs_its_own_ticks_only(
+    broker: mq.Broker, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.schedule("damaged", "q", "x", every=30)
+    broker.schedule("whole", "q", "y", every=60)
+    committer = broker._store.committer
+    entry = broker._store.replica.state.calendar.get("damaged")
+    assert entry
+    bad, read = entry.position, committer._read_body
+
+    def read_body(position: int) -> tuple[int, bytes]:
+        if position == bad:
+            raise mq.CorruptStore("log", "its checksum is wrong", 0)
+        return read(position)
+
+    monkeypatch.setattr(committer, "_read_body", read_body)
+    clock.advance(60)
+    assert bodies(broker) == ["y"]
+    broker.schedule("damaged", "q", "z", every=30, missed="all")
+    let_tick(broker)
+    assert bodies(broker) == ["z", "z"]
+
+
+def test_a_full_disk_puts_ticks_off(
+    broker: mq.Broker, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.schedule("s", "q", "x", every=60)
+    committer = broker._store.committer
+
+    def refuse(plan: object) -> list[int]:
+        raise mq.DiskFull("log", "no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(committer, "commit", refuse)
+        clock.advance(60)
+        broker._store.tick()
+    assert broker.queue("q").stats().published == 0
+    clock.advance(1)
+    assert bodies(broker) == ["x"]
+
+
 def test_a_receiver_that_waits_is_woken_by_a_tick(engine: Engine) -> None:
     broker = engine.open()
     broker.schedule("s", "q", "x", every=0.05)
