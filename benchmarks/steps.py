@@ -192,7 +192,7 @@ def rows(clock: Clock) -> Iterator[Row]:
     yield each("choose", 0, "receive", "ack")
     yield each("record", clock["publish: record"], *OPERATIONS)
     yield each("copy", clock["publish: copy"], *OPERATIONS)
-    yield "page", {name: page(name) for name in OPERATIONS}, clock["publish: page"]
+    yield "append", {name: page(name) for name in OPERATIONS}, clock["publish: page"]
     yield each("fold", clock["fold, floor"], *OPERATIONS)
     yield each("body", clock["body, floor"], "receive")
     yield each("Delivery", clock["Delivery, floor"], "receive")
