@@ -18,8 +18,8 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from mq.engine import pressure
-from mq.engine.keeper import Keeper
 from mq.engine.log import Conflict
+from mq.engine.moving import Mover
 from mq.engine.pressure import SizeOf
 from mq.engine.replica import Replica
 from mq.errors import Closed, DiskFull, MqError, StorageError, StoreLocked
@@ -75,7 +75,7 @@ class Cleaning:
         """
         self._turn, self._replica, self._size_of, self._notes = turn, replica, size_of, notes
         self._note_pressure, self._background = note_pressure, background
-        self._keeper = Keeper(replica)
+        self._mover = Mover(replica)
         self._looked = Looked(0, 0, 0, 0.0, False)
         self._again_at, self._again_seconds = 0.0, TROUBLE_SECONDS  # monotonic: when trouble is tried again
 
@@ -145,7 +145,7 @@ class Cleaning:
                 return self._clean()
 
     def _clean(self) -> int:
-        return cleaner.clean(self._turn, self._keeper, self._rest)
+        return cleaner.clean(self._turn, self._mover, self._rest)
 
     def _rest(self) -> None:
         if time.monotonic() > self.until:

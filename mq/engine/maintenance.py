@@ -4,7 +4,7 @@ One thread, started when there is first something to do, woken when the log has 
 thread, and one process, at a time; it holds the store's lock for a slice of a millisecond or two.
 
     cleaning.py       whether the oldest segment is cleaned now, and what becomes of an error
-    keeper.py         what is live, and the record that stands for it from now on
+    moving.py         what is live, and the record that stands for it from now on
     checkpoints.py    when the state is kept for the next opening, and how
     compacting.py     space that is asked for
 """

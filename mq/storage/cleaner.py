@@ -10,7 +10,7 @@ No file is ever rewritten.  Segments go from the head only, oldest first, so a
 tombstone cannot go before the message it buries, and the log from its head always
 folds to the full state.  A crash anywhere leaves a second copy of one id, never none.
 
-What is live is the business of the layer above: a Keeper says what there is, how it
+What is live is the business of the layer above: a Mover says what there is, how it
 is written again, and takes note of its new place.
 """
 
@@ -37,7 +37,7 @@ class Turn(Protocol):
         """Run *do* with the store's lock: given the log, the time, and how often the state was read anew."""
 
 
-class Keeper(Protocol[Token]):
+class Mover(Protocol[Token]):
     def within(self, base: int, limit: int) -> Iterator[list[Token]]:
         """All that lives in [base, limit), in parts.  Advanced under the lock, which is let go in between."""
 
@@ -57,7 +57,7 @@ def is_due(log: Log, live_bytes: int) -> bool:
     )
 
 
-def clean(turn: Turn, keeper: Keeper[Token], rest: Callable[[], None]) -> int:
+def clean(turn: Turn, mover: Mover[Token], rest: Callable[[], None]) -> int:
     """Drop the oldest segment; the bytes that its file had, 0 if there is nothing to drop.
 
     Holds the lock a slice at a time and calls *rest* in between.
@@ -66,7 +66,7 @@ def clean(turn: Turn, keeper: Keeper[Token], rest: Callable[[], None]) -> int:
         return 0
     log, oldest, epoch = begun
     base, limit = oldest.base, oldest.limit
-    parts = keeper.within(base, limit)
+    parts = mover.within(base, limit)
 
     def take(do: Callable[[int], T]) -> T:
         def run(_: Log, now_ms: int, now_epoch: int) -> T:
@@ -79,7 +79,7 @@ def clean(turn: Turn, keeper: Keeper[Token], rest: Callable[[], None]) -> int:
     try:
         while (part := take(lambda _: next(parts, None))) is not None:
             while part:
-                del part[: take(partial(_move, log, keeper, part, base, limit))]
+                del part[: take(partial(_move, log, mover, part, base, limit))]
                 rest()
         take(lambda now_ms: log.append_head(now_ms, limit))
     except _ReadAnew:
@@ -97,15 +97,13 @@ def _oldest(log: Log, now_ms: int, epoch: int) -> tuple[Log, Segment, int] | Non
     return (log, log.segments[0], epoch) if len(log.segments) > 1 else None
 
 
-def _move(
-    log: Log, keeper: Keeper[Token], tokens: Sequence[Token], base: int, limit: int, now_ms: int
-) -> int:
+def _move(log: Log, mover: Mover[Token], tokens: Sequence[Token], base: int, limit: int, now_ms: int) -> int:
     """Re-append the first few of *tokens* that still live; how many were looked at."""
     moves: list[tuple[Token, Draft]] = []
     size = seen = 0
     for token in tokens[:SLICE_RECORDS]:
         seen += 1
-        if draft := keeper.draft(token, base, limit):
+        if draft := mover.draft(token, base, limit):
             moves.append((token, draft))
             size += len(draft[3])
             if size > SLICE_BYTES:
@@ -113,5 +111,5 @@ def _move(
     if moves:
         positions = log.append_group(now_ms, [draft for _, draft in moves], atomic=False)
         for (token, draft), position in zip(moves, positions, strict=True):
-            keeper.moved(token, position, draft)
+            mover.moved(token, position, draft)
     return seen

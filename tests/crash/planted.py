@@ -158,7 +158,7 @@ BUGS = (
     # ── giving space back, checkpoints ─────────────────────────────────────────────
     Bug("a segment goes before its messages are synced", "mq.storage.cleaner:clean", "log.sync(log.end)",
         "pass", "cleaning"),
-    Bug("declarations do not move", "mq.engine.keeper:Keeper._written_again",
+    Bug("declarations do not move", "mq.engine.moving:Mover._written_again",
         "return records.declare(queue.number, declaration_of(queue))", "return None", "cleaning"),
     Bug("attempts do not move", "mq.delivery.records:relocate",
         "pack(id, created_ms, *facts)", "pack(id, created_ms, 0, *facts[1:])", "moving"),
@@ -216,7 +216,7 @@ BUGS = (
         "several = queue.subscriptions.values()", "several = ()", "fanning_out unsynced_fanning_out"),
     Bug("a share is let go twice", "mq.delivery.shares:Shares.let_go",
         "(each for each in share.holders if each != queue)", "()", "fanning_out unsynced_fanning_out"),
-    Bug("a fan-out moves without one holder", "mq.engine.keeper:Keeper._message", "for number in several]",
+    Bug("a fan-out moves without one holder", "mq.engine.moving:Mover._message", "for number in several]",
         "for number in several[1:]]", "fanning_out unsynced_fanning_out"),
     Bug("a schedule fires twice", "mq.delivery.calendar:Calendar.move_on", "next=next, last=last",
         "last=last", "scheduling"),
@@ -224,7 +224,7 @@ BUGS = (
         "unsynced_scheduling"),
     Bug("the cleaner forgets a schedule", "mq.delivery.state:State.look_within",
         "self.calendar.within(base, limit)", "[]", "scheduling"),
-    Bug("the cleaner writes a schedule again as it was declared", "mq.engine.keeper:Keeper._written_again",
+    Bug("the cleaner writes a schedule again as it was declared", "mq.engine.moving:Mover._written_again",
         "records.schedule(what.schedule,", "records.schedule(records._decode_schedule(stored.flags,"
         " stored.payload, 0, len(stored.payload))[0],", "scheduling"),
     Bug("a queue that sleeps is not cleaned", "mq.delivery.state:State._load_below",

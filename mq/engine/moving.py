@@ -1,4 +1,4 @@
-"""What the cleaner keeps: the record that stands for each thing that is live, from now on.
+"""What the cleaner moves: the record that stands for each thing that is live, from now on.
 
     live                              is written again as
     a queue's declaration             DECLARE, with what the queue has counted since
@@ -32,8 +32,8 @@ from mq.storage.tail import Draft
 Token = tuple[QueueState, Live]  # something that lives: see State.within
 
 
-class Keeper:
-    """See `mq.storage.cleaner.Keeper`: all of it is called in a turn."""
+class Mover:
+    """See `mq.storage.cleaner.Mover`: all of it is called in a turn."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
