@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from mq.api.broker import Broker, StoreStats, Sync, open
 from mq.api.message import Delivery, Failure, Message, Receipt
-from mq.api.options import BatchOptions, Outgoing, PublishOptions, QueueOptions
+from mq.api.options import BatchOptions, Outgoing, PublishOptions, QueueOptions, TopicOptions
 from mq.api.queue import Queue
 from mq.api.schedule import Schedule
 from mq.api.topic import Topic
@@ -65,7 +65,8 @@ __all__ = [
     "BatchOptions", "Broker", "Closed", "CorruptStore", "Delivery", "DiskFull", "Failure", "Message",
     "MqError", "Outgoing", "PublishOptions", "Queue", "QueueFull", "QueueOptions", "Receipt", "Reject",
     "Retry", "Schedule", "StaleReceipt", "State", "Stats", "StorageError", "StoreFailed", "StoreLocked",
-    "StoreStats", "Sync", "Topic", "Transaction", "Unsupported", "UsageError", "Watch", "aopen", "open",
+    "StoreStats", "Sync", "Topic", "TopicOptions", "Transaction", "Unsupported", "UsageError", "Watch",
+    "aopen", "open",
 ]  # fmt: skip
 
 

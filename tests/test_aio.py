@@ -44,7 +44,7 @@ class Order(msgspec.Struct):
 
 # ── the same names ─────────────────────────────────────────────────────────────────
 
-NOT_AWAITED = {"queue", "topic", "consumer", "subscriber", "middleware", "keep", "transaction"}
+NOT_AWAITED = {"queue", "topic", "consumer", "subscriber", "middleware", "keep", "transaction", "history"}
 ABSENT = {"watch"}  # it is what this face stands on
 
 
@@ -482,3 +482,16 @@ def test_topics() -> None:
         assert await broker.queue("mail").unsubscribe("orders.*")
 
     run(main)
+
+
+def test_a_history_is_read_with_async_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with mq.aopen(tmp_path / "s", sync="never") as broker:
+            topic = broker.topic("t", retain_count=1000)
+            for number in range(600):
+                await topic.publish(number)
+            assert [message.body async for message in topic.history(limit=500)] == list(range(100, 600))
+            await broker.queue("q").subscribe("t", since=0)
+            assert (await broker.queue("q").stats()).ready == 600
+
+    asyncio.run(main())

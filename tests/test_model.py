@@ -35,6 +35,8 @@ from mq.engine import sizes
 
 LIVING = ["a", "b"]
 QUEUES = [*LIVING, "a.dead", "b.dead"]
+TOPICS = {"t.x": ["t.x", "t.*", "t.#", "#"], "t.y": ["t.*", "t.#", "#", "t.y.#"]}  # and the patterns that fit
+PATTERNS = sorted({*TOPICS["t.x"], *TOPICS["t.y"]})
 BACKOFF = mq.Backoff(initial=2, factor=2, maximum=8, jitter=0)
 KEPT_FAILURES = 5
 ALL = 10_000
@@ -111,6 +113,9 @@ class Model:
     paused: bool = False
     messages: dict[int, Entry] = field(default_factory=dict)
     dedup: dict[str, tuple[int, int]] = field(default_factory=dict)  # id and until when, store time
+    subscriptions: dict[str, tuple[dict[str, str], int]] = field(
+        default_factory=dict
+    )  # headers, from which id
     published: int = 0
     acked: int = 0
     failed: int = 0
@@ -209,6 +214,21 @@ class Model:
 
 
 @dataclass
+class Topic:
+    """What one topic retains."""
+
+    count: int | None = None  # None: nothing
+    messages: dict[int, tuple[Entry, dict[str, Any]]] = field(default_factory=dict)  # as they were published
+
+    def publish(self, id: int, entry: Entry, said: dict[str, Any]) -> None:
+        if self.count is not None:
+            self.messages[id] = replace(entry), said
+
+    def retained(self) -> dict[int, tuple[Entry, dict[str, Any]]]:
+        return dict(sorted(self.messages.items())[-self.count :]) if self.count is not None else {}
+
+
+@dataclass
 class Held:
     """A delivery that somebody got, current or not."""
 
@@ -230,6 +250,9 @@ class Store(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp(prefix="mq-model-"))
         self.engine = self.kind(self.directory)
         self.models = {name: Model() for name in QUEUES}
+        self.topics = {name: Topic() for name in TOPICS}
+        self.copies: list[tuple[str, Entry]] = []  # of messages that are in the queue already
+        self.last_id = 0  # that a topic gave out
         self.held: list[Held] = []
         self.other: mq.Broker | None = None
         self._open()
@@ -293,8 +316,22 @@ class Store(RuleBasedStateMachine):
         ttl = self.models[name].option("ttl")
         entry.expires = self.now()[1] + int(ttl * 1000) if ttl else 0
         entry.attempts, entry.token, entry.due, entry.rests = 0, None, 0, 0
-        self.models[name].messages[id] = entry
         self.models[name].published += 1
+        if id in self.models[name].messages:
+            self.copies.append((name, entry))
+        else:
+            self.models[name].messages[id] = entry
+
+    def find_copies(self) -> None:
+        """A message cannot be in a queue twice: a copy is there, with an id that only the store knows."""
+        while self.copies:
+            name, entry = self.copies.pop()
+            model, queue = self.models[name], self.queue(name)
+            there = [
+                each for state in ("ready", "delayed", "in_flight") for each in queue.peek(ALL, state=state)
+            ]
+            new = [each for each in there if each.id not in model.messages and each.body == entry.body]
+            model.messages[max(each.id for each in new)] = entry
 
     def fall_due(self) -> None:
         """What nobody asks for: in the store, and in the model."""
@@ -353,6 +390,105 @@ class Store(RuleBasedStateMachine):
             now[1] + int(ttl * 1000) if ttl else 0, said.get("headers", {}),
         )  # fmt: skip
         model.published += 1
+
+    # ── topics ─────────────────────────────────────────────────────────────────────
+
+    @rule(name=st.sampled_from([*TOPICS]), count=st.sampled_from([None, 1, 4, 100]))
+    def retain(self, name: str, count: int | None) -> None:
+        self.broker.topic(name, retain_count=count)
+        topic = self.topics[name]
+        topic.count = count
+        topic.messages = topic.retained()
+
+    @rule(name=st.sampled_from([*TOPICS]), body=bodies, said=publishing)
+    def publish_to_topic(self, name: str, body: object, said: dict[str, Any]) -> None:
+        getting = [
+            queue
+            for queue in LIVING
+            if any(
+                pattern in TOPICS[name] and match.items() <= said.get("headers", {}).items()
+                for pattern, (match, _) in self.models[queue].subscriptions.items()
+            )
+        ]
+        gone = {queue: self.room(queue, 1) for queue in getting}
+        topic = self.broker.topic(name)
+        if None in gone.values():
+            with pytest.raises(mq.QueueFull):
+                topic.publish(body, **said)
+            return
+        for queue, ids in gone.items():
+            for id in ids or ():
+                del self.models[queue].messages[id]
+                self.models[queue].dropped += 1
+        id = self.last_id = topic.publish(body, **said)
+        for queue in getting:
+            self.take_in(queue, id, body, said)
+        now = self.now()[1]
+        due = now + int(said["delay"] * 1000) if said.get("delay") else 0
+        expires = now + int(said["ttl"] * 1000) if "ttl" in said else 0
+        self.topics[name].publish(id, Entry(
+            body, said.get("priority", 0), said.get("group"), due, expires, said.get("headers", {}),
+        ), said)  # fmt: skip
+
+    @rule(
+        name=st.sampled_from(LIVING), pattern=st.sampled_from(PATTERNS),
+        match=st.sampled_from([{}, {}, {"k": "v"}]), since=st.one_of(st.none(), st.none(), picks),
+    )  # fmt: skip
+    def subscribe(self, name: str, pattern: str, match: dict[str, str], since: int | None) -> None:
+        model, now = self.models[name], self.now()
+        after = None
+        retained = {
+            id: (topic, entry)
+            for topic, fitting in TOPICS.items()
+            if pattern in fitting
+            for id, (entry, _) in self.topics[topic].retained().items()
+        }
+        if since is not None:
+            ids = [0, *sorted(retained)]
+            after = ids[since % len(ids)]
+        coming = {
+            id: entry
+            for id, (topic, entry) in sorted(retained.items())
+            if after is not None and id > after and pattern not in model.subscriptions
+            and match.items() <= entry.headers.items() and not 0 < entry.expires <= now[1]
+            and id not in model.messages and not any(
+                earlier in TOPICS[topic] and id > bound_at and needs.items() <= entry.headers.items()
+                for earlier, (needs, bound_at) in model.subscriptions.items()
+            )
+        }  # fmt: skip
+        limit = model.option("max_length")
+        over = len(model.messages) + len(coming) - limit if limit and coming else 0
+        if over > 0 and model.option("overflow") == "reject":
+            with pytest.raises(mq.QueueFull):
+                self.queue(name).subscribe(pattern, match=match, since=after)
+            return
+        self.queue(name).subscribe(pattern, match=match, since=after)
+        ttl = model.option("ttl")
+        for id in list(coming)[max(0, over) :]:
+            model.messages[id] = replace(coming[id])
+            if coming[id].due <= now[1]:
+                model.messages[id].due = 0
+            if ttl and not coming[id].expires:
+                model.messages[id].expires = now[1] + int(ttl * 1000)
+            model.published += 1
+        before, bound_at = model.subscriptions.get(pattern, (match, self.last_id))
+        if not before.items() <= match.items():
+            bound_at = self.last_id
+        model.subscriptions[pattern] = match, bound_at
+
+    @rule(name=st.sampled_from(LIVING), pattern=st.sampled_from(PATTERNS))
+    def unsubscribe(self, name: str, pattern: str) -> None:
+        known = self.models[name].subscriptions.pop(pattern, None)
+        assert self.queue(name).unsubscribe(pattern) is (known is not None)
+
+    @rule(name=st.sampled_from([*TOPICS]), since=picks, limit=st.one_of(st.none(), st.integers(0, 5)))
+    def read_history(self, name: str, since: int, limit: int | None) -> None:
+        ids = sorted(self.topics[name].retained())
+        after = [0, *ids][since % (len(ids) + 1)]
+        found = [message.id for message in self.broker.topic(name).history(since=after, limit=limit)]
+        assert found == [id for id in ids if id > after][:limit]
+        found = [message.id for message in self.broker.topic(name).history(limit=limit)]
+        assert found == ids[len(ids) - limit if limit is not None and limit < len(ids) else 0 :]
 
     # ── publishing and receiving ───────────────────────────────────────────────────
 
@@ -732,12 +868,21 @@ class Store(RuleBasedStateMachine):
         if not hasattr(self, "broker"):
             return
         self.fall_due()
+        self.find_copies()
         now = self.now()
         assert self.broker.queues() == sorted(QUEUES)
         for name, model in self.models.items():
             self.compare(name, model, now)
-        live = self.broker._store.replica.state
-        assert live.total() == sum(len(model.messages) for model in self.models.values())
+        live, retained = self.broker._store.replica.state, 0
+        for name, topic in self.topics.items():
+            found = list(self.broker.topic(name).history())
+            assert [message.id for message in found] == [*topic.retained()]
+            for message, (entry, _) in zip(found, topic.retained().values(), strict=True):
+                assert message.topic == name
+                self.same(message, entry)
+            retained += len(held.waiting) if (held := live.topic(name)) else 0
+        assert live.topics() == {name for name, topic in self.topics.items() if topic.count}
+        assert live.total() == sum(len(model.messages) for model in self.models.values()) + retained
 
     def compare(self, name: str, model: Model, now: tuple[int, int]) -> None:
         queue = self.queue(name)

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 from mq.api.broker import Broker, StoreStats, Sync
 from mq.api.broker import open as open_broker
 from mq.api.consumers import Consumers
-from mq.api.options import PublishOptions, QueueOptions, check_many, check_seconds
+from mq.api.options import PublishOptions, QueueOptions, TopicOptions, check_many, check_seconds
 from mq.api.queue import Queue
 from mq.api.schedule import Missed, Schedule
 from mq.api.transaction import Transaction
@@ -109,12 +109,15 @@ class AsyncBroker:
         return AsyncQueue(self._broker.queue(name, type=type, **options), self._lane, self._new_watch)
 
     @overload
-    def topic(self, name: str, *, type: type[T]) -> AsyncTopic[T]: ...
+    def topic(self, name: str, *, type: type[T], **options: Unpack[TopicOptions]) -> AsyncTopic[T]: ...
     @overload
-    def topic(self, name: str, *, type: Any = None) -> AsyncTopic[Any]: ...
-    def topic(self, name: str, *, type: Any = None) -> AsyncTopic[Any]:
-        """A handle on the topic *name*: see `mq.Broker.topic`."""
-        return AsyncTopic(self._broker.topic(name, type=type), self._lane)
+    def topic(self, name: str, *, type: Any = None, **options: Unpack[TopicOptions]) -> AsyncTopic[Any]: ...
+    def topic(self, name: str, *, type: Any = None, **options: Unpack[TopicOptions]) -> AsyncTopic[Any]:
+        """A handle on the topic *name*: see `mq.Broker.topic`.
+
+        With options the topic is declared before this returns, which may wait for the disk.
+        """
+        return AsyncTopic(self._broker.topic(name, type=type, **options), self._lane)
 
     def _new_watch(self, notify: Callable[[], None]) -> Watch:
         return self._broker.watch(notify)

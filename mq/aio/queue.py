@@ -215,9 +215,11 @@ class AsyncQueue(Generic[T]):
         """Move dead letters back to where they died: see `mq.Queue.replay`."""
         return await self._call(self._queue.replay, ids, to=to)
 
-    async def subscribe(self, pattern: str, *, match: Mapping[str, str] | None = None) -> None:
+    async def subscribe(
+        self, pattern: str, *, match: Mapping[str, str] | None = None, since: int | datetime | None = None
+    ) -> None:
         """Have what is published to topics that match *pattern* come here: see `mq.Queue.subscribe`."""
-        await self._call(self._queue.subscribe, pattern, match=match)
+        await self._call(self._queue.subscribe, pattern, match=match, since=since)
 
     async def unsubscribe(self, pattern: str) -> bool:
         """The opposite: see `mq.Queue.unsubscribe`."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
+from datetime import datetime
 from functools import partial
-from typing import Any, Generic, TypeVar, Unpack
+from itertools import islice
+from typing import Any, Final, Generic, TypeVar, Unpack
 
+from mq.api.message import Message
 from mq.api.options import PublishOptions
 from mq.api.topic import Topic
 
 from .lane import Lane
 
 T = TypeVar("T")
+PART: Final = 256  # messages of a history that one call reads
 
 
 class AsyncTopic(Generic[T]):
@@ -32,3 +37,14 @@ class AsyncTopic(Generic[T]):
         """Store one message for all queues that subscribe: see `mq.Topic.publish`."""
         run = self._lane.in_thread if options.get("timeout") else self._lane.soon
         return int(await run(partial(self._topic.publish, body, **options)))
+
+    def history(
+        self, *, since: int | datetime | None = None, limit: int | None = None
+    ) -> AsyncIterator[Message[T]]:  # fmt: skip
+        """What the topic retains, the oldest first, for `async for`: see `mq.Topic.history`."""
+        return self._read(self._topic.history(since=since, limit=limit))
+
+    async def _read(self, messages: Iterator[Message[T]]) -> AsyncIterator[Message[T]]:
+        while part := await self._lane.in_thread(lambda: list(islice(messages, PART))):
+            for message in part:
+                yield message

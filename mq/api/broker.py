@@ -15,10 +15,12 @@ from mq.api.message import Delivery, Leased
 from mq.api.options import (
     PublishOptions,
     QueueOptions,
+    TopicOptions,
     check_count,
     check_many,
     check_options,
     check_seconds,
+    check_topic_options,
 )
 from mq.api.queue import Queue, ask
 from mq.api.receipts import claim_of
@@ -26,7 +28,7 @@ from mq.api.schedule import Missed, Schedule, new_schedule, shown
 from mq.api.topic import Topic
 from mq.api.transaction import Transaction
 from mq.api.watch import Watch
-from mq.engine import commands, keeping, looking, scheduling, subscribing
+from mq.engine import commands, keeping, looking, retaining, scheduling, subscribing
 from mq.engine.bodies import encode_body
 from mq.engine.keeping import Kept
 from mq.engine.looking import Stats
@@ -51,7 +53,8 @@ class StoreStats(NamedTuple):
 
     queues        for each queue its name and its `mq.Stats`
     disk_bytes    what the log takes on the disk
-    live_bytes    bytes of all messages that are not settled: bodies, and attributes if there are any
+    live_bytes    bytes of all messages that are not settled, or are retained: bodies, and attributes if there
+                  are any; once for all queues that hold a message
     segments      in how many files the log is
     processes     pids of those that have the store open; only this one's if the system does not say
     unrouted      how many publishes to topics found no queue that subscribes
@@ -133,18 +136,25 @@ class Broker:
         return queue
 
     @overload
-    def topic(self, name: str, *, type: type[T]) -> Topic[T]: ...
+    def topic(self, name: str, *, type: type[T], **options: Unpack[TopicOptions]) -> Topic[T]: ...
     @overload
-    def topic(self, name: str, *, type: Any = None) -> Topic[Any]: ...
-    def topic(self, name: str, *, type: Any = None) -> Topic[Any]:
+    def topic(self, name: str, *, type: Any = None, **options: Unpack[TopicOptions]) -> Topic[Any]: ...
+    def topic(self, name: str, *, type: Any = None, **options: Unpack[TopicOptions]) -> Topic[Any]:
         """A handle on the topic *name*: words with dots between them, 1 to 255 bytes, without `*` and `#`.
 
         *type*: what structures are decoded and validated into, as msgspec does; None (the default): whatever
         they are.
+        *options*: those of `mq.TopicOptions`: how much the topic retains.  With any, the topic is declared:
+        those named are changed, for every process, and the others stay as they are.  Without, nothing is
+        written.
 
-        Raises UsageError (a bad name or type), Closed.
+        Raises UsageError (a bad name, type or option), DiskFull, StoreFailed, Closed.
         """
-        return Topic(self._store, check_topic(name), type)
+        checked = check_topic_options(options)
+        topic: Topic[Any] = Topic(self._store, check_topic(name), type)
+        if checked:
+            retaining.declare(self._store, topic.name, checked)
+        return topic
 
     def receive(self, queues: Iterable[Queue[T]], timeout: float | None = None) -> Delivery[T] | None:
         """Take the next message of the first of *queues*, in this order, that has one.
@@ -315,6 +325,8 @@ class Broker:
             if stats := looking.stats_if_there(store, channel):
                 found[channel.name] = stats
         live_bytes = sum(each.bytes for each in found.values())
+        if queues is None:
+            live_bytes += retaining.extra_bytes(store)
         disk_bytes, segments = self._store.files()
         return StoreStats(
             found, disk_bytes, live_bytes, segments, looking.processes(self._store),

@@ -181,8 +181,9 @@ class Message(msgspec.Struct, Generic[T_co], eq=False, gc=False):
         return self._body  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
+        where = repr(self.queue) if self.queue else f"topic {self.topic!r}"  # it is one of a history
         return (
-            f"<{type(self).__name__} {self.id} in {self.queue!r}: {self.state}, attempts {self.attempts},"
+            f"<{type(self).__name__} {self.id} in {where}: {self.state}, attempts {self.attempts},"
             f" {len(self.raw)} bytes>"
         )
 

@@ -20,6 +20,7 @@ from mq.errors import UsageError
 from mq.instants import ms_at
 
 T = TypeVar("T")
+Check = Callable[[str, object], Any]
 SECONDS_MAX: Final = 10 * 366 * 86_400.0  # ten years: longer than any delivery is meant to wait
 SPAN_MIN: Final = 0.001  # seconds: what time is counted in
 ATTEMPTS_MAX: Final = 1 << 31
@@ -62,6 +63,22 @@ class QueueOptions(TypedDict, total=False):
     delete_when_idle: float | None
     delete_when_abandoned: float | None
     delay: float
+
+
+class TopicOptions(TypedDict, total=False):
+    """What `broker.topic` declares.  Durable; what a declaration leaves out stays as it is.
+
+    The newest messages are retained, as far as each of the limits that are given goes.  With none of them
+    nothing is retained: that is so at first, and again when each is None.
+
+    retain_for      None: no limit.  Seconds since a message was published
+    retain_count    None: no limit.  How many messages
+    retain_bytes    None: no limit.  Of their bodies and attributes, in bytes
+    """
+
+    retain_for: float | None
+    retain_count: int | None
+    retain_bytes: int | None
 
 
 class BatchOptions(TypedDict, total=False):
@@ -182,6 +199,17 @@ def check_instant(at: object) -> int:
     return max(1, ms_at("at", at))
 
 
+def check_since(since: object) -> tuple[int | None, int | None]:
+    """An id, or a wall time in milliseconds; the other one is None, or both are."""
+    if since is None:
+        return None, None
+    if exact.is_a(since, datetime):
+        return None, ms_at("since", since)
+    if type(since) is bool or not exact.is_a(since, int):
+        raise UsageError(f"since is a message's id or a datetime with a time zone, not {exact.kind(since)}")
+    return check_count("since", since), None
+
+
 def check_headers(headers: object) -> dict[str, str]:
     """A copy: the mapping is gone through once, and what is checked is what is stored."""
     copy: dict[str, str] = {}
@@ -273,11 +301,20 @@ KNOWN_TO_PUBLISH: Final = tuple(PublishOptions.__annotations__)
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a queue, as they are stored."""
-    given = {exact.text("a queue option", name): value for name, value in options.items()}
+    return _checked("queue", options, _CHECKS)
+
+
+def check_topic_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a topic, as they are stored."""
+    return _checked("topic", options, _TOPIC_CHECKS)
+
+
+def _checked(what: str, options: Mapping[str, Any], checks: Mapping[str, Check]) -> dict[str, Any]:
+    given = {exact.text(f"a {what} option", name): value for name, value in options.items()}
     for name in given:
-        if name not in _CHECKS:
-            raise UsageError(f"there is no queue option {exact.shown(name)}; known: {', '.join(_CHECKS)}")
-    return {name: _CHECKS[name](name, value) for name, value in given.items()}
+        if name not in checks:
+            raise UsageError(f"there is no {what} option {exact.shown(name)}; known: {', '.join(checks)}")
+    return {name: checks[name](name, value) for name, value in given.items()}
 
 
 def _limit(name: str, value: object) -> int | None:
@@ -324,7 +361,12 @@ def _one_of(*known: str) -> Callable[[str, object], str]:
     return lambda name, value: exact.one_of(name, value, known)
 
 
-_CHECKS: Final[dict[str, Callable[[str, object], Any]]] = {
+_TOPIC_CHECKS: Final[dict[str, Check]] = {
+    "retain_for": _optional_span,
+    "retain_count": _limit,
+    "retain_bytes": _limit,
+}
+_CHECKS: Final[dict[str, Check]] = {
     "visibility_timeout": lambda name, value: float(check_seconds(name, value)),
     "max_attempts": _attempts,
     "backoff": _backoff,

@@ -30,6 +30,7 @@ from mq.api.options import (
     check_meta,
     check_reason,
     check_seconds,
+    check_since,
     new_message,
     options_of,
     outgoing,
@@ -460,22 +461,27 @@ class Queue(Generic[T]):
 
     # ── topics ─────────────────────────────────────────────────────────────────────
 
-    def subscribe(self, pattern: str, *, match: Mapping[str, str] | None = None) -> None:
+    def subscribe(
+        self, pattern: str, *, match: Mapping[str, str] | None = None, since: int | datetime | None = None
+    ) -> None:
         """Have this queue get what is published from now on to topics that fit *pattern*.
 
         *pattern*: dotted words as in a topic's name.  A word may be `*`, exactly one word, or `#`, any number
         of words, also none.
         *match*: headers that a message needs, all of them; None (the default): none.
+        *since*: of what these topics retain, what was published behind this id, or at this aware datetime or
+        later, comes too; None (the default): nothing of it.  It means nothing if the queue has the pattern.
 
         The queue is made if it is not there.  It gets each message once, however many of its patterns fit.
         A program may subscribe at every start: what is so already is not written again, and another *match*
         takes the place of the one before.
 
-        Raises UsageError, DiskFull, StoreFailed, Closed.
+        Raises UsageError, QueueFull (there is no room for all that is retained), CorruptStore (some of it is
+        damaged), DiskFull, StoreFailed, Closed.  Nothing was subscribed then.
         """
         pattern = check_pattern(pattern)
         headers = {} if match is None else check_headers(match)
-        subscribing.subscribe(self._store, self._channel, pattern, headers)
+        subscribing.subscribe(self._store, self._channel, pattern, headers, *check_since(since))
 
     def unsubscribe(self, pattern: str) -> bool:
         """Take *pattern* from this queue; return whether it had it.  The messages that are here stay.

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, Generic, TypeVar, Unpack
 
 import msgspec
 
-from mq.api.options import PublishOptions, new_message
-from mq.engine import commands, hot
+from mq.api.message import Message
+from mq.api.options import PublishOptions, check_count, check_since, new_message
+from mq.engine import commands, history, hot
 from mq.engine.bodies import BODY_BYTES_MAX, Decoder, encode_body
+from mq.engine.history import Wanted
 from mq.engine.outlet import Outlet
 from mq.engine.store import Store
 
 T = TypeVar("T")
+
+
+class Past:
+    """Where a message of history is: in no queue.  It is not delivered, and so asks for no more."""
+
+    name = ""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
 
 
 class Topic(Generic[T]):
@@ -29,7 +42,7 @@ class Topic(Generic[T]):
     def __init__(self, store: Store, name: str, type: Any = None) -> None:
         self._store, self._hold = store, store.hold()
         self._outlet = Outlet(name)
-        self._decoder = Decoder(type)
+        self._past: Any = Past(Decoder(type))
 
     def __repr__(self) -> str:
         return f"<Topic {self.name!r} in {self._store.path}>"
@@ -64,3 +77,26 @@ class Topic(Generic[T]):
                 return id
         message = msgspec.structs.replace(new_message("", flags, raw, **options), topic=self.name)
         return commands.publish(self._store, [message], time.monotonic() + message.timeout)[0]
+
+    def history(
+        self, *, since: int | datetime | None = None, limit: int | None = None
+    ) -> Iterator[Message[T]]:  # fmt: skip
+        """What the topic retains, the oldest first: an iterator that reads a part at a time.
+
+        *since*: a message's id, behind which it begins; or an aware datetime, and it begins with what was
+        published then or later.  None (the default): the oldest that is retained.
+        *limit*: how many at most; None (the default): all.  Without *since*, the newest.
+
+        What is published once the first message was asked for is left out.  Meanwhile others may publish, and
+        what the limits do not leave any more may go: nothing comes twice, or out of order.  A message is as
+        it was published, and in no queue: `queue` is "", `attempts` 0, `state` "ready".
+
+        Raises UsageError.  The iterator raises CorruptStore, with the message's id, if a body is damaged:
+        `history(since=id)` goes on behind it; and Closed.
+        """
+        wanted = Wanted(*check_since(since), None if limit is None else check_count("limit", limit))
+        return self._read(wanted)
+
+    def _read(self, wanted: Wanted) -> Iterator[Message[T]]:
+        for each in history.read(self._store, self.name, wanted):
+            yield Message(self._past, *each)

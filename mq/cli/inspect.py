@@ -155,10 +155,16 @@ def _store_fields(census: Census, store: str, processes: list[int]) -> dict[str,
         "end": census.end,
         "synced": walked.synced,
         "queues": census.state.size(),
+        "retained": _retained(census.state),
         "messages": sum(each.messages for _, each in census.rows()),
         "live_bytes": sum(each.live for _, each in census.rows()),
         "disk_bytes": sum(file.size for file in walked.files),
     }
+
+
+def _retained(state: State) -> dict[str, int]:
+    """How many messages are there of each topic that retains some."""
+    return {name: held.total() for name in sorted(state.topics()) if (held := state.topic(name))}
 
 
 def _gaps(census: Census) -> list[Gap]:
@@ -202,6 +208,7 @@ def _print_text(census: Census, store: dict[str, Any]) -> None:
         ("verdict", f"{verdict}: {holder or MEANINGS.get(verdict, store['problem'])}"),
         ("log", f"from {store['head']:,} to {store['end']:,}, synced up to {store['synced']:,}"),
         ("messages", f"{store['messages']:,} live, in {output.count(store['queues'], 'queue')}"),
+        *_retained_row(store["retained"]),
         ("bytes", f"{output.size(store['live_bytes'])} live of {output.size(store['disk_bytes'])}"),
     ])  # fmt: skip
     kinds = [name for name in KIND_NAMES.values() if any(sums.kinds[name] for _, sums in census.rows())]
@@ -222,6 +229,12 @@ def _print_text(census: Census, store: dict[str, Any]) -> None:
         output.line("")
     for gap in gaps:
         output.line(gap_line(gap))
+
+
+def _retained_row(retained: dict[str, int]) -> list[tuple[str, str]]:
+    if not retained:
+        return []
+    return [("retained", f"{sum(retained.values()):,}, of {output.count(len(retained), 'topic')}")]
 
 
 def gap_line(gap: Gap) -> str:

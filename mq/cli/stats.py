@@ -1,7 +1,8 @@
-"""mq stats: the counts of one queue."""
+"""mq stats: the counts of one queue, or of what one topic retains."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -13,9 +14,19 @@ from mq.cli import output
 from mq.cli.app import ERROR, Failure, command, json_option, store_option
 from mq.cli.receive import why_empty
 from mq.delivery.options import Options
+from mq.engine import retaining
+from mq.engine.retaining import Retained
 
 SECONDS: Final = frozenset(
-    {"visibility_timeout", "ttl", "dedup_window", "delete_when_idle", "delete_when_abandoned", "delay"}
+    {
+        "visibility_timeout",
+        "ttl",
+        "dedup_window",
+        "delete_when_idle",
+        "delete_when_abandoned",
+        "delay",
+        "retain_for",
+    }
 )
 
 
@@ -25,6 +36,8 @@ SECONDS: Final = frozenset(
 @store_option
 def stats(queue: str, as_json: bool, store: str) -> None:
     """Show the counts of one queue, its totals since it was created, and its options.
+
+    If no queue has the name, and a topic does that retains messages: how much of it is there.
 
     Shows the visibility timeout, and each option that is not the default; --json has all options.
     Writes nothing.  Works while other processes have the store open.
@@ -36,6 +49,9 @@ def stats(queue: str, as_json: bool, store: str) -> None:
     with mq.open(store, read_only=True) as broker:
         source = broker.queue(queue)
         if queue not in broker.queues():
+            if retained := retaining.retained(broker._store, queue):
+                _show_topic(queue, retained, as_json)
+                return
             raise Failure(why_empty(broker, source), ERROR)
         found, options = source.stats(), source.options()
     if as_json:
@@ -54,6 +70,24 @@ def stats(queue: str, as_json: bool, store: str) -> None:
     rows += [(name, f"{count:,}".rjust(width)) for name, count in totals.items()]
     rows += [("paused", "yes")] if found.paused else []
     rows += _options(queue, options)
+    output.pairs(rows)
+
+
+def _show_topic(topic: str, found: Retained, as_json: bool) -> None:
+    limits = {name: getattr(found.limits, name) for name in mq.TopicOptions.__annotations__}
+    if as_json:
+        oldest_at = None if found.oldest_ms is None else output.instant(found.oldest_ms)
+        output.json_line({
+            "topic": topic, "retained": found.messages, "bytes": found.bytes, "oldest_at": oldest_at,
+            "options": limits,
+        })  # fmt: skip
+        return
+    age = "-" if found.oldest_ms is None else output.duration(max(0.0, time.time() - found.oldest_ms / 1000))
+    rows = [("topic", topic), ("retained", f"{found.messages:,}"), ("size", output.size(found.bytes))]
+    rows += [("oldest", age)]
+    rows += [
+        (name.replace("_", " "), _value(name, value)) for name, value in limits.items() if value is not None
+    ]
     output.pairs(rows)
 
 

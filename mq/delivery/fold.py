@@ -273,7 +273,7 @@ def _backfill(state: State, queue: QueueState, lsn: int, flags: int, event: Even
             return
         ids, places, sizes = zip(*coming, strict=True)
         positions = array("Q", places)
-    state.board.shared.add(ids, sizes, number, queue.number)
+    state.board.shared.add_holder(ids, sizes, number, queue.number)
     state.note_moves(queue.number, ids)
     queue.join_in(ids, positions, sum(sizes), attributes.due, traits_of(attributes))
 

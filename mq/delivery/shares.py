@@ -70,7 +70,7 @@ class Shares:
         elif not self._shares:
             self._known.clear()
 
-    def add(self, ids: Sequence[int], sizes: Sequence[int], holder: int, queue: int) -> None:
+    def add_holder(self, ids: Sequence[int], sizes: Sequence[int], holder: int, queue: int) -> None:
         """Messages that *holder* holds, and perhaps other queues, are held by *queue* as well."""
         if self._shares.keys().isdisjoint(ids):  # as a rule
             pair: Holders = (min(holder, queue), max(holder, queue))

@@ -78,7 +78,7 @@ class Decoder:
             raise UsageError(f"messages cannot be of type {exact.shown(type)}: {exact.told(error)}") from None
 
     def decode(self, queue: str, id: int, flags: int, raw: bytes) -> Any:
-        """The body of message *id* in *queue*; BadBody if it does not fit the type."""
+        """The body of message *id* in *queue*, or in a history (""); BadBody if it does not fit the type."""
         kind = flags & records.BODY_BITS
         try:
             if kind == records.MSGPACK:
@@ -87,9 +87,9 @@ class Decoder:
             # Bytes are builtin: else text would be taken for base64, and come back as other bytes.
             return plain if self._type is None else msgspec.convert(plain, self._type, builtin_types=BYTES)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            where, whose = (f"in queue {queue!r}", "queue") if queue else ("of the history", "topic")
             raise BadBody(
-                f"message {id} in queue {queue!r} does not fit the queue's type: {error};"
-                " message.raw has its bytes"
+                f"message {id} {where} does not fit the {whose}'s type: {error}; message.raw has its bytes"
             ) from None
 
 

@@ -120,7 +120,7 @@ def fan_out(store: Store, outlet: Outlet, flags: int, raw: bytes) -> int | None:
                     ways = outlet.ways(state)
                     if ways is None:
                         return None
-                    exchange, queues, holders, head, tail = ways
+                    exchange, queues, topic, holders, head, tail = ways
                     id = log.append(ms, FANOUT, flags | ATTRIBUTED, 0, b"%b%b%b" % (head, raw, tail))
                     size = len(raw) + len(tail)
                     exchange.totals.published += 1
@@ -130,6 +130,8 @@ def fan_out(store: Store, outlet: Outlet, flags: int, raw: bytes) -> int | None:
                         state.board.shared.note(id, size, holders)
                     for queue in queues:
                         queue.publish(id, size)
+                    if topic is not None:
+                        topic.retain(id, size)
                     end = replica.applied = log.end
                     if store.waiters.asleep or turn.mark[ASLEEP]:
                         store.waiters.announce(dict.fromkeys(holders, 1), store.clock.now())

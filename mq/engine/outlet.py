@@ -21,7 +21,8 @@ class Ways(NamedTuple):
 
     exchange: QueueState
     queues: tuple[QueueState, ...]
-    holders: Holders  # their numbers
+    topic: QueueState | None  # what the topic retains, if anything
+    holders: Holders  # the numbers of all these
     head: bytes  # of the record's payload, before the body
     tail: bytes  # and behind it
 
@@ -46,11 +47,13 @@ class Outlet:
 
     def _find(self, state: State) -> Ways | None:
         exchange, numbers = state.exchange(), state.routes.route(self.name)
-        if exchange is None or exchange.declared_at < 0 or not numbers or state.topic(self.name):
+        topic = state.topic(self.name)
+        if exchange is None or exchange.declared_at < 0 or not (numbers or topic):
             return None
         queues = tuple(state.made(number) for number in numbers)
         if any(queue.publish_needs_plan for queue in queues):
             return None
         tail = trailer(Attributes(topic=self.name))
-        _, _, _, payload = records.fan_out(numbers, (), 0, 0, tail)
-        return Ways(exchange, queues, numbers, payload[: -len(tail)], tail)
+        _, _, _, payload = records.fan_out(numbers, (), topic.number if topic else 0, 0, tail)
+        holders = tuple(sorted((*numbers, topic.number))) if topic else numbers
+        return Ways(exchange, queues, topic, holders, payload[: -len(tail)], tail)

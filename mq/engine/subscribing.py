@@ -10,16 +10,33 @@ from mq.delivery.queue import QueueState
 from mq.delivery.records import Subscribed
 from mq.delivery.topics import ANY, ONE
 from mq.engine import commands
+from mq.engine.backfill import Asked, Backfill, Known, known
 from mq.engine.channel import Channel
 from mq.engine.operation import operation
 from mq.engine.store import Store
 
 
+def subscribe(
+    store: Store, channel: Channel, pattern: str, match: dict[str, str], after: int | None = None,
+    since_ms: int | None = None,
+) -> None:  # fmt: skip
+    """The queue, which is made if it is not there, gets what fits *pattern*; nothing is written if it does.
+
+    And what is retained of it, behind the id *after*, or since *since_ms*, wall time.
+    """
+    asked = Asked(pattern, match, after, since_ms)
+    while not _is_subscribed(store, channel, pattern, match):
+        backfill = None
+        if after is not None or since_ms is not None:
+            backfill = Backfill(store, asked, known(store, channel))
+            backfill.gather()
+        if _subscribe(store, channel, asked, backfill):
+            return
+
+
 @operation
-def subscribe(store: Store, channel: Channel, pattern: str, match: dict[str, str]) -> None:
-    """The queue gets what fits *pattern*, and is made if it is not there.  Nothing is written if it does."""
-    if not store.turn.look(partial(_subscribes, channel, pattern, match)):
-        store.finish_publish(store.turn.take(partial(_subscribe, store, channel, pattern, match)))
+def _is_subscribed(store: Store, channel: Channel, pattern: str, match: dict[str, str]) -> bool:
+    return store.turn.look(partial(_subscribes, channel, pattern, match))
 
 
 def _subscribes(channel: Channel, pattern: str, match: dict[str, str]) -> bool:
@@ -27,13 +44,30 @@ def _subscribes(channel: Channel, pattern: str, match: dict[str, str]) -> bool:
     return known is not None and known.match == match
 
 
-def _subscribe(store: Store, channel: Channel, pattern: str, match: dict[str, str]) -> int:
+@operation
+def _subscribe(store: Store, channel: Channel, asked: Asked, backfill: Backfill | None) -> bool:
+    """False if the queue is not what it was when *backfill* was gathered."""
+    end = store.turn.take(partial(_join, store, channel, asked, backfill))
+    if end is not None:
+        store.finish_publish(end)
+    return end is not None
+
+
+def _join(store: Store, channel: Channel, asked: Asked, backfill: Backfill | None) -> int | None:
     """Where the log ends then."""
     committer = store.committer
     if store.clock.store_ms() >= store.replica.state.board.next:
         committer.do_due()
     plan = committer.plan()
-    plan.add(*records.subscribe(plan.number(channel.name), Subscribed(pattern, match)))
+    before = channel.state.subscriptions.get(asked.pattern) if channel.state else None
+    if before is None and backfill and backfill.known != Known.of(channel.state):
+        return None
+    number, bound_at = plan.number(channel.name), 0
+    if before and before.match.items() <= asked.match.items():
+        bound_at = before.bound_at  # all that it gives from now on, it gave from then on
+    plan.add(*records.subscribe(number, Subscribed(asked.pattern, dict(asked.match), bound_at)))
+    if before is None and backfill:
+        backfill.finish(plan, number)
     committer.commit(plan)
     return store.replica.log.end
 

@@ -116,6 +116,27 @@ def test_stats(run: Run, store: Path, filled: list[int]) -> None:
         assert found["options"].keys() == queue.options().keys()
 
 
+def test_stats_and_inspect_show_what_topics_retain(run: Run, store: Path, filled: list[int]) -> None:
+    with mq.open(store) as broker:
+        topic = broker.topic("orders.eu", retain_count=2, retain_for=3600)
+        for number in range(3):
+            topic.publish(f"number {number}")
+        size = sum(message._size for message in topic.history())
+    rows = [line.split("  ", 1) for line in run("stats", "orders.eu").stdout.splitlines()]
+    text = {name: value.strip() for name, value in rows}
+    assert (text["topic"], text["retained"], text["size"]) == ("orders.eu", "2", f"{size} B")
+    assert (text["retain for"], text["retain count"]) == ("1 h", "2")
+    found = json.loads(run("stats", "orders.eu", "--json").stdout)
+    assert found.pop("oldest_at").endswith("Z")
+    assert found == {
+        "topic": "orders.eu", "retained": 2, "bytes": size,
+        "options": {"retain_for": 3600, "retain_count": 2, "retain_bytes": None},
+    }  # fmt: skip
+    whole, *_ = map(json.loads, run("inspect", "--json").stdout.splitlines())
+    assert whole["retained"] == {"orders.eu": 3}  # one is over, and not dropped yet
+    assert re.search("^retained +3, of 1 topic$", run("inspect").stdout, re.MULTILINE)
+
+
 def test_a_paused_queue_is_told(run: Run, store: Path, filled: list[int]) -> None:
     assert "paused" not in run("queues").stdout + run("stats", "mail").stdout
     with mq.open(store) as broker:

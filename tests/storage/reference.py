@@ -51,8 +51,8 @@ DECLARED: dict[str, Any] = {
     "name": "", "visibility_timeout": 30, "max_attempts": None, "backoff": [1, 2, 60, 0.1], "dead_letter": "",
     "ttl": None, "expired": "drop", "max_length": None, "max_bytes": None, "overflow": "reject",
     "dedup_window": 300, "delivery": "at_least_once", "delete_when_idle": None,
-    "delete_when_abandoned": None, "delay": 0, "meta": {}, "topic": False, "paused": False, "idle_until": 0,
-    **dict.fromkeys(TOTALS, 0),
+    "delete_when_abandoned": None, "delay": 0, "meta": {}, "topic": False, "retain_for": None,
+    "retain_count": None, "retain_bytes": None, "paused": False, "idle_until": 0, **dict.fromkeys(TOTALS, 0),
 }  # fmt: skip
 SCHEDULED: dict[str, Any] = {
     "topic": False, "since": 0, "cron": None, "every": None, "tz": "UTC", "missed": "one", "last": 0,
@@ -405,6 +405,8 @@ class State:
             at += 16 * count
         retained = unpack_from("<H", rest, at)[0] if form & 2 else 0
         published = rest[at + (2 if form & 2 else 0) :]
+        if not count and not retained:
+            flags = ATTRIBUTED  # its body is not there
         said = _published(lsn, time, flags, published)
         assert said.topic is not None
         exchange = self._queue(0)

@@ -1,0 +1,81 @@
+"""How much a topic retains: its limits, and what is there."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+from mq.delivery import records
+from mq.delivery.options import TOPIC_KEY, Declaration, replaced
+from mq.delivery.retention import Retention
+from mq.delivery.state import declaration_of
+from mq.engine.operation import operation
+from mq.engine.store import Store
+
+
+@operation
+def declare(store: Store, topic: str, changes: dict[str, Any]) -> None:
+    """Change the limits named, for every process; nothing is written if they are so already.
+
+    Without any limit nothing is retained, and what was goes.
+    """
+    if not store.turn.look(partial(_is_declared, store, topic, changes)):
+        store.finish_publish(store.turn.take(partial(_declare, store, topic, changes)))
+
+
+def _is_declared(store: Store, topic: str, changes: dict[str, Any]) -> bool:
+    held = store.replica.state.topic(topic)
+    declared = held.options if held else Declaration(name=topic)
+    return all(getattr(declared, name) == value for name, value in changes.items())
+
+
+def _declare(store: Store, topic: str, changes: dict[str, Any]) -> int:
+    """Where the log ends then."""
+    plan = store.committer.plan()
+    held = plan.state.topic(topic)
+    declared = declaration_of(held) if held else Declaration(name=topic)
+    if Retention.of(replaced(declared, changes)):
+        plan.declare(TOPIC_KEY + topic, {"name": topic, "topic": True, **changes})
+    elif held:
+        plan.add(*records.delete(held.number))
+    if plan.drafts:
+        store.committer.commit(plan)
+    return store.replica.log.end
+
+
+class Retained(NamedTuple):
+    """What a topic retains now."""
+
+    messages: int
+    bytes: int
+    oldest_ms: int | None  # when the oldest one was published, wall time; None: there is none
+    limits: Declaration
+
+
+@operation
+def retained(store: Store, topic: str) -> Retained | None:
+    """None if it is not declared to retain anything."""
+    return store.turn.look(partial(_retained, store, topic))
+
+
+def _retained(store: Store, topic: str) -> Retained | None:
+    held, committer = store.replica.state.topic(topic), store.committer
+    if held is None:
+        return None
+    first = committer.first_retained(held)
+    size = held.bytes - sum(committer.size_of(held, id) for id in held.waiting.first(first))
+    ids, _ = held.waiting.slice(first, 1)
+    oldest_ms = committer.created_of(held, ids[0]) if ids else None
+    return Retained(len(held.waiting) - first, max(0, size), oldest_ms, held.options)
+
+
+@operation
+def extra_bytes(store: Store) -> int:
+    """By how much what topics retain is more than what is counted twice, because several queues hold it."""
+    return store.turn.look(partial(_extra_bytes, store))
+
+
+def _extra_bytes(store: Store) -> int:
+    state = store.replica.state
+    held = (state.topic(name) for name in state.topics())
+    return sum(max(0, each.bytes) for each in held if each) - state.board.shared.extra_bytes
