@@ -14,7 +14,6 @@ from mq.api.options import BatchOptions, PublishOptions, QueueOptions, check_cou
 from mq.api.queue import Queue
 from mq.api.watch import Watch
 from mq.delivery.queue import State
-from mq.engine.at_once import arrives_settled
 from mq.engine.looking import Stats
 from mq.errors import Closed, QueueFull
 
@@ -100,7 +99,10 @@ class AsyncQueue(Generic[T]):
     ) -> AsyncDelivery[T] | None:
         """Take the next message: see `mq.Queue.receive`.  Cancelled, it takes none."""
         take: Any = partial(self._queue.receive, 0, visibility_timeout=visibility_timeout)
-        found: AsyncDelivery[T] | None = await self._receive(take, timeout)
+        until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
+        found: AsyncDelivery[T] | None = await wait_for(
+            self._lane, self._new_watch, (self._queue,), take, released, until
+        )
         return found
 
     async def receive_many(
@@ -110,7 +112,9 @@ class AsyncQueue(Generic[T]):
         """Take up to *limit* messages: see `mq.Queue.receive_many`.  Cancelled, it takes none."""
         limit = check_count("limit", limit, least=1)
         linger = check_seconds("linger", linger)
-        take: Any = partial(self._queue.receive_many, visibility_timeout=visibility_timeout)
+        take: Any = partial(
+            self._queue.receive_many, visibility_timeout=visibility_timeout, per_group=per_group
+        )
         found: list[AsyncDelivery[T]] = await self._receive(partial(take, limit, 0), timeout)
         if linger and found:
             until = time.monotonic() + linger
@@ -124,10 +128,7 @@ class AsyncQueue(Generic[T]):
 
     async def _receive(self, take: Callable[[], R], timeout: float | None) -> R:
         until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
-        return await wait_for(
-            self._lane, self._new_watch, [self._queue], take, released, until,
-            waits=arrives_settled(self._queue._channel),
-        )  # fmt: skip
+        return await wait_for(self._lane, self._new_watch, (self._queue,), take, released, until)
 
     async def __aiter__(self) -> AsyncIterator[AsyncDelivery[T]]:
         """Deliveries, as `receive()` takes them, until the broker is closed."""

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 from mq.api.queue import Queue
 from mq.api.watch import Watch
+from mq.engine.at_once import arrives_settled
 
 from .lane import Lane
 
@@ -25,13 +26,13 @@ LONG_SECONDS: Final = 1e6
 
 async def wait_for(
     lane: Lane, new_watch: Callable[[Callable[[], None]], Watch], queues: Sequence[Queue[Any]],
-    take: Callable[[], T], undo: Callable[[T], object], until: float | None, *, waits: bool = False,
+    take: Callable[[], T], undo: Callable[[T], object], until: float | None,
 ) -> T:  # fmt: skip
-    """What *take* returns, once that is something, or *until* has come, monotonic seconds.
-
-    *waits*: to take is to wait for the disk.
-    """
-    run = lane.in_thread if waits else lane.soon
+    """What *take* returns, once that is something, or *until* has come, monotonic seconds."""
+    run = lane.soon
+    for queue in queues:
+        if arrives_settled(queue._channel):
+            run = lane.in_thread  # to take is to wait for the disk
     found = await run(take, undo)
     if found or (until is not None and time.monotonic() >= until):
         return found

@@ -43,4 +43,5 @@ def at_once(store: Store, do: Callable[[], T]) -> tuple[T | Busy, int]:
 
 def arrives_settled(channel: Channel) -> bool:
     """Whether what is received there is handed over once the disk has it, which is to be waited for."""
-    return channel.state is not None and channel.state.delivery_needs_plan
+    state = channel.state
+    return state is not None and state.delivery_needs_plan
