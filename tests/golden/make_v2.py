@@ -6,6 +6,8 @@ v2/upgraded   v1/recovered, opened again by this mq on a board whose clock says 
 
 v2/topics     what is published to topics: each kind of record from 31 to 35, in a log and in a checkpoint
 
+v2/schedules  schedules: kinds 36 to 38, in a log and in a checkpoint
+
 What is in it is written down in tests/storage/test_golden_v2.py.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -66,6 +69,14 @@ def make_upgraded(path: Path) -> None:
 
 
 def make_topics(path: Path) -> None:
+    make(path, fan_out)
+
+
+def make_schedules(path: Path) -> None:
+    make(path, tick)
+
+
+def make(path: Path, live: Callable[[mq.Broker, Store, Board], None]) -> None:
     shutil.rmtree(path, ignore_errors=True)
     board = Board()
     board.wall = SET_TO
@@ -74,14 +85,34 @@ def make_topics(path: Path) -> None:
             str(path), sync="always", read_only=False, segment_bytes=1024, clock=None, disk=board,
             background=False,
         )  # fmt: skip
-        fan_out(mq.Broker(store), store)
+        live(mq.Broker(store), store, board)
         for word in (shared.HOLDER, shared.SYNCER):
             store.turn.mark[word] = 0
         store.let_go()
     (path / "reserve").unlink()
 
 
-def fan_out(broker: mq.Broker, store: Store) -> None:
+def tick(broker: mq.Broker, store: Store, board: Board) -> None:
+    broker.queue("mail").subscribe("ticks")
+    broker.schedule("beat", "health", b"\x00raw", every=0.5, missed="all", ttl=30, headers={"k": "v"})
+    broker.schedule(
+        "report", broker.topic("ticks"), {"n": 1}, cron="0 9 * * MON", tz="Europe/Berlin", priority=3
+    )
+    broker.schedule("gone", "health", "text", every=3600, missed="skip", delay=5, group="g")
+    for _ in range(3):
+        board.pass_by(0.5)
+        store.tick()
+    broker.queue("passing").publish("passing " * 90)  # and so the first segments are given back
+    broker.queue("passing").receive(timeout=0).ack()
+    while store.replica.log.head < 1024:
+        store.maintenance.cleaning.clean()
+    store.maintenance.checkpoints.write()
+    broker.unschedule("gone")
+    board.pass_by(1.25)
+    store.tick()
+
+
+def fan_out(broker: mq.Broker, store: Store, board: Board) -> None:
     mail, bills = (
         broker.queue("mail", max_attempts=1),
         broker.queue("bills", ttl=900, dead_letter="mail.dead"),
@@ -148,6 +179,7 @@ def live(broker: mq.Broker, board: Board) -> None:
 if __name__ == "__main__":
     make_upgraded(HERE / "v2" / "upgraded")
     make_topics(HERE / "v2" / "topics")
+    make_schedules(HERE / "v2" / "schedules")
     for file in sorted((HERE / "v2").rglob("*")):
         if file.is_file():
             print(f"{file.stat().st_size:8} {file.relative_to(HERE)}", file=sys.stderr)

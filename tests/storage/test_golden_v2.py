@@ -135,3 +135,38 @@ def test_the_reference_reads_the_store_with_topics():
     }  # fmt: skip
     assert state.queues[0].totals["dropped"] == 1
     assert list(queues["mail"].patterns) == ["orders.*"]
+
+
+SCHEDULES = UPGRADED.parent / "schedules"
+BEAT = {"name": "beat", "queue": "health", "every": 0.5, "missed": "all", "ttl": 30.0, "headers": {"k": "v"}}
+REPORT = {"name": "report", "queue": "ticks", "topic": True, "cron": "0 9 * * MON", "tz": "Europe/Berlin"}
+
+
+@pytest.mark.parametrize("checkpoint", [True, False], ids=["with its checkpoint", "from the whole log"])
+@pytest.mark.parametrize("read_only", [True, False], ids=["read only", "opened"])
+def test_the_store_with_schedules(tmp_path, read_only, checkpoint):
+    path = Path(shutil.copytree(SCHEDULES, tmp_path / "s"))
+    if not checkpoint:
+        shutil.rmtree(path / "checkpoint")
+    with mq.open(path, clock=lambda: SET_MS / 1000, read_only=read_only, segment_bytes=1024) as broker:
+        assert broker._store.replica.verdict is Verdict.OPEN
+        beat, report = broker.schedules()
+        assert beat[:5] == ("beat", "health", None, 0.5, "UTC")
+        assert beat.next_at == datetime.fromtimestamp(SET_MS / 1000 + 3, UTC)
+        assert beat.last_at == datetime.fromtimestamp(SET_MS / 1000 + 2.75, UTC)
+        assert report == (
+            "report", "ticks", "0 9 * * MON", None, "Europe/Berlin",
+            datetime(2026, 9, 28, 7, 0, tzinfo=UTC), None,
+        )  # fmt: skip
+        assert broker.queue("health").stats().published == 5
+        assert {each.body for each in broker.queue("health").peek()} == {b"\x00raw"}
+
+
+def test_the_reference_reads_the_store_with_schedules():
+    log = reference.read_log(SCHEDULES)
+    kinds = [entry.kind for each in log for entry in each.entries]
+    assert {"SCHEDULE", "TICK", "UNSCHEDULE"} <= set(kinds)
+    found = reference.State(log).schedules
+    assert found["beat"].items() >= {**BEAT, "body": b"\x00raw", "next": SET_MS + 3000}.items()
+    assert found["report"].items() >= {**REPORT, "body": {"n": 1}, "priority": 3, "last": 0}.items()
+    assert found.keys() == {"beat", "report"}
