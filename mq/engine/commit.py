@@ -41,6 +41,7 @@ class Committer:
 
     def __init__(self, replica: Replica, notes: Notes) -> None:
         self._replica, self._notes, self._clock = replica, notes, replica.clock
+        self.no_room = False  # a tick met a full disk: way is to be made for the next try
         self.downtime_ms = 0  # without any process, before this one opened the store; not in the log yet
 
     def plan(self) -> Plan:
@@ -110,6 +111,7 @@ class Committer:
             if entry := state.calendar.get(tick.schedule.name):
                 state.calendar.postpone(entry, now.wall + ticks.AGAIN_MS)
             self._no_tick(tick.schedule, error)
+            self.no_room = isinstance(error, DiskFull)
             return False
         if tick.verdict.gives_up:
             self._notes.put_down(WARNING, LEFT_OUT, self._replica.path, tick.schedule.name)

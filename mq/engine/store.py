@@ -308,6 +308,9 @@ class Store:
                     self.disk.pause(TICK_NAP_SECONDS)
             if self.sync_always and end:
                 self.replica.log.sync(end)
+        if self.committer.no_room:  # as a publisher does, before it tries once more
+            self.committer.no_room = False
+            self.maintenance.make_way()
 
     def _do_tick(self) -> int:
         """Do the tick that is due first; where the log ends then, or 0 once none is due."""

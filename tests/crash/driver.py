@@ -220,15 +220,22 @@ class Driver:
 
         def call(broker: Broker) -> None:
             store = broker._store
-            if entry := store.replica.state.calendar.get(name):
-                when, wall_ms = entry.schedule.next, store.clock.wall_ms
-                store.clock.wall_ms = lambda: when  # type: ignore[method-assign]
-                try:
-                    store.turn.take(store.committer.do_tick)
-                finally:
-                    store.clock.wall_ms = wall_ms  # type: ignore[method-assign]
+            entry = store.replica.state.calendar.get(name)
+            if entry and not try_to(store, entry.when) and store.committer.no_room:
+                store.committer.no_room = False
+                store.maintenance.make_way()
+                try_to(store, entry.when)  # it was put off
 
-        self._do(f"do_tick({name!r})", model.ticked(name, SCHEDULE_SECONDS * 1000), call)
+        def try_to(store: Store, when: int) -> bool:
+            wall_ms = store.clock.wall_ms
+            store.clock.wall_ms = lambda: when  # type: ignore[method-assign]
+            try:
+                return store.turn.take(store.committer.do_tick)
+            finally:
+                store.clock.wall_ms = wall_ms  # type: ignore[method-assign]
+
+        step = model.ticked(name, SCHEDULE_SECONDS * 1000)
+        self._do(f"do_tick({name!r})", step, call, perhaps=[model.unchanged])  # on a full disk it is put off
 
     def unschedule(self, name: str) -> None:
         if not self._skip():
