@@ -15,7 +15,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from struct import pack
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -34,12 +34,16 @@ from .state import State, declaration_of
 from .traits import LEVELS
 from .unloaded import Image, Unloaded
 
+# Stands in an encoding where something long goes.  In msgpack the byte 0xC1 begins no value and is in no
+# text.  A number may have eight of it, not nine.
+HOLE: Final = msgspec.Raw(b"\xc1" * 9 + b"hole")
 PART: Final = 1024  # entries that are encoded, and decoded, in one call
 E = TypeVar("E", Delayed, Flight)
 K = TypeVar("K")
 V = TypeVar("V")
 Place = tuple[int, ...]
 Kept = tuple[Place, Place | None]  # where a chunk's ids are, and its positions
+Parts = list["bytes | memoryview | msgspec.Raw"]  # bytes, one after the other
 Save = Callable[["array[int]"], Place]
 Load = Callable[[int, int, Chunk], Arrays]  # queue number, priority, chunk
 Stored = list[tuple[int, int, Kept]]  # of each chunk: first id (of the first: the head), how many, where
@@ -119,22 +123,51 @@ def freeze(state: State) -> Frozen:
 
 def encode(
     frozen: Frozen, save: Save, rest: Callable[[], object] = int
-) -> tuple[bytes, set[int], list[tuple[Held, Kept]]]:
-    """The bytes, the packs that they name, and what was saved for them and where.
+) -> tuple[Parts, set[int], list[tuple[Held, Kept]]]:
+    """The bytes in parts, the packs that they name, and what was saved for them and where.
 
     *rest* is called after each millisecond of it, or so: other threads are to run meanwhile, and to encode
     all that there is, or to decode it, is one call that none of them can interrupt.
     """
     saved: list[tuple[Held, Kept]] = []
-    images = [each if isinstance(each, Image) else _image(each, save, saved, rest) for each in frozen.queues]
+    images: list[Image] = []
+    holes: list[Parts] = []
+    for each in frozen.queues:
+        if isinstance(each, Image):
+            image: Image = each
+            holes.append([each.contents])
+        else:
+            image, parts = _image(each, save, saved, rest)
+            holes.append(parts)
+        images.append(msgspec.structs.replace(image, contents=HOLE))
     packs = {pack for image in images for pack in image.packs}
-    content = Content(frozen.generation, images, *frozen.shares.columns(), frozen.schedules)
-    return msgspec.msgpack.encode(content), packs, saved
+    shares, holders = frozen.shares.columns()
+    holes.append(_bin([shares]))
+    hole: Any = HOLE
+    return _filled(Content(frozen.generation, images, hole, holders, frozen.schedules), holes), packs, saved
+
+
+def _filled(whole: object, holes: list[Parts]) -> Parts:
+    """*whole* as msgpack, with *holes* in place of each HOLE in it: what is long is not copied for that."""
+    first, *pieces = msgspec.msgpack.encode(whole).split(bytes(HOLE))
+    found: Parts = [first]
+    for parts, piece in zip(holes, pieces, strict=True):
+        found += [*parts, piece]
+    return found
+
+
+def _bin(parts: Parts) -> Parts:
+    """*parts* together, as one value of msgpack that is bytes."""
+    size = sum(map(len, parts))
+    if size < 1 << 8:
+        return [bytes([0xC4, size]), *parts]
+    return [pack(">BH", 0xC5, size) if size < 1 << 16 else pack(">BI", 0xC6, size), *parts]
 
 
 def _image(
     loaded: Loaded, save: Save, saved: list[tuple[Held, Kept]], rest: Callable[[], object]
-) -> Image:  # fmt: skip
+) -> tuple[Image, Parts]:
+    """The image, and its contents."""
     image, contents, lanes, delayed, flights, dedup = loaded
     lowest = [contents.declared_at, *(each.position for each in image.subscriptions)]
     for (_, _, stored), chunks in zip(contents.lanes, lanes, strict=True):
@@ -154,12 +187,15 @@ def _image(
     lowest += [seen.position for seen in islice(dedup.values(), 1)]  # they are by position
     packs = {place[0] for place in _places(contents)}
     fields = (  # of Contents
-        contents.declaration, contents.declared_at, contents.body_bytes, contents.lanes, delayed_columns,
-        flights_columns, _pack(image, delayed_traits, dict[int, Delayed], rest),
-        _pack(image, flights_traits, dict[int, Flight], rest), _pack(image, dedup, dict[str, Seen], rest),
+        contents.declaration, contents.declared_at, contents.body_bytes, contents.lanes,
+        *repeat(HOLE, 5),
     )  # fmt: skip
-    raw = msgspec.Raw(msgspec.msgpack.encode(fields))
-    return msgspec.structs.replace(image, lowest=min(lowest), packs=tuple(sorted(packs)), contents=raw)
+    holes = [
+        _bin(delayed_columns), _bin(flights_columns), _pack(image, delayed_traits, dict[int, Delayed], rest),
+        _pack(image, flights_traits, dict[int, Flight], rest), _pack(image, dedup, dict[str, Seen], rest),
+    ]  # fmt: skip
+    image = msgspec.structs.replace(image, lowest=min(lowest), packs=tuple(sorted(packs)))
+    return image, _filled(fields, holes)
 
 
 def _parts(entries: dict[K, V], rest: Callable[[], object]) -> Iterator[dict[K, V]]:
@@ -171,14 +207,14 @@ def _parts(entries: dict[K, V], rest: Callable[[], object]) -> Iterator[dict[K, 
             rest()
 
 
-def _pack(image: Image, entries: dict[Any, Any], kind: Any, rest: Callable[[], object]) -> msgspec.Raw:
+def _pack(image: Image, entries: dict[Any, Any], kind: Any, rest: Callable[[], object]) -> Parts:
     """*entries* as msgpack: made, and decoded as *kind* to be sure, a part at a time."""
-    found = [_map_head(len(entries))]
+    found: Parts = [_map_head(len(entries))]
     for part in _parts(entries, rest):
         data = msgspec.msgpack.encode(part)
         _decode(image, data, kind)
         found.append(data[len(_map_head(len(part))) :])
-    return msgspec.Raw(b"".join(found))
+    return found
 
 
 def _map_head(count: int) -> bytes:
@@ -257,7 +293,7 @@ def _loader(load: Load, number: int, priority: int) -> Callable[[Chunk], Arrays]
 
 def _split(
     entries: dict[int, E], names: tuple[str, ...], lowest: list[int], rest: Callable[[], object]
-) -> tuple[bytes, dict[int, E]]:
+) -> tuple[Parts, dict[int, E]]:
     """Ids, then each field and the priority of all entries that are no more, as u64; and the others.
 
     The lowest position among some is appended to *lowest*.
@@ -272,7 +308,7 @@ def _split(
             column.extend([getattr(entry, name) for entry in plain.values()])
         columns[-1].extend([entry.traits.priority for entry in plain.values()])
         lowest.append(min([entry.position for entry in part.values()]))
-    return b"".join(columns), others
+    return [memoryview(column).cast("B") for column in columns if column], others
 
 
 def _read_columns(data: bytes, width: int) -> list[array[int]]:

@@ -82,7 +82,8 @@ class Checkpoints:
             replica.disk,
             self._path,
             replica.identity.key,
-            checkpoint.Checkpoint(checkpoint.VERSION, start, now_ms, sorted(packs), msgspec.Raw(state)),
+            checkpoint.Checkpoint(checkpoint.VERSION, start, now_ms, sorted(packs), msgspec.Raw(b"")),
+            state,
             pack,
             lambda: log.sync(start.position),
         )

@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import sys
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from struct import Struct
 from typing import Final, NamedTuple
@@ -31,6 +31,9 @@ from . import paths
 from .disk import Disk, write_file
 from .recovery import Start
 
+Buffer = bytes | memoryview | msgspec.Raw
+BLOCK_BYTES: Final = 1 << 20  # copied, checked and written in one call
+NIL: Final = msgspec.Raw(b"\xc0")
 MAGIC: Final = b"mq-ckpt\n"
 HEADER: Final = Struct("<8s8sIQ")
 VERSION: Final = 4  # of what the layer above keeps: another one is passed over
@@ -83,18 +86,26 @@ def _little(words: array[int]) -> array[int]:
 
 
 def write(
-    disk: Disk, directory: str, key: bytes, checkpoint: Checkpoint, pack: Pack, sync_log: Callable[[], None]
-) -> int:
-    """Make it durable and the newest, then remove what it does not name; the size of the state."""
-    body = msgspec.msgpack.encode(checkpoint)
-    data = HEADER.pack(MAGIC, key, crc32c(body, crc32c(key)), len(body)) + body
+    disk: Disk, directory: str, key: bytes, checkpoint: Checkpoint, state: Iterable[Buffer], pack: Pack,
+    sync_log: Callable[[], None],
+) -> int:  # fmt: skip
+    """Make it durable and the newest, then remove what it does not name; its size.
+
+    *state*: what it holds of the layer above, in parts.  They may be long, and are never copied all at
+    once: no other thread would run meanwhile.
+    """
+    head = msgspec.msgpack.encode(msgspec.structs.replace(checkpoint, state=NIL)).removesuffix(bytes(NIL))
+    body = list(_blocks([head, *state]))
+    crc, size = crc32c(key), sum(map(len, body))
+    for block in body:
+        crc = crc32c(block, crc)
+    body[0] = HEADER.pack(MAGIC, key, crc, size) + body[0]
     path = paths.state(directory, checkpoint.position)
-    arrays = b"".join(pack.parts)
     ids = paths.ids(directory, pack.position)
     try:
-        if arrays:
-            write_file(disk, ids, arrays)
-        write_file(disk, paths.aside(path), data)
+        if pack.parts:
+            write_file(disk, ids, *_blocks(pack.parts))
+        write_file(disk, paths.aside(path), *body)
     except OSError:
         # They are of no use, and on a full disk they would stay for long.
         for name in (ids, paths.aside(path)):
@@ -105,7 +116,23 @@ def write(
     disk.rename(paths.aside(path), path)
     disk.sync_directory(directory)
     _remove_others(disk, directory, checkpoint)
-    return len(data)
+    return HEADER.size + size
+
+
+def _blocks(parts: Iterable[Buffer]) -> Iterator[bytes]:
+    """The same bytes, BLOCK_BYTES or so in each."""
+    waiting: list[Buffer] = []
+    size = 0
+    for part in parts:
+        view = memoryview(part)
+        for at in range(0, len(view), BLOCK_BYTES):
+            waiting.append(view[at : at + BLOCK_BYTES])
+            size += len(waiting[-1])
+            if size >= BLOCK_BYTES:
+                yield b"".join(waiting)
+                waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
 
 
 def newest(disk: Disk, directory: str, key: bytes, upto: int) -> Checkpoint | None:

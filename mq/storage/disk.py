@@ -205,8 +205,8 @@ def write_all(disk: Disk, fd: int, data: bytes, offset: int) -> None:
         done += disk.pwrite(fd, data[done:], offset + done)
 
 
-def write_file(disk: Disk, path: str, data: bytes) -> None:
-    """A new file, its bytes on the disk; to be given its name by a rename.
+def write_file(disk: Disk, path: str, *parts: bytes) -> None:
+    """A new file, *parts* on the disk; to be given its name by a rename.
 
     One that is left of a process that died here goes first: it may be longer, and what a
     failed fsync left of it in memory may never reach the disk.
@@ -215,7 +215,10 @@ def write_file(disk: Disk, path: str, data: bytes) -> None:
         disk.unlink(path)
     fd = disk.open(path, write=True, create=True)
     try:
-        write_all(disk, fd, data, 0)
+        offset = 0
+        for part in parts:
+            write_all(disk, fd, part, offset)
+            offset += len(part)
         disk.sync(fd)
     finally:
         disk.close(fd)

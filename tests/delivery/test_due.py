@@ -169,7 +169,7 @@ def test_what_comes_back_after_its_time_to_live_falls_due_at_once(happens):
 def test_what_a_checkpoint_holds_falls_due(happens):
     state, queue = made(max_attempts=LAST)
     happens(state, queue)
-    again = restore(encode(freeze(state), lambda words: (0, 0, 0, 0))[0], lambda *_: None)
+    again = restore(b"".join(encode(freeze(state), lambda words: (0, 0, 0, 0))[0]), lambda *_: None)
     assert again.board.next <= 1000
     assert again.board.due(at(1000)) == 1
     assert any(again.queue(1).due_to_go(at(1000), 9))

@@ -45,7 +45,8 @@ def written(state: State, kept: dict[tuple[int, int], list[int]]) -> State:
         ids, positions = chunk.saved
         return kept[tuple(ids)], positions and kept[tuple(positions)]
 
-    data, packs, _ = encode(freeze(state), save)
+    parts, packs, _ = encode(freeze(state), save)
+    data = b"".join(parts)
     assert packs <= {7}
     return restore(data, load)
 
@@ -182,7 +183,8 @@ def test_what_is_encoded_in_parts_is_as_if_it_were_encoded_at_once(count, monkey
     for id in range(min(count, 50)):
         queue.remember(f"{id}", Seen(id, 10**6, id))
     rests: list[None] = []
-    data, _, _ = encode(freeze(state), lambda words: (7, 0), lambda: rests.append(None))
+    parts, _, _ = encode(freeze(state), lambda words: (7, 0), lambda: rests.append(None))
+    data = b"".join(parts)
     (image,) = msgspec.msgpack.decode(data, type=snapshot.Content).images
     contents = msgspec.msgpack.decode(image.contents, type=snapshot.Contents)
     assert bytes(image.contents) == msgspec.msgpack.encode(contents)
