@@ -275,6 +275,22 @@ class Driver:
                 lambda broker: broker.queue(name).subscribe(pattern), syncs=True,
             )  # fmt: skip
 
+    def start_in_the_past(self, name: str, pattern: str = "#") -> None:
+        """Subscribe, with all that is retained."""
+        if not self._skip():
+            self._do(
+                f"start_in_the_past({name!r}, {pattern!r})", model.start_in_the_past(name, pattern),
+                lambda broker: broker.queue(name).subscribe(pattern, since=0), syncs=True,
+            )  # fmt: skip
+
+    def retain(self, count: int | None) -> None:
+        """The topic retains so many of its newest messages; None: nothing any more."""
+        if not self._skip():
+            self._do(
+                f"retain({count})", model.retain(count),
+                lambda broker: broker.topic("t", retain_count=count), syncs=True,
+            )  # fmt: skip
+
     def unsubscribe(self, name: str, pattern: str = "#") -> None:
         if not self._skip():
             step = model.subscribe(name, pattern, gets=False)
@@ -650,6 +666,12 @@ def holdings(broker: Broker, *, counted: bool = False) -> tuple[model.Key, Ids, 
             tuple([(each.raw, each.attempts) for each in messages]),
         )
         ids += [(name, each.id, each.raw) for each in messages]
+    if held := broker._store.replica.state.topic("t"):
+        retained = list(broker.topic("t").history())
+        queues[model.RETAINED] = (
+            (float(held.options.retain_count), (), ()), tuple([(each.raw, 0) for each in retained]),
+        )  # fmt: skip
+        ids += [(model.RETAINED, each.id, each.raw) for each in retained]
     if counted:
         _count_shares(broker)
     store = broker._store
@@ -664,8 +686,8 @@ def _count_shares(broker: Broker) -> None:
     """What the register says of messages that several queues hold is what counting says."""
     state = broker._store.replica.state
     held: dict[int, set[int]] = {}
-    for name in broker.queues():
-        queue = state.named(name)
+    retaining = [topic] if (topic := state.topic("t")) else []
+    for queue in [*map(state.named, broker.queues()), *retaining]:
         for id in chain.from_iterable(queue.everything()):
             held.setdefault(id, set()).add(queue.number)
     several = {id: tuple(sorted(numbers)) for id, numbers in held.items() if len(numbers) > 1}

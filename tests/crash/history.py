@@ -90,13 +90,45 @@ def subscribe(name: str, pattern: str, *, gets: bool) -> Step:
 
 
 def fan_out(body: bytes) -> Step:
-    """To every queue that has a pattern: all topics fit all of them."""
+    """To every queue that has a pattern, for the topic fits all of them; and to what it retains."""
 
     def step(queues: Queues) -> Queues:
         for name, (declared, _) in queues.items():
             if declared[2]:
                 queues = publish(name, [body])(queues)
+        if RETAINED in queues:
+            queues = retain(int(queues[RETAINED][0][0]))(publish(RETAINED, [body])(queues))
         return queues
+
+    return step
+
+
+RETAINED = "#t"  # stands among the queues for what the topic retains; how many, for a visibility timeout
+
+
+def retain(count: int | None) -> Step:
+    """The topic retains so many of its newest messages; None: nothing."""
+
+    def step(queues: Queues) -> Queues:
+        others = {name: each for name, each in queues.items() if name != RETAINED}
+        if count is None:
+            return others
+        _, messages = queues.get(RETAINED, NEW)
+        return {**others, RETAINED: ((float(count), (), ()), messages[-count:])}
+
+    return step
+
+
+def start_in_the_past(name: str, pattern: str) -> Step:
+    """`subscribe`, with all that is retained; nothing of it if the queue has a pattern already."""
+
+    def step(queues: Queues) -> Queues:
+        declared, messages = queues.get(name, NEW)
+        if not declared[2] and RETAINED in queues:
+            here = {body for body, _ in messages}
+            messages += tuple((body, 0) for body, _ in queues[RETAINED][1] if body not in here)
+            messages = tuple(sorted(messages, key=lambda each: number(each[0])))
+        return subscribe(name, pattern, gets=True)({**queues, name: (declared, messages)})
 
     return step
 

@@ -202,6 +202,11 @@ BUGS = (
     Bug("of those acked together one is logged", "mq.delivery.plan:Plan.add_to_run",
         "payload + part", "payload", "settling"),
     # ── what queues do beyond first in, first out ──────────────────────────────────
+    Bug("what is retained is dropped with what is over", "mq.delivery.due:_drop_over", "min(over, SLICE)",
+        "min(over + 1, SLICE)", "retaining"),
+    Bug("a subscription brings all of the past but the last", "mq.engine.backfill:Found.without",
+        "gone = bisect_left(self.ids, first)",
+        "gone = bisect_left(self.ids, first); del self.ids[-1:], self.sizes[-1:]", "starting_in_the_past"),
     Bug("a transaction is several groups", "mq.engine.commit:Committer.commit",
         "append_group(plan.now.store, plan.drafts)",
         "append_group(plan.now.store, plan.drafts, atomic=False)", "transforming"),

@@ -621,6 +621,42 @@ def unsynced_scheduling(d: Driver) -> None:
     d.do_tick("ticks")
 
 
+def retaining(d: Driver) -> None:
+    """A topic retains the newest, and all of these, whatever becomes of them in queues."""
+    d.open(sync="never")
+    d.retain(4)
+    d.subscribe("a")
+    for _ in range(3):
+        d.fan_out()
+    d.take("a", 2)
+    d.ack(2)
+    d.flush()
+    for index in range(20):
+        d.fan_out(size=60)
+        if index % 8 == 7:
+            d.fall_due()
+            d.maintain(1 << 30)
+    d.reopen(from_log=True)
+    d.retain(2)
+    d.fan_out()
+
+
+def starting_in_the_past(d: Driver) -> None:
+    """A subscription and all that it brings: both are there, or neither."""
+    d.open()
+    d.retain(100)
+    for _ in range(4):
+        d.fan_out(size=50)
+    d.start_in_the_past("a")
+    d.fan_out()
+    d.take("a", 2)
+    d.ack(2)
+    d.start_in_the_past("b")
+    d.retain(None)
+    d.reopen(from_log=True)
+    d.take("b", 2)
+
+
 WORKLOADS: dict[str, Workload] = {
     each.__name__: each
     for each in (
@@ -628,7 +664,7 @@ WORKLOADS: dict[str, Workload] = {
         purging, rotation, unsynced_rotation, closing, full_segment, long_gap,
         cleaning, unsynced_cleaning, unsynced_closing, checkpoints, sleeping,
         ordering, dying, out_of_time, idling, expiring, publishing_once, transforming,
-        fanning_out, unsynced_fanning_out,
+        fanning_out, unsynced_fanning_out, retaining, starting_in_the_past,
         arriving_settled, keeping_meta, asking_again, remembering, remembering_without_reading, moving,
         grouped, batched_groups, scheduling, unsynced_scheduling, upgrading, upgrading_what_was_killed,
     )
