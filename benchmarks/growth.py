@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, NamedTuple
@@ -228,6 +229,47 @@ def receive_from_many(path: Path, count: int) -> float:
         listed[-1].publish_many([BODY] * (ROUNDS + 1))
         broker.receive(listed, timeout=0)
         return median_of(lambda: broker.receive(listed, timeout=0))
+
+
+@row("publish, notified, receive, ack, armed again, of watches", 1, 10_000)
+def watched(path: Path, count: int) -> float:
+    with mq.open(path, sync="never") as broker:
+        queue, rung = broker.queue("bench"), Event()
+        told: list[mq.Watch] = []
+
+        def notify(number: int) -> None:
+            told.append(watches[number])
+            rung.set()
+
+        watches = [broker.watch(partial(notify, number)) for number in range(count)]
+        for watch in watches:
+            watch.arm([queue])
+
+        def once() -> None:
+            rung.clear()
+            queue.publish(BODY)
+            rung.wait()
+            message = queue.receive(timeout=0)
+            assert message
+            message.ack()
+            told.pop().arm([queue])
+
+        return median_of(once, rounds=2_000)
+
+
+@row("a watch is armed and closed, beside watches of other queues", 1, 10_000)
+def armed(path: Path, count: int) -> float:
+    with mq.open(path, sync="never") as broker:
+        others = [(broker.watch(Event().set), broker.queue(f"queue-{number}")) for number in range(count)]
+        for watch, queue in others:
+            watch.arm([queue])
+        mine, queue = broker.watch(Event().set), broker.queue("bench")
+
+        def once() -> None:
+            mine.arm([queue])
+            mine.close()
+
+        return median_of(once, rounds=2_000)
 
 
 # ── in slices ──────────────────────────────────────────────────────────────────────
