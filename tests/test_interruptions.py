@@ -29,6 +29,7 @@ from __future__ import annotations
 import dis
 import functools
 import itertools
+import math
 import os
 import sys
 import threading
@@ -529,3 +530,53 @@ def test_an_opening_struck_where_signals_come_keeps_no_other_one_out(tmp_path):
     for at in [*range(1, came, 30), *range(came - 60, came + 1)]:
         assert open_struck(at)
         mq.open(tmp_path, exclusive=True).close()
+
+
+@pytest.mark.usefixtures("no_backoff_after_timeouts")
+@pytest.mark.parametrize("act", ["arm", "arm elsewhere", "close", "publish", "receive"])
+def test_what_is_struck_at_any_bytecode_keeps_no_message_from_a_watch(tmp_path, act):
+    """One was told of a message, and another one stands in the line: it is told within a second."""
+    scene = Scene(tmp_path / "0")
+    for at, error in zip(itertools.count(1), itertools.cycle([KeyboardInterrupt, MemoryError, TimeoutError])):
+        if not at % STRIKES_OF_A_STORE:
+            scene.close()
+            scene = Scene(tmp_path / str(at))
+        store, queue, told = scene.broker._store, scene.queue, []
+        watches = [scene.broker.watch(functools.partial(told.append, number)) for number in range(2)]
+        for watch in watches:
+            assert watch.arm([queue]) == math.inf
+        if act != "publish":
+            queue.publish("x")
+        do = {
+            "arm": lambda: watches[0].arm([queue]),  # noqa: B023  done in this round
+            "arm elsewhere": lambda: watches[0].arm([scene.broker.queue("empty")]),  # noqa: B023
+            "close": lambda: watches[0].close(),  # noqa: B023
+            "publish": lambda: queue.publish("x"),  # noqa: B023
+            "receive": lambda: queue.receive(timeout=0).release(),  # noqa: B023
+        }[act]
+        struck = strike(do, at, error)
+        assert_free(scene.broker)
+        for _ in range(2):
+            if store.waiters.asleep:
+                store.hear()
+            store.notifier.call_all()
+        if queue.stats().ready:
+            assert 1 in told or (act == "publish" and told)
+        scene.clock.advance(SECONDS + 1)
+        for _ in range(2):
+            for message in queue.receive_many(100, timeout=0):
+                message.ack()
+        told.clear()
+        for watch in watches:
+            assert watch.arm([queue]) == math.inf
+        queue.publish("y")
+        store.notifier.call_all()
+        assert told == [0]
+        queue.receive(timeout=0).ack()
+        for watch in watches:
+            watch.close()
+        assert not store.waiters.asleep and not store.waiters.armed
+        if not struck:
+            break
+    scene.close()
+    assert at > 50, "nothing was struck"

@@ -42,25 +42,26 @@ class Watched(Protocol):
 class Watcher(Waiter):
     """A watch, as the line of waiting knows it."""
 
-    __slots__ = ("_rung", "_watch")
+    __slots__ = ("_armed", "_rung", "_watch")
 
     def __init__(self, waiters: Waiters, watch: Watched) -> None:
         super().__init__(waiters, Channels(()), looks=False)
         self._watch = ref(watch)
-        self._rung = False  # the function is to be called, and was not
+        self._armed = False  # and its function was not called since
+        self._rung = False  # the function is to be called
 
     # ── with the mutex ─────────────────────────────────────────────────────────────
 
     def step_out(self) -> list[Channel]:
         """Be told of nothing any more; where this one was told of a message that was not taken."""
-        self._rung = False
+        self._armed = self._rung = False
         told = [channel for channel in self._channels.every if self in channel.told]
         self.end()
         return told
 
     def stand(self, channels: Channels, now: Now) -> float:
         """Be told of what comes to *channels*, which have no message; in how many seconds something may."""
-        self._channels = channels
+        self._channels, self._armed = channels, True
         begin = time.monotonic()
         self.line_up(now, begin, begin + self.seconds(now))
         if not self._waiters.notifier.begin():
@@ -74,11 +75,13 @@ class Watcher(Waiter):
         self.hand_on(now)
 
     def ring(self) -> bool:
-        self.end()
-        if self.is_gone():
+        if not self._armed or self.is_gone():
+            self.end()
             return False
+        # First, so that an interruption behind it keeps no message from the program.
         self._rung = True
         self._waiters.notifier.tell(self)
+        self.end()
         return True
 
     def ring_at(self, channel: Channel) -> bool:
@@ -95,7 +98,7 @@ class Watcher(Waiter):
     def call(self) -> None:
         watch = self._watch()
         if watch and self._rung:
-            self._rung = False
+            self._armed = self._rung = False
             watch._notify()
 
 
