@@ -242,3 +242,22 @@ def test_compact_after_compact_finds_nothing(tmp_path: Path) -> None:
         end = broker._store.replica.log.end
         broker._store.maintenance.compact()
         assert broker._store.replica.log.end == end
+
+
+def test_a_damaged_body_of_a_fan_out_costs_itself_in_each_queue(tmp_path: Path, clock: FakeClock) -> None:
+    """And where both copies would die into one queue, the second has no body to copy: the first is there."""
+    with mq.open(tmp_path, clock=clock) as broker:
+        queues = [broker.queue(name, max_attempts=1, dead_letter="dead") for name in ("a", "b")]
+        for queue in queues:
+            queue.subscribe("#")
+        ids = [broker.topic("t").publish(body) for body in ("one" * 9, "two", "three")]
+        damage(tmp_path, ids[0] + 20)
+        for queue in queues:
+            with pytest.raises(mq.CorruptStore) as caught:
+                queue.receive(timeout=0)
+            assert caught.value.ids == (ids[0],)
+            assert [queue.receive(timeout=0).body for _ in range(2)] == ["two", "three"]
+            assert (queue.stats().dead_lettered, queue.stats().in_flight) == (1, 2)
+        assert broker.queue("dead").stats()[:3] == (1, 0, 0)
+        shared = broker._store.replica.state.board.shared
+        assert (len(shared), ids[0] in shared) == (2, False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 from fakes import FakeClock
 
@@ -9,6 +12,7 @@ import mq
 from mq.errors import QueueFull, UsageError
 
 pytestmark = pytest.mark.conformance
+PATIENCE = 60.0  # seconds after which a test that hangs has failed
 
 
 def bodies(queue: mq.Queue) -> list:
@@ -392,3 +396,53 @@ def test_a_queue_that_is_called_like_a_topic_is_another_thing(broker):
     mail.publish("to the queue")
     broker.topic("orders").publish("to nobody")
     assert bodies(mail) == ["to the queue"]
+
+
+@pytest.mark.parametrize("options", [{}, {"priority": 1}], ids=["plain", "with a plan"])
+def test_a_publish_wakes_a_receiver_at_each_queue(broker, options):
+    queues = fanned(broker, "mail", "bills")
+    broker.topic("orders").publish("first")  # which declares what topics need
+    for queue in queues:
+        queue.receive(timeout=0).ack()
+    found: dict[str, object] = {}
+
+    def receive(queue: mq.Queue) -> None:
+        found[queue.name] = queue.receive(timeout=PATIENCE).body
+
+    threads = [threading.Thread(target=receive, args=(queue,)) for queue in queues]
+    for thread in threads:
+        thread.start()
+    while len(broker._store.waiters.asleep) < 2:
+        time.sleep(0.001)
+    broker.topic("orders").publish("x", **options)
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert found == {"mail": "x", "bills": "x"}
+
+
+def test_a_publish_waits_for_room_in_the_queue_that_is_full(broker):
+    broker.queue("full", max_length=1)
+    mail, full = fanned(broker, "mail", "full")
+    broker.topic("orders").publish("x")
+    thread = threading.Thread(target=lambda: broker.topic("orders").publish("y", timeout=PATIENCE))
+    thread.start()
+    while not broker._store.waiters.asleep:
+        time.sleep(0.001)
+    full.receive(timeout=0).ack()
+    thread.join(PATIENCE)
+    assert (bodies(mail), bodies(full)) == (["x", "y"], ["y"])
+
+
+@pytest.mark.needs("sharing")
+def test_another_process_sees_subscriptions_and_what_is_published(engine, broker, clock: FakeClock):
+    (mail,) = fanned(broker, "mail")
+    with engine.open(clock=clock) as other:
+        other.topic("orders").publish("first")
+        assert other.queue("mail").subscriptions() == ["orders.#"]
+        assert broker.topic("orders").publish("second")
+        other.queue("bills").subscribe("#")
+        broker.topic("orders").publish("third")
+        assert bodies(mail) == ["first", "second", "third"]
+        assert bodies(broker.queue("bills")) == ["third"]
+        exact(broker)
+        exact(other)
