@@ -169,9 +169,14 @@ def test_a_receipt_from_before_a_backup_was_put_back_settles_nothing(path, tmp_p
         queue = broker.queue("q")
         with pytest.raises(mq.StaleReceipt):
             queue.ack_many([before])
-        assert queue.stats().in_flight == 1
         *numbers, tag = after.split("-")
-        queue.extend_many(["-".join([*numbers, tag[:6]])])  # of an older mq
+        older = "-".join([*numbers, tag[:6]])  # of an older mq, which did not say which history
+        for settle in (queue.ack_many, queue.extend_many):
+            with pytest.raises(mq.StaleReceipt) as caught:
+                settle([before, older], fenced=False)
+            assert len(caught.value.ids) == 2
+        assert queue.stats().in_flight == 1
+        queue.extend_many([older])
         queue.ack_many([after])
 
 

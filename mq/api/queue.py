@@ -265,14 +265,14 @@ class Queue(Generic[T]):
         so that no other thread or process waits.
 
         Raises StaleReceipt, when all others are done, with the ids of those that were settled or delivered
-        again since (not *fenced*: of those whose receipts are from before the store was copied); UsageError
-        if one of *messages* is neither, or another store's; Closed.
+        again since (not *fenced*: of receipts from before the store was copied, or of an older mq);
+        UsageError if one of *messages* is neither, or another store's; Closed.
         """
-        store, several = self._store, list(check_many("messages", messages))
+        store, several, fenced = self._store, list(check_many("messages", messages)), bool(fenced)
         channel = channel_of(several, store)
         done = hot.ack_many(store, channel, several) if channel else 0  # type: ignore[arg-type]
         if done < len(several) or not several:
-            rest = claims_of(several[done:], store)
+            rest = claims_of(several[done:], store, fenced=fenced)
             if fenced:
                 settling.settle_all(store, rest, settling.do_ack)
             else:
@@ -336,7 +336,9 @@ class Queue(Generic[T]):
         """
         if seconds is not None:
             seconds = check_seconds("seconds", seconds)
-        settling.extend_all(self._store, claims_of(messages, self._store), seconds, fenced=bool(fenced))
+        fenced = bool(fenced)
+        claims = claims_of(messages, self._store, fenced=fenced)
+        settling.extend_all(self._store, claims, seconds, fenced=fenced)
 
     def _receipt(self, id: int, lsn: int) -> Receipt:
         """Called by Delivery.receipt."""

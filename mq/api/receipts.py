@@ -23,8 +23,11 @@ from mq.errors import UsageError
 TAG_CHARS: Final = 6  # of the last part: which store; what follows is the log's epoch
 
 
-def claim_of(message: Leased[Any] | Receipt, store: Store) -> Claim:
-    """The claim; UsageError if it is none, or another store's."""
+def claim_of(message: Leased[Any] | Receipt, store: Store, *, fenced: bool = True) -> Claim:
+    """The claim; UsageError if it is none, or another store's.
+
+    Not *fenced*: only the id will be looked at, so the receipt has to be of this history of the store.
+    """
     if exact.is_a(message, Leased):
         delivery: Leased[Any] = message
         queue = delivery._queue
@@ -38,15 +41,17 @@ def claim_of(message: Leased[Any] | Receipt, store: Store) -> Claim:
     except ValueError:  # of int(), of the unpacking, and UsageError is one
         what = exact.shown(str.__str__(message)) if exact.is_a(message, str) else exact.kind(message)
         raise UsageError(f"{what} is neither a delivery nor a receipt") from None
-    if tag == store.tag or tag == store.tag[:TAG_CHARS]:  # of an older mq, which knew no epoch
+    if tag == store.tag or (fenced and tag == store.tag[:TAG_CHARS]):  # of an older mq, which knew no epoch
         return Claim(None, number, id, receipt)
     if tag[:TAG_CHARS] == store.tag[:TAG_CHARS]:
         return Claim(None, number, id, NO_DELIVERY)  # from before the store was copied, or restored
     raise UsageError(f"the receipt {exact.shown(text)} is another store's; settle it there")
 
 
-def claims_of(messages: Iterable[Leased[Any] | Receipt], store: Store) -> list[Claim]:
-    return [claim_of(message, store) for message in check_many("messages", messages)]
+def claims_of(
+    messages: Iterable[Leased[Any] | Receipt], store: Store, *, fenced: bool = True
+) -> list[Claim]:  # fmt: skip
+    return [claim_of(message, store, fenced=fenced) for message in check_many("messages", messages)]
 
 
 def channel_of(messages: list[Any], store: Store) -> Channel | None:

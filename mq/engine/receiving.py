@@ -46,13 +46,15 @@ NOTHING: Final = Flying((), ())
 def take(store: Store, state: QueueState, ids: list[int], ms: int, deadline: int) -> Flying:
     """Deliver *ids*, in one write; called in a turn.  Not decoded first: see the head of hot.py."""
     runs = [(flags, run[at : at + RUN_MAX]) for flags, run in _alike(state, ids) for at in _starts(run)]
-    # One that has timed out is delivered again: what is held together with it goes back, if it has not yet.
-    back = [other for flags, run in runs if flags for id in run for other in state.behind(id)]
-    payloads = [records.RELEASE_PAYLOAD.pack(other) for other in back]
-    payloads += [records.encode_deliveries(run, deadline) for _, run in runs]
+    kinds, every_flags = [records.DELIVER] * len(runs), [flags for flags, _ in runs]
+    payloads = [records.encode_deliveries(run, deadline) for _, run in runs]
+    back: list[int] = []
+    if any(every_flags):  # what is held together with one that has timed out goes back, if it has not yet
+        back = [other for flags, run in runs if flags for id in run for other in state.behind(id)]
+        kinds[:0], every_flags[:0] = [records.RELEASE] * len(back), [0] * len(back)
+        payloads[:0] = map(records.RELEASE_PAYLOAD.pack, back)
     positions = store.replica.log.append_columns(
-        ms, [records.RELEASE] * len(back) + [records.DELIVER] * len(runs),
-        [0] * len(back) + [flags for flags, _ in runs], [state.number] * len(payloads), payloads,
+        ms, kinds, every_flags, [state.number] * len(kinds), payloads
     )  # fmt: skip
     for other in back:
         state.release(other)
