@@ -472,8 +472,10 @@ def test_without_a_thread_a_receiver_looks_for_itself(both, monkeypatch) -> None
 def test_a_listener_that_ends_is_replaced_while_receivers_sleep(both, monkeypatch) -> None:
     here, there = both
     queue = here.queue("mail")
-    assert queue.receive(timeout=0.001) is None
     worker = here._store.listener.worker
+    while not worker.runs():  # the timeout may be over before the wait begins
+        assert queue.receive(timeout=0.001) is None
+    worker.let_begin(PATIENCE)
     [first] = [thread for thread in threading.enumerate() if thread.name == "mq-listener"]
     go_on = Worker._go_on
 
