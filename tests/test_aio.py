@@ -67,7 +67,8 @@ def test_every_name_is_there_with_the_same_arguments(sync: type, face: type) -> 
             continue
         assert list(inspect.signature(one).parameters) == list(inspect.signature(other).parameters), name
         buffers = sync is mq.Transaction
-        assert inspect.iscoroutinefunction(other) != (name in NOT_AWAITED or buffers), name
+        awaited = inspect.iscoroutinefunction(other) or inspect.isasyncgenfunction(other)
+        assert awaited != (name in NOT_AWAITED or buffers), name
 
 
 def test_publish_receive_ack(tmp_path: Path) -> None:
@@ -478,6 +479,12 @@ def test_topics() -> None:
         assert sorted(seen) == ["one", "two"]
         assert await broker.subscriptions("orders.x") == [("orders.*", "mail")]
         assert await broker.queue("mail").unsubscribe("orders.*")
+        kept = broker.topic("kept", retain_count=1000)
+        for n in range(600):
+            await kept.publish(n)
+        assert [each.body async for each in kept.history()] == list(range(600))
+        await broker.queue("late").subscribe("kept", since=0)
+        assert (await broker.queue("late").stats()).ready == 600
 
     run(main)
 
