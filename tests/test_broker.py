@@ -36,7 +36,7 @@ FACE = {
     mq.Queue.publish: "(self, body, **options)",
     mq.Queue.publish_many: "(self, bodies, **options)",
     mq.Queue.receive: "(self, timeout=None, *, visibility_timeout=None)",
-    mq.Queue.receive_many: "(self, limit, timeout=None, *, visibility_timeout=None)",
+    mq.Queue.receive_many: "(self, limit, timeout=None, *, visibility_timeout=None, linger=0, per_group=1)",
     mq.Queue.ack_many: "(self, messages, *, fenced=True)",
     mq.Queue.peek: "(self, limit=10, *, state='ready')",
     mq.Queue.get: "(self, id)",

@@ -22,4 +22,7 @@ def test_behaviour_is_tested_on_the_stores_of_an_engine() -> None:
         and any(ast.unparse(each.func) in MAKES for each in ast.walk(test) if isinstance(each, ast.Call))
     }
     assert len(files) > 6
-    assert makers == {"test_semantics.test_a_store_in_memory_is_private"}
+    assert makers == {
+        "test_semantics.test_a_store_in_memory_is_private",
+        "test_topics.test_topics_of_another_broker_are_refused_in_a_transaction",
+    }

@@ -22,7 +22,7 @@ from mq.storage.real_disk import RealDisk
 
 ROOT = Path(__file__).parents[1] / "mq"
 SEGMENT_BYTES = 4096
-LOG_THEMSELVES = {"notes.py", "background.py"}  # where no lock is held
+LOG_THEMSELVES = {"notes.py", "background.py", "outcome.py", "run.py", "worker.py"}  # where no lock is held
 
 
 class Using(logging.Handler):

@@ -74,7 +74,7 @@ class AsyncBroker:
         if self._opened is None:
             self._opened = await asyncio.to_thread(self._opening)
             self._lane_opened = Lane(self._opened._store)
-            self._consumers = Consumers(AsyncDelivery, self._source, self._opened.queue)
+            self._consumers = Consumers(AsyncDelivery)
         return self
 
     async def __aexit__(
@@ -168,13 +168,13 @@ class AsyncBroker:
         may ask for in place of the body is an `mq.AsyncDelivery`.
         """
         return self._consumers.consumer(
-            queue, concurrency=concurrency, batch=batch, linger=linger, prefetch=prefetch, strategy=strategy,
-            extend=extend,
+            partial(self._source, queue), concurrency=concurrency, batch=batch, linger=linger,
+            prefetch=prefetch, strategy=strategy, extend=extend,
         )  # fmt: skip
 
     def subscriber(self, pattern: str, *, group: str | None = None) -> Callable[[H], H]:
         """A decorator: `run` calls the function with what topics bring: see `mq.Broker.subscriber`."""
-        return self._consumers.subscriber(pattern, group)
+        return self._consumers.subscriber(self._source, pattern, group)
 
     def middleware(self, wrap: Wrap) -> None:
         """Have *wrap* called around every call of a handler: see `mq.Broker.middleware`."""

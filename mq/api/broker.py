@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack, overload
 
@@ -81,7 +82,7 @@ class Broker:
         self._store, self._hold = store, store.hold()
         self._asked: Asked[Any] | None = None  # by the last `receive`: a program asks for the same again
         self._store_id = looking.store_id(store)
-        self._consumers = Consumers(Delivery, self._source, self.queue)
+        self._consumers = Consumers(Delivery)
 
     def __repr__(self) -> str:
         return f"<Broker {self.path}{' closed' if self._store.closed else ''}>"
@@ -368,8 +369,8 @@ class Broker:
         Raises UsageError.
         """
         return self._consumers.consumer(
-            queue, concurrency=concurrency, batch=batch, linger=linger, prefetch=prefetch, strategy=strategy,
-            extend=extend,
+            partial(self._source, queue), concurrency=concurrency, batch=batch, linger=linger,
+            prefetch=prefetch, strategy=strategy, extend=extend,
         )  # fmt: skip
 
     def subscriber(self, pattern: str, *, group: str | None = None) -> Callable[[H], H]:
@@ -384,7 +385,7 @@ class Broker:
 
         Raises UsageError.
         """
-        return self._consumers.subscriber(pattern, group)
+        return self._consumers.subscriber(self._source, pattern, group)
 
     def middleware(self, wrap: Wrap) -> None:
         """Have *wrap* called around every call of a handler, the first one added outermost.

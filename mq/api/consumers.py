@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from mq import exact
 from mq.api.options import check_count, check_seconds
 from mq.api.queue import Queue
+from mq.engine import commands
 from mq.errors import UsageError
 from mq.workers.asked import Keeper
 from mq.workers.handler import Wrap, wanted_by
@@ -22,20 +24,19 @@ ABANDONED_SECONDS: Final = 600.0  # a subscriber's own queue goes so long after 
 
 
 class Consumers:
-    def __init__(
-        self, delivery_type: type, source: Callable[[Any, Any], Queue[Any]], declare: Callable[..., Any]
-    ) -> None:  # fmt: skip
-        """*delivery_type*: what handlers may ask for.  *source*: the queue of that name and type.
+    """Refers to no broker: one that a program forgets is to go at once, and its store with it."""
 
-        *declare*: makes a queue, with options.
-        """
+    def __init__(self, delivery_type: type) -> None:
+        """*delivery_type*: what handlers may ask for in place of the body."""
         self.registry: Final = Registry()
-        self._delivery_type, self._source, self._declare = delivery_type, source, declare
+        self._delivery_type = delivery_type
 
     def consumer(
-        self, queue: Any, *, concurrency: int = 1, batch: int | None = None, linger: float = 0.0,
-        prefetch: int | None = None, strategy: Strategy = "round_robin", extend: bool = True,
+        self, source: Callable[[Any], Queue[Any]], *, concurrency: int = 1, batch: int | None = None,
+        linger: float = 0.0, prefetch: int | None = None, strategy: Strategy = "round_robin",
+        extend: bool = True,
     ) -> Callable[[H], H]:  # fmt: skip
+        """*source*: the queue, with bodies of that type."""
         concurrency = check_count("concurrency", concurrency, 1)
         batch = None if batch is None else check_count("batch", batch, 1)
         prefetch = None if prefetch is None else check_count("prefetch", prefetch, 1)
@@ -46,30 +47,27 @@ class Consumers:
 
         def register(function: H) -> H:
             wanted = wanted_by(function, batch, self._delivery_type)
-            source = self._source(queue, wanted.body_type)
             self.registry.add(
-                function, wanted, source, concurrency=concurrency, batch=batch, linger=linger,
-                prefetch=prefetch, strategy=strategy, extend=bool(extend),
+                function, wanted, source(wanted.body_type), concurrency=concurrency, batch=batch,
+                linger=linger, prefetch=prefetch, strategy=strategy, extend=bool(extend),
             )  # fmt: skip
             return function
 
         return register
 
-    def subscriber(self, pattern: str, group: str | None) -> Callable[[H], H]:
-        name = group
-        if name is None:
-            name = f"subscriber-{uuid.uuid4().hex}"
-            self._declare(name, delete_when_abandoned=ABANDONED_SECONDS)
-        source = self._source(name, None)
-        source.subscribe(pattern)
+    def subscriber(
+        self, source: Callable[[str, Any], Queue[Any]], pattern: str, group: str | None
+    ) -> Callable[[H], H]:  # fmt: skip
+        """*source*: the queue of that name, with bodies of that type."""
+        name = f"subscriber-{uuid.uuid4().hex}" if group is None else group
+        queue = source(name, None)
         if group is None:
-
-            def subscribe() -> None:
-                self._declare(name, delete_when_abandoned=ABANDONED_SECONDS)
-                source.subscribe(pattern)
-
-            self.registry.own(subscribe, source.delete)
-        return self.consumer(name)
+            subscribe = partial(_subscribe, queue, pattern)
+            subscribe()
+            self.registry.own(subscribe, queue.delete)
+        else:
+            queue.subscribe(pattern)
+        return self.consumer(partial(source, name))
 
     def middleware(self, wrap: Wrap) -> None:
         if not callable(wrap):
@@ -85,3 +83,9 @@ class Consumers:
         self.registry.run(
             broker, grace, until_empty=bool(until_empty), only=only, threads=threads, loop=loop, begun=begun
         )
+
+
+def _subscribe(queue: Queue[Any], pattern: str) -> None:
+    """Make a queue that goes when its process is gone, and have it get what fits *pattern*."""
+    commands.declare(queue._store, queue._channel, {"delete_when_abandoned": ABANDONED_SECONDS})
+    queue.subscribe(pattern)

@@ -19,6 +19,7 @@ from mq.delivery.options import Declaration
 from mq.delivery.plan import Plan
 from mq.delivery.records import Move
 from mq.delivery.retry import Backoff
+from mq.delivery.schedules import Schedule
 from mq.delivery.state import State
 from mq.errors import Unsupported, UsageError
 
@@ -164,6 +165,8 @@ def payloads(draw, kind: int) -> bytes:
         body = b"body" + attributes.trailer(said)
         if kind == records.PUBLISH:
             return body
+        if kind == records.SCHEDULE:
+            return records.schedule(Schedule(draw(names), "mail", draw(numbers), every=1.0), 0, b"body")[3]
         several = draw(st.sampled_from([(), (1,), (1, 2), (2, 3), (1, 2, 3)]))
         if kind == records.FANOUT:
             times = draw(st.just(()) | st.tuples(*[st.tuples(numbers, numbers)] * len(several)))
@@ -197,6 +200,8 @@ def payloads(draw, kind: int) -> bytes:
         records.SUBSCRIBE: msgspec.msgpack.encode({"pattern": draw(names), "bound_at": draw(ids)}),
         records.UNSUBSCRIBE: draw(names).encode(),
         records.BACKFILL: records.backfill(1, draw(st.integers(1, 4)), *draw(backfilled))[3],
+        records.TICK: records.tick(draw(names), draw(numbers), draw(numbers), draw(st.integers(0, 9)))[3],
+        records.UNSCHEDULE: draw(names).encode(),
     }[kind]
 
 
@@ -207,7 +212,7 @@ backfilled = st.sets(ids, min_size=1, max_size=3).map(lambda found: (sorted(foun
 def drafts(draw) -> tuple[int, int, int, bytes]:
     kind = draw(st.sampled_from(KINDS))
     flags = draw(st.integers(0, 15)) << 4 & records.KINDS[kind].flags
-    flags |= records.ATTRIBUTED if kind in records.BODIED else 0
+    flags |= records.ATTRIBUTED if kind in records.BODIED - {records.SCHEDULE} else 0
     flags |= records.CHANGED if kind == records.RELOCATE else 0
     flags |= records.TIMED if kind == records.NACK else 0
     flags &= 0xFF if kind != records.BACKFILL else ~records.ATTRIBUTED

@@ -8,6 +8,7 @@ from mq.delivery import fold, records
 from mq.delivery.attributes import Attributes, Changes, Failed
 from mq.delivery.decode import decode
 from mq.delivery.options import Declaration
+from mq.delivery.schedules import Schedule
 
 FACTS = 3, records.IN_FLIGHT, 40, 900
 ATTRIBUTES = Attributes(priority=2, due=5, expires=6, group="g", headers={"a": "b"}, dedup_id="k")
@@ -18,6 +19,8 @@ HOLDERS = [
     records.Holder(9, 0, records.KEPT, 0, 0, None),
 ]
 TIMES = records.Times(lambda ms: f"wall {ms}", lambda ms: f"store {ms}")
+
+DAILY = Schedule("daily", "mail", 700, cron="0 3 * * *", priority=2)
 
 DRAFTS = {
     records.DECLARE: (
@@ -109,6 +112,16 @@ DRAFTS = {
         (9, (10, 12), (4, 5), Attributes(priority=2)),
         {"topic": 9, "messages": [10, 12], "priority": 2},
     ),
+    records.SCHEDULE: (
+        records.schedule(DAILY, records.TEXT, b"body"),
+        (DAILY, len(records.schedule(DAILY, records.TEXT, b"body")[3])),
+        {"schedule": "daily", "queue": "mail", "next": "wall 700", "cron": "0 3 * * *", "priority": 2},
+    ),
+    records.TICK: (
+        records.tick("daily", 700, 600, 2), ("daily", 700, 600, 2),
+        {"schedule": "daily", "next": "wall 700", "last": "wall 600", "late": 2},
+    ),
+    records.UNSCHEDULE: (records.unschedule("daily"), ("daily",), {"schedule": "daily"}),
 }  # fmt: skip
 
 
