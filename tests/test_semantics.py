@@ -606,6 +606,44 @@ def test_keep_extends_while_the_process_lives_whether_or_not_the_work_makes_prog
     assert take(queue).attempts == 2
 
 
+def test_a_consumer_extends_and_a_plain_loop_does_not(engine: Engine, clock: FakeClock) -> None:
+    broker = engine.open(clock=clock, background=False)
+    orders = broker.queue("orders")
+    orders.publish("long")
+    others: list[mq.Delivery[object] | None] = []
+
+    @broker.consumer("orders")
+    def work(body: str) -> None:
+        for _ in range(10):
+            clock.advance(TIMEOUT_SECONDS / 2)
+            broker._store.keeper.step()  # what its thread does
+        others.append(orders.receive(timeout=0))
+
+    broker.run(until_empty=True)
+    assert others == [None]
+    orders.publish("long")
+    take(orders)
+    clock.advance(TIMEOUT_SECONDS)
+    assert take(orders).attempts == 2
+
+
+def test_a_handler_that_raises_never_ends_the_worker_and_says_why(engine: Engine, clock: FakeClock) -> None:
+    broker = engine.open(clock=clock, background=False)
+    orders = broker.queue("orders", max_attempts=1)
+    orders.publish_many(["bad", "good"])
+    seen: list[str] = []
+
+    @broker.consumer("orders")
+    def work(body: str) -> None:
+        if body == "bad":
+            raise KeyError("customer")
+        seen.append(body)
+
+    broker.run(until_empty=True)
+    assert seen == ["good"]
+    assert broker.queue("orders.dead").peek()[0].failures[0].reason == "KeyError: 'customer'"
+
+
 @pytest.mark.file_store
 def test_a_relative_path_depends_on_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
