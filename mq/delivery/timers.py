@@ -1,6 +1,6 @@
 """What comes due in one queue, and when: an index over its messages, and the alarms that it sets.
 
-    deadlines  (store time)   a delivery times out          ─► it is tried again after a backoff,
+    deadlines  (store time)   a visibility timeout passed   ─► it is tried again after a backoff,
                                                                or its attempts are exhausted
     returns    (store time)   a backoff is over        ┐
     dues       (wall time)    a delay is over          ┴───► ready.py
