@@ -194,15 +194,16 @@ class AsyncBroker:
             )
         )  # fmt: skip
         waits: list[asyncio.Future[Any]] = [begun, work]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        if not begun.done():
-            return await work
-        run = begun.result()
-        caught = loop.catch(run.signal)
+        caught: dict[signal.Signals, Any] = {}
         try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if begun.done():
+                caught = loop.catch(begun.result().signal)
             await asyncio.shield(work)
         except asyncio.CancelledError:
-            run.signal(signal.SIGTERM)
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            if begun.done():
+                begun.result().signal(signal.SIGTERM)
             await asyncio.wait([work])
             raise
         finally:

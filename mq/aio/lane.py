@@ -12,7 +12,9 @@ A task that is cancelled never loses a message: what a thread took for it is giv
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,22 +23,29 @@ from typing import Any, Final, TypeVar
 
 from mq.engine.at_once import BUSY, at_once
 from mq.engine.store import Store
+from mq.errors import DiskFull, QueueFull
 
 T = TypeVar("T")
 
 THREADS: Final = 16
+ROOM_SECONDS: Final = 0.02  # how often a task that waits for room in a full queue looks
 STRETCH: Final = 64  # so many turns at once in a row; then the other tasks have theirs
 
 
 class Lane:
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._over = False
+        self._stretch = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Have threads; again in the child of a fork, where there are none."""
+        self._pid = os.getpid()
         self._threads = ThreadPoolExecutor(THREADS, "mq aio")
         self._syncing = threading.Thread(target=self._sync, name="mq aio sync", daemon=True)
         self._syncs = threading.Condition()
         self._owed: list[tuple[int, asyncio.Future[None]]] = []
-        self._over = False
-        self._stretch = 0
 
     async def soon(self, do: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
         """Do it, which takes microseconds, and return once what it owes to the disk is there.
@@ -47,7 +56,10 @@ class Lane:
         if self._stretch >= STRETCH:
             self._stretch = 0
             await asyncio.sleep(0)  # before anything is done: the task may be cancelled here
-        result, end = at_once(self._store, do)  # as `now` does, without a coroutine more
+        try:
+            result, end = at_once(self._store, do)  # as `now` does, without a coroutine more
+        except DiskFull:  # a thread may wait for the cleaner
+            return await self.in_thread(do, undo)
         if result is BUSY:
             return await self.in_thread(do, undo)
         if end:
@@ -67,6 +79,8 @@ class Lane:
         """Do it in a thread."""
         if self._over:
             return do()  # which says that the broker is closed
+        if self._pid != os.getpid():
+            self._begin()
         task = Undoable(do, undo)
         future = asyncio.get_running_loop().run_in_executor(self._threads, task.run)
         try:
@@ -82,8 +96,26 @@ class Lane:
         with suppress(RuntimeError):  # the lane was closed: what is in flight comes back by itself
             self._threads.submit(do)
 
+    def at_some_time(self, do: Callable[[], object]) -> None:
+        """Do it now if nothing is in the way, else in a thread; and wait for nothing."""
+        if at_once(self._store, do)[0] is BUSY:
+            self.later(do)
+
+    async def until_room(self, publish: Callable[[], T], until: float) -> T:
+        """What *publish* returns, once there is room; QueueFull when *until* has come, monotonic seconds."""
+        while True:
+            try:
+                return await self.in_thread(publish)
+            except QueueFull:
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise
+                await asyncio.sleep(min(ROOM_SECONDS, left))
+
     async def _on_disk(self, end: int) -> None:
         """Return when the log is on the disk up to *end*."""
+        if self._pid != os.getpid():
+            self._begin()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         with self._syncs:
             self._owed.append((end, future))
@@ -115,7 +147,7 @@ class Lane:
     async def close(self, do: Callable[[], None]) -> None:
         """Do the last thing, and let the threads end."""
         try:
-            await self.in_thread(do)
+            await asyncio.to_thread(do)  # the lane's own may all be in use
         finally:
             with self._syncs:
                 self._over = True

@@ -1,11 +1,13 @@
 """AsyncDelivery: a message, and the right to settle it."""
 
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from mq.api.message import Leased
 from mq.engine import hot
+from mq.errors import Closed, StaleReceipt
 
 from .lane import Lane
 
@@ -54,8 +56,7 @@ class AsyncDelivery(Leased[T_co], eq=False, gc=False):
 
 def released(found: Any) -> None:
     """Give back what a cancelled task was to be given."""
-    if isinstance(found, list):
-        for each in found:
-            released(each)
-    elif found is not None and not found._settled:
-        found._queue._release(found)
+    messages = found if isinstance(found, list) else [found]
+    if rest := [each for each in messages if each is not None and not each._settled]:
+        with suppress(StaleReceipt, Closed):
+            rest[0]._queue.release_many(rest)

@@ -14,8 +14,9 @@ from mq.api.options import BatchOptions, PublishOptions, QueueOptions, check_cou
 from mq.api.queue import Queue
 from mq.api.watch import Watch
 from mq.delivery.queue import State
+from mq.engine.at_once import needs_plan
 from mq.engine.looking import Stats
-from mq.errors import Closed, QueueFull
+from mq.errors import Closed
 
 from .lane import Lane
 from .message import AsyncDelivery, released
@@ -28,7 +29,7 @@ Held = Iterable[AsyncDelivery[Any] | Receipt]
 
 LARGE_BYTES = 64 << 10  # a body that takes longer than a turn of the event loop should
 LARGE_COUNT = 128  # and so many messages
-ROOM_SECONDS = 0.02  # how often a task that waits for room in a full queue looks
+JOIN_SECONDS = 0.25  # at least so often a task that waits for an empty queue looks
 
 
 class AsyncQueue(Generic[T]):
@@ -67,22 +68,13 @@ class AsyncQueue(Generic[T]):
         return await self._publish(self._queue.publish_many, given, small, options)  # type: ignore[no-any-return]
 
     async def _publish(self, publish: Callable[..., Any], given: Any, small: bool, options: Any) -> Any:
+        small = small and (bool(options) or not needs_plan(self._queue._channel))
         run = self._lane.soon if small else self._lane.in_thread
         timeout = options.get("timeout")
         if timeout is None:
             return await run(partial(publish, given, **options))
         until = time.monotonic() + check_seconds("timeout", timeout)
-        return await self._until_room(partial(publish, given, **{**options, "timeout": 0}), until)
-
-    async def _until_room(self, publish: Callable[[], R], until: float) -> R:
-        while True:
-            try:
-                return await self._lane.soon(publish)
-            except QueueFull:
-                left = until - time.monotonic()
-                if left <= 0:
-                    raise
-                await asyncio.sleep(min(ROOM_SECONDS, left))
+        return await self._lane.until_room(partial(publish, given, **{**options, "timeout": 0}), until)
 
     # ── receiving ──────────────────────────────────────────────────────────────────
 
@@ -210,7 +202,15 @@ class AsyncQueue(Generic[T]):
 
     async def join(self, timeout: float | None = None) -> bool:
         """Wait until the queue is empty: see `mq.Queue.join`."""
-        return await self._call(self._queue.join, timeout)
+        until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
+        nap = 0.01
+        while not await self._call(self._queue.join, 0):
+            left = nap if until is None else until - time.monotonic()
+            if left <= 0:
+                return False
+            await asyncio.sleep(min(nap, left))
+            nap = min(2 * nap, JOIN_SECONDS)
+        return True
 
     async def replay(self, ids: Iterable[int] | None = None, *, to: str | None = None) -> int:
         """Move dead letters back to where they died: see `mq.Queue.replay`."""

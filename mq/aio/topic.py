@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from functools import partial
@@ -9,7 +10,7 @@ from itertools import islice
 from typing import Any, Final, Generic, TypeVar, Unpack
 
 from mq.api.message import Message
-from mq.api.options import PublishOptions
+from mq.api.options import PublishOptions, check_seconds
 from mq.api.topic import Topic
 
 from .lane import Lane
@@ -35,8 +36,12 @@ class AsyncTopic(Generic[T]):
 
     async def publish(self, body: T, **options: Unpack[PublishOptions]) -> int:
         """Store one message for all queues that subscribe: see `mq.Topic.publish`."""
-        run = self._lane.in_thread if options.get("timeout") else self._lane.soon
-        return int(await run(partial(self._topic.publish, body, **options)))
+        timeout = options.get("timeout")
+        if timeout is None:
+            return int(await self._lane.soon(partial(self._topic.publish, body, **options)))
+        until = time.monotonic() + check_seconds("timeout", timeout)
+        rest: Any = {**options, "timeout": 0}
+        return int(await self._lane.until_room(partial(self._topic.publish, body, **rest), until))
 
     def history(
         self, *, since: int | datetime | None = None, limit: int | None = None

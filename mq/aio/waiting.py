@@ -29,11 +29,7 @@ async def wait_for(
     take: Callable[[], T], undo: Callable[[T], object], until: float | None,
 ) -> T:  # fmt: skip
     """What *take* returns, once that is something, or *until* has come, monotonic seconds."""
-    run = lane.soon
-    for queue in queues:
-        if arrives_settled(queue._channel):
-            run = lane.in_thread  # to take is to wait for the disk
-    found = await run(take, undo)
+    found = await _take(lane, queues, take, undo)
     if found or (until is not None and time.monotonic() >= until):
         return found
     loop = asyncio.get_running_loop()
@@ -45,11 +41,20 @@ async def wait_for(
             if seconds:
                 left = math.inf if until is None else until - time.monotonic()
                 await _sleep(loop, bell, min(seconds, left))
-            found = await run(take, undo)
+            found = await _take(lane, queues, take, undo)
             if found or (until is not None and time.monotonic() >= until):
                 return found
     finally:
-        watch.close()
+        lane.at_some_time(watch.close)
+
+
+async def _take(
+    lane: Lane, queues: Sequence[Queue[Any]], take: Callable[[], T], undo: Callable[[T], object]
+) -> T:  # fmt: skip
+    """In a thread if it takes more than a turn: the disk is waited for, or there are several queues."""
+    if len(queues) > 1 or arrives_settled(queues[0]._channel):
+        return await lane.in_thread(take, undo)
+    return await lane.soon(take, undo)
 
 
 async def _sleep(loop: asyncio.AbstractEventLoop, bell: asyncio.Event, seconds: float) -> None:

@@ -32,6 +32,7 @@ from mq.errors import UsageError
 
 BACKOFF_SECONDS: Final = 1.0  # before a child is begun again; twice as long after each that follows
 BACKOFF_SECONDS_MAX: Final = 60.0
+LOOK_SECONDS: Final = 1.0  # a signal that comes just before a wait for a lock is noticed behind it
 STEADY_SECONDS: Final = 10.0  # a child that lived for so long was no failure to begin
 
 
@@ -207,10 +208,12 @@ class Parent:
 
     def _next(self) -> Told | None:
         """What happens next; None: a child is to be begun again."""
-        left = max(0.0, self._again[0] - time.monotonic()) if self._again else None
-        with suppress(Empty):
-            return self._told.get(timeout=left)
-        return None
+        while True:
+            left = self._again[0] - time.monotonic() if self._again else LOOK_SECONDS
+            with suppress(Empty):
+                return self._told.get(timeout=min(max(0.0, left), LOOK_SECONDS))
+            if self._again and self._again[0] <= time.monotonic():
+                return None
 
     def _end(self, child: Child, code: int, stopping: bool) -> bool:
         """Whether all are to end, now that *child* has."""

@@ -25,23 +25,30 @@ def at_once(store: Store, do: Callable[[], T]) -> tuple[T | Busy, int]:
     0: it owes nothing.
     """
     turn, me = store.turn, get_ident()
-    if not turn.mutex.acquire(blocking=False):
+    if me in store.busy:
+        return do(), 0  # which is refused, inside of another operation, and that one has the turn
+    mutex, unlock = turn.mutex, turn.unlock()
+    if not mutex.acquire(blocking=False):
         return BUSY, 0
     try:
         if not turn.is_free():
             return BUSY, 0
         store.owing[me] = 0
-        try:
-            result = do()
-        finally:
-            end = store.owing.pop(me)
-            turn.unlock()
-        return result, end
+        result = do()
+        return result, store.owing[me]
     finally:
-        turn.mutex.release()
+        store.owing.pop(me, None)
+        unlock()
+        mutex.release()
 
 
 def arrives_settled(channel: Channel) -> bool:
     """Whether what is received there is handed over once the disk has it, which is to be waited for."""
     state = channel.state
     return state is not None and state.delivery_needs_plan
+
+
+def needs_plan(channel: Channel) -> bool:
+    """Whether a publish there takes a second turn, which may have to wait."""
+    state = channel.state
+    return state is not None and state.publish_needs_plan

@@ -49,6 +49,7 @@ class Owner(hearing.Owner, Protocol):
     maintenance: Maintenance
     keeper: Keeper
     busy: set[int]
+    owing: dict[int, int]
     closed: bool
     closed_why: str
     lost: bool
@@ -119,7 +120,7 @@ class Child:
                 store.inherited = max(store.inherited, replica.log.end)
                 self._parents = replica.identity, store.tag
             self._waiters.after_fork()
-            store.busy, store.closing.closer = set(), None
+            store.busy, store.owing, store.closing.closer = set(), {}, None
             store.forget_threads()
         finally:
             if not store.read_only:

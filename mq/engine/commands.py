@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
+from threading import get_ident
 from typing import Any
 
 from mq.delivery import dead, meta, records, settle
@@ -48,6 +49,8 @@ def publish(
     try:
         return _publish(store, messages, until, before)
     except DiskFull:
+        if get_ident() in store.owing:  # an event loop's thread does not wait for the cleaner
+            raise
         _make_way(store)
     return _publish(store, messages, until, before)
 

@@ -180,7 +180,7 @@ class Turn:
     def is_free(self) -> bool:
         """Whether a thread that has the mutex can come in without waiting for another process.
 
-        It may have LOCK then: `unlock` is to be called behind its turn.
+        It may have LOCK then: what `unlock` gave before is to be called behind its turn.
         """
         if self.exclusive:
             return True
@@ -193,12 +193,14 @@ class Turn:
             return follower.applied == follower.log.end
         if mark[BIAS] or follower.applied != mark[END]:
             return False
-        return self._disk.lock(self.locks.fd)
+        try:
+            return self._disk.lock(self.locks.fd)
+        except (OSError, ValueError):  # the program closed the descriptor: a turn that may wait says so
+            return False
 
-    def unlock(self) -> None:
-        """Behind a turn that `is_free` allowed, also if it did not come to be."""
-        if not self.exclusive and not self.gone:
-            self.locks.unlock()
+    def unlock(self) -> Callable[[], object]:
+        """What lets go of LOCK, in one call of C, behind a turn that `is_free` allowed."""
+        return int if self.exclusive or self.gone else self.locks.unlock
 
     def is_left(self) -> bool:
         """Whether this is the child of a fork, made inside the operation that comes in here."""

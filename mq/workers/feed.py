@@ -56,9 +56,13 @@ class Feed:
 
     def _take(self, handler: Handler, limit: int) -> list[Held]:
         taken: list[Held] = handler.source.receive_many(limit, 0)
-        if handler.extend:
-            for each in taken:
-                self._keep(each)
+        try:
+            if handler.extend:
+                for each in taken:
+                    self._keep(each)
+        except BaseException:
+            give_back(handler.source, taken)
+            raise
         return taken
 
     def _fill(self, handler: Handler) -> bool:

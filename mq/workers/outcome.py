@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from traceback import format_exception_only
 from typing import Final
 
-from mq.errors import BadBody, Closed, MqError, StaleReceipt
+from mq.errors import BadBody, Closed, MqError, StaleReceipt, StoreFailed, UsageError
 
 from .asked import Held, Source
 from .handler import Handler
+
+AGAIN_SECONDS: Final = 1.0  # until what could not be settled is tried again
 
 logger: Final = logging.getLogger("mq.worker")
 
@@ -48,8 +49,11 @@ class Reject(Exception):
         self.reason = reason
 
 
-def settle(handler: Handler, held: Sequence[Held], error: BaseException | None) -> None:
-    """Settle what the handler did not; *error*: what it raised."""
+def settle(handler: Handler, held: Sequence[Held], error: BaseException | None) -> bool:
+    """Settle what the handler did not; *error*: what it raised.  False: it is to be tried again.
+
+    For a message that nothing works on is extended for as long as it is not settled.
+    """
     ids = ", ".join(str(each.id) for each in held[:10]) + (", …" if len(held) > 10 else "")
     if isinstance(error, BadBody):
         logger.error("%s was not called: %s", handler.name, error)
@@ -57,21 +61,37 @@ def settle(handler: Handler, held: Sequence[Held], error: BaseException | None) 
         logger.error(
             "%s failed with %s of %r", handler.name, ids, handler.source.name, exc_info=_of_program(error)
         )
+    rest = _own(held)
     try:
-        _settle(handler, [each for each in held if not each._settled], error)
+        try:
+            _settle(handler, rest, error)
+        except (UsageError, AttributeError, TypeError) as wrong:  # what the handler gave to Retry or Reject
+            logger.error("%s: %s", handler.name, wrong)
+            handler.source.nack_many(_own(rest), reason=_last_line(wrong))
     except StaleReceipt as stale:
         shown = ", ".join(map(str, stale.ids[:10]))
         logger.warning(
             "%s took longer with %s of %r than the visibility timeout: delivered again, or settled, since",
             handler.name, shown, handler.source.name,
         )  # fmt: skip
-    except Closed:
+    except (Closed, StoreFailed):
         logger.warning(
             "the broker was closed before %s of %r was settled: it comes back after its visibility timeout",
             ids, handler.source.name,
         )  # fmt: skip
     except MqError:
-        logger.exception("%s of %r could not be settled", ids, handler.source.name)
+        logger.exception("%s of %r could not be settled; trying again", ids, handler.source.name)
+        return False
+    return True
+
+
+def _own(held: Iterable[Held]) -> list[Held]:
+    """Those that are not settled, and are not a parent's: the handler may have forked."""
+    return [each for each in held if not each._settled and not each._queue._is_inherited(each)]
+
+
+def _last_line(error: BaseException) -> str:
+    return "".join(format_exception_only(error)).strip()
 
 
 def _of_program(error: BaseException) -> BaseException:
@@ -93,11 +113,15 @@ def _settle(handler: Handler, rest: list[Held], error: BaseException | None) -> 
     elif isinstance(error, Retry):
         source.nack_many(rest, delay=error.delay, reason=error.reason)
     else:
-        source.nack_many(rest, reason="".join(format_exception_only(error)).strip())
+        source.nack_many(rest, reason=_last_line(error))
 
 
 def give_back(source: Source, held: Iterable[Held]) -> None:
     """They were not tried, or not to the end."""
-    if rest := [each for each in held if not each._settled]:
-        with suppress(StaleReceipt, Closed):
+    if rest := _own(held):
+        try:
             source.release_many(rest)
+        except (StaleReceipt, Closed):
+            pass
+        except MqError:
+            logger.exception("%d messages of %r could not be released", len(rest), source.name)

@@ -168,19 +168,23 @@ class Signals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._fd_before = signal.set_wakeup_fd(self._mailbox.fd, warn_on_full_buffer=False)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._tell)
+            try:
+                self._fd_before = signal.set_wakeup_fd(self._mailbox.fd, warn_on_full_buffer=False)
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    if signal.getsignal(number) is not signal.SIG_IGN:
+                        self._before[number] = signal.signal(number, self._tell)
+            except BaseException:
+                self.__exit__(None, None, None)
+                raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._fd_before is not None:  # first: the mailbox goes, and its number may be another file's
+            signal.set_wakeup_fd(self._fd_before)
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        if self._fd_before is not None:
-            signal.set_wakeup_fd(self._fd_before)
 
     def _tell(self, number: int, _frame: FrameType | None) -> None:
         self._mailbox.put(number)

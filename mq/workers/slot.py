@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from typing import Final
 
 from .asked import Held
 from .handler import Handler, Wrap
-from .outcome import settle
+from .outcome import AGAIN_SECONDS, settle
 
 Call = list[Held]
 """What one call of a handler is about: one delivery, or a batch."""
@@ -81,9 +82,11 @@ class ThreadSlot(Slot):
     def _live(self) -> None:
         while (call := self._inbox.get()) is not None:
             error = self._try(call)
-            if self.gone is not call:
-                settle(self.handler, call, error)
-            self._done(self)
+            try:
+                while self.gone is not call and not settle(self.handler, call, error):
+                    time.sleep(AGAIN_SECONDS)
+            finally:
+                self._done(self)
 
     def _try(self, call: Call) -> BaseException | None:
         try:

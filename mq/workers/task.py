@@ -7,18 +7,20 @@ import inspect
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from .handler import Handler, Wrap
-from .outcome import give_back, settle
+from .outcome import AGAIN_SECONDS, give_back, settle
 from .slot import Call, Slot
+
+T = TypeVar("T")
 
 
 class Tasks(Protocol):
     """An event loop, for slots."""
 
     def soon(self, do: Callable[..., object], *given: object) -> None: ...
-    async def do(self, do: Callable[[], None]) -> None: ...
+    async def do(self, do: Callable[[], T]) -> T: ...
 
 
 class TaskSlot(Slot):
@@ -43,13 +45,18 @@ class TaskSlot(Slot):
                 await result
         except BaseException as raised:  # noqa: BLE001  # as in a thread
             error = raised
-        if self.gone is call:
-            pass
-        elif isinstance(error, asyncio.CancelledError):
-            await self._loop.do(partial(give_back, self.handler.source, call))
-        else:
-            await self._loop.do(partial(settle, self.handler, call, error))
-        self._done(self)
+        task = asyncio.current_task()
+        try:
+            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                if self.gone is not call:
+                    await self._loop.do(partial(give_back, self.handler.source, call))
+            else:  # a CancelledError that is the handler's own is an error as others are
+                while self.gone is not call:
+                    if await self._loop.do(partial(settle, self.handler, call, error)):
+                        break
+                    await asyncio.sleep(AGAIN_SECONDS)
+        finally:
+            self._done(self)
 
     def give_up(self) -> Call:
         call = super().give_up()
@@ -80,9 +87,9 @@ class Loop:
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
 
-    async def do(self, do: Callable[[], None]) -> None:
+    async def do(self, do: Callable[[], T]) -> T:
         """Settle, in a task."""
-        do()
+        return do()
 
     def soon(self, do: Callable[..., object], *given: object) -> None:
         self._loop.call_soon_threadsafe(do, *given)
