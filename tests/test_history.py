@@ -640,3 +640,18 @@ def test_a_retained_message_costs_few_bytes_of_memory(broker: mq.Broker) -> None
     log = broker._store.disk
     size = sum(len(data) for data in getattr(log, "_files", {}).values()) if broker.path == ":memory:" else 0
     assert after - before - size <= 24 * 20_000 + 64_000
+
+
+def test_a_reader_that_all_it_began_with_has_left_behind_ends(engine: Engine) -> None:
+    """What was published after it began is not shown, however much of it there is."""
+    broker = engine.open(sync="never")
+    topic = broker.topic("t", retain_count=5000)
+    for n in range(8000):
+        topic.publish(n)
+    reader = topic.history()
+    first = next(reader)
+    for n in range(8000, 18_500):  # what is retained then is in two chunks
+        topic.publish(n)
+    seen = [first.body, *(each.body for each in reader)]
+    assert max(seen) < 8000
+    assert seen == sorted(set(seen))

@@ -343,6 +343,7 @@ class Backlog:
     def slice(self, begin: int, count: int) -> tuple[array[int], array[int]]:
         """*count* ids from the one at index *begin* on, and where their records are."""
         ids, positions = array("Q"), array("Q")
+        assert count >= 0
         skip = self._at + begin
         for chunk in self._chunks:
             if len(ids) == count:

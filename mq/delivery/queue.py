@@ -396,6 +396,8 @@ class QueueState:
         if self.take(id):
             self.bytes -= size
             self.shared.let_go(id, self.number)
+        if self.options.topic and not self.waiting:
+            self.bytes = 0  # of a damaged record no size is known
 
     def arrive(self, arriving: dict[int, Delayed], size: int) -> None:
         """Messages that were not here, of *size* bytes together, wait here now."""

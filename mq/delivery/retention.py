@@ -50,6 +50,8 @@ class Retention(NamedTuple):
 
     def is_over(self, count: int, size: int) -> bool:
         """Whether of *count* messages with *size* bytes so many are over that they are to be dropped."""
+        if not count:
+            return False
         if self.messages is not None:
             many = count - self.messages
             if many >= _some(self.messages, OVER_COUNT):
@@ -92,12 +94,15 @@ def _first_within(waiting: Backlog, size: int, limit: int, size_of: SizeOf) -> i
 def first_since(waiting: Backlog, wall_ms: int, created_of: CreatedOf, first: int = 0) -> int:
     """The index of the oldest message, from index *first* on, that was published at *wall_ms* or later.
 
-    A message whose time cannot be read counts as later.
+    Of a message whose time cannot be read the next one tells; behind the last it counts as later.
     """
 
     def is_since(index: int) -> bool:
-        (id,), _ = waiting.slice(index, 1)
-        created_ms = created_of(id)
+        created_ms = None
+        while created_ms is None and index < len(waiting):
+            (id,), _ = waiting.slice(index, 1)
+            created_ms = created_of(id)
+            index += 1
         return created_ms is None or created_ms >= wall_ms
 
     last = len(waiting)

@@ -196,13 +196,13 @@ def _declare(store: Store, channel: Channel, changes: dict[str, Any]) -> int:
     """Where the log ends then."""
     replica, committer = store.replica, store.committer
     dead.check_dead_letters(replica.state, channel.name, changes)
-    plan = _plan_without_what_goes(store, channel)
+    plan = plan_without_what_goes(store, channel)
     plan.declare(channel.name, changes)
     committer.commit(plan)
     return replica.log.end
 
 
-def _plan_without_what_goes(store: Store, channel: Channel) -> Plan:
+def plan_without_what_goes(store: Store, channel: Channel) -> Plan:
     """A plan.  A queue that is to go, and is still there, is deleted first: what is declared is a new one."""
     committer = store.committer
     plan = committer.plan()
@@ -227,7 +227,7 @@ def _update_meta(
     store: Store, channel: Channel, changes: meta.Changes, expect: meta.Changes
 ) -> int | None:  # fmt: skip
     """Where the log ends then; None if something is not as expected."""
-    plan = _plan_without_what_goes(store, channel)
+    plan = plan_without_what_goes(store, channel)
     before = channel.state.options.meta if channel.state else {}
     if not meta.is_so(before, expect):
         return None

@@ -85,7 +85,7 @@ class Cursor:
         else:
             begin = max(begin, waiting.rank(self._after + 1))
         count = PART_IDS if self._left is None else min(self._left, PART_IDS)
-        ids, positions = waiting.slice(begin, min(count, waiting.rank(self.before) - begin))
+        ids, positions = waiting.slice(begin, max(0, min(count, waiting.rank(self.before) - begin)))
         if ids:
             self._ids, self._positions, self._after = ids, positions, ids[-1]
 

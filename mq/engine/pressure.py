@@ -88,7 +88,10 @@ def cost_of(state: State, size_of: SizeOf, base: int, limit: int) -> int:
             else:
                 count += 1
                 if count <= LOOKED_AT_MAX:
-                    cost += size_of(queue, what) + records.MESSAGE_OVERHEAD_BYTES
+                    holders = state.board.shared.holders(what)
+                    if not holders or holders[0] == queue.number:  # a shared body is written once
+                        cost += size_of(queue, what)
+                    cost += records.MESSAGE_OVERHEAD_BYTES
     if count > LOOKED_AT_MAX:
         cost = max(cost, count * state.live_bytes() // max(1, state.total()))
     return cost

@@ -36,11 +36,14 @@ def subscribe(
 
 @operation
 def _is_subscribed(store: Store, channel: Channel, pattern: str, match: dict[str, str]) -> bool:
-    return store.turn.look(partial(_subscribes, channel, pattern, match))
+    return store.turn.look(partial(_subscribes, store, channel, pattern, match))
 
 
-def _subscribes(channel: Channel, pattern: str, match: dict[str, str]) -> bool:
-    known = channel.state.subscriptions.get(pattern) if channel.state else None
+def _subscribes(store: Store, channel: Channel, pattern: str, match: dict[str, str]) -> bool:
+    state = channel.state
+    if state is None or state.is_to_go(store.clock.now()):
+        return False
+    known = state.subscriptions.get(pattern)
     return known is not None and known.match == match
 
 
@@ -58,7 +61,7 @@ def _join(store: Store, channel: Channel, asked: Asked, backfill: Backfill | Non
     committer = store.committer
     if store.clock.store_ms() >= store.replica.state.board.next:
         committer.do_due()
-    plan = committer.plan()
+    plan = commands.plan_without_what_goes(store, channel)
     before = channel.state.subscriptions.get(asked.pattern) if channel.state else None
     if before is None and backfill and backfill.known != Known.of(channel.state):
         return None
