@@ -329,6 +329,37 @@ def test_a_receive_that_a_thread_does_gives_back_when_it_is_cancelled(tmp_path: 
     run(main, tmp_path)
 
 
+def test_a_batch_of_a_group_is_given_back_whole() -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q")
+        await q.publish_many(list(range(5)), group="g")
+        waits = asyncio.create_task(q.receive_many(10, linger=PATIENCE, per_group=None))
+        while not (await q.stats()).in_flight:
+            await asyncio.sleep(0)
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        while (await q.stats()).in_flight:
+            await asyncio.sleep(0)
+        assert [(each.body, each.attempts) for each in await q.receive_many(10, per_group=None)] == [
+            (n, 1) for n in range(5)
+        ]
+
+    run(main)
+
+
+def test_many_that_wait_for_an_empty_queue_do_not_keep_it_from_closing() -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q")
+        await q.publish(1)
+        waits = [asyncio.create_task(q.join()) for _ in range(50)]
+        assert not await q.join(timeout=0.01)
+        await (await q.receive()).ack()
+        assert all(await asyncio.gather(*waits))
+
+    run(main)
+
+
 def test_cancelled_at_any_moment_nothing_is_lost_or_held(tmp_path: Path) -> None:
     """A hundred tasks, cancelled all the time; at the end every message was acked once."""
 

@@ -215,6 +215,52 @@ def test_retry_and_reject_say_what_is_to_happen(broker: mq.Broker) -> None:
     assert dead.failures[-1].reason == "never"
 
 
+@pytest.mark.parametrize("error", [mq.Retry(-1), mq.Retry("5"), mq.Reject(7)])  # type: ignore[arg-type]
+def test_what_makes_no_sense_in_retry_or_reject_is_a_failure(broker: mq.Broker, error: Exception) -> None:
+    """Else the message would be extended for as long as the process lives."""
+    broker.queue("orders", max_attempts=1)
+
+    @broker.consumer("orders")
+    def bill(order: int) -> None:
+        raise error
+
+    broker.queue("orders").publish(1)
+    run_all(broker)
+    assert broker.queue("orders.dead").stats().ready == 1
+
+
+def test_a_settlement_that_the_store_refuses_is_tried_again(
+    broker: mq.Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mq.workers.slot.AGAIN_SECONDS", 0)
+    orders = broker.queue("orders")
+    refusals = iter([mq.DiskFull("data", "no room"), mq.StoreLocked("data", "busy")])
+    ack_many = orders.ack_many
+
+    def refuse(messages: Any) -> None:
+        if error := next(refusals, None):
+            raise error
+        ack_many(messages)
+
+    monkeypatch.setattr(orders, "ack_many", refuse)
+    broker.consumer(orders)(lambda order: None)
+    orders.publish(1)
+    run_all(broker)
+    assert orders.stats().acked == 1
+
+
+def test_a_cancellation_of_the_handlers_own_is_a_failure(broker: mq.Broker) -> None:
+    broker.queue("orders", max_attempts=1)
+
+    @broker.consumer("orders")
+    async def bill(order: int) -> None:
+        raise asyncio.CancelledError
+
+    broker.queue("orders").publish(1)
+    run_all(broker)
+    assert broker.queue("orders.dead").stats().ready == 1
+
+
 def test_a_body_that_does_not_fit_is_a_failure(broker: mq.Broker) -> None:
     broker.queue("orders", max_attempts=1)
     broker.consumer("orders")(takes_an_order)
