@@ -187,25 +187,24 @@ class AsyncBroker:
         """
         loop = Tasks(asyncio.get_running_loop(), self._lane)
         begun: asyncio.Future[Run] = loop.loop.create_future()
-        work = asyncio.ensure_future(
-            asyncio.to_thread(
-                self._consumers.run, self._broker, grace, until_empty=until_empty, loop=loop,
-                begun=partial(loop.soon, begun.set_result),
-            )
-        )  # fmt: skip
-        waits: list[asyncio.Future[Any]] = [begun, work]
-        caught: dict[signal.Signals, Any] = {}
+
+        def stop(number: int) -> None:
+            begun.add_done_callback(lambda found: found.result().signal(number))
+
+        caught = loop.catch(stop)
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            if begun.done():
-                caught = loop.catch(begun.result().signal)
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            if begun.done():
-                begun.result().signal(signal.SIGTERM)
-            await asyncio.wait([work])
-            raise
+            work = asyncio.ensure_future(
+                asyncio.to_thread(
+                    self._consumers.run, self._broker, grace, until_empty=until_empty, loop=loop,
+                    begun=partial(loop.soon, begun.set_result),
+                )
+            )  # fmt: skip
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                stop(signal.SIGTERM)
+                await asyncio.wait([work])
+                raise
         finally:
             loop.let_go(caught)
 

@@ -127,11 +127,9 @@ class Lane:
     def _sync(self) -> None:
         while True:
             with self._syncs:
-                while not self._owed:
-                    if self._over:
-                        return
-                    self._syncs.wait()
-                owed, self._owed = self._owed, []
+                owed = self._wait_for_owed()
+            if not owed:
+                return
             error: BaseException | None = None
             try:
                 self._store.finish_publish(max(end for end, _ in owed))
@@ -143,6 +141,13 @@ class Lane:
             for loop, futures in by_loop.items():
                 with suppress(RuntimeError):  # the loop is closed: no task waits any more
                     loop.call_soon_threadsafe(partial(_resolve, futures, error))
+
+    def _wait_for_owed(self) -> list[tuple[int, asyncio.Future[None]]]:
+        """What is owed to the disk, once there is something; nothing once the lane is closed."""
+        while not self._owed and not self._over:
+            self._syncs.wait()
+        owed, self._owed = self._owed, []
+        return owed
 
     async def close(self, do: Callable[[], None]) -> None:
         """Do the last thing, and let the threads end."""

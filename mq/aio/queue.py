@@ -111,12 +111,18 @@ class AsyncQueue(Generic[T]):
         if linger and found:
             until = time.monotonic() + linger
             try:
-                while len(found) < limit and (left := until - time.monotonic()) > 0:
-                    found += await self._receive(partial(take, limit - len(found), 0), left)
+                await self._fill(found, take, limit, until)
             except BaseException:
                 self._lane.later(partial(released, found))
                 raise
         return found
+
+    async def _fill(
+        self, found: list[AsyncDelivery[T]], take: Callable[[int, float], Any], limit: int, until: float
+    ) -> None:  # fmt: skip
+        """Take more, up to *limit* in all, until then, monotonic seconds."""
+        while len(found) < limit and (left := until - time.monotonic()) > 0:
+            found += await self._receive(partial(take, limit - len(found), 0), left)
 
     async def _receive(self, take: Callable[[], R], timeout: float | None) -> R:
         until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)

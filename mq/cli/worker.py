@@ -103,8 +103,7 @@ def _work(
 def _end_with_parent() -> None:
     """Standard input is a pipe from the parent, which never writes to it."""
     with suppress(OSError):
-        while os.read(0, 1):
-            pass
+        os.read(0, 1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

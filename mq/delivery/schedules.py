@@ -105,15 +105,18 @@ def _every(since: int, seconds: float) -> Following:
 def _cron(expression: str, zone: tzinfo) -> Following:
     def following(after: int) -> int:
         try:
-            begin = (EPOCH + after * MILLISECOND).astimezone(zone)
-            # Where a local hour comes twice, the first of them is before *after*.
-            for tick in islice(CronSim(expression, begin), CRON_TRIES):
-                # In UTC: two datetimes of one time zone are compared by what its clock shows.
-                when = (tick.astimezone(UTC) - EPOCH) // MILLISECOND
-                if when > after:
-                    return when
+            return first_behind(after)
         except (OverflowError, ValueError):  # behind the year 9999
-            pass
+            return NEVER
+
+    def first_behind(after: int) -> int:
+        begin = (EPOCH + after * MILLISECOND).astimezone(zone)
+        # Where a local hour comes twice, the first of them is before *after*.
+        for tick in islice(CronSim(expression, begin), CRON_TRIES):
+            # In UTC: two datetimes of one time zone are compared by what its clock shows.
+            when = (tick.astimezone(UTC) - EPOCH) // MILLISECOND
+            if when > after:
+                return when
         return NEVER
 
     return following

@@ -66,11 +66,14 @@ def join(store: Store, channel: Channel, until: float | None) -> bool:
         joiner.stand(here + seconds if until is None else min(here + seconds, until))
         return None
 
-    turn = store.turn.look if store.read_only else store.turn.take
-    try:
+    def wait() -> bool:
         while (found := turn(look)) is None:
             joiner.sleep()
+        return found
+
+    turn = store.turn.look if store.read_only else store.turn.take
+    try:
+        return wait()
     except BaseException:
         joiner.give_up()
         raise
-    return found

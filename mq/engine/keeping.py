@@ -186,12 +186,7 @@ class Keeper:
         due: list[Kept] = []
         again: list[tuple[int, Kept]] = []
         try:
-            while self._heap and self._heap[0][0] <= until:
-                when, receipt = self._heap[0]
-                known = self._kept.get(receipt)
-                if known and known[0] == when:
-                    due.append(known[1])
-                heappop(self._heap)
+            self._take_due(until, due)
             if due:
                 again = _extend(self._owner, due)
         except BaseException:
@@ -202,6 +197,15 @@ class Keeper:
                 del self._kept[kept.receipt]
             for when, kept in again:
                 self._look_at(when, kept)
+
+    def _take_due(self, until: int, due: list[Kept]) -> None:
+        """Put what is due by then into *due*."""
+        while self._heap and self._heap[0][0] <= until:
+            when, receipt = self._heap[0]
+            known = self._kept.get(receipt)
+            if known and known[0] == when:
+                due.append(known[1])
+            heappop(self._heap)
 
     def _rest(self) -> None:
         self._owner.let_go_if_forgotten()

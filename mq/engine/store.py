@@ -301,16 +301,21 @@ class Store:
     def tick(self) -> None:
         """Do all that schedules have to do by now; called by the scheduler."""
         with self.replica.log.failure.unheard():
-            end = 0
-            while now_at := self._do_tick():
-                end = now_at
-                if len(self.busy) > 1:  # a thread that takes the mutex again at once is always first
-                    self.disk.pause(TICK_NAP_SECONDS)
+            end = self._do_ticks()
             if self.sync_always and end:
                 self.replica.log.sync(end)
         if self.committer.no_room:  # as a publisher does, before it tries once more
             self.committer.no_room = False
             self.maintenance.make_way()
+
+    def _do_ticks(self) -> int:
+        """Do all that are due; where the log ends then, or 0 if there was none."""
+        end = 0
+        while now_at := self._do_tick():
+            end = now_at
+            if len(self.busy) > 1:  # a thread that takes the mutex again at once is always first
+                self.disk.pause(TICK_NAP_SECONDS)
+        return end
 
     def _do_tick(self) -> int:
         """Do the tick that is due first; where the log ends then, or 0 once none is due."""

@@ -170,9 +170,8 @@ class Signals:
         if threading.current_thread() is threading.main_thread():
             try:
                 self._fd_before = signal.set_wakeup_fd(self._mailbox.fd, warn_on_full_buffer=False)
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    if signal.getsignal(number) is not signal.SIG_IGN:
-                        self._before[number] = signal.signal(number, self._tell)
+                self._catch(signal.SIGTERM)
+                self._catch(signal.SIGINT)
             except BaseException:
                 self.__exit__(None, None, None)
                 raise
@@ -185,6 +184,10 @@ class Signals:
             signal.set_wakeup_fd(self._fd_before)
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _catch(self, number: signal.Signals) -> None:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            self._before[number] = signal.signal(number, self._tell)
 
     def _tell(self, number: int, _frame: FrameType | None) -> None:
         self._mailbox.put(number)

@@ -83,10 +83,13 @@ class ThreadSlot(Slot):
         while (call := self._inbox.get()) is not None:
             error = self._try(call)
             try:
-                while self.gone is not call and not settle(self.handler, call, error):
-                    time.sleep(AGAIN_SECONDS)
+                self._settle(call, error)
             finally:
                 self._done(self)
+
+    def _settle(self, call: Call, error: BaseException | None) -> None:
+        while self.gone is not call and not settle(self.handler, call, error):
+            time.sleep(AGAIN_SECONDS)
 
     def _try(self, call: Call) -> BaseException | None:
         try:

@@ -51,12 +51,15 @@ class TaskSlot(Slot):
                 if self.gone is not call:
                     await self._loop.do(partial(give_back, self.handler.source, call))
             else:  # a CancelledError that is the handler's own is an error as others are
-                while self.gone is not call:
-                    if await self._loop.do(partial(settle, self.handler, call, error)):
-                        break
-                    await asyncio.sleep(AGAIN_SECONDS)
+                await self._settle(call, error)
         finally:
             self._done(self)
+
+    async def _settle(self, call: Call, error: BaseException | None) -> None:
+        while self.gone is not call:
+            if await self._loop.do(partial(settle, self.handler, call, error)):
+                return
+            await asyncio.sleep(AGAIN_SECONDS)
 
     def give_up(self) -> Call:
         call = super().give_up()

@@ -19,13 +19,13 @@ from .explorer import Explorer, Tally, determined
 from .history import History
 from .workloads import WORKLOADS, acks
 
-STATES = int(os.environ.get("MQ_CRASH_STATES", 100_000))
+STATES = int(os.environ.get("MQ_CRASH_STATES", 50_000))
 SHARE = STATES // len(WORKLOADS) + 1
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_no_promise_is_broken_in_any_crash_state(name):
-    """P1 to P10, in a hundred thousand states: a share for each workload, seed after seed."""
+    """P1 to P10, in fifty thousand states: a share for each workload, seed after seed."""
     total = Tally()
     for seed in itertools.count():
         explorer = Explorer(seed, states_max=SHARE - total.states)
