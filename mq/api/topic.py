@@ -12,7 +12,7 @@ import msgspec
 from mq.api.message import Message
 from mq.api.options import PublishOptions, check_count, check_since, new_message
 from mq.engine import commands, history, hot
-from mq.engine.bodies import BODY_BYTES_MAX, Decoder, encode_body
+from mq.engine.bodies import Decoder, encode_body
 from mq.engine.history import Wanted
 from mq.engine.outlet import Outlet
 from mq.engine.store import Store
@@ -66,11 +66,7 @@ class Topic(Generic[T]):
         Raises UsageError (an option is wrong, or the body cannot be stored), QueueFull (naming the queue in
         which no room came within the option `timeout`), DiskFull, StoreFailed, Closed.
         """
-        given: object = body
-        if type(given) is bytes and len(given) <= BODY_BYTES_MAX:
-            flags, raw = 0, given
-        else:
-            flags, raw = encode_body(given)
+        flags, raw = encode_body(body)
         if not options:
             id = hot.fan_out(self._store, self._outlet, flags, raw)
             if id is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -20,8 +21,6 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from queue import Empty, SimpleQueue
-from types import FrameType
 from typing import Any, Final, NamedTuple
 
 import click
@@ -29,10 +28,11 @@ import click
 from mq.api.broker import Broker
 from mq.cli.app import USAGE, Failure, command, note
 from mq.errors import UsageError
+from mq.workers.mailbox import Mailbox
+from mq.workers.signals import Signals
 
 BACKOFF_SECONDS: Final = 1.0  # before a child is begun again; twice as long after each that follows
 BACKOFF_SECONDS_MAX: Final = 60.0
-LOOK_SECONDS: Final = 1.0  # a signal that comes just before a wait for a lock is noticed behind it
 STEADY_SECONDS: Final = 10.0  # a child that lived for so long was no failure to begin
 
 
@@ -135,15 +135,14 @@ def find_broker(target: str) -> Broker:
 
 
 class Told(NamedTuple):
-    """Something happened: a signal came, or a child is ready, or has ended."""
+    """What is told of a child."""
 
-    signal: int = 0
-    child: Child | None = None
-    code: int | None = None  # None: it is ready
+    child: Child
+    code: int | None = None  # with which it has ended; None: it is ready
 
 
 class Child:
-    def __init__(self, given: list[str], told: SimpleQueue[Told]) -> None:
+    def __init__(self, given: list[str], told: Mailbox[Told | int]) -> None:
         self.begun = time.monotonic()
         self._told = told
         ready, ready_here = os.pipe()
@@ -159,8 +158,8 @@ class Child:
     def _tell(self, ready: int) -> None:
         with open(ready, "rb", buffering=0) as pipe:
             if pipe.read(1):
-                self._told.put(Told(child=self))
-        self._told.put(Told(child=self, code=self.process.wait()))
+                self._told.put(Told(self))
+        self._told.put(Told(self, self.process.wait()))
 
 
 class Parent:
@@ -168,8 +167,8 @@ class Parent:
 
     def __init__(self, given: list[str], processes: int) -> None:
         self._given, self._wanted = given, processes
-        # `put` may be called by a signal's handler at any point.
-        self._told: SimpleQueue[Told] = SimpleQueue()
+        self._told: Mailbox[Told | int] = Mailbox()  # of children, and the numbers of signals
+        self._stopping = False
         self._children: set[Child] = set()
         self._again: list[float] = []  # when each that died is begun again, monotonic seconds
         self._failed = 0  # in a row
@@ -177,54 +176,48 @@ class Parent:
 
     def run(self) -> int:
         """Return when all children have ended: 0, or the code of one that could not begin."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
-        self._begin()  # one at first: what keeps it from running would keep all
-        stopping = False
-        while self._children or (self._again and not stopping):
-            told = self._next()
-            if told is None:
-                self._again.pop(0)
-                self._begin()
-            elif told.signal:
-                stopping = True
-                for child in self._children:
-                    with suppress(ProcessLookupError):
-                        child.process.send_signal(signal.SIGTERM)
-            elif told.code is None:
-                while not stopping and len(self._children) + len(self._again) < self._wanted:
-                    self._begin()
-            else:
-                assert told.child
-                stopping = self._end(told.child, told.code, stopping)
+        with Signals(self._told):
+            self._begin()  # one at first: what keeps it from running would keep all
+            self._look_after_them()
         return self._code
 
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self._told.put(Told(signal=number))
+    def _look_after_them(self) -> None:
+        while self._children or (self._again and not self._stopping):
+            left = self._again[0] - time.monotonic() if self._again and not self._stopping else math.inf
+            for told in self._told.take(left):
+                self._hear(told)
+            if self._again and not self._stopping and self._again[0] <= time.monotonic():
+                self._again.pop(0)
+                self._begin()
+
+    def _hear(self, told: Told | int) -> None:
+        if isinstance(told, int):
+            self._stop()
+        elif told.code is not None:
+            self._end(told.child, told.code)
+        else:
+            while not self._stopping and len(self._children) + len(self._again) < self._wanted:
+                self._begin()
 
     def _begin(self) -> None:
         self._children.add(Child(self._given, self._told))
 
-    def _next(self) -> Told | None:
-        """What happens next; None: a child is to be begun again."""
-        while True:
-            left = self._again[0] - time.monotonic() if self._again else LOOK_SECONDS
-            with suppress(Empty):
-                return self._told.get(timeout=min(max(0.0, left), LOOK_SECONDS))
-            if self._again and self._again[0] <= time.monotonic():
-                return None
+    def _stop(self) -> None:
+        """Have all children end; again: at once."""
+        self._stopping = True
+        for child in self._children:
+            child.process.send_signal(signal.SIGTERM)
 
-    def _end(self, child: Child, code: int, stopping: bool) -> bool:
-        """Whether all are to end, now that *child* has."""
+    def _end(self, child: Child, code: int) -> None:
+        """*child* has ended: begin another one, after a while, if it was not meant to."""
         self._children.remove(child)
-        if code == 0 or stopping:
+        if code == 0 or self._stopping:
             self._wanted -= 1
-            return stopping
+            return
         if code == USAGE:  # it has said why
-            self._code = self._code or code
-            for other in self._children:
-                other.process.send_signal(signal.SIGTERM)
-            return True
+            self._code = code
+            self._stop()
+            return
         lived = time.monotonic() - child.begun
         self._failed = 0 if lived > STEADY_SECONDS else self._failed
         seconds = min(BACKOFF_SECONDS * 2**self._failed, BACKOFF_SECONDS_MAX)
@@ -232,4 +225,3 @@ class Parent:
         how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         note(f"worker {child.process.pid} {how}; another one in {seconds:g} s")
         self._again.append(time.monotonic() + seconds)
-        return False

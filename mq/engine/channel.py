@@ -100,7 +100,7 @@ class Channel:
 
         self.joiners: dict[Waiting, None] = {}  # those that wait for the queue to be empty: see joining.py
 
-    # ── who waits ──────────────────────────────────────────────────────────────────
+    # ── those that wait ────────────────────────────────────────────────────────────
 
     def add(self, waiter: Waiting) -> None:
         """It waits here, last in the line; it has seen that there is nothing."""

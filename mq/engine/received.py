@@ -13,8 +13,7 @@ from typing import Final
 
 from mq.delivery import records
 from mq.delivery.queue import QueueState
-from mq.errors import Closed, StorageError
-from mq.storage.explain import will_pass
+from mq.engine.sizes import readable
 from mq.storage.log import Log
 
 ID_BYTES: Final = 8
@@ -58,12 +57,7 @@ def delivered_ms(log: Log, id: int, receipt: int) -> int | None:
 
 def _said_at(log: Log, position: int, queue: int) -> tuple[int, int] | None:
     """What the record of a message says of its first delivery in *queue*: receipt, and wall time."""
-    try:
-        stored = log.read(position)
-    except Closed:
-        return None
-    except StorageError as error:
-        if will_pass(error):
-            raise
+    stored = readable(log, position)
+    if stored is None:
         return None
     return records.received_in(stored.kind, stored.flags, stored.payload, queue)

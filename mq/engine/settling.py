@@ -87,7 +87,7 @@ def ack_by_message(store: Store, claims: list[Claim]) -> None:
 def extend_all(store: Store, claims: list[Claim], seconds: float | None, *, fenced: bool) -> None:
     """Extend all that are current; then StaleReceipt, naming the others.
 
-    Not *fenced*: the delivery of each message that is in force, whoever holds it.
+    Not *fenced*: the delivery of each message that is in force, whichever receiver has it.
     """
     deadlines: dict[int, int] = {}
 

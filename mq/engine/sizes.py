@@ -10,6 +10,7 @@ from mq.delivery import records
 from mq.errors import Closed, StorageError
 from mq.storage.explain import will_pass
 from mq.storage.log import Log
+from mq.storage.reader import Stored
 
 
 def size_of(log: Log, position: int) -> int:
@@ -17,30 +18,33 @@ def size_of(log: Log, position: int) -> int:
     size = _glance(log, position)
     if size is not None:
         return size
-    try:
-        stored = log.read(position)
-    except Closed:
-        return 0
-    except StorageError as error:
-        if will_pass(error):
-            raise
-        return 0  # not to be read now, whatever the reason: the others' turn must not wait for that
-    return len(records.published_of(stored.kind, stored.flags, 0, stored.payload)[1])
+    stored = readable(log, position)
+    return len(records.published_of(stored.kind, stored.flags, 0, stored.payload)[1]) if stored else 0
 
 
 def created_ms(log: Log, position: int) -> int | None:
     """When the message at *position* was published, wall time; None if its record cannot be read."""
     if (created := glance_created_ms(log, position)) is not None:
         return created
+    stored = readable(log, position)
+    if stored is None:
+        return None
+    return records.published_of(stored.kind, stored.flags, stored.time_ms, stored.payload)[0]
+
+
+def readable(log: Log, position: int) -> Stored | None:
+    """The record at *position*; None if it cannot be read now, whatever the reason.
+
+    The others' turn must not wait for that.
+    """
     try:
-        stored = log.read(position)
+        return log.read(position)
     except Closed:
         return None
     except StorageError as error:
         if will_pass(error):
             raise
         return None
-    return records.published_of(stored.kind, stored.flags, stored.time_ms, stored.payload)[0]
 
 
 def glance_created_ms(log: Log, position: int) -> int | None:

@@ -80,7 +80,7 @@ class Waiters:
                 channel.notify_all()
         self.state.renamed.clear()
 
-    # ── who waits ──────────────────────────────────────────────────────────────────
+    # ── those that wait ────────────────────────────────────────────────────────────
 
     def add(self, waiter: Waiting) -> None:
         if len(self.asleep) >= self._limit:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from threading import TIMEOUT_MAX, Lock
 from typing import Final
@@ -36,7 +37,7 @@ from mq.engine.waiters import Waiters
 GIVE_UP_TRIES: Final = 100  # for a thread that is interrupted again while it tidies up
 
 
-class Waiter:
+class Waiter(ABC):
     """What waits at some channels: a thread that sleeps, or a watch (mq/engine/watching.py)."""
 
     __slots__ = ("_channels", "_waiters", "looks", "wake_at")
@@ -46,8 +47,9 @@ class Waiter:
         self.looks = looks  # for itself, whatever happens there
         self.wake_at = math.inf  # when it looks again by itself, monotonic seconds
 
+    @abstractmethod
     def ring(self) -> bool:
-        raise NotImplementedError
+        """Wake it; False if it is gone."""
 
     def ring_at(self, channel: Channel) -> bool:
         return self.ring()

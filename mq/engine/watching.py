@@ -1,6 +1,6 @@
 """Watches: waiting without a thread, for event loops.
 
-    arm         a turn: is there a message?  else stand in the line of those who wait
+    arm         a turn: is there a message?  else stand in the line of those that wait
     rung        out of the line, by whatever wakes a receiver; the notifier calls the program's function
     arm again   the program has taken what it could: stand in the line again, as the last
 

@@ -95,14 +95,20 @@ def test_the_page_of_version_2():
 TOPICS = UPGRADED.parent / "topics"
 
 
+def opened(golden: Path, tmp_path: Path, read_only: bool, checkpoint: bool) -> mq.Broker:
+    """A copy of a golden store that was not closed."""
+    path = Path(shutil.copytree(golden, tmp_path / "s"))
+    if not checkpoint:
+        shutil.rmtree(path / "checkpoint")
+    broker = mq.open(path, clock=lambda: SET_MS / 1000, read_only=read_only, segment_bytes=1024)
+    assert broker._store.replica.verdict is Verdict.OPEN
+    return broker
+
+
 @pytest.mark.parametrize("checkpoint", [True, False], ids=["with its checkpoint", "from the whole log"])
 @pytest.mark.parametrize("read_only", [True, False], ids=["read only", "opened"])
 def test_the_store_with_topics(tmp_path, read_only, checkpoint):
-    path = Path(shutil.copytree(TOPICS, tmp_path / "s"))
-    if not checkpoint:
-        shutil.rmtree(path / "checkpoint")
-    with mq.open(path, clock=lambda: SET_MS / 1000, read_only=read_only, segment_bytes=1024) as broker:
-        assert broker._store.replica.verdict is Verdict.OPEN
+    with opened(TOPICS, tmp_path, read_only, checkpoint) as broker:
         assert broker.queues() == ["bills", "late", "mail", "mail.dead", "passing"]
         assert broker.subscriptions() == [("orders.#", "bills"), ("orders.*", "mail")]
         assert broker.stats().unrouted == 1
@@ -145,11 +151,7 @@ REPORT = {"name": "report", "queue": "ticks", "topic": True, "cron": "0 9 * * MO
 @pytest.mark.parametrize("checkpoint", [True, False], ids=["with its checkpoint", "from the whole log"])
 @pytest.mark.parametrize("read_only", [True, False], ids=["read only", "opened"])
 def test_the_store_with_schedules(tmp_path, read_only, checkpoint):
-    path = Path(shutil.copytree(SCHEDULES, tmp_path / "s"))
-    if not checkpoint:
-        shutil.rmtree(path / "checkpoint")
-    with mq.open(path, clock=lambda: SET_MS / 1000, read_only=read_only, segment_bytes=1024) as broker:
-        assert broker._store.replica.verdict is Verdict.OPEN
+    with opened(SCHEDULES, tmp_path, read_only, checkpoint) as broker:
         beat, report = broker.schedules()
         assert beat[:5] == ("beat", "health", None, 0.5, "UTC")
         assert beat.next_at == datetime.fromtimestamp(SET_MS / 1000 + 3, UTC)
