@@ -90,6 +90,9 @@ def test_sigterm_lets_work_finish(home: Path, broker: mq.Broker) -> None:
     worker = start(home, "jobs", "--queue", "slow")
     wait_for(home / "begun-1", worker)
     worker.send_signal(signal.SIGTERM)
+    assert worker.stderr
+    while "no more is taken" not in worker.stderr.readline():  # the child has heard it
+        assert worker.poll() is None
     (home / "go").touch()
     code, said = end(worker)
     assert code == 0, said
