@@ -43,7 +43,7 @@ from .explorer import determined
 
 logger = logging.getLogger("mq")
 
-BATON_SECONDS = 120.0  # a process that makes no call for so long has stopped
+BATON_SECONDS = 30.0  # a process that makes no call for so long has stopped
 RUN = 2  # turns in a row make a process the one that needs no LOCK
 IDLE_SECONDS = 0.05  # pass when a process waits and nothing happens
 READING = frozenset({

@@ -39,8 +39,9 @@ class Small:
     def kill(self, broker: Broker) -> None:
         """All that the kernel does when a process is gone: its threads end, and its files are closed."""
         store = broker._store
-        store.maintenance.stop()
-        store.maintenance.worker.join()
+        for each in store.threads():
+            each.stop()
+            each.worker.join()
         store.let_go()
         self._now += HELD_SECONDS
 
