@@ -6,6 +6,7 @@ import ast
 import errno
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,35 @@ def test_nothing_else_in_mq_logs() -> None:
             if isinstance(node, ast.ImportFrom) and any(each.name == "logger" for each in node.names):
                 loggers.add(path.name)
     assert loggers == LOG_THEMSELVES
+
+
+OPERATIONS = (ROOT.parent / "docs/operations.md").read_text()
+
+
+def logged() -> set[tuple[str, str]]:
+    """Each logger that the source names, with the levels at which it is used."""
+    found = set()
+    for path in ROOT.rglob("*.py"):
+        text = path.read_text()
+        own = re.search(r'^logger: Final = logging.getLogger\("(.*)"\)', text, re.M)
+        name = own[1] if own else "mq.worker" if path.parent.name == "workers" else "mq"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                method, of = node.func.attr, ast.unparse(node.func.value)
+                if direct := re.fullmatch(r"logging.getLogger\('(.*)'\)", of):
+                    found.add((direct[1], LEVELS[method]))
+                elif of == "logger" and method != "log":
+                    found.add((name, LEVELS[method]))
+                elif method in ("put_down", "put_down_rarely"):
+                    found |= {("mq", level) for level in LEVELS.values() if level in ast.unparse(node)}
+    return found
+
+
+LEVELS = {"info": "INFO", "warning": "WARNING", "error": "ERROR", "exception": "ERROR"}
+
+
+def test_the_loggers_and_levels_are_those_of_the_documentation() -> None:
+    assert set(re.findall(r"^\| `(mq[.\w]*)` \| (\w+) \|", OPERATIONS, re.M)) == logged()
 
 
 def test_a_store_that_is_silent_keeps_no_notes(path) -> None:

@@ -15,11 +15,20 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 from mq.api.broker import Broker, StoreStats, Sync
 from mq.api.broker import open as open_broker
 from mq.api.consumers import Consumers
-from mq.api.options import PublishOptions, QueueOptions, TopicOptions, check_many, check_seconds
+from mq.api.options import (
+    PublishOptions,
+    QueueOptions,
+    TopicOptions,
+    check_many,
+    check_options,
+    check_seconds,
+    check_topic_options,
+)
 from mq.api.queue import Queue
 from mq.api.schedule import Missed, Schedule
 from mq.api.transaction import Transaction
 from mq.api.watch import Watch
+from mq.engine import commands, retaining
 from mq.errors import UsageError
 from mq.workers.handler import Wrap
 from mq.workers.run import Run
@@ -104,9 +113,14 @@ class AsyncBroker:
     def queue(self, name: str, *, type: Any = None, **options: Unpack[QueueOptions]) -> AsyncQueue[Any]:
         """A handle on the queue *name*: see `mq.Broker.queue`.
 
-        With options the queue is declared before this returns, which may wait for the disk.
+        With options a thread declares the queue: what is awaited next waits for that, and raises what it
+        raised.  A bad option is refused here.
         """
-        return AsyncQueue(self._broker.queue(name, type=type, **options), self._lane, self._new_watch)
+        checked = check_options(options)
+        queue = self._broker.queue(name, type=type)
+        if checked:
+            self._lane.declare(partial(commands.declare, queue._store, queue._channel, checked))
+        return AsyncQueue(queue, self._lane, self._new_watch)
 
     @overload
     def topic(self, name: str, *, type: type[T], **options: Unpack[TopicOptions]) -> AsyncTopic[T]: ...
@@ -115,9 +129,13 @@ class AsyncBroker:
     def topic(self, name: str, *, type: Any = None, **options: Unpack[TopicOptions]) -> AsyncTopic[Any]:
         """A handle on the topic *name*: see `mq.Broker.topic`.
 
-        With options the topic is declared before this returns, which may wait for the disk.
+        With options a thread declares the topic, as it does a queue.
         """
-        return AsyncTopic(self._broker.topic(name, type=type, **options), self._lane)
+        checked = check_topic_options(options)
+        topic = self._broker.topic(name, type=type)
+        if checked:
+            self._lane.declare(partial(retaining.declare, topic._store, topic.name, checked))
+        return AsyncTopic(topic, self._lane)
 
     def _new_watch(self, notify: Callable[[], None]) -> Watch:
         return self._broker.watch(notify)
@@ -173,8 +191,11 @@ class AsyncBroker:
         )  # fmt: skip
 
     def subscriber(self, pattern: str, *, group: str | None = None) -> Callable[[H], H]:
-        """A decorator: `run` calls the function with what topics bring: see `mq.Broker.subscriber`."""
-        return self._consumers.subscriber(self._source, pattern, group)
+        """A decorator: `run` calls the function with what topics bring: see `mq.Broker.subscriber`.
+
+        A thread subscribes, as it declares a queue.
+        """
+        return self._consumers.subscriber(self._source, pattern, group, self._lane.declare)
 
     def middleware(self, wrap: Wrap) -> None:
         """Have *wrap* called around every call of a handler: see `mq.Broker.middleware`."""
@@ -185,6 +206,7 @@ class AsyncBroker:
 
         When the task is cancelled, it stops as it does after a signal.
         """
+        await self._lane.declared()
         loop = Tasks(asyncio.get_running_loop(), self._lane)
         begun: asyncio.Future[Run] = loop.loop.create_future()
 

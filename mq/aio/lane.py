@@ -15,27 +15,35 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, TypeVarTuple
 
-from mq.engine.at_once import BUSY, at_once
+from mq.api.around import NO_HEADERS, SEND
+from mq.api.options import check_seconds
+from mq.engine.at_once import BUSY, LONG_BYTES, at_once
+from mq.engine.receiving import Unread
 from mq.engine.store import Store
 from mq.errors import DiskFull, QueueFull
 
 T = TypeVar("T")
+Given = TypeVarTuple("Given")
+Plan = Callable[[Any, Mapping[str, str]], T]
+"""Publishes with these options, and with more headers."""
 
 THREADS: Final = 16
 ROOM_SECONDS: Final = 0.02  # how often a task that waits for room in a full queue looks
+LARGE_BYTES: Final = LONG_BYTES  # of bodies that take longer than a turn of the event loop should
 STRETCH: Final = 64  # so many turns at once in a row; then the other tasks have theirs
 
 
 class Lane:
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self.store = store
         self._over = False
+        self._declarations: list[asyncio.Task[None]] = []  # in their order, until they are awaited
         self._stretch = 0
         self._begin()
 
@@ -47,7 +55,9 @@ class Lane:
         self._syncs = threading.Condition()
         self._owed: list[tuple[int, asyncio.Future[None]]] = []
 
-    async def soon(self, do: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+    async def soon(
+        self, do: Callable[[*Given], T], *given: *Given, undo: Callable[[T], object] | None = None
+    ) -> T:
         """Do it, which takes microseconds, and return once what it owes to the disk is there.
 
         *undo*: what to do with the result, if the task is cancelled meanwhile.
@@ -56,32 +66,45 @@ class Lane:
         if self._stretch >= STRETCH:
             self._stretch = 0
             await asyncio.sleep(0)  # before anything is done: the task may be cancelled here
+        if self._declarations:
+            await self.declared()
         try:
-            result, end = at_once(self._store, do)  # as `now` does, without a coroutine more
+            result, end = at_once(self.store, do, *given)  # as `now` does, without a coroutine more
         except DiskFull:  # a thread may wait for the cleaner
-            return await self.in_thread(do, undo)
+            return await self.in_thread(partial(do, *given), undo)
+        except Unread as rest:
+            return await self.in_thread(rest.read, undo, is_taken=True)
         if result is BUSY:
-            return await self.in_thread(do, undo)
+            return await self.in_thread(partial(do, *given), undo)
         if end:
             await self._on_disk(end)
         return result  # type: ignore[return-value]
 
-    async def now(self, do: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+    async def now(self, do: Callable[[*Given], T], *given: *Given) -> T:
         """`soon`, and it is done in any case, also if the task is cancelled: what settles a message."""
-        result, end = at_once(self._store, do)
+        result, end = at_once(self.store, do, *given)
         if result is BUSY:
-            return await self.in_thread(do, undo)
+            return await self.in_thread(partial(do, *given))
         if end:
             await self._on_disk(end)
         return result  # type: ignore[return-value]
 
-    async def in_thread(self, do: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
-        """Do it in a thread."""
+    async def in_thread(
+        self, do: Callable[[], T], undo: Callable[[T], object] | None = None, *, is_taken: bool = False
+    ) -> T:
+        """Do it in a thread.  *is_taken*: there is something to undo before it has begun."""
+        if self._declarations:
+            await self.declared()
+        return await self._in_thread(do, undo, is_taken=is_taken)
+
+    async def _in_thread(
+        self, do: Callable[[], T], undo: Callable[[T], object] | None = None, *, is_taken: bool = False
+    ) -> T:
         if self._over:
             return do()  # which says that the broker is closed
         if self._pid != os.getpid():
             self._begin()
-        task = Undoable(do, undo)
+        task = Undoable(do, undo, is_taken=is_taken)
         future = asyncio.get_running_loop().run_in_executor(self._threads, task.run)
         try:
             return await asyncio.shield(future)
@@ -91,6 +114,40 @@ class Lane:
                 self.later(task.undo)
             raise
 
+    # ── what names, and is not awaited ─────────────────────────────────────────────
+
+    def declare(self, do: Callable[[], object]) -> None:
+        """Do it in a thread, behind all that were declared before.
+
+        What is awaited next waits for it, and raises what it raised.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # then there is none to keep waiting
+            do()
+            return
+        before = self._declarations[-1] if self._declarations else None
+        self._declarations.append(loop.create_task(self._declare(do, before)))
+
+    async def _declare(self, do: Callable[[], object], before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        await self._in_thread(do)
+
+    async def declared(self) -> None:
+        """Return once all is done that was declared."""
+        while self._declarations:
+            await self._first_declared(self._declarations[0])
+
+    async def _first_declared(self, first: asyncio.Task[None]) -> None:
+        try:
+            await asyncio.shield(first)
+        finally:
+            if first.done() and first in self._declarations:
+                self._declarations.remove(first)
+
+    # ── what no task waits for ─────────────────────────────────────────────────────
+
     def later(self, do: Callable[[], object]) -> None:
         """Do it in a thread, and wait for nothing."""
         with suppress(RuntimeError):  # the lane was closed: what is in flight comes back by itself
@@ -98,8 +155,39 @@ class Lane:
 
     def at_some_time(self, do: Callable[[], object]) -> None:
         """Do it now if nothing is in the way, else in a thread; and wait for nothing."""
-        if at_once(self._store, do)[0] is BUSY:
+        if at_once(self.store, do)[0] is BUSY:
             self.later(do)
+
+    # ── publishing ─────────────────────────────────────────────────────────────────
+
+    async def send(
+        self, destination: str, plain: Callable[[], T | None] | None, plan: Plan[T], options: Any, *,
+        is_small: bool,
+    ) -> T:  # fmt: skip
+        """Publish by *plain*, if there are no options, and else, or if that returns None, by *plan*.
+
+        Inside of what mq.metrics and mq.otel have asked for: see mq/api/around.py.
+        """
+        around = self.store.around
+        if around is None:
+            return await self._send(plain, plan, options, NO_HEADERS, is_small=is_small)
+        with around(SEND, destination) as headers:
+            return await self._send(plain, plan, options, headers, is_small=is_small)
+
+    async def _send(
+        self, plain: Callable[[], T | None] | None, plan: Plan[T], options: Any,
+        headers: Mapping[str, str], *, is_small: bool,
+    ) -> T:  # fmt: skip
+        run = self.soon if is_small else self.in_thread
+        if plain and not options and not headers:
+            done = await run(plain)
+            if done is not None:
+                return done
+        timeout = options.get("timeout")
+        if timeout is None:
+            return await run(partial(plan, options, headers))
+        until = time.monotonic() + check_seconds("timeout", timeout)
+        return await self.until_room(partial(plan, {**options, "timeout": 0}, headers), until)
 
     async def until_room(self, publish: Callable[[], T], until: float) -> T:
         """What *publish* returns, once there is room; QueueFull when *until* has come, monotonic seconds."""
@@ -132,7 +220,7 @@ class Lane:
                 return
             error: BaseException | None = None
             try:
-                self._store.finish_publish(max(end for end, _ in owed))
+                self.store.finish_publish(max(end for end, _ in owed))
             except BaseException as raised:  # noqa: BLE001  # it is the tasks'
                 error = raised
             by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
@@ -151,6 +239,8 @@ class Lane:
 
     async def close(self, do: Callable[[], None]) -> None:
         """Do the last thing, and let the threads end."""
+        if self._declarations:
+            await asyncio.wait(self._declarations)
         try:
             await asyncio.to_thread(do)  # the lane's own may all be in use
         finally:
@@ -178,15 +268,17 @@ def _take_note(future: asyncio.Future[Any]) -> None:
 class Undoable:
     """What a thread does for a task that may be cancelled meanwhile."""
 
-    def __init__(self, do: Callable[[], Any], undo: Callable[[Any], object] | None) -> None:
-        self._do, self._undo = do, undo
+    def __init__(
+        self, do: Callable[[], Any], undo: Callable[[Any], object] | None, *, is_taken: bool
+    ) -> None:
+        self._do, self._undo, self._is_taken = do, undo, is_taken
         self._lock = threading.Lock()
         self._cancelled = self._done = False
         self._result: Any = None
 
     def run(self) -> Any:
         with self._lock:
-            if self._cancelled:
+            if self._cancelled and not self._is_taken:
                 return None
         result = self._do()
         with self._lock:

@@ -1,7 +1,6 @@
 """AsyncDelivery: a message, and the right to settle it."""
 
 from contextlib import suppress
-from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -27,23 +26,23 @@ class AsyncDelivery(Leased[T_co], eq=False, gc=False):
 
     async def ack(self) -> None:
         """Done: the message is gone.  Raises StaleReceipt, Closed."""
-        await self._lane.now(partial(hot.ack, self))
+        await self._lane.now(hot.ack, self)
 
     async def nack(self, *, delay: float | None = None, reason: str = "") -> None:
         """Failed: see `mq.Delivery.nack`.  Raises StaleReceipt, UsageError, Closed."""
-        await self._lane.now(partial(self._queue._nack, self, delay, reason))
+        await self._lane.now(self._queue._nack, self, delay, reason)
 
     async def release(self) -> None:
         """Not tried: see `mq.Delivery.release`.  Raises StaleReceipt, Closed."""
-        await self._lane.now(partial(self._queue._release, self))
+        await self._lane.now(self._queue._release, self)
 
     async def reject(self, reason: str = "") -> None:
         """Never to be tried again: see `mq.Delivery.reject`.  Raises StaleReceipt, UsageError, Closed."""
-        await self._lane.now(partial(self._queue._reject, self, reason))
+        await self._lane.now(self._queue._reject, self, reason)
 
     async def extend(self, seconds: float | None = None) -> None:
         """Keep it for longer: see `mq.Delivery.extend`.  Raises StaleReceipt, UsageError, Closed."""
-        await self._lane.now(partial(self._queue._extend, self, seconds))
+        await self._lane.now(self._queue._extend, self, seconds)
 
     async def __aenter__(self) -> Self:
         return self
@@ -51,7 +50,7 @@ class AsyncDelivery(Leased[T_co], eq=False, gc=False):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._lane.now(partial(self._end, error))
+        await self._lane.now(self._end, error)
 
 
 def released(found: Any) -> None:

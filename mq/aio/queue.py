@@ -14,11 +14,13 @@ from mq.api.options import BatchOptions, PublishOptions, QueueOptions, check_cou
 from mq.api.queue import Queue
 from mq.api.watch import Watch
 from mq.delivery.queue import State
+from mq.engine import hot
 from mq.engine.at_once import needs_plan
+from mq.engine.bodies import encode_body
 from mq.engine.looking import Stats
 from mq.errors import Closed
 
-from .lane import Lane
+from .lane import LARGE_BYTES, Lane
 from .message import AsyncDelivery, released
 from .waiting import wait_for
 
@@ -27,8 +29,7 @@ R = TypeVar("R")
 P = ParamSpec("P")
 Held = Iterable[AsyncDelivery[Any] | Receipt]
 
-LARGE_BYTES = 64 << 10  # a body that takes longer than a turn of the event loop should
-LARGE_COUNT = 128  # and so many messages
+LARGE_COUNT = 128  # messages that take longer than a turn of the event loop should
 JOIN_SECONDS = 0.25  # at least so often a task that waits for an empty queue looks
 
 
@@ -59,22 +60,24 @@ class AsyncQueue(Generic[T]):
 
         When the task is cancelled meanwhile, the message is there once, or not at all.
         """
-        return int(await self._publish(self._queue.publish, body, _is_small(body), options))
+        lane, queue = self._lane, self._queue
+        flags, raw = encode_body(body)
+        is_small = len(raw) <= LARGE_BYTES
+        if is_small and not options and lane.store.around is None:  # as below, with nothing around it
+            id = await lane.soon(hot.publish, lane.store, queue._channel, flags, raw)
+            if id is not None:
+                return id
+        plain = partial(hot.publish, lane.store, queue._channel, flags, raw)
+        plan = partial(queue._publish_one, flags, raw)
+        return await lane.send(self.name, plain, plan, options, is_small=is_small)
 
     async def publish_many(self, bodies: Iterable[T], **options: Unpack[BatchOptions]) -> list[int]:
         """Store all of *bodies*, or none of them: see `mq.Queue.publish_many`."""
         given: Any = list(bodies) if not isinstance(bodies, (str, bytes)) else bodies
-        small = len(given) <= LARGE_COUNT and all(map(_is_small, given))
-        return await self._publish(self._queue.publish_many, given, small, options)  # type: ignore[no-any-return]
-
-    async def _publish(self, publish: Callable[..., Any], given: Any, small: bool, options: Any) -> Any:
-        small = small and (bool(options) or not needs_plan(self._queue._channel))
-        run = self._lane.soon if small else self._lane.in_thread
-        timeout = options.get("timeout")
-        if timeout is None:
-            return await run(partial(publish, given, **options))
-        until = time.monotonic() + check_seconds("timeout", timeout)
-        return await self._lane.until_room(partial(publish, given, **{**options, "timeout": 0}), until)
+        is_small = len(given) <= LARGE_COUNT and all(map(_is_small, given))
+        one_turn = bool(options) or not needs_plan(self._queue._channel)
+        plan = partial(self._queue._send_many, given)
+        return await self._lane.send(self.name, None, plan, options, is_small=is_small and one_turn)
 
     # ── receiving ──────────────────────────────────────────────────────────────────
 

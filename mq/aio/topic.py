@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from functools import partial
 from itertools import islice
-from typing import Any, Final, Generic, TypeVar, Unpack
+from typing import Final, Generic, TypeVar, Unpack
 
 from mq.api.message import Message
-from mq.api.options import PublishOptions, check_seconds
+from mq.api.options import PublishOptions
 from mq.api.topic import Topic
+from mq.engine import hot
+from mq.engine.bodies import encode_body
 
-from .lane import Lane
+from .lane import LARGE_BYTES, Lane
 
 T = TypeVar("T")
 PART: Final = 256  # messages of a history that one call reads
@@ -23,7 +24,7 @@ class AsyncTopic(Generic[T]):
     """A handle on one topic, made by `broker.topic(name)`.  Each method is that of `mq.Topic`, awaited."""
 
     def __init__(self, topic: Topic[T], lane: Lane) -> None:
-        self._topic: Any = topic
+        self._topic = topic
         self._lane = lane
 
     def __repr__(self) -> str:
@@ -36,12 +37,10 @@ class AsyncTopic(Generic[T]):
 
     async def publish(self, body: T, **options: Unpack[PublishOptions]) -> int:
         """Store one message for all queues that subscribe: see `mq.Topic.publish`."""
-        timeout = options.get("timeout")
-        if timeout is None:
-            return int(await self._lane.soon(partial(self._topic.publish, body, **options)))
-        until = time.monotonic() + check_seconds("timeout", timeout)
-        rest: Any = {**options, "timeout": 0}
-        return int(await self._lane.until_room(partial(self._topic.publish, body, **rest), until))
+        flags, raw = encode_body(body)
+        plain = partial(hot.fan_out, self._lane.store, self._topic._outlet, flags, raw)
+        plan = partial(self._topic._publish, flags, raw)
+        return await self._lane.send(self.name, plain, plan, options, is_small=len(raw) <= LARGE_BYTES)
 
     def history(
         self, *, since: int | datetime | None = None, limit: int | None = None

@@ -37,7 +37,7 @@ async def wait_for(
     watch = new_watch(partial(_ring, loop, bell))
     try:
         while True:
-            seconds = await lane.soon(partial(watch.arm, queues))
+            seconds = await lane.soon(watch.arm, queues)
             if seconds:
                 left = math.inf if until is None else until - time.monotonic()
                 await _sleep(loop, bell, min(seconds, left))
@@ -54,7 +54,7 @@ async def _take(
     """In a thread if it takes more than a turn: the disk is waited for, or there are several queues."""
     if len(queues) > 1 or arrives_settled(queues[0]._channel):
         return await lane.in_thread(take, undo)
-    return await lane.soon(take, undo)
+    return await lane.soon(take, undo=undo)
 
 
 async def _sleep(loop: asyncio.AbstractEventLoop, bell: asyncio.Event, seconds: float) -> None:

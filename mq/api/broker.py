@@ -320,11 +320,9 @@ class Broker:
 
         Raises UsageError, Closed.
         """
-        store, found = self._store, {}
-        for name in self.queues() if queues is None else check_many("queues", queues):
-            channel = store.channel(name)
-            if stats := looking.stats_if_there(store, channel):
-                found[channel.name] = stats
+        store = self._store
+        names = self.queues() if queues is None else list(map(check_name, check_many("queues", queues)))
+        found = looking.stats_of(store, names)
         live_bytes = sum(each.bytes for each in found.values())
         if queues is None:
             live_bytes += retaining.extra_bytes(store)

@@ -11,6 +11,7 @@ from mq import exact
 from mq.api.options import check_count, check_seconds
 from mq.api.queue import Queue
 from mq.engine import commands
+from mq.engine.names import check_pattern
 from mq.errors import UsageError
 from mq.workers.asked import Keeper
 from mq.workers.handler import Wrap, wanted_by
@@ -21,6 +22,10 @@ from mq.workers.strategy import STRATEGIES, Strategy
 H = TypeVar("H", bound=Callable[..., object])
 
 ABANDONED_SECONDS: Final = 600.0  # a subscriber's own queue goes so long after its process
+
+
+def _at_once(do: Callable[[], object]) -> None:
+    do()
 
 
 class Consumers:
@@ -56,17 +61,19 @@ class Consumers:
         return register
 
     def subscriber(
-        self, source: Callable[[str, Any], Queue[Any]], pattern: str, group: str | None
+        self, source: Callable[[str, Any], Queue[Any]], pattern: str, group: str | None,
+        do: Callable[[Callable[[], object]], object] = _at_once,
     ) -> Callable[[H], H]:  # fmt: skip
-        """*source*: the queue of that name, with bodies of that type."""
+        """*source*: the queue of that name, with bodies of that type.  *do*: calls what subscribes it."""
+        pattern = check_pattern(pattern)
         name = f"subscriber-{uuid.uuid4().hex}" if group is None else group
         queue = source(name, None)
         if group is None:
             subscribe = partial(_subscribe, queue, pattern)
-            subscribe()
+            do(subscribe)
             self.registry.own(subscribe, queue.delete)
         else:
-            queue.subscribe(pattern)
+            do(partial(queue.subscribe, pattern))
         return self.consumer(partial(source, name))
 
     def middleware(self, wrap: Wrap) -> None:

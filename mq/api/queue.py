@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, Unpack, get_args, overload
 import msgspec
 
 from mq import exact
+from mq.api.around import NO_HEADERS, send_within, with_headers
 from mq.api.message import Delivery, Leased, Message, Receipt
 from mq.api.options import (
     BatchOptions,
@@ -102,16 +103,24 @@ class Queue(Generic[T]):
         the option `timeout`), DiskFull, StoreFailed, Closed.  After StoreFailed the message is there once, or
         not at all; after all others it is not there.
         """
-        given: object = body
-        if type(given) is bytes and len(given) <= BODY_BYTES_MAX:
-            flags, raw = 0, given
-        else:
-            flags, raw = encode_body(given)
-        if not options:
+        if not options and self._store.around is None:
+            given: object = body
+            if type(given) is bytes and len(given) <= BODY_BYTES_MAX:
+                flags, raw = 0, given
+            else:
+                flags, raw = encode_body(given)
             id = hot.publish(self._store, self._channel, flags, raw)
-            if id is not None:
-                return id
-        return self._publish([flags], [raw], options)[0]
+            return self._publish_one(flags, raw, options, NO_HEADERS) if id is None else id
+        return send_within(self._store, self.name, self._send, body, options)
+
+    def _send(self, body: object, options: Any, headers: Mapping[str, str]) -> int:
+        """`publish`, with more headers."""
+        flags, raw = encode_body(body)
+        id = None if options or headers else hot.publish(self._store, self._channel, flags, raw)
+        return self._publish_one(flags, raw, options, headers) if id is None else id
+
+    def _publish_one(self, flags: int, raw: bytes, options: Any, headers: Mapping[str, str]) -> int:
+        return self._publish([flags], [raw], options, headers)[0]
 
     def publish_many(self, bodies: Iterable[T], **options: Unpack[BatchOptions]) -> list[int]:
         """Store all of *bodies* or, whatever happens, none of them; return their ids, in order.
@@ -123,31 +132,38 @@ class Queue(Generic[T]):
 
         Raises UsageError, QueueFull, DiskFull, StoreFailed, Closed, as `publish` does.
         """
+        return send_within(self._store, self.name, self._send_many, bodies, options)
+
+    def _send_many(self, bodies: Iterable[object], options: Any, headers: Mapping[str, str]) -> list[int]:
+        """`publish_many`, with more headers."""
         if "dedup_id" in options:
             raise UsageError("a dedup_id is of one message: publish each as an mq.Outgoing, with its own")
         given: list[object] = list(check_many("bodies", bodies))
         kinds = set(map(type, given))
         if kinds != BYTES_ALONE and any(issubclass(kind, Outgoing) for kind in kinds):
-            return self._publish_each(given, options)
+            return self._publish_each(given, options, headers)
         flags, raw = encode_bodies(given, kinds)
-        ids = hot.publish_many(self._store, self._channel, flags, raw) if raw and not options else None
-        return self._publish(flags, raw, options) if ids is None else ids
+        is_plain = raw and not options and not headers
+        ids = hot.publish_many(self._store, self._channel, flags, raw) if is_plain else None
+        return self._publish(flags, raw, options, headers) if ids is None else ids
 
-    def _publish_each(self, given: list[object], options: Any) -> list[int]:
+    def _publish_each(self, given: list[object], options: Any, headers: Mapping[str, str]) -> list[int]:
         """Bodies of which some have options of their own."""
         new_message(self.name, 0, b"", **options)
         messages = []
         for item in given:
             body, own = outgoing(item, options)
-            messages.append(new_message(self.name, *encode_body(body), **own))
+            messages.append(with_headers(new_message(self.name, *encode_body(body), **own), headers))
         timeout = max(message.timeout for message in messages)
         return commands.publish(self._store, messages, time.monotonic() + timeout)
 
-    def _publish(self, flags: list[int], bodies: list[bytes], options: Any) -> list[int]:
+    def _publish(
+        self, flags: list[int], bodies: list[bytes], options: Any, headers: Mapping[str, str]
+    ) -> list[int]:  # fmt: skip
         if not bodies:
             new_message(self.name, 0, b"", **options)
             return []
-        first = new_message(self.name, flags[0], bodies[0], **options)
+        first = with_headers(new_message(self.name, flags[0], bodies[0], **options), headers)
         messages = [first]
         messages += [
             msgspec.structs.replace(first, flags=how, body=raw)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Generic, TypeVar, Unpack
 
 import msgspec
 
+from mq.api.around import send_within, with_headers
 from mq.api.message import Message
 from mq.api.options import PublishOptions, check_count, check_since, new_message
 from mq.engine import commands, history, hot
@@ -66,12 +67,20 @@ class Topic(Generic[T]):
         Raises UsageError (an option is wrong, or the body cannot be stored), QueueFull (naming the queue in
         which no room came within the option `timeout`), DiskFull, StoreFailed, Closed.
         """
+        return send_within(self._store, self.name, self._send, body, options)
+
+    def _send(self, body: object, options: Any, headers: Mapping[str, str]) -> int:
+        """`publish`, with more headers."""
         flags, raw = encode_body(body)
-        if not options:
+        if not options and not headers:
             id = hot.fan_out(self._store, self._outlet, flags, raw)
             if id is not None:
                 return id
-        message = msgspec.structs.replace(new_message("", flags, raw, **options), topic=self.name)
+        return self._publish(flags, raw, options, headers)
+
+    def _publish(self, flags: int, raw: bytes, options: Any, headers: Mapping[str, str]) -> int:
+        message = with_headers(new_message("", flags, raw, **options), headers)
+        message = msgspec.structs.replace(message, topic=self.name)
         return commands.publish(self._store, [message], time.monotonic() + message.timeout)[0]
 
     def history(

@@ -18,6 +18,7 @@ from typing import Any, TypeVar, Unpack, overload
 import msgspec
 
 from mq import exact
+from mq.api.around import CREATE, with_headers
 from mq.api.message import Leased, Receipt
 from mq.api.options import PublishOptions, check_reason, check_seconds, new_message
 from mq.api.queue import Queue
@@ -80,6 +81,9 @@ class Transaction:
         else:
             name = check_name(given)
         message = new_message(name, *encode_body(body), **options)
+        if around := self._store.around:
+            with around(CREATE, name or topic) as headers:
+                message = with_headers(message, headers)
         if topic:
             message = msgspec.structs.replace(message, topic=topic)
         self._messages.append(message)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import get_ident
-from typing import Final, TypeVar
+from typing import Final, TypeVar, TypeVarTuple
 
 from mq.engine.channel import Channel
 from mq.engine.store import Store
 
+Given = TypeVarTuple("Given")
 T = TypeVar("T")
+LONG_BYTES: Final = 64 << 10  # of bodies: to read more takes longer than a turn of an event loop should
 
 
 class Busy:
@@ -19,14 +21,14 @@ class Busy:
 BUSY: Final = Busy()
 
 
-def at_once(store: Store, do: Callable[[], T]) -> tuple[T | Busy, int]:
+def at_once(store: Store, do: Callable[[*Given], T], *given: *Given) -> tuple[T | Busy, int]:
     """Do it if nothing is in the way; what it returned, and up to where the log is owed to the disk.
 
     0: it owes nothing.
     """
     turn, me = store.turn, get_ident()
     if me in store.busy:
-        return do(), 0  # which is refused, inside of another operation, and that one has the turn
+        return do(*given), 0  # which is refused, inside of another operation, and that one has the turn
     mutex, unlock = turn.mutex, turn.unlock()
     if not mutex.acquire(blocking=False):
         return BUSY, 0
@@ -34,7 +36,7 @@ def at_once(store: Store, do: Callable[[], T]) -> tuple[T | Busy, int]:
         if not turn.is_free():
             return BUSY, 0
         store.owing[me] = 0
-        result = do()
+        result = do(*given)
         return result, store.owing[me]
     finally:
         store.owing.pop(me, None)
@@ -51,4 +53,4 @@ def arrives_settled(channel: Channel) -> bool:
 def needs_plan(channel: Channel) -> bool:
     """Whether a publish there takes a second turn, which may have to wait."""
     state = channel.state
-    return state is not None and state.publish_needs_plan
+    return state is None or state.publish_needs_plan

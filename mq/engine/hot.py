@@ -27,6 +27,7 @@ state's own, and a deadline is store time and a duration of ten years at most, w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from threading import get_ident
 from typing import Final
 
@@ -40,7 +41,7 @@ from mq.engine.handle import D, Handle, Held
 from mq.engine.log import Conflict
 from mq.engine.operation import nested, operation
 from mq.engine.outlet import Outlet
-from mq.engine.receiving import NOTHING
+from mq.engine.receiving import NOTHING, Unread
 from mq.engine.slices import give_way
 from mq.engine.store import Store
 from mq.engine.waiting import Gatherer, Sleeper
@@ -257,6 +258,8 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
             # The body is read beside the turn: the others go on meanwhile.
             found = log.reader.at_hand(flight.position, PUBLISH)
             if found is None:
+                if store.owing and receiving.may_take_long(store, (flight.position,)):
+                    raise Unread(partial(receiving.read_one, queue, state, id, flight))
                 try:
                     found = replica.read(state, id, flight.position)
                 except StorageError as error:
@@ -275,7 +278,7 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
             sleeper.give_up()
         if id is not None and flight is not None:
             begun = [(id, receipt)]
-        if begun and not isinstance(error, StorageError):
+        if begun and not isinstance(error, (StorageError, Unread)):
             receiving.give_back(store, channel, begun)
         raise
     finally:
@@ -361,7 +364,9 @@ def receive_many(
         if gatherer:
             gatherer.give_up()
         deliveries += [(id, flight.receipt) for id, flight in zip(*taken, strict=True)]
-        if deliveries and not isinstance(error, StorageError):  # what is damaged is set aside already
+        if deliveries and not isinstance(
+            error, (StorageError, Unread)
+        ):  # what is damaged is set aside already
             receiving.give_back(store, channel, deliveries)
         raise
 

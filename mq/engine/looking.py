@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
 from mq.delivery import dead
@@ -16,6 +17,7 @@ from mq.delivery.traits import Flight, Traits
 from mq.engine import received
 from mq.engine.bodies import More, more_of
 from mq.engine.channel import Channel
+from mq.engine.commit import SLICE_SECONDS
 from mq.engine.operation import operation
 from mq.engine.phase import Phase
 from mq.engine.sizes import glance_created_ms
@@ -63,6 +65,9 @@ class Stats(NamedTuple):
     expired: int
     dead_lettered: int
     dropped: int
+
+
+NOTHING: Final = Stats(0, 0, 0, 0, 0.0, False, 0, 0, 0, 0, 0, 0)
 
 
 class Seen(NamedTuple):
@@ -198,22 +203,35 @@ def number(store: Store, channel: Channel) -> int:
 
 def stats(store: Store, channel: Channel) -> Stats:
     """How many messages are where, and what has happened so far."""
-    return stats_if_there(store, channel) or Stats(0, 0, 0, 0, 0.0, False, 0, 0, 0, 0, 0, 0)
+
+    return stats_of(store, [channel.name]).get(channel.name, NOTHING)
 
 
 @operation
-def stats_if_there(store: Store, channel: Channel) -> Stats | None:
-    """The same; None if there is no such queue."""
-    counted, oldest = _ask(store, partial(_count, store, channel))
-    if counted is None or oldest is None:
-        return counted
+def stats_of(store: Store, names: Sequence[str]) -> dict[str, Stats]:
+    """The same, of each of these queues that is there; in slices, between which publishers come in."""
+    found: dict[str, Stats] = {}
+    at = 0
+    while at < len(names):
+        if at:
+            give_way(store)
+        part = _ask(store, partial(_count_some, store, names, at))
+        at += len(part)
+        found |= {counted.name: _with_age(store, counted) for counted in part if counted}
+    return found
+
+
+def _with_age(store: Store, counted: Counted) -> Stats:
+    oldest = counted.oldest
+    if oldest is None:
+        return counted.stats
     created_ms = oldest.created_ms
     if created_ms is None:
         with suppress(CorruptStore):  # its age is damaged with it
             if found := store.replica.read(oldest.queue, oldest.id, oldest.position):
                 created_ms = found[1]
     age = 0.0 if created_ms is None else max(0, oldest.now.wall - created_ms) / 1000
-    return counted._replace(oldest_age=age)
+    return counted.stats._replace(oldest_age=age)
 
 
 class Oldest(NamedTuple):
@@ -226,13 +244,32 @@ class Oldest(NamedTuple):
     now: Now
 
 
-def _count(store: Store, channel: Channel) -> tuple[Stats | None, Oldest | None] | None:
-    """The queue's counts, with no age yet; None if it is not there."""
-    held, now = channel.state, store.clock.now()
-    if held is None:
-        return None, None
-    if held.is_behind(now):
-        return None
+class Counted(NamedTuple):
+    """What a queue holds, with no age yet."""
+
+    name: str
+    stats: Stats
+    oldest: Oldest | None
+
+
+def _count_some(store: Store, names: Sequence[str], at: int) -> list[Counted | None] | None:
+    """What the queues *names* hold, from index *at* on, for as long as others may wait; None: not there.
+
+    Nothing at all if much has come due that is not noted.
+    """
+    is_late = store.clock.timer(SLICE_SECONDS)
+    found: list[Counted | None] = []
+    for name in islice(names, at, None):
+        held, now = store.replica.state.named(name), store.clock.now()
+        if held is not None and held.is_behind(now):
+            break
+        found.append(None if held is None else _count(store, held, now))
+        if is_late():
+            break
+    return found or None
+
+
+def _count(store: Store, held: QueueState, now: Now) -> Counted:
     id = held.oldest_ready(now)
     position = None if id is None else held.position(id)
     oldest = None
@@ -240,7 +277,8 @@ def _count(store: Store, channel: Channel) -> tuple[Stats | None, Oldest | None]
         oldest = Oldest(held, id, position, glance_created_ms(store.replica.log, position), now)
     all = held.totals
     totals = all.published, all.acked, all.failed, all.expirations, all.dead_lettered, all.dropped
-    return Stats(*held.counts(now), max(0, held.bytes), 0.0, held.paused, *totals), oldest
+    stats = Stats(*held.counts(now), max(0, held.bytes), 0.0, held.paused, *totals)
+    return Counted(held.name, stats, oldest)
 
 
 @operation

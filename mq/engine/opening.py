@@ -56,6 +56,7 @@ class Owner(Protocol):
     disk: Disk
     listener: Listener
     maintenance: Maintenance
+    observe_sync: Callable[[float], object] | None
 
     def turn_of_sync(self, do: Callable[[], T]) -> T:
         """Run *do*, for a sync: no thread and no process appends meanwhile; all that others did is known."""
@@ -240,6 +241,7 @@ class Opening:
             may_map=not store.sync_always and store.disk.may_map(self._log_path),
             standing=self._standing,
             turn=store.turn_of_sync,
+            observe_sync=store.observe_sync,
             stood=store.listener.look_after_pipes,
             lost=store.lose,
         )

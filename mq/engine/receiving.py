@@ -9,17 +9,19 @@ give_back         an exception keeps a delivery from the caller: it was not trie
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import groupby, repeat
-from typing import Final, Generic, NamedTuple
+from threading import get_ident
+from typing import Any, Final, Generic, NamedTuple
 
 from mq.delivery import records, settle
 from mq.delivery.now import Now
 from mq.delivery.queue import QueueState
 from mq.delivery.records import RUN_MAX
 from mq.delivery.traits import PLAIN, Flight
+from mq.engine.at_once import LONG_BYTES
 from mq.engine.bodies import more_of
 from mq.engine.channel import Channel
 from mq.engine.handle import D, Handle
@@ -87,6 +89,37 @@ def renew(store: Store, state: QueueState, now: Now) -> None:
         store.committer.commit(plan)
 
 
+class Unread(Exception):
+    """Messages were taken by the thread of an event loop, and their bodies take it too long to read.
+
+    *read* reads them, in another thread: it returns what the operation would have.
+    """
+
+    def __init__(self, read: Callable[[], Any]) -> None:
+        super().__init__()
+        self.read = read
+
+
+def may_take_long(store: Store, positions: Sequence[int]) -> bool:
+    """Whether this thread is an event loop's, and the records at *positions* are long, or far apart."""
+    if get_ident() not in store.owing:
+        return False
+    log, last = store.replica.log, max(positions)
+    head = log.glance.head(last, log.end)
+    return head is None or last + head.length - min(positions) > LONG_BYTES
+
+
+def read_one(queue: Handle[D], state: QueueState, id: int, flight: Flight) -> D | None:
+    """The delivery with its body; None if it timed out, and was settled, before it was read."""
+    store = queue._store
+    try:
+        found = store.replica.read(state, id, flight.position)
+    except StorageError as error:
+        set_aside(store, queue._channel, id, flight.receipt, error)
+        raise
+    return _whole(queue._delivery(queue, id, flight, *found, None)) if found else None
+
+
 # ── bodies ─────────────────────────────────────────────────────────────────────────
 
 
@@ -98,6 +131,8 @@ def read_all(queue: Handle[D], state: QueueState, taken: Flying) -> list[D]:
     gone_back: dict[str | None, int] = {}  # by group: a damaged one, with which those behind it went back
     ids, flights = taken
     positions = [each.position for each in flights]
+    if store.owing and may_take_long(store, positions):
+        raise Unread(partial(read_all, queue, state, taken))
     reader, at = store.replica.log.reader, 0
     while at < len(ids):
         # As many as possible at once, from one block; what is not there, or no PUBLISH record, by itself.

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
@@ -62,6 +62,11 @@ if TYPE_CHECKING:
     _the_file_log_is_one: Callable[..., seam.Log] = Log  # mypy compares all that the engine asks of a log
 
 T = TypeVar("T")
+Around = Callable[[str, str], AbstractContextManager[Mapping[str, str]]]
+"""Given "send" (or "create": in a transaction) and a destination: what a publish happens inside.
+
+Its value: headers that each message gets, beside its own.
+"""
 
 SEGMENT_BYTES_MAX: Final = GROUP_BYTES_MAX  # a record, or a group of them, is never longer
 TICK_NAP_SECONDS: Final = 20e-6  # the system makes 80 of it: as long as it takes to wake a thread
@@ -129,6 +134,9 @@ class Store:
         self._seconds = sync if isinstance(sync, float) and not read_only else None
         self.busy: set[int] = set()  # threads that are inside an operation: see mq/engine/operation.py
         self.owing: dict[int, int] = {}  # by thread: up to where it owes the log to the disk
+        # What mq.metrics and mq.otel have asked for, without a lock.  It stays so in the child of a fork.
+        self.around: Around | None = None
+        self.observe_sync: Callable[[float], object] | None = None
         self.closed = False  # no operation comes in; `close` sets it with the mutex, `forget` without
         # The next three change in the child of a fork only.
         self.lost = False  # closed, because this is a fork of a process that has it alone
@@ -382,6 +390,10 @@ class Store:
             self._flusher.help()
         if self.maintenance.cleaning.pressed:
             self.maintenance.stall()
+
+    def time_syncs(self, observe: Callable[[float], object]) -> None:
+        """Give *observe* the seconds of each fdatasync of this process."""
+        self.observe_sync = self.replica.log.owner.observe_sync = observe
 
     # ── the disk ───────────────────────────────────────────────────────────────────
 

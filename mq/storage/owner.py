@@ -50,5 +50,6 @@ class Owner:
     No answer of `append`: the store would have to look at that behind each append, and behind each
     one that was refused.
     """
+    observe_sync: Callable[[float], object] | None = None  # is given the seconds of each fdatasync
     stood: Callable[[], None] = _nothing  # called each second while the log grows, when the files are its own
     lost: Callable[[Trouble], None] = _nothing_of  # called once, when they are not

@@ -203,7 +203,7 @@ class Syncing:
                 self._rewrite(tail.mark[SYNCED], target)
             tail.mark[SYNCING] = max(doubtful, target)
             self._sync_others(last, target)
-            self._disk.sync(fd)
+            self._sync(fd)
             # OSError if that cannot be told: then the sync is not believed.
             theft = None if self._disk.owns(fd) else failure.theft(tail.reader.path(last), fd)
         except OSError as error:
@@ -251,9 +251,18 @@ class Syncing:
                     self._failure.lose_if(standing.moved())
                 own = self._disk.open(tail.reader.path(each), write=True)
                 try:
-                    self._disk.sync(own)
+                    self._sync(own)
                 finally:
                     self._disk.close(own)
+
+    def _sync(self, fd: int) -> None:
+        observe = self._tail.owner.observe_sync
+        if observe is None:
+            self._disk.sync(fd)
+            return
+        begin = time.perf_counter()
+        self._disk.sync(fd)
+        observe(time.perf_counter() - begin)
 
     # ── forks ──────────────────────────────────────────────────────────────────────
 
