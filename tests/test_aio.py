@@ -14,8 +14,12 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
+from fakes import open_on
+from test_damaged_bodies import damage
 
 import mq
+from mq.aio.lane import THREADS
+from mq.storage.real_disk import RealDisk
 
 T = TypeVar("T")
 PATIENCE = 30.0
@@ -421,6 +425,261 @@ def test_a_publish_returns_once_the_disk_has_it(tmp_path: Path) -> None:
             await q.publish(n)
             log = broker._broker._store.replica.log
             assert log.synced >= log.end
+
+    run(main, tmp_path)
+
+
+class Gate(RealDisk):
+    """Syncs wait while the gate is shut; the thread of the event loop makes none at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = threading.Event()
+        self.opened.set()
+        self.of_loop = 0
+
+    def sync(self, fd: int) -> None:
+        assert threading.get_ident() != self.of_loop, "the event loop waits for the disk"
+        assert self.opened.wait(PATIENCE)
+        super().sync(fd)
+
+
+def run_on(disk: Gate, path: Path, main: Callable[[mq.AsyncBroker], Coroutine[Any, Any, T]]) -> T:
+    async def opened() -> T:
+        async with mq.AsyncBroker(lambda: open_on(disk, path)) as broker:
+            disk.of_loop = threading.get_ident()
+            return await main(broker)
+
+    return asyncio.run(asyncio.wait_for(opened(), PATIENCE))
+
+
+async def held_back(disk: Gate, first: Awaitable[T]) -> T:
+    """What *first* returns, which waits for the disk while the loop goes on."""
+    waits = asyncio.ensure_future(first)
+    await asyncio.wait([waits], timeout=0.01)
+    assert not waits.done()
+    disk.opened.set()
+    return await waits
+
+
+def test_what_names_a_queue_or_a_topic_does_not_keep_the_loop_waiting_for_the_disk(tmp_path: Path) -> None:
+    disk = Gate()
+
+    async def main(broker: mq.AsyncBroker) -> None:
+        disk.opened.clear()
+        q = broker.queue("q", max_attempts=3)
+        assert (await held_back(disk, q.options()))["max_attempts"] == 3
+        disk.opened.clear()
+        topic = broker.topic("t", retain_count=5)
+        await held_back(disk, topic.publish("kept"))
+        assert [each.body async for each in topic.history()] == ["kept"]
+        seen: list[str] = []
+        for group in ("group", None):
+            disk.opened.clear()
+            broker.subscriber("news", group=group)(seen.append)
+            await held_back(disk, broker.topic("news").publish("hello"))
+        await broker.run(until_empty=True)
+        assert seen == ["hello"] * 3
+
+    run_on(disk, tmp_path, main)
+
+
+@pytest.mark.parametrize("use", ["publish", "receive", "transaction", "stats", "run", "close"])
+def test_what_is_awaited_waits_for_what_was_declared(tmp_path: Path, use: str) -> None:
+    """In the order in which it was declared."""
+    disk = Gate()
+
+    async def main(broker: mq.AsyncBroker) -> None:
+        disk.opened.clear()
+        for ttl in range(1, 20):
+            q = broker.queue("q", ttl=float(ttl), delivery="at_most_once")
+        broker.consumer("q")(print)
+
+        async def commit() -> None:
+            async with broker.transaction() as tx:
+                tx.publish(q, b"x")
+
+        uses: dict[str, Callable[[], Awaitable[object]]] = {
+            "publish": lambda: q.publish(b"x"), "receive": lambda: q.receive(timeout=0),
+            "transaction": commit, "stats": broker.stats, "run": lambda: broker.run(until_empty=True),
+            "close": broker.close,
+        }  # fmt: skip
+        await held_back(disk, uses[use]())
+        if use != "close":
+            assert (await q.options())["ttl"] == 19
+
+    run_on(disk, tmp_path, main)
+    with mq.open(tmp_path) as broker:
+        assert broker.queue("q").options()["ttl"] == 19
+
+
+def test_what_could_not_be_declared_is_raised_by_what_is_awaited_next(tmp_path: Path) -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        with pytest.raises(mq.UsageError, match="ttl"):
+            broker.queue("q", ttl=-1)
+        with pytest.raises(mq.UsageError, match="#"):
+            broker.subscriber("a#b")
+        q = broker.queue("q", dead_letter="q")
+        with pytest.raises(mq.UsageError, match="dead letters"):
+            await q.publish(b"x")
+        await q.publish(b"y")
+        assert [each.body for each in await q.peek()] == [b"y"]
+
+    run(main, tmp_path)
+
+
+def test_without_an_event_loop_a_queue_is_declared_at_once(tmp_path: Path) -> None:
+    async def opened() -> mq.AsyncBroker:
+        return await mq.aopen(tmp_path)
+
+    broker = asyncio.run(opened())
+    broker.queue("q", ttl=5)
+    asyncio.run(broker.close())
+    with mq.open(tmp_path, read_only=True) as reader:
+        assert reader.queue("q").options()["ttl"] == 5
+
+
+# ── bodies ─────────────────────────────────────────────────────────────────────────
+
+LONG = bytes(1 << 20)
+
+
+class Reads:
+    """By which threads bodies are read from the disk; a long one is not read with the mutex held."""
+
+    def __init__(self, broker: mq.AsyncBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.threads: list[int] = []
+        self.opened = threading.Event()
+        self.opened.set()
+        self.began = threading.Event()
+        store = broker._broker._store
+        self._mutex, log = store.turn.mutex, store.replica.log
+        monkeypatch.setattr(log, "read", self._noted(log.read))
+        monkeypatch.setattr(log.reader, "read_run", self._noted(log.reader.read_run))
+
+    def _noted(self, read: Callable[..., T]) -> Callable[..., T]:
+        def noted(*given: Any) -> T:
+            self.threads.append(threading.get_ident())
+            if self.threads[-1] != threading.main_thread().ident:
+                assert not self._mutex._is_owned()  # type: ignore[attr-defined]
+                self.began.set()
+                assert self.opened.wait(PATIENCE)
+            return read(*given)
+
+        return noted
+
+    def are_the_loops(self) -> bool:
+        return threading.main_thread().ident in self.threads
+
+
+async def one(q: mq.AsyncQueue[Any]) -> list[mq.AsyncDelivery[Any]]:
+    return [await q.receive()]
+
+
+async def many(q: mq.AsyncQueue[Any]) -> list[mq.AsyncDelivery[Any]]:
+    return await q.receive_many(5)
+
+
+def with_long_body(path: Path, **options: Any) -> None:
+    with mq.open(path) as broker:
+        broker.queue("q", visibility_timeout=3600.0).publish(LONG, **options)
+        broker.queue("q").publish(b"small")
+
+
+@pytest.mark.parametrize("receive", [one, many])
+@pytest.mark.parametrize("sync", ["always", "never"])  # read from the file, or where it is mapped
+@pytest.mark.parametrize("options", [{}, {"headers": {"a": "b"}}])
+def test_a_long_body_is_read_by_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, receive: Any, sync: Any, options: dict[str, Any]
+) -> None:
+    with_long_body(tmp_path, **options)
+
+    async def main(broker: mq.AsyncBroker) -> None:
+        reads, q = Reads(broker, monkeypatch), broker.queue("q")
+        first, *others = await receive(q)
+        assert (first.body, first.attempts, dict(first.headers)) == (LONG, 1, options.get("headers", {}))
+        assert not reads.are_the_loops()
+        assert reads.threads
+        small = others[0] if others else await q.receive()
+        assert small.body == b"small"
+        await q.ack_many([first, small])
+        assert (await q.stats()).acked == 2
+
+    run(main, tmp_path, sync=sync)
+
+
+def test_short_bodies_are_read_by_the_loop_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with mq.open(tmp_path) as broker:
+        broker.queue("q").publish_many([b"one", b"two"])
+
+    async def main(broker: mq.AsyncBroker) -> None:
+        reads, q = Reads(broker, monkeypatch), broker.queue("q")
+        assert (await q.receive()).body == b"one"
+        assert reads.are_the_loops()
+
+    run(main, tmp_path)
+
+
+@pytest.mark.parametrize("receive", [one, many])
+def test_a_task_that_is_cancelled_while_a_body_is_read_gives_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, receive: Any
+) -> None:
+    with_long_body(tmp_path)
+
+    async def main(broker: mq.AsyncBroker) -> None:
+        reads, q = Reads(broker, monkeypatch), broker.queue("q")
+        reads.opened.clear()
+        waits = asyncio.create_task(receive(q))
+        await asyncio.to_thread(reads.began.wait, PATIENCE)
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        reads.opened.set()
+        while (await q.stats()).ready < 2:
+            await asyncio.sleep(0)
+        assert [each.attempts for each in await q.peek()] == [0, 0]
+
+    run(main, tmp_path)
+
+
+def test_a_task_that_is_cancelled_before_a_body_is_read_gives_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All threads of the lane are in use, so that the reading waits for one."""
+    with_long_body(tmp_path)
+
+    async def main(broker: mq.AsyncBroker) -> None:
+        q, free = broker.queue("q"), threading.Event()
+        busy = [asyncio.create_task(broker._lane.in_thread(free.wait)) for _ in range(THREADS)]
+        await asyncio.sleep(0)
+        waits = asyncio.create_task(q.receive())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        free.set()
+        await asyncio.gather(*busy)
+        while (await q.stats()).ready < 2:
+            await asyncio.sleep(0)
+        assert [each.attempts for each in await q.peek()] == [0, 0]
+
+    run(main, tmp_path)
+
+
+def test_a_long_body_that_is_damaged_is_set_aside(tmp_path: Path) -> None:
+    with_long_body(tmp_path)
+    with mq.open(tmp_path, read_only=True) as reader:
+        (message, _) = reader.queue("q").peek()
+    damage(tmp_path, message.id)
+
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q")
+        with pytest.raises(mq.CorruptStore) as caught:
+            await q.receive()
+        assert caught.value.ids == (message.id,)
+        assert (await q.receive()).body == b"small"
+        assert (await q.stats()).failed == 1
 
     run(main, tmp_path)
 
