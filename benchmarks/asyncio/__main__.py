@@ -140,6 +140,8 @@ async def waiting(directory: str, count: int, queues: int, seconds: float) -> No
                 pass
         before = memory_bytes()
         tasks = [asyncio.create_task(handles[number % queues].receive()) for number in range(count)]
+        while len(broker._broker._store.waiters.asleep) < count:
+            await asyncio.sleep(0.1)
         await asyncio.sleep(1)
         each = (memory_bytes() - before) / count
         begin, began = time.process_time(), time.monotonic()

@@ -15,7 +15,7 @@ from mq.api.queue import Queue
 from mq.api.watch import Watch
 from mq.delivery.queue import State
 from mq.engine import hot
-from mq.engine.at_once import needs_plan
+from mq.engine.at_once import arrives_settled, needs_plan
 from mq.engine.bodies import encode_body
 from mq.engine.looking import Stats
 from mq.errors import Closed
@@ -93,11 +93,18 @@ class AsyncQueue(Generic[T]):
         self, timeout: float | None = None, *, visibility_timeout: float | None = None
     ) -> AsyncDelivery[T] | None:
         """Take the next message: see `mq.Queue.receive`.  Cancelled, it takes none."""
-        take: Any = partial(self._queue.receive, 0, visibility_timeout=visibility_timeout)
+        queue: Any = self._queue
         until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
-        found: AsyncDelivery[T] | None = await wait_for(
-            self._lane, self._new_watch, (self._queue,), take, released, until
-        )
+        if visibility_timeout is not None:
+            visibility_timeout = check_seconds("visibility_timeout", visibility_timeout)
+        if not arrives_settled(queue._channel):  # as `wait_for` does, without two coroutines more
+            found: AsyncDelivery[T] | None = await self._lane.soon(
+                hot.receive, queue, 0.0, visibility_timeout, undo=released
+            )
+            if found is not None:
+                return found
+        take: Any = partial(hot.receive, queue, 0.0, visibility_timeout)
+        found = await wait_for(self._lane, self._new_watch, (queue,), take, released, until)
         return found
 
     async def receive_many(

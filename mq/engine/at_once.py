@@ -19,6 +19,7 @@ class Busy:
 
 
 BUSY: Final = Busy()
+NOTHING_TO_UNLOCK: Final[Callable[[], object]] = int
 
 
 def at_once(store: Store, do: Callable[[*Given], T], *given: *Given) -> tuple[T | Busy, int]:
@@ -29,17 +30,18 @@ def at_once(store: Store, do: Callable[[*Given], T], *given: *Given) -> tuple[T 
     turn, me = store.turn, get_ident()
     if me in store.busy:
         return do(*given), 0  # which is refused, inside of another operation, and that one has the turn
-    mutex, unlock = turn.mutex, turn.unlock()
-    if not mutex.acquire(blocking=False):
+    mutex, owing, unlock = turn.mutex, store.owing, NOTHING_TO_UNLOCK
+    if not mutex.acquire(False):
         return BUSY, 0
     try:
+        unlock = turn.unlock()
         if not turn.is_free():
             return BUSY, 0
-        store.owing[me] = 0
+        owing[me] = 0
         result = do(*given)
-        return result, store.owing[me]
+        return result, owing[me]
     finally:
-        store.owing.pop(me, None)
+        owing.pop(me, None)
         unlock()
         mutex.release()
 

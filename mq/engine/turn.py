@@ -189,8 +189,8 @@ class Turn:
         bias, mark, follower = self.bias, self.mark, self.follower
         if mark[DIRTY] or mark[FAILED] or mark[WAITING]:
             return False
-        if bias.token and mark[BIAS] == bias.token:
-            return follower.applied == follower.log.end
+        if bias.token:  # LOCK is not taken then: see `unlock`
+            return mark[BIAS] == bias.token and follower.applied == follower.log.end
         if mark[BIAS] or follower.applied != mark[END]:
             return False
         try:
@@ -199,8 +199,8 @@ class Turn:
             return False
 
     def unlock(self) -> Callable[[], object]:
-        """What lets go of LOCK, in one call of C, behind a turn that `is_free` allowed."""
-        return int if self.exclusive or self.gone else self.locks.unlock
+        """What lets go of LOCK, in one call of C, behind a turn that `is_free` allows; asked for before it."""
+        return int if self.exclusive or self.gone or self.bias.token else self.locks.unlock
 
     def is_left(self) -> bool:
         """Whether this is the child of a fork, made inside the operation that comes in here."""
