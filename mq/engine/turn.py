@@ -199,7 +199,7 @@ class Turn:
             return False
 
     def unlock(self) -> Callable[[], object]:
-        """What lets go of LOCK, in one call of C, behind a turn that `is_free` allows; asked for before it."""
+        """What lets go of LOCK, in one call of C, behind a turn that `is_free` allows.  Asked for before."""
         return int if self.exclusive or self.gone or self.bias.token else self.locks.unlock
 
     def is_left(self) -> bool:

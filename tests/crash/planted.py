@@ -50,7 +50,7 @@ FOLLOWING = "mq.storage.following:Following."
 
 BUGS = (
     # ── syncing ────────────────────────────────────────────────────────────────────
-    Bug("the fsync is skipped", SYNCING + "_sync_for_all", "self._disk.sync(fd)", "pass", "publish_always"),
+    Bug("the fsync is skipped", SYNCING + "_sync_for_all", "self._sync(fd)", "pass", "publish_always"),
     Bug("only the newer segment is synced", SYNCING + "_sync_for_all", "self._sync_others(last, target)",
         "pass", "unsynced_rotation publish_never"),
     Bug("the watermark is off by one", SYNCING + "_sync_for_all",
@@ -62,8 +62,8 @@ BUGS = (
         "publish_always publish_never"),
     Bug("synced is taken for the end", TAIL + "append", "lag = lsn - self.mark[SYNCED]", "lag = 0",
         "publish_never unsynced_rotation"),
-    Bug("a failed fsync is tried again", SYNCING + "_sync_for_all", "self._disk.sync(fd)",
-        "_twice(self._disk.sync, fd)",
+    Bug("a failed fsync is tried again", SYNCING + "_sync_for_all", "self._sync(fd)",
+        "_twice(self._sync, fd)",
         "publish_always", "sync"),
     Bug("a failed fsync is not told", SYNCING + "_sync_for_all",
         "raise failure.fail_to_sync(error, tail.reader.path(last), fd) from error",
