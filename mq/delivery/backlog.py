@@ -251,10 +251,11 @@ class Backlog:
             if there is not None:
                 del there[: self._at]
             self._at = 0
-        if not here or part[0] > here[-1]:
-            here.extend(part)
+        begin = bisect_left(here, part[0])
+        if begin == len(here) or part[-1] < here[begin]:  # as a rule no other id is between them
+            here[begin:begin] = array("Q", part)
             if there is not None:
-                there.extend(places)
+                there[begin:begin] = array("Q", places)
         else:
             for id, place in zip(part, places, strict=True):
                 index = bisect_left(here, id)

@@ -8,7 +8,10 @@ import msgspec
 
 from .retry import Backoff
 
-TOPIC_KEY: Final = "\0"  # no name of a queue begins so
+# No name of a queue of users begins with one of these.
+TOPIC_KEY: Final = "\0"  # what a topic retains
+ASIDE_KEY: Final = "\1"  # a queue that is being filled, to take the place of another
+HIDDEN_KEYS: Final = TOPIC_KEY + ASIDE_KEY
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

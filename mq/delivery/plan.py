@@ -19,7 +19,7 @@ from .decode import check
 from .now import Now
 from .options import Declaration, Options, replaced
 from .queue import QueueState
-from .records import Draft, Event, Move
+from .records import Draft, Event, Move, Subscribed
 from .state import EXCHANGE, QUEUES_MAX, State, declaration_of
 from .traits import changes_in, expiring, traits_of, with_failure
 
@@ -96,6 +96,19 @@ class Plan:
         if stays is not None and changes.keys() & {"delete_when_idle", "delete_when_abandoned"}:
             changed = replaced(changed, {"idle_until": self.now.store + int(stays * 1000)})
         self.add(*records.declare(number, changed))
+
+    def replace(self, name: str, by: QueueState) -> int:
+        """Queue *by* takes the place of the queue *name*, which holds nothing, if it is there; its number."""
+        queue = self.state.named(name)
+        declaration = declaration_of(queue) if queue else Declaration(name=name)
+        if queue:
+            self.add(*records.delete(queue.number))
+        published = declaration.published + by.totals.published
+        self.add(*records.declare(by.number, replaced(declaration, {"published": published})))
+        for each in queue.subscriptions.values() if queue else ():
+            self.add(*records.subscribe(by.number, Subscribed(each.pattern, each.match, each.bound_at)))
+        self._new[name] = by.number
+        return by.number
 
     def decoded(self) -> list[Event]:
         """The events, for the fold.  UsageError if recovery would refuse one: then append nothing."""

@@ -13,7 +13,7 @@ import msgspec
 from .board import Board
 from .calendar import Calendar, Entry
 from .listing import Listing
-from .options import TOPIC_KEY, Declaration
+from .options import HIDDEN_KEYS, TOPIC_KEY, Declaration
 from .queue import QueueState
 from .subscription import Subscription
 from .topics import Routes
@@ -73,7 +73,12 @@ class State:
 
     def names(self) -> set[str]:
         """Of all queues."""
-        return {name for name in self._keys() if name and name[0] != TOPIC_KEY}
+        return {name for name in self._keys() if name and name[0] not in HIDDEN_KEYS}
+
+    def hidden(self) -> list[QueueState]:
+        """The queues that are no users', loaded, but for what belongs to no queue."""
+        keys = [name for name in self._keys() if name and name[0] in HIDDEN_KEYS]
+        return [queue for name in keys if (queue := self.named(name))]
 
     def topics(self) -> set[str]:
         """The names of all that retain something."""
@@ -131,7 +136,7 @@ class State:
             if self._by_name.get(before) is queue:
                 self._drop_name(before)
             self.renamed |= {before, queue.name}
-            if not queue.name.startswith(TOPIC_KEY):
+            if queue.name[:1] not in HIDDEN_KEYS:
                 self._listing.add(queue.name)
         self._by_name[queue.name] = queue
 

@@ -15,6 +15,7 @@ from itertools import repeat
 from typing import Final, NamedTuple
 
 from mq.delivery import records
+from mq.delivery.backlog import Backlog
 from mq.delivery.queue import QueueState
 from mq.delivery.retention import first_since
 from mq.delivery.traits import PLAIN, Flight
@@ -53,6 +54,7 @@ class Cursor:
         self._wanted, self._left = wanted, wanted.limit
         self._after: int | None = None  # the id of the last one that was found; None: not begun
         self.before = 0  # what is published from here on is not read
+        self.unwanted = 0  # the newest id that is retained, and too old to be wanted; 0: none
         self._held: QueueState | None = None
         self._ids: Sequence[int] = ()  # found, and to be read
         self._positions: Sequence[int] = ()
@@ -81,7 +83,8 @@ class Cursor:
         begin = store.committer.first_retained(held)
         if self._after is None:
             self._after, self.before = 0, store.replica.log.end
-            begin = self._begin(store, held, begin)
+            first, begin = begin, self._begin(store, held, begin)
+            self.unwanted = before(waiting, first, begin)
         else:
             begin = max(begin, waiting.rank(self._after + 1))
         count = PART_IDS if self._left is None else min(self._left, PART_IDS)
@@ -124,6 +127,11 @@ class Cursor:
         self._at += 1
         read = store.replica.read(self._held, id, position)
         return [Retained(id, position, *read)] if read else []
+
+
+def before(waiting: Backlog, first: int, begin: int) -> int:
+    """The id before index *begin*, if that is behind *first*; else 0."""
+    return waiting.slice(begin - 1, 1)[0][0] if first < begin else 0
 
 
 def read(store: Store, topic: str, wanted: Wanted) -> Iterator[Shown]:

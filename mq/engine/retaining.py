@@ -77,5 +77,4 @@ def extra_bytes(store: Store) -> int:
 
 def _extra_bytes(store: Store) -> int:
     state = store.replica.state
-    held = (state.topic(name) for name in state.topics())
-    return sum(max(0, each.bytes) for each in held if each) - state.board.shared.extra_bytes
+    return sum(max(0, each.bytes) for each in state.hidden()) - state.board.shared.extra_bytes

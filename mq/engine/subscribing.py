@@ -10,7 +10,7 @@ from mq.delivery.queue import QueueState
 from mq.delivery.records import Subscribed
 from mq.delivery.topics import ANY, ONE
 from mq.engine import commands
-from mq.engine.backfill import Asked, Backfill, Known, known
+from mq.engine.backfill import Asked, Backfill, known
 from mq.engine.channel import Channel
 from mq.engine.operation import operation
 from mq.engine.store import Store
@@ -24,14 +24,25 @@ def subscribe(
 
     And what is retained of it, behind the id *after*, or since *since_ms*, wall time.
     """
-    asked = Asked(pattern, match, after, since_ms)
+    asked, is_first = Asked(pattern, match, after, since_ms), True
     while not _is_subscribed(store, channel, pattern, match):
-        backfill = None
-        if after is not None or since_ms is not None:
-            backfill = Backfill(store, asked, known(store, channel))
-            backfill.gather()
-        if _subscribe(store, channel, asked, backfill):
+        if after is None and since_ms is None:
+            done = _subscribe(store, channel, asked, None)
+        else:
+            done = _subscribe_since(store, channel, asked, is_first)
+        if done:
             return
+        is_first = False
+
+
+def _subscribe_since(store: Store, channel: Channel, asked: Asked, is_first: bool) -> bool:
+    """`_subscribe`, with what is retained.  What is much is put aside at the first try only."""
+    backfill = Backfill(store, channel.name, asked, known(store, channel), may_put_aside=is_first)
+    try:
+        backfill.gather()
+        return _subscribe(store, channel, asked, backfill)
+    finally:
+        backfill.give_up()
 
 
 @operation
@@ -63,14 +74,17 @@ def _join(store: Store, channel: Channel, asked: Asked, backfill: Backfill | Non
         committer.do_due()
     plan = commands.plan_without_what_goes(store, channel)
     before = channel.state.subscriptions.get(asked.pattern) if channel.state else None
-    if before is None and backfill and backfill.known != Known.of(channel.state):
-        return None
-    number, bound_at = plan.number(channel.name), 0
-    if before and before.match.items() <= asked.match.items():
-        bound_at = before.bound_at  # all that it gives from now on, it gave from then on
-    plan.add(*records.subscribe(number, Subscribed(asked.pattern, dict(asked.match), bound_at)))
+    bound_at = 0
     if before is None and backfill:
-        backfill.finish(plan, number)
+        number = backfill.finish(plan)
+        if number is None:
+            return None
+        bound_at = backfill.bound_at()
+    else:
+        number = plan.number(channel.name)
+        if before and before.match.items() <= asked.match.items():
+            bound_at = before.bound_at  # all that it gives from now on, it gave from then on
+    plan.add(*records.subscribe(number, Subscribed(asked.pattern, dict(asked.match), bound_at)))
     committer.commit(plan)
     return store.replica.log.end
 
