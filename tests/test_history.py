@@ -376,6 +376,13 @@ def test_what_is_retained_outlives_the_process(
 # ── subscriptions that start in the past ───────────────────────────────────────────
 
 
+@pytest.fixture(params=[1, backfill.MANY], ids=["aside", "in one turn"])
+def many(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From how many on what is retained is put aside, in slices, before the queue subscribes."""
+    monkeypatch.setattr(backfill, "MANY", request.param)
+    monkeypatch.setattr(backfill, "ASIDE_IDS", 3)
+
+
 def test_a_subscription_without_since_starts_now(broker: mq.Broker, topic: mq.Topic[Any]) -> None:
     topic.publish("before")
     queue = broker.queue("q")
@@ -384,6 +391,7 @@ def test_a_subscription_without_since_starts_now(broker: mq.Broker, topic: mq.To
     assert waiting(queue) == ["after"]
 
 
+@pytest.mark.usefixtures("many")
 def test_a_subscription_starts_behind_an_id_or_at_a_time(
     broker: mq.Broker, topic: mq.Topic[Any], clock: FakeClock
 ) -> None:
@@ -402,6 +410,7 @@ def test_a_subscription_starts_behind_an_id_or_at_a_time(
     assert bodies(topic.history()) == [0, 1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.usefixtures("many")
 def test_a_message_has_one_id_in_history_and_in_all_queues(broker: mq.Broker, topic: mq.Topic[Any]) -> None:
     id = topic.publish("x")
     for name in ("p", "q"):
@@ -414,6 +423,7 @@ def test_a_message_has_one_id_in_history_and_in_all_queues(broker: mq.Broker, to
     assert bodies(topic.history()) == ["x"]
 
 
+@pytest.mark.usefixtures("many")
 def test_several_topics_are_merged_in_publish_order(broker: mq.Broker) -> None:
     topics = [broker.topic(f"t.{name}", retain_count=100) for name in "abc"]
     broker.topic("other", retain_count=100).publish("not this")
@@ -424,6 +434,7 @@ def test_several_topics_are_merged_in_publish_order(broker: mq.Broker) -> None:
     assert drained(queue) == list(range(30))
 
 
+@pytest.mark.usefixtures("many")
 def test_headers_choose_among_retained_messages_too(broker: mq.Broker, topic: mq.Topic[Any]) -> None:
     for number in range(6):
         topic.publish(number, headers={"kind": "odd" if number % 2 else "even"})
@@ -434,6 +445,7 @@ def test_headers_choose_among_retained_messages_too(broker: mq.Broker, topic: mq
     assert waiting(queue) == [1, 3, 5, 7]
 
 
+@pytest.mark.usefixtures("many")
 def test_what_an_earlier_subscription_gave_does_not_come_again(
     broker: mq.Broker, topic: mq.Topic[Any]
 ) -> None:
@@ -449,6 +461,7 @@ def test_what_an_earlier_subscription_gave_does_not_come_again(
     assert drained(queue) == [0, 2, 3]
 
 
+@pytest.mark.usefixtures("many")
 def test_subscribing_again_changes_the_headers_and_ignores_since(
     broker: mq.Broker, topic: mq.Topic[Any]
 ) -> None:
@@ -466,6 +479,7 @@ def test_subscribing_again_changes_the_headers_and_ignores_since(
     assert drained(queue) == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("many")
 def test_priority_group_delay_and_time_to_live_count_in_the_queue(
     broker: mq.Broker, topic: mq.Topic[Any], clock: FakeClock
 ) -> None:
@@ -486,6 +500,7 @@ def test_priority_group_delay_and_time_to_live_count_in_the_queue(
     assert "later" in waiting(queue)
 
 
+@pytest.mark.usefixtures("many")
 def test_the_time_to_live_of_the_queue_counts_from_when_they_arrive(
     broker: mq.Broker, topic: mq.Topic[Any], clock: FakeClock
 ) -> None:
@@ -511,6 +526,7 @@ def test_a_queue_without_room_is_not_subscribed(broker: mq.Broker, topic: mq.Top
     assert waiting(queue) == [5, 6, 7, 8, 9]
 
 
+@pytest.mark.usefixtures("many")
 def test_only_what_is_retained_by_then_comes(broker: mq.Broker, clock: FakeClock) -> None:
     topic = broker.topic("t", retain_for=10, retain_count=15)
     for number in range(20):
@@ -521,6 +537,7 @@ def test_only_what_is_retained_by_then_comes(broker: mq.Broker, clock: FakeClock
     assert waiting(queue) == bodies(topic.history()) == list(range(10, 20))
 
 
+@pytest.mark.usefixtures("many")
 @pytest.mark.parametrize("few", [0, 3, 256])
 def test_what_is_published_while_it_is_gathered_comes_once(
     broker: mq.Broker, topic: mq.Topic[Any], monkeypatch: pytest.MonkeyPatch, few: int
@@ -551,6 +568,7 @@ def test_what_is_published_while_it_is_gathered_comes_once(
     assert drained(queue) == list(range(number))
 
 
+@pytest.mark.usefixtures("many")
 @pytest.mark.needs("conflicts")
 def test_another_writer_may_be_first_and_the_subscription_takes_effect_once(
     broker: mq.Broker, topic: mq.Topic[Any], engine: Engine
@@ -572,6 +590,7 @@ def test_a_bad_since_is_refused(broker: mq.Broker) -> None:
     assert broker.queues() == []
 
 
+@pytest.mark.usefixtures("many")
 @pytest.mark.parametrize("how", ["reopen", "abandon"])
 def test_what_came_from_the_past_outlives_the_process(engine: Engine, clock: FakeClock, how: str) -> None:
     options: dict[str, Any] = {"segment_bytes": 8 << 10, "background": False, "sync": "never"}

@@ -31,7 +31,7 @@ from hypothesis.stateful import (
 )
 
 import mq
-from mq.engine import sizes
+from mq.engine import backfill, sizes
 
 LIVING = ["a", "b"]
 QUEUES = [*LIVING, "a.dead", "b.dead"]
@@ -433,8 +433,11 @@ class Store(RuleBasedStateMachine):
     @rule(
         name=st.sampled_from(LIVING), pattern=st.sampled_from(PATTERNS),
         match=st.sampled_from([{}, {}, {"k": "v"}]), since=st.one_of(st.none(), st.none(), picks),
+        many=st.sampled_from([1, backfill.MANY]),
     )  # fmt: skip
-    def subscribe(self, name: str, pattern: str, match: dict[str, str], since: int | None) -> None:
+    def subscribe(
+        self, name: str, pattern: str, match: dict[str, str], since: int | None, many: int
+    ) -> None:  # fmt: skip
         model, now = self.models[name], self.now()
         after = None
         retained = {
@@ -462,7 +465,10 @@ class Store(RuleBasedStateMachine):
             with pytest.raises(mq.QueueFull):
                 self.queue(name).subscribe(pattern, match=match, since=after)
             return
-        self.queue(name).subscribe(pattern, match=match, since=after)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backfill, "MANY", many)  # so many are put aside first
+            patch.setattr(backfill, "ASIDE_IDS", 2)
+            self.queue(name).subscribe(pattern, match=match, since=after)
         ttl = model.option("ttl")
         for id in list(coming)[max(0, over) :]:
             model.messages[id] = replace(coming[id])
@@ -471,7 +477,8 @@ class Store(RuleBasedStateMachine):
             if ttl and not coming[id].expires:
                 model.messages[id].expires = now[1] + int(ttl * 1000)
             model.published += 1
-        before, bound_at = model.subscriptions.get(pattern, (match, self.last_id))
+        begins = self.last_id if after is None else max(1, after)
+        before, bound_at = model.subscriptions.get(pattern, (match, begins))
         if not before.items() <= match.items():
             bound_at = self.last_id
         model.subscriptions[pattern] = match, bound_at
