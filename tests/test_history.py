@@ -462,6 +462,57 @@ def test_what_an_earlier_subscription_gave_does_not_come_again(
 
 
 @pytest.mark.usefixtures("many")
+@pytest.mark.parametrize("how", ["id", "time"])
+def test_what_an_earlier_since_brought_does_not_come_again(
+    broker: mq.Broker, topic: mq.Topic[Any], clock: FakeClock, how: str
+) -> None:
+    """Whatever became of it; and what that since left out comes with another one."""
+    other, ids, times = broker.topic("t.b", retain_count=1000), [], []
+    for number in range(8):
+        clock.advance(1)
+        times.append(instant(clock))
+        ids.append((topic if number % 2 else other).publish(number))
+    queue = broker.queue("q")
+    queue.subscribe("t.a", since=ids[2] if how == "id" else times[3])
+    assert drained(queue) == [3, 5, 7]
+    queue.subscribe("t.*", since=ids[0] if how == "id" else times[1])
+    assert drained(queue) == [1, 2, 4, 6]
+    topic.publish(8)
+    queue.subscribe("#", since=0)
+    assert drained(queue) == [0, 8]
+    queue.subscribe("*.*", since=0)
+    assert drained(queue) == []
+
+
+@pytest.mark.usefixtures("many")
+def test_what_other_headers_kept_away_comes_with_another_pattern(
+    broker: mq.Broker, topic: mq.Topic[Any]
+) -> None:
+    for number in range(6):
+        topic.publish(number, headers={"kind": "odd" if number % 2 else "even"})
+    queue = broker.queue("q")
+    queue.subscribe("t.*", match={"kind": "odd"}, since=0)
+    assert drained(queue) == [1, 3, 5]
+    queue.subscribe("t.a", since=0)
+    assert drained(queue) == [0, 2, 4]
+
+
+@pytest.mark.usefixtures("many")
+def test_what_a_pattern_brought_that_is_gone_comes_again_unless_it_waits(
+    broker: mq.Broker, topic: mq.Topic[Any]
+) -> None:
+    for number in range(4):
+        topic.publish(number)
+    queue = broker.queue("q")
+    queue.subscribe("t.a", since=0)
+    queue.receive().ack()
+    queue.receive()
+    queue.unsubscribe("t.a")
+    queue.subscribe("t.*", since=0)
+    assert waiting(queue) == [0, 2, 3]
+
+
+@pytest.mark.usefixtures("many")
 def test_subscribing_again_changes_the_headers_and_ignores_since(
     broker: mq.Broker, topic: mq.Topic[Any]
 ) -> None:

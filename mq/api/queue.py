@@ -489,6 +489,8 @@ class Queue(Generic[T]):
         *match*: headers that a message needs, all of them; None (the default): none.
         *since*: of what these topics retain, what was published behind this id, or at this aware datetime or
         later, comes too; None (the default): nothing of it.  It means nothing if the queue has the pattern.
+        What other patterns gave this queue, also by their *since*, does not come again; what a pattern gave
+        that was taken away does, unless it is still here.
 
         The queue is made if it is not there.  It gets each message once, however many of its patterns fit.
         A program may subscribe at every start: what is so already is not written again, and another *match*

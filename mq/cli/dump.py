@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import struct
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 import click
-import msgspec
 
 from mq.cli import output
 from mq.cli.app import Failure, command, disk_at, json_option, note, store_option
 from mq.cli.inspect import KIND_NAMES, exit_code, gap_fields, gap_line, kind_name
-from mq.cli.progress import Progress
+from mq.cli.names import Names
 from mq.cli.publication import published_at
 from mq.delivery import records
 from mq.delivery.decode import NotUnderstood, decode
@@ -31,8 +28,6 @@ from mq.storage.walk import read
 BODY_COLUMNS: Final = 60
 NAME_COLUMNS_MAX: Final = 24
 ID_MASK: Final = (1 << 64) - 1
-NAMING: Final = frozenset({records.DECLARE, records.DELETE})  # kinds that say what a queue is called
-MADE_UP: Final = re.compile("(?:unnamed-|#)([0-9]+)")  # what a queue is called that never got a name
 KINDS: Final = tuple(KIND_NAMES.values())
 
 
@@ -57,7 +52,7 @@ FACTS: Final[dict[int, Callable[[bytes], Facts]]] = {
 }  # fmt: skip
 
 
-def facts(found: Found, names: _Names, skew_ms: int) -> Facts:
+def facts(found: Found, names: Names, skew_ms: int) -> Facts:
     """What the record's payload says, by name; its body aside.  *skew_ms*: the wall clock less store time.
 
     Under `messages` if the kind may be about several at once, else under `message`.
@@ -77,7 +72,7 @@ def facts(found: Found, names: _Names, skew_ms: int) -> Facts:
     return said | _named(found, said, names)
 
 
-def _named(found: Found, said: Facts, names: _Names) -> Facts:
+def _named(found: Found, said: Facts, names: Names) -> Facts:
     """Those of the facts that are numbers of queues: as names."""
     if found.kind == records.MOVE:
         return {"to": names.at(said["to"], found.lsn)}
@@ -99,71 +94,6 @@ def body(found: Found) -> bytes | None:
     if found.kind in records.BODIED:
         return records.body_of(found.kind, found.flags, found.ms, found.payload)[1]
     return None
-
-
-class _Names:
-    """What the queues were called at each place in the log: records say only their numbers.
-
-    They are learned as the log is read.  A declaration may stand behind records of its queue, since the
-    cleaner moves it to the end; and what was the number of a queue that is deleted may be given to
-    another.  So where no name is known yet, all of the log is read for names first, once.
-    """
-
-    def __init__(self, disk: Disk, store: str) -> None:
-        self._disk, self._store = disk, store
-        self._said: dict[int, list[tuple[int, str]]] = {}  # by number: from where on, and the name; "": none
-        self._complete = False
-
-    def begin(self, end: int) -> None:
-        if not self._complete:
-            self._said.clear()
-
-    def see(self, each: Segment | None, part: Run | Gap) -> None:
-        if self._complete or each is None or isinstance(part, Gap):
-            return
-        if not NAMING.isdisjoint(part.stretch.kinds()):
-            for event in part.stretch.events():
-                if event[1] in NAMING:
-                    self._read(found_in(each, event, part.dropped))
-
-    def _read(self, item: Found) -> None:
-        if item.kind == records.DELETE:
-            self._note(item.queue, item.lsn + 1, "")
-        else:
-            with suppress(msgspec.MsgspecError):  # of a newer mq
-                self._note(item.queue, item.lsn, records.decode_declaration(item.payload).name)
-
-    def _note(self, number: int, start: int, name: str) -> None:
-        insort(self._said.setdefault(number, []), (start, name))
-
-    def read_all(self) -> None:
-        if not self._complete:
-            with Progress("reading names"):
-                read(self._disk, self._store, records.NEW, self)
-            self._complete = True
-
-    def numbers(self, name: str) -> set[int]:
-        """The numbers that a queue called *name* may have had."""
-        self.read_all()
-        found = {number for number, said in self._said.items() if any(each == name for _, each in said)}
-        if match := MADE_UP.fullmatch(name):
-            found.add(int(match[1]))
-        return found
-
-    def at(self, number: int, lsn: int) -> str:
-        """The name in force at *lsn*, else the next one that queue gets, else what the library calls it."""
-        if number == EXCHANGE:
-            return ""
-        said = self._said.get(number, [])
-        after = bisect_right(said, lsn, key=lambda each: each[0])
-        if after and said[after - 1][1]:
-            return said[after - 1][1]
-        if not self._complete:
-            self.read_all()
-            return self.at(number, lsn)
-        if after == len(said):
-            return f"unnamed-{number}"
-        return said[after][1] or f"#{number}"  # deleted before a declaration named it
 
 
 # ── which records have to be looked at one by one ──────────────────────────────────
@@ -216,7 +146,7 @@ class _Wanted:
 class _Dump:
     """A Look: shows what is wanted, as it is found."""
 
-    def __init__(self, asked: _Wanted, names: _Names, log: str, as_json: bool) -> None:
+    def __init__(self, asked: _Wanted, names: Names, log: str, as_json: bool) -> None:
         self._asked, self._names, self._log = asked, names, log
         self._columns = None if as_json else _Columns()
         self._shown: dict[int, int] = {}  # by base of the segment: up to where
@@ -311,7 +241,7 @@ def dump(
     mq dump --message 4711 --json
     """
     disk = disk_at(ctx, store)
-    names = _Names(disk, store)
+    names = Names(disk, store)
     numbers = names.numbers(queue) if queue is not None else set[int]()
     asked = _Wanted(queue, kinds, message, numbers, there=queue is None, known=message is None)
     shown = _Dump(asked, names, paths.log(store), as_json)

@@ -6,6 +6,7 @@ import click
 
 from mq.cli import output
 from mq.cli.app import command, json_option, note, require_directory, store_option
+from mq.cli.names import Lost, were_for
 from mq.delivery import records
 from mq.delivery.decode import refusals
 from mq.storage import repair as mending
@@ -21,7 +22,8 @@ def repair(dry_run: bool, as_json: bool, store: str) -> None:
 
     Everything that is intact stays where it is.  The damaged bytes are copied to quarantine/
     in the store first.  Prints each place: file, offset, size, the messages that may be
-    lost with it, and the copy.  No process may have the store open.
+    lost with it, the queues that had them from a topic, and the copy.  No process may have
+    the store open.
 
     \b
     mq verify
@@ -29,13 +31,16 @@ def repair(dry_run: bool, as_json: bool, store: str) -> None:
     mq repair
     """
     require_directory(store)
-    losses = mending.repair(RealDisk(), store, records.NEW, records.message_of, refusals, dry_run=dry_run)
+    disk = RealDisk()
+    lost = Lost(disk, store)
+    losses = mending.repair(disk, store, records.NEW, lost, refusals, dry_run=dry_run)
     for loss in losses:
+        queues = lost.queues(loss.ids)
         if as_json:
-            fields = loss._asdict() | {"ids": list(loss.ids), "copy": loss.copy or None}
+            fields = loss._asdict() | {"ids": list(loss.ids), "queues": queues, "copy": loss.copy or None}
             output.json_line({"type": "lost", **fields, "dry_run": dry_run})
         else:
-            output.line(str(loss))
+            output.line(str(loss) + were_for(queues))
     output.flush()
     if not losses:
         note("nothing is damaged; nothing was changed")

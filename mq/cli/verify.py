@@ -13,6 +13,7 @@ import msgspec
 from mq.cli import output
 from mq.cli.app import CORRUPT, command, disk_at, json_option, note, store_option
 from mq.cli.inspect import MEANINGS, exit_code, gap_fields, gap_line
+from mq.cli.names import Lost, were_for
 from mq.cli.progress import Progress
 from mq.delivery import records, snapshot
 from mq.delivery.decode import refusals
@@ -33,8 +34,9 @@ class Findings:
 
     walk: Walk
 
-    def __init__(self, disk: Disk, progress: Progress) -> None:
+    def __init__(self, disk: Disk, store: str, progress: Progress) -> None:
         self._disk, self._progress = disk, progress
+        self.lost = Lost(disk, store)
         self.checkpoints: list[str] = []  # files that cannot be used
 
     def begin(self, end: int) -> None:
@@ -44,7 +46,7 @@ class Findings:
 
     def see(self, each: Segment | None, part: Run | Gap) -> None:
         if isinstance(part, Gap):
-            ids = () if each is None or part.torn else suspects(self._disk, each, part, records.message_of)
+            ids = () if each is None or part.torn else suspects(self._disk, each, part, self.lost)
             self.gaps.append((part, ids))
         elif not part.stale:  # else its file is only not unlinked yet
             if self._start < 0:
@@ -65,7 +67,8 @@ class Findings:
 def verify(ctx: click.Context, as_json: bool, store: str) -> None:
     """Read every record of every segment, compare its checksum, and decode it as an opening does.
 
-    Names each damaged place: file, offset, size, and the messages that may be lost with it.
+    Names each damaged place: file, offset, size, the messages that may be lost with it, and the
+    queues that had them from a topic.
     Writes nothing.  Works while other processes have the store open.  Exit code 0 if the store
     is clean, or open or torn (as after a crash: the next opening recovers it), 4 if it is damaged.
 
@@ -91,7 +94,7 @@ def verify(ctx: click.Context, as_json: bool, store: str) -> None:
 
 def _verify(disk: Disk, store: str) -> Findings:
     with Progress("verifying") as progress:
-        found = Findings(disk, progress)
+        found = Findings(disk, store, progress)
         walked = found.walk = read(disk, store, records.NEW, found, refusals)
     found.gaps = [each for each in found.gaps if each[0].lsn >= walked.head or each[0] in walked.missing]
     refused = [gap for gap, _ in found.gaps if not gap.torn and gap not in walked.missing]
@@ -131,7 +134,7 @@ def _bad_checkpoints(disk: Disk, store: str, walked: Walk) -> Iterator[str]:
 
 def _print_json(found: Findings) -> None:
     for gap, ids in found.gaps:
-        output.json_line({"type": "torn" if gap.torn else "damage", **_fields(gap, ids)})
+        output.json_line({"type": "torn" if gap.torn else "damage", **_fields(gap, ids, found.lost)})
     for path in found.checkpoints:
         output.json_line({"type": "warning", "path": path, "reason": "the checkpoint cannot be used"})
     walked = found.walk
@@ -142,16 +145,16 @@ def _print_json(found: Findings) -> None:
     })  # fmt: skip
 
 
-def _fields(gap: Gap, ids: tuple[int, ...]) -> dict[str, Any]:
+def _fields(gap: Gap, ids: tuple[int, ...], lost: Lost) -> dict[str, Any]:
     fields = gap_fields(gap)
     del fields["kind"]
-    return fields | {"ids": list(ids)}
+    return fields | {"ids": list(ids), "queues": lost.queues(ids)}
 
 
 def _print_text(found: Findings) -> None:
     for gap, ids in found.gaps:
         which = f"; message {', '.join(map(str, ids))}" if ids else ""
-        output.line(gap_line(gap) + which)
+        output.line(gap_line(gap) + which + were_for(found.lost.queues(ids)))
     for path in found.checkpoints:
         output.line(f"{path}: warning: this checkpoint cannot be used; opening takes longer, nothing is lost")
     walked, verdict = found.walk, found.walk.verdict

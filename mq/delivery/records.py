@@ -401,8 +401,13 @@ def relocate_fan_out(
 def _decode_relocate_fan_out(flags: int, buffer: Sliced, start: int, stop: int) -> Event:
     begin = start + RELOCATE_FANOUT_PAYLOAD.size
     id, created, count, size = RELOCATE_FANOUT_PAYLOAD.unpack(buffer[start : min(begin, stop)])
-    said, at = buffer[begin : min(begin + size, stop)], 0
-    holders: list[Holder] = []
+    holders = _holders_in(buffer[begin : min(begin + size, stop)], count, size)
+    begin += size
+    return id, created, stop - begin, holders, _attributes_in(flags, buffer, begin, stop)
+
+
+def _holders_in(said: bytes, count: int, size: int) -> list[Holder]:
+    holders, at = list[Holder](), 0
     for _ in range(count):
         queue, attempts, place, receipt, when, length = HOLDER_PAYLOAD.unpack_from(said, at)
         if place > KEPT:
@@ -414,8 +419,7 @@ def _decode_relocate_fan_out(flags: int, buffer: Sliced, start: int, stop: int) 
     if at != size or len(said) != size:
         raise StructError(f"what {count} queues hold takes {at} bytes, not {size}")
     _check_queues([holder.queue for holder in holders])
-    begin += size
-    return id, created, stop - begin, holders, _attributes_in(flags, buffer, begin, stop)
+    return holders
 
 
 def _describe_relocate_fan_out(flags: int, event: Event, at: Times) -> Facts:
@@ -518,6 +522,21 @@ def message_of(kind: int, position: int, payload: bytes) -> int | None:
     if kind == RELOCATE_FANOUT and len(payload) >= RELOCATE_FANOUT_PAYLOAD.size:
         return int(RELOCATE_FANOUT_PAYLOAD.unpack_from(payload)[0])
     return None
+
+
+def holders_in(kind: int, payload: bytes) -> tuple[int, ...]:
+    """The numbers of the queues that a damaged FANOUT or RELOCATE_FANOUT names; none if it makes no sense."""
+    try:
+        if kind == FANOUT:
+            _fan_out_head(payload, len(payload))
+            queues = queues_of(payload)
+            _check_queues(queues)
+            return queues
+        _, _, count, size = RELOCATE_FANOUT_PAYLOAD.unpack_from(payload)
+        said = payload[RELOCATE_FANOUT_PAYLOAD.size :][:size]
+        return tuple(each.queue for each in _holders_in(said, count, size))
+    except (StructError, msgspec.MsgspecError):
+        return ()
 
 
 # ── DELIVER ────────────────────────────────────────────────────────────────────────
@@ -797,10 +816,10 @@ class Subscribed(
 
     pattern: str
     match: dict[str, str] = {}  # headers that a message needs
-    bound_at: int = 0  # from which id on it counts; 0: from this record on
+    bound_at: int = 0  # behind this id the queue gets, or has got, all that fits; 0: behind this record
 
 
-_decode_subscribed: Final = msgspec.msgpack.Decoder(Subscribed).decode
+decode_subscribed: Final = msgspec.msgpack.Decoder(Subscribed).decode
 
 
 def subscribe(number: int, what: Subscribed) -> Draft:
@@ -812,7 +831,7 @@ def unsubscribe(number: int, pattern: str) -> Draft:
 
 
 def _decode_subscribe(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[Subscribed]:
-    return (_decode_subscribed(buffer[start:stop]),)
+    return (decode_subscribed(buffer[start:stop]),)
 
 
 def _decode_unsubscribe(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[str]:

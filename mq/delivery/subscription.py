@@ -12,7 +12,7 @@ OVERHEAD_BYTES: Final = 64  # of a SUBSCRIBE record, beside its texts
 class Subscription(msgspec.Struct, frozen=True, array_like=True, gc=False):
     pattern: str
     match: dict[str, str]
-    bound_at: int  # from which id on it counts
+    bound_at: int  # behind this id the queue gets, or has got, all that fits
     position: int  # of its record
 
     @property

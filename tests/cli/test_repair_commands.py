@@ -162,6 +162,44 @@ def test_repair_costs_the_damaged_message_and_says_so(run: Run, store: Path, ids
         assert [each.id for each in broker.queue("mail").peek(1000)] == [id for id in ids if id != ids[3]]
 
 
+@pytest.fixture
+def fanned(store: Path) -> list[int]:
+    """The ids of messages of a topic that two queues get, and a third one from the second message on."""
+    with mq.open(store) as broker:
+        topic = broker.topic("orders.paid", retain_count=9)
+        for name in ("mail", "bills"):
+            broker.queue(name).subscribe("orders.*")
+        broker.queue("apart").publish("x" * 40)
+        broker.queue("gone").subscribe("orders.#")
+        broker.queue("gone").unsubscribe("orders.#")
+        ids = [topic.publish("one " * 10)]
+        broker.queue("later").subscribe("#")
+        ids.append(topic.publish("two " * 10))
+        broker.queue("bills").delete()
+        return ids
+
+
+@pytest.mark.parametrize("at", [60, 28, 25], ids=["its body", "a number of a queue", "how many queues"])
+def test_of_a_message_of_a_topic_the_queues_are_named_that_lost_it(
+    run: Run, store: Path, fanned: list[int], at: int
+) -> None:
+    """As its record says, or, if that makes no sense, all that had a pattern then."""
+    for id in fanned:
+        path, offset = damage(store, id)
+        flip(path, offset + 30)
+        data = bytearray(path.read_bytes())
+        data[offset + at : offset + at + 3] = b"\xff" * 3  # more than a bit, which could be found
+        path.write_bytes(data)
+        flip(path, offset + 70)
+    expected = ["bills", "mail"], ["bills", "later", "mail"]
+    for command in (["verify"], ["repair", "--dry-run"], ["repair"]):
+        text = run(*command).stdout if command != ["repair"] else ""
+        found = [json.loads(each) for each in run(*command, "--json").stdout.splitlines()]
+        said = [(each["ids"], each["queues"]) for each in found if each["type"] in ("damage", "lost")]
+        assert said == [([id], queues) for id, queues in zip(fanned, expected, strict=True)], command
+        assert text == "" or "; from a topic, for 'bills', 'mail'" in text
+
+
 def test_repair_of_a_whole_store_does_nothing(run: Run, store: Path, ids: list[int]) -> None:
     before = contents(store)
     result = run("repair")

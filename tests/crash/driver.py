@@ -19,11 +19,13 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from mq.api.broker import Broker
 from mq.api.message import Delivery
 from mq.delivery import records
 from mq.delivery.queue import State
+from mq.engine import backfill
 from mq.engine.store import Store
 from mq.errors import DiskFull, MqError, StaleReceipt, StorageError, StoreFailed
 from mq.storage import record
@@ -275,13 +277,17 @@ class Driver:
                 lambda broker: broker.queue(name).subscribe(pattern), syncs=True,
             )  # fmt: skip
 
-    def start_in_the_past(self, name: str, pattern: str = "#") -> None:
-        """Subscribe, with all that is retained."""
-        if not self._skip():
-            self._do(
-                f"start_in_the_past({name!r}, {pattern!r})", model.start_in_the_past(name, pattern),
-                lambda broker: broker.queue(name).subscribe(pattern, since=0), syncs=True,
-            )  # fmt: skip
+    def start_in_the_past(self, name: str, pattern: str = "#", *, slices: int = 0) -> None:
+        """Subscribe, with all that is retained; *slices*: put aside before, so many at a time."""
+        if self._skip():
+            return
+
+        def call(broker: Broker) -> None:
+            with patch.multiple(backfill, MANY=1 if slices else backfill.MANY, ASIDE_IDS=slices):
+                broker.queue(name).subscribe(pattern, since=0)
+
+        step = model.start_in_the_past(name, pattern)
+        self._do(f"start_in_the_past({name!r}, {pattern!r}, {slices})", step, call, syncs=True)
 
     def retain(self, count: int | None) -> None:
         """The topic retains so many of its newest messages; None: nothing any more."""

@@ -657,6 +657,23 @@ def starting_in_the_past(d: Driver) -> None:
     d.take("b", 2)
 
 
+def starting_far_in_the_past(d: Driver) -> None:
+    """The same in slices: whatever is aside at a crash, there is no half of it."""
+    d.open()
+    d.retain(100)
+    for _ in range(5):
+        d.fan_out(size=50)
+    d.start_in_the_past("a", slices=2)
+    d.fan_out()
+    d.take("a", 2)
+    d.ack(2)
+    d.maintain(1 << 30)
+    d.start_in_the_past("b", slices=3)
+    d.retain(None)
+    d.reopen(from_log=True)
+    d.take("b", 2)
+
+
 WORKLOADS: dict[str, Workload] = {
     each.__name__: each
     for each in (
@@ -665,6 +682,7 @@ WORKLOADS: dict[str, Workload] = {
         cleaning, unsynced_cleaning, unsynced_closing, checkpoints, sleeping,
         ordering, dying, out_of_time, idling, expiring, publishing_once, transforming,
         fanning_out, unsynced_fanning_out, retaining, starting_in_the_past,
+        starting_far_in_the_past,
         arriving_settled, keeping_meta, asking_again, remembering, remembering_without_reading, moving,
         grouped, batched_groups, scheduling, unsynced_scheduling, upgrading, upgrading_what_was_killed,
     )
