@@ -101,8 +101,9 @@ class Shares:
 
     def held_by(self, queue: int) -> list[int]:
         """The ids of those that this *queue* holds, and others too."""
-        every = self._sets.every
-        return [id for chunk in self._chunks for id, _, number in chunk if queue in every[number]]
+        numbers = {number for number, holders in enumerate(self._sets.every) if queue in holders}
+        chunks = [chunk for chunk in self._chunks if not numbers.isdisjoint(chunk.sets)] if numbers else []
+        return [id for chunk in chunks for id, _, number in chunk if number in numbers]
 
     # ── the fold ───────────────────────────────────────────────────────────────────
 
@@ -148,9 +149,19 @@ class Shares:
 
     def let_go(self, id: int, queue: int) -> None:
         """The message left this *queue*."""
-        holders = self.holders(id)
+        found = self._find(id) if self._count else None
+        if found is None:
+            return
+        chunk, at = found
+        holders = self._sets.every[chunk.sets[at]]
         if queue in holders:
-            self.put(id, 0, (each for each in holders if each != queue))
+            self.extra_bytes -= chunk.sizes[at]
+            if len(holders) > 2:
+                number = self._sets.use(tuple([each for each in holders if each != queue]))
+                self._sets.drop(chunk.sets[at])
+                chunk.sets[at] = number
+            else:
+                self._remove(id, chunk, at)
 
     def carry(self, id: int, queue: int, to: int) -> None:
         """The message went from this *queue* to another one."""

@@ -257,6 +257,8 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
             assert state
             # The body is read beside the turn: the others go on meanwhile.
             found = log.reader.at_hand(flight.position, PUBLISH)
+            if found is None and (fanned := log.reader.at_hand(flight.position, FANOUT)):
+                found = fanned[0], fanned[1], records.fanned(fanned[2])
             if found is None:
                 if store.owing and receiving.may_take_long(store, (flight.position,)):
                     raise Unread(partial(receiving.read_one, queue, state, id, flight))

@@ -135,8 +135,11 @@ def read_all(queue: Handle[D], state: QueueState, taken: Flying) -> list[D]:
         raise Unread(partial(read_all, queue, state, taken))
     reader, at = store.replica.log.reader, 0
     while at < len(ids):
-        # As many as possible at once, from one block; what is not there, or no PUBLISH record, by itself.
+        # As many as possible at once, from one block; what is not there, or has moved, by itself.
         flags, times, bodies = reader.read_run(positions, at, records.PUBLISH)
+        if not flags:
+            flags, times, payloads = reader.read_run(positions, at, records.FANOUT)
+            bodies = list(map(records.fanned, payloads))
         if count := len(flags):
             part = flights[at : at + count]
             nothing_more = repeat(None)
