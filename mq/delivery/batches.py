@@ -3,6 +3,7 @@
     deadlines, dues ──► batch │ batch │ batch … ──► opened: each entry goes where its message belongs
                         resting: it is known to hold nothing that is ready before some time
                         next: it may; the one with the lowest rank is opened first
+                        last: what is not tried again
 
 Hundreds of thousands of messages may come due at one moment, and the operation that notes it has the
 store's lock.  So what comes due is only cut into batches then.  A batch is opened when a message in
@@ -21,6 +22,7 @@ import msgspec
 from .blocks import STEP_BITS
 
 BATCH_IDS: Final = 512
+ID: Final = (1 << STEP_BITS) - 1
 
 
 class Batch(msgspec.Struct, frozen=True, order=True, gc=False):
@@ -35,12 +37,13 @@ class Batch(msgspec.Struct, frozen=True, order=True, gc=False):
 class Batches:
     """All that are not open."""
 
-    __slots__ = ("_last", "_next", "_resting", "size")
+    __slots__ = ("_last", "_next", "_ready_by", "_resting", "size")
 
     def __init__(self) -> None:
         self._next: list[Batch] = []  # a heap: what may be ready
         self._resting: list[tuple[int, Batch]] = []  # a heap: nothing is ready before; store time
         self._last: list[Batch] = []  # what is not tried again
+        self._ready_by = 0  # store time: when all that is to be ready will be
         self.size = 0  # ids in all of them
 
     def __len__(self) -> int:
@@ -48,13 +51,15 @@ class Batches:
 
     def add(
         self, key: Any, level: int, times: array[int], ids: Sequence[int],
-        ready_from: Callable[[int], int | None], now_ms: int,
+        ready_from: Callable[[int], int | None], ready_by: int, now_ms: int,
     ) -> None:  # fmt: skip
         """Entries of priority *level*, in the order of their times.
 
         *ready_from*: for a time, when an entry of then can be ready at the earliest; None: never again.
+        *ready_by*: when all of them are, but for what is not tried again.
         """
         self.size += len(ids)
+        self._ready_by = max(self._ready_by, ready_by) if self else ready_by
         for at in range(0, len(ids), BATCH_IDS):
             some, these = times[at : at + BATCH_IDS], ids[at : at + BATCH_IDS]
             lowest = these[0] if some[0] == some[-1] else min(these)
@@ -76,6 +81,24 @@ class Batches:
     def bound(self) -> int | None:
         """No message in here that is ready has a lower rank; None: none is ready."""
         return self._next[0].rank if self._next else None
+
+    @property
+    def lowest(self) -> int | None:
+        """No message in here that is ready has a lower id; None: none is ready."""
+        return min([batch.rank & ID for batch in self._next], default=None)
+
+    @property
+    def last_count(self) -> int:
+        """How many batches are not tried again."""
+        return len(self._last)
+
+    def alike(self, now_ms: int) -> str | None:
+        """What all messages in here are, "in_flight", "delayed" or "ready"; None if not all are the same."""
+        if (len(self._last) > 0) + (len(self._resting) > 0) + (len(self._next) > 0) != 1:
+            return None
+        if self._next:
+            return "ready" if self._ready_by <= now_ms else None
+        return "in_flight" if self._last else "delayed"
 
     @property
     def rests_until(self) -> int | None:

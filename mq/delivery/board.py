@@ -9,6 +9,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from typing import Final
 
+from .discarded import Discarded
 from .now import Now
 from .shares import Shares
 
@@ -55,7 +56,9 @@ class Alarms:
 
 
 class Board:
-    __slots__ = ("_ahead", "_store", "_wall", "changed", "next", "seen", "shared", "sooner", "stocked")
+    __slots__ = (
+        "_ahead", "_store", "_wall", "changed", "discarded", "next", "seen", "shared", "sooner", "stocked"
+    )  # fmt: skip
 
     def __init__(self) -> None:
         # Store time, ms: until then nothing falls due, unless the wall clock jumps.  0 at first: only
@@ -68,6 +71,7 @@ class Board:
         # empty takes it out (`State.is_stocked`), and its next change brings it back.
         self.stocked: set[int] = set()
         self.shared = Shares()  # messages that several queues hold
+        self.discarded = Discarded()  # what queues held that were purged, or deleted
         self._store = Alarms()  # by store time
         self._wall = Alarms()  # by wall time
         self._ahead = 0  # store time less wall time, when it was last known

@@ -13,9 +13,9 @@ order in which their windows end.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import takewhile
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -56,8 +56,11 @@ class Remembered:
         self._seen, self._bytes = OrderedDict(seen), sum(map(len, seen))
         self._ends = Agenda.of([each.until for each in seen.values()], list(seen))
 
-    def clear(self) -> None:
+    def clear(self) -> list[Collection[Any]]:
+        """Remember nothing; what takes long to free."""
+        contents = [self._seen, *self._ends.contents()]
         self.restore({})
+        return contents
 
     # ── the fold ───────────────────────────────────────────────────────────────────
 

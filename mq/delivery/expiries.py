@@ -6,7 +6,8 @@ delivered nor counted, so it has to be known how many these are: `tally.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 
 from .agenda import Agenda
 from .tally import Tally
@@ -24,6 +25,10 @@ class Expiries:
     def restart(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Have these in the agenda, in place of what is there."""
         self.agenda = Agenda(pairs)
+
+    def contents(self) -> list[Collection[Any]]:
+        """What takes long to free; this is not used any more."""
+        return [*self.agenda.contents(), *self._all.contents(), *self._early.contents()]
 
     def count(self, when: int, *, early: bool) -> None:
         """A message that expires then is here."""

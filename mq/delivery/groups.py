@@ -44,6 +44,10 @@ class Group:
         """The only one that ever joined, if it does not expire and is not in flight."""
         return self._ids[0] if len(self._ids) == self.count == 1 and not self.in_flight else None
 
+    def contents(self) -> list[list[int]]:
+        """What takes long to free, if it is long."""
+        return [ids for ids in (self._ids, self.in_flight) if ids is not NONE and len(ids) > STALE_MAX]
+
     def join(self, id: int, expires: int) -> None:
         self.count += 1
         if not expires:

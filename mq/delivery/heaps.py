@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from heapq import heappop, heappush, heapreplace, merge
 from itertools import islice
 from typing import Any, Final, TypeVar
@@ -75,6 +75,14 @@ class Heaps:
     def __init__(self) -> None:
         self._levels: dict[int, Level] = {}  # by priority; none is empty
         self.size = 0  # ids in all of them
+
+    def contents(self) -> list[Collection[Any]]:
+        """What takes long to free; this is not used any more."""
+        found: list[Collection[Any]] = []
+        for level in self._levels.values():
+            found += [ids for _, _, ids in level.runs if isinstance(ids, list)]
+            found += [level.heap, level.runs]
+        return found
 
     def __bool__(self) -> bool:
         return bool(self._levels)

@@ -59,3 +59,7 @@ class Moment:
     def returns_from(self, deadline: int, attempts: int) -> int:
         """When the first of many deliveries of that *deadline* may be tried again: see `returns_at`."""
         return deadline + int(self.backoff.delay(attempts, 0) * 1000)
+
+    def returns_by(self, deadline: int, attempts: int) -> int:
+        """When the last of them is at the latest."""
+        return deadline + int(self.backoff.delay(attempts, 1) * 1000)

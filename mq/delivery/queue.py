@@ -64,11 +64,11 @@ class QueueState:
     """Changed by the fold, and by questions, which note what came due: both with the store's mutex held."""
 
     def __init__(self, number: int, name: str, board: Board | None = None) -> None:
-        # The messages.  Each is in one of these; the indexes share them, so they are never replaced.
+        # The messages.  Each is in one of these; the indexes share them.
         self.waiting: Final = Backlog()  # priority 0, never delivered
         self.lanes: Final[dict[int, Backlog]] = {}  # the same, of other priorities; none is empty
-        self.delayed: Final[dict[int, Delayed]] = {}  # all that wait and are more than their priority
-        self.flights: Final[dict[int, Flight]] = {}  # delivered, and not settled; timed out, perhaps
+        self.delayed: dict[int, Delayed]  # all that wait and are more than their priority
+        self.flights: dict[int, Flight]  # delivered, and not settled; timed out, perhaps
         self.dedup: Final = Remembered()  # dedup ids, which outlive their messages
         self.bytes = 0  # of all that was published and is not settled
         self.meta_bytes = 0  # what the meta adds to the declaration in the log
@@ -78,10 +78,7 @@ class QueueState:
         self.board = board or Board()  # shared by all queues of the store
         self.shared: Final = self.board.shared  # messages that other queues hold as well
         self.moment: Final = Moment()
-        self.ready: Final = Ready(self.waiting, self.lanes, self.delayed, self.flights, self.moment)
-        self.timers: Final = Timers(
-            self.delayed, self.flights, self.dedup, self.moment, self.ready, QueueAlarm(self.board, number)
-        )
+        self._hold({}, QueueAlarm(self.board, number))
         # The definition.
         self.number, self.name = number, name
         self.options = Declaration(name=name)
@@ -100,6 +97,12 @@ class QueueState:
         # For `State.count`.
         self.unchanged = True  # nothing has changed since it was counted, or struck off as empty
         self.counted = (0, 0)  # messages and bytes, as they were then
+
+    def _hold(self, flights: dict[int, Flight], alarm: QueueAlarm) -> None:
+        """Begin anew with the lanes and these *flights*: nothing is delayed."""
+        self.delayed, self.flights = {}, flights
+        self.ready = Ready(self.waiting, self.lanes, self.delayed, flights, self.moment)
+        self.timers = Timers(self.delayed, flights, self.dedup, self.moment, self.ready, alarm)
 
     def mark_changed(self) -> None:
         """Something changes: count it again; it may hold a message."""
@@ -434,23 +437,28 @@ class QueueState:
         *kept*: id and size of each message that stays.  One that is not known here comes with its
         size in a RELOCATE record, further on.
         """
+        self._empty({id: flight for id, flight in self.flights.items() if flight.deadline > cutoff})
+        self.bytes = sum(size for id, size in kept if id in self.flights)
+        self.mark_changed()
+
+    def _empty(self, flights: dict[int, Flight]) -> None:
+        """Hold these *flights*, and no other message."""
+        contents = [*self.ready.contents(), *self.timers.contents(), self.delayed, self.flights]
         self.waiting.clear()
         self.lanes.clear()
-        self.delayed.clear()
-        for id in [id for id, flight in self.flights.items() if flight.deadline <= cutoff]:
-            del self.flights[id]
-        self.bytes = sum(size for id, size in kept if id in self.flights)
+        self._hold(flights, self.timers.alarm)
+        self.history_bytes = sum(weight(each.traits) for each in flights.values())
+        self.board.discarded.add(contents)
         if self.shared.extra_bytes:
-            self._let_go([id for id in self.shared.held_by(self.number) if id not in self.flights])
-        self.reindex()
-        self.mark_changed()
+            self._let_go([id for id in self.shared.held_by(self.number) if id not in flights])
 
     def delete(self) -> None:
         """The queue goes, with all it holds."""
-        self.purge(1 << 64, ())
+        self._empty({})
         self.gone, self.bytes = True, 0
-        self.dedup.clear()
+        self.board.discarded.add(self.dedup.clear())
         self.subscriptions.clear()
+        self.mark_changed()
 
     def relocate(
         self, id: int, position: int, size: int, attempts: int, place: int, receipt: int, when: int,
@@ -586,17 +594,22 @@ class QueueState:
         return self.timers.has_expired(id)
 
     def is_behind(self, now: Now) -> bool:
-        """Note some of what has come due; whether some is left.
+        """Note some of what has come due; whether `counts` and `oldest_ready` need more of it.
 
-        What is asked of all messages notes all of it, which takes long for very many: ask this before.
+        They would note all that they need, which takes long for very many: ask this before.
         """
         self.timers.advance(now)
-        return self.timers.is_behind()
+        return not self.timers.are_counted() or not self._knows_oldest()
+
+    def _knows_oldest(self) -> bool:
+        lowest, oldest = self.ready.batches.lowest, self.ready.oldest_ready()
+        return lowest is None or (oldest is not None and oldest <= lowest)
 
     def oldest_ready(self, now: Now) -> int | None:
         """The oldest id that is ready."""
         self.timers.advance(now)
-        self.timers.open_all()
+        while not self._knows_oldest():
+            self.timers.open_next()
         return self.ready.oldest_ready()
 
     def due_to_go(self, now: Now, limit: int) -> tuple[list[int], list[int]]:
@@ -690,13 +703,19 @@ class QueueState:
         tried = self.flights.get(id) or self.delayed.get(id)
         return tried.attempts if tried else 0
 
-    def ids(self, state: State, now: Now, limit: int) -> list[int]:
-        """The first *limit* ids in *state*, in the order in which they will be delivered."""
-        self.timers.advance(now)
-        self.timers.open_all()
+    def ids(self, state: State, now: Now, limit: int) -> list[int] | None:
+        """The first *limit* ids in *state*, in the order in which they will be delivered.
+
+        None: very many have come due, and some of them are noted now; ask again.
+        """
+        timers, ready = self.timers, self.ready
+        timers.advance(now)
         if state == "ready":
-            return self.ready.listed(limit)
-        ids = self.timers.in_flight() if state == "in_flight" else self.timers.later(now.wall - now.store)
+            found = ready.listed(limit, timers.open_next)
+            return None if ready.is_unsure(found, limit) else found
+        if ready.batches.last_count if state == "in_flight" else timers.is_behind():
+            return None
+        ids = timers.in_flight() if state == "in_flight" else timers.later(now.wall - now.store)
         return list(islice(ids, limit))
 
     def history(self, id: int, now: Now) -> Traits:
@@ -728,11 +747,19 @@ class QueueState:
         """How many are ready, in flight and delayed."""
         timers = self.timers
         timers.advance(now)
-        timers.open_all()
+        while not timers.are_counted():
+            timers.open_any()
         in_flight, later = timers.counts()
         expired, expired_early = timers.expired()
         ready = self.total() - in_flight - later - (expired - expired_early)
         return ready, in_flight, later - expired_early
+
+    def is_empty(self, now: Now) -> bool:
+        """Whether there is nothing but what has expired."""
+        if self.total() == 0:
+            return True
+        self.timers.advance(now)
+        return self.total() == self.timers.expired()[0]
 
     def total(self) -> int:
         """How many messages are here, in whichever state."""

@@ -17,10 +17,10 @@ out of date; they are checked against the messages when they come up.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush, merge
 from itertools import filterfalse, islice, takewhile
-from typing import Final
+from typing import Any, Final
 
 from .backlog import Backlog
 from .batches import Batches
@@ -79,6 +79,10 @@ class Ready:
         # A heap of the ids that are delayed or have timed out, once the oldest is asked for.
         self._ages: list[int] | None = None
         self.batches = Batches()  # what came due, and is not open
+
+    def contents(self) -> list[Collection[Any]]:
+        """What takes long to free; the index is not used any more."""
+        return [*self._heaps.contents(), self.groups, self._blocked, self._turns, self._ages or []]
 
     def size(self) -> int:
         """Entries, without `_ages`."""
@@ -263,7 +267,7 @@ class Ready:
     ) -> list[int]:  # fmt: skip
         """The ids that are delivered next, at most *limit*, in order.
 
-        Perhaps fewer, if many batches had to be opened for them; *open_next*: see `Timers`.
+        Perhaps fewer (`is_unsure`), if many batches had to be opened for them; *open_next*: see `Timers`.
         *per_group*: so many of a group at most, those behind the first in the order of their ids; None: as
         many as may be held together.
         """
@@ -284,7 +288,7 @@ class Ready:
             if bound is not None:
                 ranks = takewhile(bound.__gt__, ranks)
             found = [rank & ID for rank in islice(ranks, limit)]
-            if bound is None or len(found) == limit or (found and opened >= OPEN_MAX):
+            if bound is None or len(found) == limit or opened >= OPEN_MAX:
                 return found
             enough = self._size_of_ready() + limit - len(found)
             while self.batches.bound is not None:
@@ -292,6 +296,10 @@ class Ready:
                 opened += 1
                 if self._size_of_ready() >= enough or opened % OPEN_MAX == 0:
                     break
+
+    def is_unsure(self, found: Sequence[int], limit: int) -> bool:
+        """Whether more than *found* may be ready, in batches that are not open: ask again."""
+        return len(found) < limit and self.batches.bound is not None
 
     def _size_of_ready(self) -> int:
         """Entries beside the lanes."""
@@ -306,13 +314,13 @@ class Ready:
         # A message whose expiry changed, as it died or came back from the dead, may stand in both.
         return _each_once(merge(self._heaps.ranks(self.is_ready), expiring, self._lane_ranks()))
 
-    def listed(self, limit: int) -> list[int]:
+    def listed(self, limit: int, open_next: Callable[[], None]) -> list[int]:
         """The ids that are ready, in the order in which they will be delivered if all goes well.
 
-        Of a group that waits for one that is in flight or early, last.  All batches are open.
+        Of a group that waits for one that is in flight or early, last.  Perhaps fewer: see `heads`.
         """
-        found = [rank & ID for rank in islice(self._ranks(), limit)]
-        if not self.groups:
+        found = self._firsts(limit, open_next)
+        if not self.groups or self.is_unsure(found, limit):
             return found
         order = self._in_turn(found, limit, None, lambda id, following: self._is_waiting(following))
         done = set(order)
@@ -374,7 +382,7 @@ class Ready:
         return list(islice(merge(found, *lanes), count))
 
     def oldest_ready(self) -> int | None:
-        """The oldest id that is ready."""
+        """The oldest id that is ready; perhaps not, if `batches.lowest` is older."""
         ids = [lane.head for lane in (self._waiting, *self._lanes.values()) if lane.head is not None]
         ids += self._heaps.oldest(self.is_ready)
         ids += self._blocks.oldest(self._moment.wall, self.is_ready)

@@ -8,9 +8,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from heapq import heapify, heappop, heappush
-from typing import Final
+from typing import Any, Final
 
 STALE_MAX: Final = 64
 
@@ -24,6 +24,10 @@ class Tally:
         self._live = sum(self._counts.values())
         self._passed = 0
         self._until = 0
+
+    def contents(self) -> list[Collection[Any]]:
+        """What takes long to free; the tally is not used any more."""
+        return [self._counts, self._times]
 
     def add(self, when: int) -> None:
         if when <= self._until:

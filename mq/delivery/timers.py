@@ -20,14 +20,15 @@ drop messages or to move them, is work for whichever process comes by: an alarm 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import filterfalse
-from typing import Final
+from typing import Any, Final
 
 from .agenda import Agenda, Agendas
 from .batches import BATCH_IDS, Batch
 from .board import NEVER, QueueAlarm
+from .deadlines import AT_ONCE, FEW, FIRST, Deadlines, first_valid, kind_of
 from .dedup import Remembered
 from .expiries import Expiries
 from .moment import Moment
@@ -38,11 +39,7 @@ from .traits import PLAIN, Delayed, Flight, Traits
 
 STALE_SHARE: Final = 4  # entries that are looked at for each that is wanted
 
-# Kinds of entries.  Of deliveries: (priority, attempts, how they are to be treated).
-SOON: Final = 1  # though no receiver asks: of messages that expire
-AT_ONCE: Final = 2  # of messages in a group: others may go back with them
-FIRST: Final = (0, 1, 0)  # a first attempt, of a message that is nothing but its body
-# Of messages that are delayed or back off: the priority, if they are nothing more; and
+# Kinds of entries, of messages that are delayed or back off: the priority, if they are nothing more; and
 EXPIRING: Final = -1  # those that expire: each is looked at as it comes due
 GROUPED: Final = -2  # those in a group; less the priority
 IN_GROUP: Final = (0, 0, 0)  # of a batch: those in a group
@@ -52,8 +49,8 @@ class Timers:
     """The dicts are the queue's own, which changes them."""
 
     __slots__ = (
-        "_added", "_by_store", "_by_wall", "_delayed", "_first", "_flights", "_is_stale", "_late",
-        "_moment", "_next_wall", "_ready", "_remembered", "_urgent", "_watched", "_work_at_deadlines",
+        "_added", "_by_store", "_by_wall", "_delayed", "_flights", "_is_stale", "_late", "_moment",
+        "_next_wall", "_ready", "_remembered", "_urgent", "_watched", "_work_at_deadlines",
         "alarm", "broken", "deadlines", "dues", "exhausted", "exhausted_count", "expiries", "next_store",
         "overdue", "returns",
     )  # fmt: skip
@@ -81,7 +78,7 @@ class Timers:
         self.exhausted: list[int] = []  # deliveries that have timed out, and were the last attempts
         self.exhausted_count = 0  # of them; in the list some may be out of date
         # Deliveries that have timed out, but for those in batches that are not open: when each is tried
-        # again, store time; NEVER if it is exhausted.
+        # again, or a time that is over if it may be by now, store time; NEVER if it is exhausted.
         self._late: dict[int, int] = {}
         self._urgent = 0  # batches that are to be opened though no receiver asks
         self._by_wall = Tally(each.due for each in self._delayed.values() if each.due)
@@ -126,7 +123,7 @@ class Timers:
                 self._work_at_deadlines = self._work_at_deadlines or traits.expires > 0
         for name in ready.groups:  # by now it is known which are held together
             self._work_at_deadlines = self._work_at_deadlines or len(ready.groups[name].in_flight) > 1
-        self._index_deadlines()
+        self.deadlines = Deadlines(self._flights)
         self._pass_deadlines(moment.store)
         ready.promote_all()
         self._set_bounds()
@@ -134,18 +131,13 @@ class Timers:
         self.alarm.forget()
         self.set_alarms()
 
-    def _index_deadlines(self, after: int = -1) -> None:
-        """Have those of all deliveries that are later than *after*, and no others."""
-        by_kind: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
-        for id, flight in self._flights.items():
-            if flight.deadline > after:
-                traits = flight.traits
-                kind = traits.priority, flight.attempts, _care(traits)
-                by_kind.setdefault(kind, []).append((flight.deadline, id))
-        self.deadlines = Agendas()  # when a delivery times out, store time; the id
-        for each, pairs in by_kind.items():
-            self.deadlines[each] = Agenda(pairs)
-        self._first = self.deadlines[FIRST]
+    def contents(self) -> list[Collection[Any]]:
+        """What takes long to free; the index is not used any more."""
+        tallies = [*self.expiries.contents(), *self._by_wall.contents(), *self._by_store.contents()]
+        agendas = [
+            each for agenda in (*self.dues.values(), *self.returns.values()) for each in agenda.contents()
+        ]
+        return [*tallies, *agendas, self._late, self.overdue, self.exhausted, self.broken]
 
     def _begin(self) -> None:
         """Interrupted from here on, the next look begins anew."""
@@ -203,14 +195,12 @@ class Timers:
         if deadline <= self._moment.store:
             self._time_out(id, flight)
             return
-        # Entries are not removed on ack: an ack is far more common than a timeout, so
-        # the stale ones are paid for here, in one sweep for as many new ones.
         self._watched += 1
         attempts, traits = flight.attempts, flight.traits
         if traits is PLAIN and attempts == 1:
-            self._first.add(deadline, id)
+            self.deadlines.plain.add(deadline, id)
         else:
-            self.deadlines[traits.priority, attempts, _care(traits)].add(deadline, id)
+            self.deadlines[kind_of(flight)].add(deadline, id)
         if deadline < self.next_store:
             self._come_due(deadline)
         if traits is not PLAIN and (when := self._work_at(flight)):
@@ -219,7 +209,7 @@ class Timers:
         elif attempts >= self._moment.attempts_max:
             self.alarm.at_store(deadline)
         if not self._watched % STALE_MAX:
-            self._sweep_deadlines()
+            self._sweep_deadlines(STALE_MAX)
 
     def _work_at(self, flight: Flight) -> int:
         """When it is work for whichever process comes by that *flight* times out; 0: never."""
@@ -231,14 +221,13 @@ class Timers:
     def watch_run(self, ids: Sequence[int], deadline: int) -> None:
         """`watch` for first attempts, of messages that do not expire; their *deadline* is to come."""
         if len(self._flights) == len(ids):  # all others are settled
-            self.deadlines = Agendas()
-            self._first = self.deadlines[FIRST]
-        self._first.add_run(deadline, ids)
+            self.deadlines.forget()
+        self.deadlines.plain.add_run(deadline, ids)
         if deadline < self.next_store:
             self._come_due(deadline)
         if self._moment.attempts_max <= 1:
             self.alarm.at_store(deadline)
-        self._sweep_deadlines()
+        self._sweep_deadlines(len(ids))
 
     def retry_otherwise(self) -> None:
         """Attempts and backoff are others now: what has timed out is to be indexed anew."""
@@ -314,12 +303,9 @@ class Timers:
         if self._ready.size() + later + len(self.overdue) + len(self.exhausted) > most:
             self.reindex()
 
-    def _sweep_deadlines(self) -> None:
-        """Have only those that are in force, if most are not."""
-        if self.deadlines.size() <= 2 * len(self._flights) + STALE_MAX:
-            return
-        self._index_deadlines(self._moment.store)
-        self._sweep()
+    def _sweep_deadlines(self, added: int) -> None:
+        if self.deadlines.sweep(added, self._moment.store):
+            self._sweep()
 
     # ── time ───────────────────────────────────────────────────────────────────────
 
@@ -371,7 +357,7 @@ class Timers:
                 return moment.returns_from(deadline, attempts)
 
             before = len(batches)
-            batches.add(kind, level, times, ids, ready_from, now_ms)
+            batches.add(kind, level, times, ids, ready_from, moment.returns_by(times[-1], attempts), now_ms)
             if care or attempts >= moment.attempts_max:
                 self._urgent += len(batches) - before
             self._ready.many_came_back(len(ids))
@@ -411,7 +397,7 @@ class Timers:
     def _come_back(self, kind: int, times: array[int], ids: Sequence[int]) -> None:
         """The delays of messages, or their backoffs, are over; in some cases they were put off since."""
         if kind <= GROUPED:
-            self._ready.batches.add(IN_GROUP, GROUPED - kind, times, ids, lambda _: 0, 0)
+            self._ready.batches.add(IN_GROUP, GROUPED - kind, times, ids, lambda _: 0, 0, 0)
         elif times[0] == times[-1]:
             self._ready.push_run(ids, kind)
         else:
@@ -430,21 +416,21 @@ class Timers:
     # ── batches ────────────────────────────────────────────────────────────────────
 
     def is_behind(self) -> bool:
-        """Whether a batch is not open, so that what is in it is not counted; each `advance` opens one."""
+        """Whether a batch is not open; each `advance` opens one."""
         return len(self._ready.batches) > 0
-
-    def open_all(self) -> None:
-        """Open all batches; `advance` was called before."""
-        self._begin()
-        while batch := self._ready.batches.take_any():
-            self._open(batch)
-        self._set_bounds()
-        self._is_stale = False
 
     def open_next(self) -> None:
         """Open the batch that may hold the next message."""
         self._begin()
         self._open(self._ready.batches.take_next())
+        self._set_bounds()
+        self._is_stale = False
+
+    def open_any(self) -> None:
+        """Open a batch, if there is one."""
+        self._begin()
+        if batch := self._ready.batches.take_any():
+            self._open(batch)
         self._set_bounds()
         self._is_stale = False
 
@@ -464,7 +450,11 @@ class Timers:
                 self._time_out(id, flight)
             return
         returns, now_ms = moment.returns_at, moment.store
-        found = {id: returns(flight) for id, flight in timed_out}
+        latest = moment.returns_by(batch.times[-1], attempts)
+        if latest <= now_ms:  # as a rule: each of them is ready, whatever its backoff was
+            found = dict.fromkeys([id for id, _ in timed_out], latest)
+        else:
+            found = {id: returns(flight) for id, flight in timed_out}
         self._late.update(found)
         self._by_store.add_all(found.values())
         self._ready.push_run(sorted([id for id, when in found.items() if when <= now_ms]), level)
@@ -479,20 +469,20 @@ class Timers:
         if expiry:  # what has expired already does not say when the next one does
             self._next_wall = min(self._next_wall, max(expiry[0], self._moment.wall + 1))
 
-    # ── questions; after `advance`, and once all batches are open ──────────────────
+    # ── questions; after `advance` ─────────────────────────────────────────────────
 
     def in_flight(self) -> Iterator[int]:
-        """The ids of what is in flight, the next to time out first.
+        """The ids of what is in flight, the next to time out first; once all `batches.last_count` are open.
 
         An exhausted delivery is so until it is dead, though it has timed out.
         """
         flights = self._flights
         exhausted = [(flights[id].deadline, id) for id in set(self.exhausted) if self.is_exhausted(id)]
-        pending = filter(lambda pair: self._is_deadline(*pair), self.deadlines.ascending())
+        pending = filter(lambda pair: self.deadlines.is_valid(*pair), self.deadlines.ascending())
         return _unique(id for _, id in merge(sorted(exhausted), pending))
 
     def later(self, ahead_ms: int) -> Iterator[int]:
-        """The ids of what is early, the next to be ready first.
+        """The ids of what is early, the next to be ready first; once all batches are open.
 
         *ahead_ms*: wall time less store time.
         """
@@ -506,9 +496,9 @@ class Timers:
         if self._is_stale:
             self.reindex()
         rests, nexts = self._ready.batches.rests_until, list[int]()
-        store = [self._first_deadline(), _first(self.returns, self._is_return), rests]
+        store = [self.deadlines.first_valid(), first_valid(self.returns, self._is_return), rests]
         nexts += [when - now.store for when in store if when is not None]
-        if (due := _first(self.dues, self._is_due)) is not None:
+        if (due := first_valid(self.dues, self._is_due)) is not None:
             nexts.append(due - now.wall)
         return max(0, min(nexts)) / 1000 if nexts else None
 
@@ -534,17 +524,27 @@ class Timers:
         self._is_stale, self.next_store = False, bound
         return found
 
+    def are_counted(self) -> bool:
+        """Whether `counts` can say how many: whatever is not open yet is all the same, and not watched."""
+        batches = self._ready.batches
+        return not batches or (
+            batches.alike(self._moment.store) is not None
+            and self._urgent == batches.last_count
+            and self.deadlines.size() <= FEW
+        )
+
     def counts(self) -> tuple[int, int]:
-        """How many are in flight, and how many early."""
+        """How many are in flight, and how many early; if `are_counted`."""
         bound = self.next_store
         self._begin()
         early = self._by_wall.left(self._moment.wall) + self._by_store.left(self._moment.store)
         self._is_stale, self.next_store = False, bound
-        return len(self._flights) - len(self._late) + self.exhausted_count, early
-
-    def _is_deadline(self, deadline: int, id: int) -> bool:
-        flight = self._flights.get(id)
-        return flight is not None and flight.deadline == deadline
+        in_flight = len(self._flights) - len(self._late) + self.exhausted_count
+        if (are := self._ready.batches.alike(self._moment.store)) in ("delayed", "ready"):
+            in_batches = len(self._flights) - len(self._late) - self.deadlines.count_valid()
+            in_flight -= in_batches
+            early += in_batches * (are == "delayed")
+        return in_flight, early
 
     def _is_return(self, when: int, id: int) -> bool:
         if entry := self._delayed.get(id):
@@ -611,27 +611,11 @@ class Timers:
         if self.exhausted or self.broken or self._urgent:
             self.alarm.at_store(0)
         elif self._work_at_deadlines or self._moment.attempts_max != NEVER:
-            deadline = self._first_deadline()
+            deadline = self.deadlines.first_valid()
             if deadline is not None:
                 self.alarm.at_store(deadline)
         if (when := self._remembered.look_at) is not None:
             self.alarm.at_store(when)
-
-    def _first_deadline(self) -> int | None:
-        """When the next delivery that is still in force times out; what is settled before it is dropped."""
-        if not self._flights:
-            self.deadlines = Agendas()
-            self._first = self.deadlines[FIRST]
-            return None
-        self._first.drop_absent(self._flights)
-        return _first(self.deadlines, self._is_deadline)
-
-
-def _care(traits: Traits) -> int:
-    """How a delivery is to be treated that times out."""
-    if traits.group is not None:
-        return AT_ONCE
-    return SOON if traits.expires else 0
 
 
 def _kind(traits: Traits) -> int:
@@ -639,14 +623,6 @@ def _kind(traits: Traits) -> int:
     if traits.expires:
         return EXPIRING
     return traits.priority if traits.group is None else GROUPED - traits.priority
-
-
-def _first(agendas: Agendas, is_valid: Callable[[int, int], bool]) -> int | None:
-    """When the first entry that is valid happens; those before it are dropped."""
-    for agenda in agendas.values():
-        while (pair := agenda.first()) and not is_valid(*pair):
-            agenda.pop()
-    return agendas.first()
 
 
 def _passed(agendas: Agendas, now_ms: int) -> list[tuple[int, array[int], Sequence[int]]]:

@@ -65,6 +65,7 @@ class Committer:
         replica, taken = self._replica, plan.decoded()
         positions = replica.log.append_group(plan.now.store, plan.drafts)
         fold.take(replica.state, positions, plan.drafts, taken)
+        replica.free()
         if replica.state.renamed:
             replica.waiters.rebind()
         replica.show_generation()

@@ -299,10 +299,12 @@ def receive_many(
     turn, replica, channel = store.turn, store.replica, queue._channel
     sleeper: Sleeper | None = None
     gatherer: Gatherer | None = None
-    taken, deliveries = NOTHING, []
+    taken, deliveries, unsure = NOTHING, [], False
     try:
         while True:
             settled, begin, waiter = None, -1, None
+            if unsure:
+                give_way(store)
             with turn.mutex:
                 try:
                     turn.enter()
@@ -315,6 +317,9 @@ def receive_many(
                         store.committer.do_due()
                     state = channel.state
                     ids = state.heads(now, limit, per_group) if state and not state.paused else []
+                    unsure = state is not None and not state.paused and state.ready.is_unsure(ids, limit)
+                    if unsure:
+                        continue  # very many have come due: they are looked at in several turns
                     if state is not None and state.delivery_needs_plan:
                         receiving.renew(store, state, now)
                     if not ids:

@@ -56,7 +56,7 @@ def join(store: Store, channel: Channel, until: float | None) -> bool:
             store.committer.do_due()
         joiner.end()
         now, state, here = store.clock.now(), channel.state, time.monotonic()
-        is_empty = state is None or not any(state.counts(now))
+        is_empty = state is None or state.is_empty(now)
         if is_empty or (until is not None and here >= until):
             joiner.hand_on(now)
             return is_empty

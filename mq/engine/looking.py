@@ -102,7 +102,7 @@ def peek(store: Store, channel: Channel, limit: int, state: State) -> list[Shown
 def get(store: Store, channel: Channel, id: int) -> Shown | None:
     """One message; None if it is not in the queue."""
 
-    def choose(held: QueueState, now: Now) -> list[int]:
+    def choose(held: QueueState, now: Now) -> list[int] | None:
         held.advance(now)
         return [id] if id in held and not held.has_expired(id) else []
 
@@ -112,7 +112,7 @@ def get(store: Store, channel: Channel, id: int) -> Shown | None:
 
 @operation
 def _look(
-    store: Store, channel: Channel, choose: Callable[[QueueState, Now], list[int]]
+    store: Store, channel: Channel, choose: Callable[[QueueState, Now], list[int] | None]
 ) -> list[Shown]:  # fmt: skip
     """The messages that *choose* names, and whose records are still there."""
     held, found = _ask(store, partial(_choose, store, channel, choose))
@@ -127,15 +127,16 @@ def _ask(store: Store, ask: Callable[[], T | None]) -> T:
 
 
 def _choose(
-    store: Store, channel: Channel, choose: Callable[[QueueState, Now], list[int]]
+    store: Store, channel: Channel, choose: Callable[[QueueState, Now], list[int] | None]
 ) -> tuple[QueueState | None, list[Seen]] | None:
     held, now = channel.state, store.clock.now()
     if held is None:
         return None, []
-    if held.is_behind(now):
+    ids = choose(held, now)
+    if ids is None:
         return None
     skew = skew_ms(store)
-    return held, [_see(held, id, now, skew) for id in choose(held, now)]
+    return held, [_see(held, id, now, skew) for id in ids]
 
 
 def _see(held: QueueState, id: int, now: Now, skew: int) -> Seen:

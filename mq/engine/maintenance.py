@@ -1,4 +1,4 @@
-"""What a store does beside its work: clean, write checkpoints, report trouble.
+"""What a store does beside its work: clean, write checkpoints, free memory, report trouble.
 
 One thread, started when there is first something to do, woken when the log has grown by a step.  One
 thread, and one process, at a time; it holds the store's lock for a slice of a millisecond or two.
@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import Final, Protocol, TypeVar
 
 from mq.engine.background import Worker
-from mq.engine.checkpoints import CHECKPOINT_BYTES, Checkpoints
+from mq.engine.checkpoints import CHECKPOINT_BYTES, LET_RUN_SECONDS, Checkpoints
 from mq.engine.cleaning import Cleaning
 from mq.engine.commit import Committer
 from mq.engine.compacting import compact
@@ -88,8 +88,22 @@ class Maintenance:
                 self._replica.path,
             )  # fmt: skip
 
+    def free(self) -> None:
+        """Free what queues held that were purged, or deleted; called in a turn.
+
+        The thread does it beside the turn; without one, it is done here.
+        """
+        if self._background and self.worker.start():
+            self.worker.ring()
+        else:
+            self._replica.state.board.discarded.free(lambda: None)
+
+    def _let_others_run(self) -> None:
+        time.sleep(LET_RUN_SECONDS)
+
     def _step(self) -> None:
         """What the thread does when it is woken."""
+        self._replica.state.board.discarded.free(self._let_others_run)
         self.run()
         if self._replica.log.reserve.full:
             time.sleep(FULL_REST_SECONDS)

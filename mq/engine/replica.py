@@ -63,6 +63,7 @@ class Replica:
         self.has_log = False
         self.applied = VOID
         self.page_is_behind = False  # see `show_generation`
+        self._free: Callable[[], None] | None = None  # what queues held that were purged, or deleted
         self.epoch = 0  # how often the state was read from the disk
         self.checkpoint_at = 0  # where the newest checkpoint stands that was found, or stands in the way
         self._parts: Parts | None = None  # while much of what a checkpoint held is read again
@@ -157,11 +158,22 @@ class Replica:
     def take_state(self, state: State, applied: int) -> None:
         self.state = state
         self.epoch += 1
+        state.board.discarded.keeps = self._free is not None
         state.name_the_nameless()
         self.waiters.bind(state)
         self.show_generation()
         self.applied = applied  # when all that depends on it is done: before, an interruption leaves it void
         self.waiters.wake_all()
+
+    def free_by(self, free: Callable[[], None]) -> None:
+        """*free* is called, in a turn, once there is something to free: `state.board.discarded`."""
+        self._free = free
+        self.state.board.discarded.keeps = True
+
+    def free(self) -> None:
+        """Have freed what queues held that were purged, or deleted; in a turn."""
+        if self._free and self.state.board.discarded:
+            self._free()
 
     def _load_again(self, number: int, priority: int, chunk: Chunk) -> Arrays:
         """Ids that the checkpoint kept, and a newer one of another process does not."""
@@ -282,6 +294,7 @@ class Replica:
         self.applied = VOID
         try:
             fold.apply(self.state, log.follow(upto, enough))
+            self.free()
             if self.state.renamed:
                 self.waiters.rebind()
             # Not shown here: without LOCK, a newer one of another process could be written over.

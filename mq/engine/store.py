@@ -205,6 +205,7 @@ class Store:
         # Last: its thread waits for the mutex, which a child has here, and must not have to wait for it.
         self.replica.log.owner.grown = self.maintenance.nudge
         self.maintenance.nudge()
+        self.replica.free_by(self.maintenance.free)
         if not self.exclusive or len(self.replica.state.calendar):
             self.begin_scheduler()
 
