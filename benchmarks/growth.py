@@ -297,11 +297,14 @@ def neighbour(path: Path, told: list[float]) -> Iterator[None]:
     command = [sys.executable, "-c", NEIGHBOUR, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
-        process.stdout.readline()
-        yield
-        with mq.open(path, sync="never") as broker:
-            broker.queue("stop").publish(b"")
-        told.append(float(process.stdout.readline()))
+        try:
+            process.stdout.readline()
+            yield
+            with mq.open(path, sync="never") as broker:
+                broker.queue("stop").publish(b"")
+            told.append(float(process.stdout.readline()))
+        finally:
+            process.kill()  # else an error above would wait for it for ten minutes
 
 
 @contextmanager
@@ -366,10 +369,13 @@ at_once("purge(), in flight", both, lambda queue: queue.purge())
 at_once("purge(), delayed", delayed, lambda queue: queue.purge())
 at_once("ack_many()", taken, lambda queue: queue.ack_many(held))
 at_once("extend_many()", taken, lambda queue: queue.extend_many(held))
+at_once("extend_many(), three times", taken, lambda queue: [queue.extend_many(held) for _ in range(3)])
 at_once("nack_many() to dead letters", taken, lambda queue: queue.nack_many(held))
 at_once("replay()", dead, lambda queue: queue.replay())
 at_once("another max_attempts", taken, other_attempts)
 at_once("delete(), delayed", delayed, lambda queue: queue.delete())
+at_once("delete(), groups", groups, lambda queue: queue.delete())
+at_once("delete(), in flight", flying, lambda queue: queue.delete())
 
 
 # ── at one moment ──────────────────────────────────────────────────────────────────
@@ -403,7 +409,9 @@ def bury(queue: mq.Queue[Any]) -> None:
 
 
 at_once("receive(), all timed out", timed_out, lambda queue: queue.receive(timeout=0))
+at_once("receive_many(1000), all timed out", timed_out, lambda queue: queue.receive_many(1000, timeout=0))
 at_once("stats(), all timed out", timed_out, lambda queue: queue.stats())
+at_once("peek(10), all timed out", timed_out, lambda queue: queue.peek(10))
 at_once("receive(), all delays over", delays_over, lambda queue: queue.receive(timeout=0))
 at_once("stats() until all last attempts are dead", last_attempts, bury)
 

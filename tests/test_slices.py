@@ -5,19 +5,22 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from pathlib import Path
-from threading import Thread
+from threading import Thread, current_thread
 from time import sleep
 from typing import Any
 
 import pytest
+from companions import until
 from fakes import FakeClock, QuickDisk, open_on
 
 import mq
 from mq.api.receipts import claims_of
-from mq.delivery import dead, purge
+from mq.delivery import batches, dead, discarded, purge
 from mq.delivery.queue import QueueState
-from mq.engine import hot
+from mq.delivery.ready import OPEN_MAX
+from mq.engine import hot, maintenance
 from mq.engine.replica import FOLLOW_BYTES
+from mq.engine.turn import VOID
 
 IN_A_SLICE = 3
 COUNT = 10
@@ -268,3 +271,109 @@ def test_what_goes_back_with_several_goes_back_once(broker, commits):
     queue.nack_many(messages[:4])
     assert commits == [COUNT]
     assert queue.stats()[:3] == (6, 0, 4)
+
+
+# ── very many that have come due ───────────────────────────────────────────────────
+
+
+def all_timed_out(broker: mq.Broker, clock: FakeClock, count: int, settled: slice) -> mq.Queue[Any]:
+    """But for those that were settled, of which the index knows as little."""
+    queue = broker.queue("a", backoff=mq.Backoff(initial=0))
+    queue.ack_many(taken(queue, count)[settled])
+    clock.advance(31)
+    return queue
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "BATCH_IDS", 2)
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize("settled", [slice(0, 0), slice(0, 60), slice(10, 70), slice(0, 80, 2)], ids=str)
+def test_a_receive_takes_all_that_are_ready_of_very_many_that_timed_out(broker, clock, settled):
+    """What its documentation says, however many have to be looked at, also in several turns."""
+    queue = all_timed_out(broker, clock, 80, settled)
+    expected = [f"{n}" for n in range(80)]
+    del expected[settled]
+    assert queue.stats().ready == len(expected)
+    assert [each.body for each in queue.receive_many(100, timeout=0)] == expected
+    assert queue.receive_many(100, timeout=0) == []
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_other_threads_have_their_turn_while_a_receive_looks_at_very_many(broker, clock, monkeypatch):
+    queue, gave_way = all_timed_out(broker, clock, 80, slice(0, 60)), []
+    monkeypatch.setattr(hot, "give_way", gave_way.append)
+    assert len(queue.receive_many(100, timeout=0)) == 20
+    assert len(gave_way) >= 80 // 2 // OPEN_MAX - 1
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize(("state", "count"), [("ready", 20), ("in_flight", 0), ("delayed", 0)])
+def test_a_peek_finds_all_of_very_many_that_timed_out(broker, clock, state, count):
+    queue = all_timed_out(broker, clock, 80, slice(0, 60))
+    assert len(queue.peek(100, state=state)) == count
+    assert [each.body for each in queue.peek(3)] == ["60", "61", "62"]
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_a_queue_whose_deliveries_have_all_timed_out_is_not_empty(broker, clock):
+    queue = all_timed_out(broker, clock, 80, slice(0, 60))
+    assert not queue.join(timeout=0)
+    queue.ack_many(queue.receive_many(100, timeout=0))
+    assert queue.join(timeout=0)
+
+
+# ── what is freed ──────────────────────────────────────────────────────────────────
+
+
+def fill(broker: mq.Broker) -> mq.Queue[Any]:
+    queue = broker.queue("a")
+    with broker.transaction() as tx:
+        for _ in range(3 * discarded.SLICE):
+            tx.publish(queue, "", delay=60)
+    return queue
+
+
+@pytest.mark.parametrize("operation", ["purge", "delete"])
+def test_what_a_queue_held_is_freed_beside_the_lock(tmp_path, clock, monkeypatch, operation):
+    """In slices, by the thread that cleans: also in a process that only hears of it."""
+    monkeypatch.setattr(maintenance, "LET_RUN_SECONDS", 0)
+    frees: list[tuple[str, bool]] = []
+    free = discarded.Discarded.free
+
+    def note(self, pause):
+        store = next(
+            each._store for each in (broker, other) if each._store.replica.state.board.discarded is self
+        )
+        frees.append((current_thread().name, store.turn.mutex._is_owned()))
+        free(self, pause)
+
+    monkeypatch.setattr(discarded.Discarded, "free", note)
+    with (
+        open_on(QuickDisk(), tmp_path / "s", clock=clock) as broker,
+        open_on(QuickDisk(), tmp_path / "s", clock=clock) as other,
+    ):
+        queue = fill(broker)
+        assert other.queue("a").stats().delayed == 3 * discarded.SLICE
+        getattr(queue, operation)()
+        assert not other.queue("a").peek(1, state="delayed")
+        boards = [each._store.replica.state.board for each in (broker, other)]
+        until(lambda: not any(board.discarded for board in boards))
+    assert frees.count(("mq-maintenance", False)) == len(frees) >= 2
+
+
+def test_without_a_thread_it_is_freed_at_once(broker):
+    queue = fill(broker)
+    assert queue.purge() == 3 * discarded.SLICE
+    assert not broker._store.replica.state.board.discarded
+    assert queue.stats()[:3] == (0, 0, 0)
+
+
+def test_a_state_that_is_read_anew_has_it_freed_too(tmp_path, clock):
+    with open_on(QuickDisk(), tmp_path / "s", clock=clock) as broker:
+        queue = fill(broker)
+        broker._store.replica.applied = VOID  # as an interruption leaves it
+        assert queue.stats().delayed == 3 * discarded.SLICE
+        assert broker._store.replica.state.board.discarded.keeps

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from mq.delivery import batches, timers
-from mq.delivery.agenda import Agenda, Agendas
+from mq.delivery.agenda import BLOCK, Agenda, Agendas, InForce
 from mq.delivery.attributes import Attributes
 from mq.delivery.blocks import STEP_BITS
+from mq.delivery.deadlines import FEW, Deadlines
 from mq.delivery.moment import Moment
 from mq.delivery.now import Now
 from mq.delivery.queue import QueueState
@@ -201,6 +202,10 @@ def test_the_answers_are_those_of_looking_at_each_message(steps):
             assert bool(set(queue.due_to_go(now, 1000)[1])) == bool(Naive(queue, now).exhausted())
 
 
+def still_there(stale: set[tuple[int, int]]) -> InForce:
+    return lambda times, ids: [pair for pair in zip(times, ids, strict=True) if pair not in stale]
+
+
 COUNT = 10_000
 
 
@@ -252,7 +257,8 @@ def test_last_attempts_of_very_many_are_found_some_at_a_time():
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["add", "run", "all", "pop", "take"]), st.integers(0, 30)), max_size=60
+        st.tuples(st.sampled_from(["add", "run", "all", "pop", "take", "sweep"]), st.integers(0, 30)),
+        max_size=60,
     )
 )
 def test_an_agenda_is_a_sorted_list(steps):
@@ -266,6 +272,11 @@ def test_an_agenda_is_a_sorted_list(steps):
             taken = [pair for times, ids in agenda.take(number) for pair in zip(times, ids, strict=True)]
             assert sorted(taken) == sorted(pair for pair in there if pair[0] <= number)
             there = [pair for pair in there if pair[0] > number]
+        elif what == "sweep":
+            stale = set(there[number::3])
+            while agenda.sweep(still_there(stale)):
+                pass
+            there = [pair for pair in there if pair not in stale]
         else:
             pairs = [(number, id), (number, id + 1)]
             if what == "all":
@@ -303,3 +314,104 @@ def test_agendas_are_looked_at_together():
     assert [(kind, list(ids)) for kind, _, ids in agendas.take(6)] == [("b", [2])]
     agendas.forget_empty("a")
     assert list(agendas) == ["a"]
+
+
+# ── very many ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many entries, or deliveries, each sweep of deadlines looks at."""
+    found: list[int] = []
+    in_force, list_anew = Deadlines._in_force, Deadlines.list_anew
+
+    def sweep(self, times, ids):
+        found[-1] += len(times)
+        return in_force(self, times, ids)
+
+    def anew(self, after=-1):
+        found[-1] += len(self._flights)
+        list_anew(self, after)
+
+    monkeypatch.setattr(Deadlines, "_in_force", sweep)
+    monkeypatch.setattr(Deadlines, "list_anew", anew)
+    return found
+
+
+def test_very_many_are_extended_and_no_extension_looks_at_all_of_them(looked_at):
+    """P11, and no neighbour waits."""
+    looked_at.append(0)
+    queue, ids, most = in_flight(BACKOFFS[0]), range(1000, 1000 + COUNT), 0
+    for turn in range(6):
+        for at in range(0, COUNT, 100):
+            looked_at.append(0)
+            queue.extend_run(ids[at : at + 100], [1000 + turn] * 100)
+            most = max(most, queue.timers.deadlines.size())
+    assert max(looked_at[1:]) < 2 * BLOCK
+    assert most < 4 * COUNT
+    assert queue.counts(Now(1004, 1004)) == (0, COUNT, 0)
+    assert sorted(queue.ids("in_flight", Now(1004, 1004), COUNT)) == list(ids)
+    assert queue.counts(Now(1005, 1005)) == (COUNT, 0, 0)
+
+
+def test_what_is_received_and_acked_beside_very_many_in_flight_costs_no_memory(looked_at):
+    """P11."""
+    looked_at.append(0)
+    queue = in_flight(BACKOFFS[0])
+    for id in range(10**5, 10**5 + 4 * COUNT):
+        looked_at.append(0)
+        queue.publish(id, 1)
+        queue.deliver(id, 10**7 + id, 50 + id, 0)
+        queue.ack(id, 1)
+    assert max(looked_at[1:]) < 2 * BLOCK
+    assert queue.timers.deadlines.size() < 3 * COUNT
+
+
+def test_few_deliveries_are_listed_anew_behind_very_many_that_were_settled(looked_at):
+    looked_at.append(0)
+    queue, ids = in_flight(BACKOFFS[0]), list(range(1000, 1000 + COUNT))
+    queue.ack_run(ids[FEW // 2 :], [1] * len(ids[FEW // 2 :]))
+    queue.publish_run(list(range(10**5, 10**5 + 100)), 100)
+    queue.deliver_run(list(range(10**5, 10**5 + 100)), 10**7, 200, 0)
+    assert queue.timers.deadlines.size() == FEW // 2 + 100
+
+
+@pytest.mark.parametrize(
+    ("options", "ms", "counts"),
+    [
+        pytest.param({}, 100, (COUNT, 0, 0), id="ready at once"),
+        pytest.param({"backoff": BACKOFFS[1]}, 119, (0, 0, COUNT), id="in their backoff"),
+        pytest.param({"backoff": BACKOFFS[2]}, 138, (COUNT, 0, 0), id="whatever their backoffs were"),
+        pytest.param({"max_attempts": 1}, 100, (0, COUNT, 0), id="their last attempts"),
+    ],
+)
+def test_all_that_timed_out_is_counted_and_hardly_looked_at(options, ms, counts, monkeypatch):
+    """Also beside some that were settled, and others that are in flight still."""
+    monkeypatch.setattr(batches, "BATCH_IDS", 64)
+    queue = in_flight(**{"backoff": BACKOFFS[0], **options})
+    gone, more = range(1000, 1000 + COUNT, 3), range(10**5, 10**5 + 100)
+    queue.ack_run(list(gone), [1] * len(gone))
+    queue.publish_run(list(more), 100)
+    queue.deliver_run(list(more), 10**7, 1000, 0)
+    opened, timed_out = [], timers.Timers._open
+    monkeypatch.setattr(
+        timers.Timers, "_open", lambda self, batch: opened.append(batch) or timed_out(self, batch)
+    )
+    now = Now(ms, ms)
+    assert not queue.is_behind(now)
+    ready, in_flight_now, delayed = (count - len(gone) if count else 0 for count in counts)
+    assert queue.counts(now) == (ready, in_flight_now + len(more), delayed)
+    assert queue.oldest_ready(now) == (1001 if ready else None)
+    assert len(opened) <= 3
+    assert queue.counts(now) == Naive(queue, now).counts()
+
+
+def test_a_few_of_very_many_that_timed_out_are_looked_at_to_list_them(monkeypatch):
+    queue, opened, timed_out = in_flight(BACKOFFS[0]), [], timers.Timers._open
+    monkeypatch.setattr(batches, "BATCH_IDS", 64)
+    monkeypatch.setattr(
+        timers.Timers, "_open", lambda self, batch: opened.append(batch) or timed_out(self, batch)
+    )
+    assert queue.ids("ready", Now(100, 100), 100) == list(range(1000, 1100))
+    assert queue.ids("in_flight", Now(100, 100), 100) == []
+    assert len(opened) <= 4
