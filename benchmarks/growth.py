@@ -97,6 +97,16 @@ def nacked(broker: mq.Broker, count: int) -> mq.Queue[Any]:
     return queue
 
 
+def fanned_out(broker: mq.Broker, count: int) -> mq.Queue[Any]:
+    """All are in two other queues as well."""
+    for name in ("crowd", "second", "third"):
+        broker.queue(name).subscribe("topic")
+    topic = broker.topic("topic")
+    for _ in range(count):
+        topic.publish(BODY)
+    return broker.queue("crowd")
+
+
 def expired(broker: mq.Broker, count: int) -> mq.Queue[Any]:
     queue = crowd(broker, count, lambda _: {"ttl": 0.001})
     time.sleep(0.01)
@@ -375,6 +385,7 @@ at_once("replay()", dead, lambda queue: queue.replay())
 at_once("another max_attempts", taken, other_attempts)
 at_once("delete(), delayed", delayed, lambda queue: queue.delete())
 at_once("delete(), groups", groups, lambda queue: queue.delete())
+at_once("delete(), in other queues too", fanned_out, lambda queue: queue.delete())
 at_once("delete(), in flight", flying, lambda queue: queue.delete())
 
 

@@ -450,7 +450,7 @@ class QueueState:
         self.history_bytes = sum(weight(each.traits) for each in flights.values())
         self.board.discarded.add(contents)
         if self.shared.extra_bytes:
-            self._let_go([id for id in self.shared.held_by(self.number) if id not in flights])
+            self.shared.leave(self.number, flights)
 
     def delete(self) -> None:
         """The queue goes, with all it holds."""

@@ -8,7 +8,8 @@ A message that only one queue holds is not here.
 
 There may be millions, so a message takes 16 bytes here: sorted arrays of ids, sizes, and the number of
 a set of queues, which most messages share.  A message that is gone leaves a hole until half of its
-chunk is holes.
+chunk is holes.  When all messages leave a queue, which is purged or deleted, only the sets change: those of
+which one queue is left are holes from then on, and the chunks are looked at one by one later.
 """
 
 from __future__ import annotations
@@ -28,15 +29,16 @@ Holders = tuple[int, ...]
 class _Sets:
     """Sets of queues, by small numbers, for as long as a message has one."""
 
-    __slots__ = ("_free", "_numbers", "_uses", "every")
+    __slots__ = ("_free", "_numbers", "bytes", "every", "uses")
 
     def __init__(self) -> None:
-        self.every: list[Holders] = [()]  # by number; the first one stands for a hole
-        self._uses = [0]  # how many messages have each
+        self.every: list[Holders] = [()]  # by number; an empty one, as the first, stands for a hole
+        self.uses = [0]  # how many messages have each, holes included
+        self.bytes = [0]  # and how many bytes those have together
         self._numbers: dict[Holders, int] = {}
         self._free: list[int] = []
 
-    def use(self, holders: Holders) -> int:
+    def use(self, holders: Holders, size: int) -> int:
         number = self._numbers.get(holders)
         if number is None:
             if self._free:
@@ -45,17 +47,27 @@ class _Sets:
             else:
                 number = len(self.every)
                 self.every.append(holders)
-                self._uses.append(0)
+                self.uses.append(0)
+                self.bytes.append(0)
             self._numbers[holders] = number
-        self._uses[number] += 1
+        self.uses[number] += 1
+        self.bytes[number] += size
         return number
 
-    def drop(self, number: int) -> None:
-        self._uses[number] -= 1
-        if not self._uses[number]:
-            del self._numbers[self.every[number]]
-            self.every[number] = ()
+    def drop(self, number: int, size: int) -> None:
+        self.uses[number] -= 1
+        self.bytes[number] -= size
+        if not self.uses[number]:
+            self.rename(number, ())
             self._free.append(number)
+
+    def rename(self, number: int, holders: Holders) -> None:
+        """All messages that have this set have these *holders* now; none: they are holes."""
+        if self._numbers.get(self.every[number]) == number:
+            del self._numbers[self.every[number]]
+        self.every[number] = holders
+        if holders:
+            self._numbers.setdefault(holders, number)
 
 
 class _Chunk:
@@ -65,23 +77,24 @@ class _Chunk:
 
     def __init__(self, ids: Iterable[int] = (), sizes: Iterable[int] = (), sets: Iterable[int] = ()) -> None:
         self.ids, self.sizes, self.sets = array("Q", ids), array("I", sizes), array("I", sets)
-        self.live = len(self.ids)  # without holes
+        self.live = len(self.ids)  # without holes, but for those of a queue that was purged
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        return (each for each in zip(self.ids, self.sizes, self.sets, strict=True) if each[2])
+        return zip(self.ids, self.sizes, self.sets, strict=True)
 
     def copy(self) -> _Chunk:
         return _Chunk(self.ids, self.sizes, self.sets)
 
 
 class Shares:
-    __slots__ = ("_chunks", "_count", "_firsts", "_sets", "extra_bytes")
+    __slots__ = ("_chunks", "_count", "_firsts", "_sets", "_untidy", "extra_bytes")
 
     def __init__(self) -> None:
         self._chunks: list[_Chunk] = []
         self._firsts: list[int] = []  # for each chunk: no id in it is smaller, and none before it is as large
         self._sets = _Sets()
         self._count = 0
+        self._untidy = 0  # so many chunks, from the first on, have holes that are not counted
         # What is counted more than once.  0 if there is nothing here: it is looked at wherever a message
         # leaves a queue.
         self.extra_bytes = 0
@@ -99,16 +112,12 @@ class Shares:
         found = self._find(id)
         return self._sets.every[found[0].sets[found[1]]] if found else ()
 
-    def held_by(self, queue: int) -> list[int]:
-        """The ids of those that this *queue* holds, and others too."""
-        numbers = {number for number, holders in enumerate(self._sets.every) if queue in holders}
-        chunks = [chunk for chunk in self._chunks if not numbers.isdisjoint(chunk.sets)] if numbers else []
-        return [id for chunk in chunks for id, _, number in chunk if number in numbers]
-
     # ── the fold ───────────────────────────────────────────────────────────────────
 
     def note(self, id: int, size: int, holders: Holders) -> None:
         """A new message, which has a greater id than all; *holders* are two or more, ascending."""
+        if self._untidy:
+            self._tidy_one()
         chunks = self._chunks
         if not chunks or len(chunks[-1].ids) >= CHUNK_IDS:
             chunks.append(_Chunk())
@@ -116,25 +125,27 @@ class Shares:
         last = chunks[-1]
         last.ids.append(id)
         last.sizes.append(size)
-        last.sets.append(self._sets.use(holders))
+        last.sets.append(self._sets.use(holders, size))
         last.live += 1
         self._count += 1
         self.extra_bytes += size * (len(holders) - 1)
 
     def put(self, id: int, size: int, holders: Iterable[int]) -> None:
         """These queues hold the message, and no other one does."""
+        if self._untidy:
+            self._tidy_one()
         several = tuple(sorted(holders))
         found = self._find(id)
         if found is not None:
             chunk, at = found
-            before = self._sets.every[chunk.sets[at]]
+            before, known = self._sets.every[chunk.sets[at]], chunk.sizes[at]
             if len(several) > 1:
-                number = self._sets.use(several)
-                self._sets.drop(chunk.sets[at])
+                number = self._sets.use(several, known)
+                self._sets.drop(chunk.sets[at], known)
                 chunk.sets[at] = number
-                self.extra_bytes += chunk.sizes[at] * (len(several) - len(before))
+                self.extra_bytes += known * (len(several) - len(before))
             else:
-                self.extra_bytes -= chunk.sizes[at] * (len(before) - 1)
+                self.extra_bytes -= known * (len(before) - 1)
                 self._remove(id, chunk, at)
         elif len(several) > 1:
             if not self._chunks or id > self._chunks[-1].ids[-1]:
@@ -155,10 +166,11 @@ class Shares:
         chunk, at = found
         holders = self._sets.every[chunk.sets[at]]
         if queue in holders:
-            self.extra_bytes -= chunk.sizes[at]
+            size = chunk.sizes[at]
+            self.extra_bytes -= size
             if len(holders) > 2:
-                number = self._sets.use(tuple([each for each in holders if each != queue]))
-                self._sets.drop(chunk.sets[at])
+                number = self._sets.use(tuple([each for each in holders if each != queue]), size)
+                self._sets.drop(chunk.sets[at], size)
                 chunk.sets[at] = number
             else:
                 self._remove(id, chunk, at)
@@ -169,6 +181,24 @@ class Shares:
         if queue in holders:
             self.put(id, 0, {to if each == queue else each for each in holders})
 
+    def leave(self, queue: int, kept: Iterable[int]) -> None:
+        """All messages left this *queue*, but those that are *kept*."""
+        stay = [(id, holders) for id in kept if queue in (holders := self.holders(id))]
+        sizes = [self._size(id) for id, _ in stay]
+        sets = self._sets
+        for number, holders in enumerate(sets.every):
+            if queue in holders:
+                others = tuple(each for each in holders if each != queue)
+                self.extra_bytes -= sets.bytes[number]
+                if len(others) > 1:
+                    sets.rename(number, others)
+                else:
+                    self._count -= sets.uses[number]
+                    sets.rename(number, ())
+                    self._untidy = len(self._chunks)
+        for (id, holders), size in zip(stay, sizes, strict=True):
+            self.put(id, size, holders)
+
     # ── inside ─────────────────────────────────────────────────────────────────────
 
     def _find(self, id: int) -> tuple[_Chunk, int] | None:
@@ -178,7 +208,13 @@ class Shares:
             return None
         chunk = self._chunks[number]
         at = bisect_left(chunk.ids, id)
-        return (chunk, at) if at < len(chunk.ids) and chunk.ids[at] == id and chunk.sets[at] else None
+        if at == len(chunk.ids) or chunk.ids[at] != id or not self._sets.every[chunk.sets[at]]:
+            return None
+        return chunk, at
+
+    def _size(self, id: int) -> int:
+        found = self._find(id)
+        return found[0].sizes[found[1]] if found else 0
 
     def _insert(self, id: int, size: int, holders: Holders) -> None:
         number = max(0, bisect_right(self._firsts, id) - 1)
@@ -186,11 +222,14 @@ class Shares:
         self._firsts[number] = min(self._firsts[number], id)
         at = bisect_left(chunk.ids, id)
         if at < len(chunk.ids) and chunk.ids[at] == id:  # a hole
-            chunk.sizes[at], chunk.sets[at] = size, self._sets.use(holders)
+            if chunk.sets[at] != HOLE:
+                self._sets.drop(chunk.sets[at], chunk.sizes[at])
+                chunk.live -= 1
+            chunk.sizes[at], chunk.sets[at] = size, self._sets.use(holders, size)
         else:
             chunk.ids.insert(at, id)
             chunk.sizes.insert(at, size)
-            chunk.sets.insert(at, self._sets.use(holders))
+            chunk.sets.insert(at, self._sets.use(holders, size))
         chunk.live += 1
         self._count += 1
         self.extra_bytes += size * (len(holders) - 1)
@@ -199,20 +238,39 @@ class Shares:
             behind.live -= behind.sets.count(HOLE)
             chunk.live -= behind.live
             del chunk.ids[CHUNK_IDS:], chunk.sizes[CHUNK_IDS:], chunk.sets[CHUNK_IDS:]
+            self._untidy += number < self._untidy
             self._chunks.insert(number + 1, behind)
             self._firsts.insert(number + 1, behind.ids[0])
 
     def _remove(self, id: int, chunk: _Chunk, at: int) -> None:
-        self._sets.drop(chunk.sets[at])
+        self._count -= 1
+        self._make_hole(chunk, at)
+        if 2 * chunk.live <= len(chunk.ids):
+            self._shrink(bisect_right(self._firsts, id) - 1)
+
+    def _make_hole(self, chunk: _Chunk, at: int) -> None:
+        self._sets.drop(chunk.sets[at], chunk.sizes[at])
         chunk.sets[at] = HOLE
         chunk.live -= 1
-        self._count -= 1
+
+    def _shrink(self, number: int) -> None:
+        """Chunk *number* without its holes."""
+        chunk = self._chunks[number]
+        if chunk.live:
+            self._chunks[number] = _Chunk(*zip(*[each for each in chunk if each[2] != HOLE], strict=True))
+        else:
+            del self._chunks[number], self._firsts[number]
+            self._untidy -= number < self._untidy
+
+    def _tidy_one(self) -> None:
+        """Count the holes of one chunk."""
+        self._untidy -= 1
+        chunk = self._chunks[self._untidy]
+        for at, number in enumerate(chunk.sets):
+            if number != HOLE and not self._sets.every[number]:
+                self._make_hole(chunk, at)
         if 2 * chunk.live <= len(chunk.ids):
-            number = bisect_right(self._firsts, id) - 1
-            if chunk.live:
-                self._chunks[number] = _Chunk(*zip(*chunk, strict=True))
-            else:
-                del self._chunks[number], self._firsts[number]
+            self._shrink(self._untidy)
 
     # ── checkpoints ────────────────────────────────────────────────────────────────
 
@@ -242,7 +300,8 @@ class Frozen:
         columns = [array("Q") for _ in range(3)]
         for chunk in self._chunks:
             for id, size, number in chunk:
-                columns[0].append(id)
-                columns[1].append(size)
-                columns[2].append(number)
+                if self._sets[number]:
+                    columns[0].append(id)
+                    columns[1].append(size)
+                    columns[2].append(number)
         return b"".join(columns), self._sets
