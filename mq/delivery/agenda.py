@@ -2,7 +2,7 @@
 
       listed     12:05 12:05 12:06 …       those that came in order: nearly all
       parts      12:01 12:01 12:09 …       a heap of others, in order in each: BLOCK at least came
-                 12:00 12:03 …             out of order, or the list was cut
+                 12:00 12:03 …             out of order, or were swept
       heap       12:04 12:02               the rest of the others
 
 Times mostly come in order, for a delay or a time to live is usually the same for many
@@ -180,32 +180,27 @@ class Agenda(Generic[T]):
 
     def sweep(self, in_force: InForce) -> int:
         """Drop what is out of date in the next part; how many entries it looked at, 0 behind the last one."""
-        self._cut()
-        if not self._parts:
+        times, ids, at = self._listed
+        stop = min(at + BLOCK, len(times))
+        if stop - at >= SMALL:
+            self._listed = _without(self._listed, stop)
+        elif self._parts:
+            times, ids, at = heappop(self._parts)[2]
+            stop = len(times)
+            self._in_parts -= stop - at
+        else:
             self._parts, self._swept = self._swept, self._parts
-            times, ids, at = self._listed
             self._listed = self._span(in_force(times[at:], ids[at:]))
             times, ids, _ = self._span(sorted(self._heap))
             self._heap = in_force(times, ids)
             return 0
-        times, ids, at = heappop(self._parts)[2]
-        count = len(times) - at
-        self._in_parts -= count
-        rest = in_force(times[at:], ids[at:])
+        rest = in_force(times[at:stop], ids[at:stop])
         if len(rest) >= SMALL:
             self._add_part(self._span(rest), self._swept)
         else:
             for when, id in rest:
                 self.add(when, id)
-        return count
-
-    def _cut(self) -> None:
-        """Make parts of what is listed."""
-        times, ids, at = self._listed
-        if len(times) - at >= SMALL:
-            self._listed = self._span([])
-            for begin in range(at, len(times), BLOCK):
-                self._add_part((times[begin : begin + BLOCK], ids[begin : begin + BLOCK], 0), self._parts)
+        return stop - at
 
 
 def _pairs(span: Span) -> Iterator[tuple[int, Any]]:
