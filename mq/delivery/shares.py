@@ -160,6 +160,8 @@ class Shares:
 
     def let_go(self, id: int, queue: int) -> None:
         """The message left this *queue*."""
+        if self._untidy:
+            self._tidy_one()
         found = self._find(id) if self._count else None
         if found is None:
             return
