@@ -288,7 +288,7 @@ def test_the_sources_are_found() -> None:
             id="a circle for types alone",
         ),
         pytest.param(circles, "mq.errors", "from mq.engine import store", id="a circle"),
-        pytest.param(circles, "mq.delivery.records", "from . import state", id="a circle inside a package"),
+        pytest.param(circles, "mq.delivery.records", "from .. import state", id="a circle inside a package"),
         pytest.param(lower_floors_meeting, "mq.storage.disk", "from mq.delivery import plan", id="storage"),
         pytest.param(
             lower_floors_meeting,

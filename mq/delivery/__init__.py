@@ -2,7 +2,7 @@
 
 What a record says:
 
-records.py     each kind of record: how it is made, decoded, described
+records/       each kind of record: how it is made, decoded, described
 attributes.py  what a message is beside its body
 options.py     what is known of a queue: its options and totals
 meta.py        texts that a program keeps with a queue

@@ -201,7 +201,7 @@ def test_dump_shows_what_it_does_not_understand(
     def decode(payload: bytes) -> object:
         raise msgspec.ValidationError("unknown field")
 
-    monkeypatch.setattr(mq.delivery.records, "decode_declaration", decode)
+    monkeypatch.setattr(mq.delivery.records.declarations, "decode_declaration", decode)
     result = run("dump", "-k", "declare", "--json")
     assert result.exit_code == 0
     assert all("upgrade mq" in str(each["unreadable"]) for each in lines(result))

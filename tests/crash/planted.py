@@ -160,7 +160,7 @@ BUGS = (
         "pass", "cleaning"),
     Bug("declarations do not move", "mq.engine.moving:Mover._written_again",
         "return records.declare(queue.number, declaration_of(queue))", "return None", "cleaning"),
-    Bug("attempts do not move", "mq.delivery.records:relocate",
+    Bug("attempts do not move", "mq.delivery.records.messages:relocate",
         "pack(id, created_ms, *facts)", "pack(id, created_ms, 0, *facts[1:])", "moving"),
     Bug("what was tried does not move", "mq.delivery.state:State.look_within",
         "[*queue.delayed, *queue.flights]", "[]", "moving"),
@@ -234,7 +234,7 @@ BUGS = (
     Bug("the cleaner forgets a schedule", "mq.delivery.state:State.look_within",
         "self.calendar.within(base, limit)", "[]", "scheduling"),
     Bug("the cleaner writes a schedule again as it was declared", "mq.engine.moving:Mover._written_again",
-        "records.schedule(what.schedule,", "records.schedule(records._decode_schedule(stored.flags,"
+        "records.schedule(what.schedule,", "records.schedule(records.schedules._decode_schedule(stored.flags,"
         " stored.payload, 0, len(stored.payload))[0],", "scheduling"),
     Bug("a queue that sleeps is not cleaned", "mq.delivery.state:State._load_below",
         "image.lowest < limit", "False", "sleeping"),
@@ -263,12 +263,12 @@ BUGS = (
         "del self.in_flight[at]", "self.in_flight.clear()", "batched_groups"),
     Bug("what is behind one that goes back stays in flight", "mq.delivery.settle:release_behind",
         "plan.add(*records.release(queue.number, other))", "pass", "batched_groups"),
-    Bug("what sets a message apart does not move", "mq.delivery.records:_decode_relocate",
+    Bug("what sets a message apart does not move", "mq.delivery.records.messages:_decode_relocate",
         "when, attributes, changes", "when, None, changes", "moving"),
     Bug("a checkpoint forgets what expires", "mq.delivery.snapshot:_split", "id not in plain", "0",
         "expiring"),
-    Bug("the size of a message is that of its record", "mq.delivery.records:published_size", "return length",
-        "return length + 24", "ordering"),
+    Bug("the size of a message is that of its record", "mq.delivery.records.stored:published_size",
+        "return length", "return length + 24", "ordering"),
     Bug("a drop drops nothing", "mq.delivery.queue:QueueState.drop",
         "if self.take(id):", "if False:", "expiring"),
 )  # fmt: skip

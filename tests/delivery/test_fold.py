@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mq.delivery import fold, records
-from mq.delivery.attributes import Attributes, Changes, Failed
+from mq.delivery.attributes import Attributes, Changes, Failed, trailer
 from mq.delivery.decode import decode
 from mq.delivery.options import Declaration
 from mq.delivery.schedules import Schedule
@@ -30,7 +30,7 @@ DRAFTS = {
     ),
     records.PUBLISH: (
         records.publish(1, records.TEXT, b"body", ATTRIBUTES),
-        (4 + len(records.trailer(ATTRIBUTES)), ATTRIBUTES),
+        (4 + len(trailer(ATTRIBUTES)), ATTRIBUTES),
         {
             "priority": 2, "due": "wall 5", "expires": "wall 6", "group": "g", "headers": {"a": "b"},
             "dedup_id": "k",
@@ -81,8 +81,8 @@ DRAFTS = {
     ),
     records.RENEW: (records.renew(1, 900), (900,), {"until": "store 900"}),
     records.FANOUT: (
-        records.fan_out((1, 5), ((7, 0), (0, 8)), 9, records.TEXT, b"body" + records.trailer(PUBLISHED)),
-        ((1, 5), ((7, 0), (0, 8)), 9, 4 + len(records.trailer(PUBLISHED)), PUBLISHED),
+        records.fan_out((1, 5), ((7, 0), (0, 8)), 9, records.TEXT, b"body" + trailer(PUBLISHED)),
+        ((1, 5), ((7, 0), (0, 8)), 9, 4 + len(trailer(PUBLISHED)), PUBLISHED),
         {
             "queues": [1, 5], "retained": 9, "topic": "orders.paid", "priority": 2,
             "times": [{"due": "wall 7", "expires": "never"}, {"due": "now", "expires": "wall 8"}],
@@ -90,8 +90,8 @@ DRAFTS = {
     ),
     records.RELOCATE_FANOUT: (
         records.relocate_fan_out(10, 8, HOLDERS, records.TEXT | records.ATTRIBUTED,
-                                 b"body" + records.trailer(PUBLISHED)),
-        (10, 8, 4 + len(records.trailer(PUBLISHED)), HOLDERS, PUBLISHED),
+                                 b"body" + trailer(PUBLISHED)),
+        (10, 8, 4 + len(trailer(PUBLISHED)), HOLDERS, PUBLISHED),
         {
             "message": 10, "created_at": "wall 8", "topic": "orders.paid", "priority": 2,
             "held": [
