@@ -14,6 +14,7 @@ from fakes import FakeClock
 
 import mq
 from mq.delivery.schedules import CATCH_UP_MAX
+from mq.engine import scheduler
 
 pytestmark = pytest.mark.conformance
 
@@ -257,7 +258,7 @@ def test_a_full_disk_puts_ticks_off(
     with monkeypatch.context() as patch:
         patch.setattr(committer, "commit", refuse)
         clock.advance(60)
-        broker._store.tick()
+        scheduler.tick(broker._store)
     assert broker.queue("q").stats().published == 0
     clock.advance(1)
     assert bodies(broker) == ["x"]

@@ -294,7 +294,9 @@ class Broker:
         Raises UsageError, Closed.
         """
         prefix, after = exact.text("prefix", prefix), exact.text("after", after)
-        return self._store.names(prefix, after, None if limit is None else check_count("limit", limit))
+        if limit is not None:
+            limit = check_count("limit", limit)
+        return looking.names(self._store, prefix, after, limit)
 
     def topics(self) -> list[str]:
         """The topics that are known by name, sorted: those that retain, and those that a pattern spells out.
@@ -326,7 +328,7 @@ class Broker:
         live_bytes = sum(each.bytes for each in found.values())
         if queues is None:
             live_bytes += retaining.extra_bytes(store)
-        disk_bytes, segments = self._store.files()
+        disk_bytes, segments = looking.files(self._store)
         return StoreStats(
             found, disk_bytes, live_bytes, segments, looking.processes(self._store),
             subscribing.unrouted(self._store),

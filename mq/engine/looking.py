@@ -1,4 +1,4 @@
-"""Looking at a queue without taking anything."""
+"""Looking at queues, and at the store, without taking anything."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mq.engine.phase import Phase
 from mq.engine.sizes import glance_created_ms
 from mq.engine.slices import give_way
 from mq.engine.store import Store
-from mq.errors import CorruptStore, UsageError
+from mq.errors import Closed, CorruptStore, UsageError
 from mq.storage import locks, shared
 
 MAPPED: Final = frozenset({Phase.OPEN, Phase.EXCLUSIVE})  # the page says what is so now
@@ -187,6 +187,29 @@ def generation(store: Store) -> int:
 @operation
 def _generation(store: Store) -> int:
     return store.turn.look(lambda: store.turn.mark[shared.GENERATION])
+
+
+@operation
+def names(store: Store, prefix: str, after: str, limit: int | None) -> list[str]:
+    """Of all queues, sorted: the first *limit* that begin with *prefix* and come behind *after*."""
+    return store.turn.look(lambda: store.replica.state.listed(prefix, after, limit))
+
+
+@operation
+def files(store: Store) -> tuple[int, int]:
+    """How many bytes the log has on the disk, and in how many segments."""
+    while True:
+        try:
+            return store.turn.look(partial(_measure, store))
+        except Closed:
+            if not store.turn.is_left():
+                raise
+        # The child of a fork, made in here: it opens the store for itself.
+
+
+def _measure(store: Store) -> tuple[int, int]:
+    log = store.replica.log
+    return log.reader.disk_bytes(), len(log.segments)
 
 
 def processes(store: Store) -> list[int]:

@@ -15,23 +15,36 @@ A store that no other process has open needs the thread only once there is a sch
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Protocol
 
 from mq.engine.background import Worker
 from mq.engine.clock import Clock
+from mq.engine.commit import Committer
+from mq.engine.maintenance import Maintenance
+from mq.engine.operation import HasBusy, operation
+from mq.engine.replica import Replica
 from mq.engine.turn import Turn
+from mq.storage.disk import Disk
 from mq.storage.shared import TICK
 
 LOOK_SECONDS: Final = 1.0  # between two looks at the page
 LEAST_SECONDS: Final = 0.005  # also when what is due cannot be done by this process
+NAP_SECONDS: Final = 20e-6  # between two ticks; the system makes 80 of it: as long as to wake a thread takes
 FAILED_SECONDS: Final = 60.0  # at most, between two attempts to do a tick that raise an error
 
 
-class Owner(Protocol):
-    """The store whose schedules these are."""
+class Owner(HasBusy, Protocol):
+    """The store whose schedules these are.  A fork replaces some of what it has."""
 
-    def tick(self) -> None:
-        """Do what is due; called with no lock held."""
+    turn: Turn
+    replica: Replica
+    committer: Committer
+    maintenance: Maintenance
+    disk: Disk
+    sync_always: bool
+    closed: bool
+    """No operation comes in any more; a thread that closes the store says so with the mutex."""
 
     def let_go_if_forgotten(self) -> None:
         """Called behind each step, with no lock held."""
@@ -62,7 +75,7 @@ class Scheduler:
     def _step(self) -> None:
         due = self._turn.mark[TICK]
         if due and due <= self._clock.wall_ms():
-            self._owner.tick()
+            tick(self._owner)
             due = self._turn.mark[TICK]
         self._seconds[0] = LOOK_SECONDS
         if due:
@@ -73,3 +86,40 @@ class Scheduler:
 def _sleeping(worker: Worker, seconds: list[float]) -> Callable[[], None]:
     """What the thread sleeps by."""
     return lambda: worker.nap(seconds[0])
+
+
+# ── ticks ──────────────────────────────────────────────────────────────────────────
+
+
+@operation
+def tick(store: Owner) -> None:
+    """Do all that schedules have to do by now; called with no lock held."""
+    with store.replica.log.failure.unheard():
+        end = _do_ticks(store)
+        if store.sync_always and end:
+            store.replica.log.sync(end)
+    if store.committer.no_room:  # as a publisher does, before it tries once more
+        store.committer.no_room = False
+        store.maintenance.make_way()
+
+
+def _do_ticks(store: Owner) -> int:
+    """Do all that are due; where the log ends then, or 0 if there was none."""
+    end = 0
+    while now_at := _do_first(store):
+        end = now_at
+        if len(store.busy) > 1:  # a thread that takes the mutex again at once is always first
+            store.disk.pause(NAP_SECONDS)
+    return end
+
+
+def _do_first(store: Owner) -> int:
+    """Do the tick that is due first; where the log ends then, or 0 once none is due."""
+    with store.turn.mutex:
+        return 0 if store.closed else store.turn.take(partial(_do, store))
+
+
+def _do(store: Owner) -> int:
+    did = store.committer.do_tick()
+    store.replica.show_generation()
+    return store.replica.log.end if did else 0

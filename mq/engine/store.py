@@ -69,7 +69,6 @@ Its value: headers that each message gets, beside its own.
 """
 
 SEGMENT_BYTES_MAX: Final = GROUP_BYTES_MAX  # a record, or a group of them, is never longer
-TICK_NAP_SECONDS: Final = 20e-6  # the system makes 80 of it: as long as it takes to wake a thread
 
 
 class Ways(NamedTuple):
@@ -306,36 +305,6 @@ class Store:
             self.waiters.wake_ready()
         self.waiters.ask_to_be_woken()
 
-    @operation
-    def tick(self) -> None:
-        """Do all that schedules have to do by now; called by the scheduler."""
-        with self.replica.log.failure.unheard():
-            end = self._do_ticks()
-            if self.sync_always and end:
-                self.replica.log.sync(end)
-        if self.committer.no_room:  # as a publisher does, before it tries once more
-            self.committer.no_room = False
-            self.maintenance.make_way()
-
-    def _do_ticks(self) -> int:
-        """Do all that are due; where the log ends then, or 0 if there was none."""
-        end = 0
-        while now_at := self._do_tick():
-            end = now_at
-            if len(self.busy) > 1:  # a thread that takes the mutex again at once is always first
-                self.disk.pause(TICK_NAP_SECONDS)
-        return end
-
-    def _do_tick(self) -> int:
-        """Do the tick that is due first; where the log ends then, or 0 once none is due."""
-        with self.turn.mutex:  # a thread that closes the store says so with it held
-            return 0 if self.closed else self.turn.take(self._tick)
-
-    def _tick(self) -> int:
-        did = self.committer.do_tick()
-        self.replica.show_generation()
-        return self.replica.log.end if did else 0
-
     def wake_all(self) -> None:
         """Each thread that waits looks for itself at what changed."""
         self.waiters.wake_all()
@@ -368,11 +337,6 @@ class Store:
         return found or self._new_channel(check_name(name))
 
     @operation
-    def names(self, prefix: str = "", after: str = "", limit: int | None = None) -> list[str]:
-        """Of all queues, sorted: the first *limit* that begin with *prefix* and come behind *after*."""
-        return self.turn.look(lambda: self.replica.state.listed(prefix, after, limit))
-
-    @operation
     def _new_channel(self, name: str) -> Channel:
         with self.turn.mutex:
             return self.waiters.channel(name)
@@ -397,20 +361,6 @@ class Store:
         self.observe_sync = self.replica.log.owner.observe_sync = observe
 
     # ── the disk ───────────────────────────────────────────────────────────────────
-
-    @operation
-    def files(self) -> tuple[int, int]:
-        """How many bytes the log has on the disk, and in how many segments."""
-        while True:
-            try:
-                return self.turn.look(self._measure)
-            except Closed:
-                if not self.turn.is_left():
-                    raise
-            # The child of a fork, made in here: it opens the store for itself.
-
-    def _measure(self) -> tuple[int, int]:
-        return self.replica.log.reader.disk_bytes(), len(self.replica.log.segments)
 
     @operation
     def flush(self) -> None:

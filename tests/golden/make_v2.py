@@ -22,6 +22,7 @@ from unittest import mock
 import mq
 from mq.delivery import records
 from mq.delivery.options import Declaration
+from mq.engine import scheduler
 from mq.engine.store import Store
 from mq.storage import shared
 from mq.storage.real_disk import RealDisk
@@ -101,7 +102,7 @@ def tick(broker: mq.Broker, store: Store, board: Board) -> None:
     broker.schedule("gone", "health", "text", every=3600, missed="skip", delay=5, group="g")
     for _ in range(3):
         board.pass_by(0.5)
-        store.tick()
+        scheduler.tick(store)
     broker.queue("passing").publish("passing " * 90)  # and so the first segments are given back
     broker.queue("passing").receive(timeout=0).ack()
     while store.replica.log.head < 1024:
@@ -109,7 +110,7 @@ def tick(broker: mq.Broker, store: Store, board: Board) -> None:
     store.maintenance.checkpoints.write()
     broker.unschedule("gone")
     board.pass_by(1.25)
-    store.tick()
+    scheduler.tick(store)
 
 
 def fan_out(broker: mq.Broker, store: Store, board: Board) -> None:
