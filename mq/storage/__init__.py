@@ -1,7 +1,10 @@
 """The log on disk.  Knows records, segments and files; knows no queue, topic or consumer.
 
 disk.py        what storage asks of a disk
-real_disk.py   the only module that touches files, locks and the shared page
+real_disk.py   the system's files, locks and the shared page, with:
+  descriptors.py one number for each file, closed once
+  ownership.py   owner, group and mode of new files
+  proc.py        what /proc says
 private_disk.py what a disk answers that no other process has
 memory_disk.py one of these, ":memory:"
 explain.py     an error of the system, and what to do

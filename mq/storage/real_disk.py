@@ -1,4 +1,9 @@
-"""The operating system's files, locks and pipes: the only module that touches them."""
+"""The operating system's files, locks and pipes.  Only this module touches them, and its parts:
+
+    descriptors.py    a number for each file, closed once
+    ownership.py      owner, group and mode of new files
+    proc.py           what /proc says
+"""
 
 from __future__ import annotations
 
@@ -10,20 +15,19 @@ import select
 import stat
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import repeat
-from operator import methodcaller
 from struct import Struct
 from typing import Any, Self
 
 from mq.errors import Unsupported
 
-from . import barrier, irregular, network, origin
+from . import barrier, irregular, origin, proc
+from .descriptors import Descriptors, inode_at, inode_of, standard_streams_taken
 from .disk import PAGE_BYTES, Inode, close_all, is_anothers
 from .explain import NOT_SUPPORTED, closed_by_program, left, pass_on
+from .ownership import Ownership
 from .window import Window, is_mapped, map_file
 
 try:
@@ -38,7 +42,6 @@ HAVE_BYTE_LOCKS = HAVE_LOCKS and hasattr(fcntl, "F_OFD_SETLK") and sys.maxsize >
 
 DEAF_SECONDS = 0.02  # between two looks at a pipe for which nothing can wait
 NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-LOWEST_FD = 3  # 0 to 2 are standard input, output and error, whatever this process did to them
 DIRECTORY = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_DIRECTORY", 0)
 NOT_LINKED = getattr(os, "O_NOFOLLOW", 0)
 # A lock of a part of a file (`struct flock` where a long has 64 bits): type, whence, start, length, pid.
@@ -46,10 +49,7 @@ FLOCK = Struct("hhqqi4x")
 
 
 class RealDisk:
-    """The operating system's files.  One object serves one store.
-
-    It remembers which file each of its descriptors is of, and closes none that is another's by now.
-    """
+    """The operating system's files.  One object serves one store."""
 
     if HAVE_LOCKS:
         pread = staticmethod(os.pread)
@@ -63,16 +63,15 @@ class RealDisk:
                 f"mq needs flock and pread, which {sys.platform} does not have: use Linux (on Windows, WSL"
                 ' and a directory of its own, not /mnt/c), or mq.open(":memory:")'
             )
-        self._inodes: dict[int, Inode] = {}  # by descriptor
+        self._descriptors = Descriptors()
         self._anchor, self._root = -1, ""  # a directory, and how the names below it begin
-        self._owner: tuple[int, int] | None = None  # of new files
-        self._mode = mode
+        self._ownership = Ownership(mode)
         self._left = False
 
     def after_fork(self) -> Self:
         # Asked behind the last call before what it is about: a signal comes between calls.
         mine = copy.copy(self)
-        mine._inodes, mine._anchor = {}, -1
+        mine._descriptors, mine._anchor = Descriptors(), -1
         self._left = True
         self.pwrite = _refuse_to_write
         return mine
@@ -88,7 +87,7 @@ class RealDisk:
         name, at = self._place(path)
         with _naming(path):
             irregular.require(stat.S_IFDIR, name, at)
-            return self._open(name, DIRECTORY, at)
+            return self._descriptors.open(name, DIRECTORY, at)
 
     def _place(self, path: str) -> tuple[str, int | None]:
         """The name to use, and in which directory."""
@@ -101,51 +100,20 @@ class RealDisk:
                 return path[len(self._root) :] if below else ".", self._anchor
         return path, None
 
-    def _open(self, name: str, flags: int, at: int | None, mode: int = 0o777) -> int:
-        """A new descriptor, whose number is free for it.
-
-        The lowest ones are those of the standard streams.  And the program may have closed a descriptor of
-        the store: if its number came back for another file of the store, nothing would tell the two apart.
-
-        An exception out of a signal's handler leaves none open: each is made and noted in one call of C.
-        """
-        made: list[int] = []
-        try:
-            made.extend(map(partial(os.open, dir_fd=at), (name,), (flags,), (mode,)))
-            self._lift(made)
-            fd = made[-1]
-            inode = _inode(os.fstat(fd))
-            self._inodes.update(zip(map(made.pop, (-1,)), (inode,), strict=False))
-        finally:
-            deque(map(os.close, map(made.pop, repeat(-1, len(made)))), maxlen=0)
-        return fd
-
-    def _lift(self, made: list[int]) -> None:
-        """Until the number of the last one is free for it."""
-        while made[-1] < LOWEST_FD or made[-1] in self._inodes:
-            lowest = max(LOWEST_FD - 1, *self._inodes, -1) + 1
-            made.extend(map(fcntl.fcntl, made[-1:], (fcntl.F_DUPFD_CLOEXEC,), (lowest,)))
-
     def inode(self, fd: int) -> Inode | None:
-        try:
-            return _inode(os.fstat(fd))
-        except OSError as error:
-            if error.errno != errno.EBADF:  # a file system that fails is no program that closed it
-                raise
-            return None
+        return inode_at(fd)
 
     def inode_at(self, path: str) -> Inode | None:
         name, at = self._place(path)
         try:
-            return _inode(os.stat(path) if name == "." else os.stat(name, dir_fd=at))
+            return inode_of(os.stat(path) if name == "." else os.stat(name, dir_fd=at))
         except OSError as error:
             if error.errno not in NOT_THERE:
                 raise
             return None
 
     def owns(self, fd: int) -> bool:
-        inode = self._inodes.get(fd)
-        return inode is not None and inode == self.inode(fd)
+        return self._descriptors.owns(fd)
 
     def made(self, fd: int) -> int:
         return origin.made(fd)
@@ -161,15 +129,10 @@ class RealDisk:
             raise
 
     def close_rest(self) -> None:
-        close_all(self, [fd for fd in list(self._inodes) if not is_anothers(self, fd)])
+        close_all(self, [fd for fd in self._descriptors.all() if not is_anothers(self, fd)])
 
     def whereabouts(self, fd: int) -> str:
-        try:
-            return os.readlink(f"/proc/self/fd/{fd}")
-        except OSError:
-            return ""
-
-    # ── owner and mode ─────────────────────────────────────────────────────────────
+        return proc.whereabouts(fd)
 
     def resemble(self, path: str) -> bool:
         name, at = self._place(path)
@@ -177,34 +140,8 @@ class RealDisk:
             found = os.stat(name, dir_fd=at)
         except OSError:
             return False
-        if not stat.S_ISDIR(found.st_mode):
-            self._owner, self._mode = (found.st_uid, found.st_gid), stat.S_IMODE(found.st_mode) & 0o666
-        elif os.geteuid() == 0:
-            self._owner = found.st_uid, found.st_gid
+        self._ownership.resemble(found)
         return True
-
-    def _new_mode(self, *, directory: bool = False) -> int:
-        """What to create a file with; the umask takes from it."""
-        mode = 0o666 if self._mode is None else self._mode
-        return mode | (mode & 0o444) >> 2 if directory else mode
-
-    def _settle_owner(self, fd: int, *, directory: bool = False) -> None:
-        """Give a new file its owner, group and mode, as far as this process may."""
-        found = os.fstat(fd)
-        if self._owner and (found.st_uid, found.st_gid) != self._owner:
-            with suppress(OSError):
-                os.fchown(fd, -1, self._owner[1])
-            with suppress(OSError):
-                os.fchown(fd, *self._owner)
-            found = os.fstat(fd)
-        if self._mode is not None:
-            now = stat.S_IMODE(found.st_mode)
-            mode = self._new_mode(directory=directory)
-            if self._owner and found.st_gid != self._owner[1]:
-                mode &= now | 0o707  # another group than the one that FORMAT's mode is meant for
-            if mode != now & 0o777:
-                with suppress(OSError):
-                    os.fchmod(fd, mode | now & 0o7000)  # a directory keeps handing on its group
 
     # ── files ──────────────────────────────────────────────────────────────────────
 
@@ -214,16 +151,16 @@ class RealDisk:
         with _naming(path):
             irregular.require(stat.S_IFREG, name, at)
             if not create:
-                return self._open(name, flags, at)
+                return self._descriptors.open(name, flags, at)
             if self._left:
                 raise left()
             try:
                 # Exclusively: what is there already, or where a link leads, keeps its owner.
-                fd = self._open(name, flags | os.O_CREAT | os.O_EXCL, at, self._new_mode())
+                fd = self._descriptors.open(name, flags | os.O_CREAT | os.O_EXCL, at, self._ownership.mode())
             except FileExistsError:
-                return self._open(name, flags | os.O_CREAT, at, self._new_mode())
+                return self._descriptors.open(name, flags | os.O_CREAT, at, self._ownership.mode())
             try:
-                self._settle_owner(fd)
+                self._ownership.settle(fd)
             except BaseException:
                 self.close(fd)
                 raise
@@ -234,10 +171,9 @@ class RealDisk:
         if fd == self._anchor:
             self._anchor = -1
         if is_anothers(self, fd):
-            self._inodes.pop(fd, None)
-            return
-        # One call of C: a signal's handler cannot end it between the two.
-        deque(map(methodcaller("__call__", fd), (self._inodes.pop, os.close)), maxlen=0)
+            self._descriptors.forget(fd)
+        else:
+            self._descriptors.close(fd)
 
     def names(self, path: str) -> list[str]:
         fd = self.open_directory(path)
@@ -337,29 +273,16 @@ class RealDisk:
             self.close(fd)
 
     def file_system(self, path: str) -> str:
-        try:
-            return network.kind_at(os.path.realpath(path), os.fsdecode(_told("/proc/self/mountinfo")))
-        except OSError:  # not Linux, or no /proc
-            return ""
+        return proc.file_system(path)
 
     def lockers(self, path: str) -> list[int]:
         try:
             name, at = self._place(path)
-            file = os.stat(name, dir_fd=at)
-            rows = [line.split() for line in _told("/proc/locks").decode().splitlines()]
+            return proc.lockers(os.stat(name, dir_fd=at))
         except OSError:
             return []
-        inode = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
-        return sorted({int(row[4]) for row in rows if row[1] == "FLOCK" and row[5] == inode})
 
-    def clocks(self) -> tuple[int, int]:
-        boot = space = 0
-        with suppress(OSError, ValueError):
-            told = _told("/proc/sys/kernel/random/boot_id")
-            boot = int(told.strip().replace(b"-", b""), 16) % (1 << 64)
-        with suppress(OSError):
-            space = os.stat("/proc/self/ns/time").st_ino
-        return boot, space
+    clocks = staticmethod(proc.clocks)
 
     def make_directory(self, path: str) -> None:
         name, at = self._place(path)
@@ -367,13 +290,13 @@ class RealDisk:
             if at is None and (above := os.path.dirname(path)):
                 _make_all(above)
             try:
-                os.mkdir(name, self._new_mode(directory=True), dir_fd=at)
+                os.mkdir(name, self._ownership.mode(directory=True), dir_fd=at)
             except FileExistsError:
                 irregular.require(stat.S_IFDIR, name, at)
                 return
-            fd = self._open(name, DIRECTORY | NOT_LINKED, at)
+            fd = self._descriptors.open(name, DIRECTORY | NOT_LINKED, at)
             try:
-                self._settle_owner(fd, directory=True)
+                self._ownership.settle(fd, directory=True)
             finally:
                 self.close(fd)
 
@@ -416,12 +339,12 @@ class RealDisk:
             name, at = path, None
         with _naming(path):
             try:
-                os.mkfifo(name, self._new_mode(), dir_fd=at)
+                os.mkfifo(name, self._ownership.mode(), dir_fd=at)
             except FileExistsError:
                 return
             fd = self._open_fifo(path, NOT_LINKED)
             try:
-                self._settle_owner(fd)
+                self._ownership.settle(fd)
             finally:
                 self.close(fd)
 
@@ -432,7 +355,7 @@ class RealDisk:
         name, at = self._place(path)
         with _naming(path):
             irregular.require(stat.S_IFIFO, name, at)
-            return self._open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | flags, at)
+            return self._descriptors.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | flags, at)
 
     def ring(self, fd: int) -> None:
         if not self.owns(fd):
@@ -449,7 +372,7 @@ class RealDisk:
         if sys.version_info >= (3, 13):
             page = mmap.mmap(fd, PAGE_BYTES, trackfd=False)
         else:
-            with _standard_streams_taken():  # it keeps a descriptor of its own
+            with standard_streams_taken():  # it keeps a descriptor of its own
                 page = mmap.mmap(fd, PAGE_BYTES)
         return memoryview(page).cast("Q")
 
@@ -458,7 +381,7 @@ class RealDisk:
 
     def window(self, fd: int, offset: int, size: int) -> Window | None:
         try:
-            with _standard_streams_taken():
+            with standard_streams_taken():
                 if self._left or self.size(fd) < offset + size:  # not reserved: the system could not
                     return None
                 return map_file(fd, offset, size)
@@ -475,40 +398,8 @@ def file_bytes_max() -> int:
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
-def _told(path: str) -> bytes:
-    """What the system says in a file of /proc.
-
-    Bytes: to read text in an encoding Python imports a module, and that cannot be had any more in a
-    program that has changed its root or its user, or has no descriptor left.
-    """
-    with open(path, "rb") as file:
-        return file.read()
-
-
 def _refuse_to_write(fd: int, data: Any, offset: int, /) -> int:
     raise left()
-
-
-def _inode(found: os.stat_result) -> Inode:
-    return found.st_dev, found.st_ino
-
-
-@contextmanager
-def _standard_streams_taken() -> Iterator[None]:
-    """A new descriptor has a number that is no standard stream's."""
-    taken: list[int] = []
-    try:
-        _take_standard_streams(taken)
-        os.close(taken.pop())
-        yield
-    finally:
-        for fd in taken:
-            os.close(fd)
-
-
-def _take_standard_streams(taken: list[int]) -> None:
-    while not taken or taken[-1] < LOWEST_FD:
-        taken.append(os.open("/", os.O_RDONLY | os.O_CLOEXEC))  # which nothing can be written to
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def may_map(monkeypatch: pytest.MonkeyPatch, kind: str, path: str) -> bool:
-    monkeypatch.setattr("mq.storage.real_disk._told", lambda path: MOUNTS.format(kind=kind).encode())
+    monkeypatch.setattr("mq.storage.proc._told", lambda path: MOUNTS.format(kind=kind).encode())
     return RealDisk().may_map(path)
 
 
@@ -53,7 +53,7 @@ def test_nor_is_what_the_system_does_not_tell_of(monkeypatch, tmp_path):
     def told(path: str) -> bytes:
         raise FileNotFoundError
 
-    monkeypatch.setattr("mq.storage.real_disk._told", told)
+    monkeypatch.setattr("mq.storage.proc._told", told)
     assert not RealDisk().may_map(str(tmp_path))
     assert not MemoryDisk().may_map("data")
 
