@@ -1,8 +1,8 @@
 """The operating system's files, locks and pipes.  Only this module touches them, and its parts:
 
-    descriptors.py    a number for each file, closed once
-    ownership.py      owner, group and mode of new files
-    proc.py           what /proc says
+descriptors.py    a number for each file, closed once
+ownership.py      owner, group and mode of new files
+proc.py           what /proc says
 """
 
 from __future__ import annotations
