@@ -30,12 +30,11 @@ NOWHERE: Final = 1 << 64  # behind every position
 class Mapped:
     """Its positions are those of the log.  What is not in [first, limit) is not mapped."""
 
-    __slots__ = ("first", "limit", "ready", "seed", "wall_ms", "window")
+    __slots__ = ("first", "limit", "ready", "segment", "window")
 
-    def __init__(self, window: Window, first: int, limit: int, seed: int = 0, wall_ms: int = 0) -> None:
-        """*seed* and *wall_ms*: of the segment."""
-        self.window, self.first, self.limit = window, first, limit
-        self.seed, self.wall_ms = seed, wall_ms
+    def __init__(self, window: Window, first: int, limit: int, segment: Segment | None = None) -> None:
+        """*segment*: which one it is a part of."""
+        self.window, self.first, self.limit, self.segment = window, first, limit, segment
         self.ready = 0  # what ends before here may be copied
 
     def reach(self, start: int, end: int) -> bool:
@@ -98,4 +97,4 @@ def map_end(disk: Disk, fd: int, last: Segment, end: int, limit: int) -> Mapped 
     window = disk.window(fd, offset, last.offset(limit) - offset)
     if window is None:
         return None
-    return Mapped(window, last.base + offset - HEADER_BYTES, limit, last.seed, last.wall_ms)
+    return Mapped(window, last.base + offset - HEADER_BYTES, limit, last)

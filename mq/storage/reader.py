@@ -117,19 +117,17 @@ class Reader:
     def at_hand(self, lsn: int, kind: int) -> tuple[int, int, bytes] | None:
         """Flags, time and payload of the record at *lsn*, if it is of that *kind*, in memory, and passes."""
         each, first, block = self._recent
-        at = lsn - first
-        if each is None or not 0 <= at <= len(block) - HEADER_BYTES:
+        at, size = lsn - first, len(block)
+        begin = at + HEADER_BYTES
+        if at < 0 or begin > size or each is None:
             return None
         crc, length, low, _, ms, said, flags, _ = UNPACK(block, at)
-        stop = at + HEADER_BYTES + length
-        if (
-            said != kind
-            or low != lsn & LOW
-            or stop > len(block)
-            or crc32c(block[at + CRC_FROM : stop], each.seed) != crc
-        ):
+        stop = begin + length
+        if said != kind or low != lsn & LOW or stop > size:
             return None
-        return flags, each.wall_ms + ms, block[at + HEADER_BYTES : stop]
+        if crc32c(block[at + CRC_FROM : stop], each.seed) != crc:
+            return None
+        return flags, each.wall_ms + ms, block[begin:stop]
 
     def read_run(
         self, positions: Sequence[int], start: int, kind: int
@@ -202,29 +200,29 @@ class Reader:
 
         Not a byte behind the log's end is touched: another process may have cut the file there.
         """
-        most, head_bytes = self._log.end - lsn, HEADER_BYTES
+        most, each = self._log.end - lsn, mapped.segment
         try:
-            data = mapped.window[at : at + min(READ_BYTES, most)]
-            if len(data) < head_bytes:
+            data = mapped.window[at : at + min(self._ahead(lsn), most)]
+            if len(data) < HEADER_BYTES or each is None:
                 return None
             crc, length, low, _, ms, kind, flags, queue = UNPACK(data)
-            size = head_bytes + length
+            size = HEADER_BYTES + length
             if low != lsn & LOW or size > most:
                 return None
             if size > len(data):
                 data = mapped.window[at : at + size]
         except ValueError:  # it was closed meanwhile
             return None
-        if crc32c(data[CRC_FROM:size], mapped.seed) != crc:
+        if crc32c(data[CRC_FROM:size], each.seed) != crc:
             return None
-        return Stored(kind, flags, queue, mapped.wall_ms + ms, data[head_bytes:size])
+        if len(data) <= READ_BYTES_MAX:
+            self._recent = each, lsn, data
+        return Stored(kind, flags, queue, each.wall_ms + ms, data[HEADER_BYTES:size])
 
     def _read(self, fd: int, each: Segment, lsn: int) -> Stored | None:
         """The record; None if it does not pass its checksum."""
         offset = lsn - each.base + segment.HEADER_BYTES
-        _, first, block = self._recent
-        ahead = READ_AHEAD_BYTES if 0 <= lsn - first <= len(block) else 0
-        data = self._pread(fd, max(self._guess, ahead), offset)
+        data = self._pread(fd, max(self._guess, self._ahead(lsn)), offset)
         if len(data) < HEADER_BYTES:
             return None
         crc, length, low, _, ms, kind, flags, queue = UNPACK(data)
@@ -239,6 +237,11 @@ class Reader:
         if len(data) <= READ_BYTES_MAX:
             self._recent = each, lsn, data
         return Stored(kind, flags, queue, each.wall_ms + ms, data[HEADER_BYTES:size])
+
+    def _ahead(self, lsn: int) -> int:
+        """How many bytes to read from *lsn* on: many, if it goes on where the last read ended."""
+        _, first, block = self._recent
+        return READ_AHEAD_BYTES if 0 <= lsn - first <= len(block) else READ_BYTES
 
     def _read_or_explain(self, each: Segment, lsn: int) -> Stored:
         path = self.path(each)

@@ -90,21 +90,17 @@ class Tail:
         """Append one record; its position.  Whatever becomes of this process, the file has the bytes then."""
         # Flat on purpose, and the codec written out: every publish, delivery and ack comes through here,
         # and a Python call costs a tenth of it.
-        size = HEADER_BYTES + len(payload)
-        lsn = self.end
-        if lsn + size > self.room or now_ms > self.look_ms or now_ms < self._created_ms:
-            lsn = self.make_room(now_ms, size, (kind,), 1)
-            now_ms = max(now_ms, self._created_ms)  # if a system's clocks are not what it says
+        length, lsn, ms = len(payload), self.end, now_ms - self._created_ms
+        end = lsn + HEADER_BYTES + length
+        if end > self.room or now_ms > self.look_ms or ms < 0:
+            lsn = self.make_room(now_ms, HEADER_BYTES + length, (kind,), 1)
+            end, ms = lsn + HEADER_BYTES + length, max(0, now_ms - self._created_ms)  # clocks may be wrong
         lag = lsn - self.mark[SYNCED]
-        rest = (
-            AFTER_CRC.pack(
-                len(payload), lsn & LOW, lag if lag < CLAIMS_NOTHING else CLAIMS_NOTHING,
-                now_ms - self._created_ms, kind, flags, queue,
-            )
-            + payload
-        )  # fmt: skip
+        if lag > CLAIMS_NOTHING:
+            lag = CLAIMS_NOTHING
+        rest = AFTER_CRC.pack(length, lsn & LOW, lag, ms, kind, flags, queue) + payload
         data = CRC.pack(crc32c(rest, self._seed)) + rest
-        mapped, end = self.mapped, lsn + size
+        mapped = self.mapped
         copies = end <= mapped.ready or mapped.reach(lsn, end)
         # Behind the last call: a signal's handler may fork there, and this be the child (`Log.after_fork`).
         if not self.biased:
@@ -114,11 +110,11 @@ class Tail:
                 mapped.window[lsn - mapped.first : end - mapped.first] = data
             else:
                 done = self._pwrite(self.fd, data, lsn - self.shift)
-                if done != size:
+                if done != len(data):
                     self.write(data, lsn, done)
             self.end = self.mark[END] = end
         except OSError as error:
-            raise self._refused(error, lsn, size) from error
+            raise self._refused(error, lsn, len(data)) from error
         except BaseException as error:
             if copies and isinstance(error, ValueError):  # it is closed: this is the child of a fork
                 raise self.fail(OSError(LEFT, LEFT_WHY)) from error
