@@ -34,16 +34,17 @@ class GroupCommit:
     def wait(self, upto: int) -> None:
         """Return when everything below *upto* is on the disk."""
         while self._synced() < upto:
-            leads, bell = False, threading.Lock()
-            bell.acquire()
+            leads, bell = False, None
             try:
                 with self.gate:
                     if self._leading:
+                        bell = threading.Lock()
+                        bell.acquire()
                         self._followers.append(bell)
                     else:
                         leads = True  # first, so that an interruption here cannot leave them without a leader
                         self._leading = True
-                if not leads:
+                if bell:
                     bell.acquire(timeout=LEADER_SECONDS)
                 elif self._synced() < upto:
                     self._lead()

@@ -75,7 +75,8 @@ class Descriptors:
 def inode_at(fd: int) -> Inode | None:
     """Which file the descriptor is of; None if it is not open."""
     try:
-        return inode_of(os.fstat(fd))
+        found = os.fstat(fd)
+        return found.st_dev, found.st_ino
     except OSError as error:
         if error.errno != errno.EBADF:  # a file system that fails is no program that closed it
             raise

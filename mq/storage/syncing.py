@@ -43,7 +43,8 @@ class Syncing:
     def __init__(self, tail: Tail, identity: Identity, watch: Watch) -> None:
         self._tail, self._identity, self._watch = tail, identity, watch
         self._disk, self._failure, self._lock = tail.disk, tail.failure, tail.sync_lock
-        self.commit = GroupCommit(lambda: tail.synced, self.sync_now)
+        self.commit = GroupCommit(lambda: tail.mark[SYNCED], self.sync_now)
+        self._confirmed = 0  # up to where a sync of this process has what it wrote, in files of its own
         self._in_turn = 0  # the thread that has the turn, to write again what no sync has confirmed
         self._gone_why = "the store was closed meanwhile"
 
@@ -72,7 +73,9 @@ class Syncing:
             doubt = True
         if doubt:
             self._wait_in_turn(upto)
-        # Perhaps another process synced it, which cannot know where this one wrote it.
+        if self._confirmed >= upto:
+            return
+        # Another process synced it, which cannot know where this one wrote it.
         tail = self._tail
         try:
             if tail.owner.standing and not self._disk.owns(tail.fd):
@@ -202,7 +205,8 @@ class Syncing:
                 # A leader died inside: that sync may have failed, and no process was told.
                 self._rewrite(tail.mark[SYNCED], target)
             tail.mark[SYNCING] = max(doubtful, target)
-            self._sync_others(last, target)
+            if tail.synced < last.base:
+                self._sync_others(last, target)
             self._sync(fd)
             # OSError if that cannot be told: then the sync is not believed.
             theft = None if self._disk.owns(fd) else failure.theft(tail.reader.path(last), fd)
@@ -214,6 +218,7 @@ class Syncing:
                 raise StoreFailed(tail.directory, f"{IN_THE_LOG}: {reason}") from error
             raise failure.fail_to_sync(error, tail.reader.path(last), fd) from error
         failure.lose_if(theft)
+        self._confirmed = target
         tail.mark[SYNCED] = tail.mark[SYNCED_TWIN] = target
         tail.mark[SYNCING] = doubtful if doubtful > target else 0  # the rest is for the process that knows it
         tail.close_retired()
