@@ -395,20 +395,21 @@ def ack(message: Held) -> None:
             with turn.mutex:
                 try:
                     turn.enter()
-                    log, channel = replica.log, queue._channel
-                    state = channel.state
-                    flight = state.flights.get(id) if state else None
-                    if flight is None or flight.receipt != message._flight.receipt:
+                    state, log = queue._channel.state, replica.log
+                    if (
+                        state is None
+                        or (flight := state.flights.get(id)) is None
+                        or flight.receipt != message._flight.receipt
+                    ):
                         raise StaleReceipt((id,))
-                    assert state
                     size = message._more.size if message._more else len(message.raw)
                     ms = store.clock.store_ms()
                     log.append(ms, ACK, 0, state.number, PACK_ACK(id, size))
                     state.ack(id, size)
                     replica.applied = log.end
                     if flight.traits is not PLAIN or state.acks_awaited:
-                        channel.hand_on(store.clock.now())  # the next of its group, or a publisher
-                        channel.freed()
+                        queue._channel.hand_on(store.clock.now())  # the next of its group, or a publisher
+                        queue._channel.freed()
                 except Conflict:
                     continue  # decide again
                 finally:
