@@ -190,12 +190,7 @@ from .subscriptions import (
     unsubscribe,
 )
 
-KINDS: Final = {
-    **messages.KINDS,
-    **fanouts.KINDS,
-    **deliveries.KINDS,
-    **declarations.KINDS,
-    **subscriptions.KINDS,
-    **schedules.KINDS,
-}
+_found = messages.KINDS | fanouts.KINDS | deliveries.KINDS | declarations.KINDS
+_found |= subscriptions.KINDS | schedules.KINDS
+KINDS: Final = {number: _found[number] for number in sorted(_found)}
 KIND_NAMES: Final = {kind: known.name for kind, known in KINDS.items()}
