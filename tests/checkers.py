@@ -10,24 +10,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from documents import ROOT
 
 Refused = set[tuple[str, int]]
 """The lines that a checker refuses: file, number."""
 
 
 def mypy(files: list[Path], scratch: Path) -> tuple[Refused, str]:
-    """What it refuses in *files*, which are in one directory, and what it says."""
-    names = [path.name for path in files]
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", scratch / "cache", *names]
+    """What it refuses in *files*, whose names differ, and what it says."""
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", scratch / "cache", *files]
     environment = {**os.environ, "MYPYPATH": str(ROOT)}
-    done = subprocess.run(
-        command, cwd=files[0].parent, env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     errors = re.findall(r"^(.*\.py):(\d+): error:", done.stdout, re.MULTILINE)
     assert bool(errors) == bool(done.returncode), done.stdout
-    return {(name, int(line)) for name, line in errors}, done.stdout
+    return {(Path(name).name, int(line)) for name, line in errors}, done.stdout
 
 
 def pyright(files: list[Path], scratch: Path) -> tuple[Refused, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -10,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkers import CHECKERS
+from documents import PAGES, ROOT, blocks, programs
 
 import mq
 from mq.api.options import SECONDS_MAX
@@ -18,26 +17,10 @@ from mq.delivery.state import QUEUES_MAX
 from mq.engine.bodies import BODY_BYTES_MAX
 from mq.storage.record import GROUP_BYTES_MAX
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))
 DOCUMENTS = [*sorted(path.name for path in ROOT.glob("*.md")), *PAGES, "examples/README.md"]
 README = (ROOT / "README.md").read_text()
 PROMISES = (ROOT / "docs/promises.md").read_text()
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
-
-
-EXTRAS = {"prometheus_client", "opentelemetry"}  # of `pip install ".[dev]"`; some blocks import them
-
-
-def blocks(language: str, text: str = README) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-
-
-def programs(document: str) -> list[str]:
-    """The Python blocks of a page, without those that import an extra which is not installed here."""
-    missing = {name for name in EXTRAS if importlib.util.find_spec(name) is None}
-    found = blocks("python", (ROOT / document).read_text())
-    return [each for each in found if missing.isdisjoint(re.findall(r"^(?:from|import) (\w+)", each, re.M))]
 
 
 def run_python(source: str, directory: Path) -> str:
@@ -49,7 +32,7 @@ def run_python(source: str, directory: Path) -> str:
 
 
 def test_the_first_example_runs_and_is_short(tmp_path: Path) -> None:
-    example = blocks("python")[0]
+    example = blocks("python", README)[0]
     assert len(example.strip().splitlines()) <= 10
     assert run_python(example, tmp_path) == "to ada@example.org\n"
     with mq.open(tmp_path / "data", read_only=True) as broker:
@@ -58,7 +41,7 @@ def test_the_first_example_runs_and_is_short(tmp_path: Path) -> None:
 
 def test_a_worker_survives_a_handler_that_raises(tmp_path: Path) -> None:
     dead = "dead: {'amount': -1} ValueError: the amount is negative\n"
-    assert run_python(blocks("python")[1], tmp_path) == f"paid 5\npaid 7\n{dead}"
+    assert run_python(blocks("python", README)[1], tmp_path) == f"paid 5\npaid 7\n{dead}"
 
 
 @pytest.mark.parametrize("document", ["README.md", *PAGES])
@@ -66,17 +49,6 @@ def test_the_other_examples_run(document: str, tmp_path: Path) -> None:
     examples = programs(document)
     for example in examples[2:] if document == "README.md" else examples:
         assert run_python(example, tmp_path)
-
-
-@pytest.mark.parametrize("checker", CHECKERS)
-def test_the_examples_are_typed_as_strictly_as_the_library(checker: str, tmp_path: Path) -> None:
-    files = []
-    for document in ["README.md", *PAGES]:
-        for number, example in enumerate(programs(document)):
-            files.append(tmp_path / f"{Path(document).stem}_{number}.py")
-            files[-1].write_text(example)
-    refused, said = CHECKERS[checker](files, tmp_path)
-    assert not refused, said
 
 
 @pytest.mark.parametrize("document", ["README.md", *PAGES])
@@ -114,7 +86,7 @@ def test_the_examples_of_the_command_line_and_of_the_library_go_together(tmp_pat
     publish, receive, queues = examples
     assert publish in (line.strip() for line in run("mq publish --help").splitlines())
     run(publish)
-    assert run_python(blocks("python")[0], tmp_path) == "to ada@example.org\n" * 2
+    assert run_python(blocks("python", README)[0], tmp_path) == "to ada@example.org\n" * 2
     run(publish)
     assert run(receive) == '{"to":"ada@example.org"}\n'
     assert run(queues).splitlines()[1].split()[:2] == ["mail", "0"]

@@ -86,18 +86,19 @@ class BatchOptions(TypedDict, total=False):
 
     priority    0 to 255 (0); a higher one is delivered first
     delay       seconds until the message is ready; by default the queue's, and 0: at once
-    at          in its place, when it is ready: an aware datetime
+    at          in its place, when it is ready: an aware datetime (None)
     ttl         seconds after which it expires if it is not in flight; by default the queue's
-    group       text of 1 to 255 bytes: one message of a group is in flight at a time, in publish order
+    group       text of 1 to 255 bytes (None): one message of a group is in flight at a time, in publish
+                order
     headers     a mapping of text to text ({}), 1 MiB at most
     timeout     seconds (0) to wait for room in a full queue before QueueFull
     """
 
     priority: int
     delay: float
-    at: datetime
+    at: datetime | None
     ttl: float
-    group: str
+    group: str | None
     headers: Mapping[str, str]
     timeout: float
 
@@ -107,16 +108,17 @@ class PublishOptions(BatchOptions, total=False):
 
     priority    0 to 255 (0); a higher one is delivered first
     delay       seconds until the message is ready; by default the queue's, and 0: at once
-    at          in its place, when it is ready: an aware datetime
+    at          in its place, when it is ready: an aware datetime (None)
     ttl         seconds after which it expires if it is not in flight; by default the queue's
-    group       text of 1 to 255 bytes: one message of a group is in flight at a time, in publish order
+    group       text of 1 to 255 bytes (None): one message of a group is in flight at a time, in publish
+                order
     headers     a mapping of text to text ({}), 1 MiB at most
     timeout     seconds (0) to wait for room in a full queue before QueueFull
-    dedup_id    text of 1 to 255 bytes: if it was seen within the queue's dedup_window, nothing is stored,
-                and the first id is returned
+    dedup_id    text of 1 to 255 bytes (None): if it was seen within the queue's dedup_window, nothing is
+                stored, and the first id is returned
     """
 
-    dedup_id: str
+    dedup_id: str | None
 
 
 class Outgoing(NamedTuple):

@@ -25,6 +25,9 @@ def everything() -> None:
         assert_type(orders.name, str)
 
         assert_type(orders.publish(Order(1), delay=1, group="a", headers={"a": "b"}, dedup_id="x"), int)
+        assert_type(
+            orders.publish(Order(1), at=None, group=None, dedup_id=None), int
+        )  # what a program may not have
         assert_type(orders.publish_many([Order(1)], priority=3, timeout=0.5), list[int])
 
         assert_type(orders.receive(), mq.Delivery[Order])
