@@ -3,13 +3,12 @@
 The message is stored once and has one id in all three queues.  When shipping fails at first, only shipping
 tries again; the others are done with it.
 
-Prints, in any order:
+Prints:
 
     published once; in 3 queues: True
-    warehouse: reserved 2 lamps (attempt 1)
-    billing: billed 2 lamps (attempt 1)
-    shipping: no carrier, later (attempt 1)
-    shipping: sent 2 lamps (attempt 2)
+    billing: billed 2 lamps, attempt 1
+    shipping: sent 2 lamps, attempt 2
+    warehouse: reserved 2 lamps, attempt 1
 """
 
 import multiprocessing
@@ -36,10 +35,11 @@ def serve(directory: Path, service: str) -> None:
         @broker.consumer(service)
         def handle(message: mq.Delivery[Order]) -> None:
             if service == "shipping" and message.attempts == 1:
-                print(f"{service}: no carrier, later (attempt 1)")
                 raise mq.Retry(delay=0.1, reason="no carrier")
-            order = message.body
-            print(f"{service}: {SERVICES[service]} {order.count} {order.item} (attempt {message.attempts})")
+            done = f"{SERVICES[service]} {message.body.count} {message.body.item}"
+            with broker.transaction() as transaction:
+                transaction.publish("reports", f"{service}: {done}, attempt {message.attempts}")
+                transaction.ack(message)
 
         broker.run(until_empty=True)
 
@@ -50,14 +50,17 @@ def main(directory: Path) -> None:
         for queue in queues:
             queue.subscribe("orders.placed")  # durable: services may start later
         id = broker.topic("orders.placed", type=Order).publish(Order("lamps", 2))
-        print(f"published once; in 3 queues: {all(queue.get(id) for queue in queues)}", flush=True)
+        print(f"published once; in 3 queues: {all(queue.get(id) for queue in queues)}")
 
-    spawn = multiprocessing.get_context("spawn")
-    services = [spawn.Process(target=serve, args=(directory, service)) for service in SERVICES]
-    for process in services:
-        process.start()
-    for process in services:
-        process.join()
+        spawn = multiprocessing.get_context("spawn")
+        services = [spawn.Process(target=serve, args=(directory, service)) for service in SERVICES]
+        for process in services:
+            process.start()
+        for process in services:
+            process.join()
+        reports = broker.queue("reports", type=str).receive_many(10, timeout=0)
+        print(*sorted(report.body for report in reports), sep="\n")
+        broker.queue("reports").ack_many(reports)
 
 
 if __name__ == "__main__":

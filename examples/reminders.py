@@ -22,15 +22,16 @@ import mq
 def main(directory: Path) -> None:
     with mq.open(directory / "mq") as broker:
         reminders = broker.queue("reminders", type=str)
-        dentist = reminders.publish("call the dentist", delay=0.1)  # seconds from now
-        reminders.publish("buy milk", at=datetime.now(UTC) + timedelta(seconds=0.2))  # an aware datetime
-        meeting = reminders.publish("leave for the meeting", delay=3600)
+        dentist = reminders.publish("call the dentist", delay=60)  # seconds from now
+        milk = reminders.publish("buy milk", at=datetime.now(UTC) + timedelta(hours=1))  # an aware datetime
+        meeting = reminders.publish("leave for the meeting", delay=2 * 3600)
 
         waiting = reminders.peek(state="delayed")
         print(f"{len(waiting)} reminders, the first is: {waiting[0].body}")
 
-        moved = reminders.reschedule(dentist, delay=0.3)
-        cancelled = reminders.cancel(meeting)  # both say False for one that has been delivered
+        # All of these say False for a message that has been delivered.
+        moved = reminders.reschedule(milk, delay=0.1) and reminders.reschedule(dentist, delay=0.2)
+        cancelled = reminders.cancel(meeting)
         print(f"moved: {moved}, cancelled: {cancelled}")
 
         for _ in range(2):

@@ -4,13 +4,13 @@ A POST is answered, with 202, when the mail is on the disk.  A client that got n
 same Idempotency-Key, and gets the same id.  A worker that is killed after sending and before the ack sends
 that mail again.
 
-Prints, in any order:
+Prints:
 
     POST: 202
     POST again: 202, the same id: True
     POST of a bad body: 422
-    worker: sent to ada@example.org
     GET: done
+    outbox: ada@example.org
 """
 
 import contextlib
@@ -74,7 +74,8 @@ def work(directory: Path) -> None:
 
         @broker.consumer("mails", concurrency=4)
         def send(mail: Mail) -> None:
-            print("worker: sent to", mail.to, flush=True)
+            with (directory / "outbox").open("a") as outbox:
+                outbox.write(f"{mail.to}\n")
 
         broker.run()  # until SIGTERM
 
@@ -95,6 +96,7 @@ def main(directory: Path) -> None:
             print("POST of a bad body:", client.post(url, content='{"to": 7}').status_code)
             broker.queue("mails").join(timeout=30)
             print("GET:", client.get(f"{url}/{first.json()['id']}").json()["state"])
+        print("outbox:", *(directory / "outbox").read_text().split())
         for process in (web, worker):
             process.terminate()
             process.join()

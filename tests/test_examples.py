@@ -19,7 +19,7 @@ NAMES = [path.stem for path in EXAMPLES]
 
 # Behind the first lines, which say what it is about.
 LINES_MAX = 66
-LINES_MAX_OF = {"textbook_queues": 77, "web": 92}
+LINES_MAX_OF = {"textbook_queues": 77, "web": 94}
 
 # Of each queue: published (or moved there), acked, failed, dead, and what is left in it.
 LEAVES: dict[str, dict[str, tuple[int, ...]]] = {
@@ -28,7 +28,10 @@ LEAVES: dict[str, dict[str, tuple[int, ...]]] = {
     "dead_letters": {"payments": (4, 3, 3, 1, 0), "payments.dead": (1, 0, 0, 0, 0)},
     "event_sourcing": {},
     "exactly_once": {"words": (8, 8, 1, 0, 0), "capitals": (8, 0, 0, 0, 8)},
-    "fan_out": {"warehouse": (1, 1, 0, 0, 0), "billing": (1, 1, 0, 0, 0), "shipping": (1, 1, 1, 0, 0)},
+    "fan_out": {
+        "warehouse": (1, 1, 0, 0, 0), "billing": (1, 1, 0, 0, 0), "shipping": (1, 1, 1, 0, 0),
+        "reports": (3, 3, 0, 0, 0),
+    },
     "idempotent_consumer": {"transfers": (1, 1, 1, 0, 0)},
     "monitoring": {"orders": (3, 2, 1, 1, 0), "orders.dead": (1, 0, 0, 0, 1)},
     "orders": {"orders": (5, 5, 0, 0, 0)},
