@@ -39,6 +39,10 @@ class Weakly(Generic[K, T]):
             self._limit = 2 * len(self._refs) + SPARE
         self._refs[key] = ref(value)
 
+    def drop(self, key: K) -> None:
+        """Nothing is under *key* any more."""
+        self._refs.pop(key, None)
+
     def items(self) -> list[tuple[K, T]]:
         """Those that are there."""
         return [(key, value) for key, there in list(self._refs.items()) if (value := there()) is not None]

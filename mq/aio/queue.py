@@ -254,6 +254,10 @@ class AsyncQueue(Generic[T]):
         """Deliver again, after `pause`: see `mq.Queue.resume`."""
         await self._call(self._queue.resume)
 
+    async def rename(self, name: str) -> None:
+        """Give the queue another name: see `mq.Queue.rename`."""
+        await self._call(self._queue.rename, name)
+
     async def delete(self) -> None:
         """Delete the queue, with all it holds: see `mq.Queue.delete`."""
         await self._call(self._queue.delete)

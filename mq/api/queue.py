@@ -155,7 +155,7 @@ class Queue(Generic[T]):
             body, own = outgoing(item, options)
             messages.append(with_headers(new_message(self.name, *encode_body(body), **own), headers))
         timeout = max(message.timeout for message in messages)
-        return commands.publish(self._store, messages, time.monotonic() + timeout)
+        return commands.publish(self._store, messages, time.monotonic() + timeout, to=self._channel)
 
     def _publish(
         self, flags: list[int], bodies: list[bytes], options: Any, headers: Mapping[str, str]
@@ -169,7 +169,7 @@ class Queue(Generic[T]):
             msgspec.structs.replace(first, flags=how, body=raw)
             for how, raw in zip(flags[1:], bodies[1:], strict=True)
         ]
-        return commands.publish(self._store, messages, time.monotonic() + first.timeout)
+        return commands.publish(self._store, messages, time.monotonic() + first.timeout, to=self._channel)
 
     # ── receiving ──────────────────────────────────────────────────────────────────
 
@@ -545,6 +545,22 @@ class Queue(Generic[T]):
         Raises StoreFailed, Closed.
         """
         commands.resume(self._store, self._channel)
+
+    def rename(self, name: str) -> None:
+        """Give the queue another name, in every process; one atomic record.
+
+        *name*: 1 to 255 bytes, no control characters; no queue has it.
+
+        Messages, deliveries, receipts, options, meta, totals and subscriptions stay as they are.  The queue
+        where its dead letters go by default is renamed with it, from "<old>.dead" to "<new>.dead".  Whatever
+        names the queue follows: the option `dead_letter` of other queues, schedules that publish to it, the
+        `origin` of dead letters.  Handles go with it, also in other processes that have the store open; a
+        program that is started later and names the old one makes a new queue.
+
+        Raises UsageError (there is no such queue, the name is taken or none, dead letters would go in a
+        circle), DiskFull, StoreFailed, Closed.
+        """
+        commands.rename(self._store, self._channel, check_name(name))
 
     def delete(self) -> None:
         """Delete the queue, with all it holds.  Publishing to it makes it anew, with no options.

@@ -88,6 +88,15 @@ class Calendar:
             self.bytes -= entry.size + OVERHEAD_BYTES
             entry.position = None
 
+    def rename(self, was: str, now: str) -> None:
+        """The queue *was* is called otherwise: what is published to it goes there."""
+        for entry in self._entries.values():
+            if entry.schedule.queue == was and not entry.schedule.topic:
+                entry.schedule = msgspec.structs.replace(entry.schedule, queue=now)
+                longer = len(now.encode()) - len(was.encode())
+                entry.size += longer
+                self.bytes += longer
+
     # ── what is due ────────────────────────────────────────────────────────────────
 
     def first(self) -> int:

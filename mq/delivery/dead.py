@@ -17,13 +17,12 @@ from mq.errors import QueueFull, UsageError
 
 from . import records
 from .intake import Room
-from .options import Declaration, replaced
+from .options import DEAD_SUFFIX, Declaration, replaced
 from .plan import Plan
 from .queue import QueueState
 from .records import Move
 from .state import State, declaration_of
 
-SUFFIX: Final = ".dead"
 NAME_BYTES_MAX: Final = 255
 DEAD_LETTER_OPTIONS: Final = {
     "dead_letter",
@@ -34,7 +33,7 @@ DEAD_LETTER_OPTIONS: Final = {
 
 def dead_letters_of(options: Declaration) -> str:
     """The name of the queue that a queue's dead letters go to."""
-    name = options.dead_letter or options.name + SUFFIX
+    name = options.dead_letter or options.name + DEAD_SUFFIX
     if len(name.encode()) > NAME_BYTES_MAX:
         raise UsageError(
             f"the dead letters of {options.name!r} would go to a queue whose name is too long: declare"
@@ -61,7 +60,7 @@ def check_dead_letters(state: State, name: str, changes: dict[str, Any]) -> None
         if path[-1] in path[:-1]:
             raise UsageError(f"dead letters would go in a circle: {' → '.join(map(repr, path))}")
         following = state.named(path[-1])
-        if not following and len(path[-1].encode()) > NAME_BYTES_MAX - len(SUFFIX):
+        if not following and len(path[-1].encode()) > NAME_BYTES_MAX - len(DEAD_SUFFIX):
             return
         options = following.options if following else Declaration(name=path[-1])
 

@@ -152,6 +152,8 @@ def _declare(state: State, queue: QueueState, lsn: int, flags: int, event: tuple
         state.generation = lsn
     queue.declare(event[0], lsn)
     state.bind(queue, before)
+    if event[0].was:
+        state.rename(event[0].was, queue.name)
 
 
 def _publish(state: State, queue: QueueState, lsn: int, flags: int, event: Event) -> None:

@@ -12,6 +12,7 @@ from .retry import Backoff
 TOPIC_KEY: Final = "\0"  # what a topic retains
 ASIDE_KEY: Final = "\1"  # a queue that is being filled, to take the place of another
 HIDDEN_KEYS: Final = TOPIC_KEY + ASIDE_KEY
+DEAD_SUFFIX: Final = ".dead"  # behind a queue's name, it is that of the queue where its dead letters go
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +40,7 @@ class Declaration(
     """All there is to know of a queue beside its messages: supersedes what was declared before."""
 
     name: str
+    was: str = ""  # the queue has this name instead of the one named here, from this record on; once
     topic: bool = False  # no queue of users, but what a topic retains; its name is the topic's
     retain_for: float | None = None
     retain_count: int | None = None

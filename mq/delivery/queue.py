@@ -36,7 +36,7 @@ from .dedup import FORGET_AFTER_MS, Remembered, Seen
 from .idle import Idle
 from .moment import Moment
 from .now import Now
-from .options import Declaration, Totals, key_of
+from .options import DEAD_SUFFIX, HIDDEN_KEYS, Declaration, Totals, key_of
 from .ready import Ready
 from .records import (
     BACKING_OFF,
@@ -209,6 +209,23 @@ class QueueState:
             self.timers.retry_otherwise()
         if self.unchanged:
             self.mark_changed()
+
+    def follow(self, was: str, now: str) -> None:
+        """Another queue, or this one, was called *was*, and is called *now*: name it so."""
+        options = self.options
+        if self.name[:1] in HIDDEN_KEYS:  # or it has no name
+            return
+        if was == (options.dead_letter or self.name + DEAD_SUFFIX):
+            self.options = replace(options, dead_letter=now)
+            self.mark_changed()
+        if not self.history_bytes:
+            return
+        for entries in (self.delayed, self.flights):
+            for id, entry in [each for each in entries.items() if each[1].traits.origin == was]:
+                traits = replace(entry.traits, origin=now)
+                self.history_bytes += weight(traits) - weight(entry.traits)
+                entries[id] = replace(entry, traits=traits)  # type: ignore[assignment]
+        self.mark_changed()
 
     def remember(self, key: str, seen: Seen) -> None:
         """A dedup id is still remembered, though the segment with the record that said so is dropped."""

@@ -103,7 +103,11 @@ class Frozen(NamedTuple):
 def freeze(state: State) -> Frozen:
     """What is true now."""
     state.count()
-    queues: list[Image | Loaded] = [image for image in state.unloaded if image.number not in state.queues]
+    renames = tuple(state.since_loaded)
+    queues: list[Image | Loaded] = [
+        msgspec.structs.replace(image, renames=image.renames + renames) if renames else image
+        for image in state.unloaded if image.number not in state.queues
+    ]  # fmt: skip
     for queue in state.queues.values():
         contents = Contents(declaration_of(queue), queue.declared_at, queue.bytes, [], b"", b"")
         lanes: list[list[Held]] = []
@@ -282,6 +286,8 @@ def _load_queue(board: Board, load: Load, image: Image) -> QueueState:
         queue.reindex()
     else:
         queue.timers.set_alarms()
+    for was, now in image.renames:
+        queue.follow(was, now)
     queue.counted, queue.unchanged = (image.total, image.live_bytes), True
     board.changed.pop(image.number, None)
     return queue

@@ -40,6 +40,9 @@ class State:
         self.routes = Routes()  # which queues get what is published to a topic
         self.calendar: Final = Calendar(self.board, EXCHANGE)
         self.renamed: set[str] = set()  # names that mean another queue than before, or none
+        self.moved: list[tuple[str, str]] = []  # of those, the names that a queue had, and has now, in order
+        # The same, for queues that are not loaded: they name others as these were called before.
+        self.since_loaded: list[tuple[str, str]] = []
         self._total = self._live_bytes = 0  # of all queues, as of when each was counted
         # While `within` goes through all that is live: messages that went to another queue meanwhile,
         # with its number.
@@ -110,7 +113,10 @@ class State:
 
     def _load(self, number: int) -> QueueState | None:
         queue = self.unloaded.made(number)
-        if queue:  # in this order: interrupted anywhere, it is there
+        if queue:
+            for was, now in self.since_loaded:
+                queue.follow(was, now)
+            # In this order: interrupted anywhere, it is there.
             self.queues[number] = queue
             if queue.name:
                 self._by_name.setdefault(queue.name, queue)
@@ -139,6 +145,15 @@ class State:
             if queue.name[:1] not in HIDDEN_KEYS:
                 self._listing.add(queue.name)
         self._by_name[queue.name] = queue
+
+    def rename(self, was: str, now: str) -> None:
+        """A queue has another name: whatever names it follows."""
+        for queue in self.queues.values():
+            queue.follow(was, now)
+        if len(self.unloaded):
+            self.since_loaded.append((was, now))
+        self.calendar.rename(was, now)
+        self.moved.append((was, now))
 
     def note_move(self, number: int, id: int) -> None:
         """Message *id* goes to queue *number*."""
@@ -324,7 +339,7 @@ def declaration_of(queue: QueueState) -> Declaration:
     """The declaration that says all that is known of *queue* now."""
     totals = queue.totals
     return msgspec.structs.replace(
-        queue.options, name=queue.name.removeprefix(TOPIC_KEY), paused=queue.paused,
+        queue.options, name=queue.name.removeprefix(TOPIC_KEY), was="", paused=queue.paused,
         idle_until=queue.idle.until, published=totals.published, acked=totals.acked, failed=totals.failed,
         expirations=totals.expirations, dead_lettered=totals.dead_lettered, dropped=totals.dropped,
     )  # fmt: skip

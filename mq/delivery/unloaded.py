@@ -28,6 +28,7 @@ class Image(msgspec.Struct, array_like=True, frozen=True):
     packs: tuple[int, ...]  # the files that hold its arrays
     contents: msgspec.Raw  # all else
     subscriptions: tuple[Subscription, ...] = ()
+    renames: tuple[tuple[str, str], ...] = ()  # of other queues since it was made: see `State.since_loaded`
 
 
 class Unloaded:

@@ -75,6 +75,8 @@ class Hub(Protocol):
 
     turn: Turn
     listener: Listener
+    renames: int
+    """How often a channel got another name."""
 
 
 class Channel:
@@ -99,6 +101,20 @@ class Channel:
         self.told: dict[Waiting, None] = {}
 
         self.joiners: dict[Waiting, None] = {}  # those that wait for the queue to be empty: see joining.py
+        # That of the queue's name, if the queue got a name which had a channel already.  Those that wait here
+        # wait there.
+        self.main: Channel | None = None
+
+    def rename(self, name: str) -> None:
+        """The queue is called so now.  Nothing waits here."""
+        self.name, self.word = name, waits_word(name)
+
+    def join(self, main: Channel) -> None:
+        """Be one with *main*, which has the same name.  Nothing waits here."""
+        self.main, self.armed, self.alarms = main, main.armed, main.alarms
+        self.lookers, self.coming, self.told, self.joiners = (
+            main.lookers, main.coming, main.told, main.joiners
+        )  # fmt: skip
 
     # ── those that wait ────────────────────────────────────────────────────────────
 
@@ -183,6 +199,10 @@ class Channel:
             for waiter in list(self.joiners):
                 waiter.ring()
 
+    def renames(self) -> int:
+        """How often a channel of the store got another name."""
+        return self._hub.renames
+
     def after_fork(self) -> None:
         """In a child: the threads that waited are not here, unless the handler of a signal forked."""
         self.state = None
@@ -195,11 +215,12 @@ class Channel:
 class Channels:
     """Some channels, in the order in which they are asked."""
 
-    __slots__ = ("_places", "every")
+    __slots__ = ("_places", "_renames", "every")
 
     def __init__(self, channels: Iterable[Channel]) -> None:
         self.every: Sequence[Channel] = list(dict.fromkeys(channels))
         self._places: dict[str, int] = {}  # by name, once that is asked
+        self._renames = 0  # how many there had been then
 
     def stocked(self, state: State) -> Sequence[Channel]:
         """Those whose queue may hold a message: found from the few that do, or the few that are asked.
@@ -211,7 +232,9 @@ class Channels:
         stocked, is_stocked = state.board.stocked, state.is_stocked
         if len(stocked) < len(self.every):
             queues = [queue for number in list(stocked) if (queue := state.queues.get(number))]
-            if not self._places:
+            renames = self.every[0].renames()
+            if not self._places or renames != self._renames:
+                self._renames = renames
                 self._places = {channel.name: place for place, channel in enumerate(self.every)}
             found = [self._places.get(queue.name, -1) for queue in queues if is_stocked(queue)]
             return [self.every[place] for place in sorted(found) if place >= 0]

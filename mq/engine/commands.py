@@ -3,7 +3,7 @@
     publish, transact        with attributes, into limits, several at once, with what a transaction settles
     cancel, reschedule       one message that waits
     purge, replay            many, in slices, so that no neighbour waits
-    declare, update_meta, delete, pause, resume     the queue
+    declare, update_meta, rename, delete, pause, resume     the queue
 
 Deliveries are settled in settling.py.  The plain publish, receive and ack make no plan: see hot.py.
 """
@@ -16,7 +16,9 @@ from itertools import chain
 from threading import get_ident
 from typing import Any
 
-from mq.delivery import dead, meta, records, settle
+from msgspec.structs import replace
+
+from mq.delivery import dead, meta, records, renaming, settle
 from mq.delivery.intake import NewMessage, admit
 from mq.delivery.plan import Plan
 from mq.delivery.purge import Purge
@@ -39,20 +41,20 @@ Decide = Callable[[Plan, QueueState, Callable[[], bool]], int]  # the last: whet
 
 def publish(
     store: Store, messages: Sequence[NewMessage], until: float | None = None, *,
-    before: Callable[[Plan], None] | None = None,
+    before: Callable[[Plan], None] | None = None, to: Channel | None = None,
 ) -> list[int]:  # fmt: skip
     """Store all of *messages* in one atomic group, or none; the messages' ids.
 
     Waits for room until then, monotonic seconds; then QueueFull.  *before* adds to the plan
-    what is to happen with them.
+    what is to happen with them.  *to*: the queue of all of them, which may be renamed meanwhile.
     """
     try:
-        return _publish(store, messages, until, before)
+        return _publish(store, messages, until, before, to)
     except DiskFull:
         if get_ident() in store.owing:  # an event loop's thread does not wait for the cleaner
             raise
         _make_way(store)
-    return _publish(store, messages, until, before)
+    return _publish(store, messages, until, before, to)
 
 
 @operation
@@ -62,13 +64,16 @@ def _make_way(store: Store) -> None:
 
 @operation
 def _publish(
-    store: Store, messages: Sequence[NewMessage], until: float | None, before: Callable[[Plan], None] | None
+    store: Store, messages: Sequence[NewMessage], until: float | None,
+    before: Callable[[Plan], None] | None, to: Channel | None,
 ) -> list[int]:  # fmt: skip
     sleeper: Sleeper | None = None
 
     def admit_or_wait() -> tuple[list[int], list[int], int] | None:
         """Where each message is, the positions of what is stored, the log's end; None: no room yet."""
-        nonlocal sleeper
+        nonlocal sleeper, messages
+        if to and messages[0].queue != to.name:
+            messages = [replace(each, queue=to.name) for each in messages]
         if sleeper:
             sleeper.end()
         plan = store.committer.plan()
@@ -240,6 +245,20 @@ def _update_meta(
             )
         plan.declare(channel.name, {"meta": after})
         store.committer.commit(plan)
+    return store.replica.log.end
+
+
+@operation
+def rename(store: Store, channel: Channel, new: str) -> None:
+    """The queue is called *new* from now on, in every process."""
+    store.finish_publish(store.turn.take(partial(_rename, store, channel, new)))
+
+
+def _rename(store: Store, channel: Channel, new: str) -> int:
+    """Where the log ends then."""
+    plan = plan_without_what_goes(store, channel)
+    renaming.rename(plan, channel.name, new)
+    store.committer.commit(plan)
     return store.replica.log.end
 
 

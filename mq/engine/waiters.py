@@ -45,6 +45,9 @@ class Waiters:
         self.turn, self._clock, self.background = turn, clock, background
         self.listener, self.notifier = listener, notifier  # the child of a fork has another listener
         self.channels: Weakly[str, Channel] = Weakly()
+        # Channels of queues that were renamed to what had a channel already: by a number, never used twice.
+        self._others: Weakly[int, Channel] = Weakly()
+        self.renames = 0  # how often a channel got another name
         self._forget_all()
 
     def _forget_all(self) -> None:
@@ -69,16 +72,44 @@ class Waiters:
         """The state was read anew: all channels know its queues from now on."""
         self.state = state
         state.renamed.clear()
-        for name, channel in self.channels.items():
-            channel.state = state.named(name)
+        state.moved.clear()
+        for channel in self._every():
+            channel.state = state.named(channel.name)
 
     def rebind(self) -> None:
         """Some names mean other queues than before: their channels follow."""
-        for name in self.state.renamed:
+        state = self.state
+        for was, now in state.moved:
+            self._rename(was, now)
+        state.moved.clear()
+        for name in state.renamed:
             if channel := self.channels.get(name):
-                channel.state = self.state.named(name)
+                channel.state = state.named(name)
                 channel.notify_all()
-        self.state.renamed.clear()
+        for _, channel in self._others.items():
+            channel.state = state.named(channel.name)
+        state.renamed.clear()
+
+    def _every(self) -> list[Channel]:
+        return [channel for _, channel in self.channels.items() + self._others.items()]
+
+    def _rename(self, was: str, now: str) -> None:
+        """The queue *was* is called *now*: its channel too, so handles and those that wait go with it."""
+        there, first = self.channels.get(now), self.channels.get(was)
+        for channel in [each for each in self._every() if each.name == was]:
+            channel.notify_all()  # they look again, and wait under the new name
+            for waiter in list(channel.armed):  # watches that the program has forgotten
+                channel.drop(waiter)
+            self.disarm(channel)
+            channel.rename(now)
+            self.renames += 1
+            if there is not None:
+                channel.join(there)
+                self._others.add(self.renames, channel)
+        if first is not None:
+            self.channels.drop(was)
+            if there is None:
+                self.channels.add(now, first)
 
     # ── those that wait ────────────────────────────────────────────────────────────
 
@@ -98,12 +129,14 @@ class Waiters:
 
     def arm(self, channel: Channel) -> None:
         """One waits there.  Whatever interrupts this or `disarm`, the words of all that wait are there."""
+        channel = channel.main or channel
         if channel.word not in self.armed:
             self.armed[channel.word] = set()
         self.armed[channel.word].add(channel)
 
     def disarm(self, channel: Channel) -> None:
         """None waits there any more."""
+        channel = channel.main or channel
         if channels := self.armed.get(channel.word):
             channels.discard(channel)
         if not channels:
@@ -189,7 +222,7 @@ class Waiters:
 
     def after_fork(self) -> None:
         """In a child: the threads and watches that wait are the parent's."""
-        for _, channel in self.channels.items():
+        for channel in self._every():
             channel.after_fork()
         self._forget_all()
         self.notifier.after_fork()

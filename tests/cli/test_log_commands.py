@@ -492,7 +492,7 @@ def test_how_a_message_was_published_is_shown_before_the_log_is_read(
         result = run("dump", "--message", str(id), "--json")
         assert result.exit_code == 1 and lines(result, kind="publish", queue="mail", message=id)
     for other in (["--kind", "ack"], ["--queue", "mial"]):
-        monkeypatch.setattr(sys.modules["mq.cli.dump"]._Names, "numbers", lambda names, name: {1})
+        monkeypatch.setattr(sys.modules["mq.cli.dump"].Names, "numbers", lambda names, name: {1})
         assert run("dump", "--message", str(ids[0]), *other).stdout == ""
 
 
