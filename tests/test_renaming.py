@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from engines import PATIENCE, Engine
-from fakes import FakeClock
+from fakes import FakeClock, QuickDisk, open_on
 
 import mq
 
@@ -207,24 +208,38 @@ def test_there_and_back(broker: mq.Broker, queue: mq.Queue[Any]) -> None:
         assert [each.origin for each in broker.queue(f"{name}.dead").peek()] == [name]
 
 
-def test_queues_that_sleep_since_a_checkpoint_follow(engine: Engine, clock: FakeClock) -> None:
+@pytest.mark.file_store
+def test_queues_that_sleep_since_a_checkpoint_follow(tmp_path: Path, clock: FakeClock) -> None:
     """Also over another checkpoint that is made while they sleep."""
-    broker = engine.open(clock=clock, **OPTIONS)
-    queue = broker.queue("old")
+
+    def opened() -> mq.Broker:
+        return open_on(QuickDisk(), tmp_path / "s", clock=clock, **OPTIONS)
+
+    broker = opened()
+    queue = broker.queue("old", dead_letter="morgue")
     queue.publish("x")
     queue.receive(timeout=0).reject()
+    broker.queue("old", dead_letter="another")
     broker.queue("elsewhere", dead_letter="old")
-    broker = engine.reopen(broker)
-    state = broker._store.replica.state
-    assert len(state.unloaded)
-    broker.queue("old").rename("new")
-    broker = engine.reopen(broker)
-    assert broker.queue("elsewhere").options()["dead_letter"] == "new"
-    assert [each.origin for each in broker.queue("new.dead").peek()] == ["new"]
+    for number in range(2):
+        broker._store.maintenance.checkpoints.write()
+        broker.close()
+        broker = opened()
+        sleeping = {image.name: image.renames for image in broker._store.replica.state.unloaded}
+        assert sleeping["elsewhere"] == sleeping["morgue"] == (("old", "new"),) * number
+        if not number:
+            broker.queue("old").rename("new")
+            assert "elsewhere" in {image.name for image in broker._store.replica.state.unloaded}
     broker.queue("old").publish("y")
+    assert broker.queue("elsewhere").options()["dead_letter"] == "new"
+    assert [each.origin for each in broker.queue("morgue").peek()] == ["new"]
+    broker.close()
+    broker = opened()
+    assert broker.queue("elsewhere").options()["dead_letter"] == "new"
     broker.queue("old").rename("another")
     assert broker.queue("elsewhere").options()["dead_letter"] == "new"
-    assert [each.origin for each in broker.queue("new.dead").peek()] == ["new"]
+    assert [each.origin for each in broker.queue("morgue").peek()] == ["new"]
+    broker.close()
 
 
 # ── what is refused ────────────────────────────────────────────────────────────────

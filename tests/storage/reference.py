@@ -51,7 +51,7 @@ DECLARED: dict[str, Any] = {
     "name": "", "visibility_timeout": 30, "max_attempts": None, "backoff": [1, 2, 60, 0.1], "dead_letter": "",
     "ttl": None, "expired": "drop", "max_length": None, "max_bytes": None, "overflow": "reject",
     "dedup_window": 300, "delivery": "at_least_once", "delete_when_idle": None,
-    "delete_when_abandoned": None, "delay": 0, "meta": {}, "topic": False, "retain_for": None,
+    "delete_when_abandoned": None, "delay": 0, "meta": {}, "was": "", "topic": False, "retain_for": None,
     "retain_count": None, "retain_bytes": None, "paused": False, "idle_until": 0, **dict.fromkeys(TOTALS, 0),
 }  # fmt: skip
 SCHEDULED: dict[str, Any] = {
@@ -285,7 +285,8 @@ class State:
 
     def by_name(self) -> dict[str, Queue]:
         every = [queue for number, queue in self.queues.items() if number and not queue.declared["topic"]]
-        return {queue.declared["name"]: queue for queue in every}
+        names = {queue.declared["name"]: queue for queue in every}
+        return {name: queue for name, queue in names.items() if name[:1] != "\1"}
 
     def _queue(self, number: int) -> Queue:
         return self.queues.setdefault(number, Queue())
@@ -305,6 +306,8 @@ class State:
                 assert queue.declared.keys() == DECLARED.keys()
                 queue.totals = Counter({name: queue.declared[name] for name in TOTALS})
                 queue.idle_until = queue.declared["idle_until"]
+                if queue.declared["was"]:
+                    self._rename(queue.declared["was"], queue.declared["name"])
             case "PUBLISH":
                 message = queue.messages[lsn] = _published(lsn, time, flags, rest)
                 queue.totals["published"] += 1
@@ -392,6 +395,18 @@ class State:
                         )  # fmt: skip
             case _:
                 raise AssertionError(kind)
+
+    def _rename(self, was: str, now: str) -> None:
+        for queue in self.queues.values():
+            name, to = queue.declared["name"], queue.declared["dead_letter"]
+            if name and not queue.declared["topic"] and (to or f"{name}.dead") == was:
+                queue.declared["dead_letter"] = now
+            for message in queue.messages.values():
+                if message.origin == was:
+                    message.origin = now
+        for schedule in self.schedules.values():
+            if schedule["queue"] == was and not schedule["topic"]:
+                schedule["queue"] = now
 
     def _fan_out(self, lsn: int, time: int, fields: tuple[int, ...], flags: int, rest: bytes) -> None:
         form, count = fields

@@ -238,6 +238,14 @@ def a_life(path: Path, clock: FakeClock) -> mq.Broker:
     broker.schedule("beat", "ticks", "another body", every=0.25, missed="all")
     broker.unschedule("gone")
     same(broker)
+
+    # Other names, which schedules, options and dead letters follow; and an old name that is used again.
+    for name in ("ticks", "old", "group"):
+        broker.queue(name).rename(f"{name} of yore")
+    again = broker.queue("group", max_attempts=1)
+    again.publish("dies where the other one did")
+    again.receive(timeout=0).nack()
+    same(broker)
     return broker
 
 
