@@ -289,6 +289,15 @@ class Driver:
         step = model.start_in_the_past(name, pattern)
         self._do(f"start_in_the_past({name!r}, {pattern!r}, {slices})", step, call, syncs=True)
 
+    def rename(self, name: str, new: str) -> None:
+        if self._skip() or self._broker is None or not self._broker._store.replica.state.named(name):
+            return
+        self._do(
+            f"rename({name!r}, {new!r})", model.rename(name, new),
+            lambda broker: broker.queue(name).rename(new), syncs=True,
+        )  # fmt: skip
+        self.held = [(new if queue == name else queue, each) for queue, each in self.held]
+
     def retain(self, count: int | None) -> None:
         """The topic retains so many of its newest messages; None: nothing any more."""
         if not self._skip():

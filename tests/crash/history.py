@@ -89,6 +89,16 @@ def subscribe(name: str, pattern: str, *, gets: bool) -> Step:
     return step
 
 
+def rename(name: str, new: str) -> Step:
+    """The queue is called *new*, and that of its dead letters as well."""
+    names = {name: new, f"{name}.dead": f"{new}.dead"}
+
+    def step(queues: Queues) -> Queues:
+        return {names.get(each, each): held for each, held in queues.items()}
+
+    return step
+
+
 def fan_out(body: bytes) -> Step:
     """To every queue that has a pattern, for the topic fits all of them; and to what it retains."""
 

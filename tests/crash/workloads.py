@@ -674,6 +674,31 @@ def starting_far_in_the_past(d: Driver) -> None:
     d.take("b", 2)
 
 
+def renaming(d: Driver) -> None:
+    """All of a queue and its dead letters goes along, and nothing of a new queue of the old name."""
+    d.open()
+    d.declare("a", 20.0, max_attempts=1)
+    d.publish("a", 4)
+    d.take("a", 2)
+    d.reject()
+    d.rename("a", "b")
+    d.ack()
+    d.publish("a")
+    d.take("a")
+    d.reject()
+    for _ in range(4):
+        d.publish("c", size=300)
+        d.take("c")
+        d.ack()
+        d.maintain(1 << 30)
+    d.reopen(from_log=True)
+    d.replay("b.dead")
+    d.take("b")
+    d.rename("b", "d")
+    d.reject()
+    d.replay("a.dead")
+
+
 WORKLOADS: dict[str, Workload] = {
     each.__name__: each
     for each in (
@@ -682,7 +707,7 @@ WORKLOADS: dict[str, Workload] = {
         cleaning, unsynced_cleaning, unsynced_closing, checkpoints, sleeping,
         ordering, dying, out_of_time, idling, expiring, publishing_once, transforming,
         fanning_out, unsynced_fanning_out, retaining, starting_in_the_past,
-        starting_far_in_the_past,
+        starting_far_in_the_past, renaming,
         arriving_settled, keeping_meta, asking_again, remembering, remembering_without_reading, moving,
         grouped, batched_groups, scheduling, unsynced_scheduling, upgrading, upgrading_what_was_killed,
     )
