@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from fakes import QuickDisk, open_on
 
 import mq
-from mq.cli.app import cli
+from mq.cli import cli
 from mq.storage import shared
 from mq.storage.real_disk import RealDisk
 

@@ -33,7 +33,7 @@ from liars import (
 
 import mq
 from mq.api.options import BatchOptions, PublishOptions, QueueOptions, check_options
-from mq.cli.app import cli
+from mq.cli import cli
 from mq.engine.commands import declare
 
 pytestmark = pytest.mark.usefixtures("no_power_fails")

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from fakes import QuickDisk, open_on
 
 import mq
-from mq.cli.app import cli
+from mq.cli import cli
 from mq.storage import shared
 
 BODY = b"." * 1000

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 import mq
 from mq.api import options
-from mq.cli.app import cli
+from mq.cli import cli
 from mq.delivery import records, snapshot
 from mq.delivery.attributes import Changes
 from mq.delivery.plan import Plan

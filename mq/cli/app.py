@@ -1,4 +1,4 @@
-"""The group of all commands: which store they use, and how errors reach the user.
+"""What all commands share: which store they use, and how errors reach the user.
 
     0    ok
     1    an error
@@ -15,15 +15,16 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, Final, TypeVar
 
 import click
 
-import mq
-from mq.cli import output
+from mq.cli import output, progress
 from mq.errors import CorruptStore, MqError, StorageError, UsageError
 from mq.storage import paths
 from mq.storage.explain import explain, storage_error
@@ -35,6 +36,8 @@ EMPTY: Final = 3
 CORRUPT: Final = 4
 
 DEFAULT_STORE: Final = "data"
+DESTRUCTIVE: Final = frozenset({"delete", "purge", "repair", "cancel", "reject", "unschedule", "unsubscribe"})
+DESTRUCTIVE_OPTIONS: Final = frozenset({"--yes", "--all", "--in-flight"})
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -70,6 +73,8 @@ def reported(ctx: click.Context) -> Iterator[None]:
         raise Failure(str(error), CORRUPT) from None
     except UsageError as error:
         raise Failure(str(error), USAGE) from None
+    except click.UsageError as error:
+        raise _usage(error) from None
     except MqError as error:
         raise Failure(str(error)) from None
     except output.OutputFailed as error:
@@ -79,6 +84,17 @@ def reported(ctx: click.Context) -> Iterator[None]:
         raise Failure(str(storage_error(ctx.obj, error))) from None
     except MemoryError:
         raise Failure("out of memory; use smaller messages, or ask for fewer at once (-n)") from None
+
+
+def _usage(error: click.UsageError) -> Failure:
+    """What is wrong with the command line, in one line.  What destroys is never suggested."""
+    if isinstance(error, click.NoSuchOption) and error.possibilities:
+        near = [name for name in error.possibilities if name not in DESTRUCTIVE_OPTIONS]
+        error.possibilities[:] = near
+    said = error.format_message().rstrip(".")
+    said = said[:1].lower() + said[1:]
+    path = error.ctx.command_path if error.ctx else "mq"
+    return Failure(f"{said}{'' if said.endswith('?') else ';'} `{path} --help` says how", USAGE)
 
 
 class Command(click.Command):
@@ -91,17 +107,31 @@ class Command(click.Command):
         return option
 
 
-class Commands(Command, click.Group):
+class Group(Command, click.Group):
+    """Commands about one noun; alone, without one of them, it shows its help, or what its function prints."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **({"invoke_without_command": True, "no_args_is_help": False} | options))
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order in which one meets them
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        with reported(ctx):  # --help, --version
-            return super().parse_args(ctx, args)
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:  # fmt: skip
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
+            raise Failure(self.unknown(ctx, name), USAGE)
+        return super().resolve_command(ctx, args)
 
-    def invoke(self, ctx: click.Context) -> Any:
-        with reported(ctx):
-            return super().invoke(ctx)
+    def unknown(self, ctx: click.Context, name: str) -> str:
+        """What to say of a command that there is not."""
+        path = ctx.command_path
+        near = get_close_matches(name, [each for each in self.list_commands(ctx) if each not in DESTRUCTIVE])
+        meant = f"; did you mean `{path} {near[0]}`?" if near else f"; `{path} --help` lists those there are"
+        return f"there is no command `{path} {output.excerpt(name, 40)}`{meant}"
 
 
 def command(short_help: str) -> Callable[[Callable[..., Any]], Command]:
@@ -109,52 +139,29 @@ def command(short_help: str) -> Callable[[Callable[..., Any]], Command]:
     return click.command(cls=Command, short_help=short_help)
 
 
+def group(short_help: str) -> Callable[[Callable[..., Any]], Group]:
+    """A decorator that makes a function a group of commands."""
+    return click.group(cls=Group, short_help=short_help)
+
+
 def _show_help(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
     if asked:
-        _print_and_exit(ctx, ctx.get_help())
+        print_and_exit(ctx, ctx.get_help())
 
 
-def _show_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
-    if asked:
-        _print_and_exit(ctx, f"mq {mq.__version__}")
-
-
-def _print_and_exit(ctx: click.Context, text: str) -> None:
+def print_and_exit(ctx: click.Context, text: str) -> None:
     if not ctx.resilient_parsing:
         output.line(text)
         output.flush()
         ctx.exit()
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "-s", "--store", metavar="DIR", envvar="MQ_STORE", default=DEFAULT_STORE,
-    help="The store's directory; may also follow the command.  [default: $MQ_STORE, or ./data]",
-)  # fmt: skip
-@click.option(
-    "-V", "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version,
-    help="Show the version and exit.",
-)  # fmt: skip
-@click.pass_context
-def cli(ctx: click.Context, store: str) -> None:
-    """The SQLite of queues: a durable message queue in a directory.
-
-    \b
-    mq publish mail '{"to": "ada@example.org"}'    store a message
-    mq receive mail                                take all messages that are ready
-    mq queues                                      list the queues
-
-    Data goes to standard output, everything else to standard error.
-
-    Exit codes: 0 ok, 1 error, 2 usage, 3 nothing there, 4 corruption found.
-    """
-    ctx.obj = store
-
-
 def store_option(command: F) -> F:
     """--store behind the command's name, where it overrides the one before."""
 
     def choose(ctx: click.Context, _param: click.Parameter, value: str | None) -> str:
+        if ctx.resilient_parsing:
+            return value or ""
         if value is not None:
             ctx.find_root().obj = value
         store = str(ctx.find_root().obj)
@@ -170,6 +177,26 @@ def store_option(command: F) -> F:
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do it without asking.")
+
+
+def confirm(what: str, yes: bool) -> None:
+    """Ask whether to do *what*, which destroys something, unless the caller said *yes*."""
+    if yes:
+        return
+    if not (output.is_terminal(sys.stdin) and output.is_terminal(sys.stderr)):
+        raise Failure(f"nothing was done: to {what} without a terminal to ask on, add --yes", USAGE)
+    sys.stderr.write(output.escape(f"{what}? [y/N] "))
+    sys.stderr.flush()
+    try:
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        sys.stderr.write("\n")
+        raise
+    if answer.strip().lower() not in ("y", "yes"):
+        if not answer:  # Ctrl-D
+            sys.stderr.write("\n")
+        raise Failure("nothing was done")
 
 
 def require_store(path: str) -> None:
@@ -211,6 +238,7 @@ def disk_at(ctx: click.Context, store: str) -> RealDisk:
 
 def note(message: str) -> None:
     """Print one line on standard error, without anything that a terminal might obey."""
+    progress.clear()
     with suppress(OSError):  # there is no other place to say so
         click.echo(f"mq: {output.escape(output.plain(message))}", err=True)
 

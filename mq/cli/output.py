@@ -1,7 +1,8 @@
 """What a command prints: text, JSON and tables, as UTF-8, whatever the locale.
 
 In a pipe a body is what it is, byte for byte.  On a terminal its control characters
-are shown as escapes, so that no message can reprogram the operator's terminal.
+are shown as escapes, so that no message can reprogram the operator's terminal.  There tables are
+cut to its width, and what needs an eye has a colour, unless NO_COLOR is set.
 """
 
 from __future__ import annotations
@@ -9,18 +10,22 @@ from __future__ import annotations
 import base64
 import math
 import os
-import shutil
 import sys
+import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, Final
+from typing import IO, Any, BinaryIO, Final
 
 import msgspec
 
 from mq.delivery import records
 
 UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+RED: Final = "31"
+YELLOW: Final = "33"
+BOLD: Final = "1"
+CUT_COLUMNS_MIN: Final = 8  # of a column that is cut
 
 
 class OutputFailed(Exception):
@@ -55,8 +60,13 @@ def line(data: bytes | str) -> None:
         raise failed(error) from None
 
 
-def json_line(fields: dict[str, Any]) -> None:
+def json_line(fields: Any) -> None:
     line(to_json(fields))
+
+
+def result(text: str, fields: dict[str, Any], as_json: bool) -> None:
+    """What a command has done, as a line for a person or as an object."""
+    line(to_json(fields) if as_json else text)
 
 
 def flush() -> None:
@@ -77,31 +87,128 @@ def drop() -> None:
             os.close(null)
 
 
-def is_terminal() -> bool:
-    return sys.stdout is not None and sys.stdout.isatty()
+def is_terminal(file: IO[Any] | None = None) -> bool:
+    """Whether *file* is one; by default standard output."""
+    file = sys.stdout if file is None else file
+    return file is not None and file.isatty()
 
 
-def columns() -> int | None:
+def columns(file: IO[Any] | None = None) -> int | None:
     """The width of the terminal; None if the output goes elsewhere."""
-    return shutil.get_terminal_size().columns if is_terminal() else None
+    file = sys.stdout if file is None else file
+    if not is_terminal(file):
+        return None
+    try:
+        return int(os.environ.get("COLUMNS", "")) or None
+    except ValueError:
+        return os.get_terminal_size(file.fileno()).columns or None
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> None:
-    """Aligned columns; those named in *left* to the left, the others to the right."""
-    widths = [max(len(row[at]) for row in (header, *rows)) for at in range(len(header))]
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = (), cut: Sequence[str] = ()
+) -> None:  # fmt: skip
+    """Aligned columns; those named in *left* to the left, the others to the right.
+
+    On a terminal that is too narrow those named in *cut* are cut, the widest first; then the lines.
+    """
+    for text in laid_out(header, rows, columns(), left, cut):
+        line(text)
+
+
+def laid_out(
+    header: Sequence[str], rows: Sequence[Sequence[str]], room: int | None, left: Sequence[str] = (),
+    cut: Sequence[str] = (),
+) -> list[str]:  # fmt: skip
+    """The lines of a table in *room* columns; None: as wide as it is."""
+    widths = [max(width(row[at]) for row in (header, *rows)) for at in range(len(header))]
+    if room is not None:
+        _narrow(widths, [at for at, name in enumerate(header) if name in cut], room)
+    fits = room is None or sum(widths) + 2 * (len(widths) - 1) <= room
+    lines = []
     for row in (header, *rows):
         cells = [
-            cell.ljust(width) if name in left else cell.rjust(width)
-            for cell, width, name in zip(row, widths, header, strict=True)
+            _cell(text, size, name in left, fits)
+            for text, size, name in zip(row, widths, header, strict=True)
         ]
-        line("  ".join(cells).rstrip())
+        text = "  ".join(cells).rstrip()
+        lines.append(text if room is None or fits else shorten(text, room))
+    return lines
+
+
+def _narrow(widths: list[int], which: Sequence[int], room: int) -> None:
+    over = sum(widths) + 2 * (len(widths) - 1) - room
+    while over > 0 and which:
+        at = max(which, key=widths.__getitem__)
+        if widths[at] <= CUT_COLUMNS_MIN:
+            return
+        widths[at] -= 1
+        over -= 1
+
+
+def _cell(text: str, size: int, left: bool, paint: bool) -> str:
+    shown = shorten(text, size)
+    gap = " " * (size - width(shown))
+    shown = painted(shown, text.colour) if paint and isinstance(text, Coloured) else shown
+    return shown + gap if left else gap + shown
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> None:
     """A name and a value a line."""
-    width = max(len(name) for name, _ in rows)
+    indent = max(len(name) for name, _ in rows)
     for name, value in rows:
-        line(f"{name.ljust(width)}  {value}")
+        shown = painted(value, value.colour) if isinstance(value, Coloured) else value
+        line(f"{name.ljust(indent)}  {shown}")
+
+
+# ── columns of a terminal ──────────────────────────────────────────────────────────
+
+
+def width(text: str) -> int:
+    """How many columns *text* takes: characters of East Asia take two, and marks on others none."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_columns_of, text))
+
+
+def _columns_of(each: str) -> int:
+    if unicodedata.category(each) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(each) in "WF" else 1
+
+
+def shorten(text: str, room: int) -> str:
+    """The beginning of *text*, in *room* columns; an ellipsis says that there is more."""
+    if width(text) <= room:
+        return str(text)
+    used, kept = 1, []
+    for each in text:
+        used += _columns_of(each)
+        if used > room:
+            break
+        kept.append(each)
+    return "".join(kept) + "…" if room > 0 else ""
+
+
+class Coloured(str):
+    """A cell that needs an eye."""
+
+    colour: str
+
+
+def coloured(text: str, colour: str) -> str:
+    """*text*, in that colour where a table or pairs are printed on a terminal."""
+    cell = Coloured(text)
+    cell.colour = colour
+    return cell
+
+
+def painted(text: str, colour: str) -> str:
+    """*text* as a terminal shows it in that colour; as it is, if colours are not wanted."""
+    return f"\033[{colour}m{text}\033[0m" if text.strip() and has_colours() else text
+
+
+def has_colours() -> bool:
+    return is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 # ── values ─────────────────────────────────────────────────────────────────────────
@@ -163,8 +270,7 @@ def escape(text: str, keep: str = "") -> str:
 
 def excerpt(text: str, limit: int) -> str:
     """The beginning of *text*, on one line."""
-    shown = escape(text[: limit + 1])
-    return shown if len(shown) <= limit else shown[: max(0, limit - 1)] + "…"
+    return shorten(escape(text[: limit + 1]), limit)
 
 
 def to_json(value: Any) -> bytes:

@@ -9,8 +9,7 @@ import sys
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final
 
 import click
 import msgspec
@@ -18,6 +17,7 @@ import msgspec
 import mq
 from mq.cli import output
 from mq.cli.app import USAGE, Failure, command, json_option, note, store_option
+from mq.cli.progress import Progress
 from mq.cli.signals import Interrupts
 from mq.engine.bodies import BODY_BYTES_MAX, encode_body
 from mq.engine.names import check_name
@@ -147,7 +147,11 @@ def _publish_lines(
         note("reading messages from the terminal, one a line; Ctrl-D ends")
     count = published = structures = 0
     late = array("Q")
-    with _Progress(source, target.name) as progress:
+    size_of_all = _size(source) or 0
+    progress = Progress(
+        "publishing", size_of_all, "" if size_of_all else "message", hidden=output.is_terminal(source)
+    )
+    with progress:
         try:
             for lines, size in _batches(source, interrupts):
                 bodies, problem = _parse_lines(lines, kind)
@@ -162,7 +166,7 @@ def _publish_lines(
                     raise
                 published += len(ids)
                 structures += sum(map(_is_structure, bodies))
-                if progress.shown and output.is_terminal():
+                if progress.is_possible and output.is_terminal():
                     late.extend(ids)  # bar and ids would go to the same terminal: ids afterwards
                 else:
                     _print_ids(target.name, ids, quiet, as_json, interrupts)
@@ -170,15 +174,13 @@ def _publish_lines(
                     line = count + problem[0] + 1
                     raise Failure(f"line {line:,}: {problem[1]}; {_go_on(line, published)}")
                 count += len(lines)
-                progress.update(size, published)
+                progress.add(size if size_of_all else len(ids))
         except KeyboardInterrupt:
-            progress.close()
             note(f"{output.count(published, 'message')} published to {target.name} before the interruption")
             raise
         finally:
-            progress.close()
             _print_ids(target.name, late, quiet, as_json, interrupts)
-    if progress.shown:
+    if progress.is_possible:
         note(f"{output.count(published, 'message')} published to {target.name}")
     return published, structures
 
@@ -245,46 +247,6 @@ def _print_ids(queue: str, ids: Iterable[int], quiet: bool, as_json: bool, inter
             else:
                 output.line(str(id))
         output.flush()
-
-
-class _Progress:
-    """click's bar, if standard error is a terminal and the input is not typed there."""
-
-    def __init__(self, source: BinaryIO, name: str) -> None:
-        self.shown = sys.stderr is not None and sys.stderr.isatty() and not source.isatty()
-        self._size = _size(source)
-        self._name = name
-        self._bar: Any = None
-
-    def __enter__(self) -> Self:
-        if self.shown:
-            # Bytes, if it is known how many there will be; else a sign of life.
-            self._bar = click.progressbar(
-                length=self._size, iterable=None if self._size else _endless(), label=self._name,
-                item_show_func=lambda count: output.count(count or 0, "message"), file=sys.stderr,
-            )  # fmt: skip
-            self._bar.__enter__()
-        return self
-
-    def update(self, size: int, published: int) -> None:
-        if self._bar:
-            self._bar.update(size, published)
-
-    def close(self) -> None:
-        if self._bar:
-            self._bar.__exit__(None, None, None)
-            self._bar = None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def _endless() -> Iterator[None]:
-    """Something whose length the bar cannot ask for."""
-    while True:
-        yield
 
 
 def _size(source: BinaryIO) -> int | None:

@@ -168,11 +168,20 @@ def test_readers_beside_compaction_never_miss_a_segment(store: Path) -> None:
             writer.kill()
 
 
+AT_ONCE = """
+from mq.cli import main, progress
+progress.FIRST_SECONDS = 0
+main()
+"""
+
+
 def run_on_a_terminal(*args: str, stdin: Path) -> tuple[int, bytes, bytes]:
     """Run with standard error on a terminal; the exit code, the output, what the terminal got."""
     own, other = pty.openpty()
     with stdin.open("rb") as source:
-        process = subprocess.Popen([*COMMAND, *args], stdin=source, stdout=subprocess.PIPE, stderr=other)
+        process = subprocess.Popen(
+            [sys.executable, "-c", AT_ONCE, *args], stdin=source, stdout=subprocess.PIPE, stderr=other
+        )
     os.close(other)
     shown = b""
     while True:

@@ -12,7 +12,7 @@ import pytest
 from commands import Run, contents
 
 import mq
-from mq.cli import cli
+from mq.cli.root import MODULES
 from mq.delivery import records
 
 READ_ONLY = [["peek", "mail"], ["queues"], ["stats", "mail"], ["inspect"], ["dump"]]
@@ -270,7 +270,7 @@ def test_the_store_is_named_before_or_after_the_command(
     assert run("queues").exit_code == 1
 
 
-@pytest.mark.parametrize("name", list(cli.commands))
+@pytest.mark.parametrize("name", list(MODULES))
 def test_help_is_short_and_has_an_example(run: Run, name: str) -> None:
     text = run(name, "--help").stdout
     assert f"mq {name}" in text.partition("\n")[2]

@@ -8,7 +8,7 @@ import random
 import shutil
 import time
 
-from mq.cli.app import cli
+from mq.cli.root import MODULES
 
 from . import faults
 from .ledger import Found, Ledger
@@ -124,7 +124,7 @@ def kill_round(scene: Scene) -> None:
 
 
 def can_compact() -> bool:
-    return "compact" in cli.commands
+    return "compact" in MODULES
 
 
 def power_round(scene: Scene, image: Image, how: Cut) -> None:

@@ -1,0 +1,107 @@
+"""The group of all commands.  The file of a command is imported when that command is used.
+
+A word that is no command, and that other tools have, is answered with what to type here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Final, NamedTuple
+
+import click
+
+from mq.cli.app import DEFAULT_STORE, Group, print_and_exit, reported
+
+
+class Row(NamedTuple):
+    """A line of `mq --help`: commands that do alike, and what they do."""
+
+    section: str
+    names: str
+    text: str
+    module: str = ""  # in which they are, if it is not called as the command
+
+
+ROWS: Final = (
+    Row("Messages", "publish", "store messages"),
+    Row("", "receive", "take, print and ack them"),
+    Row("", "peek", "look at what waits, and take nothing"),
+    Row("Queues", "queues", "what is in each queue"),
+    Row("", "stats", "the counts, totals and options of one"),
+    Row("Topics", "schedules schedule unschedule", "publish again and again", "schedules"),
+    Row("Store", "inspect dump", "what the log is made of; its records"),
+    Row("", "verify repair", "find damage; mend it"),
+    Row("", "compact", "reclaim disk space"),
+    Row("Programs", "worker", "run the consumers of a program"),
+)
+MODULES: Final = {name: row.module or name for row in ROWS for name in row.names.split()}
+ELSEWHERE: Final = {
+    "list": "mq queues", "ls": "mq queues", "status": "mq queues", "info": "mq inspect",
+    "send": "mq publish QUEUE MESSAGE", "put": "mq publish QUEUE MESSAGE", "push": "mq publish QUEUE MESSAGE",
+    "get": "mq receive QUEUE -n 1", "pop": "mq receive QUEUE -n 1", "consume": "mq receive QUEUE --follow",
+    "check": "mq verify", "fsck": "mq verify", "log": "mq dump", "vacuum": "mq compact",
+}  # fmt: skip
+NAMES_COLUMNS: Final = 30
+
+
+class Root(Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(MODULES)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.commands and name in MODULES:
+            module = importlib.import_module(f"mq.cli.{MODULES[name]}")
+            self.add_command(getattr(module, name.replace("-", "_")), name)
+        return super().get_command(ctx, name)
+
+    def unknown(self, ctx: click.Context, name: str) -> str:
+        if name in ELSEWHERE:
+            return f"there is no command `mq {name}`: type `{ELSEWHERE[name]}`"
+        return super().unknown(ctx, name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write("\n")
+        for row in ROWS:
+            formatter.write(f"{row.section:9} {row.names:{NAMES_COLUMNS}} {row.text}".rstrip() + "\n")
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with reported(ctx):  # --help, --version
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with reported(ctx):
+            return super().invoke(ctx)
+
+
+def _show_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
+    if asked:
+        import mq
+
+        print_and_exit(ctx, f"mq {mq.__version__}")
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-s", "--store", metavar="DIR", envvar="MQ_STORE", default=DEFAULT_STORE,
+    help="The store; may also follow the command.  [default: $MQ_STORE, or ./data]",
+)  # fmt: skip
+@click.option(
+    "-V", "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version,
+    help="Show the version and exit.",
+)  # fmt: skip
+@click.pass_context
+def cli(ctx: click.Context, store: str) -> None:
+    """A durable message queue in a directory.  `mq COMMAND --help` has examples.
+
+    Data goes to standard output, everything else to standard error.
+
+    Exit codes: 0 ok, 1 error, 2 usage, 3 nothing there, 4 corruption found.
+    """
+    ctx.obj = store
+    if ctx.invoked_subcommand is None:
+        print_and_exit(ctx, ctx.get_help())
+
+
+def main() -> None:
+    """The console script."""
+    cli(prog_name="mq")
