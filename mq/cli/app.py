@@ -123,12 +123,12 @@ class Group(Command, click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:  # fmt: skip
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
-            raise Failure(self.unknown(ctx, name), USAGE)
+            raise Failure(self.unknown(ctx, args), USAGE)
         return super().resolve_command(ctx, args)
 
-    def unknown(self, ctx: click.Context, name: str) -> str:
-        """What to say of a command that there is not."""
-        path = ctx.command_path
+    def unknown(self, ctx: click.Context, args: list[str]) -> str:
+        """What to say of a command that there is not, and what followed it."""
+        name, path = args[0], ctx.command_path
         near = get_close_matches(name, [each for each in self.list_commands(ctx) if each not in DESTRUCTIVE])
         meant = f"; did you mean `{path} {near[0]}`?" if near else f"; `{path} --help` lists those there are"
         return f"there is no command `{path} {output.excerpt(name, 40)}`{meant}"

@@ -299,15 +299,21 @@ def body_type(flags: int) -> str:
 
 
 def body_fields(flags: int, raw: bytes) -> dict[str, Any]:
-    """The keys that a body has in JSON: how it was given, and `body`, or `body_base64` if it has no text."""
+    """The keys that a body has in JSON: how it was given, and `body`, or `body_base64` if it has no text.
+
+    A structure that JSON cannot say exactly has both.
+    """
     name = body_type(flags)
     try:
         if name == "structure":
             body = msgspec.msgpack.decode(raw)
             said = to_json(body)
-            if b"null" not in said or not _has_no_number(body):
-                return {"body_type": name, "body": msgspec.Raw(said)}
-            return {"body_type": name, "body_base64": base64.b64encode(raw).decode()}
+            if b"null" in said and _has_no_number(body):
+                return {"body_type": name, "body_base64": base64.b64encode(raw).decode()}
+            found = {"body_type": name, "body": msgspec.Raw(said)}
+            if msgspec.msgpack.encode(msgspec.json.decode(said)) != raw:
+                found["body_base64"] = base64.b64encode(raw).decode()  # bytes, times, keys that are no text
+            return found
         return {"body_type": name, "body": raw.decode()}
     except (ValueError, TypeError, RecursionError):  # not UTF-8; or nothing that JSON can say
         return {"body_type": name, "body_base64": base64.b64encode(raw).decode()}

@@ -8,18 +8,20 @@ from typing import Any, Final
 import click
 
 import mq
-from mq.cli import output
-from mq.cli.app import EMPTY, command, json_option, note, store_option
-from mq.cli.receive import message_fields, why_empty
+from mq.cli import existing, message, output
+from mq.cli.app import EMPTY, Failure, command, json_option, note, store_option
+from mq.cli.params import QUEUE
 from mq.delivery.queue import State
 
 BODY_COLUMNS_MIN: Final = 20
 BODY_COLUMNS_MAX: Final = 1000  # where there is no terminal to fit into
 REASON_COLUMNS: Final = 40
+TRAITS_COLUMNS: Final = 40
 
 
 @command(short_help="Look at messages without taking them.")
-@click.argument("queue")
+@click.argument("queue", type=QUEUE)
+@click.argument("ids", nargs=-1, type=int, metavar="[ID]...")
 @click.option(
     "-n", "limit", type=click.IntRange(min=1), default=10, metavar="N", help="Show at most N.  [default: 10]"
 )
@@ -27,59 +29,83 @@ REASON_COLUMNS: Final = 40
     "--state", type=click.Choice(["ready", "delayed", "in_flight"]), default="ready",
     help="Messages in this state.  [default: ready]",
 )  # fmt: skip
+@click.option("-l", "--long", is_flag=True, help="All that is known of each, and its body, in lines.")
 @json_option
 @store_option
 @click.pass_context
-def peek(ctx: click.Context, queue: str, limit: int, state: State, as_json: bool, store: str) -> None:
-    """Show the next messages, in the order in which they will be delivered.
+def peek(
+    ctx: click.Context, queue: str, ids: tuple[int, ...], limit: int, state: State, long: bool,
+    as_json: bool, store: str,
+) -> None:  # fmt: skip
+    """Show the next messages, in the order in which they will be delivered; or those with these IDs.
 
-    For a message that failed, the last reason is shown; --json has all failures that are
-    kept.  Takes nothing and writes nothing.  Works while other processes have the store
+    For a message that failed, the last reason is shown; --long and --json have all failures that
+    are kept.  Takes nothing and writes nothing.  Works while other processes have the store
     open.  Exit code 3 if there are no messages.
 
     \b
     mq peek mail
+    mq peek mail 4711 --long
     mq peek mail -n 100 --json
     mq peek mail --state in_flight
-    mq peek mail.dead
     """
     with mq.open(store, read_only=True) as broker:
         source = broker.queue(queue)
-        messages = source.peek(limit, state=state)
+        if ids:
+            messages = [_by_id(existing.queue(broker, queue), id) for id in dict.fromkeys(ids)]
+        else:
+            messages = source.peek(limit, state=state)
         if not messages:
-            note(why_empty(broker, source, state))
+            note(existing.why_empty(broker, source, state))
             ctx.exit(EMPTY)
     if as_json:
-        for message in messages:
-            output.json_line(message_fields(message))
-        return
-    _print_table(messages, state)
+        for each in messages:
+            output.json_line(message.fields(each))
+    elif long:
+        message.blocks(messages)
+    else:
+        _print_table(messages)
+
+
+def _by_id(queue: mq.Queue[Any], id: int) -> mq.Message[Any]:
+    found = queue.get(id)
+    if found is None:
+        raise Failure(f"no message {id} in {queue.name}; `mq dump --message {id}` has its story", EMPTY)
+    return found
 
 
 def _due(message: mq.Message[Any]) -> float:
     return message.due_at.timestamp() if message.due_at else 0.0
 
 
-def _print_table(messages: list[mq.Message[Any]], state: State) -> None:
-    now = time.time() * 1000
+def _print_table(messages: list[mq.Message[Any]]) -> None:
+    now = time.time()
     columns: dict[str, list[str]] = {
         "id": [str(each.id) for each in messages],
-        "age": [output.duration(max(0.0, now - each._created_ms) / 1000) for each in messages],
-        "due in": [output.duration(max(0.0, _due(each) - now / 1000)) for each in messages],
+        "age": [output.duration(max(0.0, now - each._created_ms / 1000)) for each in messages],
+        "due in": [output.duration(max(0.0, _due(each) - now)) if each.due_at else "" for each in messages],
         "attempts": [str(each.attempts) for each in messages],
+        "origin": [output.escape(each.origin or "") for each in messages],
+        "kind": list(map(message.kind, messages)),
         "size": [output.size(len(each.raw)) for each in messages],
+        "last failure": [
+            output.excerpt(each.failures[-1].reason or "-", REASON_COLUMNS) if each.failures else ""
+            for each in messages
+        ],
+        "with": [output.excerpt(", ".join(message.traits(each)), TRAITS_COLUMNS) for each in messages],
     }
-    if state == "ready":
-        del columns["due in"]
-    failures = [each.failures for each in messages]
-    if any(failures):
-        reasons = [each[-1].reason or "-" if each else "" for each in failures]
-        columns["last failure"] = [output.excerpt(reason, REASON_COLUMNS) for reason in reasons]
+    for name in ("due in", "origin", "last failure", "with"):
+        if not any(columns[name]):
+            del columns[name]
     width = output.columns()
-    used = sum(max(map(len, [name, *cells])) + 2 for name, cells in columns.items())
+    used = sum(max(map(output.width, [name, *cells])) + 2 for name, cells in columns.items())
     room = max(BODY_COLUMNS_MIN, width - used) if width else BODY_COLUMNS_MAX
     columns["body"] = [output.excerpt(_text(each, room), room) for each in messages]
-    output.table(list(columns), list(zip(*columns.values(), strict=True)), left=["last failure", "body"])
+    left = ["origin", "kind", "last failure", "with", "body"]
+    output.table(
+        list(columns), list(zip(*columns.values(), strict=True)), left=left,
+        cut=["origin", "last failure", "with", "body"],
+    )  # fmt: skip
 
 
 def _text(message: mq.Message[Any], room: int) -> str:

@@ -7,16 +7,21 @@ import shlex
 import stat
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, BinaryIO, Final
+from functools import partial
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 import mq
-from mq.cli import output
-from mq.cli.app import USAGE, Failure, command, json_option, note, store_option
+from mq.api.options import new_message
+from mq.cli import envelope, output
+from mq.cli.app import USAGE, Failure, command, note, store_option
+from mq.cli.envelope import BadLine
+from mq.cli.params import DURATION, INSTANT, PAIR, QUEUE
 from mq.cli.progress import Progress
 from mq.cli.signals import Interrupts
 from mq.engine.bodies import BODY_BYTES_MAX, encode_body
@@ -25,59 +30,132 @@ from mq.errors import MqError, StoreFailed, UsageError
 from mq.storage import paths
 
 BOM: Final = b"\xef\xbb\xbf"  # with which some systems begin a file of text
+F = TypeVar("F", bound=Callable[..., Any])
 CHUNK_BYTES: Final = 256 << 10  # what is read at once is published at once, with one fsync
 
 
-class BadLine(Exception):
-    """A message that cannot be published as it is."""
+class Way(NamedTuple):
+    """How what is given becomes messages, and where they go."""
+
+    name: str  # of the queue or topic, for what is said
+    send: Callable[[Sequence[object]], list[int]]
+    read: Callable[[bytes], object]  # BadLine if it is no message
+    end: bytes  # of each, on standard input
+    is_told: bool  # say how many structures there were
+    skips_blank: bool
+
+
+def _as_option(function: F) -> F:
+    return click.option(
+        "-a", "--as", "kind", type=click.Choice(["auto", "text", "json", "bytes"]), default="auto",
+        help="auto: a JSON object or array becomes a structure, all else is text.  json: all is JSON."
+        "  text, bytes: each is stored as it is.  [default: auto]",
+    )(function)  # fmt: skip
+
+
+OPTIONS: Final = (
+    click.option("-p", "--priority", type=click.IntRange(0, 255), metavar="N", help="0 to 255.  [0]"),
+    click.option("--delay", type=DURATION, metavar="SECONDS", help="Until it is ready; as 90s, 5m, 2h."),
+    click.option("--at", type=INSTANT, metavar="TIME", help="When it is ready; as 2030-01-31T06:30+01:00."),
+    click.option("--ttl", type=DURATION, metavar="SECONDS", help="After which it expires, if it waits."),
+    click.option("--group", metavar="GROUP", help="One of a group is in flight at a time, in order."),
+    click.option("--dedup-id", metavar="ID", help="Seen already: nothing is stored.  For one MESSAGE."),
+    click.option("-H", "--header", type=PAIR, multiple=True, metavar="KEY=VALUE", help="May be repeated."),
+    click.option("--timeout", type=DURATION, metavar="SECONDS", help="To wait for room in a full queue."),
+)
+FROM: Final = (
+    _as_option,
+    click.option("-0", "--null", is_flag=True, help="Read messages that end with a NUL, not lines."),
+    click.option("-q", "--quiet", is_flag=True, help="Do not print ids."),
+    click.option(
+        "--json", "as_json", is_flag=True,
+        help="Print ids as JSON.  Without MESSAGE and --as: read what `mq receive --json` prints.",
+    ),
+    store_option,
+)  # fmt: skip
+
+
+def publish_options(function: F) -> F:
+    for option in reversed((*OPTIONS, *FROM)):
+        function = option(function)
+    return function
 
 
 @command(short_help="Store messages.")
-@click.argument("queue")
+@click.argument("queue", type=QUEUE)
 @click.argument("messages", nargs=-1, metavar="[MESSAGE]...")
-@click.option(
-    "-a", "--as", "kind", type=click.Choice(["auto", "text", "json", "bytes"]), default="auto",
-    help="auto: a JSON object or array becomes a structure, all else is text.  json: all is JSON."
-    "  text, bytes: each is stored as it is.  [default: auto]",
-)  # fmt: skip
-@click.option("-q", "--quiet", is_flag=True, help="Do not print ids.")
-@json_option
-@store_option
-def publish(queue: str, messages: tuple[str, ...], kind: str, quiet: bool, as_json: bool, store: str) -> None:
+@publish_options
+@click.pass_context
+def publish(
+    ctx: click.Context, /, queue: str, messages: tuple[str, ...], store: str, **given: Any
+) -> None:  # fmt: skip
     """Store each MESSAGE and print its id.  Without MESSAGE, store each line of standard input.
 
     When an id is printed, its message is on the disk.  The command stops at a line that
-    cannot be stored; the lines before it are published, and the error says how many.  With
-    --as json, blank lines are skipped.  The store and the queue are made if they are missing.
+    cannot be stored; the lines before it are published, and the error says how many.
 
-    A JSON object or array is stored as a structure, as a program would publish a dict or a
-    list, and standard error says how many were.
+    --json reads what `mq receive --json` prints, and stores the same body, headers, priority, group
+    and time to live; options given here come before those.
 
     \b
     mq publish mail '{"to": "ada@example.org"}'
-    mq publish notes 'hello' 'world'
+    mq publish mail hello --priority 9 --delay 5m --header source=shop
     mq publish hooks --as json < hooks.ndjson
     tail -f access.log | mq publish lines -q
     """
     check_name(queue)  # before a store is made for it
+
+    def to_queue(broker: mq.Broker, options: dict[str, Any]) -> Callable[[Sequence[object]], list[int]]:
+        target = broker.queue(queue)
+        if "dedup_id" in options:
+            return lambda bodies: [target.publish(body, **options) for body in bodies]
+        return lambda bodies: target.publish_many(bodies, **options)
+
+    publish_all(ctx, queue, messages, store, to_queue, **given)
+
+
+Target = Callable[[mq.Broker, dict[str, Any]], Callable[[Sequence[object]], list[int]]]
+
+
+def publish_all(
+    ctx: click.Context, name: str, messages: tuple[str, ...], store: str, target: Target, *, kind: str,
+    null: bool, quiet: bool, as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    """Publish arguments or lines to what *target* makes of the broker and the options."""
+    given = {key: value for key, value in options.items() if value not in (None, ())}
+    if "header" in given:
+        given["headers"] = dict(given.pop("header"))
+    if "delay" in given and "at" in given:
+        raise click.UsageError("--delay and --at say the same: give one of them")
+    if "dedup_id" in given and len(messages) != 1:
+        raise click.UsageError("--dedup-id is of one message: give one MESSAGE")
+    new_message(name, 0, b"", **given)  # before a store is made for it
+    is_set = ctx.get_parameter_source("kind") is not ParameterSource.DEFAULT
+    read: Callable[[bytes], object] = partial(parse, kind=kind)
+    if as_json and not messages and not is_set:
+        read = partial(envelope.read, given=given)
+        kind = "json"
+    bodies = [_argument(each, kind) for each in messages]
     made = not os.path.exists(paths.format_file(store))
     with mq.open(store) as broker, Interrupts() as interrupts:
         if made:
             note(f"created the store {broker.path}")
-        target = broker.queue(queue)
+        way = Way(
+            name, target(broker, given), read, b"\0" if null else b"\n", kind == "auto" and not quiet,
+            kind == "json",
+        )  # fmt: skip
         if messages:
-            bodies = [_argument(each, kind) for each in messages]
-            ids = target.publish_many(bodies)
+            ids = way.send(bodies)
             try:
-                _print_ids(queue, ids, quiet, as_json, interrupts)
+                _print_ids(name, ids, quiet, as_json, interrupts)
             except KeyboardInterrupt:
-                note(f"{output.count(len(ids), 'message')} published to {queue}: all of them")
+                note(f"{output.count(len(ids), 'message')} published to {name}: all of them")
                 raise
             structures = sum(map(_is_structure, bodies))
             total = len(ids)
         else:
-            total, structures = _publish_lines(target, kind, quiet, as_json, interrupts)
-        if structures and kind == "auto" and not quiet:
+            total, structures = _publish_lines(way, quiet, as_json, interrupts)
+        if structures and way.is_told:
             note(_told_structures(structures, total))
 
 
@@ -133,9 +211,7 @@ def _structure(raw: bytes) -> object:
     return None
 
 
-def _publish_lines(
-    target: mq.Queue[Any], kind: str, quiet: bool, as_json: bool, interrupts: Interrupts
-) -> tuple[int, int]:
+def _publish_lines(way: Way, quiet: bool, as_json: bool, interrupts: Interrupts) -> tuple[int, int]:
     """How many were published, and how many of them as structures.
 
     The lines of one read are one batch: no line waits for a batch to fill up.
@@ -153,13 +229,13 @@ def _publish_lines(
     )
     with progress:
         try:
-            for lines, size in _batches(source, interrupts):
-                bodies, problem = _parse_lines(lines, kind)
+            for lines, size in _batches(source, way.end, interrupts):
+                bodies, problem = _parse_lines(lines, way)
                 try:
-                    ids = target.publish_many(bodies)
+                    ids = way.send(bodies)
                 except StoreFailed:
                     last = count + (problem[0] if problem else len(lines))
-                    note(_look_first(target.name, count + 1, last, published))
+                    note(_look_first(way.name, count + 1, last, published))
                     raise
                 except MqError:
                     note(_go_on(count + 1, published))
@@ -169,19 +245,19 @@ def _publish_lines(
                 if progress.is_possible and output.is_terminal():
                     late.extend(ids)  # bar and ids would go to the same terminal: ids afterwards
                 else:
-                    _print_ids(target.name, ids, quiet, as_json, interrupts)
+                    _print_ids(way.name, ids, quiet, as_json, interrupts)
                 if problem:
                     line = count + problem[0] + 1
                     raise Failure(f"line {line:,}: {problem[1]}; {_go_on(line, published)}")
                 count += len(lines)
                 progress.add(size if size_of_all else len(ids))
         except KeyboardInterrupt:
-            note(f"{output.count(published, 'message')} published to {target.name} before the interruption")
+            note(f"{output.count(published, 'message')} published to {way.name} before the interruption")
             raise
         finally:
-            _print_ids(target.name, late, quiet, as_json, interrupts)
+            _print_ids(way.name, late, quiet, as_json, interrupts)
     if progress.is_possible:
-        note(f"{output.count(published, 'message')} published to {target.name}")
+        note(f"{output.count(published, 'message')} published to {way.name}")
     return published, structures
 
 
@@ -200,20 +276,20 @@ def _look_first(queue: str, first: int, last: int, published: int) -> str:
     )
 
 
-def _parse_lines(lines: list[bytes], kind: str) -> tuple[list[object], tuple[int, str] | None]:
+def _parse_lines(lines: list[bytes], way: Way) -> tuple[list[object], tuple[int, str] | None]:
     """The bodies up to the first bad line; its index, and what is wrong with it."""
     bodies: list[object] = []
     for index, line in enumerate(lines):
-        if kind == "json" and not line.strip():
+        if way.skips_blank and not line.strip():
             continue
         try:
-            bodies.append(parse(line, kind))
+            bodies.append(way.read(line))
         except BadLine as error:
             return bodies, (index, str(error))
     return bodies, None
 
 
-def _batches(source: BinaryIO, interrupts: Interrupts) -> Iterator[tuple[list[bytes], int]]:
+def _batches(source: BinaryIO, end: bytes, interrupts: Interrupts) -> Iterator[tuple[list[bytes], int]]:
     """The lines that came in one read, without their ends, and how many bytes were read."""
     parts: list[bytes] = []
     held = size = 0
@@ -223,7 +299,7 @@ def _batches(source: BinaryIO, interrupts: Interrupts) -> Iterator[tuple[list[by
         if not chunk:
             break
         size += len(chunk)
-        lines = chunk.split(b"\n")
+        lines = chunk.split(end)
         rest = lines.pop()
         if lines:
             lines[0] = b"".join([*parts, lines[0]])

@@ -15,62 +15,76 @@ import click
 
 import mq
 from mq.api.options import check_seconds
-from mq.cli import output
-from mq.cli.app import EMPTY, as_named, command, json_option, note, require_store, store_option
+from mq.cli import existing, message, output
+from mq.cli.app import EMPTY, command, json_option, note, require_store, store_option
+from mq.cli.params import DURATION, QUEUE
+from mq.cli.progress import Progress
 from mq.cli.signals import Interrupts
 from mq.errors import StaleReceipt
-from mq.instants import ms_at
 
 LOOK_SECONDS: Final = 0.1  # while it waits: how long a Ctrl-C may go unnoticed
 
 
 @command(short_help="Take messages, print them, ack them.")
-@click.argument("queue")
+@click.argument("queue", type=QUEUE)
 @click.option("-n", "limit", type=click.IntRange(min=1), metavar="N", help="Stop after N messages.")
 @click.option(
-    "-w",
-    "--wait",
-    type=float,
-    metavar="SECONDS",
+    "-w", "--wait", type=DURATION, metavar="SECONDS",
     help="When nothing is ready, wait this long for the next one.",
-)
+)  # fmt: skip
 @click.option("-f", "--follow", is_flag=True, help="Wait for ever: go on until Ctrl-C.")
 @click.option(
     "--no-ack", is_flag=True,
     help="Leave them in flight: they come back after the queue's visibility timeout.",
+)  # fmt: skip
+@click.option("-0", "--null", is_flag=True, help="End each body with a NUL, not with a line feed.")
+@click.option(
+    "-v", "--verbose", is_flag=True,
+    help="Say on standard error what each message is: id, kind, size, attempts, receipt.",
 )  # fmt: skip
 @json_option
 @store_option
 @click.pass_context
 def receive(
     ctx: click.Context, queue: str, limit: int | None, wait: float | None, follow: bool, no_ack: bool,
-    as_json: bool, store: str,
+    null: bool, verbose: bool, as_json: bool, store: str,
 ) -> None:  # fmt: skip
     """Take the messages that are ready, print them, ack them.
 
     A message is acked after its line was written and flushed.  If the output is closed
-    before, or Ctrl-C comes, the message is released: it is back in its place at once.
+    before, or Ctrl-C or SIGTERM comes, the message is released: it is back in its place at once.
+
+    --json has how each body was given, and all that it was published with: `mq publish --json`
+    reads that again.  With --no-ack it has the receipts, too, for `mq ack` and the like.
 
     \b
     mq receive mail                    all that is ready
     mq receive mail -n 1 --wait 60     one; exit code 3 if none comes in a minute
     mq receive mail --follow --json | ./work
+    mq receive mail --json | mq -s other publish mail --json
     """
     if follow and wait is not None:
         raise click.UsageError("--follow waits for ever: leave out --wait")
     seconds = math.inf if follow else check_seconds("--wait", wait or 0.0)
     require_store(store)
-    taken = 0
+    if null and as_json:
+        raise click.UsageError("--json prints lines: leave out --null")
+    taken, printer = 0, _Printer(as_json, b"\0" if null else b"\n", not no_ack, verbose)
     with mq.open(store) as broker, Interrupts() as interrupts:
         source = broker.queue(queue)
         deliveries = iter(lambda: _next(source, seconds, interrupts), None)
-        for delivery in itertools.islice(deliveries, limit):
-            taken += 1
-            _hand_over(delivery, as_json, not no_ack, interrupts)
+        total = 0 if follow else source.stats().ready
+        with Progress("receiving", min(total, limit or total), "message", hidden=output.is_terminal()) as bar:
+            for delivery in itertools.islice(deliveries, limit):
+                taken += 1
+                printer.hand_over(delivery, interrupts)
+                bar.add(1)
         if not taken:
-            note(why_empty(broker, source))
+            note(existing.why_empty(broker, source))
     if not taken:
         ctx.exit(EMPTY)
+    if no_ack and not as_json and not verbose:
+        note(f"{output.count(taken, 'message')} left in flight; --json or -v has the receipts")
 
 
 def _next(source: mq.Queue[Any], seconds: float, interrupts: Interrupts) -> mq.Delivery[Any] | None:
@@ -84,21 +98,34 @@ def _next(source: mq.Queue[Any], seconds: float, interrupts: Interrupts) -> mq.D
             return delivery
 
 
-def _hand_over(delivery: mq.Delivery[Any], as_json: bool, ack: bool, interrupts: Interrupts) -> None:
-    """Print, and then ack.  A message that was not printed whole is released."""
-    try:
-        if as_json:
-            receipt = {} if ack else {"receipt": delivery.receipt}
-            shown = output.to_json(message_fields(delivery) | receipt)
-        else:
-            shown = output.body_shown(delivery._flags, delivery.raw)
-        _print(shown + b"\n", interrupts)
-    except BaseException:
-        with suppress(StaleReceipt):
-            delivery.release()
-        raise
-    if ack:
-        delivery.ack()
+class _Printer:
+    def __init__(self, as_json: bool, end: bytes, ack: bool, verbose: bool) -> None:
+        self._as_json, self._end, self._ack, self._verbose = as_json, end, ack, verbose
+
+    def hand_over(self, delivery: mq.Delivery[Any], interrupts: Interrupts) -> None:
+        """Print, and then ack.  A message that was not printed whole is released."""
+        try:
+            if self._verbose:
+                note(_described(delivery))
+            _print(self._shown(delivery) + self._end, interrupts)
+        except BaseException:
+            with suppress(StaleReceipt):
+                delivery.release()
+            raise
+        if self._ack:
+            delivery.ack()
+
+    def _shown(self, delivery: mq.Delivery[Any]) -> bytes:
+        if self._as_json:
+            receipt = {} if self._ack else {"receipt": delivery.receipt}
+            return output.to_json(message.fields(delivery) | receipt)
+        return output.body_shown(delivery._flags, delivery.raw)
+
+
+def _described(delivery: mq.Delivery[Any]) -> str:
+    said = [f"message {delivery.id}", message.kind(delivery), output.size(len(delivery.raw))]
+    said += [f"attempt {delivery.attempts}", *message.traits(delivery), f"receipt {delivery.receipt}"]
+    return ", ".join(said)
 
 
 def _print(data: bytes, interrupts: Interrupts) -> None:
@@ -121,40 +148,3 @@ def _print(data: bytes, interrupts: Interrupts) -> None:
         out.write(data)
     except OSError as error:
         raise output.failed(error) from None
-
-
-def message_fields(message: mq.Message[Any]) -> dict[str, Any]:
-    """A message as one JSON object."""
-    due = message.due_at
-    return {
-        "id": message.id,
-        "queue": message.queue,
-        "state": message.state,
-        "attempts": message.attempts,
-        "created_at": output.instant(message._created_ms),
-        "due_at": None if due is None else output.instant(ms_at("due_at", due)),
-        "priority": message.priority,
-        "group": message.group,
-        "headers": dict(message.headers),
-        "origin": message.origin,
-        "failures": [
-            {"at": output.instant(ms_at("at", each.at)), "attempt": each.attempt, "reason": each.reason}
-            for each in message.failures
-        ],
-        **output.body_fields(message._flags, message.raw),
-    }
-
-
-def why_empty(broker: mq.Broker, queue: mq.Queue[Any], state: str = "ready") -> str:
-    """Why there is no message to take or to show."""
-    names = broker.queues()
-    if queue.name not in names:
-        there = f"there are: {', '.join(names[:10])}" if names else "there are none yet"
-        return f"no queue {queue.name!r} in {as_named(broker.path)}; {there}{', …' if names[10:] else ''}"
-    stats = queue.stats()
-    counts = {"ready": stats.ready, "in flight": stats.in_flight, "delayed": stats.delayed}
-    others = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
-    held = f" ({others})" if others else ""
-    if stats.paused and stats.ready and state == "ready":
-        return f"{queue.name}: paused{held}; nothing is delivered until a program calls resume()"
-    return f"{queue.name}: nothing is {state.replace('_', ' ')}{held}"

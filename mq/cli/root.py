@@ -6,10 +6,12 @@ A word that is no command, and that other tools have, is answered with what to t
 from __future__ import annotations
 
 import importlib
+import shlex
 from typing import Any, Final, NamedTuple
 
 import click
 
+from mq.cli import output
 from mq.cli.app import DEFAULT_STORE, Group, print_and_exit, reported
 
 
@@ -26,8 +28,12 @@ ROWS: Final = (
     Row("Messages", "publish", "store messages"),
     Row("", "receive", "take, print and ack them"),
     Row("", "peek", "look at what waits, and take nothing"),
+    Row("", "ack nack release reject extend", "settle deliveries by their receipts", "receipts"),
+    Row("", "cancel reschedule", "drop, or put off, what waits", "waiting"),
     Row("Queues", "queues", "what is in each queue"),
     Row("", "stats", "the counts, totals and options of one"),
+    Row("", "queue", "create set pause resume purge delete"),
+    Row("", "dead", "dead letters: list show replay purge"),
     Row("Topics", "schedules schedule unschedule", "publish again and again", "schedules"),
     Row("Store", "inspect dump", "what the log is made of; its records"),
     Row("", "verify repair", "find damage; mend it"),
@@ -35,11 +41,16 @@ ROWS: Final = (
     Row("Programs", "worker", "run the consumers of a program"),
 )
 MODULES: Final = {name: row.module or name for row in ROWS for name in row.names.split()}
-ELSEWHERE: Final = {
+ELSEWHERE: Final = {  # what other tools call it
     "list": "mq queues", "ls": "mq queues", "status": "mq queues", "info": "mq inspect",
-    "send": "mq publish QUEUE MESSAGE", "put": "mq publish QUEUE MESSAGE", "push": "mq publish QUEUE MESSAGE",
-    "get": "mq receive QUEUE -n 1", "pop": "mq receive QUEUE -n 1", "consume": "mq receive QUEUE --follow",
+    "send": "mq publish", "put": "mq publish", "push": "mq publish", "enqueue": "mq publish",
+    "get": "mq receive -n 1", "pop": "mq receive -n 1", "dequeue": "mq receive -n 1",
+    "consume": "mq receive --follow", "watch": "mq tail", "follow": "mq tail",
     "check": "mq verify", "fsck": "mq verify", "log": "mq dump", "vacuum": "mq compact",
+    "replay": "mq dead replay", "redrive": "mq dead replay", "dlq": "mq dead", "failed": "mq dead",
+    "create": "mq queue create", "declare": "mq queue create", "set": "mq queue set",
+    "pause": "mq queue pause", "resume": "mq queue resume", "unpause": "mq queue resume",
+    "purge": "mq queue purge", "delete": "mq queue delete", "rm": "mq queue delete",
 }  # fmt: skip
 NAMES_COLUMNS: Final = 30
 
@@ -54,10 +65,12 @@ class Root(Group):
             self.add_command(getattr(module, name.replace("-", "_")), name)
         return super().get_command(ctx, name)
 
-    def unknown(self, ctx: click.Context, name: str) -> str:
-        if name in ELSEWHERE:
-            return f"there is no command `mq {name}`: type `{ELSEWHERE[name]}`"
-        return super().unknown(ctx, name)
+    def unknown(self, ctx: click.Context, args: list[str]) -> str:
+        name, *rest = args
+        if name not in ELSEWHERE:
+            return super().unknown(ctx, args)
+        meant = " ".join([ELSEWHERE[name], *(output.excerpt(shlex.quote(each), 40) for each in rest)])
+        return f"there is no command `mq {name}`: type `{meant}`"
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write("\n")

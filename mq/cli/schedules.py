@@ -10,7 +10,8 @@ import click
 import mq
 from mq.cli import output
 from mq.cli.app import USAGE, Failure, command, json_option, note, store_option
-from mq.cli.publish import BadLine, parse
+from mq.cli.envelope import BadLine
+from mq.cli.publish import parse
 from mq.engine.names import check_name, check_schedule
 from mq.storage import paths
 

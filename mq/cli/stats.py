@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Final
 
 import click
-import msgspec
 
 import mq
 from mq.cli import output
 from mq.cli.app import ERROR, Failure, command, json_option, store_option
-from mq.cli.receive import why_empty
-from mq.delivery.options import Options
+from mq.cli.existing import why_empty
+from mq.cli.options import shown_options, shown_value
 from mq.engine import retaining
 from mq.engine.retaining import Retained
-
-SECONDS: Final = frozenset(
-    {
-        "visibility_timeout",
-        "ttl",
-        "dedup_window",
-        "delete_when_idle",
-        "delete_when_abandoned",
-        "delay",
-        "retain_for",
-    }
-)
 
 
 @command(short_help="Show the counts and options of one queue.")
@@ -69,7 +54,7 @@ def stats(queue: str, as_json: bool, store: str) -> None:
     rows += [("oldest", output.duration(found.oldest_age) if found.ready else "-")]
     rows += [(name, f"{count:,}".rjust(width)) for name, count in totals.items()]
     rows += [("paused", "yes")] if found.paused else []
-    rows += _options(queue, options)
+    rows += shown_options(queue, options)
     output.pairs(rows)
 
 
@@ -86,23 +71,8 @@ def _show_topic(topic: str, found: Retained, as_json: bool) -> None:
     rows = [("topic", topic), ("retained", f"{found.messages:,}"), ("size", output.size(found.bytes))]
     rows += [("oldest", age)]
     rows += [
-        (name.replace("_", " "), _value(name, value)) for name, value in limits.items() if value is not None
+        (name.replace("_", " "), shown_value(name, value))
+        for name, value in limits.items()
+        if value is not None
     ]
     output.pairs(rows)
-
-
-def _options(queue: str, options: mq.QueueOptions) -> Iterator[tuple[str, str]]:
-    """The visibility timeout, and what is not as by default, for a person."""
-    usual = {**msgspec.structs.asdict(Options()), "dead_letter": f"{queue}.dead"}
-    for name, value in options.items():
-        if name == "visibility_timeout" or value not in (usual[name], ""):
-            yield name.replace("_", " "), _value(name, value)
-
-
-def _value(name: str, value: object) -> str:
-    if isinstance(value, mq.Backoff):
-        initial, maximum = output.span(value.initial), output.span(value.maximum)
-        return f"initial {initial}, factor {value.factor:g}, maximum {maximum}, jitter {value.jitter:g}"
-    if isinstance(value, (int, float)):
-        return output.span(value) if name in SECONDS else f"{value:,}"
-    return output.escape(str(value))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, NamedTuple, TypeVar
 
 from mq.delivery import dead
@@ -159,6 +159,38 @@ def _show(store: Store, held: QueueState, seen: Seen) -> Shown | None:
     raw, more = more_of(flags, published, seen.traits)
     known = Flight(seen.receipt, seen.due or 0, seen.attempts, seen.position, seen.traits)
     return Shown(seen.id, known, flags, created_ms, raw, more, seen.state)
+
+
+class Letter(NamedTuple):
+    """What the state knows of a dead letter, its record unread."""
+
+    id: int
+    origin: str | None  # the queue that it died in
+    reason: str  # of its last failure
+    failed_ms: int  # when that was, wall time; 0: it never failed
+    waits: bool  # it is not in flight
+
+
+@operation
+def letters(store: Store, channel: Channel) -> list[Letter]:
+    """All that is in a queue, the oldest first."""
+    return _ask(store, partial(_read_letters, store, channel))
+
+
+def _read_letters(store: Store, channel: Channel) -> list[Letter] | None:
+    held, now = channel.state, store.clock.now()
+    if held is None:
+        return []
+    if held.is_behind(now):
+        return None
+    skew, found = skew_ms(store), []
+    for id in sorted(chain.from_iterable(held.everything())):
+        if not held.has_expired(id):
+            traits = held.history(id, now)
+            last = traits.failures[-1] if traits.failures else None
+            reason, failed_ms = (last.reason, last.at + skew) if last else ("", 0)
+            found.append(Letter(id, traits.origin, reason, failed_ms, held.waits(id, now)))
+    return found
 
 
 @operation

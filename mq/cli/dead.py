@@ -1,0 +1,309 @@
+"""mq dead: dead letters, of all queues; show them, send them back, drop them."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import click
+
+import mq
+from mq.cli import existing, output
+from mq.cli.app import (
+    EMPTY,
+    ERROR,
+    USAGE,
+    Failure,
+    confirm,
+    group,
+    json_option,
+    note,
+    require_store,
+    store_option,
+    yes_option,
+)
+from mq.cli.message import blocks, fields
+from mq.cli.params import QUEUE
+from mq.cli.progress import Progress
+from mq.delivery.dead import SUFFIX
+from mq.engine import looking
+from mq.engine.looking import Letter
+
+BATCH_LETTERS: Final = 1000  # moved, or dropped, between two looks at the progress
+REASONS_MAX: Final = 20
+REASON_COLUMNS: Final = 60
+
+ids_argument = click.argument("ids", nargs=-1, type=int, metavar="[ID]...")
+reason_option = click.option(
+    "--reason", metavar="GLOB", help="Those whose last failure has this reason, as 'Timeout*'."
+)
+all_option = click.option("--all", "everything", is_flag=True, help="All of them.")
+
+
+# ── which queues hold dead letters ─────────────────────────────────────────────────
+
+
+def sources(broker: mq.Broker) -> dict[str, list[str]]:
+    """The queues that hold dead letters, each with those whose dead letters go there."""
+    names = broker.queues()
+    found: dict[str, list[str]] = {name: [] for name in names if name.endswith(SUFFIX)}
+    there = set(names)
+    for name in names:
+        if (target := broker.queue(name).options()["dead_letter"]) in there:
+            found.setdefault(target, []).append(name)
+    return dict(sorted(found.items()))
+
+
+def grave(broker: mq.Broker, name: str) -> mq.Queue[Any]:
+    """The queue of dead letters called *name*, or that of the queue *name*."""
+    queue = existing.queue(broker, name)
+    if name in (known := sources(broker)):
+        return queue
+    target = queue.options()["dead_letter"]
+    if target in known:
+        return broker.queue(target)
+    raise Failure(f"{name}: there are no dead letters; they would go to {target}", EMPTY)
+
+
+def letters(queue: mq.Queue[Any]) -> list[Letter]:
+    return looking.letters(queue._store, queue._channel)
+
+
+class Grave(NamedTuple):
+    """A queue of dead letters, as `mq dead` shows it."""
+
+    queue: str
+    letters: int
+    in_flight: int
+    oldest_age: float | None
+    """Seconds since the oldest one that waits was published."""
+    last_failed_at: str | None
+    origins: dict[str, int]
+    reasons: list[dict[str, Any]]
+
+
+def survey(queue: mq.Queue[Any], froms: Sequence[str]) -> Grave:
+    found, stats = letters(queue), queue.stats()
+    origins = Counter(dict.fromkeys(froms, 0))
+    origins.update(each.origin for each in found if each.origin is not None)
+    counts: Counter[str] = Counter(each.reason for each in found)
+    last: dict[str, int] = {}
+    for each in found:
+        last[each.reason] = max(last.get(each.reason, 0), each.failed_ms)
+    newest = sorted(last, key=lambda reason: (-last[reason], reason))[:REASONS_MAX]
+    reasons = [
+        {
+            "reason": reason,
+            "letters": counts[reason],
+            "last_at": output.instant(last[reason]) if last[reason] else None,
+        }
+        for reason in newest
+    ]
+    latest = max(last.values(), default=0)
+    return Grave(
+        queue.name, len(found), sum(not each.waits for each in found),
+        stats.oldest_age if stats.ready else None, output.instant(latest) if latest else None,
+        dict(origins), reasons,
+    )  # fmt: skip
+
+
+@group(short_help="Dead letters: list, show, replay, purge.")
+@json_option
+@store_option
+@click.pass_context
+def dead(ctx: click.Context, as_json: bool, store: str) -> None:
+    """List the queues of dead letters: how many, since when, from where, and why they died.
+
+    A queue's dead letters are in the queue that its option dead_letter names, usually NAME.dead.
+    Commands take either name.  The list writes nothing, and works beside other processes.
+
+    \b
+    mq dead
+    mq dead show mail -n 3
+    mq dead replay mail --reason 'Timeout*'
+    """
+    if ctx.invoked_subcommand is not None:
+        if as_json:
+            raise click.UsageError(f"--json comes behind the word {ctx.invoked_subcommand}")
+        return
+    with mq.open(store, read_only=True) as broker:
+        found = [survey(broker.queue(name), froms) for name, froms in sources(broker).items()]
+    if as_json:
+        for each in found:
+            output.json_line(each._asdict())
+    elif held := [each for each in found if each.letters]:
+        header = ["queue", "letters", "oldest", "from", "last reason"]
+        rows = [
+            [
+                each.queue,
+                output.coloured(f"{each.letters:,}", output.RED),
+                "" if each.oldest_age is None else output.duration(each.oldest_age),
+                ", ".join(name for name, count in each.origins.items() if count) or "-",
+                _reasons(each),
+            ]
+            for each in held
+        ]
+        output.table(
+            header, rows, left=["queue", "from", "last reason"], cut=["queue", "from", "last reason"]
+        )
+    else:
+        note(f"{store}: no dead letters")
+
+
+def _reasons(each: Grave) -> str:
+    first, *others = each.reasons
+    said = output.excerpt(str(first["reason"]) or "(none given)", REASON_COLUMNS)
+    return f"{said} ({first['letters']:,})" + (f", and {len(others)} more" if others else "")
+
+
+# ── one by one ─────────────────────────────────────────────────────────────────────
+
+
+@dead.command(short_help="Show dead letters, with all their failures.")
+@click.argument("queue", type=QUEUE)
+@ids_argument
+@click.option(
+    "-n", "limit", type=click.IntRange(min=1), default=10, metavar="N", help="Show at most N.  [10]"
+)
+@reason_option
+@json_option
+@store_option
+@click.pass_context
+def show(
+    ctx: click.Context, queue: str, ids: tuple[int, ...], limit: int, reason: str | None, as_json: bool,
+    store: str,
+) -> None:  # fmt: skip
+    """Show the dead letters of QUEUE, the oldest first: where and why each died, and its body.
+
+    Takes nothing and writes nothing.  Exit code 3 if there are none.
+
+    \b
+    mq dead show mail
+    mq dead show mail 4711 --json
+    mq dead show mail --reason 'ValueError*'
+    """
+    with mq.open(store, read_only=True) as broker:
+        source = grave(broker, queue)
+        wanted = _wanted(letters(source), ids, reason)
+        messages: list[mq.Message[Any]] = []
+        for each in wanted:
+            if len(messages) == limit and not ids:
+                break
+            if message := source.get(each.id):
+                messages.append(message)
+    if not messages:
+        note(f"{source.name}: no such dead letters" if ids or reason else f"{source.name}: no dead letters")
+        ctx.exit(EMPTY)
+    if as_json:
+        for message in messages:
+            output.json_line(fields(message))
+    else:
+        blocks(messages)
+    if not as_json and (more := len(wanted) - len(messages)) > 0:
+        note(f"{more:,} more; -n shows more of them")
+
+
+def _wanted(found: list[Letter], ids: Sequence[int], reason: str | None) -> list[Letter]:
+    if ids:
+        asked = set(ids)
+        found = [each for each in found if each.id in asked]
+    return [each for each in found if reason is None or fnmatch.fnmatchcase(each.reason, reason)]
+
+
+def _chosen(source: mq.Queue[Any], ids: Sequence[int], reason: str | None, everything: bool) -> list[Letter]:
+    """Those that are asked for, if it is said which in one way."""
+    if sum([bool(ids), reason is not None, everything]) != 1:
+        raise Failure("say which: ids, --reason GLOB or --all; `mq dead show` shows what is there", USAGE)
+    found = _wanted(letters(source), ids, reason)
+    if missing := sorted(set(ids) - {each.id for each in found}):
+        raise Failure(f"{source.name}: no dead letter {missing[0]} is here; nothing was done")
+    return [each for each in found if each.waits]
+
+
+@dead.command(short_help="Send dead letters back to where they died.")
+@click.argument("queue", type=QUEUE)
+@ids_argument
+@click.option("--to", metavar="QUEUE", type=QUEUE, help="To this queue instead.")
+@reason_option
+@all_option
+@json_option
+@store_option
+@click.pass_context
+def replay(
+    ctx: click.Context, queue: str, ids: tuple[int, ...], to: str | None, reason: str | None,
+    everything: bool, as_json: bool, store: str,
+) -> None:  # fmt: skip
+    """Move dead letters of QUEUE back to where each died, as if it had never been tried.
+
+    Those in flight stay.  Each message moves as a whole; the command may be interrupted and run again.
+
+    \b
+    mq dead replay mail 4711 4805
+    mq dead replay mail --reason 'Timeout*'
+    mq dead replay mail --all --to mail.retry
+    """
+    require_store(store)
+    with mq.open(store) as broker:
+        source = grave(broker, queue)
+        if to is not None:
+            existing.queue(broker, to)
+        chosen = _chosen(source, ids, reason, everything)
+        stay = [] if to is not None or ids else [each for each in chosen if each.origin is None]
+        going = [each.id for each in chosen if to is not None or ids or each.origin is not None]
+        moved = 0
+        with Progress("replaying", len(going), "message") as progress:
+            for start in range(0, len(going), BATCH_LETTERS):
+                moved += source.replay(going[start : start + BATCH_LETTERS], to=to)
+                progress.show(moved, len(going))
+    where = f" to {to}" if to is not None else ""
+    output.result(
+        f"{output.count(moved, 'message')} of {source.name} replayed{where}",
+        {"queue": source.name, "replayed": moved, "to": to}, as_json,
+    )  # fmt: skip
+    if stay:
+        note(f"{output.count(len(stay), 'message')} did not die in another queue, and stay: --to sends them")
+    if ids and moved < len(set(ids)):
+        note(f"{len(set(ids)) - moved:,} stay: they are in flight, or went meanwhile")
+        ctx.exit(ERROR)
+
+
+@dead.command(short_help="Drop dead letters for good.")
+@click.argument("queue", type=QUEUE)
+@ids_argument
+@reason_option
+@all_option
+@yes_option
+@json_option
+@store_option
+def purge(
+    queue: str, ids: tuple[int, ...], reason: str | None, everything: bool, yes: bool, as_json: bool,
+    store: str,
+) -> None:  # fmt: skip
+    """Drop dead letters of QUEUE: they are gone.  Those in flight stay.
+
+    Asks first, if it runs on a terminal; elsewhere it needs --yes.
+
+    \b
+    mq dead purge mail 4711
+    mq dead purge mail --reason 'ValueError*' --yes
+    mq dead purge mail --all
+    """
+    require_store(store)
+    with mq.open(store, read_only=True) as broker:
+        source = grave(broker, queue)
+        chosen = [each.id for each in _chosen(source, ids, reason, everything)]
+    if chosen:
+        confirm(f"drop {output.count(len(chosen), 'dead letter')} of {source.name}", yes)
+    with mq.open(store, sync="never") as broker:  # synced once, at the end
+        source, gone = broker.queue(source.name), 0
+        with Progress("dropping", len(chosen), "message") as progress:
+            for id in chosen:
+                gone += source.cancel(id)
+                progress.add(1)
+        broker.flush()
+    output.result(
+        f"{output.count(gone, 'message')} of {source.name} dropped", {"queue": source.name, "dropped": gone},
+        as_json,
+    )  # fmt: skip
