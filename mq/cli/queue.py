@@ -21,6 +21,7 @@ from mq.cli.app import (
 )
 from mq.cli.options import shown_options
 from mq.cli.params import DURATION, NONE, PAIR, QUEUE, SIZE_TYPE, Optional
+from mq.cli.stats import Options
 from mq.engine.names import check_name
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -162,7 +163,7 @@ def _declare(broker: mq.Broker, name: str, given: Mapping[str, Any], done: str, 
     found = broker.queue(name, **given)
     options = found.options()
     shown = "; ".join(f"{key} {value}" for key, value in shown_options(name, options))
-    output.result(f"{name} {done}: {shown}", {"queue": name, "options": options}, as_json)
+    output.result(f"{name} {done}: {shown}", {"queue": name, "options": Options.of(options)}, as_json)
 
 
 @queue.command(short_help="Deliver nothing more until resume.")

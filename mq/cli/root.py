@@ -25,20 +25,22 @@ class Row(NamedTuple):
 
 
 ROWS: Final = (
-    Row("Messages", "publish", "store messages"),
-    Row("", "receive", "take, print and ack them"),
-    Row("", "peek", "look at what waits, and take nothing"),
-    Row("", "ack nack release reject extend", "settle deliveries by their receipts", "receipts"),
+    Row("Messages", "publish receive", "store messages; take, print, ack"),
+    Row("", "peek tail", "look at what waits, what comes"),
+    Row("", "ack nack release reject extend", "settle by receipts", "receipts"),
     Row("", "cancel reschedule", "drop, or put off, what waits", "waiting"),
-    Row("Queues", "queues", "what is in each queue"),
-    Row("", "stats", "the counts, totals and options of one"),
-    Row("", "queue", "create set pause resume purge delete"),
-    Row("", "dead", "dead letters: list show replay purge"),
-    Row("Topics", "schedules schedule unschedule", "publish again and again", "schedules"),
-    Row("Store", "inspect dump", "what the log is made of; its records"),
+    Row("Queues", "queues stats top", "all; one, or the store; live"),
+    Row("", "queue", "create set pause resume purge …"),
+    Row("", "dead", "dead letters: show replay purge"),
+    Row("Topics", "topics topic", "list; publish set history", "topics"),
+    Row("", "subscriptions", "which queues get which topics"),
+    Row("", "subscribe unsubscribe", "add a pattern to a queue; take it", "subscriptions"),
+    Row("Schedules", "schedules schedule unschedule", "publish again and again", "schedules"),
+    Row("Store", "inspect dump", "the log by segments; by records"),
     Row("", "verify repair", "find damage; mend it"),
     Row("", "compact", "reclaim disk space"),
     Row("Programs", "worker", "run the consumers of a program"),
+    Row("Shell", "completion", "for bash, zsh and fish"),
 )
 MODULES: Final = {name: row.module or name for row in ROWS for name in row.names.split()}
 ELSEWHERE: Final = {  # what other tools call it
@@ -75,7 +77,7 @@ class Root(Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write("\n")
         for row in ROWS:
-            formatter.write(f"{row.section:9} {row.names:{NAMES_COLUMNS}} {row.text}".rstrip() + "\n")
+            formatter.write(f"{row.section:9}  {row.names:{NAMES_COLUMNS}}  {row.text}\n")
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         with reported(ctx):  # --help, --version
@@ -96,7 +98,7 @@ def _show_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> N
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "-s", "--store", metavar="DIR", envvar="MQ_STORE", default=DEFAULT_STORE,
-    help="The store; may also follow the command.  [default: $MQ_STORE, or ./data]",
+    help="The store.  [default: $MQ_STORE, or ./data]",
 )  # fmt: skip
 @click.option(
     "-V", "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version,
@@ -105,8 +107,6 @@ def _show_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> N
 @click.pass_context
 def cli(ctx: click.Context, store: str) -> None:
     """A durable message queue in a directory.  `mq COMMAND --help` has examples.
-
-    Data goes to standard output, everything else to standard error.
 
     Exit codes: 0 ok, 1 error, 2 usage, 3 nothing there, 4 corruption found.
     """
