@@ -58,7 +58,8 @@ def _compact(store: str) -> tuple[int, int]:
 def _estimate(store: str) -> tuple[int, int]:
     """Bytes of all segments now, and about how many a compaction would leave."""
     limit = _garbage_upto(store)
-    census = take_census(RealDisk(), store)
+    with Progress("reading") as progress:
+        census = take_census(RealDisk(), store, progress)
     before = gone = moved = 0
     for file, sums in census.rows():
         before += file.size

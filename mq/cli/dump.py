@@ -6,6 +6,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 import click
@@ -14,15 +15,18 @@ from mq.cli import output
 from mq.cli.app import Failure, command, disk_at, json_option, note, store_option
 from mq.cli.inspect import KIND_NAMES, exit_code, gap_fields, gap_line, kind_name
 from mq.cli.names import Names
+from mq.cli.params import PLACE, QUEUE
 from mq.cli.publication import published_at
 from mq.delivery import records
 from mq.delivery.decode import NotUnderstood, decode
 from mq.delivery.records import Facts
 from mq.delivery.state import EXCHANGE
+from mq.instants import ms_at
 from mq.storage import paths, record
 from mq.storage.disk import Disk
 from mq.storage.look import Found, Gap, Run, found_in
 from mq.storage.segment import Event, Segment, Stretch
+from mq.storage.shared import NO_LIMIT
 from mq.storage.walk import read
 
 BODY_COLUMNS: Final = 60
@@ -126,6 +130,14 @@ class _Wanted:
     numbers: set[int]  # that the queue may have had
     there: bool  # the queue was met
     known: bool  # the message was met
+    start: int = 0  # positions from here on
+    stop: int = NO_LIMIT
+    start_ms: int = 0  # wall times from here on
+    stop_ms: int = NO_LIMIT
+
+    def shows(self, lsn: int, ms: int) -> bool:
+        """Whether it stands where was asked for.  *ms*: wall time."""
+        return self.start <= lsn < self.stop and self.start_ms <= ms < self.stop_ms
 
     def pick(self, stretch: Stretch) -> list[Event]:
         # Until both were met, records that are not shown say whether there is such a queue, or message.
@@ -146,9 +158,9 @@ class _Wanted:
 class _Dump:
     """A Look: shows what is wanted, as it is found."""
 
-    def __init__(self, asked: _Wanted, names: Names, log: str, as_json: bool) -> None:
+    def __init__(self, asked: _Wanted, names: Names, log: str, as_json: bool, bodies: bool) -> None:
         self._asked, self._names, self._log = asked, names, log
-        self._columns = None if as_json else _Columns()
+        self._columns = None if as_json else _Columns(bodies)
         self._shown: dict[int, int] = {}  # by base of the segment: up to where
         self._gaps: set[Gap] = set()
         self._first = -1  # the record that is shown already
@@ -190,6 +202,7 @@ class _Dump:
         asked.there = asked.there or name == asked.queue
         wanted = not asked.kinds or kind_name(item.kind) in asked.kinds
         wanted = wanted and (asked.queue in (None, name) or item.kind in records.OF_THE_STORE)
+        wanted = wanted and asked.shows(item.lsn, item.ms + each.skew_ms)
         if wanted or not asked.known:
             said = facts(item, self._names, each.skew_ms)
             wanted = wanted and (asked.queue in (None, name) or asked.queue in _queues_in(said))
@@ -217,18 +230,23 @@ class _Dump:
 
 
 @command(short_help="Print the records of the log, one a line.")
-@click.option("-q", "--queue", metavar="NAME", help="Only records of this queue.")
+@click.option("-q", "--queue", type=QUEUE, metavar="NAME", help="Only records of this queue.")
 @click.option(
     "-k", "--kind", "kinds", multiple=True, type=click.Choice(KINDS), metavar="KIND",
     help="Only records of this kind: publish, deliver, ack, …  May be repeated.",
 )  # fmt: skip
 @click.option("-m", "--message", type=int, metavar="ID", help="Only records of this message.")
+@click.option(
+    "--from", "start", type=PLACE, metavar="PLACE", help="From this position or time on; or 10m ago."
+)
+@click.option("--until", "stop", type=PLACE, metavar="PLACE", help="Before that position or time.")
+@click.option("--bodies", is_flag=True, help="Whole bodies, in lines below; --json always has them.")
 @json_option
 @store_option
 @click.pass_context
 def dump(
-    ctx: click.Context, queue: str | None, kinds: tuple[str, ...], message: int | None, as_json: bool,
-    store: str,
+    ctx: click.Context, queue: str | None, kinds: tuple[str, ...], message: int | None,
+    start: int | datetime | None, stop: int | datetime | None, bodies: bool, as_json: bool, store: str,
 ) -> None:  # fmt: skip
     """Print the records of the log, oldest first, with the wall-clock time of each.
 
@@ -239,12 +257,21 @@ def dump(
     mq dump | tail
     mq dump --queue mail --kind nack
     mq dump --message 4711 --json
+    mq dump --from 10m --kind publish --bodies
     """
     disk = disk_at(ctx, store)
     names = Names(disk, store)
     numbers = names.numbers(queue) if queue is not None else set[int]()
     asked = _Wanted(queue, kinds, message, numbers, there=queue is None, known=message is None)
-    shown = _Dump(asked, names, paths.log(store), as_json)
+    if isinstance(start, datetime):
+        asked.start_ms = ms_at("--from", start)
+    elif start is not None:
+        asked.start = start
+    if isinstance(stop, datetime):
+        asked.stop_ms = ms_at("--until", stop)
+    elif stop is not None:
+        asked.stop = stop
+    shown = _Dump(asked, names, paths.log(store), as_json, bodies)
     if message is not None:
         shown.begin_with(disk, store, message)
     walked = read(disk, store, records.NEW, shown)
@@ -283,7 +310,8 @@ def _show_json(path: str, each: Segment, item: Found, name: str, said: Facts) ->
 class _Columns:
     """Lines for a person, in columns as wide as the log needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, bodies: bool) -> None:
+        self._bodies = bodies
         self._lsn = 0
         self._kind = max(map(len, KINDS))
 
@@ -294,7 +322,7 @@ class _Columns:
         output.line(f"{gap.lsn:>{self._lsn}}  {'!' * 8}  {gap_line(gap)}")
 
     def show(self, each: Segment, item: Found, name: str, said: Facts) -> None:
-        text = _text(item, said)
+        text = _text(item, said, excerpt=not self._bodies)
         if item.dropped:
             text = f"(not finished, left out)  {text}"
         shown = output.excerpt(name, NAME_COLUMNS_MAX) if name else "-"
@@ -302,9 +330,13 @@ class _Columns:
         time = output.instant(item.ms + each.skew_ms)
         line = f"{item.lsn:>{self._lsn}}  {time}  {kind:{self._kind}}  {shown:8}  {text}"
         output.line(line.rstrip())
+        if self._bodies and (raw := body(item)) is not None:
+            whole = output.body_bytes(item.flags, raw).decode(errors="backslashreplace")
+            for part in output.escape(whole, keep="\n\t").split("\n"):
+                output.line(f"    {part}")
 
 
-def _text(item: Found, said: Facts) -> str:
+def _text(item: Found, said: Facts, *, excerpt: bool = True) -> str:
     """What a record says, for a person: facts by name, a body as its size and beginning."""
     parts = [f"{key}={value}" for key, value in said.get("options", {}).items()]
     for name, value in said.items():
@@ -320,5 +352,6 @@ def _text(item: Found, said: Facts) -> str:
     if raw is not None:
         start = output.body_bytes(item.flags, raw)[: 4 * BODY_COLUMNS].decode(errors="backslashreplace")
         kind = output.body_type(item.flags)
-        parts += [f"{kind:9}", f"{output.size(len(raw)):>9}", output.excerpt(start, BODY_COLUMNS)]
+        parts += [f"{kind:9}", f"{output.size(len(raw)):>9}"]
+        parts += [output.excerpt(start, BODY_COLUMNS)] if excerpt else []
     return "  ".join(parts)

@@ -214,8 +214,8 @@ def has_colours() -> bool:
 # ── values ─────────────────────────────────────────────────────────────────────────
 
 
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def count(number: int, noun: str, several: str = "") -> str:
+    return f"{number:,} {noun if number == 1 else several or noun + 's'}"
 
 
 def size(count: int) -> str:

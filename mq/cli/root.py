@@ -37,10 +37,8 @@ ROWS: Final = (
     Row("", "subscribe unsubscribe", "add a pattern to a queue; take it", "subscriptions"),
     Row("Schedules", "schedules schedule unschedule", "publish again and again", "schedules"),
     Row("Store", "inspect dump", "the log by segments; by records"),
-    Row("", "verify repair", "find damage; mend it"),
-    Row("", "compact", "reclaim disk space"),
-    Row("Programs", "worker", "run the consumers of a program"),
-    Row("Shell", "completion", "for bash, zsh and fish"),
+    Row("", "verify repair compact", "find damage; mend it; reclaim space"),
+    Row("Programs", "worker completion", "run consumers; complete in a shell"),
 )
 MODULES: Final = {name: row.module or name for row in ROWS for name in row.names.split()}
 ELSEWHERE: Final = {  # what other tools call it
@@ -107,6 +105,11 @@ def _show_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> N
 @click.pass_context
 def cli(ctx: click.Context, store: str) -> None:
     """A durable message queue in a directory.  `mq COMMAND --help` has examples.
+
+    \b
+    mq publish mail '{"to": "ada@example.org"}'    store a message
+    mq receive mail                                take all messages that are ready
+    mq queues                                      list the queues
 
     Exit codes: 0 ok, 1 error, 2 usage, 3 nothing there, 4 corruption found.
     """

@@ -160,7 +160,8 @@ def stats(queue: str | None, schema: bool, as_json: bool, store: str) -> None:
     mq stats mail --json | jq '.ready, .totals.acked, .options.max_attempts'
     """
     if schema:
-        output.json_line(msgspec.json.schema(QueueStats | TopicStats | StoreStats))
+        forms, parts = msgspec.json.schema_components([QueueStats, TopicStats, StoreStats])
+        output.json_line({"anyOf": list(forms), "$defs": parts})
         return
     with mq.open(store, read_only=True) as broker:
         if queue is None:
