@@ -89,17 +89,12 @@ def survey(queue: mq.Queue[Any], froms: Sequence[str]) -> Grave:
     origins = Counter(dict.fromkeys(froms, 0))
     origins.update(each.origin for each in found if each.origin is not None)
     counts: Counter[str] = Counter(each.reason for each in found)
-    last: dict[str, int] = {}
-    for each in found:
-        last[each.reason] = max(last.get(each.reason, 0), each.failed_ms)
-    newest = sorted(last, key=lambda reason: (-last[reason], reason))[:REASONS_MAX]
+    by_time = sorted(found, key=lambda each: (each.failed_ms, each.id))
+    last = {each.reason: each.failed_ms for each in reversed(by_time)}  # the latest comes first
+    last |= {each.reason: each.failed_ms for each in by_time}
     reasons = [
-        {
-            "reason": reason,
-            "letters": counts[reason],
-            "last_at": output.instant(last[reason]) if last[reason] else None,
-        }
-        for reason in newest
+        {"reason": reason, "letters": counts[reason], "last_at": output.instant(ms) if ms else None}
+        for reason, ms in list(last.items())[:REASONS_MAX]
     ]
     latest = max(last.values(), default=0)
     return Grave(

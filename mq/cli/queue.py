@@ -128,7 +128,7 @@ def create(name: str, as_json: bool, store: str, **options: Any) -> None:
     Durations are seconds, or have ms, s, m, h or d behind them; sizes K, M or G.
 
     \b
-    mq queue create mail --max-attempts 5 --backoff initial=2 --backoff maximum=10m
+    mq queue create mail --max-attempts 5 --backoff initial=2 --ttl 2d
     """
     check_name(name)  # before a store is made for it
     with mq.open(store) as broker:

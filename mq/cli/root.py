@@ -108,7 +108,7 @@ def cli(ctx: click.Context, store: str) -> None:
 
     \b
     mq publish mail '{"to": "ada@example.org"}'    store a message
-    mq receive mail                                take all messages that are ready
+    mq receive mail                                take all that are ready
     mq queues                                      list the queues
 
     Exit codes: 0 ok, 1 error, 2 usage, 3 nothing there, 4 corruption found.

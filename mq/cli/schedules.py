@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 import click
 
 import mq
+from mq.api.schedule import new_schedule
 from mq.cli import output
 from mq.cli.app import USAGE, Failure, command, json_option, note, store_option
 from mq.cli.envelope import BadLine
+from mq.cli.params import DURATION, QUEUE, SCHEDULE
 from mq.cli.publish import parse
 from mq.engine.names import check_name, check_schedule
 from mq.storage import paths
@@ -20,20 +22,18 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @command(short_help="Publish a message again and again.")
-@click.argument("name")
-@click.argument("queue")
+@click.argument("name", type=SCHEDULE)
+@click.argument("queue", type=QUEUE)
 @click.argument("message")
 @click.option("--cron", metavar="EXPRESSION", help="Minute, hour, day of the month, month, day of the week.")
-@click.option(
-    "--every", type=float, metavar="SECONDS", help="Instead: seconds between two ticks, from now on."
-)
+@click.option("--every", type=DURATION, metavar="SECONDS", help="Instead: between two ticks, from now on.")
 @click.option("--tz", default="UTC", metavar="ZONE", help="The time zone of --cron.  [default: UTC]")
 @click.option(
     "--missed", type=click.Choice(["one", "all", "skip"]), default="one",
     help="Ticks that came while no process was here: one message for all, all, or none.  [default: one]",
 )  # fmt: skip
 @click.option(
-    "--ttl", type=float, metavar="SECONDS", help="After which a message expires that was not received."
+    "--ttl", type=DURATION, metavar="SECONDS", help="After which a message expires that was not received."
 )
 @click.option(
     "-a", "--as", "kind", type=click.Choice(["auto", "text", "json", "bytes"]), default="auto",
@@ -52,7 +52,7 @@ def schedule(
     once, by a process that has the store open: this command does not stay to do it.
 
     \b
-    mq schedule report reports '{"kind": "daily"}' --cron '30 6 * * MON-FRI' --tz Europe/Berlin
+    mq schedule report reports '{"n": 1}' --cron '30 6 * * *' --tz Europe/Berlin
     mq schedule beat health ping --every 10 --missed skip
     """
     check_schedule(name)  # before a store is made for it
@@ -61,8 +61,11 @@ def schedule(
         body = parse(os.fsencode(message), kind)
     except BadLine as error:
         raise Failure(f"{output.excerpt(message, 40)!r}: {error}", USAGE) from None
-    made = not os.path.exists(paths.format_file(store))
     options: mq.PublishOptions = {} if ttl is None else {"ttl": ttl}
+    new_schedule(
+        name, queue, topic=False, cron=cron, every=every, tz=tz, missed=missed, options=options
+    )  # fmt: skip
+    made = not os.path.exists(paths.format_file(store))
     with mq.open(store) as broker:
         if made:
             note(f"created the store {broker.path}")
@@ -104,15 +107,16 @@ def schedules(as_json: bool, store: str) -> None:
             ]
             for each in found
         ]  # fmt: skip
-        output.table(header, rows, left=header)
+        output.table(header, rows, left=header, cut=["schedule", "queue"])
     else:
         note(f"{store}: no schedules; `mq schedule` makes one")
 
 
 @command(short_help="Take back a schedule.")
-@click.argument("name")
+@click.argument("name", type=SCHEDULE)
+@json_option
 @store_option
-def unschedule(name: str, store: str) -> None:
+def unschedule(name: str, as_json: bool, store: str) -> None:
     """Take back the schedule NAME.  What it has published stays.
 
     \b
@@ -125,6 +129,7 @@ def unschedule(name: str, store: str) -> None:
         if not broker.unschedule(name):
             known = ", ".join(each.name for each in broker.schedules()[:10])
             raise Failure(f"no schedule is called {name!r}; known: {known or 'none'}")
+    output.result(f"{name} taken back", {"name": name, "unscheduled": True}, as_json)
 
 
 def _times(each: mq.Schedule) -> str:

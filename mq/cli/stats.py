@@ -59,7 +59,7 @@ class Options(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, options: mq.QueueOptions) -> Self:
         found: dict[str, Any] = {**options}
-        return cls(**found | {"backoff": BackoffOption(*options["backoff"])})
+        return cls(**found | {"backoff": BackoffOption(*map(float, options["backoff"]))})
 
 
 class QueueStats(msgspec.Struct, frozen=True):

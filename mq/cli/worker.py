@@ -27,6 +27,7 @@ import click
 
 from mq.api.broker import Broker
 from mq.cli.app import USAGE, Failure, command, note
+from mq.cli.params import DURATION
 from mq.errors import UsageError
 from mq.workers.mailbox import Mailbox
 from mq.workers.signals import Signals
@@ -50,7 +51,7 @@ STEADY_SECONDS: Final = 10.0  # a child that lived for so long was no failure to
     "-q", "--queue", "queues", multiple=True, metavar="NAME", help="Only this queue; may be repeated."
 )
 @click.option(
-    "--grace", type=click.FloatRange(0), default=30.0, show_default=True, metavar="SECONDS",
+    "--grace", type=DURATION, default=30.0, show_default=True, metavar="SECONDS",
     help="How long what is in work may go on after a signal.",
 )  # fmt: skip
 @click.option("--until-empty", is_flag=True, help="End when all the queues are empty.")
@@ -66,8 +67,8 @@ def worker(
     that.  A process that dies is begun again.
 
     \b
-    mq worker shop.jobs                          the broker that shop/jobs.py calls `broker`
-    mq worker shop.jobs:store -p 4 -t 8          four processes, eight calls at once in each
+    mq worker shop.jobs                    the `broker` of shop/jobs.py
+    mq worker shop.jobs:store -p 4 -t 8    four processes, eight calls at once
     mq worker shop.jobs --queue mail --until-empty
     """
     if ready_fd is not None:

@@ -29,7 +29,7 @@ def run(store: Path) -> Run:
     """Run one command in this process.  Nothing but an exit code may come out of it."""
 
     def run_one(*args: str, input: bytes | None = None, env: dict[str, str] | None = None) -> Result:
-        result = CliRunner().invoke(cli, args, input=input, env=env)
+        result = CliRunner().invoke(cli, args, input=input, env=env, prog_name="mq")
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result

@@ -73,8 +73,8 @@ def test_inspect_counts_what_each_segment_holds(run: Run, store: Path, busy: lis
 def test_inspect_for_a_person(run: Run, busy: list[int]) -> None:
     text = run("inspect").stdout
     assert "verdict   clean" in text and "39 live, in 2 queues" in text
-    table = text.split("\n\n")[1].splitlines()
-    assert len({len(line) for line in table}) == 1, "aligned"
+    title, *table = text.split("\n\n")[1].splitlines()
+    assert title == "Segments" and len({len(line) for line in table}) == 1, "aligned"
 
 
 def test_dump_has_every_record_with_what_it_says(run: Run, busy: list[int]) -> None:
