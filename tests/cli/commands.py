@@ -13,6 +13,9 @@ Run = Callable[..., Result]
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
 COMMAND = [sys.executable, "-m", "mq.cli"]
+AT_ONCE = [  # progress is shown from the first moment on
+    sys.executable, "-c", "from mq.cli import main, progress; progress.FIRST_SECONDS = 0; main()"
+]  # fmt: skip
 
 
 def contents(directory: Path) -> dict[str, bytes]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from commands import COMMAND, Start
+from commands import AT_ONCE, COMMAND, Start
 
 import mq
 from mq.cli import cli
@@ -168,20 +168,11 @@ def test_readers_beside_compaction_never_miss_a_segment(store: Path) -> None:
             writer.kill()
 
 
-AT_ONCE = """
-from mq.cli import main, progress
-progress.FIRST_SECONDS = 0
-main()
-"""
-
-
 def run_on_a_terminal(*args: str, stdin: Path) -> tuple[int, bytes, bytes]:
     """Run with standard error on a terminal; the exit code, the output, what the terminal got."""
     own, other = pty.openpty()
     with stdin.open("rb") as source:
-        process = subprocess.Popen(
-            [sys.executable, "-c", AT_ONCE, *args], stdin=source, stdout=subprocess.PIPE, stderr=other
-        )
+        process = subprocess.Popen([*AT_ONCE, *args], stdin=source, stdout=subprocess.PIPE, stderr=other)
     os.close(other)
     shown = b""
     while True:

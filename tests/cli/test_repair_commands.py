@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import COMMAND, Run, contents
+from commands import AT_ONCE, Run, contents
 
 import mq
 from mq.engine.compacting import garbage_upto
@@ -130,7 +130,7 @@ def test_verify_beside_a_live_process(run: Run, store: Path, ids: list[int]) -> 
 
 def test_a_bar_on_a_terminal(store: Path, ids: list[int]) -> None:
     leader, follower = pty.openpty()
-    result = subprocess.run([*COMMAND, "verify"], stdout=subprocess.PIPE, stderr=follower, check=True)
+    result = subprocess.run([*AT_ONCE, "verify"], stdout=subprocess.PIPE, stderr=follower, check=True)
     os.close(follower)
     shown = os.read(leader, 1 << 16).decode()
     os.close(leader)

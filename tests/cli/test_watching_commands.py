@@ -248,7 +248,7 @@ def test_inspect_counts_by_kind_and_queue_and_names_the_oldest(
     )
     assert (mail["messages"], mail["records"]["publish"], dead["messages"]) == (2, 2, 0)
     (topics,) = objects(run("inspect", "--json"), queue="(topics)")
-    assert topics["records"] == {"fanout": 1}
+    assert topics["records"] == {"declare": 1, "fanout": 1}
 
 
 def test_inspect_names_who_has_it_open(run: Run, store: Path, traffic: list[int]) -> None:
