@@ -27,7 +27,7 @@ from mq.cli.app import (
 from mq.cli.message import blocks, fields
 from mq.cli.params import QUEUE
 from mq.cli.progress import Progress
-from mq.delivery.dead import SUFFIX
+from mq.delivery.options import DEAD_SUFFIX
 from mq.engine import looking
 from mq.engine.looking import Letter
 
@@ -48,7 +48,7 @@ all_option = click.option("--all", "everything", is_flag=True, help="All of them
 def sources(broker: mq.Broker) -> dict[str, list[str]]:
     """The queues that hold dead letters, each with those whose dead letters go there."""
     names = broker.queues()
-    found: dict[str, list[str]] = {name: [] for name in names if name.endswith(SUFFIX)}
+    found: dict[str, list[str]] = {name: [] for name in names if name.endswith(DEAD_SUFFIX)}
     there = set(names)
     for name in names:
         if (target := broker.queue(name).options()["dead_letter"]) in there:

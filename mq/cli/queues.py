@@ -9,7 +9,7 @@ from mq.cli import output
 from mq.cli.app import command, json_option, note, store_option
 from mq.cli.params import QUEUE
 from mq.cli.stats import QueueStats
-from mq.delivery.dead import SUFFIX
+from mq.delivery.options import DEAD_SUFFIX
 
 
 @command(short_help="List the queues, and what is in them.")
@@ -61,4 +61,4 @@ def _print_table(found: list[QueueStats]) -> None:
 
 def is_alarming(each: QueueStats) -> bool:
     """Whether there are dead letters in it."""
-    return each.queue.endswith(SUFFIX) and each.ready > 0
+    return each.queue.endswith(DEAD_SUFFIX) and each.ready > 0
