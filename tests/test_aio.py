@@ -19,6 +19,7 @@ from test_damaged_bodies import damage
 
 import mq
 from mq.aio.lane import THREADS
+from mq.engine.channel import Channel
 from mq.storage.real_disk import RealDisk
 
 T = TypeVar("T")
@@ -242,6 +243,29 @@ def test_thousands_of_tasks_wait_without_threads() -> None:
         assert sorted(each.body for each in found) == list(range(2000))
 
     run(main)
+
+
+def test_while_all_wait_no_empty_queue_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the listener, each second: only what may hold a message, and by then has none."""
+
+    async def main(broker: mq.AsyncBroker) -> None:
+        queues, store = [broker.queue(f"q{n}") for n in range(20)], broker._broker._store
+        for q in queues:
+            await q.publish(b"x")
+            await (await q.receive()).ack()
+        tasks = [asyncio.create_task(q.receive()) for q in queues]
+        while len(store.waiters.asleep) < len(tasks):
+            await asyncio.sleep(0)
+        looked: list[Channel] = []
+        monkeypatch.setattr(Channel, "wake_next", lambda channel, now: looked.append(channel))
+        store.hear()
+        assert not looked
+        monkeypatch.undo()
+        for q in queues:
+            await q.publish(b"y")
+        assert len(await asyncio.gather(*tasks)) == 20
+
+    run(main, tmp_path, sync="never")
 
 
 def test_receive_over_several_queues() -> None:
@@ -484,7 +508,7 @@ def test_what_names_a_queue_or_a_topic_does_not_keep_the_loop_waiting_for_the_di
     run_on(disk, tmp_path, main)
 
 
-@pytest.mark.parametrize("use", ["publish", "receive", "transaction", "stats", "run", "close"])
+@pytest.mark.parametrize("use", ["publish", "receive", "transaction", "stats", "close"])
 def test_what_is_awaited_waits_for_what_was_declared(tmp_path: Path, use: str) -> None:
     """In the order in which it was declared."""
     disk = Gate()
@@ -493,7 +517,6 @@ def test_what_is_awaited_waits_for_what_was_declared(tmp_path: Path, use: str) -
         disk.opened.clear()
         for ttl in range(1, 20):
             q = broker.queue("q", ttl=float(ttl), delivery="at_most_once")
-        broker.consumer("q")(print)
 
         async def commit() -> None:
             async with broker.transaction() as tx:
@@ -501,16 +524,37 @@ def test_what_is_awaited_waits_for_what_was_declared(tmp_path: Path, use: str) -
 
         uses: dict[str, Callable[[], Awaitable[object]]] = {
             "publish": lambda: q.publish(b"x"), "receive": lambda: q.receive(timeout=0),
-            "transaction": commit, "stats": broker.stats, "run": lambda: broker.run(until_empty=True),
-            "close": broker.close,
+            "transaction": commit, "stats": broker.stats, "close": broker.close,
         }  # fmt: skip
         await held_back(disk, uses[use]())
+        assert all(each.done() for each in broker._lane._declarations)
         if use != "close":
             assert (await q.options())["ttl"] == 19
 
     run_on(disk, tmp_path, main)
     with mq.open(tmp_path) as broker:
         assert broker.queue("q").options()["ttl"] == 19
+
+
+def test_run_begins_once_all_is_declared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Gate()
+
+    async def main(broker: mq.AsyncBroker) -> None:
+        broker.consumer("q")(print)
+        begun = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(
+            broker._consumers, "run", lambda *_, **__: loop.call_soon_threadsafe(begun.set)
+        )  # fmt: skip
+        disk.opened.clear()
+        broker.queue("q", ttl=5)
+        runs = asyncio.create_task(broker.run())
+        await asyncio.wait([runs], timeout=0.01)
+        assert not begun.is_set()
+        disk.opened.set()
+        await asyncio.gather(runs, begun.wait())
+
+    run_on(disk, tmp_path, main)
 
 
 def test_what_could_not_be_declared_is_raised_by_what_is_awaited_next(tmp_path: Path) -> None:

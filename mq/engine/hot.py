@@ -371,9 +371,8 @@ def receive_many(
         if gatherer:
             gatherer.give_up()
         deliveries += [(id, flight.receipt) for id, flight in zip(*taken, strict=True)]
-        if deliveries and not isinstance(
-            error, (StorageError, Unread)
-        ):  # what is damaged is set aside already
+        # What is damaged is set aside already; what is unread, another thread reads.
+        if deliveries and not isinstance(error, (StorageError, Unread)):
             receiving.give_back(store, channel, deliveries)
         raise
 

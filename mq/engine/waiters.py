@@ -164,7 +164,11 @@ class Waiters:
         """Where one waits, and something may be: found from the few that hold a message, or are waited at."""
         stocked, queues, armed = self.state.board.stocked, self.state.queues, self.armed
         if sum(map(len, armed.values())) <= len(stocked):
-            return list(chain.from_iterable(armed.values()))
+            every = chain.from_iterable(armed.values())
+            return [
+                each for each in every
+                if (queue := each.state) and queue.number in stocked and self.state.is_stocked(queue)
+            ]  # fmt: skip
         held = [self.channels.get(queue.name) for each in list(stocked) if (queue := queues.get(each))]
         return [each for each in held if each and each in armed.get(each.word, ())]
 
