@@ -9,14 +9,19 @@
             with message:                          # ack at the end; on an exception nack
                 send(message.body)
 
-open           a store: a Broker
-Broker         queues, transactions, the store as a whole
+open           a store: a Broker; aopen: the same for asyncio, an AsyncBroker
+Broker         queues, topics, transactions, consumers, schedules, the store as a whole
 Queue          publish, receive, look, and what becomes of many messages at once
 Topic          publish to all queues that subscribe to it
 Message        what is stored; Delivery: a message, and the right to settle it
 Outgoing       for publish_many: a body with options of its own
 Transaction    publishes, acks and nacks that happen together, or not at all
+Backoff        an option of queues: how long a failed message waits
+Retry, Reject  exceptions that a consumer's function raises: try again later, or never
 Watch          waiting for messages without a thread, for event loops
+Stats          what is told of a queue; StoreStats: of a store; Schedule; Failure: of a failed attempt
+QueueOptions   types of keyword arguments, as are TopicOptions, PublishOptions and BatchOptions; of single
+               values: Sync, State, Receipt
 
 Durations are float seconds, instants are aware datetimes, sizes are bytes.  All errors are MqErrors.
 """

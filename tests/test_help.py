@@ -21,6 +21,13 @@ def help_on(thing: object) -> str:
     return pydoc.plain(pydoc.render_doc(thing))
 
 
+def test_help_on_the_package_has_all_names() -> None:
+    """But for the errors, and the asyncio face, which has the same ones."""
+    told = set(re.findall(r"\w+", mq.__doc__ or ""))
+    errors = {name for name, kind in KINDS.items() if issubclass(kind, mq.MqError)}
+    assert set(mq.__all__) - told - errors == {name for name in KINDS if name.startswith("Async")} - told
+
+
 def functions() -> Iterator[tuple[str, Callable[..., Any]]]:
     """All that a program calls, by name."""
     for name in mq.__all__:
