@@ -77,6 +77,10 @@ class StorageError(MqError):
     reason    what is wrong, and what to do
     """
 
+    path: str
+    offset: int | None
+    reason: str
+
     def __init__(self, path: str, reason: str, offset: int | None = None) -> None:
         self.path, self.reason, self.offset = path, reason, offset
         place = path if offset is None else f"{path} at offset {offset}"
@@ -88,6 +92,9 @@ class StoreLocked(StorageError):
 
     pid    which process it is; None: the system does not say
     """
+
+    pid: int | None
+    seconds: float
 
     def __init__(self, path: str, pid: int | None, *, seconds: float = 0.0, sure: bool = True) -> None:
         """*seconds*: how long it has had a lock that is meant to be held for microseconds.

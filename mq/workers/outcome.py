@@ -33,6 +33,9 @@ class Retry(Exception):
     *reason*: text that is kept with the message, in `failures`.
     """
 
+    delay: float | None
+    reason: str
+
     def __init__(self, delay: float | None = None, reason: str = "") -> None:
         super().__init__(reason)
         self.delay, self.reason = delay, reason

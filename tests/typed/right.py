@@ -99,3 +99,8 @@ def with_options(queue: mq.Queue[bytes], options: mq.PublishOptions) -> int:
 
 def a_message_of_orders_is_one_of_objects(queue: mq.Queue[Order]) -> mq.Message[object] | None:
     return queue.get(1)
+
+
+def what_errors_tell(locked: mq.StoreLocked, again: mq.Retry) -> None:
+    assert_type((locked.pid, locked.reason), tuple[int | None, str])
+    assert_type((again.delay, again.reason), tuple[float | None, str])
