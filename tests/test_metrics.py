@@ -194,8 +194,8 @@ def test_a_closed_broker_is_down(path: Path) -> None:
 def test_a_broker_that_is_closed_during_a_scrape_is_down(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broker = mq.open(path)
     broker.queue("q").publish(1)
-    collector, files = Collector(broker), broker._store.files
-    monkeypatch.setattr(broker._store, "files", lambda: (broker.close(), files())[1])
+    collector, files = Collector(broker), looking.files
+    monkeypatch.setattr(looking, "files", lambda store: (broker.close(), files(store))[1])
     assert only_that_it_is_down(scrape(collector))
 
 
