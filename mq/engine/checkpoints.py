@@ -96,11 +96,11 @@ class Checkpoints:
         replica = self._replica
         log.watch.stand()
         replica.disk.make_directory(self._path)  # as a cache, it may be deleted at any time
-        marker = log.append_head(now_ms, log.head)
+        marker, head = log.append_head(now_ms, log.head)
         # Once more, for the state may have been read anew since; else nothing is missing.
         if not replica.turn.exclusive:
             replica.state.keep_only(lambda place: place[0] in packs)
-        start = Start(log.end, log.segments[-1].base, marker, log.reader.checksum(marker), log.head)
+        start = Start(log.end, log.segments[-1].base, marker, log.reader.checksum(marker), head)
         return log, now_ms, start, snapshot.freeze(replica.state)
 
     def _let_others_run(self) -> None:

@@ -52,6 +52,7 @@ class Tail:
         self.sync_lock = SyncLock(disk)
         self.failure = Failure(disk, directory, self, self.sync_lock)
         self.head = segments[0].base if segments else 0  # the log begins here
+        self._named_head = 0  # the latest head that a record names; ahead of `head` until `trim` has dropped
         self.epoch = segment.epoch_of(segments)  # part of receipts; goes into every fence
         self.last_ms = 0  # the time of the last record that another process appended
         # The segment that is written to.
@@ -164,9 +165,16 @@ class Tail:
         self.mark[DIRTY] = 0
         return positions
 
-    def append_head(self, now_ms: int, head: int) -> int:
-        """Say that the log begins at *head*; the record's position.  Once synced, `trim` may follow."""
-        return self.append(now_ms, record.HEAD, 0, 0, record.encode_head(head))
+    def append_head(self, now_ms: int, head: int) -> tuple[int, int]:
+        """Say that the log begins at *head*; the record's position, and the head that it names.
+
+        Once synced, `trim` may follow.  A later head that a record names already is repeated instead: an
+        earlier one behind it would send a reader to segments that `trim` unlinks.
+        """
+        head = max(head, self._named_head)
+        position = self.append(now_ms, record.HEAD, 0, 0, record.encode_head(head))
+        self._named_head = head
+        return position, head
 
     def write(self, data: bytes, lsn: int, done: int = 0) -> None:
         """Write *data*, which belongs at *lsn*, from its byte *done* on."""

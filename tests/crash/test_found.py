@@ -193,3 +193,29 @@ def repaired_at_the_second_try(disk: SimulatedDisk, nth: int) -> bool:
     except (OSError, StorageError):
         repair.repair(disk, PATH, records.NEW, records.message_of, refusals)
         return True
+
+
+def test_a_checkpoint_written_while_a_segment_is_dropped_names_the_new_head(monkeypatch):
+    """It named the head from before, whose segment was unlinked a moment later: the store did not open."""
+    with determined(0):
+        disk = SimulatedDisk()
+        d = driver_on(disk)
+        d.open()
+        d.publish("a")
+        for _ in range(6):
+            d.publish("busy", size=300)
+            d.take("busy")
+            d.ack()
+        maintenance, log = d._broker._store.maintenance, d._broker._store.replica.log
+        plain, written = log.sync, []
+
+        def sync_and_write_a_checkpoint(upto: int) -> None:
+            plain(upto)
+            if not written:
+                written.append(upto)
+                maintenance.checkpoints.write()  # the cleaner has said the new head, and not dropped yet
+
+        monkeypatch.setattr(log, "sync", sync_and_write_a_checkpoint)
+        assert maintenance.cleaning.clean() > 0
+        assert written and not disk.exists(f"{LOG}/{0:020}.seg")
+        assert bodies(disk.after_kill()) == bodies(disk.after_power(nothing_but_the_platter())) == [b"0."]
