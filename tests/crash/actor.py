@@ -17,16 +17,16 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
 from mq.api.broker import Broker
-from mq.delivery.queue import State
 from mq.engine.store import Store
 from mq.errors import MqError, StaleReceipt, StorageError, StoreFailed
 from mq.storage.shared import OFFSET, waits_word
 
+from .compared import KEY
 from .driver import PATH, PEEK_MAX, Wrong
 from .kernel import Killed, Process
-from .witness import Op, Seen, Taken, Witness
-
-PLACES: tuple[State, ...] = ("ready", "in_flight", "delayed")
+from .op import Op, Taken
+from .view import TICK, TOPIC, View, known_as, view
+from .witness import Witness
 
 P = ParamSpec("P")
 
@@ -47,7 +47,7 @@ class Actor:
         self.process, self.witness, self.name = process, witness, process.name
         self.broker: Broker | None = None
         self.held: list[Taken] = []
-        self.seen: list[Seen] = []  # all that the store held when it looked
+        self.seen: View | None = None  # all that the store held when it looked
         self.deliveries: dict[Taken, Any] = {}
         self.opened = False  # it may be present
         self.failed = False  # it was told that the store has failed
@@ -109,14 +109,31 @@ class Actor:
     # ── operations ─────────────────────────────────────────────────────────────────
 
     @when_open
-    def publish(self, queue: str, count: int = 1, *, size: int = 0) -> None:
+    def publish(self, queue: str, count: int = 1, *, size: int = 0, group: str | None = None) -> None:
+        options = {} if group is None else {"group": group}
+        with self._publishing("publish", queue, count, size, group) as op:
+            handle, bodies = self._queue(queue), op.bodies
+            ids = handle.publish_many(bodies, **options) if count > 1 else [
+                handle.publish(bodies[0], **options)
+            ]  # fmt: skip
+            self.witness.ids.update(zip(bodies, ids, strict=True))
+
+    @when_open
+    def fan_out(self, *, size: int = 0, group: str | None = None) -> None:
+        """Publish to the topic, which fits every pattern."""
+        options = {} if group is None else {"group": group}
+        with self._publishing("fan_out", "", 1, size, group) as op:
+            self.witness.ids[op.bodies[0]] = self._broker().topic(TOPIC).publish(op.bodies[0], **options)
+
+    @contextmanager
+    def _publishing(self, kind: str, queue: str, count: int, size: int, group: str | None) -> Iterator[Op]:
         bodies = tuple(self._body(size) for _ in range(count))
-        with self._op("publish", queue) as op:
+        with self._op(kind, queue) as op:
             op.bodies, op.syncs = bodies, self._sync == "always"
             self.witness.published.update((body, op) for body in bodies)
-            handle = self._queue(queue)
-            ids = handle.publish_many(bodies) if count > 1 else [handle.publish(bodies[0])]
-            self.witness.ids.update(zip(bodies, ids, strict=True))
+            if group is not None:
+                self.witness.groups.update((body, group) for body in bodies)
+            yield op
 
     def _body(self, size: int) -> bytes:
         self._published += 1
@@ -124,20 +141,26 @@ class Actor:
         return text + b"\xa5" * max(0, size - len(text))
 
     @when_open
-    def take(self, queue: str, limit: int = 0, *, visibility_timeout: float | None = None) -> None:
+    def take(
+        self, queue: str, limit: int = 0, *, visibility_timeout: float | None = None,
+        per_group: int | None = 1,
+    ) -> None:  # fmt: skip
         """Receive one, or up to *limit*."""
         with self._op("take", queue) as op:
             op.limit = limit
             handle = self._queue(queue)
             if limit:
-                got = handle.receive_many(limit, timeout=0, visibility_timeout=visibility_timeout)
+                got = handle.receive_many(
+                    limit, timeout=0, visibility_timeout=visibility_timeout, per_group=per_group
+                )
             else:
                 one = handle.receive(timeout=0, visibility_timeout=visibility_timeout)
                 got = [one] if one else []
             for each in got:
-                taken = Taken(each.raw, each.id, each._lsn, each.attempts, each._due_ms or 0, op)
+                body = known_as(each.id, each.raw)
+                taken = Taken(body, each.id, each._lsn, each.attempts, each._due_ms or 0, op)
                 op.got.append(taken)
-                self.witness.taken.setdefault(taken.body, []).append(taken)
+                self.witness.taken.setdefault((queue, body), []).append(taken)
                 self.held.append(taken)
                 self.deliveries[taken] = each
 
@@ -200,6 +223,57 @@ class Actor:
         with self._op("declare", queue) as op:
             op.value, op.syncs = visibility_timeout, self._sync == "always"
             self._broker().queue(queue, visibility_timeout=visibility_timeout)
+
+    @when_open
+    def subscribe(self, queue: str, pattern: str = "#", *, since: bool = False) -> None:
+        """*since*: with all that the topic retains."""
+        with self._op("subscribe", queue) as op:
+            op.pattern, op.since, op.syncs = pattern, since, self._sync == "always"
+            self._queue(queue).subscribe(pattern, since=0 if since else None)
+
+    @when_open
+    def unsubscribe(self, queue: str, pattern: str = "#") -> None:
+        with self._op("unsubscribe", queue) as op:
+            op.pattern, op.syncs = pattern, self._sync == "always"
+            self._queue(queue).unsubscribe(pattern)
+
+    @when_open
+    def retain(self, count: int) -> None:
+        with self._op("retain") as op:
+            op.value, op.syncs = count, self._sync == "always"
+            self._broker().topic(TOPIC, retain_count=count)
+
+    @when_open
+    def read_history(self) -> None:
+        with self._op("history") as op:
+            op.read += [(each.id, each.raw) for each in self._broker().topic(TOPIC).history()]
+
+    @when_open
+    def schedule(self, name: str, queue: str, every: float) -> None:
+        """Each of its ticks comes, however late."""
+        with self._op("schedule", queue) as op:
+            op.pattern, op.value, op.syncs = name, every * 1000, self._sync == "always"
+            self._broker().schedule(name, queue, TICK + name.encode(), every=every, missed="all")
+
+    @when_open
+    def tick(self) -> None:
+        """What the thread for ticks does."""
+        with self._op("tick"):
+            self._broker()._store.tick()
+
+    @when_open
+    def compare_and_set(self, queue: str) -> None:
+        """Read a text, and put another one in its place."""
+        with self._op("read meta", queue) as op:
+            op.text = self._queue(queue).meta().get(KEY, "")
+        if self.broker and op.returned:
+            self._published += 1
+            with self._op("compare", queue) as setting:
+                setting.expect, setting.text = op.text, f"{self.name}{self._published}"
+                setting.syncs = self._sync == "always"
+                setting.value = self._queue(queue).update_meta(
+                    {KEY: setting.text}, expect={KEY: setting.expect or None}
+                )
 
     @when_open
     def options(self, queue: str) -> None:
@@ -304,17 +378,3 @@ def open_for(
             disk=process.disk, background=False, exclusive=exclusive,
         )
     )  # fmt: skip
-
-
-def view(broker: Broker) -> list[Seen]:
-    """All that the store holds, as its process knows it."""
-    seen = []
-    for name in broker.queues():
-        queue = broker.queue(name)
-        state = broker._store.replica.state.named(name)
-        for place in PLACES:
-            for each in queue.peek(PEEK_MAX, state=place):
-                attempts, where, receipt, when = state.facts(each.id)
-                assert attempts == each.attempts
-                seen.append(Seen(name, each.id, each.raw, attempts, where, receipt, when))
-    return sorted(seen, key=lambda each: (each.queue, each.id))

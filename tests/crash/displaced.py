@@ -21,7 +21,7 @@ from mq.engine.store import Store
 from mq.errors import StorageError, StoreLocked
 from mq.storage import repair
 
-from .actor import Actor, view
+from .actor import Actor
 from .disk import SimulatedDisk
 from .driver import PATH, Wrong
 from .explorer import CRASHES
@@ -29,6 +29,7 @@ from .fate import nothing_but_the_platter
 from .interleavings import INTERLEAVINGS
 from .kernel import READING, Call, Here
 from .stage import Stage
+from .view import view
 
 OLD = PATH + ".old"
 SECOND = 1.1
@@ -160,7 +161,7 @@ def expect(stage: Stage, disk: SimulatedDisk, path: str, name: str, *, power: bo
         store = Store(
             path, sync="always", read_only=False, segment_bytes=1024, clock=None, disk=disk, background=False
         )
-        found = {each.body for each in view(Broker(store))}
+        found = {each.body for each in view(Broker(store)).messages}
     except CRASHES as error:
         raise Wrong(f"P9: {where} does not open: {error!r}") from error
     if not found <= published.keys():

@@ -22,7 +22,7 @@ from .disk import PAGE_BYTES, SHORT
 from .driver import Wrong
 from .fate import ALL, NONE, Fate
 from .kernel import Here
-from .processes import filled
+from .scripts import filled
 from .stage import Stage
 
 # Words of the page, as a Call names them.
@@ -200,7 +200,7 @@ def a_reader_comes_in_the_rewrite_after_a_death_inside_a_failed_fdatasync(stage:
         each.as_far_as_it_gets("e", waits=20)  # not for the lock: it goes on without
         each.finish("b", "e")
         each.do("e", Actor.see_all)
-        if len(each["e"].seen) < 6:
+        if len(each["e"].seen.messages) < 6:
             raise Wrong(f"P1: not all that was published is there: {each['e'].seen}")
         each.do("e", Actor.close)
         each.end(cuts=4)
@@ -307,14 +307,14 @@ def the_page_is_ahead_of_the_disk(stage: Stage) -> None:
         later.do("a", Actor.see_all)
         later.do("b", Actor.open)
         later.do("b", Actor.see_all)
-        seen = [[each.body for each in later[name].seen] for name in "ab"]
+        seen = [[each.body for each in later[name].seen.messages] for name in "ab"]
         if seen != [[b"a1."], [b"a1."]]:
             raise Wrong(f"P1: {seen}")
         later.do("b", Actor.publish, "q")
         if later.witness.ids[b"b1."] <= max(stage.witness.ids.values()):
             raise Wrong("P3: an id is given again")
         later.do("a", Actor.see_all)
-        if [each.body for each in later["a"].seen] != [b"a1.", b"b1."]:
+        if [each.body for each in later["a"].seen.messages] != [b"a1.", b"b1."]:
             raise Wrong(f"P1: {later['r'].seen}")
     finally:
         later.shut_down()

@@ -14,21 +14,23 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from mq.api.broker import Broker
 from mq.engine.store import Store
-from mq.errors import CorruptStore, StorageError, StoreLocked
+from mq.errors import CorruptStore
 
-from .actor import Actor, view
+from .actor import Actor
 from .disk import SHORT, SimulatedDisk
 from .driver import PATH, Wrong
 from .explorer import CRASHES
 from .fate import draw, nothing_but_the_platter
 from .kernel import READING, Call, Here, Kernel
-from .witness import FOREVER, Seen, Witness
+from .op import FOREVER
+from .scripts import WORKLOADS, Script, Workload
+from .view import View, view
+from .witness import Witness
 
 # Faults: the kind of call that meets one, and which.  One may die inside such a call, also without.
 FAULTS = (("sync", errno.EIO), ("pwrite", errno.EIO), ("pwrite", SHORT), ("sync_directory", errno.EIO))
@@ -37,14 +39,6 @@ INSIDE = (
     ("copy", SHORT), ("copy", 0),
 )  # fmt: skip
 OPERATION_STEPS_MAX = 30_000  # of one process in one operation: more, and it makes no progress
-Script = Callable[[Actor], None]
-
-
-class Workload(NamedTuple):
-    scripts: tuple[Script, ...]  # one for each process
-    before: Script | None = None  # what the first has done before the others come
-
-
 Fault = tuple[str, int]
 
 
@@ -212,11 +206,11 @@ class Run:
         survivor = self.kernel.disk.after_power(fate)
         self._judge(survivor, f"power cut {where}, {fate}", power=True)
 
-    def _judge(self, survivor: SimulatedDisk, where: str, *, power: bool) -> list[Seen]:
+    def _judge(self, survivor: SimulatedDisk, where: str, *, power: bool) -> View:
         found, verdict, next_id = reopened(survivor, where)
         if verdict == "clean" and not power:
             self._may_be_clean(where)
-        wrong = self.witness.found(found, power=power)
+        wrong = self.witness.found(found, power=power, now_ms=int(self.kernel.wall * 1000))
         if wrong:
             raise Wrong(f"{wrong} ({where})")
         if next_id <= max(self.witness.ids.values(), default=0):
@@ -263,7 +257,7 @@ class Run:
             raise Wrong(f"P7: all have closed, and it is called {verdict}")
 
 
-def reopened(disk: SimulatedDisk, where: str) -> tuple[list[Seen], str, int]:
+def reopened(disk: SimulatedDisk, where: str) -> tuple[View, str, int]:
     """What the next process finds, once no other is there any more; the verdict; and the id it gives next."""
     try:
         store = Store(
@@ -382,249 +376,3 @@ def _shorter(schedule: Schedule) -> Iterator[Schedule]:
                 fewer = frozenset(left) if name == "looks" else {step: items[step] for step in left}
                 yield replace(schedule, **{name: fewer})
             size //= 2
-
-
-# ── workloads ──────────────────────────────────────────────────────────────────────────
-
-# Each script must make sense whatever the others do, or do not get to do.
-
-
-def opened(a: Actor) -> None:
-    a.open()
-    a.publish("q")
-
-
-def filled(a: Actor) -> None:
-    """Several segments, most of them garbage, and a message that is stuck in the first."""
-    a.open()
-    a.publish("stuck", 2, size=60)
-    a.take("stuck")
-    for _ in range(6):
-        a.publish("q", size=330)
-        a.take("q")
-        a.held.reverse()
-        a.ack()
-
-
-def unsynced(a: Actor) -> None:
-    a.open("never")
-    a.publish("q", 2)
-
-
-def publish_take_ack(a: Actor) -> None:
-    a.open()
-    a.publish("q")
-    a.take("q")
-    a.ack()
-    a.publish("q")
-
-
-def compete(a: Actor) -> None:
-    a.open()
-    a.take("q")
-    a.take("q")
-    a.ack()
-    a.nack()
-    a.take("q", 2)
-    a.release()
-    a.ack()
-
-
-def settle(a: Actor) -> None:
-    """Timeouts, extensions, delays, receipts that may have been overtaken; and the wall clock is set."""
-    a.set_wall_clock(40.0)
-    a.open()
-    a.take("q", visibility_timeout=10.0)
-    a.extend(40.0)
-    a.sleep(15.0)
-    a.ack()
-    a.take("q", 2, visibility_timeout=5.0)
-    a.nack(delay=3.0)
-    a.sleep(6.0)
-    a.take("q")
-    a.ack()
-    a.release()
-
-
-def batches(a: Actor) -> None:
-    a.open()
-    a.publish("q", 3)
-    a.take("q", 4)
-    a.ack()
-    a.publish("r", 2, size=120)
-    a.publish("q", 4, size=150)
-    a.nack()
-
-
-def rotate(a: Actor) -> None:
-    a.open()
-    for index in range(5):
-        a.publish("q", size=300 + 31 * index)
-    a.take("q")
-    a.ack()
-
-
-def rotate_unsynced(a: Actor) -> None:
-    a.open("never")
-    for index in range(5):
-        a.publish("q", 1 + index % 2, size=260)
-    a.take("q")
-    a.flush()
-    a.publish("q")
-    a.ack()
-
-
-def publish_always(a: Actor) -> None:
-    a.open()
-    for _ in range(3):
-        a.publish("q", size=200)
-
-
-def write_on(a: Actor) -> None:
-    for _ in range(3):
-        a.publish("q")
-        a.take("stuck")
-        a.ack()
-    a.publish("q", size=400)
-
-
-def clean(a: Actor) -> None:
-    a.open()
-    a.maintain()
-    a.publish("q", size=300)
-    a.take("q")
-    a.ack()
-    a.maintain(1 << 30)
-    a.maintain()
-
-
-def idle_then_take(a: Actor) -> None:
-    """Behind for long: what it knows may be gone from the log."""
-    a.open()
-    a.look("stuck")
-    for _ in range(3):
-        a.rest()
-    a.take("stuck")
-    a.take("q")
-    a.options("q")
-    a.ack()
-    a.publish("stuck")
-
-
-def stay(a: Actor) -> None:
-    a.open("never")
-    a.publish("q")
-    a.rest()
-    a.rest()
-    a.publish("q", size=200)
-    a.rest()
-    a.take("q")
-
-
-def churn(a: Actor) -> None:
-    """Whole segments come and go."""
-    a.open()
-    for _ in range(5):
-        a.publish("q", 2, size=380)
-        a.take("q", 2)
-        a.ack()
-        a.ack()
-        a.maintain(1 << 30)
-
-
-def come_and_go(a: Actor) -> None:
-    for _ in range(2):
-        a.open()
-        a.publish("q")
-        a.close()
-
-
-def come_and_take(a: Actor) -> None:
-    for _ in range(2):
-        a.open("never")
-        a.take("q")
-        a.ack()
-        a.close()
-
-
-def create(a: Actor) -> None:
-    a.open()
-    a.publish("q")
-    a.take("q")
-
-
-def exclusively(a: Actor) -> None:
-    a.open(exclusive=True, excuse=(StoreLocked,))
-    a.publish("q")
-    a.take("q")
-    a.close()
-
-
-def as_guest(a: Actor) -> None:
-    a.open(excuse=(StoreLocked,))
-    a.publish("q")
-    a.take("q")
-    a.ack()
-    a.close()
-
-
-def read_only(a: Actor) -> None:
-    for _ in range(2):
-        a.open(read_only=True, excuse=(StoreLocked, StorageError))
-        a.look("q")
-        a.look("stuck")
-        a.rest()
-        a.look("q")
-        a.close()
-
-
-def declare(a: Actor) -> None:
-    a.open()
-    a.declare("q", 20.0)
-    a.take("q")
-    a.options("q")
-    a.declare("q", 45.0)
-    a.publish("q")
-    a.options("q")
-
-
-def observe(a: Actor) -> None:
-    a.open()
-    a.options("q")
-    a.take("q")
-    a.declare("q", 70.0)
-    a.options("q")
-    a.purge("q")
-    a.take("q")
-
-
-def closed(before: Script) -> Script:
-    """The same, and in good order."""
-
-    def script(a: Actor) -> None:
-        before(a)
-        a.close()
-
-    return script
-
-
-WORKLOADS: dict[str, Workload] = {
-    "two publish and take": Workload((publish_take_ack, publish_take_ack)),
-    "three compete": Workload((compete, compete, publish_take_ack), unsynced),
-    "settling": Workload((settle, settle, publish_take_ack), unsynced),
-    "batches": Workload((batches, compete, batches)),
-    "rotation": Workload((rotate, rotate)),
-    "unsynced rotation": Workload((rotate_unsynced, publish_always, compete)),
-    "one syncs for another": Workload((rotate_unsynced, publish_always)),
-    "cleaning": Workload((write_on, clean, idle_then_take), filled),
-    "two clean": Workload((clean, clean), closed(filled)),
-    "idle": Workload((idle_then_take, clean, write_on), closed(filled)),
-    "far behind": Workload((idle_then_take, churn), closed(filled)),
-    "stay while others go": Workload((stay, come_and_take, stay)),
-    "come and go": Workload((come_and_go, come_and_take, come_and_go)),
-    "first creation": Workload((create, create, read_only)),
-    "exclusive": Workload((exclusively, as_guest, exclusively), closed(opened)),
-    "read-only": Workload((clean, read_only, rotate), closed(filled)),
-    "behind a closing record": Workload((unsynced, unsynced), closed(opened)),
-    "definitions": Workload((declare, observe, declare)),
-}

@@ -17,7 +17,8 @@ from .disk import SimulatedDisk
 from .driver import Wrong
 from .fate import draw, nothing_but_the_platter
 from .kernel import Call, Here
-from .processes import Run, Schedule, Workload
+from .processes import Run, Schedule
+from .scripts import Workload
 
 WAITS_MAX = 2000  # pauses after which a process that waits would wait for ever
 POWER_CUTS = 40  # fates drawn at one place

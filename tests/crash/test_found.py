@@ -219,3 +219,17 @@ def test_a_checkpoint_written_while_a_segment_is_dropped_names_the_new_head(monk
         assert maintenance.cleaning.clean() > 0
         assert written and not disk.exists(f"{LOG}/{0:020}.seg")
         assert bodies(disk.after_kill()) == bodies(disk.after_power(nothing_but_the_platter())) == [b"0."]
+
+
+def test_a_second_subscription_from_the_past_brings_nothing_that_was_settled():
+    """What came from the past by the first one came again by the second: it counted only from then on."""
+    with determined(0):
+        d = driver_on(SimulatedDisk())
+        d.open()
+        d.retain(100)
+        d.fan_out()
+        d.start_in_the_past("a", "#")
+        d.take("a")
+        d.ack()
+        d.start_in_the_past("a", "t")
+        assert bodies(d.disk.after_kill()) == [b"0."]  # which the topic retains, and no queue holds

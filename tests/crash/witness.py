@@ -10,90 +10,27 @@ happened whole or not at all:
 
 The judge asks only for what must be so in every order that is possible.  Deliveries of one
 message have an order of their own: receipts are positions in the log.
+
+A message that several queues hold is judged in each of them; what topics, schedules and compare-and-set
+have beside messages is judged in routed.py, ticked.py and compared.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from mq.delivery.records import IN_FLIGHT
 
-FOREVER = 1 << 60
+from .compared import Compared
+from .op import FOREVER, Copy, Op, Taken
+from .routed import Routes, Sure, returned
+from .ticked import Ticked
+from .view import TICK, Seen, View
 
 
-@dataclass(eq=False)
-class Op:
-    """One call of one process.  *begin* and *end* count the beginnings and ends of all."""
-
-    who: str
-    kind: str
-    queue: str
-    begin: int
-    begin_ms: tuple[int, int]  # store time, wall time
-    end: int = FOREVER
-    end_ms: tuple[int, int] = (FOREVER, FOREVER)
-    outcome: str = "unknown"  # "returned", "stale", "nothing" (it raised, and nothing was done)
-    bodies: tuple[bytes, ...] = ()  # published
-    limit: int = 0  # of a receive
-    got: list[Taken] = field(default_factory=list)
-    of: Taken | None = None  # what is settled
-    when: int = 0  # the due of a nack, the deadline of an extension, ms
-    latest: int = 0  # of a backoff, which is spread: when it is over at the latest
-    rests: bool = False  # a nack with a backoff: its due is in store time, and not in wall time
-    value: float = 0.0  # the option that is set, or was read
-    syncs: bool = False  # once it has returned, all before it is on the disk
-    error: str = ""
-
-    @property
-    def returned(self) -> bool:
-        return self.outcome == "returned"
-
-    @property
-    def perhaps(self) -> bool:
-        """Whether it may have happened."""
-        return self.outcome in ("returned", "unknown")
-
-    def before(self, other: Op) -> bool:
-        return self.end < other.begin
-
-    def __str__(self) -> str:
-        sizes = ", ".join(body.rstrip(b"\xa5").decode() for body in self.bodies)
-        about = sizes or (str(self.of) if self.of else "")
-        got = " → " + ", ".join(map(str, self.got)) if self.got else ""
-        span = f"{self.begin}–{'' if self.end == FOREVER else self.end}"
-        asked = f"{self.who} {self.kind}({self.queue} {about})"
-        return f"{span:>8} {asked}{got} {self.outcome} {self.error}".rstrip()
-
-
-@dataclass(eq=False)
-class Taken:
-    """A delivery that was handed out."""
-
-    body: bytes
-    id: int
-    receipt: int
-    attempts: int
-    deadline: int
-    op: Op
-    settled: list[Op] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        name = self.body.rstrip(b"\xa5").decode()
-        return f"{name}#{self.id} attempt {self.attempts} at {self.receipt}"
-
-
-class Seen(NamedTuple):
-    """A message as a process finds it in the store."""
-
-    queue: str
-    id: int
-    body: bytes
-    attempts: int
-    place: int
-    receipt: int
-    when: int  # deadline or due, ms
+def ended(op: Op) -> bool:
+    """What it did, if anything, is done."""
+    return op.end < FOREVER
 
 
 class Witness:
@@ -101,8 +38,11 @@ class Witness:
         self.ops: list[Op] = []
         self._now = 0
         self.published: dict[bytes, Op] = {}
+        self.groups: dict[bytes, str] = {}
         self.ids: dict[bytes, int] = {}
-        self.taken: dict[bytes, list[Taken]] = {}
+        self.taken: dict[Copy, list[Taken]] = {}
+        self.routes, self._compared = Routes(self.ops, self.ids), Compared(self.ops)
+        self._ticked = Ticked(self.ops)
 
     def tick(self) -> int:
         self._now += 1
@@ -121,18 +61,39 @@ class Witness:
             if op.outcome == "unknown" and op.begin < end
         )
 
-    def purged(self, body: bytes, end: int) -> bool:
-        queue = self.published[body].queue
-        return any(op.begin < end and op.perhaps for op in self.of_kind("purge", queue=queue))
+    def copies(self) -> Iterator[Copy]:
+        """Each message, in each queue that may have it."""
+        subscribed = self.routes.queues()
+        for body, op in self.published.items():
+            for queue in [op.queue] if op.queue else subscribed:
+                yield queue, body
 
-    def deliveries(self, body: bytes) -> list[Taken]:
-        return sorted(self.taken.get(body, []), key=lambda each: each.receipt)
+    def belongs(self, copy: Copy) -> bool:
+        """Whether it may be in that queue."""
+        queue, body = copy
+        if body.startswith(TICK):
+            return self._ticked.target(body) == queue
+        op = self.published.get(body)
+        return op is not None and (op.queue == queue or (not op.queue and self.routes.may_get(op, queue)))
 
-    def acks(self, body: bytes, end: int = FOREVER + 1) -> list[Op]:
+    def came(self, copy: Copy, by: int = FOREVER + 1, sure: Sure = returned) -> bool:
+        """Whether it surely was in that queue by then."""
+        op = self.published[copy[1]]
+        if not (sure(op) and op.end < by):
+            return False
+        return bool(op.queue) or self.routes.must_get(op, copy[0], by, sure)
+
+    def purged(self, copy: Copy, end: int) -> bool:
+        return any(op.begin < end and op.perhaps for op in self.of_kind("purge", queue=copy[0]))
+
+    def deliveries(self, copy: Copy) -> list[Taken]:
+        return sorted(self.taken.get(copy, []), key=lambda each: each.receipt)
+
+    def acks(self, copy: Copy, end: int = FOREVER + 1) -> list[Op]:
         """Those that happened, or may have, and began before *end*."""
         return [
             op
-            for each in self.taken.get(body, [])
+            for each in self.taken.get(copy, [])
             for op in each.settled
             if op.kind == "ack" and op.perhaps and op.begin < end
         ]
@@ -145,18 +106,23 @@ class Witness:
 
     def _complaints(self) -> Iterator[str]:
         yield from self._ids()
-        for body in self.taken:
-            yield from self._bodies(body)
-            yield from self._chain(body)
+        for copy in self.taken:
+            yield from self._bodies(copy)
+            yield from self._chain(copy)
         for op in self.of_kind("take"):
             if op.returned:
                 yield from self._order(op)
+                yield from self._in_groups(op)
         for op in self.of_kind("ack", "nack", "release", "extend"):
             if op.outcome == "stale":
                 yield from self._stale(op)
         for op in self.of_kind("options"):
             if op.returned:
                 yield from self._options(op)
+        for op in self.of_kind("history"):
+            if op.returned:
+                yield from self.routes.read_back(op)
+        yield from self._compared.complaints()
         yield from self._failed()
 
     def _ids(self) -> Iterator[str]:
@@ -165,27 +131,27 @@ class Witness:
             if id in seen:
                 yield f"P3: id {id} was given to {body!r} and to {seen[id]!r}"
             seen[id] = body
-        returned = [op for op in self.of_kind("publish") if op.returned]
-        for op in returned:
+        publishes = [op for op in self.of_kind("publish", "fan_out") if op.returned]
+        for op in publishes:
             mine = [self.ids[body] for body in op.bodies]
             if mine != sorted(mine):
                 yield f"P5: a batch has the ids {mine}"
-            for other in returned:
+            for other in publishes:
                 if op.before(other) and mine[-1] >= self.ids[other.bodies[0]]:
                     yield f"P5: what was published later has the lower id: {op} {mine}, {other}"
 
-    def _bodies(self, body: bytes) -> Iterator[str]:
-        for each in self.taken[body]:
-            published = self.published.get(body)
-            if published is None or published.queue != each.op.queue:
+    def _bodies(self, copy: Copy) -> Iterator[str]:
+        body = copy[1]
+        for each in self.taken[copy]:
+            if not self.belongs(copy):
                 yield f"P3: received {body!r}, which was never published there"
             if self.ids.setdefault(body, each.id) != each.id:
                 yield f"P3: {body!r} has id {self.ids[body]}, and was received with {each.id}"
 
-    def _chain(self, body: bytes) -> Iterator[str]:
+    def _chain(self, copy: Copy) -> Iterator[str]:
         """The deliveries of one message, one after the other."""
         before: Taken | None = None
-        for each in self.deliveries(body):
+        for each in self.deliveries(copy):
             unsure = self.unsure_takes(each.op.queue, each.op.end)
             if before is None:
                 if not 1 <= each.attempts <= 1 + unsure:
@@ -196,7 +162,7 @@ class Witness:
                 if not self._free_again(before, each.op):
                     yield f"P12: held by two: {before.op}; and {each.op}"
                 settled = [op for op in before.settled if op.kind == "release" and op.perhaps]
-                low = 1 - len(settled)
+                low = 1 - len(settled) - self._taken_back(before, each.op.end, each.op.end_ms[0])
                 high = 1 - sum(op.returned for op in settled) + unsure
                 if not low <= each.attempts - before.attempts <= high:
                     yield f"attempts: {each} after {before}"
@@ -206,6 +172,8 @@ class Witness:
 
     def _free_again(self, taken: Taken, op: Op) -> bool:
         """Whether the message may have been ready again before *op* was over."""
+        if self._taken_back(taken, op.end, op.end_ms[0]):
+            return True
         for each in taken.settled:
             if each.perhaps and each.begin < op.end:
                 if each.kind == "release" or (each.kind == "nack" and each.when <= op.end_ms[not each.rests]):
@@ -222,16 +190,51 @@ class Witness:
                 possible = [each.when] if each.returned and each.before(op) else [*possible, each.when]
         return possible
 
-    def _surely_ready(self, body: bytes, op: Op) -> bool:
-        """Whether the message was there for *op* to take, all the time."""
-        published = self.published[body]
-        if not (published.returned and published.before(op)):
+    def _taken_back(self, taken: Taken, end: int, now_ms: int) -> bool:
+        """Whether it may have gone back with one of its group that was delivered with it, and before it."""
+        group = self.groups.get(taken.body)
+        if group is None:
             return False
-        if self.acks(body, op.end) or self.purged(body, op.end):
+        before = [each for each in taken.op.got if each.id < taken.id and self.groups.get(each.body) == group]
+        went_back = [
+            op for each in before for op in each.settled
+            if op.kind in ("nack", "release") and op.perhaps and op.begin < end
+        ]  # fmt: skip
+        return bool(went_back) or any(each.deadline <= now_ms for each in before)
+
+    def _older(self, copy: Copy) -> list[Copy]:
+        """Those of its group that surely were in the queue before it."""
+        queue, body = copy
+        group, id = self.groups.get(body), self.ids[body]
+        if group is None:
+            return []
+        return [
+            (queue, other) for other, theirs in self.groups.items()
+            if theirs == group and self.ids.get(other, id) < id
+            and ((queue, other) in self.taken or self.came((queue, other)))
+        ]  # fmt: skip
+
+    def _in_groups(self, op: Op) -> Iterator[str]:
+        """Those of the group that are older are gone, or were delivered with it."""
+        got = {each.body for each in op.got}
+        for each in op.got:
+            for other in self._older((op.queue, each.body)):
+                if other[1] not in got and not self.acks(other, op.end) and not self.purged(other, op.end):
+                    yield f"P5: {each} overtook {other[1]!r} of its group: {op}"
+
+    def _surely_ready(self, copy: Copy, op: Op) -> bool:
+        """Whether the message was there for *op* to take, all the time."""
+        if not self.came(copy, op.begin):
+            return False
+        if self.acks(copy, op.end) or self.purged(copy, op.end):
             return False
         if self.unsure_takes(op.queue, op.end):
             return False
-        known = [each for each in self.deliveries(body) if each.op.begin < op.end]
+        if self.groups.get(copy[1]) is not None:
+            older = self._older(copy)
+            if not all(any(ack.returned and ack.before(op) for ack in self.acks(each)) for each in older):
+                return False
+        known = [each for each in self.deliveries(copy) if each.op.begin < op.end]
         if not known:
             return True
         last = known[-1]
@@ -254,7 +257,9 @@ class Witness:
             yield f"P5: out of order: {op}"
         full = len(op.got) == (op.limit or 1)
         for body, published in self.published.items():
-            if published.queue != op.queue or body in got or not self._surely_ready(body, op):
+            if published.queue not in ("", op.queue) or body in got:
+                continue
+            if not self._surely_ready((op.queue, body), op):
                 continue
             if not full:
                 yield f"P1: {body[:16]!r} was ready and is not seen: {op}"
@@ -266,9 +271,12 @@ class Witness:
         assert taken
         if any(each.begin < op.begin and each.kind != "extend" for each in taken.settled):
             return
-        if self.unsure_takes(taken.op.queue, op.end) or self.purged(taken.body, op.end):
+        copy = taken.op.queue, taken.body
+        if self.unsure_takes(taken.op.queue, op.end) or self.purged(copy, op.end):
             return
-        later = [each for each in self.deliveries(taken.body) if each.receipt > taken.receipt]
+        if self._taken_back(taken, op.end, op.end_ms[0]):
+            return
+        later = [each for each in self.deliveries(copy) if each.receipt > taken.receipt]
         if not any(each.op.begin < op.end for each in later):
             yield f"P2: a receipt is stale, and no process took or settled it: {op}"
 
@@ -291,53 +299,62 @@ class Witness:
         for op in self.ops:
             if op.kind == "open" and op.end > told:
                 opened.pop(op.who, None)
-            if op.kind == "publish" and op.returned and op.begin > told and op.who in opened:
+            if op.bodies and op.returned and op.begin > told and op.who in opened:
                 yield f"P1: the store has failed, and goes on: {op}"
 
     # ── judging what is found ──────────────────────────────────────────────────────
 
-    def found(self, messages: Iterable[Seen], *, power: bool) -> str:
-        """What is wrong with what the store holds now, after a kill, or a power cut; "" if nothing."""
-        return next(self._found(list(messages), power=power), "")
+    def found(self, view: View, *, power: bool, now_ms: int) -> str:
+        """What is wrong with what the store holds now, after a kill, or a power cut; "" if nothing.
 
-    def _found(self, messages: list[Seen], *, power: bool) -> Iterator[str]:
-        here = {each.body: each for each in messages}
+        *now_ms*: wall time.
+        """
+        return next(self._found(view, power=power, now_ms=now_ms), "")
+
+    def _found(self, view: View, *, power: bool, now_ms: int) -> Iterator[str]:
+        sure = self._on_disk if power else returned
+        yield from self._messages(view.messages, sure, power=power)
+        yield from self.routes.found(view, self._is_gone, sure)
+        yield from self._compared.found(view, sure)
+        yield from self._ticked.found(view, sure, now_ms)
+
+    def _is_gone(self, queue: str, body: bytes) -> bool:
+        return bool(self.acks((queue, body))) or self.purged((queue, body), FOREVER)
+
+    def _messages(self, messages: list[Seen], sure: Sure, *, power: bool) -> Iterator[str]:
+        here = {(each.queue, each.body): each for each in messages}
+        ids: dict[bytes, int] = {}
         if len(here) != len(messages):
             yield f"P6: a message is there twice: {messages}"
         for each in messages:
-            published = self.published.get(each.body)
-            if published is None or published.queue != each.queue:
+            if not self.belongs((each.queue, each.body)):
                 yield f"P3: {each.body!r} in {each.queue!r} was never published there"
-            if self.ids.get(each.body, each.id) != each.id:
-                yield f"P3: {each.body!r} had id {self.ids[each.body]} and has {each.id}"
-        for body, op in self.published.items():
-            there = body in here
-            if not there and self._must_be(body, op, power=power):
-                yield f"P1: {body[:24]!r} is gone: {op}"
-            if there and self._must_not_be(body, power=power):
-                yield f"P2: {body[:24]!r} was acked and is back"
+            known = self.ids.get(each.body, ids.setdefault(each.body, each.id))
+            if known != each.id:
+                yield f"P3: {each.body!r} had id {known} and has {each.id}"
+        for copy in self.copies():
+            there, (queue, body) = copy in here, copy
+            if not there and not self._is_gone(queue, body) and self.came(copy, sure=sure):
+                yield f"P1: {body[:24]!r} is gone from {queue!r}: {self.published[body]}"
+            if there and self._must_not_be(copy, sure):
+                yield f"P2: {body[:24]!r} was acked in {queue!r} and is back"
             if there and not power:
-                yield from self._as_last_known(here[body])
+                yield from self._as_last_known(here[copy])
         for op in self.of_kind("publish"):
-            there = [body in here for body in op.bodies]
-            ended = [bool(self.acks(body)) or self.purged(body, FOREVER) for body in op.bodies]
+            there = [(op.queue, body) in here for body in op.bodies]
+            ended = [self._is_gone(op.queue, body) for body in op.bodies]
             if any(there) and not all(map(bool.__or__, there, ended)):
                 yield f"P4: only a part is there: {op}"
 
-    def _must_be(self, body: bytes, op: Op, *, power: bool) -> bool:
-        if self.acks(body) or self.purged(body, FOREVER):
-            return False
-        return self._on_disk(op) if power else op.returned
-
-    def _must_not_be(self, body: bytes, *, power: bool) -> bool:
-        done = [op for op in self.acks(body) if op.returned]
+    def _must_not_be(self, copy: Copy, sure: Sure) -> bool:
+        done = [op for op in self.acks(copy) if op.returned]
         done += [
-            op for op in self.of_kind("purge", queue=self.published[body].queue)
-            if op.returned and self.published[body].before(op)
-            and not any(each.op.begin < op.end for each in self.taken.get(body, []))
+            op for op in self.of_kind("purge", queue=copy[0])
+            if op.returned and self.came(copy, op.begin, ended)
+            and not any(each.op.begin < op.end for each in self.taken.get(copy, []))
             and not self.unsure_takes(op.queue, op.end)
         ]  # fmt: skip
-        return any(self._on_disk(op) for op in done) if power else bool(done)
+        return any(map(sure, done))
 
     def _on_disk(self, op: Op) -> bool:
         """Whether it is surely durable: it waited for that itself, or a process did later."""
@@ -346,7 +363,7 @@ class Witness:
         return op.syncs or any(each.syncs and each.returned and op.before(each) for each in self.ops)
 
     def _as_last_known(self, seen: Seen) -> Iterator[str]:
-        known = self.deliveries(seen.body)
+        known = self.deliveries((seen.queue, seen.body))
         unsure = self.unsure_takes(seen.queue, FOREVER + 1)
         if not known:
             if not 0 <= seen.attempts <= unsure:
@@ -354,10 +371,11 @@ class Witness:
             return
         last = known[-1]
         releases = [op for op in last.settled if op.kind == "release" and op.perhaps]
-        low, high = last.attempts - len(releases), last.attempts - sum(op.returned for op in releases)
+        back = self._taken_back(last, FOREVER, max(op.begin_ms[0] for op in self.ops))
+        low, high = last.attempts - len(releases) - back, last.attempts - sum(op.returned for op in releases)
         if not low <= seen.attempts <= high + unsure:
             yield f"attempts: {seen.body[:24]!r} has {seen.attempts}, after {last}"
         moved = [op for op in last.settled if op.perhaps]
         held = IN_FLIGHT, last.receipt, last.deadline
-        if not moved and not unsure and (seen.place, seen.receipt, seen.when) != held:
+        if not moved and not back and not unsure and (seen.place, seen.receipt, seen.when) != held:
             yield f"deadline: {seen}, and it was delivered until {last.deadline}"
