@@ -53,6 +53,7 @@ class Actor:
         self.failed = False  # it was told that the store has failed
         self.read_only = False
         self._published = 0
+        self._topic: Any = None
         self._sync: str | float = "always"
 
     # ── opening and closing ────────────────────────────────────────────────────────
@@ -123,7 +124,9 @@ class Actor:
         """Publish to the topic, which fits every pattern."""
         options = {} if group is None else {"group": group}
         with self._publishing("fan_out", "", 1, size, group) as op:
-            self.witness.ids[op.bodies[0]] = self._broker().topic(TOPIC).publish(op.bodies[0], **options)
+            if self._topic is None or self._topic._store is not self._broker()._store:
+                self._topic = self._broker().topic(TOPIC)  # and no other: it keeps what it has looked up
+            self.witness.ids[op.bodies[0]] = self._topic.publish(op.bodies[0], **options)
 
     @contextmanager
     def _publishing(self, kind: str, queue: str, count: int, size: int, group: str | None) -> Iterator[Op]:
@@ -298,6 +301,11 @@ class Actor:
             maintenance.run(checkpoint_bytes)
             if maintenance.cleaning.trouble and not self.process.kernel.disk.fired:
                 raise Wrong(f"P9: space is not given back: {maintenance.cleaning.trouble!r}")
+
+    @when_open
+    def compact(self) -> None:
+        with self._op("compact"):
+            self._broker()._store.maintenance.compact()
 
     @when_open
     def look(self, queue: str) -> None:

@@ -52,11 +52,11 @@ def owner_and_other(stage: Stage, others: str = "b") -> None:
 
 def at_each_call(
     here: Here, name: str, before: Callable[[Stage], None], work: Callable[[Actor], None],
-    begin: Callable[[Stage], None] = lambda _: None, last: str = "",
+    begin: Callable[[Stage], None] = lambda _: None, last: str = "", kind: str = "",
 ) -> Iterator[Stage]:  # fmt: skip
     """A stage for each call that *work* of one process makes, from where *begin* has led it to.
 
-    *last*: not beyond the first store of that word of the page.
+    *last*: not beyond the first store of that word of the page.  *kind*: only calls of that kind.
     """
     for nth in count(1):
         stage = Stage(here, "abc")
@@ -66,7 +66,7 @@ def at_each_call(
             begin(stage)
             process = stage[name].process
             seen = 0
-            while seen < nth and process.go(lambda _: True):
+            while seen < nth and process.go(lambda call: kind in ("", call.kind)):
                 seen += 1
             if seen < nth:
                 if nth < 5:

@@ -7,6 +7,7 @@ once write the same records twice and drop the same segment; the lock saves the 
 from __future__ import annotations
 
 from . import displaced as displaced  # its interleavings are among the others
+from . import midway as midway  # and its
 from . import owners as owners  # and its
 from .driver import Wrong
 from .explorer import CRASHES
@@ -192,6 +193,56 @@ BUGS = (
         "far behind"),
     Bug("a body that has moved is not looked for", TURN + "look", "self.enter_to_look()", "pass",
         "a_body_moves_and_its_segment_goes_before_it_is_read"),
+    # ── topics ─────────────────────────────────────────────────────────────────────
+    Bug("a fan-out of another process is applied in part", "mq.delivery.fold:_fan_out",
+        "zip(queues, times or alike", "zip(queues[:1], times or alike", "fan-outs"),
+    Bug("a subscription of another process is not routed by", "mq.delivery.fold:_subscribe",
+        "state.generation = lsn", "pass", "fan-outs"),
+    Bug("a pattern that another process took back is followed on", "mq.delivery.fold:_unsubscribe",
+        "state.routes.unbind(queue.number, event[0])", "pass", "fan-outs"),
+    Bug("the cleaner puts a subscription back that was taken back meanwhile",
+        "mq.delivery.state:stands_at", "return known.position if known else None",
+        "return what.position", "a_subscription_is_taken_back_at_each_step_of_the_cleaner"),
+    Bug("a binding is forgotten by the cleaner", "mq.delivery.state:State.look_within",
+        "several = queue.subscriptions.values()", "several = ()", "subscriptions and the cleaner"),
+    Bug("history is copied twice, for another process subscribes meanwhile",
+        "mq.engine.subscribing:_join", "if before is None and backfill:", "if backfill:",
+        "starting in the past"),
+    Bug("history is copied twice, for the queue has changed since it was gathered",
+        "mq.engine.subscribing:_join", "backfill.known != Known.of(channel.state)", "False",
+        "starting in the past"),
+    Bug("history is copied twice, by two patterns", "mq.engine.backfill:Found.add",
+        "if id > each.bound_at and", "if False and", "starting in the past"),
+    Bug("what is published while history is gathered is left out", "mq.engine.backfill:Backfill._finish",
+        "begin = max(first, waiting.rank(found.upto + 1))", "begin = len(waiting)",
+        "starting in the past"),
+    Bug("history is trimmed too far", "mq.delivery.retention:Retention.first",
+        "count - self.messages", "count - self.messages + 1", "history"),
+    # ── schedules ──────────────────────────────────────────────────────────────────
+    Bug("a schedule that another process declares again begins anew", "mq.delivery.ticks:declared",
+        "if known and (", "if False and (", "schedules"),
+    Bug("a tick and its message are two records", "mq.engine.commit:Committer.commit",
+        "append_group(plan.now.store, plan.drafts)",
+        "append_group(plan.now.store, plan.drafts, atomic=False)", "schedules"),
+    Bug("the cleaner sets a schedule back", "mq.engine.moving:Mover._written_again",
+        "records.schedule(what.schedule,", "records.schedule(records._decode_schedule(stored.flags,"
+        " stored.payload, 0, len(stored.payload))[0],", "schedules"),
+    # ── compare-and-set, groups ────────────────────────────────────────────────────
+    Bug("a compare-and-set compares before its turn", "mq.engine.commands:update_meta",
+        "end = store.turn.take(partial(_update_meta, store, channel, changes, expect))",
+        "known = channel.state.options.meta if channel.state else {}\n"
+        "    end = store.turn.take(partial(_update_meta, store, channel, changes, {}))"
+        " if meta.is_so(known, expect) else None", "compare and set"),
+    Bug("of a group the next comes while another process has one", "mq.delivery.ready:Ready.promote",
+        "if group.in_flight:", "if (first := group.first(self._delayed, self._moment.wall)) is not None:\n"
+        "        self.push(first, self._delayed[first].traits)\n        return\n    if group.in_flight:",
+        "groups"),
+    Bug("a batch does not know what goes back with one of it", "mq.delivery.groups:Group.occupy",
+        "self.in_flight = [id]", "return", "groups"),
+    Bug("what goes back leaves those behind it in flight", "mq.delivery.settle:release_behind",
+        "plan.add(*records.release(queue.number, other))", "pass", "groups"),
+    Bug("the next of a group comes before all of a batch are settled", "mq.delivery.groups:Group.come_back",
+        "del self.in_flight[at]", "self.in_flight.clear()", "groups"),
     Bug("a joiner may read on beyond the end", REPLICA + "_read_now",
         "self._loader.load(synced, upto)", "self._loader.load(synced)", "unsynced rotation"),
 )  # fmt: skip

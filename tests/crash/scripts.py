@@ -291,15 +291,19 @@ def retained(a: Actor) -> None:
         a.fan_out(size=60 + 300 * (index == 1))
 
 
-def start_in_the_past(a: Actor) -> None:
+def start_in_the_past(pattern: str, then: str) -> Script:
     """And once more, when some of it is settled already."""
-    a.open("never")
-    a.subscribe("a", since=True)
-    a.take("a", 3)
-    a.ack()
-    a.ack()
-    a.subscribe("a", "t", since=True)
-    a.take("a", 3)
+
+    def script(a: Actor) -> None:
+        a.open("never")
+        a.subscribe("a", pattern, since=True)
+        a.take("a", 3)
+        a.ack()
+        a.ack()
+        a.subscribe("a", then, since=True)
+        a.take("a", 3)
+
+    return script
 
 
 def fan_out_only(a: Actor) -> None:
@@ -429,7 +433,10 @@ WORKLOADS: dict[str, Workload] = {
     "definitions": Workload((declare, observe, declare)),
     "fan-outs": Workload((fan_out, come_and_subscribe, fan_out), subscribed),
     "subscriptions and the cleaner": Workload((clean_among_subscribers, come_and_subscribe), subscribed),
-    "starting in the past": Workload((start_in_the_past, start_in_the_past, fan_out_only), retained),
+    "starting in the past": Workload(
+        (start_in_the_past("#", "t"), start_in_the_past("t", "#"), start_in_the_past("#", "*"), fan_out_only),
+        retained,
+    ),
     "history": Workload((read_history, read_history, fan_out_only), bounded),
     "schedules": Workload((tick, clean_and_tick, tick), scheduled),
     "compare and set": Workload((compare_and_set, declare_beside, compare_and_set)),

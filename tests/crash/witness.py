@@ -114,8 +114,8 @@ class Witness:
                 yield from self._order(op)
                 yield from self._in_groups(op)
         for op in self.of_kind("ack", "nack", "release", "extend"):
-            if op.outcome == "stale":
-                yield from self._stale(op)
+            yield from self._stale(op) if op.outcome == "stale" else ()
+            yield from self._settled(op) if op.returned else ()
         for op in self.of_kind("options"):
             if op.returned:
                 yield from self._options(op)
@@ -192,15 +192,26 @@ class Witness:
 
     def _taken_back(self, taken: Taken, end: int, now_ms: int) -> bool:
         """Whether it may have gone back with one of its group that was delivered with it, and before it."""
+        late = any(each.deadline <= now_ms for each in self._held_before(taken))
+        return late or any(op.perhaps and op.begin < end for op in self._backs_before(taken))
+
+    def _held_before(self, taken: Taken) -> list[Taken]:
+        """Those of its group that were delivered with it, and before it."""
         group = self.groups.get(taken.body)
-        if group is None:
-            return False
-        before = [each for each in taken.op.got if each.id < taken.id and self.groups.get(each.body) == group]
-        went_back = [
-            op for each in before for op in each.settled
-            if op.kind in ("nack", "release") and op.perhaps and op.begin < end
-        ]  # fmt: skip
-        return bool(went_back) or any(each.deadline <= now_ms for each in before)
+        held = taken.op.got if group is not None else []
+        return [each for each in held if each.id < taken.id and self.groups.get(each.body) == group]
+
+    def _backs_before(self, taken: Taken) -> list[Op]:
+        """What gave one of those back."""
+        several = self._held_before(taken)
+        return [op for each in several for op in each.settled if op.kind in ("nack", "release")]
+
+    def _settled(self, op: Op) -> Iterator[str]:
+        """Not what had gone back with one of its group."""
+        assert op.of
+        for back in self._backs_before(op.of):
+            if back.returned and back.before(op):
+                yield f"P12: it had gone back with {back.of}: {op}"
 
     def _older(self, copy: Copy) -> list[Copy]:
         """Those of its group that surely were in the queue before it."""
