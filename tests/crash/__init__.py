@@ -9,7 +9,7 @@ explorer.py  cuts at every call, opens what is left, and looks
 
 kernel.py    one machine with several processes: at every call one of them goes on, or dies
 actor.py     what one of them does;  scripts.py  in which order;  op.py, view.py  and what it sees
-witness.py   what all did, and whether that may be;  routed.py, ticked.py, compared.py  of topics, schedules, meta
+witness.py   what all did, and whether that may be;  routed.py, ticked.py, compared.py  the same of topics, …
 processes.py schedules from seeds, the shortest that fails
 stage.py, interleavings.py   interleavings known by name: a director says which process goes how far
 owners.py, midway.py         the same: another process comes at each call of a turn, a tick, a subscription

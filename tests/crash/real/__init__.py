@@ -5,6 +5,7 @@ processes.py  processes to kill: forks of one that has imported mq, so that a ki
 traffic.py    what they do, and how they note what the store told them
 scripts.py    what some do step by step
 company.py    four that share a store, killed and replaced while the others go on; and their accounts
+audience.py   five that share a topic, a schedule and a counter; and their books
 ledger.py     those notes against what the store holds afterwards
 faults.py     faults.c before the C library: a chosen call fails, is short, or is the process's last
 rounds.py     one round of each kind; the tests run a few, the soak as many as there is time for

@@ -158,6 +158,9 @@ class Accounts:
 
 
 class Company:
+    roles: tuple[str, ...] = ROLES
+    job = "crash.real.company:work"
+
     def __init__(self, nursery: Nursery, store: str, notes: str, seed: str) -> None:
         self._nursery, self.store, self.notes, self.seed = nursery, store, notes, seed
         self._chance = random.Random(seed)
@@ -167,12 +170,12 @@ class Company:
 
     def round(self) -> None:
         """Some die alone, then all at once; what is left is what they were told."""
-        living = [self._start(role) for role in ROLES]
+        living = [self._start(role) for role in self.roles]
         for _ in range(KILLS_BETWEEN_LOOKS):
             place = self._chance.randrange(len(living))
             self._until_noted(living)
             self._kill(living[place])
-            living[place] = self._start(ROLES[place])
+            living[place] = self._start(self.roles[place])
         self._until_noted(living)
         for child in self._chance.sample(living, len(living)):
             self._kill(child)
@@ -181,7 +184,7 @@ class Company:
     def _start(self, role: str) -> Child:
         self._started += 1
         args = self.store, self.notes, f"{self.seed}/{self._started}", role, self._started * NUMBERS
-        return self._nursery.start("crash.real.company:work", *args)
+        return self._nursery.start(self.job, *args)
 
     def _until_noted(self, living: list[Child]) -> None:
         """Some more was done, by any process; all live."""
@@ -202,14 +205,17 @@ class Company:
     def _look(self) -> None:
         seen = self._nursery.run("crash.real.traffic:look", self.store, True, True)
         found = self._nursery.run("crash.real.traffic:look", self.store, False, True)
-        self.looks += 1
-        self.verdicts[found["verdict"]] += 1
         wrong = Accounts(self.notes).complaints(found)
-        if found["verdict"] not in ("open", "clean"):
-            wrong.append(f"P9: the verdict is {found['verdict']}, and only processes were killed")
         if {name: held["messages"] for name, held in seen["queues"].items()} != {
             name: held["messages"] for name, held in found["queues"].items()
         }:
             wrong.append("P8: a reader and the next opening see different messages")
+        self._judge(found["verdict"], wrong)
+
+    def _judge(self, verdict: str, wrong: list[str]) -> None:
+        self.looks += 1
+        self.verdicts[verdict] += 1
+        if verdict not in ("open", "clean"):
+            wrong.append(f"P9: the verdict is {verdict}, and only processes were killed")
         if wrong:
             raise Broken(f"seed {self.seed!r}, the store is {self.store}\n" + "\n".join(wrong))

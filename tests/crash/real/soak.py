@@ -19,12 +19,14 @@ from typing import NamedTuple
 import click
 
 from . import faults, machine, small_disks
+from .audience import Audience
 from .company import Company
 from .machine import Cut, Image
 from .processes import Ended, Nursery
 from .rounds import Broken, Scene, fault_round, kill_round, power_round
 
 ROUNDS_OF_A_STORE = 60  # then a new one, of a new seed
+COMPANIES = {"company": Company, "audience": Audience}
 
 
 class Summary(NamedTuple):
@@ -40,11 +42,11 @@ class Summary(NamedTuple):
 def soak(minutes: float, seed: str, report: Callable[[str], None], only: Sequence[str] = ()) -> Summary:
     """Go on for so many *minutes*; *report* gets a line of progress now and then, and every violation.
 
-    *only*: these kinds, of "kills", "company", "ext4", "xfs", "full" and "faults".
+    *only*: these kinds, of "kills", "company", "audience", "ext4", "xfs", "full" and "faults".
     """
     give_up = time.monotonic() + minutes * 60
     total = Summary(seed, Counter(), 0, 0, Counter(), [], [])
-    kinds = ["kills", "company"]
+    kinds = ["kills", *COMPANIES]
     for kind, tools in (
         ("ext4", ("mount", "mkfs.ext4")),
         ("xfs", ("mount", "mkfs.xfs")),
@@ -91,22 +93,20 @@ def _store(kind: str, seed: str, give_up: float, total: Summary) -> tuple[Scene 
         image = stack.enter_context(Image(kind, f"soak-{kind}")) if kind in ("ext4", "xfs") else None
         nursery = stack.enter_context(Nursery(preload=library))
         path = f"{image.path}/data" if image else str(directory / "data")
-        company = Company(nursery, path, str(directory / "notes"), seed)
-        scene = Scene(nursery, path, str(directory / "notes"), seed)
-        done = company if kind == "company" else scene
+        done: Company | Scene = COMPANIES.get(kind, Scene)(nursery, path, str(directory / "notes"), seed)
         chance = random.Random(seed)
         for _ in range(ROUNDS_OF_A_STORE):
             if time.monotonic() > give_up:
                 break
             try:
-                if kind == "company":
-                    company.round()
+                if isinstance(done, Company):
+                    done.round()
                 elif image:
-                    power_round(scene, image, chance.choice(list(Cut)))
+                    power_round(done, image, chance.choice(list(Cut)))
                 elif kind == "faults":
-                    fault_round(scene)
+                    fault_round(done)
                 else:
-                    kill_round(scene)
+                    kill_round(done)
             except (Broken, Ended) as error:
                 return done, f"{error}\n(everything is kept in {directory})"
             total.rounds[kind] += 1
@@ -117,7 +117,9 @@ def _store(kind: str, seed: str, give_up: float, total: Summary) -> tuple[Scene 
 @click.command(help=__doc__)
 @click.option("--minutes", default=1.0, show_default=True)
 @click.option("--seed", default="soak", show_default=True)
-@click.option("--kind", "only", multiple=True, help="kills, company, ext4, xfs, full, faults; default: all.")
+@click.option(
+    "--kind", "only", multiple=True, help="kills, company, audience, ext4, xfs, full, faults; default: all."
+)
 def main(minutes: float, seed: str, only: tuple[str, ...]) -> None:
     total = soak(minutes, seed, click.echo, only)
     for skipped in total.skipped:
