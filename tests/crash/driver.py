@@ -701,8 +701,7 @@ def _count_shares(broker: Broker) -> None:
     """What the register says of messages that several queues hold is what counting says."""
     state = broker._store.replica.state
     held: dict[int, set[int]] = {}
-    retaining = [topic] if (topic := state.topic("t")) else []
-    for queue in [*map(state.named, broker.queues()), *retaining]:
+    for queue in [*map(state.named, broker.queues()), *state.hidden()]:
         for id in chain.from_iterable(queue.everything()):
             held.setdefault(id, set()).add(queue.number)
     several = {id: tuple(sorted(numbers)) for id, numbers in held.items() if len(numbers) > 1}

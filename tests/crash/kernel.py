@@ -45,6 +45,7 @@ logger = logging.getLogger("mq")
 
 BATON_SECONDS = 30.0  # a process that makes no call for so long has stopped
 RUN = 2  # turns in a row make a process the one that needs no LOCK
+MANY = 3  # retained messages are put aside before a queue subscribes to them
 IDLE_SECONDS = 0.05  # pass when a process waits and nothing happens
 READING = frozenset({
     "load", "exists", "open", "close", "pread", "size", "names", "map", "pause", "inode", "byte_is_locked",
@@ -590,6 +591,7 @@ def laboratory() -> Iterator[Here]:
         ):
             patches.enter_context(patch)
         patches.enter_context(mock.patch("mq.storage.bias.RUN", RUN))
+        patches.enter_context(mock.patch.multiple("mq.engine.backfill", MANY=MANY, ASIDE_IDS=2))
         logger.setLevel(logging.CRITICAL)
         patches.callback(logger.setLevel, logging.NOTSET)
         yield here

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from .actor import Actor
 from .interleavings import on_stage
+from .kernel import MANY
 from .owners import at_each_call
 from .stage import Stage
 
@@ -17,12 +18,17 @@ CUTS = 1  # power cuts at each of many stages
 EVERY = 2.0
 
 
-def retained(stage: Stage) -> None:
+def retained(stage: Stage, count: int = MANY - 1) -> None:
     for name in "ab":
         stage.do(name, Actor.open, "never")
     stage.do("a", Actor.retain, 1000)
-    for _ in range(2):
+    for _ in range(count):
         stage.do("b", Actor.fan_out)
+
+
+def much_is_retained(stage: Stage) -> None:
+    """So it is put aside first."""
+    retained(stage, MANY)
 
 
 def scheduled(stage: Stage) -> None:
@@ -53,18 +59,22 @@ def clean(actor: Actor) -> None:
 
 def come_by(stage: Stage, *does: Callable[[Actor], object]) -> None:
     """b does all that, while a goes on whenever b waits."""
-    for each in does:
-        stage.begin("b", each)
-        stage.finish("b", "a")
-    stage.finish("a")
+
+    def do_all(actor: Actor) -> None:
+        for each in does:
+            each(actor)
+
+    stage.begin("b", do_all)
+    stage.finish("b", "a")
     stage.do("b", Actor.take, "a", 9)
     stage.end(cuts=CUTS)
 
 
 @on_stage("a")
 def another_publishes_at_each_step_of_a_subscription_from_the_past(stage: Stage) -> None:
-    for each in at_each_call(stage.here, "a", retained, start_in_the_past):
-        come_by(each, Actor.fan_out)
+    for before in (retained, much_is_retained):
+        for each in at_each_call(stage.here, "a", before, start_in_the_past):
+            come_by(each, Actor.fan_out)
 
 
 @on_stage("a")
@@ -78,9 +88,10 @@ def another_subscribes_takes_and_acks_at_each_step_of_a_subscription_from_the_pa
 
 @on_stage("a")
 def killed_at_each_step_of_a_subscription_from_the_past(stage: Stage) -> None:
-    for each in at_each_call(stage.here, "a", retained, start_in_the_past):
-        each.kill("a")
-        come_by(each, start_in_the_past)
+    for before in (retained, much_is_retained):
+        for each in at_each_call(stage.here, "a", before, start_in_the_past):
+            each.kill("a")
+            come_by(each, start_in_the_past)
 
 
 @on_stage("a")

@@ -440,6 +440,21 @@ def unsynced_fanning_out(d: Driver) -> None:
     d.take("b", 4)
 
 
+def moving_shares(d: Driver) -> None:
+    """A subscription, a schedule, and a message of several queues move with all that is said of them."""
+    d.open(sync="never")
+    d.subscribe("a")
+    d.subscribe("b")
+    d.schedule("ticks", "a")
+    d.fan_out()
+    d.flush()
+    _turn_over(d)
+    _turn_over(d)
+    d.reopen(from_log=True)
+    d.fan_out()
+    d.take("b", 2)
+
+
 def transforming(d: Driver) -> None:
     """Each input gives exactly one output, wherever it is cut."""
     d.open()
@@ -706,7 +721,7 @@ WORKLOADS: dict[str, Workload] = {
         purging, rotation, unsynced_rotation, closing, full_segment, long_gap,
         cleaning, unsynced_cleaning, unsynced_closing, checkpoints, sleeping,
         ordering, dying, out_of_time, idling, expiring, publishing_once, transforming,
-        fanning_out, unsynced_fanning_out, retaining, starting_in_the_past,
+        fanning_out, unsynced_fanning_out, moving_shares, retaining, starting_in_the_past,
         starting_far_in_the_past, renaming,
         arriving_settled, keeping_meta, asking_again, remembering, remembering_without_reading, moving,
         grouped, batched_groups, scheduling, unsynced_scheduling, upgrading, upgrading_what_was_killed,
