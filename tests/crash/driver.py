@@ -693,7 +693,7 @@ def holdings(broker: Broker, *, counted: bool = False) -> tuple[model.Key, Ids, 
     for entry in store.replica.state.calendar:
         assert entry.position is not None
         each, body = entry.schedule, store.committer._read_body(entry.position)[1]
-        queues[each.name] = (each.next, ((each.queue, body.hex()),)), ()
+        queues[each.name] = (each.next, ((each.queue, body.hex()),), ()), ()
     return model.key(queues), tuple(ids), tuple(said)
 
 

@@ -214,8 +214,8 @@ def scheduled(name: str, to: str, body: bytes, first: int) -> Step:
     """*body* is published to *to* at each tick of the schedule *name*; one that is there goes on."""
 
     def step(queues: Queues) -> Queues:
-        ((next, _), _) = queues.get(name, ((first, ()), ()))
-        return {**queues, name: ((next, ((to, body.hex()),)), ())}
+        ((next, *_), _) = queues.get(name, ((first, (), ()), ()))
+        return {**queues, name: ((next, ((to, body.hex()),), ()), ())}
 
     return step
 
@@ -226,8 +226,8 @@ def ticked(name: str, every: int) -> Step:
     def step(queues: Queues) -> Queues:
         if name not in queues:
             return queues
-        ((next, ((to, body),)), _) = queues[name]
-        return {**publish(to, [bytes.fromhex(body)])(queues), name: ((next + every, ((to, body),)), ())}
+        ((next, ((to, body),), _), _) = queues[name]
+        return {**publish(to, [bytes.fromhex(body)])(queues), name: ((next + every, ((to, body),), ()), ())}
 
     return step
 
