@@ -287,6 +287,7 @@ def armed(path: Path, count: int) -> float:
 NEIGHBOUR = """
 import sys, time, mq
 with mq.open(sys.argv[1], sync="never") as broker:
+    broker.queue("crowd").stats()  # loads it, which has a row of its own
     queue, worst = broker.queue("neighbour"), 0.0
     queue.publish(b"")
     print("ready", flush=True)

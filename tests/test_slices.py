@@ -15,9 +15,10 @@ from fakes import FakeClock, QuickDisk, open_on
 
 import mq
 from mq.api.receipts import claims_of
-from mq.delivery import batches, dead, discarded, purge
+from mq.delivery import batches, dead, discarded, purge, state
 from mq.delivery.queue import QueueState
 from mq.delivery.ready import OPEN_MAX
+from mq.delivery.unloaded import Unloaded
 from mq.engine import hot, maintenance
 from mq.engine.replica import FOLLOW_BYTES
 from mq.engine.turn import VOID
@@ -377,3 +378,42 @@ def test_a_state_that_is_read_anew_has_it_freed_too(tmp_path, clock):
         broker._store.replica.applied = VOID  # as an interruption leaves it
         assert queue.stats().delayed == 3 * discarded.SLICE
         assert broker._store.replica.state.board.discarded.keeps
+
+
+# ── what is loaded ─────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("change", ["release", "move", "purge"])
+def test_other_processes_go_on_while_one_that_follows_loads_a_large_queue(
+    tmp_path, clock, monkeypatch, change
+):
+    """It holds the store's lock to follow, and loading takes hundreds of milliseconds."""
+    monkeypatch.setattr(state, "LARGE", COUNT)
+    with open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False) as broker:
+        queue = broker.queue("a", max_attempts=1)
+        messages = taken(queue)
+        queue.nack_many(messages)
+        messages = taken(queue)
+        broker._store.maintenance.checkpoints.write()
+        made, loaded = Unloaded.made, []
+        with open_on(QuickDisk(), tmp_path / "s", clock=clock, background=False) as other:
+
+            def make(self, number):
+                if self is other._store.replica.state.unloaded and self.total(number):
+                    loaded.append(self.name(number))
+                    broker.queue("b").publish("meanwhile")
+                return made(self, number)
+
+            monkeypatch.setattr(Unloaded, "made", make)
+            if change == "release":
+                queue.release_many(messages)
+            elif change == "move":
+                messages[0].nack()
+            else:
+                queue.purge(in_flight=True)
+            other.queue("c").publish("c")
+            assert set(loaded) == ({"a", "a.dead"} if change == "move" else {"a"})
+            assert other.queue("b").stats().ready == len(loaded)
+            assert other.queue("a").stats() == queue.stats()
+            assert other.queue("a.dead").stats() == broker.queue("a.dead").stats()
+        assert broker.queue("c").receive(timeout=0).body == "c"

@@ -585,8 +585,7 @@ class QueueState:
 
     def heads(self, now: Now, limit: int, per_group: int | None = 1) -> list[int]:
         """The ids that are delivered next at *now*, at most *limit*, in order, and *per_group* of a group."""
-        if self.timers.is_due(now):
-            self.timers.advance(now)
+        self._note(now)
         return self.ready.heads(limit, self.timers.open_next, per_group)
 
     def behind(self, id: int) -> list[int]:
@@ -610,12 +609,17 @@ class QueueState:
         """Whether a message that is not in flight has; after `advance`."""
         return self.timers.has_expired(id)
 
+    def _note(self, now: Now) -> None:
+        """Note what has come due, if anything has."""
+        if self.timers.is_due(now):
+            self.timers.advance(now)
+
     def is_behind(self, now: Now) -> bool:
         """Note some of what has come due; whether `counts` and `oldest_ready` need more of it.
 
         They would note all that they need, which takes long for very many: ask this before.
         """
-        self.timers.advance(now)
+        self._note(now)
         return not self.timers.are_counted() or not self._knows_oldest()
 
     def _knows_oldest(self) -> bool:
@@ -624,7 +628,7 @@ class QueueState:
 
     def oldest_ready(self, now: Now) -> int | None:
         """The oldest id that is ready."""
-        self.timers.advance(now)
+        self._note(now)
         while not self._knows_oldest():
             self.timers.open_next()
         return self.ready.oldest_ready()
@@ -763,7 +767,7 @@ class QueueState:
     def counts(self, now: Now) -> tuple[int, int, int]:
         """How many are ready, in flight and delayed."""
         timers = self.timers
-        timers.advance(now)
+        self._note(now)
         while not timers.are_counted():
             timers.open_any()
         in_flight, later = timers.counts()

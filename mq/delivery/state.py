@@ -6,6 +6,7 @@ What changes them is in fold.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -20,6 +21,7 @@ from .topics import Routes
 from .unloaded import Unloaded
 
 QUEUES_MAX: Final = 65_535
+LARGE: Final = 2000  # messages: to load a queue with so many takes some milliseconds
 LOOK_IDS: Final = 8192  # looked at in one part, when what lives in a segment is looked for
 DECLARATION: Final = None  # stands for a queue's declaration, among its messages and dedup ids
 # A message id, a dedup id, a subscription, a schedule, the declaration.
@@ -31,6 +33,9 @@ class State:
     def __init__(self) -> None:
         self.queues: dict[int, QueueState] = {}  # those that are loaded, by number
         self.unloaded = Unloaded()  # the others
+        # Calls what it is given, a function that loads a large queue: in a turn of a process that follows the
+        # others, without LOCK.  None: it is called at once.
+        self.apart: Callable[[Callable[[], QueueState | None]], QueueState | None] | None = None
         self._by_name: dict[str, QueueState] = {}
         self._listing = Listing()  # all names in order, once they are asked for
         self.board = Board()
@@ -112,7 +117,10 @@ class State:
                 self.board.set_alarms(image.number, image.store_alarm, image.wall_alarm)
 
     def _load(self, number: int) -> QueueState | None:
-        queue = self.unloaded.made(number)
+        if self.apart and self.unloaded.total(number) >= LARGE:
+            queue = self.apart(partial(self.unloaded.made, number))
+        else:
+            queue = self.unloaded.made(number)
         if queue:
             for was, now in self.since_loaded:
                 queue.follow(was, now)

@@ -54,6 +54,11 @@ class Unloaded:
     def number(self, name: str) -> int | None:
         return self._numbers.get(name)
 
+    def total(self, number: int) -> int:
+        """How many messages queue *number* holds; 0 if it is not here."""
+        image = self._images.get(number)
+        return image.total if image else 0
+
     def name(self, number: int) -> str:
         image = self._images.get(number)
         return image.name if image else ""

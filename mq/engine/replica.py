@@ -219,12 +219,12 @@ class Replica:
                         self._follow_without_lock(mark[END])
                         before = behind
                     else:
-                        self._apply(mark[END], hold)
+                        self._apply_with_lock(mark[END], hold)
                         before, hold = 0, 2 * hold
                         if mark[END] != log.end and mark[shared.WAITING]:
                             self.turn.without_lock(self.turn.step_aside)
                 elif behind:
-                    self._apply(mark[END])
+                    self._apply_with_lock(mark[END])
                 elif mark[DIRTY]:
                     log.following.adopt(self.clock.store_ms())
                 else:
@@ -284,6 +284,16 @@ class Replica:
 
         self.turn.without_lock(follow)
         self.turn.mark[shared.WAITING] = 0
+
+    def _apply_with_lock(self, upto: int, enough: int = shared.NO_LIMIT) -> None:
+        """`_apply`; a large queue that the records concern is loaded without LOCK, if it is not yet."""
+        state = self.state
+        if not self.turn.exclusive:
+            state.apart = self.turn.without_lock
+        try:
+            self._apply(upto, enough)
+        finally:
+            state.apart = None
 
     def _apply(self, upto: int, enough: int = shared.NO_LIMIT) -> None:
         """Apply the log up to an end that the page named: what is below one never changes.
