@@ -580,3 +580,23 @@ def test_what_is_struck_at_any_bytecode_keeps_no_message_from_a_watch(tmp_path, 
             break
     scene.close()
     assert at > 50, "nothing was struck"
+
+
+def test_a_rename_struck_at_every_fifth_bytecode(tmp_path):
+    """The queue has one of the two names, and the handles have it too."""
+    scene = Scene(tmp_path / "s")
+    for at, error in zip(itertools.count(1, 5), itertools.cycle([KeyboardInterrupt, MemoryError, TimeoutError])):
+        name = scene.queue.name
+        struck = strike(functools.partial(scene.queue.rename, f"mail {at}"), at, error)
+        assert scene.others.publish(at)  # the lock is free
+        assert_free(scene.broker)
+        names = scene.broker.queues()
+        assert names == scene.other.queues()
+        assert names in ([name], [f"mail {at}"])
+        assert [scene.queue.name, scene.others.name] == names * 2, at
+        scene.queue.publish_many(["x", "y"], priority=1)
+        assert scene.queue.purge() == 3
+        if not struck:
+            break
+    scene.close()
+    assert at > 50, "nothing was struck"

@@ -71,8 +71,12 @@ class Waiters:
     def bind(self, state: State) -> None:
         """The state was read anew: all channels know its queues from now on."""
         self.state = state
-        state.renamed.clear()
+        for was, now in state.moved:  # as far as it is known: one was interrupted before it was applied
+            channel = self.channels.get(was)
+            if channel and channel.state and state.named(was) is None:
+                self._rename(was, now)
         state.moved.clear()
+        state.renamed.clear()
         for channel in self._every():
             channel.state = state.named(channel.name)
 
@@ -96,6 +100,8 @@ class Waiters:
     def _rename(self, was: str, now: str) -> None:
         """The queue *was* is called *now*: its channel too, so handles and those that wait go with it."""
         there, first = self.channels.get(now), self.channels.get(was)
+        if first is not None and there is None:
+            self.channels.add(now, first)
         for channel in [each for each in self._every() if each.name == was]:
             channel.notify_all()  # they look again, and wait under the new name
             for waiter in list(channel.armed):  # watches that the program has forgotten
@@ -103,13 +109,10 @@ class Waiters:
             self.disarm(channel)
             channel.rename(now)
             self.renames += 1
-            if there is not None:
+            if there is not None and there is not channel:
                 channel.join(there)
                 self._others.add(self.renames, channel)
-        if first is not None:
-            self.channels.drop(was)
-            if there is None:
-                self.channels.add(now, first)
+        self.channels.drop(was)
 
     # ── those that wait ────────────────────────────────────────────────────────────
 
