@@ -585,7 +585,8 @@ def test_what_is_struck_at_any_bytecode_keeps_no_message_from_a_watch(tmp_path, 
 def test_a_rename_struck_at_every_fifth_bytecode(tmp_path):
     """The queue has one of the two names, and the handles have it too."""
     scene = Scene(tmp_path / "s")
-    for at, error in zip(itertools.count(1, 5), itertools.cycle([KeyboardInterrupt, MemoryError, TimeoutError])):
+    errors = itertools.cycle([KeyboardInterrupt, MemoryError, TimeoutError])
+    for at, error in zip(itertools.count(1, 5), errors):
         name = scene.queue.name
         struck = strike(functools.partial(scene.queue.rename, f"mail {at}"), at, error)
         assert scene.others.publish(at)  # the lock is free

@@ -497,6 +497,19 @@ class Store(RuleBasedStateMachine):
         found = [message.id for message in self.broker.topic(name).history(limit=limit)]
         assert found == ids[len(ids) - limit if limit is not None and limit < len(ids) else 0 :]
 
+    @precondition(lambda self: {*LIVING} <= {*self.broker.queues()})
+    @rule()
+    def swap_names(self) -> None:
+        """Each queue gets the other's name: all goes along, dead letters and handles too."""
+        for was, now in (("a", "third"), ("b", "a"), ("third", "b")):
+            self.queue(was).rename(now)
+        names = dict(zip(QUEUES, ("b", "a", "b.dead", "a.dead"), strict=True))
+        self.models = {names[name]: model for name, model in self.models.items()}
+        for model in self.models.values():
+            for entry in model.messages.values():
+                entry.origin = entry.origin and names[entry.origin]
+        self.held = [replace(each, queue=names[each.queue]) for each in self.held]
+
     # ── publishing and receiving ───────────────────────────────────────────────────
 
     @rule(name=queues, several=st.lists(bodies, min_size=1, max_size=4), said=publishing, one=st.booleans())

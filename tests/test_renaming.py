@@ -13,6 +13,7 @@ from engines import PATIENCE, Engine
 from fakes import FakeClock, QuickDisk, open_on
 
 import mq
+from mq.storage.shared import waits_word
 
 pytestmark = pytest.mark.conformance
 
@@ -376,6 +377,32 @@ def test_another_process_follows(
         theirs.rename("third")
         queue.publish("with a plan", priority=1)
         assert (queue.name, broker.queues()) == ("third", ["third"])
+
+
+@pytest.mark.file_store
+def test_a_process_that_waits_under_the_old_name_is_woken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mq.open(tmp_path / "s", sync="never") as broker, mq.open(tmp_path / "s", sync="never") as other:
+        queue, found, rung = broker.queue("old", max_attempts=1), list[object](), set[int]()
+        ring, word = broker._store.listener.ring, waits_word("old")
+
+        def heard(word: int) -> None:
+            rung.add(word)
+            ring(word)
+
+        monkeypatch.setattr(broker._store.listener, "ring", heard)
+        thread = threading.Thread(target=lambda: found.append(other.queue("old").receive(timeout=PATIENCE)))
+        thread.start()
+        give_up = time.monotonic() + PATIENCE
+        while not broker._store.turn.mark[word]:
+            assert time.monotonic() < give_up
+            time.sleep(0.001)
+        queue.rename("new")
+        assert word in rung
+        queue.publish("x")
+        thread.join(PATIENCE)
+        assert [each.body for each in found] == ["x"]
 
 
 @pytest.mark.needs("conflicts")

@@ -66,11 +66,14 @@ class Committer:
         positions = replica.log.append_group(plan.now.store, plan.drafts)
         fold.take(replica.state, positions, plan.drafts, taken)
         replica.free()
+        has_moved = bool(replica.state.moved)
         if replica.state.renamed:
             replica.waiters.rebind()
         replica.show_generation()
         replica.applied = replica.log.end
         replica.waiters.announce(plan.arrivals(), plan.now)
+        if has_moved:  # other processes wait under the old name
+            replica.waiters.ring_all()
         return positions
 
     def do_due(self) -> None:

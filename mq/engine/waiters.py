@@ -201,9 +201,16 @@ class Waiters:
         """
         concerned = [self.state.queue(number) for number in numbers]
         if self.state.board.sooner or None in concerned:
-            words = {*range(shared.WAITS, shared.WAITS + shared.WAITS_WORDS)}
+            self.ring_all()
         else:
-            words = {shared.waits_word(queue.name) for queue in concerned if queue}
+            self._ring_words({shared.waits_word(queue.name) for queue in concerned if queue})
+
+    def ring_all(self) -> None:
+        """Wake the processes that wait for any queue."""
+        if self.turn.mark[shared.ASLEEP]:
+            self._ring_words(range(shared.WAITS, shared.WAITS + shared.WAITS_WORDS))
+
+    def _ring_words(self, words: Iterable[int]) -> None:
         for word in words:
             if self.turn.mark[word]:
                 self.listener.ring(word)
