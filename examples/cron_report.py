@@ -1,12 +1,12 @@
 """Reports by cron: each tick is one message, however many processes have the store open.
 
-If no process runs at 07:00, the tick comes when one starts: `missed="one"` is the default.  The worker
+If no process runs at that time, the tick comes when one starts: `missed="one"` is the default.  The worker
 writes the report of a day into the file of that day, so a tick that is delivered twice writes the same file
 again.
 
 Prints:
 
-    sales: next on a weekday at 07:00 in Berlin
+    sales: next on day 1 of a month, at 07:00 in Berlin
     uptime: report 1
     uptime: report 2
     uptime: report 3
@@ -27,13 +27,12 @@ def main(directory: Path) -> None:
     with mq.open(directory / "mq") as broker:
         reports = broker.queue("reports", type=str)
         # Durable; a program declares its schedules whenever it starts, and nothing changes if nothing did.
-        broker.schedule("sales", reports, "sales", cron="0 7 * * MON-FRI", tz=BERLIN)
+        broker.schedule("sales", reports, "sales", cron="0 7 1 * *", tz=BERLIN)
         broker.schedule("uptime", reports, "uptime", every=0.2, missed="skip")
 
         [sales, _] = broker.schedules()
         local = sales.next_at.astimezone(ZoneInfo(BERLIN))
-        day = "a weekday" if local.weekday() < 5 else "a weekend"
-        print(f"{sales.name}: next on {day} at {local:%H:%M} in Berlin")
+        print(f"{sales.name}: next on day {local.day} of a month, at {local:%H:%M} in Berlin")
 
         for number in range(1, 4):
             with reports.receive() as tick:
@@ -42,6 +41,7 @@ def main(directory: Path) -> None:
                 print(f"{tick.body}: report {number}")
 
         broker.unschedule("uptime")
+        reports.purge()  # a tick may have come meanwhile
         print("schedules left:", *(schedule.name for schedule in broker.schedules()))
 
 

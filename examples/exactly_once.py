@@ -1,6 +1,6 @@
 """Exactly one result for each input: a transaction acks the input and publishes the result.
 
-The worker is killed (SIGKILL) twice: before a transaction commits, and behind it.  The first costs an
+The worker is killed (SIGKILL) twice: before a transaction commits, and after it.  The first costs an
 attempt: the word comes again.  The second costs nothing.  This holds within one store; for effects outside of
 it see idempotent_consumer.py.
 

