@@ -4,6 +4,7 @@ At a microsecond or two a message every Python call shows.  So these seven write
 operations take by `Turn.take` (mq/engine/turn.py), and the steps that a plan takes in `Committer.commit`:
 
     refuse     a thread that is inside an operation already (mq/engine/operation.py)
+    line       beside other threads, wait for their turns (mq/engine/line.py)
     mutex      keeps out the other threads of this process
     enter      keeps out the other processes, steps aside for one that waits, applies what was appended since
     due        what has fallen due comes first
@@ -39,7 +40,7 @@ from mq.engine.bodies import more_of
 from mq.engine.channel import Channel, Channels
 from mq.engine.handle import D, Handle, Held
 from mq.engine.log import Conflict
-from mq.engine.operation import nested, operation
+from mq.engine.operation import operation
 from mq.engine.outlet import Outlet
 from mq.engine.receiving import NOTHING, Unread
 from mq.engine.slices import give_way
@@ -63,8 +64,8 @@ def publish(store: Store, channel: Channel, flags: int, raw: bytes) -> int | Non
     """
     turn, replica = store.turn, store.replica
     me, busy = get_ident(), store.busy
-    if me in busy:
-        raise nested()
+    if busy:
+        turn.line.wait(me, busy, store.waiters.asleep)
     try:
         busy.add(me)
         while True:
@@ -106,8 +107,8 @@ def fan_out(store: Store, outlet: Outlet, flags: int, raw: bytes) -> int | None:
     """
     turn, replica = store.turn, store.replica
     me, busy = get_ident(), store.busy
-    if me in busy:
-        raise nested()
+    if busy:
+        turn.line.wait(me, busy, store.waiters.asleep)
     try:
         busy.add(me)
         while True:
@@ -189,8 +190,8 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
     store, channel = queue._store, queue._channel
     turn, replica = store.turn, store.replica
     me, busy = get_ident(), store.busy
-    if me in busy:
-        raise nested()
+    if busy:
+        turn.line.wait(me, busy, store.waiters.asleep)
     sleeper = flight = id = begun = None
     try:
         busy.add(me)
@@ -386,8 +387,8 @@ def ack(message: Held) -> None:
     store = queue._store
     turn, replica = store.turn, store.replica
     me, busy = get_ident(), store.busy
-    if me in busy:
-        raise nested()
+    if busy:
+        turn.line.wait(me, busy, store.waiters.asleep)
     try:
         busy.add(me)
         while True:

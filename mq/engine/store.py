@@ -125,7 +125,7 @@ class Store:
         # Only `after_fork` changes it, in the child, where no other thread is.
         self.disk = disk or (MemoryDisk() if path == MEMORY else RealDisk(mode))
         self.clock = Clock(clock, self.disk)
-        self.turn = Turn(path, self.disk, exclusive=self.exclusive)
+        self.turn = Turn(path, self.disk, exclusive=self.exclusive, in_line=sync != "always")
         self._background = background
         # `wait_after_publish`: a publish has more to do than to append.  The flusher sets it without a lock.
         self.sync_always = self.wait_after_publish = sync == "always"

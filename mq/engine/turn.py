@@ -32,6 +32,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
+from mq.engine.line import Line
 from mq.engine.log import Conflict
 from mq.storage import paths, shared
 from mq.storage.bias import Bias
@@ -82,10 +83,14 @@ class Turn:
     """Once the store is being opened; the child of a fork gets new ones.  So `bias`."""
     bias: Bias
 
-    def __init__(self, path: str, disk: Disk, *, exclusive: bool) -> None:
-        """*exclusive*: no other process comes, so LOCK is taken once, by the one that opens the store."""
+    def __init__(self, path: str, disk: Disk, *, exclusive: bool, in_line: bool) -> None:
+        """*exclusive*: no other process comes, so LOCK is taken once, by the one that opens the store.
+
+        *in_line*: threads that are busy at the same time wait in line (mq/engine/line.py).
+        """
         self._path, self._disk, self.exclusive = path, disk, exclusive
         self.mutex = threading.RLock()  # held for the whole turn; a forked child has a new one
+        self.line = Line(self.mutex, used=in_line)  # where threads wait before they ask for it
         self.mark = shared.no_page()  # the page, once it is there
         self.page_fd = -1  # of the page: its lock says which process syncs
         self.pid = os.getpid()  # of the process that opened the store; a forked child has another one
@@ -264,6 +269,7 @@ class Turn:
     def after_fork(self, disk: Disk) -> None:
         """In a child: what was taken is the parent's."""
         self.mutex, self.leave, self._disk = threading.RLock(), int, disk
+        self.line = Line(self.mutex, used=self.line.used)
 
     def locks_after_fork(self) -> None:
         """Close the files, and unlock nothing."""
