@@ -29,6 +29,7 @@ from forking import PATIENCE, Forking, ForksInMemory, watched
 
 import mq
 from mq import forks
+from mq.engine import looking
 from mq.engine import store as store_module
 from mq.engine.channel import Channel
 from mq.engine.opening import Opening
@@ -726,7 +727,7 @@ WAITING: dict[str, tuple[Callable[[Store], Any], Callable[[mq.Broker], object], 
     ),
     "maintenance.working": (lambda store: store.maintenance.working, lambda broker: broker.close(), "_run"),
     "reader.files": (
-        lambda store: store.replica.log.reader.files, lambda broker: broker._store.files(), "disk_bytes"
+        lambda store: store.replica.log.reader.files, lambda broker: looking.files(broker._store), "disk_bytes"
     ),
     "reader.files, in a turn": (
         lambda store: store.replica.log.reader.files, lambda broker: broker.stats(), "bytes_at"

@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 )
 
 from mq.delivery.schedules import CATCH_UP_MAX, LATE_MS
+from mq.engine import scheduler
 
 NAMES = ["s", "t", "u"]
 
@@ -73,7 +74,7 @@ class Store(RuleBasedStateMachine):
         return int(self.clock.now * 1000)
 
     def do_ticks(self) -> None:
-        self.broker._store.tick()
+        scheduler.tick(self.broker._store)
         for name, model in self.models.items():
             self.published[name] += model.ticks(self.now())
 

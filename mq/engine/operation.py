@@ -15,8 +15,8 @@ it begins there is refused.
     finally:
         busy.discard(me)             one call of C: nothing can interrupt it
 
-publish, receive and ack write this out, with `Line.wait` in place of the first lines (mq/engine/line.py); every
-other operation is an `@operation`.
+publish, receive and ack write this out, and `Line.wait` (mq/engine/line.py) refuses for them; every other
+operation is an `@operation`.
 """
 
 from __future__ import annotations
