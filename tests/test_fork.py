@@ -727,7 +727,9 @@ WAITING: dict[str, tuple[Callable[[Store], Any], Callable[[mq.Broker], object], 
     ),
     "maintenance.working": (lambda store: store.maintenance.working, lambda broker: broker.close(), "_run"),
     "reader.files": (
-        lambda store: store.replica.log.reader.files, lambda broker: looking.files(broker._store), "disk_bytes"
+        lambda store: store.replica.log.reader.files,
+        lambda broker: looking.files(broker._store),
+        "disk_bytes",
     ),
     "reader.files, in a turn": (
         lambda store: store.replica.log.reader.files, lambda broker: broker.stats(), "bytes_at"
