@@ -7,6 +7,7 @@ import inspect
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -583,6 +584,30 @@ def test_without_an_event_loop_a_queue_is_declared_at_once(tmp_path: Path) -> No
         assert reader.queue("q").options()["ttl"] == 5
 
 
+@pytest.mark.parametrize("publishes", [True, False])
+def test_what_the_end_of_a_loop_cut_off_is_not_waited_for_in_the_next(
+    tmp_path: Path, publishes: bool
+) -> None:
+    disk = Gate()
+    broker = mq.AsyncBroker(lambda: open_on(disk, tmp_path))
+
+    async def declare() -> None:
+        await broker
+        disk.opened.clear()
+        broker.queue("q", ttl=1)
+        broker.queue("q", ttl=2)
+        await asyncio.sleep(0)
+        disk.opened.set()
+
+    async def use() -> None:
+        if publishes:
+            await broker.queue("other").publish(b"x")
+        await broker.close()
+
+    asyncio.run(declare())
+    asyncio.run(asyncio.wait_for(use(), PATIENCE))
+
+
 # ── bodies ─────────────────────────────────────────────────────────────────────────
 
 LONG = bytes(1 << 20)
@@ -722,6 +747,7 @@ def test_a_long_body_that_is_damaged_is_set_aside(tmp_path: Path) -> None:
         with pytest.raises(mq.CorruptStore) as caught:
             await q.receive()
         assert caught.value.ids == (message.id,)
+        assert "Unread" not in "".join(traceback.format_exception(caught.value))
         assert (await q.receive()).body == b"small"
         assert (await q.stats()).failed == 1
 

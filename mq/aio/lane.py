@@ -68,14 +68,17 @@ class Lane:
             await asyncio.sleep(0)  # before anything is done: the task may be cancelled here
         if self._declarations:
             await self.declared()
+        read: Callable[[], Any] | None = None
         try:
             result, end = at_once(self.store, do, *given)  # as `now` does, without a coroutine more
-        except DiskFull:  # a thread may wait for the cleaner
-            return await self.in_thread(partial(do, *given), undo)
+        except DiskFull:
+            result = BUSY  # a thread may wait for the cleaner
         except Unread as rest:
-            return await self.in_thread(rest.read, undo, is_taken=True)
+            read = rest.read
+        if read:
+            return await self._in_thread(read, undo, is_taken=True)
         if result is BUSY:
-            return await self.in_thread(partial(do, *given), undo)
+            return await self._in_thread(partial(do, *given), undo)
         if end:
             await self._on_disk(end)
         return result  # type: ignore[return-value]
@@ -89,17 +92,16 @@ class Lane:
             await self._on_disk(end)
         return result  # type: ignore[return-value]
 
-    async def in_thread(
-        self, do: Callable[[], T], undo: Callable[[T], object] | None = None, *, is_taken: bool = False
-    ) -> T:
-        """Do it in a thread.  *is_taken*: there is something to undo before it has begun."""
+    async def in_thread(self, do: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+        """Do it in a thread."""
         if self._declarations:
             await self.declared()
-        return await self._in_thread(do, undo, is_taken=is_taken)
+        return await self._in_thread(do, undo)
 
     async def _in_thread(
         self, do: Callable[[], T], undo: Callable[[T], object] | None = None, *, is_taken: bool = False
     ) -> T:
+        """*is_taken*: there is something to undo before it has begun."""
         if self._over:
             return do()  # which says that the broker is closed
         if self._pid != os.getpid():
@@ -140,10 +142,12 @@ class Lane:
             await self._first_declared(self._declarations[0])
 
     async def _first_declared(self, first: asyncio.Task[None]) -> None:
+        is_over = first.get_loop() is not asyncio.get_running_loop()  # its loop has ended, or is a parent's
         try:
-            await asyncio.shield(first)
+            if not is_over:
+                await asyncio.shield(first)
         finally:
-            if first.done() and first in self._declarations:
+            if (is_over or first.done()) and first in self._declarations:
                 self._declarations.remove(first)
 
     # ── what no task waits for ─────────────────────────────────────────────────────
@@ -239,8 +243,8 @@ class Lane:
 
     async def close(self, do: Callable[[], None]) -> None:
         """Do the last thing, and let the threads end."""
-        if self._declarations:
-            await asyncio.wait(self._declarations)
+        if left := [each for each in self._declarations if not each.done()]:
+            await asyncio.wait(left)
         try:
             await asyncio.to_thread(do)  # the lane's own may all be in use
         finally:
