@@ -37,6 +37,7 @@ class Bug(NamedTuple):
     hunt: str  # the workloads that show it; "damage" for a damaged store, "full" for a full disk,
     # "copied" for one that was copied file by file, "forked" for the child of a fork
     fault: str = ""  # the kind of call that has to fail
+    rare: bool = False  # no glance shows it: the hunt comes first
 
 
 RECOVERY, SEGMENT = "mq.storage.recovery:", "mq.storage.segment:"
@@ -105,14 +106,15 @@ BUGS = (
     Bug("the checksum is not looked at", SEGMENT + "Scan._outline",
         "!= crc or", "!= crc and False or", "publish_never batches"),
     Bug("the checksum has no seed", "mq.storage.record:seed",
-        'crc32c(key + base.to_bytes(8, "little"))', "0", "unsynced_rotation"),
+        'crc32c(key + base.to_bytes(8, "little"))', "0", "out_of_time publish_always"),
     Bug("half a group is adopted", SEGMENT + "Scan.parse", "labels[whole - 1] & record.CHAINED", "False",
         "unsynced_batches batches"),
     Bug("torn bytes pass for zeros", SEGMENT + "is_zero", "return False", "return True",
         "publish_never unsynced_batches"),
     # ── recovery ───────────────────────────────────────────────────────────────────
     Bug("appended in place behind a torn tail", RECOVERY + "recover",
-        "if found.verdict is not Verdict.CLEAN or", "if not found.segments or", "unsynced_batches"),
+        "if found.verdict is not Verdict.CLEAN or", "if not found.segments or", "unsynced_batches",
+        rare=True),
     Bug("a log of an older mq is gone on with in its last segment", RECOVERY + "recover",
         "or log.segments[-1].features != segment.FEATURES or anew", "", "upgrading"),
     Bug("the page says its version before the log has the feature bit", "mq.storage.shared:renew",
@@ -245,7 +247,7 @@ BUGS = (
         "self.calendar.within(base, limit)", "[]", "moving_shares"),
     Bug("the cleaner writes a schedule again as it was declared", "mq.engine.moving:Mover._written_again",
         "records.schedule(what.schedule,", "records.schedule(records.schedules._decode_schedule(stored.flags,"
-        " stored.payload, 0, len(stored.payload))[0],", "scheduling"),
+        " stored.payload, 0, len(stored.payload))[0],", "scheduling", rare=True),
     Bug("a queue that sleeps is not cleaned", "mq.delivery.state:State._load_below",
         "image.lowest < limit", "False", "sleeping"),
     Bug("a checkpoint forgets those that sleep", "mq.delivery.snapshot:freeze",
@@ -270,7 +272,7 @@ BUGS = (
         "ready.join(traits.group, id, traits.expires).occupy(id)", "pass",
         "grouped"),
     Bug("the next of a group comes before all of a batch are settled", "mq.delivery.groups:Group.come_back",
-        "del self.in_flight[at]", "self.in_flight.clear()", "batched_groups"),
+        "del self.in_flight[at]", "self.in_flight.clear()", "batched_groups", rare=True),
     Bug("what is behind one that goes back stays in flight", "mq.delivery.settle:release_behind",
         "plan.add(*records.release(queue.number, other))", "pass", "batched_groups"),
     Bug("what sets a message apart does not move", "mq.delivery.records.messages:_decode_relocate",
@@ -346,7 +348,7 @@ def caught(bug: Bug) -> str:
         if bug.hunt == "damage":
             return next(iter(damage.explore("settled", first=True)[1]), "")
         looks = [*((glance, seed) for seed in range(GLANCES)), *((hunt, seed) for seed in range(HUNTS))]
-        for look, seed in looks:
+        for look, seed in looks[GLANCES:] if bug.rare else looks:
             for workload in bug.hunt.split():
                 if found := look(workload, bug.fault, seed):
                     return found

@@ -38,8 +38,8 @@ def test_no_promise_is_broken_in_any_crash_state(name):
 
 @pytest.mark.parametrize("name", damage.STORES)
 def test_no_damage_is_taken_for_a_clean_store(name):
-    """P3, P7 and P10: a store damaged in every bit and length."""
-    count, wrong = damage.explore(name)
+    """P3, P7 and P10: a store with each kind of record damaged in every bit, the others in every byte."""
+    count, wrong = damage.explore(name, every_bit=name == "settled")
     assert not wrong, "\n".join(wrong[:20])
     assert count > 5000
 
@@ -54,7 +54,7 @@ def test_faults_at_every_call(name):
     """ENOSPC, EDQUOT, EIO, EMFILE, short writes: each call of a workload, each fault, then crashes."""
     explorer = Explorer(1, per_call=1)
     for fault in explorer.fault_runs(name):
-        explorer.grant(30)
+        explorer.grant(15)
         explorer.run(name, faults=fault)
     assert not explorer.tally.violations, "\n\n".join(map(str, explorer.tally.violations[:3]))
 
