@@ -24,6 +24,7 @@ from mq.cli.app import (
     store_option,
     yes_option,
 )
+from mq.cli.looking import look
 from mq.cli.message import blocks, fields
 from mq.cli.params import QUEUE
 from mq.cli.progress import Progress
@@ -123,7 +124,7 @@ def dead(ctx: click.Context, as_json: bool, store: str) -> None:
         if as_json:
             raise click.UsageError(f"--json comes behind the word {ctx.invoked_subcommand}")
         return
-    with mq.open(store, read_only=True) as broker:
+    with look(store) as broker:
         found = [survey(broker.queue(name), froms) for name, froms in sources(broker).items()]
     if as_json:
         for each in found:
@@ -179,7 +180,7 @@ def show(
     mq dead show mail 4711 --json
     mq dead show mail --reason 'ValueError*'
     """
-    with mq.open(store, read_only=True) as broker:
+    with look(store) as broker:
         source = grave(broker, queue)
         wanted = _wanted(letters(source), ids, reason)
         messages: list[mq.Message[Any]] = []
@@ -286,7 +287,7 @@ def purge(
     mq dead purge mail --all
     """
     require_store(store)
-    with mq.open(store, read_only=True) as broker:
+    with look(store) as broker:
         source = grave(broker, queue)
         chosen = [each.id for each in _chosen(source, ids, reason, everything)]
     if chosen:

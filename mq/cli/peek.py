@@ -10,6 +10,7 @@ import click
 import mq
 from mq.cli import existing, message, output
 from mq.cli.app import EMPTY, Failure, command, json_option, note, store_option
+from mq.cli.looking import look
 from mq.cli.params import QUEUE
 from mq.delivery.queue import State
 
@@ -49,7 +50,7 @@ def peek(
     mq peek mail -n 100 --json
     mq peek mail --state in_flight
     """
-    with mq.open(store, read_only=True) as broker:
+    with look(store) as broker:
         source = broker.queue(queue)
         if ids:
             messages = [_by_id(existing.queue(broker, queue), id) for id in dict.fromkeys(ids)]

@@ -19,6 +19,7 @@ from mq.cli.app import (
     store_option,
     yes_option,
 )
+from mq.cli.looking import look
 from mq.cli.options import shown_options
 from mq.cli.params import DURATION, NONE, PAIR, QUEUE, SIZE_TYPE, Optional
 from mq.cli.stats import Options
@@ -219,7 +220,7 @@ def purge(name: str, in_flight: bool, yes: bool, as_json: bool, store: str) -> N
     mq queue purge mail --in-flight --yes
     """
     require_store(store)
-    with mq.open(store, read_only=True) as broker:
+    with look(store) as broker:
         stats = existing.queue(broker, name).stats()
     count = stats.ready + stats.delayed + (stats.in_flight if in_flight else 0)
     if count:
@@ -247,7 +248,7 @@ def delete(name: str, yes: bool, as_json: bool, store: str) -> None:
     mq queue delete mail
     """
     require_store(store)
-    with mq.open(store, read_only=True) as broker:
+    with look(store) as broker:
         stats = existing.queue(broker, name).stats()
     count = stats.ready + stats.delayed + stats.in_flight
     confirm(f"delete {name}, with {output.count(count, 'message')}", yes)

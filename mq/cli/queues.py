@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-import mq
 from mq.cli import output
 from mq.cli.app import command, json_option, note, store_option
+from mq.cli.looking import look
 from mq.cli.params import QUEUE
 from mq.cli.stats import QueueStats
 from mq.delivery.options import DEAD_SUFFIX
@@ -26,7 +26,7 @@ def queues(prefix: str, as_json: bool, store: str) -> None:
     mq queues
     mq queues --json | jq -r 'select(.ready > 1000) | .queue'
     """
-    with mq.open(store, read_only=True) as broker:
+    with look(store) as broker:
         found = [QueueStats.of(broker.queue(name)) for name in broker.queues(prefix=prefix)]
     if as_json:
         for each in found:

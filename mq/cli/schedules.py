@@ -12,6 +12,7 @@ from mq.api.schedule import new_schedule
 from mq.cli import output
 from mq.cli.app import USAGE, Failure, command, json_option, note, store_option
 from mq.cli.envelope import BadLine
+from mq.cli.looking import look
 from mq.cli.params import DURATION, QUEUE, SCHEDULE
 from mq.cli.publish import parse
 from mq.engine.names import check_name, check_schedule
@@ -93,7 +94,7 @@ def schedules(as_json: bool, store: str) -> None:
     mq schedules
     mq schedules --json | jq -r 'select(.last_at == null) | .name'
     """
-    with mq.open(store, read_only=True) as broker:
+    with look(store) as broker:
         found = broker.schedules()
     if as_json:
         for each in found:
@@ -123,7 +124,7 @@ def unschedule(name: str, as_json: bool, store: str) -> None:
     mq unschedule report
     """
     if not os.path.exists(paths.format_file(store)):
-        with mq.open(store, read_only=True):  # says what is wrong
+        with look(store):  # says what is wrong
             pass
     with mq.open(store) as broker:
         if not broker.unschedule(name):

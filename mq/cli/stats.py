@@ -10,6 +10,7 @@ import msgspec
 import mq
 from mq.cli import existing, output
 from mq.cli.app import Failure, command, json_option, store_option
+from mq.cli.looking import look
 from mq.cli.options import shown_options, shown_value
 from mq.cli.params import QUEUE
 from mq.engine import retaining
@@ -163,7 +164,7 @@ def stats(queue: str | None, schema: bool, as_json: bool, store: str) -> None:
         forms, parts = msgspec.json.schema_components([QueueStats, TopicStats, StoreStats])
         output.json_line({"anyOf": list(forms), "$defs": parts})
         return
-    with mq.open(store, read_only=True) as broker:
+    with look(store) as broker:
         if queue is None:
             found: QueueStats | TopicStats | StoreStats = StoreStats.of(broker)
         elif existing.is_there(broker, queue):

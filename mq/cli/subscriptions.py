@@ -9,6 +9,7 @@ import click
 import mq
 from mq.cli import existing, output
 from mq.cli.app import Failure, command, json_option, note, require_store, store_option
+from mq.cli.looking import look
 from mq.cli.params import PAIR, PLACE, QUEUE, TOPIC
 from mq.engine.names import check_name, check_pattern
 
@@ -26,7 +27,7 @@ def subscriptions(topic: str | None, as_json: bool, store: str) -> None:
     mq subscriptions
     mq subscriptions orders.eu
     """
-    with mq.open(store, read_only=True) as broker:
+    with look(store) as broker:
         found = [
             (pattern, queue, _match(broker, queue, pattern)) for pattern, queue in broker.subscriptions(topic)
         ]

@@ -17,6 +17,7 @@ import click
 import mq
 from mq.cli import output
 from mq.cli.app import command, json_option, store_option
+from mq.cli.looking import look
 from mq.cli.params import DURATION, QUEUE
 from mq.cli.queues import is_alarming
 from mq.cli.stats import QueueStats
@@ -63,7 +64,7 @@ def top(queues: tuple[str, ...], every: float, count: int | None, as_json: bool,
     mq top
     mq top mail --every 10s --json
     """
-    with mq.open(store, read_only=True) as broker:
+    with look(store) as broker:
         if as_json or not output.is_terminal():
             _run(broker, queues, every, count, _Plain(as_json))
         else:
@@ -99,7 +100,7 @@ class _Screen:
         size = os.get_terminal_size(sys.stdout.fileno())
         width, height = size.columns or 80, size.lines or 24
         lines = screen(self._path, rows, width, height, output.has_colours())
-        output.stream().write((HOME + f"{CLEAR_LINE}\r\n".join(lines) + CLEAR_LINE + CLEAR_BELOW).encode())
+        output.stream().write((HOME + f"{CLEAR_LINE}\n".join(lines) + CLEAR_LINE + CLEAR_BELOW).encode())
         output.flush()
 
     def wait(self, seconds: float) -> bool:
@@ -119,6 +120,7 @@ def _run(
     looks = 0
     while True:
         looked, began = began, time.monotonic()
+        broker._store.hold_still(again=True)
         found = [QueueStats.of(broker.queue(name)) for name in names or broker.queues()]
         rows = [_row(each, before.get(each.queue), began - looked) for each in found]
         view.show(sorted(rows, key=lambda row: (-row.published - row.settled, -row.depth, row.stats.queue)))

@@ -21,6 +21,7 @@ from mq.cli.app import (
     yes_option,
 )
 from mq.cli.lines import message_line
+from mq.cli.looking import look
 from mq.cli.params import DURATION, NONE, PLACE, SIZE_TYPE, TOPIC, Optional
 from mq.cli.publish import publish_all, publish_options
 from mq.cli.stats import TopicStats
@@ -40,7 +41,7 @@ def topics(as_json: bool, store: str) -> None:
     \b
     mq topics
     """
-    with mq.open(store, read_only=True) as broker:
+    with look(store) as broker:
         names = broker.topics()
         queues = [sorted({queue for _, queue in broker.subscriptions(name)}) for name in names]
         retained = [retaining.retained(broker._store, name) for name in names]
@@ -188,7 +189,7 @@ def history(
     mq topic history orders.eu -n 10
     mq topic history orders.eu --since 2h --json | mq publish again --json
     """
-    with mq.open(store, read_only=True) as broker:
+    with look(store) as broker:
         count = _print_history(broker.topic(name), since, limit, as_json)
         if not count:
             retains = retaining.retained(broker._store, name) is not None

@@ -11,6 +11,7 @@ import click
 import mq
 from mq.cli import existing, output
 from mq.cli.app import ERROR, command, confirm, json_option, note, require_store, store_option, yes_option
+from mq.cli.looking import look
 from mq.cli.params import DURATION, INSTANT, QUEUE
 
 ids_argument = click.argument("ids", nargs=-1, type=int, required=True, metavar="ID...")
@@ -35,7 +36,7 @@ def cancel(
     mq cancel mail 4711 4805
     """
     require_store(store)
-    with mq.open(store, read_only=True) as broker:
+    with look(store) as broker:
         existing.queue(broker, queue)
     confirm(f"drop {output.count(len(set(ids)), 'message')} of {queue}", yes)
     with mq.open(store) as broker:

@@ -28,6 +28,10 @@ class Owner(Protocol):
 class Reader:
     _seen_end: int
     """The log's end when it was last read.  Touched with the mutex, or by the thread that opens the store."""
+    _seen_head: int
+    """Where the log began then; touched as the end is."""
+    still = False
+    """What was read counts, though others append, until a segment of it goes: see `Store.hold_still`."""
 
     def __init__(self, owner: Owner, replica: Replica, turn: Turn, clock: Clock) -> None:
         self._owner, self._replica, self._turn, self._clock = owner, replica, turn, clock
@@ -56,7 +60,7 @@ class Reader:
                 break
             if not view.explains(locks.look(self._disk, self._path, self._replica.identity.key)):
                 break
-        self._seen_end = view.end
+        self._seen_end, self._seen_head = view.end, view.head
         if found.error:
             raise found.error
         mark = self._turn.mark
@@ -79,6 +83,8 @@ class Reader:
                 self._path, f"moved or replaced while it was open, and now {where}: open it again"
             )
         words = shared.read_mark(self._disk, self._mark_path, self._replica.identity.key)
+        if self.still and words[shared.HEAD] == self._seen_head:
+            return
         if words[END] != self._seen_end:
             before = self._replica.log
             self.attach()

@@ -322,6 +322,17 @@ class Store:
             turn = self.turn
             turn.enter, turn.enter_to_look, turn.enter_with_lock = WAYS[phase](self)
 
+    def hold_still(self, *, again: bool = False) -> None:
+        """Opened with read_only=True: what was read counts from now on.  *again*: what is new is read first.
+
+        A program that asks several things gets answers of one moment, and the log is not read for each of
+        them.  If a segment goes meanwhile, the log is read again, for its records stand elsewhere now.
+        """
+        if again:
+            self._reader.still = False
+            self.turn.look(int)
+        self._reader.still = True
+
     def _refuse_as_lost(self) -> None:
         if self.closed:
             self._refuse()

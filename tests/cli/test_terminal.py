@@ -1,0 +1,202 @@
+"""The command line on a real terminal: prompts, screens, bars, tables, Ctrl-C, at several widths."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import termios
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import AT_ONCE, COMMAND
+
+import mq
+from mq.cli import output, top
+
+WIDTHS = [40, 80, 120]
+LINES = 24
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class Terminal:
+    """A command with all its streams on a terminal of so many columns."""
+
+    def __init__(
+        self, *args: str, columns: int = 80, command: list[str] = COMMAND, **environment: str
+    ) -> None:
+        self._own, self._other = pty.openpty()
+        fcntl.ioctl(self._own, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, columns, 0, 0))
+        self.settings = self.now()
+        known = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+        self.process = subprocess.Popen(
+            [*command, *args], stdin=self._other, stdout=self._other, stderr=self._other,
+            env=known | {"TERM": "xterm"} | environment, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        self.shown = ""
+
+    def now(self) -> list[Any]:
+        """How the terminal is set."""
+        return termios.tcgetattr(self._other)
+
+    def wait_for(self, text: str, times: int = 1) -> None:
+        while self.shown.count(text) < times:
+            self.shown += os.read(self._own, 1 << 16).decode()
+
+    def send(self, keys: str) -> None:
+        os.write(self._own, keys.encode())
+
+    def end(self) -> int:
+        """The exit code, once all is read that was shown."""
+        settings = None
+        try:
+            code = self._drain()
+            settings = self.now()
+        finally:
+            self.process.kill()
+            os.close(self._other)
+            os.close(self._own)
+        assert settings == self.settings, "the terminal is as it was"
+        assert "Traceback" not in self.shown
+        return code
+
+    def _drain(self) -> int:
+        while self.process.poll() is None:
+            self._read()
+        self._read()
+        return self.process.returncode
+
+    def _read(self) -> None:
+        os.set_blocking(self._own, False)
+        try:
+            self.shown += os.read(self._own, 1 << 16).decode()
+        except BlockingIOError:
+            os.sched_yield()
+        finally:
+            os.set_blocking(self._own, True)
+
+    def lines(self) -> list[str]:
+        """What stood on each line, without colours."""
+        return [ESCAPES.sub("", line) for line in re.split(r"[\r\n]+", self.shown)]
+
+
+@pytest.fixture
+def wide(store: Path) -> list[str]:
+    """Queues whose names take much room, one paused, one of dead letters."""
+    names = ["日本語" * 25, "plain", "a-rather-long-name." * 8 + "dead"]
+    with mq.open(store, sync="never") as broker:
+        for number, name in enumerate(names):
+            broker.queue(name).publish_many([f"{name} {number}"] * (number + 1))
+        broker.queue("plain").pause()
+    return names
+
+
+def ready(store: Path) -> int:
+    with mq.open(store, read_only=True) as broker:
+        return broker.queue("mail").stats().ready
+
+
+@pytest.mark.parametrize(
+    "columns, keys, code, left, said",
+    [
+        pytest.param(40, "y\n", 0, 0, "3 messages of mail dropped", id="y, 40"),
+        pytest.param(80, "yes\n", 0, 0, "3 messages of mail dropped", id="yes"),
+        pytest.param(120, "Y\n", 0, 0, "3 messages of mail dropped", id="Y, 120"),
+        pytest.param(80, "n\n", 1, 3, "mq: nothing was done", id="n"),
+        pytest.param(80, "\n", 1, 3, "mq: nothing was done", id="enter"),
+        pytest.param(80, "\x04", 1, 3, "mq: nothing was done", id="ctrl-d"),
+        pytest.param(80, "\x03", 130, 3, "", id="ctrl-c"),
+    ],
+)
+def test_what_destroys_asks_first(
+    store: Path, filled: list[int], columns: int, keys: str, code: int, left: int, said: str
+) -> None:
+    terminal = Terminal("queue", "purge", "mail", columns=columns)
+    terminal.wait_for("drop 3 messages of mail? [y/N] ")
+    assert ready(store) == 3
+    terminal.send(keys)
+    assert terminal.end() == code
+    assert said in terminal.shown and ready(store) == left
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+@pytest.mark.parametrize("keys, code", [("q", 0), ("\x03", 130)], ids=["q", "ctrl-c"])
+def test_top_has_the_screen_and_gives_it_back(wide: list[str], columns: int, keys: str, code: int) -> None:
+    terminal = Terminal("top", "--every", "0.05", columns=columns)
+    terminal.wait_for(top.CLEAR_BELOW, 2)
+    terminal.send(keys)
+    assert terminal.end() == code
+    assert terminal.shown.startswith(top.BEGIN) and terminal.shown.endswith(top.END)
+    frame = terminal.shown.split(top.HOME)[1].partition(top.CLEAR_BELOW)[0].split("\r\n")
+    shown = [ESCAPES.sub("", line) for line in frame]
+    assert len(shown) <= LINES and max(map(output.width, shown)) <= columns
+    assert shown[2].split()[:2] == ["queue", "depth"]
+    assert {line.split()[0][:3] for line in shown[3:]} == {"日本語", "pla", "a-r"}
+    assert "\x1b[33mplain" in frame[-1] or "\x1b[33mplain" in "".join(frame), "what is paused is yellow"
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+@pytest.mark.parametrize(
+    "command", ["queues", "peek plain", "dead", "topics", "subscriptions", "tail --since 0 --until-end"]
+)
+def test_no_line_is_wider_than_the_terminal(store: Path, wide: list[str], columns: int, command: str) -> None:
+    with mq.open(store) as broker:
+        broker.topic("a.rather.long.topic" * 5, retain_count=1).publish("日本語" * 50)
+        broker.queue(wide[0]).subscribe("a.rather.long.topic" * 5, match={"source": "shop" * 20})
+        broker.queue("plain").publish("x" * 500, headers={"h" * 50: "日" * 50}, group="g" * 200)
+    terminal = Terminal(*command.split(), columns=columns)
+    assert terminal.end() == 0
+    lines = [line for line in terminal.lines() if line]
+    assert len(lines) >= 2 and max(map(output.width, lines)) <= columns
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+def test_a_bar_fits_and_goes(store: Path, columns: int) -> None:
+    with mq.open(store, sync="never", segment_bytes=1 << 20) as broker:
+        broker.queue("q").publish_many([b"x" * 1000] * 5000)
+    terminal = Terminal("verify", columns=columns, command=AT_ONCE)
+    assert terminal.end() == 0
+    bars = [line for line in terminal.lines() if line.startswith("verifying")]
+    assert bars and max(map(output.width, bars)) < columns
+    assert "%" in bars[0] and "\r\x1b[K" in terminal.shown
+    assert terminal.lines()[-2].endswith("clean: closed in order") or columns == 40
+
+
+def test_a_drain_into_a_file_shows_how_far_it_is(store: Path, tmp_path: Path) -> None:
+    with mq.open(store, sync="never") as broker:
+        broker.queue("q").publish_many(["x"] * 500)
+    shell = ["sh", "-c", 'exec "$@" > drained', "sh", *AT_ONCE]
+    terminal = Terminal("receive", "q", command=shell)
+    assert terminal.end() == 0
+    assert re.search(r"receiving █*░* +\d+%  [\d,]+ messages?  [\d,]+/s", terminal.shown)
+    assert (tmp_path / "drained").read_text() == "x\n" * 500
+
+
+@pytest.mark.parametrize(
+    "command", ["receive mail --follow", "tail mail --since 0", "top -n 100000 --json", "publish q"]
+)
+def test_ctrl_c_ends_what_waits(store: Path, filled: list[int], command: str) -> None:
+    terminal = Terminal(*command.split())
+    if command == "receive mail --follow":
+        terminal.wait_for('{"three":3}')
+    elif command.startswith("tail"):
+        terminal.wait_for("three")
+    else:
+        terminal.wait_for("\n")
+    terminal.send("\x03")
+    assert terminal.end() == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize("no_color, coloured", [("", True), ("1", False)])
+def test_what_needs_an_eye_has_a_colour(wide: list[str], no_color: str, coloured: bool) -> None:
+    terminal = Terminal("queues", columns=120, NO_COLOR=no_color)
+    assert terminal.end() == 0
+    assert ("\x1b[33mpaused\x1b[0m" in terminal.shown) == coloured
+    assert ("\x1b[31m3\x1b[0m" in terminal.shown) == coloured
+    assert ("\x1b" in terminal.shown) == coloured
