@@ -34,6 +34,11 @@ class Follower:
             return self.position
         return words[shared.END] or NO_LIMIT  # of a copy, the page says nothing: as far as it is whole
 
+    def known_end(self) -> int:
+        """The same, but 0 if the page does not tell."""
+        end = self.end()
+        return 0 if end == NO_LIMIT else end
+
     def bases(self) -> list[int]:
         """Where the segments begin."""
         return paths.segment_bases(self._disk.names(self._log))

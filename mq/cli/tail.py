@@ -12,7 +12,7 @@ import msgspec
 
 import mq
 from mq.cli import message, output
-from mq.cli.app import command, disk_at, json_option, note, require_store, store_option
+from mq.cli.app import CORRUPT, Failure, command, disk_at, json_option, note, require_store, store_option
 from mq.cli.follow import Follower
 from mq.cli.lines import message_line
 from mq.cli.params import PLACE, QUEUE
@@ -25,6 +25,7 @@ from mq.storage.look import Found
 from mq.storage.segment import Segment
 
 LOOK_SECONDS: Final = 0.1
+LOOKS_STUCK: Final = 20  # then what is there is damaged, and not being written just now
 SHOWN: Final = frozenset({*records.NEW, records.MOVE})
 
 
@@ -72,11 +73,14 @@ def tail(
                 note(f"there is no queue {name!r} yet")
         if since is not None:
             _go_back(follower, shown, since)
-        _follow(follower, shown, limit, follower.end() if until_end else None)
+        _follow(follower, shown, limit, until_end)
 
 
-def _follow(follower: Follower, shown: _Shown, limit: int | None, end: int | None) -> None:
+def _follow(follower: Follower, shown: _Shown, limit: int | None, once: bool) -> None:
+    """*once*: only up to where the log ends now."""
+    stuck = 0
     while True:
+        before = follower.position
         for each, found in follower.read():
             if shown.show(each, found) and shown.count == limit:
                 output.flush()
@@ -85,7 +89,10 @@ def _follow(follower: Follower, shown: _Shown, limit: int | None, end: int | Non
         if follower.skipped:
             note(f"{output.size(follower.skipped)} of the log went before they were read")
             follower.skipped = 0
-        if end is not None and follower.position >= end:
+        stuck = stuck + 1 if before == follower.position < follower.known_end() else 0
+        if stuck == LOOKS_STUCK:
+            raise Failure(f"the log cannot be read on from {before}: `mq verify` says why", CORRUPT)
+        if once and not stuck:
             return
         time.sleep(LOOK_SECONDS)
 
