@@ -23,6 +23,7 @@ from mq.engine.names import check_name, check_pattern
 from mq.instants import ms_at
 from mq.storage.look import Found
 from mq.storage.segment import Segment
+from mq.storage.shared import NO_LIMIT
 
 LOOK_SECONDS: Final = 0.1
 LOOKS_STUCK: Final = 20  # then what is there is damaged, and not being written just now
@@ -78,7 +79,7 @@ def tail(
 
 def _follow(follower: Follower, shown: _Shown, limit: int | None, once: bool) -> None:
     """*once*: only up to where the log ends now."""
-    stuck = 0
+    stuck, end = 0, follower.known_end() if once else NO_LIMIT
     while True:
         before = follower.position
         for each, found in follower.read():
@@ -92,7 +93,7 @@ def _follow(follower: Follower, shown: _Shown, limit: int | None, once: bool) ->
         stuck = stuck + 1 if before == follower.position < follower.known_end() else 0
         if stuck == LOOKS_STUCK:
             raise Failure(f"the log cannot be read on from {before}: `mq verify` says why", CORRUPT)
-        if once and not stuck:
+        if follower.position >= end:
             return
         time.sleep(LOOK_SECONDS)
 

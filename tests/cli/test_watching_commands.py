@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -14,7 +15,10 @@ from commands import Run
 
 import mq
 from mq.cli import output, stats, top
+from mq.cli.app import Failure
 from mq.cli.follow import Follower
+from mq.cli.tail import _follow
+from mq.engine.reading import Reader
 from mq.storage.real_disk import RealDisk
 
 
@@ -105,8 +109,7 @@ def test_a_follower_reads_on_over_segments_and_cleaning(store: Path) -> None:
             queue.ack_many(queue.receive_many(20))
         assert seen == sorted(set(seen)) and len(seen) == 121
         assert list(follower.read()) and follower.skipped == 0 and list(follower.read()) == []
-        while broker._store.maintenance.cleaning.clean():
-            pass
+        broker._store.maintenance.compact(lambda done, total: None)
         list(late.read())
         assert late.skipped > 0 and late.position == follower.end()
 
@@ -271,3 +274,56 @@ def test_peek_shows_all_that_a_message_was_published_with(run: Run, store: Path)
     assert run("peek", "q", id, "--long").stdout.startswith("message    " + id)
     missing = run("peek", "q", "1")
     assert missing.exit_code == 3 and "`mq dump --message 1` has its story" in missing.stderr
+
+
+def test_tail_says_that_the_log_is_damaged(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not wait for ever for what will never be whole."""
+    monkeypatch.setattr("mq.cli.tail.LOOK_SECONDS", 0)
+    with mq.open(store) as broker:
+        ids = broker.queue("q").publish_many(["one", "two"])
+        with (store / "log" / f"{0:020}.seg").open("r+b") as file:
+            file.seek(72 + ids[1] + 25)
+            file.write(b"\xff")
+        seen = []
+        shown: Any = SimpleNamespace(count=0, show=lambda each, found: seen.append(found.lsn))
+        with pytest.raises(Failure, match="cannot be read on") as caught:
+            _follow(Follower(RealDisk(), str(store), 0), shown, None, once=True)
+    assert caught.value.exit_code == 4 and seen[-1] < ids[0]
+
+
+def test_questions_are_answered_from_one_reading(run: Run, store: Path, traffic: list[int]) -> None:
+    """Beside a process that writes, the log is read once, and not for each question."""
+    reads, attach = [], Reader.attach
+
+    def attach_and_note(reader: Reader) -> None:
+        reads.append(reader)
+        attach(reader)
+        with mq.open(store) as broker:  # writes whenever it was looked
+            broker.queue("mail").publish("more")
+
+    with pytest.MonkeyPatch.context() as patch, mq.open(store):
+        patch.setattr(Reader, "attach", attach_and_note)
+        for command in ("queues", "dead", "stats mail", "topics", "subscriptions", "peek mail --long"):
+            reads.clear()
+            assert run(*command.split()).exit_code == 0
+            assert len(reads) == 1, command
+
+
+def test_what_was_read_is_read_again_once_its_segment_goes(store: Path) -> None:
+    """P7: no message that was moved meanwhile is called damaged."""
+    with mq.open(store, segment_bytes=4096) as broker:
+        queue = broker.queue("q")
+        kept = queue.publish("kept")
+        with mq.open(store, read_only=True) as reader:
+            reader._store.hold_still()
+            queue.receive(timeout=0)
+            assert reader.queue("q").stats().ready == 1, "as it was"
+            for _ in range(5):
+                queue.publish_many(["x" * 100] * 30)
+                queue.ack_many(queue.receive_many(30))
+            broker._store.maintenance.compact(lambda done, total: None)
+            assert not (store / "log" / f"{0:020}.seg").exists()
+            found = reader.queue("q").get(kept)
+            assert found and found.body == "kept"
+            reader._store.hold_still(again=True)
+            assert reader.queue("q").stats().in_flight == 1
