@@ -102,9 +102,9 @@ def _given(options: Mapping[str, Any], before: mq.QueueOptions) -> dict[str, Any
     return given
 
 
-@group(short_help="Make queues, change, pause, empty and delete them.")
+@group(short_help="Make queues, change, pause, rename, empty and delete them.")
 def queue() -> None:
-    """Make queues, change their options, pause and resume, empty and delete them.
+    """Make queues, change their options, pause, resume, rename, empty and delete them.
 
     A queue also comes to be when something is published to it.  `mq stats NAME` shows its options.
 
@@ -202,6 +202,27 @@ def _pause(names: tuple[str, ...], store: str, paused: bool, as_json: bool) -> N
             (found.pause if paused else found.resume)()
             done = "paused" if paused else "resumed"
             output.result(f"{found.name} {done}", {"queue": found.name, "paused": paused}, as_json)
+
+
+@queue.command(short_help="Give a queue another name.")
+@click.argument("name", type=QUEUE)
+@click.argument("new")
+@json_option
+@store_option
+def rename(name: str, new: str, as_json: bool, store: str) -> None:
+    """Give the queue NAME the name NEW, for every process, with all it holds.
+
+    What names the queue follows: subscriptions, schedules, the dead letters of other queues.  Its own
+    dead letters go with it, from NAME.dead to NEW.dead.
+
+    \b
+    mq queue rename mail letters
+    """
+    check_name(new)
+    require_store(store)
+    with mq.open(store) as broker:
+        existing.queue(broker, name).rename(new)
+    output.result(f"{name} is called {new}", {"queue": new, "before": name}, as_json)
 
 
 @queue.command(short_help="Drop all messages of a queue.")

@@ -93,12 +93,23 @@ def test_a_queue_is_deleted(run: Run, store: Path, filled: list[int]) -> None:
         assert broker.queues() == []
 
 
-@pytest.mark.parametrize("verb", ["set", "pause", "resume", "purge", "delete"])
+def test_a_queue_gets_another_name(run: Run, store: Path, filled: list[int]) -> None:
+    run("queue", "create", "other")
+    result = run("queue", "rename", "mail", "letters", "--json")
+    assert json.loads(result.stdout) == {"queue": "letters", "before": "mail"}
+    with mq.open(store, read_only=True) as broker:
+        assert broker.queues() == ["letters", "other"] and broker.queue("letters").stats().ready == 3
+    for new in ("other", ""):
+        assert run("queue", "rename", "letters", new).exit_code == 2
+    assert run("queue", "rename", "mail", "x").exit_code == 1
+
+
+@pytest.mark.parametrize("verb", ["set", "pause", "resume", "purge", "delete", "rename"])
 @pytest.mark.parametrize("where", ["no queue", "no store"])
 def test_what_is_not_there_is_not_made(run: Run, store: Path, verb: str, where: str) -> None:
     if where == "no queue":
         run("queue", "create", "mail")
-    more = {"set": ["--ttl", "5"], "purge": ["--yes"], "delete": ["--yes"]}.get(verb, [])
+    more = {"set": ["--ttl", "5"], "purge": ["--yes"], "delete": ["--yes"], "rename": ["new"]}.get(verb, [])
     result = run("queue", verb, "mial", *more)
     assert (result.exit_code, result.stdout) == (1, "")
     assert ("there are: mail" if where == "no queue" else "there is no store here") in result.stderr
