@@ -49,7 +49,8 @@ ELSEWHERE: Final = {  # what other tools call it
     "check": "mq verify", "fsck": "mq verify", "log": "mq dump", "vacuum": "mq compact",
     "replay": "mq dead replay", "redrive": "mq dead replay", "dlq": "mq dead", "failed": "mq dead",
     "create": "mq queue create", "declare": "mq queue create", "set": "mq queue set",
-    "pause": "mq queue pause", "resume": "mq queue resume", "unpause": "mq queue resume", "rename": "mq queue rename",
+    "pause": "mq queue pause", "resume": "mq queue resume", "unpause": "mq queue resume",
+    "rename": "mq queue rename",
     "purge": "mq queue purge", "delete": "mq queue delete", "rm": "mq queue delete",
 }  # fmt: skip
 NAMES_COLUMNS: Final = 30
