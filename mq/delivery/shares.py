@@ -38,7 +38,8 @@ class _Sets:
         self._numbers: dict[Holders, int] = {}
         self._free: list[int] = []
 
-    def use(self, holders: Holders, size: int) -> int:
+    def use(self, holders: Holders, size: int, count: int = 1) -> int:
+        """The number of the set that *count* messages more have, of *size* bytes together."""
         number = self._numbers.get(holders)
         if number is None:
             if self._free:
@@ -50,12 +51,12 @@ class _Sets:
                 self.uses.append(0)
                 self.bytes.append(0)
             self._numbers[holders] = number
-        self.uses[number] += 1
+        self.uses[number] += count
         self.bytes[number] += size
         return number
 
-    def drop(self, number: int, size: int) -> None:
-        self.uses[number] -= 1
+    def drop(self, number: int, size: int, count: int = 1) -> None:
+        self.uses[number] -= count
         self.bytes[number] -= size
         if not self.uses[number]:
             self.rename(number, ())
@@ -154,7 +155,9 @@ class Shares:
                 self._insert(id, size, several)
 
     def add_holder(self, ids: Sequence[int], sizes: Sequence[int], holder: int, queue: int) -> None:
-        """Messages that *holder* holds, and perhaps other queues, are held by *queue* as well."""
+        """Messages that *holder* holds, and perhaps other queues, are held by *queue* as well: ids ascend."""
+        if self._chunks and self._add_together(ids, sizes, holder, queue):
+            return
         for id, size in zip(ids, sizes, strict=True):
             self.put(id, size, {*self.holders(id), holder, queue})
 
@@ -201,6 +204,38 @@ class Shares:
         for (id, holders), size in zip(stay, sizes, strict=True):
             self.put(id, size, holders)
 
+    def _add_together(self, ids: Sequence[int], sizes: Sequence[int], holder: int, queue: int) -> bool:
+        """`add_holder`, if no other message is between them and all have the same holders; else False."""
+        number = max(0, bisect_right(self._firsts, ids[0]) - 1)
+        if ids[-1] >= (self._firsts[number + 1 : number + 2] or [ids[-1] + 1])[0]:
+            return False
+        chunk, count = self._chunks[number], len(ids)
+        begin, stop = bisect_left(chunk.ids, ids[0]), bisect_right(chunk.ids, ids[-1])
+        before: Holders = (holder,)
+        if begin < stop:
+            known = chunk.sets[begin]
+            before = self._sets.every[known]
+            if (
+                len(before) < 2 or queue in before or chunk.sets[begin:stop].count(known) < count
+                or chunk.ids[begin:stop].tolist() != list(ids)
+            ):  # fmt: skip
+                return False
+            size = sum(chunk.sizes[begin:stop])
+            self._sets.drop(known, size, count)
+        else:
+            size = sum(sizes)
+            chunk.ids[begin:begin] = array("Q", ids)
+            chunk.sizes[begin:begin] = array("I", sizes)
+            chunk.live += count
+            self._count += count
+            self._firsts[number] = min(self._firsts[number], ids[0])
+        holders = tuple(sorted({*before, holder, queue}))
+        chunk.sets[begin:stop] = array("I", [self._sets.use(holders, size, count)]) * count
+        self.extra_bytes += size * (len(holders) - len(before))
+        if len(chunk.ids) > 2 * CHUNK_IDS:
+            self._split(number)
+        return True
+
     # ── inside ─────────────────────────────────────────────────────────────────────
 
     def _find(self, id: int) -> tuple[_Chunk, int] | None:
@@ -236,13 +271,18 @@ class Shares:
         self._count += 1
         self.extra_bytes += size * (len(holders) - 1)
         if len(chunk.ids) > 2 * CHUNK_IDS:
-            behind = _Chunk(chunk.ids[CHUNK_IDS:], chunk.sizes[CHUNK_IDS:], chunk.sets[CHUNK_IDS:])
-            behind.live -= behind.sets.count(HOLE)
-            chunk.live -= behind.live
-            del chunk.ids[CHUNK_IDS:], chunk.sizes[CHUNK_IDS:], chunk.sets[CHUNK_IDS:]
-            self._untidy += number < self._untidy
-            self._chunks.insert(number + 1, behind)
-            self._firsts.insert(number + 1, behind.ids[0])
+            self._split(number)
+
+    def _split(self, number: int) -> None:
+        """Chunk *number* is two from now on."""
+        chunk = self._chunks[number]
+        behind = _Chunk(chunk.ids[CHUNK_IDS:], chunk.sizes[CHUNK_IDS:], chunk.sets[CHUNK_IDS:])
+        behind.live -= behind.sets.count(HOLE)
+        chunk.live -= behind.live
+        del chunk.ids[CHUNK_IDS:], chunk.sizes[CHUNK_IDS:], chunk.sets[CHUNK_IDS:]
+        self._untidy += number < self._untidy
+        self._chunks.insert(number + 1, behind)
+        self._firsts.insert(number + 1, behind.ids[0])
 
     def _remove(self, id: int, chunk: _Chunk, at: int) -> None:
         self._count -= 1

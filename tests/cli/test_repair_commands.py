@@ -200,6 +200,21 @@ def test_of_a_message_of_a_topic_the_queues_are_named_that_lost_it(
         assert text == "" or "; from a topic, for 'bills', 'mail'" in text
 
 
+def test_so_are_those_of_one_that_has_moved(run: Run, store: Path) -> None:
+    with mq.open(store, segment_bytes=4096) as broker:
+        for name in ("mail", "bills"):
+            broker.queue(name).subscribe("orders")
+        id = broker.topic("orders").publish("x" * 40)
+        others = broker.queue("others")
+        while (position := broker._store.replica.state.named("mail").position(id)) == id:
+            others.publish_many([bytes(900)] * 9)
+            others.ack_many(others.receive_many(9, timeout=0))
+            broker._store.maintenance.run(0)
+    damage(store, position)
+    [damaged, _] = [json.loads(each) for each in run("verify", "--json").stdout.splitlines()]
+    assert (damaged["ids"], damaged["queues"]) == ([id], ["bills", "mail"])
+
+
 def test_repair_of_a_whole_store_does_nothing(run: Run, store: Path, ids: list[int]) -> None:
     before = contents(store)
     result = run("repair")
