@@ -31,10 +31,10 @@ from mq.api.watch import Watch
 from mq.engine import commands, retaining
 from mq.errors import UsageError
 from mq.workers.handler import Wrap
-from mq.workers.run import Run
+from mq.workers.mailbox import Mailbox
 from mq.workers.strategy import Strategy
 
-from .lane import Lane
+from .lane import Lane, in_own_thread, undone_if_cancelled
 from .message import AsyncDelivery, released
 from .queue import AsyncQueue
 from .tasks import Tasks
@@ -50,7 +50,7 @@ class AsyncBroker:
     """An open store for asyncio, made by `async with mq.aopen(path)` or `await mq.aopen(path)`.
 
     Each method is that of `mq.Broker`; what touches the store is awaited.  It may be used by tasks of one
-    event loop at a time.
+    event loop at a time; in the child of a fork, by those of a new one.
     """
 
     def __init__(self, opening: Callable[[], Broker]) -> None:
@@ -81,7 +81,7 @@ class AsyncBroker:
 
     async def _open(self) -> Self:
         if self._opened is None:
-            self._opened = await asyncio.to_thread(self._opening)
+            self._opened = await undone_if_cancelled(in_own_thread, self._opening, Broker.close)
             self._lane_opened = Lane(self._opened._store)
             self._consumers = Consumers(AsyncDelivery)
         return self
@@ -204,31 +204,24 @@ class AsyncBroker:
     async def run(self, *, grace: float = 30.0, until_empty: bool = False) -> None:
         """Call the consumers' functions, until SIGTERM, SIGINT or `close`: see `mq.Broker.run`.
 
-        When the task is cancelled, it stops as it does after a signal.
+        When the task is cancelled, it stops as it does after a signal; cancelled again, as after a second
+        one.  It returns, or raises CancelledError, when no consumer holds a message any more.  SIGTERM and
+        SIGINT are left to a program that handles them itself, as a web server does: it cancels the task.
         """
         await self._lane.declared()
-        loop = Tasks(asyncio.get_running_loop(), self._lane)
-        begun: asyncio.Future[Run] = loop.loop.create_future()
-
-        def stop(number: int) -> None:
-            begun.add_done_callback(lambda found: found.result().signal(number))
-
-        caught = loop.catch(stop)
-        try:
-            work = asyncio.ensure_future(
-                asyncio.to_thread(
-                    self._consumers.run, self._broker, grace, until_empty=until_empty, loop=loop,
-                    begun=partial(loop.soon, begun.set_result),
-                )
-            )  # fmt: skip
-            try:
-                await asyncio.shield(work)
-            except asyncio.CancelledError:
-                stop(signal.SIGTERM)
-                await asyncio.wait([work])
-                raise
-        finally:
-            loop.let_go(caught)
+        events: Mailbox[Any] = Mailbox()
+        loop = Tasks(asyncio.get_running_loop(), self._lane, events)
+        work = in_own_thread(
+            partial(
+                self._consumers.run, self._broker, grace, until_empty=until_empty, loop=loop, events=events
+            ),
+            daemon=True,
+        )
+        with loop.signals():
+            cancelled = await _end_of(work, partial(events.put, signal.SIGTERM))
+        if cancelled and not work.exception():
+            raise cancelled
+        work.result()
 
     def keep(self, delivery: AsyncDelivery[Any]) -> None:
         """Extend it until it is settled or the process ends: see `mq.Broker.keep`."""
@@ -282,6 +275,24 @@ class AsyncBroker:
         """Sync, and let go of the store: see `mq.Broker.close`."""
         if self._opened is not None:
             await self._lane.close(self._opened.close)
+
+
+async def _end_of(
+    work: asyncio.Future[None], stop: Callable[[], object]
+) -> asyncio.CancelledError | None:  # fmt: skip
+    """Return when *work* has ended, with the cancellation that came meanwhile; each one calls *stop*."""
+    cancelled = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancelled = error
+            stop()
+        except GeneratorExit:  # the loop was closed, and its tasks with it
+            stop()
+            stop()
+            raise
+    return cancelled
 
 
 def aopen(

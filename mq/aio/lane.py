@@ -3,10 +3,14 @@
     soon      a turn of microseconds: in the loop itself if nothing is in its way, else in a thread
     in_thread whatever may take long
     ┌──────┐  soon   ┌──────────────────────┐  owed to the disk   ┌────────────┐
-    │ task │ ──────► │ the store, at once   │ ──────────────────► │ one thread │ ──► one fdatasync for
+    │ task │ ──────► │ the store, at once   │ ──────────────────► │ syncs      │ ──► one fdatasync for
     └──────┘         └──────────────────────┘                     └────────────┘     all tasks that wait
 
-A task that is cancelled never loses a message: what a thread took for it is given back.
+A task that is cancelled never loses a message: what a thread took for it is given back.  So does one
+whose loop was closed while it waited.
+
+The child of a fork has none of these threads, and no loop that runs.  In a loop of its own it may use
+what it inherited, and begins threads of its own; what tasks of the parent wait for is the parent's.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar, TypeVarTuple
+from weakref import ref
 
 from mq.api.around import NO_HEADERS, SEND
 from mq.api.options import check_seconds
@@ -27,6 +32,8 @@ from mq.engine.at_once import BUSY, LONG_BYTES, at_once
 from mq.engine.receiving import Unread
 from mq.engine.store import Store
 from mq.errors import DiskFull, QueueFull
+
+from .syncs import Syncs
 
 T = TypeVar("T")
 Given = TypeVarTuple("Given")
@@ -43,17 +50,19 @@ class Lane:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._over = False
-        self._declarations: list[asyncio.Task[None]] = []  # in their order, until they are awaited
         self._stretch = 0
         self._begin()
 
     def _begin(self) -> None:
         """Have threads; again in the child of a fork, where there are none."""
         self._pid = os.getpid()
-        self._threads = ThreadPoolExecutor(THREADS, "mq aio")
-        self._syncing = threading.Thread(target=self._sync, name="mq aio sync", daemon=True)
-        self._syncs = threading.Condition()
-        self._owed: list[tuple[int, asyncio.Future[None]]] = []
+        self._declarations: list[asyncio.Task[None]] = []  # in their order, until they are awaited
+        self._pool = ThreadPoolExecutor(THREADS, "mq aio")
+        self._syncs = Syncs(self.store.finish_publish)
+
+    def _begin_here(self) -> None:
+        if self._pid != os.getpid():
+            self._begin()
 
     async def soon(
         self, do: Callable[[*Given], T], *given: *Given, undo: Callable[[T], object] | None = None
@@ -87,7 +96,7 @@ class Lane:
         """`soon`, and it is done in any case, also if the task is cancelled: what settles a message."""
         result, end = at_once(self.store, do, *given)
         if result is BUSY:
-            return await self.in_thread(partial(do, *given))
+            return await self._in_thread(partial(do, *given))  # it waits for nothing that was declared
         if end:
             await self._on_disk(end)
         return result  # type: ignore[return-value]
@@ -104,17 +113,9 @@ class Lane:
         """*is_taken*: there is something to undo before it has begun."""
         if self._over:
             return do()  # which says that the broker is closed
-        if self._pid != os.getpid():
-            self._begin()
-        task = Undoable(do, undo, is_taken=is_taken)
-        future = asyncio.get_running_loop().run_in_executor(self._threads, task.run)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            future.add_done_callback(_take_note)
-            if undo and task.cancel():
-                self.later(task.undo)
-            raise
+        self._begin_here()
+        run = partial(asyncio.get_running_loop().run_in_executor, self._pool)
+        return await undone_if_cancelled(run, do, undo, is_taken=is_taken)
 
     # ── what names, and is not awaited ─────────────────────────────────────────────
 
@@ -154,8 +155,9 @@ class Lane:
 
     def later(self, do: Callable[[], object]) -> None:
         """Do it in a thread, and wait for nothing."""
+        self._begin_here()
         with suppress(RuntimeError):  # the lane was closed: what is in flight comes back by itself
-            self._threads.submit(do)
+            self._pool.submit(do)
 
     def at_some_time(self, do: Callable[[], object]) -> None:
         """Do it now if nothing is in the way, else in a thread; and wait for nothing."""
@@ -206,61 +208,79 @@ class Lane:
 
     async def _on_disk(self, end: int) -> None:
         """Return when the log is on the disk up to *end*."""
-        if self._pid != os.getpid():
-            self._begin()
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        with self._syncs:
-            self._owed.append((end, future))
-            if not self._syncing.is_alive() and not self._over:
-                self._syncing.start()
-            self._syncs.notify()
-        await future
-
-    def _sync(self) -> None:
-        while True:
-            with self._syncs:
-                owed = self._wait_for_owed()
-            if not owed:
-                return
-            error: BaseException | None = None
-            try:
-                self.store.finish_publish(max(end for end, _ in owed))
-            except BaseException as raised:  # noqa: BLE001  # it is the tasks'
-                error = raised
-            by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-            for _, future in owed:
-                by_loop.setdefault(future.get_loop(), []).append(future)
-            for loop, futures in by_loop.items():
-                with suppress(RuntimeError):  # the loop is closed: no task waits any more
-                    loop.call_soon_threadsafe(partial(_resolve, futures, error))
-
-    def _wait_for_owed(self) -> list[tuple[int, asyncio.Future[None]]]:
-        """What is owed to the disk, once there is something; nothing once the lane is closed."""
-        while not self._owed and not self._over:
-            self._syncs.wait()
-        owed, self._owed = self._owed, []
-        return owed
+        self._begin_here()
+        await self._syncs.wait(end)
 
     async def close(self, do: Callable[[], None]) -> None:
-        """Do the last thing, and let the threads end."""
-        if left := [each for each in self._declarations if not each.done()]:
-            await asyncio.wait(left)
+        """Do the last thing, and let the threads end; also if the task is cancelled meanwhile."""
+        self._begin_here()
+        loop = asyncio.get_running_loop()
+        left = [each for each in self._declarations if not each.done() and each.get_loop() is loop]
         try:
-            await asyncio.to_thread(do)  # the lane's own may all be in use
+            if left:
+                await asyncio.wait(left)
         finally:
-            with self._syncs:
-                self._over = True
-                self._syncs.notify()
-            self._threads.shutdown(wait=False)
+            await asyncio.shield(in_own_thread(partial(self._close, do)))
+
+    def _close(self, do: Callable[[], None]) -> None:
+        try:
+            do()
+        finally:
+            self._over = True
+            self._syncs.end()
+            self._pool.shutdown(wait=False)
 
 
-def _resolve(futures: list[asyncio.Future[None]], error: BaseException | None) -> None:
-    for future in futures:
-        if not future.done():
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
+def in_own_thread(do: Callable[[], T], *, daemon: bool = False) -> asyncio.Future[T]:
+    """Do it in a thread that is for this alone: those of a pool may all be in use.
+
+    The thread does not keep the task that waits for it: if its loop is closed, it is forgotten as others are.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+    told = ref(future)
+
+    def live() -> None:
+        result, error = _outcome(do)
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(_tell, told, result, error)
+
+    threading.Thread(target=live, name="mq aio alone", daemon=daemon).start()
+    return future
+
+
+def _outcome(do: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+    try:
+        return do(), None
+    except BaseException as error:  # noqa: BLE001  # it is the task's
+        return None, error
+
+
+def _tell(told: ref[asyncio.Future[Any]], result: Any, error: BaseException | None) -> None:
+    future = told()
+    if future and not future.done():
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+
+async def undone_if_cancelled(
+    run: Callable[[Callable[[], T]], asyncio.Future[T]], do: Callable[[], T],
+    undo: Callable[[T], object] | None, *, is_taken: bool = False,
+) -> T:  # fmt: skip
+    """What *do* returns, which *run* has a thread do; *undo* is given that, if the task is cancelled."""
+    work = Undoable(do, undo, is_taken=is_taken)
+    future = run(work.run)
+    try:
+        return await asyncio.shield(future)
+    except (asyncio.CancelledError, GeneratorExit):  # the latter: the loop was closed, the task forgotten
+        with suppress(RuntimeError):  # the loop is closed
+            future.add_done_callback(_take_note)
+        if undo and work.cancel():
+            with suppress(RuntimeError):  # the interpreter ends
+                threading.Thread(target=work.undo, name="mq aio undo").start()
+        raise
 
 
 def _take_note(future: asyncio.Future[Any]) -> None:
@@ -276,6 +296,7 @@ class Undoable:
         self, do: Callable[[], Any], undo: Callable[[Any], object] | None, *, is_taken: bool
     ) -> None:
         self._do, self._undo, self._is_taken = do, undo, is_taken
+        self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._cancelled = self._done = False
         self._result: Any = None
@@ -288,7 +309,7 @@ class Undoable:
         with self._lock:
             self._result, self._done = result, True
             cancelled = self._cancelled
-        if cancelled and self._undo:
+        if self._undo and (cancelled or self._loop.is_closed()):
             self._undo(result)
         return result
 

@@ -15,8 +15,8 @@ from mq.engine.names import check_pattern
 from mq.errors import UsageError
 from mq.workers.asked import Keeper
 from mq.workers.handler import Wrap, wanted_by
+from mq.workers.mailbox import Mailbox
 from mq.workers.registry import Registry
-from mq.workers.run import Run
 from mq.workers.strategy import STRATEGIES, Strategy
 
 H = TypeVar("H", bound=Callable[..., object])
@@ -83,12 +83,15 @@ class Consumers:
 
     def run(
         self, broker: Keeper, grace: float, *, until_empty: bool, only: Collection[str] | None = None,
-        threads: int | None = None, loop: Any = None, begun: Callable[[Run], object] = id,
+        threads: int | None = None, loop: Any = None, events: Mailbox[Any] | None = None,
     ) -> None:  # fmt: skip
-        """*only*: of these queues.  *threads*: so many calls at once.  *loop*: where `async def` runs."""
+        """*only*: of these queues.  *threads*: so many calls at once.  *loop*: where `async def` runs.
+
+        *events*: where that loop tells of signals.
+        """
         grace = float(check_seconds("grace", grace))
         self.registry.run(
-            broker, grace, until_empty=bool(until_empty), only=only, threads=threads, loop=loop, begun=begun
+            broker, grace, until_empty=bool(until_empty), only=only, threads=threads, loop=loop, events=events
         )
 
 

@@ -12,29 +12,25 @@ from __future__ import annotations
 
 import importlib
 import logging
-import math
 import os
 import signal
-import subprocess
 import sys
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final
 
 import click
 
 from mq.api.broker import Broker
-from mq.cli.app import USAGE, Failure, command, note
+from mq.cli.app import USAGE, Failure, command
 from mq.cli.params import DURATION
+from mq.cli.parent import Parent
 from mq.errors import UsageError
-from mq.workers.mailbox import Mailbox
-from mq.workers.signals import Signals
+from mq.workers.registry import Registry
 
-BACKOFF_SECONDS: Final = 1.0  # before a child is begun again; twice as long after each that follows
-BACKOFF_SECONDS_MAX: Final = 60.0
-STEADY_SECONDS: Final = 10.0  # a child that lived for so long was no failure to begin
+TELL_SECONDS: Final = 0.5  # how often a child tells its parent what it has done
 
 
 @command(short_help="Run the consumers of a program.")
@@ -95,10 +91,38 @@ def _work(
     if unknown := [name for name in queues if name not in registry.queues()]:
         there = ", ".join(registry.queues()) or "none"
         raise UsageError(f"{target} has no consumer of queue {unknown[0]!r}; there are: {there}")
-    os.write(ready_fd, b"r")
-    os.close(ready_fd)
-    consumers.run(broker, grace, until_empty=until_empty, only=queues or None, threads=threads)
+    tell = partial(_tell, ready_fd, registry)
+    tell()
+    told = _Repeating(tell)
+    try:
+        consumers.run(broker, grace, until_empty=until_empty, only=queues or None, threads=threads)
+    finally:
+        told.end()
     broker.close()
+
+
+def _tell(ready_fd: int, registry: Registry) -> None:
+    """Tell the parent what is done so far.  It may be gone."""
+    with suppress(OSError):
+        os.write(ready_fd, b"%d %d %d\n" % registry.counts())
+
+
+class _Repeating:
+    """Calls a function now and then, in a thread, and once at the end."""
+
+    def __init__(self, do: Callable[[], object]) -> None:
+        self._do, self._over = do, threading.Event()
+        self._thread = threading.Thread(target=self._live, daemon=True)
+        self._thread.start()
+
+    def _live(self) -> None:
+        while not self._over.wait(TELL_SECONDS):
+            self._do()
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join()
+        self._do()
 
 
 def _end_with_parent() -> None:
@@ -130,99 +154,3 @@ def find_broker(target: str) -> Broker:
         hint = f"it has {', '.join(there)}" if there else "open one there: broker = mq.open(…)"
         raise UsageError(f"{module_name} has no broker {name!r}: {hint}")
     return found
-
-
-# ── the parent ─────────────────────────────────────────────────────────────────────
-
-
-class Told(NamedTuple):
-    """What is told of a child."""
-
-    child: Child
-    code: int | None = None  # with which it has ended; None: it is ready
-
-
-class Child:
-    def __init__(self, given: list[str], told: Mailbox[Told | int]) -> None:
-        self.begun = time.monotonic()
-        self._told = told
-        ready, ready_here = os.pipe()
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mq.cli", "worker", *given, "--child", str(ready_here)],
-                stdin=subprocess.PIPE, pass_fds=[ready_here], start_new_session=True,
-            )  # fmt: skip
-        finally:
-            os.close(ready_here)
-        threading.Thread(target=self._tell, args=(ready,), daemon=True).start()
-
-    def _tell(self, ready: int) -> None:
-        with open(ready, "rb", buffering=0) as pipe:
-            if pipe.read(1):
-                self._told.put(Told(self))
-        self._told.put(Told(self, self.process.wait()))
-
-
-class Parent:
-    """Keeps so many children alive."""
-
-    def __init__(self, given: list[str], processes: int) -> None:
-        self._given, self._wanted = given, processes
-        self._told: Mailbox[Told | int] = Mailbox()  # of children, and the numbers of signals
-        self._stopping = False
-        self._children: set[Child] = set()
-        self._again: list[float] = []  # when each that died is begun again, monotonic seconds
-        self._failed = 0  # in a row
-        self._code = 0
-
-    def run(self) -> int:
-        """Return when all children have ended: 0, or the code of one that could not begin."""
-        with Signals(self._told):
-            self._begin()  # one at first: what keeps it from running would keep all
-            self._look_after_them()
-        return self._code
-
-    def _look_after_them(self) -> None:
-        while self._children or (self._again and not self._stopping):
-            left = self._again[0] - time.monotonic() if self._again and not self._stopping else math.inf
-            for told in self._told.take(left):
-                self._hear(told)
-            if self._again and not self._stopping and self._again[0] <= time.monotonic():
-                self._again.pop(0)
-                self._begin()
-
-    def _hear(self, told: Told | int) -> None:
-        if isinstance(told, int):
-            self._stop()
-        elif told.code is not None:
-            self._end(told.child, told.code)
-        else:
-            while not self._stopping and len(self._children) + len(self._again) < self._wanted:
-                self._begin()
-
-    def _begin(self) -> None:
-        self._children.add(Child(self._given, self._told))
-
-    def _stop(self) -> None:
-        """Have all children end; again: at once."""
-        self._stopping = True
-        for child in self._children:
-            child.process.send_signal(signal.SIGTERM)
-
-    def _end(self, child: Child, code: int) -> None:
-        """*child* has ended: begin another one, after a while, if it was not meant to."""
-        self._children.remove(child)
-        if code == 0 or self._stopping:
-            self._wanted -= 1
-            return
-        if code == USAGE:  # it has said why
-            self._code = code
-            self._stop()
-            return
-        lived = time.monotonic() - child.begun
-        self._failed = 0 if lived > STEADY_SECONDS else self._failed
-        seconds = min(BACKOFF_SECONDS * 2**self._failed, BACKOFF_SECONDS_MAX)
-        self._failed += 1
-        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-        note(f"worker {child.process.pid} {how}; another one in {seconds:g} s")
-        self._again.append(time.monotonic() + seconds)

@@ -19,6 +19,8 @@ LONG_SECONDS: Final = 1e6  # as good as for ever, and what `poll` can count
 
 
 class Mailbox(Generic[T]):
+    fd = _here = -1  # until the pipe is there: an exception out of a signal's handler may come before
+
     def __init__(self) -> None:
         self._letters: deque[T] = deque()
         self._waits = False
@@ -55,5 +57,6 @@ class Mailbox(Generic[T]):
 
     def __del__(self) -> None:
         """Not before: a thread that rings has a reference, and the number may be another file's soon."""
-        os.close(self.fd)
-        os.close(self._here)
+        if self.fd >= 0:
+            os.close(self.fd)
+            os.close(self._here)

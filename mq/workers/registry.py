@@ -10,9 +10,12 @@ from typing import Any, Final
 from mq.errors import MqError, UsageError
 
 from .asked import Keeper, Source
+from .counts import Counts
 from .feed import Feed
 from .handler import Handler, Wanted, Wrap
+from .mailbox import Mailbox
 from .run import Run
+from .signals import Signals
 from .strategy import Strategy
 
 
@@ -23,6 +26,7 @@ class Registry:
         self._strategies: dict[str, Strategy] = {}
         self._own: list[tuple[Callable[[], object], Callable[[], object]]] = []
         self._running = threading.Lock()
+        self._last: Run | None = None  # it runs, or was the last
 
     def add(
         self, function: Callable[..., object], wanted: Wanted, source: Source, *, concurrency: int,
@@ -44,35 +48,49 @@ class Registry:
         """The names of the queues that have a handler."""
         return sorted(self._handlers)
 
+    def counts(self) -> Counts:
+        """Of the run, or of the last one.  For any thread."""
+        return self._last.counts() if self._last else Counts()
+
     def own(self, make: Callable[[], object], delete: Callable[[], object]) -> None:
         """There is a queue that is this process's own: made before each run, and deleted behind it."""
         self._own.append((make, delete))
 
     def run(
         self, broker: Keeper, grace: float, *, until_empty: bool, only: Collection[str] | None,
-        threads: int | None, loop: Any, begun: Callable[[Run], object],
+        threads: int | None, loop: Any, events: Mailbox[Any] | None,
     ) -> None:  # fmt: skip
         """Call the handlers until a signal comes or the broker is closed.
 
         *only*: of these queues.  *threads*: so many calls at once, at most; each handler keeps one.  *loop*:
-        the event loop for `async def`; None: one in a thread of its own.  *begun* is given the Run.
+        the event loop for `async def`; None: one in a thread of its own.  *events*: where signals are told to
+        the run, by a loop that hears them; the numbers of signals.
         """
         if not self._handlers:
             raise UsageError("there is no handler to run: add one with @broker.consumer(queue)")
-        if not self._running.acquire(blocking=False):
-            raise UsageError("the broker's handlers are running already")
+        events = events or Mailbox()
+        with Signals(events):  # first: from here on no signal interrupts what is to be put right again
+            if not self._running.acquire(blocking=False):
+                raise UsageError("the broker's handlers are running already")
+            try:
+                self._run(broker, grace, until_empty, only, threads, loop, events)
+            finally:
+                self._running.release()
+
+    def _run(
+        self, broker: Keeper, grace: float, until_empty: bool, only: Collection[str] | None,
+        threads: int | None, loop: Any, events: Mailbox[Any],
+    ) -> None:  # fmt: skip
+        chosen = {name: each for name, each in self._handlers.items() if only is None or name in only}
+        if threads is not None:
+            _cap([handler for each in chosen.values() for handler in each], threads)
         try:
             for make, _ in self._own:
                 make()
-            chosen = {name: each for name, each in self._handlers.items() if only is None or name in only}
-            if threads is not None:
-                _cap([handler for each in chosen.values() for handler in each], threads)
             feeds = [Feed(each, self._strategies[name], broker.keep) for name, each in chosen.items()]
-            run = Run(broker, feeds, self.wraps, loop)
-            begun(run)
-            run.go(grace, until_empty=until_empty)
+            self._last = Run(broker, feeds, self.wraps, loop, events)
+            self._last.go(grace, until_empty=until_empty)
         finally:
-            self._running.release()
             for _, delete in self._own:
                 with suppress(MqError):  # closed: it goes by itself
                     delete()

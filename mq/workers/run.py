@@ -23,46 +23,49 @@ from typing import Any, Final
 from mq.errors import Closed, CorruptStore, MqError, StoreFailed, UsageError
 
 from .asked import Keeper
+from .counts import Counts
 from .feed import Feed
 from .handler import Wrap
 from .mailbox import Mailbox
 from .outcome import give_back, logger
-from .signals import Signals
 from .slot import Slot, ThreadSlot
 
 RENEW_SECONDS: Final = 15.0  # a queue that goes when it is abandoned is received from at least so often
 EMPTY_SECONDS: Final = 0.1  # how often to look whether the queues are empty, when other processes work too
 BACKOFF_SECONDS: Final = 0.1  # after an error of the store; twice as long after each that follows
 BACKOFF_SECONDS_MAX: Final = 10.0
-END_SECONDS: Final = 1.0  # for an event loop to end
 RUNG: Final = "rung"
 Event = Slot | int | str  # a call is over | a signal came | there may be a message
 
 
 class Run:
-    def __init__(self, broker: Keeper, feeds: Sequence[Feed], wraps: Sequence[Wrap], loop: Any) -> None:
+    def __init__(
+        self, broker: Keeper, feeds: Sequence[Feed], wraps: Sequence[Wrap], loop: Any, events: Mailbox[Event]
+    ) -> None:  # fmt: skip
         self._broker, self._feeds, self._wraps = broker, feeds, wraps
-        self._events: Mailbox[Event] = Mailbox()
+        self._events = events
         self._signals = 0  # how many came
         self._loop = loop  # of `async def`; None: none yet
         self._own_loop = False
+        self._done = self._failed = 0  # messages
 
     def go(self, grace: float, *, until_empty: bool) -> None:
         """Work until a signal comes, the broker is closed, or, if asked for, the queues are empty."""
-        with Signals(self._events):
-            watch = self._broker.watch(self._ring)
+        watch = self._broker.watch(self._ring)
+        try:
+            self._make_slots()
+            with suppress(Closed):
+                self._work(watch, until_empty)
+        finally:
             try:
-                self._make_slots()
-                with suppress(Closed):
-                    self._work(watch, until_empty)
+                self._stop(grace)
             finally:
                 with suppress(Closed):
                     watch.close()
-                self._stop(grace)
 
-    def signal(self, number: int) -> None:
-        """A signal came.  May be called by any thread, and by a handler."""
-        self._events.put(number)
+    def counts(self) -> Counts:
+        slots = [slot for feed in self._feeds for slot in feed.slots]
+        return Counts(sum(slot.held for slot in slots), self._done, self._failed)
 
     def _ring(self) -> None:
         self._events.put(RUNG)
@@ -126,7 +129,11 @@ class Run:
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Slot):
-            event.call = None
+            count, event.call = len(event.call or ()), None
+            if event.failed:
+                self._failed += count
+            else:
+                self._done += count
             if not self._signals:
                 event.go_on()
         elif isinstance(event, int):
@@ -154,4 +161,4 @@ class Run:
                 give_back(slot.handler.source, slot.give_up())
             slot.end()
         if self._own_loop:
-            self._loop.end(END_SECONDS)
+            self._loop.end()

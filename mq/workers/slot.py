@@ -32,6 +32,7 @@ class Slot(ABC):
         self.handler: Final = handler
         self.call: Call | None = None  # in work
         self.backlog: Final[deque[Call]] = deque()  # taken, and not begun
+        self.failed = False  # the call that was the last to end raised
         self.gone: Call | None = None  # the call that this is about was given up: it is not to be settled
         self._wraps, self._done = wraps, done
 
@@ -39,6 +40,11 @@ class Slot(ABC):
     def load(self) -> int:
         """How many calls it has, begun or not."""
         return len(self.backlog) + (self.call is not None)
+
+    @property
+    def held(self) -> int:
+        """How many messages it has.  For any thread."""
+        return sum(map(len, [self.call or (), *self.backlog.copy()]))
 
     @property
     def has_room(self) -> bool:
@@ -81,7 +87,10 @@ class ThreadSlot(Slot):
 
     def _live(self) -> None:
         while (call := self._inbox.get()) is not None:
+            if self.gone is call:  # given up before it began
+                continue
             error = self._try(call)
+            self.failed = error is not None
             try:
                 self._settle(call, error)
             finally:

@@ -7,13 +7,15 @@ import inspect
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from .handler import Handler, Wrap
 from .outcome import AGAIN_SECONDS, give_back, settle
 from .slot import Call, Slot
 
 T = TypeVar("T")
+
+END_SECONDS: Final = 1.0  # for tasks that were cancelled to end
 
 
 class Tasks(Protocol):
@@ -38,6 +40,7 @@ class TaskSlot(Slot):
         self._task = asyncio.get_running_loop().create_task(self._run(call))
 
     async def _run(self, call: Call) -> None:
+        task = asyncio.current_task()
         error: BaseException | None = None
         try:
             result = self.handler.call(call, self._wraps)
@@ -45,9 +48,11 @@ class TaskSlot(Slot):
                 await result
         except BaseException as raised:  # noqa: BLE001  # as in a thread
             error = raised
-        task = asyncio.current_task()
+        self.failed = error is not None
         try:
-            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+            if isinstance(error, GeneratorExit) and not asyncio._get_running_loop():
+                give_back(self.handler.source, call)  # the loop was closed, and its tasks with it
+            elif isinstance(error, asyncio.CancelledError) and task and task.cancelling():
                 if self.gone is not call:
                     await self._loop.do(partial(give_back, self.handler.source, call))
             else:  # a CancelledError that is the handler's own is an error as others are
@@ -86,9 +91,18 @@ class Loop:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
-        finally:
+            self._end_tasks()
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        finally:
             self._loop.close()
+
+    def _end_tasks(self) -> None:
+        """Those of handlers that were given up, and what handlers left behind."""
+        tasks = asyncio.all_tasks(self._loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self._loop.run_until_complete(asyncio.wait(tasks, timeout=END_SECONDS))
 
     async def do(self, do: Callable[[], T]) -> T:
         """Settle, in a task."""
@@ -97,7 +111,7 @@ class Loop:
     def soon(self, do: Callable[..., object], *given: object) -> None:
         self._loop.call_soon_threadsafe(do, *given)
 
-    def end(self, seconds: float) -> None:
-        """Stop, when the tasks that were cancelled have ended, or after so long."""
+    def end(self) -> None:
+        """Cancel all tasks, and stop when they have ended, or after a while."""
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(seconds)
+        self._thread.join(END_SECONDS)

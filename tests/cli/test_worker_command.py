@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
+import termios
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from commands import COMMAND
 
 import mq
+from mq.cli.status import fitting, parts_of
+from mq.workers.counts import Counts
 
 PATIENCE = 120.0
 
@@ -44,10 +49,12 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(home: Path, *given: str) -> subprocess.Popen[str]:
+def start(
+    home: Path, *given: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE, **environ: str
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*COMMAND, "worker", *given], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(mq.__file__).parents[1])},
+        [*COMMAND, "worker", *given], cwd=home, stdout=stdout, stderr=stderr, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(mq.__file__).parents[1]), **environ},
     )  # fmt: skip
 
 
@@ -60,6 +67,19 @@ def end(worker: subprocess.Popen[str]) -> tuple[int, str]:
 def broker(home: Path) -> Iterator[mq.Broker]:
     with mq.open(home / "data") as broker:
         yield broker
+
+
+def on_terminal(home: Path, width: int, *given: str) -> tuple[int, str]:
+    """Run it on a terminal so wide; how it ended, and what the terminal got."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, width))
+    worker = start(home, *given, stdout=theirs, stderr=theirs, TERM="xterm")
+    os.close(theirs)
+    got = b""
+    with open(ours, "rb", buffering=0) as terminal, suppress(OSError):  # it ends with EIO
+        while part := terminal.read(1 << 16):
+            got += part
+    return worker.wait(PATIENCE), got.decode()
 
 
 def wait_for(path: Path, worker: subprocess.Popen[str]) -> None:
@@ -152,3 +172,53 @@ def test_what_cannot_run_is_one_clear_line(home: Path, given: list[str], said: s
     code, lines = end(start(home, *given, "-p", "3"))
     assert code == 2
     assert len([line for line in lines.splitlines() if line.startswith("mq: ") and said in line]) == 1
+
+
+# ── what it tells ──────────────────────────────────────────────────────────────────
+
+TALKS = """
+import time, mq
+broker = mq.open("data", sync="never")
+broker.queue("orders", max_attempts=1)
+@broker.consumer("orders")
+def bill(order: int) -> None:
+    print("billed", order)
+    if order == 3:
+        raise ValueError("no such customer")
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.parametrize("width", [40, 120])
+def test_on_a_terminal_a_status_line_is_below_what_consumers_print(
+    home: Path, broker: mq.Broker, width: int
+) -> None:
+    (home / "talks.py").write_text(TALKS)
+    broker.queue("orders").publish_many(list(range(50)))
+    code, got = on_terminal(home, width, "talks", "--until-empty")
+    assert code == 0, got
+    lines = got.replace("\r\n", "\n").split("\n")
+    drawn = [part.split("\x1b[K")[0] for line in lines for part in line.split("\r") if "\x1b[K" in part]
+    status = [each for each in drawn if "in flight" in each]
+    assert any(" 1 failed" in each for each in status)
+    assert max(map(len, status)) < width
+    assert ("process" in "".join(status)) == (width == 120)
+    printed = [line.rpartition("\x1b[K")[2].strip("\r") for line in lines]  # where the status line was
+    assert [line for line in printed if line.startswith("billed")] == [f"billed {n}" for n in range(50)]
+    assert "ValueError: no such customer" in printed
+    assert printed[-2:] == ["mq: 49 done, 1 failed", ""]
+
+
+def test_elsewhere_the_last_line_tells_what_was_done(home: Path, broker: mq.Broker) -> None:
+    broker.queue("orders").publish_many([1, 2])
+    code, said = end(start(home, "jobs", "-q", "orders", "--until-empty"))
+    assert (code, said) == (0, "mq: 2 done, 0 failed\n")
+
+
+def test_a_status_line_is_never_wider_than_the_terminal() -> None:
+    parts = parts_of(4, Counts(32, 1204331, 17), 1250.7)
+    assert fitting(parts, 80) == "4 processes, 32 in flight, 1204331 done, 17 failed, 1251/s"
+    assert fitting(parts, 39) == "32 in flight, 1204331 done, 17 failed"
+    assert fitting(parts, 30) == "1204331 done, 17 failed"
+    for width in range(80):
+        assert len(fitting(parts, width)) <= width
