@@ -20,6 +20,7 @@ from test_damaged_bodies import damage
 
 import mq
 from mq.aio.lane import THREADS
+from mq.engine.at_once import at_once
 from mq.engine.channel import Channel
 from mq.storage.real_disk import RealDisk
 
@@ -325,6 +326,34 @@ def test_a_cancelled_receive_never_holds_a_message(steps: int, tmp_path: Path) -
 
 async def is_ready(q: mq.AsyncQueue[Any]) -> bool:
     return (await q.stats()).ready == 1
+
+
+@pytest.mark.parametrize("struck", ["pop", "unlock"])
+def test_a_signal_on_the_way_out_of_a_turn_in_the_loop_leaves_the_mutex_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, struck: str
+) -> None:
+    def strike(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with mq.open(tmp_path, sync="never") as broker:
+        store, free = broker._store, []
+        if struck == "pop":
+            monkeypatch.setattr(store, "owing", type("Owing", (dict,), {"pop": strike})())
+        else:
+            monkeypatch.setattr(store.turn, "unlock", lambda: strike)
+        with pytest.raises(ZeroDivisionError):
+            at_once(store, lambda: None)
+
+        def take() -> None:
+            free.append(store.turn.mutex.acquire(blocking=False))
+            if free[0]:
+                store.turn.mutex.release()
+
+        other = threading.Thread(target=take)
+        other.start()
+        other.join()
+        assert free == [True]
+        monkeypatch.undo()
 
 
 def test_a_receive_that_a_thread_does_gives_back_when_it_is_cancelled(tmp_path: Path) -> None:

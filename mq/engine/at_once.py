@@ -34,15 +34,17 @@ def at_once(store: Store, do: Callable[[*Given], T], *given: *Given) -> tuple[T 
     if not mutex.acquire(False):
         return BUSY, 0
     try:
-        unlock = turn.unlock()
-        if not turn.is_free():
-            return BUSY, 0
-        owing[me] = 0
-        result = do(*given)
-        return result, owing[me]
-    finally:
-        owing.pop(me, None)
-        unlock()
+        try:
+            unlock = turn.unlock()
+            if not turn.is_free():
+                return BUSY, 0
+            owing[me] = 0
+            result = do(*given)
+            return result, owing[me]
+        finally:
+            owing.pop(me, None)
+            unlock()
+    finally:  # also if the handler of a signal raised behind one of those calls
         mutex.release()
 
 
