@@ -86,7 +86,7 @@ def shared_steps(clock: Clock, queue: mq.Queue[bytes]) -> None:
     clock.time("call", "method(BODY)", method=Stub().method, BODY=BODY)
     clock.time("call, floor", "function(BODY, BODY, 0, BODY)", function=function, BODY=BODY)
     clock.time(
-        "nesting", "me = get_ident()\nif me in busy: pass\nbusy.add(me)\nbusy.discard(me)",
+        "nesting", "me = get_ident()\nif busy: pass\nbusy.add(me)\nbusy.discard(me)",
         get_ident=threading.get_ident, busy=set[int](),
     )  # fmt: skip
     clock.time("nesting, floor", "get_ident()", get_ident=threading.get_ident)

@@ -104,6 +104,12 @@ def test_results_are_the_same_after_they_were_written(tmp_path: Path) -> None:
     assert Results.read(tmp_path / "bench.json").text() == results.text()
 
 
+def test_a_run_that_was_cut_off_tells_of_the_rounds_that_there_were(tmp_path: Path) -> None:
+    results = results_of(outcome("mq", 0, 10.0), outcome("sqlite3", 0, 10.0))
+    results.write(tmp_path / "bench.json")
+    assert "One round." in tables.about(Results.read(tmp_path / "bench.json"))
+
+
 def test_a_run_in_two_parts_has_one_report(tmp_path: Path) -> None:
     group = Group("receive", 100, "durable", False, 100)
     results_of(outcome("mq", 0, 100)).write(tmp_path / "one")

@@ -133,8 +133,7 @@ def measure(plan: rounds.Plan, left_out: dict[str, str], file: Path) -> Results:
         say("interrupted: what was measured so far is kept")
     finally:
         line.end()
-    done = {outcome.round for outcome in results.outcomes}
-    results.rounds = max(1, len(done))
+        results.count_rounds()
     return results
 
 

@@ -52,7 +52,7 @@ class PeerInfo(NamedTuple):
 @dataclass
 class Results:
     machine: dict[str, str]
-    rounds: int  # asked for; some groups have fewer
+    rounds: int  # some groups have fewer
     peers: list[PeerInfo]
     left_out: dict[str, str]  # why, by the name of the peer
     outcomes: list[Outcome] = field(default_factory=list)
@@ -80,7 +80,13 @@ class Results:
         told["outcomes"] = [
             Outcome(**{**outcome, "group": Group(**outcome["group"])}) for outcome in told["outcomes"]
         ]
-        return cls(**told)
+        results = cls(**told)
+        results.count_rounds()
+        return results
+
+    def count_rounds(self) -> None:
+        """There may be fewer than were asked for: a run was interrupted, or its time was over."""
+        self.rounds = max(1, len({outcome.round for outcome in self.outcomes}))
 
     # ── what is there ──────────────────────────────────────────────────────────────
 
