@@ -17,6 +17,7 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
 from mq.api.broker import Broker
+from mq.engine import scheduler
 from mq.engine.store import Store
 from mq.errors import MqError, StaleReceipt, StorageError, StoreFailed
 from mq.storage.shared import OFFSET, waits_word
@@ -262,7 +263,7 @@ class Actor:
     def tick(self) -> None:
         """What the thread for ticks does."""
         with self._op("tick"):
-            self._broker()._store.tick()
+            scheduler.tick(self._broker()._store)
 
     @when_open
     def compare_and_set(self, queue: str) -> None:
