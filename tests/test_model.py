@@ -1,6 +1,6 @@
 """Whatever is done to a store, in whatever order, it does what two pages of plain Python do.
 
-Hypothesis invents histories over several queues with small segments: every operation
+Hypothesis invents histories over several queues, topics and schedules with small segments: every operation
 with every option, time that passes or is set back, a second handle on the same store,
 closing and opening again, and opening again as after a kill.  After each step all that
 can be seen is compared with the model: P2, P3, P4, P5.
@@ -29,17 +29,26 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from test_schedules_model import Model as Scheduled
 
 import mq
-from mq.engine import backfill, sizes
+from mq.engine import backfill, scheduler, sizes
 
 LIVING = ["a", "b"]
-QUEUES = [*LIVING, "a.dead", "b.dead"]
+TICKED = {"s": "ticks", "u": "b.ticks"}  # schedules, and where each publishes
+QUEUES = [*LIVING, "a.dead", "b.dead", *TICKED.values()]
+TIMES = [
+    (7, "one"),
+    (7, "skip"),
+    (3600, "one"),
+    (86_400, "all"),
+]  # of schedules: every …; missed
 TOPICS = {"t.x": ["t.x", "t.*", "t.#", "#"], "t.y": ["t.*", "t.#", "#", "t.y.#"]}  # and the patterns that fit
 PATTERNS = sorted({*TOPICS["t.x"], *TOPICS["t.y"]})
 BACKOFF = mq.Backoff(initial=2, factor=2, maximum=8, jitter=0)
 KEPT_FAILURES = 5
 ALL = 10_000
+STATES = ("ready", "delayed", "in_flight")
 
 queues = st.sampled_from([*LIVING, *LIVING, *QUEUES])
 bodies = st.one_of(
@@ -112,6 +121,7 @@ class Model:
     options: dict[str, Any] = field(default_factory=dict)
     paused: bool = False
     messages: dict[int, Entry] = field(default_factory=dict)
+    meta: dict[str, str] = field(default_factory=dict)
     dedup: dict[str, tuple[int, int]] = field(default_factory=dict)  # id and until when, store time
     subscriptions: dict[str, tuple[dict[str, str], int]] = field(
         default_factory=dict
@@ -253,6 +263,7 @@ class Store(RuleBasedStateMachine):
         self.topics = {name: Topic() for name in TOPICS}
         self.copies: list[tuple[str, Entry]] = []  # of messages that are in the queue already
         self.last_id = 0  # that a topic gave out
+        self.schedules: dict[str, tuple[Scheduled, object, dict[str, Any]]] = {}  # with body and options
         self.held: list[Held] = []
         self.other: mq.Broker | None = None
         self._open()
@@ -327,14 +338,13 @@ class Store(RuleBasedStateMachine):
         while self.copies:
             name, entry = self.copies.pop()
             model, queue = self.models[name], self.queue(name)
-            there = [
-                each for state in ("ready", "delayed", "in_flight") for each in queue.peek(ALL, state=state)
-            ]
+            there = [each for state in STATES for each in queue.peek(ALL, state=state)]
             new = [each for each in there if each.id not in model.messages and each.body == entry.body]
             model.messages[max(each.id for each in new)] = entry
 
     def fall_due(self) -> None:
         """What nobody asks for: in the store, and in the model."""
+        self.do_ticks()
         store, now = self.broker._store, self.now()
 
         def fall_due() -> None:
@@ -362,6 +372,17 @@ class Store(RuleBasedStateMachine):
                         self.bury(name, id, "its time to live was over")
                     else:
                         del model.messages[id]
+
+    def do_ticks(self) -> None:
+        """What is due by schedules comes first, with ids that only the store knows."""
+        scheduler.tick(self.broker._store)
+        for name, (scheduled, body, said) in self.schedules.items():
+            queue = TICKED[name]
+            there = [each.id for state in STATES for each in self.queue(queue).peek(ALL, state=state)]
+            new = sorted({*there} - self.models[queue].messages.keys())
+            assert len(new) == scheduled.ticks(self.now()[1])
+            for id in new:
+                self.take_in(queue, id, body, said)
 
     def room(self, name: str, count: int, acked: Container[int] = ()) -> list[int] | None:
         """The ids that have to go for *count* more; None if there is no room.  *acked* go anyway."""
@@ -503,12 +524,41 @@ class Store(RuleBasedStateMachine):
         """Each queue gets the other's name: all goes along, dead letters and handles too."""
         for was, now in (("a", "third"), ("b", "a"), ("third", "b")):
             self.queue(was).rename(now)
-        names = dict(zip(QUEUES, ("b", "a", "b.dead", "a.dead"), strict=True))
+        names = dict(zip(QUEUES, ("b", "a", "b.dead", "a.dead", *TICKED.values()), strict=True))
         self.models = {names[name]: model for name, model in self.models.items()}
         for model in self.models.values():
             for entry in model.messages.values():
                 entry.origin = entry.origin and names[entry.origin]
         self.held = [replace(each, queue=names[each.queue]) for each in self.held]
+
+    # ── schedules, and texts ───────────────────────────────────────────────────────
+
+    @rule(name=st.sampled_from([*TICKED]), times=st.sampled_from(TIMES), body=bodies, said=publishing)
+    def schedule(self, name: str, times: tuple[int, Any], body: object, said: dict[str, Any]) -> None:
+        every, missed = times
+        self.broker.schedule(name, TICKED[name], body, every=every, missed=missed, **said)
+        known = self.schedules.get(name)
+        begun = Scheduled(every * 1000, missed, self.now()[1] + every * 1000, 0)
+        if known and known[0].every == begun.every:
+            begun.next = known[0].next
+        self.schedules[name] = begun, body, said
+
+    @rule(name=st.sampled_from([*TICKED]))
+    def unschedule(self, name: str) -> None:
+        assert self.broker.unschedule(name) is (self.schedules.pop(name, None) is not None)
+
+    @rule(
+        name=st.sampled_from(LIVING), key=st.sampled_from(["k", "l"]),
+        text=st.sampled_from([None, "", "x", "y" * 700]), expect=st.sampled_from([None, "", "x"]),
+    )  # fmt: skip
+    def update_meta(self, name: str, key: str, text: str | None, expect: str | None) -> None:
+        meta = self.models[name].meta
+        is_so = meta.get(key) == expect
+        assert self.queue(name).update_meta({key: text}, expect={key: expect}) is is_so
+        if is_so and text is None:
+            meta.pop(key, None)
+        elif is_so:
+            meta[key] = text
 
     # ── publishing and receiving ───────────────────────────────────────────────────
 
@@ -893,6 +943,8 @@ class Store(RuleBasedStateMachine):
         assert self.broker.queues() == sorted(QUEUES)
         for name, model in self.models.items():
             self.compare(name, model, now)
+        found = {each.name: round(each.next_at.timestamp() * 1000) for each in self.broker.schedules()}
+        assert found == {name: scheduled.next for name, (scheduled, *_) in self.schedules.items()}
         live, retained = self.broker._store.replica.state, 0
         for name, topic in self.topics.items():
             found = list(self.broker.topic(name).history())
@@ -906,8 +958,9 @@ class Store(RuleBasedStateMachine):
 
     def compare(self, name: str, model: Model, now: tuple[int, int]) -> None:
         queue = self.queue(name)
+        assert queue.meta() == model.meta
         shown: dict[str, list[mq.Message]] = {}
-        for state in ("ready", "delayed", "in_flight"):
+        for state in STATES:
             shown[state] = queue.peek(ALL, state=state)
             for message, id in zip(shown[state], self.expected(model, state, now), strict=True):
                 assert message.id == id

@@ -238,6 +238,7 @@ def test_an_exception_out_of_a_handler_ends_a_wait_and_nothing_is_held(broker: m
 
 
 def test_receive_many_holds_at_most_one_of_each_group(broker: mq.Broker) -> None:
+    """SEMANTICS 6."""
     queue = broker.queue("q")
     queue.publish_many(["a1", "a2"], group="a")
     queue.publish_many(["b1", "b2"], group="b")
@@ -245,6 +246,7 @@ def test_receive_many_holds_at_most_one_of_each_group(broker: mq.Broker) -> None
 
 
 def test_receive_many_of_any_number_per_group_holds_a_run_until_all_are_settled(broker: mq.Broker) -> None:
+    """SEMANTICS 29."""
     queue = broker.queue("q")
     queue.publish_many(["a1", "a2", "a3", "a4"], group="a")
     first, second, third = queue.receive_many(3, per_group=None)
@@ -256,6 +258,7 @@ def test_receive_many_of_any_number_per_group_holds_a_run_until_all_are_settled(
 
 
 def test_one_of_a_run_that_goes_back_takes_those_behind_it_with_it(broker: mq.Broker) -> None:
+    """SEMANTICS 29."""
     queue = broker.queue("q")
     queue.publish_many(["a1", "a2", "a3"], group="a")
     first, second, third = queue.receive_many(3, per_group=None)
@@ -268,6 +271,7 @@ def test_one_of_a_run_that_goes_back_takes_those_behind_it_with_it(broker: mq.Br
 
 
 def test_receive_many_returns_as_soon_as_it_has_one(queue: mq.Queue[object]) -> None:
+    """SEMANTICS 6."""
     assert len(queue.receive_many(100)) == 2
 
 
@@ -366,6 +370,7 @@ def test_with_a_type_bodies_come_back_as_that(broker: mq.Broker) -> None:
 def test_a_retried_message_returns_to_its_place_and_later_ones_overtake_it(
     queue: mq.Queue[object], clock: FakeClock
 ) -> None:
+    """SEMANTICS 11."""
     queue.publish("third")
     take(queue).nack(delay=10)
     assert take(queue).body == "second"
@@ -375,6 +380,7 @@ def test_a_retried_message_returns_to_its_place_and_later_ones_overtake_it(
 
 
 def test_what_is_retried_holds_up_its_group_and_no_other(queue: mq.Queue[object], clock: FakeClock) -> None:
+    """SEMANTICS 11."""
     queue.purge()
     queue.publish_many(["first", "second"], group="g")
     queue.publish("other", group="h")
@@ -392,6 +398,7 @@ def test_what_is_retried_holds_up_its_group_and_no_other(queue: mq.Queue[object]
 def test_a_message_that_always_fails_holds_up_its_group_until_somebody_acts(
     broker: mq.Broker, act: str
 ) -> None:
+    """SEMANTICS 12."""
     queue = broker.queue("q", backoff=mq.Backoff(initial=0))
     queue.publish_many(["poison", "next"], group="g")
     for attempt in range(1, 30):
@@ -407,6 +414,7 @@ def test_a_message_that_always_fails_holds_up_its_group_until_somebody_acts(
 
 
 def test_priority_chooses_between_groups_and_never_inside_one(broker: mq.Broker) -> None:
+    """SEMANTICS 13."""
     queue = broker.queue("q")
     queue.publish("a, low", group="a")
     queue.publish("a, high", group="a", priority=9)
@@ -456,6 +464,7 @@ def test_delays_follow_the_wall_clock_and_visibility_timeouts_do_not(
 
 @pytest.mark.needs("equal positions")
 def test_an_id_stays_and_is_unique_only_within_its_store(engine: Engine, clock: FakeClock) -> None:
+    """SEMANTICS 14."""
     one, two = engine.open("one", clock=clock), engine.open("two", clock=clock)
     id = one.queue("q").publish("a")
     assert two.queue("q").publish("b") == id and one.store_id != two.store_id
@@ -466,7 +475,7 @@ def test_an_id_stays_and_is_unique_only_within_its_store(engine: Engine, clock: 
 
 @pytest.mark.parametrize("reopened", [False, True])
 def test_an_id_never_changes(engine: Engine, broker: mq.Broker, reopened: bool) -> None:
-    """Redelivery, dead letter, replay, compaction."""
+    """SEMANTICS 14.  Redelivery, dead letter, replay, compaction."""
     queue = broker.queue("q")
     garbage = queue.publish("garbage")
     id = queue.publish("x")
@@ -725,11 +734,19 @@ def test_a_publish_without_subscriber_and_retention_is_gone_and_counted(broker: 
     assert broker.stats().unrouted == 1
 
 
+def test_a_publish_without_subscriber_is_there_if_the_topic_retains_it(broker: mq.Broker) -> None:
+    """SEMANTICS 23."""
+    broker.topic("orders.paid", retain_count=1).publish("x")
+    assert [each.body for each in broker.topic("orders.paid").history()] == ["x"]
+    assert broker.stats().unrouted == 0
+
+
 # ── schedules ──────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.needs("sharing")
 def test_a_tick_is_published_once_whichever_process_runs(engine: Engine, clock: FakeClock) -> None:
+    """SEMANTICS 31."""
     brokers = [engine.open(clock=clock) for _ in range(3)]
     brokers[0].schedule("s", "q", "tick", every=60)
     for n in range(1, 4):
@@ -743,6 +760,7 @@ def test_a_tick_is_published_once_whichever_process_runs(engine: Engine, clock: 
 def test_ticks_that_no_process_was_there_for(
     engine: Engine, clock: FakeClock, missed: Literal["one", "all", "skip"], ticks: int
 ) -> None:
+    """SEMANTICS 31."""
     broker = engine.open(clock=clock)
     broker.schedule("s", "q", "tick", every=60, missed=missed)
     broker.close()
@@ -754,6 +772,7 @@ def test_ticks_that_no_process_was_there_for(
 
 
 def test_a_schedule_follows_its_time_zone_over_a_clock_change(engine: Engine, clock: FakeClock) -> None:
+    """SEMANTICS 31."""
     clock.now = datetime(2026, 3, 28, tzinfo=UTC).timestamp()
     broker = engine.open(clock=clock)
     broker.schedule("s", "q", "tick", cron="30 2 * * *", tz="Europe/Berlin")

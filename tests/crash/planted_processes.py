@@ -115,7 +115,8 @@ BUGS = (
         "self._disk.pause(BARRIER_SECONDS)", "pass",
         "a_process_without_a_barrier_comes_while_the_owner_is_inside"),
     # ── presence and recovery ──────────────────────────────────────────────────────
-    Bug("presence is not taken", LOCKS + "arrive", "if not self.crowded:", "if True:", "three compete"),
+    Bug("presence is not taken", LOCKS + "arrive", "if not self.crowded:", "if True:",
+        "stay while others go"),
     Bug("the lock is not taken to recover", OPENING + "open", "turn.locks.take(None)", "pass",
         "first creation, come and go"),
     Bug("the last to close is present when it lets go of the lock", "mq.engine.closing:Closing._say_closed",

@@ -49,12 +49,18 @@ def test_a_copy_made_beside_a_writer_holds_what_was_safe(name):
     assert copied.explore(name) == ""
 
 
-@pytest.mark.parametrize("name", ["acks", "closing", "rotation"])
-def test_faults_at_every_call(name):
+@pytest.mark.parametrize(
+    "name, states",
+    [
+        ("acks", 15), ("closing", 15), ("rotation", 15), ("moving_shares", 5),
+        ("starting_far_in_the_past", 5), ("unsynced_scheduling", 5), ("batched_groups", 5),
+    ],
+)  # fmt: skip
+def test_faults_at_every_call(name, states):
     """ENOSPC, EDQUOT, EIO, EMFILE, short writes: each call of a workload, each fault, then crashes."""
     explorer = Explorer(1, per_call=1)
     for fault in explorer.fault_runs(name):
-        explorer.grant(15)
+        explorer.grant(states)
         explorer.run(name, faults=fault)
     assert not explorer.tally.violations, "\n\n".join(map(str, explorer.tally.violations[:3]))
 
