@@ -18,21 +18,24 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
 import mq
 from mq.storage import locks
 
-from .company import NEVER, Company
+from .company import NEVER, NUMBERS, Company
 from .processes import Nursery
-from .traffic import SEGMENT_BYTES, Notes, be_busy, body, number_of
+from .rounds import Broken, draw_fault
+from .traffic import SEGMENT_BYTES, Fault, Notes, be_busy, body, meeting, number_of
 
 TOPIC, QUEUES, BEATS = "news.today", ("mail", "jobs"), "beats"
 GROUP = 4  # consecutive numbers are a group
 EVERY_MS = 50  # between two ticks
 RETAINED = 10**6  # more than there ever are
 NAP_SECONDS = 0.05
+STEPS = 20  # of a process that meets a fault
 
 
 # ── what they do ───────────────────────────────────────────────────────────────────
@@ -117,19 +120,31 @@ def work(path: str, notes: str, seed: str, role: str, first: int) -> None:
     chance = random.Random(seed)
     worker = Worker(notes, chance, first)
     while True:
-        sync = chance.choice(["always", "never", "never", 0.005])
-        with mq.open(path, sync=sync, segment_bytes=SEGMENT_BYTES) as broker:
-            worker.use(broker)
-            steps: list[Callable[[], object]] = {
-                "publish": [worker.publish],
-                "consume": [worker.consume],
-                "start": [worker.start],
-                "idle": [worker.idle],
-                "tend": [worker.publish, worker.consume, worker.count] * 10
-                + [broker._store.maintenance.compact],
-            }[role]
-            for _ in range(chance.choice([1, 5, 20, 10**9])):
-                chance.choice(steps)()
+        spell(path, worker, chance, role, chance.choice([1, 5, 20, 10**9]))
+
+
+def meet(path: str, notes: str, seed: str, role: str, first: int, fault: Fault) -> None:
+    """A few steps, and a *fault* among them."""
+    be_busy()
+    chance = random.Random(seed)
+    with suppress(mq.MqError), meeting(fault):
+        spell(path, Worker(notes, chance, first), chance, role, STEPS)
+
+
+def spell(path: str, worker: Worker, chance: random.Random, role: str, count: int) -> None:
+    """So many steps, with the store open."""
+    sync = chance.choice(["always", "never", "never", 0.005])
+    with mq.open(path, sync=sync, segment_bytes=SEGMENT_BYTES) as broker:
+        worker.use(broker)
+        steps: list[Callable[[], object]] = {
+            "publish": [worker.publish],
+            "consume": [worker.consume],
+            "start": [worker.start],
+            "idle": [worker.idle],
+            "tend": [worker.publish, worker.consume, worker.count] * 10 + [broker._store.maintenance.compact],
+        }[role]
+        for _ in range(count):
+            chance.choice(steps)()
 
 
 # ── what is there ──────────────────────────────────────────────────────────────────
@@ -297,7 +312,18 @@ class Audience(Company):
         self._gone: set[str] = set()
         nursery.run("crash.real.audience:prepare", store)
 
-    def _look(self) -> None:
+    def fault_round(self) -> None:
+        """One process meets a fault, and what it was told holds."""
+        fault, role = draw_fault(self._chance), self._chance.choice(["publish", "start", "tend", "tend"])
+        self._started += 1
+        args = self.store, self.notes, f"{self.seed}/{self._started}", role, self._started * NUMBERS, fault
+        self._nursery.start("crash.real.audience:meet", *args).killed_or_done()
+        try:
+            self._look("torn")
+        except Broken as error:
+            raise Broken(f"{role}, {fault}\n{error}") from None
+
+    def _look(self, *verdicts: str) -> None:
         seen = self._nursery.run("crash.real.audience:look", self.store, True)
         found = self._nursery.run("crash.real.audience:look", self.store, False)
         books = Books(self.notes)
@@ -305,4 +331,4 @@ class Audience(Company):
         if any(seen[part] != found[part] for part in ("queues", "retained", "count")):
             wrong.append("P8: a reader and the next opening see different things")
         self._gone |= found["queues"].keys() - set(QUEUES)
-        self._judge(found["verdict"], wrong)
+        self._judge(found["verdict"], wrong, *verdicts)

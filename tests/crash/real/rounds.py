@@ -148,9 +148,8 @@ def power_round(scene: Scene, image: Image, how: Cut) -> None:
     scene.look(power=how is not Cut.ALL_FLUSHED)
 
 
-def fault_round(scene: Scene) -> None:
-    """Some operations, while one call, or every one from then on, fails, is short, or is the last."""
-    chance = scene.chance
+def draw_fault(chance: random.Random) -> Fault:
+    """One call, or every one from then on, fails, is short, or is the last."""
     call = chance.choice(faults.CALLS)
     what = chance.choice(WHAT[call])
     if chance.random() < 0.3:
@@ -158,7 +157,13 @@ def fault_round(scene: Scene) -> None:
     where = chance.choice(["/data/log", "/data/log", "/data/checkpoint", ""])
     reach = [3, 10, 40, 150] if call in (*OFTEN, "*") else [2, 5, 15]
     first = int(chance.choice(reach) * chance.random()) + 1
-    fault = (call, where, first, chance.choice([1, 1, 1000]), what)
+    return call, where, first, chance.choice([1, 1, 1000]), what
+
+
+def fault_round(scene: Scene) -> None:
+    """Some operations, and a fault among them."""
+    chance = scene.chance
+    fault = draw_fault(chance)
     if chance.random() < 0.2:
         child = scene.nursery.start("crash.real.traffic:reopen", scene.store, scene.notes, fault)
     else:

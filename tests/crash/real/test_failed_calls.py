@@ -15,6 +15,7 @@ from mq.storage.rewrite import rewrite
 from mq.storage.segment import HEADER_BYTES, Segment
 
 from . import faults, machine
+from .audience import Audience, Books
 from .conftest import skip
 from .machine import Cut, WeakDisk
 from .processes import Ended, Nursery
@@ -62,6 +63,14 @@ def test_any_call_may_fail_at_any_time(faulty_nursery: Nursery, tmp_path):
         fault_round(scene)
     kinds = {failure.split()[0] for failure in scene.ledger.failures}
     assert kinds <= {"StoreFailed", "DiskFull", "StorageError", "CorruptStore"}
+
+
+def test_any_call_may_fail_at_any_time_among_topics_and_schedules(faulty_nursery: Nursery, tmp_path):
+    """P1-P6, P8, P9: no fan-out in part, no tick twice or skipped, order kept in groups."""
+    audience = Audience(faulty_nursery, str(tmp_path / "data"), str(tmp_path / "notes"), "faults")
+    for _ in range(ROUNDS // 2):
+        audience.fault_round()
+    assert len(Books(audience.notes).told) > 20
 
 
 def test_recovery_killed_at_every_call(faulty_nursery: Nursery, tmp_path):
