@@ -269,6 +269,11 @@ class Store(RuleBasedStateMachine):
         self._open()
         for name in QUEUES:
             self.broker.queue(name, backoff=BACKOFF)
+        # So that there is one from the beginning, of each that few rules make.
+        self.update_meta("a", "k", "x", None)
+        self.schedule("s", (3600, "one"), b"tick", {})
+        self.retain("t.x", 4)
+        self.subscribe("a", "t.*", {}, None, backfill.MANY)
 
     def _open(self) -> None:
         self.broker = self.engine.open(
