@@ -367,6 +367,7 @@ def test_another_process_follows(
         theirs.publish("before")
         delivery = theirs.receive(timeout=0)
         queue.rename("new")
+        assert theirs.stats().in_flight == 1
         theirs.publish("plain")
         theirs.publish("with a plan", priority=1)
         theirs.publish_many(["a", "b"], group="g")
@@ -428,8 +429,15 @@ def test_another_writer_may_be_first(
     assert broker.queues() == ([] if "delete" in case else ["new"])
 
 
-def test_a_read_only_broker_does_not(engine: Engine, broker: mq.Broker, queue: mq.Queue[Any]) -> None:
-    if broker.path == ":memory:":
-        pytest.skip("another broker cannot open it")
-    with mq.open(broker.path, read_only=True) as reader, pytest.raises(mq.Unsupported):
-        reader.queue("old").rename("new")
+@pytest.mark.file_store
+def test_a_read_only_broker_follows_and_renames_nothing(tmp_path: Path) -> None:
+    with mq.open(tmp_path / "s", sync="never") as broker:
+        broker.queue("old").publish("x")
+        with mq.open(tmp_path / "s", read_only=True) as reader:
+            handle = reader.queue("old")
+            assert handle.stats().ready == 1
+            broker.queue("old").rename("new")
+            assert handle.stats().ready == 1
+            assert (handle.name, reader.queues()) == ("new", ["new"])
+            with pytest.raises(mq.Unsupported):
+                handle.rename("newer")

@@ -259,8 +259,11 @@ def number(store: Store, channel: Channel) -> int:
 
 def stats(store: Store, channel: Channel) -> Stats:
     """How many messages are where, and what has happened so far."""
-
-    return stats_of(store, [channel.name]).get(channel.name, NOTHING)
+    while True:
+        name = channel.name
+        found = stats_of(store, [name]).get(name)
+        if found or name == channel.name:  # else another process has renamed it
+            return found or NOTHING
 
 
 @operation

@@ -405,6 +405,7 @@ def test_no_function_is_called_for_each_record(run: Run, store: Path, words: str
     run(*words.split())  # what is imported or cached at first
     few = calls(lambda: run(*words.split()))
     publish(2_000)
+    run(*words.split())  # the same, for what only a longer log has: a checkpoint
     assert calls(lambda: run(*words.split())) < few + 500
 
 

@@ -31,9 +31,8 @@ def _decode_declare(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[
 
 def _describe_declare(flags: int, event: tuple[Declaration], at: Times) -> Facts:
     found = dict(msgspec.to_builtins(event[0]))
-    meta = found.pop("meta", None)
-    facts: Facts = {"name": found.pop("name"), "options": found}
-    return facts | ({"meta": meta} if meta else {})
+    others = {key: found.pop(key) for key in ("was", "meta") if key in found}
+    return {"name": found.pop("name"), "options": found} | others
 
 
 # ── DELETE, RENEW ──────────────────────────────────────────────────────────────────
