@@ -18,7 +18,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -128,6 +127,8 @@ class Group(Command, click.Group):
 
     def unknown(self, ctx: click.Context, args: list[str]) -> str:
         """What to say of a command that there is not, and what followed it."""
+        from difflib import get_close_matches  # not before it is needed: each command starts anew
+
         name, path = args[0], ctx.command_path
         near = get_close_matches(name, [each for each in self.list_commands(ctx) if each not in DESTRUCTIVE])
         meant = f"; did you mean `{path} {near[0]}`?" if near else f"; `{path} --help` lists those there are"

@@ -17,7 +17,7 @@ from mq.cli import output
 from mq.cli.app import CORRUPT, ERROR, command, disk_at, json_option, note, store_option
 from mq.cli.progress import Progress
 from mq.delivery import fold, records
-from mq.delivery.options import TOPIC_KEY
+from mq.delivery.options import ASIDE_KEY, TOPIC_KEY
 from mq.delivery.queue import QueueState
 from mq.delivery.state import EXCHANGE, State
 from mq.errors import CorruptStore
@@ -102,6 +102,8 @@ class Census:
             name = TOPICS if number == EXCHANGE else queue.name if queue else DELETED
             if name.startswith(TOPIC_KEY):
                 name = f"(topic) {name.removeprefix(TOPIC_KEY)}"
+            elif name.startswith(ASIDE_KEY):
+                name = f"(being filled) {name.removeprefix(ASIDE_KEY)}"
             live, counted = found.get(name, (0, Counter[str]()))
             counted.update({kind_name(kind): count for kind, count in kinds.items()})
             found[name] = live + (queue.total() if queue else 0), counted

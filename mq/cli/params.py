@@ -15,9 +15,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-from click.shell_completion import CompletionItem
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from mq import Broker
 
     ParamType = click.ParamType[Any]
@@ -129,6 +130,8 @@ class Name(ParamType):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:  # fmt: skip
+        from click.shell_completion import CompletionItem
+
         import mq
 
         store = ctx.params.get("store") or ctx.find_root().params.get("store")

@@ -18,6 +18,7 @@ from mq.cli.lines import message_line
 from mq.cli.params import PLACE, QUEUE
 from mq.delivery import records
 from mq.delivery.decode import NotUnderstood, decode
+from mq.delivery.options import HIDDEN_KEYS, key_of
 from mq.delivery.topics import Routes
 from mq.engine.names import check_name, check_pattern
 from mq.instants import ms_at
@@ -138,9 +139,9 @@ class _Shown:
             self.names.pop(found.queue, None)
             return
         with suppress(msgspec.MsgspecError):  # of a newer mq
-            declared = records.decode_declaration(found.payload)
-            if not declared.topic:
-                self.names[found.queue] = declared.name
+            name = key_of(records.decode_declaration(found.payload))
+            if name and name[0] not in HIDDEN_KEYS:
+                self.names[found.queue] = name
 
     def _wants(self, queues: list[str], topic: str | None) -> bool:
         if not self._queues and not len(self._routes):

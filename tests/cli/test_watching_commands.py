@@ -325,5 +325,8 @@ def test_what_was_read_is_read_again_once_its_segment_goes(store: Path) -> None:
             assert not (store / "log" / f"{0:020}.seg").exists()
             found = reader.queue("q").get(kept)
             assert found and found.body == "kept"
+            assert reader.queue("q").stats().in_flight == 1, "as it is now"
+            queue.publish("more")
+            assert reader.queue("q").stats().ready == 0
             reader._store.hold_still(again=True)
-            assert reader.queue("q").stats().in_flight == 1
+            assert reader.queue("q").stats().ready == 1
