@@ -16,6 +16,7 @@ from mq.cli.app import Failure, command, disk_at, json_option, note, store_optio
 from mq.cli.inspect import KIND_NAMES, exit_code, gap_fields, gap_line, kind_name
 from mq.cli.names import Names
 from mq.cli.params import PLACE, QUEUE
+from mq.cli.progress import Progress
 from mq.cli.publication import published_at
 from mq.delivery import records
 from mq.delivery.decode import NotUnderstood, decode
@@ -164,6 +165,8 @@ class _Dump:
         self._shown: dict[int, int] = {}  # by base of the segment: up to where
         self._gaps: set[Gap] = set()
         self._first = -1  # the record that is shown already
+        self.progress = Progress("reading", hidden=output.is_terminal())
+        self._start, self._end = -1, 0
 
     def begin_with(self, disk: Disk, store: str, message: int) -> None:
         """Show at once how *message* was published, if its place tells: then what happened to it follows."""
@@ -176,6 +179,7 @@ class _Dump:
 
     def begin(self, end: int) -> None:
         self._names.begin(end)
+        self._start, self._end = -1, end
         if self._columns:
             self._columns.widen(end)
 
@@ -187,6 +191,9 @@ class _Dump:
             return
         assert each
         self._names.see(each, part)
+        if not part.stale:
+            self._start = part.start if self._start < 0 else self._start
+            self.progress.show(part.end - self._start, self._end - self._start)
         upto = self._shown.get(each.base, 0)
         new = part.stretch if part.start >= upto else part.stretch.part(bisect_left(part.stretch.lsns, upto))
         if new.lsns:
@@ -274,7 +281,8 @@ def dump(
     shown = _Dump(asked, names, paths.log(store), as_json, bodies)
     if message is not None:
         shown.begin_with(disk, store, message)
-    walked = read(disk, store, records.NEW, shown)
+    with shown.progress:
+        walked = read(disk, store, records.NEW, shown)
     code = exit_code(walked)
     if code:
         output.flush()
