@@ -1,11 +1,14 @@
-"""A store opened to be looked at: all that is asked of it is as of one moment."""
+"""A store opened to be looked at, as of one moment; or opened to be changed, and made if it is missing."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import mq
+from mq.cli.app import note
+from mq.storage import paths
 
 
 @contextmanager
@@ -13,4 +16,14 @@ def look(store: str) -> Iterator[mq.Broker]:
     """Nothing is written; beside a process that writes, the log is read once and not for each question."""
     with mq.open(store, read_only=True) as broker:
         broker._store.hold_still()
+        yield broker
+
+
+@contextmanager
+def open_or_make(store: str) -> Iterator[mq.Broker]:
+    """A store that is made is told of: a wrong --store would look like an empty one."""
+    made = not os.path.exists(paths.format_file(store))
+    with mq.open(store) as broker:
+        if made:
+            note(f"created the store {broker.path}")
         yield broker

@@ -21,16 +21,17 @@ from mq.api.options import new_message
 from mq.cli import envelope, output
 from mq.cli.app import USAGE, Failure, command, note, store_option
 from mq.cli.envelope import BadLine
+from mq.cli.looking import open_or_make
 from mq.cli.params import DURATION, INSTANT, PAIR, QUEUE
 from mq.cli.progress import Progress
 from mq.cli.signals import Interrupts
 from mq.engine.bodies import BODY_BYTES_MAX, encode_body
 from mq.engine.names import check_name
 from mq.errors import MqError, StoreFailed, UsageError
-from mq.storage import paths
 
 BOM: Final = b"\xef\xbb\xbf"  # with which some systems begin a file of text
 F = TypeVar("F", bound=Callable[..., Any])
+ENVELOPE_BYTES_MAX: Final = 8 * BODY_BYTES_MAX  # a line of JSON: its body may be in escapes, or in base64
 CHUNK_BYTES: Final = 256 << 10  # what is read at once is published at once, with one fsync
 
 
@@ -41,6 +42,7 @@ class Way(NamedTuple):
     send: Callable[[Sequence[object]], list[int]]
     read: Callable[[bytes], object]  # BadLine if it is no message
     end: bytes  # of each, on standard input
+    line_bytes_max: int
     is_told: bool  # say how many structures there were
     skips_blank: bool
 
@@ -132,17 +134,15 @@ def publish_all(
     new_message(name, 0, b"", **given)  # before a store is made for it
     is_set = ctx.get_parameter_source("kind") is not ParameterSource.DEFAULT
     read: Callable[[bytes], object] = partial(parse, kind=kind)
+    most = BODY_BYTES_MAX
     if as_json and not messages and not is_set:
         read = partial(envelope.read, given=given)
-        kind = "json"
+        kind, most = "json", ENVELOPE_BYTES_MAX
     bodies = [_argument(each, kind) for each in messages]
-    made = not os.path.exists(paths.format_file(store))
-    with mq.open(store) as broker, Interrupts() as interrupts:
-        if made:
-            note(f"created the store {broker.path}")
+    with open_or_make(store) as broker, Interrupts() as interrupts:
         way = Way(
-            name, target(broker, given), read, b"\0" if null else b"\n", kind == "auto" and not quiet,
-            kind == "json",
+            name, target(broker, given), read, b"\0" if null else b"\n", most,
+            kind == "auto" and not quiet, kind == "json",
         )  # fmt: skip
         if messages:
             ids = way.send(bodies)
@@ -229,7 +229,7 @@ def _publish_lines(way: Way, quiet: bool, as_json: bool, interrupts: Interrupts)
     )
     with progress:
         try:
-            for lines, size in _batches(source, way.end, interrupts):
+            for lines, size in _batches(source, way, interrupts):
                 bodies, problem = _parse_lines(lines, way)
                 try:
                     ids = way.send(bodies)
@@ -289,7 +289,7 @@ def _parse_lines(lines: list[bytes], way: Way) -> tuple[list[object], tuple[int,
     return bodies, None
 
 
-def _batches(source: BinaryIO, end: bytes, interrupts: Interrupts) -> Iterator[tuple[list[bytes], int]]:
+def _batches(source: BinaryIO, way: Way, interrupts: Interrupts) -> Iterator[tuple[list[bytes], int]]:
     """The lines that came in one read, without their ends, and how many bytes were read."""
     parts: list[bytes] = []
     held = size = 0
@@ -299,7 +299,7 @@ def _batches(source: BinaryIO, end: bytes, interrupts: Interrupts) -> Iterator[t
         if not chunk:
             break
         size += len(chunk)
-        lines = chunk.split(end)
+        lines = chunk.split(way.end)
         rest = lines.pop()
         if lines:
             lines[0] = b"".join([*parts, lines[0]])
@@ -307,7 +307,7 @@ def _batches(source: BinaryIO, end: bytes, interrupts: Interrupts) -> Iterator[t
             parts, held, size = [], 0, 0
         parts.append(rest)
         held += len(rest)
-        if held > BODY_BYTES_MAX:
+        if held > way.line_bytes_max:
             break  # too long already: not to be kept in memory until its end
     if last := b"".join(parts):
         yield [last], size

@@ -19,7 +19,7 @@ from mq.cli.app import (
     store_option,
     yes_option,
 )
-from mq.cli.looking import look
+from mq.cli.looking import look, open_or_make
 from mq.cli.options import shown_options
 from mq.cli.params import DURATION, NONE, PAIR, QUEUE, SIZE_TYPE, Optional
 from mq.cli.stats import Options
@@ -132,7 +132,7 @@ def create(name: str, as_json: bool, store: str, **options: Any) -> None:
     mq queue create mail --max-attempts 5 --backoff initial=2 --ttl 2d
     """
     check_name(name)  # before a store is made for it
-    with mq.open(store) as broker:
+    with open_or_make(store) as broker:
         if existing.is_there(broker, name):
             raise Failure(f"there is a queue {name!r} already; `mq queue set` changes its options")
         _declare(broker, name, _given(options, {}) or {"visibility_timeout": 30.0}, "made", as_json)

@@ -12,7 +12,7 @@ from mq.api.schedule import new_schedule
 from mq.cli import output
 from mq.cli.app import USAGE, Failure, command, json_option, note, store_option
 from mq.cli.envelope import BadLine
-from mq.cli.looking import look
+from mq.cli.looking import look, open_or_make
 from mq.cli.params import DURATION, QUEUE, SCHEDULE
 from mq.cli.publish import parse
 from mq.engine.names import check_name, check_schedule
@@ -66,10 +66,7 @@ def schedule(
     new_schedule(
         name, queue, topic=False, cron=cron, every=every, tz=tz, missed=missed, options=options
     )  # fmt: skip
-    made = not os.path.exists(paths.format_file(store))
-    with mq.open(store) as broker:
-        if made:
-            note(f"created the store {broker.path}")
+    with open_or_make(store) as broker:
         broker.schedule(
             name, queue, body, cron=cron, every=every, tz=tz,
             missed=missed,  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import click
 import mq
 from mq.cli import existing, output
 from mq.cli.app import Failure, command, json_option, note, require_store, store_option
-from mq.cli.looking import look
+from mq.cli.looking import look, open_or_make
 from mq.cli.params import PAIR, PLACE, QUEUE, TOPIC
 from mq.engine.names import check_name, check_pattern
 
@@ -81,7 +81,7 @@ def subscribe(
     """
     check_name(queue)  # before a store is made for it
     check_pattern(pattern)
-    with mq.open(store) as broker:
+    with open_or_make(store) as broker:
         broker.queue(queue).subscribe(pattern, match=dict(match), since=since)
     output.result(
         f"{queue} gets {pattern}", {"queue": queue, "pattern": pattern, "match": dict(match)}, as_json

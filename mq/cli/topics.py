@@ -21,7 +21,7 @@ from mq.cli.app import (
     yes_option,
 )
 from mq.cli.lines import message_line
-from mq.cli.looking import look
+from mq.cli.looking import look, open_or_make
 from mq.cli.params import DURATION, NONE, PLACE, SIZE_TYPE, TOPIC, Optional
 from mq.cli.publish import publish_all, publish_options
 from mq.cli.stats import TopicStats
@@ -149,7 +149,7 @@ def set_(name: str, yes: bool, as_json: bool, store: str, **options: Any) -> Non
     if not given:
         raise click.UsageError("give a limit: --retain-for, --retain-count or --retain-bytes")
     check_topic(name)
-    with mq.open(store) as broker:
+    with open_or_make(store) as broker:
         before = retaining.retained(broker._store, name)
         if before and before.messages and _retains_less(TopicStats.of(name, before), given):
             confirm(f"drop what {name} would not retain any more", yes)
