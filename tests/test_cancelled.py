@@ -203,6 +203,30 @@ def test_a_publish(tmp_path: Path, busy: bool, many: bool) -> None:
     assert at_every_await(tmp_path, busy, publish, check, prepare)
 
 
+@pytest.mark.parametrize("busy", [False, True], ids=["free", "busy"])
+def test_a_publish_that_is_made_again_with_the_same_dedup_id_is_there_once(
+    tmp_path: Path, busy: bool
+) -> None:
+    """SEMANTICS 17: a cancelled publish leaves the outcome open."""
+    rounds = 0
+
+    def publish(broker: mq.AsyncBroker) -> Any:
+        return broker.queue("q").publish("a", dedup_id=str(rounds))
+
+    async def prepare(broker: mq.AsyncBroker) -> None:
+        nonlocal rounds
+        rounds += 1
+        await none_waits(broker)
+
+    async def check(broker: mq.AsyncBroker, found: Any) -> None:
+        again = await publish(broker)
+        assert found in (None, again)
+        await asyncio.gather(*[broker.queue("other").publish("later") for _ in range(3)])
+        assert [each.id for each in await broker.queue("q").peek()] == [again]
+
+    assert at_every_await(tmp_path, busy, publish, check, prepare)
+
+
 @pytest.mark.parametrize("how", ["ack", "nack", "release", "ack_many", "block"])
 def test_what_settles_is_done_in_any_case(tmp_path: Path, how: str) -> None:
     """Only a busy store has it wait at all."""

@@ -346,8 +346,10 @@ def test_a_run_whose_loop_is_closed_gives_back_what_it_took(tmp_path: Path, kept
         return broker, run
 
     broker, run = loop.run_until_complete(begin())
+    for task in asyncio.all_tasks(loop):
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    del task
     loop.close()
-    run._log_destroy_pending = False  # type: ignore[attr-defined]
     with mq.open(tmp_path) as other:
         q = other.queue("q")
         if kept:

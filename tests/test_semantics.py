@@ -601,6 +601,7 @@ def test_extend_counts_from_now(queue: mq.Queue[object], clock: FakeClock) -> No
 def test_keep_extends_while_the_process_lives_whether_or_not_the_work_makes_progress(
     engine: Engine, clock: FakeClock
 ) -> None:
+    """SEMANTICS 30."""
     broker = engine.open(clock=clock, background=False)
     queue = broker.queue("q")
     queue.publish("hangs")
@@ -616,6 +617,7 @@ def test_keep_extends_while_the_process_lives_whether_or_not_the_work_makes_prog
 
 
 def test_a_consumer_extends_and_a_plain_loop_does_not(engine: Engine, clock: FakeClock) -> None:
+    """SEMANTICS 21."""
     broker = engine.open(clock=clock, background=False)
     orders = broker.queue("orders")
     orders.publish("long")
@@ -637,6 +639,7 @@ def test_a_consumer_extends_and_a_plain_loop_does_not(engine: Engine, clock: Fak
 
 
 def test_a_handler_that_raises_never_ends_the_worker_and_says_why(engine: Engine, clock: FakeClock) -> None:
+    """SEMANTICS 33."""
     broker = engine.open(clock=clock, background=False)
     orders = broker.queue("orders", max_attempts=1)
     orders.publish_many(["bad", "good"])

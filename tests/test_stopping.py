@@ -78,7 +78,7 @@ class Scene:
         self.calls: Counter[int] = Counter()  # of each message
         self.stuck: set[int] = set()
         self.go = threading.Event()
-        options: Any = {"concurrency": 2, "prefetch": 3}
+        options: Any = {"concurrency": 2, "prefetch": 4}
         if kind == "async def":
             self.broker.consumer(self.queue, **options)(self.handle_in_task)
         elif kind == "batch":

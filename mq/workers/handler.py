@@ -41,7 +41,7 @@ class Handler:
         self.concurrency, self.batch, self.linger, self.extend = concurrency, batch, linger, extend
         each = batch or 1
         # How many calls' worth of messages each slot may have, the one that it works on included.
-        self.depth = max(1, -(-(prefetch or 0) // (concurrency * each)))
+        self.depth = max(1, (prefetch or 0) // (concurrency * each))
         self.waiting: list[Held] = []  # of a batch that is not full yet
         self.full_at = 0.0  # when it goes as it is, monotonic seconds
         self._wanted = wanted
