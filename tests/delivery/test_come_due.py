@@ -280,7 +280,7 @@ def test_an_agenda_is_a_sorted_list(steps):
         else:
             pairs = [(number, id), (number, id + 1)]
             if what == "all":
-                pairs = sorted((number + each % 7, id + each) for each in range(300))
+                pairs = sorted((number + each % 7, id + each) for each in range(600))
                 agenda.add_all(pairs)
             elif what == "run":
                 agenda.add_run(number, [id, id + 1])
@@ -415,3 +415,14 @@ def test_a_few_of_very_many_that_timed_out_are_looked_at_to_list_them(monkeypatc
     assert queue.ids("ready", Now(100, 100), 100) == list(range(1000, 1100))
     assert queue.ids("in_flight", Now(100, 100), 100) == []
     assert len(opened) <= 4
+
+
+def test_of_very_many_that_timed_out_those_that_have_expired_are_not_counted(monkeypatch):
+    monkeypatch.setattr(batches, "BATCH_IDS", 2)
+    queue = QueueState(1, "q")
+    queue.moment.backoff = BACKOFFS[0]
+    for id in range(100, 200):
+        queue.publish_with(id, 1, Attributes(expires=90 if id % 3 else 900))
+        queue.deliver(id, 1000 + id, 80, 0)
+    for ms in (80, 90):
+        assert queue.counts(Now(ms, ms)) == Naive(queue, Now(ms, ms)).counts()
