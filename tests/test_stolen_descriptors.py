@@ -132,6 +132,40 @@ a.close()
     assert b"".join(mine(path).values()).count(b"." * 1000) <= 1, "more than one publish went there"
 
 
+def test_what_another_process_synced_is_not_acknowledged_either(path):
+    """It syncs the segment, and does not know that this process wrote to another file."""
+    out = run(
+        path,
+        """
+a, b = mq.open(path), mq.open(path)
+q = a.queue("q")
+q.publish(BODY)
+assert b.queue("q").stats().ready == 1
+q.publish(BODY)
+ours, theirs = a._store.replica.log.syncing, b._store.replica.log.syncing
+def wait(upto, wait=ours.commit.wait):
+    try:
+        theirs._wait_to_sync()
+        theirs._sync_for_all()
+    finally:
+        theirs._lock.unlock()
+    wait(upto)
+    assert ours._confirmed < upto, "this process has synced itself"
+ours.commit.wait = wait
+steal([a._store.replica.log.fd])
+try:
+    q.publish(BODY)
+except StoreFailed as error:
+    print(error)
+else:
+    raise AssertionError("acknowledged")
+sys.stdout.flush()
+os._exit(0)
+""",
+    )
+    assert "the program closed descriptor" in out
+
+
 @pytest.mark.parametrize("sync", ["'never'", "3600.0"])
 def test_at_most_a_second_goes_into_another_file_and_that_is_told(path, sync):
     out = run(
