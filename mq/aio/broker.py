@@ -271,6 +271,10 @@ class AsyncBroker:
         """Return when all that was written is on the disk: see `mq.Broker.flush`."""
         await self._lane.in_thread(self._broker.flush)
 
+    async def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy the store to a directory: see `mq.Broker.backup`."""
+        await self._lane.in_thread(partial(self._broker.backup, path))
+
     async def close(self) -> None:
         """Sync, and let go of the store: see `mq.Broker.close`."""
         if self._opened is not None:

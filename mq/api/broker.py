@@ -30,6 +30,7 @@ from mq.api.topic import Topic
 from mq.api.transaction import Transaction
 from mq.api.watch import Watch
 from mq.engine import commands, keeping, looking, retaining, scheduling, subscribing
+from mq.engine.backup import back_up
 from mq.engine.bodies import encode_body
 from mq.engine.keeping import Kept
 from mq.engine.looking import Stats
@@ -419,6 +420,18 @@ class Broker:
         Raises StoreFailed, Closed.
         """
         self._store.flush()
+
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        """Copy the store to the directory *path*, as it is at one moment, while all processes go on.
+
+        The directory is new or empty, or has an earlier backup of this store: then only what is new is
+        copied.  The copy is a store with the same `store_id`, and opens as one.  Once it was opened it is a
+        backup no longer.  A backup that is cut off is the earlier one or a later one, or no store yet.
+
+        Raises StorageError (something else is there), StoreLocked (a process has the copy open), DiskFull,
+        StoreFailed, Closed.
+        """
+        back_up(self._store, _directory(path))
 
     def close(self) -> None:
         """Sync, and let go of the store.  A second call does nothing.

@@ -38,7 +38,7 @@ class Identity(NamedTuple):
 def create(disk: Disk, path: str) -> Identity:
     """Write FORMAT for a new store: whole and durable under its name, or not there."""
     identity = Identity(uuid.uuid4().hex, os.urandom(8))
-    _sync_names_above(disk, os.path.dirname(path))
+    sync_names_above(disk, os.path.dirname(path))
     write(disk, path, identity)
     return identity
 
@@ -50,7 +50,7 @@ def write(disk: Disk, path: str, identity: Identity) -> None:
     disk.sync_directory(os.path.dirname(path))
 
 
-def _sync_names_above(disk: Disk, directory: str) -> None:
+def sync_names_above(disk: Disk, directory: str) -> None:
     """The directory, and those above that were made for it, must not be lost with their names.
 
     Before FORMAT is there: a process that finds it need not do that again.

@@ -152,7 +152,7 @@ BUGS = (
     Bug("FORMAT has its name before it is whole", "mq.storage.disk:write_file",
         "disk.sync(fd)", "pass", "first_create"),
     Bug("names above the store are not synced", "mq.storage.identity:create",
-        "_sync_names_above(disk, os.path.dirname(path))", "pass", "first_create"),
+        "sync_names_above(disk, os.path.dirname(path))", "pass", "first_create"),
     Bug("the names in the store are synced by its creator only",
         "mq.engine.opening:Opening._recover_if_alone", "disk.sync_directory(self._path)", "pass",
         "first_create publish_always"),
