@@ -56,19 +56,27 @@ class Child:
             os.close(ready_here)
             if terminal is not None:
                 os.close(terminal)
-        self._printing = threading.Thread(target=self._pass_on, args=(printed,), daemon=True)
+        threads = [threading.Thread(target=self._hear, args=(ready,), daemon=True)]
         if printed is not None:
-            self._printing.start()
-        threading.Thread(target=self._tell, args=(ready,), daemon=True).start()
+            threads.append(threading.Thread(target=self._pass_on, args=(printed,), daemon=True))
+        for each in threads:
+            each.start()
+        threading.Thread(target=self._wait, args=(threads,), daemon=True).start()
 
-    def _tell(self, ready: int) -> None:
+    def _wait(self, threads: list[threading.Thread]) -> None:
+        """Tell of its end, behind all else that there is to be told.
+
+        A process that a handler forked may live on, and keep the pipes open.
+        """
+        code = self.process.wait()
+        for each in threads:
+            each.join(OUTPUT_SECONDS)
+        self._told.put(Told(self, code=code))
+
+    def _hear(self, ready: int) -> None:
         with open(ready, "rb") as pipe:
             for line in pipe:
                 self._told.put(Told(self, Counts(*map(int, line.split()))))
-        code = self.process.wait()
-        if self._printing.ident:
-            self._printing.join(OUTPUT_SECONDS)
-        self._told.put(Told(self, code=code))
 
     def _pass_on(self, printed: int) -> None:
         """Tell of whole lines."""

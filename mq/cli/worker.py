@@ -16,9 +16,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 
 import click
@@ -28,6 +27,7 @@ from mq.cli.app import USAGE, Failure, command
 from mq.cli.params import DURATION
 from mq.cli.parent import Parent
 from mq.errors import UsageError
+from mq.workers.counts import Counts
 from mq.workers.registry import Registry
 
 TELL_SECONDS: Final = 0.5  # how often a child tells its parent what it has done
@@ -91,38 +91,38 @@ def _work(
     if unknown := [name for name in queues if name not in registry.queues()]:
         there = ", ".join(registry.queues()) or "none"
         raise UsageError(f"{target} has no consumer of queue {unknown[0]!r}; there are: {there}")
-    tell = partial(_tell, ready_fd, registry)
-    tell()
-    told = _Repeating(tell)
+    reports = Reports(ready_fd, registry)
     try:
         consumers.run(broker, grace, until_empty=until_empty, only=queues or None, threads=threads)
     finally:
-        told.end()
+        reports.end()
     broker.close()
 
 
-def _tell(ready_fd: int, registry: Registry) -> None:
-    """Tell the parent what is done so far.  It may be gone."""
-    with suppress(OSError):
-        os.write(ready_fd, b"%d %d %d\n" % registry.counts())
+class Reports:
+    """Tells the parent, at once and then now and then, what is done; it may be gone."""
 
-
-class _Repeating:
-    """Calls a function now and then, in a thread, and once at the end."""
-
-    def __init__(self, do: Callable[[], object]) -> None:
-        self._do, self._over = do, threading.Event()
+    def __init__(self, fd: int, registry: Registry) -> None:
+        self._fd, self._registry, self._over = fd, registry, threading.Event()
+        self._told: Counts | None = None
+        self._tell()
         self._thread = threading.Thread(target=self._live, daemon=True)
         self._thread.start()
 
     def _live(self) -> None:
         while not self._over.wait(TELL_SECONDS):
-            self._do()
+            self._tell()
+
+    def _tell(self) -> None:
+        if (counts := self._registry.counts()) != self._told:
+            self._told = counts
+            with suppress(OSError):
+                os.write(self._fd, b"%d %d %d\n" % counts)
 
     def end(self) -> None:
         self._over.set()
         self._thread.join()
-        self._do()
+        self._tell()
 
 
 def _end_with_parent() -> None:

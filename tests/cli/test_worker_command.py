@@ -152,6 +152,40 @@ def test_a_child_ends_when_its_parent_is_gone(home: Path, broker: mq.Broker) -> 
     assert slow.stats().acked == 1
 
 
+FORKS = """
+import os, signal, mq
+
+broker = mq.open("data", sync="never")
+
+@broker.consumer("orders")
+def bill(order: int) -> None:
+    if not os.path.exists("forked"):
+        open("forked", "w").close()
+        if os.fork() == 0:
+            while not os.path.exists("go"):
+                signal.sigtimedwait([], 0.01)
+            os._exit(0)
+        os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_process_that_a_handler_forked_keeps_no_other_from_being_begun(
+    home: Path, broker: mq.Broker
+) -> None:
+    """It has the pipes by which the one that died told of itself."""
+    (home / "forks.py").write_text(FORKS)
+    orders = broker.queue("orders", visibility_timeout=1)
+    orders.publish(1)
+    worker = start(home, "forks")
+    give_up = time.monotonic() + PATIENCE
+    while not orders.stats().acked:
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    (home / "go").touch()
+    worker.terminate()
+    assert end(worker)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -132,7 +132,9 @@ class Load:
 def test_nothing_is_lost_out_of_order_or_done_twice_while_processes_die(tmp_path: Path) -> None:
     """A handler longer than the visibility timeout is run again only if its process was killed."""
     with mq.open(tmp_path / "data", sync="never") as broker:
-        orders = broker.queue("orders", visibility_timeout=VISIBLE_SECONDS, max_length=60)
+        orders = broker.queue(
+            "orders", visibility_timeout=VISIBLE_SECONDS, max_length=60, backoff=mq.Backoff(0.1, 1, 0.1)
+        )
         load = Load(tmp_path, "workers")
         for number in range(KILLS):
             load.kill_one(("child", "publisher", "child", "parent")[number % 4])
