@@ -31,6 +31,9 @@ def much_is_retained(stage: Stage) -> None:
     retained(stage, MANY)
 
 
+PASTS = ((retained, ""), (much_is_retained, "store"))  # and before which calls another process comes
+
+
 def scheduled(stage: Stage) -> None:
     for name in "ab":
         stage.do(name, Actor.open, "never")
@@ -70,10 +73,21 @@ def come_by(stage: Stage, *does: Callable[[Actor], object]) -> None:
     stage.end(cuts=CUTS)
 
 
+@on_stage("ab")
+def another_subscribes_between_two_fan_outs(stage: Stage) -> None:
+    """What a process has looked up for a topic is out of date then."""
+    retained(stage)
+    stage.do("b", Actor.publish, "a")
+    stage.do("a", Actor.fan_out)
+    stage.do("b", Actor.subscribe, "a")
+    stage.do("a", Actor.fan_out)
+    stage.end()
+
+
 @on_stage("a")
 def another_publishes_at_each_step_of_a_subscription_from_the_past(stage: Stage) -> None:
-    for before in (retained, much_is_retained):
-        for each in at_each_call(stage.here, "a", before, start_in_the_past):
+    for before, kind in PASTS:
+        for each in at_each_call(stage.here, "a", before, start_in_the_past, kind=kind):
             come_by(each, Actor.fan_out)
 
 
@@ -88,8 +102,8 @@ def another_subscribes_takes_and_acks_at_each_step_of_a_subscription_from_the_pa
 
 @on_stage("a")
 def killed_at_each_step_of_a_subscription_from_the_past(stage: Stage) -> None:
-    for before in (retained, much_is_retained):
-        for each in at_each_call(stage.here, "a", before, start_in_the_past):
+    for before, kind in PASTS:
+        for each in at_each_call(stage.here, "a", before, start_in_the_past, kind=kind):
             each.kill("a")
             come_by(each, start_in_the_past)
 

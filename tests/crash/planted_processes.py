@@ -198,7 +198,7 @@ BUGS = (
     Bug("a fan-out of another process is applied in part", "mq.delivery.fold:_fan_out",
         "zip(queues, times or alike", "zip(queues[:1], times or alike", "fan-outs"),
     Bug("a subscription of another process is not routed by", "mq.delivery.fold:_subscribe",
-        "state.generation = lsn", "pass", "fan-outs"),
+        "state.generation = lsn", "pass", "another_subscribes_between_two_fan_outs"),
     Bug("a pattern that another process took back is followed on", "mq.delivery.fold:_unsubscribe",
         "state.routes.unbind(queue.number, event[0])", "pass", "fan-outs"),
     Bug("the cleaner puts a subscription back that was taken back meanwhile",
