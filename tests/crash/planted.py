@@ -247,7 +247,7 @@ BUGS = (
         "self.calendar.within(base, limit)", "[]", "moving_shares"),
     Bug("the cleaner writes a schedule again as it was declared", "mq.engine.moving:Mover._written_again",
         "records.schedule(what.schedule,", "records.schedule(records.schedules._decode_schedule(stored.flags,"
-        " stored.payload, 0, len(stored.payload))[0],", "scheduling", rare=True),
+        " stored.payload, 0, len(stored.payload))[0],", "moving_shares"),
     Bug("a queue that sleeps is not cleaned", "mq.delivery.state:State._load_below",
         "image.lowest < limit", "False", "sleeping"),
     Bug("a checkpoint forgets those that sleep", "mq.delivery.snapshot:freeze",

@@ -223,7 +223,7 @@ BUGS = (
         "append_group(plan.now.store, plan.drafts)",
         "append_group(plan.now.store, plan.drafts, atomic=False)", "schedules"),
     Bug("the cleaner sets a schedule back", "mq.engine.moving:Mover._written_again",
-        "records.schedule(what.schedule,", "records.schedule(records._decode_schedule(stored.flags,"
+        "records.schedule(what.schedule,", "records.schedule(records.schedules._decode_schedule(stored.flags,"
         " stored.payload, 0, len(stored.payload))[0],", "schedules"),
     # ── compare-and-set, groups ────────────────────────────────────────────────────
     Bug("a compare-and-set compares before its turn", "mq.engine.commands:update_meta",

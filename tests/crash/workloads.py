@@ -446,6 +446,7 @@ def moving_shares(d: Driver) -> None:
     d.subscribe("a")
     d.subscribe("b")
     d.schedule("ticks", "a")
+    d.do_tick("ticks")
     d.fan_out()
     d.flush()
     _turn_over(d)
