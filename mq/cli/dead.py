@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import click
@@ -183,12 +184,8 @@ def show(
     with look(store) as broker:
         source = grave(broker, queue)
         wanted = _wanted(letters(source), ids, reason)
-        messages: list[mq.Message[Any]] = []
-        for each in wanted:
-            if len(messages) == limit and not ids:
-                break
-            if message := source.get(each.id):
-                messages.append(message)
+        there = filter(None, (source.get(each.id) for each in wanted))
+        messages = list(islice(there, None if ids else limit))
     if not messages:
         note(f"{source.name}: no such dead letters" if ids or reason else f"{source.name}: no dead letters")
         ctx.exit(EMPTY)

@@ -7,6 +7,7 @@ prints comes by here as well, so that it does not run into the status line.
 from __future__ import annotations
 
 import bisect
+import io
 import math
 import os
 import pty
@@ -81,11 +82,14 @@ class Child:
     def _pass_on(self, printed: int) -> None:
         """Tell of whole lines."""
         with open(printed, "rb", buffering=0) as pipe, suppress(OSError):  # it ends with EIO
-            rest = b""
-            while output := pipe.read(1 << 16):
-                lines, newline, rest = (rest + output).rpartition(b"\n")
-                if newline:
-                    self._told.put(Told(self, output=lines + newline))
+            self._pass_lines_on(pipe)
+
+    def _pass_lines_on(self, pipe: io.FileIO) -> None:
+        rest = b""
+        while output := pipe.read(1 << 16):
+            lines, newline, rest = (rest + output).rpartition(b"\n")
+            if newline:
+                self._told.put(Told(self, output=lines + newline))
 
 
 def _pseudo_terminal() -> tuple[int, int] | tuple[None, None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Final
@@ -70,12 +71,16 @@ def tail(
     with mq.open(store, read_only=True) as broker:
         follower = Follower(disk, store, None)
         shown = _Shown(broker, frozenset(queues), routes, as_json)
-        for name in queues:
-            if name not in shown.names.values():
-                note(f"there is no queue {name!r} yet")
+        _note_missing(queues, shown)
         if since is not None:
             _go_back(follower, shown, since)
         _follow(follower, shown, limit, until_end)
+
+
+def _note_missing(queues: Sequence[str], shown: _Shown) -> None:
+    for name in queues:
+        if name not in shown.names.values():
+            note(f"there is no queue {name!r} yet")
 
 
 def _follow(follower: Follower, shown: _Shown, limit: int | None, once: bool) -> None:

@@ -16,18 +16,26 @@ def back_up(
 ) -> None:
     """Make the directory *path* a copy of the store, or bring the one that is there up to date."""
     path, target = paths.absolute(path), disk or RealDisk()
+    while not _back_up(store, path, show, target):
+        pass
+
+
+def _back_up(store: Store, path: str, show: Shown, target: Disk) -> bool:
     with explain(path):
-        while not backup.copy(store.disk, store.path, _cut(store), target, path, show):
-            pass
+        return backup.copy(store.disk, store.path, _cut(store), target, path, show)
 
 
 def clone(store: Store, path: str, show: Shown = lambda done, total: None) -> str:
     """Copy the store into a new directory, as a store of its own; its id."""
     path = paths.absolute(path)
-    with explain(path):
-        while not (made := backup.clone(store.disk, store.path, _cut(store), RealDisk(), path, show)):
-            pass
+    while not (made := _clone(store, path, show)):
+        pass
     return made
+
+
+def _clone(store: Store, path: str, show: Shown) -> str | None:
+    with explain(path):
+        return backup.clone(store.disk, store.path, _cut(store), RealDisk(), path, show)
 
 
 def restore(store: str, path: str, show: Shown = lambda done, total: None) -> str:

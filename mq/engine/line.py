@@ -77,17 +77,21 @@ class Line:
         """Wait in line, until this thread is woken, or sees that no thread is in its turn."""
         bell = threading.Lock()
         bell.acquire()
-        place, seconds = (me, bell), LOOK_SECONDS
+        place = me, bell
         try:
             self._waiting.append(place)
-            while not bell.acquire(timeout=seconds):
-                if not self._is_held():
-                    self._first, self._until = me, time.monotonic() + SLICE_SECONDS
-                    return
-                seconds = min(2 * seconds, LOOK_SECONDS_MAX)
+            self._sleep(me, bell)
         finally:
             with suppress(ValueError):  # it was rung for
                 self._waiting.remove(place)
+
+    def _sleep(self, me: int, bell: threading.Lock) -> None:
+        seconds = LOOK_SECONDS
+        while not bell.acquire(timeout=seconds):
+            if not self._is_held():
+                self._first, self._until = me, time.monotonic() + SLICE_SECONDS
+                return
+            seconds = min(2 * seconds, LOOK_SECONDS_MAX)
 
     def _is_held(self) -> bool:
         """Whether a thread has the mutex; asked in one call of C, so that no signal keeps it taken."""

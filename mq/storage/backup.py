@@ -192,12 +192,15 @@ class _Copying:
     def _blocks(self, path: str, stop: int) -> Iterator[tuple[int, bytes]]:
         fd = self._source.open(path)
         try:
-            at = 0
-            while at < stop and (block := read_all(self._source, fd, min(BLOCK_BYTES, stop - at), at)):
-                yield at, block
-                at += len(block)
+            yield from self._read(fd, stop)
         finally:
             self._source.close(fd)
+
+    def _read(self, fd: int, stop: int) -> Iterator[tuple[int, bytes]]:
+        at = 0
+        while at < stop and (block := read_all(self._source, fd, min(BLOCK_BYTES, stop - at), at)):
+            yield at, block
+            at += len(block)
 
     # ── checkpoints ────────────────────────────────────────────────────────────────
 
