@@ -33,7 +33,12 @@ class Reserve:
             there = self._disk.size(fd)
             self.held = min(self.held, there)
             if there < size:
-                self._disk.allocate(fd, there, size - there)
+                try:
+                    self._disk.allocate(fd, there, size - there)
+                except OSError:
+                    with suppress(OSError):  # some file systems keep what they had found so far
+                        self._disk.truncate(fd, there)
+                    raise
         finally:
             self._disk.close(fd)
         self.held = max(size, there)

@@ -37,6 +37,7 @@ class Room:
     ) -> None:  # fmt: skip
         self._tail, self._rotation, self._closing = tail, segments, closing
         self._disk, self._reserve, self._watch = tail.disk, reserve, watch
+        self._again_ms = 0  # `_grow` found no room, and looks again then
 
     def make(self, now_ms: int, size: int, kinds: Collection[int], count: int) -> int:
         """Reserve *size* bytes at the end, in a new segment if need be; the position of the first.
@@ -84,6 +85,8 @@ class Room:
                 raise storage_error(tail.directory, error) from error
         reserve.full = reserve.full and not refusable
         reserve.way_made = reserve.way_made and refusable
+        if not refusable and not reserve.full and whole > reserve.held and now_ms >= self._again_ms:
+            self._grow(now_ms, whole)
         # A publish comes by again before there are more messages than room was kept back for.
         enough = self._closing.said_open and not reserve.full and whole <= reserve.held
         tail.room = min(tail.allocated, tail.end + size + GRANT_BYTES) if enough else 0
@@ -103,6 +106,17 @@ class Room:
                 if error.errno not in NO_ROOM:
                     raise
         self._reserve.hold(whole)
+
+    def _grow(self, now_ms: int, whole: int) -> None:
+        """Keep *whole* bytes back for messages that were not seen as they came, if the disk has so much.
+
+        What takes messages out does not need that.  But without it each such record is given its room by
+        itself, and is written, not copied.
+        """
+        try:
+            self._hold(whole)
+        except OSError:
+            self._again_ms = now_ms + LOOK_MS  # a full disk takes long to say so
 
     def _segment_ends(self, now_ms: int, size: int) -> bool:
         """Whether *size* bytes go into a new segment: for room, or so that it says what time it is."""

@@ -183,6 +183,66 @@ def test_nothing_is_mapped_on_a_full_disk(broker, disk, monkeypatch):
     assert disk.open_windows() == 1
 
 
+@pytest.mark.parametrize("publisher", ["this process", "another"])
+def test_however_many_messages_there_are_they_are_taken_out_by_copies(broker, disk, tmp_path, publisher):
+    """They came when the room kept back was not looked at, or in another process."""
+    queue = broker.queue("q")
+    with opened(tmp_path, RealDisk()) as other:
+        to = queue if publisher == "this process" else other.queue("q")
+        for _ in range(2000):
+            to.publish(bytes(100))
+        disk.counts.clear()
+        for _ in range(2000):
+            queue.receive(timeout=0).ack()
+    assert disk.counts["pwrite"] < 10
+
+
+class NearlyFull(Mapping):
+    """A disk that has room for the log, and none to keep back; what there was, is found and kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reserve, self.full = -1, False
+
+    def open(self, path: str, *, write: bool = False, create: bool = False) -> int:
+        fd = super().open(path, write=write, create=create)
+        if path.endswith("/reserve"):
+            self.reserve = fd
+        elif fd == self.reserve:
+            self.reserve = -1
+        return fd
+
+    def allocate(self, fd: int, offset: int, size: int) -> None:
+        if self.full and fd == self.reserve:
+            self.counts["refused"] += 1
+            os.truncate(fd, offset + size // 2)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().allocate(fd, offset, size)
+
+
+def test_what_takes_messages_out_needs_no_more_room_kept_back(tmp_path):
+    """It is asked for now and then only: a full disk takes long to say so."""
+    disk, now = NearlyFull(), 1e9
+    with open_on(
+        disk, tmp_path / "data", sync="never", segment_bytes=SEGMENT_BYTES, clock=lambda: now,
+        background=False,
+    ) as broker:  # fmt: skip
+        queue, reserve = broker.queue("q"), broker._store.replica.log.reserve
+        for _ in range(2000):
+            queue.publish(bytes(100))
+        held, disk.full = reserve.size(), True
+        for _ in range(500):
+            queue.receive(timeout=0).ack()
+        assert 0 < disk.counts["refused"] <= 2
+        assert reserve.size() == held
+        disk.full, now = False, now + 2
+        queue.receive(timeout=0).ack()
+        disk.counts.clear()
+        for _ in range(1000):
+            queue.receive(timeout=0).ack()
+        assert disk.counts["pwrite"] < 10
+
+
 def test_long_records_are_written_and_short_ones_copied_beside_them(broker, disk):
     queue, expected = broker.queue("q"), []
     sizes = (10, COPY_BYTES_MAX + 1, 10, STEP_BYTES + 1, 10, STEP_BYTES, 100_000, 10, 10)
