@@ -331,14 +331,12 @@ def test_without_time_zone_data_it_is_said_what_to_install(
 ) -> None:
     import zoneinfo
 
-    from mq.engine import zones
-
     def none(name: str) -> None:
         raise zoneinfo.ZoneInfoNotFoundError(name)
 
     broker.schedule("b", "q", "berlin", cron="* * * * *", tz="Europe/Berlin")
-    monkeypatch.setattr(zones, "ZoneInfo", none)
-    monkeypatch.setattr(zones, "available_timezones", set)
+    monkeypatch.setattr(zoneinfo, "ZoneInfo", none)
+    monkeypatch.setattr(zoneinfo, "available_timezones", set)
     with pytest.raises(mq.UsageError, match="pip install tzdata"):
         broker.schedule("s", "q", "x", cron="* * * * *", tz="Europe/Vienna")
     broker.schedule("s", "q", "utc", cron="* * * * *")

@@ -28,7 +28,7 @@ from mq.engine.replica import Replica
 from mq.engine.turn import Turn
 from mq.errors import CorruptStore, DiskFull, StoreFailed, Unsupported
 from mq.notes import INFO, WARNING, Notes
-from mq.storage import checkpoint, locks, owner, paths, recovery, repair, shared
+from mq.storage import checkpoint, locks, owner, paths, recovery, shared
 from mq.storage.bias import Bias
 from mq.storage.disk import Disk
 from mq.storage.explain import REOPEN
@@ -99,6 +99,8 @@ class Opening:
         except (CorruptStore, Unsupported):  # it may be a record that a mistake of an older mq wrote
             if not salvage or turn.locks.crowded:
                 raise
+            from mq.storage import repair  # which few stores ever need, and none that opens well
+
             for loss in repair.mend(disk, path, records.NEW, records.message_of, refusals):
                 self._notes.put_down(WARNING, "%s", loss)
             alone = self._recover_if_alone()

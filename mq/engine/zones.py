@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, tzinfo
-from zoneinfo import TZPATH, ZoneInfo, available_timezones
 
 from mq import exact
 from mq.errors import UsageError
@@ -13,6 +12,8 @@ def zone(name: str) -> tzinfo:
     """The time zone; UsageError if there is none of that name, or no data of time zones at all."""
     if name == "UTC":
         return UTC
+    from zoneinfo import TZPATH, ZoneInfo, available_timezones  # most stores have no schedule in a zone
+
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):  # not found, no such name, a directory of several
