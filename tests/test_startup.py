@@ -14,8 +14,8 @@ import pytest
 import mq
 
 HEAVY = frozenset({
-    "asyncio", "concurrent.futures", "http", "importlib.resources", "multiprocessing", "pydoc", "sqlite3", "ssl",
-    "subprocess", "sysconfig", "unittest", "urllib.request", "xml", "zoneinfo",
+    "asyncio", "concurrent.futures", "http", "importlib.resources", "multiprocessing", "pydoc", "sqlite3",
+    "ssl", "subprocess", "sysconfig", "unittest", "urllib.request", "xml", "zoneinfo",
     "opentelemetry", "prometheus_client", "rich", "uvloop",
     "mq.aio", "mq.metrics", "mq.otel", "mq.storage.repair", "mq.storage.walk",
 })  # fmt: skip
