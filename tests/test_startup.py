@@ -54,3 +54,8 @@ def test_no_command_loads_what_it_does_not_use(tmp_path: Path, words: str) -> No
 @pytest.mark.parametrize("name", ["asyncio", "zoneinfo", "mq.aio.broker", "mq.storage.repair"])
 def test_what_is_heavy_is_found(name: str) -> None:
     assert loaded(f"import mq, {name}") & HEAVY
+
+
+def test_a_command_does_not_look_for_garbage_in_what_is_loaded() -> None:
+    code = f"import gc\nfrozen = gc.get_freeze_count()\n{COMMAND}\nassert gc.get_freeze_count() > frozen"
+    assert "mq.cli.root" in loaded(code, "--help")

@@ -5,6 +5,7 @@ A word that is no command, and that other tools have, is answered with what to t
 
 from __future__ import annotations
 
+import gc
 import importlib
 import shlex
 from typing import Any, Final, NamedTuple
@@ -122,4 +123,5 @@ def cli(ctx: click.Context, store: str) -> None:
 
 def main() -> None:
     """The console script."""
+    gc.freeze()  # what is loaded stays: it is not searched for garbage, which also the exit did
     cli(prog_name="mq")
