@@ -21,26 +21,34 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
+
 import mq
 
 
-def transfer(accounts: sqlite3.Connection, key: tuple[str, int], to: str, amount: int) -> bool:
+class Transfer(msgspec.Struct):
+    to: str
+    amount: int
+
+
+def move(accounts: sqlite3.Connection, key: tuple[str, int], transfer: Transfer) -> bool:
     """Whether it was done now; False: it was done already."""
     with accounts:  # one transaction of SQLite
         noted = accounts.execute("INSERT OR IGNORE INTO done VALUES (?, ?)", key)
         if noted.rowcount == 1:
-            accounts.execute("UPDATE account SET balance = balance + ? WHERE name = ?", (amount, to))
+            update = "UPDATE account SET balance = balance + ? WHERE name = ?"
+            accounts.execute(update, (transfer.amount, transfer.to))
     return noted.rowcount == 1
 
 
 def work(directory: Path, dies: bool) -> None:
     with mq.open(directory / "mq") as broker, closing(sqlite3.connect(directory / "accounts.db")) as accounts:
-        transfers = broker.queue("transfers", type=dict[str, int])
+        transfers = broker.queue("transfers", type=Transfer)
         with transfers.receive() as message:
-            for name, amount in message.body.items():
-                done = transfer(accounts, (broker.store_id, message.id), name, amount)
-                result = f"{amount} moved to {name}" if done else "already done"
-                print(f"attempt {message.attempts}: {result}", flush=True)
+            transfer, key = message.body, (broker.store_id, message.id)
+            done = move(accounts, key, transfer)
+            result = f"{transfer.amount} moved to {transfer.to}" if done else "already done"
+            print(f"attempt {message.attempts}: {result}", flush=True)
             if dies:
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -53,7 +61,7 @@ def main(directory: Path) -> None:
     with mq.open(directory / "mq") as broker:
         # What a killed process held comes again when both have passed; the defaults are 30 s and 1 s.
         transfers = broker.queue("transfers", visibility_timeout=0.2, backoff=mq.Backoff(initial=0.1))
-        transfers.publish({"bob": 30})
+        transfers.publish(Transfer("bob", 30))
 
     worker = multiprocessing.get_context("spawn").Process(target=work, args=(directory, True))
     worker.start()

@@ -2,7 +2,8 @@
 
 A shop that does not know whether its order was stored (it was killed, its request timed out) places it
 again.  The order's number is its `dedup_id`, so it is stored once.  A customer's orders are one `group`: they
-are billed one after the other, in the order in which they were placed, whichever cashiers are free.
+are billed one after the other, in the order in which they were placed, whichever cashiers are free.  An order
+that is delivered again is billed once; here the bills are in memory, and end with the process.
 
 Prints:
 
@@ -35,7 +36,9 @@ def place(orders: mq.Queue[Order], order: Order) -> int:
 def cashier(orders: mq.Queue[Order], bills: dict[str, list[int]]) -> None:
     for message in orders:  # waits for the next one, until the broker is closed
         with message:  # acks at the end; after an exception the order comes again
-            bills[message.body.customer].append(message.body.number)
+            billed, number = bills[message.body.customer], message.body.number
+            if number not in billed:  # delivery is at least once
+                billed.append(number)
 
 
 def main(directory: Path) -> None:

@@ -35,7 +35,8 @@ def main(directory: Path) -> None:
     with mq.open(directory / "mq") as broker, closing(sqlite3.connect(directory / "stock.db")) as database:
         commands = broker.queue("commands", type=Change)
         events = broker.topic("stock", type=Change, retain_count=1_000_000)
-        on_hand = Counter[str]()  # what decisions are made from; after a start, from the history
+        # What decisions are made from.  Of more events than are retained, the oldest are not in the history.
+        on_hand = Counter[str]()
         for event in events.history():
             on_hand[event.body.item] += event.body.count
 

@@ -2,14 +2,15 @@
 
 A POST is answered, with 202, when the mail is on the disk.  A client that got no answer posts again with the
 same Idempotency-Key, and gets the same id.  A worker that is killed after sending and before the ack sends
-that mail again.
+that mail again.  What a client sent wrong is answered with 422.  A mail that is not in the queue, because it
+was sent, became a dead letter or never was, is answered with 404.
 
 Prints:
 
     POST: 202
     POST again: 202, the same id: True
     POST of a bad body: 422
-    GET: done
+    GET once it is sent: 404
     outbox: ada@example.org
 """
 
@@ -46,10 +47,7 @@ async def lifespan(app: Starlette) -> AsyncGenerator[dict[str, object]]:
 
 async def post(request: Request) -> JSONResponse:
     mails: mq.AsyncQueue[Mail] = request.state.mails
-    try:
-        mail = msgspec.json.decode(await request.body(), type=Mail)
-    except msgspec.ValidationError as error:
-        return JSONResponse({"error": str(error)}, 422)
+    mail = msgspec.json.decode(await request.body(), type=Mail)
     id = await mails.publish(mail, dedup_id=request.headers.get("idempotency-key"))
     return JSONResponse({"id": id}, 202)
 
@@ -57,11 +55,16 @@ async def post(request: Request) -> JSONResponse:
 async def get(request: Request) -> JSONResponse:
     mails: mq.AsyncQueue[Mail] = request.state.mails
     message = await mails.get(request.path_params["id"])
-    return JSONResponse({"state": message.state if message else "done"})
+    return JSONResponse({"state": message.state}) if message else JSONResponse({}, 404)
 
 
+async def refuse(request: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, 422)
+
+
+refused = {msgspec.DecodeError: refuse, mq.UsageError: refuse}  # also by a body or a key that is too long
 routes = [Route("/mails", post, methods=["POST"]), Route("/mails/{id:int}", get)]
-app = Starlette(lifespan=lifespan, routes=routes)
+app = Starlette(lifespan=lifespan, routes=routes, exception_handlers=refused)
 
 
 def serve(directory: Path, listener: socket.socket) -> None:
@@ -95,7 +98,7 @@ def main(directory: Path) -> None:
             print(f"POST again: {again.status_code}, the same id: {again.json() == first.json()}")
             print("POST of a bad body:", client.post(url, content='{"to": 7}').status_code)
             broker.queue("mails").join(timeout=30)
-            print("GET:", client.get(f"{url}/{first.json()['id']}").json()["state"])
+            print("GET once it is sent:", client.get(f"{url}/{first.json()['id']}").status_code)
         print("outbox:", *(directory / "outbox").read_text().split())
         for process in (web, worker):
             process.terminate()

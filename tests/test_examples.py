@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import ast
+import asyncio
+import importlib
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
+from collections import defaultdict
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 from unittest.mock import ANY
 
+import httpx
 import pytest
 from documents import EXAMPLES, ROOT
 
@@ -20,7 +28,7 @@ NAMES = [path.stem for path in EXAMPLES]
 
 # Behind the first lines, which say what it is about.
 LINES_MAX = 66
-LINES_MAX_OF = {"textbook_queues": 77, "web": 94}
+LINES_MAX_OF = {"textbook_queues": 77, "web": 96}
 
 # Of each queue: published (or moved there), acked, failed, dead, and what is left in it.
 LEAVES: dict[str, dict[str, tuple[int, ...]]] = {
@@ -102,6 +110,59 @@ def test_the_table_of_the_examples_is_complete() -> None:
         rows.append(f"| [{path.name}]({path.name}) | {first} | {lines} |\n")
     table = "| file | what it shows | lines |\n|---|---|---|\n" + "".join(rows)
     assert table in (ROOT / "examples/README.md").read_text(), f"examples/README.md should have\n\n{table}"
+
+
+def test_the_web_process_says_what_a_client_did_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.setenv("MQ_STORE", str(tmp_path))
+    web, right = importlib.import_module("web"), {"to": "ada@example.org", "text": "welcome"}
+
+    async def main() -> None:
+        async with web.lifespan(web.app) as state:
+
+            async def app(scope: Any, receive: Any, send: Any) -> None:
+                await web.app({**scope, "state": dict(state)}, receive, send)
+
+            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://example.org") as client:
+                for body in (b"{", b'{"to": "\xff", "text": ""}', b'{"to": 7}'):
+                    assert (await client.post("/mails", content=body)).status_code == 422
+                too_long = {"idempotency-key": "k" * 70_000}
+                assert (await client.post("/mails", json=right, headers=too_long)).status_code == 422
+                found = await client.get(f"/mails/{(await client.post('/mails', json=right)).json()['id']}")
+                assert (found.status_code, found.json()) == (200, {"state": "ready"})
+                assert (await client.get("/mails/424242")).status_code == 404
+                assert (await client.get(f"/mails/{10**30}")).status_code == 422
+
+    asyncio.run(main())
+
+
+def test_what_comes_twice_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message of another store with the same id is another one."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    batches, consumer, orders = map(
+        importlib.import_module, ("batches_into_sqlite", "idempotent_consumer", "orders")
+    )
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.execute("CREATE TABLE measurement (store, id, sensor, degrees, PRIMARY KEY (store, id))")
+        database.execute("CREATE TABLE done (store, id, PRIMARY KEY (store, id))")
+        database.execute("CREATE TABLE account (name, balance)")
+        database.execute("INSERT INTO account VALUES ('bob', 0)")
+        for store in ("one", "one", "other"):
+            batches.save(database, store, [(7, batches.Measurement("s", 1.5))])
+            consumer.move(database, (store, 7), consumer.Transfer("bob", 30))
+        assert database.execute("SELECT count(*) FROM measurement").fetchone() == (2,)
+        assert database.execute("SELECT balance FROM account").fetchone() == (60,)
+    with mq.open(":memory:") as broker:
+        queue, bills = broker.queue("orders", type=orders.Order), defaultdict[str, list[int]](list)
+        queue.publish_many([orders.Order(1, "ada")] * 2)
+        cashier = threading.Thread(target=orders.cashier, args=(queue, bills))
+        cashier.start()
+        assert queue.join(timeout=30)
+    cashier.join()
+    assert bills == {"ada": [1]}
 
 
 def test_an_example_is_a_page() -> None:
