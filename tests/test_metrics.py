@@ -337,6 +337,16 @@ def test_each_sync_of_the_log_is_timed(path: Path) -> None:
         assert 5 <= timed <= count  # the header of a new segment is synced by itself
 
 
+def test_a_second_collector_takes_nothing_from_the_first(path: Path) -> None:
+    name = "mq_fsync_duration_seconds_count", "", ""
+    with mq.open(path) as broker:
+        one, other = Collector(broker), Collector(broker)
+        before = scrape(one)[name]
+        broker.queue("q").publish(1)
+        assert scrape(one)[name] - before == scrape(other)[name] > 0
+        assert published(scrape(one)) == published(scrape(other)) == 1
+
+
 def test_the_child_of_a_fork_times_its_own(path: Path) -> None:
     with mq.open(path) as broker:
         collector = Collector(broker)

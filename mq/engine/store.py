@@ -368,7 +368,9 @@ class Store:
             self.maintenance.stall()
 
     def time_syncs(self, observe: Callable[[float], object]) -> None:
-        """Give *observe* the seconds of each fdatasync of this process."""
+        """Give *observe*, too, the seconds of each fdatasync of this process."""
+        if self.observe_sync:
+            observe = partial(_give_both, self.observe_sync, observe)
         self.observe_sync = self.replica.log.owner.observe_sync = observe
 
     # ── the disk ───────────────────────────────────────────────────────────────────
@@ -415,6 +417,11 @@ class Store:
         if self._reader.directory >= 0:
             fd, self._reader.directory = self._reader.directory, -1
             self.disk.close(fd)
+
+
+def _give_both(one: Callable[[float], object], other: Callable[[float], object], seconds: float) -> None:
+    one(seconds)
+    other(seconds)
 
 
 def open_store(
