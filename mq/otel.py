@@ -131,10 +131,12 @@ async def _awaited(span: trace.Span, result: Any) -> object:
 @contextmanager
 def _current(span: trace.Span) -> Iterator[None]:
     """Have *span* be the current one, and note an exception."""
-    with trace.use_span(span):
+    with trace.use_span(span, record_exception=False, set_status_on_exception=False):
         try:
             yield
-        except Exception as error:
+        except BaseException as error:  # SystemExit, too, is a failed attempt
+            span.record_exception(error)
+            span.set_status(trace.StatusCode.ERROR, f"{type(error).__name__}: {error}")
             span.set_attribute("error.type", type(error).__qualname__)
             raise
 

@@ -173,6 +173,25 @@ def test_an_exception_of_a_handler_is_noted_and_has_its_effect(broker, spans, is
     assert [event.name for event in span.events] == ["exception"]
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_handler_that_raises_no_exception_of_a_fault_has_failed_too(broker, spans, is_async, kind) -> None:
+    def bill(order: str) -> None:
+        raise kind("enough")
+
+    async def bill_async(order: str) -> None:
+        bill(order)
+
+    queue = broker.queue("orders", max_attempts=1)
+    broker.consumer(queue)(bill_async if is_async else bill)
+    queue.publish("one")
+    broker.run(until_empty=True)
+    assert queue.stats().failed == 1
+    span = spans.one("process orders")
+    assert (span.status.status_code, span.attributes["error.type"]) == (StatusCode.ERROR, kind.__name__)
+    assert [event.name for event in span.events] == ["exception"]
+
+
 def test_a_batch_has_a_link_to_each_of_its_messages(broker, spans) -> None:
     queue = broker.queue("orders")
     queue.publish("one")
