@@ -12,6 +12,7 @@ import gc
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,38 @@ def test_an_at_most_once_receive_loses_what_it_took(tmp_path: Path, busy: bool) 
         assert not (found and left)
 
     assert at_every_await(tmp_path, busy, lambda broker: broker.queue("once").receive(), check, prepare)
+
+
+def test_an_at_most_once_receive_that_found_nothing_loses_nothing(tmp_path: Path) -> None:
+    """Neither cancelled as it sleeps, nor once its timeout is over."""
+
+    async def main() -> None:
+        async with mq.aopen(tmp_path) as broker:
+            once = broker.queue("once", delivery="at_most_once")
+            for _ in range(5):
+                task = asyncio.create_task(once.receive())
+                await until(partial(_sleeps, task))
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert await once.receive(timeout=0.001) is None
+            await once.publish_many(range(100))
+            bodies: list[object] = []
+            while (message := await once.receive(timeout=0)) is not None:
+                bodies.append(message.body)
+            assert bodies == list(range(100))
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
+
+
+async def _sleeps(task: asyncio.Task[Any]) -> bool:
+    """Whether it waits for its bell: a thread that takes a message has nothing to do with it."""
+    coroutine: Any = task.get_coro()
+    while getattr(coroutine, "cr_await", None) is not None:
+        if coroutine.cr_code.co_name == "_sleep":
+            return True
+        coroutine = coroutine.cr_await
+    return False
 
 
 @pytest.mark.parametrize("busy", [False, True], ids=["free", "busy"])

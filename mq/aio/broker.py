@@ -143,7 +143,10 @@ class AsyncBroker:
     async def receive(
         self, queues: Iterable[AsyncQueue[T]], timeout: float | None = None
     ) -> AsyncDelivery[T] | None:
-        """Take the next message of the first of *queues* that has one: see `mq.Broker.receive`."""
+        """Take the next message of the first of *queues* that has one: see `mq.Broker.receive`.
+
+        Cancelled, it takes none; of at most once, see `AsyncQueue.receive`.
+        """
         asked: list[Queue[Any]] = []
         for each in check_many("queues", queues):
             if not isinstance(each, AsyncQueue):

@@ -6,8 +6,8 @@
     │ task │ ──────► │ the store, at once   │ ──────────────────► │ syncs      │ ──► one fdatasync for
     └──────┘         └──────────────────────┘                     └────────────┘     all tasks that wait
 
-A task that is cancelled never loses a message: what a thread took for it is given back.  So does one
-whose loop was closed while it waited.
+A task that is cancelled never loses a message: what a thread took for it is given back, unless it arrived
+settled (at most once).  So it is with one whose loop was closed while it waited.
 
 The child of a fork has none of these threads, and no loop that runs.  In a loop of its own it may use
 what it inherited, and begins threads of its own; what tasks of the parent wait for is the parent's.

@@ -92,7 +92,11 @@ class AsyncQueue(Generic[T]):
     async def receive(
         self, timeout: float | None = None, *, visibility_timeout: float | None = None
     ) -> AsyncDelivery[T] | None:
-        """Take the next message: see `mq.Queue.receive`.  Cancelled, it takes none."""
+        """Take the next message: see `mq.Queue.receive`.  Cancelled, it takes none.
+
+        Of a queue with delivery="at_most_once" what a cancelled task had just taken is lost: it was settled
+        before the task could have it.  There, limit the wait by *timeout*, which loses nothing.
+        """
         queue: Any = self._queue
         until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
         if visibility_timeout is not None:
@@ -111,7 +115,10 @@ class AsyncQueue(Generic[T]):
         self, limit: int, timeout: float | None = None, *, visibility_timeout: float | None = None,
         linger: float = 0.0, per_group: int | None = 1,
     ) -> list[AsyncDelivery[T]]:  # fmt: skip
-        """Take up to *limit* messages: see `mq.Queue.receive_many`.  Cancelled, it takes none."""
+        """Take up to *limit* messages: see `mq.Queue.receive_many`.
+
+        Cancelled, it takes none; of at most once, see `receive`.
+        """
         limit = check_count("limit", limit, least=1)
         linger = check_seconds("linger", linger)
         take: Any = partial(
