@@ -169,6 +169,43 @@ def test_a_grandchild_too(broker, mail):
     assert in_child(lambda: in_child(lambda: ready(mail))) == ["before", 0, 1, 2]  # the first did not use it
 
 
+@pytest.mark.parametrize("use", [each for name, each in FIRST_USES.items() if name != "broker's stats"])
+def test_a_handle_in_the_child_follows_a_rename_by_the_parent(broker, mail, use):
+    reader, writer = os.pipe()
+
+    def work() -> str:
+        os.read(reader, 1)
+        use(broker, mail)
+        mail.publish("child's")
+        return mail.name
+
+    child = Child(work)
+    mail.rename("letters")
+    letters = broker.queue("letters")
+    os.write(writer, b"x")
+    assert child.result() == "letters"
+    assert "mail" not in broker.queues()
+    assert ready(letters)[-1:] == ["child's"]
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_handle_in_the_child_means_the_new_queue_of_a_deleted_one(broker, mail):
+    reader, writer = os.pipe()
+
+    def work() -> list[object]:
+        os.read(reader, 1)
+        return ready(mail)
+
+    child = Child(work)
+    mail.delete()
+    mail.publish("new")
+    os.write(writer, b"x")
+    assert child.result() == ["new"]
+    os.close(reader)
+    os.close(writer)
+
+
 def test_a_queue_that_is_first_named_in_the_child(broker, mail):
     def work() -> object:
         other = broker.queue("other")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from engines import PATIENCE, Engine
 from fakes import FakeClock, QuickDisk, open_on
 
 import mq
+from mq.engine import looking
 from mq.storage.shared import waits_word
 
 pytestmark = pytest.mark.conformance
@@ -302,6 +304,17 @@ def test_all_handles_go_along(broker: mq.Broker, queue: mq.Queue[Any]) -> None:
     assert broker.queues() == ["third"]
 
 
+def test_a_handle_of_a_new_queue_of_the_old_name_stays_there(broker: mq.Broker, queue: mq.Queue[Any]) -> None:
+    other = broker.queue("other")
+    for each in (queue, other):
+        each.publish("x")
+    queue.rename("new")
+    again = broker.queue("old")
+    again.publish("y")
+    other.rename("another")
+    assert [each.name for each in (queue, again, other)] == ["new", "old", "another"]
+
+
 @pytest.mark.parametrize("waits", ["old", "new"])
 @pytest.mark.parametrize("publishes", ["old", "new"])
 def test_a_receiver_that_waits_hears_of_it(
@@ -378,6 +391,89 @@ def test_another_process_follows(
         theirs.rename("third")
         queue.publish("with a plan", priority=1)
         assert (queue.name, broker.queues()) == ("third", ["third"])
+
+
+def shares(path: Path, clock: FakeClock) -> mq.Broker:
+    return open_on(QuickDisk(), path, clock=clock, **OPTIONS)
+
+
+def move_head_far(broker: mq.Broker, checkpoint_bytes: int) -> None:
+    """A process that does not follow meanwhile has to read a checkpoint, or the log from its head."""
+    log = broker._store.replica.log
+    end, other = log.end + 3 * log.segment_bytes, broker.queue("other")
+    while log.head < end:
+        other.publish(bytes(1000))
+        other.receive(timeout=0).ack()
+        broker._store.maintenance.run(checkpoint_bytes)
+
+
+CHECKPOINTS = pytest.mark.parametrize("checkpoint_bytes", [0, 1 << 30], ids=["often", "when needed"])
+
+
+@pytest.mark.file_store
+@CHECKPOINTS
+@pytest.mark.parametrize("again", [False, True], ids=["", "a new one of the old name"])
+def test_a_process_that_was_far_behind_follows(
+    tmp_path: Path, clock: FakeClock, checkpoint_bytes: int, *, again: bool
+) -> None:
+    with shares(tmp_path / "s", clock) as broker, shares(tmp_path / "s", clock) as behind:
+        broker.queue("old").publish("x")
+        handle = behind.queue("old")
+        assert handle.stats().ready == 1
+        epoch = behind._store.replica.epoch
+        broker.queue("old").rename("new")
+        if again:
+            broker.queue("old").publish("another")
+        move_head_far(broker, checkpoint_bytes)
+        handle.publish("y")
+        assert behind._store.replica.epoch > epoch
+        assert handle.name == "new"
+        assert bodies(broker.queue("new")) == ["x", "y"]
+        assert bodies(broker.queue("old")) == ["another"] * again
+        broker.queue("new").rename("newer")
+        handle.publish("z")
+        assert (handle.name, broker.queue("newer").stats().ready) == ("newer", 3)
+
+
+@pytest.mark.file_store
+@CHECKPOINTS
+def test_a_process_that_was_far_behind_means_the_new_queue_of_a_deleted_one(
+    tmp_path: Path, clock: FakeClock, checkpoint_bytes: int
+) -> None:
+    with shares(tmp_path / "s", clock) as broker, shares(tmp_path / "s", clock) as behind:
+        queue = broker.queue("old")
+        queue.publish("x")
+        handle = behind.queue("old")
+        assert handle.stats().ready == 1
+        broker.queue("first").publish("x")
+        broker.queue("first").rename("renamed")
+        number = looking.number(broker._store, queue._channel)
+        queue.delete()
+        queue.publish("new")
+        assert looking.number(broker._store, queue._channel) == number
+        move_head_far(broker, checkpoint_bytes)
+        epoch = behind._store.replica.epoch
+        handle.publish("y")
+        assert behind._store.replica.epoch > epoch
+        assert (handle.name, bodies(queue)) == ("old", ["new", "y"])
+
+
+@pytest.mark.file_store
+def test_a_rename_before_a_process_began_is_not_followed(tmp_path: Path, clock: FakeClock) -> None:
+    """Whether it knew of it or not."""
+    with shares(tmp_path / "s", clock) as broker:
+        broker.queue("old").publish("x")
+        broker.queue("old").rename("new")
+        move_head_far(broker, 1 << 30)
+        shutil.rmtree(tmp_path / "s" / "checkpoint")
+        with shares(tmp_path / "s", clock) as later:
+            handle = later.queue("old")
+            handle.publish("another")
+            epoch = later._store.replica.epoch
+            move_head_far(broker, 0)
+            handle.publish("y")
+            assert later._store.replica.epoch > epoch
+            assert (handle.name, bodies(handle)) == ("old", ["another", "y"])
 
 
 @pytest.mark.file_store

@@ -153,7 +153,7 @@ def _declare(state: State, queue: QueueState, lsn: int, flags: int, event: tuple
     queue.declare(event[0], lsn)
     state.bind(queue, before)
     if event[0].was:
-        state.rename(event[0].was, queue.name)
+        state.rename(event[0].was, queue.name, lsn)
 
 
 def _publish(state: State, queue: QueueState, lsn: int, flags: int, event: Event) -> None:

@@ -58,6 +58,7 @@ class Content(msgspec.Struct, array_like=True):
     shares: bytes = b""  # messages that several queues hold: see `shares.Frozen`
     holders: list[tuple[int, ...]] = []
     schedules: list[Scheduled] = []
+    moved: list[tuple[int, str, str]] = []  # see `State.moved`
 
 
 class Contents(msgspec.Struct, array_like=True):
@@ -98,6 +99,7 @@ class Frozen(NamedTuple):
     queues: list[Image | Loaded]
     shares: shares.Frozen
     schedules: list[Scheduled]
+    moved: list[tuple[int, str, str]]
 
 
 def freeze(state: State) -> Frozen:
@@ -122,7 +124,8 @@ def freeze(state: State) -> Frozen:
         )  # fmt: skip
         delayed, flights, dedup = queue.delayed.copy(), queue.flights.copy(), dict(queue.dedup.items())
         queues.append(Loaded(image, contents, lanes, delayed, flights, dedup))
-    return Frozen(state.generation, queues, state.board.shared.freeze(), state.calendar.kept())
+    shares, schedules = state.board.shared.freeze(), state.calendar.kept()
+    return Frozen(state.generation, queues, shares, schedules, state.moved.copy())
 
 
 def encode(
@@ -148,7 +151,8 @@ def encode(
     shares, holders = frozen.shares.columns()
     holes.append(_bin([shares]))
     hole: Any = HOLE
-    return _filled(Content(frozen.generation, images, hole, holders, frozen.schedules), holes), packs, saved
+    content = Content(frozen.generation, images, hole, holders, frozen.schedules, frozen.moved)
+    return _filled(content, holes), packs, saved
 
 
 def _filled(whole: object, holes: list[Parts]) -> Parts:
@@ -244,7 +248,7 @@ def restore(data: bytes | msgspec.Raw, load: Load) -> State:
     """The state that was frozen."""
     state = State()
     content = msgspec.msgpack.decode(data, type=Content)
-    state.generation = content.generation
+    state.generation, state.moved = content.generation, content.moved
     state.board.shared.restore(content.shares, content.holders)
     state.calendar.restore(content.schedules)
     state.add_unloaded(Unloaded(content.images, partial(_load_queue, state.board, load)))

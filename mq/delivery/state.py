@@ -26,6 +26,7 @@ LOOK_IDS: Final = 8192  # looked at in one part, when what lives in a segment is
 DECLARATION: Final = None  # stands for a queue's declaration, among its messages and dedup ids
 # A message id, a dedup id, a subscription, a schedule, the declaration.
 Live = int | str | Subscription | Entry | None
+MOVED_MAX: Final = 1024  # renames that are kept for processes that were far behind: 60 KB in a checkpoint
 EXCHANGE: Final = 0  # the number of what belongs to no queue: what is known of topics, and schedules
 
 
@@ -45,8 +46,9 @@ class State:
         self.routes = Routes()  # which queues get what is published to a topic
         self.calendar: Final = Calendar(self.board, EXCHANGE)
         self.renamed: set[str] = set()  # names that mean another queue than before, or none
-        self.moved: list[tuple[str, str]] = []  # of those, the names that a queue had, and has now, in order
-        # The same, for queues that are not loaded: they name others as these were called before.
+        # The last renames, in order: the position, and the names that the queue had, and has from there on.
+        self.moved: list[tuple[int, str, str]] = []
+        # Renames, for queues that are not loaded: they name others as these were called before.
         self.since_loaded: list[tuple[str, str]] = []
         self._total = self._live_bytes = 0  # of all queues, as of when each was counted
         # While `within` goes through all that is live: messages that went to another queue meanwhile,
@@ -154,14 +156,15 @@ class State:
                 self._listing.add(queue.name)
         self._by_name[queue.name] = queue
 
-    def rename(self, was: str, now: str) -> None:
-        """A queue has another name: whatever names it follows."""
+    def rename(self, was: str, now: str, position: int) -> None:
+        """A queue has another name from *position* on: whatever names it follows."""
         for queue in self.queues.values():
             queue.follow(was, now)
         if len(self.unloaded):
             self.since_loaded.append((was, now))
         self.calendar.rename(was, now)
-        self.moved.append((was, now))
+        self.moved.append((position, was, now))
+        del self.moved[:-MOVED_MAX]
 
     def note_move(self, number: int, id: int) -> None:
         """Message *id* goes to queue *number*."""

@@ -41,9 +41,11 @@ class Checkpoints:
     def is_due(self, grown: int = CHECKPOINT_BYTES) -> bool:
         """Whether the log has grown by so many bytes since the last one, and by a multiple of the state."""
         replica = self._replica
-        if replica.path == MEMORY or replica.log.reserve.full:
-            return False
-        return replica.log.end - replica.checkpoint_at > max(grown, CHECKPOINT_SHARE * self._bytes)
+        since = replica.log.end - replica.checkpoint_at
+        return self._can_be() and since > max(grown, CHECKPOINT_SHARE * self._bytes)
+
+    def _can_be(self) -> bool:
+        return self._replica.path != MEMORY and not self._replica.log.reserve.full
 
     def see_others(self) -> None:
         """Another process may have written one since."""
@@ -54,8 +56,21 @@ class Checkpoints:
 
     def write_if_due(self, grown: int) -> None:
         """Write one if the log has grown by so many bytes; one that cannot be written is logged."""
-        if not self.is_due(grown):
-            return
+        if self.is_due(grown):
+            self._try()
+
+    def keep_renames(self) -> None:
+        """Before the oldest segment is dropped: see to it that the newest checkpoint stands behind it.
+
+        Else a process that has not followed that far would find no record of a rename, and nothing that
+        keeps it.
+        """
+        replica = self._replica
+        segments, moved = replica.log.segments, replica.state.moved
+        if moved and len(segments) > 1 and replica.checkpoint_at < segments[0].limit and self._can_be():
+            self._try()
+
+    def _try(self) -> None:
         try:
             with explain(self._path):
                 self.write()

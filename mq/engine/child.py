@@ -129,7 +129,7 @@ class Child:
         if store.read_only:
             if replica.epoch:
                 replica.log.reader.after_fork()
-                self._waiters.bind(replica.state)
+                self._waiters.bind(replica.state, replica.applied)
         elif was_open and store.exclusive:
             store.closed_why = "opened exclusively before a fork, and still the parent's: open it again here"
             if store.path == MEMORY:

@@ -67,14 +67,16 @@ class Cleaning:
 
     def __init__(
         self, turn: Turn, replica: Replica, size_of: SizeOf, notes: Notes, note_pressure: Callable[[], None],
-        *, background: bool,
+        keep_renames: Callable[[], None], *, background: bool,
     ) -> None:  # fmt: skip
         """*note_pressure* is called under the store's lock, when `pressed` may have changed.
+        *keep_renames*, without it, before a segment is dropped: see checkpoints.py.
 
         *background*: it rests between two slices, for the other threads to go on.
         """
         self._turn, self._replica, self._size_of, self._notes = turn, replica, size_of, notes
-        self._note_pressure, self._background = note_pressure, background
+        self._note_pressure, self._keep_renames = note_pressure, keep_renames
+        self._background = background
         self._mover = Mover(replica)
         self._looked = Looked(0, 0, 0, 0.0, False)
         self._again_at, self._again_seconds = 0.0, TROUBLE_SECONDS  # monotonic: when trouble is tried again
@@ -140,6 +142,7 @@ class Cleaning:
 
     def clean(self) -> int:
         """Move what lives in the oldest segment, and drop it; the bytes given back."""
+        self._keep_renames()
         while True:
             with suppress(Conflict):  # another writer was first: what it moved or settled is not moved again
                 return self._clean()

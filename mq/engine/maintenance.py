@@ -60,10 +60,11 @@ class Maintenance:
         self, owner: Owner, replica: Replica, committer: Committer, notes: Notes, *, background: bool
     ) -> None:  # fmt: skip
         self._owner, self._replica, self._notes, self._background = owner, replica, notes, background
-        self.cleaning = Cleaning(
-            owner.maintain, replica, committer.size_of, notes, owner.note_pressure, background=background
-        )
         self.checkpoints = Checkpoints(owner.maintain, replica, notes, background=background)
+        self.cleaning = Cleaning(
+            owner.maintain, replica, committer.size_of, notes, owner.note_pressure,
+            self.checkpoints.keep_renames, background=background,
+        )  # fmt: skip
         self.worker = Worker("mq-maintenance", replica.path, self._step, behind=owner.let_go_if_forgotten)
         self.working = threading.RLock()  # two at once would each drop the oldest segment
 

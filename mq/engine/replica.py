@@ -160,7 +160,7 @@ class Replica:
         self.epoch += 1
         state.board.discarded.keeps = self._free is not None
         state.name_the_nameless()
-        self.waiters.bind(state)
+        self.waiters.bind(state, applied)
         self.show_generation()
         self.applied = applied  # when all that depends on it is done: before, an interruption leaves it void
         self.waiters.wake_all()

@@ -48,6 +48,7 @@ class Waiters:
         # Channels of queues that were renamed to what had a channel already: by a number, never used twice.
         self._others: Weakly[int, Channel] = Weakly()
         self.renames = 0  # how often a channel got another name
+        self._followed = 0  # the channels know of all renames before this position
         self._forget_all()
 
     def _forget_all(self) -> None:
@@ -68,14 +69,11 @@ class Waiters:
             found.state = self.state.named(name)
         return found
 
-    def bind(self, state: State) -> None:
-        """The state was read anew: all channels know its queues from now on."""
+    def bind(self, state: State, applied: int) -> None:
+        """The state was read anew, as of *applied*: all channels know its queues from now on."""
         self.state = state
-        for was, now in state.moved:  # as far as it is known: one was interrupted before it was applied
-            channel = self.channels.get(was)
-            if channel and channel.state and state.named(was) is None:
-                self._rename(was, now)
-        state.moved.clear()
+        self._follow()
+        self._followed = max(self._followed, applied)
         state.renamed.clear()
         for channel in self._every():
             channel.state = state.named(channel.name)
@@ -83,9 +81,7 @@ class Waiters:
     def rebind(self) -> None:
         """Some names mean other queues than before: their channels follow."""
         state = self.state
-        for was, now in state.moved:
-            self._rename(was, now)
-        state.moved.clear()
+        self._follow()
         for name in state.renamed:
             if channel := self.channels.get(name):
                 channel.state = state.named(name)
@@ -93,6 +89,18 @@ class Waiters:
         for _, channel in self._others.items():
             channel.state = state.named(channel.name)
         state.renamed.clear()
+
+    def _follow(self) -> None:
+        """Have the channels follow the renames that are new to them.
+
+        There may be many: this process was far behind, or it is a fork that was not used until now.
+        """
+        moved = self.state.moved
+        if moved and moved[-1][0] >= self._followed:
+            for position, was, now in moved:
+                if position >= self._followed:
+                    self._rename(was, now)
+                    self._followed = position + 1
 
     def _every(self) -> list[Channel]:
         return [channel for _, channel in self.channels.items() + self._others.items()]
