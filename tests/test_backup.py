@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import mq
 from mq.cli import cli
-from mq.engine.backup import back_up, clone, restore
+from mq.engine.backup import back_up, clone
 from mq.storage.real_disk import RealDisk
 
 SMALL = 1 << 12  # bytes of a segment
@@ -29,8 +29,8 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-def a_store(path: Path, **options: object) -> mq.Broker:
-    return mq.open(path, sync="never", segment_bytes=SMALL, **options)  # type: ignore[arg-type]
+def a_store(path: Path, segment_bytes: int = SMALL) -> mq.Broker:
+    return mq.open(path, sync="never", segment_bytes=segment_bytes)
 
 
 def bodies(path: Path) -> list[object]:
@@ -63,11 +63,11 @@ def test_a_backup_is_the_store_with_its_id(path, copy):
 
 
 def test_a_backup_made_while_threads_publish_has_all_that_was_published_before_it(path, copy):
-    with a_store(path) as broker:
+    with a_store(path, segment_bytes=1 << 20) as broker:
         queue, done, stop = broker.queue("q"), [0], threading.Event()
 
         def publish() -> None:
-            while not stop.is_set():
+            while not stop.is_set() and done[0] < 5000:
                 queue.publish(done[0] + 1)
                 done[0] += 1
 
@@ -170,7 +170,7 @@ def test_a_copy_that_was_opened_is_not_written_to_any_more(path, copy):
 def test_the_store_itself_is_no_place_for_its_backup(path):
     with a_store(path) as broker:
         broker.queue("q").publish("one")
-        with pytest.raises(mq.StoreLocked):
+        with pytest.raises(mq.StorageError, match="choose a directory beside it"):
             broker.backup(path)
     assert bodies(path) == ["one"]
 
@@ -205,7 +205,7 @@ def test_a_newer_backup_is_not_overwritten_by_a_store_that_was_put_back(path, tm
         broker.backup(copy)
     with a_store(older) as broker:
         broker.queue("q").publish_many(range(1000, 1200))
-        with pytest.raises(mq.StorageError, match="restored from an older backup since: choose an empty"):
+        with pytest.raises(mq.StorageError, match="restored from an older backup since, or one of"):
             broker.backup(copy)
     assert bodies(copy) == list(range(300))
 
@@ -214,6 +214,96 @@ def test_a_newer_backup_is_not_overwritten_by_a_store_that_was_put_back(path, tm
 def test_a_path_that_is_none_is_refused(path, wrong):
     with a_store(path) as broker, pytest.raises(mq.UsageError, match="path is the name of a directory"):
         broker.backup(wrong)
+
+
+def test_a_store_that_lost_its_format_is_left_alone(path, copy):
+    with a_store(copy) as other:
+        other.queue("q").publish("precious")
+    for name in ("FORMAT", "mark"):
+        (copy / name).unlink()
+    before = content(copy)
+    with a_store(path) as broker:
+        broker.queue("q").publish("theirs")
+        with pytest.raises(mq.StorageError, match="a copy of another store is there"):
+            broker.backup(copy)
+    assert content(copy) == before
+
+
+@pytest.mark.parametrize("inside", ["log", "log/x", "x", "..", "."])
+def test_a_backup_is_not_in_the_store_and_does_not_hold_it(path, inside):
+    with a_store(path) as broker:
+        broker.queue("q").publish("one")
+        before = {each for each in content(path) if "mark" not in each}
+        with pytest.raises(mq.StorageError, match="choose a directory beside it"):
+            broker.backup(path / inside)
+        assert {each for each in content(path) if "mark" not in each} == before
+    assert bodies(path) == ["one"]
+
+
+def test_damage_in_the_store_does_not_get_into_the_copy(path, copy):
+    """The segment has grown, so it is copied again; what the copy has of it must be the same."""
+    with a_store(path, segment_bytes=1 << 20) as broker:
+        queue = broker.queue("q")
+        queue.publish_many([b"precious %d" % n for n in range(1000)])
+        broker.backup(copy)
+        (segment,) = (path / "log").iterdir()
+        at = segment.read_bytes().index(b"precious 7")
+        with segment.open("r+b") as file:
+            file.seek(at)
+            file.write(b"P")
+        queue.publish("more")
+        with pytest.raises(mq.StorageError, match="nothing was written over"):
+            broker.backup(copy)
+    assert len(bodies(copy)) == 1000
+
+
+def test_a_segment_that_is_missing_is_named(path, copy):
+    with a_store(path) as broker:
+        queue = broker.queue("q")
+        for _ in range(10):
+            queue.publish_many([b"." * 100] * 20)
+        broker.flush()
+        missing = sorted((path / "log").iterdir())[2]
+        missing.rename(path / "elsewhere")
+        with pytest.raises(mq.CorruptStore, match="the segment is missing: `mq verify`"):
+            broker.backup(copy)
+        (path / "elsewhere").rename(missing)
+        broker.backup(copy)
+    assert len(bodies(copy)) == 200
+
+
+def test_the_copy_of_a_private_store_is_private(path, copy):
+    with mq.open(path, mode=0o600) as broker:
+        broker.queue("q").publish("secret")
+        copy.mkdir(0o755)
+        broker.backup(copy)
+        broker.backup(copy.with_name("new"))
+    made = [each for each in (*copy.rglob("*"), *copy.with_name("new").rglob("*")) if each.is_file()]
+    assert {each.stat().st_mode & 0o077 for each in made if each.stat().st_size} == {0}
+    assert copy.with_name("new").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_store_that_kept_nothing_of_what_the_copy_has_takes_its_place(path, copy):
+    with a_store(path) as broker:
+        queue = broker.queue("q")
+        queue.publish_many(range(100))
+        broker.backup(copy)
+        for _ in range(40):
+            queue.purge()
+            queue.publish_many(range(100, 200))
+            broker._store.maintenance.compact()
+        assert broker._store.replica.log.head > max(
+            int(each.stem) + each.stat().st_size for each in (copy / "log").iterdir()
+        )
+
+        def stop(done: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            back_up(broker._store, str(copy), stop)
+        assert bodies(copy) == list(range(100))
+        broker.backup(copy)
+    assert bodies(copy) == list(range(100, 200))
 
 
 class Full(RealDisk):
@@ -250,11 +340,19 @@ def test_a_clone_is_another_store_with_the_same_messages(path, copy):
         broker.queue("q").publish_many(range(300))
         made = clone(broker._store, str(copy))
         assert made != broker.store_id
-        with pytest.raises(mq.StorageError, match="there is a store already"):
+        with pytest.raises(mq.StorageError, match="a store is there, or a part of one"):
             clone(broker._store, str(copy))
     with mq.open(copy) as cloned:
         assert cloned.store_id == made
         assert [each.body for each in cloned.queue("q").peek(300)] == list(range(300))
+
+
+def restore(backup: Path, path: Path) -> mq.Broker:
+    run = CliRunner().invoke(cli, ["restore", str(backup), "-s", str(path), "--json"])
+    assert run.exit_code == 0, run.stderr
+    restored = mq.open(path)
+    assert restored.store_id == json.loads(run.stdout)["store_id"]
+    return restored
 
 
 def test_a_backup_is_restored_and_stays_as_it_is(path, tmp_path, copy):
@@ -262,17 +360,40 @@ def test_a_backup_is_restored_and_stays_as_it_is(path, tmp_path, copy):
         broker.queue("q").publish_many(range(300))
         broker.backup(copy)
     before = content(copy)
-    made = restore(str(copy), str(tmp_path / "restored"))
-    with mq.open(tmp_path / "restored") as restored:
-        assert restored.store_id == made != broker.store_id
+    with restore(copy, tmp_path / "restored") as restored:
+        assert restored.store_id != broker.store_id
         assert [each.body for each in restored.queue("q").peek(300)] == list(range(300))
     assert content(copy) == before
 
 
-def test_a_store_that_is_open_is_not_restored_from(path, copy):
-    with a_store(path), pytest.raises(mq.StoreLocked):
-        restore(str(path), str(copy))
-    assert not copy.exists()
+def test_what_a_clone_left_that_was_cut_off_is_no_part_of_the_next(path, copy):
+    shown = []
+
+    def stop(done: int, total: int) -> None:
+        shown.append(done)
+        if len(shown) == 2:
+            raise KeyboardInterrupt
+
+    with a_store(path) as broker:
+        broker.queue("q").publish_many(range(300))
+        broker.queue("q").publish_many(range(300))
+        with pytest.raises(KeyboardInterrupt):
+            clone(broker._store, str(copy), stop)
+        with pytest.raises(mq.StorageError, match="or a part of one: choose an empty or a new directory"):
+            clone(broker._store, str(copy))
+
+
+def test_a_damaged_backup_is_not_restored_without_a_word(path, tmp_path, copy):
+    with a_store(path) as broker:
+        for n in range(20):
+            broker.queue("q").publish(b"precious %d" % n)
+        broker.backup(copy)
+    (segment,) = (copy / "log").iterdir()
+    data = segment.read_bytes()
+    segment.write_bytes(data.replace(b"precious 7", b"precious 8"))
+    run = CliRunner().invoke(cli, ["restore", str(copy), "-s", str(tmp_path / "restored")])
+    assert run.exit_code == 4 and "mq verify" in run.stderr
+    assert not (tmp_path / "restored").exists()
 
 
 # ── on the command line ────────────────────────────────────────────────────────────

@@ -127,6 +127,18 @@ def test_a_thread_in_line_looks_after_longer_and_longer_times(line: Line, mutex:
     assert busy == {TWO}
 
 
+def test_a_thread_in_line_does_not_wait_for_long(line: Line, clock: Clock, mutex: Mutex) -> None:
+    """Batches and transactions wake no thread, and one may follow the other closely."""
+    mutex.held = True
+
+    def sleep() -> None:
+        clock.now += Bell.sleeps[-1]
+
+    Bell.while_asleep = staticmethod(sleep)
+    line.wait(ONE, {TWO}, ())
+    assert sum(Bell.sleeps) <= module.STAND_SECONDS_MAX + module.LOOK_SECONDS_MAX
+
+
 def in_the_slice_of_one(line: Line, clock: Clock) -> Any:
     """ONE goes ahead, and TWO is the first in line; on what it sleeps."""
     bell: Any = Bell()

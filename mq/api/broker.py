@@ -428,8 +428,8 @@ class Broker:
         copied.  The copy is a store with the same `store_id`, and opens as one.  Once it was opened it is a
         backup no longer.  A backup that is cut off is the earlier one or a later one, or no store yet.
 
-        Raises StorageError (something else is there), StoreLocked (a process has the copy open), DiskFull,
-        StoreFailed, Closed.
+        Raises StorageError (something else is there, or what it has differs from the store), StoreLocked (a
+        process has the copy open), DiskFull, StoreFailed, Closed.
         """
         back_up(self._store, _directory(path))
 

@@ -54,7 +54,7 @@ def clone(directory: str, as_json: bool, store: str) -> None:
 @json_option
 @store_option
 def restore(backup: str, as_json: bool, store: str) -> None:
-    """Copy BACKUP, which no program has open, to where the store is to be, with an id of its own.
+    """Copy BACKUP to where the store is to be, with an id of its own.
 
     The store's directory is new or empty.  The backup is not changed.  To go on under the id of the
     store that it was made of, copy the files of the backup there instead.
@@ -63,8 +63,8 @@ def restore(backup: str, as_json: bool, store: str) -> None:
     mq restore /mnt/backup/data -s data
     """
     require_store(backup)
-    with Progress("copying") as progress:
-        made = engine.restore(backup, store, progress.show)
+    with mq.open(backup, read_only=True) as broker, Progress("copying") as progress:
+        made = engine.clone(broker._store, store, progress.show)
     _say(as_json, store, made, "a store of its own")
 
 

@@ -2,62 +2,86 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
 from mq.engine.operation import operation
-from mq.engine.store import Store
+from mq.engine.store import MEMORY, Store
+from mq.errors import CorruptStore, StorageError
 from mq.storage import backup, paths
-from mq.storage.backup import Cut, Shown
+from mq.storage.backup import Cut, Gone, Shown
 from mq.storage.disk import Disk
 from mq.storage.explain import explain
+from mq.storage.log import Log
 from mq.storage.real_disk import RealDisk
+
+T = TypeVar("T")
 
 
 def back_up(
     store: Store, path: str, show: Shown = lambda done, total: None, disk: Disk | None = None
 ) -> None:
     """Make the directory *path* a copy of the store, or bring the one that is there up to date."""
-    path, target = paths.absolute(path), disk or RealDisk()
-    while not _back_up(store, path, show, target):
-        pass
-
-
-def _back_up(store: Store, path: str, show: Shown, target: Disk) -> bool:
-    with explain(path):
-        return backup.copy(store.disk, store.path, _cut(store), target, path, show)
+    target = disk or RealDisk()
+    _until_done(store, path, lambda cut, path: backup.copy(store.disk, store.path, cut, target, path, show))
 
 
 def clone(store: Store, path: str, show: Shown = lambda done, total: None) -> str:
     """Copy the store into a new directory, as a store of its own; its id."""
+    return _until_done(
+        store, path, lambda cut, path: backup.clone(store.disk, store.path, cut, RealDisk(), path, show)
+    )
+
+
+def _until_done(store: Store, path: str, copy: Callable[[Cut, str], T]) -> T:
+    """*copy* a cut of the store to *path*, and if the cleaner was quicker, another one."""
     path = paths.absolute(path)
-    while not (made := _clone(store, path, show)):
-        pass
-    return made
+    if store.path != MEMORY:
+        _require_apart(store.path, path)
+    gone = -1
+    while True:
+        cut = _cut(store)
+        if gone >= cut.segments[0].base:
+            missing = paths.segment(paths.log(store.path), gone)
+            raise CorruptStore(missing, "the segment is missing: `mq verify` names what is affected")
+        try:
+            with explain(path):
+                return copy(cut, path)
+        except Gone as error:
+            gone = error.base
 
 
-def _clone(store: Store, path: str, show: Shown) -> str | None:
-    with explain(path):
-        return backup.clone(store.disk, store.path, _cut(store), RealDisk(), path, show)
-
-
-def restore(store: str, path: str, show: Shown = lambda done, total: None) -> str:
-    """The same for the store in the directory *store*, which no process has open; it stays as it is."""
-    store, path, disk = paths.absolute(store), paths.absolute(path), RealDisk()
-    with explain(store):
-        cut = backup.cut_of_closed(disk, store)
-    with explain(path):
-        made = backup.clone(disk, store, cut, RealDisk(), path, show)
-        assert made, "the store was not open"
-    return made
+def _require_apart(store: str, path: str) -> None:
+    """A copy inside of what is copied would be in the way there, and go with it."""
+    ours, theirs = os.path.realpath(store), os.path.realpath(path)
+    if os.path.commonpath((ours, theirs)) in (ours, theirs):
+        raise StorageError(path, f"this is in the store {store}, or holds it: choose a directory beside it")
 
 
 def _cut(store: Store) -> Cut:
-    cut = _look(store)
-    if not store.read_only:
-        # What a power cut takes from the store must not be in the copy: another message gets its place.
-        store.replica.log.sync(cut.end)
+    if store.read_only:
+        return _look(store)
+    # What a power cut takes from the store must not be in the copy: another message gets its place.
+    store.flush()
+    cut = store.maintain(partial(_claim, store))
+    store.replica.log.sync(cut.end)
     return cut
+
+
+def _claim(store: Store, log: Log, now_ms: int, epoch: int) -> Cut:
+    """The last record says that all before it is on the disk: what is altered in the copy later is damage."""
+    log.sync(log.end)
+    log.append_head(now_ms, log.head)
+    return _now(store)
 
 
 @operation
 def _look(store: Store) -> Cut:
-    replica = store.replica
-    return store.turn.look(lambda: Cut(replica.identity, list(replica.log.segments), replica.log.end))
+    return store.turn.look(partial(_now, store))
+
+
+def _now(store: Store) -> Cut:
+    log = store.replica.log
+    return Cut(store.replica.identity, list(log.segments), log.end)

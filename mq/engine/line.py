@@ -31,6 +31,9 @@ Mutex = Any  # threading.RLock: its type has no name
 SLICE_SECONDS: Final = 0.001
 LOOK_SECONDS: Final = 50e-6  # until a thread in line looks for the first time
 LOOK_SECONDS_MAX: Final = 0.005  # between two looks
+STAND_SECONDS_MAX: Final = (
+    0.02  # in line: operations that are not written out flat wake none, and may follow close
+)
 
 
 class Line:
@@ -74,7 +77,7 @@ class Line:
             bell.release()
 
     def _stand(self, me: int) -> None:
-        """Wait in line, until this thread is woken, or sees that no thread is in its turn."""
+        """Wait in line, until this thread is woken, sees that none is in its turn, or has waited for long."""
         bell = threading.Lock()
         bell.acquire()
         place = me, bell
@@ -86,9 +89,9 @@ class Line:
                 self._waiting.remove(place)
 
     def _sleep(self, me: int, bell: threading.Lock) -> None:
-        seconds = LOOK_SECONDS
+        seconds, give_up = LOOK_SECONDS, time.monotonic() + STAND_SECONDS_MAX
         while not bell.acquire(timeout=seconds):
-            if not self._is_held():
+            if not self._is_held() or time.monotonic() > give_up:
                 self._first, self._until = me, time.monotonic() + SLICE_SECONDS
                 return
             seconds = min(2 * seconds, LOOK_SECONDS_MAX)

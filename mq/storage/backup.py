@@ -1,12 +1,15 @@
 """A copy of a store that is one at every moment, made while processes write to the store.
 
-    cut       under LOCK: the segments there are, and where the log ends; then that is synced
+    cut       in a turn: the segments there are, and where the log ends; then that is synced
     copy      what the copy lacks of them, each segment aside and then renamed, oldest first
     FORMAT    last: without it the directory is no store.  A copy that is there has it already
 
 Segments only grow, at their end: so a copy that was made before is a beginning of the same log, and
 gets only what is new.  If it is cut off half-way, it is a longer beginning.  If the cleaner unlinks
 a segment before it is copied, what lived in there stands further behind: the log is cut again.
+
+If the store has given back all that the copy has, a log has to take the place of another: it is made
+beside it, and FORMAT is away while they change places.
 
 The copy has no page.  So opening it recovers it, and gives it an epoch of its own, as with all copies
 (copies.py).  A process that has opened it has made a page: then it may hold messages of its own, and is
@@ -18,19 +21,19 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 
-from mq.errors import CorruptStore, StorageError
+from mq.errors import StorageError
 
 from . import identity as identities
 from . import locks, paths
-from .disk import Disk, read_all, write_all
+from .disk import Disk, close_all, read_all, write_all
 from .identity import Identity
-from .segment import HEADER_BYTES, Segment, begun_at, encode_header
+from .segment import HEADER_BYTES, Segment, encode_header, identity_in
 
 BLOCK_BYTES: Final = 1 << 20
-COMPARED_BYTES: Final = 4096  # at the end of what a copy has of a segment: is it of the same history?
+COMPARED_BYTES: Final = 4096  # at the end of a segment that is there whole: is it of the same history?
 ANOTHER: Final = "choose an empty or a new directory"
 
 Shown = Callable[[int, int], object]  # bytes that are copied, of how many
@@ -44,66 +47,79 @@ class Cut(NamedTuple):
     end: int
 
 
-def cut_of_closed(disk: Disk, path: str) -> Cut:
-    """The store at *path*, which no process has open, as it is in its files."""
-    if locks.is_present(disk, path):
-        raise locks.locked(disk, path, [paths.FORMAT, "", paths.LOCK])
-    found = identities.read(disk, paths.format_file(path))
-    directory = paths.log(path)
-    segments = []
-    for base in paths.segment_bases(disk.names(directory)):
-        begun = begun_at(disk, found, paths.segment(directory, base), base)
-        if begun is None:
-            raise CorruptStore(paths.segment(directory, base), "it does not begin as a segment: `mq repair`")
-        segments.append(begun[0])
-    if not segments:
-        raise CorruptStore(directory, "there is no log; restore another copy")
-    return Cut(found, segments, segments[-1].limit)
+class Gone(Exception):
+    """The segment at *base* is not there any more."""
+
+    def __init__(self, base: int) -> None:
+        super().__init__(base)
+        self.base = base
 
 
-def copy(source: Disk, store: str, cut: Cut, target: Disk, path: str, show: Shown) -> bool:
-    """Make the store at *path* what *cut* is.  False if a segment went meanwhile: cut again.
+def copy(source: Disk, store: str, cut: Cut, target: Disk, path: str, show: Shown) -> None:
+    """Make the store at *path* what *cut* is.  Raises Gone if a segment went meanwhile: cut again.
 
     Raises StorageError if something else is there, and StoreLocked if a process has that open.
     """
-    target.make_directory(path)
+    _prepare(target, store, path, lambda: _require_same(target, path, cut))
     with locks.alone(target, path):
-        is_new = _require_room(target, path, cut.identity)
-        done = _Copying(source, store, target, path, show).copy(cut)
-        if done and is_new:
-            identities.sync_names_above(target, path)
-            identities.write(target, paths.format_file(path), cut.identity)
-        return done
+        target.resemble(paths.format_file(store))
+        is_new = _require_same(target, path, cut)
+        _Copying(source, store, target, path, show).copy(cut)
+        if is_new:
+            _write_format(target, path, cut.identity)
 
 
-def clone(source: Disk, store: str, cut: Cut, target: Disk, path: str, show: Shown) -> str | None:
-    """The same, for a store of its own in a new directory: its id; None if a segment went meanwhile."""
-    target.make_directory(path)
+def clone(source: Disk, store: str, cut: Cut, target: Disk, path: str, show: Shown) -> str:
+    """The same, for a store of its own in a new or empty directory: its id."""
+    _prepare(target, store, path, lambda: _require_empty(target, path))
     with locks.alone(target, path):
-        if target.exists(paths.format_file(path)):
-            raise StorageError(path, f"there is a store already: {ANOTHER}")
-        paths.require_room(target, path)
+        target.resemble(paths.format_file(store))
+        _require_empty(target, path)
         # The key stays, for it is in every checksum.
         own = Identity(uuid.uuid4().hex, cut.identity.key)
-        if not _Copying(source, store, target, path, show, own).copy(cut):
-            return None
-        identities.sync_names_above(target, path)
-        identities.write(target, paths.format_file(path), own)
+        _Copying(source, store, target, path, show, own).copy(cut)
+        _write_format(target, path, own)
         return own.store_id
 
 
-def _require_room(disk: Disk, path: str, identity: Identity) -> bool:
-    """Whether nothing is there; else what is there was copied from the same store."""
+def _prepare(target: Disk, store: str, path: str, require: Callable[[], object]) -> None:
+    """Make the directory.  Where it must not be written, nothing is: not even a lock."""
+    if target.exists(path):
+        require()
+    else:
+        target.resemble(paths.format_file(store))
+        target.make_directory(path)
+
+
+def _write_format(target: Disk, path: str, identity: Identity) -> None:
+    identities.sync_names_above(target, path)
+    identities.write(target, paths.format_file(path), identity)
+
+
+def _require_empty(disk: Disk, path: str) -> None:
+    paths.require_room(disk, path)
+    log = paths.log(path)
+    if disk.exists(paths.format_file(path)) or (disk.exists(log) and paths.segment_bases(disk.names(log))):
+        raise StorageError(path, f"a store is there, or a part of one: {ANOTHER}")
+
+
+def _require_same(disk: Disk, path: str, cut: Cut) -> bool:
+    """Whether there is no store yet.  What is there must be a copy of the same one."""
     if disk.exists(paths.mark(path)):
         raise StorageError(
             path, f"a store is there that was opened, and may hold messages of its own: {ANOTHER}"
         )
-    if not disk.exists(paths.format_file(path)):
+    is_new = not disk.exists(paths.format_file(path))
+    if is_new:
         paths.require_room(disk, path)
-        return True
-    if identities.read(disk, paths.format_file(path)) != identity:
+        log = paths.log(path)
+        there = paths.segment_bases(disk.names(log)) if disk.exists(log) else []
+        found = {identity_in(_part(disk, paths.segment(log, base), 0, HEADER_BYTES)) for base in there}
+    else:
+        found = {identities.read(disk, paths.format_file(path))}
+    if found - {cut.identity}:
         raise StorageError(path, f"a copy of another store is there: {ANOTHER}")
-    return False
+    return is_new
 
 
 class _Copying:
@@ -116,91 +132,139 @@ class _Copying:
         self._checkpoints = paths.checkpoints(store), paths.checkpoints(path)
         self._done = self._total = 0
 
-    def copy(self, cut: Cut) -> bool:
+    def copy(self, cut: Cut) -> None:
         target = self._target
+        there = paths.segment_bases(target.names(self._to)) if target.exists(self._to) else []
+        if there and there[-1] > cut.segments[-1].base:
+            raise self._differs(there[-1])
+        apart = bool(there) and cut.segments[0].base > self._limit(there[-1])
+        if apart:
+            self._to, there = paths.aside(self._to), []
+        self._remove(paths.aside(paths.log(self._path)))
         for directory in (self._to, self._checkpoints[1]):
             target.make_directory(directory)
-        try:
-            lacking = self._lacking(cut)
-            self._total = sum(stop for _, stop in lacking)
-            for each, stop in lacking:
-                self._copy_segment(each, stop)
-                target.sync_directory(self._to)  # a log has no gaps: none stays without the one before
-        except FileNotFoundError:
-            return False
+        lacking = self._lacking(cut, there)
+        self._total = sum(stop for _, stop in lacking)
+        for each, stop in lacking:
+            self._copy_segment(each, stop)
+            target.sync_directory(self._to)  # a log has no gaps: none stays without the one before
+        if apart:
+            self._change_places()
         self._copy_checkpoints(cut.end)
-        for base in paths.segment_bases(target.names(self._to)):
+        for base in there:
             if base < cut.segments[0].base:
                 target.unlink(paths.segment(self._to, base))
+                target.sync_directory(self._to)  # as above: the oldest goes first
         for directory in (self._to, self._checkpoints[1], self._path):
             target.sync_directory(directory)
+        if apart:
+            _write_format(target, self._path, cut.identity)
         self._show(self._total, self._total)
-        return True
+
+    # ── a log in the place of another ──────────────────────────────────────────────
+
+    def _limit(self, base: int) -> int:
+        """Where the next segment of the copy's log would begin, at most."""
+        return base + _size(self._target, paths.segment(self._to, base))
+
+    def _change_places(self) -> None:
+        """The log that was made aside is the log.  Until FORMAT is there again, the directory is no store."""
+        target, aside = self._target, self._to
+        self._to = paths.log(self._path)
+        if target.exists(paths.format_file(self._path)):
+            target.unlink(paths.format_file(self._path))
+            target.sync_directory(self._path)
+        self._remove(self._to)
+        for name in target.names(aside):
+            target.rename(os.path.join(aside, name), os.path.join(self._to, name))
+
+    def _remove(self, directory: str) -> None:
+        if self._target.exists(directory):
+            for name in self._target.names(directory):
+                self._target.unlink(os.path.join(directory, name))
 
     # ── segments ───────────────────────────────────────────────────────────────────
 
-    def _lacking(self, cut: Cut) -> list[tuple[Segment, int]]:
+    def _lacking(self, cut: Cut, there: list[int]) -> list[tuple[Segment, int]]:
         """Which segments the copy does not have whole, and how long their files are."""
-        there = paths.segment_bases(self._target.names(self._to))
-        if there and there[-1] > cut.segments[-1].base:
-            raise self._another_history(there[-1])
         found = []
         for each in cut.segments:
-            path = paths.segment(self._from, each.base)
-            size = min(_size(self._source, path), each.offset(min(cut.end, each.limit)))
-            if each.base not in there or self._compare(each, path) < size:
+            size = min(self._size(each), each.offset(min(cut.end, each.limit)))
+            if each.base not in there or self._compare(each) < size:
                 found.append((each, size))
         return found
 
-    def _compare(self, each: Segment, path: str) -> int:
-        """How much of a segment the copy has; StorageError if that is not how the segment begins."""
+    def _size(self, each: Segment) -> int:
+        with self._there(each) as fd:
+            return self._source.size(fd)
+
+    def _compare(self, each: Segment) -> int:
+        """How much of a segment the copy has; StorageError if it does not end as the store's does there."""
         copied = paths.segment(self._to, each.base)
         size = _size(self._target, copied)
         at = max(HEADER_BYTES, size - COMPARED_BYTES)
-        if self._own is None and _part(self._target, copied, at, size) != _part(self._source, path, at, size):
-            raise self._another_history(each.base)
+        with self._there(each) as fd:
+            if _part(self._target, copied, at, size) != read_all(self._source, fd, size - at, at):
+                raise self._differs(each.base)
         return size
 
-    def _another_history(self, base: int) -> StorageError:
+    def _differs(self, base: int) -> StorageError:
         return StorageError(
             paths.segment(self._to, base),
-            "it holds what the store does not, which was perhaps restored from an older backup since:"
-            f" {ANOTHER}",
+            "it holds what the store does not: the store was restored from an older backup since, or one of"
+            f" the two is damaged (`mq verify` says which); nothing was written over: {ANOTHER}",
         )
 
-    def _copy_segment(self, each: Segment, stop: int) -> None:
-        path = paths.segment(self._from, each.base)
-        head = encode_header(self._own, each) if self._own else b""
-        self._copy_file(path, paths.segment_aside(self._to), paths.segment(self._to, each.base), stop, head)
-
-    def _copy_file(self, path: str, aside: str, final: str, stop: int, head: bytes = b"") -> None:
-        """The first *stop* bytes of the file, that begins with *head* instead, whole under its name."""
-        target = self._target
-        if target.exists(aside):
-            target.unlink(aside)
-        fd = target.open(aside, write=True, create=True)
+    @contextmanager
+    def _there(self, each: Segment) -> Iterator[int]:
+        """A descriptor of the store's segment; Gone if there is none."""
         try:
-            for at, block in self._blocks(path, stop):
-                write_all(target, fd, head + block[len(head) :] if at == 0 else block, at)
-                self._done += len(block)
-                self._show(self._done, max(self._total, self._done))
-            target.sync(fd)
-        finally:
-            target.close(fd)
-        target.rename(aside, final)
-
-    def _blocks(self, path: str, stop: int) -> Iterator[tuple[int, bytes]]:
-        fd = self._source.open(path)
+            fd = self._source.open(paths.segment(self._from, each.base))
+        except FileNotFoundError:
+            raise Gone(each.base) from None
         try:
-            yield from self._read(fd, stop)
+            yield fd
         finally:
             self._source.close(fd)
 
-    def _read(self, fd: int, stop: int) -> Iterator[tuple[int, bytes]]:
+    def _copy_segment(self, each: Segment, stop: int) -> None:
+        head = encode_header(self._own, each) if self._own else b""
+        final = paths.segment(self._to, each.base)
+        before = self._target.open(final) if self._target.exists(final) else -1
+        try:
+            with self._there(each) as fd:
+                self._copy_file(fd, paths.segment_aside(self._to), final, stop, head, before)
+        finally:
+            close_all(self._target, [before])
+
+    def _copy_file(
+        self, fd: int, aside: str, final: str, stop: int, head: bytes = b"", before: int = -1
+    ) -> None:
+        """The first *stop* bytes of the file, which begins with *head* instead, whole under its name.
+
+        *before*: a descriptor of the copy that there is.  What that has must be the same.
+        """
+        target = self._target
+        if target.exists(aside):
+            target.unlink(aside)
+        new = target.open(aside, write=True, create=True)
+        try:
+            self._copy_blocks(fd, new, stop, head, before, final)
+            target.sync(new)
+        finally:
+            target.close(new)
+        target.rename(aside, final)
+
+    def _copy_blocks(self, fd: int, new: int, stop: int, head: bytes, before: int, final: str) -> None:
         at = 0
         while at < stop and (block := read_all(self._source, fd, min(BLOCK_BYTES, stop - at), at)):
-            yield at, block
+            old = read_all(self._target, before, len(block), at) if before >= 0 else b""
+            if not block.startswith(old):
+                raise self._differs(paths.base_of(os.path.basename(final)) or 0)
+            write_all(self._target, new, head + block[len(head) :] if at == 0 else block, at)
             at += len(block)
+            self._done += len(block)
+            self._show(self._done, max(self._total, self._done))
 
     # ── checkpoints ────────────────────────────────────────────────────────────────
 
@@ -211,11 +275,18 @@ class _Copying:
             return
         kept = {name for name in self._source.names(source) if _position(name) <= end}
         for name in sorted(kept - set(self._target.names(target))):
-            path, final = os.path.join(source, name), os.path.join(target, name)
+            final = os.path.join(target, name)
             with suppress(FileNotFoundError):
-                self._copy_file(path, paths.aside(final), final, _size(self._source, path))
+                self._copy_checkpoint(os.path.join(source, name), final)
         for name in set(self._target.names(target)) - kept:
             self._target.unlink(os.path.join(target, name))
+
+    def _copy_checkpoint(self, path: str, final: str) -> None:
+        fd = self._source.open(path)
+        try:
+            self._copy_file(fd, paths.aside(final), final, self._source.size(fd))
+        finally:
+            self._source.close(fd)
 
 
 def _position(name: str) -> float:

@@ -41,8 +41,8 @@ CHECKPOINT_FILE: Final = re.compile(r"([0-9]{20})\.(state|ids)")
 
 # What a store has beside FORMAT, or a creation that was cut off may leave; and what a new disk has.
 NAMES: Final = frozenset(
-    {FORMAT + ASIDE, LOCK, CLEANER, MARK, MARK + ASIDE, WAKE, LOG, CHECKPOINT, RESERVE, QUARANTINE,
-     "lost+found"}
+    {FORMAT + ASIDE, LOCK, CLEANER, MARK, MARK + ASIDE, WAKE, LOG, LOG + ASIDE, CHECKPOINT, RESERVE,
+     QUARANTINE, "lost+found"}
 )  # fmt: skip
 
 
@@ -168,7 +168,7 @@ def require_room(disk: Disk, path: str) -> None:
         log, checkpoint = (_names(disk, of(path, name)) for name in (LOG, CHECKPOINT))
         if any(map(SEGMENT.fullmatch, log)):
             return  # a store that lost its FORMAT
-        strangers = log | checkpoint
+        strangers = (log | checkpoint) - {SEGMENT_ASIDE}
     if strangers and not disk.exists(format_file(path)):
         named = ", ".join(sorted(strangers)[:3]) + (", …" if len(strangers) > 3 else "")
         raise StorageError(
