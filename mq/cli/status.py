@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from collections import deque
 from contextlib import suppress
 from typing import Final, TextIO
 
+from mq.cli import output
 from mq.cli.app import note
 from mq.workers.counts import Counts
 
@@ -38,7 +38,7 @@ class Status:
         """Called each *seconds*, or sooner."""
         rate = self._rate(time.monotonic(), counts.done + counts.failed)
         if self._terminal:
-            width = shutil.get_terminal_size().columns - 1
+            width = (output.columns(self._terminal) or 80) - 1
             self._draw(fitting(parts_of(processes, counts, rate), width))
         elif counts.done + counts.failed != self._told:
             self._told = counts.done + counts.failed
@@ -57,11 +57,11 @@ class Status:
         self.clear()
         note(message)
 
-    def write(self, output: bytes) -> None:
+    def write(self, printed: bytes) -> None:
         """What a process printed: whole lines."""
         self.clear()
         with suppress(OSError):
-            sys.stderr.buffer.write(output)
+            sys.stderr.buffer.write(printed)
             sys.stderr.buffer.flush()
 
     def end(self, counts: Counts) -> None:

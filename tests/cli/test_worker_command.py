@@ -73,7 +73,7 @@ def on_terminal(home: Path, width: int, *given: str) -> tuple[int, str]:
     """Run it on a terminal so wide; how it ended, and what the terminal got."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, width))
-    worker = start(home, *given, stdout=theirs, stderr=theirs, TERM="xterm")
+    worker = start(home, *given, stdout=theirs, stderr=theirs, TERM="xterm", COLUMNS="")
     os.close(theirs)
     got = b""
     with open(ours, "rb", buffering=0) as terminal, suppress(OSError):  # it ends with EIO
