@@ -392,7 +392,7 @@ def test_what_falls_due_struck_at_any_bytecode_stays_with_its_time():
 
 
 def test_a_rotation_struck_at_any_bytecode(tmp_path):
-    """The record that does not fit any more is there, once, or was never published.  At each second bytecode."""
+    """The record that does not fit is there, once, or was never published.  At each second bytecode."""
     clock = FakeClock()
     with open_on(
         QuickDisk(), tmp_path, sync="never", segment_bytes=1 << 10, clock=clock, background=False
