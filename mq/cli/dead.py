@@ -276,6 +276,8 @@ def purge(
 ) -> None:  # fmt: skip
     """Drop dead letters of QUEUE: they are gone.  Those in flight stay.
 
+    So do, unless they are named by id, messages that did not die in another queue.
+
     Asks first, if it runs on a terminal; elsewhere it needs --yes.
 
     \b
@@ -286,13 +288,16 @@ def purge(
     require_store(store)
     with look(store) as broker:
         source = grave(broker, queue)
-        chosen = [each.id for each in _chosen(source, ids, reason, everything)]
+        found = _chosen(source, ids, reason, everything)
+    chosen = {each.id for each in found if ids or each.origin is not None}
     if chosen:
         confirm(f"drop {output.count(len(chosen), 'dead letter')} of {source.name}", yes)
     with mq.open(store, sync="never") as broker:  # synced once, at the end
         source, gone = broker.queue(source.name), 0
+        # What was asked about, and is still what was asked for: it may have died again, of another cause.
+        chosen &= {each.id for each in _wanted(letters(source), ids, reason)}
         with Progress("dropping", len(chosen), "message") as progress:
-            for id in chosen:
+            for id in sorted(chosen):
                 gone += source.cancel(id)
                 progress.add(1)
         broker.flush()
@@ -300,3 +305,5 @@ def purge(
         f"{output.count(gone, 'message')} of {source.name} dropped", {"queue": source.name, "dropped": gone},
         as_json,
     )  # fmt: skip
+    if not ids and (stay := sum(each.origin is None for each in found)):
+        note(f"{output.count(stay, 'message')} did not die in another queue, and stay: their ids drop them")

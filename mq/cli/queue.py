@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 
@@ -26,6 +26,7 @@ from mq.cli.stats import Options
 from mq.engine.names import check_name
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 COUNT: Final = click.IntRange(min=1)
 BACKOFF: Final = {"initial": DURATION, "factor": click.FLOAT, "maximum": DURATION, "jitter": click.FLOAT}
 
@@ -234,25 +235,24 @@ def rename(name: str, new: str, as_json: bool, store: str) -> None:
 def purge(name: str, in_flight: bool, yes: bool, as_json: bool, store: str) -> None:
     """Drop all messages of the queue NAME that are ready or delayed: they are gone.
 
-    Asks first, if it runs on a terminal; elsewhere it needs --yes.
+    Asks first, if it runs on a terminal; elsewhere it needs --yes.  Asks again if there are more
+    messages by then.
 
     \b
     mq queue purge mail
     mq queue purge mail --in-flight --yes
     """
     require_store(store)
-    with look(store) as broker:
-        stats = existing.queue(broker, name).stats()
-    count = stats.ready + stats.delayed + (stats.in_flight if in_flight else 0)
-    if count:
-        confirm(f"drop {output.count(count, 'message')} of {name}", yes)
-    with mq.open(store) as broker:
-        gone = broker.queue(name).purge(in_flight=in_flight)
+    seen, gone = _destroy(
+        store, name, "drop {} of {}", yes, lambda found: found.purge(in_flight=in_flight),
+        in_flight=in_flight, even_empty=False,
+    )  # fmt: skip
+    gone = gone or 0
     output.result(
         f"{output.count(gone, 'message')} of {name} dropped", {"queue": name, "dropped": gone}, as_json
     )  # fmt: skip
-    if stats.in_flight and not in_flight:
-        note(f"{output.count(stats.in_flight, 'message')} in flight stay; --in-flight drops those, too")
+    if seen.in_flight and not in_flight:
+        note(f"{output.count(seen.in_flight, 'message')} in flight stay; --in-flight drops those, too")
 
 
 @queue.command(short_help="Delete a queue, with all it holds.")
@@ -269,10 +269,39 @@ def delete(name: str, yes: bool, as_json: bool, store: str) -> None:
     mq queue delete mail
     """
     require_store(store)
-    with look(store) as broker:
-        stats = existing.queue(broker, name).stats()
-    count = stats.ready + stats.delayed + stats.in_flight
-    confirm(f"delete {name}, with {output.count(count, 'message')}", yes)
-    with mq.open(store) as broker:
-        existing.queue(broker, name).delete()
-    output.result(f"{name} deleted", {"queue": name, "deleted": True, "messages": count}, as_json)
+    seen, _ = _destroy(store, name, "delete {1}, with {0}", yes, mq.Queue.delete)
+    output.result(f"{name} deleted", {"queue": name, "deleted": True, "messages": seen.messages}, as_json)
+
+
+class _Seen(NamedTuple):
+    """What is to be destroyed."""
+
+    declared_at: int  # where in the log: another queue that is made with the name is declared elsewhere
+    messages: int
+    in_flight: int
+
+
+def _see(found: mq.Queue[Any], in_flight: bool) -> _Seen:
+    stats = found.stats()
+    messages = stats.ready + stats.delayed + (stats.in_flight if in_flight else 0)
+    state = found._channel.state
+    return _Seen(state.declared_at if state else 0, messages, stats.in_flight)
+
+
+def _destroy(
+    store: str, name: str, question: str, yes: bool, do: Callable[[mq.Queue[Any]], T], *,
+    in_flight: bool = True, even_empty: bool = True,
+) -> tuple[_Seen, T | None]:  # fmt: skip
+    """*do*, if the user agrees: to what the question names, and to nothing that came while it waited."""
+    while True:
+        with look(store) as broker:
+            seen = _see(existing.queue(broker, name), in_flight)
+        if not (seen.messages or even_empty or yes):
+            return seen, None
+        confirm(question.format(output.count(seen.messages, "message"), name), yes)
+        with mq.open(store) as broker:
+            found = existing.queue(broker, name)
+            now = _see(found, in_flight)
+            if yes or (now.declared_at == seen.declared_at and now.messages <= seen.messages):
+                return seen, do(found)
+        note(f"nothing was done: meanwhile {name} is another queue, or holds more")

@@ -51,8 +51,13 @@ def receive(
 ) -> None:  # fmt: skip
     """Take the messages that are ready, print them, ack them.
 
-    A message is acked after its line was written and flushed.  If the output is closed
-    before, or Ctrl-C or SIGTERM comes, the message is released: it is back in its place at once.
+    A message is acked once its line is written to the output.  What is written to a pipe counts as
+    taken: if the reader of the pipe stops, all that it has not read is lost.  Where that must not be,
+    take the messages with --no-ack, and ack them when the work is done.
+
+    If the output is closed before, the message is released: it is back in its place at once.  Ctrl-C
+    or SIGTERM ends the command between two messages; a second one ends it in the middle of a message,
+    which is released, but the reader has got a part of it.
 
     --json has how each body was given, and all that it was published with: `mq publish --json`
     reads that again.  With --no-ack it has the receipts, too, for `mq ack` and the like.
@@ -60,8 +65,7 @@ def receive(
     \b
     mq receive mail                    all that is ready
     mq receive mail -n 1 --wait 60     one; exit code 3 if none comes in a minute
-    mq receive mail --follow --json | ./work
-    mq receive mail --json | mq -s other publish mail --json
+    mq receive mail --no-ack --json > taken && mq -s other publish mail --json < taken && mq ack < taken
     """
     if follow and wait is not None:
         raise click.UsageError("--follow waits for ever: leave out --wait")
@@ -129,7 +133,8 @@ def _described(delivery: mq.Delivery[Any]) -> str:
 
 
 def _print(data: bytes, interrupts: Interrupts) -> None:
-    """Write all of *data*, or raise: a signal that comes when the last byte is out is too late.
+    """Write all of *data*, or raise.  Once a part is out, one signal is not enough: a reader cannot tell
+    the part of a body from a whole one.
 
     Only the wait for room is interrupted, never a write: it would be unknown whether
     that write was done.
@@ -140,8 +145,10 @@ def _print(data: bytes, interrupts: Interrupts) -> None:
         room = select.poll()
         room.register(out, select.POLLOUT)
         while rest:
-            with interrupts.allowed():
-                room.poll()
+            with interrupts.allowed(1 if len(rest) == len(data) else 2):
+                has_room = room.poll(LOOK_SECONDS * 1000)  # a signal just before is seen after it
+            if not has_room:
+                continue
             with suppress(BlockingIOError):
                 rest = rest[os.write(out.fileno(), rest[: select.PIPE_BUF]) :]
     except io.UnsupportedOperation:  # no file: click's test runner

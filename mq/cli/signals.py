@@ -20,8 +20,9 @@ class Interrupts:
     """Raises KeyboardInterrupt(signal number), but only in `check()` and inside `allowed()`."""
 
     def __init__(self) -> None:
-        self._came = 0
-        self._allowed = False
+        self._came = 0  # the number of the last one
+        self._count = 0
+        self._enough = 0  # so many signals raise at once; 0: none does
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -42,17 +43,19 @@ class Interrupts:
             raise KeyboardInterrupt(self._came)
 
     @contextmanager
-    def allowed(self) -> Iterator[None]:
-        """Raise at once if a signal comes in here: for reads and writes that may block."""
-        self._allowed = True
+    def allowed(self, signals: int = 1) -> Iterator[None]:
+        """Raise at once if a signal comes in here, or the last of so many: for what may block."""
+        self._enough = signals
         try:
-            self.check()
+            if self._count >= signals:
+                self.check()
             yield
         finally:
-            self._allowed = False
+            self._enough = 0
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self._came = number
-        if self._allowed:
-            self._allowed = False
+        self._count += 1
+        if 0 < self._enough <= self._count:
+            self._enough = 0
             raise KeyboardInterrupt(number)

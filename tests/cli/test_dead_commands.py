@@ -154,6 +154,23 @@ def test_dropped_are_those_that_were_named_and_only_if_it_is_said_so(
     assert len(ready(store, "mail.dead")) == left
 
 
+@pytest.mark.parametrize("how", [["--all"], ["--reason", "*"]], ids=" ".join)
+def test_live_messages_of_a_queue_that_takes_dead_letters_are_not_dropped(
+    run: Run, store: Path, how: list[str]
+) -> None:
+    with mq.open(store) as broker:
+        alive = broker.queue("mail").publish("alive")
+        orders = broker.queue("orders", dead_letter="mail")
+        orders.publish("dead")
+        orders.receive(timeout=0).reject("hopeless")  # type: ignore[union-attr]
+    assert "to drop 1 dead letter of mail" in run("dead", "purge", "mail", *how).stderr
+    result = run("dead", "purge", "mail", *how, "--yes")
+    assert result.stdout == "1 message of mail dropped\n"
+    assert "1 message did not die in another queue, and stay" in result.stderr
+    assert ready(store, "mail") == ["alive"]
+    assert run("dead", "purge", "mail", str(alive), "--yes").stdout == "1 message of mail dropped\n"
+
+
 @pytest.mark.parametrize(
     "name, code, said", [("mial", 1, "there are: grave, mail, mail.dead"), ("quiet", 3, "quiet.dead")]
 )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import Run
 
 import mq
+from mq.cli import queue as queue_commands
 from mq.cli.queue import OPTIONS, create
 
 # ── queues ─────────────────────────────────────────────────────────────────────────
@@ -84,6 +86,25 @@ def test_a_queue_is_emptied(
         stats = broker.queue("mail").stats()
         assert (stats.ready, stats.in_flight) == (0, left)
     assert run("queue", "purge", "mail").exit_code == 0, "of an empty queue nothing is asked"
+
+
+def test_what_comes_after_a_look_that_found_nothing_is_not_purged(
+    run: Run, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("queue", "create", "mail")
+    see = queue_commands._see
+
+    def see_and_publish(found: mq.Queue[Any], in_flight: bool) -> object:
+        seen = see(found, in_flight)
+        with mq.open(store) as broker:
+            broker.queue("mail").publish("late")
+        return seen
+
+    monkeypatch.setattr(queue_commands, "_see", see_and_publish)
+    result = run("queue", "purge", "mail")
+    assert (result.exit_code, result.stdout) == (0, "0 messages of mail dropped\n")
+    with mq.open(store, read_only=True) as broker:
+        assert broker.queue("mail").stats().ready == 1
 
 
 def test_a_queue_is_deleted(run: Run, store: Path, filled: list[int]) -> None:

@@ -125,6 +125,53 @@ def test_what_destroys_asks_first(
     assert said in terminal.shown and ready(store) == left
 
 
+@pytest.mark.parametrize(
+    "verb, question", [("purge", "drop {} messages of mail?"), ("delete", "with {} messages?")]
+)
+def test_it_asks_again_if_there_is_more_by_then(
+    store: Path, filled: list[int], verb: str, question: str
+) -> None:
+    terminal = Terminal("queue", verb, "mail")
+    terminal.wait_for(question.format(3))
+    with mq.open(store) as broker:
+        broker.queue("mail").publish("late")
+    terminal.send("y\n")
+    terminal.wait_for(question.format(4))
+    terminal.send("n\n")
+    assert terminal.end() == 1 and ready(store) == 4
+
+
+@pytest.mark.parametrize("verb", ["purge", "delete"])
+def test_it_asks_again_if_the_queue_is_another_by_then(store: Path, filled: list[int], verb: str) -> None:
+    terminal = Terminal("queue", verb, "mail")
+    terminal.wait_for("[y/N]")
+    with mq.open(store) as broker:
+        broker.queue("mail").delete()
+        broker.queue("mail").publish("of another queue")
+    terminal.send("y\n")
+    terminal.wait_for("[y/N]", 2)
+    terminal.send("n\n")
+    assert terminal.end() == 1 and ready(store) == 1
+
+
+def test_a_dead_letter_that_died_again_of_another_cause_is_not_dropped(store: Path) -> None:
+    with mq.open(store) as broker:
+        mail = broker.queue("mail", max_attempts=1)
+        mail.publish_many(["one", "two"])
+        for _ in range(2):
+            mail.receive(timeout=0).nack(reason="Timeout")  # type: ignore[union-attr]
+    terminal = Terminal("dead", "purge", "mail", "--reason", "Timeout")
+    terminal.wait_for("drop 2 dead letters of mail.dead? [y/N]")
+    with mq.open(store) as broker:
+        broker.queue("mail.dead").replay()
+        broker.queue("mail").receive(timeout=0).nack(reason="a bug")  # type: ignore[union-attr]
+        broker.queue("mail").receive(timeout=0).nack(reason="Timeout")  # type: ignore[union-attr]
+    terminal.send("y\n")
+    assert terminal.end() == 0 and "1 message of mail.dead dropped" in terminal.shown
+    with mq.open(store, read_only=True) as broker:
+        assert [message.body for message in broker.queue("mail.dead").peek()] == ["one"]
+
+
 @pytest.mark.parametrize("columns", WIDTHS)
 @pytest.mark.parametrize("keys, code", [("q", 0), ("\x03", 130)], ids=["q", "ctrl-c"])
 def test_top_has_the_screen_and_gives_it_back(wide: list[str], columns: int, keys: str, code: int) -> None:
