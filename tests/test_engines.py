@@ -23,6 +23,7 @@ def test_behaviour_is_tested_on_the_stores_of_an_engine() -> None:
     }
     assert len(files) > 6
     assert makers == {
+        "test_renaming.shares",  # which only those marked `file_store` use
         "test_semantics.test_a_store_in_memory_is_private",
         "test_topics.test_topics_of_another_broker_are_refused_in_a_transaction",
     }

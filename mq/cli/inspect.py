@@ -60,6 +60,7 @@ class Census:
     """The log counted, and folded to know which messages live."""
 
     walk: Walk
+    oldest: Oldest | None  # the message that lives in a queue
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -110,8 +111,7 @@ class Census:
         for name, (live, counted) in sorted(found.items()):
             yield name, live, counted
 
-    def oldest(self) -> Oldest | None:
-        """The oldest message that lives in a queue."""
+    def _find_oldest(self) -> Oldest | None:
         firsts = [
             (id, name) for name in self.state.names()
             if (queue := self.state.named(name)) and (id := _first(queue)) is not None
@@ -152,6 +152,7 @@ class Census:
             messages, others = self.state.positions_within(file.segment.base, file.segment.limit)
             sums.messages = len(messages)
             sums.live = self.walk.size(file, messages + others)
+        self.oldest = self._find_oldest()
 
 
 class Oldest(NamedTuple):
@@ -239,7 +240,7 @@ def _store_fields(census: Census, store: str, processes: list[int]) -> dict[str,
         "synced": walked.synced,
         "queues": len(census.state.names()),
         "retained": _retained(census.state),
-        "oldest": _oldest_fields(census.oldest()),
+        "oldest": _oldest_fields(census.oldest),
         "messages": sum(each.messages for _, each in census.rows()),
         "live_bytes": sum(each.live for _, each in census.rows()),
         "disk_bytes": sum(file.size for file in walked.files),
@@ -309,7 +310,7 @@ def _print_text(census: Census, store: dict[str, Any]) -> None:
         ("verdict", output.coloured(meaning, output.RED) if store["problem"] else meaning),
         ("log", f"from {store['head']:,} to {store['end']:,}, synced up to {store['synced']:,}"),
         ("messages", f"{store['messages']:,} live, in {output.count(store['queues'], 'queue')}"),
-        *_oldest_row(census.oldest()),
+        *_oldest_row(census.oldest),
         *_retained_row(store["retained"]),
         ("bytes", f"{output.size(store['live_bytes'])} live of {output.size(store['disk_bytes'])}"),
     ])  # fmt: skip
