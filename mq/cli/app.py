@@ -35,6 +35,7 @@ EMPTY: Final = 3
 CORRUPT: Final = 4
 
 DEFAULT_STORE: Final = "data"
+NO_STORE: Final = "there is no store here; check --store, or publish something first"
 DESTRUCTIVE: Final = frozenset({"delete", "purge", "repair", "cancel", "reject", "unschedule", "unsubscribe"})
 DESTRUCTIVE_OPTIONS: Final = frozenset({"--yes", "--all", "--in-flight"})
 
@@ -204,14 +205,14 @@ def require_store(path: str) -> None:
     """For commands that take from a store, and do not make one."""
     _require_usable(path)
     if not _is_there(paths.format_file(path)):
-        raise StorageError(path, "there is no store here; check --store, or publish something first")
+        raise StorageError(path, NO_STORE)
 
 
 def require_directory(path: str) -> None:
     """For commands that work without FORMAT, and need at least the log."""
     _require_usable(path)
     if not any(map(_is_there, (paths.format_file(path), paths.log(path)))):
-        raise StorageError(path, "there is no store here; check --store")
+        raise StorageError(path, NO_STORE)
 
 
 def _require_usable(path: str) -> None:
@@ -230,7 +231,7 @@ def _is_there(path: str) -> bool:
 
 def disk_at(ctx: click.Context, store: str) -> RealDisk:
     """A disk on which *store* stays the same directory, even if another one gets its name meanwhile."""
-    _require_usable(store)
+    require_directory(store)
     disk = RealDisk()
     if os.path.isdir(store):
         ctx.call_on_close(partial(disk.close, disk.anchor(store)))

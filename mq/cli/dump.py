@@ -337,7 +337,7 @@ class _Columns:
         kind = kind_name(item.kind)
         time = output.instant(item.ms + each.skew_ms)
         line = f"{item.lsn:>{self._lsn}}  {time}  {kind:{self._kind}}  {shown:8}  {text}"
-        output.line(line.rstrip())
+        output.line(output.escape(line.rstrip()))
         if self._bodies and (raw := body(item)) is not None:
             whole = output.body_bytes(item.flags, raw).decode(errors="backslashreplace")
             for part in output.escape(whole, keep="\n\t").split("\n"):

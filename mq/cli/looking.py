@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import mq
-from mq.cli.app import note
+from mq.cli.app import note, require_store
 from mq.storage import paths
 
 
 @contextmanager
 def look(store: str) -> Iterator[mq.Broker]:
     """Nothing is written; beside a process that writes, the log is read once and not for each question."""
+    require_store(store)
     with mq.open(store, read_only=True) as broker:
         broker._store.hold_still()
         yield broker

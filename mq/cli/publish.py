@@ -151,6 +151,9 @@ def publish_all(
             except KeyboardInterrupt:
                 note(f"{output.count(len(ids), 'message')} published to {name}: all of them")
                 raise
+            except (BrokenPipeError, output.OutputFailed):
+                note(_without_ids(name, len(ids)))
+                raise
             structures = sum(map(_is_structure, bodies))
             total = len(ids)
         else:
@@ -254,11 +257,19 @@ def _publish_lines(way: Way, quiet: bool, as_json: bool, interrupts: Interrupts)
         except KeyboardInterrupt:
             note(f"{output.count(published, 'message')} published to {way.name} before the interruption")
             raise
+        except (BrokenPipeError, output.OutputFailed):
+            note(_without_ids(way.name, published))
+            raise
         finally:
             _print_ids(way.name, late, quiet, as_json, interrupts)
     if progress.is_possible:
         note(f"{output.count(published, 'message')} published to {way.name}")
     return published, structures
+
+
+def _without_ids(queue: str, published: int) -> str:
+    """What is stored, if not all ids could be printed."""
+    return f"{output.count(published, 'message')} published to {queue}; not all of their ids were printed"
 
 
 def _go_on(line: int, published: int) -> str:

@@ -65,7 +65,8 @@ def receive(
     \b
     mq receive mail                    all that is ready
     mq receive mail -n 1 --wait 60     one; exit code 3 if none comes in a minute
-    mq receive mail --no-ack --json > taken && mq -s other publish mail --json < taken && mq ack < taken
+    mq receive mail --no-ack --json > taken
+    mq -s other publish mail --json < taken && mq ack < taken
     """
     if follow and wait is not None:
         raise click.UsageError("--follow waits for ever: leave out --wait")

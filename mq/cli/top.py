@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import termios
 import time
 import tty
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Final, NamedTuple
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, Final, NamedTuple
 
 import click
 
 import mq
-from mq.cli import output
+from mq.cli import existing, output
 from mq.cli.app import command, json_option, store_option
 from mq.cli.looking import look
 from mq.cli.params import DURATION, QUEUE
@@ -65,11 +67,18 @@ def top(queues: tuple[str, ...], every: float, count: int | None, as_json: bool,
     mq top mail --every 10s --json
     """
     with look(store) as broker:
-        if as_json or not output.is_terminal():
+        if queues:
+            _require(broker, queues)
+        if as_json or not output.is_terminal() or os.environ.get("TERM") == "dumb":
             _run(broker, queues, every, count, _Plain(as_json))
         else:
             with _screen() as keys:
                 _run(broker, queues, every, count, _Screen(broker.path, keys))
+
+
+def _require(broker: mq.Broker, names: Sequence[str]) -> None:
+    for name in names:
+        existing.queue(broker, name)
 
 
 class _Plain:
@@ -214,13 +223,26 @@ def _screen() -> Iterator[int | None]:
     """Another screen while this lasts; a descriptor on which keys come at once, if there is one."""
     keys = sys.stdin.fileno() if output.is_terminal(sys.stdin) else None
     before = termios.tcgetattr(keys) if keys is not None else None
-    output.stream().write(BEGIN.encode())
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
+        _handle({number: _stop for number, was in handlers.items() if was is not signal.SIG_IGN})
+        output.stream().write(BEGIN.encode())
         if keys is not None:
             tty.setcbreak(keys)
         yield keys
     finally:
         if keys is not None and before is not None:
-            termios.tcsetattr(keys, termios.TCSADRAIN, before)
+            with suppress(termios.error):  # after SIGHUP there may be no terminal any more
+                termios.tcsetattr(keys, termios.TCSADRAIN, before)
+        _handle(handlers)
         output.stream().write(END.encode())
         output.flush()
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _handle(handlers: dict[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -247,3 +247,29 @@ def test_what_needs_an_eye_has_a_colour(wide: list[str], no_color: str, coloured
     assert ("\x1b[33mpaused\x1b[0m" in terminal.shown) == coloured
     assert ("\x1b[31m3\x1b[0m" in terminal.shown) == coloured
     assert ("\x1b" in terminal.shown) == coloured
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_top_gives_the_screen_back_when_it_is_told_to_stop(wide: list[str], number: signal.Signals) -> None:
+    terminal = Terminal("top", "--every", "0.05")
+    terminal.wait_for(top.CLEAR_BELOW, 2)
+    terminal.process.send_signal(number)
+    assert terminal.end() == 128 + number
+    assert terminal.shown.endswith(top.END)
+
+
+def test_top_prints_lines_on_a_terminal_that_obeys_nothing(wide: list[str]) -> None:
+    terminal = Terminal("top", "-n", "1", TERM="dumb")
+    assert terminal.end() == 0
+    assert "\x1b" not in terminal.shown and "plain  ready 2" in terminal.shown
+
+
+def test_dump_shows_control_characters(store: Path) -> None:
+    with mq.open(store) as broker:
+        mail = broker.queue("mail", max_attempts=1)
+        mail.publish("x", headers={"k\x1b[2J": "v\x1b[2J"}, group="g\x1b[2J", dedup_id="d\x1b[2J")
+        mail.update_meta({"m\x1b[2J": "\x1b[2J"})
+        mail.receive(timeout=0).nack(reason="r\x1b[2J")  # type: ignore[union-attr]
+    terminal = Terminal("dump", columns=200, NO_COLOR="1")
+    assert terminal.end() == 0
+    assert "\x1b" not in terminal.shown and "\\x1b[2J" in terminal.shown

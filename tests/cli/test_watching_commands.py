@@ -330,3 +330,21 @@ def test_what_was_read_is_read_again_once_its_segment_goes(store: Path) -> None:
             assert reader.queue("q").stats().ready == 0
             reader._store.hold_still(again=True)
             assert reader.queue("q").stats().ready == 1
+
+
+def test_top_names_the_queues_there_are(run: Run, traffic: list[int]) -> None:
+    result = run("top", "nope", "-n", "1")
+    assert (result.exit_code, result.stdout) == (1, "") and "there are: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    "args", [["queues"], ["dump"], ["receive", "mail"], ["verify"], ["top"]], ids=" ".join
+)
+def test_a_missing_store_is_told_of_in_one_way(run: Run, store: Path, args: list[str]) -> None:
+    result = run(*args)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "mq: data: there is no store here; check --store, or publish something first\n"
+
+
+def test_the_path_of_a_backup_is_shown_with_its_control_characters(run: Run, traffic: list[int]) -> None:
+    assert run("backup", "there\x1b[2J").stdout.startswith("there\\x1b[2J is a backup")
