@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import signal
 import struct
 import subprocess
@@ -21,6 +22,7 @@ from mq.cli import output, top
 
 WIDTHS = [40, 80, 120]
 LINES = 24
+PATIENCE = 60.0  # seconds without anything new on the screen
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -47,6 +49,7 @@ class Terminal:
 
     def wait_for(self, text: str, times: int = 1) -> None:
         while self.shown.count(text) < times:
+            assert select.select([self._own], [], [], PATIENCE)[0], f"{text!r} is not in {self.shown!r}"
             self.shown += os.read(self._own, 1 << 16).decode()
 
     def send(self, keys: str) -> None:
