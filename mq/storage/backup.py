@@ -137,7 +137,7 @@ class _Copying:
         there = paths.segment_bases(target.names(self._to)) if target.exists(self._to) else []
         if there and there[-1] > cut.segments[-1].base:
             raise self._differs(there[-1])
-        apart = bool(there) and cut.segments[0].base > self._limit(there[-1])
+        apart = bool(there) and cut.segments[0].base > self._end(there[-1])
         if apart:
             self._to, there = paths.aside(self._to), []
         self._remove(paths.aside(paths.log(self._path)))
@@ -163,9 +163,9 @@ class _Copying:
 
     # ── a log in the place of another ──────────────────────────────────────────────
 
-    def _limit(self, base: int) -> int:
-        """Where the next segment of the copy's log would begin, at most."""
-        return base + _size(self._target, paths.segment(self._to, base))
+    def _end(self, base: int) -> int:
+        """Up to where the copy has the segment."""
+        return base + _size(self._target, paths.segment(self._to, base)) - HEADER_BYTES
 
     def _change_places(self) -> None:
         """The log that was made aside is the log.  Until FORMAT is there again, the directory is no store."""
