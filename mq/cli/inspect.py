@@ -1,4 +1,4 @@
-"""mq inspect: what the log is made of, by segment, kind and queue; who has it open; whether it is whole."""
+"""mq inspect: what the log is made of, by segment, kind and queue; which processes use it; is it whole?"""
 
 from __future__ import annotations
 

@@ -63,9 +63,9 @@ def copy(source: Disk, store: str, cut: Cut, target: Disk, path: str, show: Show
     _prepare(target, store, path, lambda: _require_same(target, path, cut))
     with locks.alone(target, path):
         target.resemble(paths.format_file(store))
-        is_new = _require_same(target, path, cut)
+        _require_same(target, path, cut)
         _Copying(source, store, target, path, show).copy(cut)
-        if is_new:
+        if not target.exists(paths.format_file(path)):
             _write_format(target, path, cut.identity)
 
 
@@ -103,23 +103,21 @@ def _require_empty(disk: Disk, path: str) -> None:
         raise StorageError(path, f"a store is there, or a part of one: {ANOTHER}")
 
 
-def _require_same(disk: Disk, path: str, cut: Cut) -> bool:
-    """Whether there is no store yet.  What is there must be a copy of the same one."""
+def _require_same(disk: Disk, path: str, cut: Cut) -> None:
+    """What is there must be a copy of the same store, or a part of one, or nothing."""
     if disk.exists(paths.mark(path)):
         raise StorageError(
             path, f"a store is there that was opened, and may hold messages of its own: {ANOTHER}"
         )
-    is_new = not disk.exists(paths.format_file(path))
-    if is_new:
+    if disk.exists(paths.format_file(path)):
+        found: set[Identity | None] = {identities.read(disk, paths.format_file(path))}
+    else:
         paths.require_room(disk, path)
         log = paths.log(path)
         there = paths.segment_bases(disk.names(log)) if disk.exists(log) else []
         found = {identity_in(_part(disk, paths.segment(log, base), 0, HEADER_BYTES)) for base in there}
-    else:
-        found = {identities.read(disk, paths.format_file(path))}
     if found - {cut.identity}:
         raise StorageError(path, f"a copy of another store is there: {ANOTHER}")
-    return is_new
 
 
 class _Copying:
@@ -157,8 +155,6 @@ class _Copying:
                 target.sync_directory(self._to)  # as above: the oldest goes first
         for directory in (self._to, self._checkpoints[1], self._path):
             target.sync_directory(directory)
-        if apart:
-            _write_format(target, self._path, cut.identity)
         self._show(self._total, self._total)
 
     # ── a log in the place of another ──────────────────────────────────────────────
