@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
@@ -30,8 +32,9 @@ from mq.cli.message import blocks, fields
 from mq.cli.params import QUEUE
 from mq.cli.progress import Progress
 from mq.delivery.options import DEAD_SUFFIX
-from mq.engine import looking
+from mq.engine import commands, looking
 from mq.engine.looking import Letter
+from mq.errors import CorruptStore
 
 BATCH_LETTERS: Final = 1000  # moved, or dropped, between two looks at the progress
 REASONS_MAX: Final = 20
@@ -78,7 +81,8 @@ class Grave(NamedTuple):
 
     queue: str
     letters: int
-    in_flight: int
+    in_flight: int  # of the letters
+    others: int  # messages that did not die in another queue
     oldest_age: float | None
     """Seconds since the oldest one that waits was published."""
     last_failed_at: str | None
@@ -87,9 +91,10 @@ class Grave(NamedTuple):
 
 
 def survey(queue: mq.Queue[Any], froms: Sequence[str]) -> Grave:
-    found, stats = letters(queue), queue.stats()
+    every = letters(queue)
+    found = [each for each in every if each.origin is not None]
     origins = Counter(dict.fromkeys(froms, 0))
-    origins.update(each.origin for each in found if each.origin is not None)
+    origins.update(each.origin or "" for each in found)
     counts: Counter[str] = Counter(each.reason for each in found)
     by_time = sorted(found, key=lambda each: (each.failed_ms, each.id))
     last = {each.reason: each.failed_ms for each in reversed(by_time)}  # the latest comes first
@@ -100,10 +105,19 @@ def survey(queue: mq.Queue[Any], froms: Sequence[str]) -> Grave:
     ]
     latest = max(last.values(), default=0)
     return Grave(
-        queue.name, len(found), sum(not each.waits for each in found),
-        stats.oldest_age if stats.ready else None, output.instant(latest) if latest else None,
-        dict(origins), reasons,
+        queue.name, len(found), sum(not each.waits for each in found), len(every) - len(found),
+        _age(queue, found), output.instant(latest) if latest else None, dict(origins), reasons,
     )  # fmt: skip
+
+
+def _age(queue: mq.Queue[Any], found: Sequence[Letter]) -> float | None:
+    """Of the oldest that waits.  Ids are in the order in which messages were published."""
+    for each in found:
+        if each.waits:
+            with suppress(CorruptStore):  # its age is damaged with it
+                if oldest := queue.get(each.id):
+                    return max(0.0, time.time() - oldest._created_ms / 1000)
+    return None
 
 
 @group(short_help="Dead letters: list, show, replay, purge.")
@@ -174,6 +188,7 @@ def show(
 ) -> None:  # fmt: skip
     """Show the dead letters of QUEUE, the oldest first: where and why each died, and its body.
 
+    Messages that did not die in another queue are shown only if they are named by id.
     Takes nothing and writes nothing.  Exit code 3 if there are none.
 
     \b
@@ -183,11 +198,13 @@ def show(
     """
     with look(store) as broker:
         source = grave(broker, queue)
-        wanted = _wanted(letters(source), ids, reason)
+        found = letters(source)
+        wanted = [each for each in found if _Wanted(frozenset(ids), reason).is_meant(each)]
         there = filter(None, (source.get(each.id) for each in wanted))
         messages = list(islice(there, None if ids else limit))
     if not messages:
-        note(f"{source.name}: no such dead letters" if ids or reason else f"{source.name}: no dead letters")
+        others = "" if ids or reason or not found else "; `mq peek` shows what did not die in another queue"
+        note(f"{source.name}: no {'such ' if ids or reason else ''}dead letters{others}")
         ctx.exit(EMPTY)
     if as_json:
         for message in messages:
@@ -198,21 +215,34 @@ def show(
         note(f"{more:,} more; -n shows more of them")
 
 
-def _wanted(found: list[Letter], ids: Sequence[int], reason: str | None) -> list[Letter]:
-    if ids:
-        asked = set(ids)
-        found = [each for each in found if each.id in asked]
-    return [each for each in found if reason is None or fnmatch.fnmatchcase(each.reason, reason)]
+class _Wanted(NamedTuple):
+    """Which ones are asked for: those of the *ids*, or else all that died; if a reason is given, of that."""
+
+    ids: frozenset[int]
+    reason: str | None
+
+    def is_meant(self, each: Letter) -> bool:
+        return (each.id in self.ids if self.ids else each.origin is not None) and self.has_reason(each)
+
+    def has_reason(self, each: Letter) -> bool:
+        return self.reason is None or fnmatch.fnmatchcase(each.reason, self.reason)
 
 
-def _chosen(source: mq.Queue[Any], ids: Sequence[int], reason: str | None, everything: bool) -> list[Letter]:
-    """Those that are asked for, if it is said which in one way."""
+def _wanted(ids: Sequence[int], reason: str | None, everything: bool) -> _Wanted:
+    """Which ones, if that is said in one way."""
     if sum([bool(ids), reason is not None, everything]) != 1:
         raise Failure("say which: ids, --reason GLOB or --all; `mq dead show` shows what is there", USAGE)
-    found = _wanted(letters(source), ids, reason)
-    if missing := sorted(set(ids) - {each.id for each in found}):
+    return _Wanted(frozenset(ids), reason)
+
+
+def _waiting(source: mq.Queue[Any], wanted: _Wanted) -> tuple[list[Letter], list[Letter]]:
+    """Of what waits there: those that are wanted, and those that would be if they had died elsewhere."""
+    found = letters(source)
+    if missing := sorted(wanted.ids - {each.id for each in found}):
         raise Failure(f"{source.name}: no dead letter {missing[0]} is here; nothing was done")
-    return [each for each in found if each.waits]
+    waiting = [each for each in found if each.waits]
+    others = [each for each in waiting if each.origin is None and not wanted.ids and wanted.has_reason(each)]
+    return [each for each in waiting if wanted.is_meant(each)], others
 
 
 @dead.command(short_help="Send dead letters back to where they died.")
@@ -237,14 +267,14 @@ def replay(
     mq dead replay mail --reason 'Timeout*'
     mq dead replay mail --all --to mail.retry
     """
+    wanted = _wanted(ids, reason, everything)
     require_store(store)
     with mq.open(store) as broker:
         source = grave(broker, queue)
         if to is not None:
             existing.queue(broker, to)
-        chosen = _chosen(source, ids, reason, everything)
-        stay = [] if to is not None or ids else [each for each in chosen if each.origin is None]
-        going = [each.id for each in chosen if to is not None or ids or each.origin is not None]
+        chosen, others = _waiting(source, wanted)
+        going = sorted(each.id for each in chosen + (others if to is not None else []))
         moved = 0
         with Progress("replaying", len(going), "message") as progress:
             for start in range(0, len(going), BATCH_LETTERS):
@@ -255,8 +285,8 @@ def replay(
         f"{output.count(moved, 'message')} of {source.name} replayed{where}",
         {"queue": source.name, "replayed": moved, "to": to}, as_json,
     )  # fmt: skip
-    if stay:
-        note(f"{output.count(len(stay), 'message')} did not die in another queue, and stay: --to sends them")
+    if others and to is None:
+        _note_others(others, "--to sends them")
     if ids and moved < len(set(ids)):
         note(f"{len(set(ids)) - moved:,} stay: they are in flight, or went meanwhile")
         ctx.exit(ERROR)
@@ -285,25 +315,29 @@ def purge(
     mq dead purge mail --reason 'ValueError*' --yes
     mq dead purge mail --all
     """
-    require_store(store)
+    wanted = _wanted(ids, reason, everything)
     with look(store) as broker:
         source = grave(broker, queue)
-        found = _chosen(source, ids, reason, everything)
-    chosen = {each.id for each in found if ids or each.origin is not None}
-    if chosen:
-        confirm(f"drop {output.count(len(chosen), 'dead letter')} of {source.name}", yes)
+        chosen, others = _waiting(source, wanted)
+    going = [each.id for each in chosen]
+    if going:
+        confirm(f"drop {output.count(len(going), 'dead letter')} of {source.name}", yes)
     with mq.open(store, sync="never") as broker:  # synced once, at the end
         source, gone = broker.queue(source.name), 0
-        # What was asked about, and is still what was asked for: it may have died again, of another cause.
-        chosen &= {each.id for each in _wanted(letters(source), ids, reason)}
-        with Progress("dropping", len(chosen), "message") as progress:
-            for id in sorted(chosen):
-                gone += source.cancel(id)
-                progress.add(1)
+        with Progress("dropping", len(going), "message") as progress:
+            for start in range(0, len(going), BATCH_LETTERS):
+                some = going[start : start + BATCH_LETTERS]
+                # What was asked about, and is still what was asked for: it may die again, of another cause.
+                gone += commands.drop(source._store, source._channel, some, wanted.is_meant)
+                progress.add(len(some))
         broker.flush()
     output.result(
         f"{output.count(gone, 'message')} of {source.name} dropped", {"queue": source.name, "dropped": gone},
         as_json,
     )  # fmt: skip
-    if not ids and (stay := sum(each.origin is None for each in found)):
-        note(f"{output.count(stay, 'message')} did not die in another queue, and stay: their ids drop them")
+    if others:
+        _note_others(others, "their ids drop them")
+
+
+def _note_others(others: list[Letter], advice: str) -> None:
+    note(f"{output.count(len(others), 'message')} did not die in another queue, and stay: {advice}")

@@ -1,17 +1,18 @@
-"""Dropping all messages of a queue, those in flight perhaps excepted.
+"""Dropping all messages of a queue, those in flight perhaps excepted; or some of them.
 
 One record drops them all.  It names the messages that stay with their sizes, because the fold counts
-the queue's bytes anew then.  If very many are in flight, the messages that go are named instead, in
-slices.
+the queue's bytes anew then.  If very many are in flight, or only some are to go, the messages that go
+are named instead, in slices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Final
 
 from . import records
+from .now import Now
 from .plan import Plan
 from .queue import QueueState
 
@@ -19,12 +20,18 @@ KEPT_MAX: Final = 2000  # in flight, or timed out: so many sizes are read in som
 ALL_IN_FLIGHT: Final = (1 << 64) - 1  # a cutoff behind every deadline
 
 
+IsMeant = Callable[[QueueState, int, Now], bool]
+
+
 class Purge:
     """Of the messages that are there when it begins."""
 
-    def __init__(self, *, in_flight: bool = False) -> None:
-        """*in_flight*: also of those that are in flight."""
-        self._in_flight = in_flight
+    def __init__(
+        self, *, in_flight: bool = False, ids: Sequence[int] | None = None, is_meant: IsMeant | None = None
+    ) -> None:  # fmt: skip
+        """*in_flight*: also of those that are in flight.  *ids*: of these alone, and only of those of which
+        *is_meant* says so in the turn in which they go."""
+        self._in_flight, self._ids, self._is_meant = in_flight, ids, is_meant
         self._rest: Iterator[int] = iter(())
         self._slice: list[int] = []  # the last one
         self._left = 0
@@ -38,17 +45,17 @@ class Purge:
     def plan(self, plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> int:
         """Plan all of it, or a slice; how many go with it."""
         if not self._begun:
-            if len(queue.flights) <= KEPT_MAX:
+            if self._ids is None and len(queue.flights) <= KEPT_MAX:
                 return self._plan_all(plan, queue)
             self._begun = True
-            parts = queue.everything()
+            parts = queue.everything() if self._ids is None else [self._ids]
             self._rest, self._left = chain.from_iterable(parts), sum(map(len, parts))
         gone: list[tuple[int, int]] = []
         self._slice = []
         for id in self._rest:
             self._left -= 1
             self._slice.append(id)
-            if id in queue and (self._in_flight or not queue.is_in_flight(id, plan.now)):
+            if id in queue and self._goes(queue, id, plan.now):
                 gone.append((id, plan.size_of(queue, id)))
             if is_late():
                 break
@@ -60,6 +67,11 @@ class Purge:
         """The last slice was not appended: the next one begins with it."""
         self._left += len(self._slice)
         self._rest, self._slice = chain(self._slice, self._rest), []
+
+    def _goes(self, queue: QueueState, id: int, now: Now) -> bool:
+        if not self._in_flight and queue.is_in_flight(id, now):
+            return False
+        return self._is_meant is None or self._is_meant(queue, id, now)
 
     def _plan_all(self, plan: Plan, queue: QueueState) -> int:
         staying = [] if self._in_flight else queue.ids_in_flight(plan.now)

@@ -2,7 +2,7 @@
 
     publish, transact        with attributes, into limits, several at once, with what a transaction settles
     cancel, reschedule       one message that waits
-    purge, replay            many, in slices, so that no neighbour waits
+    purge, drop, replay      many, in slices, so that no neighbour waits
     declare, update_meta, rename, delete, pause, resume     the queue
 
 Deliveries are settled in settling.py.  The plain publish, receive and ack make no plan: see hot.py.
@@ -20,12 +20,14 @@ from msgspec.structs import replace
 
 from mq.delivery import dead, meta, records, renaming, settle
 from mq.delivery.intake import NewMessage, admit
+from mq.delivery.now import Now
 from mq.delivery.plan import Plan
 from mq.delivery.purge import Purge
 from mq.delivery.queue import QueueState
 from mq.engine import looking
 from mq.engine.channel import Channel, Channels
 from mq.engine.log import Conflict
+from mq.engine.looking import Letter
 from mq.engine.operation import operation
 from mq.engine.settling import Claim, Do, mark_settled, plan_all
 from mq.engine.slices import give_way
@@ -172,6 +174,20 @@ def reschedule(store: Store, channel: Channel, id: int, delay_ms: int, due: int)
 def purge(store: Store, channel: Channel, *, in_flight: bool) -> int:
     """Drop all that waits or is delayed, or is *in_flight*; how many.  Does not wait for the disk."""
     purge = Purge(in_flight=in_flight)
+    return change(store, channel, purge.plan, lambda: purge.more, purge.again, waits=False)
+
+
+def drop(store: Store, channel: Channel, ids: Sequence[int], is_meant: Callable[[Letter], bool]) -> int:
+    """Drop those of *ids* that are not in flight, and of which *is_meant* says so; how many.
+
+    It is asked in the turn in which the message goes: nothing happens to it in between.  Does not wait
+    for the disk.
+    """
+
+    def is_meant_still(queue: QueueState, id: int, now: Now) -> bool:
+        return is_meant(looking.letter(queue, id, now, looking.skew_ms(store)))
+
+    purge = Purge(ids=ids, is_meant=is_meant_still)
     return change(store, channel, purge.plan, lambda: purge.more, purge.again, waits=False)
 
 

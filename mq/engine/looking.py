@@ -183,14 +183,15 @@ def _read_letters(store: Store, channel: Channel) -> list[Letter] | None:
         return []
     if held.is_behind(now):
         return None
-    skew, found = skew_ms(store), []
-    for id in sorted(chain.from_iterable(held.everything())):
-        if not held.has_expired(id):
-            traits = held.history(id, now)
-            last = traits.failures[-1] if traits.failures else None
-            reason, failed_ms = (last.reason, last.at + skew) if last else ("", 0)
-            found.append(Letter(id, traits.origin, reason, failed_ms, held.waits(id, now)))
-    return found
+    skew, ids = skew_ms(store), sorted(chain.from_iterable(held.everything()))
+    return [letter(held, id, now, skew) for id in ids if not held.has_expired(id)]
+
+
+def letter(held: QueueState, id: int, now: Now, skew: int) -> Letter:
+    traits = held.history(id, now)
+    last = traits.failures[-1] if traits.failures else None
+    reason, failed_ms = (last.reason, last.at + skew) if last else ("", 0)
+    return Letter(id, traits.origin, reason, failed_ms, held.waits(id, now))
 
 
 @operation

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
 from commands import Run, contents
 
 import mq
+from mq.engine import commands
+from mq.engine.turn import Turn
 
 
 @pytest.fixture
@@ -169,6 +175,54 @@ def test_live_messages_of_a_queue_that_takes_dead_letters_are_not_dropped(
     assert "1 message did not die in another queue, and stay" in result.stderr
     assert ready(store, "mail") == ["alive"]
     assert run("dead", "purge", "mail", str(alive), "--yes").stdout == "1 message of mail dropped\n"
+
+
+def test_live_messages_of_such_a_queue_are_neither_listed_nor_shown(run: Run, store: Path) -> None:
+    with mq.open(store) as broker:
+        broker.queue("mail").publish_many(["alive"] * 5)
+        broker.queue("orders", dead_letter="mail")
+        assert run("dead").stderr == "mq: data: no dead letters\n"
+        assert run("dead", "show", "mail").exit_code == 3
+        ids = broker.queue("orders").publish_many(["dead", "taken"])
+        for _ in ids:
+            broker.queue("orders").receive(timeout=0).reject("hopeless")  # type: ignore[union-attr]
+        for _ in range(7 - 1):
+            broker.queue("mail").receive(timeout=0)
+    (found,) = objects(run("dead", "--json"))
+    assert [found[key] for key in ("letters", "in_flight", "others")] == [2, 1, 5]
+    assert found["reasons"] == [{"reason": "hopeless", "letters": 2, "last_at": found["last_failed_at"]}]
+    assert run("dead").stdout.splitlines()[1].split()[:2] == ["mail", "2"]
+    assert [each["id"] for each in objects(run("dead", "show", "mail", "--json"))] == ids
+
+
+def test_what_is_dropped_is_decided_in_the_turn_in_which_it_goes(
+    run: Run, store: Path, dead: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each moment at which another process may come in: before the turn, a letter dies again elsewhere."""
+    take = Turn.take
+
+    def come_in_first(turn: Turn, do: Callable[[], object]) -> object:
+        monkeypatch.setattr(Turn, "take", take)
+        subprocess.run([sys.executable, "-c", DIES_AGAIN], check=True, timeout=60)
+        return take(turn, do)
+
+    def drop(*args: Any) -> int:
+        monkeypatch.setattr(Turn, "take", come_in_first)
+        return commands_drop(*args)
+
+    commands_drop = commands.drop
+    monkeypatch.setattr(commands, "drop", drop)
+    result = run("dead", "purge", "mail", "--reason", "Timeout*", "--yes")
+    assert result.stdout == "1 message of mail.dead dropped\n"
+    assert ready(store, "mail.dead") == ["letter 0", "letter 2"]
+
+
+DIES_AGAIN = """
+import mq
+with mq.open("data") as broker:
+    broker.queue("mail.dead").replay([broker.queue("mail.dead").peek()[0].id])
+    broker.queue("mail").receive(timeout=0).nack(reason="a bug")
+"""
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,8 @@ def test_no_line_is_wider_than_the_terminal(store: Path, wide: list[str], column
     with mq.open(store) as broker:
         broker.topic("a.rather.long.topic" * 5, retain_count=1).publish("日本語" * 50)
         broker.queue(wide[0]).subscribe("a.rather.long.topic" * 5, match={"source": "shop" * 20})
+        broker.queue("fails", dead_letter=wide[2]).publish("x")
+        broker.queue("fails").receive(timeout=0).reject("日" * 50)  # type: ignore[union-attr]
         broker.queue("plain").publish("x" * 500, headers={"h" * 50: "日" * 50}, group="g" * 200)
     terminal = Terminal(*command.split(), columns=columns)
     assert terminal.end() == 0
