@@ -40,6 +40,7 @@ ROWS: Final = (
     Row("Store", "inspect dump", "the log by segments; by records"),
     Row("", "verify repair compact", "find damage; mend it; reclaim space"),
     Row("", "backup clone restore", "copy it while it is used", "backup"),
+    Row("", "doctor", "what is wrong, and what to do"),
     Row("Programs", "worker completion", "run consumers; complete in a shell"),
 )
 MODULES: Final = {name: row.module or name for row in ROWS for name in row.names.split()}

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any, Final
 
 import click
-import msgspec
 
 from mq.cli import output
 from mq.cli.app import CORRUPT, command, disk_at, json_option, note, store_option
+from mq.cli.checkpoints import unusable
 from mq.cli.inspect import MEANINGS, exit_code, gap_fields, gap_line
 from mq.cli.names import Lost, were_for
 from mq.cli.progress import Progress
-from mq.delivery import records, snapshot
+from mq.delivery import records
 from mq.delivery.decode import refusals
 from mq.errors import Unsupported
-from mq.storage import checkpoint, paths
+from mq.storage import paths
 from mq.storage.disk import Disk
 from mq.storage.look import Gap, Run
 from mq.storage.segment import Segment
@@ -102,34 +99,8 @@ def _verify(disk: Disk, store: str) -> Findings:
         gap = refused[0]
         walked.problem = Unsupported(f"{gap.path} at offset {gap.offset}: {gap.reason}")
     found.gaps.sort(key=lambda each: (each[0].lsn, each[0].offset))
-    found.checkpoints = list(_bad_checkpoints(disk, store, walked))
+    found.checkpoints = list(unusable(disk, store, walked.identity.key, walked.view.upto))
     return found
-
-
-def _bad_checkpoints(disk: Disk, store: str, walked: Walk) -> Iterator[str]:
-    """Files of the newest checkpoint that cannot be used.  They are a cache: a warning, not damage."""
-    directory, key = paths.checkpoints(store), walked.identity.key
-    names: list[str] = []
-    with suppress(FileNotFoundError):
-        names = sorted(disk.names(directory))
-    matches = [match for name in names if (match := paths.CHECKPOINT_FILE.fullmatch(name))]
-    states = [match for match in matches if match[2] == "state"]
-    newest = checkpoint.newest(disk, directory, key, walked.view.upto)
-    for match in states:
-        if not newest or int(match[1]) > newest.position:
-            path = os.path.join(directory, match[0])
-            if disk.exists(path) and int(match[1]) < walked.view.upto:
-                yield path
-    if newest:
-        try:
-            places = [checkpoint.Place(*place) for place in snapshot.places(newest.state)]
-        except msgspec.MsgspecError:  # it is whole, and says what this mq does not know
-            yield paths.state(directory, newest.position)
-            return
-        bad = {place.pack for place in places if checkpoint.load(disk, directory, place) is None}
-        again = checkpoint.newest(disk, directory, key, walked.view.upto)
-        if again and again.position == newest.position:  # else another process replaced it meanwhile
-            yield from (paths.ids(directory, pack) for pack in sorted(bad))
 
 
 def _print_json(found: Findings) -> None:

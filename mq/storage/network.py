@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 NETWORK: Final = frozenset({
     "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "cvfs", "davfs", "gfs2", "glusterfs", "gpfs",
@@ -40,17 +40,33 @@ def is_network(kind: str) -> bool:
     return name in NETWORK or (name != kind and name in NETWORK_FUSE)
 
 
+class Mount(NamedTuple):
+    """A file system, where it is mounted."""
+
+    kind: str
+    place: str
+    options: frozenset[str]  # of the mount, and of the file system
+
+
 def kind_at(path: str, mounts: str) -> str:
     """What is mounted where *path* is, an absolute one without links; "" if *mounts* does not say."""
-    found, longest = "", -1
+    found = mount_at(path, mounts)
+    return found.kind if found else ""
+
+
+def mount_at(path: str, mounts: str) -> Mount | None:
+    """The same, with all that is said of it."""
+    found: Mount | None = None
     for line in mounts.splitlines():
         before, dash, after = line.partition(" - ")
         fields = before.split(" ")
         if not dash or len(fields) < 5:
             continue
         place = ESCAPED.sub(lambda escaped: chr(int(escaped[1], 8)), fields[4])
-        if len(place) >= longest and _is_within(path, place):
-            found, longest = after.split(" ")[0], len(place)
+        if (found is None or len(place) >= len(found.place)) and _is_within(path, place):
+            kind, *others = after.split(" ")
+            options = ",".join([*fields[5:6], *others[1:2]])
+            found = Mount(kind, place, frozenset(options.split(",")))
     return found
 
 

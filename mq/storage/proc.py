@@ -10,10 +10,16 @@ from . import network
 
 def file_system(path: str) -> str:
     """What is mounted where *path* is; "" if the system does not say."""
+    found = mount(path)
+    return found.kind if found else ""
+
+
+def mount(path: str) -> network.Mount | None:
+    """The same, with its options; None if the system does not say."""
     try:
-        return network.kind_at(os.path.realpath(path), os.fsdecode(_told("/proc/self/mountinfo")))
+        return network.mount_at(os.path.realpath(path), os.fsdecode(_told("/proc/self/mountinfo")))
     except OSError:  # not Linux, or no /proc
-        return ""
+        return None
 
 
 def lockers(file: os.stat_result) -> list[int]:

@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 from crc32c import crc32c
 
 from . import paths
-from .disk import Disk, is_anothers
+from .disk import Disk, Inode, is_anothers
 from .explain import REOPEN, closed_by_program
 from .shared import SAID
 
@@ -45,6 +45,16 @@ class Trouble(NamedTuple):
     stolen: bool = False  # a descriptor is another file's: it must not be touched
 
 
+def fingerprint_at(disk: Disk, path: str) -> int:
+    """Of the files that have the names now, for a process that has not opened them."""
+    names = ("", paths.FORMAT, paths.LOCK, paths.MARK)
+    return _fingerprint([disk.inode_at(paths.of(path, name)) for name in (*names, paths.LOG)])
+
+
+def _fingerprint(inodes: list[Inode | None]) -> int:
+    return SAID | crc32c(b"".join(NUMBERS.pack(*(each or (0, 0))) for each in inodes))
+
+
 class Standing:
     def __init__(self, disk: Disk, path: str, held: Callable[[], dict[str, int]]) -> None:
         """*held*: the descriptors on which the store depends, by name; "" is its directory, the anchor."""
@@ -55,8 +65,7 @@ class Standing:
     def fingerprint(self) -> int:
         """Of the files that all processes that share the page must have open."""
         inodes = [self._disk.inode(fd) for name, fd in sorted(self._held().items()) if name != paths.CLEANER]
-        crc = crc32c(b"".join(NUMBERS.pack(*(each or (0, 0))) for each in [*inodes, self._log]))
-        return SAID | crc
+        return _fingerprint([*inodes, self._log])
 
     def unanchored(self) -> Trouble | None:
         """Whether the directory's descriptor, by which all names are looked up, is another file's by now."""

@@ -1,0 +1,1 @@
+"""What `mq doctor` looks at, a file for each."""
