@@ -24,15 +24,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--engines", default=",".join(ENGINES), help="those of the conformance tests")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """What is marked `conformance` runs on every engine that has all that it `needs`."""
     markers = list(metafunc.definition.iter_markers())
     if "engine" in metafunc.fixturenames and any(each.name == "conformance" for each in markers):
         needed = {name for each in markers if each.name == "needs" for name in each.args}
         assert needed <= CAPABILITIES.keys(), needed
-        metafunc.parametrize(
-            "engine", [name for name, kind in ENGINES.items() if not needed & kind.lacks], indirect=True
-        )
+        asked = metafunc.config.getoption("engines").split(",")
+        assert set(asked) <= ENGINES.keys(), asked
+        found = [name for name in asked if not needed & ENGINES[name].lacks]
+        metafunc.parametrize("engine", found, indirect=True)
 
 
 @pytest.fixture
