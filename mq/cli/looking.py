@@ -21,10 +21,10 @@ def look(store: str) -> Iterator[mq.Broker]:
 
 
 @contextmanager
-def open_or_make(store: str) -> Iterator[mq.Broker]:
+def open_or_make(store: str, sync: mq.Sync = "always") -> Iterator[mq.Broker]:
     """A store that is made is told of: a wrong --store would look like an empty one."""
     made = not os.path.exists(paths.format_file(store))
-    with mq.open(store) as broker:
+    with mq.open(store, sync=sync) as broker:
         if made:
             note(f"created the store {broker.path}")
         yield broker

@@ -226,7 +226,7 @@ def _publish_lines(way: Way, quiet: bool, as_json: bool, interrupts: Interrupts)
         note("reading messages from the terminal, one a line; Ctrl-D ends")
     count = published = structures = 0
     late = array("Q")
-    size_of_all = _size(source) or 0
+    size_of_all = size_of(source) or 0
     progress = Progress(
         "publishing", size_of_all, "" if size_of_all else "message", hidden=output.is_terminal(source)
     )
@@ -336,7 +336,7 @@ def _print_ids(queue: str, ids: Iterable[int], quiet: bool, as_json: bool, inter
         output.flush()
 
 
-def _size(source: BinaryIO) -> int | None:
+def size_of(source: BinaryIO) -> int | None:
     """The bytes still to be read from *source*, if it is a file."""
     try:
         facts = os.fstat(source.fileno())

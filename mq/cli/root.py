@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import keyword
 import shlex
 from typing import Any, Final, NamedTuple
 
@@ -41,6 +42,8 @@ ROWS: Final = (
     Row("", "verify repair compact", "find damage; mend it; reclaim space"),
     Row("", "backup clone restore", "copy it while it is used", "backup"),
     Row("", "doctor", "what is wrong, and what to do"),
+    Row("", "export import", "queues as lines of JSON; and back", "export"),
+    Row("", "copy move", "to another queue, or another store", "move"),
     Row("Programs", "worker completion", "run consumers; complete in a shell"),
 )
 MODULES: Final = {name: row.module or name for row in ROWS for name in row.names.split()}
@@ -53,7 +56,8 @@ ELSEWHERE: Final = {  # what other tools call it
     "replay": "mq dead replay", "redrive": "mq dead replay", "dlq": "mq dead", "failed": "mq dead",
     "create": "mq queue create", "declare": "mq queue create", "set": "mq queue set",
     "pause": "mq queue pause", "resume": "mq queue resume", "unpause": "mq queue resume",
-    "rename": "mq queue rename",
+    "rename": "mq queue rename", "transfer": "mq move", "shovel": "mq move", "migrate": "mq copy",
+    "save": "mq export", "load": "mq import",
     "purge": "mq queue purge", "delete": "mq queue delete", "rm": "mq queue delete",
 }  # fmt: skip
 NAMES_COLUMNS: Final = 30
@@ -66,7 +70,7 @@ class Root(Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in self.commands and name in MODULES:
             module = importlib.import_module(f"mq.cli.{MODULES[name]}")
-            self.add_command(getattr(module, name.replace("-", "_")), name)
+            self.add_command(getattr(module, f"{name}_" if keyword.iskeyword(name) else name), name)
         return super().get_command(ctx, name)
 
     def unknown(self, ctx: click.Context, args: list[str]) -> str:

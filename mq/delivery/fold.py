@@ -29,7 +29,7 @@ from typing import Any, Final
 from mq.errors import Unsupported
 
 from . import records, runs, schedules
-from .attributes import Failed, topic_key
+from .attributes import Attributes, Failed, topic_key
 from .decode import NotUnderstood, decode
 from .dedup import Seen
 from .options import Declaration, defines_alike
@@ -202,6 +202,9 @@ def _relocate(state: State, queue: QueueState, lsn: int, flags: int, event: Even
     id, _created, *rest = event
     if not id:  # a copy
         queue.totals.published += 1
+        said: Attributes = rest[5]
+        if said.dedup_id is not None and said.topic is None:  # else a topic remembers it
+            queue.note_dedup(said.dedup_id, lsn, said.dedup_until)
     queue.relocate(id or lsn, lsn, *rest)
     for number in state.board.shared.holders(id):
         state.made(number).has_moved(id, lsn)
@@ -281,7 +284,7 @@ def _backfill(state: State, queue: QueueState, lsn: int, flags: int, event: Even
 
 
 def _move(state: State, queue: QueueState, lsn: int, flags: int, event: Iterable[Move]) -> None:
-    """To the dead letters, with what happened to it; or back, as if it had never been tried.
+    """To the dead letters, with what happened to it; or back, as if it had never been tried; or as it is.
 
     *event*: what one record says, or several in a row.
     """
@@ -311,6 +314,9 @@ def _move_to(state: State, queue: QueueState, to: int, moves: Iterable[Move], fl
             continue
         state.note_move(to, move.id)
         size += move.size
+        if flags & records.WHOLE:
+            arriving[move.id] = _as_it_is(taken)
+            continue
         # Of those that die together most do so at one time, for one reason: they share what is kept of it.
         alike = taken.traits, taken.attempts, move.at, move.expires, move.origin, move.reason
         if alike != last:
@@ -332,6 +338,10 @@ def _carry(shared: Shares, queue: QueueState, target: QueueState, id: int) -> bo
         return False
     shared.carry(id, queue.number, target.number)
     return True
+
+
+def _as_it_is(taken: Flight | Delayed) -> Delayed:
+    return taken if isinstance(taken, Delayed) else Delayed(0, taken.attempts, taken.position, taken.traits)
 
 
 def _moved(taken: Flight | Delayed, move: Move, flags: int) -> Traits:

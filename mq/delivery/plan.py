@@ -118,7 +118,7 @@ class Plan:
         """The numbers of the queues that this concerns, and how many messages come to each."""
         found: dict[int, int] = {}
         for kind, _, number, payload in self.drafts:
-            found[number] = found.get(number, 0) + (kind == records.PUBLISH)
+            found[number] = found.get(number, 0) + (kind in (records.PUBLISH, records.RELOCATE))
             if kind == records.FANOUT:
                 for each in records.queues_of(payload):
                     found[each] = found.get(each, 0) + 1
@@ -156,13 +156,16 @@ class Plan:
         read = self.read(queue, move.id)
         if read:  # else its body is damaged, and the one that is there already says so
             said, _ = records.attributes_of(read.flags, read.data)
-            traits = expiring(traits_of(said), move.expires)
+            traits, facts = expiring(traits_of(said), move.expires), (0, records.WAITING, 0, 0)
+            if flags & records.WHOLE:
+                traits, facts = queue.history(move.id, self.now), queue.facts(move.id)
+                if facts[1] == records.IN_FLIGHT:  # timed out: nothing else that is in flight is moved
+                    facts = facts[0], records.WAITING, 0, 0
             if flags & records.DIED:
                 failure = Failed(move.at, queue.attempts(move.id), move.reason)
                 before = replace(traits, origin=move.origin, failures=queue.traits(move.id).failures)
                 traits = with_failure(before, failure)
             changes = changes_in(said, traits)
-            facts = 0, records.WAITING, 0, 0
             self.add(*records.relocate(move.to, 0, read.created_ms, facts, read.flags, read.data, changes))
         self.add(*records.drop(queue.number, flags, [(move.id, move.size)]))
 

@@ -217,17 +217,17 @@ def _declare(store: Store, channel: Channel, changes: dict[str, Any]) -> int:
     """Where the log ends then."""
     replica, committer = store.replica, store.committer
     dead.check_dead_letters(replica.state, channel.name, changes)
-    plan = plan_without_what_goes(store, channel)
+    plan = plan_without_what_goes(store, channel.state)
     plan.declare(channel.name, changes)
     committer.commit(plan)
     return replica.log.end
 
 
-def plan_without_what_goes(store: Store, channel: Channel) -> Plan:
+def plan_without_what_goes(store: Store, state: QueueState | None) -> Plan:
     """A plan.  A queue that is to go, and is still there, is deleted first: what is declared is a new one."""
     committer = store.committer
     plan = committer.plan()
-    if (state := channel.state) and state.is_to_go(plan.now):
+    if state and state.is_to_go(plan.now):
         plan.add(*records.delete(state.number))
         committer.commit(plan)
         plan = committer.plan()
@@ -248,7 +248,7 @@ def _update_meta(
     store: Store, channel: Channel, changes: meta.Changes, expect: meta.Changes
 ) -> int | None:  # fmt: skip
     """Where the log ends then; None if something is not as expected."""
-    plan = plan_without_what_goes(store, channel)
+    plan = plan_without_what_goes(store, channel.state)
     before = channel.state.options.meta if channel.state else {}
     if not meta.is_so(before, expect):
         return None
@@ -272,7 +272,7 @@ def rename(store: Store, channel: Channel, new: str) -> None:
 
 def _rename(store: Store, channel: Channel, new: str) -> int:
     """Where the log ends then."""
-    plan = plan_without_what_goes(store, channel)
+    plan = plan_without_what_goes(store, channel.state)
     renaming.rename(plan, channel.name, new)
     store.committer.commit(plan)
     return store.replica.log.end

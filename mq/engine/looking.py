@@ -116,7 +116,7 @@ def _look(
 ) -> list[Shown]:  # fmt: skip
     """The messages that *choose* names, and whose records are still there."""
     held, found = _ask(store, partial(_choose, store, channel, choose))
-    return [shown for seen in found if held and (shown := _show(store, held, seen))]
+    return [shown for seen in found if held and (shown := show(store, held, seen))]
 
 
 def _ask(store: Store, ask: Callable[[], T | None]) -> T:
@@ -136,10 +136,11 @@ def _choose(
     if ids is None:
         return None
     skew = skew_ms(store)
-    return held, [_see(held, id, now, skew) for id in ids]
+    return held, [see(held, id, now, skew) for id in ids]
 
 
-def _see(held: QueueState, id: int, now: Now, skew: int) -> Seen:
+def see(held: QueueState, id: int, now: Now, skew: int) -> Seen:
+    """What *held* knows of a message that is there; *skew*: see `skew_ms`.  In a turn."""
     where, position = held.state_of(id, now), held.position(id)
     assert where
     assert position is not None
@@ -151,7 +152,8 @@ def _see(held: QueueState, id: int, now: Now, skew: int) -> Seen:
     return Seen(id, position, held.attempts(id), where, due, held.history(id, now), receipt)
 
 
-def _show(store: Store, held: QueueState, seen: Seen) -> Shown | None:
+def show(store: Store, held: QueueState, seen: Seen) -> Shown | None:
+    """The message with its body; None if it is gone meanwhile.  Without the mutex."""
     found = store.replica.read(held, seen.id, seen.position)
     if found is None:
         return None

@@ -72,7 +72,7 @@ def _join(store: Store, channel: Channel, asked: Asked, backfill: Backfill | Non
     committer = store.committer
     if store.clock.store_ms() >= store.replica.state.board.next:
         committer.do_due()
-    plan = commands.plan_without_what_goes(store, channel)
+    plan = commands.plan_without_what_goes(store, channel.state)
     before = channel.state.subscriptions.get(asked.pattern) if channel.state else None
     bound_at = 0
     if before is None and backfill:

@@ -38,10 +38,10 @@ CONTINUES = 0x01
 TIMED_OUT = TIMED = DIED = 0x10
 FAILED = RESTS = 0x20
 ATTRIBUTED = EXPIRED = 0x40
-CHANGED = OVERFLOWED = 0x80
+CHANGED = OVERFLOWED = WHOLE = 0x80
 FLAGS = {
     "PUBLISH": 0x30 | ATTRIBUTED, "DELIVER": TIMED_OUT, "NACK": TIMED | RESTS,
-    "RELOCATE": 0x30 | ATTRIBUTED | CHANGED, "MOVE": DIED | FAILED | EXPIRED,
+    "RELOCATE": 0x30 | ATTRIBUTED | CHANGED, "MOVE": DIED | FAILED | EXPIRED | WHOLE,
     "DROP": DIED | FAILED | EXPIRED | OVERFLOWED,
     "FANOUT": 0x30 | ATTRIBUTED, "RELOCATE_FANOUT": 0x30 | ATTRIBUTED, "BACKFILL": ATTRIBUTED,
     "SCHEDULE": 0x30,
@@ -353,7 +353,9 @@ class State:
                 queue.totals["published"] += not fields[0]
                 if not message:
                     id = fields[0] or lsn
-                    queue.messages[id] = _relocated((id, *fields[1:]), flags, rest)
+                    found = queue.messages[id] = _relocated((id, *fields[1:]), flags, rest)
+                    if not fields[0] and found.dedup[0] is not None and found.topic is None:
+                        queue.dedup[found.dedup[0]] = lsn, found.dedup[1]
             case "MOVE":
                 self._move(queue, fields, flags, rest)
             case "DROP":
@@ -474,6 +476,9 @@ class State:
         self._queue(to).totals["published"] += 1
         message = queue.messages.pop(id, None)
         if message is None:
+            return
+        if flags & WHOLE:
+            self._queue(to).messages[id] = message
             return
         if flags & DIED:
             message.fail(at, rest[length:].decode(errors="ignore"))

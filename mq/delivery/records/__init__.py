@@ -12,7 +12,7 @@
     PURGE       cutoff, then message id and size for each that stays
     RELOCATE    message id, creation time, attempts, place, receipt, deadline or due, then what was
                 published, then what happened to it since: the message stands here now
-    MOVE        message id, size, the queue it goes to, and why: to the dead letters, or back
+    MOVE        message id, size, the queue it goes to, and why: to the dead letters, back, or as it is
     DROP        message id and size for each that goes: expired, cancelled, or the oldest of too many
     RESCHEDULE  message id, due
     DELETE      nothing: the queue goes, with all it holds
@@ -83,6 +83,7 @@ from .deliveries import (
     TIMED_OUT,
     TIMEOUT_REASON,
     UNKNOWN_TO_DELIVER,
+    WHOLE,
     Move,
     Pairs,
     acks_of,

@@ -208,6 +208,7 @@ def _describe_drop(flags: int, event: tuple[Pairs], at: Times) -> Facts:
 
 MOVE_PAYLOAD: Final = Struct("<QIHQQB")  # id, size, to, time, expires, length of the origin's name
 DIED: Final = 0x10  # a flag: to the dead letters; else back from them, as if it had never been tried
+WHOLE: Final = 0x80  # a flag: neither; as it is, with its attempts, due, failures and time to live
 FAILED: Final = 0x20  # a flag: by an attempt that failed
 
 
@@ -250,6 +251,7 @@ def _decode_move(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[Mov
 
 def _describe_move(flags: int, event: tuple[Move], at: Times) -> Facts:
     facts: Facts = {"message": event[0].id, "to": event[0].to, "dead": bool(flags & DIED)}
+    facts |= {"whole": True} if flags & WHOLE else {}
     return facts | ({"reason": event[0].reason} if event[0].reason else {})
 
 
@@ -264,5 +266,5 @@ KINDS: Final = {
     RESCHEDULE: Kind("reschedule", 0, numbers(RESCHEDULE_PAYLOAD), _describe_reschedule),
     PURGE: Kind("purge", 0, _decode_purge, _describe_purge),
     DROP: Kind("drop", DIED | FAILED | EXPIRED | OVERFLOWED, _decode_drop, _describe_drop),
-    MOVE: Kind("move", DIED | FAILED | EXPIRED, _decode_move, _describe_move),
+    MOVE: Kind("move", DIED | FAILED | EXPIRED | WHOLE, _decode_move, _describe_move),
 }

@@ -1,0 +1,198 @@
+"""mq copy, move: messages, to another queue or another store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import click
+
+import mq
+from mq.cli import existing, output
+from mq.cli.app import ERROR, command, json_option, note, require_store, store_option
+from mq.cli.looking import look, open_or_make
+from mq.cli.params import QUEUE
+from mq.cli.progress import Progress
+from mq.engine import carrying, outgoing
+from mq.engine.carrying import Copied
+from mq.engine.names import check_name
+from mq.engine.outgoing import topic_key
+from mq.storage import paths
+
+to_store_option = click.option(
+    "--to-store", metavar="DIR", help="The store they go to; it is made if it is missing.  [the same]"
+)
+
+
+class Way(NamedTuple):
+    """From where to where."""
+
+    queue: str
+    to: str
+    store: str
+    to_store: str
+    is_here: bool  # in one store
+
+
+def _way(queue: str, to: str | None, store: str, to_store: str | None) -> Way:
+    check_name(queue)
+    if to is not None:
+        check_name(to)
+    require_store(store)
+    target = store if to_store is None else paths.tidy(to_store)
+    is_here = to_store is None or (os.path.exists(target) and os.path.samefile(store, target))
+    if is_here and to is None:
+        raise click.UsageError("name the queue they go to, or the store with --to-store")
+    if is_here and to == queue:
+        raise click.UsageError(f"the messages are in {queue} already; name another queue or store")
+    return Way(queue, to or queue, store, target, is_here)
+
+
+@contextmanager
+def _target(way: Way) -> Iterator[mq.Broker]:
+    """Synced where it has to be, and at the end."""
+    with open_or_make(way.to_store, sync="never") as broker:
+        if way.is_here:
+            existing.queue(broker, way.to)
+        yield broker
+        broker.flush()
+
+
+# ── move ───────────────────────────────────────────────────────────────────────────
+
+
+@command(short_help="Move messages to another queue or store.")
+@click.argument("queue", type=QUEUE)
+@click.argument("to", required=False, type=QUEUE)
+@to_store_option
+@click.option("-n", "limit", type=click.IntRange(min=1), metavar="N", help="At most N, the oldest.  [all]")
+@json_option
+@store_option
+def move(
+    queue: str, to: str | None, to_store: str | None, limit: int | None, as_json: bool, store: str
+) -> None:  # fmt: skip
+    """Move what waits in QUEUE, or is delayed, to the queue TO as it is, the oldest first.
+
+    Attempts, failures, delay, time to live, origin: all goes along; what is in flight stays.  In one
+    store each part moves in one step, and ids stay.  To another store, under the name TO or the same,
+    a message is on the disk there before it goes here.  Cut off at any point and run again, the
+    command goes on: no message is lost, doubled, or to be had in both stores.  What was under way
+    waits in QUEUE.moving meanwhile.  A pipe from `mq receive` to `mq publish` promises none of this.
+
+    \b
+    mq move mail.dead mail.archive
+    mq move mail --to-store /srv/other
+    mq move mail letters --to-store /srv/other -n 1000
+    """
+    way = _way(queue, to, store, to_store)
+    with mq.open(store, sync="never") as broker:
+        existing.queue(broker, queue)
+        with _target(way) as target:
+            stats = broker.queue(queue).stats()
+            total = stats.ready + stats.delayed
+            with Progress("moving", total if limit is None else min(limit, total), "message") as progress:
+                if way.is_here:
+                    moved = carrying.move_here(broker._store, queue, way.to, limit, progress.add)
+                else:
+                    moved = carrying.move(
+                        broker._store, target._store, queue, way.to, limit, progress.add
+                    )  # fmt: skip
+        broker.flush()
+        stay = broker.queue(queue).stats().in_flight
+    where = way.to if way.is_here else f"{way.to} in {output.plain(way.to_store)}"
+    output.result(
+        f"{output.count(moved, 'message')} of {queue} moved to {where}",
+        {"queue": queue, "to": way.to, "store": way.to_store, "moved": moved, "in_flight": stay}, as_json,
+    )  # fmt: skip
+    if stay:
+        note(f"{output.count(stay, 'message')} in flight stay in {queue}")
+
+
+# ── copy ───────────────────────────────────────────────────────────────────────────
+
+
+@command(short_help="Copy messages to another queue, or all to another store.")
+@click.argument("queue", required=False, type=QUEUE)
+@click.argument("to", required=False, type=QUEUE)
+@to_store_option
+@click.option("--again", is_flag=True, help="Also what an earlier copy has brought.")
+@json_option
+@store_option
+@click.pass_context
+def copy(
+    ctx: click.Context, queue: str | None, to: str | None, to_store: str | None, again: bool, as_json: bool,
+    store: str,
+) -> None:  # fmt: skip
+    """Copy the messages of QUEUE, as they are at one moment, to the queue TO or to another store.
+
+    Without QUEUE, the whole store: all queues with their options and messages, topics with what they
+    retain, dedup ids, schedules.  Copies get ids of their own, and all else is as it was; what is in
+    flight is ready.  What is there keeps its options.
+
+    Run again it goes on, or copies only what is new.  At the end the messages are counted: exit code 1
+    if some were missed, since the store was in use.  `mq clone` copies a store that is in use.
+
+    \b
+    mq copy mail mail.try
+    mq copy mail --to-store /srv/other
+    mq -s data copy --to-store /srv/other
+    """
+    if queue is None:
+        if to_store is None:
+            raise click.UsageError("name a queue, or the store to copy to with --to-store")
+        found = _copy_store(store, paths.tidy(to_store), again)
+    else:
+        way = _way(queue, to, store, to_store)
+        with look(store) as broker:
+            existing.queue(broker, queue)
+            with _target(way) as target:
+                found = _copy_all(broker, target, {queue: way.to}, again)
+    _say(found, as_json)
+    if missing := sum(each.missing for _, each in found):
+        note(
+            f"{output.count(missing, 'message')} were not copied: the store was used meanwhile; `mq clone` it,"
+            " and copy the clone"
+        )
+        ctx.exit(ERROR)
+
+
+Found = list[tuple[dict[str, Any], Copied]]
+
+
+def _copy_store(store: str, to_store: str, again: bool) -> Found:
+    require_store(store)
+    if os.path.exists(to_store) and os.path.samefile(store, to_store):
+        raise click.UsageError("that is the store itself; name another one")
+    with look(store) as broker, open_or_make(to_store, sync="never") as target:
+        names = [*broker.queues(), *map(topic_key, outgoing.topics(broker._store))]
+        found = _copy_all(broker, target, {name: name for name in names}, again)
+        carrying.copy_schedules(broker._store, target._store)
+        target.flush()
+    return found
+
+
+def _copy_all(broker: mq.Broker, target: mq.Broker, ways: dict[str, str], again: bool) -> Found:
+    definitions = {key: outgoing.definition(broker._store, key) for key in ways}
+    total = sum(each.messages for each in definitions.values() if each)
+    found: Found = []
+    with Progress("copying", total, "message") as progress:
+        for key, to in ways.items():
+            copied = carrying.copy(broker._store, target._store, key, to, progress.add, again=again)
+            progress.add(copied.before)
+            is_topic = key[:1] == topic_key("")
+            name: dict[str, Any] = {"topic": key[1:]} if is_topic else {"queue": key, "to": to}
+            found.append((name, copied))
+    return found
+
+
+def _say(found: Found, as_json: bool) -> None:
+    if as_json:
+        for name, copied in found:
+            output.json_line(name | copied._asdict())
+        return
+    copied = sum(each.copied for _, each in found)
+    before = sum(each.before for _, each in found)
+    text = f"{output.count(copied, 'message')} of {output.count(len(found), 'queue')} copied"
+    output.line(text + (f"; {before:,} were there from before" if before else ""))
