@@ -240,7 +240,10 @@ def definition_of(line: Queue | Topic) -> Declaration:
         return Declaration(name=name, topic=True, **changes)
     given = dict(line.options)
     if (backoff := given.get("backoff")) is not None:
-        given["backoff"] = mq.Backoff(**backoff)
+        try:
+            given["backoff"] = mq.Backoff(**backoff)
+        except TypeError:
+            raise UsageError(f"backoff has {', '.join(mq.Backoff._fields)}: not what is here") from None
     texts: dict[str, Any] = check_meta("the meta", line.meta)
     for pattern in line.subscriptions:
         check_pattern(pattern)

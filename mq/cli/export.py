@@ -12,7 +12,7 @@ import click
 
 import mq
 from mq.cli import archive, existing, output
-from mq.cli.app import USAGE, Failure, command, json_option, note, require_store, store_option
+from mq.cli.app import USAGE, Failure, command, json_option, note, store_option
 from mq.cli.envelope import BadLine
 from mq.cli.looking import look, open_or_make
 from mq.cli.params import QUEUE
@@ -250,8 +250,8 @@ class Importer:
             if landing.before.id >= 0 and not (self._resume or self._again):
                 raise Failure(
                     f"{key.removeprefix(TOPIC_KEY)}: an earlier import from the same store has brought"
-                    f" {output.count(landing.before.count, 'message')}, up to id {landing.before.id}: nothing"
-                    " was stored; --resume goes on behind them, --again stores all once more",
+                    f" {output.count(landing.before.messages, 'message')}, up to id {landing.before.id}:"
+                    " nothing was stored; --resume goes on behind them, --again stores all once more",
                     USAGE,
                 )
             if self._again:
@@ -280,7 +280,11 @@ class Importer:
             for key, count in stored.items():
                 of_topic = key[:1] == TOPIC_KEY
                 output.json_line(
-                    {"queue": None if of_topic else key, "topic": key[1:] if of_topic else None, "stored": count}
+                    {
+                        "queue": None if of_topic else key,
+                        "topic": key[1:] if of_topic else None,
+                        "stored": count,
+                    }
                 )
         else:
             text = f"{output.count(sum(stored.values()), 'message')} of {output.count(len(stored), 'queue')}"

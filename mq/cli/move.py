@@ -26,6 +26,12 @@ to_store_option = click.option(
 )
 
 
+def _tidy(to_store: str) -> str:
+    if not to_store:
+        raise click.UsageError("--to-store is empty: name a directory")
+    return paths.tidy(to_store)
+
+
 class Way(NamedTuple):
     """From where to where."""
 
@@ -41,7 +47,7 @@ def _way(queue: str, to: str | None, store: str, to_store: str | None) -> Way:
     if to is not None:
         check_name(to)
     require_store(store)
-    target = store if to_store is None else paths.tidy(to_store)
+    target = store if to_store is None else _tidy(to_store)
     is_here = to_store is None or (os.path.exists(target) and os.path.samefile(store, target))
     if is_here and to is None:
         raise click.UsageError("name the queue they go to, or the store with --to-store")
@@ -142,7 +148,7 @@ def copy(
     if queue is None:
         if to_store is None:
             raise click.UsageError("name a queue, or the store to copy to with --to-store")
-        found = _copy_store(store, paths.tidy(to_store), again)
+        found = _copy_store(store, _tidy(to_store), again)
     else:
         way = _way(queue, to, store, to_store)
         with look(store) as broker:
@@ -152,8 +158,8 @@ def copy(
     _say(found, as_json)
     if missing := sum(each.missing for _, each in found):
         note(
-            f"{output.count(missing, 'message')} were not copied: the store was used meanwhile; `mq clone` it,"
-            " and copy the clone"
+            f"{output.count(missing, 'message')} were not copied: the store was used meanwhile;"
+            " `mq clone` it, and copy the clone"
         )
         ctx.exit(ERROR)
 
@@ -192,7 +198,7 @@ def _say(found: Found, as_json: bool) -> None:
         for name, copied in found:
             output.json_line(name | copied._asdict())
         return
-    copied = sum(each.copied for _, each in found)
+    now = sum(each.copied for _, each in found)
     before = sum(each.before for _, each in found)
-    text = f"{output.count(copied, 'message')} of {output.count(len(found), 'queue')} copied"
+    text = f"{output.count(now, 'message')} of {output.count(len(found), 'queue')} copied"
     output.line(text + (f"; {before:,} were there from before" if before else ""))

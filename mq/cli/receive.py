@@ -53,7 +53,8 @@ def receive(
 
     A message is acked once its line is written to the output.  What is written to a pipe counts as
     taken: if the reader of the pipe stops, all that it has not read is lost.  Where that must not be,
-    take the messages with --no-ack, and ack them when the work is done.
+    take the messages with --no-ack, and ack them when the work is done.  To bring them to another
+    queue or store use `mq move`, which loses none, and not a pipe to `mq publish`.
 
     If the output is closed before, the message is released: it is back in its place at once.  Ctrl-C
     or SIGTERM ends the command between two messages; a second one ends it in the middle of a message,

@@ -92,7 +92,7 @@ class Transfer:
 
     @property
     def more(self) -> bool:
-        """Whether another slice is to be planned.  Asked between two turns: here what was listed is sorted."""
+        """Whether to plan another slice.  Asked between two turns: what was listed is sorted here."""
         if self._others is not None and not self._in_order:
             self._others.sort()
             self._in_order = True
@@ -135,8 +135,10 @@ def _move(plan: Plan, queue: QueueState, id: int, to: int) -> int:
 def check_room(plan: Plan, number: int, sizes: Sequence[int]) -> None:
     """QueueFull if the queue has no room for messages of these *sizes*: none is dropped for them."""
     queue = plan.state.queue(number)
-    if queue and queue.bounded and not Room(queue.options, queue.total(), queue.bytes).has(
-        len(sizes), sum(sizes)
+    if (
+        queue
+        and queue.bounded
+        and not Room(queue.options, queue.total(), queue.bytes).has(len(sizes), sum(sizes))
     ):
         raise QueueFull(
             f"queue {queue.name!r} has no room for {len(sizes):,} messages more: those that were moved or"

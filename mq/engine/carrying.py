@@ -44,7 +44,7 @@ class Mark(NamedTuple):
     """How far a queue has been brought into another one: the last id, and how many messages."""
 
     id: int = -1
-    count: int = 0
+    messages: int = 0
 
 
 class Landing:
@@ -88,7 +88,7 @@ class Landing:
         """Store what was added."""
         if not self._parcels:
             return
-        mark = Mark(self._parcels[-1].id, self.mark.count + len(self._parcels))
+        mark = Mark(self._parcels[-1].id, self.mark.messages + len(self._parcels))
         text = _text(mark)
         if not incoming.put(
             self._store, self._key, self._parcels, {self._note: text}, {self._note: self._known}
@@ -107,12 +107,14 @@ class Landing:
         try:
             id, count = map(int, text.split())
         except ValueError:
-            raise UsageError(f"the meta of queue {self._key!r} has no position under {self._note!r}") from None
+            raise UsageError(
+                f"the meta of queue {self._key!r} has no position under {self._note!r}"
+            ) from None
         return Mark(id, count)
 
 
 def _text(mark: Mark) -> str:
-    return f"{mark.id} {mark.count}"
+    return f"{mark.id} {mark.messages}"
 
 
 # ── copies ─────────────────────────────────────────────────────────────────────────
@@ -153,7 +155,7 @@ def copy(
     for at in range(0, len(ids), DEDUP_IDS):
         incoming.remember(target, to, ids[at : at + DEDUP_IDS])
     lost = found.messages - passed - landing.stored - walk.expired
-    return Copied(found.messages, landing.stored, passed, max(0, lost, passed - landing.before.count))
+    return Copied(found.messages, landing.stored, passed, max(0, lost, passed - landing.before.messages))
 
 
 def bring_definition(target: Store, key: str, found: Definition, landing: Landing) -> bool:
@@ -305,4 +307,3 @@ def _elsewhere(name: str, count: int, to: str | None) -> str:
         f"{name!r} holds {count:,} messages that a move to another store ({to}) has left under way, some of"
         " which may be there: run that move again first"
     )
-

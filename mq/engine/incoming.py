@@ -1,10 +1,10 @@
 """Messages and definitions that come from another store, or from an export.
 
-    put          messages, and in the same atomic group how far they have come: texts of the queue's meta.
-                 Both are there or neither, so what is cut off anywhere goes on behind the last message.
-    define       a queue, or what a topic retains, unless it is there
-    remember     dedup ids whose messages are gone
-    schedule     with its next tick, unless there is one of its name
+put          messages, and in the same atomic group how far they have come: texts of the queue's meta.
+             Both are there or neither, so what is cut off anywhere goes on behind the last message.
+define       a queue, or what a topic retains, unless it is there
+remember     dedup ids whose messages are gone
+schedule     with its next tick, unless there is one of its name
 """
 
 from __future__ import annotations

@@ -28,7 +28,6 @@ from mq.engine.looking import Seen, Shown, see, show, skew_ms
 from mq.engine.operation import operation
 from mq.engine.store import Store
 
-
 COPIED: Final = "mq.copied "  # in a queue's meta, before a store and its queue: how far that was brought here
 MOVED: Final = "mq.moved "  # the same: which messages were moved here last
 DESTINATION: Final = "mq.to"  # there, of what is under way: where it goes

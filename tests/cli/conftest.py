@@ -42,9 +42,9 @@ def start(store: Path) -> Iterator[Start]:
     """Start one command as a process of its own."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start_one(*args: str, **options: Any) -> subprocess.Popen[bytes]:
+    def start_one(*args: str, command: list[str] = COMMAND, **options: Any) -> subprocess.Popen[bytes]:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen([*COMMAND, *args], **(pipes | options))
+        process = subprocess.Popen([*command, *args], **(pipes | options))
         started.append(process)
         return process
 
