@@ -94,17 +94,15 @@ def move(
     """
     way = _way(queue, to, store, to_store)
     with mq.open(store, sync="never") as broker:
-        existing.queue(broker, queue)
-        with _target(way) as target:
-            stats = broker.queue(queue).stats()
-            total = stats.ready + stats.delayed
-            with Progress("moving", total if limit is None else min(limit, total), "message") as progress:
-                if way.is_here:
-                    moved = carrying.move_here(broker._store, queue, way.to, limit, progress.add)
-                else:
-                    moved = carrying.move(
-                        broker._store, target._store, queue, way.to, limit, progress.add
-                    )  # fmt: skip
+        stats = existing.queue(broker, queue).stats()
+        total = stats.ready + stats.delayed
+        with Progress("moving", total if limit is None else min(limit, total), "message") as progress:
+            if way.is_here:
+                existing.queue(broker, way.to)
+                moved = carrying.move_here(broker._store, queue, way.to, limit, progress.add)
+            else:
+                with _target(way) as target:
+                    moved = carrying.move(broker._store, target._store, queue, way.to, limit, progress.add)
         broker.flush()
         stay = broker.queue(queue).stats().in_flight
     where = way.to if way.is_here else f"{way.to} in {output.plain(way.to_store)}"

@@ -28,7 +28,7 @@ from .queue import QueueState
 from .records import Draft, Move
 from .traits import Traits, changes_in
 
-PART_IDS: Final = 1024  # looked up at once
+PART_IDS: Final = 256  # looked up at once
 FOREIGN_RECEIPT: Final = 1  # of a delivery in another store; no record stands there
 
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant
 
 import mq
+from mq.engine.carrying import copy, move_here
 from mq.storage.real_disk import RealDisk
 
 ALL = 10_000
@@ -164,6 +165,21 @@ def a_life(path: Path, clock: FakeClock) -> mq.Broker:
     old = broker.queue("old")
     assert old.replay([old.peek()[-1].id], to="many") == 1  # where nothing expires
     assert old.replay()
+    same(broker)
+
+    # As they are to another queue, and in from another store.
+    move_here(broker._store, "work", "elsewhere", 3, lambda count: None)
+    same(broker)
+    move_here(broker._store, "elsewhere", "work", None, lambda count: None)
+    with mq.open(":memory:", clock=clock) as other:
+        foreign = other.queue("foreign", max_attempts=2)
+        foreign.publish("known", dedup_id="f-1", priority=2, headers={"a": "b"})
+        foreign.publish("forgotten", dedup_id="f-2", delay=50)
+        foreign.receive(timeout=0).nack(delay=0, reason="there")
+        copy(other._store, broker._store, "foreign", "foreign", lambda count: None)
+        foreign.receive(timeout=0).nack(reason="again")
+        copy(other._store, broker._store, "foreign.dead", "foreign.dead", lambda count: None)
+    assert broker.queue("foreign").publish("known", dedup_id="f-1")
     same(broker)
 
     # Who had it last goes first in its group, though an older one has come back meanwhile.
