@@ -225,7 +225,7 @@ def test_a_bad_line_is_told_and_what_is_before_it_is_stored(
     [
         (b"", "it is empty"),
         (b"hello\n", "line 1: not a line"),
-        (b'{"kind":"end","queues":0,"messages":0,"topics":0,"schedules":0}\n', "not the first line of an exp"),
+        (b'{"kind":"end","queues":0,"messages":0,"topics":0,"schedules":0}\n', "not the first line of an"),
         (b'{"kind":"export","version":2,"mq":"9","store_id":"","at":"","queues":[]}\n', "upgrade mq"),
     ],
 )  # fmt: skip
