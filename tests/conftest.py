@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engines import CAPABILITIES, ENGINES, Engine
+from engines import BY_DEFAULT, CAPABILITIES, ENGINES, Engine
 from fakes import FakeClock
 from hypothesis import HealthCheck, settings
 
@@ -25,7 +25,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--engines", default=",".join(ENGINES), help="those of the conformance tests")
+    parser.addoption("--engines", default=",".join(BY_DEFAULT), help="those of the conformance tests")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -11,12 +11,15 @@ lack nothing of it.  Tests marked `file_store` are about files, and make their s
 
 from __future__ import annotations
 
+import atexit
 import os
+import tempfile
 import time
+import uuid
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from threading import get_ident
@@ -40,6 +43,11 @@ CAPABILITIES = {
     "sharing": "several brokers may have one store open at the same time",
     "equal positions": "two stores with the same history give out the same ids",
     "quiet": "no other writer appends in the midst of an operation, and so wakes receivers",
+    "byte positions": "positions are bytes of the log, so their differences are what records take",
+    "segments": "space is given back in pieces of a size that the test chooses",
+    "page": "a page in memory says at any time what other processes have declared",
+    "own clock": "delays and dates follow the clock of this machine",
+    "failing": "a write may fail, and the store with it, until it is opened again",
     "conflicts": "another writer may be first, and then the test says which: see `meanwhile`",
 }
 
@@ -289,6 +297,46 @@ class ConflictingEngine(FileEngine):
         return True
 
 
-ENGINES: dict[str, type[Engine]] = {
+class StreamEngine(Engine):
+    """A stream on NATS, on one server that all tests of this process share."""
+
+    lacks = frozenset({"conflicts", "byte positions", "segments", "page", "own clock", "failing"})
+    replicas: ClassVar[int] = 1
+    kept_bytes: ClassVar[int] = 64 << 10  # so that bodies are read back from the server, too
+
+    def __init__(self, directory: Path, seed: object = 0) -> None:
+        super().__init__(directory, seed)
+        self._prefix = uuid.uuid4().hex
+
+    def _open(self, name: str, **options: Any) -> mq.Broker:
+        from mq.nats.store import StreamStore
+
+        url = server(self.replicas).url(f"{self._prefix}_{name}")
+        broker = mq.Broker(
+            StreamStore(url, clock=options["clock"], background=options.get("background", True))
+        )
+        broker._store.replica.log.pages.kept_bytes = self.kept_bytes
+        return broker
+
+
+class ClusterEngine(StreamEngine):
+    """The same, on a cluster of three."""
+
+    replicas = 3
+
+
+@cache
+def server(size: int) -> Any:
+    """A server, or a cluster of so many, which ends with this process."""
+    from servers import Cluster
+
+    cluster = Cluster(Path(tempfile.mkdtemp(prefix="mq-nats-")), size, sync="2m")
+    cluster.__enter__()
+    atexit.register(cluster.close)
+    return cluster
+
+
+BY_DEFAULT: dict[str, type[Engine]] = {
     "memory": MemoryEngine, "file": FileEngine, "conflicting": ConflictingEngine
 }  # fmt: skip
+ENGINES = BY_DEFAULT | {"nats": StreamEngine, "cluster": ClusterEngine}  # pytest --engines nats

@@ -184,6 +184,7 @@ def test_a_receipt_as_text_settles_after_a_restart(restart):
     assert broker().queue("mail").stats()[:3] == (0, 0, 0)
 
 
+@pytest.mark.needs("byte positions")
 @pytest.mark.needs("quiet")
 def test_of_a_batch_which_is_few_records_each_has_its_own_receipt(restart):
     broker, again = restart

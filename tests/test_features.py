@@ -430,6 +430,7 @@ def test_dead_letters_in_a_circle_are_refused_by_name(broker: mq.Broker) -> None
     assert (dead.origin, [each.reason for each in dead.failures]) == ("c", ["in a", "in b", "in c"])
 
 
+@pytest.mark.needs("byte positions")
 def test_a_dead_lettering_copies_no_body(broker: mq.Broker) -> None:
     queue = broker.queue("mail")
     queue.publish(b"x" * 100_000)
@@ -508,6 +509,7 @@ def test_a_hundred_thousand_groups_cost_no_scan(broker: mq.Broker, monkeypatch: 
 # ── dedup and limits ───────────────────────────────────────────────────────────────
 
 
+@pytest.mark.needs("segments")
 def test_a_dedup_id_is_remembered_for_its_window_even_after_the_message_is_gone(
     engine: Engine, clock: FakeClock
 ) -> None:
@@ -1279,9 +1281,9 @@ def test_a_message_that_is_settled_before_it_is_read_is_passed_over(
     queue.publish_many(["gone", "there", "gone too", "last"])
     answers = iter([True, False, True, False])
     monkeypatch.setattr(broker._store.replica, "read", lambda *args: None if next(answers) else read(*args))
-    monkeypatch.setattr(
-        broker._store.replica.log.reader, "read_run", lambda *_: ([], [], [])
-    )  # each by itself
+    reader = broker._store.replica.log.reader
+    monkeypatch.setattr(reader, "at_hand", lambda *_: None)
+    monkeypatch.setattr(reader, "read_run", lambda *_: ([], [], []))  # each by itself
     message = queue.receive(300)
     assert message is not None and message.body == "there"
     assert bodies(queue.receive_many(1)) == ["last"]

@@ -103,6 +103,7 @@ def test_a_closed_broker_has_none(broker: mq.Broker) -> None:
         _ = broker.generation
 
 
+@pytest.mark.needs("page")
 @pytest.mark.conformance
 def test_reading_it_takes_no_turn(broker: mq.Broker) -> None:
     broker.queue("q", ttl=5.0)

@@ -668,6 +668,7 @@ def test_what_came_from_the_past_outlives_the_process(engine: Engine, clock: Fak
 # ── space, and memory ──────────────────────────────────────────────────────────────
 
 
+@pytest.mark.needs("segments")
 def test_the_body_stays_while_it_is_retained_and_its_space_returns_afterwards(
     engine: Engine, clock: FakeClock
 ) -> None:

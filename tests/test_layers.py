@@ -23,6 +23,7 @@ FLOORS = [
     ["mq.instants"],
     ["mq.storage", "mq.delivery"],
     ["mq.engine", "mq.workers"],
+    ["mq.nats"],
     ["mq.api"],
     ["mq.aio"],
     ["mq"],

@@ -429,6 +429,7 @@ def test_naive_datetimes_are_refused(queue: mq.Queue[object]) -> None:
         queue.reschedule(1, at=datetime(2030, 1, 1))
 
 
+@pytest.mark.needs("own clock")
 def test_a_jump_of_the_wall_clock_moves_dates_and_not_backoffs_and_dedup_windows(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,6 +448,7 @@ def test_a_jump_of_the_wall_clock_moves_dates_and_not_backoffs_and_dedup_windows
     assert [each.body for each in queue.peek(state="delayed")] == ["backs off"]
 
 
+@pytest.mark.needs("own clock")
 def test_delays_follow_the_wall_clock_and_visibility_timeouts_do_not(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

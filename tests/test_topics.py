@@ -223,6 +223,11 @@ def test_a_publish_without_subscribers_is_counted(broker):
     assert broker.topic("orders").publish("y", priority=2) > first
     assert broker.stats().unrouted == 2
     assert broker.queues() == []
+
+
+@pytest.mark.needs("byte positions")
+def test_the_body_of_a_publish_without_subscribers_is_not_stored(broker):
+    broker.topic("orders").publish(b"x" * 10_000)
     assert broker._store.replica.log.end < 10_000
 
 

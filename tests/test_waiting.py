@@ -548,6 +548,7 @@ def test_closing_ends_an_iteration(queue, sleeps):
     assert receiver.result() == [b"x", b"y"]
 
 
+@pytest.mark.needs("failing")
 def test_a_failed_store_is_said_to_who_waits(queue, sleeps):
     [receiver] = receivers(sleeps, 1, queue.receive)
     failed = queue._store.replica.log.fail(OSError(5, "Input/output error"))
@@ -661,6 +662,7 @@ def test_a_receive_without_memory_gives_back_what_it_had_taken(queue, monkeypatc
 
     reader = queue._store.replica.log.reader if many else queue._store.replica
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(queue._store.replica.log.reader, "at_hand", lambda *_: None)
         patch.setattr(reader, "read_run" if many else "read", no_memory)
         queue.receive_many(3) if many else queue.receive()
     assert queue.stats()[:3] == (3, 0, 0)

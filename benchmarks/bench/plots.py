@@ -102,7 +102,8 @@ def panels(count: int, title: str, below: str, *, width: float, height: float, c
     rows = -(-count // columns)
     size = columns * width, rows * height + 1.0
     canvas = Canvas(figsize=size, layout="constrained")
-    canvas.get_layout_engine().set(w_pad=0.12, h_pad=0.12, rect=(0, 0, 1, 1 - 0.85 / size[1]))
+    layout: Any = canvas.get_layout_engine()  # of the layout that was named
+    layout.set(w_pad=0.12, h_pad=0.12, rect=(0, 0, 1, 1 - 0.85 / size[1]))
     canvas.text(0.012, 1 - 0.12 / size[1], title, size=16, weight="bold", color=INK, va="top")
     canvas.text(0.012, 1 - 0.47 / size[1], below, size=10.5, color="#52606d", va="top")
     axes = canvas.subplots(rows, columns, squeeze=False).flatten()

@@ -514,11 +514,20 @@ def open(
         raise UsageError('":memory:" is new and empty: there is nothing to open read-only')
     hold = Hold()  # first: whatever interrupts this, the store is let go of
     return Broker(
-        open_store(
+        opener_of(name)(
             name, sync=sync, read_only=read_only, segment_bytes=segment_bytes, clock=clock,
             salvage=recover == "salvage", exclusive=exclusive, mode=mode, hold=hold,
         )
     )  # fmt: skip
+
+
+def opener_of(name: str) -> Callable[..., Store]:
+    """What opens the store *name*: a directory, or one on NATS."""
+    if not name.startswith(("nats://", "tls://")):
+        return open_store
+    from mq.nats.store import open_store as open_stream  # its library is an extra
+
+    return open_stream
 
 
 def _directory(path: object) -> str:

@@ -43,6 +43,7 @@ from mq.engine.log import Conflict
 from mq.engine.operation import operation
 from mq.engine.outlet import Outlet
 from mq.engine.receiving import NOTHING, Unread
+from mq.engine.settling import Claim, do_ack, settle_within
 from mq.engine.slices import give_way
 from mq.engine.store import Store
 from mq.engine.waiting import Gatherer, Sleeper
@@ -416,6 +417,10 @@ def ack(message: Held) -> None:
                     turn.leave()
             message._settled = True
             return
+    except StaleReceipt:
+        if not turn.is_behind():
+            raise
+        settle_within(store, [Claim(message, queue._channel, id, message._flight.receipt)], do_ack)
     finally:
         busy.discard(me)
 

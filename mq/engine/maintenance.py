@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from typing import Final, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from mq.engine.background import Worker
 from mq.engine.checkpoints import CHECKPOINT_BYTES, LET_RUN_SECONDS, Checkpoints
@@ -56,12 +56,17 @@ class Owner(Protocol):
 
 
 class Maintenance:
+    checkpoints_type: ClassVar[Any] = Checkpoints  # for a log that is no files, another one
+    cleaning_type: ClassVar[Any] = Cleaning
+
     def __init__(
         self, owner: Owner, replica: Replica, committer: Committer, notes: Notes, *, background: bool
     ) -> None:  # fmt: skip
         self._owner, self._replica, self._notes, self._background = owner, replica, notes, background
-        self.checkpoints = Checkpoints(owner.maintain, replica, notes, background=background)
-        self.cleaning = Cleaning(
+        self.checkpoints: Checkpoints = self.checkpoints_type(
+            owner.maintain, replica, notes, background=background
+        )
+        self.cleaning: Cleaning = self.cleaning_type(
             owner.maintain, replica, committer.size_of, notes, owner.note_pressure,
             self.checkpoints.keep_renames, background=background,
         )  # fmt: skip

@@ -12,6 +12,7 @@ class Phase(Enum):
     READING = "opened with read_only=True"
     OPEN = "any operation may come in"
     EXCLUSIVE = "the same, and no other process has it open"
+    FOLLOWING = "the same, on a log that no lock keeps: another writer may be first"
     CLOSING = "no operation comes in any more; what closes the store does"
     CLOSED = "the files are let go of"
     FORKED = "the child of a fork: the first operation opens the store"

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
 
 from mq.engine import forking
 from mq.engine.channel import Channel
@@ -91,6 +91,9 @@ WAYS: Final[dict[Phase, Callable[[Store], Ways]]] = {
     ),
     Phase.OPEN: lambda store: Ways(store.turn.come_in, store.turn.come_in, store.turn.come_in_with_lock),
     Phase.EXCLUSIVE: lambda store: Ways(*[store.turn.come_in_alone] * 3),
+    Phase.FOLLOWING: lambda store: Ways(
+        store.turn.come_in_alone, store.turn.come_in_to_look, store.turn.come_in_alone
+    ),
     Phase.CLOSING: lambda store: Ways(store._refuse, store._refuse, _with_lock(store.turn)),
     Phase.CLOSED: lambda store: Ways(store._refuse, store._refuse, store._refuse),
     Phase.FORKED: lambda store: Ways(store._child.open, store._child.open, store._refuse),
@@ -102,6 +105,17 @@ WAYS: Final[dict[Phase, Callable[[Store], Ways]]] = {
 
 
 class Store:
+    # What a store is made of.  One on another kind of log names other types, which are made alike.
+    clock_type: ClassVar[type[Clock]] = Clock
+    turn_type: ClassVar[type[Turn]] = Turn
+    replica_type: ClassVar[type[Replica]] = Replica
+    opening_type: ClassVar[Any] = Opening
+    closing_type: ClassVar[type[Closing]] = Closing
+    child_type: ClassVar[type[Child]] = Child
+    reader_type: ClassVar[type[Reader]] = Reader
+    maintenance_type: ClassVar[type[Maintenance]] = Maintenance
+    opened: ClassVar[Phase] = Phase.OPEN  # of a store that other processes may have open, too
+
     turn: Turn
     phase: Phase  # set by `become` alone, with the mutex or without: a signal's handler may close the store
     _reader: Reader  # of a store opened with read_only=True
@@ -124,8 +138,8 @@ class Store:
         self.path, self.read_only, self.exclusive = path, read_only, exclusive or path == MEMORY
         # Only `after_fork` changes it, in the child, where no other thread is.
         self.disk = disk or (MemoryDisk() if path == MEMORY else RealDisk(mode))
-        self.clock = Clock(clock, self.disk)
-        self.turn = Turn(path, self.disk, exclusive=self.exclusive, in_line=sync != "always")
+        self.clock = self.clock_type(clock, self.disk)
+        self.turn = self.turn_type(path, self.disk, exclusive=self.exclusive, in_line=sync != "always")
         self._background = background
         # `wait_after_publish`: a publish has more to do than to append.  The flusher sets it without a lock.
         self.sync_always = self.wait_after_publish = sync == "always"
@@ -146,15 +160,17 @@ class Store:
         self.listener = Listener(self, path, self.disk, self.turn)
         self.notifier = Notifier(path, background=background)
         self.waiters = Waiters(self.turn, self.clock, self.listener, self.notifier, background=background)
-        self.replica = Replica(self.turn, self.clock, self.waiters, path, self.disk, read_only=read_only)
+        self.replica = self.replica_type(
+            self.turn, self.clock, self.waiters, path, self.disk, read_only=read_only
+        )
         self.turn.follower = self.replica
-        self.closing = Closing(self, self.turn, self.replica, self.clock, self.notes)
-        self._reader = Reader(self, self.replica, self.turn, self.clock)
+        self.closing = self.closing_type(self, self.turn, self.replica, self.clock, self.notes)
+        self._reader = self.reader_type(self, self.replica, self.turn, self.clock)
         self.committer = Committer(self.replica, self.notes)
-        self._opening = Opening(
+        self._opening: Opening = self.opening_type(
             self, self.turn, self.replica, self.clock, self.committer, self.notes, segment_bytes
         )
-        self._child = Child(self, self.turn, self.replica, self.waiters)
+        self._child = self.child_type(self, self.turn, self.replica, self.waiters)
         self.forget_threads()
         if hold:
             self._known_hold = weakref.ref(hold)
@@ -196,7 +212,7 @@ class Store:
             if self.turn.pid != os.getpid():
                 raise left()  # half of it is the parent's
             self.tag, self.turn.gone = self.replica.tag(), False
-            self.become(Phase.EXCLUSIVE if self.exclusive else Phase.OPEN)
+            self.become(Phase.EXCLUSIVE if self.exclusive else self.opened)
         except BaseException:
             self.closing.let_go_of_all()
             self.forget_threads()  # the child of a fork tries again
@@ -222,7 +238,7 @@ class Store:
 
     def forget_threads(self) -> None:
         """They have ended, or are another process's: new ones start when there is something to do."""
-        self.maintenance = Maintenance(
+        self.maintenance = self.maintenance_type(
             self, self.replica, self.committer, self.notes, background=self._background
         )
         self.keeper = Keeper(self, self.path, background=self._background)

@@ -182,6 +182,18 @@ class Turn:
         if self.follower.applied != mark[END] or mark[DIRTY] or mark[FAILED]:
             self.follower.catch_up()
 
+    def come_in_to_look(self) -> None:
+        """Know what all others have appended by now; for a look at a log that no lock keeps."""
+        self.enter()
+
+    def is_behind(self) -> bool:
+        """Whether another writer has appended what this process does not know.
+
+        Asked before "there is nothing" or "that is not so any more" is said; the caller looks again then.
+        Never, where a lock keeps the log.
+        """
+        return False
+
     def is_free(self) -> bool:
         """Whether a thread that has the mutex can come in without waiting for another process.
 

@@ -137,11 +137,12 @@ class Waiter(ABC):
 class Sleeper(Waiter):
     """A thread that waits at some channels."""
 
-    __slots__ = ("_bell", "_for_room")
+    __slots__ = ("_asked", "_bell", "_for_room")
 
     def __init__(self, waiters: Waiters, channels: Channels, *, for_room: bool = False) -> None:
         super().__init__(waiters, channels, looks=for_room or len(channels.every) > 1)
         self._for_room = for_room
+        self._asked = False  # whether others have appended, when the time was over
         self._bell = Lock()
         self._bell.acquire()
 
@@ -153,9 +154,11 @@ class Sleeper(Waiter):
         alarm = self._waiters.state.board.next
         self.end()
         # What has fallen due and is not done yet may make room: then this is not the end.
-        if until is not None and begin >= until and not (self._for_room and alarm <= now.store):
+        over = until is not None and begin >= until and not (self._for_room and alarm <= now.store)
+        if over and (self._asked or not self._waiters.turn.is_behind()):
             self.hand_on(now)
             return False
+        self._asked = over
         due = math.inf if self._for_room else self.seconds(now)
         self.line_up(now, begin, min(math.inf if until is None else until, begin + due))
         return True

@@ -1,0 +1,170 @@
+"""What the stream delivers: every message, in order, without a gap.
+
+    the server ── push consumer, in memory, no acks ──► this ──► a queue, from which the log follows
+
+A consumer is as short-lived as the server that has it, and a client that is slow loses messages.  So each
+message names how many were delivered before it, and a heartbeat comes each second: what does not fit, or
+silence, has a new consumer begin behind the last message that came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Final, NamedTuple
+
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from mq.errors import StorageError
+from mq.nats.connection import PATIENCE_SECONDS, SILENT, Connection
+from mq.nats.message import Damaged, begin_of, head_of
+from mq.nats.stream import Stream
+
+HEARTBEAT_SECONDS: Final = 1.0
+SILENCE_SECONDS: Final = 3.0  # without message or heartbeat: the consumer is gone
+PREFIX: Final = "$JS.ACK."  # of the subject by which a message would be acked
+SHORT_WORDS: Final = 9  # of that subject; a longer one has two more words in front
+LAST, STALLED = "Nats-Last-Consumer", "Nats-Consumer-Stalled"  # headers of a heartbeat
+SEQ, COUNT, TIME = 5, 6, 7  # its words: sequence in the stream, how many were delivered, nanoseconds
+
+
+class Arrival(NamedTuple):
+    seq: int
+    time_ms: int  # the stream's
+    data: bytes
+
+
+class Arrivals:
+    def __init__(
+        self, connection: Connection, stream: Stream, came: Callable[[], object], applied: Callable[[], int]
+    ) -> None:  # fmt: skip
+        """*came* is called by the loop's thread behind each message; *applied* says which one is applied."""
+        self._connection, self._stream, self._came, self._applied = connection, stream, came, applied
+        self.waiting: deque[Arrival] = (
+            deque()
+        )  # the loop's thread puts in, the thread with the turn takes out
+        self.last = 0  # sequence of the last one that came; only the loop's thread changes it, but in `begin`
+        self.end = 0  # of the log, as far as whole groups have come
+        self._subscription: Subscription | None = None
+        self._number = 0  # of this consumer: what another one delivers is late
+        self._count = 0  # delivered by this consumer
+        self._heard_at = 0.0  # monotonic seconds
+        self._watch: asyncio.Task[None] | None = None
+        self._moved = threading.Condition()  # notified when `last` has moved, if a thread waits for that
+        self._waited = 0  # by how many threads
+
+    # ── for threads of the program ─────────────────────────────────────────────────
+
+    def begin(self, seq: int) -> None:
+        """Deliver the messages behind *seq*, whatever was delivered before."""
+        self._connection.run(self._begin(seq))
+
+    def wait(self, seq: int, seconds: float = PATIENCE_SECONDS) -> None:
+        """Return once the message *seq* has come; StorageError if it does not come."""
+        if self.last >= seq:
+            return
+        give_up = time.monotonic() + seconds
+        with self._moved:
+            self._waited += 1
+            try:
+                while self.last < seq:
+                    if not self._moved.wait(max(0.0, give_up - time.monotonic())) and self.last < seq:
+                        raise StorageError(
+                            self._stream.path, f"message {seq} is not delivered within {seconds:g} seconds"
+                        )
+            finally:
+                self._waited -= 1
+
+    def drop(self, seq: int) -> None:
+        """Forget the messages up to *seq*: this process has appended them; called in a turn."""
+        with suppress(IndexError):
+            while self.waiting[0].seq <= seq:
+                self.waiting.popleft()
+
+    # ── on the loop ────────────────────────────────────────────────────────────────
+
+    async def _begin(self, seq: int) -> None:
+        if self._watch:
+            self._watch.cancel()
+        await self._leave()
+        self.waiting.clear()
+        self.last, self.end = seq, begin_of(seq + 1)
+        await self._subscribe()
+        self._watch = asyncio.ensure_future(self._look_after())
+
+    async def _subscribe(self) -> None:
+        """A new consumer, behind the last message that came."""
+        await self._leave()
+        nc = self._connection.nc
+        inbox = nc.new_inbox()
+        self._count, self._heard_at = 0, time.monotonic()
+        self._number += 1
+        self._subscription = await nc.subscribe(inbox, cb=partial(self._hear, self._number))
+        config = {
+            "deliver_subject": inbox, "deliver_policy": "by_start_sequence", "opt_start_seq": self.last + 1,
+            "ack_policy": "none", "max_deliver": 1, "mem_storage": True, "num_replicas": 1,
+            "flow_control": True, "idle_heartbeat": int(HEARTBEAT_SECONDS * 1e9),
+        }  # fmt: skip
+        asked = {"stream_name": self._stream.name, "config": config}
+        answer = await self._connection.ask(f"CONSUMER.CREATE.{self._stream.name}", asked)
+        if error := answer.get("error"):
+            raise StorageError(self._stream.path, f"no consumer can be had: {error.get('description')}")
+
+    async def _leave(self) -> None:
+        if subscription := self._subscription:
+            self._subscription = None
+            with suppress(*SILENT):
+                await subscription.unsubscribe()
+
+    async def _look_after(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            if time.monotonic() - self._heard_at > SILENCE_SECONDS:
+                with suppress(StorageError, *SILENT):  # tried again when the next silence is noticed
+                    await self._subscribe()
+
+    async def _hear(self, number: int, message: Msg) -> None:
+        if number != self._number:
+            return  # of a consumer that was left
+        self._heard_at = time.monotonic()
+        if not (message.reply or "").startswith(PREFIX):
+            await self._hear_status(message)
+            return
+        words = message.reply.split(".")
+        shift = 0 if len(words) == SHORT_WORDS else 2
+        if int(words[COUNT + shift]) != self._count + 1:
+            self._heard_at = 0.0  # what was lost on the way comes again
+            return
+        self._count += 1
+        seq = int(words[SEQ + shift])
+        if seq <= self.last:
+            return
+        if seq > self._applied():  # else this process has appended it
+            self.waiting.append(Arrival(seq, int(words[TIME + shift]) // 1_000_000, message.data))
+        self.last = seq
+        try:
+            head = head_of(message.data)
+            if head.part == head.parts:
+                self.end = begin_of(seq + 1)
+        except Damaged:  # the log says so, when it comes there
+            self.end = begin_of(seq + 1)
+        if self._waited:
+            with self._moved:
+                self._moved.notify_all()
+        self._came()
+
+    async def _hear_status(self, message: Msg) -> None:
+        """A heartbeat, which tells how many were delivered; or the server asks how far this has come."""
+        headers = message.headers or {}
+        if message.reply:
+            await message.respond(b"")
+        elif int(headers.get(LAST, self._count)) != self._count:
+            self._heard_at = 0.0
+        elif stalled := headers.get(STALLED):
+            await self._connection.nc.publish(stalled, b"")

@@ -1,0 +1,183 @@
+"""One connection to NATS, on an event loop of a thread of its own.
+
+    a thread of the program ── run(coroutine) ──► the loop's thread ──► the server
+                            ◄──── result ────────
+
+A server that does not answer is asked again, for PATIENCE_SECONDS: a leader that died is replaced within
+seconds, and the client connects to another server of the cluster by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+import nats
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from mq.errors import Closed, StorageError, Unsupported
+from mq.nats.address import Address
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS: Final = 20.0  # without an answer: a cluster takes up to 9 to find a new leader
+REQUEST_SECONDS: Final = 2.0  # until a request without an answer is made again
+AGAIN_SECONDS: Final = 0.1  # between two attempts
+MOVE_SECONDS: Final = 3.0  # at least, until another server is tried
+PING_SECONDS: Final = 5  # a server that answers no ping for twice as long is left for another one
+VERSION_MIN: Final = (2, 12, 1)  # the first that knows the batch again that was sent twice
+SILENT: Final = (NatsError, asyncio.TimeoutError, OSError)
+"""No answer, or none that says what became of a request."""
+
+_parents: list[object] = []  # connections of the parent, in the child of a fork: never finalised there
+
+
+class Connection:
+    def __init__(self, address: Address) -> None:
+        self.address, self.path = address, address.shown
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._live, name="mq-nats", daemon=True)
+        self._pid = os.getpid()
+        self._trouble: BaseException | None = None  # the last one that the library told of
+        self._refused: asyncio.Event | None = None  # set when a server refuses this client
+        self._moved_at = 0.0  # monotonic seconds
+        self.nc: Client  # once it is open
+
+    # ── opening ────────────────────────────────────────────────────────────────────
+
+    def open(self) -> None:
+        """Connect.  StorageError if no server answers, or refuses; Unsupported if it is too old."""
+        options = self.address.options()
+        self._thread.start()
+        try:
+            self.nc = self.run(self._connect(options))
+            self._require_version()
+        except BaseException:
+            self.close()
+            raise
+
+    async def _connect(self, options: dict[str, Any]) -> Client:
+        self._refused = asyncio.Event()
+        connecting = asyncio.ensure_future(
+            nats.connect(
+                **options, name="mq", error_cb=self._note, max_reconnect_attempts=-1, reconnect_time_wait=0.1,
+                connect_timeout=2, ping_interval=PING_SECONDS, max_outstanding_pings=2,
+            )
+        )  # fmt: skip
+        refused = asyncio.ensure_future(self._refused.wait())
+        try:
+            await asyncio.wait(
+                {connecting, refused}, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if connecting.done():
+                return await connecting
+        except SILENT as error:
+            self._trouble = error
+        finally:
+            for each in (connecting, refused):
+                if not each.done():
+                    each.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await each
+        raise StorageError(
+            self.path, f"no connection to NATS within {PATIENCE_SECONDS:g} seconds: {_reason(self._trouble)}"
+        )
+
+    async def _note(self, error: Exception) -> None:
+        self._trouble = error
+        if self._refused and "authorization" in str(error).lower():
+            self._refused.set()
+
+    def _require_version(self) -> None:
+        version = self.nc.connected_server_version
+        if (version.major, version.minor, version.patch) < VERSION_MIN:
+            least = ".".join(map(str, VERSION_MIN))
+            raise Unsupported(
+                f"{self.path}: the server is NATS {version.major}.{version.minor}.{version.patch}, and mq"
+                f" needs {least} or later, which stores a batch whole or not at all"
+            )
+
+    # ── using it ───────────────────────────────────────────────────────────────────
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """What *work* returns, which the loop does meanwhile; called by any thread but the loop's."""
+        if self._loop.is_closed() or self._pid != os.getpid():
+            work.close()
+            raise Closed(f"{self.path}: the connection is closed")
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def api(self, what: str, body: object = None) -> dict[str, Any]:
+        """The answer of JetStream's API, which may be an error of its own: see `ask`."""
+        return self.run(self.ask(what, body))
+
+    async def ask(self, what: str, body: object = None) -> dict[str, Any]:
+        """The answer of JetStream's API to the request *what*.  StorageError if there is none."""
+        data = b"" if body is None else json.dumps(body).encode()
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                answer = await self.nc.request(f"$JS.API.{what}", data, timeout=REQUEST_SECONDS)
+                return json.loads(answer.data)  # type: ignore[no-any-return]
+            except SILENT as error:
+                if isinstance(error, asyncio.TimeoutError):
+                    await self.go_elsewhere()
+                if time.monotonic() > give_up or self.nc.is_closed:
+                    raise StorageError(
+                        self.path,
+                        f"NATS does not answer within {PATIENCE_SECONDS:g} seconds: {_reason(error)}",
+                    ) from error
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def go_elsewhere(self) -> None:
+        """Connect to another server, if there is one: this one may be cut off from the others."""
+        if len(self.address.servers) > 1 and time.monotonic() - self._moved_at > MOVE_SECONDS:
+            self._moved_at = time.monotonic()
+            await self.nc.force_reconnect()
+
+    # ── leaving ────────────────────────────────────────────────────────────────────
+
+    def close(self) -> None:
+        """Leave no socket, no thread, and no loop; a second call does nothing."""
+        if self._pid != os.getpid() or self._loop.is_closed():
+            return
+        if self._thread.ident is not None:
+            with suppress(*SILENT):
+                self.run(self._close())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._loop.close()
+
+    async def _close(self) -> None:
+        if nc := getattr(self, "nc", None):
+            await nc.close()
+        me = asyncio.current_task()
+        others = [task for task in asyncio.all_tasks() if task is not me]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    def after_fork(self) -> None:
+        """In a child: the thread is the parent's, and so is what the server hears on this socket."""
+        _parents.append(self)
+        transport = getattr(getattr(self, "nc", None), "_transport", None)
+        writer = getattr(transport, "_io_writer", None)
+        if writer is not None and (inner := writer.get_extra_info("socket")) is not None:
+            with suppress(OSError, AttributeError):  # the library changed: the socket stays open here
+                os.close(inner._sock.detach())
+
+    def _live(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+
+def _reason(error: BaseException | None) -> str:
+    if error is None:
+        return "no answer; check the address"
+    return str(error) or type(error).__name__

@@ -1,0 +1,100 @@
+"""A group of records, sent to the stream: stored once, or not at all, however often no answer comes.
+
+    the last sequence is another one    None: another writer was first
+    no server is there to answer        nothing was stored: sent again
+    no answer                           stored, or not: sent again; then "another one" may be this very group
+    no answer for PATIENCE_SECONDS      StoreFailed: the outcome is open
+
+All attempts name the same last sequence, so at most one of them is stored.  A client that is left without an
+answer connects to another server: the one that it has may be cut off from the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from typing import Any, Final
+
+from nats.errors import NoRespondersError
+
+from mq.errors import StorageError, StoreFailed
+from mq.nats.connection import AGAIN_SECONDS, PATIENCE_SECONDS, REQUEST_SECONDS, SILENT, Connection
+from mq.nats.pages import Pages
+from mq.nats.stream import Stream, failure
+
+WRONG_LAST: Final = frozenset({10071, 10164})  # error codes of the server
+DUPLICATE: Final = frozenset({10201})  # of a batch: a message of it is in the stream already
+PASSING: Final = frozenset({10008, 10158, 10176, 10210})  # no leader, still at it, a batch cut off, too many
+EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
+ID: Final = "Nats-Msg-Id"
+BATCH_ID, BATCH_SEQUENCE, BATCH_COMMIT = "Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Commit"
+
+
+class Sending:
+    def __init__(self, connection: Connection, stream: Stream, pages: Pages) -> None:
+        self._connection, self._stream, self._pages = connection, stream, pages
+
+    async def send(self, parts: list[bytes], expected: int) -> int | None:
+        """The sequence of the last part, stored behind the message *expected*; None: another one is there.
+
+        DiskFull, StorageError: nothing was stored.  StoreFailed: the outcome is open.
+        """
+        name, give_up, unsure = uuid.uuid4().hex, time.monotonic() + PATIENCE_SECONDS, False
+        while True:
+            refusal = None
+            try:
+                answer = await self._try(parts, name, expected)
+            except NoRespondersError:
+                reason = "no server has the stream at hand"
+            except SILENT as error:
+                unsure, reason = True, str(error) or type(error).__name__
+                await self._connection.go_elsewhere()
+            else:
+                refusal = answer.get("error")
+                if refusal is None:
+                    return answer["seq"]  # type: ignore[no-any-return]
+                reason = str(refusal.get("description"))
+            if refusal and refusal.get("err_code") in WRONG_LAST | DUPLICATE:
+                return await self._stored_at(parts, expected) if unsure else None
+            if refusal and refusal.get("err_code") not in PASSING and not unsure:
+                raise failure(self._stream.path, refusal)
+            if time.monotonic() > give_up:
+                raise self._given_up(reason, unsure=unsure)
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    def _given_up(self, reason: str, *, unsure: bool) -> StorageError:
+        said = f"no answer from NATS within {PATIENCE_SECONDS:g} seconds ({reason})"
+        if not unsure:
+            return StorageError(self._stream.path, f"{said}; nothing was stored: try again later")
+        return StoreFailed(
+            self._stream.path,
+            f"{said}, so the outcome is unknown: it is there whole, or will be, or not at all; publish again"
+            " with the same dedup_id",
+        )
+
+    async def _try(self, parts: list[bytes], name: str, expected: int) -> dict[str, Any]:
+        nc, subject, headers = self._connection.nc, self._stream.subject, {EXPECTED: str(expected)}
+        if len(parts) == 1:
+            headers[ID] = name
+            answer = await nc.request(subject, parts[0], timeout=REQUEST_SECONDS, headers=headers)
+            return json.loads(answer.data)  # type: ignore[no-any-return]
+        batch = uuid.uuid4().hex  # a batch that is sent again is another one
+        for number, data in enumerate(parts[:-1], 1):
+            each = {BATCH_ID: batch, BATCH_SEQUENCE: str(number), **headers}
+            if number == 1:  # its answer says whether the server takes a batch
+                answer = await nc.request(subject, data, timeout=REQUEST_SECONDS, headers=each)
+                if answer.data:
+                    return json.loads(answer.data)  # type: ignore[no-any-return]
+            else:
+                await nc.publish(subject, data, headers=each)
+            headers = {}
+        last = {BATCH_ID: batch, BATCH_SEQUENCE: str(len(parts)), BATCH_COMMIT: "1"}
+        answer = await nc.request(subject, parts[-1], timeout=PATIENCE_SECONDS, headers=last)
+        return json.loads(answer.data)  # type: ignore[no-any-return]
+
+    async def _stored_at(self, parts: list[bytes], expected: int) -> int | None:
+        """The sequence of the last part of this very group, if an earlier attempt was stored; else None."""
+        there = await self._pages.fetch(expected + 1)
+        return expected + len(parts) if there == parts[0] else None

@@ -1,0 +1,132 @@
+"""The store on NATS: the engine's, with the parts that know a stream in place of those that know files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from mq.engine.background import Worker
+from mq.engine.child import Child
+from mq.engine.closing import Closing
+from mq.engine.phase import Phase
+from mq.engine.reading import Reader
+from mq.engine.store import Store
+from mq.errors import Unsupported
+from mq.hold import Hold
+from mq.nats.address import parse
+from mq.nats.clock import StreamClock
+from mq.nats.opening import StreamOpening, StreamReplica
+from mq.nats.trimming import StreamMaintenance
+from mq.nats.turn import StreamTurn
+from mq.storage.explain import explain
+from mq.storage.memory_disk import MemoryDisk
+
+SEGMENT_BYTES: int = 64 << 20  # the default of mq.open: there are no segments
+
+
+class Follower:
+    """A thread that follows what other processes append: it wakes receivers, and nothing piles up."""
+
+    def __init__(self, store: StreamStore) -> None:
+        self._store = store
+        self.worker = Worker("mq-follower", store.path, self._step, behind=store.let_go_if_forgotten)
+
+    def _step(self) -> None:
+        self._store.follow()
+
+    def stop(self) -> None:
+        self.worker.stop()
+
+
+class StreamClosing(Closing):
+    def _finish(self) -> None:
+        """Nothing is left to be synced, or to be said in the log: others have it open, perhaps."""
+        self._end_threads()
+        self._store.maintenance.finish()
+
+
+class StreamChild(Child):
+    def open(self) -> None:
+        """Called by the first operation in the child of a fork: it connects anew."""
+        with explain(self._store.path):
+            self._store.open(salvage=False)
+        self._turn.enter()
+
+
+class StreamReader(Reader):
+    """Opened with read_only=True: it follows as others do, and changes nothing."""
+
+    def attach(self) -> None:
+        store: Any = self._owner
+        store._opening.open(salvage=False)
+        self._owner.tag = self._replica.tag()
+
+    def look_again(self) -> None:
+        if not self.still:
+            self._turn.come_in_to_look()
+
+
+class StreamStore(Store):
+    clock_type = StreamClock
+    turn_type = StreamTurn
+    replica_type = StreamReplica
+    opening_type = StreamOpening
+    closing_type = StreamClosing
+    child_type = StreamChild
+    reader_type = StreamReader
+    maintenance_type = StreamMaintenance
+    opened: ClassVar[Phase] = Phase.FOLLOWING
+    turn: StreamTurn
+    replica: StreamReplica
+
+    def __init__(
+        self, url: str, *, clock: Callable[[], float] | None, read_only: bool = False,
+        background: bool = True, hold: Hold | None = None,
+    ) -> None:  # fmt: skip
+        self.address = parse(url)
+        self._follower: Follower | None = None
+        super().__init__(
+            self.address.shown, sync="always", read_only=read_only, segment_bytes=SEGMENT_BYTES, clock=clock,
+            disk=MemoryDisk(), background=background, hold=hold,
+        )  # fmt: skip
+
+    def forget_threads(self) -> None:
+        super().forget_threads()
+        self._follower = Follower(self) if self._background else None
+
+    def threads(self) -> list[Any]:
+        return [*super().threads(), *([self._follower] if self._follower else [])]
+
+    def came(self) -> None:
+        """Another writer has appended; called by the loop's thread."""
+        if self._follower and self._follower.worker.start():
+            self._follower.worker.ring()
+
+    def follow(self) -> None:
+        """Apply what others appended, and wake the receivers that find something."""
+        with self.turn.mutex:
+            if not self.turn.gone and not self.closed:
+                self.turn.take_with_lock(int)
+
+    @contextmanager
+    def alone_cleaning(self, seconds: float = 0.0) -> Iterator[bool]:
+        """Every process may trim, at any time: what one has done, the other one is told of by a Conflict."""
+        if self.closed and self.turn.gone:
+            self._refuse()
+        yield True
+
+
+def open_store(
+    url: str, *, sync: str | float, read_only: bool, segment_bytes: int, clock: Callable[[], float] | None,
+    salvage: bool, exclusive: bool, mode: int | None, hold: Hold,
+) -> StreamStore:  # fmt: skip
+    """The store at *url*.  Unsupported names what only a store in files has."""
+    asked = {
+        "exclusive=True": exclusive, 'recover="salvage"': salvage, f"mode={mode}": mode is not None,
+        f"segment_bytes={segment_bytes}": segment_bytes != SEGMENT_BYTES, f"sync={sync!r}": sync != "always",
+    }  # fmt: skip
+    for name, given in asked.items():
+        if given:
+            raise Unsupported(f"{parse(url).shown}: {name} is for stores in files: leave it out")
+    return StreamStore(url, clock=clock, read_only=read_only, hold=hold)
