@@ -27,7 +27,7 @@ FLOORS = [
     ["mq.api"],
     ["mq.aio"],
     ["mq"],
-    ["mq.cli", "mq.metrics", "mq.otel"],
+    ["mq.cli", "mq.contrib", "mq.metrics", "mq.otel"],
 ]
 
 # Pure: what takes a file, a clock, a thread, a lock or chance is not in this list.

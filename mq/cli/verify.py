@@ -15,7 +15,7 @@ from mq.cli.progress import Progress
 from mq.delivery import records
 from mq.delivery.decode import refusals
 from mq.errors import Unsupported
-from mq.storage import paths
+from mq.storage import paths, results
 from mq.storage.disk import Disk
 from mq.storage.look import Gap, Run
 from mq.storage.segment import Segment
@@ -35,6 +35,7 @@ class Findings:
         self._disk, self._progress = disk, progress
         self.lost = Lost(disk, store)
         self.checkpoints: list[str] = []  # files that cannot be used
+        self.results: list[str] = []  # what is wrong with the results of task libraries
 
     def begin(self, end: int) -> None:
         self.records = self.bytes = 0  # of intact records
@@ -65,7 +66,7 @@ def verify(ctx: click.Context, as_json: bool, store: str) -> None:
     """Read every record of every segment, compare its checksum, and decode it as an opening does.
 
     Names each damaged place: file, offset, size, the messages that may be lost with it, and the
-    queues that had them from a topic.
+    queues that had them from a topic.  Checks the results of task libraries, if there are any.
     Writes nothing.  Works while other processes have the store open.  Exit code 0 if the store
     is clean, or open or torn (as after a crash: the next opening recovers it), 4 if it is damaged.
 
@@ -76,10 +77,12 @@ def verify(ctx: click.Context, as_json: bool, store: str) -> None:
     disk = disk_at(ctx, store)
     found = _verify(disk, store)
     (_print_json if as_json else _print_text)(found)
-    code = CORRUPT if found.damaged else exit_code(found.walk)
+    code = CORRUPT if found.damaged or found.results else exit_code(found.walk)
     if code:
         output.flush()
-        if not found.gaps:
+        if found.results and not found.damaged:
+            note(f"{paths.RESULTS} is damaged: no message is; put back that of a backup, or remove it")
+        elif not found.gaps:
             note(str(found.walk.problem))
         elif found.walk.problem is None:
             note("records are missing: put the file back, or open the store, which goes on without them")
@@ -100,6 +103,7 @@ def _verify(disk: Disk, store: str) -> Findings:
         walked.problem = Unsupported(f"{gap.path} at offset {gap.offset}: {gap.reason}")
     found.gaps.sort(key=lambda each: (each[0].lsn, each[0].offset))
     found.checkpoints = list(unusable(disk, store, walked.identity.key, walked.view.upto))
+    found.results = results.damage(disk, store)
     return found
 
 
@@ -109,6 +113,9 @@ def _print_json(found: Findings) -> None:
     for path in found.checkpoints:
         output.json_line({"type": "warning", "path": path, "reason": "the checkpoint cannot be used"})
     walked = found.walk
+    for reason in found.results:
+        path = paths.results(paths.absolute(walked.path))
+        output.json_line({"type": "damage", "path": path, "reason": reason, "ids": [], "queues": []})
     output.json_line({
         "type": "store", "path": paths.absolute(walked.path), "verdict": walked.verdict,
         "problem": str(walked.problem) if walked.problem else None, "copy": walked.view.copied,
@@ -129,6 +136,8 @@ def _print_text(found: Findings) -> None:
     for path in found.checkpoints:
         output.line(f"{path}: warning: this checkpoint cannot be used; opening takes longer, nothing is lost")
     walked, verdict = found.walk, found.walk.verdict
+    for reason in found.results:
+        output.line(f"{paths.results(walked.path)}: {reason}")
     said = "in use, and whole" if walked.view.held and not found.damaged else MEANINGS.get(verdict, "")
     if found.damaged and walked.problem is None:
         said = "but the end is missing"

@@ -2,6 +2,7 @@
 
     cut       in a turn: the segments there are, and where the log ends; then that is synced
     copy      what the copy lacks of them, each segment aside and then renamed, oldest first
+    results   what task libraries have stored by then: later than the log, so no acked task lacks its result
     FORMAT    last: without it the directory is no store.  A copy that is there has it already
 
 Segments only grow, at their end: so a copy that was made before is a beginning of the same log, and
@@ -27,7 +28,7 @@ from typing import Final, NamedTuple
 from mq.errors import StorageError
 
 from . import identity as identities
-from . import locks, paths
+from . import locks, paths, results
 from .disk import Disk, close_all, read_all, write_all
 from .identity import Identity
 from .segment import HEADER_BYTES, Segment, encode_header, identity_in
@@ -65,6 +66,7 @@ def copy(source: Disk, store: str, cut: Cut, target: Disk, path: str, show: Show
         target.resemble(paths.format_file(store))
         _require_same(target, path, cut)
         _Copying(source, store, target, path, show).copy(cut)
+        results.copy(source, store, target, path)
         if not target.exists(paths.format_file(path)):
             _write_format(target, path, cut.identity)
 
@@ -78,6 +80,7 @@ def clone(source: Disk, store: str, cut: Cut, target: Disk, path: str, show: Sho
         # The key stays, for it is in every checksum.
         own = Identity(uuid.uuid4().hex, cut.identity.key)
         _Copying(source, store, target, path, show, own).copy(cut)
+        results.copy(source, store, target, path)
         _write_format(target, path, own)
         return own.store_id
 
@@ -99,7 +102,8 @@ def _write_format(target: Disk, path: str, identity: Identity) -> None:
 def _require_empty(disk: Disk, path: str) -> None:
     paths.require_room(disk, path)
     log = paths.log(path)
-    if disk.exists(paths.format_file(path)) or (disk.exists(log) and paths.segment_bases(disk.names(log))):
+    there = any(map(disk.exists, (paths.format_file(path), paths.results(path))))
+    if there or (disk.exists(log) and paths.segment_bases(disk.names(log))):
         raise StorageError(path, f"a store is there, or a part of one: {ANOTHER}")
 
 

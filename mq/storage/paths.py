@@ -9,6 +9,8 @@
       reserve                       room kept back for a full disk
       wake/<slot>                   the pipes of processes that wait
       quarantine/                   what repair has written over
+      results.sqlite                results of task libraries (results.py); beside it what sqlite needs
+      results.sqlite                what task libraries keep of their results (results.py); sqlite's -wal, …
 
 No other module makes one of these names.
 """
@@ -33,6 +35,7 @@ CHECKPOINT: Final = "checkpoint"
 RESERVE: Final = "reserve"
 WAKE: Final = "wake"
 QUARANTINE: Final = "quarantine"
+RESULTS: Final = "results.sqlite"
 
 ASIDE: Final = ".tmp"  # behind the name of a file that is being made, and means nothing until it is renamed
 SEGMENT_ASIDE: Final = "segment" + ASIDE  # among the segments
@@ -42,7 +45,7 @@ CHECKPOINT_FILE: Final = re.compile(r"([0-9]{20})\.(state|ids)")
 # What a store has beside FORMAT, or a creation that was cut off may leave; and what a new disk has.
 NAMES: Final = frozenset(
     {FORMAT + ASIDE, LOCK, CLEANER, MARK, MARK + ASIDE, WAKE, LOG, LOG + ASIDE, CHECKPOINT, RESERVE,
-     QUARANTINE, "lost+found"}
+     QUARANTINE, RESULTS, *(RESULTS + end for end in ("-wal", "-shm", "-journal")), "lost+found"}
 )  # fmt: skip
 
 
@@ -83,6 +86,10 @@ def bells(store: str) -> str:
 
 def quarantine(store: str) -> str:
     return os.path.join(store, QUARANTINE)
+
+
+def results(store: str) -> str:
+    return os.path.join(store, RESULTS)
 
 
 def of(store: str, name: str) -> str:
