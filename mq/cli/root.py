@@ -41,7 +41,7 @@ ROWS: Final = (
     Row("Store", "inspect dump", "the log by segments; by records"),
     Row("", "verify repair compact", "find damage; mend it; reclaim space"),
     Row("", "backup clone restore", "copy it while it is used", "backup"),
-    Row("", "doctor", "what is wrong, and what to do"),
+    Row("", "doctor bench", "what is wrong; how fast is this disk"),
     Row("", "export import", "queues as lines of JSON; and back", "export"),
     Row("", "copy move", "to another queue, or another store", "move"),
     Row("Programs", "worker completion", "run consumers; complete in a shell"),

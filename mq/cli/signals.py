@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, held back while a message changes hands.
+"""Ctrl-C, SIGTERM and SIGHUP, held back while a message changes hands.
 
 Python may raise KeyboardInterrupt between any two steps: also between the one that
 takes a message and the one that remembers it, and then the command could not release it.
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
