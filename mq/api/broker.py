@@ -34,7 +34,7 @@ from mq.engine.backup import back_up
 from mq.engine.bodies import encode_body
 from mq.engine.keeping import Kept
 from mq.engine.looking import Stats
-from mq.engine.names import check_name, check_schedule, check_topic
+from mq.engine.names import check_name, check_schedule, check_topic, is_elsewhere
 from mq.engine.several import Asked, receive_from
 from mq.engine.store import MEMORY, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Store, open_store
 from mq.errors import UsageError
@@ -523,7 +523,7 @@ def open(
 
 def opener_of(name: str) -> Callable[..., Store]:
     """What opens the store *name*: a directory, or one on NATS."""
-    if not name.startswith(("nats://", "tls://")):
+    if not is_elsewhere(name):
         return open_store
     from mq.nats.store import open_store as open_stream  # its library is an extra
 

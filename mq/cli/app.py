@@ -24,7 +24,8 @@ from typing import Any, Final, TypeVar
 import click
 
 from mq.cli import output, progress
-from mq.errors import CorruptStore, MqError, StorageError, UsageError
+from mq.engine.names import is_elsewhere
+from mq.errors import CorruptStore, MqError, StorageError, Unsupported, UsageError
 from mq.storage import paths
 from mq.storage.explain import explain, storage_error
 from mq.storage.real_disk import RealDisk
@@ -167,14 +168,14 @@ def store_option(command: F) -> F:
         if value is not None:
             ctx.find_root().obj = value
         store = str(ctx.find_root().obj)
-        if store:
+        if store and not is_elsewhere(store):
             paths.absolute(store)  # an error, if the working directory is gone
             store = ctx.find_root().obj = paths.tidy(store)
         return store
 
     return click.option(
         "-s", "--store", metavar="DIR", callback=choose,
-        help="The store's directory.  [default: $MQ_STORE, or ./data]",
+        help="The store's directory, or its address nats://host/name.  [default: $MQ_STORE, or ./data]",
     )(command)  # fmt: skip
 
 
@@ -203,6 +204,11 @@ def confirm(what: str, yes: bool) -> None:
 
 def require_store(path: str) -> None:
     """For commands that take from a store, and do not make one."""
+    if is_elsewhere(path):
+        from mq.nats import store as there  # its library is an extra
+
+        there.require_store(path)
+        return
     _require_usable(path)
     if not _is_there(paths.format_file(path)):
         raise StorageError(path, NO_STORE)
@@ -210,9 +216,31 @@ def require_store(path: str) -> None:
 
 def require_directory(path: str) -> None:
     """For commands that work without FORMAT, and need at least the log."""
+    require_files(path)
     _require_usable(path)
     if not any(map(_is_there, (paths.format_file(path), paths.log(path)))):
         raise StorageError(path, NO_STORE)
+
+
+def require_files(path: str) -> None:
+    """For commands that are about files."""
+    if is_elsewhere(path):
+        raise Unsupported(f"{shown(path)}: this command is about files, and this store has none")
+
+
+def is_made(path: str) -> bool:
+    """Whether a store is there."""
+    if is_elsewhere(path):
+        from mq.nats import store as there  # its library is an extra
+
+        return there.is_made(path)
+    return os.path.exists(paths.format_file(path))
+
+
+def shown(path: str) -> str:
+    """A directory, or an address without what is secret in it."""
+    scheme, colon, rest = path.partition("://")
+    return f"{scheme}{colon}{rest.rpartition('@')[2].partition('?')[0]}" if is_elsewhere(path) else path
 
 
 def _require_usable(path: str) -> None:

@@ -6,7 +6,7 @@ import click
 
 import mq
 from mq.cli import output
-from mq.cli.app import command, json_option, require_store, store_option
+from mq.cli.app import command, json_option, require_files, require_store, store_option
 from mq.cli.inspect import take_census
 from mq.cli.progress import Progress
 from mq.delivery import records
@@ -30,6 +30,7 @@ def compact(dry_run: bool, as_json: bool, store: str) -> None:
     mq compact --dry-run
     mq compact
     """
+    require_files(store)
     require_store(store)
     if dry_run:
         before, after = _estimate(store)

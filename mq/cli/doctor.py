@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from mq.cli import output
-from mq.cli.app import CORRUPT, ERROR, NO_STORE, as_named, command, json_option, store_option
+from mq.cli.app import CORRUPT, ERROR, NO_STORE, as_named, command, json_option, require_files, store_option
 from mq.cli.checks import clock, files, limits, mount, opening, processes, queues, rights, space
 from mq.cli.checks.finding import Finding, Severity
 from mq.cli.checks.subject import Subject, examined
@@ -54,6 +54,7 @@ def doctor(ctx: click.Context, as_json: bool, store: str) -> None:
     mq doctor
     mq doctor --json | jq -r 'select(.severity == "error") | .what'
     """
+    require_files(store)
     with explain(store):
         if not RealDisk().exists(store):
             raise StorageError(store, NO_STORE)

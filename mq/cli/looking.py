@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import mq
-from mq.cli.app import note, require_store
-from mq.storage import paths
+from mq.cli.app import is_made, note, require_store
 
 
 @contextmanager
@@ -23,7 +21,7 @@ def look(store: str) -> Iterator[mq.Broker]:
 @contextmanager
 def open_or_make(store: str, sync: mq.Sync = "always") -> Iterator[mq.Broker]:
     """A store that is made is told of: a wrong --store would look like an empty one."""
-    made = not os.path.exists(paths.format_file(store))
+    made = not is_made(store)
     with mq.open(store, sync=sync) as broker:
         if made:
             note(f"created the store {broker.path}")

@@ -10,13 +10,12 @@ import click
 import mq
 from mq.api.schedule import new_schedule
 from mq.cli import output
-from mq.cli.app import USAGE, Failure, command, json_option, note, store_option
+from mq.cli.app import USAGE, Failure, command, is_made, json_option, note, store_option
 from mq.cli.envelope import BadLine
 from mq.cli.looking import look, open_or_make
 from mq.cli.params import DURATION, QUEUE, SCHEDULE
 from mq.cli.publish import parse
 from mq.engine.names import check_name, check_schedule
-from mq.storage import paths
 
 MILLISECONDS = timedelta(milliseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -120,7 +119,7 @@ def unschedule(name: str, as_json: bool, store: str) -> None:
     \b
     mq unschedule report
     """
-    if not os.path.exists(paths.format_file(store)):
+    if not is_made(store):
         with look(store):  # says what is wrong
             pass
     with mq.open(store) as broker:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from mq.engine.operation import operation
 from mq.engine.store import MEMORY, Store
-from mq.errors import CorruptStore, StorageError
+from mq.errors import CorruptStore, StorageError, Unsupported
 from mq.storage import backup, paths
 from mq.storage.backup import Cut, Gone, Shown
 from mq.storage.disk import Disk
@@ -37,6 +37,8 @@ def clone(store: Store, path: str, show: Shown = lambda done, total: None) -> st
 
 def _until_done(store: Store, path: str, copy: Callable[[Cut, str], T]) -> T:
     """*copy* a cut of the store to *path*, and if the cleaner was quicker, another one."""
+    if not store.in_files:
+        raise Unsupported(f"{store.path}: a backup is a copy of files, and this store has none")
     path = paths.absolute(path)
     if store.path != MEMORY:
         _require_apart(store.path, path)

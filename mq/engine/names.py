@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from mq import exact
 from mq.delivery.dead import NAME_BYTES_MAX
 from mq.delivery.topics import ANY, ONE
 from mq.errors import UsageError
+
+ELSEWHERE: Final = ("nats://", "tls://")  # how the address of a store begins that is not in files here
+
+
+def is_elsewhere(store: str) -> bool:
+    """Whether *store* is an address, and no directory."""
+    return store.startswith(ELSEWHERE)
 
 
 def check_name(name: object) -> str:

@@ -114,6 +114,7 @@ class Store:
     child_type: ClassVar[type[Child]] = Child
     reader_type: ClassVar[type[Reader]] = Reader
     maintenance_type: ClassVar[type[Maintenance]] = Maintenance
+    in_files: ClassVar[bool] = True
     opened: ClassVar[Phase] = Phase.OPEN  # of a store that other processes may have open, too
 
     turn: Turn

@@ -16,9 +16,12 @@ from mq.errors import Unsupported
 from mq.hold import Hold
 from mq.nats.address import parse
 from mq.nats.clock import StreamClock
+from mq.nats.connection import Connection
 from mq.nats.opening import StreamOpening, StreamReplica
+from mq.nats.stream import NoStream, Stream
 from mq.nats.trimming import StreamMaintenance
 from mq.nats.turn import StreamTurn
+from mq.notes import Notes
 from mq.storage.explain import explain
 from mq.storage.memory_disk import MemoryDisk
 
@@ -76,6 +79,7 @@ class StreamStore(Store):
     child_type = StreamChild
     reader_type = StreamReader
     maintenance_type = StreamMaintenance
+    in_files: ClassVar[bool] = False
     opened: ClassVar[Phase] = Phase.FOLLOWING
     turn: StreamTurn
     replica: StreamReplica
@@ -115,6 +119,25 @@ class StreamStore(Store):
         if self.closed and self.turn.gone:
             self._refuse()
         yield True
+
+
+def require_store(url: str) -> None:
+    """StorageError unless a store is there."""
+    connection = Connection(parse(url))
+    connection.open()
+    try:
+        Stream(connection, Notes()).open(create=False)
+    finally:
+        connection.close()
+
+
+def is_made(url: str) -> bool:
+    """Whether a store is there."""
+    try:
+        require_store(url)
+    except NoStream:
+        return False
+    return True
 
 
 def open_store(

@@ -40,6 +40,10 @@ NOT_CLUSTERED: Final = frozenset({10074, 10052})
 FULL: Final = frozenset({10002, 10023, 10028, 10047, 10077})
 
 
+class NoStream(StorageError):
+    """No store has that name."""
+
+
 class Range(NamedTuple):
     """What the stream has, as its leader says."""
 
@@ -77,7 +81,7 @@ class Stream:
         info = self._connection.api(f"STREAM.INFO.{self.name}")
         if info.get("error", {}).get("err_code") in NOT_FOUND:
             if not create:
-                raise StorageError(self.path, f"there is no stream {self.name!r}: check the address")
+                raise NoStream(self.path, f"there is no stream {self.name!r}: check the address")
             info = self._create()
         config = self._answer(info)["config"]
         self._require(config)
