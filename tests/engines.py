@@ -40,7 +40,7 @@ T = TypeVar("T")
 PATIENCE = 60.0  # seconds after which a test that hangs has failed
 
 CAPABILITIES = {
-    "sharing": "several brokers may have one store open at the same time",
+    "sharing": "several processes may have one store open at the same time",
     "equal positions": "two stores with the same history give out the same ids",
     "quiet": "no other writer appends in the midst of an operation, and so wakes receivers",
     "byte positions": "positions are bytes of the log, so their differences are what records take",

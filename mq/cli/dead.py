@@ -27,7 +27,7 @@ from mq.cli.app import (
     store_option,
     yes_option,
 )
-from mq.cli.looking import look
+from mq.cli.looking import look, open_late
 from mq.cli.message import blocks, fields
 from mq.cli.params import QUEUE
 from mq.cli.progress import Progress
@@ -322,7 +322,7 @@ def purge(
     going = [each.id for each in chosen]
     if going:
         confirm(f"drop {output.count(len(going), 'dead letter')} of {source.name}", yes)
-    with mq.open(store, sync="never") as broker:  # synced once, at the end
+    with open_late(store) as broker:  # synced once, at the end
         source, gone = broker.queue(source.name), 0
         with Progress("dropping", len(going), "message") as progress:
             for start in range(0, len(going), BATCH_LETTERS):

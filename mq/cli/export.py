@@ -111,7 +111,7 @@ def import_(file: str | None, resume: bool, again: bool, as_json: bool, store: s
         source = _source(file, stack)
         lines = _lines(source)
         head = _head(next(lines, None))
-        broker = stack.enter_context(open_or_make(store, sync="never"))  # synced once, at the end
+        broker = stack.enter_context(open_or_make(store, late=True))  # synced once, at the end
         size = size_of(source) or 0
         with Progress("importing", size, "" if size else "message") as progress:
             importer = Importer(broker, head.store_id, resume=resume, again=again)

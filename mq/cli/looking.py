@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import mq
 from mq.cli.app import is_made, note, require_store
+from mq.engine.names import is_elsewhere
 
 
 @contextmanager
@@ -18,11 +19,19 @@ def look(store: str) -> Iterator[mq.Broker]:
         yield broker
 
 
+def open_late(store: str) -> mq.Broker:
+    """Opened to do much, of which nothing has to be on the disk before the caller flushes, at the end."""
+    return mq.open(store) if is_elsewhere(store) else mq.open(store, sync="never")
+
+
 @contextmanager
-def open_or_make(store: str, sync: mq.Sync = "always") -> Iterator[mq.Broker]:
-    """A store that is made is told of: a wrong --store would look like an empty one."""
+def open_or_make(store: str, *, late: bool = False) -> Iterator[mq.Broker]:
+    """A store that is made is told of: a wrong --store would look like an empty one.
+
+    *late*: see `open_late`.
+    """
     made = not is_made(store)
-    with mq.open(store, sync=sync) as broker:
+    with open_late(store) if late else mq.open(store) as broker:
         if made:
             note(f"created the store {broker.path}")
         yield broker

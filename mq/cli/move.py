@@ -12,12 +12,12 @@ import click
 import mq
 from mq.cli import existing, output
 from mq.cli.app import ERROR, command, json_option, note, require_store, store_option
-from mq.cli.looking import look, open_or_make
+from mq.cli.looking import look, open_late, open_or_make
 from mq.cli.params import QUEUE
 from mq.cli.progress import Progress
 from mq.engine import carrying, outgoing
 from mq.engine.carrying import Copied
-from mq.engine.names import check_name
+from mq.engine.names import check_name, is_elsewhere
 from mq.engine.outgoing import topic_key
 from mq.storage import paths
 
@@ -29,7 +29,13 @@ to_store_option = click.option(
 def _tidy(to_store: str) -> str:
     if not to_store:
         raise click.UsageError("--to-store is empty: name a directory")
-    return paths.tidy(to_store)
+    return to_store if is_elsewhere(to_store) else paths.tidy(to_store)
+
+
+def _is_same(store: str, other: str) -> bool:
+    if is_elsewhere(store) or is_elsewhere(other):
+        return store == other
+    return os.path.exists(other) and os.path.samefile(store, other)
 
 
 class Way(NamedTuple):
@@ -48,7 +54,7 @@ def _way(queue: str, to: str | None, store: str, to_store: str | None) -> Way:
         check_name(to)
     require_store(store)
     target = store if to_store is None else _tidy(to_store)
-    is_here = to_store is None or (os.path.exists(target) and os.path.samefile(store, target))
+    is_here = to_store is None or _is_same(store, target)
     if is_here and to is None:
         raise click.UsageError("name the queue they go to, or the store with --to-store")
     if is_here and to == queue:
@@ -59,7 +65,7 @@ def _way(queue: str, to: str | None, store: str, to_store: str | None) -> Way:
 @contextmanager
 def _target(way: Way) -> Iterator[mq.Broker]:
     """Synced where it has to be, and at the end."""
-    with open_or_make(way.to_store, sync="never") as broker:
+    with open_or_make(way.to_store, late=True) as broker:
         if way.is_here:
             existing.queue(broker, way.to)
         yield broker
@@ -93,7 +99,7 @@ def move(
     mq move mail letters --to-store /srv/other -n 1000
     """
     way = _way(queue, to, store, to_store)
-    with mq.open(store, sync="never") as broker:
+    with open_late(store) as broker:
         stats = existing.queue(broker, queue).stats()
         total = stats.ready + stats.delayed
         with Progress("moving", total if limit is None else min(limit, total), "message") as progress:
@@ -167,9 +173,9 @@ Found = list[tuple[dict[str, Any], Copied]]
 
 def _copy_store(store: str, to_store: str, again: bool) -> Found:
     require_store(store)
-    if os.path.exists(to_store) and os.path.samefile(store, to_store):
+    if _is_same(store, to_store):
         raise click.UsageError("that is the store itself; name another one")
-    with look(store) as broker, open_or_make(to_store, sync="never") as target:
+    with look(store) as broker, open_or_make(to_store, late=True) as target:
         names = [*broker.queues(), *map(topic_key, outgoing.topics(broker._store))]
         found = _copy_all(broker, target, {name: name for name in names}, again)
         carrying.copy_schedules(broker._store, target._store)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import threading
 import time
 from collections.abc import Coroutine
@@ -46,7 +47,8 @@ class Connection:
         self._thread = threading.Thread(target=self._live, name="mq-nats", daemon=True)
         self._pid = os.getpid()
         self._trouble: BaseException | None = None  # the last one that the library told of
-        self._refused: asyncio.Event | None = None  # set when a server refuses this client
+        self._refused: asyncio.Event | None = None  # set when a server refuses this client, or is refused
+        self._refusal = ""  # what is wrong then
         self._moved_at = 0.0  # monotonic seconds
         self.nc: Client  # once it is open
 
@@ -86,13 +88,23 @@ class Connection:
                     each.cancel()
                     with suppress(asyncio.CancelledError):
                         await each
+        if self._refusal:
+            raise StorageError(self.path, self._refusal)
         raise StorageError(
             self.path, f"no connection to NATS within {PATIENCE_SECONDS:g} seconds: {_reason(self._trouble)}"
         )
 
     async def _note(self, error: Exception) -> None:
         self._trouble = error
-        if self._refused and "authorization" in str(error).lower():
+        refusal = None
+        if "authorization" in str(error).lower():
+            refusal = "NATS refuses this client: check its user and password, token or credentials"
+        elif isinstance(error, ssl.SSLCertVerificationError):
+            refusal = (
+                f"the server's certificate is not believed ({error.verify_message}): give ca=, or check it"
+            )
+        if refusal and self._refused and not self._refused.is_set():
+            self._refusal = refusal
             self._refused.set()
 
     def _require_version(self) -> None:

@@ -121,6 +121,14 @@ def test_no_server_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "mq-nats"]
 
 
+def test_a_client_that_is_refused_is_told_at_once_and_no_secret_is(url: str) -> None:
+    with mq.open(url.replace("://", "://mq:mq@")) as broker:
+        assert broker.path == url
+    with pytest.raises(mq.StorageError, match="refuses this client") as caught:
+        mq.open(url.replace("://", "://mq:geheim@"))
+    assert "geheim" not in str(caught.value)
+
+
 def test_read_only_changes_nothing_and_follows(opens: Opens, url: str) -> None:
     with pytest.raises(mq.StorageError, match="no stream"):
         mq.open(url, read_only=True)
