@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mq.api.broker import Broker
+from mq.api.queue import Queue
 from mq.engine.store import Store
 from mq.storage import shared
 from mq.storage.disk import Disk
@@ -36,6 +38,16 @@ def made_here(path: Path) -> None:
     with page.open("r+b") as file:
         file.seek(8 * shared.ORIGIN)
         file.write(shared.origin_of(RealDisk(), file.fileno(), str(page)).to_bytes(8, "little"))
+
+
+def wait_in_vain(queue: Queue[Any]) -> None:
+    """Have a thread wait for *queue*, so that there is a listener from then on, and a bell.
+
+    On a busy machine the timeout may be over before the wait begins.
+    """
+    listener = queue._store.listener
+    while not listener.worker.runs():
+        assert queue.receive(timeout=0.001) is None
 
 
 class CountingDisk(RealDisk):

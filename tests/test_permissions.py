@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from fakes import wait_in_vain
 
 import mq
 from mq.delivery import records
@@ -60,7 +61,7 @@ def use(path: Path, **options: object) -> None:
         for _ in range(3):
             queue.publish(BODY)
             queue.receive(timeout=0).ack()
-        assert broker.queue("idle").receive(timeout=0.001) is None
+        wait_in_vain(broker.queue("idle"))
         queue.publish(BODY)
         broker._store.maintenance.checkpoints.write()
         broker._store.maintenance.compact()

@@ -8,14 +8,16 @@ How much each kind of record has to leave is the business of the layer above.
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from typing import Final
 
 from .disk import Disk
-from .explain import NO_ROOM
+from .explain import NO_ROOM, best_effort, explain
 
 UNIT_BYTES: Final = 16 << 10  # it grows and shrinks in steps of this
+NOTHING_HELD: Final = frozenset({errno.ENOENT, errno.EINVAL})  # no file, or something else has its name
 
 
 class Reserve:
@@ -69,21 +71,25 @@ class Reserve:
         return free is not None and free >= size and not self._disk.exists(self._path)
 
     def size(self) -> int:
-        """What is held now, by whichever process."""
+        """What is held now, by whichever process; OSError if that cannot be told."""
         try:
             fd = self._disk.open(self._path)
-        except OSError:
-            return 0
+        except OSError as error:
+            if error.errno in NOTHING_HELD:
+                return 0
+            raise
         try:
             return self._disk.size(fd)
-        except OSError:  # a directory, perhaps: there is no room in it for us
-            return 0
         finally:
             self._disk.close(fd)
 
     def give(self, size: int, least: int = 0) -> bool:
-        """Let go of *size* bytes, but leave *least*; whether there was anything to let go of."""
-        there = self.size()
+        """Let go of *size* bytes, but leave *least*; whether there was anything to let go of.
+
+        StorageError if it cannot be told what there is: then all of it stays.
+        """
+        with explain(self._path):
+            there = self.size()
         left = max((there - size) // UNIT_BYTES, -(-least // UNIT_BYTES), 0) * UNIT_BYTES
         if left >= there > 0 or left > 0 == there:
             return False
@@ -91,7 +97,7 @@ class Reserve:
 
     def shrink(self, size: int) -> bool:
         """Hold no more than *size* bytes; whether that could be done."""
-        try:
+        with best_effort():  # not ours to change: then there is no room in it for us
             if size == 0:
                 return self._remove()
             fd = self._disk.open(self._path, write=True)
@@ -99,16 +105,14 @@ class Reserve:
                 self._disk.truncate(fd, size)
             finally:
                 self._disk.close(fd)
-        except OSError:  # not ours to change: then there is no room in it for us
-            return False
-        self.held = min(self.held, size)
-        return True
+            self.held = min(self.held, size)
+            return True
+        return False
 
     def _remove(self) -> bool:
         """The whole file: its name and its inode may be what is missing."""
-        with suppress(OSError):
-            if self._disk.exists(self._path):
-                self._disk.unlink(self._path)
-                self.held = 0
-                return True
-        return False
+        if not self._disk.exists(self._path):
+            return False
+        self._disk.unlink(self._path)
+        self.held = 0
+        return True

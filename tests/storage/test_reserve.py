@@ -177,6 +177,39 @@ def test_only_so_much_is_given_as_is_to_be_left(tmp_path):
     assert reserve.size() == 0
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO], ids=errno.errorcode.get)
+def test_room_that_cannot_be_looked_at_is_kept(tmp_path, number):
+    """A process that has no descriptor left is not one whose file is gone: others settle with that room."""
+    path, faulty = tmp_path / "reserve", Faulty(RealDisk())
+    reserve = Reserve(faulty, str(path))
+    reserve.hold(1 << 20)
+    faulty.hook = failing("open", number)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        reserve.has(2 << 20)
+    faulty.hook = failing("open", number)
+    with pytest.raises(mq.StorageError, match="reserve"):
+        reserve.give(1 << 20)
+    faulty.hook = None
+    assert path.stat().st_size == 1 << 20
+    assert reserve.has(2 << 20)
+    assert reserve.size() == 1 << 20
+
+
+def test_a_signal_is_no_sign_of_a_missing_file(tmp_path):
+    faulty = Faulty(RealDisk())
+    reserve = Reserve(faulty, str(tmp_path / "reserve"))
+    reserve.hold(1 << 20)
+    for use in (reserve.size, lambda: reserve.give(1), lambda: reserve.shrink(0)):
+        faulty.hook = timing_out
+        with pytest.raises(TimeoutError, match="of a handler"):
+            use()
+    assert (tmp_path / "reserve").stat().st_size == 1 << 20
+
+
+def timing_out(name: str, arguments: object) -> object:
+    raise TimeoutError("of a handler")
+
+
 class FewNames(RealDisk):
     """A disk with plenty of room, and so many inodes."""
 
