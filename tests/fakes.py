@@ -40,6 +40,14 @@ def made_here(path: Path) -> None:
         file.write(shared.origin_of(RealDisk(), file.fileno(), str(page)).to_bytes(8, "little"))
 
 
+def threads_alive(prefix: str = "mq-") -> list[threading.Thread]:
+    """Whose names begin with *prefix*.
+
+    Of a thread whose start an exception interrupted, CPython lists an object for ever.
+    """
+    return [each for each in threading.enumerate() if each.name.startswith(prefix) and each.is_alive()]
+
+
 def wait_in_vain(queue: Queue[Any]) -> None:
     """Have a thread wait for *queue*, so that there is a listener from then on, and a bell.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import maintaining, open_on, wait_in_vain
+from fakes import maintaining, open_on, threads_alive, wait_in_vain
 
 import mq
 from mq.engine.store import Store
@@ -39,7 +39,7 @@ def opened(path: Path) -> list[str]:
 
 
 def threads() -> list[str]:
-    return sorted(each.name for each in threading.enumerate() if each.name.startswith("mq-"))
+    return sorted(each.name for each in threads_alive())
 
 
 def leave(broker: mq.Broker) -> None:
@@ -79,7 +79,7 @@ def test_a_forgotten_broker_keeps_nothing(path, use, options) -> None:
     broker = mq.open(path, segment_bytes=4096, **options)
     use(broker)
     broker.queue("mail").publish(b"stays")
-    mine = [each for each in threading.enumerate() if each.name.startswith("mq-")]
+    mine = threads_alive()
     with pytest.warns(ResourceWarning, match=FORGOTTEN):
         del broker
         gc.collect()
@@ -205,7 +205,7 @@ def test_a_broker_may_be_forgotten_in_the_midst_of_its_own_threads(path, name, t
     del broker
 
     def forget() -> None:
-        mine.extend(each for each in threading.enumerate() if each.name.startswith("mq-"))
+        mine.extend(threads_alive())
         kept.clear()
         gc.collect()
 

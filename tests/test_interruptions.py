@@ -32,7 +32,6 @@ import itertools
 import math
 import os
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -45,7 +44,7 @@ from unittest import mock
 
 import pytest
 from bytecodes import HERE, at_each_bytecode, by_code
-from fakes import FakeClock, QuickDisk, open_on
+from fakes import FakeClock, QuickDisk, open_on, threads_alive
 
 import mq
 from mq.delivery.agenda import Agenda
@@ -498,7 +497,7 @@ def test_a_close_struck_where_signals_come_leaves_nothing_and_touches_no_file_of
             assert os.fstat(fd).st_ino == mine, at
             os.close(fd)
         give_up = time.monotonic() + SECONDS
-        while [each for each in threading.enumerate() if each.name.startswith("mq-")]:  # its last lines
+        while threads_alive():  # until its last lines
             assert time.monotonic() < give_up, at
         assert len(os.listdir("/dev/fd")) == len(before), at
         if not struck:

@@ -19,7 +19,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from fakes import FakeClock, open_on, wait_in_vain
+from fakes import FakeClock, open_on, threads_alive, wait_in_vain
 
 import mq
 from mq.api.broker import Broker
@@ -232,7 +232,7 @@ def test_a_child_does_not_go_over_to_another_store(path, instead):
             for _ in range(2):
                 with pytest.raises(mq.StoreFailed, match="another store"):
                     a.queue("q").publish(BODY)
-        assert [each.name for each in threading.enumerate()] == ["MainThread"]
+        assert [each.name for each in threads_alive("")] == ["MainThread"]
         if path.exists():
             path.rename(path.with_name("data.instead"))
         path.with_name("data.old").rename(path)
