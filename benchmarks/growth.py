@@ -368,6 +368,7 @@ def at_once(
             with neighbour_thread(broker, told):
                 operation(queue)
         waits[title] = told
+        held.clear()  # else Python's garbage collector goes through them in the rows that follow
         return seconds
 
 

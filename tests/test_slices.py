@@ -260,6 +260,8 @@ def test_what_is_made_of_each_message_is_not_gone_through_by_garbage_collections
     state = broker._store.replica.state.named("a")
     for each in (message, *claims, state.flights[message.id]):
         assert not gc.is_tracked(each)
+    gc.collect()
+    assert not any(map(gc.is_tracked, claims._parts))
 
 
 def test_what_goes_back_with_several_goes_back_once(broker, commits):

@@ -35,9 +35,8 @@ def exact(broker: mq.Broker) -> None:
     state = broker._store.replica.state
     held: dict[int, list[int]] = {}
     for number in {*state.queues, *(image.number for image in state.unloaded)}:
-        for ids in state.queue(number).everything():
-            for id in ids:
-                held.setdefault(id, []).append(number)
+        for id in state.queue(number).everything():
+            held.setdefault(id, []).append(number)
     several = {id: tuple(sorted(numbers)) for id, numbers in held.items() if len(numbers) > 1}
     assert {id: shared(broker).holders(id) for id in several} == several
     assert len(shared(broker)) == len(several)

@@ -28,9 +28,8 @@ def opened(path: Path, clock: FakeClock) -> mq.Broker:
 def register_is_exact(state: State, size_of) -> None:
     held: dict[int, set[int]] = {}
     for number in {*state.queues, *(image.number for image in state.unloaded)}:
-        for ids in state.queue(number).everything():
-            for id in ids:
-                held.setdefault(id, set()).add(number)
+        for id in state.queue(number).everything():
+            held.setdefault(id, set()).add(number)
     shared, extra = state.board.shared, 0
     for id, numbers in held.items():
         assert set(shared.holders(id)) == (numbers if len(numbers) > 1 else set())

@@ -16,7 +16,7 @@ from mq import exact
 from mq.api.message import Leased, Receipt
 from mq.api.options import check_many
 from mq.engine.channel import Channel
-from mq.engine.settling import NO_DELIVERY, Claim
+from mq.engine.settling import NO_DELIVERY, Claim, Claims
 from mq.engine.store import Store
 from mq.errors import UsageError
 
@@ -50,8 +50,8 @@ def claim_of(message: Leased[Any] | Receipt, store: Store, *, fenced: bool = Tru
 
 def claims_of(
     messages: Iterable[Leased[Any] | Receipt], store: Store, *, fenced: bool = True
-) -> list[Claim]:  # fmt: skip
-    return [claim_of(message, store, fenced=fenced) for message in check_many("messages", messages)]
+) -> Claims:  # fmt: skip
+    return Claims(claim_of(message, store, fenced=fenced) for message in check_many("messages", messages))
 
 
 def channel_of(messages: list[Any], store: Store) -> Channel | None:

@@ -17,6 +17,7 @@ listing.py     their names, in order
 queue.py       one queue: waiting, delayed, in flight
 backlog.py     ids that wait, eight bytes each
 traits.py      what is kept of the others
+table.py       the dict that holds it, of which no part is long
 dedup.py       dedup ids that are remembered
 shares.py      messages that several queues hold
 subscription.py  what a queue gets of what is published to topics

@@ -8,8 +8,7 @@ is refused.  A message moves by a record that names it: its body stays where it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from heapq import merge
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, Final
 
@@ -83,7 +82,6 @@ class Replay:
     def __init__(self, ids: list[int] | None, to: str | None) -> None:
         self._ids, self._to = ids, to
         self._begun = False
-        self._listed: list[Sequence[int]] = []  # not in order yet
         self._rest: Iterator[int] = iter(())
         self._slice: list[int] = []  # the last one
         self._left = 0  # in both
@@ -91,12 +89,7 @@ class Replay:
 
     @property
     def more(self) -> bool:
-        """Whether another slice is to be planned.
-
-        Asked between two turns: here what was listed is put in order, the oldest first.
-        """
-        if self._listed:
-            self._rest, self._listed = merge(*map(sorted, self._listed)), []
+        """Whether another slice is to be planned."""
         return self._left > 0
 
     def plan(self, plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> int:
@@ -105,8 +98,7 @@ class Replay:
             self._check(plan, queue)
             self._begun = True
             if self._ids is None:
-                self._listed = queue.everything()
-                self._left = sum(map(len, self._listed))
+                self._rest, self._left = queue.everything(), queue.total()
                 return 0
             unique = list(dict.fromkeys(self._ids))
             self._rest, self._left = iter(unique), len(unique)

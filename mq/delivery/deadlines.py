@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from .agenda import Agenda, Agendas
 from .ready import STALE_MAX
+from .table import Table
 from .traits import Flight, Traits
 
 # How a delivery is to be treated that times out.
@@ -34,7 +35,7 @@ class Deadlines(Agendas):
 
     __slots__ = ("_flights", "_kinds", "_owed", "plain")
 
-    def __init__(self, flights: dict[int, Flight]) -> None:
+    def __init__(self, flights: Table[Flight]) -> None:
         """*flights*: those of the queue, which changes them; some may have timed out."""
         super().__init__()
         self._flights = flights
@@ -80,9 +81,10 @@ class Deadlines(Agendas):
         return True
 
     def _in_force(self, times: array[int], ids: Sequence[int]) -> list[tuple[int, int]]:
-        find = self._flights.get
         pairs = dict.fromkeys(zip(times, ids, strict=True))  # a message may be extended to one time twice
-        return [pair for pair in pairs if (flight := find(pair[1])) and flight.deadline == pair[0]]
+        found = self._flights.get_all([id for _, id in pairs])
+        each = zip(pairs, found, strict=True)
+        return [pair for pair, flight in each if flight and flight.deadline == pair[0]]
 
     def is_valid(self, deadline: int, id: int) -> bool:
         flight = self._flights.get(id)

@@ -169,6 +169,10 @@ def _ack(state: State, queue: QueueState, lsn: int, flags: int, event: Event) ->
     queue.ack_run(*event)
 
 
+def _nack_all(state: State, queue: QueueState, lsn: int, flags: int, events: list[Event]) -> None:
+    queue.nack_run(events)
+
+
 def _release_all(state: State, queue: QueueState, lsn: int, flags: int, events: list[Event]) -> None:
     queue.release_run([id for (id,) in events])
 
@@ -427,6 +431,7 @@ APPLY: Final[dict[int, Apply]] = {
 
 # Kinds of which records in a row, about one queue, are done at once; the last argument: all events.
 IN_A_ROW: Final[dict[int, Apply]] = {
+    records.NACK: _nack_all,
     records.RELEASE: _release_all,
     records.EXTEND: _extend_all,
     records.MOVE: _move_all,

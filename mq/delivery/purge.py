@@ -48,8 +48,10 @@ class Purge:
             if self._ids is None and len(queue.flights) <= KEPT_MAX:
                 return self._plan_all(plan, queue)
             self._begun = True
-            parts = queue.everything() if self._ids is None else [self._ids]
-            self._rest, self._left = chain.from_iterable(parts), sum(map(len, parts))
+            if self._ids is None:
+                self._rest, self._left = queue.everything(), queue.total()
+            else:
+                self._rest, self._left = iter(self._ids), len(self._ids)
         gone: list[tuple[int, int]] = []
         self._slice = []
         for id in self._rest:

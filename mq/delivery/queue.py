@@ -20,9 +20,9 @@ is true.  Each tells the indexes, which can be made anew from the messages at an
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from heapq import merge
 from itertools import count, islice, repeat
 from typing import Final, Literal
 
@@ -52,6 +52,7 @@ from .records import (
 from .retention import Retention
 from .runs import Run
 from .subscription import Subscription
+from .table import Table
 from .timers import Timers
 from .traits import LEVELS, PLAIN, Delayed, Flight, Traits, come_back, traits_of, weight, with_failure
 
@@ -67,8 +68,8 @@ class QueueState:
         # The messages.  Each is in one of these; the indexes share them.
         self.waiting: Final = Backlog()  # priority 0, never delivered
         self.lanes: Final[dict[int, Backlog]] = {}  # the same, of other priorities; none is empty
-        self.delayed: dict[int, Delayed]  # all that wait and are more than their priority
-        self.flights: dict[int, Flight]  # delivered, and not settled; timed out, perhaps
+        self.delayed: Table[Delayed]  # all that wait and are more than their priority
+        self.flights: Table[Flight]  # delivered, and not settled; timed out, perhaps
         self.dedup: Final = Remembered()  # dedup ids, which outlive their messages
         self.bytes = 0  # of all that was published and is not settled
         self.meta_bytes = 0  # what the meta adds to the declaration in the log
@@ -78,7 +79,7 @@ class QueueState:
         self.board = board or Board()  # shared by all queues of the store
         self.shared: Final = self.board.shared  # messages that other queues hold as well
         self.moment: Final = Moment()
-        self._hold({}, QueueAlarm(self.board, number))
+        self._hold(Table(), QueueAlarm(self.board, number))
         # The definition.
         self.number, self.name = number, name
         self.options = Declaration(name=name)
@@ -98,9 +99,9 @@ class QueueState:
         self.unchanged = True  # nothing has changed since it was counted, or struck off as empty
         self.counted = (0, 0)  # messages and bytes, as they were then
 
-    def _hold(self, flights: dict[int, Flight], alarm: QueueAlarm) -> None:
+    def _hold(self, flights: Table[Flight], alarm: QueueAlarm) -> None:
         """Begin anew with the lanes and these *flights*: nothing is delayed."""
-        self.delayed, self.flights = {}, flights
+        self.delayed, self.flights = Table(), flights
         self.ready = Ready(self.waiting, self.lanes, self.delayed, flights, self.moment)
         self.timers = Timers(self.delayed, flights, self.dedup, self.moment, self.ready, alarm)
 
@@ -173,9 +174,9 @@ class QueueState:
             if positions is None:
                 return False
             if run.in_flight:
-                places = dict(zip(run.delivered, positions, strict=True))
+                places, near = dict(zip(run.delivered, positions, strict=True)), self.flights.near
                 for id, (receipt, deadline) in run.in_flight.items():
-                    flight = self.flights[id] = Flight(receipt, deadline, 1, places[id])
+                    flight = near[id] = Flight(receipt, deadline, 1, places[id])
                     self.timers.watch(id, flight)
             self.totals.acked += len(run.freed)
             self.bytes -= sum(run.freed)
@@ -256,7 +257,7 @@ class QueueState:
         if id == self.waiting.head:
             position = self.waiting.take(id)
             assert position is not None
-            flight = self.flights[id] = Flight(receipt, deadline, 1, position)
+            flight = self.flights.near[id] = Flight(receipt, deadline, 1, position)
             self.timers.watch(id, flight)
         else:
             taken = self._take_to_deliver(id)
@@ -279,7 +280,7 @@ class QueueState:
             self.totals.failed += len(ids)
         # The receipt of each is one more than that of the one before.
         flights = list(map(Flight, count(receipt), repeat(deadline), repeat(1), positions))
-        self.flights.update(zip(ids, flights, strict=True))
+        self.flights.put_all(ids, flights)
         if deadline > self.moment.store:
             self.timers.watch_run(ids, deadline)
         else:
@@ -303,7 +304,7 @@ class QueueState:
 
     def ack(self, id: int, size: int) -> None:
         self.totals.acked += 1
-        flight = self.flights.pop(id, None)
+        flight = self.flights.near.pop(id, None) or self.flights.pop(id)
         if flight:
             self.bytes -= size
             if flight.deadline <= self.moment.store:
@@ -320,7 +321,7 @@ class QueueState:
 
     def ack_run(self, ids: Sequence[int], sizes: Sequence[int]) -> None:
         """`ack` for many."""
-        traits = [each.traits for each in map(self.flights.get, ids) if each]
+        traits = [each.traits for each in self.flights.get_all(ids) if each]
         if self.timers.some_timed_out or not traits.count(PLAIN) == len(set(ids)) == len(ids):
             for id, size in zip(ids, sizes, strict=True):
                 self.ack(id, size)
@@ -331,7 +332,7 @@ class QueueState:
         """`ack_run`, for those that `are_plain`."""
         self.totals.acked += len(ids)
         self.bytes -= sum(sizes)
-        deque(map(self.flights.__delitem__, ids), maxlen=0)
+        self.flights.remove_all(ids)
         if self.shared.extra_bytes:
             self._let_go(ids)
         if self.unchanged:
@@ -341,11 +342,33 @@ class QueueState:
         """*backoff*: it decided the due, which is in store time."""
         self.totals.failed += 1
         if flight := self._take_flight(id):
-            traits = self._failing(come_back(flight), Failed(at, flight.attempts, reason))
-            self._end_turn(id, traits)
-            wall, store = (0, due) if backoff else (due, 0)
-            self._put_delayed(id, Delayed(wall, flight.attempts, flight.position, traits, store))
+            entry = self._nacked(flight, (id, due, at, reason, backoff))
+            self._end_turn(id, entry.traits)
+            self._put_delayed(id, entry)
             self.mark_changed()
+
+    def nack_run(self, events: Sequence[tuple[int, int, int, str, bool]]) -> None:
+        """`nack` for many."""
+        ids = [event[0] for event in events]
+        flights = [flight for flight in self.flights.get_all(ids) if flight]
+        are_simple = all(flight.traits.group is None and not flight.traits.expires for flight in flights)
+        if self.timers.some_timed_out or not are_simple or not len(flights) == len(set(ids)) == len(ids):
+            for event in events:
+                self.nack(*event)
+            return
+        self.totals.failed += len(ids)
+        entries = list(map(self._nacked, flights, events))
+        self.flights.remove_all(ids)
+        self.delayed.put_all(ids, entries)
+        self.timers.add_delayed_run(ids, entries)
+        self.mark_changed()
+
+    def _nacked(self, flight: Flight, event: tuple[int, int, int, str, bool]) -> Delayed:
+        """What becomes of a delivery."""
+        _, due, at, reason, backoff = event
+        traits = self._failing(come_back(flight), Failed(at, flight.attempts, reason))
+        wall, store = (0, due) if backoff else (due, 0)
+        return Delayed(wall, flight.attempts, flight.position, traits, store)
 
     def release_run(self, ids: Sequence[int]) -> None:
         """`release` for many."""
@@ -354,9 +377,9 @@ class QueueState:
             for id in ids:
                 self.release(id)
             return
-        deque(map(self.flights.__delitem__, ids), maxlen=0)
+        self.flights.remove_all(ids)
         entries = [Delayed(0, 0, flight.position, come_back(flight)) for flight in flights]
-        self.delayed.update(zip(ids, entries, strict=True))
+        self.delayed.put_all(ids, entries)
         self.timers.come_back(sorted(ids))
 
     def extend_run(self, ids: Sequence[int], deadlines: Sequence[int]) -> None:
@@ -368,7 +391,7 @@ class QueueState:
                 self.extend(id, deadline)
             return
         extended = [Flight(flight.receipt, deadline, 1, flight.position) for flight in flights]
-        self.flights.update(zip(ids, extended, strict=True))
+        self.flights.put_all(ids, extended)
         self.timers.watch_run(sorted(ids), deadline)
 
     def _plain_flights(self, ids: Sequence[int]) -> list[Flight] | None:
@@ -376,7 +399,7 @@ class QueueState:
 
         None also if a delivery may have timed out, or one is named twice.
         """
-        flights = [flight for id in ids if (flight := self.flights.get(id))]
+        flights = [flight for flight in self.flights.get_all(ids) if flight]
         are_plain = all(flight.traits is PLAIN and flight.attempts == 1 for flight in flights)
         if self.timers.some_timed_out or not are_plain or not len(flights) == len(set(ids)) == len(ids):
             return None
@@ -454,13 +477,18 @@ class QueueState:
         *kept*: id and size of each message that stays.  One that is not known here comes with its
         size in a RELOCATE record, further on.
         """
-        self._empty({id: flight for id, flight in self.flights.items() if flight.deadline > cutoff})
+        kept_flights = Table[Flight]()
+        for id, flight in self.flights.items():
+            if flight.deadline > cutoff:
+                kept_flights[id] = flight
+        self._empty(kept_flights)
         self.bytes = sum(size for id, size in kept if id in self.flights)
         self.mark_changed()
 
-    def _empty(self, flights: dict[int, Flight]) -> None:
+    def _empty(self, flights: Table[Flight]) -> None:
         """Hold these *flights*, and no other message."""
-        contents = [*self.ready.contents(), *self.timers.contents(), self.delayed, self.flights]
+        contents = [*self.ready.contents(), *self.timers.contents()]
+        contents += [*self.delayed.parts(), *self.flights.parts()]
         self.waiting.clear()
         self.lanes.clear()
         self._hold(flights, self.timers.alarm)
@@ -471,7 +499,7 @@ class QueueState:
 
     def delete(self) -> None:
         """The queue goes, with all it holds."""
-        self._empty({})
+        self._empty(Table())
         self.gone, self.bytes = True, 0
         self.board.discarded.add(self.dedup.clear())
         self.subscriptions.clear()
@@ -540,7 +568,7 @@ class QueueState:
         self.timers.add_delayed(id, entry)
 
     def _take_delayed(self, id: int) -> Delayed | None:
-        entry = self.delayed.pop(id, None)
+        entry = self.delayed.pop(id)
         if entry:
             self.timers.remove_delayed(entry)
         return entry
@@ -552,7 +580,7 @@ class QueueState:
         self.timers.watch(id, flight)
 
     def _take_flight(self, id: int) -> Flight | None:
-        flight = self.flights.pop(id, None)
+        flight = self.flights.pop(id)
         if flight and flight.deadline <= self.moment.store:
             self.timers.end(id, flight)
         return flight
@@ -710,7 +738,7 @@ class QueueState:
         """
         if self.acks_awaited or self.timers.some_timed_out or len(set(ids)) < len(ids):
             return False
-        return list(map(self.flights.get, ids)) == flights
+        return self.flights.get_all(ids) == flights
 
     def first_receipt(self, id: int) -> int:
         """That of its first delivery here; 0 if it was never delivered."""
@@ -759,10 +787,14 @@ class QueueState:
         flight = self.flights.get(id)
         return flight is not None and flight.deadline > now.store
 
-    def everything(self) -> list[Sequence[int]]:
-        """The ids of all that is here, in parts that are only copied: there may be very many."""
+    def everything(self) -> Iterator[int]:
+        """The ids of all that is here now, the oldest first: only copied now, for there may be very many."""
         lanes = [lane.ids() for lane in (self.waiting, *self.lanes.values())]
-        return [*lanes, list(self.delayed), list(self.flights)]
+        return merge(*lanes, *self.delayed.in_order(), *self.flights.in_order())
+
+    def tried_below(self, limit: int) -> list[list[int]]:
+        """Ids of what is delayed or in flight: all those whose records may stand before *limit*, copied."""
+        return [list(part) for tried in (self.delayed, self.flights) for part in tried.below(limit)]
 
     def counts(self, now: Now) -> tuple[int, int, int]:
         """How many are ready, in flight and delayed."""
@@ -804,9 +836,9 @@ class QueueState:
         """Whether none of *ids*, which ascend, is here, nor any between them."""
         first, behind = ids[0], ids[-1] + 1
         lanes = (self.waiting, *self.lanes.values())
-        tried = (self.delayed.keys(), self.flights.keys())
+        tried = (self.delayed, self.flights)
         return not any(lane.has_within(first, behind) for lane in lanes) and all(
-            each.isdisjoint(ids) for each in tried
+            each.is_disjoint(ids) for each in tried
         )
 
     def _lane_of(self, id: int) -> Backlog | None:

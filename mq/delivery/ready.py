@@ -28,6 +28,7 @@ from .blocks import STEP_BITS, Blocks
 from .groups import Group
 from .heaps import Heaps
 from .moment import ID, Moment
+from .table import Table
 from .traits import LEVELS, PLAIN, Delayed, Flight, Traits
 
 AGES_SHARE: Final = 4  # entries of `_ages` for each message: beyond that it is made anew when it is asked for
@@ -41,18 +42,18 @@ class _Present:
 
     __slots__ = ("_delayed", "_flights", "_moment")
 
-    def __init__(self, delayed: dict[int, Delayed], flights: dict[int, Flight], moment: Moment) -> None:
+    def __init__(self, delayed: Table[Delayed], flights: Table[Flight], moment: Moment) -> None:
         self._delayed, self._flights, self._moment = delayed, flights, moment
 
     def __contains__(self, id: object) -> bool:
-        entry = self._delayed.get(id)  # type: ignore[call-overload]
+        entry = self._delayed.get(id)  # type: ignore[arg-type]
         if entry is None:
             return id in self._flights
         return not 0 < entry.traits.expires <= self._moment.wall
 
 
 class Ready:
-    """The dicts are the queue's own, which changes them; this class changes `lanes` only."""
+    """The tables are the queue's own, which changes them; this class changes `lanes` only."""
 
     __slots__ = (
         "_ages", "_blocked", "_blocks", "_delayed", "_flights", "_heaps", "_lanes", "_moment", "_present",
@@ -60,8 +61,8 @@ class Ready:
     )  # fmt: skip
 
     def __init__(
-        self, waiting: Backlog, lanes: dict[int, Backlog], delayed: dict[int, Delayed],
-        flights: dict[int, Flight], moment: Moment,
+        self, waiting: Backlog, lanes: dict[int, Backlog], delayed: Table[Delayed],
+        flights: Table[Flight], moment: Moment,
     ) -> None:  # fmt: skip
         self._waiting, self._lanes, self._delayed, self._flights = waiting, lanes, delayed, flights
         self._moment = moment

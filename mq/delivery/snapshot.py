@@ -13,9 +13,9 @@ loaded is encoded as it was.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from struct import pack
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -87,8 +87,8 @@ class Loaded(NamedTuple):
     image: Image
     contents: Contents
     lanes: list[list[Held]]
-    delayed: dict[int, Delayed]
-    flights: dict[int, Flight]
+    delayed: list[dict[int, Delayed]]
+    flights: list[dict[int, Flight]]
     dedup: dict[str, Seen]
 
 
@@ -122,7 +122,7 @@ def freeze(state: State) -> Frozen:
             queue.number, queue.name, goes, 0, *queue.counted, alarm.store, alarm.wall, (), msgspec.Raw(),
             tuple(queue.subscriptions.values()),
         )  # fmt: skip
-        delayed, flights, dedup = queue.delayed.copy(), queue.flights.copy(), dict(queue.dedup.items())
+        delayed, flights, dedup = queue.delayed.keep(), queue.flights.keep(), dict(queue.dedup.items())
         queues.append(Loaded(image, contents, lanes, delayed, flights, dedup))
     shares, schedules = state.board.shared.freeze(), state.calendar.kept()
     return Frozen(state.generation, queues, shares, schedules, state.moved.copy())
@@ -206,9 +206,9 @@ def _image(
     return image, _filled(fields, holes)
 
 
-def _parts(entries: dict[K, V], rest: Callable[[], object]) -> Iterator[dict[K, V]]:
+def _parts(entries: Iterable[tuple[K, V]], rest: Callable[[], object]) -> Iterator[dict[K, V]]:
     """*entries*, some at a time; *rest* is called behind each part that is full: there may be many queues."""
-    items = iter(entries.items())
+    items = iter(entries)
     while part := dict(islice(items, PART)):
         yield part
         if len(part) == PART:
@@ -218,7 +218,7 @@ def _parts(entries: dict[K, V], rest: Callable[[], object]) -> Iterator[dict[K, 
 def _pack(image: Image, entries: dict[Any, Any], kind: Any, rest: Callable[[], object]) -> Parts:
     """*entries* as msgpack: made, and decoded as *kind* to be sure, a part at a time."""
     found: Parts = [_map_head(len(entries))]
-    for part in _parts(entries, rest):
+    for part in _parts(entries.items(), rest):
         data = msgspec.msgpack.encode(part)
         _decode(image, data, kind)
         found.append(data[len(_map_head(len(part))) :])
@@ -277,12 +277,12 @@ def _load_queue(board: Board, load: Load, image: Image) -> QueueState:
             queue.ready.lane(priority).restore(at, chunks)
     ids, dues, attempts, positions, rests, levels = _read_columns(contents.delayed, 6)
     entries = map(Delayed, dues, attempts, positions, map(LEVELS.__getitem__, levels), rests)
-    queue.delayed.update(zip(ids, entries, strict=True))
-    queue.delayed.update(contents.delayed_traits)
+    queue.delayed.put_all(ids, entries)
+    queue.delayed.put_all(contents.delayed_traits.keys(), contents.delayed_traits.values())
     ids, receipts, deadlines, attempts, positions, levels = _read_columns(contents.flights, 6)
     flights = map(Flight, receipts, deadlines, attempts, positions, map(LEVELS.__getitem__, levels))
-    queue.flights.update(zip(ids, flights, strict=True))
-    queue.flights.update(contents.flights_traits)
+    queue.flights.put_all(ids, flights)
+    queue.flights.put_all(contents.flights_traits.keys(), contents.flights_traits.values())
     queue.dedup.restore(contents.dedup)
     for each in image.subscriptions:
         queue.subscribe(each)
@@ -302,7 +302,7 @@ def _loader(load: Load, number: int, priority: int) -> Callable[[Chunk], Arrays]
 
 
 def _split(
-    entries: dict[int, E], names: tuple[str, ...], lowest: list[int], rest: Callable[[], object]
+    entries: list[dict[int, E]], names: tuple[str, ...], lowest: list[int], rest: Callable[[], object]
 ) -> tuple[Parts, dict[int, E]]:
     """Ids, then each field and the priority of all entries that are no more, as u64; and the others.
 
@@ -310,7 +310,7 @@ def _split(
     """
     columns = [array("Q") for _ in ("id", *names, "priority")]
     others: dict[int, E] = {}
-    for part in _parts(entries, rest):
+    for part in _parts(chain.from_iterable(each.items() for each in entries), rest):
         plain = {id: entry for id, entry in part.items() if entry.traits.plain}
         others.update({id: entry for id, entry in part.items() if id not in plain})
         columns[0].extend(plain)

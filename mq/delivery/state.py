@@ -295,7 +295,7 @@ class State:
             for lane in [queue.waiting, *queue.lanes.values()]:
                 for ids in lane.within(base, limit):
                     yield [(queue, id) for id in ids]
-        tried = [(queue, [*queue.delayed, *queue.flights]) for queue in self.queues.values()]
+        tried = [(queue, ids) for queue in self.queues.values() for ids in queue.tried_below(limit)]
         for queue, ids in tried:
             for at in range(0, len(ids), LOOK_IDS):
                 yield [(queue, id) for id in ids[at : at + LOOK_IDS] if _stands(queue, id, base, limit)]
@@ -313,8 +313,10 @@ class State:
             for lane in [queue.waiting, *queue.lanes.values()]:
                 for part in lane.positions_within(base, limit):
                     messages += part
-            for tried in (queue.delayed, queue.flights):
+            for tried in queue.delayed.below(limit):
                 messages += [at for each in tried.values() if base <= (at := each.position) < limit]
+            for flying in queue.flights.below(limit):
+                messages += [at for each in flying.values() if base <= (at := each.position) < limit]
         return list(set(messages)) if self.board.shared.extra_bytes else messages, others
 
     def _load_below(self, limit: int) -> None:

@@ -34,6 +34,7 @@ from .expiries import Expiries
 from .moment import Moment
 from .now import Now
 from .ready import STALE_MAX, Ready
+from .table import Table
 from .tally import Tally
 from .traits import PLAIN, Delayed, Flight, Traits
 
@@ -46,7 +47,7 @@ IN_GROUP: Final = (0, 0, 0)  # of a batch: those in a group
 
 
 class Timers:
-    """The dicts are the queue's own, which changes them."""
+    """The tables are the queue's own, which changes them."""
 
     __slots__ = (
         "_added", "_by_store", "_by_wall", "_delayed", "_flights", "_is_stale", "_late", "_moment",
@@ -56,7 +57,7 @@ class Timers:
     )  # fmt: skip
 
     def __init__(
-        self, delayed: dict[int, Delayed], flights: dict[int, Flight], remembered: Remembered,
+        self, delayed: Table[Delayed], flights: Table[Flight], remembered: Remembered,
         moment: Moment, ready: Ready, alarm: QueueAlarm,
     ) -> None:  # fmt: skip
         self._delayed, self._flights, self._remembered = delayed, flights, remembered
@@ -79,7 +80,7 @@ class Timers:
         self.exhausted_count = 0  # of them; in the list some may be out of date
         # Deliveries that have timed out, but for those in batches that are not open: when each is tried
         # again, or a time that is over if it may be by now, store time; NEVER if it is exhausted.
-        self._late: dict[int, int] = {}
+        self._late: Table[int] = Table()
         self._urgent = 0  # batches that are to be opened though no receiver asks
         self._by_wall = Tally(each.due for each in self._delayed.values() if each.due)
         self._by_store = Tally(each.backoff_until for each in self._delayed.values() if each.backoff_until)
@@ -137,7 +138,7 @@ class Timers:
         agendas = [
             each for agenda in (*self.dues.values(), *self.returns.values()) for each in agenda.contents()
         ]
-        return [*tallies, *agendas, self._late, self.overdue, self.exhausted, self.broken]
+        return [*tallies, *agendas, *self._late.parts(), self.overdue, self.exhausted, self.broken]
 
     def _begin(self) -> None:
         """Interrupted from here on, the next look begins anew."""
@@ -173,6 +174,34 @@ class Timers:
         self._added += 1
         if not self._added % STALE_MAX:
             self._sweep()
+
+    def add_delayed_run(self, ids: Sequence[int], entries: Sequence[Delayed]) -> None:
+        """`add_delayed` for many, which neither expire nor are in a group."""
+        ready: dict[int, list[int]] = {}
+        later: dict[tuple[bool, int], list[tuple[int, int]]] = {}  # by whether they back off, and priority
+        is_early = self._moment.is_early
+        for id, entry in zip(ids, entries, strict=True):
+            level = entry.traits.priority
+            if is_early(entry):
+                backs_off = entry.backoff_until > 0
+                later.setdefault((backs_off, level), []).append((entry.backoff_until or entry.due, id))
+            else:
+                ready.setdefault(level, []).append(id)
+        self._by_store.add_all([entry.backoff_until for entry in entries if entry.backoff_until])
+        self._by_wall.add_all([entry.due for entry in entries if entry.due and not entry.backoff_until])
+        self._moment.plain_until = 0
+        self._ready.many_came_back(len(ids))
+        for level, some in ready.items():
+            self._ready.push_run(sorted(some), level)
+        for (backs_off, level), pairs in later.items():
+            pairs.sort()
+            if backs_off:
+                self.returns[level].add_all(pairs)
+                self.next_store = min(self.next_store, pairs[0][0])
+            else:
+                self.dues[level].add_all(pairs)
+                self._next_wall = min(self._next_wall, pairs[0][0])
+        self._sweep()
 
     def come_back(self, ids: Sequence[int]) -> None:
         """*ids*, which ascend, are ready again; they are nothing but their bodies."""
@@ -244,7 +273,7 @@ class Timers:
 
     def end(self, id: int, flight: Flight) -> None:
         """A delivery that had timed out is another one now, or none."""
-        when = self._late.pop(id, None)
+        when = self._late.pop(id)
         if when is None:  # it is in a batch that is not open, and is passed over there
             return
         if when == NEVER:
@@ -304,6 +333,7 @@ class Timers:
             self.reindex()
 
     def _sweep_deadlines(self, added: int) -> None:
+        self._flights.spread()
         if self.deadlines.sweep(added, self._moment.store):
             self._sweep()
 
@@ -455,7 +485,7 @@ class Timers:
             found = dict.fromkeys([id for id, _ in timed_out], latest)
         else:
             found = {id: returns(flight) for id, flight in timed_out}
-        self._late.update(found)
+        self._late.put_all(found.keys(), found.values())
         self._by_store.add_all(found.values())
         self._ready.push_run(sorted([id for id, when in found.items() if when <= now_ms]), level)
         self.returns[level].add_all(sorted([(when, id) for id, when in found.items() if when > now_ms]))

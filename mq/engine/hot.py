@@ -43,7 +43,7 @@ from mq.engine.log import Conflict
 from mq.engine.operation import operation
 from mq.engine.outlet import Outlet
 from mq.engine.receiving import NOTHING, Unread
-from mq.engine.settling import Claim, do_ack, settle_within
+from mq.engine.settling import Claim, Claims, do_ack, settle_within
 from mq.engine.slices import give_way
 from mq.engine.store import Store
 from mq.engine.waiting import Gatherer, Sleeper
@@ -203,7 +203,7 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
                     if sleeper is not None:
                         sleeper.end()
                     state, ms = channel.state, store.clock.store_ms()
-                    id = None
+                    id, again = None, False
                     if state is not None and ms < state.moment.plain_until:
                         id = state.waiting.head  # nothing else is to be looked at
                     if id is None or ms >= replica.state.board.next:
@@ -213,6 +213,7 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
                             store.committer.do_due()
                         state = channel.state
                         id = state.head(now) if state else None
+                        again = state is not None and id in state.flights
                         if state is not None and state.delivery_needs_plan:
                             receiving.renew(store, state, now)
                     if id is None:
@@ -229,7 +230,7 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
                         log = replica.log
                         if state.delivery_needs_plan and options.delivery == "at_most_once":
                             settled = receiving.arrive_settled(queue, state, [id], now)
-                        elif id in state.flights:  # it has timed out
+                        elif again:  # its delivery has timed out
                             (flight,) = receiving.take(store, state, [id], ms, deadline).flights
                             receipt = flight.receipt
                         else:
@@ -399,7 +400,7 @@ def ack(message: Held) -> None:
                     state, log = queue._channel.state, replica.log
                     if (
                         state is None
-                        or (flight := state.flights.get(id)) is None
+                        or (flight := state.flights.near.get(id) or state.flights.get(id)) is None
                         or flight.receipt != message._flight.receipt
                     ):
                         raise StaleReceipt((id,))
@@ -420,7 +421,7 @@ def ack(message: Held) -> None:
     except StaleReceipt:
         if not turn.is_behind():
             raise
-        settle_within(store, [Claim(message, queue._channel, id, message._flight.receipt)], do_ack)
+        settle_within(store, Claims([Claim(message, queue._channel, id, message._flight.receipt)]), do_ack)
     finally:
         busy.discard(me)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
 from mq.delivery import dead
@@ -185,8 +185,8 @@ def _read_letters(store: Store, channel: Channel) -> list[Letter] | None:
         return []
     if held.is_behind(now):
         return None
-    skew, ids = skew_ms(store), sorted(chain.from_iterable(held.everything()))
-    return [letter(held, id, now, skew) for id in ids if not held.has_expired(id)]
+    skew = skew_ms(store)
+    return [letter(held, id, now, skew) for id in held.everything() if not held.has_expired(id)]
 
 
 def letter(held: QueueState, id: int, now: Now, skew: int) -> Letter:

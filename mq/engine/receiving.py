@@ -25,7 +25,7 @@ from mq.engine.at_once import LONG_BYTES
 from mq.engine.bodies import more_of
 from mq.engine.channel import Channel
 from mq.engine.handle import D, Handle
-from mq.engine.settling import Claim, nacking, receipts, releasing, settle_within
+from mq.engine.settling import Claim, Claims, nacking, receipts, releasing, settle_within
 from mq.engine.store import Store
 from mq.errors import CorruptStore, MqError, StorageError, UsageError
 from mq.notes import WARNING
@@ -70,7 +70,7 @@ def take(store: Store, state: QueueState, ids: list[int], ms: int, deadline: int
 
 def _alike(state: QueueState, ids: list[int]) -> list[tuple[int, list[int]]]:
     """*ids*, in runs of those for which a DELIVER record has the same flags."""
-    if state.flights.keys().isdisjoint(ids):  # as a rule
+    if state.flights.is_disjoint(ids):  # as a rule
         return [(0, ids)]
     each = groupby(ids, lambda id: records.TIMED_OUT if id in state.flights else 0)
     return [(flags, list(same)) for flags, same in each]
@@ -189,7 +189,7 @@ def set_aside(store: Store, channel: Channel, id: int, receipt: int, error: Stor
     """No caller can be handed this body: if that is its own fault, the others get their turn."""
     do = nacking(None, DAMAGED, random.random) if isinstance(error, CorruptStore) else releasing()
     with suppress(MqError):  # stale, closed, failed: then it times out, or another receiver has it
-        settle_within(store, [Claim(None, channel, id, receipt)], do)
+        settle_within(store, Claims([Claim(None, channel, id, receipt)]), do)
 
 
 # ── settled on arrival ─────────────────────────────────────────────────────────────
@@ -287,6 +287,6 @@ def give_back(store: Store, channel: Channel, taken: Iterable[tuple[int, int]]) 
     What cannot be given back now, for want of memory or because the store was closed, comes
     back after its visibility timeout.
     """
-    claims = [Claim(None, channel, id, receipt) for id, receipt in taken]
+    claims = Claims(Claim(None, channel, id, receipt) for id, receipt in taken)
     with suppress(MqError, MemoryError):
         settle_within(store, claims, releasing(receipts(claims)))

@@ -10,9 +10,9 @@ message, whichever receiver holds it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from functools import partial
-from itertools import repeat
+from itertools import chain, islice, repeat
 from operator import length_hint
 from typing import Final
 
@@ -23,6 +23,7 @@ from mq.delivery import settle
 from mq.delivery.plan import Plan
 from mq.delivery.queue import QueueState
 from mq.delivery.state import State
+from mq.delivery.table import Table
 from mq.engine.channel import Channel
 from mq.engine.handle import Held
 from mq.engine.operation import operation
@@ -31,6 +32,7 @@ from mq.engine.store import Store
 from mq.errors import StaleReceipt
 
 NO_DELIVERY: Final = -1  # the receipt of none
+TOGETHER: Final = 64  # claims in a tuple
 
 Do = Callable[[Plan, QueueState, "Claim"], None]
 PlanSome = Callable[
@@ -39,11 +41,7 @@ PlanSome = Callable[
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):
-    """A caller says that a delivery is its own to settle.
-
-    There may be very many, for a while: a garbage collection that goes through all of them would come
-    while the store's lock is held.
-    """
+    """A caller says that a delivery is its own to settle."""
 
     message: Held | None  # None: only its receipt is there
     where: Channel | int  # what its queue is known by: the number only means something to the store's state
@@ -66,25 +64,48 @@ class Claim(msgspec.Struct, frozen=True, gc=False):
         return self.message._size if self.message else plan.size_of(queue, self.id)
 
 
+class Claims:
+    """Very many, for a while: in tuples of a few.
+
+    Python's garbage collector goes through a list of hundreds of thousands, some 10 ms with the store's lock
+    held, whenever that is new to it.  A tuple of what cannot be in a circle it forgets at first sight.
+    """
+
+    def __init__(self, claims: Iterable[Claim]) -> None:
+        each = iter(claims)
+        self._parts: list[tuple[Claim, ...]] = []
+        while part := tuple(islice(each, TOGETHER)):
+            self._parts.append(part)
+
+    def __len__(self) -> int:
+        return max(0, len(self._parts) - 1) * TOGETHER + len(self._parts[-1]) if self._parts else 0
+
+    def __getitem__(self, at: int) -> Claim:
+        return self._parts[at // TOGETHER][at % TOGETHER]
+
+    def __iter__(self) -> Iterator[Claim]:
+        return chain.from_iterable(self._parts)
+
+
 @operation
-def settle_all(store: Store, claims: list[Claim], do: Do) -> None:
+def settle_all(store: Store, claims: Claims, do: Do) -> None:
     """Do it for all that are current; then StaleReceipt, naming the others."""
     settle_within(store, claims, do)
 
 
-def settle_within(store: Store, claims: list[Claim], do: Do) -> None:
+def settle_within(store: Store, claims: Claims, do: Do) -> None:
     """`settle_all`, as a part of another operation."""
     _do_all(store, claims, do, mark_settled, plan_all)
 
 
 @operation
-def ack_by_message(store: Store, claims: list[Claim]) -> None:
+def ack_by_message(store: Store, claims: Claims) -> None:
     """Ack all messages that are there, whichever delivery of them is in force; see `_plan_by_message`."""
     _do_all(store, claims, do_ack, mark_settled, _plan_by_message)
 
 
 @operation
-def extend_all(store: Store, claims: list[Claim], seconds: float | None, *, fenced: bool) -> None:
+def extend_all(store: Store, claims: Claims, seconds: float | None, *, fenced: bool) -> None:
     """Extend all that are current; then StaleReceipt, naming the others.
 
     Not *fenced*: the delivery of each message that is in force, whichever receiver has it.
@@ -107,7 +128,7 @@ def extend_all(store: Store, claims: list[Claim], seconds: float | None, *, fenc
 
 
 def _do_all(
-    store: Store, claims: list[Claim], do: Do, note: Callable[[list[Claim]], None], plan_some: PlanSome
+    store: Store, claims: Claims, do: Do, note: Callable[[list[Claim]], None], plan_some: PlanSome
 ) -> None:  # fmt: skip
     """*note* is told what is done, as it is done: what comes after it may fail."""
     at = 0  # of *claims*: where the next turn begins
@@ -191,8 +212,12 @@ def do_ack(plan: Plan, queue: QueueState, claim: Claim) -> None:
     settle.ack(plan, queue, claim.id, claim.size(plan, queue))
 
 
-def receipts(claims: Iterable[Claim]) -> set[int]:
-    return {claim.receipt for claim in claims}
+def receipts(claims: Iterable[Claim]) -> Container[int]:
+    """Those of *claims*; in no set, which is made anew in one call each time that it has grown."""
+    found = Table[bool]()
+    for claim in claims:
+        found[claim.receipt] = True
+    return found
 
 
 def releasing(together: Container[int] = ()) -> Do:

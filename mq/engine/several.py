@@ -14,7 +14,7 @@ from mq.engine.channel import Channel, Channels
 from mq.engine.handle import D, Handle
 from mq.engine.operation import operation
 from mq.engine.receiving import renew
-from mq.engine.settling import Claim, releasing, settle_all
+from mq.engine.settling import Claim, Claims, releasing, settle_all
 from mq.engine.store import Store
 from mq.engine.waiting import Sleeper
 from mq.errors import MqError
@@ -62,7 +62,7 @@ def receive_from(asked: Asked[D], until: float | None) -> D | None:
         if queue is not None and taken is not None and not taken._settled:
             with suppress(MqError, MemoryError):  # then it comes back after its visibility timeout
                 claim = Claim(taken, queue._channel, taken.id, taken._flight.receipt)
-                settle_all(store, [claim], releasing())
+                settle_all(store, Claims([claim]), releasing())
         raise
 
 

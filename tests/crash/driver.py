@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -702,7 +701,7 @@ def _count_shares(broker: Broker) -> None:
     state = broker._store.replica.state
     held: dict[int, set[int]] = {}
     for queue in [*map(state.named, broker.queues()), *state.hidden()]:
-        for id in chain.from_iterable(queue.everything()):
+        for id in queue.everything():
             held.setdefault(id, set()).add(queue.number)
     several = {id: tuple(sorted(numbers)) for id, numbers in held.items() if len(numbers) > 1}
     shared = state.board.shared

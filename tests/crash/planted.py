@@ -166,12 +166,12 @@ BUGS = (
     Bug("attempts do not move", "mq.delivery.records.messages:relocate",
         "pack(id, created_ms, *facts)", "pack(id, created_ms, 0, *facts[1:])", "moving"),
     Bug("what was tried does not move", "mq.delivery.state:State.look_within",
-        "[*queue.delayed, *queue.flights]", "[]", "moving"),
+        "queue.tried_below(limit)", "[]", "moving"),
     Bug("what waits does not move", "mq.delivery.state:State.look_within",
         "for ids in lane.within(base, limit)", "for ids in ()", "cleaning unsynced_cleaning"),
     Bug("a checkpoint is ahead of the disk", "mq.storage.checkpoint:write", "sync_log()", "pass",
         "checkpoints"),
-    Bug("a checkpoint forgets what is in flight", "mq.delivery.snapshot:freeze", "queue.flights.copy()", "{}",
+    Bug("a checkpoint forgets what is in flight", "mq.delivery.snapshot:freeze", "queue.flights.keep()", "[]",
         "checkpoints"),
     # ── full disks ─────────────────────────────────────────────────────────────────
     Bug("cleaning begins unasked, and takes what settling needs", "mq.engine.pressure:least_for_copies",
@@ -201,7 +201,7 @@ BUGS = (
     Bug("those delivered together have one receipt", "mq.delivery.queue:QueueState.deliver_run",
         "count(receipt)", "repeat(receipt)", "unsynced_batches"),
     Bug("of those acked together one is", "mq.delivery.queue:QueueState.ack_plain",
-        "self.flights.__delitem__, ids)", "self.flights.__delitem__, ids[:1])", "batches"),
+        "self.flights.remove_all(ids)", "self.flights.remove_all(ids[:1])", "batches"),
     Bug("of those acked together one is logged", "mq.delivery.plan:Plan.add_to_run",
         "payload + part", "payload", "settling"),
     # ── what queues do beyond first in, first out ──────────────────────────────────

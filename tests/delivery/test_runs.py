@@ -43,7 +43,8 @@ def told(state: State) -> dict[int, tuple]:
         counts = [queue.counts(Now(at, at)) for at in (0, 60_000, 200_000)]
         heads = queue.heads(Now(200_000, 200_000), 1000)
         found[number] = (
-            list(queue.waiting), [queue.position(id) for id in queue.waiting], queue.flights, queue.delayed,
+            list(queue.waiting), [queue.position(id) for id in queue.waiting],
+            dict(queue.flights.items()), dict(queue.delayed.items()),
             {priority: list(lane) for priority, lane in queue.lanes.items()},
             queue.bytes, declaration_of(queue), counts, heads, queue.total(),
         )  # fmt: skip
