@@ -27,7 +27,9 @@ FLOORS = [
     ["mq.api"],
     ["mq.aio"],
     ["mq"],
-    ["mq.cli", "mq.contrib", "mq.metrics", "mq.otel"],
+    ["mq.contrib", "mq.metrics", "mq.otel"],
+    ["mq.serve"],
+    ["mq.cli"],
 ]
 
 # Pure: what takes a file, a clock, a thread, a lock or chance is not in this list.

@@ -44,7 +44,7 @@ ROWS: Final = (
     Row("", "doctor bench", "what is wrong; how fast is this disk"),
     Row("", "export import", "queues as lines of JSON; and back", "export"),
     Row("", "copy move", "to another queue, or another store", "move"),
-    Row("Programs", "worker completion", "run consumers; complete in a shell"),
+    Row("Programs", "worker serve completion", "consumers; HTTP and SQS; a shell"),
 )
 MODULES: Final = {name: row.module or name for row in ROWS for name in row.names.split()}
 ELSEWHERE: Final = {  # what other tools call it

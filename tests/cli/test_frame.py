@@ -61,9 +61,17 @@ def test_every_help_is_short_and_has_an_example(run: Run, words: tuple[str, ...]
 @pytest.mark.parametrize("words", WORDS)
 def test_every_command_that_prints_data_prints_json(words: tuple[str, ...]) -> None:
     options = {name for param in ALL[words].params for name in param.opts}
-    no_data = [("queue",), ("topic",), ("worker",), ("completion",)]
+    no_data = [("queue",), ("topic",), ("worker",), ("serve",), ("serve", "keys"), ("completion",)]
     assert ("--json" in options) == (words not in no_data)
-    assert "--store" in options or words in [("queue",), ("topic",), ("worker",), ("completion",)]
+    without_store = [
+        ("queue",),
+        ("topic",),
+        ("worker",),
+        ("serve", "keys"),
+        ("serve", "keys", "add"),
+        ("completion",),
+    ]
+    assert "--store" in options or words in without_store
 
 
 def test_the_manual_is_current() -> None:

@@ -1,0 +1,46 @@
+"""What a face is given, and what it gives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.routing import BaseRoute
+
+from mq import AsyncBroker, Broker
+from mq.serve.credentials import Credentials
+from mq.serve.settings import Settings
+
+
+@dataclass
+class Site:
+    """One server, as its faces see it.
+
+    broker         open; the server closes it after all else has ended
+    credentials    None: any client may do all
+    stopping       is set at SIGTERM: what waits for messages, or sends events, ends then
+    started_at     seconds since 1970
+    """
+
+    broker: AsyncBroker
+    settings: Settings
+    credentials: Credentials | None
+    started_at: float
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def plain_broker(self) -> Broker:
+        """The same store, for threads."""
+        return self.broker._broker
+
+
+@dataclass
+class Face:
+    """
+    routes    with absolute paths; the first that fits is taken
+    tasks     run while the server does, and are cancelled at its end; one that raises is logged
+    """
+
+    routes: Sequence[BaseRoute]
+    tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()

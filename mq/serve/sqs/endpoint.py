@@ -1,0 +1,146 @@
+"""The endpoint: a request of either protocol in, its answer or fault out.  No other error leaves.
+
+POST, with X-Amz-Target     JSON           json_wire.py
+POST of a form; GET         Query, XML     query_wire.py
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from typing import Final
+
+from starlette.types import Receive, Scope, Send
+
+from mq.errors import MqError
+from mq.serve.sqs import identity, json_wire, query_wire
+from mq.serve.sqs.actions import Action
+from mq.serve.sqs.fault import (
+    FAILED,
+    NOT_ALLOWED,
+    TOO_LARGE,
+    UNAVAILABLE,
+    Fault,
+    fault_of,
+)
+from mq.serve.sqs.reply import Reply
+from mq.serve.sqs.requests import Request
+from mq.serve.sqs.service import Answer, Call, Service
+from mq.serve.sqs.signatures import Signed, verify
+
+BODY_BYTES_MAX: Final = 8 << 20  # a batch of 1 MiB, each of its bytes escaped
+REGION: Final = re.compile(r"[a-z0-9-]{1,32}")
+DEFAULT_REGION: Final = "us-east-1"
+DASHBOARD: Final = b"/ui/"
+
+log = logging.getLogger("mq.serve")
+
+Headers = dict[bytes, bytes]
+
+
+class Endpoint:
+    """An ASGI application."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = str(uuid.uuid4())
+        headers: Headers = dict(scope["headers"])
+        target = headers.get(b"x-amz-target")
+        try:
+            if _is_browser(scope, headers):
+                await Reply(302, "text/plain", b"", ((b"location", DASHBOARD),)).send(send, request_id)
+                return
+            body = await _body(receive)
+            if body is None:
+                return
+            reply = await self._answer(scope, headers, body, receive, request_id)
+        except Fault as fault:
+            reply = _failure(fault, target, request_id)
+        except MqError as error:
+            log.warning("%s %s: %s", scope["method"], scope["path"], error)
+            reply = _failure(fault_of(error), target, request_id)
+        except Exception:  # the client is told that, and no more; the log has the rest
+            log.exception("%s %s", scope["method"], scope["path"])
+            reply = _failure(Fault(FAILED, "The server has an error."), target, request_id)
+        await reply.send(send, request_id)
+
+    async def _answer(
+        self, scope: Scope, headers: Headers, body: bytes, receive: Receive, request_id: str
+    ) -> Reply:  # fmt: skip
+        signed = verify(self._service.site.credentials, scope, headers, body)
+        target = headers.get(b"x-amz-target")
+        if target is not None:
+            name, action, asked = json_wire.asked(target.decode("latin-1"), body)
+            call = self._call(scope, headers, name, signed, receive)
+            return json_wire.answer(await _done(action, call, asked))
+        if scope["method"] not in ("GET", "POST"):
+            raise Fault(NOT_ALLOWED, "Send a POST with X-Amz-Target, or a form, or a GET with Action=.")
+        fields = query_wire.fields_of(scope["query_string"])
+        if _is_form(headers):
+            fields |= query_wire.fields_of(body)
+        if fields.get("Action") == identity.ACTION:
+            return identity.answer(self._service.settings.account, signed.key, request_id)
+        name, action, asked = query_wire.asked(fields)
+        call = self._call(scope, headers, name, signed, receive)
+        return query_wire.answer(name, await _done(action, call, asked), request_id)
+
+    def _call(self, scope: Scope, headers: Headers, name: str, signed: Signed, receive: Receive) -> Call:
+        if self._service.site.stopping.is_set():
+            raise Fault(UNAVAILABLE, "The server is shutting down.")
+        trace = headers.get(b"x-amzn-trace-id")
+        region = signed.region if REGION.fullmatch(signed.region) else DEFAULT_REGION
+        return Call(
+            self._service, name, f"{scope['scheme']}://{_host(scope, headers)}", region, scope["path"],
+            trace.decode("latin-1") if trace else None, lambda: _gone(receive),
+        )  # fmt: skip
+
+
+async def _done(action: Action, call: Call, asked: Request) -> Answer | None:
+    return await action.do(call, asked)
+
+
+def _failure(fault: Fault, target: bytes | None, request_id: str) -> Reply:
+    return query_wire.failure(fault, request_id) if target is None else json_wire.failure(fault)
+
+
+def _is_browser(scope: Scope, headers: Headers) -> bool:
+    """Whether a person has come to the root of the server."""
+    is_root = scope["path"] == "/" and not scope["query_string"] and scope["method"] == "GET"
+    return is_root and b"text/html" in headers.get(b"accept", b"")
+
+
+def _is_form(headers: Headers) -> bool:
+    return headers.get(b"content-type", b"").startswith(b"application/x-www-form-urlencoded")
+
+
+def _host(scope: Scope, headers: Headers) -> str:
+    if host := headers.get(b"host"):
+        return host.decode("latin-1")
+    name, port = scope["server"]
+    return f"{name}:{port}"
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The whole body; None if the client hung up."""
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        part = message.get("body", b"")
+        size += len(part)
+        if size > BODY_BYTES_MAX:
+            raise Fault(TOO_LARGE, f"A request has {BODY_BYTES_MAX} bytes at most.")
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _gone(receive: Receive) -> None:
+    """Return when the client has hung up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

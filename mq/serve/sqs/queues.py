@@ -1,0 +1,182 @@
+"""The queues, as SQS sees them: looked up once, and again when they may have changed.
+
+What says that a queue or an option changed is `broker.generation`.  It does not change with the meta, so
+that is read again after a second: of two servers on one store, each hears of the other's changes then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from mq import AsyncQueue, Queue
+from mq.api.options import QueueOptions
+from mq.delivery.retry import Backoff
+from mq.engine import looking
+from mq.serve.face import Site
+from mq.serve.sqs import attributes, names
+from mq.serve.sqs.fault import no_queue
+
+T = TypeVar("T")
+
+META_SECONDS: Final = 1.0
+NO_REST: Final = Backoff(0.0, 1.0, 0.0, 0.0)
+"""What times out comes back at once, as in SQS."""
+
+_texts: Final = msgspec.json.Decoder(dict[str, str])
+
+
+@dataclass
+class SqsQueue:
+    """
+    name        SQS's; that of mq is `handle.name`
+    number      what its receipts begin with
+    kept        attributes in its meta
+    read_at     monotonic seconds
+    """
+
+    name: str
+    handle: AsyncQueue[Any]
+    number: int
+    options: QueueOptions
+    kept: dict[str, str]
+    is_made_by_sqs: bool
+    read_at: float
+    purged_at: float = float("-inf")
+    room: int = 0  # so many may be received before the messages in flight are counted again
+
+    @property
+    def is_fifo(self) -> bool:
+        return names.is_fifo(self.name)
+
+    def number_of(self, attribute: str) -> int:
+        """Of one in the meta."""
+        return int(self.kept.get(attribute, attributes.DEFAULTS[attribute]))
+
+
+class Queues:
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.broker = site.broker
+        self._known: dict[str, SqsQueue] = {}
+        self._generation = -1
+
+    async def find(self, name: str) -> SqsQueue:
+        """The queue with this name of SQS; a fault if there is none."""
+        generation = self.broker.generation
+        if generation != self._generation:
+            self._known.clear()
+            self._generation = generation
+        found = self._known.get(name)
+        if found and time.monotonic() < found.read_at + META_SECONDS:
+            return found
+        if found:
+            found.read_at = time.monotonic()  # others need not read it at the same time
+        return await self.read(name)
+
+    async def read(self, name: str) -> SqsQueue:
+        """The same, as it is now."""
+        seen = await in_thread(self._read, name)
+        if seen is None:
+            raise no_queue()
+        before = self._known.get(name)
+        if before:
+            seen.purged_at, seen.room = before.purged_at, before.room
+        self._known[name] = seen
+        return seen
+
+    def forget(self, name: str) -> None:
+        self._known.pop(name, None)
+
+    def _read(self, name: str) -> SqsQueue | None:
+        broker = self._site.plain_broker()
+        own = names.to_mq(name)
+        if broker.queues(prefix=own, limit=1) != [own]:
+            return None
+        queue = broker.queue(own)
+        meta = queue.meta()
+        return SqsQueue(
+            name, self.broker.queue(own), looking.number(queue._store, queue._channel), queue.options(),
+            _decoded(meta, attributes.META), attributes.META in meta, time.monotonic(),
+        )  # fmt: skip
+
+    # ── changes ────────────────────────────────────────────────────────────────────
+
+    async def change(
+        self, name: str, options: Mapping[str, Any],
+        edit: Callable[[dict[str, str]], Mapping[str, str | None]],
+    ) -> None:  # fmt: skip
+        """Declare *options*, and then change the attributes in the meta: *edit* is given those of now."""
+        own = names.to_mq(name)
+        await in_thread(self._change, own, options, attributes.META, edit)
+        self.forget(name)
+
+    async def tag(
+        self, name: str, edit: Callable[[dict[str, str]], Mapping[str, str | None]]
+    ) -> None:  # fmt: skip
+        await in_thread(self._change, names.to_mq(name), {}, attributes.TAGS, edit)
+
+    def _change(
+        self, own: str, options: Mapping[str, Any], text: str,
+        edit: Callable[[dict[str, str]], Mapping[str, str | None]],
+    ) -> None:  # fmt: skip
+        queue: Queue[Any] = self._site.plain_broker().queue(own, **options)
+        while True:
+            before = queue.meta()
+            now = _decoded(before, text)
+            changes = edit(dict(now))
+            after = {name: value for name, value in {**now, **changes}.items() if value is not None}
+            if queue.update_meta({text: json.dumps(after)}, expect={text: before.get(text)}):
+                return
+
+    async def tags(self, name: str) -> dict[str, str]:
+        def read() -> dict[str, str]:
+            return _decoded(self._site.plain_broker().queue(names.to_mq(name)).meta(), attributes.TAGS)
+
+        return await in_thread(read)
+
+    # ── several ────────────────────────────────────────────────────────────────────
+
+    async def listed(self, prefix: str, after: str, limit: int) -> list[str]:
+        """Names of mq, of the first *limit* queues whose name of SQS begins with *prefix*."""
+        start = prefix.split(names.ESCAPES)[0]  # so far both names are the same
+        found: list[str] = []
+        while len(found) < limit:
+            page = await self.broker.queues(prefix=start, after=after, limit=limit)
+            found += [each for each in page if names.to_sqs(each).startswith(prefix)]
+            if len(page) < limit:
+                break
+            after = page[-1]
+        return found[:limit]
+
+    async def sources(self, name: str) -> list[str]:
+        """Names of SQS, of the queues whose dead letters go to the queue *name*."""
+        own = names.to_mq(name)
+
+        def look() -> list[str]:
+            broker = self._site.plain_broker()
+            return [each for each in broker.queues() if _sends_to(broker.queue(each), own)]
+
+        return [names.to_sqs(each) for each in await in_thread(look)]
+
+
+def _sends_to(queue: Queue[Any], target: str) -> bool:
+    options = queue.options()
+    return options["max_attempts"] is not None and options["dead_letter"] == target
+
+
+def _decoded(meta: Mapping[str, str], text: str) -> dict[str, str]:
+    try:
+        return _texts.decode(meta.get(text, "{}"))
+    except msgspec.MsgspecError:
+        return {}  # another program keeps something else there
+
+
+async def in_thread(do: Callable[..., T], *given: Any) -> T:
+    return await asyncio.to_thread(do, *given)
