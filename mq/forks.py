@@ -105,6 +105,8 @@ def free(locks: Iterable[Lock]) -> None:
 def is_held(lock: Lock) -> bool:
     """Whether a thread has it, perhaps this one.
 
-    One call of C: an exception out of a signal's handler cannot leave it taken.
+    One call of C: an exception out of a signal's handler cannot leave it taken.  (With the locks of gevent
+    it is none, which want all three arguments.)
     """
-    return lock._is_owned() or not list(map(lock.__exit__, filter(None, map(lock.acquire, (False,)))))
+    taken = filter(None, map(lock.acquire, (False,)))
+    return lock._is_owned() or not list(map(lock.__exit__, taken, (None,), (None,)))

@@ -758,6 +758,20 @@ def test_the_loop_is_woken_by_another_connection(connect, connection, loop) -> N
     assert got.bodies == [1]
 
 
+def test_a_message_is_handed_on_before_the_ticks_of_a_turn(connection, loop, monkeypatch) -> None:
+    """A pool of processes looks there for what it has to write, and else sleeps on it."""
+    order: list[str] = []
+    poll = loop.hub.poller.poll
+    monkeypatch.setattr(loop.hub.poller, "poll", lambda *given: order.append("poll") or poll(*given))
+    loop.hub.on_tick.add(lambda: order.append("tick"))
+    publish(connection, 1)
+    queue = Queue("q", no_declare=True)
+    connection.Consumer([queue], callbacks=[lambda body, message: order.append("message")]).consume()
+    loop.until(lambda: "message" in order)
+    loop.turn()
+    assert order[order.index("message") + 1] == "tick"
+
+
 def test_the_loop_is_woken_by_room_for_a_message(connection, loop) -> None:
     for number in range(3):
         publish(connection, number)
@@ -817,6 +831,6 @@ def test_draining_beside_a_loop_leaves_nothing_behind(connect, connection, loop)
 def test_a_connection_leaves_the_loop_as_it_closes(connection, loop) -> None:
     consume(connection, "q")
     loop.turn()
-    assert loop.hub.on_tick and loop.hub.readers
+    assert loop.hub.readers
     connection.close()
     assert not loop.hub.on_tick and not loop.hub.readers

@@ -1,11 +1,14 @@
 """A connection: waits for messages in Celery's event loop, or without one, and hands them to channels.
 
-                    ┌────────── the event loop's turn ──────────┐
-    publish ──► notify ──► a byte in a pipe ──► tick: take what there is room for, by turns from queues
+    publish ──► notify ──► a byte in a pipe ──► the loop's poll returns
+                                                   └► take what there is room for, by turns from queues
                                                    └► nothing left: arm the watch again
     ack ──► room ──► the same, if a channel was full
 
 Nothing is asked while nothing happens.  Without a loop (`drain_events`) the same pipe is waited for.
+
+Messages are handed on behind the poll, never in the loop's `on_tick`: there a pool of processes says what it
+has to write.  A task that came later in the same tick would lie until something else ends the next poll.
 """
 
 from __future__ import annotations
@@ -81,7 +84,6 @@ class Transport(virtual.Transport):
         self._loop: Any = None
         self._timer: Any = None  # of the loop: something falls due then
         self._timer_at = math.inf
-        self._may_be_more = False  # since all queues were last found empty
         self._is_full = False  # a channel has as many messages as it may
         self._turn = 0  # which queue is asked first
         self._generation = -1  # of the broker, when temporary queues were last looked at
@@ -195,7 +197,6 @@ class Transport(virtual.Transport):
 
     def look(self) -> None:
         """Something has changed: look for messages soon.  From any thread."""
-        self._may_be_more = True
         self._bell.ring()
 
     def made_room(self) -> None:
@@ -207,25 +208,25 @@ class Transport(virtual.Transport):
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:
         """Hand on one message.  Raises TimeoutError if none comes within *timeout* seconds."""
         until = math.inf if timeout is None else time.monotonic() + timeout
-        self._may_be_more = True  # for the loop, if there is one: it was not told of what is seen here
-        while not self._deliver_up_to(1):
-            left = until - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            self._bell.wait(min(left, self._arm()))
+        try:
+            while not self._deliver_up_to(1):
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                self._bell.wait(min(left, self._arm()))
+        finally:
+            if self._loop is not None:  # it looks for what it was not told of, as this was
+                self.look()
 
     # ── in a loop ──────────────────────────────────────────────────────────────────
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        if self._loop is None:
-            loop.on_tick.add(self._tick)
         self._loop = loop
         loop.add_reader(self._bell.fd, self._on_readable)
         self.look()
 
     def unregister_from_event_loop(self, connection: Any, loop: Any) -> None:
         if self._loop is not None:
-            self._loop.on_tick.discard(self._tick)
             with suppress(ValueError, OSError, AttributeError):  # the loop was reset, or closed
                 self._loop.remove_reader(self._bell.fd)
             self._loop = None
@@ -233,13 +234,6 @@ class Transport(virtual.Transport):
 
     def _on_readable(self) -> None:
         self._bell.clear()
-        self._may_be_more = True
-
-    def _tick(self) -> None:
-        """Called in each turn of the loop."""
-        if not self._may_be_more:
-            return
-        self._may_be_more = False
         if self._deliver_up_to(BURST) >= BURST:
             self.look()
             return

@@ -1,0 +1,285 @@
+"""Celery on mq with real workers: every pool, killed workers and producers, remote control, beat."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("celery", reason='Celery is not installed: pip install "mq[celery]"')
+
+from celery import chain, chord, group
+from celery.exceptions import TaskRevokedError, TimeoutError
+
+import mq
+import mq.contrib.celery
+from mq.cli import cli
+
+HERE = Path(__file__).parent
+PATIENCE = 40.0  # seconds, for what comes at once on a machine that is not busy
+
+
+def until(done: Callable[[], Any], what: str = "") -> Any:
+    end = time.monotonic() + PATIENCE
+    while not (found := done()):
+        assert time.monotonic() < end, what or "it took too long"
+        time.sleep(0.01)
+    return found
+
+
+class Site:
+    """A store, and the processes that work on it."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.url = f"mq:///{place}/data?sync=never&visibility_timeout=1"
+        self.log, self.gate = str(place / "log"), str(place / "gate")
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.app = self._application()
+
+    def _application(self) -> Any:
+        os.environ["CELERY_STORE"] = self.url
+        spec = importlib.util.spec_from_file_location("celery_app", HERE / "celery_app.py")
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        self.tasks = module
+        return module.app
+
+    def start(self, *arguments: str, **settings: object) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            "CELERY_STORE": self.url,
+            "CELERY_SETTINGS": json.dumps(settings),
+            "PYTHONPATH": os.pathsep.join(
+                [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
+            ),
+            "C_FORCE_ROOT": "1",
+        }
+        output = open(self.place / f"out{len(self.processes)}", "wb")  # noqa: SIM115
+        command = [sys.executable, "-W", "ignore", "-m", "celery", "-A", "celery_app", *arguments]
+        process = subprocess.Popen(
+            command, cwd=self.place, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+        output.close()
+        self.processes.append(process)
+        return process
+
+    def worker(self, name: str = "w", pool: str = "prefork", **settings: object) -> subprocess.Popen[bytes]:
+        quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO")
+        number = len(self.processes)
+        process = self.start("worker", "-n", f"{name}@here", "-P", pool, "-c", "2", *quiet, **settings)
+        until(lambda: "ready." in self.said(number), "the worker does not start")
+        return process
+
+    def said(self, number: int) -> str:
+        return (self.place / f"out{number}").read_text()
+
+    def lines(self) -> list[str]:
+        try:
+            return Path(self.log).read_text().splitlines()
+        except FileNotFoundError:
+            return []
+
+    def stats(self, queue: str = "celery") -> mq.Stats:
+        with mq.open(self.place / "data", read_only=True) as broker:
+            return broker.queue(queue).stats()
+
+    def mq(self, *arguments: str) -> str:
+        from click.testing import CliRunner
+
+        done = CliRunner().invoke(cli, ["-s", str(self.place / "data"), *arguments])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    def close(self) -> None:
+        for each in self.processes:  # the children of a pool end with their parent
+            each.kill()
+            each.wait()
+        self.app.close()
+        self.app.pool.force_close_all()
+        self.app.backend.results.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    site.close()
+
+
+# ── what a worker does, in each pool ───────────────────────────────────────────────
+
+POOLS = ["prefork", "threads", "solo", "gevent"]
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_worker_runs_what_celery_has(site: Site, pool: str) -> None:
+    """Results, groups, chords, chains, errors, retries, ETA, expiry, rejects; inspect, control, revokes."""
+    if pool == "gevent":
+        pytest.importorskip("gevent", reason="gevent is not installed")
+    site.worker(pool=pool)
+    tasks = site.tasks
+    assert tasks.add.delay(2, 3).get(PATIENCE) == 5
+    assert group(tasks.add.s(n, n) for n in range(5))().get(PATIENCE) == [0, 2, 4, 6, 8]
+    assert chord([tasks.add.s(n, n) for n in range(5)], tasks.total.s())().get(PATIENCE) == 20
+    assert chain(tasks.add.s(1, 1), tasks.add.s(5))().get(PATIENCE) == 7
+    assert tasks.stubborn.delay(2).get(PATIENCE) == 2
+    with pytest.raises(ZeroDivisionError, match="by design"):
+        tasks.fail.delay().get(PATIENCE)
+    begin = time.time()
+    assert tasks.add.apply_async((1, 1), countdown=0.5).get(PATIENCE) == 2
+    assert time.time() - begin >= 0.5
+    with pytest.raises(TaskRevokedError):
+        tasks.add.apply_async((1, 1), countdown=0.3, expires=0.01).get(PATIENCE)
+    with pytest.raises(TimeoutError):
+        tasks.add.apply_async((1, 1), queue="no worker").get(0.05)
+    tasks.reject.delay(False)
+    site.app.send_task("unheard.of")
+    until(lambda: site.stats("celery.dead").ready == 2)
+    inspect = site.app.control.inspect(["w@here"], timeout=PATIENCE)
+    assert inspect.ping() == {"w@here": {"ok": "pong"}}
+    assert inspect.active_queues()["w@here"][0]["name"] == "celery"
+    site.app.control.revoke("to come")
+    assert "to come" in inspect.revoked()["w@here"]
+    with pytest.raises(TaskRevokedError):
+        tasks.add.apply_async((1, 1), task_id="to come").get(PATIENCE)
+    until(lambda: site.stats()[:3] == (0, 0, 0), "something was left behind")
+
+
+# ── what is killed ─────────────────────────────────────────────────────────────────
+
+
+def test_a_task_longer_than_the_visibility_timeout_runs_once_and_after_sigkill_again(site: Site) -> None:
+    worker = site.worker("one")
+    result = site.tasks.held.delay(site.log, site.gate)
+    until(site.lines)
+    time.sleep(2.2)  # twice the visibility timeout, which is of the store's clock
+    assert len(site.lines()) == 1 and site.stats().in_flight == 1
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    site.worker("two")
+    until(lambda: len(site.lines()) == 2, "it did not come back")
+    Path(site.gate).touch()
+    assert result.get(PATIENCE) == 7
+    assert [line.split()[0] for line in site.lines()].count("done") == 1
+    until(lambda: site.stats()[:3] == (0, 0, 0))
+
+
+def test_a_task_that_kills_its_worker_ends_in_the_dead_letters_and_comes_back_by_replay(site: Site) -> None:
+    settings = {"broker_transport_options": {"max_attempts": 2}}
+    result = site.tasks.deadly.delay(site.log, site.gate)
+    for attempt in (1, 2):
+        worker = site.worker(f"w{attempt}", "solo", **settings)
+        assert worker.wait(PATIENCE) == -signal.SIGKILL
+    site.worker("last", "solo", **settings)
+    until(lambda: site.stats("celery.dead").ready == 1)
+    assert site.lines() == ["begun", "begun"]
+    assert "deadly" in site.mq("dead", "show", "celery.dead")
+    Path(site.gate).touch()
+    site.mq("dead", "replay", "--all", "celery.dead")
+    assert result.get(PATIENCE) == "survived"
+
+
+PRODUCE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from celery_app import run
+number = int(sys.argv[3])
+while True:
+    result = run.apply_async((sys.argv[2], number), ignore_result=True)
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_nothing_is_lost_and_nothing_acked_runs_again_whichever_process_is_killed(site: Site) -> None:
+    """Two workers on one store, one killed while it works; producers, each killed while it publishes."""
+    site.url = site.url.replace("sync=never", "sync=0.1")
+    victim = site.worker("one", "threads")
+    site.worker("two", "solo")
+    published: list[int] = []
+    for number in range(2):
+        command = [sys.executable, "-W", "ignore", "-c", PRODUCE, str(HERE), site.log, str(number * 100_000)]
+        environment = {**os.environ, "CELERY_STORE": site.url}
+        producer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        assert producer.stdout
+        mine = [int(producer.stdout.readline()) for _ in range(60)]
+        producer.kill()
+        published += mine + [int(line) for line in producer.communicate()[0].splitlines()]
+        if number == 0:
+            victim.send_signal(signal.SIGKILL)
+            victim.wait()
+    until(lambda: site.stats()[:3] == (0, 0, 0), "the other worker does not finish")
+    ran = Counter(int(line) for line in site.lines())
+    assert set(published) <= ran.keys(), "a task is lost"
+    # The last of each producer may be published, and not printed; those that the worker held run again.
+    assert ran.keys() - set(published) <= {
+        max(n for n in published if n // 100_000 == part) + 1 for part in (0, 1)
+    }
+    assert sum(count - 1 for count in ran.values()) <= 4, "more ran again than one worker can hold"
+    assert site.stats().failed <= 4
+
+
+def test_a_worker_that_is_told_to_end_gives_back_what_it_has_not_begun(site: Site) -> None:
+    worker = site.worker("one", pool="solo", worker_prefetch_multiplier=4)
+    site.tasks.held.delay(site.log, site.gate)
+    for number in range(3):
+        site.tasks.run.delay(site.log, number)
+    until(site.lines)
+    worker.send_signal(signal.SIGTERM)
+    Path(site.gate).touch()
+    assert worker.wait(PATIENCE) == 0
+    stats = site.stats()
+    assert stats.in_flight == 0 and stats.failed == 0
+    with mq.open(site.place / "data", read_only=True) as broker:
+        assert {each.attempts for each in broker.queue("celery").peek()} <= {0}
+
+
+# ── beat, events, flower ───────────────────────────────────────────────────────────
+
+
+def test_two_beats_publish_each_tick_once(site: Site) -> None:
+    settings = {
+        "beat_schedule": {"often": {"task": "celery_app.run", "schedule": 0.5, "args": [site.log, 1]}},
+    }
+    beats = [
+        site.start("beat", "-S", "mq.contrib.celery:Scheduler", "-l", "INFO", "--pidfile=", **settings)
+        for _ in range(2)
+    ]
+    site.worker(pool="solo")
+    until(lambda: len(site.lines()) >= 4)
+    for each in beats:
+        each.send_signal(signal.SIGTERM)
+        each.wait(PATIENCE)
+    with mq.open(site.place / "data", read_only=True) as broker:
+        (schedule,) = broker.schedules()
+        assert (schedule.name, schedule.queue, schedule.every) == ("celery.beat/often", "celery.beat", 0.5)
+        ticks, tasks = broker.queue("celery.beat").stats(), broker.queue("celery").stats()
+    assert tasks.published == ticks.acked <= ticks.published
+    said = site.said(0) + site.said(1)
+    assert len(re.findall("Sending due task often", said)) == tasks.published
+
+
+def test_events_tell_of_tasks_and_workers(site: Site) -> None:
+    """What flower and `celery events` live on."""
+    site.worker(pool="solo", worker_send_task_events=True, task_send_sent_event=True)
+    seen: set[str] = set()
+    with site.app.connection_for_read() as connection:
+        receiver = site.app.events.Receiver(connection, handlers={"*": lambda event: seen.add(event["type"])})
+        with receiver.consumer_context(wakeup=False) as (mine, *_):
+            result = site.tasks.add.delay(1, 2)
+            while not {"task-received", "task-started", "task-succeeded"} <= seen:
+                mine.drain_events(timeout=PATIENCE)
+        assert result.get(PATIENCE) == 3
