@@ -78,7 +78,7 @@ class _Shared:
 
     def is_usable(self) -> bool:
         with suppress(MqError):
-            self.broker.stats([])
+            self.broker.queues(limit=1)
             return True
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -28,6 +29,7 @@ from kombu.transport import virtual
 import mq
 import mq.contrib.kombu
 from mq.contrib import stores
+from mq.storage.real_disk import RealDisk
 
 PATIENCE = 20.0  # seconds, for what comes at once
 
@@ -834,3 +836,44 @@ def test_a_connection_leaves_the_loop_as_it_closes(connection, loop) -> None:
     assert loop.hub.readers
     connection.close()
     assert not loop.hub.on_tick and not loop.hub.readers
+
+
+# ── a disk that fails, or is full ──────────────────────────────────────────────────
+
+
+def test_a_store_whose_sync_failed_is_opened_anew_and_loses_nothing(connect, monkeypatch) -> None:
+    one, other = connect("sync=always"), connect("sync=always")
+    publish(one, 1)
+    publish(other, 2)
+    plain, failed = RealDisk.sync, []
+
+    def fail_once(self: RealDisk, fd: int) -> None:
+        if not failed:
+            failed.append(fd)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        plain(self, fd)
+
+    monkeypatch.setattr(RealDisk, "sync", fail_once)
+    publish(one, 3, retry=True, retry_policy={"max_retries": 3, "interval_start": 0})
+    publish(other, 4, retry=True, retry_policy={"max_retries": 3, "interval_start": 0})
+    assert failed
+    got = consume(other, "q")
+    drain(other)
+    assert sorted(set(got.bodies)) == [1, 2, 3, 4], "3 is there once or twice: its outcome was unknown"
+
+
+def test_a_full_disk_refuses_tasks_and_lets_what_is_there_be_worked_off(connect, monkeypatch) -> None:
+    connection = connect()
+    publish(connection, 1)
+    broker = connection.transport.broker
+
+    def full(self: mq.Queue[Any], body: object, **options: Any) -> int:
+        raise mq.DiskFull(broker.path, "no space left on the device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(mq.Queue, "publish", full)
+        with pytest.raises(OperationalError, match="no space left"):
+            publish(connection, 2, retry=True, retry_policy={"max_retries": 1, "interval_start": 0})
+    got = consume(connection, "q")
+    drain(connection)
+    assert got.bodies == [1] and connection.transport.broker.queue("q").stats()[:3] == (0, 0, 0)
