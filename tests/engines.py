@@ -47,6 +47,7 @@ CAPABILITIES = {
     "segments": "space is given back in pieces of a size that the test chooses",
     "page": "a page in memory says at any time what other processes have declared",
     "own clock": "delays and dates follow the clock of this machine",
+    "plenty": "ten thousand operations, one at a time, take a second or two",
     "failing": "a write may fail, and the store with it, until it is opened again",
     "conflicts": "another writer may be first, and then the test says which: see `meanwhile`",
 }
@@ -300,7 +301,7 @@ class ConflictingEngine(FileEngine):
 class StreamEngine(Engine):
     """A stream on NATS, on one server that all tests of this process share."""
 
-    lacks = frozenset({"conflicts", "byte positions", "segments", "page", "own clock", "failing"})
+    lacks = frozenset({"conflicts", "byte positions", "segments", "page", "own clock", "plenty", "failing"})
     replicas: ClassVar[int] = 1
     kept_bytes: ClassVar[int] = 64 << 10  # so that bodies are read back from the server, too
 

@@ -293,6 +293,7 @@ def test_reading_beside_publishing_trimming_and_cleaning(
     assert left == list(range(number - 100, number))
 
 
+@pytest.mark.needs("plenty")
 def test_reading_uses_little_memory(broker: mq.Broker) -> None:
     """However much there is."""
     topic = broker.topic("t", retain_count=1 << 40)
@@ -696,6 +697,7 @@ def test_the_body_stays_while_it_is_retained_and_its_space_returns_afterwards(
     assert list(topic.history()) == []
 
 
+@pytest.mark.needs("plenty")
 def test_a_retained_message_costs_few_bytes_of_memory(broker: mq.Broker) -> None:
     """P11."""
     topic = broker.topic("t", retain_count=1 << 40)
@@ -713,6 +715,7 @@ def test_a_retained_message_costs_few_bytes_of_memory(broker: mq.Broker) -> None
     assert after - before - size <= 24 * 20_000 + 64_000
 
 
+@pytest.mark.needs("plenty")
 def test_a_reader_that_all_it_began_with_has_left_behind_ends(engine: Engine) -> None:
     """What was published after it began is not shown, however much of it there is."""
     broker = engine.open(sync="never")

@@ -31,6 +31,7 @@ T = TypeVar("T")
 PATIENCE_SECONDS: Final = 20.0  # without an answer: a cluster takes up to 9 to find a new leader
 REQUEST_SECONDS: Final = 2.0  # until a request without an answer is made again
 AGAIN_SECONDS: Final = 0.1  # between two attempts
+LOOK_SECONDS: Final = 1.0  # until a thread that waits looks whether the loop is still there
 MOVE_SECONDS: Final = 3.0  # at least, until another server is tried
 PING_SECONDS: Final = 5  # a server that answers no ping for twice as long is left for another one
 VERSION_MIN: Final = (2, 12, 1)  # the first that knows the batch again that was sent twice
@@ -120,10 +121,32 @@ class Connection:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """What *work* returns, which the loop does meanwhile; called by any thread but the loop's."""
-        if self._loop.is_closed() or self._pid != os.getpid():
+        if self._pid != os.getpid():
             work.close()
-            raise Closed(f"{self.path}: the connection is closed")
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+            raise self._is_closed()
+        bell, done = threading.Lock(), []
+        bell.acquire()
+
+        def end(task: asyncio.Task[T]) -> None:
+            done.append(task)
+            bell.release()
+
+        try:
+            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(work).add_done_callback(end))
+        except RuntimeError:  # the loop is closed
+            work.close()
+            raise self._is_closed() from None
+        # What is asked for as the loop ends is not begun, and nothing would say so.
+        while not bell.acquire(timeout=LOOK_SECONDS):
+            if not self._thread.is_alive():
+                work.close()
+                raise self._is_closed()
+        if done[0].cancelled():
+            raise self._is_closed()
+        return done[0].result()
+
+    def _is_closed(self) -> Closed:
+        return Closed(f"{self.path}: the connection is closed")
 
     def api(self, what: str, body: object = None) -> dict[str, Any]:
         """The answer of JetStream's API, which may be an error of its own: see `ask`."""

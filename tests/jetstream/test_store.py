@@ -149,6 +149,25 @@ def test_close_leaves_nothing_behind(url: str) -> None:
         broker.queue("q").publish("y")
 
 
+def test_work_that_a_close_cuts_off_ends_with_closed(url: str) -> None:
+    broker = mq.open(url)
+    connection, ended = log_of(broker)._connection, []
+
+    def work() -> None:
+        with pytest.raises(mq.Closed):
+            connection.run(asyncio.sleep(600))
+        ended.append(True)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for each in threads:
+        each.start()
+    broker.close()
+    for each in threads:
+        each.join(30)
+    assert len(ended) == 3
+    work()  # and so does what comes later
+
+
 def test_a_child_of_a_fork_connects_anew_and_the_parent_goes_on(opens: Opens) -> None:
     broker = opens()
     queue = broker.queue("q")
