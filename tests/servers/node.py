@@ -59,7 +59,7 @@ class Node:
         assert not self.running
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [self._server, "--config", self._config], stdout=log, stderr=log, preexec_fn=_die_with_parent
+                [self._server, "--config", self._config], stdout=log, stderr=log, preexec_fn=die_with_parent
             )
 
     @property
@@ -122,5 +122,5 @@ class Node:
         return "\n".join(self._log.read_text().splitlines()[-lines:])
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
