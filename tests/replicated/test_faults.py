@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from scene import STORE, Scene
 from servers import Cluster
+from servers.node import until
+
+import mq
 
 STREAM = f"mq_{STORE}"
 
@@ -91,9 +96,22 @@ def kill_workers(scene: Scene) -> None:
         scene.goes_on(scene.chance.choice([3, 10, 20]))
 
 
+def replace_a_member(scene: Scene) -> None:
+    """A fourth server takes the place of the leader, which leaves for good."""
+    cluster = scene.cluster
+    leader, new = cluster.leader(STREAM), cluster.add()
+    cluster.wait_ready()
+    cluster.ask(f"STREAM.PEER.REMOVE.{STREAM}", {"peer": leader.name})
+    until(lambda: cluster.holders(STREAM) == {*cluster.nodes} - {leader.name}, "the stream does not move")
+    scene.goes_on()
+    leader.stop()
+    cluster.forget(leader)
+    assert new.running
+
+
 STRIKES: list[Callable[[Scene], None]] = [
     kill_the_leader, kill_a_follower, kill_all, pause_the_leader, pause_the_followers, isolate_the_leader,
-    restart_one_after_the_other, lose_answers, kill_workers,
+    restart_one_after_the_other, lose_answers, kill_workers, replace_a_member,
 ]  # fmt: skip
 
 
@@ -104,3 +122,36 @@ def test_no_promise_breaks(scene: Scene, strike: Callable[[Scene], None]) -> Non
     scene.goes_on()
     told = scene.end()
     assert len(told.told) > 40
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Seconds until the store gives up on servers that do not answer."""
+    seconds = 1.0
+    for name, module in list(sys.modules.items()):
+        if name.startswith("mq.nats.") and hasattr(module, "PATIENCE_SECONDS"):
+            monkeypatch.setattr(module, "PATIENCE_SECONDS", seconds)
+    return seconds
+
+
+def test_without_a_majority_calls_raise_and_then_go_on(cluster: Cluster, impatient: float) -> None:
+    with mq.open(cluster.url(STORE)) as broker:
+        queue = broker.queue("mail")
+        first = queue.publish(b"one")
+        down = cluster.followers(STREAM)
+        for node in down:
+            node.kill()
+        for call in (lambda: queue.publish(b"two"), lambda: queue.receive(timeout=0), broker.stats):
+            begin = time.monotonic()
+            with pytest.raises(mq.StorageError):
+                call()
+            assert time.monotonic() - begin < 60
+        for node in down:
+            node.start()
+        cluster.wait_ready()
+        cluster.leader(STREAM)
+        last = queue.publish(b"three")
+        there = [message.id for message in queue.peek(10)]
+        assert there[0] == first
+        assert there[-1] == last
+        assert queue.receive(timeout=0) is not None

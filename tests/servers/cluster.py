@@ -7,17 +7,20 @@ n1 ◄─link─► n2         every server is told of every other one; with lin
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from servers.binary import find_server
 from servers.links import Link, Links
 from servers.node import Node, until
 from servers.ports import Ports
 
+ASK_SECONDS = 20.0
 ACCOUNTS = """
 accounts {
   $SYS { users: [ { user: admin, password: admin } ] }
@@ -116,8 +119,9 @@ class Cluster:
         """The port at which *name* reaches *other*."""
         if not self._links:
             return self._route_ports[other]
-        link = self._routes[name, other] = self._links.open(self._route_ports[other])
-        return link.port
+        if (name, other) not in self._routes:
+            self._routes[name, other] = self._links.open(self._route_ports[other])
+        return self._routes[name, other].port
 
     def url(self, store: str, *names: str) -> str:
         """For mq.open, of all its servers or of those named."""
@@ -161,6 +165,18 @@ class Cluster:
         leader = self.leader(stream)
         return [node for node in self if node is not leader and node.running and stream in node.streams()]
 
+    def holders(self, stream: str) -> set[str]:
+        """The names of the servers on which the stream is, complete, as its leader says."""
+        detail = self.leader(stream).streams().get(stream, {}).get("cluster", {})
+        others = detail.get("replicas") or []
+        return {detail.get("leader", ""), *(peer["name"] for peer in others if peer["current"])}
+
+    def ask(self, what: str, body: object, *, admin: bool = False) -> dict[str, Any]:
+        """The answer of JetStream's API; AssertionError if it is an error."""
+        answer = asyncio.run(_ask(self.servers(), f"$JS.API.{what}", body, admin))
+        assert "error" not in answer, answer
+        return answer
+
     # What happens to them
 
     def kill_all(self) -> None:
@@ -180,6 +196,19 @@ class Cluster:
             node.start()
             self.wait_ready()
             yield node
+
+    def forget(self, node: Node) -> None:
+        """The others count it no longer: it has left for good."""
+        self.ask("SERVER.REMOVE", {"peer": node.name}, admin=True)
+        del self.nodes[node.name]
+
+    def give_room(self, max_store: str) -> None:
+        """Restart all, with so many bytes for the files of each."""
+        self._max_store = max_store
+        for node in self:
+            node.stop()
+            node.configure(self._text(node))
+        self.start_all()
 
     def isolate(self, node: Node, *, clients: bool = False) -> None:
         """Nothing passes between it and the other servers; with *clients* no client reaches it either.
@@ -202,6 +231,19 @@ class Cluster:
         assert self._links, "the cluster was made without links"
         links = [link for pair, link in self._routes.items() if node.name in pair]
         return [*links, self.door(node)] if clients else links
+
+
+async def _ask(servers: list[str], subject: str, body: object, admin: bool) -> dict[str, Any]:
+    import nats  # not needed by those that ask nothing
+
+    user = {"user": "admin", "password": "admin"} if admin else {}
+    nc = await nats.connect(servers, **user)
+    try:
+        return dict(
+            json.loads((await nc.request(subject, json.dumps(body).encode(), timeout=ASK_SECONDS)).data)
+        )
+    finally:
+        await nc.close()
 
 
 def _peers(node: Node) -> int:

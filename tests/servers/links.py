@@ -47,9 +47,18 @@ class Links:
     def close(self) -> None:
         for link in self._links:
             self.run(link.close)
+        self.run(self._end_all)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _end_all(self) -> None:
+        """What is still on its way, such as a connection that comes in just now."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0)  # the loop closes the sockets of what was aborted
 
 
 class Link:
@@ -58,6 +67,7 @@ class Link:
         self.port = 0
         self._delay = 0.0
         self._refuses = False
+        self._trap: tuple[Way, bytes] | None = None
         self._open: dict[Way, asyncio.Event] = {"up": asyncio.Event(), "down": asyncio.Event()}
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -73,6 +83,10 @@ class Link:
                 self._open[way].clear()
 
         self._links.run(close_gates)
+
+    def hold_before(self, text: bytes, way: Way = "down") -> None:
+        """The same in one way, from the next piece on that has this in it."""
+        self._trap = way, text
 
     def cut(self) -> None:
         """End every connection, lose what is held, and refuse new ones."""
@@ -95,6 +109,10 @@ class Link:
     def delay(self, seconds: float) -> None:
         """All that passes takes so much longer."""
         self._delay = seconds
+
+    def is_open(self) -> bool:
+        """Whether both ways pass."""
+        return all(gate.is_set() for gate in self._open.values())
 
     def let_through(self) -> None:
         async def open_gates() -> None:
@@ -148,6 +166,9 @@ class Link:
     async def _pipe(self, way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(CHUNK_BYTES):
+                if self._trap and self._trap[0] == way and self._trap[1] in data:
+                    self._open[way].clear()
+                    self._trap = None
                 if self._delay:
                     await asyncio.sleep(self._delay)
                 await self._open[way].wait()
