@@ -17,7 +17,7 @@ else:
     WHY = None
 
 
-# nats-py drops the streams of a connection that a server has ended, and Python says so when it finalises them.
+# nats-py drops the streams of a connection that a server has ended; Python says so when it finalises them.
 LEFT_BY_NATS_PY = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 

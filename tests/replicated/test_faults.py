@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -128,6 +129,7 @@ def test_no_promise_breaks(scene: Scene, strike: Callable[[Scene], None]) -> Non
 def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
     """Seconds until the store gives up on servers that do not answer."""
     seconds = 1.0
+    importlib.import_module("mq.nats.store")
     for name, module in list(sys.modules.items()):
         if name.startswith("mq.nats.") and hasattr(module, "PATIENCE_SECONDS"):
             monkeypatch.setattr(module, "PATIENCE_SECONDS", seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from servers.node import until
 
 import mq
 
+LATE_SECONDS = 3.0  # more than the time after which a request is made again, less than an election takes
 PARTS = 3 << 20  # bytes of a body that takes several messages of the stream
 STORED = b'{"stream":"mq_s"'  # the answer to an append
 
@@ -124,3 +126,20 @@ def test_many_threads_and_a_lost_answer(cluster: Cluster, broker: mq.Broker) -> 
 
     lose_the_answer(cluster, publish_all)
     assert sorted(each.raw for each in queue.peek(100)) == [b"", *(b"%d" % number for number in range(8))]
+
+
+@pytest.mark.parametrize("size", [100, PARTS], ids=["message", "batch"])
+def test_what_a_majority_has_late_is_there_once(tmp_path: Path, size: int) -> None:
+    """P6: the leader has it, and the others are paused for longer than one attempt lasts."""
+    with Cluster(tmp_path) as cluster, mq.open(cluster.url("s")) as broker:
+        queue = broker.queue("mail")
+        first = queue.publish(b"0")
+        followers = cluster.followers("mq_s")
+        for node in followers:
+            node.pause()
+        with meanwhile(lambda: queue.publish(b"x" * size)) as done:
+            time.sleep(LATE_SECONDS)  # how long they are paused
+            for node in followers:
+                node.resume()
+            id = done.result()
+        assert [(each.id, len(each.raw)) for each in queue.peek()] == [(first, 1), (id, size)]
