@@ -173,7 +173,11 @@ class Cluster:
 
     def ask(self, what: str, body: object, *, admin: bool = False) -> dict[str, Any]:
         """The answer of JetStream's API; AssertionError if it is an error."""
-        answer = asyncio.run(_ask(self.servers(), f"$JS.API.{what}", body, admin))
+        return self.publish(f"$JS.API.{what}", json.dumps(body).encode(), admin=admin)
+
+    def publish(self, subject: str, data: bytes, *, admin: bool = False) -> dict[str, Any]:
+        """The answer, as nats-py alone gets it; AssertionError if it is an error."""
+        answer = asyncio.run(_ask(self.servers(), subject, data, admin))
         assert "error" not in answer, answer
         return answer
 
@@ -233,15 +237,14 @@ class Cluster:
         return [*links, self.door(node)] if clients else links
 
 
-async def _ask(servers: list[str], subject: str, body: object, admin: bool) -> dict[str, Any]:
+async def _ask(servers: list[str], subject: str, data: bytes, admin: bool) -> dict[str, Any]:
     import nats  # not needed by those that ask nothing
 
     user = {"user": "admin", "password": "admin"} if admin else {}
     nc = await nats.connect(servers, **user)
     try:
-        return dict(
-            json.loads((await nc.request(subject, json.dumps(body).encode(), timeout=ASK_SECONDS)).data)
-        )
+        answer = await nc.request(subject, data, timeout=ASK_SECONDS)
+        return dict(json.loads(answer.data))
     finally:
         await nc.close()
 
