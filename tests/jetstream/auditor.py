@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import nats
 from crc32c import crc32c
-from mq.nats import message as codec
 
 from mq.delivery import records
 from mq.delivery.decode import decode
+from mq.nats import message as codec
 
 ASK_SECONDS = 10.0
 AT_ONCE = 64

@@ -1,6 +1,6 @@
 """The fault tests in their long form: strike after strike on one cluster, as long as you like.
 
-    python tests/replicated/soak.py [--minutes N] [--seed S]
+    python tests/jetstream/soak.py [--minutes N] [--seed S]
 
 Each round is a scene of its own, with a few strikes in an order that follows from the seed; behind it
 everything is checked.  What was broken is printed with the seed; the exit code is 1.

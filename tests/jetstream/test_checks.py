@@ -8,10 +8,10 @@ import pytest
 from accounts import Accounts, Held
 from auditor import Audit, audit
 from crc32c import crc32c
-from mq.nats import message as codec
 
 from mq.delivery import records
 from mq.delivery.attributes import Attributes
+from mq.nats import message as codec
 
 STORY = "try mail 1 2\ntold mail 1 2\ntry mail 3\ngot mail 1 100 1\ntry jobs 7\ntold jobs 7\n"
 
