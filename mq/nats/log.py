@@ -10,6 +10,7 @@ Nothing is applied before the server has said that a majority has it.  An append
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
@@ -18,11 +19,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from mq.delivery import records
 from mq.delivery.runs import Stretch
 from mq.engine.log import Conflict
-from mq.errors import DiskFull, UsageError
+from mq.errors import DiskFull, StorageError, UsageError
 from mq.forks import Lock
 from mq.nats import message
 from mq.nats.arrivals import Arrival, Arrivals
-from mq.nats.connection import AGAIN_SECONDS, PATIENCE_SECONDS, Connection
+from mq.nats.connection import AGAIN_SECONDS, PATIENCE_SECONDS, REQUEST_SECONDS, Connection
 from mq.nats.message import HEAD, RECORD, WORD, Draft, Encoded, begin_of, place_of
 from mq.nats.pages import Pages
 from mq.nats.reading import Reading
@@ -127,16 +128,19 @@ class StreamLog:
 
     def _require_room(self, size: int) -> None:
         """DiskFull if a publish of *size* bytes left no room for what takes messages out of the queues."""
-        limit = self._stream.max_bytes
-        limit -= min(RESERVE_BYTES_MAX, limit // RESERVE_SHARE)
-        if self.bytes + size > limit:
-            self.bytes = self.stream_bytes()
-        if self.bytes + size > limit:
+        if self.bytes + size > self._room():
+            self.bytes = self.stream_bytes()  # the limit is asked for, too: it may have been raised
+        if self.bytes + size > self._room():
             raise DiskFull(
                 self._stream.path,
                 f"the stream has {self.bytes} bytes of the {self._stream.max_bytes} that it may have, less a"
                 " reserve: settle messages, or raise max_bytes of the stream",
             )
+
+    def _room(self) -> float:
+        """How many bytes the stream may have, less the reserve."""
+        limit = self._stream.max_bytes
+        return limit - min(RESERVE_BYTES_MAX, limit // RESERVE_SHARE) if limit > 0 else math.inf
 
     def mark(self, now_ms: int) -> None:
         """Append a message without records: the subject has a last one, whatever is purged."""
@@ -163,7 +167,7 @@ class StreamLog:
             if self.arrivals.last > self.seq:
                 self._came()
         if last is None:
-            self.arrivals.wait(self.seq + 1)  # so that what is decided again is decided on what was first
+            self._wait_for_the_first()
             raise Conflict
         first = last - len(parts) + 1
         if first != self.seq + 1:
@@ -175,6 +179,13 @@ class StreamLog:
         self.arrivals.drop(last)
         self._grow(sum(map(len, parts)))
         return encoded.positions(first)
+
+    def _wait_for_the_first(self) -> None:
+        """Until what another writer appended has come, so that what is decided again is decided on that."""
+        try:
+            self.arrivals.wait(self.seq + 1, REQUEST_SECONDS)
+        except StorageError:
+            self.barrier()  # it was never stored, or the stream ends before what this process has read
 
     def _learn(self) -> None:
         """The checksum of the last message, where the log was opened behind it."""

@@ -2,7 +2,8 @@
 
     the last sequence is another one    None: another writer was first
     no server is there to answer        nothing was stored: sent again
-    no answer                           stored, or not: sent again; then "another one" may be this very group
+    no answer                           stored, or not: sent again; then "another one" may be this very group,
+                                        which is told by its bytes: they have a number of their writer's
     no answer for PATIENCE_SECONDS      StoreFailed: the outcome is open
 
 All attempts name the same last sequence, so at most one of them is stored.  A client that is left without an
@@ -27,6 +28,7 @@ from mq.nats.stream import Stream, failure
 WRONG_LAST: Final = frozenset({10071, 10164})  # error codes of the server
 DUPLICATE: Final = frozenset({10201})  # of a batch: a message of it is in the stream already
 PASSING: Final = frozenset({10008, 10158, 10176, 10210})  # no leader, still at it, a batch cut off, too many
+COMMIT_SECONDS: Final = 5.0  # until a batch is sent again: its commit takes longer than a message
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 ID: Final = "Nats-Msg-Id"
 BATCH_ID, BATCH_SEQUENCE, BATCH_COMMIT = "Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Commit"
@@ -57,7 +59,10 @@ class Sending:
                     return answer["seq"]  # type: ignore[no-any-return]
                 reason = str(refusal.get("description"))
             if refusal and refusal.get("err_code") in WRONG_LAST | DUPLICATE:
-                return await self._stored_at(parts, expected) if unsure else None
+                there = await self._pages.fetch(expected + 1) if unsure else b""
+                if there is not None:
+                    return expected + len(parts) if there == parts[0] else None
+                reason = "an earlier attempt is on its way to a majority"
             if refusal and refusal.get("err_code") not in PASSING and not unsure:
                 raise failure(self._stream.path, refusal)
             if time.monotonic() > give_up:
@@ -91,10 +96,5 @@ class Sending:
                 await nc.publish(subject, data, headers=each)
             headers = {}
         last = {BATCH_ID: batch, BATCH_SEQUENCE: str(len(parts)), BATCH_COMMIT: "1"}
-        answer = await nc.request(subject, parts[-1], timeout=PATIENCE_SECONDS, headers=last)
+        answer = await nc.request(subject, parts[-1], timeout=COMMIT_SECONDS, headers=last)
         return json.loads(answer.data)  # type: ignore[no-any-return]
-
-    async def _stored_at(self, parts: list[bytes], expected: int) -> int | None:
-        """The sequence of the last part of this very group, if an earlier attempt was stored; else None."""
-        there = await self._pages.fetch(expected + 1)
-        return expected + len(parts) if there == parts[0] else None

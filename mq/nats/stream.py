@@ -142,7 +142,7 @@ class Stream:
     def range(self) -> Range:
         """Asked of its leader, now."""
         info = self._connection.run(self._led())
-        state = info["state"]
+        state, self.max_bytes = info["state"], info["config"]["max_bytes"]
         return Range(
             state["first_seq"], state["last_seq"], state["bytes"], state["messages"], _ms(info["ts"])
         )
