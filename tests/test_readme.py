@@ -150,7 +150,9 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert SECONDS_MAX == 10 * 366 * 86_400 and "at most ten years" in README
 
 
-@pytest.mark.parametrize("script", ["scripts/demo", "scripts/test", "scripts/check", "scripts/crash"])
+@pytest.mark.parametrize(
+    "script", ["scripts/demo", "scripts/test", "scripts/check", "scripts/crash", "scripts/cluster"]
+)
 def test_the_scripts_tell_what_they_do(script: str, tmp_path: Path) -> None:
     """From anywhere, and without installing anything."""
     environment = {**os.environ, "MQ_VENV": str(tmp_path / "venv")}
@@ -160,7 +162,9 @@ def test_the_scripts_tell_what_they_do(script: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("script", ["scripts/demo", "scripts/test", "scripts/check", "scripts/crash"])
+@pytest.mark.parametrize(
+    "script", ["scripts/demo", "scripts/test", "scripts/check", "scripts/crash", "scripts/cluster"]
+)
 def test_an_old_python_is_refused_in_one_line(script: str, tmp_path: Path) -> None:
     (tmp_path / "old").write_text("#!/bin/sh\n[ $1 = --version ] && echo Python 3.9.2 || exit 1\n")
     (tmp_path / "old").chmod(0o755)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sys
 import uuid
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -54,6 +56,18 @@ def finalised() -> Iterator[None]:
     """What nats-py leaves is finalised before the test ends."""
     yield
     gc.collect()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store gives up at once on servers that do not answer."""
+    import_module("mq.nats.store")
+    for name, module in list(sys.modules.items()):
+        if name.startswith("mq.nats.") and hasattr(module, "PATIENCE_SECONDS"):
+            monkeypatch.setattr(module, "PATIENCE_SECONDS", 1.0)
+    wait = sys.modules["mq.nats.arrivals"].Arrivals.wait
+    assert wait.__defaults__ == (20.0,)
+    monkeypatch.setattr(wait, "__defaults__", (1.0,))
 
 
 @pytest.fixture(scope="session")

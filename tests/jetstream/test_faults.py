@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,18 +37,7 @@ def test_no_promise_breaks(scene: Scene, strike: Callable[[Scene], None]) -> Non
     assert len(told.told) > 40
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
-    """Seconds until the store gives up on servers that do not answer."""
-    seconds = 1.0
-    importlib.import_module("mq.nats.store")
-    for name, module in list(sys.modules.items()):
-        if name.startswith("mq.nats.") and hasattr(module, "PATIENCE_SECONDS"):
-            monkeypatch.setattr(module, "PATIENCE_SECONDS", seconds)
-    return seconds
-
-
-def test_without_a_majority_calls_raise_and_then_go_on(cluster: Cluster, impatient: float) -> None:
+def test_without_a_majority_calls_raise_and_then_go_on(cluster: Cluster, impatient: None) -> None:
     with mq.open(cluster.url(STORE)) as broker:
         queue = broker.queue("mail")
         first = queue.publish(b"one")

@@ -64,7 +64,7 @@ def test_what_another_program_puts_into_the_stream_is_reported(tmp_path: Path) -
                 look()
 
 
-def test_a_lost_end_is_noticed_by_a_process_that_has_read_it(tmp_path: Path) -> None:
+def test_a_lost_end_is_noticed_by_a_process_that_has_read_it(tmp_path: Path, impatient: None) -> None:
     """A process that opens the store later cannot know: that is what the documentation says of lost tails."""
     with Cluster(tmp_path, 1) as cluster, mq.open(cluster.url("s")) as broker:
         publish(cluster.url("s"))
