@@ -87,6 +87,10 @@ class Arrivals:
             while self.waiting[0].seq <= seq:
                 self.waiting.popleft()
 
+    def at_hand(self, seq: int) -> bytes | None:
+        """The message *seq*, if it has come and was not taken out yet; called by the loop's thread."""
+        return next((arrival.data for arrival in self.waiting if arrival.seq == seq), None)
+
     # ── on the loop ────────────────────────────────────────────────────────────────
 
     async def _begin(self, seq: int) -> None:

@@ -54,7 +54,7 @@ class StreamLog:
         self._connection, self._stream, self._came, self._custom_time = connection, stream, came, custom_time
         self.pages = Pages(connection, stream)
         self.arrivals = Arrivals(connection, stream, self._hear, lambda: self.seq)
-        self._sending = Sending(connection, stream, self.pages)
+        self._sending = Sending(connection, stream, self.pages, self.arrivals)
         self.reader = self.glance = Reading(self.pages, self.read, self.stream_bytes, self.after_fork)
         self.owner, self.failure = Settings(), Unfailing()
         self.watch = self.reserve = self.following = self.syncing = Nothing()

@@ -1,19 +1,23 @@
 """A group of records, sent to the stream: stored once, or not at all, however often no answer comes.
 
-    the last sequence is another one    None: another writer was first
+    the last sequence is another one    that one is read.  It may be this very group, which is told by its
+                                        bytes: a number of its writer's is in them.  Else None: another writer
+                                        was first
+    ... and it is not there             a server answered that does not lead any more: sent again
     no server is there to answer        nothing was stored: sent again
-    no answer                           stored, or not: sent again; then "another one" may be this very group,
-                                        which is told by its bytes: they have a number of their writer's
+    no answer                           stored, or not: sent again
     no answer for PATIENCE_SECONDS      StoreFailed: the outcome is open
 
-All attempts name the same last sequence, so at most one of them is stored.  A client that is left without an
-answer connects to another server: the one that it has may be cut off from the others.
+All attempts name the same last sequence, so at most one of them is stored.  For a moment two servers may take
+themselves for the leader: the one stores a message, and the other one, whose answer comes first, refuses it.
+A client that is left without an answer connects to another server: its own may be cut off from the others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 import uuid
 from typing import Any, Final
@@ -21,6 +25,7 @@ from typing import Any, Final
 from nats.errors import NoRespondersError
 
 from mq.errors import StorageError, StoreFailed
+from mq.nats.arrivals import Arrivals
 from mq.nats.connection import AGAIN_SECONDS, PATIENCE_SECONDS, REQUEST_SECONDS, SILENT, Connection
 from mq.nats.pages import Pages
 from mq.nats.stream import Stream, failure
@@ -35,8 +40,8 @@ BATCH_ID, BATCH_SEQUENCE, BATCH_COMMIT = "Nats-Batch-Id", "Nats-Batch-Sequence",
 
 
 class Sending:
-    def __init__(self, connection: Connection, stream: Stream, pages: Pages) -> None:
-        self._connection, self._stream, self._pages = connection, stream, pages
+    def __init__(self, connection: Connection, stream: Stream, pages: Pages, arrivals: Arrivals) -> None:
+        self._connection, self._stream, self._pages, self._arrivals = connection, stream, pages, arrivals
 
     async def send(self, parts: list[bytes], expected: int) -> int | None:
         """The sequence of the last part, stored behind the message *expected*; None: another one is there.
@@ -59,13 +64,18 @@ class Sending:
                     return answer["seq"]  # type: ignore[no-any-return]
                 reason = str(refusal.get("description"))
             if refusal and refusal.get("err_code") in WRONG_LAST | DUPLICATE:
-                there = await self._pages.fetch(expected + 1) if unsure else b""
+                there = self._arrivals.at_hand(expected + 1) or await self._pages.fetch(expected + 1)
                 if there is not None:
                     return expected + len(parts) if there == parts[0] else None
-                reason = "an earlier attempt is on its way to a majority"
+                unsure = True
+                await self._connection.go_elsewhere()
             if refusal and refusal.get("err_code") not in PASSING and not unsure:
                 raise failure(self._stream.path, refusal)
             if time.monotonic() > give_up:
+                if (end := _end_in(refusal)) < expected:
+                    raise self._stream.corrupt(
+                        f"lost: the stream ends at {end}, and this process has read on", expected
+                    )
                 raise self._given_up(reason, unsure=unsure)
             await asyncio.sleep(AGAIN_SECONDS)
 
@@ -98,3 +108,9 @@ class Sending:
         last = {BATCH_ID: batch, BATCH_SEQUENCE: str(len(parts)), BATCH_COMMIT: "1"}
         answer = await nc.request(subject, parts[-1], timeout=COMMIT_SECONDS, headers=last)
         return json.loads(answer.data)  # type: ignore[no-any-return]
+
+
+def _end_in(refusal: dict[str, Any] | None) -> float:
+    """The last sequence that a server knows, if it refuses for that; else infinity."""
+    words = str(refusal and refusal.get("description")).rsplit(" ", 1)
+    return int(words[1]) if words[0] == "wrong last sequence:" else math.inf

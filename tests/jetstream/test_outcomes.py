@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import Cluster
 from servers.node import until
 
 import mq
+from mq.nats.sending import Sending
 
 LATE_SECONDS = 3.0  # more than the time after which a request is made again, less than an election takes
 PARTS = 3 << 20  # bytes of a body that takes several messages of the stream
@@ -143,3 +145,25 @@ def test_what_a_majority_has_late_is_there_once(tmp_path: Path, size: int) -> No
                 node.resume()
             id = done.result()
         assert [(each.id, len(each.raw)) for each in queue.peek()] == [(first, 1), (id, size)]
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "not stored"])
+@pytest.mark.parametrize("size", [100, PARTS], ids=["message", "batch"])
+def test_a_refusal_by_a_server_that_leads_no_more_is_not_believed(
+    broker: mq.Broker, monkeypatch: pytest.MonkeyPatch, size: int, stored: bool
+) -> None:
+    """P6: for a moment two servers take a message; the one that does not lead any more answers first."""
+    queue, attempt, refused = broker.queue("mail"), Sending._try, []
+    first = queue.publish(b"0")
+
+    async def answered_by_another(self: Sending, *group: Any) -> dict[str, Any]:
+        if refused:
+            return await attempt(self, *group)
+        refused.append(group)
+        if stored:
+            await attempt(self, *group)
+        return {"error": {"code": 400, "err_code": 10071, "description": "wrong last sequence: 0"}}
+
+    monkeypatch.setattr(Sending, "_try", answered_by_another)
+    id = queue.publish(b"x" * size)
+    assert [(each.id, len(each.raw)) for each in queue.peek()] == [(first, 1), (id, size)]

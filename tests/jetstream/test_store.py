@@ -239,7 +239,6 @@ def test_without_any_answer_the_outcome_is_open_and_the_store_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(Sending, "_try", never)
-        patch.setattr(Sending, "_stored_at", never)
         patch.setattr("mq.nats.sending.PATIENCE_SECONDS", 0.0)
         with pytest.raises(mq.StoreFailed, match="unknown"):
             queue.publish("perhaps")
