@@ -71,7 +71,8 @@ class Accounts:
         return [*self._bodies(held), *self._counts(held), *self._transactions(held), *self._holders()]
 
     def _bodies(self, held: Held) -> list[str]:
-        wrong = [f"P3: {number} in {queue!r} was altered" for queue, number in self.times["altered"]]
+        wrong = [f"P7: nothing is damaged, and yet: {what}" for what in self.failures if "Corrupt" in what]
+        wrong += [f"P3: {number} in {queue!r} was altered" for queue, number in self.times["altered"]]
         origin = {"done": "jobs"}
         return wrong + [
             f"P3: {number} in {queue!r} is not as it was published, or never was"

@@ -46,8 +46,9 @@ class Stored:
 
 @dataclass
 class Audit:
+    begin: int = 0  # position of the first record: what was published before was trimmed
     wrong: list[str] = field(default_factory=list)
-    waiting: dict[int, Stored] = field(default_factory=dict)  # by id, the oldest first
+    waiting: dict[int, Stored] = field(default_factory=dict)  # by id
     delivered: int = 0
     settled: int = 0
 
@@ -58,6 +59,13 @@ class Audit:
         facts: dict[str, Any] = records.KINDS[kind].describe(record.flags, event, records.Times(int, int))
         if kind == records.PUBLISH:
             self.waiting[record.position] = Stored(record.queue, facts.get("group"))
+        elif kind == records.RELOCATE:  # it lives, and its place in the stream is about to be trimmed
+            id = facts.get("message", record.position)
+            moved = Stored(record.queue, facts.get("group"), facts.get("deadline", 0))
+            if id < self.begin or id == record.position:
+                self.waiting.setdefault(id, moved)
+            elif id not in self.waiting:
+                self.wrong.append(f"P2: message {record.seq} of the stream has {id} again, which was settled")
         elif kind == records.DELIVER:
             for id in facts["messages"]:
                 self._deliver(f"message {record.seq} of the stream", record.time_ms, id, facts["deadline"])
@@ -70,6 +78,8 @@ class Audit:
     def _deliver(self, where: str, time_ms: int, id: int, deadline: int) -> None:
         self.delivered += 1
         message = self.waiting.get(id)
+        if message is None and id < self.begin:
+            return  # where it was published is not in the stream any more
         if message is None:
             self.wrong.append(f"P2: {where} delivers {id}, which was settled, or never published")
             return
@@ -82,10 +92,12 @@ class Audit:
     def _first_of(self, message: Stored) -> int:
         """The oldest message of the group."""
         ours = message.number, message.group
-        return next(id for id, other in self.waiting.items() if (other.number, other.group) == ours)
+        return min(id for id, other in self.waiting.items() if (other.number, other.group) == ours)
 
 
-WANTED = frozenset({records.PUBLISH, records.DELIVER, records.ACK, records.NACK, records.RELEASE})
+WANTED = frozenset(
+    {records.PUBLISH, records.RELOCATE, records.DELIVER, records.ACK, records.NACK, records.RELEASE}
+)
 
 
 async def read(servers: list[str], store: str) -> list[tuple[int, bytes]]:
@@ -114,7 +126,8 @@ async def read(servers: list[str], store: str) -> list[tuple[int, bytes]]:
 
 def audit(messages: list[tuple[int, bytes]], store_id: str) -> Audit:
     """What the stream says, from its first message on, and what is wrong with that."""
-    found, seed = Audit(), crc32c(store_id.encode())
+    first = messages[0][0] if messages else 0
+    found, seed = Audit(codec.begin_of(first) if first > 1 else 0), crc32c(store_id.encode())
     for seq, data, head in _groups(messages, seed, found.wrong):
         for position, label, length in zip(*codec.outline(seq, data), strict=True):
             at = position - codec.begin_of(seq)

@@ -31,6 +31,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import mq
+from mq.nats import log, trimming
 
 NEVER = 3600.0  # a visibility timeout that outlives every test: what is received again was given back before
 SHORT = 2.0  # of "lines", where a message whose holder was killed comes again
@@ -130,6 +131,20 @@ class Worker:
         return number
 
 
+def be_busy() -> None:
+    """Trim the stream all the time, and keep checkpoints, though there is little to trim."""
+    small = [
+        (trimming, "FLOOR_BYTES", 16 << 10), (trimming, "CHECKPOINT_BYTES", 8 << 10),
+        (log, "GROWN_BYTES", 4 << 10),
+    ]  # fmt: skip
+    for module, name, value in small:
+        assert hasattr(module, name)
+        setattr(module, name, value)
+    for method in (trimming.StreamMaintenance.run, trimming.StreamCheckpoints.is_due):
+        assert len(method.__defaults__ or ()) == 1
+        method.__defaults__ = (8 << 10,)
+
+
 def declare(broker: mq.Broker) -> None:
     for name in ("mail", "jobs", "done"):
         broker.queue(name, visibility_timeout=NEVER)
@@ -137,15 +152,23 @@ def declare(broker: mq.Broker) -> None:
 
 
 def work(role: str, url: str, notes: str, seed: str, first: str) -> None:
+    be_busy()
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
-    with mq.open(url) as broker:
-        worker = Worker(broker, notes, seed, int(first))
-        worker.note("open")
-        step: Callable[[], None] = getattr(worker, role)
-        while not stopping:
-            step()
-        worker.note("end")
+    while not stopping:
+        try:
+            broker = mq.open(url)
+        except mq.CorruptStore:
+            raise
+        except mq.StorageError:
+            continue  # no server answers just now
+        with broker:
+            worker = Worker(broker, notes, seed, int(first))
+            worker.note("open")
+            step: Callable[[], None] = getattr(worker, role)
+            while not stopping:
+                step()
+            worker.note("end")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ def held(*mail: int, jobs: tuple[int, ...] = (7,), done: tuple[int, ...] = (), a
         ("back mail 1\ngot mail 1 100 2\n", held(1, 2), ""),
         ("failed StoreFailed publish no answer\ntook 2.5 publish\nend\n", held(1, 2), ""),
         ("got jobs 7 107 1\ncarry jobs 7\ncarried jobs 7\n", held(1, 2, jobs=(), done=(7,)), ""),
+        ("failed CorruptStore publish message 7 is missing\n", held(1, 2), "P7"),
         ("told mail 3\n", held(1, 2), "P1"),
         ("", held(1, 2, jobs=()), "P1"),
         ("ack mail 1\nacked mail 1\n", held(1, 2), "P2"),
@@ -93,6 +94,12 @@ def back(id: int) -> codec.Draft:
     return records.release(LINES, id)
 
 
+def again(id: int, deadline: int = 0) -> codec.Draft:
+    """Appended again, because its place in the stream is about to be trimmed."""
+    place = (1, records.IN_FLIGHT, ONE, deadline) if deadline else (0, records.WAITING, 0, 0)
+    return records.relocate(LINES, id, 1, place, 0, b"x", None)
+
+
 ONE, TWO = published(1), published(2)
 
 
@@ -110,6 +117,23 @@ ONE, TWO = published(1), published(2)
 )  # fmt: skip
 def test_the_audit_finds_what_is_wrong(steps: list[tuple[int, list[codec.Draft]]], complaint: str) -> None:
     assert said(audit(stream(*steps), STORE)) == complaint
+
+
+@pytest.mark.parametrize(
+    "steps, complaint",
+    [
+        ([(3, [again(ONE, 9)]), (9, [deliver(ONE, 20)]), (10, [ack(ONE)])], ""),
+        ([(3, [again(ONE)]), (4, [deliver(ONE, 20)])], ""),
+        ([(3, [deliver(ONE, 9)]), (4, [again(ONE, 9)]), (9, [deliver(ONE, 20)])], ""),
+        ([(3, [again(ONE, 9)]), (4, [deliver(ONE, 20)])], "P12"),
+        ([(3, [publish()]), (4, [ack(published(3))]), (5, [again(published(3))])], "P2"),
+    ],
+)
+def test_the_audit_knows_what_was_trimmed(
+    steps: list[tuple[int, list[codec.Draft]]], complaint: str
+) -> None:  # fmt: skip
+    """Its first two messages are not in the stream any more."""
+    assert said(audit(stream((1, [publish()]), (2, [deliver(ONE, 9)]), *steps)[2:], STORE)) == complaint
 
 
 def test_the_audit_finds_what_is_damaged() -> None:
