@@ -112,5 +112,5 @@ class Sending:
 
 def _end_in(refusal: dict[str, Any] | None) -> float:
     """The last sequence that a server knows, if it refuses for that; else infinity."""
-    words = str(refusal and refusal.get("description")).rsplit(" ", 1)
-    return int(words[1]) if words[0] == "wrong last sequence:" else math.inf
+    said, _, end = str(refusal and refusal.get("description")).rpartition(" ")
+    return int(end) if said == "wrong last sequence:" else math.inf

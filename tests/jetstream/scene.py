@@ -21,7 +21,7 @@ from servers.node import die_with_parent, until
 
 import mq
 
-ROLES = ("publish", "publish", "consume", "carry", "follow")
+ROLES = ("publish", "publish", "consume", "carry", "follow", "follow")
 NUMBERS = 1_000_000  # for each process: what it publishes is numbered from its own multiple of this
 STORE = "orders"
 PATIENCE = 90.0  # seconds until the crowd goes on: a new leader takes up to 10, a client gives up after 20

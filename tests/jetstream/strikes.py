@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 
+from crowd import SHORT
 from scene import STORE, Scene
 from servers.node import until
 
@@ -75,6 +77,16 @@ def kill_workers(scene: Scene) -> None:
         scene.goes_on(scene.chance.choice([3, 10, 20]))
 
 
+def pause_workers(scene: Scene) -> None:
+    """For longer than the visibility timeout of "lines": what they held is taken by others meanwhile."""
+    paused = scene.chance.sample(list(scene.crowd), 2)
+    for process in paused:
+        process.send_signal(signal.SIGSTOP)
+    scene.lasts(SHORT * 1.5)
+    for process in paused:
+        process.send_signal(signal.SIGCONT)
+
+
 def replace_a_member(scene: Scene) -> None:
     """A fourth server takes the place of the leader, which leaves for good."""
     cluster = scene.cluster
@@ -90,5 +102,5 @@ def replace_a_member(scene: Scene) -> None:
 
 STRIKES: list[Callable[[Scene], None]] = [
     kill_the_leader, kill_a_follower, kill_all, pause_the_leader, pause_the_followers, isolate_the_leader,
-    restart_one_after_the_other, lose_answers, kill_workers, replace_a_member,
+    restart_one_after_the_other, lose_answers, kill_workers, pause_workers, replace_a_member,
 ]  # fmt: skip
