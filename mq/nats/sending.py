@@ -20,6 +20,7 @@ import json
 import math
 import time
 import uuid
+from contextlib import suppress
 from typing import Any, Final
 
 from nats.errors import NoRespondersError
@@ -64,7 +65,7 @@ class Sending:
                     return answer["seq"]  # type: ignore[no-any-return]
                 reason = str(refusal.get("description"))
             if refusal and refusal.get("err_code") in WRONG_LAST | DUPLICATE:
-                there = self._arrivals.at_hand(expected + 1) or await self._pages.fetch(expected + 1)
+                there = await self._first_behind(expected)
                 if there is not None:
                     return expected + len(parts) if there == parts[0] else None
                 unsure = True
@@ -78,6 +79,14 @@ class Sending:
                     )
                 raise self._given_up(reason, unsure=unsure)
             await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _first_behind(self, expected: int) -> bytes | None:
+        """The message behind *expected*; None if it is not there, or no server says."""
+        if (there := self._arrivals.at_hand(expected + 1)) is not None:
+            return there
+        with suppress(StorageError):
+            return await self._pages.fetch(expected + 1)
+        return None
 
     def _given_up(self, reason: str, *, unsure: bool) -> StorageError:
         said = f"no answer from NATS within {PATIENCE_SECONDS:g} seconds ({reason})"

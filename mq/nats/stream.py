@@ -34,6 +34,7 @@ SETTINGS: Final[dict[str, object]] = {
     "republish": None, "allow_rollup_hdrs": False,
 }  # fmt: skip
 NOT_FOUND: Final = frozenset({10059})  # error codes of the server
+UNLED: Final = frozenset({10008})  # the servers have no leader just now
 NAME_IN_USE: Final = frozenset({10058})
 NO_MESSAGE: Final = frozenset({10037})
 NOT_CLUSTERED: Final = frozenset({10074, 10052})
@@ -151,9 +152,11 @@ class Stream:
         """What the leader says of the stream: a replica that has lost it says what it knows itself."""
         give_up = time.monotonic() + PATIENCE_SECONDS
         while True:
-            info = self._answer(await self._connection.ask(f"STREAM.INFO.{self.name}"))
-            if "cluster" not in info or info["cluster"].get("leader"):
-                return info
+            info = await self._connection.ask(f"STREAM.INFO.{self.name}")
+            if info.get("error", {}).get("err_code") not in UNLED:
+                info = self._answer(info)
+                if "cluster" not in info or info["cluster"].get("leader"):
+                    return info
             if time.monotonic() > give_up:
                 raise StorageError(self.path, f"the stream has no leader for {PATIENCE_SECONDS:g} seconds")
             await self._connection.go_elsewhere()

@@ -39,6 +39,8 @@ class Accounts:
         self.times: dict[str, Counter[tuple[str, int]]] = defaultdict(Counter)
         self.attempts: Counter[tuple[str, int, int]] = Counter()
         self.failures: Counter[str] = Counter()
+        self.refused: set[int] = set()  # the call failed, and the outcome was not said to be open
+        self._trying: tuple[int, ...] = ()
         self.slowest = 0.0
         self.ended = 0
         for path in notes:
@@ -48,6 +50,8 @@ class Accounts:
     def _take(self, verb: str, *words: str) -> None:
         if verb == "failed":
             self.failures[f"{words[0]} {words[1]}"] += 1
+            if words[0] in ("StorageError", "DiskFull") and words[1] == "publish":
+                self.refused.update(self._trying)
         elif verb == "took":
             self.slowest = max(self.slowest, float(words[0]))
         elif verb == "end":
@@ -64,6 +68,7 @@ class Accounts:
             self.told.update(numbers)
         else:
             self.groups.append(numbers)
+            self._trying = numbers
             self.queues.update(dict.fromkeys(numbers, queue))
 
     def complaints(self, held: Held) -> list[str]:
@@ -92,6 +97,8 @@ class Accounts:
             wrong.append(f"P2: {sorted(undone)} were acked and are there")
         if doubled := sorted(number for number, count in here.items() if count > 1):
             wrong.append(f"P6: {doubled} are there twice")
+        if there := self.refused & (here.keys() | gone):
+            wrong.append(f"P6: {sorted(there)} were refused, and are there")
         for group in self.groups:
             parts = [number in here or number in gone for number in group]
             if any(parts) and not all(parts):

@@ -21,6 +21,7 @@ needs no other opening.  SIGTERM ends it, behind the call that it is in.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import signal
@@ -153,6 +154,7 @@ def declare(broker: mq.Broker) -> None:
 
 def work(role: str, url: str, notes: str, seed: str, first: str) -> None:
     be_busy()
+    faulthandler.register(signal.SIGUSR1)  # where its threads are, if it hangs
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
     while not stopping:

@@ -111,7 +111,9 @@ class Scene:
             try:
                 code = process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
-                raise NotReady(f"{role} does not end") from None
+                process.send_signal(signal.SIGUSR1)
+                until(lambda: "most recent call first" in self._errors(), f"{role} does not say where it is")
+                raise NotReady(f"{role} does not end\n{self._errors()}") from None
             assert code == 0, f"{role} ended with {code}\n{self._errors()}"
         self.crowd.clear()
         accounts = Accounts(self.notes())
@@ -127,4 +129,4 @@ class Scene:
         return [*accounts.complaints(held), *found.wrong]
 
     def _errors(self) -> str:
-        return "\n".join(path.read_text()[-2000:] for path in self._directory.glob("*.err"))
+        return "\n".join(path.read_text()[-4000:] for path in self._directory.glob("*.err"))
