@@ -45,6 +45,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind either way
     sys.path.insert(0, str(ROOT / "tests"))  # the servers are those of the tests
     from servers import Cluster
     from servers.binary import NoServer
@@ -66,7 +67,10 @@ def main() -> int:
 
 def serve() -> int:
     print("Ctrl-C stops the servers", flush=True)
-    signal.sigwait([signal.SIGINT, signal.SIGTERM])
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        print("\nthe servers are stopped")
     return 0
 
 
