@@ -4,7 +4,7 @@
     queue       options, meta, subscriptions; the messages of it follow
     topic       what it retains; the messages follow
     message     as `mq peek --json` prints it, and dedup id and first delivery
-    dedup       a dedup id that its queue remembers, though the message is gone
+    dedup       a dedup id that its queue remembers, though the message is gone; or one of a topic
     schedule    with its next tick, and the body of its messages
     end         last: how many there were of each
 
@@ -27,7 +27,7 @@ from mq.cli import output
 from mq.cli.envelope import BadLine
 from mq.cli.stats import Options
 from mq.delivery import records
-from mq.delivery.attributes import Attributes, Failed
+from mq.delivery.attributes import Attributes, Failed, topic_key
 from mq.delivery.options import Declaration
 from mq.delivery.queue import State
 from mq.delivery.transfer import Parcel
@@ -100,8 +100,9 @@ class Message(Body, kw_only=True):
     failures: list[Failure] = []
 
 
-class Dedup(Line):
-    queue: str
+class Dedup(Line, kw_only=True):
+    queue: str | None = None
+    topic: str | None = None
     dedup_id: str
     until: str
 
@@ -205,8 +206,10 @@ def message(queue: str | None, parcel: Parcel, state: State) -> dict[str, Any]:
     }
 
 
-def dedup(queue: str, found: Remembered) -> Dedup:
-    return Dedup(queue, found.key, output.instant(found.until))
+def dedup(queue: str | None, found: Remembered) -> Dedup:
+    """*queue*: None: it is one of a topic."""
+    topic, _, key = found.key.partition("\0") if queue is None else (None, "", found.key)
+    return Dedup(queue=queue, topic=topic, dedup_id=key, until=output.instant(found.until))
 
 
 def schedule(found: Scheduled) -> dict[str, Any]:
@@ -275,7 +278,10 @@ def parcel_of(line: Message) -> Parcel:
 
 
 def remembered_of(line: Dedup) -> Remembered:
-    return Remembered(line.dedup_id, _ms("until", line.until))
+    """UsageError if it says what cannot be."""
+    new_message("", 0, b"", dedup_id=line.dedup_id)
+    key = line.dedup_id if line.topic is None else topic_key(check_topic(line.topic), line.dedup_id)
+    return Remembered(key, _ms("until", line.until))
 
 
 def scheduled_of(line: Schedule) -> Scheduled:

@@ -22,7 +22,7 @@ from mq.delivery.options import TOPIC_KEY
 from mq.engine import carrying, incoming, outgoing
 from mq.engine.carrying import Landing
 from mq.engine.names import check_name
-from mq.engine.outgoing import Walk, topic_key
+from mq.engine.outgoing import OF_TOPICS, Walk, topic_key
 from mq.errors import MqError, UsageError
 
 LINE_BYTES_MAX: Final = ENVELOPE_BYTES_MAX
@@ -70,6 +70,8 @@ def _export(
         if found := outgoing.definition(store, topic_key(name)):
             output.json_line(archive.topic(name, found))
             count += _messages(broker, topic_key(name), None, progress)
+    for each in outgoing.remembered(store, OF_TOPICS) if everything else []:
+        output.json_line(archive.dedup(None, each))
     schedules = outgoing.schedules(store) if everything else []
     for scheduled in schedules:
         output.json_line(archive.schedule(scheduled))
@@ -223,7 +225,8 @@ class Importer:
         if isinstance(line, archive.End):
             self._end = line
         elif isinstance(line, archive.Dedup):
-            incoming.remember(self._store, check_name(line.queue), [archive.remembered_of(line)])
+            key = OF_TOPICS if line.topic is not None else check_name(line.queue)
+            incoming.remember(self._store, key, [archive.remembered_of(line)])
         elif isinstance(line, archive.Schedule):
             if not incoming.schedule(self._store, archive.scheduled_of(line)) and not self._resume:
                 note(f"there is a schedule {line.schedule!r} already, which stays as it is")

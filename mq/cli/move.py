@@ -72,6 +72,15 @@ def _target(way: Way) -> Iterator[mq.Broker]:
         broker.flush()
 
 
+@contextmanager
+def _resumable() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        note("cut off: nothing is lost or doubled; run the same command again to go on")
+        raise
+
+
 # ── move ───────────────────────────────────────────────────────────────────────────
 
 
@@ -99,7 +108,7 @@ def move(
     mq move mail letters --to-store /srv/other -n 1000
     """
     way = _way(queue, to, store, to_store)
-    with open_late(store) as broker:
+    with _resumable(), open_late(store) as broker:
         stats = existing.queue(broker, queue).stats()
         total = stats.ready + stats.delayed
         with Progress("moving", total if limit is None else min(limit, total), "message") as progress:
@@ -149,16 +158,11 @@ def copy(
     mq copy mail --to-store /srv/other
     mq -s data copy --to-store /srv/other
     """
-    if queue is None:
-        if to_store is None:
-            raise click.UsageError("name a queue, or the store to copy to with --to-store")
-        found = _copy_store(store, _tidy(to_store), again)
-    else:
-        way = _way(queue, to, store, to_store)
-        with look(store) as broker:
-            existing.queue(broker, queue)
-            with _target(way) as target:
-                found = _copy_all(broker, target, {queue: way.to}, again)
+    with _resumable():
+        if queue is None:
+            found = _copy_store(store, to_store, again)
+        else:
+            found = _copy_queue(_way(queue, to, store, to_store), again)
     _say(found, as_json)
     if missing := sum(each.missing for _, each in found):
         note(
@@ -171,14 +175,24 @@ def copy(
 Found = list[tuple[dict[str, Any], Copied]]
 
 
-def _copy_store(store: str, to_store: str, again: bool) -> Found:
+def _copy_queue(way: Way, again: bool) -> Found:
+    with look(way.store) as broker:
+        existing.queue(broker, way.queue)
+        with _target(way) as target:
+            return _copy_all(broker, target, {way.queue: way.to}, again)
+
+
+def _copy_store(store: str, to: str | None, again: bool) -> Found:
+    if to is None:
+        raise click.UsageError("name a queue, or the store to copy to with --to-store")
+    to_store = _tidy(to)
     require_store(store)
     if _is_same(store, to_store):
         raise click.UsageError("that is the store itself; name another one")
     with look(store) as broker, open_or_make(to_store, late=True) as target:
         names = [*broker.queues(), *map(topic_key, outgoing.topics(broker._store))]
         found = _copy_all(broker, target, {name: name for name in names}, again)
-        carrying.copy_schedules(broker._store, target._store)
+        carrying.copy_rest(broker._store, target._store)
         target.flush()
     return found
 

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from mq.errors import QueueFull
+from mq.errors import QueueFull, UsageError
 
 from . import records, settle
 from .attributes import NO_ATTRIBUTES, Attributes, Failed, trailer
@@ -104,17 +104,19 @@ class Transfer:
             self._others = tried(queue)
             return 0
         self._before, self._moved_before = self._after, self._moved
-        to, sizes = plan.number(self._to), list[int]()
+        target, sizes = plan.state.named(self._to), list[int]()
+        if target is None:
+            raise UsageError(f"there is no queue {self._to!r}: make it, or run the same command again")
         ids = following(queue, self._after, self._behind, self._others)
         self._all = not ids
         for id in ids:
             self._after = id
             if queue.waits(id, plan.now):
-                sizes.append(_move(plan, queue, id, to))
+                sizes.append(_move(plan, queue, id, target.number))
                 self._moved += 1
             if is_late() or self._moved == self._goal:
                 break
-        check_room(plan, to, sizes)
+        check_room(plan, target.number, sizes)
         return len(sizes)
 
     def again(self) -> None:

@@ -13,7 +13,8 @@ A move holds what is under way in a queue of the source that nothing is received
 
 Cut off between 2 and 3, the next run reads in the target which ids are there already, and goes on with 3.
 No receiver of the source can take what the target has.  Two runs at once help each other: each slice is
-put only if the note of the slice before is the one that was read.
+put only if the note of the slice before is the one that was read.  No note comes twice: when all is moved,
+one id of the last slice stays.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from mq.delivery.transfer import Parcel, Transfer
 from mq.engine import commands, incoming, looking, outgoing, subscribing
 from mq.engine.names import check_name
 from mq.engine.operation import operation
-from mq.engine.outgoing import COPIED, DESTINATION, MOVED, Definition, Walk
+from mq.engine.outgoing import COPIED, DESTINATION, MOVED, OF_TOPICS, Definition, Walk
 from mq.engine.store import Store
 from mq.errors import MqError, UsageError
 
@@ -151,9 +152,7 @@ def copy(
         landing.add(parcel)
         show(1)
     landing.store()
-    ids = outgoing.remembered(source, key)
-    for at in range(0, len(ids), DEDUP_IDS):
-        incoming.remember(target, to, ids[at : at + DEDUP_IDS])
+    _copy_remembered(source, target, key, to)
     lost = found.messages - passed - landing.stored - walk.expired
     return Copied(found.messages, landing.stored, passed, max(0, lost, passed - landing.before.messages))
 
@@ -182,9 +181,17 @@ def _below(store: Store, key: str, id: int) -> int:
     return lanes + sum(each <= id for tried in (held.delayed, held.flights) for each in tried)
 
 
-def copy_schedules(source: Store, target: Store) -> int:
-    """Have the schedules that the target has not; how many."""
-    return sum(incoming.schedule(target, each) for each in outgoing.schedules(source))
+def _copy_remembered(source: Store, target: Store, key: str, to: str) -> None:
+    ids = outgoing.remembered(source, key)
+    for at in range(0, len(ids), DEDUP_IDS):
+        incoming.remember(target, to, ids[at : at + DEDUP_IDS])
+
+
+def copy_rest(source: Store, target: Store) -> None:
+    """What belongs to no queue: dedup ids of topics, and schedules that the target has not."""
+    _copy_remembered(source, target, OF_TOPICS, OF_TOPICS)
+    for each in outgoing.schedules(source):
+        incoming.schedule(target, each)
 
 
 # ── moves ──────────────────────────────────────────────────────────────────────────
@@ -250,6 +257,7 @@ class Passage:
     def __init__(self, source: Store, target: Store, name: str, to: str, options: Declaration) -> None:
         self._source, self._target, self._to = source, target, to
         self.name = check_name(name + MOVING_SUFFIX)
+        self._said: str | None = None  # the note, as it was read last
         self._note = f"{MOVED}{looking.store_id(source)} {self.name}"
         goal = f"{looking.store_id(target)} {to}"
         moving = Declaration(
@@ -269,7 +277,7 @@ class Passage:
         """Put all that is under way into the target, and drop it in the source; how many."""
         moved = 0
         while True:
-            note = incoming.texts(self._target, self._to).get(self._note)
+            note = self._said = incoming.texts(self._target, self._to).get(self._note)
             incoming.take_away(self._source, self.name, _ids(note))
             self._source.flush()  # before the note of what it drops is replaced
             parcels = self._slice()
@@ -292,10 +300,11 @@ class Passage:
         return found
 
     def close(self) -> None:
-        """Nothing is under way any more."""
+        """All that was under way is there, and dropped here."""
         incoming.delete_if_empty(self._source, self.name)
         self._source.flush()
-        incoming.put(self._target, self._to, (), {self._note: None}, {})
+        if ids := _ids(self._said):
+            incoming.put(self._target, self._to, (), {self._note: str(ids[-1])}, {self._note: self._said})
 
 
 def _ids(note: str | None) -> list[int]:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from mq.delivery import dead, meta, records
 from mq.delivery.options import TOPIC_KEY, Declaration, Options
 from mq.delivery.plan import Plan
+from mq.delivery.state import EXCHANGE
 from mq.delivery.transfer import Parcel, check_room, draft
 from mq.engine.commands import plan_without_what_goes
 from mq.engine.looking import skew_ms
@@ -157,16 +158,18 @@ def _define(store: Store, key: str, declaration: Declaration, texts: Mapping[str
 
 @operation
 def remember(store: Store, key: str, ids: Sequence[Remembered]) -> None:
-    """Publishes with these dedup ids store nothing until their windows are over."""
+    """Publishes with these dedup ids store nothing until their windows are over; *key*: may be OF_TOPICS."""
     store.finish_publish(store.turn.take(partial(_remember, store, key, ids)))
 
 
 def _remember(store: Store, key: str, ids: Sequence[Remembered]) -> int:
     plan, skew, now = _plan(store, key), skew_ms(store), store.clock.store_ms()
-    held = store.replica.state.named(key)
+    held = store.replica.state.named(key) if key else store.replica.state.exchange()
     coming = [each for each in ids if each.until - skew > now and not (held and held.dedup.seen(each.key))]
     if coming:
-        number = plan.number(key)
+        if not key:
+            plan.exchange()
+        number = plan.number(key) if key else EXCHANGE
         for each in coming:
             plan.add(*records.dedup(number, ELSEWHERE, each.until - skew, each.key))
         store.committer.commit(plan)

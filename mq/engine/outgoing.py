@@ -31,6 +31,7 @@ from mq.engine.store import Store
 COPIED: Final = "mq.copied "  # in a queue's meta, before a store and its queue: how far that was brought here
 MOVED: Final = "mq.moved "  # the same: which messages were moved here last
 DESTINATION: Final = "mq.to"  # there, of what is under way: where it goes
+OF_TOPICS: Final = ""  # instead of a queue's key: what belongs to none
 NOTES: Final = (COPIED, MOVED, DESTINATION)
 
 
@@ -144,24 +145,27 @@ def topic_key(topic: str) -> str:
 
 
 class Remembered(NamedTuple):
-    """A dedup id whose message is gone."""
+    """A dedup id whose message is gone, or was published to a topic."""
 
-    key: str
+    key: str  # of a topic: see mq/delivery/attributes.py, `topic_key`
     until: int  # wall time, ms
 
 
 @operation
 def remembered(store: Store, key: str) -> list[Remembered]:
-    """The dedup ids that a queue remembers, of messages that are not in it any more."""
+    """The dedup ids that a queue remembers, of messages that are not in it any more.
+
+    *key*: OF_TOPICS: those of all topics.
+    """
     return store.turn.look(partial(_remembered, store, key))
 
 
 def _remembered(store: Store, key: str) -> list[Remembered]:
-    held, now, skew = store.replica.state.named(key), store.clock.store_ms(), skew_ms(store)
-    seen = held.dedup.items() if held else ()
+    state, now, skew = store.replica.state, store.clock.store_ms(), skew_ms(store)
+    held = state.named(key) if key else state.exchange()
     return [
-        Remembered(key, each.until + skew)
-        for key, each in seen
+        Remembered(name, each.until + skew)
+        for name, each in (held.dedup.items() if held else ())
         if held and each.until > now and each.id not in held
     ]
 

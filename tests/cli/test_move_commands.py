@@ -15,6 +15,8 @@ import pytest
 from commands import AT_ONCE, COMMAND, Run, Start, contents
 
 import mq
+from mq.delivery.transfer import Parcel
+from mq.engine import carrying, incoming, outgoing
 
 NOT_ALIKE = {
     "id",
@@ -44,7 +46,7 @@ def shop(store: Path) -> None:
         mail.update_meta({"owner": "ada"})
         audit = broker.queue("audit", dead_letter="grave", delete_when_idle=86_400)
         audit.subscribe("shop.#", match={"source": "web"})
-        broker.topic("shop.eu", retain_count=5).publish("sold", headers={"source": "web"})
+        broker.topic("shop.eu", retain_count=5).publish("sold", headers={"source": "web"}, dedup_id="t-1")
         audit.pause()
         broker.schedule("beat", "health", {"n": 1}, every=1e8, priority=3, ttl=60)
         broker.schedule("news", broker.topic("shop.eu"), "x", cron="30 6 1 1 *", tz="Europe/Berlin")
@@ -106,6 +108,7 @@ def test_what_is_imported_is_what_it_was(run: Run, store: Path, shop: None) -> N
         for key in ("d-1", "d-2"):
             mail.publish("again", dedup_id=key)
         assert mail.stats()[:3] == held[:3]
+        two.topic("shop.eu").publish("again", dedup_id="t-1")
         assert two.queue("mail.dead").replay() == 1
         assert [each.raw for each in two.topic("shop.eu").history()] == [b"sold"]
         assert [each.next_at for each in two.schedules()] == [each.next_at for each in one.schedules()]
@@ -385,6 +388,33 @@ def test_moves_that_are_killed_bring_each_message_once(
     assert count(store) == 0
 
 
+def test_two_moves_at_once_bring_each_message_once(start: Start, run: Run, store: Path) -> None:
+    bodies = list(map(str, range(3000)))
+    with mq.open(store, sync="never") as broker:
+        broker.queue("mail").publish_many(bodies)
+    moves = [start("move", "mail", "--to-store", "other") for _ in range(2)]
+    for process in moves:
+        assert process.wait() in (0, 2)  # 2: the other one has come to its end
+    assert run("move", "mail", "--to-store", "other").exit_code == 0
+    with mq.open("other", read_only=True) as broker:
+        assert sorted(int(each.body) for each in broker.queue("mail").peek(9999)) == list(range(3000))
+    assert count(store) == 0
+
+
+def test_a_note_that_another_move_has_replaced_keeps_a_slice_out(store: Path, filled: list[int]) -> None:
+    """A run that slept since it read the first note, while another one moved all and was done."""
+    with mq.open(store) as one, mq.open("other") as two:
+        seen = one.queue("mail").peek()
+        made = outgoing.definition(one._store, "mail")
+        assert made and incoming.define(two._store, "mail", made.declaration, {})
+        sleeper = carrying.Passage(one._store, two._store, "mail", "mail", made.declaration)
+        note = {sleeper._note: None}
+        assert carrying.move(one._store, two._store, "mail", "mail", None, lambda count: None) == len(seen)
+        late = [Parcel(each.id, 0x10, each.raw, 1) for each in seen]
+        assert not incoming.put(two._store, "mail", late, note, note)
+        assert two.queue("mail").stats().ready == len(seen)
+
+
 # ── all of them ────────────────────────────────────────────────────────────────────
 
 
@@ -418,6 +448,43 @@ def test_a_mistake_is_one_line_and_nothing_is_made(
     assert (result.exit_code, result.stdout) == (code, "")
     assert said in result.stderr and result.stderr.count("\n") == 1
     assert not Path("other").exists() and count(store) == 3
+
+
+def test_what_is_large_takes_little_memory(store: Path) -> None:
+    """An export of 100 MB, and an import of it, with 64 MB for each process."""
+    with mq.open(store, sync="never") as broker:
+        mail = broker.queue("mail")
+        for number in range(100):
+            mail.publish(f"{number}" * 500_000)
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (64 << 20,) * 2);"
+    command = [sys.executable, "-c", limited + "from mq.cli import main; main()"]
+    export = subprocess.Popen([*command, "export"], stdout=subprocess.PIPE)
+    done = subprocess.run(
+        [*command, "-s", "other", "import"], stdin=export.stdout, capture_output=True, text=True
+    )
+    assert export.stdout
+    export.stdout.close()
+    assert (export.wait(), done.returncode, done.stdout) == (0, 0, "100 messages of 1 queue imported\n"), (
+        done.stderr
+    )
+
+
+def test_an_export_beside_a_program_is_of_one_moment(start: Start, run: Run, store: Path) -> None:
+    """Messages come and go, and segments with them, while it is read."""
+    with mq.open(store, sync="never", segment_bytes=1 << 16) as broker:
+        mail = broker.queue("mail")
+        ids = mail.publish_many(["." * 1000] * 400)
+        process = start("export")
+        assert process.stdout
+        lines = [process.stdout.readline(), process.stdout.readline(), process.stdout.readline()]
+        mail.ack_many(mail.receive_many(300, timeout=0))
+        broker.queue("other").publish("not seen")
+        broker._store.maintenance.compact()
+        lines += process.stdout.readlines()
+    assert process.wait() == 0
+    found = [each for each in map(json.loads, lines) if each["kind"] == "message"]
+    assert [each["id"] for each in found] == sorted(each["id"] for each in found)
+    assert {each["id"] for each in found} >= set(ids[300:]) and {each["id"] for each in found} <= set(ids)
 
 
 def test_a_closed_pipe_ends_an_export_without_a_traceback(store: Path) -> None:

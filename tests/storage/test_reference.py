@@ -168,6 +168,7 @@ def a_life(path: Path, clock: FakeClock) -> mq.Broker:
     same(broker)
 
     # As they are to another queue, and in from another store.
+    broker.queue("elsewhere", ttl=9)
     move_here(broker._store, "work", "elsewhere", 3, lambda count: None)
     same(broker)
     move_here(broker._store, "elsewhere", "work", None, lambda count: None)
