@@ -12,7 +12,7 @@ import click
 
 import mq
 from mq.cli import archive, existing, output
-from mq.cli.app import USAGE, Failure, command, json_option, note, store_option
+from mq.cli.app import CORRUPT, USAGE, Failure, command, json_option, note, store_option
 from mq.cli.envelope import BadLine
 from mq.cli.looking import look, open_or_make
 from mq.cli.params import QUEUE
@@ -52,39 +52,51 @@ def export(queues: tuple[str, ...], store: str) -> None:
         found = [outgoing.definition(broker._store, key) for key in [*names, *map(topic_key, topics)]]
         total = sum(each.messages for each in found if each)
         with Progress("exporting", total, "message", hidden=output.is_terminal()) as progress:
-            _export(broker, names, topics, everything=not queues, progress=progress)
+            exporter = Exporter(broker, progress)
+            exporter.run(names, topics, everything=not queues)
+    if exporter.error:
+        damaged = output.count(exporter.damaged, "damaged message")
+        raise Failure(f"{exporter.error}; without {damaged} the export is whole", CORRUPT)
 
 
-def _export(
-    broker: mq.Broker, names: list[str], topics: list[str], *, everything: bool, progress: Progress
-) -> None:  # fmt: skip
-    store, count = broker._store, 0
-    output.json_line(archive.export(broker, int(time.time() * 1000), names))
-    for name in names:
-        if found := outgoing.definition(store, name):
-            output.json_line(archive.queue(name, broker.queue(name).options(), found))
-            count += _messages(broker, name, name, progress)
-            for each in outgoing.remembered(store, name):
-                output.json_line(archive.dedup(name, each))
-    for name in topics:
-        if found := outgoing.definition(store, topic_key(name)):
-            output.json_line(archive.topic(name, found))
-            count += _messages(broker, topic_key(name), None, progress)
-    for each in outgoing.remembered(store, OF_TOPICS) if everything else []:
-        output.json_line(archive.dedup(None, each))
-    schedules = outgoing.schedules(store) if everything else []
-    for scheduled in schedules:
-        output.json_line(archive.schedule(scheduled))
-    output.json_line(archive.End(len(names), count, len(topics), len(schedules)))
+class Exporter:
+    """Prints the lines of one export."""
 
+    def __init__(self, broker: mq.Broker, progress: Progress) -> None:
+        self._broker, self._store, self._progress = broker, broker._store, progress
+        self._messages = self.damaged = 0
+        self.error: mq.CorruptStore | None = None  # of the first message that is damaged
 
-def _messages(broker: mq.Broker, key: str, queue: str | None, progress: Progress) -> int:
-    count = 0
-    for parcel, state in Walk(broker._store, key, -1):
-        output.json_line(archive.message(queue, parcel, state))
-        progress.add(1)
-        count += 1
-    return count
+    def run(self, names: list[str], topics: list[str], *, everything: bool) -> None:
+        output.json_line(archive.export(self._broker, int(time.time() * 1000), names))
+        for name in names:
+            if found := outgoing.definition(self._store, name):
+                output.json_line(archive.queue(name, self._broker.queue(name).options(), found))
+                self._print(name, name)
+                self._print_remembered(name, name)
+        for name in topics:
+            if found := outgoing.definition(self._store, topic_key(name)):
+                output.json_line(archive.topic(name, found))
+                self._print(topic_key(name), None)
+        schedules = outgoing.schedules(self._store) if everything else []
+        if everything:
+            self._print_remembered(OF_TOPICS, None)
+        for scheduled in schedules:
+            output.json_line(archive.schedule(scheduled))
+        output.json_line(archive.End(len(names), self._messages, len(topics), len(schedules)))
+
+    def _print(self, key: str, queue: str | None) -> None:
+        walk = Walk(self._store, key, -1)
+        for parcel, state in walk:
+            output.json_line(archive.message(queue, parcel, state))
+            self._progress.add(1)
+            self._messages += 1
+        self.damaged += walk.damaged
+        self.error = self.error or walk.error
+
+    def _print_remembered(self, key: str, queue: str | None) -> None:
+        for each in outgoing.remembered(self._store, key):
+            output.json_line(archive.dedup(queue, each))
 
 
 @command(short_help="Make queues again from lines of JSON.")

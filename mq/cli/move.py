@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import click
 
 import mq
 from mq.cli import existing, output
-from mq.cli.app import ERROR, command, json_option, note, require_store, store_option
+from mq.cli.app import CORRUPT, ERROR, command, json_option, note, require_store, store_option
 from mq.cli.looking import look, open_late, open_or_make
 from mq.cli.params import QUEUE
 from mq.cli.progress import Progress
@@ -81,6 +81,23 @@ def _resumable() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _under_way(broker: mq.Broker, queue: str) -> Iterator[None]:
+    """An error says where messages wait that are on their way to another store."""
+    try:
+        yield
+    except mq.MqError:
+        with suppress(mq.MqError):
+            found = outgoing.definition(broker._store, queue + carrying.MOVING_SUFFIX)
+            if found and found.messages:
+                held = output.count(found.messages, "message")
+                note(
+                    f"under way, in {queue}{carrying.MOVING_SUFFIX}: {held}; the others are where they were: run"
+                    " the same command again to go on"
+                )
+        raise
+
+
 # ── move ───────────────────────────────────────────────────────────────────────────
 
 
@@ -116,7 +133,7 @@ def move(
                 existing.queue(broker, way.to)
                 moved = carrying.move_here(broker._store, queue, way.to, limit, progress.add)
             else:
-                with _target(way) as target:
+                with _target(way) as target, _under_way(broker, queue):
                     moved = carrying.move(broker._store, target._store, queue, way.to, limit, progress.add)
         broker.flush()
         stay = broker.queue(queue).stats().in_flight
@@ -126,7 +143,7 @@ def move(
         {"queue": queue, "to": way.to, "store": way.to_store, "moved": moved, "in_flight": stay}, as_json,
     )  # fmt: skip
     if stay:
-        note(f"{output.count(stay, 'message')} in flight stay in {queue}")
+        note(f"still in {queue}, since in flight: {output.count(stay, 'message')}")
 
 
 # ── copy ───────────────────────────────────────────────────────────────────────────
@@ -166,10 +183,14 @@ def copy(
     _say(found, as_json)
     if missing := sum(each.missing for _, each in found):
         note(
-            f"{output.count(missing, 'message')} were not copied: the store was used meanwhile;"
-            " `mq clone` it, and copy the clone"
+            f"not copied: {output.count(missing, 'message')}, since the store was used meanwhile; `mq clone` it,"
+            " and copy the clone"
         )
         ctx.exit(ERROR)
+    if damaged := sum(each.damaged for _, each in found):
+        which = output.count(damaged, "damaged message")
+        note(f"{which} could not be copied; `mq verify` names what is affected")
+        ctx.exit(CORRUPT)
 
 
 Found = list[tuple[dict[str, Any], Copied]]

@@ -30,7 +30,7 @@ from mq.engine.names import check_name
 from mq.engine.operation import operation
 from mq.engine.outgoing import COPIED, DESTINATION, MOVED, OF_TOPICS, Definition, Walk
 from mq.engine.store import Store
-from mq.errors import MqError, UsageError
+from mq.errors import CorruptStore, MqError, UsageError
 
 SLICE_BYTES: Final = 1 << 20  # put at once, unless one message is longer
 SLICE_MESSAGES: Final = 256
@@ -128,6 +128,7 @@ class Copied(NamedTuple):
     copied: int  # by this run
     before: int  # by earlier ones, of those that are in the source
     missing: int  # came with an id that an earlier run had passed, or went while it was read
+    damaged: int  # cannot be read
 
 
 def copy(
@@ -143,7 +144,7 @@ def copy(
         landing.begin_again()
     found = outgoing.definition(source, key)
     if found is None:
-        return Copied(0, 0, 0, 0)
+        return Copied(0, 0, 0, 0, 0)
     if bring_definition(target, to, found, landing):
         landing.look_again()
     passed = below(source, key, landing.before.id)
@@ -153,8 +154,9 @@ def copy(
         show(1)
     landing.store()
     _copy_remembered(source, target, key, to)
-    lost = found.messages - passed - landing.stored - walk.expired
-    return Copied(found.messages, landing.stored, passed, max(0, lost, passed - landing.before.messages))
+    lost = found.messages - passed - landing.stored - walk.expired - walk.damaged
+    late = passed - landing.before.messages
+    return Copied(found.messages, landing.stored, passed, max(0, lost, late), walk.damaged)
 
 
 def bring_definition(target: Store, key: str, found: Definition, landing: Landing) -> bool:
@@ -242,6 +244,15 @@ def move(
             break
         moved += passage.carry(show)
     passage.close()
+    count, error = passage.damaged
+    if error:
+        raise CorruptStore(
+            error.path,
+            f"{error.reason}; {moved:,} messages were moved, and {count:,} that cannot be read stay in"
+            f" {passage.name!r}",
+            error.offset,
+            error.ids,
+        )
     return moved
 
 
@@ -257,6 +268,7 @@ class Passage:
     def __init__(self, source: Store, target: Store, name: str, to: str, options: Declaration) -> None:
         self._source, self._target, self._to = source, target, to
         self.name = check_name(name + MOVING_SUFFIX)
+        self.damaged: tuple[int, CorruptStore | None] = (0, None)  # how many cannot be read, and the first
         self._said: str | None = None  # the note, as it was read last
         self._note = f"{MOVED}{looking.store_id(source)} {self.name}"
         goal = f"{looking.store_id(target)} {to}"
@@ -292,11 +304,13 @@ class Passage:
     def _slice(self) -> list[Parcel]:
         found: list[Parcel] = []
         size = 0
-        for parcel, _ in Walk(self._source, self.name, -1):
+        walk = Walk(self._source, self.name, -1)
+        for parcel, _ in walk:
             found.append(parcel)
             size += parcel.size
             if size >= SLICE_BYTES or len(found) >= SLICE_MESSAGES:
                 break
+        self.damaged = walk.damaged, walk.error
         return found
 
     def close(self) -> None:

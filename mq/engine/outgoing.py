@@ -27,6 +27,7 @@ from mq.engine import received
 from mq.engine.looking import Seen, Shown, see, show, skew_ms
 from mq.engine.operation import operation
 from mq.engine.store import Store
+from mq.errors import CorruptStore
 
 COPIED: Final = "mq.copied "  # in a queue's meta, before a store and its queue: how far that was brought here
 MOVED: Final = "mq.moved "  # the same: which messages were moved here last
@@ -54,12 +55,20 @@ class Walk:
         self._others: list[int] = []
         self._skew = 0
         self.expired = 0  # messages that were passed over, since they have
+        self.damaged = 0  # messages that were passed over, since they cannot be read
+        self.error: CorruptStore | None = None  # that of the first of these
 
     def __iter__(self) -> Iterator[tuple[Parcel, State]]:
         """Each message, and in which state it is there."""
         while seen := _next(self._store, self):
             for each in seen:
-                if shown := self._show(each):
+                try:
+                    shown = self._show(each)
+                except CorruptStore as error:
+                    self.damaged += 1
+                    self.error = self.error or error
+                    continue
+                if shown:
                     yield _parcel(shown, self._received(each), self._skew), each.state
 
     def _show(self, seen: Seen) -> Shown | None:

@@ -297,7 +297,7 @@ def test_messages_that_a_second_copy_cannot_know_are_counted(run: Run, store: Pa
         broker.queue("mail", dead_letter="dead")
         delivery.reject()
     result = run("copy", "--to-store", "other")
-    assert result.exit_code == 1 and "1 message were not copied" in result.stderr
+    assert result.exit_code == 1 and "not copied: 1 message," in result.stderr
 
 
 # ── move ───────────────────────────────────────────────────────────────────────────
@@ -308,7 +308,7 @@ def test_a_move_takes_all_along_and_leaves_what_is_in_flight(run: Run, store: Pa
     before = [each for each in messages(run("export", "mail").stdout) if each["state"] != "in_flight"]
     result = run("move", "mail", "letters")
     assert result.stdout == "4 messages of mail moved to letters\n"
-    assert "1 message in flight stay in mail" in result.stderr
+    assert "still in mail, since in flight: 1 message" in result.stderr
     assert messages(run("export", "letters").stdout) == [each | {"queue": "letters"} for each in before]
 
 
@@ -485,6 +485,31 @@ def test_an_export_beside_a_program_is_of_one_moment(start: Start, run: Run, sto
     found = [each for each in map(json.loads, lines) if each["kind"] == "message"]
     assert [each["id"] for each in found] == sorted(each["id"] for each in found)
     assert {each["id"] for each in found} >= set(ids[300:]) and {each["id"] for each in found} <= set(ids)
+
+
+@pytest.fixture
+def damaged(store: Path, filled: list[int]) -> Path:
+    """The store of `filled`, whose second message is damaged, which shows when it is read."""
+    with mq.open(store) as broker:
+        broker._store.maintenance.checkpoints.write()
+    segment = next((store / "log").iterdir())
+    data = segment.read_bytes()
+    segment.write_bytes(data.replace(b"\xff\x00", b"\xfe\x00", 1))
+    return store
+
+
+def test_one_damaged_message_costs_only_itself(run: Run, damaged: Path) -> None:
+    exported = run("export")
+    assert exported.exit_code == 4 and "without 1 damaged message the export is whole" in exported.stderr
+    assert (
+        run("import", "--store", "other", input=exported.stdout_bytes).exit_code == 0 and count("other") == 2
+    )
+    copied = run("copy", "--to-store", "copy")
+    assert copied.exit_code == 4 and "1 damaged message could not be copied" in copied.stderr
+    assert count("copy") == 2
+    moved = run("move", "mail", "--to-store", "moved")
+    assert moved.exit_code == 4 and "2 messages were moved, and 1 that cannot be read" in moved.stderr
+    assert "in mail.moving: 1 message;" in moved.stderr and count("moved") == 2
 
 
 def test_a_closed_pipe_ends_an_export_without_a_traceback(store: Path) -> None:

@@ -47,7 +47,7 @@ def begun() -> SimulatedDisk:
     disk = SimulatedDisk()
     with opened(disk, HERE, "always") as here, opened(disk, THERE, "always"):
         orders = here.queue("orders", max_attempts=9)
-        here.queue("other")
+        here.queue("other", visibility_timeout=9)
         orders.publish(BODIES[0], priority=3)
         orders.publish_many(BODIES[1:3])
         orders.publish(BODIES[3], delay=3600, group="g", dedup_id="d")
@@ -111,7 +111,7 @@ def test_a_copy_to_another_store_goes_on_where_it_was_cut_off(begin: int) -> Non
             with opened(disk, HERE) as here, opened(disk, THERE) as there:
                 before = len(held(there, "orders"))
                 found = a_copy(here, there)
-                assert found == (7, 7 - before, before, 0), where
+                assert found == (7, 7 - before, before, 0, 0), where
                 assert sorted(held(there, "orders")) == BODIES == sorted(held(here, "orders")), where
 
 
