@@ -92,8 +92,8 @@ def _under_way(broker: mq.Broker, queue: str) -> Iterator[None]:
             if found and found.messages:
                 held = output.count(found.messages, "message")
                 note(
-                    f"under way, in {queue}{carrying.MOVING_SUFFIX}: {held}; the others are where they were: run"
-                    " the same command again to go on"
+                    f"under way, in {queue}{carrying.MOVING_SUFFIX}: {held}; the others are where they were:"
+                    " run the same command again to go on"
                 )
         raise
 
@@ -183,8 +183,8 @@ def copy(
     _say(found, as_json)
     if missing := sum(each.missing for _, each in found):
         note(
-            f"not copied: {output.count(missing, 'message')}, since the store was used meanwhile; `mq clone` it,"
-            " and copy the clone"
+            f"not copied: {output.count(missing, 'message')}, since the store was used meanwhile; `mq clone`"
+            " it, and copy the clone"
         )
         ctx.exit(ERROR)
     if damaged := sum(each.damaged for _, each in found):
