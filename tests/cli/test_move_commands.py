@@ -362,6 +362,25 @@ def test_a_move_stops_at_a_full_queue_and_loses_none(run: Run, store: Path, fill
         assert run("move", "mail", *args).stdout.startswith("3 messages") and count("other") == 4
 
 
+WAITING = [  # a command that says when a slice is done, and waits for a line before it goes on
+    sys.executable, "-c",
+    "import sys; from mq.cli import main; from mq.cli.progress import Progress; Progress.show ="
+    " lambda *_: (print('.', flush=True), sys.stdin.read(1)); main()",
+]  # fmt: skip
+
+
+def test_ctrl_c_says_how_it_goes_on(start: Start, run: Run, store: Path) -> None:
+    with mq.open(store, sync="never") as broker:
+        broker.queue("mail").publish_many(list(range(1000)))
+    process = start("move", "mail", "--to-store", "other", stdin=subprocess.PIPE, command=WAITING)
+    assert process.stdout and process.stdout.read(2) == b".\n"
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1].decode()
+    assert process.returncode == 130 and "Traceback" not in said and "run the same command again" in said
+    assert run("move", "mail", "--to-store", "other").exit_code == 0
+    assert (count(store), count("other")) == (0, 1000)
+
+
 @pytest.mark.parametrize("to_store", [None, "other"])
 def test_moves_that_are_killed_bring_each_message_once(
     start: Start, run: Run, store: Path, to_store: str | None
@@ -372,10 +391,8 @@ def test_moves_that_are_killed_bring_each_message_once(
         broker.queue("to", visibility_timeout=30)
         broker.queue("mail").publish_many(bodies)
     args = ["move", "mail", "to", *(["--to-store", to_store] if to_store else [])]
-    waits = "import sys; from mq.cli import main; from mq.cli.progress import Progress; Progress.show ="
-    waits += " lambda *_: (print('.', flush=True), sys.stdin.read(1)); main()"
     for slices in (1, 2):
-        process = start(*args, stdin=subprocess.PIPE, command=[sys.executable, "-c", waits])
+        process = start(*args, stdin=subprocess.PIPE, command=WAITING)
         assert process.stdout and process.stdin
         process.stdin.write(b"\n" * (slices - 1))
         process.stdin.flush()
