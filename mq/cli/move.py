@@ -22,7 +22,7 @@ from mq.engine.outgoing import topic_key
 from mq.storage import paths
 
 to_store_option = click.option(
-    "--to-store", metavar="DIR", help="The store they go to; it is made if it is missing.  [the same]"
+    "--to-store", metavar="STORE", help="Where they go: a directory, made if it is missing, or an address."
 )
 
 
@@ -173,7 +173,7 @@ def copy(
     \b
     mq copy mail mail.try
     mq copy mail --to-store /srv/other
-    mq -s data copy --to-store /srv/other
+    mq copy --to-store nats://nats.example.org/shop
     """
     with _resumable():
         if queue is None:
