@@ -58,7 +58,8 @@ def _compact(store: str) -> tuple[int, int]:
 
 def _estimate(store: str) -> tuple[int, int]:
     """Bytes of all segments now, and about how many a compaction would leave."""
-    limit = _garbage_upto(store)
+    with Progress("reading") as progress:
+        limit = _garbage_upto(store, progress)
     with Progress("reading") as progress:
         census = take_census(RealDisk(), store, progress)
     before = gone = moved = 0
@@ -71,11 +72,11 @@ def _estimate(store: str) -> tuple[int, int]:
     return before, before - max(0, gone - grown)
 
 
-def _garbage_upto(store: str) -> int:
+def _garbage_upto(store: str, progress: Progress) -> int:
     """Where the last segment that holds garbage ends; looked for again if one is dropped meanwhile."""
     while True:
         with mq.open(store, read_only=True) as broker:
             try:
-                return garbage_upto(broker._store.replica)
+                return garbage_upto(broker._store.replica, progress.show)
             except FileNotFoundError:
                 pass

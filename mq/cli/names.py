@@ -79,8 +79,8 @@ class Names:
 
     def read_all(self) -> None:
         if not self._complete:
-            with Progress("reading names"):
-                read(self._disk, self._store, records.NEW, self)
+            with Progress("reading names") as progress:
+                read(self._disk, self._store, records.NEW, _Reading(self, progress))
             self._complete = True
 
     def bound(self, lsn: int) -> list[int]:
@@ -121,6 +121,23 @@ class Names:
         if after == len(said):
             return f"unnamed-{number}"
         return said[after][1] or f"#{number}"  # deleted before a declaration named it
+
+
+class _Reading:
+    """Names, and how far the log is read for them."""
+
+    def __init__(self, names: Names, progress: Progress) -> None:
+        self._names, self._progress = names, progress
+
+    def begin(self, end: int) -> None:
+        self._start, self._end = -1, end
+        self._names.begin(end)
+
+    def see(self, each: Segment | None, part: Run | Gap) -> None:
+        if isinstance(part, Run):
+            self._start = part.start if self._start < 0 else self._start
+            self._progress.show(part.end - self._start, self._end - self._start)
+        self._names.see(each, part)
 
 
 class Lost:

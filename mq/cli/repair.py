@@ -7,6 +7,7 @@ import click
 from mq.cli import output
 from mq.cli.app import command, json_option, note, require_directory, store_option
 from mq.cli.names import Lost, were_for
+from mq.cli.progress import Progress
 from mq.delivery import records
 from mq.delivery.decode import refusals
 from mq.storage import repair as mending
@@ -33,7 +34,10 @@ def repair(dry_run: bool, as_json: bool, store: str) -> None:
     require_directory(store)
     disk = RealDisk()
     lost = Lost(disk, store)
-    losses = mending.repair(disk, store, records.NEW, lost, refusals, dry_run=dry_run)
+    with Progress("reading") as progress:
+        losses = mending.repair(
+            disk, store, records.NEW, lost, refusals, dry_run=dry_run, show=progress.show
+        )  # fmt: skip
     for loss in losses:
         queues = lost.queues(loss.ids)
         if as_json:

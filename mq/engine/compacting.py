@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
-from mq.delivery.state import State
 from mq.engine.cleaning import Cleaning
 from mq.engine.replica import Replica
 from mq.errors import DiskFull
 from mq.storage import paths
 from mq.storage.cleaner import Turn
 from mq.storage.log import Log
-from mq.storage.segment import Scan, is_zero
+from mq.storage.segment import Scan, Segment, is_zero
+
+T = TypeVar("T")
+Shown = Callable[[int, int], None]
 
 
-def compact(turn: Turn, replica: Replica, cleaning: Cleaning, progress: Callable[[int, int], None]) -> None:
-    """Clean every segment that holds garbage, and all before it; *progress*: bytes done, of how many.
+def compact(turn: Turn, replica: Replica, cleaning: Cleaning, progress: Shown) -> None:
+    """Clean every segment that holds garbage, and all before it; *progress*: bytes done, of how many:
+    first of reading, then of cleaning.
 
     Raises what stands in the way.
     """
-    begin, limit = turn(partial(_begin, replica))
+    limit = garbage_upto(replica, progress, turn)
+    begin = turn(partial(_begin, limit))
     while replica.log.head < limit:
         progress(replica.log.head - begin, limit - begin)
         turn(partial(_require_room, cleaning))
@@ -28,12 +34,11 @@ def compact(turn: Turn, replica: Replica, cleaning: Cleaning, progress: Callable
     progress(limit - begin, limit - begin)
 
 
-def _begin(replica: Replica, log: Log, now_ms: int, epoch: int) -> tuple[int, int]:
-    """Where the log begins, and where the last segment that is cleaned ends."""
-    begin, limit = log.head, garbage_upto(replica)
+def _begin(limit: int, log: Log, now_ms: int, epoch: int) -> int:
+    """Where the log begins; what ends at *limit* can be cleaned then."""
     if limit == log.segments[-1].limit:
         log.rotation.roll(now_ms)  # the segment in use can be cleaned once another is
-    return begin, limit
+    return log.head
 
 
 def _require_room(cleaning: Cleaning, log: Log, now_ms: int, epoch: int) -> None:
@@ -46,29 +51,50 @@ def _require_room(cleaning: Cleaning, log: Log, now_ms: int, epoch: int) -> None
         )
 
 
-def garbage_upto(replica: Replica) -> int:
-    """Where the last segment that holds garbage ends; the log's head if there is none."""
-    log, disk = replica.log, replica.disk
-    for each in reversed(log.segments):
-        path = paths.segment(log.directory, each.base)
-        fd = disk.open(path)
-        try:
-            scan = Scan(disk, fd, each, each.base, min(each.limit, log.end), path)
-            # Void bytes are garbage too; and behind damage it is unknown.
-            if not _all_live(replica.state, scan) or not is_zero(disk, fd, each.offset(scan.end)):
-                return each.limit
-        finally:
-            disk.close(fd)
-    return log.head
+def garbage_upto(
+    replica: Replica, progress: Shown = lambda done, total: None, turn: Turn | None = None
+) -> int:  # fmt: skip
+    """Where the last segment that holds garbage ends; the log's head if there is none.
+
+    Of a long log, all may have to be read: that is done between the turns.  Without *turn*: of a store
+    that does not change.
+    """
+    look = turn or partial(_look_at, replica)
+    segments, end = look(lambda log, now_ms, epoch: (list(log.segments), log.end))
+    begin = segments[0].base
+    for each in reversed(segments):
+        stop = min(each.limit, end)
+        progress(end - stop, end - begin)
+        events = _events(replica, each, stop)
+        # An event that was acked meanwhile is garbage by now; none comes to life.
+        if events is None or not look(partial(_all_live, replica, events, each.base, stop)):
+            return each.limit
+    return begin
 
 
-def _all_live(state: State, scan: Scan) -> bool:
+def _look_at(replica: Replica, do: Callable[[Log, int, int], T], /) -> T:
+    return do(replica.log, 0, 0)
+
+
+def _events(replica: Replica, each: Segment, stop: int) -> array[int] | None:
+    """Where the segment has events up to *stop*; None if there is something else, too."""
+    disk, path = replica.disk, paths.segment(replica.log.directory, each.base)
+    fd, events = disk.open(path), array("Q")
+    try:
+        scan = Scan(disk, fd, each, each.base, stop, path)
+        for found in scan:
+            events.extend(found.lsns)
+        # Void bytes are garbage too; and behind damage it is unknown.  In use, it grows behind *stop*.
+        in_use = stop < each.limit
+        is_whole = scan.end == stop if in_use else is_zero(disk, fd, each.offset(scan.end))
+        return events if is_whole else None
+    finally:
+        disk.close(fd)
+
+
+def _all_live(
+    replica: Replica, events: array[int], base: int, stop: int, log: Log, now_ms: int, epoch: int
+) -> bool:  # fmt: skip
     """Whether each event of the segment says what lives.  One that moved a message never does."""
-    messages, others = state.positions_within(scan.segment.base, scan.segment.limit)
-    live, at = sorted(messages + others), 0
-    for found in scan:
-        behind = at + len(found.lsns)
-        if live[at:behind] != found.lsns:
-            return False
-        at = behind
-    return True
+    messages, others = replica.state.positions_within(base, stop)
+    return sorted(messages + others) == events.tolist()

@@ -162,7 +162,8 @@ class Maintenance:
         self._replica.log.reserve.way_made = True
 
     def compact(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Clean every segment that holds garbage, and all before it; *progress*: bytes done, of how many.
+        """Clean every segment that holds garbage, and all before it; *progress*: bytes done, of how many:
+        first of reading, then of cleaning.
 
         What is due by itself waits meanwhile.  Raises what stands in the way.
         """

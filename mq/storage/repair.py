@@ -32,7 +32,7 @@ What is only torn is left to recovery.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from itertools import zip_longest
 from typing import Final, NamedTuple
@@ -58,6 +58,9 @@ WORDS_BYTES: Final = 8 * shared.WORDS
 MISSING_BYTES_MAX: Final = 1 << 40  # a mark that claims more than this behind the log's end is not believed
 
 
+Shown = Callable[[int, int], object]  # bytes that were read, of how many
+
+
 class Loss(NamedTuple):
     """One damaged place, and what became of it."""
 
@@ -75,14 +78,19 @@ class Loss(NamedTuple):
         return f"{self.path} at offset {self.offset}: {self.size:,} bytes, {self.reason}{lost}{kept}"
 
 
+def _show_nothing(done: int, total: int) -> None:
+    pass
+
+
 def repair(
     disk: Disk, path: str, message_kinds: Collection[int], name: Name, refuse: Refuse, *,
-    dry_run: bool = False,
+    dry_run: bool = False, show: Shown = _show_nothing,
 ) -> list[Loss]:  # fmt: skip
     """Mend the store in the directory *path*; what was damaged.  StoreLocked if a process has it open.
 
     An event that *refuse* has something against goes too.  *dry_run*: the same, on a disk that keeps
-    every change to itself.
+    every change to itself.  *show* is told how many bytes of the log were read, of how many; it is read
+    again after each kind of damage that was mended.
     """
     with explain(path):
         if dry_run:
@@ -90,19 +98,22 @@ def repair(
                 raise locks.locked(disk, path, [paths.FORMAT, "", paths.LOCK])
             overlay = Overlay(disk, paths.quarantine(path))
             try:
-                return mend(overlay, path, message_kinds, name, refuse)
+                return mend(overlay, path, message_kinds, name, refuse, show)
             finally:
                 overlay.release()
         with locks.alone(disk, path):
-            return mend(disk, path, message_kinds, name, refuse)
+            return mend(disk, path, message_kinds, name, refuse, show)
 
 
-def mend(disk: Disk, path: str, message_kinds: Collection[int], name: Name, refuse: Refuse) -> list[Loss]:
+def mend(
+    disk: Disk, path: str, message_kinds: Collection[int], name: Name, refuse: Refuse,
+    show: Shown = _show_nothing,
+) -> list[Loss]:  # fmt: skip
     """The same, for a caller that holds the store's lock."""
     losses: list[Loss] = []
     disk.make_directory(paths.log(path))
     for _ in range(ROUNDS_MAX):
-        places = _Places()
+        places = _Places(show)
         found = walk(disk, path, message_kinds, alone=True, refuse=refuse, look=places)
         if found.problem is None:
             done = _Round(disk, path, found, places, name).mend_refused()
@@ -133,16 +144,21 @@ class _Place:
 class _Places:
     """A Look: the damaged places of each segment, by its base."""
 
-    def __init__(self) -> None:
+    def __init__(self, show: Shown) -> None:
         self._found: dict[int, _Place] = {}
+        self._show, self._start, self._end = show, -1, 0
 
     def begin(self, end: int) -> None:
         self._found.clear()
+        self._start, self._end = -1, end
 
     def at(self, each: Segment) -> _Place:
         return self._found.setdefault(each.base, _Place(each.base))
 
     def see(self, each: Segment | None, part: Gap | Run) -> None:
+        if isinstance(part, Run):
+            self._start = part.start if self._start < 0 else self._start
+            self._show(part.end - self._start, self._end - self._start)
         if each is None or (place := self.at(each)).torn or place.void:
             return
         if isinstance(part, Run):

@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import AT_ONCE, Run, contents
@@ -321,11 +322,11 @@ def test_an_estimate_beside_a_process_that_cleans(
     with mq.open(store, segment_bytes=1 << 20) as broker:
         plain, looks = garbage_upto, []
 
-        def compacted_meanwhile(replica: Replica) -> int:
+        def compacted_meanwhile(replica: Replica, *others: Any) -> int:
             looks.append(replica)
             if len(looks) == 1:
                 broker._store.maintenance.compact()
-            return plain(replica)
+            return plain(replica, *others)
 
         monkeypatch.setattr(sys.modules["mq.cli.compact"], "garbage_upto", compacted_meanwhile)
         monkeypatch.setattr("mq.engine.compacting.garbage_upto", compacted_meanwhile)

@@ -1,0 +1,157 @@
+"""Commands on a store that takes long, or is large: they say how far they are, and need no more memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import AT_ONCE
+from test_terminal import Terminal
+
+import mq
+from mq.cli import output
+from mq.engine import compacting
+from mq.storage.segment import Scan
+
+SEGMENT_BYTES = 1 << 20
+BODY_BYTES = 1 << 14
+
+
+def fill(store: Path, megabytes: int) -> None:
+    """A queue with so much in it, dead letters, what a topic retains; no checkpoint."""
+    with mq.open(store, sync="never", segment_bytes=SEGMENT_BYTES) as broker:
+        body = b"x" * BODY_BYTES
+        for _ in range(megabytes):
+            broker.queue("mail").publish_many([body] * 44)
+            failing = broker.queue("orders", max_attempts=1)
+            failing.publish_many([body] * 10)
+            failing.reject_many(failing.receive_many(10, timeout=0), reason="no route")
+            broker.topic("shop", retain_count=1_000_000).publish(body)
+            [broker.topic("shop").publish(body) for _ in range(9)]
+    for path in (store / "checkpoint").iterdir():
+        path.unlink()
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two stores: one of 3 MB or so, one of 24 MB."""
+    found = [tmp_path_factory.mktemp("store") / f"of-{size}" for size in (3, 24)]
+    for path, size in zip(found, (3, 24), strict=True):
+        fill(path, size)
+    return found
+
+
+# ── how far it is ──────────────────────────────────────────────────────────────────
+
+
+def bars(terminal: Terminal, label: str) -> list[str]:
+    return [line for line in terminal.lines() if line.startswith(label)]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_a_repair_says_how_far_it_is(store: Path, columns: int) -> None:
+    fill(store, 3)
+    segment = sorted((store / "log").glob("*.seg"))[1]
+    with open(segment, "r+b") as file:
+        file.seek(5000)
+        file.write(b"?")
+    dry = Terminal("repair", "--dry-run", columns=columns, command=AT_ONCE)
+    assert dry.end() == 0
+    terminal = Terminal("repair", columns=columns, command=AT_ONCE)
+    assert terminal.end() == 0
+    for each in (dry, terminal):
+        found = bars(each, "reading")
+        assert found and max(map(output.width, found)) < columns
+        assert re.search(r"\d+%", found[-1]) and "\r\x1b[K" in each.shown
+    assert "1 place repaired" in terminal.shown
+
+
+@pytest.mark.parametrize("command", ["compact --dry-run", "compact", "inspect", "verify", "backup ../copy"])
+def test_whatever_reads_all_of_it_says_how_far_it_is(store: Path, command: str) -> None:
+    fill(store, 3)
+    terminal = Terminal(*command.split(), command=AT_ONCE)
+    assert terminal.end() == 0
+    label = {"compact": "compacting", "verify": "verifying", "backup": "copying"}
+    found = bars(terminal, "reading" if "--dry-run" in command else label.get(command.split()[0], "reading"))
+    assert any("%" in line for line in found), terminal.shown
+
+
+def test_names_that_are_looked_for_are_a_bar_too(store: Path) -> None:
+    """A queue's number is looked for in all of the log, whose records say nothing else of it."""
+    fill(store, 2)
+    shell = ["sh", "-c", 'exec "$@" > shown', "sh", *AT_ONCE]
+    terminal = Terminal("dump", "--queue", "mail", command=shell)
+    assert terminal.end() == 0
+    assert any("%" in line for line in bars(terminal, "reading names"))
+
+
+def test_a_compaction_reads_the_log_between_its_turns(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store without garbage is read from its end to its beginning: other processes go on meanwhile."""
+    read = []
+    with mq.open(store, sync="never", segment_bytes=SEGMENT_BYTES) as broker:
+        broker.queue("mail").publish_many([b"x" * BODY_BYTES] * 100)
+        turn = broker._store.turn
+
+        class Watched(Scan):
+            def __init__(self, *args: Any) -> None:
+                read.append(turn.mutex._is_owned())  # type: ignore[attr-defined]
+                super().__init__(*args)
+
+        monkeypatch.setattr(compacting, "Scan", Watched)
+        broker._store.maintenance.compact()
+        assert len(read) > 1 and not any(read)
+        queue = broker.queue("mail")
+        queue.purge()
+        broker._store.maintenance.compact()
+        assert broker.stats().disk_bytes < 2 * SEGMENT_BYTES
+
+
+# ── memory ─────────────────────────────────────────────────────────────────────────
+
+
+READING = [
+    "queues", "stats", "stats mail", "peek mail -n 3", "tail --since 0 --until-end", "top -n 1", "dead",
+    "dead show orders -n 3", "topics", "topic history shop", "subscriptions", "schedules", "doctor",
+    "inspect", "dump", "verify", "compact --dry-run", "backup COPY", "export",
+]  # fmt: skip
+PEAK = """
+import os, resource, sys
+from click.testing import CliRunner
+from mq.cli import cli
+null = os.open(os.devnull, os.O_WRONLY)
+os.dup2(null, 1)
+def run(words):
+    try:
+        cli(words, prog_name="mq", standalone_mode=True)
+    except SystemExit as end:
+        return end.code
+small, large, *words = sys.argv[1:]
+def peak(store):
+    child = os.fork()
+    if child == 0:
+        os._exit(run(["-s", store, *(word.replace("COPY", store + ".copy") for word in words)]) or 0)
+    _, status, used = os.wait4(child, 0)
+    return os.waitstatus_to_exitcode(status), used.ru_maxrss
+run(["-s", small, *(word.replace("COPY", small + ".first") for word in words)])  # all is imported
+print(*peak(small), *peak(large), file=sys.stderr)
+"""
+GROWTH_KIB = 3 << 10  # of a store that is 21 MB larger; a state has 16 bytes for each message
+
+
+@pytest.mark.parametrize("command", READING)
+def test_no_command_needs_more_memory_for_a_larger_store(stores: list[Path], command: str) -> None:
+    for path in stores:
+        for copy in path.parent.glob("*.copy"):
+            subprocess.run(["rm", "-r", str(copy)], check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *map(str, stores), *command.split()], capture_output=True, text=True,
+        env=os.environ | {"MALLOC_ARENA_MAX": "1"}, check=False,
+    )  # fmt: skip
+    small_code, small, large_code, large = map(int, done.stderr.split()[-4:])
+    assert {small_code, large_code} <= {0, 1, 3}, done.stderr
+    assert large - small < GROWTH_KIB, f"{small:,} KiB, and of a larger store {large:,} KiB"
