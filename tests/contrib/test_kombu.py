@@ -238,8 +238,9 @@ def test_a_lease_is_kept_while_the_connection_lives(connect) -> None:
     drain(connection)
     broker = connection.transport.broker
     assert broker.queue("q").receive(timeout=1.5) is None
+    assert broker.queue("q").stats().in_flight == 1, "else it failed, and is delayed"
     got[0].ack()
-    assert broker.queue("q").stats().in_flight == 0
+    assert broker.queue("q").stats()[:3] == (0, 0, 0)
 
 
 def test_no_ack_acks_as_it_takes(connection, broker) -> None:
@@ -823,10 +824,14 @@ def test_a_loop_asks_the_store_for_nothing_while_nothing_happens(connection, loo
 
 def test_draining_beside_a_loop_leaves_nothing_behind(connect, connection, loop) -> None:
     """A worker asks others who is there (mingle) on its own connection, before its loop runs."""
-    got = consume(connection, "q")
-    publish(connect(), 1)
-    publish(connect(), 2)
+    got, other = consume(connection, "q"), connect()
+    for _ in range(3):
+        loop.turn()
+    thread = threading.Timer(0.05, publish, (other, 1))
+    thread.start()
     connection.drain_events(timeout=PATIENCE)
+    thread.join()
+    publish(other, 2)  # the loop was not told of the first one, and has to look
     loop.until(lambda: len(got) == 2)
 
 
