@@ -27,7 +27,7 @@ FLOORS = [
     ["mq.api"],
     ["mq.aio"],
     ["mq"],
-    ["mq.contrib", "mq.metrics", "mq.otel"],
+    ["mq.contrib", "mq.metrics", "mq.otel", "mq.values"],
     ["mq.serve"],
     ["mq.cli"],
 ]

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import click
@@ -24,6 +22,7 @@ from mq.errors import CorruptStore
 from mq.storage import locks, paths, record
 from mq.storage.disk import Disk
 from mq.storage.look import Gap, Run
+from mq.storage.proc import command_of
 from mq.storage.segment import Scan, Segment, Stretch
 from mq.storage.walk import File, Walk, read
 
@@ -252,14 +251,6 @@ def _oldest_fields(oldest: Oldest | None) -> dict[str, Any] | None:
         return None
     created = None if oldest.created_ms is None else output.instant(oldest.created_ms)
     return {"id": oldest.id, "queue": oldest.queue, "created_at": created}
-
-
-def command_of(pid: int) -> str | None:
-    """What a process was started with, if the system says."""
-    with suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-        return b" ".join(words).decode(errors="backslashreplace") or None
-    return None
 
 
 def _retained(state: State) -> dict[str, int]:

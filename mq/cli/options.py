@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 import msgspec
 
 import mq
-from mq.cli import output
 from mq.delivery.options import Options
+from mq.values import option as shown_value
 
-SECONDS: Final = frozenset(
-    {
-        "visibility_timeout",
-        "ttl",
-        "dedup_window",
-        "delete_when_idle",
-        "delete_when_abandoned",
-        "delay",
-        "retain_for",
-    }
-)
+__all__ = ["shown_options", "shown_value"]
 
 
 def shown_options(queue: str, options: mq.QueueOptions) -> Iterator[tuple[str, str]]:
@@ -30,12 +19,3 @@ def shown_options(queue: str, options: mq.QueueOptions) -> Iterator[tuple[str, s
     for name, value in options.items():
         if name == "visibility_timeout" or value not in (usual[name], ""):
             yield name.replace("_", " "), shown_value(name, value)
-
-
-def shown_value(name: str, value: object) -> str:
-    if isinstance(value, mq.Backoff):
-        initial, maximum = output.span(value.initial), output.span(value.maximum)
-        return f"initial {initial}, factor {value.factor:g}, maximum {maximum}, jitter {value.jitter:g}"
-    if isinstance(value, (int, float)):
-        return output.span(value) if name in SECONDS else f"{value:,}"
-    return output.escape(str(value))

@@ -7,21 +7,25 @@ cut to its width, and what needs an eye has a colour, unless NO_COLOR is set.
 
 from __future__ import annotations
 
-import base64
-import math
 import os
 import sys
 import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import IO, Any, BinaryIO, Final
 
-import msgspec
+from mq.values import body_bytes as body_bytes
+from mq.values import body_fields as body_fields
+from mq.values import body_type as body_type
+from mq.values import count as count
+from mq.values import duration as duration
+from mq.values import escape as escape
+from mq.values import instant as instant
+from mq.values import plain as plain
+from mq.values import size as size
+from mq.values import span as span
+from mq.values import to_json as to_json
 
-from mq.delivery import records
-
-UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 RED: Final = "31"
 YELLOW: Final = "33"
 BOLD: Final = "1"
@@ -211,133 +215,13 @@ def has_colours() -> bool:
     return is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-# ── values ─────────────────────────────────────────────────────────────────────────
-
-
-def count(number: int, noun: str, several: str = "") -> str:
-    return f"{number:,} {noun if number == 1 else several or noun + 's'}"
-
-
-def size(count: int) -> str:
-    """Bytes, for a person."""
-    value, unit = float(count), 0
-    while value >= 1023.95 and unit < len(UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    return f"{value:,.1f} {UNITS[unit]}" if unit else f"{count:,} B"
-
-
-def duration(seconds: float) -> str:
-    """Seconds, for a person."""
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.1f} s"
-
-
-def span(seconds: float) -> str:
-    """Seconds of an option, for a person: exact, in the longest unit that keeps them short."""
-    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= length and seconds % (length / 2) == 0:
-            return f"{seconds / length:,g} {unit}"
-    return f"{seconds:,.3f}".rstrip("0").rstrip(".") + " s"
-
-
-def instant(ms: int) -> str:
-    """Milliseconds since 1970, as ISO 8601."""
-    try:
-        at = datetime.fromtimestamp(ms / 1000, UTC)
-    except (OverflowError, ValueError, OSError):
-        return f"{ms} ms"
-    return at.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
-
-
-def plain(text: str) -> str:
-    """*text* as UTF-8 can say it: of a path, the bytes that are none as escapes, such as `\\xe9`."""
-    try:
-        return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    except UnicodeEncodeError:  # other surrogates, which no path has
-        return text.encode(errors="backslashreplace").decode()
-
-
-def escape(text: str, keep: str = "") -> str:
-    """*text* with everything that a terminal might obey made visible, but for what is in *keep*."""
-    if text.isprintable():
-        return text
-    return "".join(
-        each if each.isprintable() or each in keep else repr(each)[1:-1] for each in text
-    )  # fmt: skip
-
-
 def excerpt(text: str, limit: int) -> str:
     """The beginning of *text*, on one line."""
     return shorten(escape(text[: limit + 1]), limit)
 
 
-def to_json(value: Any) -> bytes:
-    try:
-        return msgspec.json.encode(value)
-    except UnicodeEncodeError:
-        return msgspec.json.encode(_plainly(value))
-
-
-def _plainly(value: Any) -> Any:
-    """*value*, with `plain` text."""
-    if isinstance(value, str):
-        return plain(value)
-    if isinstance(value, dict):
-        return {plain(key): _plainly(each) for key, each in value.items()}
-    return [_plainly(each) for each in value] if isinstance(value, (list, tuple)) else value
-
-
-# ── bodies ─────────────────────────────────────────────────────────────────────────
-
-
-def body_type(flags: int) -> str:
-    """How the body was given."""
-    kinds = {records.BYTES: "bytes", records.TEXT: "text", records.MSGPACK: "structure"}
-    return kinds.get(flags & records.BODY_BITS, "unknown")
-
-
-def body_fields(flags: int, raw: bytes) -> dict[str, Any]:
-    """The keys that a body has in JSON: how it was given, and `body`, or `body_base64` if it has no text.
-
-    A structure that JSON cannot say exactly has both.
-    """
-    name = body_type(flags)
-    try:
-        if name == "structure":
-            body = msgspec.msgpack.decode(raw)
-            said = to_json(body)
-            if b"null" in said and _has_no_number(body):
-                return {"body_type": name, "body_base64": base64.b64encode(raw).decode()}
-            found = {"body_type": name, "body": msgspec.Raw(said)}
-            if msgspec.msgpack.encode(msgspec.json.decode(said)) != raw:
-                found["body_base64"] = base64.b64encode(raw).decode()  # bytes, times, keys that are no text
-            return found
-        return {"body_type": name, "body": raw.decode()}
-    except (ValueError, TypeError, RecursionError):  # not UTF-8; or nothing that JSON can say
-        return {"body_type": name, "body_base64": base64.b64encode(raw).decode()}
-
-
-def _has_no_number(value: Any) -> bool:
-    """Whether NaN or an infinity is in there, which JSON cannot say; msgspec makes null of them."""
-    if isinstance(value, float):
-        return not math.isfinite(value)
-    if isinstance(value, dict):
-        return any(map(_has_no_number, value.values())) or any(map(_has_no_number, value))
-    return isinstance(value, (list, tuple)) and any(map(_has_no_number, value))
-
-
-def body_bytes(flags: int, raw: bytes) -> bytes:
-    """The body as text mode prints it: text and bytes as they are, a structure as JSON."""
-    if flags & records.BODY_BITS != records.MSGPACK:
-        return raw
-    fields = body_fields(flags, raw)
-    return bytes(fields["body"]) if "body" in fields else raw
-
-
 def body_shown(flags: int, raw: bytes) -> bytes:
-    """The same, for a terminal."""
+    """The body as text mode prints it, fit for a terminal if it goes to one."""
     if not is_terminal():
         return body_bytes(flags, raw)
     return escape(body_bytes(flags, raw).decode(errors="backslashreplace"), keep="\n\t").encode()

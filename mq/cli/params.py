@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from mq.values import read_duration
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -26,13 +28,11 @@ else:
     ParamType = click.ParamType
 
 NONE: Final = object()  # what "none" on the command line becomes, where an option may be taken back
-UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
-NUMBER: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([a-z]*)")
 SIZES: Final = ("", "k", "m", "g", "t")
 SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kmgt]?)(?:i?b)?", re.IGNORECASE)
 
 
-class _Param(ParamType):
+class Param(ParamType):
     """Refuses a value by saying how one is written."""
 
     example: str
@@ -50,18 +50,15 @@ class _Param(ParamType):
         raise NotImplementedError
 
 
-class Duration(_Param):
+class Duration(Param):
     name = "seconds"
     example = "seconds, or a number with ms, s, m, h or d behind it, as 90s or 1.5h"
 
     def read(self, text: str) -> float | None:
-        match = NUMBER.fullmatch(text)
-        if match is None or match[2] not in UNITS:
-            return None
-        return float(match[1]) * UNITS[match[2]]
+        return read_duration(text)
 
 
-class Size(_Param):
+class Size(Param):
     name = "bytes"
     example = "bytes, or a number with K, M or G behind it, as 100M"
 
@@ -72,7 +69,7 @@ class Size(_Param):
         return int(float(match[1]) * 1024 ** SIZES.index(match[2].lower()))
 
 
-class Instant(_Param):
+class Instant(Param):
     name = "time"
     example = "a time with its zone, as 2030-01-31T06:30Z or 2030-01-31T06:30+01:00"
 
@@ -83,7 +80,7 @@ class Instant(_Param):
         return None
 
 
-class Place(_Param):
+class Place(Param):
     """An id or a position in the log; or a time."""
 
     name = "place"
@@ -99,7 +96,7 @@ class Place(_Param):
         return INSTANT.read(text)
 
 
-class Pair(_Param):
+class Pair(Param):
     name = "key=value"
     example = "a name and a value with = between them, as source=shop"
 

@@ -115,18 +115,18 @@ def _look(
     store: Store, channel: Channel, choose: Callable[[QueueState, Now], list[int] | None]
 ) -> list[Shown]:  # fmt: skip
     """The messages that *choose* names, and whose records are still there."""
-    held, found = _ask(store, partial(_choose, store, channel, choose))
+    held, found = ask_in_turns(store, partial(chosen, store, channel, choose))
     return [shown for seen in found if held and (shown := show(store, held, seen))]
 
 
-def _ask(store: Store, ask: Callable[[], T | None]) -> T:
+def ask_in_turns(store: Store, ask: Callable[[], T | None]) -> T:
     """What *ask* finds; it finds None as long as much has come due that is not noted, and notes a part."""
     while (found := store.turn.look(ask)) is None:
         give_way(store)
     return found
 
 
-def _choose(
+def chosen(
     store: Store, channel: Channel, choose: Callable[[QueueState, Now], list[int] | None]
 ) -> tuple[QueueState | None, list[Seen]] | None:
     held, now = channel.state, store.clock.now()
@@ -176,7 +176,7 @@ class Letter(NamedTuple):
 @operation
 def letters(store: Store, channel: Channel) -> list[Letter]:
     """All that is in a queue, the oldest first."""
-    return _ask(store, partial(_read_letters, store, channel))
+    return ask_in_turns(store, partial(_read_letters, store, channel))
 
 
 def _read_letters(store: Store, channel: Channel) -> list[Letter] | None:
@@ -277,7 +277,7 @@ def stats_of(store: Store, names: Sequence[str]) -> dict[str, Stats]:
     while at < len(names):
         if at:
             give_way(store)
-        part = _ask(store, partial(_count_some, store, names, at))
+        part = ask_in_turns(store, partial(_count_some, store, names, at))
         at += len(part)
         found |= {counted.name: _with_age(store, counted) for counted in part if counted}
     return found

@@ -48,6 +48,14 @@ def whereabouts(fd: int) -> str:
         return ""
 
 
+def command_of(pid: int) -> str | None:
+    """What a process was started with, if the system says."""
+    with suppress(OSError):
+        words = _told(f"/proc/{pid}/cmdline").rstrip(b"\0").split(b"\0")
+        return b" ".join(words).decode(errors="backslashreplace") or None
+    return None
+
+
 def _told(path: str) -> bytes:
     """What the system says in a file of /proc.
 

@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 from mq.cli import output
 from mq.cli.checks.finding import Finding
 from mq.cli.checks.subject import Subject
-from mq.cli.inspect import command_of
 from mq.storage import paths, shared
 from mq.storage.bias import inside
 from mq.storage.disk import Disk
+from mq.storage.proc import command_of
 from mq.storage.standing import fingerprint_at
 
 STUCK_SECONDS: Final = 1.0  # a turn takes microseconds; one that cleans, some milliseconds
