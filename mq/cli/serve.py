@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Final
 
 import click
@@ -10,9 +11,13 @@ import click
 from mq.cli import output
 from mq.cli.app import Failure, group, json_option, note, store_option
 from mq.cli.params import DURATION
-from mq.serve.credentials import add_key
+from mq.cli.watching import alert_options
+from mq.serve.alerts import Rule
+from mq.serve.credentials import add_key, change
+from mq.serve.passwords import PASSWORD_CHARS_MAX, PASSWORD_CHARS_MIN, hash_password
 
 INSTALL: Final = "mq serve needs libraries of its own: pip install 'mq[serve]'"
+NAME_CHARS_MAX: Final = 64
 
 
 @group(short_help="Serve the store over HTTP, as Amazon SQS does.")
@@ -31,6 +36,11 @@ INSTALL: Final = "mq serve needs libraries of its own: pip install 'mq[serve]'"
 @click.option("--tls-cert", metavar="FILE", help="Speak TLS, with this certificate (PEM).")
 @click.option("--tls-key", metavar="FILE", help="The key of the certificate (PEM).")
 @click.option(
+    "--allow-host", "allow_hosts", multiple=True, metavar="NAME",
+    help="A name by which browsers may ask for the server, beside localhost.  May be repeated.",
+)  # fmt: skip
+@alert_options
+@click.option(
     "--grace", type=DURATION, default=5.0, show_default=True, metavar="SECONDS",
     help="How long requests may go on after a signal.",
 )  # fmt: skip
@@ -44,8 +54,8 @@ INSTALL: Final = "mq serve needs libraries of its own: pip install 'mq[serve]'"
 @click.pass_context
 def serve(
     ctx: click.Context, store: str, host: str, port: int, sync: float | None, read_only: bool,
-    credentials: str | None, tls_cert: str | None, tls_key: str | None, grace: float, account: str,
-    purge_seconds: float,
+    credentials: str | None, tls_cert: str | None, tls_key: str | None, allow_hosts: tuple[str, ...],
+    alerts: tuple[Rule, ...], alert_webhook: str | None, grace: float, account: str, purge_seconds: float,
 ) -> None:  # fmt: skip
     """Serve the store to clients of Amazon SQS, until SIGTERM or Ctrl-C.
 
@@ -72,7 +82,7 @@ def serve(
         Settings(
             store=store, host=host, port=port, sync="always" if sync is None else sync, read_only=read_only,
             credentials=credentials, tls_cert=tls_cert, tls_key=tls_key, grace=grace, account=account,
-            purge_seconds=purge_seconds,
+            purge_seconds=purge_seconds, allow_hosts=allow_hosts, alerts=alerts, alert_webhook=alert_webhook,
         ),
         _ready,
     )  # fmt: skip
@@ -110,3 +120,39 @@ def add(credentials: str, as_json: bool) -> None:
         return
     output.line(f"export AWS_ACCESS_KEY_ID={name}")
     output.line(f"export AWS_SECRET_ACCESS_KEY={secret}")
+
+
+@serve.group(short_help="The users of the dashboard.")
+def users() -> None:
+    """The users who may log in to the dashboard, and whose passwords /metrics takes.
+
+    \b
+    mq serve users add ada --credentials keys.json
+    """
+
+
+@users.command("add", short_help="Add a user, or change the password of one.")
+@click.argument("name")
+@click.option("--credentials", metavar="FILE", required=True, help="The file; made if need be.")
+def add_user(name: str, credentials: str) -> None:
+    """Ask for a password, and add the user NAME to FILE, or change the password of that user.
+
+    Without a terminal the password is the first line of standard input.
+
+    \b
+    mq serve users add ada --credentials keys.json
+    """
+    password = _password()
+    if not name.isprintable() or not 0 < len(name) <= NAME_CHARS_MAX or ":" in name:
+        raise click.UsageError(f"a user has a name of up to {NAME_CHARS_MAX} characters, without a colon")
+    if not PASSWORD_CHARS_MIN <= len(password) <= PASSWORD_CHARS_MAX:
+        raise click.UsageError(f"a password has {PASSWORD_CHARS_MIN} to {PASSWORD_CHARS_MAX} characters")
+    hashed = hash_password(password)
+    change(credentials, lambda content: content.users.update({name: hashed}))
+    note(f"{name} may log in; a server that runs with {credentials} knows that within a second")
+
+
+def _password() -> str:
+    if output.is_terminal(sys.stdin):
+        return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+    return sys.stdin.readline().rstrip("\r\n")

@@ -9,10 +9,23 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from mq.serve.face import Face, Site
+from mq.serve.guard import Guard, names_of
+from mq.serve.limits import Limits
 
 Middleware = Callable[[ASGIApp, Site], ASGIApp]
 
-MIDDLEWARE: Final[Sequence[Middleware]] = ()
+
+def _guarded(app: ASGIApp, site: Site) -> ASGIApp:
+    settings = site.settings
+    names = names_of(settings.host, settings.allow_hosts, has_credentials=site.credentials is not None)
+    return Guard(app, names)
+
+
+def _limited(app: ASGIApp, site: Site) -> ASGIApp:
+    return Limits(app, site.settings.body_bytes_max)
+
+
+MIDDLEWARE: Final[Sequence[Middleware]] = (_guarded, _limited)
 """What each request passes through, the outermost first."""
 
 

@@ -22,13 +22,14 @@ import uvicorn
 
 import mq
 from mq.errors import MqError, UsageError
-from mq.serve import sqs
+from mq.serve import sqs, ui
 from mq.serve.app import build
+from mq.serve.connection import protocol
 from mq.serve.credentials import Credentials
 from mq.serve.face import Face, Site
 from mq.serve.settings import Settings
 
-FACES: Final[tuple[Callable[[Site], Face], ...]] = (sqs.face,)
+FACES: Final[tuple[Callable[[Site], Face], ...]] = (ui.face, sqs.face)
 """In the order in which their routes are asked; sqs takes all that is left."""
 
 BACKLOG: Final = 2048
@@ -104,8 +105,9 @@ async def _logged(task: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def _config(settings: Settings, site: Site, faces: list[Face]) -> uvicorn.Config:
     config = uvicorn.Config(
-        build(site, faces), http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
-        proxy_headers=False, server_header=False, backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        build(site, faces), http=protocol(settings.connections_max), ws="none", lifespan="off",
+        log_config=None, access_log=False, proxy_headers=False, server_header=False, backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, round(settings.grace)), ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mq.api.broker import Sync
+from mq.serve.alerts import Rule
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,9 @@ class Settings:
     tls_cert, tls_key    files in PEM; with them the server speaks TLS alone
     grace          seconds that requests may still take after SIGTERM
     account        the account id in the URLs and ARNs of queues
+    allow_hosts    names by which requests may ask for the server, beside its own: see guard.py
+    alerts         what is watched, and alert_webhook: where that is posted; None: nowhere
+    connections_max, body_bytes_max    bounds: see connection.py and limits.py
     purge_seconds  of SQS: within so long of a purge the next one is refused
     """
 
@@ -32,3 +36,8 @@ class Settings:
     grace: float = 5.0
     account: str = "000000000000"
     purge_seconds: float = 0.0
+    allow_hosts: tuple[str, ...] = ()
+    alerts: tuple[Rule, ...] = ()
+    alert_webhook: str | None = None
+    connections_max: int = 4096
+    body_bytes_max: int = 8 << 20

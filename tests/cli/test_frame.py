@@ -61,13 +61,22 @@ def test_every_help_is_short_and_has_an_example(run: Run, words: tuple[str, ...]
 @pytest.mark.parametrize("words", WORDS)
 def test_every_command_that_prints_data_prints_json(words: tuple[str, ...]) -> None:
     options = {name for param in ALL[words].params for name in param.opts}
-    no_data = [("queue",), ("topic",), ("worker",), ("serve",), ("serve", "keys"), ("completion",)]
+    no_data = [
+        ("queue",),
+        ("topic",),
+        ("worker",),
+        ("serve",),
+        ("serve", "keys"),
+        ("serve", "users"),
+        ("completion",),
+    ]
     assert ("--json" in options) == (words not in no_data)
     without_store = [
         ("queue",),
         ("topic",),
         ("worker",),
         ("serve", "keys"),
+        ("serve", "users"),
         ("serve", "keys", "add"),
         ("completion",),
     ]

@@ -1,0 +1,234 @@
+"""What clients may make a server hold: heads, bodies, requests, connections, time; each has its bound."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("starlette", reason="mq[serve] is not installed")
+pytest.importorskip("jinja2", reason="mq[serve] is not installed")
+
+from sites import Running, running, wait_until
+
+from mq.serve import app as app_module
+from mq.serve.connection import HEAD_BYTES_MAX, PIPELINED_MAX
+from mq.serve.face import Site
+from mq.serve.limits import Limits
+
+HOST = b"Host: 127.0.0.1\r\n"
+GET = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
+POST = b"POST /ui/change HTTP/1.1\r\n" + HOST
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Patient with nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def limited(app: object, site: Site) -> Limits:
+            return Limits(app, 100_000, seconds=0.3, memory_bytes_max=150_000)  # type: ignore[arg-type]
+
+        patch.setattr(app_module, "MIDDLEWARE", (app_module._guarded, limited))
+        store = tmp_path_factory.mktemp("limits") / "store"
+        with running(store, head_seconds=0.3, write_seconds=0.3, connections_max=20, sync="never") as found:
+            yield found
+
+
+def rest(raw: socket.socket) -> bytes:
+    """All that comes until the server closes."""
+    found = b""
+    try:
+        while part := raw.recv(1 << 16):
+            found += part
+    except ConnectionResetError:
+        pass
+    return found
+
+
+def talk(server: Running, sent: bytes, *, ends: bool = False) -> bytes:
+    """What is answered until the server closes; *ends*: the client says that it sends nothing more."""
+    with server.connect() as raw:
+        try:
+            raw.sendall(sent)
+            if ends:
+                raw.shutdown(socket.SHUT_WR)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        return rest(raw)
+
+
+def require_well(server: Running) -> None:
+    assert server.client().get("/healthz").status == 200
+
+
+@pytest.mark.parametrize("beginning", [b"", b"G", b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "])
+def test_a_head_that_does_not_come_closes_the_connection(server: Running, beginning: bytes) -> None:
+    with server.connect() as raw:
+        if beginning:
+            raw.sendall(beginning)
+        assert rest(raw) == b""
+    require_well(server)
+
+
+def test_a_head_that_drips_closes_the_connection(server: Running) -> None:
+    """Each byte comes in time; the whole head does not."""
+    with server.connect() as raw:
+        raw.settimeout(0.02)
+        ended = False
+        for _ in range(500):
+            try:
+                raw.sendall(b"G" if not ended else b"")
+                ended = raw.recv(1) == b""
+            except TimeoutError:
+                continue
+            except (BrokenPipeError, ConnectionResetError):
+                ended = True
+            if ended:
+                break
+        assert ended
+    require_well(server)
+
+
+def test_the_next_head_on_a_connection_has_its_own_time(server: Running) -> None:
+    with server.connect() as raw:
+        raw.sendall(GET)
+        found = b""
+        while b'"ok"}' not in found:
+            found += raw.recv(1000)
+        raw.sendall(b"GET /heal")
+        assert rest(raw) == b""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"a" * (HEAD_BYTES_MAX + 1000) + b" HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /healthz HTTP/1.1\r\n" + HOST + b"X: " + b"a" * (HEAD_BYTES_MAX + 1000) + b"\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\n" + HOST + b"X: y\r\n" * HEAD_BYTES_MAX + b"\r\n",
+        b"GET /healthz HTTP/1.1\r\n" + HOST + b"a" * (HEAD_BYTES_MAX + 70_000),
+        b"G" * (HEAD_BYTES_MAX + 70_000),
+    ],
+    ids=["path", "value", "many", "name without an end", "method"],
+)
+def test_a_long_head_is_refused(server: Running, head: bytes) -> None:
+    answer = talk(server, head)
+    assert answer.startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 ")) or answer == b""
+    require_well(server)
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"HELO there\r\n\r\n", b"GET\r\n\r\n",
+        b"\r\n" * 100 + b"\0", b"GET / HTTP/9.9\r\n\r\n", b"GET http://[ HTTP/1.1\r\n\r\n",
+        b"GET /%zz%00 HTTP/1.1\r\n" + HOST + b"\r\n",
+        POST + b"Content-Length: -1\r\n\r\n", POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nx",
+        POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", POST + b"Transfer-Encoding: gzip\r\n\r\n",
+        POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /healthz HTTP/1.1\r\n" + HOST + b"Upgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"CONNECT example.org:443 HTTP/1.1\r\n" + HOST + b"\r\n",
+    ],
+)  # fmt: skip
+def test_what_is_no_request_leaves_nothing_but_one_line(server: Running, junk: bytes) -> None:
+    answer = talk(server, junk, ends=True)
+    assert b"Traceback" not in answer and b'File "' not in answer
+    assert b" 500 " not in answer.partition(b"\r\n")[0]
+    require_well(server)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        POST + b"Content-Length: 100001\r\n\r\n",
+        POST + b"Content-Length: 99999999999999999999999\r\n\r\n",
+        POST
+        + b"Transfer-Encoding: chunked\r\n\r\n"
+        + (b"10000\r\n" + b"a" * 0x10000 + b"\r\n") * 3
+        + b"0\r\n\r\n",
+    ],
+    ids=["its length says so", "its length is beyond all", "in chunks"],
+)
+def test_a_long_body_is_refused(server: Running, request_: bytes) -> None:
+    answer = talk(server, request_)
+    assert answer.startswith((b"HTTP/1.1 413 ", b"HTTP/1.1 400 ")) or answer == b"", answer
+    require_well(server)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [POST + b"Content-Length: 10\r\n\r\nab", POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"],
+    ids=["with its length", "in chunks"],
+)
+def test_a_body_that_does_not_come_is_refused(server: Running, request_: bytes) -> None:
+    assert talk(server, request_).startswith(b"HTTP/1.1 408 ")
+    require_well(server)
+
+
+def test_all_bodies_together_are_bounded(server: Running) -> None:
+    with server.connect() as one, server.connect() as other:
+        for raw in (one, other):
+            raw.sendall(POST + b"Content-Length: 99000\r\n\r\n" + b"a" * 98_000)
+        answers = sorted(rest(raw)[:13] for raw in (one, other))
+    assert answers == [b"HTTP/1.1 408 ", b"HTTP/1.1 503 "]
+    require_well(server)
+
+
+def test_a_trailer_is_read_and_forgotten_and_has_its_bound(server: Running) -> None:
+    body = POST + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n1\r\na\r\n0\r\n"
+    assert talk(server, body + b"Host: evil\r\n\r\n").startswith(b"HTTP/1.1 403 ")  # there is no token in `a`
+    answer = talk(server, body + b"X: y\r\n" * HEAD_BYTES_MAX + b"\r\n")
+    assert answer.startswith(b"HTTP/1.1 4") or answer == b""
+    require_well(server)
+
+
+def test_pipelined_requests_are_answered_in_their_order(server: Running) -> None:
+    paths = [b"/healthz", b"/robots.txt", b"/ui/nowhere", b"/healthz"]
+    requests = b"".join(b"GET %s HTTP/1.1\r\n%s\r\n" % (path, HOST) for path in paths)
+    answer = talk(server, requests[:-2] + b"Connection: close\r\n\r\n")
+    bodies = [b'{"status":"ok"}', b"User-agent: *", b"There is no such page.", b'{"status":"ok"}']
+    assert re.findall(b"|".join(map(re.escape, bodies[:3])), answer) == bodies
+    assert answer.count(b"HTTP/1.1 200") == 3 and answer.count(b"HTTP/1.1 404") == 1
+
+
+def test_too_many_pipelined_requests_close_the_connection(server: Running) -> None:
+    stream = b"GET /ui/live?of=queues HTTP/1.1\r\n" + HOST + b"\r\n"
+    answer = talk(server, stream + GET * (PIPELINED_MAX + 2))
+    assert answer.count(b"HTTP/1.1 ") <= 1
+    require_well(server)
+
+
+def test_junk_behind_a_stream_is_not_answered_inside_of_it(server: Running) -> None:
+    with server.connect() as raw:
+        raw.sendall(b"GET /ui/live?of=queues HTTP/1.1\r\n" + HOST + b"\r\n")
+        begun = raw.recv(10)
+        raw.sendall(b"\0\0\0\r\n\r\n")
+        assert (begun + rest(raw)).count(b"HTTP/1.1") <= 1
+    require_well(server)
+
+
+def test_connections_are_bounded(server: Running) -> None:
+    held = [server.connect() for _ in range(20)]
+    try:
+        for raw in held:
+            raw.sendall(b"G")
+        with server.connect() as one_too_many:
+            assert rest(one_too_many) == b""
+    finally:
+        for raw in held:
+            raw.close()
+
+
+def test_a_client_that_does_not_read_is_closed(server: Running) -> None:
+    server.broker.queue("big").publish(b"x" * 8_000_000)
+    (id,) = [each.id for each in server.broker.queue("big").peek(1)]
+    with server.connect() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.sendall(b"GET /ui/body?queue=big&id=%d HTTP/1.1\r\n%s\r\n" % (id, HOST))
+        assert raw.recv(10)
+        wait_until(lambda: not server.connections)
+    require_well(server)
