@@ -93,7 +93,7 @@ def wait_until(look: Any) -> None:
 def poll_of(url: str) -> bytes:
     """A long poll, as bytes."""
     body = json.dumps({"QueueUrl": url, "WaitTimeSeconds": 20}).encode()
-    head = "POST / HTTP/1.1\r\nHost: x\r\nX-Amz-Target: AmazonSQS.ReceiveMessage\r\nContent-Length: "
+    head = "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Amz-Target: AmazonSQS.ReceiveMessage\r\nContent-Length: "
     return f"{head}{len(body)}\r\n\r\n".encode() + body
 
 
