@@ -27,7 +27,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def client(server: Running) -> Client:
-    return server.client()
+    server.broker.queue("token").publish("x")
+    found = server.client()
+    found.token = found.get("/ui/queue?name=token").csrf
+    return found
 
 
 @pytest.fixture
