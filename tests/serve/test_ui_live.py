@@ -7,6 +7,7 @@ import http.client
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,34 @@ def test_a_question_that_hangs_keeps_no_page_waiting() -> None:
     with mq.open(":memory:") as broker:
         desk = Desk(broker)
         asyncio.run(ask(desk))
+        desk.close()
+
+
+def test_an_answer_that_comes_late_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store of very many queues takes longer than a page waits: the page after that one shows it."""
+    go_on, reads = threading.Event(), []
+
+    async def look(sampler: Sampler) -> None:
+        read = sampler._read
+
+        def slowly(broker: mq.Broker) -> samples.Sample:
+            reads.append(1)
+            assert go_on.wait(PATIENCE)
+            return read(broker)
+
+        monkeypatch.setattr(sampler, "_read", slowly)
+        monkeypatch.setattr(sampler._desk, "answer", partial(sampler._desk.answer, seconds=0.01))
+        for _ in range(3):
+            assert await sampler.fresh(0) is None
+            assert "has not answered" in sampler.trouble
+        go_on.set()
+        while await sampler.fresh(60) is None:
+            pass
+        assert len(reads) == 1 and not sampler.trouble
+
+    with mq.open(":memory:") as broker:
+        desk = Desk(broker)
+        asyncio.run(look(Sampler(desk)))
         desk.close()
 
 

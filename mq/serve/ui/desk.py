@@ -34,12 +34,20 @@ class Desk:
 
     async def ask(self, question: Callable[[Broker], T], seconds: float = ASK_SECONDS) -> T:
         """What *question* returns, which a thread is to ask; Busy if that takes longer than *seconds*."""
+        return await self.answer(self.begin(question), seconds)
+
+    def begin(self, question: Callable[[Broker], T]) -> asyncio.Future[T]:
+        """Have a thread ask *question*, however long that takes; Busy if there are too many already."""
         if self._questions >= QUESTIONS_MAX:
             raise Busy("too many pages wait for the store: try again in a moment")
         self._questions += 1
         loop = asyncio.get_running_loop()
         future = loop.run_in_executor(self._pool, partial(question, self.broker))
         future.add_done_callback(self._done)
+        return future
+
+    async def answer(self, future: asyncio.Future[T], seconds: float = ASK_SECONDS) -> T:
+        """What was asked; Busy if the answer is not there after *seconds*, and it may come later."""
         try:
             return await asyncio.wait_for(asyncio.shield(future), seconds)
         except TimeoutError:

@@ -72,6 +72,7 @@ class Sampler:
         self._desk, self._taking = desk, asyncio.Lock()
         self._viewers, self._unwatched_since = 0, 0.0
         self._task: asyncio.Task[None] | None = None
+        self._reading: asyncio.Future[Sample] | None = None  # of which the answer is not there yet
         self._taken = asyncio.Event()  # set and replaced with each sample, or trouble
         self._histories: dict[str, deque[Rates]] = {}
         self._targets: dict[str, str] = {}
@@ -121,9 +122,15 @@ class Sampler:
 
     async def _take(self) -> None:
         try:
-            self.latest, self.trouble = await self._desk.ask(self._read), ""
+            if self._reading is None:
+                self._reading = self._desk.begin(self._read)
+            answer = self._desk.answer(self._reading)  # one that comes too late is the next page's
+            self.latest, self.trouble = await answer, ""
         except (MqError, Busy, OSError) as error:
             self.trouble = " ".join(str(error).split())
+        finally:
+            if self._reading is not None and self._reading.done():
+                self._reading = None
         self._taken.set()
         self._taken = asyncio.Event()
 
