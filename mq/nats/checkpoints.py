@@ -10,6 +10,7 @@ import asyncio
 import zlib
 from array import array
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, Final, Self, TypeVar
 
 import msgspec
@@ -30,6 +31,7 @@ from mq.nats.stream import Stream
 T = TypeVar("T")
 
 VERSION: Final = 1
+LONG_SECONDS: Final = 100.0  # until a long checkpoint has come
 NAME: Final = "checkpoint"
 CRC_BYTES: Final = 4
 LEVEL: Final = 1  # of compression: ids in a row become a tenth
@@ -132,8 +134,14 @@ def _bucket(stream: Stream) -> str:
 
 async def _fetch(connection: Connection, stream: Stream) -> bytes | None:
     store = await connection.nc.jetstream(timeout=PATIENCE_SECONDS).object_store(_bucket(stream))
-    async with asyncio.timeout(6 * PATIENCE_SECONDS):
-        return (await store.get(NAME)).data
+    for seconds in (
+        PATIENCE_SECONDS,
+        LONG_SECONDS,
+    ):  # what delivers an object may be lost with its server, unsaid
+        with suppress(asyncio.TimeoutError):
+            async with asyncio.timeout(seconds):
+                return (await store.get(NAME)).data
+    raise TimeoutError("the newest one does not come")
 
 
 async def _newest(connection: Connection, stream: Stream) -> int:

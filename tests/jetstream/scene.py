@@ -24,7 +24,7 @@ import mq
 ROLES = ("publish", "publish", "consume", "carry", "follow", "follow")
 NUMBERS = 1_000_000  # for each process: what it publishes is numbered from its own multiple of this
 STORE = "orders"
-PATIENCE = 90.0  # seconds until the crowd goes on: a new leader takes up to 10, a client gives up after 20
+PATIENCE = 150.0  # seconds until the crowd goes on: a new leader takes up to 10, an opening may take 120
 
 
 class Scene:
