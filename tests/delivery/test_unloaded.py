@@ -9,7 +9,7 @@ import pytest
 from stretches import alone, declare
 
 import mq
-from mq.delivery import fold, records, snapshot
+from mq.delivery import fold, records, snapshot, table
 from mq.delivery.attributes import Attributes
 from mq.delivery.dedup import Seen
 from mq.delivery.now import Now
@@ -195,3 +195,26 @@ def test_what_is_encoded_in_parts_is_as_if_it_were_encoded_at_once(count, monkey
     assert dict(made.delayed.items()) == dict(queue.delayed.items())
     assert dict(made.flights.items()) == dict(queue.flights.items())
     assert dict(made.dedup.items()) == dict(queue.dedup.items())
+
+
+def test_what_is_kept_is_what_was_true_as_the_checkpoint_began(monkeypatch):
+    """The state goes on while it is encoded, also where dicts are not copied for it."""
+    monkeypatch.setattr(table, "NEAR_MAX", 4)
+    state = State()
+    declare(state, 1, 10, Declaration(name="a"))
+    queue = state.queues[1]
+    ids = list(range(100, 160))
+    queue.publish_run(ids, 300)
+    queue.deliver_run(ids, 10**6, 99_000, 0)
+    queue.nack_run([(id, 0, 7, "why", False) for id in ids[::2]])
+    flights, delayed = dict(queue.flights.items()), dict(queue.delayed.items())
+    frozen = freeze(state)
+    queue.ack_run(ids[1::4], [5] * 15)
+    queue.extend_run(ids[3::4], [120_000] * 15)
+    for id in ids[::4]:
+        queue.deliver(id, 10**7 + id, 130_000, 0)
+    assert (dict(queue.flights.items()), dict(queue.delayed.items())) != (flights, delayed)
+    parts, _, _ = encode(frozen, lambda words: (7, 0))
+    made = restore(b"".join(parts), lambda *_: (array("Q"), None)).named("a")
+    assert made
+    assert (dict(made.flights.items()), dict(made.delayed.items())) == (flights, delayed)
