@@ -15,6 +15,7 @@ from servers import Cluster
 
 import mq
 from mq.nats import trimming
+from mq.nats.arrivals import Arrivals
 from mq.nats.log import StreamLog
 from mq.nats.message import encode, place_of
 from mq.nats.sending import Sending
@@ -82,6 +83,34 @@ def test_a_receiver_that_waits_is_woken_by_another_process(opens: Opens) -> None
     two.queue("q").publish("second")
     waits.join(30)
     assert [message.body for message in found] == ["second"]  # type: ignore[attr-defined]
+
+
+def test_before_nothing_is_said_the_leader_is_asked(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others appended comes only when it is waited for."""
+    one, two = opens(), opens()
+    one.queue("q").publish("first")
+    message = take(two.queue("q"))
+    hear, wait, held = Arrivals._hear, Arrivals.wait, threading.Event()
+
+    async def late(self: Arrivals, *args: Any) -> None:
+        while self is log_of(two).arrivals and not held.is_set():
+            await asyncio.sleep(0.001)
+        await hear(self, *args)
+
+    def release(self: Arrivals, *args: Any) -> None:
+        held.set()
+        wait(self, *args)
+        held.clear()
+
+    monkeypatch.setattr(Arrivals, "_hear", late)
+    monkeypatch.setattr(Arrivals, "wait", release)
+    log_of(two).arrivals.begin(log_of(two).seq)  # with the patched method
+    one.queue("q").publish("second")
+    assert take(two.queue("q")).body == "second"
+    one.queue("q").ack_many([message.receipt])
+    one.queue("q").publish("third")
+    assert two.queue("q").stats().published == 3
+    held.set()
 
 
 @pytest.mark.parametrize(
@@ -265,9 +294,10 @@ def test_ids_are_made_of_sequence_and_place(opens: Opens) -> None:
 def test_a_full_stream_takes_no_publish_and_still_lets_go(cluster: Cluster, url: str) -> None:
     with mq.open(url + "?max_bytes=1048576") as broker:
         queue = broker.queue("q")
-        with pytest.raises(mq.DiskFull):
-            for _ in range(100):
-                queue.publish(b"x" * 100_000)
+        for size in (100_000, 2000, 10):  # to the last byte
+            with pytest.raises(mq.DiskFull):
+                for _ in range(200):
+                    queue.publish(b"x" * size)
         while message := queue.receive(timeout=0):
             message.ack()
         queue.publish(b"x" * 100_000)  # what was behind all that lives was purged
@@ -440,5 +470,8 @@ def test_with_clocks_an_hour_apart_no_message_is_held_by_two(
     held = take(queue)
     assert other.queue("q").receive(timeout=0) is None
     assert queue.receive(timeout=0) is None
+    (later,) = queue.peek(state="delayed")
+    assert later.due_at is not None and abs(later.due_at.timestamp() - real() / 1e9 - 60) < 30
+    assert abs(later.created_at.timestamp() - real() / 1e9) < 30
     held.ack()
     assert abs(other._store.clock.store_ms() - one._store.clock.store_ms()) < 5000
