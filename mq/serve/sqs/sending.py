@@ -64,8 +64,11 @@ async def _published(
 ) -> list[Answer]:  # fmt: skip
     if not ready:
         return []
+    outgoing: list[object] = [each for _, _, each in ready]
+    if not any(each.options for _, _, each in ready):
+        outgoing = [each.body for _, _, each in ready]  # the quick way
     try:
-        ids = await queue.handle.publish_many([outgoing for _, _, outgoing in ready])
+        ids = await queue.handle.publish_many(outgoing)
     except MqError as error:  # then none of them is there
         failures += [batches.failed(id, fault_of(error)) for id, _, _ in ready]
         return []

@@ -40,7 +40,22 @@ async def change_visibility(call: Call, asked: requests.OneHeld) -> None:
 
 
 async def delete_batch(call: Call, asked: requests.HeldBatch) -> Answer:
-    return await _batch(call, asked, "DeleteMessageBatchRequestEntry", _delete)
+    kind = "DeleteMessageBatchRequestEntry"
+    queue = await call.queue(asked.queue_url)
+    if queue.is_fifo:
+        return await _batch(call, asked, kind, _delete)
+    failures: list[Answer] = []
+    receipts: dict[str, Receipt] = {}
+    for id, entry in batches.check(asked.entries, kind):
+        try:
+            receipts[id] = _receipt(queue, entry)[0]
+        except Fault as fault:
+            failures.append(batches.failed(id, fault))
+    try:
+        await queue.handle.ack_many(receipts.values(), fenced=False)  # in one write
+    except (StaleReceipt, UsageError):  # one is of another store: each by itself
+        return await _batch(call, asked, kind, _delete)
+    return batches.answer([{"Id": id} for id in receipts], failures)
 
 
 async def change_batch(call: Call, asked: requests.HeldBatch) -> Answer:
