@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import Served, serve, sqs_client
+from served import Served, serve, sqs_client
 
 import mq
 
