@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -12,8 +13,13 @@ from served import Served, serve, sqs_client
 
 import mq
 
-pytest.importorskip("starlette", reason="mq[serve] is not installed")
-pytest.importorskip("uvicorn", reason="mq[serve] is not installed")
+missing = [name for name in ("httptools", "starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+collect_ignore_glob = ["test_*.py"] if missing else []
+
+
+def pytest_report_header() -> list[str]:
+    return [f"tests/serve is left out: {', '.join(missing)} is not installed"] if missing else []
+
 
 _numbers = count()
 

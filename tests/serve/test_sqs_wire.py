@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from mq.serve.sqs import attributes, json_wire, message_attributes, moving, query_wire, signatures
 from mq.serve.sqs.actions import ACTIONS
 from mq.serve.sqs.fault import Fault
+from mq.serve.sqs.requests import ReceiveMessage, SendMessageBatch
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -252,3 +253,15 @@ def test_any_text_is_well_formed_in_xml(texts: list[str], raw: bytes) -> None:
         assert value == text or not message_attributes.is_legal(text)
     [body] = [each.text or "" for each in root.iter() if each.tag.endswith("Body")]
     assert base64.b64decode(body) == raw
+
+
+def test_an_empty_list_in_a_form_is_empty() -> None:
+    """As botocore's older protocol writes it."""
+    _, _, asked = query_wire.asked(
+        {"Action": "ReceiveMessage", "MessageAttributeName": "", "MessageAttributeNames": ""}
+    )
+    assert isinstance(asked, ReceiveMessage)
+    assert asked.message_attribute_names == []
+    _, _, batch = query_wire.asked({"Action": "SendMessageBatch", "Entries": ""})
+    assert isinstance(batch, SendMessageBatch)
+    assert batch.entries == []

@@ -34,8 +34,6 @@ async def create_queue(call: Call, asked: requests.CreateQueue) -> Answer:
     given = asked.attributes or {}
     fifo = given.get(attributes.FIFO_QUEUE, "").lower() == "true"
     names.check_new(name, fifo=fifo)
-    if not fifo:
-        given = {key: value for key, value in given.items() if key != attributes.FIFO_QUEUE}
     checked = attributes.check(given, fifo=fifo)
     tags = _checked_tags(asked.tags or {}, name)
     await _check_dead_letters(call, name, checked)

@@ -30,11 +30,12 @@ NO_QUEUE_TEXT: Final = "The specified queue does not exist for this wsdl version
 
 Tree = dict[str, Any]  # texts, and trees
 
-LISTS: Final = {  # the members that are lists, by what an item is called in a form
+LISTS: Final[dict[str, str]] = {  # the members that are lists, by what an item is called in a form
     "AttributeName": "AttributeNames", "MessageAttributeName": "MessageAttributeNames",
     "MessageSystemAttributeName": "MessageSystemAttributeNames", "TagKey": "TagKeys",
     "AWSAccountId": "AWSAccountIds", "ActionName": "Actions",
 }  # fmt: skip
+LISTS.update({name: name for name in LISTS.values()})  # some SDKs call an empty one so
 MAPS: Final = {
     "Attribute": "Attributes", "MessageAttribute": "MessageAttributes",
     "MessageSystemAttribute": "MessageSystemAttributes", "Tag": "Tags",
@@ -101,7 +102,7 @@ def _members(tree: Tree, action: Action) -> dict[str, Any]:
             found[MAPS[name]] = dict(_pairs(value))
         elif name in LISTS:
             found[LISTS[name]] = _items(value)
-        elif action.entry and name == action.entry + ENTRY:
+        elif action.entry and name in (action.entry + ENTRY, "Entries"):
             found["Entries"] = [_members(_as_tree(each), action) for each in _items(value)]
         else:
             found[name] = value
@@ -109,9 +110,9 @@ def _members(tree: Tree, action: Action) -> dict[str, Any]:
 
 
 def _items(value: str | Tree) -> list[Any]:
-    """In the order of their numbers."""
+    """In the order of their numbers.  A list without items is an empty text."""
     if isinstance(value, str):
-        return [value]
+        return [value] if value else []
     return [item for _, item in sorted(value.items(), key=lambda pair: _number(pair[0]))]
 
 
@@ -136,7 +137,9 @@ def _as_tree(value: str | Tree) -> Tree:
 
 
 def answer(action: str, found: Answer | None, request_id: str) -> Reply:
-    result = "" if found is None else f"<{action}Result>{''.join(_elements(found, action))}</{action}Result>"
+    inner = "".join(_elements(found or {}, action))
+    result = f"<{action}Result>{inner}</{action}Result>" if inner else f"<{action}Result/>"
+    result = "" if found is None else result
     return Reply(
         200, TYPE,
         f'<?xml version="1.0"?><{action}Response xmlns="{NAMESPACE}">{result}'
