@@ -49,7 +49,7 @@ class Connection:
 
     async def ask(self, action: str, **members: Any) -> dict[str, Any]:
         body = json.dumps(members).encode()
-        head = f"POST / HTTP/1.1\r\nHost: x\r\nX-Amz-Target: AmazonSQS.{action}\r\n"
+        head = f"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Amz-Target: AmazonSQS.{action}\r\n"
         self._writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         told = await self._reader.readuntil(b"\r\n\r\n")
         length = int(told.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
