@@ -85,12 +85,13 @@ class StreamLog:
     def barrier(self) -> int:
         """The end as of now, asked of the leader; all before it has come."""
         last = self._stream.range().last
-        give_up = time.monotonic() + PATIENCE_SECONDS
-        while last < self.seq:  # a new leader may know less, for a moment
+        give_up = time.monotonic() + 2 * PATIENCE_SECONDS
+        while last < self.seq:  # a new leader may know less, for a moment, and so does one that was cut off
             if time.monotonic() > give_up:
                 raise self._stream.corrupt(
                     f"lost: the stream ends at {last}, and this process has read on", self.seq
                 )
+            self._connection.run(self._connection.go_elsewhere())
             time.sleep(AGAIN_SECONDS)
             last = self._stream.range().last
         if last > self.seq:

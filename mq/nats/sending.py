@@ -73,12 +73,20 @@ class Sending:
             if refusal and refusal.get("err_code") not in PASSING and not unsure:
                 raise failure(self._stream.path, refusal)
             if time.monotonic() > give_up:
-                if (end := _end_in(refusal)) < expected:
-                    raise self._stream.corrupt(
-                        f"lost: the stream ends at {end}, and this process has read on", expected
-                    )
-                raise self._given_up(reason, unsure=unsure)
+                self._require_end(_end_in(refusal), expected, give_up)
+                if _end_in(refusal) >= expected:
+                    raise self._given_up(reason, unsure=unsure)
             await asyncio.sleep(AGAIN_SECONDS)
+
+    def _require_end(self, end: float, expected: int, give_up: float) -> None:
+        """CorruptStore if a server still says that the stream ends before what this process has read.
+
+        One that was cut off believes for some 15 seconds that it leads, so this is waited for, too.
+        """
+        if end < expected and time.monotonic() > give_up + PATIENCE_SECONDS:
+            raise self._stream.corrupt(
+                f"lost: the stream ends at {end}, and this process has read on", expected
+            )
 
     async def _first_behind(self, expected: int) -> bytes | None:
         """The message behind *expected*; None if it is not there, or no server says."""
