@@ -419,3 +419,19 @@ def test_other_processes_go_on_while_one_that_follows_loads_a_large_queue(
             assert other.queue("a").stats() == queue.stats()
             assert other.queue("a.dead").stats() == broker.queue("a.dead").stats()
         assert broker.queue("c").receive(timeout=0).body == "c"
+
+
+def test_nothing_is_freed_that_a_checkpoint_has_while_it_is_written(broker, monkeypatch):
+    """There is no thread that frees, and another one has the checkpoint in hand."""
+    monkeypatch.setattr(discarded, "SLICE", 1)
+    queue = broker.queue("a")
+    taken(queue)
+    store = broker._store
+    with store.maintenance.working:
+        purging = Thread(target=queue.purge, kwargs={"in_flight": True})
+        purging.start()
+        purging.join()
+        assert store.replica.state.board.discarded
+    broker.queue("b").publish("x")
+    broker.queue("b").delete()
+    assert not store.replica.state.board.discarded

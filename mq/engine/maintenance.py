@@ -97,11 +97,12 @@ class Maintenance:
     def free(self) -> None:
         """Free what queues held that were purged, or deleted; called in a turn.
 
-        The thread does it beside the turn; without one, it is done here.
+        The thread does it beside the turn; without one, it is done here, unless another thread is writing a
+        checkpoint, which has some of it.  Then it is done with what is freed next.
         """
         if self._background and self.worker.start():
             self.worker.ring()
-        else:
+        elif not self.is_working():
             self._replica.state.board.discarded.free(lambda: None)
 
     def _let_others_run(self) -> None:
@@ -109,7 +110,8 @@ class Maintenance:
 
     def _step(self) -> None:
         """What the thread does when it is woken."""
-        self._replica.state.board.discarded.free(self._let_others_run)
+        with self.working:
+            self._replica.state.board.discarded.free(self._let_others_run)
         self.run()
         if self._replica.log.reserve.full:
             time.sleep(FULL_REST_SECONDS)
