@@ -6,8 +6,9 @@ There is nothing to recover: a message is in the stream with a majority, or it i
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from mq.delivery import fold
 from mq.delivery.state import State
@@ -19,12 +20,14 @@ from mq.errors import DiskFull
 from mq.nats.address import Address
 from mq.nats.checkpoints import Kept, fetch
 from mq.nats.clock import StreamClock
-from mq.nats.connection import Connection
+from mq.nats.connection import AGAIN_SECONDS, PATIENCE_SECONDS, Connection
 from mq.nats.log import StreamLog
 from mq.nats.message import begin_of
-from mq.nats.stream import Stream
+from mq.nats.stream import Range, Stream
 from mq.notes import Notes
 from mq.storage import recovery, shared
+
+FETCHES_MAX: Final = 3  # of a checkpoint, before the stream alone is read
 
 
 class Owner(Protocol):
@@ -60,15 +63,11 @@ class StreamReplica(Replica):
 
     def read_all(self) -> State:
         """The state as of now, from the newest checkpoint and the stream behind it."""
-        log, there = self.log, self.stream.range()
-        state, kept = State(), fetch(self.connection, self.stream)
-        if kept and there.first - 1 <= kept.seq <= there.last:
+        log = self.log
+        state, kept, there = State(), *self._newest()
+        if kept and there.first - 1 <= kept.seq:
             state = kept.restore()
             log.last_ms = max(log.last_ms, kept.last_ms)
-        elif kept and kept.seq > there.last:
-            raise self.stream.corrupt(
-                f"lost: the stream ends at {there.last}, and the checkpoint stands behind it", kept.seq
-            )
         else:
             kept = Kept.nothing(max(0, there.first - 1))
         self.checkpoint_at = begin_of(kept.seq + 1)
@@ -78,6 +77,26 @@ class StreamReplica(Replica):
             log.arrivals.wait(log.seq + 1)
             fold.apply(state, log.follow(log.known_end))
         return state
+
+    def _newest(self) -> tuple[Kept | None, Range]:
+        """The newest checkpoint, and what the stream holds; asked for in this order, for both go on.
+
+        CorruptStore if the stream has lost what the checkpoint knows.
+        """
+        for _ in range(FETCHES_MAX):
+            kept, there = fetch(self.connection, self.stream), self.stream.range()
+            if kept is None or kept.seq >= there.first - 1:
+                break  # else the stream was trimmed in between, behind a newer one
+        give_up = time.monotonic() + 2 * PATIENCE_SECONDS
+        while kept and kept.seq > there.last:  # as in `StreamLog.barrier`
+            if time.monotonic() > give_up:
+                raise self.stream.corrupt(
+                    f"lost: the stream ends at {there.last}, and the checkpoint stands behind it", kept.seq
+                )
+            self.connection.run(self.connection.go_elsewhere())
+            time.sleep(AGAIN_SECONDS)
+            there = self.stream.range()
+        return kept, there
 
 
 class StreamOpening:

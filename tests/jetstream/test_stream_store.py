@@ -432,7 +432,7 @@ def test_a_checkpoint_that_is_no_good_costs_only_time(
 
 
 def test_a_stream_that_ends_before_its_checkpoint_is_damage(
-    opens: Opens, monkeypatch: pytest.MonkeyPatch
+    opens: Opens, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mq.nats import checkpoints
 
