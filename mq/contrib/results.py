@@ -149,7 +149,7 @@ class Results:
             if self._depth == 0:
                 if connection.in_transaction:  # Ctrl-C came between the two lines that follow
                     connection.execute("ROLLBACK")
-                connection.execute("BEGIN IMMEDIATE")
+                _when_free(connection, "BEGIN IMMEDIATE")
             self._depth += 1
             try:
                 yield connection
@@ -340,18 +340,10 @@ class Results:
 
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
     """Write-ahead, and the table; by the first of many processes that come at the same time."""
-    until = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            break
-        except sqlite3.OperationalError as error:  # sqlite does not wait here as it does elsewhere
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
-                raise
-            time.sleep(NAP_SECONDS)
+    _when_free(connection, "PRAGMA journal_mode = WAL")
     if _is_made(connection, path):  # to look, no process has to wait for another one
         return
-    connection.execute("BEGIN IMMEDIATE")
+    _when_free(connection, "BEGIN IMMEDIATE")
     try:
         if not _is_made(connection, path):
             _create(connection, path)
@@ -359,6 +351,19 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
     except BaseException:
         connection.execute("ROLLBACK")
         raise
+
+
+def _when_free(connection: sqlite3.Connection, statement: str) -> None:
+    """Run it as soon as no other process is in the way: sqlite does not wait for each of them by itself."""
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute(statement)
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(NAP_SECONDS)
 
 
 def _is_made(connection: sqlite3.Connection, path: str) -> bool:

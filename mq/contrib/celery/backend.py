@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
 from typing import Any
 
 from celery import states
@@ -32,6 +31,7 @@ class ResultBackend(KeyValueStoreBackend):
     def __init__(self, app: Any, url: str | None = None, **options: Any) -> None:
         super().__init__(app, expires_type=int, url=url, **options)
         self._settings = settings(url or "", app.conf.get("result_backend_transport_options") or {})
+        self._results: Results | None = None
         self._part = threading.local()  # of a chord: the id of the task that has just ended
 
     def as_uri(self, include_password: bool = False) -> str:
@@ -40,9 +40,11 @@ class ResultBackend(KeyValueStoreBackend):
     def __reduce__(self, args: Any = (), kwargs: Any = None) -> Any:
         return super().__reduce__(args, {**(kwargs or {}), "url": self.url})
 
-    @cached_property
+    @property
     def results(self) -> Results:
-        return Results(self._settings.path, sync=self._settings.sync)
+        if self._results is None:
+            self._results = Results(self._settings.path, sync=self._settings.sync)
+        return self._results
 
     def exception_safe_to_retry(self, exc: BaseException) -> bool:
         return isinstance(exc, StorageError)

@@ -10,7 +10,6 @@ the sun, is left to Celery: that beat alone counts, and forgets it when it ends.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any, Final
 
 from celery import beat, schedules
@@ -64,21 +63,28 @@ class Scheduler(beat.Scheduler):
     """`celery -A tasks beat -S mq.contrib.celery:Scheduler`."""
 
     Entry = Entry
+    _broker: Broker | None = None
+    _ticks: Queue[Any] | None = None
 
-    @cached_property
+    @property
     def broker(self) -> Broker:
+        if self._broker is not None:
+            return self._broker
         transport = self._ensure_connected().transport
         if not isinstance(transport, Transport):
             raise ImproperlyConfigured(
                 f"this scheduler keeps its schedules in the broker, and that is no store of mq: set"
                 f" broker_url to mq:///data, or leave beat_scheduler out ({transport.driver_type})"
             )
-        return transport.broker
+        self._broker = transport.broker
+        return self._broker
 
-    @cached_property
+    @property
     def ticks(self) -> Queue[Any]:
-        name = f"{self.app.conf.task_default_queue}.beat"
-        return self.broker.queue(name, visibility_timeout=VISIBILITY_TIMEOUT)
+        if self._ticks is None:
+            name = f"{self.app.conf.task_default_queue}.beat"
+            self._ticks = self.broker.queue(name, visibility_timeout=VISIBILITY_TIMEOUT)
+        return self._ticks
 
     @property
     def info(self) -> str:
