@@ -26,6 +26,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--engines", default=",".join(BY_DEFAULT), help="those of the conformance tests")
+    parser.addoption("--strikes", action="store_true", help="all the faults of a cluster, and not only some")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

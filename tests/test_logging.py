@@ -23,7 +23,10 @@ from mq.storage.real_disk import RealDisk
 
 ROOT = Path(__file__).parents[1] / "mq"
 SEGMENT_BYTES = 4096
-LOG_THEMSELVES = {"notes.py", "background.py", "outcome.py", "run.py", "worker.py"}  # where no lock is held
+LOG_THEMSELVES = {  # where no lock is held
+    "notes.py", "background.py", "outcome.py", "run.py", "worker.py",
+    "alerts.py", "endpoint.py", "gate.py", "moving.py", "serve.py", "server.py",
+}  # fmt: skip
 
 
 class Using(logging.Handler):
