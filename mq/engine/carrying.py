@@ -14,13 +14,15 @@ A move holds what is under way in a queue of the source that nothing is received
 Cut off between 2 and 3, the next run reads in the target which ids are there already, and goes on with 3.
 No receiver of the source can take what the target has.  Two runs at once help each other: each slice is
 put only if the note of the slice before is the one that was read.  No note comes twice: when all is moved,
-one id of the last slice stays.
+one id of the last slice stays.  A note is of one move, by a random text: a store that was put back from a
+backup gives out ids again, and none of these is taken for what was moved before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from secrets import token_hex
 from typing import Final, NamedTuple
 
 from mq.delivery.options import TOPIC_KEY, Declaration
@@ -271,31 +273,44 @@ class Passage:
         self.damaged: tuple[int, CorruptStore | None] = (0, None)  # how many cannot be read, and the first
         self._said: str | None = None  # the note, as it was read last
         self._note = f"{MOVED}{looking.store_id(source)} {self.name}"
-        goal = f"{looking.store_id(target)} {to}"
+        self._goal = f"{looking.store_id(target)} {to}"
         moving = Declaration(
             name=self.name, paused=True, expired=options.expired,
             dead_letter=options.dead_letter or looking.options(source, source.channel(name))[1],
         )  # fmt: skip
-        while not incoming.define(source, self.name, moving, {DESTINATION: goal}):
-            said = incoming.texts(source, self.name).get(DESTINATION)
-            if said == goal:
+        while not incoming.define(source, self.name, moving, {DESTINATION: f"{self._goal} {token_hex(8)}"}):
+            if self._run():
                 break
+            said = incoming.texts(source, self.name).get(DESTINATION)
             left = outgoing.definition(source, self.name)
+            if left and said is None:
+                raise UsageError(
+                    f"a move keeps what is under way in {self.name!r}, and there is another queue of that"
+                    " name: rename it first"
+                )
             if left and left.messages:
                 raise UsageError(_elsewhere(self.name, left.messages, said))
             incoming.delete_if_empty(source, self.name)
+
+    def _run(self) -> str:
+        """What no other move has, also of a store that was put back from a backup; "": it goes elsewhere."""
+        goal, _, run = incoming.texts(self._source, self.name).get(DESTINATION, "").rpartition(" ")
+        return run if goal == self._goal else ""
 
     def carry(self, show: Show) -> int:
         """Put all that is under way into the target, and drop it in the source; how many."""
         moved = 0
         while True:
             note = self._said = incoming.texts(self._target, self._to).get(self._note)
-            incoming.take_away(self._source, self.name, _ids(note))
+            run = self._run()
+            incoming.take_away(self._source, self.name, _ids(note, run))
             self._source.flush()  # before the note of what it drops is replaced
             parcels = self._slice()
             if not parcels:
                 return moved
-            ids = " ".join(str(parcel.id) for parcel in parcels)
+            if run != self._run():
+                continue  # another process has ended this move, and begun another
+            ids = " ".join([run, *(str(parcel.id) for parcel in parcels)])
             if incoming.put(self._target, self._to, parcels, {self._note: ids}, {self._note: note}):
                 self._target.flush()  # before they are dropped
                 moved += len(parcels)
@@ -317,16 +332,20 @@ class Passage:
         """All that was under way is there, and dropped here."""
         incoming.delete_if_empty(self._source, self.name)
         self._source.flush()
-        if ids := _ids(self._said):
-            incoming.put(self._target, self._to, (), {self._note: str(ids[-1])}, {self._note: self._said})
+        if self._said:  # its ids take room; what is left differs from each other note
+            run, *_, last = self._said.split()
+            incoming.put(self._target, self._to, (), {self._note: f"{run} {last}"}, {self._note: self._said})
 
 
-def _ids(note: str | None) -> list[int]:
-    return [int(each) for each in (note or "").split()]
+def _ids(note: str | None, run: str) -> list[int]:
+    """Those that *note* names, if it is of that move."""
+    of, *ids = (note or "").split() or [""]
+    return [int(each) for each in ids] if of == run else []
 
 
-def _elsewhere(name: str, count: int, to: str | None) -> str:
+def _elsewhere(name: str, count: int, said: str | None) -> str:
+    goal, _, _ = (said or "").rpartition(" ")
     return (
-        f"{name!r} holds {count:,} messages that a move to another store ({to}) has left under way, some of"
+        f"{name!r} holds {count:,} messages that a move to another store ({goal}) has left under way, some of"
         " which may be there: run that move again first"
     )

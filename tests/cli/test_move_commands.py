@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -416,6 +417,38 @@ def test_two_moves_at_once_bring_each_message_once(start: Start, run: Run, store
     with mq.open("other", read_only=True) as broker:
         assert sorted(int(each.body) for each in broker.queue("mail").peek(9999)) == list(range(3000))
     assert count(store) == 0
+
+
+def test_a_store_that_was_put_back_from_a_backup_gives_ids_again_and_a_move_loses_none(
+    run: Run, store: Path
+) -> None:
+    def ids() -> list[int]:
+        with mq.open(store, read_only=True) as broker:
+            return [each.id for each in broker.queue("mail").peek(10)]
+
+    assert run("publish", "mail", "old").exit_code == 0
+    assert run("backup", "backup").exit_code == 0
+    moved = []
+    for body in ("first", "second", "third"):
+        shutil.rmtree(store)
+        shutil.copytree("backup", store)
+        assert run("publish", "mail", body).exit_code == 0
+        moved += ids()[1:]
+        assert run("move", "mail", "--to-store", "other").stdout.startswith("2 messages")
+    assert len(set(moved)) < 3, "all ids differ, so nothing is shown"
+    with mq.open("other") as other:
+        there = [each.body for each in other.queue("mail").peek(10)]
+    assert there == ["old", "first", "old", "second", "old", "third"]
+
+
+def test_a_queue_that_has_the_name_of_what_is_under_way_is_left_alone(
+    run: Run, store: Path, filled: list[int]
+) -> None:
+    assert run("queue", "create", "mail.moving", "--max-attempts", "7").exit_code == 0
+    done = run("move", "mail", "--to-store", "other")
+    assert done.exit_code and "rename it first" in done.stderr and count(store) == len(filled)
+    with mq.open(store, read_only=True) as broker:
+        assert broker.queue("mail.moving").options()["max_attempts"] == 7
 
 
 def test_a_note_that_another_move_has_replaced_keeps_a_slice_out(store: Path, filled: list[int]) -> None:

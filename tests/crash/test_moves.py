@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,7 +99,7 @@ def test_a_move_to_another_store_neither_loses_nor_doubles(begin: int) -> None:
                 assert sorted(held(there, "orders")) == BODIES, where
                 assert held(here, "orders") == [] and "orders.moving" not in here.queues(), where
                 (note,) = there.queue("orders").meta().values()
-                assert note.isdigit(), where
+                assert re.fullmatch(r"[0-9a-f]{16} \d+", note), where
 
 
 @pytest.mark.parametrize("begin", [2, 4])

@@ -12,6 +12,7 @@ from mq.cli import output
 from mq.cli.checks.finding import Finding
 from mq.cli.checks.subject import Subject
 from mq.cli.dead import letters, sources
+from mq.engine.outgoing import DESTINATION
 
 MANY_LETTERS: Final = 100
 WAITED_SECONDS: Final = 600.0  # of a queue from which nothing is in flight
@@ -26,7 +27,7 @@ def check(subject: Subject) -> Iterator[Finding]:
     for name, found in stats.items():
         queue = broker.queue(name)
         yield from _check_dead(queue) if name in graves else ()
-        yield from _check_paused(name, found)
+        yield from _check_paused(queue, found)
         yield from _check_full(name, found, queue.options())
         if name not in graves and not found.paused:
             yield from _check_consumer(name, found)
@@ -44,13 +45,15 @@ def _check_dead(queue: mq.Queue[object]) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _check_paused(name: str, found: mq.Stats) -> Iterator[Finding]:
+def _check_paused(queue: mq.Queue[object], found: mq.Stats) -> Iterator[Finding]:
     if found.paused:
-        held = found.ready + found.delayed
-        yield Finding(
-            "paused", "warning", f"{name}: paused, with {output.count(held, 'message')} that wait",
-            f"`mq queue resume {name}`, if that is not meant any more", queue=name,
-        )  # fmt: skip
+        name, held = queue.name, output.count(found.ready + found.delayed, "message")
+        what = f"paused, with {held} that wait"
+        advice = f"`mq queue resume {name}`, if that is not meant any more"
+        if DESTINATION in queue.meta():
+            what = f"{held} under way to another store, some of which may be there"
+            advice = "if no `mq move` is at work, run the same one again; take nothing from it otherwise"
+        yield Finding("paused", "warning", f"{name}: {what}", advice, queue=name)
 
 
 def _check_full(name: str, found: mq.Stats, options: QueueOptions) -> Iterator[Finding]:
