@@ -165,7 +165,8 @@ def test_a_transaction_that_raises_leaves_no_trace(results: Results) -> None:
 
 
 def test_a_transaction_of_one_process_keeps_others_from_writing(results: Results, path: Path) -> None:
-    add = "import sys; from mq.contrib.results import Results; r = Results(sys.argv[1]); print(); r.incr('n')"
+    made = "import sys; from mq.contrib.results import Results; r = Results(sys.argv[1]);"
+    add = f"{made} print(flush=True); r.incr('n')"
     with results.transaction():
         seen = results.incr("n")
         other = run(add, path)
