@@ -14,7 +14,7 @@
     opening.py      the state, from the checkpoint and the stream
     store.py        the store that is made of these
 
-It needs `pip install mq[nats]`.  JetStream is used as a log, not as a queue: who gets which message is
+It needs `pip install mq[nats]`.  JetStream is used as a log, not as a queue: which process gets a message is
 decided by the same code as in files, against the same fold.
 """
 

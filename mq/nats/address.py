@@ -6,7 +6,7 @@
     /name               of the store: letters, digits, - and _
     ?creds=             a file of credentials, as `nsc` makes it
     &nkey=              a file with the seed of an nkey
-    &ca= &cert= &key=   files for TLS: who signs the servers, and what this client shows
+    &ca= &cert= &key=   files for TLS: the authority of the servers, and this client's own
     &replicas=          of a new store: 1, 3 or 5; without it 3, or 1 on a server that is alone
     &max_bytes=         of a new store: what its stream may take on each server; without it, all that there is
 

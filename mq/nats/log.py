@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -23,7 +22,7 @@ from mq.errors import DiskFull, StorageError, UsageError
 from mq.forks import Lock
 from mq.nats import message
 from mq.nats.arrivals import Arrival, Arrivals
-from mq.nats.connection import AGAIN_SECONDS, PATIENCE_SECONDS, REQUEST_SECONDS, Connection
+from mq.nats.connection import REQUEST_SECONDS, Connection
 from mq.nats.message import HEAD, RECORD, WORD, Draft, Encoded, begin_of, place_of
 from mq.nats.pages import Pages
 from mq.nats.reading import Reading
@@ -84,16 +83,7 @@ class StreamLog:
 
     def barrier(self) -> int:
         """The end as of now, asked of the leader; all before it has come."""
-        last = self._stream.range().last
-        give_up = time.monotonic() + 2 * PATIENCE_SECONDS
-        while last < self.seq:  # a new leader may know less, for a moment, and so does one that was cut off
-            if time.monotonic() > give_up:
-                raise self._stream.corrupt(
-                    f"lost: the stream ends at {last}, and this process has read on", self.seq
-                )
-            self._connection.run(self._connection.go_elsewhere())
-            time.sleep(AGAIN_SECONDS)
-            last = self._stream.range().last
+        last = self._stream.range_up_to(self.seq, "this process has read on").last
         if last > self.seq:
             self.arrivals.wait(last)
         return self.known_end  # of whole groups: the rest of one may be on its way

@@ -6,7 +6,6 @@ There is nothing to recover: a message is in the stream with a majority, or it i
 from __future__ import annotations
 
 import os
-import time
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -20,7 +19,7 @@ from mq.errors import DiskFull
 from mq.nats.address import Address
 from mq.nats.checkpoints import Kept, fetch
 from mq.nats.clock import StreamClock
-from mq.nats.connection import AGAIN_SECONDS, PATIENCE_SECONDS, Connection
+from mq.nats.connection import Connection
 from mq.nats.log import StreamLog
 from mq.nats.message import begin_of
 from mq.nats.stream import Range, Stream
@@ -87,15 +86,8 @@ class StreamReplica(Replica):
             kept, there = fetch(self.connection, self.stream), self.stream.range()
             if kept is None or kept.seq >= there.first - 1:
                 break  # else the stream was trimmed in between, behind a newer one
-        give_up = time.monotonic() + 2 * PATIENCE_SECONDS
-        while kept and kept.seq > there.last:  # as in `StreamLog.barrier`
-            if time.monotonic() > give_up:
-                raise self.stream.corrupt(
-                    f"lost: the stream ends at {there.last}, and the checkpoint stands behind it", kept.seq
-                )
-            self.connection.run(self.connection.go_elsewhere())
-            time.sleep(AGAIN_SECONDS)
-            there = self.stream.range()
+        if kept and kept.seq > there.last:
+            there = self.stream.range_up_to(kept.seq, "the checkpoint stands behind it")
         return kept, there
 
 

@@ -148,6 +148,21 @@ class Stream:
             state["first_seq"], state["last_seq"], state["bytes"], state["messages"], _ms(info["ts"])
         )
 
+    def range_up_to(self, seq: int, known_by: str) -> Range:
+        """`range`, once that reaches message *seq*, of which *known_by* says why it was there.
+
+        CorruptStore if it does not.  A new leader may know less for a while, and so may one that is cut off.
+        """
+        there = self.range()
+        give_up = time.monotonic() + 2 * PATIENCE_SECONDS
+        while there.last < seq:
+            if time.monotonic() > give_up:
+                raise self.corrupt(f"lost: the stream ends at {there.last}, and {known_by}", seq)
+            self._connection.run(self._connection.go_elsewhere())
+            time.sleep(AGAIN_SECONDS)
+            there = self.range()
+        return there
+
     async def _led(self) -> dict[str, Any]:
         """What the leader says of the stream: a replica that has lost it says what it knows itself."""
         give_up = time.monotonic() + PATIENCE_SECONDS

@@ -93,8 +93,12 @@ def _turn(subject: Subject) -> Turn:
 
 
 def _is_locked(disk: Disk, path: str) -> bool:
-    """Whether a process has the lock of the file; it is tried, and let go of at once."""
-    fd = disk.open(path)
+    """Whether a process has the lock of the file."""
+    return _is_held(disk, disk.open(path))
+
+
+def _is_held(disk: Disk, fd: int) -> bool:
+    """Whether a process has the lock of *fd*; it is tried, and let go of at once, and *fd* closed."""
     try:
         if not disk.lock(fd, shared=True):
             return True
@@ -211,10 +215,4 @@ def _is_heard(disk: Disk, path: str) -> bool:
         fd = disk.open_fifo(path)
     except OSError:  # not for this account to open
         return True
-    try:
-        if not disk.lock(fd, shared=True):
-            return True
-        disk.unlocker(fd)()
-        return False
-    finally:
-        disk.close(fd)
+    return _is_held(disk, fd)
