@@ -69,23 +69,23 @@ class Arrivals:
         """Return once the message *seq* has come; StorageError if it does not come."""
         if self.last >= seq:
             return
-        give_up = time.monotonic() + seconds
         with self._moved:
             self._waited += 1
             try:
-                while self.last < seq:
-                    if not self._moved.wait(max(0.0, give_up - time.monotonic())) and self.last < seq:
-                        raise StorageError(
-                            self._stream.path, f"message {seq} is not delivered within {seconds:g} seconds"
-                        )
+                has_come = self._moved.wait_for(lambda: self.last >= seq, seconds)
             finally:
                 self._waited -= 1
+        if not has_come:
+            raise StorageError(self._stream.path, f"message {seq} is not delivered within {seconds:g} seconds")
 
     def drop(self, seq: int) -> None:
         """Forget the messages up to *seq*: this process has appended them; called in a turn."""
         with suppress(IndexError):
-            while self.waiting[0].seq <= seq:
-                self.waiting.popleft()
+            self._drop(seq)
+
+    def _drop(self, seq: int) -> None:
+        while self.waiting[0].seq <= seq:
+            self.waiting.popleft()
 
     def at_hand(self, seq: int) -> bytes | None:
         """The message *seq*, if it has come and was not taken out yet; called by the loop's thread."""

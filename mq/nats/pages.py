@@ -35,8 +35,11 @@ class Pages:
             if seq not in self._kept:
                 self._kept[seq] = data
                 self._bytes += len(data)
-            while self._bytes > self.kept_bytes and len(self._kept) > 1:
-                self._bytes -= len(self._kept.pop(next(iter(self._kept))))
+            self._make_room()
+
+    def _make_room(self) -> None:
+        while self._bytes > self.kept_bytes and len(self._kept) > 1:
+            self._bytes -= len(self._kept.pop(next(iter(self._kept))))
 
     def at_hand(self, seq: int) -> bytes | None:
         """The message, if it is in memory."""

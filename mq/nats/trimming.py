@@ -123,9 +123,7 @@ class Trimming:
     def run(self) -> None:
         """Trim all that is due.  Trouble is logged."""
         try:
-            while time.monotonic() < self.until and self._look():
-                if not self.trim():
-                    break
+            self._trim_while(self._look, self.until)
         except (Closed, DiskFull):
             pass
         except MqError as error:
@@ -144,8 +142,11 @@ class Trimming:
     def make_way(self, until: float) -> None:
         """The stream is full: trim while that gives more than it takes, with what is kept in reserve."""
         with suppress(StorageError):
-            while time.monotonic() < until and self._turn(lambda *_: self._exceeds(0)) and self.trim():
-                pass
+            self._trim_while(lambda: self._turn(lambda *_: self._exceeds(0)), until)
+
+    def _trim_while(self, is_due: Callable[[], bool], until: float) -> None:
+        while time.monotonic() < until and is_due() and self.trim():
+            pass
 
     def trim(self) -> int:
         """Move what lives in the oldest part of the stream, and purge that; the bytes given back."""

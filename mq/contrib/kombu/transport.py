@@ -55,8 +55,11 @@ class Bell:
 
     def clear(self) -> None:
         with suppress(BlockingIOError):
-            while len(os.read(self.fd, DRAINED)) == DRAINED:
-                pass
+            self._read_all()
+
+    def _read_all(self) -> None:
+        while len(os.read(self.fd, DRAINED)) == DRAINED:
+            pass
 
     def wait(self, seconds: float) -> None:
         poll = select.poll()
@@ -171,17 +174,21 @@ class Transport(virtual.Transport):
 
     def _hand_on(self, channel: channels.Channel, queue: Queue[Any], taken: list[Delivery[Any]]) -> int:
         taken.reverse()
-        done = 0
         try:
-            while taken and queue.name in channel._active_queues:
-                payload = channel.take(taken.pop(), no_ack=channel.takes_settled(queue.name))
-                if payload is not None:
-                    self._deliver(payload, queue.name)
-                    done += 1
+            return self._deliver_each(channel, queue.name, taken) or len(taken)
         finally:  # the consumer was cancelled, or its callback has raised
             if taken:
                 queue.release_many(taken)
-        return done or len(taken)
+
+    def _deliver_each(self, channel: channels.Channel, name: str, taken: list[Delivery[Any]]) -> int:
+        """Take them from the end of *taken*, while there is a consumer; how many were messages of kombu."""
+        done = 0
+        while taken and name in channel._active_queues:
+            payload = channel.take(taken.pop(), no_ack=channel.takes_settled(name))
+            if payload is not None:
+                self._deliver(payload, name)
+                done += 1
+        return done
 
     def _restore_temporary(self) -> None:
         generation = self.broker.generation
@@ -207,16 +214,18 @@ class Transport(virtual.Transport):
 
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:
         """Hand on one message.  Raises TimeoutError if none comes within *timeout* seconds."""
-        until = math.inf if timeout is None else time.monotonic() + timeout
         try:
-            while not self._deliver_up_to(1):
-                left = until - time.monotonic()
-                if left <= 0:
-                    raise TimeoutError
-                self._bell.wait(min(left, self._arm()))
+            self._wait_for_one(math.inf if timeout is None else time.monotonic() + timeout)
         finally:
             if self._loop is not None:  # it looks for what it was not told of, as this was
                 self.look()
+
+    def _wait_for_one(self, until: float) -> None:
+        while not self._deliver_up_to(1):
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._bell.wait(min(left, self._arm()))
 
     # ── in a loop ──────────────────────────────────────────────────────────────────
 
