@@ -76,7 +76,7 @@ class Arrivals:
             finally:
                 self._waited -= 1
         if not has_come:
-            raise StorageError(self._stream.path, f"message {seq} is not delivered within {seconds:g} seconds")
+            raise StorageError(self._stream.path, f"message {seq} has not come within {seconds:g} seconds")
 
     def drop(self, seq: int) -> None:
         """Forget the messages up to *seq*: this process has appended them; called in a turn."""
