@@ -72,4 +72,4 @@ def _say(as_json: bool, directory: str, store_id: str, what: str) -> None:
     if as_json:
         output.json_line({"path": directory, "store_id": store_id})
     else:
-        output.line(f"{output.escape(output.plain(directory))} is {what}, {store_id}")
+        output.say(f"{output.escape(output.plain(directory))} is {what}, {store_id}")

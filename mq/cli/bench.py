@@ -111,7 +111,7 @@ def _fields(each: Result) -> dict[str, Any]:
 
 
 def _print(machine: dict[str, Any], found: list[Result]) -> None:
-    output.line(_headline(machine))
+    output.say(_headline(machine))
     output.line("")
     header = ["messages a second", "mq", "from-to", "raw loop", "from-to", "mq/raw"]
     rows = [
@@ -119,10 +119,10 @@ def _print(machine: dict[str, Any], found: list[Result]) -> None:
          f"{each.ratio.median:.2g}"]
         for each in found
     ]  # fmt: skip
-    output.table(header, rows, left=header[:1], cut=header[:1])
+    output.table(header, rows, left=header[:1], cut=header[:1], spare=["from-to"])
     durable = next(each for each in found if each.name == speed.DURABLE)
     output.line("")
-    output.line(
+    output.say(
         f"a write that waits for the disk takes {_took(durable.raw.median)} here"
         f" ({_took(durable.raw.high)}-{_took(durable.raw.low)})"
     )

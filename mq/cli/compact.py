@@ -42,10 +42,10 @@ def compact(dry_run: bool, as_json: bool, store: str) -> None:
             "dry_run": dry_run,
         })  # fmt: skip
     elif dry_run:
-        output.line(f"{output.size(before)} now; about {output.size(before - after)} would be given back")
+        output.say(f"{output.size(before)} now; about {output.size(before - after)} would be given back")
     else:
         given = output.size(before - after) if after < before else "nothing"
-        output.line(f"{output.size(before)} before, {output.size(after)} after: {given} given back")
+        output.say(f"{output.size(before)} before, {output.size(after)} after: {given} given back")
 
 
 def _compact(store: str) -> tuple[int, int]:

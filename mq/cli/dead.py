@@ -156,9 +156,8 @@ def dead(ctx: click.Context, as_json: bool, store: str) -> None:
             ]
             for each in held
         ]
-        output.table(
-            header, rows, left=["queue", "from", "last reason"], cut=["queue", "from", "last reason"]
-        )
+        texts = ["queue", "from", "last reason"]
+        output.table(header, rows, left=texts, cut=texts, spare=["from", "oldest"])
     else:
         note(f"{store}: no dead letters")
 

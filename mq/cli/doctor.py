@@ -103,28 +103,15 @@ def _exit_code(found: list[Finding]) -> int:
 
 
 def _print(found: list[Finding], counts: Counter[Severity]) -> None:
-    room = output.columns()
+    columns = output.columns()
+    room = None if columns is None else columns - INDENT
     for each in found:
         where = f" [{as_named(output.plain(each.path))}]" if each.path else ""
         label = output.painted(each.severity, COLOURS[each.severity]) if COLOURS[each.severity] else "note"
-        first, *others = _wrapped(each.what + where, room)
+        texts = map(output.escape, (each.what + where, f"→ {each.advice}"))
+        first, *others = [part for text in texts for part in output.wrapped(text, room)]
         output.line(f"{label}{' ' * (INDENT - len(each.severity))}{first}")
-        for text in [*others, *_wrapped(f"→ {each.advice}", room)]:
-            output.line(" " * INDENT + text)
+        for part in others:
+            output.line(" " * INDENT + part)
     parts = [output.count(counts[name], name) for name in COLOURS if counts[name]]
-    output.line(", ".join(parts) if parts else f"nothing to look at: {', '.join(CHECKS)}")
-
-
-def _wrapped(text: str, room: int | None) -> list[str]:
-    """Lines for a terminal of *room* columns; elsewhere one."""
-    text = output.escape(text)
-    if room is None:
-        return [text]
-    lines = [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}" if lines[-1] else word
-        if output.width(longer) <= room - INDENT:
-            lines[-1] = longer
-        else:
-            lines += [output.shorten(word, room - INDENT)]
-    return [line for line in lines if line]
+    output.say(", ".join(parts) if parts else f"nothing to look at: {', '.join(CHECKS)}")

@@ -32,6 +32,7 @@ from mq.storage.walk import read
 
 BODY_COLUMNS: Final = 60
 NAME_COLUMNS_MAX: Final = 24
+INDENT: Final = 4  # of a body, and of what a terminal has no room for
 ID_MASK: Final = (1 << 64) - 1
 KINDS: Final = tuple(KIND_NAMES.values())
 
@@ -327,7 +328,7 @@ class _Columns:
         self._lsn = max(self._lsn, len(str(end)))
 
     def show_gap(self, gap: Gap) -> None:
-        output.line(f"{gap.lsn:>{self._lsn}}  {'!' * 8}  {gap_line(gap)}")
+        output.say(f"{gap.lsn:>{self._lsn}}  {'!' * 8}  {gap_line(gap)}", INDENT)
 
     def show(self, each: Segment, item: Found, name: str, said: Facts) -> None:
         text = _text(item, said, excerpt=not self._bodies)
@@ -337,11 +338,10 @@ class _Columns:
         kind = kind_name(item.kind)
         time = output.instant(item.ms + each.skew_ms)
         line = f"{item.lsn:>{self._lsn}}  {time}  {kind:{self._kind}}  {shown:8}  {text}"
-        output.line(output.escape(line.rstrip()))
+        output.say(output.escape(line.rstrip()), INDENT)
         if self._bodies and (raw := body(item)) is not None:
             whole = output.body_bytes(item.flags, raw).decode(errors="backslashreplace")
-            for part in output.escape(whole, keep="\n\t").split("\n"):
-                output.line(f"    {part}")
+            output.indented(output.escape(whole, keep="\n\t"), INDENT)
 
 
 def _text(item: Found, said: Facts, *, excerpt: bool = True) -> str:

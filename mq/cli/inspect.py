@@ -32,6 +32,7 @@ QUEUE_SHIFT: Final = 16  # in a record's label: see record.py
 TOPICS: Final = "(topics)"  # records of several queues, and what topics retain
 DELETED: Final = "(deleted)"
 COMMAND_COLUMNS: Final = 100
+SPARE: Final = ["made", "garbage"]  # of a segment, on a narrow terminal
 MEANINGS: Final = {
     "clean": "closed in order",
     "open": "not closed; nothing is missing",
@@ -309,13 +310,13 @@ def _print_text(census: Census, store: dict[str, Any]) -> None:
         if rows:
             output.line("")
             output.line(output.painted(title, output.BOLD))
-            output.table(header, rows, left, left)
+            output.table(header, rows, left, left, spare=SPARE)
     gaps = _gaps(census)
     if gaps:
         output.line("")
         output.line(output.painted("Damage", output.BOLD))
     for gap in gaps:
-        output.line(output.painted(gap_line(gap), output.YELLOW if gap.torn else output.RED))
+        output.say(gap_line(gap), 2, colour=output.YELLOW if gap.torn else output.RED)
 
 
 Table = tuple[str, list[str], list[list[str]], list[str]]

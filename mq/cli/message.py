@@ -88,7 +88,6 @@ def block(message: mq.Message[Any]) -> None:
     output.pairs(rows)
     text = output.body_bytes(message._flags, message.raw).decode(errors="backslashreplace")
     shown = output.escape(text[:BODY_CHARS_MAX], keep="\n\t")
-    for part in shown.split("\n"):
-        output.line(f"  {part}")
+    output.indented(shown, 2)
     if len(text) > BODY_CHARS_MAX:
-        output.line(f"  … {len(text) - BODY_CHARS_MAX:,} characters more; --json has all of it")
+        output.say(f"  … {len(text) - BODY_CHARS_MAX:,} characters more; --json has all of it", 4)

@@ -2,15 +2,16 @@
 
 In a pipe a body is what it is, byte for byte.  On a terminal its control characters
 are shown as escapes, so that no message can reprogram the operator's terminal.  There tables are
-cut to its width, and what needs an eye has a colour, unless NO_COLOR is set.
+cut to its width, sentences go on below, and what needs an eye has a colour, unless NO_COLOR is set.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import IO, Any, BinaryIO, Final
 
@@ -30,6 +31,10 @@ RED: Final = "31"
 YELLOW: Final = "33"
 BOLD: Final = "1"
 CUT_COLUMNS_MIN: Final = 8  # of a column that is cut
+TEXT_COLUMNS_MIN: Final = 8  # of a text that stands to the right of something, however narrow the terminal
+ROOMY_COLUMNS: Final = 12  # before such a column is cut further, columns go that can be spared
+WORDS: Final = re.compile(r"(\s*)(\S+)")
+PARTS: Final = re.compile(r"(\s*)(\S+(?: \S+)*)")  # with more than one space between them
 
 
 class OutputFailed(Exception):
@@ -70,7 +75,24 @@ def json_line(fields: Any) -> None:
 
 def result(text: str, fields: dict[str, Any], as_json: bool) -> None:
     """What a command has done, as a line for a person or as an object."""
-    line(to_json(fields) if as_json else text)
+    if as_json:
+        json_line(fields)
+    else:
+        say(text)
+
+
+def say(text: str, indent: int = 0, *, colour: str = "") -> None:
+    """A line for a person.  On a narrow terminal it goes on below, *indent* columns to the right."""
+    for part in wrapped(text, columns(), indent):
+        line(painted(part, colour) if colour else part)
+
+
+def indented(text: str, indent: int) -> None:
+    """The lines of *text*, each *indent* columns to the right, and all that is in them."""
+    room = columns()
+    for each in text.split("\n"):
+        for part in [each] if room is None else folded(each.expandtabs(), room - indent):
+            line(" " * indent + part)
 
 
 def flush() -> None:
@@ -109,23 +131,28 @@ def columns(file: IO[Any] | None = None) -> int | None:
 
 
 def table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = (), cut: Sequence[str] = ()
+    header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = (), cut: Sequence[str] = (),
+    spare: Sequence[str] = (),
 ) -> None:  # fmt: skip
     """Aligned columns; those named in *left* to the left, the others to the right.
 
-    On a terminal that is too narrow those named in *cut* are cut, the widest first; then the lines.
+    On a terminal that is too narrow those named in *cut* are cut, the widest first; then those in *spare*
+    are left out, in that order; then the lines are cut.
     """
-    for text in laid_out(header, rows, columns(), left, cut):
+    for text in laid_out(header, rows, columns(), left, cut, spare):
         line(text)
 
 
 def laid_out(
     header: Sequence[str], rows: Sequence[Sequence[str]], room: int | None, left: Sequence[str] = (),
-    cut: Sequence[str] = (),
+    cut: Sequence[str] = (), spare: Sequence[str] = (),
 ) -> list[str]:  # fmt: skip
     """The lines of a table in *room* columns; None: as wide as it is."""
     widths = [max(width(row[at]) for row in (header, *rows)) for at in range(len(header))]
     if room is not None:
+        kept = _kept(header, widths, room, cut, spare)
+        header, widths = [header[at] for at in kept], [widths[at] for at in kept]
+        rows = [[row[at] for at in kept] for row in rows]
         _narrow(widths, [at for at, name in enumerate(header) if name in cut], room)
     fits = room is None or sum(widths) + 2 * (len(widths) - 1) <= room
     lines = []
@@ -137,6 +164,21 @@ def laid_out(
         text = "  ".join(cells).rstrip()
         lines.append(text if room is None or fits else shorten(text, room))
     return lines
+
+
+def _kept(
+    header: Sequence[str], widths: Sequence[int], room: int, cut: Sequence[str], spare: Sequence[str]
+) -> list[int]:  # fmt: skip
+    """The columns that are shown in so much room."""
+    least = [
+        min(size, ROOMY_COLUMNS) if name in cut else size for name, size in zip(header, widths, strict=True)
+    ]
+    kept = list(range(len(header)))
+    for name in spare:
+        if sum(least[at] for at in kept) + 2 * (len(kept) - 1) <= room:
+            break
+        kept = [at for at in kept if header[at] != name]
+    return kept
 
 
 def _narrow(widths: list[int], which: Sequence[int], room: int) -> None:
@@ -157,11 +199,13 @@ def _cell(text: str, size: int, left: bool, paint: bool) -> str:
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> None:
-    """A name and a value a line."""
-    indent = max(len(name) for name, _ in rows)
+    """A name and a value a line; of a long value, the rest stands below its beginning."""
+    indent, room = max(len(name) for name, _ in rows) + 2, columns()
     for name, value in rows:
-        shown = painted(value, value.colour) if isinstance(value, Coloured) else value
-        line(f"{name.ljust(indent)}  {shown}")
+        left = name.ljust(indent)
+        for part in wrapped(value, None if room is None else room - indent):
+            line(left + (painted(part, value.colour) if isinstance(value, Coloured) else part))
+            left = " " * indent
 
 
 # ── columns of a terminal ──────────────────────────────────────────────────────────
@@ -191,6 +235,49 @@ def shorten(text: str, room: int) -> str:
             break
         kept.append(each)
     return "".join(kept) + "…" if room > 0 else ""
+
+
+def wrapped(text: str, room: int | None, indent: int = 0) -> list[str]:
+    """*text* in lines of *room* columns, broken where two spaces are, then between words, then in a word.
+
+    All but the first line begin *indent* columns to the right.  *room* None: it is one line.
+    """
+    if room is None or width(text) <= room:
+        return [text]
+    lines, current = [], ""
+    for gap, part in _pieces(text, room - indent):
+        if width(current + gap + part) <= room:
+            current += gap + part
+            continue
+        lines += [current] if current.strip() else []
+        pad = " " * indent if lines else ""
+        *whole, current = [pad + piece for piece in folded(part, room - len(pad))]
+        lines += whole
+    return [*lines, current]
+
+
+def _pieces(text: str, room: int) -> Iterator[tuple[str, str]]:
+    """What stands before each piece, and a piece: what has two spaces around it, if it fits, else a word."""
+    for gap, part in PARTS.findall(text):
+        if width(part) <= room:
+            yield gap, part
+        else:
+            (_, first), *others = WORDS.findall(part)
+            yield gap, first
+            yield from others
+
+
+def folded(text: str, room: int) -> list[str]:
+    """*text* in pieces of *room* columns, but for the last; together they are all of it."""
+    room = max(room, TEXT_COLUMNS_MIN)
+    pieces, used = [""], 0
+    for each in text:
+        if used + (columns := _columns_of(each)) > room:
+            pieces.append("")
+            used = 0
+        pieces[-1] += each
+        used += columns
+    return pieces
 
 
 class Coloured(str):

@@ -14,10 +14,10 @@ from mq.cli.looking import look
 from mq.cli.params import QUEUE
 from mq.delivery.queue import State
 
-BODY_COLUMNS_MIN: Final = 20
 BODY_COLUMNS_MAX: Final = 1000  # where there is no terminal to fit into
 REASON_COLUMNS: Final = 40
 TRAITS_COLUMNS: Final = 40
+SPARE: Final = ["size", "kind", "origin", "attempts", "with", "age"]
 
 
 @command(short_help="Look at messages without taking them.")
@@ -98,14 +98,12 @@ def _print_table(messages: list[mq.Message[Any]]) -> None:
     for name in ("due in", "origin", "last failure", "with"):
         if not any(columns[name]):
             del columns[name]
-    width = output.columns()
-    used = sum(max(map(output.width, [name, *cells])) + 2 for name, cells in columns.items())
-    room = max(BODY_COLUMNS_MIN, width - used) if width else BODY_COLUMNS_MAX
+    room = output.columns() or BODY_COLUMNS_MAX
     columns["body"] = [output.excerpt(_text(each, room), room) for each in messages]
     left = ["origin", "kind", "last failure", "with", "body"]
     output.table(
         list(columns), list(zip(*columns.values(), strict=True)), left=left,
-        cut=["origin", "last failure", "with", "body"],
+        cut=["origin", "last failure", "with", "body"], spare=SPARE,
     )  # fmt: skip
 
 

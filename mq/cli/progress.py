@@ -93,6 +93,18 @@ class Progress:
         self.erase()
 
 
+_opening: list[Progress] = []  # of the store that is being opened
+
+
+def opening(done: int, total: int) -> None:
+    """Show how far the opening of a store is; the line goes when all is *done*."""
+    if done < total:
+        _opening[:] = _opening or [Progress("opening")]
+        _opening[0].show(done, total)
+    elif _opening:
+        _opening.pop().erase()
+
+
 def clock(seconds: float) -> str:
     """A span of time as a clock shows it."""
     minutes, rest = divmod(int(seconds), 60)

@@ -27,9 +27,8 @@ from mq.storage import checkpoint, identity, locks, paths
 from mq.storage.disk import Disk
 from mq.storage.explain import pass_on
 from mq.storage.look import Found, found_in
-from mq.storage.recovery import StaleCheckpoint
+from mq.storage.recovery import StaleCheckpoint, end_of_files
 from mq.storage.segment import Scan, Segment
-from mq.storage.walk import end_of_files
 
 
 class Publication(NamedTuple):

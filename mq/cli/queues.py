@@ -11,6 +11,8 @@ from mq.cli.params import QUEUE
 from mq.cli.stats import QueueStats
 from mq.delivery.options import DEAD_SUFFIX
 
+SPARE = ["size", "oldest", "delayed", "in flight"]
+
 
 @command(short_help="List the queues, and what is in them.")
 @click.argument("prefix", default="", type=QUEUE)
@@ -56,7 +58,7 @@ def _print_table(found: list[QueueStats]) -> None:
         header.append("state")
         for row, each in zip(rows, found, strict=True):
             row.append(output.coloured("paused", output.YELLOW) if each.paused else "")
-    output.table(header, rows, left=["queue", "state"], cut=["queue"])
+    output.table(header, rows, left=["queue", "state"], cut=["queue"], spare=SPARE)
 
 
 def is_alarming(each: QueueStats) -> bool:

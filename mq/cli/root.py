@@ -13,8 +13,9 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from mq.cli import output
+from mq.cli import output, progress
 from mq.cli.app import DEFAULT_STORE, Group, print_and_exit, reported
+from mq.engine import loading
 
 
 class Row(NamedTuple):
@@ -128,5 +129,6 @@ def cli(ctx: click.Context, store: str) -> None:
 
 def main() -> None:
     """The console script."""
+    loading.watch = progress.opening
     gc.freeze()  # what is loaded stays: it is not searched for garbage, which also the exit did
     cli(prog_name="mq")

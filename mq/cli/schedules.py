@@ -99,12 +99,13 @@ def schedules(as_json: bool, store: str) -> None:
         header = ["schedule", "queue", "times", "next", "last"]
         rows = [
             [
-                each.name, each.queue, _times(each), _instant(each.next_at),
-                _instant(each.last_at) if each.last_at else "never",
+                each.name, each.queue, _times(each), _second(each.next_at),
+                _second(each.last_at) if each.last_at else "never",
             ]
             for each in found
         ]  # fmt: skip
-        output.table(header, rows, left=header, cut=["schedule", "queue"])
+        cut = ["schedule", "queue", "times"]
+        output.table(header, rows, left=header, cut=cut, spare=["last", "times", "queue"])
     else:
         note(f"{store}: no schedules; `mq schedule` makes one")
 
@@ -137,6 +138,11 @@ def _times(each: mq.Schedule) -> str:
 
 def _instant(at: datetime) -> str:
     return output.instant((at - EPOCH) // MILLISECONDS)
+
+
+def _second(at: datetime) -> str:
+    """For a table: --json has the milliseconds."""
+    return _instant(at)[: len("2030-01-31T06:30:00")] + "Z"
 
 
 def _print_json(each: mq.Schedule) -> None:

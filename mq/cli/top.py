@@ -23,6 +23,7 @@ from mq.cli.looking import look
 from mq.cli.params import DURATION, QUEUE
 from mq.cli.queues import is_alarming
 from mq.cli.stats import QueueStats
+from mq.engine import loading
 
 BEGIN: Final = "\033[?1049h\033[?25l"  # another screen, without a cursor
 END: Final = "\033[?25h\033[?1049l"
@@ -223,6 +224,7 @@ def _screen() -> Iterator[int | None]:
     """Another screen while this lasts; a descriptor on which keys come at once, if there is one."""
     keys = sys.stdin.fileno() if output.is_terminal(sys.stdin) else None
     before = termios.tcgetattr(keys) if keys is not None else None
+    loading.watch = None  # its line would run into the screen
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         _handle({number: _stop for number, was in handlers.items() if was is not signal.SIG_IGN})

@@ -132,16 +132,18 @@ def _fields(gap: Gap, ids: tuple[int, ...], lost: Lost) -> dict[str, Any]:
 def _print_text(found: Findings) -> None:
     for gap, ids in found.gaps:
         which = f"; message {', '.join(map(str, ids))}" if ids else ""
-        output.line(gap_line(gap) + which + were_for(found.lost.queues(ids)))
+        output.say(gap_line(gap) + which + were_for(found.lost.queues(ids)), 2)
     for path in found.checkpoints:
-        output.line(f"{path}: warning: this checkpoint cannot be used; opening takes longer, nothing is lost")
+        output.say(
+            f"{path}: warning: this checkpoint cannot be used; opening takes longer, nothing is lost", 2
+        )
     walked, verdict = found.walk, found.walk.verdict
     for reason in found.results:
-        output.line(f"{paths.results(walked.path)}: {reason}")
+        output.say(f"{paths.results(walked.path)}: {reason}", 2)
     said = "in use, and whole" if walked.view.held and not found.damaged else MEANINGS.get(verdict, "")
     if found.damaged and walked.problem is None:
         said = "but the end is missing"
     if walked.view.copied:
-        output.line(A_COPY)
+        output.say(A_COPY, 2)
     counts = f"{output.count(found.records, 'record')} in {output.count(len(walked.files), 'segment')}"
-    output.line(f"{counts}, {output.size(found.bytes)}: {verdict}" + (f": {said}" if said else ""))
+    output.say(f"{counts}, {output.size(found.bytes)}: {verdict}" + (f": {said}" if said else ""), 2)

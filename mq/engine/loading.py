@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -20,11 +20,19 @@ from mq.storage.checkpoint import Place
 from mq.storage.disk import Disk
 from mq.storage.identity import Identity
 from mq.storage.recovery import StaleCheckpoint, Survey
+from mq.storage.segment import Scan, Stretch
 from mq.storage.shared import NO_LIMIT
 
 # A checkpoint is a cache.  One that does not decode says what another version knows, or what a mistake of
 # mq put there: the log says it too, or says by name what is wrong.
 NOT_USABLE: Final = (StaleCheckpoint, msgspec.MsgspecError)
+
+watch: Callable[[int, int], object] | None = None
+"""Told how many bytes of a log are read, and of how many, whenever this process loads the state of a store.
+
+At the end it is told that all are, however the reading ended.  None: nothing is told.  A program that has a
+user who waits sets it before it opens a store.
+"""
 
 
 class Loaded(NamedTuple):
@@ -93,8 +101,17 @@ class Loader:
         return Loaded(state, self._survey(synced, state, upto, None), 0)
 
     def _survey(self, synced: int, state: State, upto: int, start: recovery.Start | None) -> Survey:
-        args = self._disk, self._log_path, self._identity, synced, partial(fold.apply, state), records.NEW
-        return recovery.survey(*args, upto, start)
+        def survey(apply: recovery.Apply) -> Survey:
+            args = self._disk, self._log_path, self._identity, synced, apply, records.NEW
+            return recovery.survey(*args, upto, start)
+
+        if watch is None:
+            return survey(partial(fold.apply, state))
+        end = recovery.end_of_files(self._disk, self._log_path, upto)
+        try:
+            return survey(_Watched(state, watch, start.position if start else -1, end))
+        finally:
+            watch(end, end)
 
     def _load_chunk(self, number: int, priority: int, chunk: Chunk) -> Arrays:
         ids_at, positions_at = chunk.saved
@@ -107,6 +124,22 @@ class Loader:
         if self._loading:
             raise StaleCheckpoint
         return self._again(number, priority, chunk)
+
+
+class _Watched:
+    """The fold of what is read, which tells how far it is."""
+
+    def __init__(self, state: State, show: Callable[[int, int], object], begin: int, end: int) -> None:
+        self._state, self._show, self._begin, self._end = state, show, begin, end
+
+    def __call__(self, scan: Scan) -> None:
+        fold.apply(self._state, self._told(scan))
+
+    def _told(self, scan: Scan) -> Iterator[Stretch]:
+        for stretch in scan:
+            yield stretch
+            self._begin = stretch.lsns[0] if self._begin < 0 else self._begin
+            self._show(stretch.lsns[-1] - self._begin, self._end - self._begin)
 
 
 class Parts:

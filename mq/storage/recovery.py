@@ -131,6 +131,18 @@ def survey(
         reader.close()
 
 
+def end_of_files(disk: Disk, directory: str, upto: int) -> int:
+    """A position that no record reaches, as far as the size of the last file tells."""
+    bases = paths.segment_bases(disk.names(directory))
+    if not bases:
+        return 0
+    fd = disk.open(paths.segment(directory, bases[-1]))
+    try:
+        return min(upto, bases[-1] + disk.size(fd))
+    finally:
+        disk.close(fd)
+
+
 class _Reader:
     """The segments of one log, read-only."""
 

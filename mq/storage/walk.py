@@ -286,7 +286,7 @@ def _judge(
             _hand_on(look, refuse, paths.segment(directory, scan.segment.base), scan)
             seen[scan.segment.base] = scan.end
 
-    end = end_of_files(disk, directory, view.upto) if look else 0
+    end = recovery.end_of_files(disk, directory, view.upto) if look else 0
     survey: Survey | None = None
     problem: MqError | None = None
     if look:
@@ -311,18 +311,6 @@ def _hand_on(look: Look, refuse: Refuse, path: str, scan: Scan) -> None:
                     scan.note(event)
         for part in checked(path, scan.segment, stretch, refuse):
             look.see(scan.segment, part)
-
-
-def end_of_files(disk: Disk, directory: str, upto: int) -> int:
-    """A position that no record reaches, as far as the size of the last file tells."""
-    bases = paths.segment_bases(disk.names(directory))
-    if not bases:
-        return 0
-    fd = disk.open(paths.segment(directory, bases[-1]))
-    try:
-        return min(upto, bases[-1] + disk.size(fd))
-    finally:
-        disk.close(fd)
 
 
 def _look(disk: Disk, path: str, key: bytes, alone: bool) -> shared.View:

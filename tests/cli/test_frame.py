@@ -244,6 +244,38 @@ def test_no_table_is_wider_than_its_terminal() -> None:
     assert output.laid_out(header, rows, None)[1].strip().startswith("日本語" * 20), "whole, in a pipe"
 
 
+def test_what_can_be_spared_goes_before_names_are_cut_short() -> None:
+    header, rows = ["queue", "ready", "size", "state"], [["a-rather-long-name", "1", "1.0 KiB", "paused"]]
+    for room, kept in [(None, header), (80, header), (36, header), (35, ["queue", "ready", "state"]),
+                       (26, ["queue", "state"])]:  # fmt: skip
+        spare = ["size", "ready"]
+        lines = output.laid_out(header, rows, room, ["queue"], ["queue"], spare)
+        assert lines[0].split() == kept
+        assert room is None or max(map(output.width, lines)) <= room
+
+
+@pytest.mark.parametrize("room", [20, 30, 40, 80])
+@pytest.mark.parametrize(
+    "text",
+    ["a sentence of some words that goes on for a while", "日本語 " * 20, "/a/path" * 20, "  led by two",
+     "one part  another part  " * 5, ""],
+    ids=lambda text: text[:12],
+)  # fmt: skip
+def test_a_text_goes_on_below_and_nothing_of_it_is_lost(text: str, room: int) -> None:
+    lines = output.wrapped(text, room, 2)
+    assert max(map(output.width, lines)) <= room
+    assert "".join("".join(lines).split()) == "".join(text.split())
+    assert all(line.startswith("  ") for line in lines[1:]) or text.startswith("/a/path")
+    assert output.wrapped(text, None, 2) == [text]
+    pieces = output.folded(text, room)
+    assert "".join(pieces) == text and max(map(output.width, pieces)) <= room
+
+
+def test_a_text_is_broken_between_its_parts_first() -> None:
+    assert output.wrapped("one  two of it  three", 14, 2) == ["one  two of it", "  three"]
+    assert output.wrapped("one  two of it  three", 12, 2) == ["one", "  two of it", "  three"]
+
+
 def test_columns_stay_aligned_beside_wide_characters() -> None:
     lines = output.laid_out(["name", "n"], [["日本", "1"], ["ab", "22"]], None, ["name"])
     assert [output.width(line) for line in lines] == [8, 8, 8]

@@ -15,7 +15,7 @@ from commands import AT_ONCE
 from test_terminal import Terminal
 
 import mq
-from mq.cli import output
+from mq.cli import output, top
 from mq.engine import compacting
 from mq.storage.segment import Scan
 
@@ -80,6 +80,29 @@ def test_whatever_reads_all_of_it_says_how_far_it_is(store: Path, command: str) 
     label = {"compact": "compacting", "verify": "verifying", "backup": "copying"}
     found = bars(terminal, "reading" if "--dry-run" in command else label.get(command.split()[0], "reading"))
     assert any("%" in line for line in found), terminal.shown
+
+
+@pytest.mark.parametrize("command", ["queues", "publish mail x", "stats"])
+def test_a_store_that_takes_long_to_open_says_how_far_it_is(store: Path, command: str) -> None:
+    """There is no checkpoint, so that all of the log is read."""
+    fill(store, 3)
+    terminal = Terminal(*command.split(), columns=40, command=AT_ONCE)
+    assert terminal.end() == 0
+    found = bars(terminal, "opening")
+    assert any("%" in line for line in found) and max(map(output.width, found)) < 40
+    assert "\r\x1b[K" in terminal.shown.rpartition("opening")[2], "it has gone"
+
+
+def test_the_bar_of_an_opening_does_not_run_into_the_screen_of_top(store: Path) -> None:
+    fill(store, 3)
+    with mq.open(store) as broker:
+        terminal = Terminal("top", "--every", "0.01", command=AT_ONCE)
+        terminal.wait_for(top.CLEAR_BELOW)
+        broker.queue("mail").publish("more")  # it reads all of the log again
+        terminal.wait_for(top.CLEAR_BELOW, 4)
+        terminal.send("q")
+        assert terminal.end() == 0
+    assert "opening" not in terminal.shown.partition(top.BEGIN)[2]
 
 
 def test_names_that_are_looked_for_are_a_bar_too(store: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
 import re
 import select
+import shutil
 import signal
 import struct
 import subprocess
+import sys
 import termios
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,7 @@ class Terminal:
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )  # fmt: skip
         self.shown = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a character may come in two parts
 
     def now(self) -> list[Any]:
         """How the terminal is set."""
@@ -50,7 +54,10 @@ class Terminal:
     def wait_for(self, text: str, times: int = 1) -> None:
         while self.shown.count(text) < times:
             assert select.select([self._own], [], [], PATIENCE)[0], f"{text!r} is not in {self.shown!r}"
-            self.shown += os.read(self._own, 1 << 16).decode()
+            self._see(os.read(self._own, 1 << 16))
+
+    def _see(self, data: bytes) -> None:
+        self.shown += self._decoder.decode(data)
 
     def send(self, keys: str) -> None:
         os.write(self._own, keys.encode())
@@ -78,7 +85,7 @@ class Terminal:
     def _read(self) -> None:
         os.set_blocking(self._own, False)
         try:
-            self.shown += os.read(self._own, 1 << 16).decode()
+            self._see(os.read(self._own, 1 << 16))
         except BlockingIOError:
             os.sched_yield()
         finally:
@@ -191,21 +198,56 @@ def test_top_has_the_screen_and_gives_it_back(wide: list[str], columns: int, key
     assert "\x1b[33mplain" in frame[-1] or "\x1b[33mplain" in "".join(frame), "what is paused is yellow"
 
 
+LOOKING = [
+    "queues", "queues pl", "stats", "stats plain", "stats TOPIC", "peek plain", "peek plain --long",
+    "peek fails --state in_flight", "tail --since 0 --until-end", "dead",
+    "dead show DEAD", "topics", "topic history TOPIC", "subscriptions", "schedules", "inspect", "dump",
+    "dump --bodies", "verify", "compact --dry-run", "doctor", "-s damaged inspect",
+    "-s damaged verify", "-s damaged dump", "-s damaged doctor", "-s damaged repair --dry-run",
+    "copy --to-store there", "publish plain x --json", "queue set plain --max-length 7", "backup elsewhere",
+]  # fmt: skip
+EACH = """
+import sys
+from mq.cli import cli
+for command in sys.argv[1:]:
+    print(f"$ {command}", flush=True)
+    try:
+        cli(command.split(), prog_name="mq")
+    except SystemExit:
+        sys.stderr.flush()
+"""
+
+
 @pytest.mark.parametrize("columns", WIDTHS)
-@pytest.mark.parametrize(
-    "command", ["queues", "peek plain", "dead", "topics", "subscriptions", "tail --since 0 --until-end"]
-)
-def test_no_line_is_wider_than_the_terminal(store: Path, wide: list[str], columns: int, command: str) -> None:
+def test_no_line_is_wider_than_the_terminal(store: Path, wide: list[str], columns: int) -> None:
+    """What is said on standard error, the terminal breaks: a path in it can be copied."""
     with mq.open(store) as broker:
         broker.topic("a.rather.long.topic" * 5, retain_count=1).publish("日本語" * 50)
         broker.queue(wide[0]).subscribe("a.rather.long.topic" * 5, match={"source": "shop" * 20})
         broker.queue("fails", dead_letter=wide[2]).publish("x")
         broker.queue("fails").receive(timeout=0).reject("日" * 50)  # type: ignore[union-attr]
         broker.queue("plain").publish("x" * 500, headers={"h" * 50: "日" * 50}, group="g" * 200)
-    terminal = Terminal(*command.split(), columns=columns)
+        broker.queue("plain").publish("日本語\t" * 500, delay=3600, dedup_id="d" * 200)
+        broker.queue("fails").publish("in flight")
+        broker.queue("fails").receive(timeout=0)
+        broker.schedule("s" * 100, wide[0], "x", cron="30 6 * * *", tz="America/Argentina/Buenos_Aires")
+    damage(store, store.with_name("damaged"))
+    words = [each.replace("TOPIC", "a.rather.long.topic" * 5).replace("DEAD", wide[2]) for each in LOOKING]
+    terminal = Terminal(*words, columns=columns, command=[sys.executable, "-c", EACH])
     assert terminal.end() == 0
-    lines = [line for line in terminal.lines() if line]
-    assert len(lines) >= 2 and max(map(output.width, lines)) <= columns
+    for shown in terminal.shown.replace("\r\n", "\n").split("\n$ "):
+        command, *lines = [ESCAPES.sub("", line) for line in re.split(r"[\r\n]+", shown) if line]
+        lines = [line for line in lines if not line.startswith("mq: ")]
+        assert lines and max(map(output.width, lines)) <= columns, command
+
+
+def damage(store: Path, copy: Path) -> None:
+    """A copy with a byte changed in it that was on the disk."""
+    shutil.copytree(store, copy)
+    (segment,) = (copy / "log").glob("*.seg")
+    segment.write_bytes(segment.read_bytes().replace(b"plain 1", b"plane 1", 1))
+    for path in (copy / "checkpoint").iterdir():
+        path.unlink()
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
