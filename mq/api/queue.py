@@ -542,7 +542,7 @@ class Queue(Generic[T]):
     def resume(self) -> None:
         """Deliver again, after `pause`.
 
-        Raises StoreFailed, Closed.
+        Raises UsageError (it holds what `mq move` has under way to another store), StoreFailed, Closed.
         """
         commands.resume(self._store, self._channel)
 
@@ -558,13 +558,13 @@ class Queue(Generic[T]):
         program that is started later and names the old one makes a new queue.
 
         Raises UsageError (there is no such queue, the name is taken or none, dead letters would go in a
-        circle), DiskFull, StoreFailed, Closed.
+        circle, `mq move` has messages of it under way to another store), DiskFull, StoreFailed, Closed.
         """
         commands.rename(self._store, self._channel, check_name(name))
 
     def delete(self) -> None:
         """Delete the queue, with all it holds.  Publishing to it makes it anew, with no options.
 
-        Raises StoreFailed, Closed.
+        Raises UsageError (`mq move` has messages of it under way to another store), StoreFailed, Closed.
         """
         commands.delete(self._store, self._channel)

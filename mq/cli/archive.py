@@ -1,6 +1,6 @@
 """The lines of an export: JSON objects, whose `kind` says what stands there; written, and read again.
 
-    export      first: which version, of which store, when, which queues
+    export      first: which version, of which store, when, which queues and topics, and an id of its own
     queue       options, meta, subscriptions; the messages of it follow
     topic       what it retains; the messages follow
     message     as `mq peek --json` prints it, and dedup id and first delivery
@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import binascii
 from datetime import datetime
+from secrets import token_hex
 from typing import Any, Final
 
 import msgspec
@@ -52,6 +53,8 @@ class Export(Line):
     store_id: str
     at: str
     queues: list[str]
+    id: str = "-"  # of this export: what `mq import --resume` goes on with
+    topics: list[str] = []
 
 
 class Queue(Line):
@@ -163,8 +166,10 @@ def _ms(name: str, text: str | None) -> int:
 # ── written ────────────────────────────────────────────────────────────────────────
 
 
-def export(broker: mq.Broker, now_ms: int, queues: list[str]) -> Export:
-    return Export(VERSION, mq.__version__, broker.store_id, output.instant(now_ms), queues)
+def export(broker: mq.Broker, now_ms: int, queues: list[str], topics: list[str]) -> Export:
+    return Export(
+        VERSION, mq.__version__, broker.store_id, output.instant(now_ms), queues, token_hex(8), topics
+    )
 
 
 def queue(name: str, options: mq.QueueOptions, found: Definition) -> Queue:

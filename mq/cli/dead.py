@@ -274,10 +274,16 @@ def replay(
             existing.queue(broker, to)
         chosen, others = _waiting(source, wanted)
         going = sorted(each.id for each in chosen + (others if to is not None else []))
+        aliens = frozenset(each.id for each in others)
+
+        def is_meant(each: Letter) -> bool:  # still: it may have died again meanwhile, of another cause
+            return wanted.is_meant(each) or (each.id in aliens and wanted.has_reason(each))
+
         moved = 0
         with Progress("replaying", len(going), "message") as progress:
             for start in range(0, len(going), BATCH_LETTERS):
-                moved += source.replay(going[start : start + BATCH_LETTERS], to=to)
+                some = going[start : start + BATCH_LETTERS]
+                moved += commands.replay(source._store, source._channel, some, to, is_meant)
                 progress.show(moved, len(going))
     where = f" to {to}" if to is not None else ""
     output.result(

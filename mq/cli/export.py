@@ -68,7 +68,7 @@ class Exporter:
         self.error: mq.CorruptStore | None = None  # of the first message that is damaged
 
     def run(self, names: list[str], topics: list[str], *, everything: bool) -> None:
-        output.json_line(archive.export(self._broker, int(time.time() * 1000), names))
+        output.json_line(archive.export(self._broker, int(time.time() * 1000), names, topics))
         for name in names:
             if found := outgoing.definition(self._store, name):
                 output.json_line(archive.queue(name, self._broker.queue(name).options(), found))
@@ -128,8 +128,8 @@ def import_(file: str | None, resume: bool, again: bool, as_json: bool, store: s
         broker = stack.enter_context(open_or_make(store, late=True))  # synced once, at the end
         size = size_of(source) or 0
         with Progress("importing", size, "" if size else "message") as progress:
-            importer = Importer(broker, head.store_id, resume=resume, again=again)
-            importer.check(head.queues)
+            importer = Importer(broker, head, resume=resume, again=again)
+            importer.check()
             importer.run(lines, progress)
         broker.flush()
         importer.say(as_json)
@@ -164,6 +164,8 @@ def _head(line: bytes | None) -> archive.Export:
         raise Failure(
             "line 1 is not the first line of an export; `mq publish QUEUE --json` takes messages alone", USAGE
         )
+    if not (head.id == "-" or (head.id.isascii() and head.id.isalnum())):
+        raise Failure("line 1: the export's id is letters and digits, as `mq export` writes it", USAGE)
     if head.version > archive.VERSION:
         raise Failure(f"a newer mq, {output.excerpt(head.mq, 20)}, wrote this export: upgrade mq")
     return head
@@ -172,8 +174,8 @@ def _head(line: bytes | None) -> archive.Export:
 class Importer:
     """Stores what is on the lines of one export."""
 
-    def __init__(self, broker: mq.Broker, source_id: str, *, resume: bool, again: bool) -> None:
-        self._broker, self._store, self._source_id = broker, broker._store, source_id
+    def __init__(self, broker: mq.Broker, head: archive.Export, *, resume: bool, again: bool) -> None:
+        self._broker, self._store, self._head = broker, broker._store, head
         self._resume, self._again = resume, again
         self._landings: dict[str, Landing] = {}
         self._key = ""  # of the queue that messages come to now
@@ -182,10 +184,11 @@ class Importer:
         self._number = 1  # of the line that was read last
         self._end: archive.End | None = None
 
-    def check(self, queues: list[str]) -> None:
-        """Before anything is stored: an earlier import is not repeated by mistake."""
-        for name in queues:
-            self._landing(name)
+    def check(self) -> None:
+        """Before anything is stored: an earlier import is not repeated by mistake, or gone on with by another
+        export."""
+        for key in (*self._head.queues, *map(topic_key, self._head.topics)):
+            self._landing(key)
 
     def run(self, lines: Iterator[bytes], progress: Progress) -> None:
         try:
@@ -261,17 +264,33 @@ class Importer:
         if key not in self._landings:
             if key[:1] != TOPIC_KEY:
                 check_name(key)
-            landing = self._landings[key] = Landing(self._store, key, self._source_id, key)
-            if landing.before.id >= 0 and not (self._resume or self._again):
-                raise Failure(
-                    f"{key.removeprefix(TOPIC_KEY)}: an earlier import from the same store has brought"
-                    f" {output.count(landing.before.messages, 'message')}, up to id {landing.before.id}:"
-                    " nothing was stored; --resume goes on behind them, --again stores all once more",
-                    USAGE,
-                )
+            landing = Landing(self._store, key, self._head.store_id, key, self._head.id)
+            if landing.before.id >= 0 and not self._again:
+                self._refuse_to_repeat(key, landing)
             if self._again:
                 landing.begin_again()
+            self._landings[key] = landing
         return self._landings[key]
+
+    def _refuse_to_repeat(self, key: str, landing: Landing) -> None:
+        brought = (
+            f"has brought {output.count(landing.before.messages, 'message')}, up to id {landing.before.id}:"
+            " nothing was stored"
+        )
+        name = key.removeprefix(TOPIC_KEY)
+        if landing.is_of_another:
+            raise Failure(
+                f"{name}: another export of the same store, or a copy of it, {brought}; this one may"
+                " have more before that id, so it cannot go on there: --again stores all of it; `mq copy`"
+                " brings what is new",
+                USAGE,
+            )
+        if not self._resume:
+            raise Failure(
+                f"{name}: an earlier import of this export {brought}; --resume goes on behind them, --again"
+                " stores all once more",
+                USAGE,
+            )
 
     def _land(self) -> None:
         if self._key:

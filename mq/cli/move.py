@@ -11,12 +11,24 @@ import click
 
 import mq
 from mq.cli import existing, output
-from mq.cli.app import CORRUPT, ERROR, command, json_option, note, require_store, store_option
+from mq.cli.app import (
+    CORRUPT,
+    ERROR,
+    Failure,
+    command,
+    confirm,
+    json_option,
+    note,
+    require_store,
+    store_option,
+    yes_option,
+)
 from mq.cli.looking import look, open_late, open_or_make
 from mq.cli.params import QUEUE
 from mq.cli.progress import Progress
-from mq.engine import carrying, outgoing
-from mq.engine.carrying import Copied
+from mq.delivery.under_way import MOVING_SUFFIX, UnderWay
+from mq.engine import carrying, outgoing, passage
+from mq.engine.carrying import SLICE_MESSAGES, Copied
 from mq.engine.names import check_name, is_elsewhere
 from mq.engine.outgoing import topic_key
 from mq.storage import paths
@@ -66,10 +78,15 @@ def _way(queue: str, to: str | None, store: str, to_store: str | None) -> Way:
 def _target(way: Way) -> Iterator[mq.Broker]:
     """Synced where it has to be, and at the end."""
     with open_or_make(way.to_store, late=True) as broker:
-        if way.is_here:
-            existing.queue(broker, way.to)
+        _tell_of_new(broker, way)
         yield broker
         broker.flush()
+
+
+def _tell_of_new(broker: mq.Broker, way: Way) -> None:
+    """In one store, a queue that is made is told of: it may be a mistake."""
+    if way.is_here and not existing.is_there(broker, way.to):
+        note(f"made the queue {way.to}, with the options of {way.queue}")
 
 
 @contextmanager
@@ -88,12 +105,12 @@ def _under_way(broker: mq.Broker, queue: str) -> Iterator[None]:
         yield
     except mq.MqError:
         with suppress(mq.MqError):
-            found = outgoing.definition(broker._store, queue + carrying.MOVING_SUFFIX)
+            found = outgoing.moving(broker._store, queue)
             if found and found.messages:
                 held = output.count(found.messages, "message")
                 note(
-                    f"under way, in {queue}{carrying.MOVING_SUFFIX}: {held}; the others are where they were:"
-                    " run the same command again to go on"
+                    f"under way, in {queue}{MOVING_SUFFIX}: {held}; the others are where they were: run the"
+                    " same command again to go on, or with --back to put them back"
                 )
         raise
 
@@ -106,35 +123,47 @@ def _under_way(broker: mq.Broker, queue: str) -> Iterator[None]:
 @click.argument("to", required=False, type=QUEUE)
 @to_store_option
 @click.option("-n", "limit", type=click.IntRange(min=1), metavar="N", help="At most N, the oldest.  [all]")
+@click.option("--back", is_flag=True, help="Put back what a move that was cut off has left under way.")
+@yes_option
 @json_option
 @store_option
 def move(
-    queue: str, to: str | None, to_store: str | None, limit: int | None, as_json: bool, store: str
+    queue: str, to: str | None, to_store: str | None, limit: int | None, back: bool, yes: bool, as_json: bool,
+    store: str,
 ) -> None:  # fmt: skip
     """Move what waits in QUEUE, or is delayed, to the queue TO as it is, the oldest first.
 
-    Attempts, failures, delay, time to live, origin: all goes along; what is in flight stays.  In one
-    store each part moves in one step, and ids stay.  To another store, under the name TO or the same,
-    a message is on the disk there before it goes here.  Cut off at any point and run again, the
-    command goes on: no message is lost, doubled, or to be had in both stores.  What was under way
-    waits in QUEUE.moving meanwhile.  A pipe from `mq receive` to `mq publish` promises none of this.
+    TO is made if it is missing, with the options of QUEUE.  Attempts, failures, delay, time to live,
+    origin: all goes along; what is in flight stays.  In one store each part moves in one step, and
+    ids stay.  To another store, under the name TO or the same, a message is on the disk there before
+    it goes here.  Cut off at any point and run again, the command goes on: no message is lost,
+    doubled, or to be had in both stores.  What TO has no room for stays where it is.
+
+    What a move that was cut off has left under way is in QUEUE.moving, and nothing is received from
+    there.  --back with the same --to-store puts it back.  Without --to-store, for a store that is
+    gone for good, it asks first: some of it may be there as well.
 
     \b
     mq move mail.dead mail.archive
     mq move mail --to-store /srv/other
     mq move mail letters --to-store /srv/other -n 1000
+    mq move mail --to-store /srv/other --back
     """
+    if back:
+        if to is not None or limit is not None:
+            raise click.UsageError("--back takes no TO and no -n: all that is under way goes back")
+        _back(queue, to_store, yes, as_json, store)
+        return
     way = _way(queue, to, store, to_store)
     with _resumable(), open_late(store) as broker:
-        stats = existing.queue(broker, queue).stats()
-        total = stats.ready + stats.delayed
+        total = _total(broker, queue)
         with Progress("moving", total if limit is None else min(limit, total), "message") as progress:
             if way.is_here:
-                existing.queue(broker, way.to)
-                moved = carrying.move_here(broker._store, queue, way.to, limit, progress.add)
+                _tell_of_new(broker, way)
+                moved = passage.move_here(broker._store, queue, way.to, limit, progress.add)
             else:
                 with _target(way) as target, _under_way(broker, queue):
-                    moved = carrying.move(broker._store, target._store, queue, way.to, limit, progress.add)
+                    moved = passage.move(broker._store, target._store, queue, way.to, limit, progress.add)
         broker.flush()
         stay = broker.queue(queue).stats().in_flight
     where = way.to if way.is_here else f"{way.to} in {output.plain(way.to_store)}"
@@ -144,6 +173,54 @@ def move(
     )  # fmt: skip
     if stay:
         note(f"still in {queue}, since in flight: {output.count(stay, 'message')}")
+
+
+def _total(broker: mq.Broker, queue: str) -> int:
+    """How many messages are to be moved; an error if there is no such queue."""
+    found = outgoing.moving(broker._store, queue)
+    if found is None or found.queue != queue:
+        stats = existing.queue(broker, queue).stats()
+        return stats.ready + stats.delayed
+    stats = broker.queue(queue).stats()  # the queue may be gone, as a temporary one that is empty
+    if pid := passage.mover(broker._store, found):
+        note(f"process {pid} moves {queue}, too: both go on, and bring each message once")
+    elif found.messages:
+        note(f"an earlier move has left {output.count(found.messages, 'message')} under way, which go first")
+    return stats.ready + stats.delayed + found.messages
+
+
+def _back(queue: str, to_store: str | None, yes: bool, as_json: bool, store: str) -> None:
+    require_store(store)
+    with _resumable(), open_late(store) as broker:
+        found = outgoing.moving(broker._store, queue)
+        if found is None:
+            existing.queue(broker, queue)
+            moved = 0
+        elif to_store is None:
+            moved = _back_alone(broker, found, yes)
+        else:
+            require_store(target_path := _tidy(to_store))
+            with open_late(target_path) as target:
+                moved = passage.back(broker._store, target._store, queue)
+                target.flush()
+        broker.flush()
+    queue = found.queue if found else queue
+    output.result(
+        f"{output.count(moved, 'message')} put back to {queue}", {"queue": queue, "back": moved}, as_json
+    )  # fmt: skip
+
+
+def _back_alone(broker: mq.Broker, found: UnderWay, yes: bool) -> int:
+    """The other store is not asked which ones it has."""
+    if passage.mover(broker._store, found):
+        raise Failure(passage.described(broker._store, found))
+    held, some = output.count(found.messages, "message"), min(found.messages, SLICE_MESSAGES)
+    confirm(
+        f"put {held} back to {found.queue} without asking {found.path or found.goal.store_id}, which may have"
+        f" {some:,} of them as well",
+        yes,
+    )
+    return passage.put_back(broker._store, found.queue, found.goal.run)
 
 
 # ── copy ───────────────────────────────────────────────────────────────────────────
@@ -163,12 +240,14 @@ def copy(
 ) -> None:  # fmt: skip
     """Copy the messages of QUEUE, as they are at one moment, to the queue TO or to another store.
 
+    TO is made if it is missing, with the options of QUEUE; in another store with its subscriptions, too.
     Without QUEUE, the whole store: all queues with their options and messages, topics with what they
     retain, dedup ids, schedules.  Copies get ids of their own, and all else is as it was; what is in
     flight is ready.  What is there keeps its options.
 
     Run again it goes on, or copies only what is new.  At the end the messages are counted: exit code 1
-    if some were missed, since the store was in use.  `mq clone` copies a store that is in use.
+    if some were missed, or may have been, since the store was in use: a message that comes to a queue
+    late, as a dead letter does, has an old id.  `mq clone` copies a store that is in use.
 
     \b
     mq copy mail mail.try
@@ -185,6 +264,13 @@ def copy(
         note(
             f"not copied: {output.count(missing, 'message')}, since the store was used meanwhile; `mq clone`"
             " it, and copy the clone"
+        )
+        ctx.exit(ERROR)
+    if unsure := sum(each.unsure for _, each in found):
+        note(
+            f"perhaps not copied: {output.count(unsure, 'message')} at most; messages came to a queue since"
+            " the last copy, and some with old ids may have come then, as dead letters do; `mq clone` the"
+            " store, or --again copies all once more"
         )
         ctx.exit(ERROR)
     if damaged := sum(each.damaged for _, each in found):

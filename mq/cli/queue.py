@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 import click
@@ -23,6 +25,8 @@ from mq.cli.looking import look, open_or_make
 from mq.cli.options import shown_options
 from mq.cli.params import DURATION, NONE, PAIR, QUEUE, SIZE_TYPE, Optional
 from mq.cli.stats import Options
+from mq.engine import commands
+from mq.engine.commands import Agreed, NotAgreed
 from mq.engine.names import check_name
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -243,9 +247,12 @@ def purge(name: str, in_flight: bool, yes: bool, as_json: bool, store: str) -> N
     mq queue purge mail --in-flight --yes
     """
     require_store(store)
+
+    def do(found: mq.Queue[Any], agreed: Agreed | None) -> int:
+        return commands.purge(found._store, found._channel, in_flight=in_flight, agreed=agreed)
+
     seen, gone = _destroy(
-        store, name, "drop {} of {}", yes, lambda found: found.purge(in_flight=in_flight),
-        in_flight=in_flight, even_empty=False,
+        store, name, "drop {} of {}", yes, do, in_flight=in_flight, even_empty=False
     )  # fmt: skip
     gone = gone or 0
     output.result(
@@ -269,7 +276,11 @@ def delete(name: str, yes: bool, as_json: bool, store: str) -> None:
     mq queue delete mail
     """
     require_store(store)
-    seen, _ = _destroy(store, name, "delete {1}, with {0}", yes, mq.Queue.delete)
+
+    def do(found: mq.Queue[Any], agreed: Agreed | None) -> None:
+        commands.delete(found._store, found._channel, agreed)
+
+    seen, _ = _destroy(store, name, "delete {1}, with {0}", yes, do)
     output.result(f"{name} deleted", {"queue": name, "deleted": True, "messages": seen.messages}, as_json)
 
 
@@ -289,19 +300,24 @@ def _see(found: mq.Queue[Any], in_flight: bool) -> _Seen:
 
 
 def _destroy(
-    store: str, name: str, question: str, yes: bool, do: Callable[[mq.Queue[Any]], T], *,
+    store: str, name: str, question: str, yes: bool, do: Callable[[mq.Queue[Any], Agreed | None], T], *,
     in_flight: bool = True, even_empty: bool = True,
 ) -> tuple[_Seen, T | None]:  # fmt: skip
-    """*do*, if the user agrees: to what the question names, and to nothing that came while it waited."""
+    """*do*, if the user agrees: to what the question names, and to nothing that came while it waited.
+
+    That is asked in the turn in which it is done.
+    """
     while True:
         with look(store) as broker:
             seen = _see(existing.queue(broker, name), in_flight)
         if not (seen.messages or even_empty or yes):
             return seen, None
         confirm(question.format(output.count(seen.messages, "message"), name), yes)
-        with mq.open(store) as broker:
-            found = existing.queue(broker, name)
-            now = _see(found, in_flight)
-            if yes or (now.declared_at == seen.declared_at and now.messages <= seen.messages):
-                return seen, do(found)
+        with mq.open(store) as broker, suppress(NotAgreed):
+            return seen, do(existing.queue(broker, name), None if yes else partial(_agrees, seen, in_flight))
         note(f"nothing was done: meanwhile {name} is another queue, or holds more")
+
+
+def _agrees(seen: _Seen, in_flight: bool, declared_at: int, ready: int, flying: int, delayed: int) -> bool:
+    messages = ready + delayed + (flying if in_flight else 0)
+    return declared_at == seen.declared_at and messages <= seen.messages

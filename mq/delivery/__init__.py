@@ -47,6 +47,8 @@ intake.py      what a publish becomes
 settle.py      what becomes of a delivery
 dead.py        the dead letters, and back
 purge.py       dropping all that a queue holds
+transfer.py    moving it as it is, and taking in what another store had
+under_way.py   what is on its way to another store: not to be touched
 due.py         what falls due
 idle.py        which queues go when no process receives from them
 """

@@ -16,11 +16,14 @@ from mq.errors import QueueFull, UsageError
 
 from . import records
 from .intake import Room
+from .now import Now
 from .options import DEAD_SUFFIX, Declaration, replaced
 from .plan import Plan
+from .purge import IsMeant
 from .queue import QueueState
 from .records import Move
 from .state import State, declaration_of
+from .under_way import refuse_moving
 
 NAME_BYTES_MAX: Final = 255
 DEAD_LETTER_OPTIONS: Final = {
@@ -79,8 +82,9 @@ class Replay:
     are there when it begins go, if they can.
     """
 
-    def __init__(self, ids: list[int] | None, to: str | None) -> None:
-        self._ids, self._to = ids, to
+    def __init__(self, ids: list[int] | None, to: str | None, is_meant: IsMeant | None = None) -> None:
+        """*is_meant*: only those of which it says so, in the turn in which they go."""
+        self._ids, self._to, self._is_meant = ids, to, is_meant
         self._begun = False
         self._rest: Iterator[int] = iter(())
         self._slice: list[int] = []  # the last one
@@ -107,7 +111,7 @@ class Replay:
         for id in self._rest:
             self._left -= 1
             self._slice.append(id)
-            if queue.waits(id, plan.now) and (name := self._way_of(queue, id)):
+            if self._goes(queue, id, plan.now) and (name := self._way_of(queue, id)):
                 arriving.setdefault(name, []).append(self._move(plan, queue, id, name))
             if is_late():
                 break
@@ -124,10 +128,14 @@ class Replay:
         self._moved, self._moved_last = self._moved - self._moved_last, 0
 
     def _check(self, plan: Plan, queue: QueueState) -> None:
+        refuse_moving(plan.state, queue.name)
         if self._to is not None and not plan.state.named(self._to):
             raise UsageError(f"there is no queue {self._to!r} to replay to: declare it first")
         if self._to == queue.name:
             raise UsageError(f"the messages are in {self._to!r} already")
+
+    def _goes(self, queue: QueueState, id: int, now: Now) -> bool:
+        return queue.waits(id, now) and (self._is_meant is None or self._is_meant(queue, id, now))
 
     def _way_of(self, queue: QueueState, id: int) -> str | None:
         """The name of the queue that the message goes to; None if it stays."""

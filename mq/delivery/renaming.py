@@ -15,6 +15,7 @@ from .dead import NAME_BYTES_MAX
 from .options import DEAD_SUFFIX, Declaration, replaced
 from .plan import Plan
 from .state import State, declaration_of
+from .under_way import refuse_under_way
 
 
 def rename(plan: Plan, name: str, new: str) -> None:
@@ -28,6 +29,7 @@ def rename(plan: Plan, name: str, new: str) -> None:
     _check_free(state, names)
     _check_circle(state, names, new)
     for was, now in names.items():
+        refuse_under_way(state, was)
         queue = state.named(was)
         assert queue
         declaration = replaced(declaration_of(queue), {"name": now, "was": was})

@@ -27,6 +27,7 @@ from .plan import Plan
 from .queue import QueueState
 from .records import Draft, Move
 from .traits import Traits, changes_in
+from .under_way import Goal
 
 PART_IDS: Final = 256  # looked up at once
 FOREIGN_RECEIPT: Final = 1  # of a delivery in another store; no record stands there
@@ -74,11 +75,13 @@ def following(queue: QueueState, after: int, behind: int, others: Sequence[int])
 class Transfer:
     """Moving what waits in a queue, or is delayed, to the queue *to* of the same store, a slice at a time.
 
-    The oldest first; what came before *behind*, a position in the log.
+    The oldest first; what came before *behind*, a position in the log.  *run*: one of the two queues is
+    that of this move to another store, or nothing moves.  *past_limits*: also if *to* has no room.
     """
 
-    def __init__(self, to: str, behind: int) -> None:
-        self._to, self._behind = to, behind
+    def __init__(self, to: str, behind: int, *, run: str = "", past_limits: bool = False) -> None:
+        self._to, self._behind, self._run, self._past_limits = to, behind, run, past_limits
+        self.is_over = False  # neither queue is of the run: another process has brought that to its end
         self._others: list[int] | None = None
         self._in_order = False
         self._after = self._before = -1  # the last id that was looked at: now, and before the last slice
@@ -105,8 +108,14 @@ class Transfer:
             return 0
         self._before, self._moved_before = self._after, self._moved
         target, sizes = plan.state.named(self._to), list[int]()
+        if self._run and self._run not in (run_of(queue), run_of(target)):
+            self.is_over = self._all = True
+            return 0
         if target is None:
-            raise UsageError(f"there is no queue {self._to!r}: make it, or run the same command again")
+            raise UsageError(
+                f"there is no queue {self._to!r} any more: it was deleted or renamed meanwhile; what was not"
+                f" moved is in {queue.name!r}: run the same command again"
+            )
         ids = following(queue, self._after, self._behind, self._others)
         self._all = not ids
         for id in ids:
@@ -116,7 +125,8 @@ class Transfer:
                 self._moved += 1
             if is_late() or self._moved == self._goal:
                 break
-        check_room(plan, target.number, sizes)
+        if not self._past_limits:
+            check_room(plan, target.number, sizes)
         return len(sizes)
 
     def again(self) -> None:
@@ -134,18 +144,46 @@ def _move(plan: Plan, queue: QueueState, id: int, to: int) -> int:
     return size
 
 
+def run_of(queue: QueueState | None) -> str:
+    """Of which move to another store the queue is; "": of none."""
+    goal = Goal.of(queue.options) if queue else None
+    return goal.run if goal else ""
+
+
+def room_for(queue: QueueState | None, sizes: Iterable[int]) -> int:
+    """For how many messages the queue has room, the first ones of these *sizes*: none is dropped for them."""
+    count = total = 0
+    room = Room(queue.options, queue.total(), queue.bytes) if queue and queue.bounded else None
+    for size in sizes:
+        total += size
+        if room and not room.has(count + 1, total):
+            break
+        count += 1
+    return count
+
+
 def check_room(plan: Plan, number: int, sizes: Sequence[int]) -> None:
     """QueueFull if the queue has no room for messages of these *sizes*: none is dropped for them."""
     queue = plan.state.queue(number)
-    if (
-        queue
-        and queue.bounded
-        and not Room(queue.options, queue.total(), queue.bytes).has(len(sizes), sum(sizes))
-    ):
+    if queue and room_for(queue, sizes) < len(sizes):
+        what = "the next message" if len(sizes) == 1 else f"the next {len(sizes):,} messages"
         raise QueueFull(
-            f"queue {queue.name!r} has no room for {len(sizes):,} messages more: those that were moved or"
+            f"queue {queue.name!r} has no room for {what}, {sum(sizes):,} bytes: those that were moved or"
             " copied before are there; raise its limits, or receive and ack some, and go on"
         )
+
+
+def _said(parcel: Parcel, skew: int) -> Attributes:
+    said = replace(parcel.said, due=0, expires=parcel.expires)
+    if said.dedup_id is not None:
+        said = replace(said, dedup_until=max(0, said.dedup_until - skew))
+    return said
+
+
+def length(parcel: Parcel) -> int:
+    """What a queue counts for it: its body, and its attributes if there are any."""
+    said = _said(parcel, 0)
+    return len(parcel.body) + (len(trailer(said)) if said != NO_ATTRIBUTES else 0)
 
 
 def draft(number: int, parcel: Parcel, skew: int, *, kept: bool = False) -> Draft:
@@ -153,9 +191,7 @@ def draft(number: int, parcel: Parcel, skew: int, *, kept: bool = False) -> Draf
 
     *skew*: by how much the wall clock is ahead of store time.  *kept*: a topic retains it.
     """
-    said = replace(parcel.said, due=0, expires=parcel.expires)
-    if said.dedup_id is not None:
-        said = replace(said, dedup_until=max(0, said.dedup_until - skew))
+    said = _said(parcel, skew)
     flags, published = parcel.flags & records.BODY_BITS, parcel.body
     if said != NO_ATTRIBUTES:
         flags, published = flags | records.ATTRIBUTED, published + trailer(said)

@@ -22,8 +22,9 @@ from mq.delivery import dead, meta, records, renaming, settle
 from mq.delivery.intake import NewMessage, admit
 from mq.delivery.now import Now
 from mq.delivery.plan import Plan
-from mq.delivery.purge import Purge
+from mq.delivery.purge import IsMeant, Purge
 from mq.delivery.queue import QueueState
+from mq.delivery.under_way import refuse_moving, refuse_under_way
 from mq.engine import looking
 from mq.engine.channel import Channel, Channels
 from mq.engine.log import Conflict
@@ -33,8 +34,9 @@ from mq.engine.settling import Claim, Do, mark_settled, plan_all
 from mq.engine.slices import give_way
 from mq.engine.store import Store
 from mq.engine.waiting import Sleeper
-from mq.errors import DiskFull, QueueFull, StaleReceipt, UsageError
+from mq.errors import DiskFull, MqError, QueueFull, StaleReceipt, UsageError
 
+Agreed = Callable[[int, int, int, int], bool]  # where it is declared; how many are ready, in flight, delayed
 Decide = Callable[[Plan, QueueState, Callable[[], bool]], int]  # the last: whether the slice's time is over
 
 
@@ -171,10 +173,28 @@ def reschedule(store: Store, channel: Channel, id: int, delay_ms: int, due: int)
     return change(store, channel, decide) > 0
 
 
-def purge(store: Store, channel: Channel, *, in_flight: bool) -> int:
-    """Drop all that waits or is delayed, or is *in_flight*; how many.  Does not wait for the disk."""
+class NotAgreed(MqError):
+    """Nothing was done: the queue is not what was agreed to."""
+
+
+def purge(store: Store, channel: Channel, *, in_flight: bool, agreed: Agreed | None = None) -> int:
+    """Drop all that waits or is delayed, or is *in_flight*; how many.  Does not wait for the disk.
+
+    NotAgreed if *agreed* says no: it is asked in the turn in which the first ones go.
+    """
     purge = Purge(in_flight=in_flight)
-    return change(store, channel, purge.plan, lambda: purge.more, purge.again, waits=False)
+
+    def decide(plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> int:
+        if not purge.more:
+            _require_agreed(queue, plan.now, agreed)
+        return purge.plan(plan, queue, is_late)
+
+    return change(store, channel, decide, lambda: purge.more, purge.again, waits=False)
+
+
+def _require_agreed(queue: QueueState, now: Now, agreed: Agreed | None) -> None:
+    if agreed and not agreed(queue.declared_at, *queue.counts(now)):
+        raise NotAgreed(f"queue {queue.name!r} is not what it was: nothing was done")
 
 
 def drop(store: Store, channel: Channel, ids: Sequence[int], is_meant: Callable[[Letter], bool]) -> int:
@@ -183,18 +203,27 @@ def drop(store: Store, channel: Channel, ids: Sequence[int], is_meant: Callable[
     It is asked in the turn in which the message goes: nothing happens to it in between.  Does not wait
     for the disk.
     """
-
-    def is_meant_still(queue: QueueState, id: int, now: Now) -> bool:
-        return is_meant(looking.letter(queue, id, now, looking.skew_ms(store)))
-
-    purge = Purge(ids=ids, is_meant=is_meant_still)
+    purge = Purge(ids=ids, is_meant=_judged_in_turn(store, is_meant))
     return change(store, channel, purge.plan, lambda: purge.more, purge.again, waits=False)
 
 
-def replay(store: Store, channel: Channel, ids: list[int] | None, to: str | None) -> int:
-    """Move dead letters to where they died, or to the queue *to*; how many."""
-    replay = dead.Replay(ids, to)
+def replay(
+    store: Store, channel: Channel, ids: list[int] | None, to: str | None,
+    is_meant: Callable[[Letter], bool] | None = None,
+) -> int:  # fmt: skip
+    """Move dead letters to where they died, or to the queue *to*; how many.
+
+    *is_meant*: only those of which it says so, as in `drop`.
+    """
+    replay = dead.Replay(ids, to, is_meant and _judged_in_turn(store, is_meant))
     return change(store, channel, replay.plan, lambda: replay.more, replay.again)
+
+
+def _judged_in_turn(store: Store, is_meant: Callable[[Letter], bool]) -> IsMeant:
+    def judge(queue: QueueState, id: int, now: Now) -> bool:
+        return is_meant(looking.letter(queue, id, now, looking.skew_ms(store)))
+
+    return judge
 
 
 # ── the queue ──────────────────────────────────────────────────────────────────────
@@ -216,6 +245,8 @@ def _is_declared(store: Store, channel: Channel, changes: dict[str, Any]) -> boo
 def _declare(store: Store, channel: Channel, changes: dict[str, Any]) -> int:
     """Where the log ends then."""
     replica, committer = store.replica, store.committer
+    if changes.get("paused") is False:
+        refuse_moving(replica.state, channel.name)
     dead.check_dead_letters(replica.state, channel.name, changes)
     plan = plan_without_what_goes(store, channel.state)
     plan.declare(channel.name, changes)
@@ -283,14 +314,20 @@ def pause(store: Store, channel: Channel) -> None:
 
 
 def resume(store: Store, channel: Channel) -> None:
+    """Deliver again.  UsageError if it is the queue of a move to another store."""
     if looking.stats(store, channel).paused:
         declare(store, channel, {"paused": False})
 
 
-def delete(store: Store, channel: Channel) -> None:
-    """The queue goes, with all it holds."""
+def delete(store: Store, channel: Channel, agreed: Agreed | None = None) -> None:
+    """The queue goes, with all it holds.
+
+    UsageError if a move to another store has messages of it under way.  *agreed*: as in `purge`.
+    """
 
     def decide(plan: Plan, queue: QueueState, _: object) -> int:
+        refuse_under_way(plan.state, queue.name)
+        _require_agreed(queue, plan.now, agreed)
         plan.add(*records.delete(queue.number))
         return 1
 

@@ -16,8 +16,10 @@ from typing import Any, Final
 from mq.delivery import dead, meta, records
 from mq.delivery.options import TOPIC_KEY, Declaration, Options
 from mq.delivery.plan import Plan
+from mq.delivery.records import Subscribed
 from mq.delivery.state import EXCHANGE
-from mq.delivery.transfer import Parcel, check_room, draft
+from mq.delivery.transfer import Parcel, check_room, draft, length
+from mq.delivery.transfer import room_for as room_for_sizes
 from mq.engine.commands import plan_without_what_goes
 from mq.engine.looking import skew_ms
 from mq.engine.operation import operation
@@ -26,6 +28,7 @@ from mq.engine.store import Store
 from mq.errors import UsageError
 
 ELSEWHERE: Final = 0  # the id of a message that another store had, for a dedup id that is remembered
+NONE: Final[Mapping[str, Mapping[str, str]]] = {}
 DEFINED: Final = (*Options.__struct_fields__, "paused", "retain_for", "retain_count", "retain_bytes")
 
 
@@ -86,13 +89,26 @@ def _put(
     if after != before:
         plan.declare(key, {"meta": after})
     number = plan.number(key)
-    check_room(plan, number, [parcel.size for parcel in parcels])
+    check_room(plan, number, list(map(length, parcels)))
     skew = skew_ms(store)
     for parcel in parcels:
         plan.add(*draft(number, parcel, skew, kept=is_topic))
     if plan.drafts:
         store.committer.commit(plan)
     return store.replica.log.end
+
+
+@operation
+def room_for(store: Store, key: str, parcels: Sequence[Parcel]) -> int:
+    """How many of *parcels*, the first ones, the queue has room for now."""
+    return store.turn.look(partial(_room_for, store, key, list(map(length, parcels))))
+
+
+def _room_for(store: Store, key: str, sizes: Sequence[int]) -> int:
+    held = store.replica.state.named(key)
+    if held:
+        held.advance(store.clock.now())
+    return room_for_sizes(held, sizes)
 
 
 @operation
@@ -129,19 +145,26 @@ def _delete_if_empty(store: Store, name: str) -> int:
 
 
 @operation
-def define(store: Store, key: str, declaration: Declaration, texts: Mapping[str, str]) -> bool:
+def define(
+    store: Store, key: str, declaration: Declaration, texts: Mapping[str, str],
+    subscriptions: Mapping[str, Mapping[str, str]] = NONE,
+) -> bool:  # fmt: skip
     """Make the queue, or what the topic retains, with these options and this meta; False if it is there.
 
-    What is there stays as it is.  Raises UsageError, DiskFull, StoreFailed.
+    What is there stays as it is.  *subscriptions*: the pattern, and the headers that a message needs.
+    Raises UsageError, DiskFull, StoreFailed.
     """
-    end = store.turn.take(partial(_define, store, key, declaration, texts))
+    end = store.turn.take(partial(_define, store, key, declaration, texts, subscriptions))
     if end is None:
         return False
     store.finish_publish(end)
     return True
 
 
-def _define(store: Store, key: str, declaration: Declaration, texts: Mapping[str, str]) -> int | None:
+def _define(
+    store: Store, key: str, declaration: Declaration, texts: Mapping[str, str],
+    subscriptions: Mapping[str, Mapping[str, str]],
+) -> int | None:  # fmt: skip
     plan = _plan(store, key)
     if store.replica.state.named(key):
         return None
@@ -152,6 +175,8 @@ def _define(store: Store, key: str, declaration: Declaration, texts: Mapping[str
     else:
         dead.check_dead_letters(store.replica.state, key, changes)
     plan.declare(key, changes)
+    for pattern, match in subscriptions.items():
+        plan.add(*records.subscribe(plan.number(key), Subscribed(pattern, dict(match), 0)))
     store.committer.commit(plan)
     return store.replica.log.end
 

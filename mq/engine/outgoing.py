@@ -23,6 +23,7 @@ from mq.delivery.schedules import Schedule
 from mq.delivery.state import declaration_of
 from mq.delivery.traits import PLAIN
 from mq.delivery.transfer import Parcel, following, tried
+from mq.delivery.under_way import DESTINATION, MOVER, UnderWay, under_way
 from mq.engine import received
 from mq.engine.looking import Seen, Shown, see, show, skew_ms
 from mq.engine.operation import operation
@@ -31,9 +32,8 @@ from mq.errors import CorruptStore
 
 COPIED: Final = "mq.copied "  # in a queue's meta, before a store and its queue: how far that was brought here
 MOVED: Final = "mq.moved "  # the same: which messages were moved here last
-DESTINATION: Final = "mq.to"  # there, of what is under way: where it goes
 OF_TOPICS: Final = ""  # instead of a queue's key: what belongs to none
-NOTES: Final = (COPIED, MOVED, DESTINATION)
+NOTES: Final = (COPIED, MOVED, DESTINATION, MOVER)
 
 
 class Definition(NamedTuple):
@@ -42,6 +42,8 @@ class Definition(NamedTuple):
     declaration: Declaration  # its meta without NOTES, which are of this store alone
     subscriptions: dict[str, dict[str, str]]  # the pattern, and the headers that a message needs
     messages: int
+    published: int = 0  # how many messages have come to it so far
+    end: int = 0  # where the log ends
 
 
 class Walk:
@@ -139,7 +141,16 @@ def _definition(store: Store, key: str) -> Definition | None:
         return None
     matches = {each.pattern: dict(each.match) for each in held.subscriptions.values()}
     own = {name: text for name, text in held.options.meta.items() if not name.startswith(NOTES)}
-    return Definition(replace(declaration_of(held), meta=own), matches, held.total())
+    return Definition(
+        replace(declaration_of(held), meta=own), matches, held.total(), held.totals.published,
+        store.replica.log.end,
+    )  # fmt: skip
+
+
+@operation
+def moving(store: Store, name: str) -> UnderWay | None:
+    """What a move to another store has not brought to its end, from the queue *name* or in it."""
+    return store.turn.look(lambda: under_way(store.replica.state, name))
 
 
 @operation

@@ -195,9 +195,11 @@ def test_live_messages_of_such_a_queue_are_neither_listed_nor_shown(run: Run, st
     assert [each["id"] for each in objects(run("dead", "show", "mail", "--json"))] == ids
 
 
-def test_what_is_dropped_is_decided_in_the_turn_in_which_it_goes(
-    run: Run, store: Path, dead: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("verb, does, option", [("purge", "drop", ["--yes"]), ("replay", "replay", [])])
+def test_what_goes_is_decided_in_the_turn_in_which_it_goes(
+    run: Run, store: Path, dead: list[int], monkeypatch: pytest.MonkeyPatch, verb: str, does: str,
+    option: list[str],
+) -> None:  # fmt: skip
     """Each moment at which another process may come in: before the turn, a letter dies again elsewhere."""
     take = Turn.take
 
@@ -206,14 +208,14 @@ def test_what_is_dropped_is_decided_in_the_turn_in_which_it_goes(
         subprocess.run([sys.executable, "-c", DIES_AGAIN], check=True, timeout=60)
         return take(turn, do)
 
-    def drop(*args: Any) -> int:
+    def do(*args: Any) -> int:
         monkeypatch.setattr(Turn, "take", come_in_first)
-        return commands_drop(*args)
+        return done(*args)
 
-    commands_drop = commands.drop
-    monkeypatch.setattr(commands, "drop", drop)
-    result = run("dead", "purge", "mail", "--reason", "Timeout*", "--yes")
-    assert result.stdout == "1 message of mail.dead dropped\n"
+    done = getattr(commands, does)
+    monkeypatch.setattr(commands, does, do)
+    result = run("dead", verb, "mail", "--reason", "Timeout*", *option)
+    assert result.stdout.startswith("1 message of mail.dead ")
     assert ready(store, "mail.dead") == ["letter 0", "letter 2"]
 
 

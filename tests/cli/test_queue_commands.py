@@ -13,6 +13,7 @@ from commands import Run
 import mq
 from mq.cli import queue as queue_commands
 from mq.cli.queue import OPTIONS, create
+from mq.engine import commands
 
 # ── queues ─────────────────────────────────────────────────────────────────────────
 
@@ -105,6 +106,26 @@ def test_what_comes_after_a_look_that_found_nothing_is_not_purged(
     assert (result.exit_code, result.stdout) == (0, "0 messages of mail dropped\n")
     with mq.open(store, read_only=True) as broker:
         assert broker.queue("mail").stats().ready == 1
+
+
+@pytest.mark.parametrize("verb", ["purge", "delete"])
+def test_what_came_behind_the_question_does_not_go_with_it(
+    run: Run, store: Path, filled: list[int], monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    asked: list[str] = []
+    does = getattr(commands, verb)
+
+    def do(*args: Any, **options: Any) -> Any:
+        if len(asked) == 1:
+            with mq.open(store) as broker:
+                broker.queue("mail").publish("late")
+        return does(*args, **options)
+
+    monkeypatch.setattr(queue_commands, "confirm", lambda what, yes: asked.append(what))
+    monkeypatch.setattr(commands, verb, do)
+    result = run("queue", verb, "mail")
+    assert result.exit_code == 0 and "holds more" in result.stderr
+    assert [what.count("3 messages") for what in asked] == [1, 0] and "4 messages" in asked[1]
 
 
 def test_a_queue_is_deleted(run: Run, store: Path, filled: list[int]) -> None:

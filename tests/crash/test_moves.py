@@ -13,8 +13,9 @@ from unittest import mock
 import pytest
 
 from mq.api.broker import Broker
-from mq.engine import carrying
+from mq.engine import carrying, passage
 from mq.engine.store import Store
+from mq.errors import QueueFull
 
 from .disk import PowerCut, SimulatedDisk
 from .driver import EPOCH
@@ -39,7 +40,11 @@ def held(broker: Broker, name: str) -> list[bytes]:
 
 @contextmanager
 def small() -> Iterator[None]:
-    with determined(1), mock.patch.multiple(carrying, SLICE_MESSAGES=2, ROUND_MESSAGES=3):
+    with (
+        determined(1),
+        mock.patch.object(carrying, "SLICE_MESSAGES", 2),
+        mock.patch.multiple(passage, SLICE_MESSAGES=2, ROUND_MESSAGES=3),
+    ):
         yield
 
 
@@ -63,9 +68,11 @@ def begun() -> SimulatedDisk:
 Work = Callable[[Broker, Broker], object]
 
 
-def cuts(base: SimulatedDisk, work: Work, begin: int) -> Iterator[tuple[str, SimulatedDisk]]:
+def cuts(
+    base: SimulatedDisk, work: Work, begin: int, step: int = STEP
+) -> Iterator[tuple[str, SimulatedDisk]]:
     """What is left if *work* is cut off: by a kill, or by a power cut."""
-    for call in count(begin, STEP):
+    for call in count(begin, step):
         disk = SimulatedDisk(cut_at=call)
         disk.root = base.after_kill().root
         try:
@@ -81,7 +88,7 @@ def cuts(base: SimulatedDisk, work: Work, begin: int) -> Iterator[tuple[str, Sim
 
 
 def a_move(here: Broker, there: Broker) -> None:
-    carrying.move(here._store, there._store, "orders", "orders", None, lambda count: None)
+    passage.move(here._store, there._store, "orders", "orders", None, lambda count: None)
 
 
 @pytest.mark.parametrize("begin", [1, 3])
@@ -99,7 +106,25 @@ def test_a_move_to_another_store_neither_loses_nor_doubles(begin: int) -> None:
                 assert sorted(held(there, "orders")) == BODIES, where
                 assert held(here, "orders") == [] and "orders.moving" not in here.queues(), where
                 (note,) = there.queue("orders").meta().values()
-                assert re.fullmatch(r"[0-9a-f]{16} \d+", note), where
+                assert re.fullmatch(r"[0-9a-f]{16}( \d+)?", note), where
+
+
+def test_what_a_target_has_no_room_for_goes_back_and_is_neither_lost_nor_doubled() -> None:
+    def a_move_of_too_many(here: Broker, there: Broker) -> None:
+        there.queue("orders", max_length=3)
+        with pytest.raises(QueueFull):
+            a_move(here, there)
+
+    with small():
+        for where, disk in cuts(begun(), a_move_of_too_many, 7, 3 * STEP):
+            with opened(disk, HERE) as here, opened(disk, THERE) as there:
+                coming = held(there, "orders")
+                assert sorted({*held(here, "orders"), *held(here, "orders.moving"), *coming}) == BODIES, where
+                a_move_of_too_many(here, there)
+                assert "orders.moving" not in here.queues() and len(held(there, "orders")) == 3, where
+                there.queue("orders", max_length=None)
+                a_move(here, there)
+                assert sorted(held(there, "orders")) == BODIES and held(here, "orders") == [], where
 
 
 @pytest.mark.parametrize("begin", [2, 4])
@@ -112,13 +137,13 @@ def test_a_copy_to_another_store_goes_on_where_it_was_cut_off(begin: int) -> Non
             with opened(disk, HERE) as here, opened(disk, THERE) as there:
                 before = len(held(there, "orders"))
                 found = a_copy(here, there)
-                assert found == (7, 7 - before, before, 0, 0), where
+                assert found == (7, 7 - before, before, 0, 0, 0), where
                 assert sorted(held(there, "orders")) == BODIES == sorted(held(here, "orders")), where
 
 
 def test_a_move_inside_a_store_is_whole_or_not_there() -> None:
     def a_move_here(here: Broker, there: Broker) -> None:
-        carrying.move_here(here._store, "orders", "other", None, lambda count: None)
+        passage.move_here(here._store, "orders", "other", None, lambda count: None)
 
     with small():
         for where, disk in cuts(begun(), a_move_here, 1):

@@ -12,7 +12,7 @@ from mq.cli import output
 from mq.cli.checks.finding import Finding
 from mq.cli.checks.subject import Subject
 from mq.cli.dead import letters, sources
-from mq.engine.outgoing import DESTINATION
+from mq.delivery.under_way import DESTINATION
 
 MANY_LETTERS: Final = 100
 WAITED_SECONDS: Final = 600.0  # of a queue from which nothing is in flight
@@ -52,7 +52,7 @@ def _check_paused(queue: mq.Queue[object], found: mq.Stats) -> Iterator[Finding]
         advice = f"`mq queue resume {name}`, if that is not meant any more"
         if DESTINATION in queue.meta():
             what = f"{held} under way to another store, some of which may be there"
-            advice = "if no `mq move` is at work, run the same one again; take nothing from it otherwise"
+            advice = "if no `mq move` is at work, run it again, or with --back; take nothing from it"
         yield Finding("paused", "warning", f"{name}: {what}", advice, queue=name)
 
 
