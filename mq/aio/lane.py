@@ -1,7 +1,8 @@
 """Lane: runs what touches the store, for one event loop.
 
-    soon      a turn of microseconds: in the loop itself if nothing is in its way, else in a thread
-    in_thread whatever may take long
+    soon      a turn of microseconds: in the loop itself if nothing is in its way, else in the thread that
+              takes the turns of all tasks that wait for one (turns.py)
+    in_thread whatever may take long, in a thread of several
     ┌──────┐  soon   ┌──────────────────────┐  owed to the disk   ┌────────────┐
     │ task │ ──────► │ the store, at once   │ ──────────────────► │ syncs      │ ──► one fdatasync for
     └──────┘         └──────────────────────┘                     └────────────┘     all tasks that wait
@@ -28,12 +29,13 @@ from weakref import ref
 
 from mq.api.around import NO_HEADERS, SEND
 from mq.api.options import check_seconds
-from mq.engine.at_once import BUSY, LONG_BYTES, at_once
+from mq.engine.at_once import BUSY, LONG_BYTES, at_once, in_turn
 from mq.engine.receiving import Unread
 from mq.engine.store import Store
 from mq.errors import DiskFull, QueueFull
 
 from .syncs import Syncs
+from .turns import Turns, outcome, tell
 
 T = TypeVar("T")
 Given = TypeVarTuple("Given")
@@ -58,7 +60,7 @@ class Lane:
         self._pid = os.getpid()
         self._declarations: list[asyncio.Task[None]] = []  # in their order, until they are awaited
         self._pool = ThreadPoolExecutor(THREADS, "mq aio")
-        self._syncs = Syncs(self.store.finish_publish)
+        self._syncs, self._turns = Syncs(self.store.finish_publish), Turns()
 
     def _begin_here(self) -> None:
         if self._pid != os.getpid():
@@ -77,17 +79,18 @@ class Lane:
             await asyncio.sleep(0)  # before anything is done: the task may be cancelled here
         if self._declarations:
             await self.declared()
-        read: Callable[[], Any] | None = None
+        rest: Callable[[], Any] | None = None
+        is_taken = False
         try:
             result, end = at_once(self.store, do, *given)  # as `now` does, without a coroutine more
+            if result is BUSY:
+                result, end = await self._in_turn(do, given, undo)
         except DiskFull:
-            result = BUSY  # a thread may wait for the cleaner
-        except Unread as rest:
-            read = rest.read
-        if read:
-            return await self._in_thread(read, undo, is_taken=True)
-        if result is BUSY:
-            return await self._in_thread(partial(do, *given), undo)
+            rest = partial(do, *given)  # a thread may wait for the cleaner
+        except Unread as unread:
+            rest, is_taken = unread.read, True
+        if rest:
+            return await self._in_thread(rest, undo, is_taken=is_taken)
         if end:
             await self._on_disk(end)
         return result  # type: ignore[return-value]
@@ -96,10 +99,22 @@ class Lane:
         """`soon`, and it is done in any case, also if the task is cancelled: what settles a message."""
         result, end = at_once(self.store, do, *given)
         if result is BUSY:
-            return await self._in_thread(partial(do, *given))  # it waits for nothing that was declared
+            result, end = await self._in_turn(do, given, None)  # it waits for nothing that was declared
         if end:
             await self._on_disk(end)
         return result  # type: ignore[return-value]
+
+    async def _in_turn(
+        self, do: Callable[..., Any], given: tuple[Any, ...], undo: Callable[[Any], object] | None
+    ) -> tuple[Any, int]:
+        """What it returned, and up to where the log is owed to the disk, once a thread has had the turn."""
+        if self._over:
+            return do(*given), 0  # which says that the broker is closed
+        self._begin_here()
+        undo_result = (lambda found: undo(found[0])) if undo else None
+        return await undone_if_cancelled(
+            self._turns.take, partial(in_turn, self.store, do, *given), undo_result
+        )
 
     async def in_thread(self, do: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
         """Do it in a thread."""
@@ -228,6 +243,7 @@ class Lane:
         finally:
             self._over = True
             self._syncs.end()
+            self._turns.end()
             self._pool.shutdown(wait=False)
 
 
@@ -241,7 +257,7 @@ def in_own_thread(do: Callable[[], T], *, daemon: bool = False) -> asyncio.Futur
     told = ref(future)
 
     def live() -> None:
-        result, error = _outcome(do)
+        result, error = outcome(do)
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(_tell, told, result, error)
 
@@ -249,20 +265,9 @@ def in_own_thread(do: Callable[[], T], *, daemon: bool = False) -> asyncio.Futur
     return future
 
 
-def _outcome(do: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    try:
-        return do(), None
-    except BaseException as error:  # noqa: BLE001  # it is the task's
-        return None, error
-
-
 def _tell(told: ref[asyncio.Future[Any]], result: Any, error: BaseException | None) -> None:
-    future = told()
-    if future and not future.done():
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
+    if future := told():
+        tell(future, result, error)
 
 
 async def undone_if_cancelled(

@@ -15,7 +15,7 @@ from mq.api.queue import Queue
 from mq.api.watch import Watch
 from mq.delivery.queue import State
 from mq.engine import hot
-from mq.engine.at_once import arrives_settled, needs_plan
+from mq.engine.at_once import arrives_settled
 from mq.engine.bodies import encode_body
 from mq.engine.looking import Stats
 from mq.errors import Closed
@@ -62,12 +62,12 @@ class AsyncQueue(Generic[T]):
         """
         lane, queue = self._lane, self._queue
         flags, raw = encode_body(body)
-        is_small = len(raw) <= LARGE_BYTES
-        if is_small and not options and lane.store.around is None:  # as below, with nothing around it
+        is_small, planned = len(raw) <= LARGE_BYTES, hot.needs_plan(queue._channel)
+        if is_small and not (options or planned) and lane.store.around is None:  # as below, without a layer
             id = await lane.soon(hot.publish, lane.store, queue._channel, flags, raw)
             if id is not None:
                 return id
-        plain = partial(hot.publish, lane.store, queue._channel, flags, raw)
+        plain = None if planned else partial(hot.publish, lane.store, queue._channel, flags, raw)
         plan = partial(queue._publish_one, flags, raw)
         return await lane.send(self.name, plain, plan, options, is_small=is_small)
 
@@ -75,9 +75,8 @@ class AsyncQueue(Generic[T]):
         """Store all of *bodies*, or none of them: see `mq.Queue.publish_many`."""
         given: Any = list(bodies) if not isinstance(bodies, (str, bytes)) else bodies
         is_small = len(given) <= LARGE_COUNT and all(map(_is_small, given))
-        one_turn = bool(options) or not needs_plan(self._queue._channel)
         plan = partial(self._queue._send_many, given)
-        return await self._lane.send(self.name, None, plan, options, is_small=is_small and one_turn)
+        return await self._lane.send(self.name, None, plan, options, is_small=is_small)
 
     # ── receiving ──────────────────────────────────────────────────────────────────
 

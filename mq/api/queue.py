@@ -143,7 +143,8 @@ class Queue(Generic[T]):
         if kinds != BYTES_ALONE and any(issubclass(kind, Outgoing) for kind in kinds):
             return self._publish_each(given, options, headers)
         flags, raw = encode_bodies(given, kinds)
-        is_plain = raw and not options and not headers
+        # An event loop does this itself: one turn, and no second one that may have to wait.
+        is_plain = raw and not (options or headers or hot.needs_plan(self._channel))
         ids = hot.publish_many(self._store, self._channel, flags, raw) if is_plain else None
         return self._publish(flags, raw, options, headers) if ids is None else ids
 

@@ -48,13 +48,19 @@ def at_once(store: Store, do: Callable[[*Given], T], *given: *Given) -> tuple[T 
         mutex.release()
 
 
+def in_turn(store: Store, do: Callable[[*Given], T], *given: *Given) -> tuple[T, int]:
+    """The same in a thread that waits for its turn, and leaves it to others to wait for the disk."""
+    owing, me = store.owing, get_ident()
+    with store.turn.mutex:
+        try:
+            owing[me] = 0
+            result = do(*given)
+            return result, owing[me]
+        finally:
+            owing.pop(me, None)
+
+
 def arrives_settled(channel: Channel) -> bool:
     """Whether what is received there is handed over once the disk has it, which is to be waited for."""
     state = channel.state
     return state is not None and state.delivery_needs_plan
-
-
-def needs_plan(channel: Channel) -> bool:
-    """Whether a publish there takes a second turn, which may have to wait."""
-    state = channel.state
-    return state is None or state.publish_needs_plan

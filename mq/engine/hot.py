@@ -58,6 +58,12 @@ ACKS_MAX: Final = 8 * records.RUN_MAX  # acked in one turn: less than a millisec
 # ── publishing ─────────────────────────────────────────────────────────────────────
 
 
+def needs_plan(channel: Channel) -> bool:
+    """Whether a publish there takes a plan: those below would return None."""
+    state = channel.state
+    return state is None or state.publish_needs_plan
+
+
 def publish(store: Store, channel: Channel, flags: int, raw: bytes) -> int | None:
     """Store one message that is nothing but a body; its id.  None if the queue needs a plan for it.
 

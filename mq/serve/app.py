@@ -1,36 +1,44 @@
-"""One application of all faces."""
+"""One application of all faces: what comes from a page of another site is refused, the rest goes to its face.
+
+The first word of a path says which face answers: those of routes that are named, and for all others the face
+that answers everything.  There, no layer stands between the connection and the face.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Sequence
 
 from starlette.applications import Starlette
-from starlette.types import ASGIApp
+from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mq.serve.face import Face, Site
-from mq.serve.guard import Guard, names_of
-from mq.serve.limits import Limits
-
-Middleware = Callable[[ASGIApp, Site], ASGIApp]
+from mq.serve.guard import names_of, refusal
 
 
-def _guarded(app: ASGIApp, site: Site) -> ASGIApp:
-    settings = site.settings
-    names = names_of(settings.host, settings.allow_hosts, has_credentials=site.credentials is not None)
-    return Guard(app, names)
+class App:
+    def __init__(self, site: Site, faces: Sequence[Face]) -> None:
+        settings = site.settings
+        self._hosts = names_of(
+            settings.host, settings.allow_hosts, has_credentials=site.credentials is not None
+        )
+        routes = [route for face in faces for route in face.routes]
+        self._routed: ASGIApp = Starlette(routes=routes)
+        self._rest = next((face.rest for face in faces if face.rest), self._routed)
+        self._words = frozenset(_first_word(route.path) for route in routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if why := refusal(scope, self._hosts):
+            await PlainTextResponse(why, 403)(scope, receive, send)
+        elif _first_word(scope["path"]) not in self._words:
+            await self._rest(scope, receive, send)
+        else:
+            try:
+                await self._routed(scope, receive, send)
+            except ClientDisconnect:
+                pass
 
 
-def _limited(app: ASGIApp, site: Site) -> ASGIApp:
-    return Limits(app, site.settings.body_bytes_max)
-
-
-MIDDLEWARE: Final[Sequence[Middleware]] = (_guarded, _limited)
-"""What each request passes through, the outermost first."""
-
-
-def build(site: Site, faces: Sequence[Face]) -> ASGIApp:
-    app: ASGIApp = Starlette(routes=[route for face in faces for route in face.routes])
-    for wrap in reversed(MIDDLEWARE):
-        app = wrap(app, site)
-    return app
+def _first_word(path: str) -> str:
+    return path[1:].partition("/")[0]

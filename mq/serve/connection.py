@@ -1,83 +1,75 @@
-"""A connection: HTTP/1.1 as uvicorn and llhttp read it, with a bound on all that a client can make grow.
+"""A connection: HTTP/1.1 as uvicorn and llhttp read it, within the limits of the server (limits.py).
 
-    connections      so many at once; the next one is closed at once
-    head             bytes of a request's line and headers (431), seconds until they are complete (closed)
-    pipeline         requests that a client sends ahead; more of them close the connection
-    slow reader      a response that is not taken for so long closes the connection
-    unread body      a response that was sent before the body was read closes the connection
-
-How long a body may be, and how long it may take, is in limits.py: only the faces know which bodies they want.
+A request that is refused here reaches no face, or its face is told that the client has hung up.  A response
+that was sent before the body was read closes the connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-import resource
-from typing import Any, Final
+from collections import deque
+from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEAD_BYTES_MAX: Final = 64 << 10
-HEAD_SECONDS: Final = 15.0
-WRITE_SECONDS: Final = 30.0
-PIPELINED_MAX: Final = 32
-FILES_KEPT: Final = 256  # descriptors that connections leave to the store
-TOO_LONG: Final = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
-    b"content-length: 29\r\nconnection: close\r\n\r\nThe request head is too long."
-)
+from mq.serve.limits import HEAD_BYTES_MAX, PIPELINED_MAX, REFUSALS, Limits
+
+HEAD: Final = "head"
+BODY: Final = "body"
+NOTHING: Final = ""
 
 
-class TooLong(Exception):
-    """The head of a request, or the trailer of its body, has more bytes than a client needs."""
+class Refused(Exception):
+    """A request that llhttp is to read no further; uvicorn calls `send_400_response` then."""
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection, bounded.  The class of one server: see `protocol`."""
+    """uvicorn's connection, limited.  The class of one server: see `protocol`."""
 
-    connections_max: int = 0
-    head_seconds = HEAD_SECONDS
-    write_seconds = WRITE_SECONDS
-    _timer: asyncio.TimerHandle | None = None
+    limits: Limits
+    _awaited = HEAD  # the part of a request that is on its way
+    _timer: asyncio.TimerHandle | None = None  # until that part is late
     _write_timer: asyncio.TimerHandle | None = None
-    _in_head = True
-    _head_bytes = 0
-    _counted = 0
-    _is_too_long = False
+    _head_bytes = 0  # of a part of the head that llhttp has not told of yet
+    _counted = 0  # of the head that it has told of, or of the trailer
+    _body_bytes = 0
+    _status = 400  # what a request that is refused is answered with
     _refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.connections_max:
+        self._held: deque[int] = deque()  # bytes of the bodies, of each request that has no response yet
+        if len(self.connections) > self.limits.connections_max:
             self._refused = True
             transport.abort()
         else:
-            self._expect_head()
+            self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self._stop_write_timer()
+        self.limits.memory_bytes -= sum(self._held)
+        self._held.clear()
         super().connection_lost(exc)
-
-    # ── the head of a request ──────────────────────────────────────────────────────
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        in_head = self._in_head
+        was_in_head = self._awaited == HEAD
         super().data_received(data)
-        if in_head and self._in_head:  # all of it belongs to one head, which is not complete yet
+        if was_in_head and self._awaited == HEAD:  # all of it belongs to one head
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
-                self._is_too_long = True
-                self.send_400_response("")
+                self._refuse(431)
         if len(self.pipeline) > PIPELINED_MAX and not self.transport.is_closing():
             self._abort()
+        if self._awaited and self._timer is None:
+            self._expect()
+
+    # ── the head of a request ──────────────────────────────────────────────────────
 
     def on_message_begin(self) -> None:
-        self._in_head, self._head_bytes, self._counted = True, 0, 0
-        if self._timer is None:
-            self._expect_head()
+        self._awaited, self._head_bytes, self._counted, self._body_bytes = HEAD, 0, 0, 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -87,44 +79,88 @@ class Connection(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Of the head; or of the trailer behind a chunked body, which no face asks for."""
         self._count(name + value)
-        if self._in_head:
+        if self._awaited == HEAD:
             super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._stop_timer()
-        super().on_headers_complete()
+            if name.lower() == b"content-length" and value.isdigit():
+                self._require_body(int(value[:20]))
 
     def _count(self, part: bytes) -> None:
         self._counted += len(part)
         if self._counted > HEAD_BYTES_MAX:
-            self._is_too_long = True
-            raise TooLong  # llhttp stops, and uvicorn calls what is below
+            self._status = 431
+            raise Refused
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is no request, and close; a response that is on its way is cut off instead."""
-        if self._refused or self.transport.is_closing():
-            return
-        self._refused = True
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._abort()  # what is written now would stand inside of that response
-        elif self._is_too_long:
-            self.transport.write(TOO_LONG)
-            self.transport.close()
-        else:
-            super().send_400_response(msg)
+    # ── its body ───────────────────────────────────────────────────────────────────
 
-    # ── between two requests, and while a response is sent ─────────────────────────
+    def on_headers_complete(self) -> None:
+        self._stop_timer()
+        self._awaited = BODY
+        super().on_headers_complete()
+        self._held.append(0)
+
+    def on_body(self, body: bytes) -> None:
+        limits, size = self.limits, len(body)
+        if self._held and not self.cycle.response_complete:
+            self._held[-1] += size
+            limits.memory_bytes += size
+        self._body_bytes += size
+        self._require_body(self._body_bytes)
+        if limits.memory_bytes > limits.memory_bytes_max:
+            self._status = 503
+            raise Refused
+        super().on_body(body)
+
+    def _require_body(self, size: int) -> None:
+        if size > self.limits.body_bytes_max:
+            self._status = 413
+            raise Refused
+
+    def on_message_complete(self) -> None:
+        self._stop_timer()
+        self._awaited = NOTHING
+        super().on_message_complete()
+
+    # ── its response ───────────────────────────────────────────────────────────────
 
     def on_response_complete(self) -> None:
+        if self._held:
+            self.limits.memory_bytes -= self._held.popleft()
         if self.cycle.more_body and not self.pipeline:
             self.transport.close()  # the rest of a body that no face wants would be read for ever
         super().on_response_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is refused, and close; a response that is on its way is cut off instead."""
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        if self._is_answering():
+            self._abort()  # what is written now would stand inside of that response
+            return
+        if self._awaited == BODY:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self._status == 400:
+            super().send_400_response(msg)
+        else:
+            self.transport.write(REFUSALS[self._status])
+            self.transport.close()
+
+    def _is_answering(self) -> bool:
+        """Whether a response has begun, or one to an earlier request is due."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return False
+        return self._awaited != BODY or cycle.response_started or bool(self.pipeline)
+
+    def _refuse(self, status: int) -> None:
+        self._status = status
+        self.send_400_response("")
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._stop_write_timer()
-        self._write_timer = self.loop.call_later(self.write_seconds, self._abort)
+        self._write_timer = self.loop.call_later(self.limits.write_seconds, self._abort)
 
     def resume_writing(self) -> None:
         self._stop_write_timer()
@@ -132,8 +168,20 @@ class Connection(HttpToolsProtocol):
 
     # ── time ───────────────────────────────────────────────────────────────────────
 
-    def _expect_head(self) -> None:
-        self._timer = self.loop.call_later(self.head_seconds, self._abort)
+    def _expect(self) -> None:
+        """Have the rest of what is awaited come in time."""
+        limits = self.limits
+        seconds = limits.head_seconds if self._awaited == HEAD else limits.body_seconds
+        self._timer = self.loop.call_later(seconds, self._is_late)
+
+    def _is_late(self) -> None:
+        self._timer = None
+        if self.flow.read_paused:  # it is the server that does not read
+            self._expect()
+        elif self._awaited == HEAD:
+            self._abort()
+        else:
+            self._refuse(408)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -149,16 +197,6 @@ class Connection(HttpToolsProtocol):
         self.transport.abort()
 
 
-def protocol(connections_max: int, **seconds: float) -> type[Connection]:
-    """The class for one server, which is given to `uvicorn.Config(http=…)`.
-
-    *connections_max*: fewer, if the system does not let this process have so many descriptors.
-    *seconds*: `head_seconds` and `write_seconds`, for tests.
-    """
-    bounds: dict[str, Any] = {"connections_max": min(connections_max, _descriptors()), **seconds}
-    return type("Connection", (Connection,), bounds)
-
-
-def _descriptors() -> int:
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, soft - FILES_KEPT) if soft != resource.RLIM_INFINITY else 1 << 20
+def protocol(limits: Limits) -> type[Connection]:
+    """The class for one server, which is given to `uvicorn.Config(http=…)`."""
+    return type("Connection", (Connection,), {"limits": limits})

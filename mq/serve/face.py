@@ -7,7 +7,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.routing import BaseRoute
+from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from mq import AsyncBroker, Broker
 from mq.serve.credentials import Credentials
@@ -39,8 +40,10 @@ class Site:
 class Face:
     """
     routes    with absolute paths; the first that fits is taken
+    rest      answers what begins with no word that a route begins with; one face at most has it
     tasks     run while the server does, and are cancelled at its end; one that raises is logged
     """
 
-    routes: Sequence[BaseRoute]
+    routes: Sequence[Route] = ()
+    rest: ASGIApp | None = None
     tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()

@@ -16,8 +16,7 @@ import ipaddress
 from collections.abc import Collection
 from typing import Final
 
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -31,42 +30,35 @@ def names_of(host: str, allowed: Collection[str], *, has_credentials: bool) -> f
     *host*: the address that the server listens at.
     """
     if has_credentials:
-        return frozenset(allowed) or None
-    return LOCAL_NAMES | {host, *allowed}
+        return frozenset(map(str.lower, allowed)) or None
+    return LOCAL_NAMES | {name.lower() for name in (host, *allowed)}
 
 
-class Guard:
-    """Middleware, for all faces."""
+def refusal(scope: Scope, hosts: Collection[str] | None) -> str:
+    """Why the request is refused; "" if it is not.
 
-    def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
-        """*hosts*: the names that a request may be for, without ports; None: any, credentials are asked."""
-        self._app = app
-        self._hosts = None if hosts is None else frozenset(map(str.lower, hosts))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        why = self._refusal(scope) if scope["type"] == "http" else ""
-        if why:
-            await PlainTextResponse(why, 403)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> str:
-        """Why the request is refused; "" if it is not."""
-        said = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        hosts = [value for name, value in scope["headers"] if name == b"host"]
-        host = said.get(b"host", "")
-        if len(hosts) > 1:
-            return "The request has more than one Host."
-        if self._hosts is not None and hostname(host) not in self._hosts:
-            return "This server does not go by that name: allow it with --allow-host NAME."
-        if scope["method"] in SAFE_METHODS:
-            return ""
-        if said.get(b"sec-fetch-site", "none") not in OWN_SITES:
-            return "A page of another site may not change anything here."
-        origin = said.get(b"origin")
-        if origin is not None and origin.lower().rpartition("://")[2] != host.lower():
-            return "A page of another origin may not change anything here."
+    *hosts*: the names that a request may be for, without ports, in lower case; None: any, for credentials
+    are asked.
+    """
+    host, origin, site, count = "", None, "none", 0
+    for name, value in scope["headers"]:
+        if name == b"host":
+            host, count = value.decode("latin-1"), count + 1
+        elif name == b"origin":
+            origin = value.decode("latin-1")
+        elif name == b"sec-fetch-site":
+            site = value.decode("latin-1")
+    if count > 1:
+        return "The request has more than one Host."
+    if hosts is not None and hostname(host) not in hosts:
+        return "This server does not go by that name: allow it with --allow-host NAME."
+    if scope["method"] in SAFE_METHODS:
         return ""
+    if site not in OWN_SITES:
+        return "A page of another site may not change anything here."
+    if origin is not None and origin.lower().rpartition("://")[2] != host.lower():
+        return "A page of another origin may not change anything here."
+    return ""
 
 
 def hostname(host: str) -> str:

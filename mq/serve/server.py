@@ -23,14 +23,15 @@ import uvicorn
 import mq
 from mq.errors import MqError, UsageError
 from mq.serve import sqs, ui
-from mq.serve.app import build
+from mq.serve.app import App
 from mq.serve.connection import protocol
 from mq.serve.credentials import Credentials
 from mq.serve.face import Face, Site
+from mq.serve.limits import Limits
 from mq.serve.settings import Settings
 
 FACES: Final[tuple[Callable[[Site], Face], ...]] = (ui.face, sqs.face)
-"""In the order in which their routes are asked; sqs takes all that is left."""
+"""sqs answers all paths that the others do not have."""
 
 BACKLOG: Final = 2048
 KEEP_ALIVE_SECONDS: Final = 75
@@ -104,8 +105,9 @@ async def _logged(task: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def _config(settings: Settings, site: Site, faces: list[Face]) -> uvicorn.Config:
+    limits = Limits(settings.connections_max, settings.body_bytes_max)
     config = uvicorn.Config(
-        build(site, faces), http=protocol(settings.connections_max), ws="none", lifespan="off",
+        App(site, faces), http=protocol(limits), ws="none", lifespan="off",
         log_config=None, access_log=False, proxy_headers=False, server_header=False, backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, round(settings.grace)), ssl_certfile=settings.tls_cert,

@@ -21,7 +21,7 @@ class Settings:
     account        the account id in the URLs and ARNs of queues
     allow_hosts    names by which requests may ask for the server, beside its own: see guard.py
     alerts         what is watched, and alert_webhook: where that is posted; None: nowhere
-    connections_max, body_bytes_max    bounds: see connection.py and limits.py
+    connections_max, body_bytes_max    see limits.py
     purge_seconds  of SQS: within so long of a purge the next one is refused
     """
 
@@ -40,4 +40,4 @@ class Settings:
     alerts: tuple[Rule, ...] = ()
     alert_webhook: str | None = None
     connections_max: int = 4096
-    body_bytes_max: int = 8 << 20
+    body_bytes_max: int = 8 << 20  # a batch of SQS, 1 MiB, with each of its bytes escaped

@@ -19,11 +19,12 @@ from urllib.parse import urlencode, urlsplit
 import uvicorn
 
 import mq
-from mq.serve import ui
-from mq.serve.app import build
+from mq.serve import sqs, ui
+from mq.serve.app import App
 from mq.serve.connection import protocol
 from mq.serve.credentials import Credentials
 from mq.serve.face import Site
+from mq.serve.limits import Limits
 from mq.serve.settings import Settings
 from mq.serve.ui.gate import Gate
 
@@ -119,10 +120,8 @@ class Running:
 
 
 @contextmanager
-def running(
-    store: Path, *, head_seconds: float = 15.0, write_seconds: float = 30.0, **given: Any
-) -> Iterator[Running]:
-    """The dashboard alone, on a port that the system chooses."""
+def running(store: Path, *, limits: Limits | None = None, **given: Any) -> Iterator[Running]:
+    """A server of all faces, on a port that the system chooses."""
     settings = Settings(str(store), port=0, **given)
     credentials = Credentials.load(settings.credentials) if settings.credentials else None
     ready, ended = threading.Event(), threading.Event()
@@ -132,15 +131,14 @@ def running(
         async with mq.aopen(settings.store, sync=settings.sync, read_only=settings.read_only) as broker:
             site = Site(broker, settings, credentials, time.time())
             gate = ui.gate_of(site)
-            face = ui.face_of(gate)
-            kind = protocol(settings.connections_max, head_seconds=head_seconds, write_seconds=write_seconds)
+            faces = [ui.face_of(gate), sqs.face(site)]
             config = uvicorn.Config(
-                build(site, [face]), http=kind, ws="none", lifespan="off", log_config=None, access_log=False,
+                App(site, faces), http=protocol(limits or Limits()), ws="none", lifespan="off", log_config=None, access_log=False,
                 server_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=1,
             )  # fmt: skip
             server = uvicorn.Server(config)
             with socket.create_server(("127.0.0.1", 0)) as listener:
-                tasks = [asyncio.create_task(task()) for task in face.tasks]
+                tasks = [asyncio.create_task(task()) for face in faces for task in face.tasks]
                 port = listener.getsockname()[1]
                 made.append(
                     Running(port, site, asyncio.get_running_loop(), gate, server.server_state.connections)

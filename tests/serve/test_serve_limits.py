@@ -13,10 +13,7 @@ pytest.importorskip("jinja2", reason="mq[serve] is not installed")
 
 from sites import Running, running, wait_until
 
-from mq.serve import app as app_module
-from mq.serve.connection import HEAD_BYTES_MAX, PIPELINED_MAX
-from mq.serve.face import Site
-from mq.serve.limits import Limits
+from mq.serve.limits import HEAD_BYTES_MAX, PIPELINED_MAX, Limits
 
 HOST = b"Host: 127.0.0.1\r\n"
 GET = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -26,15 +23,9 @@ POST = b"POST /ui/change HTTP/1.1\r\n" + HOST
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Patient with nothing."""
-    with pytest.MonkeyPatch.context() as patch:
-
-        def limited(app: object, site: Site) -> Limits:
-            return Limits(app, 100_000, seconds=0.3, memory_bytes_max=150_000)  # type: ignore[arg-type]
-
-        patch.setattr(app_module, "MIDDLEWARE", (app_module._guarded, limited))
-        store = tmp_path_factory.mktemp("limits") / "store"
-        with running(store, head_seconds=0.3, write_seconds=0.3, connections_max=20, sync="never") as found:
-            yield found
+    limits = Limits(20, 100_000, 150_000, head_seconds=0.3, body_seconds=0.3, write_seconds=0.3)
+    with running(tmp_path_factory.mktemp("limits") / "store", limits=limits, sync="never") as found:
+        yield found
 
 
 def rest(raw: socket.socket) -> bytes:

@@ -11,14 +11,12 @@
 A queue of SQS is the queue of mq with the same name: see names.py.
 """
 
-from starlette.routing import Route
-
 from mq.serve.face import Face, Site
 from mq.serve.sqs.endpoint import Endpoint
 from mq.serve.sqs.service import Service
 
 
 def face(site: Site) -> Face:
-    """All paths: the URL of a queue may have any."""
+    """All paths that are not of another face: the URL of a queue may have any."""
     service = Service(site)
-    return Face([Route("/{path:path}", Endpoint(service))], [service.drain])
+    return Face(rest=Endpoint(service), tasks=[service.drain])

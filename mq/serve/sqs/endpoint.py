@@ -19,7 +19,6 @@ from mq.serve.sqs.actions import Action
 from mq.serve.sqs.fault import (
     FAILED,
     NOT_ALLOWED,
-    TOO_LARGE,
     UNAVAILABLE,
     Fault,
     fault_of,
@@ -29,7 +28,6 @@ from mq.serve.sqs.requests import Request
 from mq.serve.sqs.service import Answer, Call, Service
 from mq.serve.sqs.signatures import Signed, verify
 
-BODY_BYTES_MAX: Final = 8 << 20  # a batch of 1 MiB, each of its bytes escaped
 REGION: Final = re.compile(r"[a-z0-9-]{1,32}")
 DEFAULT_REGION: Final = "us-east-1"
 DASHBOARD: Final = b"/ui/"
@@ -124,18 +122,13 @@ def _host(scope: Scope, headers: Headers) -> str:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """The whole body; None if the client hung up."""
+    """The whole body; None if the client hung up.  How long it may be: see limits.py."""
     parts: list[bytes] = []
-    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        part = message.get("body", b"")
-        size += len(part)
-        if size > BODY_BYTES_MAX:
-            raise Fault(TOO_LARGE, f"A request has {BODY_BYTES_MAX} bytes at most.")
-        parts.append(part)
+        parts.append(message.get("body", b""))
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
 

@@ -86,7 +86,10 @@ def _wrong(why: str) -> Fault:
 
 def _claim(scope: Scope, headers: Headers) -> Claim | None:
     """What the request claims to be signed with, in a header or in the query; None: it is not signed."""
-    found = SCHEME.fullmatch(headers.get(b"authorization", b"").decode("latin-1").strip())
+    said = headers.get(b"authorization")
+    if said is None and not scope["query_string"]:
+        return None
+    found = SCHEME.fullmatch((said or b"").decode("latin-1").strip())
     pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     if found:
         time = headers.get(b"x-amz-date", b"").decode("latin-1")

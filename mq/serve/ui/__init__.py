@@ -50,7 +50,7 @@ def face_of(gate: Gate) -> Face:
             gate.desk.close()
 
     tasks = [keep_desk, *([gate.alerts.run, gate.alerts.post] if gate.alerts else [])]
-    return Face([*_routes(gate), *watched.routes(gate)], tasks)
+    return Face([*_routes(gate), *watched.routes(gate)], tasks=tasks)
 
 
 def _routes(gate: Gate) -> list[Route]:

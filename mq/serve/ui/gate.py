@@ -20,7 +20,6 @@ import mq
 from mq import values
 from mq.serve.alerts import Watch
 from mq.serve.face import Site
-from mq.serve.limits import Refused
 from mq.serve.ui import assets
 from mq.serve.ui.desk import Busy, Desk
 from mq.serve.ui.render import environment
@@ -100,7 +99,7 @@ class Gate:
                     response = self._to_login(request)
                 else:
                     response = await handler(self, await self._visit(request, visitor, changes))
-            except (Refused, ClientDisconnect):  # there is no client to answer, or limits.py answers
+            except ClientDisconnect:  # there is no client to answer
                 raise
             except Exception as error:  # noqa: BLE001  # a page says so, and the log has the rest
                 response = self._problem(visitor, error)
