@@ -2,10 +2,11 @@
 
     python benchmarks/serve.py [--seconds N] [--connections N,N,…] [--sync SECONDS] [--waiting N]
 
-The server is a process of its own, and so is the client: raw sockets in one loop, which keeps each connection
-busy with one request at a time, in the JSON protocol, with 100-byte bodies.  Both share the machine's cores,
-so the CPU time that a message takes is shown for each of them.  By default each answer waits for the disk
-(sync="always").  A figure is the median of several rounds, with the range; messages are counted, not requests.
+The server is a process of its own, and so is the client: raw sockets in one loop, which keeps each
+connection busy with one request at a time, in the JSON protocol, with 100-byte bodies.  Both share the
+machine's cores, so the CPU time that a message takes is shown for each of them.  By default each answer
+waits for the disk (sync="always").  A figure is the median of several rounds, with the range; messages are
+counted, not requests.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ IDLE_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
-Step = Generator[bytes, bytes, int]  # requests, each sent the body of its response; how many messages that was
+Step = Generator[bytes, bytes, int]
+"""Requests, each of which is sent the body of its response; how many messages that was."""
 
 
 def request(action: str, **members: Any) -> bytes:
@@ -157,7 +159,7 @@ def measure(url: str, pid: int, begin: Callable[[], Step], connections: int, sec
 
 
 def work(opened: list[Connection], begin: Callable[[], Step], until: float) -> int:
-    """Keep the connections busy; how many messages that was.  One that does nothing, of an empty queue, ends."""
+    """Keep the connections busy; how many messages that was.  One that finds an empty queue ends."""
     poller, count = select.epoll(), 0
     steps: dict[int, tuple[Connection, Step]] = {}
     for each in opened:

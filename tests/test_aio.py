@@ -8,8 +8,8 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -356,31 +356,59 @@ def test_a_signal_on_the_way_out_of_a_turn_in_the_loop_leaves_the_mutex_free(
         monkeypatch.undo()
 
 
+@contextmanager
+def turn_taken(broker: mq.AsyncBroker) -> Iterator[Callable[[], None]]:
+    """While another thread has the turn; until what is given is called, or the end of the block."""
+    mutex = broker._broker._store.turn.mutex
+    held, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with mutex:
+            held.set()
+            assert go.wait(PATIENCE)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(PATIENCE)
+    try:
+        yield go.set
+    finally:
+        go.set()
+        holder.join()
+
+
+def test_tasks_that_wait_for_their_turn_share_a_thread(tmp_path: Path) -> None:
+    """A thread for each would keep the loop out of its turn, and each would sync by itself."""
+
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q", ttl=60)
+        await q.publish(-1)
+        with turn_taken(broker) as let_go:
+            before = threading.active_count()
+            tasks = [asyncio.create_task(q.publish(n)) for n in range(50)]
+            tasks += [asyncio.create_task(q.publish_many([n, n])) for n in range(50)]  # type: ignore[misc]
+            await asyncio.sleep(0)
+            assert threading.active_count() <= before + 1
+            let_go()
+            await asyncio.gather(*tasks)
+        assert (await q.stats()).ready == 151
+
+    run(main, tmp_path)
+
+
 def test_a_receive_that_a_thread_does_gives_back_when_it_is_cancelled(tmp_path: Path) -> None:
     """While another thread has the store, the loop's thread does not wait, and one of the lane does."""
 
     async def main(broker: mq.AsyncBroker) -> None:
         q = broker.queue("q")
         await q.publish(1)
-        mutex = broker._broker._store.turn.mutex
-        held, go = threading.Event(), threading.Event()
-
-        def hold() -> None:
-            with mutex:
-                held.set()
-                assert go.wait(PATIENCE)
-
-        holder = threading.Thread(target=hold)
-        holder.start()
-        await asyncio.to_thread(held.wait)
-        waits = asyncio.create_task(q.receive())
-        for _ in range(10):
-            await asyncio.sleep(0)  # the loop goes on
-        waits.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waits
-        go.set()
-        await asyncio.to_thread(holder.join)
+        with turn_taken(broker):
+            waits = asyncio.create_task(q.receive())
+            for _ in range(10):
+                await asyncio.sleep(0)  # the loop goes on
+            waits.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waits
         await until(lambda: is_ready(q))
         assert [each.attempts for each in await q.peek()] == [0]
 

@@ -14,6 +14,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from mq.errors import StoreLocked
+
 T = TypeVar("T")
 Outcome = tuple[asyncio.Future[Any], Any, BaseException | None]
 
@@ -39,8 +41,12 @@ class Turns:
     def _run(self) -> None:
         while waiting := self._all():
             by_loop: dict[asyncio.AbstractEventLoop, list[Outcome]] = {}
+            locked: StoreLocked | None = None
             for do, future in waiting:
-                by_loop.setdefault(future.get_loop(), []).append((future, *outcome(do)))
+                # Those behind it have waited as long: in a row, their waits would add up to minutes.
+                result, error = (None, locked) if locked else outcome(do)
+                locked = error if isinstance(error, StoreLocked) else None
+                by_loop.setdefault(future.get_loop(), []).append((future, result, error))
             for loop, outcomes in by_loop.items():
                 with suppress(RuntimeError):  # the loop is closed: no task waits any more
                     loop.call_soon_threadsafe(partial(_tell, outcomes))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from mq.engine.operation import operation
 from mq.engine.store import Store
+from mq.errors import StoreFailed
 from mq.storage.shared import FAILED
 
 
@@ -24,8 +25,11 @@ class Health(NamedTuple):
 
 @operation
 def health(store: Store) -> Health:
-    """Raises what keeps the store from being looked at."""
-    return store.turn.look(lambda: _health(store))
+    """Raises what else keeps the store from being looked at."""
+    try:
+        return store.turn.look(lambda: _health(store))
+    except StoreFailed:
+        return Health(True, False, "")
 
 
 def _health(store: Store) -> Health:

@@ -7,6 +7,7 @@ that answers everything.  There, no layer stands between the connection and the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
@@ -34,10 +35,8 @@ class App:
         elif _first_word(scope["path"]) not in self._words:
             await self._rest(scope, receive, send)
         else:
-            try:
+            with suppress(ClientDisconnect):
                 await self._routed(scope, receive, send)
-            except ClientDisconnect:
-                pass
 
 
 def _first_word(path: str) -> str:

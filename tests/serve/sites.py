@@ -133,8 +133,9 @@ def running(store: Path, *, limits: Limits | None = None, **given: Any) -> Itera
             gate = ui.gate_of(site)
             faces = [ui.face_of(gate), sqs.face(site)]
             config = uvicorn.Config(
-                App(site, faces), http=protocol(limits or Limits()), ws="none", lifespan="off", log_config=None, access_log=False,
-                server_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=1,
+                App(site, faces), http=protocol(limits or Limits()), ws="none", lifespan="off",
+                log_config=None, access_log=False, server_header=False, timeout_keep_alive=75,
+                timeout_graceful_shutdown=1,
             )  # fmt: skip
             server = uvicorn.Server(config)
             with socket.create_server(("127.0.0.1", 0)) as listener:

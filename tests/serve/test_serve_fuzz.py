@@ -105,7 +105,8 @@ def test_only_names_of_this_computer_pass(host: str, origin: str | None, method:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with running(tmp_path_factory.mktemp("fuzz") / "store", limits=Limits(head_seconds=0.2), sync="never") as found:
+    store, limits = tmp_path_factory.mktemp("fuzz") / "store", Limits(head_seconds=0.2)
+    with running(store, limits=limits, sync="never") as found:
         found.broker.queue("mail").publish("x")
         yield found
 

@@ -153,10 +153,12 @@ class Gate:
     def common(self, visitor: Visitor, given: dict[str, Any]) -> dict[str, Any]:
         sample: Sample | None = given.get("sample", self.sampler.latest)
         firing = self.alerts.firing() if self.alerts else []
+        health = sample.health if sample else None
+        failed = self.sampler.failed or bool(health and health.failed)
         return {
             "visitor": visitor, "sample": sample, "trouble": self.sampler.trouble, "here": "", "live": "",
-            "health": sample.health if sample else None, "firing": len(firing), "note": "",
-            "streaming": False, **given,
+            "health": health, "failed": failed, "firing": len(firing), "note": "", "streaming": False,
+            **given,
         }  # fmt: skip
 
     async def kept(self, name: str, seconds: float, question: Callable[[mq.Broker], T]) -> T:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from mq import Broker, MqError, Stats
+from mq import Broker, MqError, Stats, StoreFailed
 from mq.api.broker import StoreStats
 from mq.engine.health import Health, health
 from mq.serve.ui.desk import Busy, Desk
@@ -80,6 +80,8 @@ class Sampler:
         self.latest: Sample | None = None
         self.trouble = ""
         """Why there is no newer sample; "" while there is."""
+        self.failed = False
+        """A write or an fsync failed: there will be no newer sample."""
 
     # ── for pages ──────────────────────────────────────────────────────────────────
 
@@ -125,9 +127,9 @@ class Sampler:
             if self._reading is None:
                 self._reading = self._desk.begin(self._read)
             answer = self._desk.answer(self._reading)  # one that comes too late is the next page's
-            self.latest, self.trouble = await answer, ""
+            self.latest, self.trouble, self.failed = await answer, "", False
         except (MqError, Busy, OSError) as error:
-            self.trouble = " ".join(str(error).split())
+            self.trouble, self.failed = " ".join(str(error).split()), isinstance(error, StoreFailed)
         finally:
             if self._reading is not None and self._reading.done():
                 self._reading = None
