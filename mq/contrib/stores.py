@@ -5,7 +5,7 @@
     mq:///data?sync=0.1       with options                             pool ───────┘   of a path and a sync
 
 The last lease that is closed closes the broker.  In the child of a fork the same leases go on: the broker
-opens by itself there.
+opens by itself there.  An Opener takes a lease when it first needs one, and another one after a failure.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.util import Finalize
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import parse_qsl, unquote
 
 import mq
 from mq.api.broker import Broker, Sync
+from mq.api.options import QueueOptions
+from mq.api.queue import Queue
 from mq.errors import MqError, UsageError
 from mq.storage import paths
 
@@ -51,6 +53,56 @@ def sync_of(value: object) -> Sync:
     with suppress(TypeError, ValueError):
         return float(value)  # type: ignore[arg-type]
     raise UsageError(f'sync is "always", "never" or seconds, not {value!r}')
+
+
+def checked(name: str, value: object) -> Any:
+    """What an option of Settings says, as text or not; UsageError if it cannot be that."""
+    if name == "sync":
+        return sync_of(value)
+    with suppress(TypeError, ValueError):
+        return int(value) if name == "max_attempts" else float(value)  # type: ignore[call-overload,arg-type]
+    raise UsageError(f"{name} is a number, not {value!r}")
+
+
+class Settings(NamedTuple):
+    """path                  the store's directory
+    sync                  "always" (the default), seconds, "never": as of `mq.open`
+    visibility_timeout    seconds (as the queues have it, 30 at first) after which the messages of a worker
+                          that died are delivered again
+    max_attempts          N: after so many failed deliveries to the dead letters; as the queues have it
+    """
+
+    path: str
+    sync: Sync = "always"
+    visibility_timeout: float | None = None
+    max_attempts: int | None = None
+
+    @classmethod
+    def of(cls, place: str | os.PathLike[str], **options: object) -> Self:
+        """*place*: a URL or a directory; what a URL says counts, then *options* that are not None.
+
+        What is relative is of the working directory now.
+
+        Raises UsageError, StorageError (there is no working directory).
+        """
+        path, asked = parse(place) if isinstance(place, str) and "://" in place else (os.fspath(place), {})
+        if unknown := asked.keys() - set(cls._fields[1:]):
+            raise UsageError(
+                f"{place!r}: {min(unknown)} is no option, those are {', '.join(sorted(cls._fields[1:]))}"
+            )
+        if path == ":memory:":
+            raise UsageError("a store in memory is of one process: give a directory")
+        given = {name: value for name, value in {**options, **asked}.items() if value is not None}
+        return cls(paths.absolute(path), **{name: checked(name, value) for name, value in given.items()})
+
+    def queue_options(self) -> QueueOptions:
+        """What to declare queues with: no more than was asked for."""
+        options: QueueOptions = {}
+        if self.visibility_timeout is not None:
+            options["visibility_timeout"] = self.visibility_timeout
+        if self.max_attempts is not None:
+            options["max_attempts"] = self.max_attempts
+        return options
 
 
 class Lease:
@@ -110,6 +162,55 @@ def open(path: str, sync: Sync = "always") -> Lease:
             shared = _brokers[key] = _Shared(key)
         shared.count += 1
         return Lease(shared)
+
+
+class Opener:
+    """A store that is opened when it is first needed: an import of a program's tasks touches no file."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._lease: Lease | None = None
+        self._handles: tuple[Broker | None, dict[str, Queue[Any]]] = (None, {})  # of that broker
+
+    @property
+    def broker(self) -> Broker:
+        lease = self._lease
+        if lease is None:
+            with _lock:
+                if self._lease is None:
+                    self._lease = self._open()
+                lease = self._lease
+        return lease.broker
+
+    def queue(self, name: str) -> Queue[Any]:
+        """The queue of that name, declared as the settings say."""
+        broker = self.broker
+        of, handles = self._handles
+        if of is not broker:
+            of, handles = self._handles = broker, {}
+        if (found := handles.get(name)) is None:
+            found = handles[name] = broker.queue(name, **self.settings.queue_options())
+        return found
+
+    def renew(self) -> None:
+        """Open it anew if it has failed, or was closed."""
+        with _lock:
+            lease, self._lease = self._lease, None
+            try:
+                self._lease = self._open()
+            finally:
+                if lease:
+                    lease.close()
+
+    def _open(self) -> Lease:
+        return open(self.settings.path, self.settings.sync)
+
+    def close(self) -> None:
+        """Let go of it.  It is opened again when it is needed."""
+        with _lock:
+            lease, self._lease, self._handles = self._lease, None, (None, {})
+            if lease:
+                lease.close()
 
 
 def _close_all() -> None:

@@ -48,13 +48,8 @@ def settings(url: str, options: Mapping[str, Any]) -> Settings:
 
 
 def _checked(name: str, value: Any) -> Any:
-    if name == "sync":
-        return stores.sync_of(value)
-    if name in CHOICES:
-        if value not in CHOICES[name]:
-            raise UsageError(f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}")
-        return value
-    try:
-        return int(value) if name == "max_attempts" else float(value)
-    except (TypeError, ValueError):
-        raise UsageError(f"{name} is a number, not {value!r}") from None
+    if name not in CHOICES:
+        return stores.checked(name, value)
+    if value not in CHOICES[name]:
+        raise UsageError(f"{name} is one of {', '.join(CHOICES[name])}, not {value!r}")
+    return value
