@@ -71,12 +71,15 @@ class MqConsumer(Consumer):
 
     def __next__(self) -> Taken | None:
         with reaching(self._opener):
-            if not self._taken:
-                self._take()
-            while self._taken:
-                delivery = self._taken.popleft()
-                if (message := self._decoded(delivery)) is not None:
-                    return Taken(message, delivery.receipt, self)
+            return self._next()
+
+    def _next(self) -> Taken | None:
+        if not self._taken:
+            self._take()
+        while self._taken:
+            delivery = self._taken.popleft()
+            if (message := self._decoded(delivery)) is not None:
+                return Taken(message, delivery.receipt, self)
         return None
 
     def _take(self) -> None:
