@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+
 import click
 
 import mq
 from mq.cli import output
 from mq.cli.app import command, json_option, require_files, require_store, store_option
-from mq.cli.inspect import take_census
+from mq.cli.inspect import Sums, take_census
 from mq.cli.progress import Progress
 from mq.delivery import records
-from mq.engine.compacting import garbage_upto
+from mq.engine.compacting import GAIN_BYTES, begun_bytes, garbage_upto
+from mq.storage import paths
 from mq.storage.real_disk import RealDisk
 from mq.storage.rotation import ALLOCATE_BYTES
+from mq.storage.walk import File
 
 
 @command(short_help="Reclaim the disk space of what is not live.")
@@ -22,6 +27,7 @@ from mq.storage.rotation import ALLOCATE_BYTES
 def compact(dry_run: bool, as_json: bool, store: str) -> None:
     """Copy the live records of every segment that holds garbage to the end of the log, and drop the segment.
 
+    The segment in use is left as it is if nothing would be given back: a new one has 1 MiB reserved.
     A store does this by itself when garbage exceeds live data; this command does not wait for
     that.  Works while other processes have the store open.  It may be interrupted at any time:
     the space that it has reclaimed stays reclaimed.
@@ -38,22 +44,35 @@ def compact(dry_run: bool, as_json: bool, store: str) -> None:
         before, after = _compact(store)
     if as_json:
         output.json_line({
-            "before_bytes": before, "after_bytes": after, "given_back_bytes": before - after,
+            "before_bytes": before, "after_bytes": after, "given_back_bytes": max(0, before - after),
             "dry_run": dry_run,
         })  # fmt: skip
-    elif dry_run:
-        output.say(f"{output.size(before)} now; about {output.size(before - after)} would be given back")
+        return
+    given = output.size(before - after) if after < before else "nothing"
+    if dry_run:
+        about = "about " if after < before else ""
+        output.say(f"{output.size(before)} now; {about}{given} would be given back")
     else:
-        given = output.size(before - after) if after < before else "nothing"
         output.say(f"{output.size(before)} before, {output.size(after)} after: {given} given back")
 
 
 def _compact(store: str) -> tuple[int, int]:
+    before = _disk_bytes(store)
+    if before <= begun_bytes(0):  # as much is reserved as soon as the store is opened to be changed
+        return before, before
     with mq.open(store) as broker, Progress("compacting") as progress:
-        inner = broker._store
-        before = inner.replica.log.reader.disk_bytes()
-        inner.maintenance.compact(progress.show)
-        return before, inner.replica.log.reader.disk_bytes()
+        broker._store.maintenance.compact(progress.show, only_to_shrink=True)
+    return before, _disk_bytes(store)
+
+
+def _disk_bytes(store: str) -> int:
+    """Of all segments; of one that another process removes just now it does not matter."""
+    total = 0
+    with os.scandir(paths.log(store)) as found:
+        for each in found:
+            with suppress(FileNotFoundError):
+                total += each.stat().st_size if paths.base_of(each.name) is not None else 0
+    return total
 
 
 def _estimate(store: str) -> tuple[int, int]:
@@ -62,14 +81,27 @@ def _estimate(store: str) -> tuple[int, int]:
         limit = _garbage_upto(store, progress)
     with Progress("reading") as progress:
         census = take_census(RealDisk(), store, progress)
-    before = gone = moved = 0
-    for file, sums in census.rows():
-        before += file.size
-        if file.segment.limit <= limit:
-            gone += file.size
+    rows = list(census.rows())
+    before = sum(file.size for file, _ in rows)
+    after = _after(rows, limit, census.end)
+    if after + GAIN_BYTES >= before:  # then the segment in use stays as it is
+        after = _after(rows, min(limit, rows[-1][0].segment.base), census.end)
+    return before, after if after + GAIN_BYTES < before else before
+
+
+def _after(rows: list[tuple[File, Sums]], limit: int, end: int) -> int:
+    """What the log takes once all before *limit* is cleaned."""
+    kept = moved = 0
+    for file, sums in rows:
+        if file.segment.limit > limit:
+            kept += file.size
+        else:
             moved += sums.live + sums.messages * records.RELOCATE_PAYLOAD.size
-    grown = -(-moved // ALLOCATE_BYTES) * ALLOCATE_BYTES
-    return before, before - max(0, gone - grown)
+    last = rows[-1][0]
+    if last.segment.limit <= limit:
+        return kept + begun_bytes(moved)
+    free = max(0, last.size - (end - last.segment.base))  # reserved, and not used yet
+    return kept + -(-max(0, moved - free) // ALLOCATE_BYTES) * ALLOCATE_BYTES
 
 
 def _garbage_upto(store: str, progress: Progress) -> int:

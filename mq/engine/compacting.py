@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from mq.engine.cleaning import Cleaning
 from mq.engine.replica import Replica
@@ -13,25 +13,45 @@ from mq.errors import DiskFull
 from mq.storage import paths
 from mq.storage.cleaner import Turn
 from mq.storage.log import Log
-from mq.storage.segment import Scan, Segment, is_zero
+from mq.storage.rotation import ALLOCATE_BYTES
+from mq.storage.segment import HEADER_BYTES, Scan, Segment, is_zero
+
+GAIN_BYTES: Final = 64 << 10  # for less than this the segment in use is not written again
 
 T = TypeVar("T")
 Shown = Callable[[int, int], None]
 
 
-def compact(turn: Turn, replica: Replica, cleaning: Cleaning, progress: Shown) -> None:
+def compact(
+    turn: Turn, replica: Replica, cleaning: Cleaning, progress: Shown, *, only_to_shrink: bool
+) -> None:  # fmt: skip
     """Clean every segment that holds garbage, and all before it; *progress*: bytes done, of how many:
     first of reading, then of cleaning.
 
-    Raises what stands in the way.
+    *only_to_shrink*: not the segment in use, if the one that takes its place would be about as large as all
+    that is there now.  Raises what stands in the way.
     """
     limit = garbage_upto(replica, progress, turn)
+    if only_to_shrink and not turn(partial(_gives_back, replica, limit)):
+        limit = garbage_upto(replica, progress, turn, in_use=False)
     begin = turn(partial(_begin, limit))
     while replica.log.head < limit:
         progress(replica.log.head - begin, limit - begin)
         turn(partial(_require_room, cleaning))
         cleaning.clean()
     progress(limit - begin, limit - begin)
+
+
+def _gives_back(replica: Replica, limit: int, log: Log, now_ms: int, epoch: int) -> bool:
+    """Whether cleaning up to *limit* takes less than it gives."""
+    takes = begun_bytes(replica.state.live_bytes(), log.segment_bytes) + GAIN_BYTES
+    return limit < log.segments[-1].limit or takes < log.reader.disk_bytes()
+
+
+def begun_bytes(live: int, capacity: int = ALLOCATE_BYTES) -> int:
+    """What a segment takes on the disk that is begun for *live* bytes: it is made longer in steps."""
+    step = min(capacity, ALLOCATE_BYTES)
+    return HEADER_BYTES + max(1, -(-live // step)) * step
 
 
 def _begin(limit: int, log: Log, now_ms: int, epoch: int) -> int:
@@ -52,9 +72,11 @@ def _require_room(cleaning: Cleaning, log: Log, now_ms: int, epoch: int) -> None
 
 
 def garbage_upto(
-    replica: Replica, progress: Shown = lambda done, total: None, turn: Turn | None = None
+    replica: Replica, progress: Shown = lambda done, total: None, turn: Turn | None = None, *,
+    in_use: bool = True,
 ) -> int:  # fmt: skip
-    """Where the last segment that holds garbage ends; the log's head if there is none.
+    """Where the last segment that holds garbage ends; the log's head if there is none.  *in_use*: the last
+    one counts, too.
 
     Of a long log, all may have to be read: that is done between the turns.  Without *turn*: of a store
     that does not change.
@@ -62,7 +84,7 @@ def garbage_upto(
     look = turn or partial(_look_at, replica)
     segments, end = look(lambda log, now_ms, epoch: (list(log.segments), log.end))
     begin = segments[0].base
-    for each in reversed(segments):
+    for each in reversed(segments if in_use else segments[:-1]):
         stop = min(each.limit, end)
         progress(end - stop, end - begin)
         events = _events(replica, each, stop)

@@ -163,9 +163,11 @@ class Maintenance:
                 pass  # another process was at it
         self._replica.log.reserve.way_made = True
 
-    def compact(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+    def compact(
+        self, progress: Callable[[int, int], None] = lambda done, total: None, *, only_to_shrink: bool = False
+    ) -> None:  # fmt: skip
         """Clean every segment that holds garbage, and all before it; *progress*: bytes done, of how many:
-        first of reading, then of cleaning.
+        first of reading, then of cleaning.  *only_to_shrink*: see compacting.py.
 
         What is due by itself waits meanwhile.  Raises what stands in the way.
         """
@@ -174,7 +176,9 @@ class Maintenance:
                 raise StorageError(
                     self._replica.path, "another process has been cleaning for long; try again later"
                 )
-            compact(self._owner.maintain, self._replica, self.cleaning, progress)
+            compact(
+                self._owner.maintain, self._replica, self.cleaning, progress, only_to_shrink=only_to_shrink
+            )
 
     # ── closing ────────────────────────────────────────────────────────────────────
 

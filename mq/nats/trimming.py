@@ -219,7 +219,9 @@ class StreamMaintenance(Maintenance):
     checkpoints_type = StreamCheckpoints
     cleaning_type = Trimming
 
-    def compact(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+    def compact(
+        self, progress: Callable[[int, int], None] = lambda done, total: None, *, only_to_shrink: bool = False
+    ) -> None:  # fmt: skip
         """Trim the whole stream."""
         with self.working:
             self.cleaning.trim_all()

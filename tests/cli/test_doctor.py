@@ -175,7 +175,7 @@ def test_segments_that_were_not_removed(
     run: Run, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     with mq.open(store) as broker:
-        broker.queue("mail").publish("x")
+        broker.queue("mail").publish(bytes(2 << 20))
         broker.queue("mail").purge()
     with monkeypatch.context() as patched:
         patched.setattr(RealDisk, "unlink", lambda self, path: None)  # as if it died before

@@ -297,6 +297,19 @@ def test_compact_gives_back_what_it_said(run: Run, store: Path, garbage: list[in
     assert "nothing given back" in run("compact").stdout
 
 
+def test_compact_of_what_is_small_makes_nothing_larger(run: Run, store: Path, filled: list[int]) -> None:
+    """A backup has no room reserved, which a segment that is begun has."""
+    assert run("queue", "purge", "mail", "--yes").exit_code == 0
+    assert run("backup", "copy").exit_code == 0
+    for where in ("copy", "data"):
+        size = sum(path.stat().st_size for path in segments(Path(where)))
+        said = run("compact", "--dry-run", "-s", where).stdout
+        done = run("compact", "-s", where).stdout
+        assert said.endswith("; nothing would be given back\n") and done.endswith(": nothing given back\n")
+        assert json.loads(run("compact", "-s", where, "--json").stdout)["given_back_bytes"] == 0
+        assert sum(path.stat().st_size for path in segments(Path(where))) == size
+
+
 def test_compact_for_a_person(run: Run, store: Path, garbage: list[int]) -> None:
     assert "would be given back" in run("compact", "--dry-run").stdout
     assert "MiB given back" in run("compact").stdout
