@@ -32,6 +32,7 @@ import mq
 from mq.delivery import records
 from mq.engine.log import Conflict
 from mq.engine.store import Store
+from mq.engine.together import Together
 from mq.storage.disk import Disk
 from mq.storage.memory_disk import MemoryDisk
 
@@ -244,7 +245,10 @@ class ConflictingLog:
 
 
 class ConflictingEngine(FileEngine):
-    """Files to which another writer appends first, at random, in the midst of an operation."""
+    """Files to which another writer appends first, at random, in the midst of an operation.
+
+    Threads and tasks append together, as they do where an append is a round trip.
+    """
 
     lacks = frozenset({"equal positions", "quiet"})
     log: ClassVar[type[ConflictingLog]] = ConflictingLog
@@ -260,6 +264,8 @@ class ConflictingEngine(FileEngine):
 
     def _open(self, name: str, **options: Any) -> mq.Broker:
         broker = super()._open(name, **options)
+        store = broker._store
+        store.together = Together(store, store.turn, store.replica, store.clock, store.committer)
         if not broker._store.exclusive:  # then no other writer can be there
             self._rivals[broker] = Rival(broker, options["clock"], self._random)
             broker.close = partial(self._close, broker)  # type: ignore[method-assign]

@@ -29,11 +29,16 @@ from weakref import ref
 
 from mq.api.around import NO_HEADERS, SEND
 from mq.api.options import check_seconds
+from mq.engine import hot
 from mq.engine.at_once import BUSY, LONG_BYTES, at_once, in_turn
+from mq.engine.channel import Channel
+from mq.engine.handle import Held
 from mq.engine.receiving import Unread
 from mq.engine.store import Store
+from mq.engine.together import Ack, Pending, Publication
 from mq.errors import DiskFull, QueueFull
 
+from .appends import Appends
 from .syncs import Syncs
 from .turns import Turns, outcome, tell
 
@@ -61,6 +66,8 @@ class Lane:
         self._declarations: list[asyncio.Task[None]] = []  # in their order, until they are awaited
         self._pool = ThreadPoolExecutor(THREADS, "mq aio")
         self._syncs, self._turns = Syncs(self.store.finish_publish), Turns()
+        together = self.store.together
+        self._appends = Appends(together, self._pool) if together else None
 
     def _begin_here(self) -> None:
         if self._pid != os.getpid():
@@ -115,6 +122,25 @@ class Lane:
         return await undone_if_cancelled(
             self._turns.take, partial(in_turn, self.store, do, *given), undo_result
         )
+
+    async def publish(self, channel: Channel, flags: int, raw: bytes) -> int | None:
+        """Publish with what others append at the same time; None: that needs a plan.
+
+        Of stores that have `together` only; so `ack`.
+        """
+        if self._declarations:
+            await self.declared()
+        return await self._append(Publication(channel, flags, raw))
+
+    async def ack(self, message: Held) -> None:
+        """Ack with what others append at the same time."""
+        if not await self._append(Ack(message._queue._channel, message)):
+            await self.now(hot.ack, message)
+
+    async def _append(self, pending: Pending) -> Any:
+        """None: it is to be done by itself."""
+        self._begin_here()
+        return await self._appends.do(pending) if self._appends and not self._over else None
 
     async def in_thread(self, do: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
         """Do it in a thread."""

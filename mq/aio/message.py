@@ -26,7 +26,10 @@ class AsyncDelivery(Leased[T_co], eq=False, gc=False):
 
     async def ack(self) -> None:
         """Done: the message is gone.  Raises StaleReceipt, Closed."""
-        await self._lane.now(hot.ack, self)
+        if self._lane.store.together:
+            await self._lane.ack(self)
+        else:
+            await self._lane.now(hot.ack, self)
 
     async def nack(self, *, delay: float | None = None, reason: str = "") -> None:
         """Failed: see `mq.Delivery.nack`.  Raises StaleReceipt, UsageError, Closed."""

@@ -64,7 +64,10 @@ class AsyncQueue(Generic[T]):
         flags, raw = encode_body(body)
         is_small, planned = len(raw) <= LARGE_BYTES, hot.needs_plan(queue._channel)
         if is_small and not (options or planned) and lane.store.around is None:  # as below, without a layer
-            id = await lane.soon(hot.publish, lane.store, queue._channel, flags, raw)
+            if lane.store.together:
+                id = await lane.publish(queue._channel, flags, raw)
+            else:
+                id = await lane.soon(hot.publish, lane.store, queue._channel, flags, raw)
             if id is not None:
                 return id
         plain = None if planned else partial(hot.publish, lane.store, queue._channel, flags, raw)

@@ -4,7 +4,8 @@ At a microsecond or two a message every Python call shows.  So these seven write
 operations take by `Turn.take` (mq/engine/turn.py), and the steps that a plan takes in `Committer.commit`:
 
     refuse     a thread that is inside an operation already (mq/engine/operation.py)
-    line       beside other threads, wait for their turns (mq/engine/line.py)
+    line       beside other threads, wait for their turns (mq/engine/line.py); or, where an append is a round
+               trip, have it made with theirs (mq/engine/together.py)
     mutex      keeps out the other threads of this process
     enter      keeps out the other processes, steps aside for one that waits, applies what was appended since
     due        what has fallen due comes first
@@ -46,6 +47,7 @@ from mq.engine.receiving import NOTHING, Unread
 from mq.engine.settling import Claim, Claims, do_ack, settle_within
 from mq.engine.slices import give_way
 from mq.engine.store import Store
+from mq.engine.together import needs_plan as needs_plan
 from mq.engine.waiting import Gatherer, Sleeper
 from mq.errors import DiskFull, StaleReceipt, StorageError
 from mq.storage.shared import ASLEEP
@@ -58,12 +60,6 @@ ACKS_MAX: Final = 8 * records.RUN_MAX  # acked in one turn: less than a millisec
 # ── publishing ─────────────────────────────────────────────────────────────────────
 
 
-def needs_plan(channel: Channel) -> bool:
-    """Whether a publish there takes a plan: those below would return None."""
-    state = channel.state
-    return state is None or state.publish_needs_plan
-
-
 def publish(store: Store, channel: Channel, flags: int, raw: bytes) -> int | None:
     """Store one message that is nothing but a body; its id.  None if the queue needs a plan for it.
 
@@ -72,6 +68,8 @@ def publish(store: Store, channel: Channel, flags: int, raw: bytes) -> int | Non
     turn, replica = store.turn, store.replica
     me, busy = get_ident(), store.busy
     if busy:
+        if store.together and not turn.mutex._is_owned():  # type: ignore[attr-defined]
+            return store.together.publish(channel, flags, raw)
         turn.line.wait(me, busy, store.waiters.asleep)
     try:
         busy.add(me)
@@ -396,6 +394,12 @@ def ack(message: Held) -> None:
     turn, replica = store.turn, store.replica
     me, busy = get_ident(), store.busy
     if busy:
+        if (
+            store.together
+            and not turn.mutex._is_owned()  # type: ignore[attr-defined]
+            and store.together.ack(queue._channel, message)
+        ):
+            return
         turn.line.wait(me, busy, store.waiters.asleep)
     try:
         busy.add(me)

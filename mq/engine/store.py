@@ -40,6 +40,7 @@ from mq.engine.phase import Phase
 from mq.engine.reading import Reader
 from mq.engine.replica import Replica
 from mq.engine.scheduler import Scheduler
+from mq.engine.together import Together
 from mq.engine.turn import Turn
 from mq.engine.waiters import Waiters
 from mq.errors import Closed
@@ -117,6 +118,8 @@ class Store:
     in_files: ClassVar[bool] = True
     opened: ClassVar[Phase] = Phase.OPEN  # of a store that other processes may have open, too
 
+    together: Together | None = None
+    """What several threads append at once, where an append is a round trip; another one in a fork's child."""
     turn: Turn
     phase: Phase  # set by `become` alone, with the mutex or without: a signal's handler may close the store
     _reader: Reader  # of a store opened with read_only=True

@@ -152,7 +152,7 @@ class StreamLog:
         parts = encoded.messages(self._stream.seed, self.before, self._writer, now_ms)
         self._appends = True
         try:
-            last = self._connection.run(self._sending.send(parts, self.seq))
+            last = self._sending.send(parts, self.seq)
         finally:
             self._appends = False
             if self.arrivals.last > self.seq:
@@ -296,7 +296,9 @@ class StreamLog:
         return [self.pages.lock]
 
     def close(self) -> None:
+        self._sending.direct.close()
         self._connection.close()
 
     def after_fork(self) -> None:
+        self._sending.direct.after_fork()
         self._connection.after_fork()

@@ -11,6 +11,7 @@
 All attempts name the same last sequence, so at most one of them is stored.  For a moment two servers may take
 themselves for the leader: the one stores a message, and the other one, whose answer comes first, refuses it.
 A client that is left without an answer connects to another server: its own may be cut off from the others.
+The first attempt goes over a connection of the thread's own (direct.py), if it is one message.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from nats.errors import NoRespondersError
 from mq.errors import StorageError, StoreFailed
 from mq.nats.arrivals import Arrivals
 from mq.nats.connection import AGAIN_SECONDS, PATIENCE_SECONDS, REQUEST_SECONDS, SILENT, Connection
+from mq.nats.direct import Direct
 from mq.nats.pages import Pages
 from mq.nats.stream import Stream, failure
 
@@ -43,17 +45,33 @@ BATCH_ID, BATCH_SEQUENCE, BATCH_COMMIT = "Nats-Batch-Id", "Nats-Batch-Sequence",
 class Sending:
     def __init__(self, connection: Connection, stream: Stream, pages: Pages, arrivals: Arrivals) -> None:
         self._connection, self._stream, self._pages, self._arrivals = connection, stream, pages, arrivals
+        self.direct = Direct(connection)
 
-    async def send(self, parts: list[bytes], expected: int) -> int | None:
+    def send(self, parts: list[bytes], expected: int) -> int | None:
         """The sequence of the last part, stored behind the message *expected*; None: another one is there.
 
         DiskFull, StorageError: nothing was stored.  StoreFailed: the outcome is open.
         """
-        name, give_up, unsure = uuid.uuid4().hex, time.monotonic() + PATIENCE_SECONDS, False
+        name, answer, unsure = uuid.uuid4().hex, None, False
+        try:
+            if len(parts) == 1:
+                answer = self.direct.ask(self._stream.subject, parts[0], _headers(name, expected))
+        except OSError:
+            unsure = True
+        if answer and "error" not in answer:
+            return answer["seq"]  # type: ignore[no-any-return]
+        return self._connection.run(self._send(parts, expected, name, answer, unsure=unsure))
+
+    async def _send(
+        self, parts: list[bytes], expected: int, name: str, answer: dict[str, Any] | None, *, unsure: bool
+    ) -> int | None:
+        """*answer*: to a first attempt, that was made already; *unsure*: one may have been stored."""
+        give_up = time.monotonic() + PATIENCE_SECONDS
         while True:
             refusal = None
             try:
-                answer = await self._try(parts, name, expected)
+                if answer is None:
+                    answer = await self._try(parts, name, expected)
             except NoRespondersError:
                 reason = "no server has the stream at hand"
             except SILENT as error:
@@ -64,6 +82,7 @@ class Sending:
                 if refusal is None:
                     return answer["seq"]  # type: ignore[no-any-return]
                 reason = str(refusal.get("description"))
+            answer = None
             if refusal and refusal.get("err_code") in WRONG_LAST | DUPLICATE:
                 there = await self._first_behind(expected)
                 if there is not None:
@@ -107,11 +126,12 @@ class Sending:
         )
 
     async def _try(self, parts: list[bytes], name: str, expected: int) -> dict[str, Any]:
-        nc, subject, headers = self._connection.nc, self._stream.subject, {EXPECTED: str(expected)}
+        nc, subject = self._connection.nc, self._stream.subject
         if len(parts) == 1:
-            headers[ID] = name
+            headers = _headers(name, expected)
             answer = await nc.request(subject, parts[0], timeout=REQUEST_SECONDS, headers=headers)
             return json.loads(answer.data)  # type: ignore[no-any-return]
+        headers = {EXPECTED: str(expected)}
         batch = uuid.uuid4().hex  # a batch that is sent again is another one
         for number, data in enumerate(parts[:-1], 1):
             each = {BATCH_ID: batch, BATCH_SEQUENCE: str(number), **headers}
@@ -125,6 +145,11 @@ class Sending:
         last = {BATCH_ID: batch, BATCH_SEQUENCE: str(len(parts)), BATCH_COMMIT: "1"}
         answer = await nc.request(subject, parts[-1], timeout=COMMIT_SECONDS, headers=last)
         return json.loads(answer.data)  # type: ignore[no-any-return]
+
+
+def _headers(name: str, expected: int) -> dict[str, str]:
+    """Of a message that is a group by itself: *name* tells the server that it has it already."""
+    return {EXPECTED: str(expected), ID: name}
 
 
 def _end_in(refusal: dict[str, Any] | None) -> float:

@@ -12,6 +12,7 @@ from mq.engine.closing import Closing
 from mq.engine.phase import Phase
 from mq.engine.reading import Reader
 from mq.engine.store import Store
+from mq.engine.together import Together
 from mq.errors import Unsupported
 from mq.hold import Hold
 from mq.nats.address import parse
@@ -97,6 +98,7 @@ class StreamStore(Store):
 
     def forget_threads(self) -> None:
         super().forget_threads()
+        self.together = Together(self, self.turn, self.replica, self.clock, self.committer)
         self._follower = Follower(self) if self._background else None
 
     def threads(self) -> list[Any]:

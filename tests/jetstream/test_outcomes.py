@@ -15,6 +15,7 @@ from servers import Cluster
 from servers.node import until
 
 import mq
+from mq.nats.direct import Direct
 from mq.nats.sending import Sending
 
 LATE_SECONDS = 3.0  # more than the time after which a request is made again, less than an election takes
@@ -164,6 +165,29 @@ def test_a_refusal_by_a_server_that_leads_no_more_is_not_believed(
             await attempt(self, *group)
         return {"error": {"code": 400, "err_code": 10071, "description": "wrong last sequence: 0"}}
 
+    monkeypatch.setattr(Direct, "ask", lambda *args: None)
     monkeypatch.setattr(Sending, "_try", answered_by_another)
     id = queue.publish(b"x" * size)
     assert [(each.id, len(each.raw)) for each in queue.peek()] == [(first, 1), (id, size)]
+
+
+@pytest.mark.parametrize("fate", ["lost", "refused", "refused, and not stored"])
+def test_what_becomes_of_an_append_over_its_own_connection(
+    broker: mq.Broker, monkeypatch: pytest.MonkeyPatch, fate: str
+) -> None:
+    """P6: no answer, or that of a server which leads no more."""
+    queue, ask, asked = broker.queue("mail"), Direct.ask, []
+    first = queue.publish(b"0")
+
+    def mistreated(self: Direct, *what: Any) -> dict[str, Any] | None:
+        asked.append(what)
+        if fate != "refused, and not stored":
+            assert ask(self, *what)
+        if fate == "lost":
+            raise TimeoutError
+        return {"error": {"code": 400, "err_code": 10071, "description": "wrong last sequence: 0"}}
+
+    monkeypatch.setattr(Direct, "ask", mistreated)
+    id = queue.publish(b"x")
+    assert len(asked) == 1
+    assert [(each.id, each.raw) for each in queue.peek()] == [(first, b"0"), (id, b"x")]

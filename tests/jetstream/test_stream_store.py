@@ -16,6 +16,7 @@ from servers import Cluster
 import mq
 from mq.nats import trimming
 from mq.nats.arrivals import Arrivals
+from mq.nats.direct import Direct
 from mq.nats.log import StreamLog
 from mq.nats.message import encode, place_of
 from mq.nats.sending import Sending
@@ -229,6 +230,7 @@ def test_what_has_no_answer_is_sent_again_and_stored_once(
         return answer
 
     queue.publish("begin")
+    monkeypatch.setattr(Direct, "ask", lambda *args: None)
     monkeypatch.setattr(Sending, "_try", lost)
     queue.publish("one")
     queue.publish_many([b"x" * 500_000] * 3)  # a batch
@@ -251,6 +253,7 @@ def test_another_writers_message_is_not_taken_for_ones_own(
             raise nats.errors.TimeoutError
         return await attempt(self, *args)
 
+    monkeypatch.setattr(Direct, "ask", lambda *args: None)
     monkeypatch.setattr(Sending, "_try", lost)
     one.queue("q").publish("same")
     assert two.queue("q").stats().ready == 3
@@ -267,6 +270,7 @@ def test_without_any_answer_the_outcome_is_open_and_the_store_goes_on(
         raise nats.errors.TimeoutError
 
     with monkeypatch.context() as patch:
+        patch.setattr(Direct, "ask", lambda *args: None)
         patch.setattr(Sending, "_try", never)
         patch.setattr("mq.nats.sending.PATIENCE_SECONDS", 0.0)
         with pytest.raises(mq.StoreFailed, match="unknown"):

@@ -1,0 +1,49 @@
+"""Appends: publishes and acks of tasks, appended together with those of other tasks and threads.
+
+Where an append is a round trip (mq/engine/together.py) no task has a thread for itself: one thread appends
+for all that wait, and wakes those of a loop at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from mq.engine.together import Pending, Together
+
+
+class Appends:
+    def __init__(self, together: Together, pool: ThreadPoolExecutor) -> None:
+        self._together, self._pool = together, pool
+
+    async def do(self, pending: Pending) -> Any:
+        """What `Pending.outcome` says; if the task is cancelled, it may be appended, or not."""
+        pending.future = asyncio.get_running_loop().create_future()
+        self._together.add(pending, self)
+        await pending.future
+        return pending.outcome()
+
+    def lead(self) -> None:
+        """Called by whichever thread led before, or by a task."""
+        try:
+            self._pool.submit(self._together.lead)
+        except RuntimeError:  # the lane was closed: what waits is told so
+            threading.Thread(target=self._together.lead, name="mq aio alone").start()
+
+    def tell(self, done: list[Pending]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        for each in done:
+            by_loop.setdefault(each.future.get_loop(), []).append(each.future)
+        for loop, futures in by_loop.items():
+            with suppress(RuntimeError):  # the loop is closed: no task waits any more
+                loop.call_soon_threadsafe(partial(_ring, futures))
+
+
+def _ring(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
