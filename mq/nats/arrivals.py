@@ -4,7 +4,8 @@
 
 A consumer is as short-lived as the server that has it, and a client that is slow loses messages.  So each
 message names how many were delivered before it, and a heartbeat comes each second: what does not fit, or
-silence, has a new consumer begin behind the last message that came.
+silence, has a new consumer begin behind the last message that came.  They come over a wire of their own, if
+that is possible (wire.py), and else over nats-py.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
@@ -21,10 +23,11 @@ from typing import Final, NamedTuple
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from mq.errors import StorageError
+from mq.errors import Closed, StorageError
 from mq.nats.connection import PATIENCE_SECONDS, SILENT, Connection
 from mq.nats.message import Damaged, begin_of, head_of
 from mq.nats.stream import Stream
+from mq.nats.wire import Wire, place_of
 
 HEARTBEAT_SECONDS: Final = 1.0
 SILENCE_SECONDS: Final = 3.0  # without message or heartbeat: the consumer is gone
@@ -32,6 +35,8 @@ PREFIX: Final = "$JS.ACK."  # of the subject by which a message would be acked
 SHORT_WORDS: Final = 9  # of that subject; a longer one has two more words in front
 LAST, STALLED = "Nats-Last-Consumer", "Nats-Consumer-Stalled"  # headers of a heartbeat
 SEQ, COUNT, TIME = 5, 6, 7  # its words: sequence in the stream, how many were delivered, nanoseconds
+
+Headers = Mapping[str, str] | bytes | None
 
 
 class Arrival(NamedTuple):
@@ -52,6 +57,9 @@ class Arrivals:
         self.last = 0  # sequence of the last one that came; only the loop's thread changes it, but in `begin`
         self.end = 0  # of the log, as far as whole groups have come
         self._subscription: Subscription | None = None
+        self._wire: Wire | None = None  # instead
+        self._lost = asyncio.Event()  # set when the wire has ended
+        self._telling: asyncio.Future[None] | None = None  # that this is still here, to the server
         self._number = 0  # of this consumer: what another one delivers is late
         self._count = 0  # delivered by this consumer
         self._heard_at = 0.0  # monotonic seconds
@@ -87,9 +95,28 @@ class Arrivals:
         while self.waiting[0].seq <= seq:
             self.waiting.popleft()
 
+    def first_behind(self, seq: int, seconds: float) -> bytes | None:
+        """The message behind *seq*, which is the last one that is applied, if it comes in time; in a turn."""
+        with suppress(StorageError, IndexError):
+            self.wait(seq + 1, seconds)
+            if self.waiting[0].seq == seq + 1:
+                return self.waiting[0].data
+        return None
+
     def at_hand(self, seq: int) -> bytes | None:
         """The message *seq*, if it has come and was not taken out yet; called by the loop's thread."""
         return next((arrival.data for arrival in self.waiting if arrival.seq == seq), None)
+
+    def close(self) -> None:
+        """Deliver nothing more."""
+        with suppress(Closed):
+            self._connection.run(self._end())
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """In a child: its descriptor is closed, and neither the server nor the parent's loop is told."""
+        if self._wire:
+            self._wire.close()
 
     # ── on the loop ────────────────────────────────────────────────────────────────
 
@@ -102,14 +129,17 @@ class Arrivals:
         await self._subscribe()
         self._watch = asyncio.ensure_future(self._look_after())
 
+    async def _end(self) -> None:
+        if self._watch:
+            self._watch.cancel()
+        await self._leave()
+
     async def _subscribe(self) -> None:
         """A new consumer, behind the last message that came."""
         await self._leave()
-        nc = self._connection.nc
-        inbox = nc.new_inbox()
         self._count, self._heard_at = 0, time.monotonic()
         self._number += 1
-        self._subscription = await nc.subscribe(inbox, cb=partial(self._hear, self._number))
+        inbox = await self._listen_by_wire() or await self._listen()
         config = {
             "deliver_subject": inbox, "deliver_policy": "by_start_sequence", "opt_start_seq": self.last + 1,
             "ack_policy": "none", "max_deliver": 1, "mem_storage": True, "num_replicas": 1,
@@ -120,7 +150,49 @@ class Arrivals:
         if error := answer.get("error"):
             raise StorageError(self._stream.path, f"no consumer can be had: {error.get('description')}")
 
+    async def _listen(self) -> str:
+        """Hear what is sent to the subject that this returns."""
+        nc = self._connection.nc
+        inbox = nc.new_inbox()
+        self._subscription = await nc.subscribe(inbox, cb=partial(self._hear_message, self._number))
+        return inbox
+
+    async def _listen_by_wire(self) -> str | None:
+        """The same; None if it is not possible."""
+        loop, place = asyncio.get_running_loop(), place_of(self._connection)
+        if place is None:
+            return None
+        with ThreadPoolExecutor(1, "mq-nats-wire") as pool:  # it may wait, and others go on meanwhile
+            try:
+                wire = await loop.run_in_executor(pool, Wire, self._connection.address, *place)
+            except (OSError, ValueError):
+                return None
+        self._wire = wire
+        wire.socket.setblocking(False)
+        loop.add_reader(wire.socket, self._read_wire, wire)
+        return wire.inbox
+
+    def _read_wire(self, wire: Wire) -> None:
+        """Called by the loop when something has come."""
+        try:
+            wire.read()
+            while frame := wire.frame():
+                self._hear(frame.reply.decode(), frame.headers, frame.body)
+        except BlockingIOError:
+            pass
+        except (OSError, ValueError):
+            self._leave_wire()
+            self._heard_at = 0.0
+            self._lost.set()
+
+    def _leave_wire(self) -> None:
+        if wire := self._wire:
+            self._wire = None
+            asyncio.get_running_loop().remove_reader(wire.socket)
+            wire.close()
+
     async def _leave(self) -> None:
+        self._leave_wire()
         if subscription := self._subscription:
             self._subscription = None
             with suppress(*SILENT):
@@ -128,19 +200,23 @@ class Arrivals:
 
     async def _look_after(self) -> None:
         while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._lost.wait(), HEARTBEAT_SECONDS)
+            self._lost.clear()
             if time.monotonic() - self._heard_at > SILENCE_SECONDS:
                 with suppress(StorageError, *SILENT):  # tried again when the next silence is noticed
                     await self._subscribe()
 
-    async def _hear(self, number: int, message: Msg) -> None:
-        if number != self._number:
-            return  # of a consumer that was left
+    async def _hear_message(self, number: int, message: Msg) -> None:
+        if number == self._number:  # else of a consumer that was left
+            self._hear(message.reply or "", message.headers, message.data)
+
+    def _hear(self, reply: str, headers: Headers, data: bytes) -> None:
         self._heard_at = time.monotonic()
-        if not (message.reply or "").startswith(PREFIX):
-            await self._hear_status(message)
+        if not reply.startswith(PREFIX):
+            self._hear_status(reply, fields(headers))
             return
-        words = message.reply.split(".")
+        words = reply.split(".")
         shift = 0 if len(words) == SHORT_WORDS else 2
         if int(words[COUNT + shift]) != self._count + 1:
             self._heard_at = 0.0  # what was lost on the way comes again
@@ -150,10 +226,10 @@ class Arrivals:
         if seq <= self.last:
             return
         if seq > self._applied():  # else this process has appended it
-            self.waiting.append(Arrival(seq, int(words[TIME + shift]) // 1_000_000, message.data))
+            self.waiting.append(Arrival(seq, int(words[TIME + shift]) // 1_000_000, data))
         self.last = seq
         try:
-            head = head_of(message.data)
+            head = head_of(data)
             if head.part == head.parts:
                 self.end = begin_of(seq + 1)
         except Damaged:  # the log says so, when it comes there
@@ -163,12 +239,23 @@ class Arrivals:
                 self._moved.notify_all()
         self._came()
 
-    async def _hear_status(self, message: Msg) -> None:
+    def _hear_status(self, reply: str, headers: Mapping[str, str]) -> None:
         """A heartbeat, which tells how many were delivered; or the server asks how far this has come."""
-        headers = message.headers or {}
-        if message.reply:
-            await message.respond(b"")
+        if reply:
+            self._say(reply)
         elif int(headers.get(LAST, self._count)) != self._count:
             self._heard_at = 0.0
         elif stalled := headers.get(STALLED):
-            await self._connection.nc.publish(stalled, b"")
+            self._say(stalled)
+
+    def _say(self, subject: str) -> None:
+        """That it has come so far."""
+        self._telling = asyncio.ensure_future(self._connection.nc.publish(subject, b""))
+
+
+def fields(headers: Headers) -> Mapping[str, str]:
+    """*headers* as nats-py has them, or as they came."""
+    if not isinstance(headers, bytes):
+        return headers or {}
+    pairs = (line.partition(":") for line in headers.decode(errors="replace").split("\r\n"))
+    return {key.strip(): value.strip() for key, _, value in pairs}

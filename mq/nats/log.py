@@ -89,7 +89,7 @@ class StreamLog:
         return self.known_end  # of whole groups: the rest of one may be on its way
 
     def _hear(self) -> None:
-        if not self._appends:
+        if not self._appends and self.arrivals.last > self.seq:  # else it is this process's own
             self._came()
 
     # ── appending ──────────────────────────────────────────────────────────────────
@@ -153,6 +153,8 @@ class StreamLog:
         self._appends = True
         try:
             last = self._sending.send(parts, self.seq)
+            if last is not None:
+                self._note(last, parts)
         finally:
             self._appends = False
             if self.arrivals.last > self.seq:
@@ -160,16 +162,20 @@ class StreamLog:
         if last is None:
             self._wait_for_the_first()
             raise Conflict
+        self.last_ms = max(self.last_ms, now_ms)
+        self._grow(sum(map(len, parts)))
+        return encoded.positions(last - len(parts) + 1)
+
+    def _note(self, last: int, parts: list[bytes]) -> None:
+        """They are in the stream, up to the sequence *last*."""
         first = last - len(parts) + 1
         if first != self.seq + 1:
             raise self._stream.corrupt(f"appended behind {self.seq}, and others are in between", first)
         for seq, data in enumerate(parts, first):
             self.pages.keep(seq, data)
+        self.end = begin_of(last + 1)  # first: an interruption behind it has the state read anew
         self.seq, self.before = last, (last, message.head_of(parts[-1]).crc)
-        self.end, self.last_ms = begin_of(last + 1), max(self.last_ms, now_ms)
         self.arrivals.drop(last)
-        self._grow(sum(map(len, parts)))
-        return encoded.positions(first)
 
     def _wait_for_the_first(self) -> None:
         """Until what another writer appended has come, so that what is decided again is decided on that."""
@@ -297,8 +303,10 @@ class StreamLog:
 
     def close(self) -> None:
         self._sending.direct.close()
+        self.arrivals.close()
         self._connection.close()
 
     def after_fork(self) -> None:
-        self._sending.direct.after_fork()
+        self._sending.direct.close()
+        self.arrivals.after_fork()
         self._connection.after_fork()

@@ -36,6 +36,7 @@ from mq.nats.stream import Stream, failure
 WRONG_LAST: Final = frozenset({10071, 10164})  # error codes of the server
 DUPLICATE: Final = frozenset({10201})  # of a batch: a message of it is in the stream already
 PASSING: Final = frozenset({10008, 10158, 10176, 10210})  # no leader, still at it, a batch cut off, too many
+SOON_SECONDS: Final = 0.1  # until what another writer appended has come, as a rule
 COMMIT_SECONDS: Final = 5.0  # until a batch is sent again: its commit takes longer than a message
 EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 ID: Final = "Nats-Msg-Id"
@@ -60,6 +61,10 @@ class Sending:
             unsure = True
         if answer and "error" not in answer:
             return answer["seq"]  # type: ignore[no-any-return]
+        if answer and answer["error"].get("err_code") in WRONG_LAST:  # by far the most common refusal
+            there = self._arrivals.first_behind(expected, SOON_SECONDS)
+            if there is not None:
+                return expected + 1 if there == parts[0] else None
         return self._connection.run(self._send(parts, expected, name, answer, unsure=unsure))
 
     async def _send(

@@ -1,0 +1,140 @@
+"""A connection to a server without nats-py: what is sent and read all the time goes over these.
+
+    appends     the thread that appends sends, and reads the answer, by itself (direct.py)
+    arrivals    what the stream delivers, read as it comes (arrivals.py)
+
+nats-py hands each message through two tasks and a queue, and a thread that asks it for something wakes the
+loop's thread and is woken by it: that takes longer than a server on this network.  This is a small part of
+the protocol (docs.nats.io, "client protocol") and nothing else: no second server, no reconnecting.  Whatever
+is not as expected ends a wire, and nats-py is there for all that follows.
+
+With TLS, credentials or an nkey there is none: nats-py alone knows these.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from typing import Final, NamedTuple
+
+from mq.nats.address import Address
+from mq.nats.connection import Connection
+
+CONNECT_SECONDS: Final = 2.0
+READ_BYTES: Final = 256 << 10
+LINE_BYTES_MAX: Final = 1 << 20
+END: Final = b"\r\n"
+QUIET: Final = frozenset({b"PONG", b"INFO", b"+OK"})  # what a server says, and nothing is to be done
+
+
+class Frame(NamedTuple):
+    """A message of the server's."""
+
+    subject: bytes
+    reply: bytes  # b"": none
+    headers: bytes  # as they came, with their first line; b"": none
+    body: bytes
+
+
+class Wire:
+    """Used by one thread at a time."""
+
+    def __init__(self, address: Address, host: str, port: int, below: str = "") -> None:
+        """Connect, and hear what is sent to `inbox` or, with ".*", below.  OSError, ValueError: no wire.
+
+        Where a stream delivers to has to be the very subject that is heard.
+        """
+        self.inbox = f"_INBOX.{os.urandom(12).hex()}"
+        self._read = bytearray()  # what has come, and is not used yet
+        self.socket = socket.create_connection((host, port), CONNECT_SECONDS)
+        try:
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._introduce(address, self.inbox + below)
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def _introduce(self, address: Address, subject: str) -> None:
+        while (line := self._line()) is None:
+            self.read()
+        word, _, text = line.partition(b" ")
+        info = json.loads(text)
+        if word != b"INFO" or info.get("tls_required") or not info.get("headers"):
+            raise ValueError("it is none of those that can be used here")
+        secrets = {"user": address.user, "pass": address.password, "auth_token": address.token}
+        said = {
+            "verbose": False, "pedantic": False, "lang": "python3", "version": "mq", "protocol": 1,
+            "headers": True, "no_responders": True, "name": "mq wire",
+            **{key: value for key, value in secrets.items() if value is not None},
+        }  # fmt: skip
+        self.send(f"CONNECT {json.dumps(said)}\r\nSUB {subject} 1\r\nPING\r\n".encode())
+        while (line := self._line()) != b"PONG":
+            if line is None:
+                self.read()
+            else:
+                self._hear(line)
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def read(self) -> None:
+        """Have what has come, and wait for that as the socket does.  OSError: there is no connection."""
+        more = self.socket.recv(READ_BYTES)
+        if not more:
+            raise ConnectionResetError("the server has ended the connection")
+        self._read += more
+
+    def frame(self) -> Frame | None:
+        """The next message, if it has come; ValueError if the server says what it does not say to this."""
+        while (line := self._line(keep=True)) is not None:
+            words = line.split()
+            if words[:1] not in ([b"MSG"], [b"HMSG"]):
+                del self._read[: len(line) + len(END)]
+                self._hear(line)
+                continue
+            begin = len(line) + len(END)
+            stop = begin + int(words[-1])
+            if len(self._read) < stop + len(END):
+                return None
+            rest, behind = words[3:-1], begin
+            if words[0] == b"HMSG":
+                behind += int(rest.pop())
+            found = Frame(
+                words[1], rest[0] if rest else b"", bytes(self._read[begin:behind]),
+                bytes(self._read[behind:stop]),
+            )  # fmt: skip
+            del self._read[: stop + len(END)]
+            return found
+        return None
+
+    def _line(self, *, keep: bool = False) -> bytes | None:
+        at = self._read.find(END)
+        if at < 0:
+            if len(self._read) > LINE_BYTES_MAX:
+                raise ValueError("it says too much")
+            return None
+        line = bytes(self._read[:at])
+        if not keep:
+            del self._read[: at + len(END)]
+        return line
+
+    def _hear(self, line: bytes) -> None:
+        """What a server says by itself."""
+        word = line.partition(b" ")[0]
+        if word == b"PING":
+            self.send(b"PONG\r\n")
+        elif word not in QUIET:
+            raise ValueError(f"the server says {line[:100]!r}")
+
+    def close(self) -> None:
+        """In the child of a fork this closes the child's own descriptor: the parent's connection stays."""
+        self.socket.close()
+
+
+def place_of(connection: Connection) -> tuple[str, int] | None:
+    """The server that *connection* has now, if a wire to it is possible."""
+    url, address = connection.nc.connected_url, connection.address
+    if address.secure or address.files or url is None or not url.hostname or not url.port:
+        return None
+    return url.hostname, url.port
