@@ -2,9 +2,12 @@
 
     address.py      nats://user:pass@host1,host2/name?…: where the store is
     connection.py   one connection, on the event loop of a thread of its own
+    wire.py         connections without nats-py, for what is sent and read all the time
     stream.py       the stream: made, checked, asked, purged
     message.py      records ⇄ messages of the stream, and the positions of records
     arrivals.py     what the stream delivers, in its order, without a gap
+    direct.py       an append that is one message, sent by the thread itself
+    sending.py      what becomes of an append, however often no answer comes
     pages.py        messages of the stream, read back by their sequence
     log.py          the log (mq/engine/log.py): append by compare-and-set, follow, read
     checkpoints.py  the state, kept in an object store for the next opening

@@ -34,13 +34,14 @@ class Cluster:
     """*sync*: what the servers do before they answer, "always" or an interval such as "2m".
 
     *max_store*: bytes of the files of one server.  *links*: whether routes and clients lead through proxies.
-    *config*: more lines for each server's configuration file.
+    *config*: more lines for each server's configuration file.  *accounts*: those which say who may come in.
     """
 
     def __init__(
         self, directory: Path, size: int = 3, *, sync: str = "always", max_store: str = "1GB",
-        links: bool = False, config: str = "",
+        links: bool = False, config: str = "", accounts: str = ACCOUNTS,
     ) -> None:  # fmt: skip
+        self._accounts = accounts
         self._directory, self._sync, self._max_store, self._config = directory, sync, max_store, config
         self._clustered = size > 1
         self._ports = Ports()
@@ -104,7 +105,7 @@ class Cluster:
             f" sync_interval: {self._sync} }}\n"
         )
         if not self._clustered:
-            return jetstream + ACCOUNTS + self._config
+            return jetstream + self._accounts + self._config
         others = [other for other in self.nodes if other != node.name]
         routes = ", ".join(_quoted(f"nats://127.0.0.1:{self._route(node.name, other)}") for other in others)
         # Servers tell each other, and clients, where the others are.  What they tell leads nowhere: every
