@@ -130,7 +130,7 @@ class Lane:
         """
         if self._declarations:
             await self.declared()
-        return await self._append(Publication(channel, flags, raw))
+        return await self._append(Publication(channel, flags, raw))  # type: ignore[no-any-return]
 
     async def ack(self, message: Held) -> None:
         """Ack with what others append at the same time."""

@@ -88,22 +88,21 @@ class Wire:
     def frame(self) -> Frame | None:
         """The next message, if it has come; ValueError if the server says what it does not say to this."""
         while (line := self._line(keep=True)) is not None:
-            words = line.split()
-            if words[:1] not in ([b"MSG"], [b"HMSG"]):
+            verb, *words = line.split() or [b""]
+            if verb not in (b"MSG", b"HMSG"):
                 del self._read[: len(line) + len(END)]
                 self._hear(line)
                 continue
-            begin = len(line) + len(END)
-            stop = begin + int(words[-1])
+            subject, _, *reply, size = words
+            begin = body = len(line) + len(END)
+            stop = begin + int(size)
             if len(self._read) < stop + len(END):
                 return None
-            rest, behind = words[3:-1], begin
-            if words[0] == b"HMSG":
-                behind += int(rest.pop())
+            if verb == b"HMSG":
+                body += int(reply.pop())
             found = Frame(
-                words[1], rest[0] if rest else b"", bytes(self._read[begin:behind]),
-                bytes(self._read[behind:stop]),
-            )  # fmt: skip
+                subject, b"".join(reply), bytes(self._read[begin:body]), bytes(self._read[body:stop])
+            )
             del self._read[: stop + len(END)]
             return found
         return None
