@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 import os
+import random
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -31,6 +33,9 @@ from mq.nats.stand_ins import Nothing, Part, Settings, Unfailing
 from mq.nats.stream import Stream
 from mq.storage.reader import Stored
 
+STAND_BACK = 2.0  # at most so many times as long as an append takes, for each time in a row
+BEATEN_MAX = 8  # of those
+SECONDS_MAX = 0.02  # an append that takes longer is not counted as one that does
 GROUP_BYTES_MAX = 256 << 20
 GROWN_BYTES = 1 << 20  # of messages between two looks at what is to be trimmed or kept
 HEAD_ROOM = 4096  # of a message, for what the server counts beside the body
@@ -63,6 +68,8 @@ class StreamLog:
         self.seq = 0  # of the last message that is applied, or about to be
         self.before = (0, 0)  # its sequence and checksum; (0, 0): not known
         self.end = self.last_ms = self.head = 0
+        self._beaten = 0  # how often in a row another writer was first
+        self._seconds = 0.0  # that an append takes, about
         self._appends = False  # the loop's thread looks, too: what comes is this process's own, perhaps
         self._grown = 0
         self.taken_in = 0  # bytes of messages, appended and followed
@@ -150,21 +157,35 @@ class StreamLog:
             self._learn()
         self._writer = (self._writer + 1) % WORD
         parts = encoded.messages(self._stream.seed, self.before, self._writer, now_ms)
+        is_beaten, begin = False, time.monotonic()
         self._appends = True
         try:
             last = self._sending.send(parts, self.seq)
+            is_beaten = last is None
             if last is not None:
                 self._note(last, parts)
         finally:
             self._appends = False
-            if self.arrivals.last > self.seq:
+            if self.arrivals.last > self.seq and not is_beaten:  # else this thread follows at once
                 self._came()
         if last is None:
             self._wait_for_the_first()
+            self._stand_back()
             raise Conflict
+        self._beaten = 0
+        self._seconds += (min(time.monotonic() - begin, SECONDS_MAX) - self._seconds) / 8
         self.last_ms = max(self.last_ms, now_ms)
         self._grow(sum(map(len, parts)))
         return encoded.positions(last - len(parts) + 1)
+
+    def _stand_back(self) -> None:
+        """Leave the way to others for a moment.
+
+        Of several processes that try again at once all but one try in vain, and the server and this machine
+        are as busy with that as with what succeeds.
+        """
+        self._beaten = min(self._beaten + 1, BEATEN_MAX)
+        time.sleep(random.random() * self._beaten * STAND_BACK * self._seconds)
 
     def _note(self, last: int, parts: list[bytes]) -> None:
         """They are in the stream, up to the sequence *last*."""
