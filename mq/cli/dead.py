@@ -62,13 +62,15 @@ def sources(broker: mq.Broker) -> dict[str, list[str]]:
 
 
 def grave(broker: mq.Broker, name: str) -> mq.Queue[Any]:
-    """The queue of dead letters called *name*, or that of the queue *name*."""
+    """The queue of dead letters called *name*, or that of the queue *name*; or one they were moved to."""
     queue = existing.queue(broker, name)
     if name in (known := sources(broker)):
         return queue
     target = queue.options()["dead_letter"]
     if target in known:
         return broker.queue(target)
+    if any(each.origin is not None for each in letters(queue)):
+        return queue
     raise Failure(f"{name}: there are no dead letters; they would go to {target}", EMPTY)
 
 
@@ -128,7 +130,8 @@ def dead(ctx: click.Context, as_json: bool, store: str) -> None:
     """List the queues of dead letters: how many, since when, from where, and why they died.
 
     A queue's dead letters are in the queue that its option dead_letter names, usually NAME.dead.
-    Commands take either name.  The list writes nothing, and works beside other processes.
+    Commands take either name, and that of a queue which dead letters were moved to.  The list writes
+    nothing, and works beside other processes.
 
     \b
     mq dead
