@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 import mq
-from mq.cli.app import Failure, as_named
+from mq.cli.app import Failure, as_named, note
+from mq.delivery.under_way import MOVING_SUFFIX
+from mq.engine import outgoing
 from mq.engine.names import check_name
 
 NAMED_MAX: Final = 10
@@ -17,6 +19,17 @@ def queue(broker: mq.Broker, name: str) -> mq.Queue[Any]:
     if not is_there(broker, check_name(name)):
         raise Failure(no_queue(broker, name))
     return broker.queue(name)
+
+
+def tell_of_under_way(broker: mq.Broker, names: Iterable[str]) -> None:
+    """Of queues with what a move to another store has left under way: it may be there as well."""
+    for name in names:
+        found = outgoing.moving(broker._store, name) if name.endswith(MOVING_SUFFIX) else None
+        if found and found.messages:
+            note(
+                f"{name}: a move of {found.queue} to {found.path or 'another store'} has left"
+                f" {found.messages:,} messages under way; some may be there as well: end that move first"
+            )
 
 
 def is_there(broker: mq.Broker, name: str) -> bool:

@@ -48,6 +48,7 @@ def export(queues: tuple[str, ...], store: str) -> None:
     """
     with look(store) as broker:
         names = [existing.queue(broker, name).name for name in dict.fromkeys(queues)] or broker.queues()
+        existing.tell_of_under_way(broker, names)
         topics = [] if queues else outgoing.topics(broker._store)
         found = [outgoing.definition(broker._store, key) for key in [*names, *map(topic_key, topics)]]
         total = sum(each.messages for each in found if each)

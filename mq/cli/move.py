@@ -297,6 +297,7 @@ def _copy_store(store: str, to: str | None, again: bool) -> Found:
     if _is_same(store, to_store):
         raise click.UsageError("that is the store itself; name another one")
     with look(store) as broker, open_or_make(to_store, late=True) as target:
+        existing.tell_of_under_way(broker, broker.queues())
         names = [*broker.queues(), *map(topic_key, outgoing.topics(broker._store))]
         found = _copy_all(broker, target, {name: name for name in names}, again)
         carrying.copy_rest(broker._store, target._store)

@@ -114,6 +114,8 @@ def test_what_is_under_way_is_not_deleted_renamed_received_or_replayed(
                 do()
         moving = broker.queue("mail.moving").receive(timeout=0)
     assert moving is None
+    for args in (["export"], ["copy", "--to-store", "copy"]):
+        assert "mail.moving: a move of mail to " in run(*args).stderr
     elsewhere = run("move", "mail", "--to-store", "third")
     assert elsewhere.exit_code == 2 and "left by a move that was cut off" in elsewhere.stderr
     assert "mail --back" in elsewhere.stderr
