@@ -103,6 +103,26 @@ def test_what_waits_goes_in_one_append(broker: mq.Broker, queue: mq.Queue[Any], 
     assert [each.id for each in there] == [id for (id,) in found]
 
 
+def test_a_handler_publishes_while_a_task_of_its_thread_gets_in_line(
+    broker: mq.Broker, queue: mq.Queue[Any]
+) -> None:
+    """A thread that runs tasks is in no operation, so what its signals' handlers publish is not refused."""
+    together = broker._store.together
+    assert together
+
+    def publish() -> int:
+        assert together
+        with together._gate:
+            return queue.publish(b"of a handler")
+
+    broker._store.busy.add(-1)  # another thread that is inside
+    thread, found = run(publish)
+    thread.join(PATIENCE)
+    broker._store.busy.discard(-1)
+    assert not thread.is_alive()
+    assert found == [each.id for each in queue.peek()]
+
+
 def test_a_part_has_no_more_than_one_append_takes(
     broker: mq.Broker, queue: mq.Queue[Any], groups: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,7 +182,7 @@ class Together:
     ) -> None:  # fmt: skip
         self._store, self._turn, self._replica = store, turn, replica
         self._clock, self._committer = clock, committer
-        self._gate = threading.Lock()  # of the next two; held for a moment
+        self._gate = threading.RLock()  # of the next two; a signal's handler may come while it is held
         self._waiting: deque[Pending] = deque()
         self._is_led = False  # a thread appends, and comes by for what waits
 
