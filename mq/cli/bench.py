@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import tempfile
 from typing import Any, Final
 
 import click
 
 import mq
 from mq.cli import output, speed
-from mq.cli.app import command, json_option, store_option
+from mq.cli.app import Failure, command, json_option, shown, store_option
 from mq.cli.params import DURATION, SIZE_TYPE
 from mq.cli.progress import Progress
+from mq.cli.scratch import scratch
 from mq.cli.speed import Result, Spread
 from mq.engine.bodies import BODY_BYTES_MAX
+from mq.engine.names import is_elsewhere
 from mq.errors import UsageError
 from mq.storage import paths, proc
 from mq.storage.explain import explain
@@ -52,7 +52,7 @@ def bench(
     if not 1 <= size <= BODY_BYTES_MAX:
         raise UsageError(f"--size is from 1 to {BODY_BYTES_MAX:,} bytes")
     draw = _drawer() if plot else None  # before it takes seconds to measure
-    where = directory or os.path.dirname(paths.absolute(store))
+    where = _place(directory, store)
     machine = _machine(where, size, seconds)
     found = _measure(where, size, seconds)
     if plot and draw:
@@ -74,18 +74,30 @@ def _drawer() -> Any:
     return plot.draw
 
 
+def _place(directory: str | None, store: str) -> str:
+    if directory == "":
+        raise UsageError("DIR is empty: name a directory")
+    if directory is not None:
+        return directory
+    if is_elsewhere(store):
+        raise UsageError(f"{shown(store)} has no disk to measure; name a directory, as `mq bench .`")
+    return os.path.dirname(paths.absolute(store))
+
+
 def _measure(where: str, size: int, seconds: float) -> list[Result]:
-    with explain(where):
-        scratch = tempfile.mkdtemp(prefix=PREFIX, dir=where)
-        try:
-            with Progress("measuring", ROUNDS, "round") as progress:
+    progress = Progress("measuring", ROUNDS, "round")
 
-                def show(done: int, total: int) -> None:
-                    progress.show(done * ROUNDS // total, ROUNDS)
+    def show(done: int, total: int) -> None:
+        progress.show(done * ROUNDS // total, ROUNDS)
 
-                return list(speed.measure(scratch, size, seconds, ROUNDS, show))
-        finally:
-            shutil.rmtree(scratch)
+    try:
+        with explain(where), scratch(where, PREFIX) as place, progress:
+            return list(speed.measure(place, size, seconds, ROUNDS, show))
+    except mq.DiskFull:
+        raise Failure(
+            f"{where}: the disk was full before all was measured, and nothing was left on it; free some"
+            " space, or name a directory of another one"
+        ) from None
 
 
 def _machine(where: str, size: int, seconds: float) -> dict[str, Any]:

@@ -21,13 +21,15 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import mq
+from mq.cli import output
 from mq.cli.app import Failure
 from mq.cli.signals import Interrupts
 from mq.storage.record import HEADER_BYTES
@@ -39,6 +41,7 @@ RAW_BYTES: Final = 64 << 20  # reserved for the raw loops; then they begin again
 DELIVERY_BYTES: Final = 40
 ACK_BYTES: Final = 36
 WAIT_SECONDS: Final = 0.1  # between two looks whether a signal came
+REASON_COLUMNS: Final = 200  # of what the other process said last
 ANSWER: Final = "import sys; from mq.cli import speed; speed.{}(*sys.argv[1:])"
 
 Step = Callable[[], int]
@@ -123,7 +126,7 @@ class _Course:
     def cases(self) -> list[Case]:
         cached, synced = (_Raw(self._directory / name, len(self._body), self._open) for name in ("1", "2"))
         shared = _Shared(self._directory / "shared", self._body, self._interrupts, self._open)
-        pipes = _Pipes(self._body, self._open)
+        pipes = _Pipes(self._body, self._interrupts, self._open)
         return [
             Case("publish, one by one", self._publish, cached.write),
             Case("publish in hundreds", self._publish_many, cached.write_many),
@@ -217,18 +220,30 @@ class _Raw:
 # ── another process ────────────────────────────────────────────────────────────────
 
 
-def _child(name: str, *args: str, open_: ExitStack) -> subprocess.Popen[bytes]:
+class _Child:
     """A process that runs the function *name* of this module, until its standard input is closed."""
-    path = os.pathsep.join(each or os.getcwd() for each in sys.path)
-    child = subprocess.Popen(
-        [sys.executable, "-c", ANSWER.format(name), *args], env=os.environ | {"PYTHONPATH": path},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
-    )  # fmt: skip
-    open_.enter_context(child)  # it waits for the child, whose standard input it has closed by then
-    assert child.stdout
-    if child.stdout.read(1) != b"!":
-        raise Failure("the second process of the hand-off did not start")
-    return child
+
+    def __init__(self, name: str, *args: str, open_: ExitStack) -> None:
+        path = os.pathsep.join(each or os.getcwd() for each in sys.path)
+        self._said = open_.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - it ends with the others
+        process = subprocess.Popen(
+            [sys.executable, "-c", ANSWER.format(name), *args], env=os.environ | {"PYTHONPATH": path},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, bufsize=0,
+        )  # fmt: skip
+        open_.enter_context(process)  # it waits for the child, whose standard input it has closed by then
+        assert process.stdin and process.stdout
+        self.process, self.there, self.back = process, process.stdin.fileno(), process.stdout.fileno()
+        if os.read(self.back, 1) != b"!":
+            raise self.failure()
+
+    def failure(self) -> Failure:
+        """What to raise once it has ended: with the last line that it said."""
+        code = self.process.wait()
+        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").splitlines()
+        why = f" ({output.excerpt(lines[-1], REASON_COLUMNS)})" if lines else ""
+        return Failure(f"the second process of the hand-off {how}{why}; nothing was left behind")
 
 
 class _Shared:
@@ -236,28 +251,31 @@ class _Shared:
         self._body, self._interrupts = body, interrupts
         broker = open_.enter_context(mq.open(path, sync="never"))
         self._there, self._back = broker.queue("there"), broker.queue("back")
-        self._child = _child("answer", str(path), open_=open_)
+        self._child = _Child("answer", str(path), open_=open_)
 
     def pass_on(self) -> int:
         self._there.publish(self._body)
         while (message := self._back.receive(timeout=WAIT_SECONDS)) is None:
             self._interrupts.check()
-            if self._child.poll() is not None:
-                raise Failure("the second process of the hand-off has ended")
+            if self._child.process.poll() is not None:
+                raise self._child.failure()
         message.ack()
         return 2
 
 
 class _Pipes:
-    def __init__(self, body: bytes, open_: ExitStack) -> None:
-        self._body = body
-        child = _child("echo", str(len(body)), open_=open_)
-        assert child.stdin and child.stdout
-        self._there, self._back = child.stdin.fileno(), child.stdout.fileno()
+    def __init__(self, body: bytes, interrupts: Interrupts, open_: ExitStack) -> None:
+        self._body, self._interrupts = body, interrupts
+        self._child = _Child("echo", str(len(body)), open_=open_)
 
     def pass_on(self) -> int:
-        os.write(self._there, self._body)
-        read_exactly(self._back, len(self._body))
+        rest = memoryview(self._body)
+        with suppress(BrokenPipeError):
+            while rest:
+                rest = rest[os.write(self._child.there, rest) :]
+        if rest or not read_exactly(self._child.back, len(self._body)):
+            self._interrupts.check()
+            raise self._child.failure()
         return 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 from commands import Run, Start, contents
 
-from mq.cli import output
+from mq.cli import output, speed
 from mq.cli.bench import rate
+from mq.cli.scratch import LOCK, scratch
 
 PATIENCE = 60.0
 CASES = ["publish, one by one", "publish in hundreds", "receive and ack", "durable, one by one",
@@ -67,13 +69,6 @@ def test_nothing_stays_if_it_is_interrupted(start: Start, disk: Path, number: si
     assert not list(disk.iterdir())
 
 
-@pytest.mark.parametrize("name, code", [("missing", 1), ("file", 1)])
-def test_where_nothing_can_be_made_it_says_so(run: Run, disk: Path, name: str, code: int) -> None:
-    (disk / "file").touch()
-    result = run("bench", str(disk / name))
-    assert (result.exit_code, result.stdout) == (code, "") and result.stderr.count("\n") == 1
-
-
 @pytest.mark.parametrize("option", ["--seconds=0", "--size=0", "--size=65M"])
 def test_what_cannot_be_measured_is_refused(run: Run, disk: Path, option: str) -> None:
     result = run("bench", str(disk), option)
@@ -106,3 +101,62 @@ def test_it_is_drawn(run: Run, disk: Path) -> None:
 )  # fmt: skip
 def test_rates_have_three_digits(value: float, shown: str) -> None:
     assert rate(value) == shown
+
+
+# ── what may go wrong ──────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "args, code, said",
+    [
+        (["-s", "nats://u:secret@h/x", "bench"], 2, "nats://h/x has no disk to measure; name a directory"),
+        (["bench", ""], 2, "DIR is empty: name a directory"),
+        (["bench", "disk/missing"], 1, "disk/missing: there is no such file or directory"),
+        (["bench", "disk/file"], 1, "disk/file: part of the path is a file, not a directory"),
+    ],
+)
+def test_what_is_no_place_to_measure_is_named(
+    run: Run, disk: Path, args: list[str], code: int, said: str
+) -> None:
+    (disk / "file").touch()
+    result = run(*args)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr.startswith(f"mq: {said}") and result.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line(run: Run, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(place: str, *_: object) -> list[speed.Result]:
+        assert Path(place).parent == disk
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), place)
+
+    monkeypatch.setattr(speed, "measure", fill)
+    result = run("bench", str(disk))
+    assert result.exit_code == 1 and "the disk was full before all was measured" in result.stderr
+    assert result.stderr.count("\n") == 1 and not list(disk.iterdir())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="children are read from /proc")
+@pytest.mark.parametrize("which", [0, 1], ids=["answer", "echo"])
+def test_a_second_process_that_dies_is_one_line(start: Start, disk: Path, which: int) -> None:
+    process = start("bench", str(disk), "--seconds", "12")
+    known = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until = time.monotonic() + PATIENCE
+    while len(children := known.read_text().split()) < 2:
+        assert time.monotonic() < until and process.poll() is None
+        os.sched_yield()
+    os.kill(int(children[which]), signal.SIGKILL)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert said == b"mq: the second process of the hand-off died of SIGKILL; nothing was left behind\n"
+    assert not list(disk.iterdir())
+
+
+def test_what_a_killed_one_left_goes_with_the_next(disk: Path) -> None:
+    """But not what is in use, and not what only has the name."""
+    for name in ("mq-bench-killed", "mq-bench-mine"):
+        (disk / name / "fast").mkdir(parents=True)
+    (disk / "mq-bench-killed" / LOCK).touch()
+    with scratch(str(disk), "mq-bench-") as used, scratch(str(disk), "mq-bench-") as other:
+        kept = {"mq-bench-mine", Path(used).name, Path(other).name}
+        assert {each.name for each in disk.iterdir()} == kept
+    assert [each.name for each in disk.iterdir()] == ["mq-bench-mine"]
