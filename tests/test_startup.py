@@ -16,8 +16,10 @@ import mq
 HEAVY = frozenset({
     "asyncio", "concurrent.futures", "http", "importlib.resources", "multiprocessing", "pydoc", "sqlite3",
     "ssl", "subprocess", "sysconfig", "unittest", "urllib.request", "xml", "zoneinfo",
-    "opentelemetry", "prometheus_client", "rich", "uvloop",
-    "mq.aio", "mq.metrics", "mq.otel", "mq.storage.repair", "mq.storage.walk",
+    "celery", "jinja2", "kombu", "matplotlib", "nats", "opentelemetry", "prometheus_client", "rich",
+    "starlette", "uvicorn", "uvloop",
+    "mq.aio", "mq.contrib", "mq.metrics", "mq.nats", "mq.otel", "mq.serve", "mq.storage.repair",
+    "mq.storage.walk",
 })  # fmt: skip
 COMMAND = "from mq.cli import main\ntry: main()\nexcept SystemExit as end: assert not end.code, end.code"
 
@@ -41,7 +43,21 @@ def test_importing_mq_loads_nothing_heavy() -> None:
     assert found & HEAVY == set()
 
 
-@pytest.mark.parametrize("words", ["--help", "peek --help", "queues", "stats", "peek mail"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--help",
+        "peek --help",
+        "queues",
+        "stats",
+        "peek mail",
+        "publish mail x",
+        "receive mail",
+        "dead",
+        "tail --until-end",
+        "queue pause mail",
+    ],
+)
 def test_no_command_loads_what_it_does_not_use(tmp_path: Path, words: str) -> None:
     store = str(tmp_path / "data")
     with mq.open(store) as broker:
@@ -51,7 +67,9 @@ def test_no_command_loads_what_it_does_not_use(tmp_path: Path, words: str) -> No
     assert found & HEAVY == set()
 
 
-@pytest.mark.parametrize("name", ["asyncio", "zoneinfo", "mq.aio.broker", "mq.storage.repair"])
+@pytest.mark.parametrize(
+    "name", ["asyncio", "zoneinfo", "mq.aio.broker", "mq.serve.alerts", "mq.storage.repair"]
+)
 def test_what_is_heavy_is_found(name: str) -> None:
     assert loaded(f"import mq, {name}") & HEAVY
 
