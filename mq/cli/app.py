@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -30,17 +30,41 @@ from mq.storage import paths
 from mq.storage.explain import explain, storage_error
 from mq.storage.real_disk import RealDisk
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType
+
 ERROR: Final = 1
 USAGE: Final = 2
 EMPTY: Final = 3
 CORRUPT: Final = 4
 
 DEFAULT_STORE: Final = "data"
+COMPLETE_VARIABLE: Final = "_MQ_COMPLETE"  # with which a shell asks, as click calls it for a command `mq`
 NO_STORE: Final = "there is no store here; check --store, or publish something first"
 DESTRUCTIVE: Final = frozenset({"delete", "purge", "repair", "cancel", "reject", "unschedule", "unsubscribe"})
 DESTRUCTIVE_OPTIONS: Final = frozenset({"--yes", "--all", "--in-flight"})
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class File(ParamType):
+    """A path, that a shell completes.  Whether it is there, and may be used, is told by what uses it."""
+
+    name = "text"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:  # fmt: skip
+        from click.shell_completion import CompletionItem  # which is only needed where a shell asks
+
+        return [CompletionItem(incomplete, type="file")]
+
+
+FILE: Final = File()
 
 
 class Failure(click.ClickException):
@@ -112,6 +136,7 @@ class Group(Command, click.Group):
     """Commands about one noun; alone, without one of them, it shows its help, or what its function prints."""
 
     command_class = Command
+    group_class = type  # of a group in it: this one, too
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **({"invoke_without_command": True, "no_args_is_help": False} | options))
@@ -174,7 +199,7 @@ def store_option(command: F) -> F:
         return store
 
     return click.option(
-        "-s", "--store", metavar="DIR", callback=choose,
+        "-s", "--store", metavar="DIR", type=FILE, callback=choose,
         help="The store's directory, or its address nats://host/name.  [default: $MQ_STORE, or ./data]",
     )(command)  # fmt: skip
 

@@ -6,11 +6,11 @@ import click
 
 import mq
 from mq.cli import output
-from mq.cli.app import command, json_option, require_store, store_option
+from mq.cli.app import FILE, command, json_option, require_store, store_option
 from mq.cli.progress import Progress
 from mq.engine import backup as engine
 
-directory = click.argument("directory", metavar="DEST")
+directory = click.argument("directory", metavar="DEST", type=FILE)
 
 
 @command(short_help="Copy the store, or bring a copy up to date.")
@@ -50,7 +50,7 @@ def clone(directory: str, as_json: bool, store: str) -> None:
 
 
 @command(short_help="Make the store of a backup.")
-@click.argument("backup", metavar="BACKUP")
+@click.argument("backup", metavar="BACKUP", type=FILE)
 @json_option
 @store_option
 def restore(backup: str, as_json: bool, store: str) -> None:

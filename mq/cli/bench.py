@@ -10,7 +10,7 @@ import click
 
 import mq
 from mq.cli import output, speed
-from mq.cli.app import Failure, command, json_option, shown, store_option
+from mq.cli.app import FILE, Failure, command, json_option, shown, store_option
 from mq.cli.params import DURATION, SIZE_TYPE
 from mq.cli.progress import Progress
 from mq.cli.scratch import scratch
@@ -27,10 +27,12 @@ PREFIX: Final = "mq-bench-"
 
 
 @command(short_help="Measure what mq does on this disk, beside raw loops.")
-@click.argument("directory", required=False, metavar="[DIR]")
+@click.argument("directory", required=False, metavar="[DIR]", type=FILE)
 @click.option("--seconds", type=DURATION, default="6", metavar="SECONDS", help="How long, about.  [6]")
 @click.option("--size", type=SIZE_TYPE, default="100", metavar="BYTES", help="Of a body.  [100]")
-@click.option("--plot", metavar="FILE", help="Draw it, as PNG: needs matplotlib (pip install 'mq[plot]').")
+@click.option(
+    "--plot", metavar="FILE", type=FILE, help="Draw it, as PNG: needs matplotlib (pip install 'mq[plot]')."
+)
 @json_option
 @store_option
 def bench(

@@ -8,13 +8,14 @@ from __future__ import annotations
 import gc
 import importlib
 import keyword
+import os
 import shlex
 from typing import Any, Final, NamedTuple
 
 import click
 
 from mq.cli import output, progress
-from mq.cli.app import DEFAULT_STORE, Group, print_and_exit, reported
+from mq.cli.app import COMPLETE_VARIABLE, DEFAULT_STORE, FILE, Group, print_and_exit, reported
 from mq.engine import loading
 
 
@@ -59,8 +60,11 @@ ELSEWHERE: Final = {  # what other tools call it
     "pause": "mq queue pause", "resume": "mq queue resume", "unpause": "mq queue resume",
     "rename": "mq queue rename", "transfer": "mq move", "shovel": "mq move", "migrate": "mq copy",
     "save": "mq export", "load": "mq import",
-    "purge": "mq queue purge", "delete": "mq queue delete", "rm": "mq queue delete",
 }  # fmt: skip
+# These are answered with a help: no line that destroys is there to be copied.
+DESTROYING: Final = frozenset({
+    "purge", "delete", "rm", "remove", "drop", "clear", "empty", "flush", "truncate", "destroy"
+})  # fmt: skip
 NAMES_COLUMNS: Final = 30
 
 
@@ -76,6 +80,9 @@ class Root(Group):
 
     def unknown(self, ctx: click.Context, args: list[str]) -> str:
         name, *rest = args
+        if name in DESTROYING:
+            helps = "`mq queue --help` and `mq dead --help` say what empties and deletes queues"
+            return f"there is no command `mq {name}`: {helps}"
         if name not in ELSEWHERE:
             return super().unknown(ctx, args)
         meant = " ".join([ELSEWHERE[name], *(output.excerpt(shlex.quote(each), 40) for each in rest)])
@@ -104,7 +111,7 @@ def _show_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> N
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
-    "-s", "--store", metavar="DIR", envvar="MQ_STORE", default=DEFAULT_STORE,
+    "-s", "--store", metavar="DIR", type=FILE, envvar="MQ_STORE", default=DEFAULT_STORE,
     help="The store.  [default: $MQ_STORE, or ./data]",
 )  # fmt: skip
 @click.option(
@@ -129,6 +136,11 @@ def cli(ctx: click.Context, store: str) -> None:
 
 def main() -> None:
     """The console script."""
-    loading.watch = progress.opening
+    if COMPLETE_VARIABLE in os.environ:
+        from mq.cli import completion
+
+        completion.prepare()
+    else:
+        loading.watch = progress.opening
     gc.freeze()  # what is loaded stays: it is not searched for garbage, which also the exit did
     cli(prog_name="mq")

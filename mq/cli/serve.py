@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from mq.cli import output
-from mq.cli.app import Failure, group, json_option, note, store_option
+from mq.cli.app import FILE, Failure, group, json_option, note, store_option
 from mq.cli.params import DURATION
 from mq.cli.watching import alert_options
 from mq.serve.alerts import Rule
@@ -32,9 +32,9 @@ NAME_CHARS_MAX: Final = 64
     help="Sync to the disk so often, in place of before each answer.",
 )  # fmt: skip
 @click.option("--read-only", is_flag=True, help="Show, and change nothing.")
-@click.option("--credentials", metavar="FILE", help="The access keys that clients sign with.")
-@click.option("--tls-cert", metavar="FILE", help="Speak TLS, with this certificate (PEM).")
-@click.option("--tls-key", metavar="FILE", help="The key of the certificate (PEM).")
+@click.option("--credentials", metavar="FILE", type=FILE, help="The access keys that clients sign with.")
+@click.option("--tls-cert", metavar="FILE", type=FILE, help="Speak TLS, with this certificate (PEM).")
+@click.option("--tls-key", metavar="FILE", type=FILE, help="The key of the certificate (PEM).")
 @click.option(
     "--allow-host", "allow_hosts", multiple=True, metavar="NAME",
     help="A name by which browsers may ask for the server, beside localhost.  May be repeated.",
@@ -104,7 +104,7 @@ def keys() -> None:
 
 
 @keys.command(short_help="Make an access key.")
-@click.option("--credentials", metavar="FILE", required=True, help="The file; made if need be.")
+@click.option("--credentials", metavar="FILE", type=FILE, required=True, help="The file; made if need be.")
 @json_option
 def add(credentials: str, as_json: bool) -> None:
     """Make an access key, add it to FILE, and print it with its secret.
@@ -133,7 +133,7 @@ def users() -> None:
 
 @users.command("add", short_help="Add a user, or change the password of one.")
 @click.argument("name")
-@click.option("--credentials", metavar="FILE", required=True, help="The file; made if need be.")
+@click.option("--credentials", metavar="FILE", type=FILE, required=True, help="The file; made if need be.")
 def add_user(name: str, credentials: str) -> None:
     """Ask for a password, and add the user NAME to FILE, or change the password of that user.
 

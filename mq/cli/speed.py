@@ -269,14 +269,20 @@ class _Pipes:
         self._child = _Child("echo", str(len(body)), open_=open_)
 
     def pass_on(self) -> int:
-        rest = memoryview(self._body)
+        back = b""
         with suppress(BrokenPipeError):
-            while rest:
-                rest = rest[os.write(self._child.there, rest) :]
-        if rest or not read_exactly(self._child.back, len(self._body)):
+            write_all(self._child.there, self._body)
+            back = read_exactly(self._child.back, len(self._body))
+        if not back:
             self._interrupts.check()
             raise self._child.failure()
         return 2
+
+
+def write_all(fd: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
 
 
 def read_exactly(fd: int, size: int) -> bytes:

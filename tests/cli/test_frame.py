@@ -29,9 +29,14 @@ def commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:
         command = cli.get_command(ctx, name)
         assert command
         yield (name,), command
-        if isinstance(command, click.Group):
-            for word, sub in command.commands.items():
-                yield (name, word), sub
+        yield from parts((name,), command)
+
+
+def parts(words: tuple[str, ...], command: click.Command) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    if isinstance(command, click.Group):
+        for word, sub in command.commands.items():
+            yield (*words, word), sub
+            yield from parts((*words, word), sub)
 
 
 ALL = dict(commands())
@@ -68,6 +73,7 @@ def test_every_command_that_prints_data_prints_json(words: tuple[str, ...]) -> N
         ("serve",),
         ("serve", "keys"),
         ("serve", "users"),
+        ("serve", "users", "add"),
         ("completion",),
     ]
     assert ("--json" in options) == (words not in no_data)
@@ -78,6 +84,7 @@ def test_every_command_that_prints_data_prints_json(words: tuple[str, ...]) -> N
         ("serve", "keys"),
         ("serve", "users"),
         ("serve", "keys", "add"),
+        ("serve", "users", "add"),
         ("completion",),
     ]
     assert "--store" in options or words in without_store
@@ -103,7 +110,8 @@ def test_no_command_is_imported_before_it_is_used() -> None:
         ("dunp", "did you mean `mq dump`?"),
         ("publsh", "did you mean `mq publish`?"),
         ("replay x", "type `mq dead replay x`"),
-        ("purge x", "type `mq queue purge x`"),
+        ("purge x", "`mq queue --help` and `mq dead --help` say what empties and deletes queues"),
+        ("drop x", "`mq queue --help` and `mq dead --help` say what empties and deletes queues"),
         ("ls", "type `mq queues`"),
         ("queue creat x", "did you mean `mq queue create`?"),
         ("nonsense", "`mq --help` lists those there are"),
@@ -130,6 +138,53 @@ def test_what_destroys_is_never_suggested(run: Run, store: Path, typed: str) -> 
     assert "there is no command" in result.stderr or "no such option" in result.stderr
     named = set(re.findall(r"[\w-]+", result.stderr.partition("mean")[2].partition(" --help` says")[0]))
     assert not named & (app.DESTRUCTIVE | app.DESTRUCTIVE_OPTIONS) - {"purge"}
+
+
+def typos(word: str) -> Iterator[str]:
+    """The word with a letter left out, doubled, or replaced, and with two exchanged."""
+    for at in range(len(word)):
+        yield word[:at] + word[at + 1 :]
+        yield word[:at] + word[at] + word[at:]
+        yield word[:at] + "x" + word[at + 1 :]
+        yield word[:at] + word[at + 1 : at + 2] + word[at : at + 1] + word[at + 2 :]
+
+
+def suggested(group: click.Group, words: tuple[str, ...], typed: str) -> str:
+    """What is said of a command that is not there; nothing, if it is."""
+    ctx = click.Context(group, info_name=" ".join(["mq", *words]))
+    if not typed or group.get_command(ctx, typed):
+        return ""
+    assert isinstance(group, app.Group)
+    return (
+        group.unknown(ctx, [typed, "x"]).partition("`: ")[2]
+        or group.unknown(ctx, [typed]).partition("mean")[2]
+    )
+
+
+def test_no_typo_of_any_command_is_answered_with_what_destroys() -> None:
+    groups: dict[tuple[str, ...], click.Group] = {(): cli}
+    groups |= {words: command for words, command in ALL.items() if isinstance(command, click.Group)}
+    meant = {words[-1] for words in ALL} | set(ELSEWHERE) | app.DESTRUCTIVE
+    answers = {
+        answer
+        for words, group in groups.items()
+        for word in meant
+        for typed in {word, *typos(word)}
+        if (answer := suggested(group, words, typed))
+    }
+    assert any("mq dead replay" in answer for answer in answers) and len(answers) > 30
+    for answer in answers:
+        assert not set(re.findall(r"[\w-]+", answer)) & app.DESTRUCTIVE, answer
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_no_typo_of_an_option_is_answered_with_what_destroys(words: tuple[str, ...]) -> None:
+    known = [name for param in ALL[words].params for name in param.opts if name.startswith("--")]
+    for typed in {typo for name in known for typo in typos(name[2:]) if f"--{typo}" not in known}:
+        with pytest.raises(click.ClickException) as caught, app.reported(click.Context(ALL[words])):
+            raise click.NoSuchOption(f"--{typed}", possibilities=known)
+        said = caught.value.format_message().partition("Did you mean")[2] or caught.value.message
+        assert not set(re.findall(r"--[\w-]+", said.partition("` --help`")[0])) & app.DESTRUCTIVE_OPTIONS
 
 
 def test_every_word_of_other_tools_is_answered_with_a_command_that_is_there() -> None:
