@@ -38,6 +38,7 @@ from nats.js.api import ConsumerConfig, StreamConfig
 from nats.js.errors import NotFoundError
 
 import mq
+from mq.aio.broker import AsyncBroker
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from servers import Cluster
@@ -55,7 +56,6 @@ NAMES = ("one at a time", "200 in flight", "publish_many", "receive, ack", "rece
 
 class Ours:
     def __init__(self, url: str) -> None:
-        self._url = url
         self._broker = mq.open(url)
         self._queue = self._broker.queue("bench")
 
@@ -67,10 +67,9 @@ class Ours:
         asyncio.run(self._in_flight(count))
 
     async def _in_flight(self, count: int) -> None:
-        async with mq.aopen(self._url) as broker:
-            queue = broker.queue("bench")
-            for _ in range(count // IN_FLIGHT):
-                await asyncio.gather(*[queue.publish(BODY) for _ in range(IN_FLIGHT)])
+        queue = (await AsyncBroker(lambda: self._broker)).queue("bench")  # as the other side, it stays open
+        for _ in range(count // IN_FLIGHT):
+            await asyncio.gather(*[queue.publish(BODY) for _ in range(IN_FLIGHT)])
 
     def in_hundreds(self, count: int) -> None:
         for _ in range(count // HUNDRED):
