@@ -134,6 +134,32 @@ def test_a_purge_takes_what_is_in_flight_too(sqs: Any, url: str) -> None:
     assert counts["ApproximateNumberOfMessages"] == counts["ApproximateNumberOfMessagesNotVisible"] == "0"
 
 
+@pytest.mark.parametrize("scope", ["queue", "messageGroup"])
+def test_a_purge_forgets_deduplication_ids(sqs: Any, made: Make, scope: str) -> None:
+    url = made(fifo=True, ContentBasedDeduplication="true", DeduplicationScope=scope)
+    for body in ("again", "again", "last"):
+        sqs.send_message(QueueUrl=url, MessageBody=body, MessageGroupId="g")
+    sqs.purge_queue(QueueUrl=url)
+    for body in ("again", "again", "new"):
+        sqs.send_message(QueueUrl=url, MessageBody=body, MessageGroupId="g")
+    found = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
+    assert [each["Body"] for each in found] == ["again", "new"]
+    assert not [each for each in attributes(sqs, url) if "purge" in each.lower()]
+
+
+def test_dead_letters_in_a_circle_are_refused(sqs: Any, made: Make) -> None:
+    one, other = made(), made()
+    for source, target in ((one, other), (other, one), (one, one)):
+        arn = attributes(sqs, target, "QueueArn")["QueueArn"]
+        policy = {"RedrivePolicy": json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": 1})}
+        if (source, target) == (one, other):
+            sqs.set_queue_attributes(QueueUrl=source, Attributes=policy)
+            continue
+        with pytest.raises(sqs.exceptions.ClientError) as error:
+            sqs.set_queue_attributes(QueueUrl=source, Attributes=policy)
+        assert code(error) == "InvalidParameterValue"
+
+
 def test_a_dead_letter_queue_may_allow_only_some(sqs: Any, made: Make) -> None:
     dead = made(RedriveAllowPolicy='{"redrivePermission": "denyAll"}')
     arn = attributes(sqs, dead, "QueueArn")["QueueArn"]

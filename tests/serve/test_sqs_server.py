@@ -167,7 +167,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, d
 
 
 def test_with_keys_a_signature_is_verified(locked: tuple[Served, dict[str, str]]) -> None:
-    """boto3's own, in the header and in a presigned URL."""
+    """boto3's own, in the header."""
     served, key = locked
     sqs = sqs_client(served.url, **key)
     url = sqs.create_queue(QueueName="a-b_c")["QueueUrl"]
@@ -177,6 +177,34 @@ def test_with_keys_a_signature_is_verified(locked: tuple[Served, dict[str, str]]
         with pytest.raises(sqs.exceptions.ClientError) as error:
             sqs_client(served.url, **{**key, **wrong}).list_queues()
         assert error.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+
+
+def test_a_presigned_url_is_verified(locked: tuple[Served, dict[str, str]]) -> None:
+    """For as long as it says, and for what it says."""
+    from botocore.auth import SigV4QueryAuth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+    from test_sqs_wire import ask
+
+    served, key = locked
+    sqs = sqs_client(served.url, **key)
+    url = sqs.create_queue(QueueName="presigned")["QueueUrl"]
+    sqs.send_message(QueueUrl=url, MessageBody="to whom it may concern")
+
+    def presigned(seconds: int, **query: str) -> str:
+        request = AWSRequest("GET", url, params={"Action": "ReceiveMessage", **query})
+        SigV4QueryAuth(Credentials(*key.values()), "sqs", "eu-west-1", seconds).add_auth(request)
+        address = urlsplit(request.url)
+        return f"{address.path}?{address.query}"
+
+    path = presigned(60, MaxNumberOfMessages="1", **{"AttributeName.1": "All"})
+    for wrong in (
+        path.replace("ReceiveMessage", "PurgeQueue"), path.replace("sqs", "sts"), presigned(-1),
+        path.replace("Messages=1", "Messages=2"), path.partition("&X-Amz-Signature")[0],
+    ):  # fmt: skip
+        assert ask(served.url, method="GET", path=wrong)[0] == 403, wrong
+    status, _, body = ask(served.url, method="GET", path=path)
+    assert status == 200 and b"<Body>to whom it may concern</Body>" in body
 
 
 def test_without_a_signature_nothing_is_done(locked: tuple[Served, dict[str, str]]) -> None:

@@ -27,6 +27,8 @@ REUSE: Final = "KmsDataKeyReusePeriodSeconds"
 BY_CONTENT: Final = "ContentBasedDeduplication"
 SCOPE: Final = "DeduplicationScope"
 THROUGHPUT: Final = "FifoThroughputLimit"
+PURGES: Final = "mq.purges"
+"""How often a FIFO queue was purged: no attribute of SQS.  Deduplication ids from before count no more."""
 
 MESSAGE_BYTES_MAX: Final = 1 << 20
 VISIBILITY_MAX: Final = 43_200
@@ -220,12 +222,18 @@ def kept(checked: Mapping[str, str]) -> dict[str, str | None]:
     return found
 
 
+def purged(kept: Mapping[str, str]) -> dict[str, str | None]:
+    """What a purge changes in the meta of a FIFO queue."""
+    return {PURGES: str(int(kept.get(PURGES, "0")) + 1)}
+
+
 def shown(options: QueueOptions, kept: Mapping[str, str], *, fifo: bool, arn: str) -> dict[str, str]:
     """All attributes of a queue but its counts; *arn*: its own."""
     found = {**DEFAULTS, **(FIFO_DEFAULTS if fifo else {}), **kept, "QueueArn": arn}
     for name, option in OPTIONS.items():
         value = options[option]  # type: ignore[literal-required]
         found[name] = str(RETENTION_MAX if value is None else int(value))
+    found.pop(PURGES, None)
     found.pop(REDRIVE, None)
     if options["max_attempts"] is not None:
         found[REDRIVE] = _shown_redrive(options, kept.get(REDRIVE), arn)

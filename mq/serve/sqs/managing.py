@@ -116,6 +116,8 @@ async def purge_queue(call: Call, asked: requests.OfQueue) -> None:
         )
     queue.purged_at = now
     await queue.handle.purge(in_flight=True)
+    if queue.is_fifo:
+        await call.service.queues.change(queue.name, {}, attributes.purged)
 
 
 # ── lists ──────────────────────────────────────────────────────────────────────────

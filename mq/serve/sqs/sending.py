@@ -198,6 +198,8 @@ def _check_by_content(queue: SqsQueue) -> None:
 
 
 def _scoped(queue: SqsQueue, group: str, dedup: str) -> str:
+    if purges := queue.kept.get(attributes.PURGES):
+        dedup = f"{purges}\n{dedup}"
     if queue.kept.get(attributes.SCOPE) != "messageGroup":
         return dedup
     return hashlib.sha256(f"{group}\n{dedup}".encode()).hexdigest()
