@@ -38,7 +38,7 @@ from mq.api.options import (
 )
 from mq.api.receipts import channel_of, claims_of
 from mq.delivery.queue import State
-from mq.engine import commands, hot, joining, looking, settling, subscribing
+from mq.engine import commands, expiring, hot, joining, looking, settling, subscribing
 from mq.engine.bodies import BODY_BYTES_MAX, BYTES_ALONE, Decoder, encode_bodies, encode_body
 from mq.engine.channel import Channel
 from mq.engine.looking import Stats
@@ -164,6 +164,10 @@ class Queue(Generic[T]):
         if not bodies:
             new_message(self.name, 0, b"", **options)
             return []
+        if not (options or headers) and expiring.is_meant(self._channel):
+            ids = expiring.publish_many(self._store, self._channel, flags, bodies)
+            if ids is not None:
+                return ids
         first = with_headers(new_message(self.name, flags[0], bodies[0], **options), headers)
         messages = [first]
         messages += [

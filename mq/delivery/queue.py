@@ -94,6 +94,7 @@ class QueueState:
         self.bounded = False  # publishers may wait for room
         self.acks_awaited = False  # a publisher may wait for room, or a thread until the queue is empty
         self.publish_needs_plan = False  # there are limits, a time to live, or a delay
+        self.expires_alone = False  # of these, there is a time to live
         self.delivery_needs_plan = False  # at most once, or the queue has to know that it is in use
         # For `State.count`.
         self.unchanged = True  # nothing has changed since it was counted, or struck off as empty
@@ -194,7 +195,9 @@ class QueueState:
         self.meta_bytes = meta.live_bytes(declaration.meta)
         self.bounded = declaration.max_length is not None or declaration.max_bytes is not None
         self.acks_awaited = self.bounded
-        self.publish_needs_plan = self.bounded or declaration.ttl is not None or declaration.delay > 0
+        waits = self.bounded or declaration.delay > 0
+        self.publish_needs_plan = waits or declaration.ttl is not None
+        self.expires_alone = self.publish_needs_plan and not waits
         self.retention = Retention.of(declaration)
         if self.retention:
             self.watch_retention()

@@ -1,0 +1,65 @@
+"""Publishes to a queue whose messages have a time to live, and nothing else that a plan would look at.
+
+What is appended is what `commands.publish` would append.  The attributes of all messages are the same, so
+they are made once, and not decoded before they are appended: nothing in them comes from a caller.
+"""
+
+from __future__ import annotations
+
+from mq.delivery.attributes import Attributes, trailer
+from mq.delivery.records import ATTRIBUTED, PUBLISH
+from mq.delivery.traits import traits_of
+from mq.engine.channel import Channel
+from mq.engine.log import Conflict
+from mq.engine.operation import operation
+from mq.engine.store import Store
+from mq.errors import DiskFull
+
+
+def is_meant(channel: Channel) -> bool:
+    """Whether the queue is one of those."""
+    return channel.state is not None and channel.state.expires_alone
+
+
+@operation
+def publish_many(store: Store, channel: Channel, flags: list[int], bodies: list[bytes]) -> list[int] | None:
+    """Store all of *bodies*, or none; their ids.  None if the queue needs a plan for them.
+
+    *flags* say how each was given.
+    """
+    while True:
+        with store.turn.mutex:
+            try:
+                store.turn.enter()
+                ids, end = _publish(store, channel, flags, bodies), store.replica.log.end
+            except Conflict:
+                continue  # decide again
+            except DiskFull:
+                return None  # the plan makes way, perhaps
+            finally:
+                store.turn.leave()
+        if ids is not None:
+            store.finish_publish(end)
+        return ids
+
+
+def _publish(store: Store, channel: Channel, flags: list[int], bodies: list[bytes]) -> list[int] | None:
+    replica, plan = store.replica, store.committer.plan()
+    if plan.now.store >= replica.state.board.next:
+        store.committer.do_due()
+        plan = store.committer.plan()
+    state = channel.state
+    if state is None or not state.expires_alone:
+        return None
+    attributes = Attributes(expires=plan.expires(state.number))
+    traits, behind, count = traits_of(attributes), trailer(attributes), len(bodies)
+    payloads = [raw + behind for raw in bodies]
+    ids = replica.log.append_columns(
+        plan.now.store, [PUBLISH] * count, [each | ATTRIBUTED for each in flags], [state.number] * count,
+        payloads,
+    )  # fmt: skip
+    for id, payload in zip(ids, payloads, strict=True):
+        state.take_in(id, len(payload), 0, traits)
+    replica.applied = replica.log.end
+    replica.waiters.announce({state.number: count}, plan.now)
+    return ids
