@@ -6,11 +6,12 @@ they are made once, and not decoded before they are appended: nothing in them co
 
 from __future__ import annotations
 
+from functools import partial
+
 from mq.delivery.attributes import Attributes, trailer
 from mq.delivery.records import ATTRIBUTED, PUBLISH
 from mq.delivery.traits import traits_of
 from mq.engine.channel import Channel
-from mq.engine.log import Conflict
 from mq.engine.operation import operation
 from mq.engine.store import Store
 from mq.errors import DiskFull
@@ -27,23 +28,21 @@ def publish_many(store: Store, channel: Channel, flags: list[int], bodies: list[
 
     *flags* say how each was given.
     """
-    while True:
-        with store.turn.mutex:
-            try:
-                store.turn.enter()
-                ids, end = _publish(store, channel, flags, bodies), store.replica.log.end
-            except Conflict:
-                continue  # decide again
-            except DiskFull:
-                return None  # the plan makes way, perhaps
-            finally:
-                store.turn.leave()
-        if ids is not None:
-            store.finish_publish(end)
-        return ids
+    try:
+        stored = store.turn.take(partial(_publish, store, channel, flags, bodies))
+    except DiskFull:
+        return None  # the plan makes way, perhaps
+    if stored is None:
+        return None
+    ids, end = stored
+    store.finish_publish(end)
+    return ids
 
 
-def _publish(store: Store, channel: Channel, flags: list[int], bodies: list[bytes]) -> list[int] | None:
+def _publish(
+    store: Store, channel: Channel, flags: list[int], bodies: list[bytes]
+) -> tuple[list[int], int] | None:  # fmt: skip
+    """Their ids, and the end of the log."""
     replica, plan = store.replica, store.committer.plan()
     if plan.now.store >= replica.state.board.next:
         store.committer.do_due()
@@ -60,6 +59,6 @@ def _publish(store: Store, channel: Channel, flags: list[int], bodies: list[byte
     )  # fmt: skip
     for id, payload in zip(ids, payloads, strict=True):
         state.take_in(id, len(payload), 0, traits)
-    replica.applied = replica.log.end
+    end = replica.applied = replica.log.end
     replica.waiters.announce({state.number: count}, plan.now)
-    return ids
+    return ids, end

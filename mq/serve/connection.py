@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final
+from typing import Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -21,6 +21,37 @@ NOTHING: Final = ""
 
 class Refused(Exception):
     """A request that llhttp is to read no further; uvicorn calls `send_400_response` then."""
+
+
+class Response:
+    """The transport of one response: its head goes out with the beginning of its body, in one write."""
+
+    __slots__ = ("_head", "_loop", "_transport", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._head: bytes | None = None  # what waits for the rest; b"" once it is written
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        head = self._head
+        if head is None:
+            self._head = data
+            self._loop.call_soon(self._flush)  # behind the task that responds, if it waits for something
+        elif head:
+            self._head = b""
+            self._transport.write(head + data)
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
 
 
 class Connection(HttpToolsProtocol):
@@ -96,6 +127,7 @@ class Connection(HttpToolsProtocol):
         self._stop_timer()
         self._awaited = BODY
         super().on_headers_complete()
+        self.cycle.transport = cast(asyncio.Transport, Response(self.transport, self.loop))
         self._held.append(0)
 
     def on_body(self, body: bytes) -> None:

@@ -20,11 +20,11 @@ ROOT = Path(__file__).parents[2]
 def test_the_example_for_boto3_runs(page: str, served: Served, store: mq.Broker) -> None:
     pytest.importorskip("boto3", reason="boto3 is not installed")
     [example] = re.findall(r"^```py\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
-    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
-    code = "import boto3\n" + example.replace("http://127.0.0.1:9324", served.url)
+    code = example.replace("http://127.0.0.1:9324", served.url)
+    stranger = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     before = store.queue("orders").stats().acked
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | keys, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], env=stranger, capture_output=True, text=True, timeout=60
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert store.queue("orders").stats().acked == before + 1

@@ -7,8 +7,8 @@ POST of a form; GET         Query, XML     query_wire.py
 from __future__ import annotations
 
 import logging
+import random
 import re
-import uuid
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
@@ -44,7 +44,7 @@ class Endpoint:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = str(uuid.uuid4())
+        request_id = _new_id()
         headers: Headers = dict(scope["headers"])
         target = headers.get(b"x-amz-target")
         try:
@@ -94,6 +94,12 @@ class Endpoint:
             self._service, name, f"{scope['scheme']}://{_host(scope, headers)}", region, scope["path"],
             trace.decode("latin-1") if trace else None, lambda: _gone(receive),
         )  # fmt: skip
+
+
+def _new_id() -> str:
+    """A UUID, as a client expects it.  Others may guess it: it is for logs."""
+    digits = f"{random.getrandbits(128):032x}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
 
 async def _done(action: Action, call: Call, asked: Request) -> Answer | None:

@@ -108,7 +108,9 @@ def sequence_number(id: int) -> str:
 
 
 def _size(asked: requests.Outgoing) -> int:
-    return len((asked.message_body or "").encode()) + message_attributes.size(asked.message_attributes or {})
+    body, attributes = asked.message_body or "", asked.message_attributes
+    size = len(body) if body.isascii() else len(body.encode())
+    return size + message_attributes.size(attributes) if attributes else size
 
 
 def _prepared(call: Call, queue: SqsQueue, asked: requests.Outgoing) -> tuple[str, PublishOptions]:
