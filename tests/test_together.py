@@ -133,6 +133,16 @@ def test_a_part_has_no_more_than_one_append_takes(
     assert queue.stats().ready == COUNT
 
 
+def test_a_thread_that_has_the_turn_waits_for_none(broker: mq.Broker, queue: mq.Queue[Any]) -> None:
+    """An event loop's thread has it while it publishes: the leader waits for that."""
+    with held_up(broker, *publishing(queue)):
+        first = queue.publish(b"mine")
+        (message,) = queue.receive_many(1)
+        message.ack()
+    assert message.id == first
+    assert queue.stats().ready == COUNT
+
+
 def test_what_needs_a_plan_goes_its_own_way(
     broker: mq.Broker, queue: mq.Queue[Any], groups: list[int]
 ) -> None:
