@@ -105,6 +105,7 @@ class Running:
     loop: asyncio.AbstractEventLoop
     gate: Gate
     connections: set[Any]  # that are open
+    limits: Limits
 
     @property
     def broker(self) -> mq.Broker:
@@ -122,6 +123,7 @@ class Running:
 @contextmanager
 def running(store: Path, *, limits: Limits | None = None, **given: Any) -> Iterator[Running]:
     """A server of all faces, on a port that the system chooses."""
+    limits = limits or Limits()
     settings = Settings(str(store), port=0, **given)
     credentials = Credentials.load(settings.credentials) if settings.credentials else None
     ready, ended = threading.Event(), threading.Event()
@@ -133,7 +135,7 @@ def running(store: Path, *, limits: Limits | None = None, **given: Any) -> Itera
             gate = ui.gate_of(site)
             faces = [ui.face_of(gate), sqs.face(site)]
             config = uvicorn.Config(
-                App(site, faces), http=protocol(limits or Limits()), ws="none", lifespan="off",
+                App(site, faces), http=protocol(limits), ws="none", lifespan="off",
                 log_config=None, access_log=False, server_header=False, timeout_keep_alive=75,
                 timeout_graceful_shutdown=1,
             )  # fmt: skip
@@ -141,9 +143,8 @@ def running(store: Path, *, limits: Limits | None = None, **given: Any) -> Itera
             with socket.create_server(("127.0.0.1", 0)) as listener:
                 tasks = [asyncio.create_task(task()) for face in faces for task in face.tasks]
                 port = listener.getsockname()[1]
-                made.append(
-                    Running(port, site, asyncio.get_running_loop(), gate, server.server_state.connections)
-                )
+                loop, connections = asyncio.get_running_loop(), server.server_state.connections
+                made.append(Running(port, site, loop, gate, connections, limits))
                 work = asyncio.create_task(server._serve([listener]))
                 while not server.started:
                     await asyncio.sleep(0.001)

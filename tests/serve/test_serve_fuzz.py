@@ -126,6 +126,9 @@ LINES = st.sampled_from(
     [
         b"GET / HTTP/1.1\r\n",
         b"POST /ui/change HTTP/1.1\r\n",
+        b"POST /0/mail HTTP/1.1\r\n",
+        b"X-Amz-Target: AmazonSQS.SendMessage\r\n",
+        b"Content-Type: application/x-www-form-urlencoded\r\n",
         b"Host: 127.0.0.1\r\n",
         b"\r\n",
         b"Content-Length: 3\r\n",

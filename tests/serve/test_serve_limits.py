@@ -186,6 +186,23 @@ def test_pipelined_requests_are_answered_in_their_order(server: Running) -> None
     assert answer.count(b"HTTP/1.1 200") == 3 and answer.count(b"HTTP/1.1 404") == 1
 
 
+def test_pipelined_sends_are_stored_in_their_order_and_their_bodies_are_counted_once(server: Running) -> None:
+    queue = server.broker.queue("pipelined")
+    queue.publish("0")
+
+    def send(body: bytes, *head: bytes) -> bytes:
+        said = b'{"QueueUrl": "/0/pipelined", "MessageBody": "%s"}' % body
+        target = b"POST / HTTP/1.1\r\n" + HOST + b"X-Amz-Target: AmazonSQS.SendMessage\r\n" + b"".join(head)
+        return target + b"Content-Length: %d\r\n\r\n%s" % (len(said), said)
+
+    last = send(b"9", b"Connection: close\r\n")
+    answer = talk(server, b"".join(send(b"%d" % number) for number in range(1, 9)) + last)
+    assert answer.count(b"HTTP/1.1 200 OK") == answer.count(b"MD5OfMessageBody") == 9
+    assert [each.body for each in queue.peek(20)] == [str(number) for number in range(10)]
+    wait_until(lambda: not server.connections)
+    assert server.limits.memory_bytes == 0
+
+
 def test_too_many_pipelined_requests_close_the_connection(server: Running) -> None:
     stream = b"GET /ui/live?of=queues HTTP/1.1\r\n" + HOST + b"\r\n"
     answer = talk(server, stream + GET * (PIPELINED_MAX + 2))
