@@ -1,0 +1,213 @@
+"""taskiq on mq with real workers: killed workers and producers, dead letters, a scheduler."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("taskiq", reason='taskiq is not installed: pip install "mq[taskiq]"')
+
+from click.testing import CliRunner
+from taskiq import AsyncTaskiqTask
+from taskiq.kicker import AsyncKicker
+
+import mq
+from mq.cli import cli
+from mq.contrib.taskiq import MqBroker, ResultBackend
+
+HERE = Path(__file__).parent
+PATIENCE = 40.0  # seconds, for what comes at once on a machine that is not busy
+
+
+def until(done: Callable[[], Any], what: str = "") -> Any:
+    end = time.monotonic() + PATIENCE
+    while not (found := done()):
+        assert time.monotonic() < end, what or "it took too long"
+        time.sleep(0.01)
+    return found
+
+
+class Site:
+    """A store, and the processes that work on it."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.store = f"mq:///{place}/data?sync=never&visibility_timeout=1"
+        self.gate = str(place / "gate")
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.backend: ResultBackend[Any] = ResultBackend(self.store)
+
+    def environment(self, **settings: object) -> dict[str, str]:
+        roots = [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
+        return {
+            **os.environ,
+            "TASKIQ_STORE": self.store,
+            "TASKIQ_LOG": str(self.place / "log"),
+            "TASKIQ_SETTINGS": json.dumps(settings),
+            "PYTHONPATH": os.pathsep.join(roots),
+        }
+
+    def start(self, *arguments: str, **settings: object) -> subprocess.Popen[bytes]:
+        number = len(self.processes)
+        output = open(self.place / f"out{number}", "wb")  # noqa: SIM115
+        command = [sys.executable, "-W", "ignore", "-m", "taskiq", *arguments]
+        process = subprocess.Popen(
+            command, cwd=self.place, env=self.environment(**settings), stdin=subprocess.DEVNULL,
+            stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+        output.close()
+        self.processes.append(process)
+        return process
+
+    def worker(self, **settings: object) -> subprocess.Popen[bytes]:
+        """The process that taskiq starts its one worker process from."""
+        number = len(self.processes)
+        process = self.start("worker", "taskiq_app:broker", "-w", "1", "--max-async-tasks", "2", **settings)
+        until(lambda: "Listening started" in self.said(number), "the worker does not start")
+        return process
+
+    def said(self, number: int) -> str:
+        return (self.place / f"out{number}").read_text()
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """All processes of a worker, at once."""
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def kick(self, task: str, *arguments: object, **labels: Any) -> AsyncTaskiqTask[Any]:
+        async def kick() -> AsyncTaskiqTask[Any]:
+            broker = MqBroker(self.store).with_result_backend(self.backend)
+            kicker: Any = AsyncKicker(task, broker, labels)
+            kicked: AsyncTaskiqTask[Any] = await kicker.kiq(*arguments)
+            await broker.store.close()
+            return kicked
+
+        return asyncio.run(kick())
+
+    def result(self, task: AsyncTaskiqTask[Any]) -> Any:
+        return asyncio.run(task.wait_result(0.01, PATIENCE)).return_value
+
+    def lines(self) -> list[str]:
+        try:
+            return (self.place / "log").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+
+    def stats(self, queue: str = "taskiq") -> mq.Stats:
+        with mq.open(self.place / "data", read_only=True) as broker:
+            return broker.queue(queue).stats()
+
+    def mq(self, *arguments: str) -> str:
+        done = CliRunner().invoke(cli, ["-s", str(self.place / "data"), *arguments])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    def close(self) -> None:
+        for each in self.processes:
+            if each.poll() is None:
+                self.kill(each)
+        self.backend.results.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    site.close()
+
+
+def test_a_task_longer_than_the_visibility_timeout_runs_once_and_after_sigkill_again(site: Site) -> None:
+    """A delayed one is due later than that, too.  A worker that is told to end finishes what runs."""
+    delayed = site.kick("add", 2, 3, delay=2)
+    worker = site.worker()
+    sent = site.kick("held", site.gate)
+    assert site.result(delayed) == 5
+    until(lambda: site.stats()[:2] == (0, 1))
+    assert len(site.lines()) == 1 and site.stats().failed == 0, "for twice the visibility timeout"
+    site.kill(worker)
+    worker = site.worker()
+    until(lambda: len(site.lines()) == 2, "it did not come back")
+    worker.send_signal(signal.SIGTERM)
+    Path(site.gate).touch()
+    assert site.result(sent) == 7
+    worker.wait(PATIENCE)
+    assert [line.split()[0] for line in site.lines()].count("done") == 1
+    assert site.stats()[:3] == (0, 0, 0)
+
+
+def test_a_task_that_kills_its_worker_ends_in_the_dead_letters_and_comes_back_by_replay(site: Site) -> None:
+    """taskiq starts the worker process again each time."""
+    sent = site.kick("deadly", site.gate)
+    site.worker(max_attempts=2)
+    until(lambda: site.stats("taskiq.dead").ready == 1)
+    assert site.lines() == ["begun", "begun"]
+    assert "deadly" in site.mq("dead", "show", "taskiq.dead")
+    Path(site.gate).touch()
+    site.mq("dead", "replay", "--all", "taskiq.dead")
+    assert site.result(sent) == "survived"
+
+
+PRODUCE = """
+import asyncio, sys
+from taskiq_app import run
+async def main():
+    number = int(sys.argv[1])
+    while True:
+        await run.kiq(number)
+        print(number, flush=True)
+        number += 1
+asyncio.run(main())
+"""
+
+
+def test_nothing_is_lost_and_nothing_acked_runs_again_whichever_process_is_killed(site: Site) -> None:
+    """Two workers on one store, one killed while it works; producers, each killed while it publishes."""
+    site.store = site.store.replace("sync=never", "sync=0.1")
+    victim = site.worker()
+    site.worker()
+    published: list[int] = []
+    for number in range(2):
+        command = [sys.executable, "-W", "ignore", "-c", PRODUCE, str(number * 100_000)]
+        producer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=site.environment())
+        assert producer.stdout
+        mine = [int(producer.stdout.readline()) for _ in range(100)]
+        producer.kill()
+        published += mine + [int(line) for line in producer.communicate()[0].splitlines()]
+        if number == 0:
+            site.kill(victim)
+    until(lambda: site.stats()[:3] == (0, 0, 0), "the other worker does not finish")
+    ran = Counter(int(line) for line in site.lines())
+    assert set(published) <= ran.keys(), "a task is lost"
+    # The last of each producer may be published, and not printed; those that the worker held run again.
+    assert ran.keys() - set(published) <= {
+        max(n for n in published if n // 100_000 == part) + 1 for part in (0, 1)
+    }
+    assert sum(count - 1 for count in ran.values()) <= 4, "more ran again than one worker can hold"
+    assert site.stats().failed <= 4
+
+
+def test_two_schedulers_declare_a_schedule_and_each_tick_runs_once(site: Site) -> None:
+    schedulers = [site.start("scheduler", "taskiq_app:scheduler") for _ in range(2)]
+    for number in range(2):
+        until(lambda number=number: "Startup completed" in site.said(number))
+    with mq.open(site.place / "data", read_only=True) as broker:
+        (schedule,) = broker.schedules()
+        assert (schedule.name, schedule.queue, schedule.every) == ("taskiq/labels:tick:0", "taskiq", 1.0)
+    for each in schedulers:
+        site.kill(each)
+    site.worker()
+    until(lambda: len(site.lines()) >= 2, "no scheduler is needed")
+    site.mq("unschedule", "taskiq/labels:tick:0")
+    until(lambda: site.stats()[:3] == (0, 0, 0))
+    assert len(site.lines()) == site.stats().published == site.stats().acked
