@@ -133,7 +133,7 @@ def test_a_task_longer_than_the_visibility_timeout_runs_once_and_after_sigkill_a
     worker = site.worker()
     sent = site.kick("held", site.gate)
     assert site.result(delayed) == 5
-    until(lambda: site.stats()[:2] == (0, 1))
+    until(lambda: site.lines() and site.stats()[:2] == (0, 1))
     assert len(site.lines()) == 1 and site.stats().failed == 0, "for twice the visibility timeout"
     site.kill(worker)
     worker = site.worker()
