@@ -120,9 +120,11 @@ class MqBroker(AsyncBroker):
         try:
             message = self.formatter.loads(delivery.raw)
         except Exception as error:  # noqa: BLE001  a formatter may raise anything
-            return await self._refuse(delivery, f"no message of taskiq: {error!r}")
+            await self._refuse(delivery, f"no message of taskiq: {error!r}")
+            return None
         if self.find_task(message.task_name) is None:
-            return await self._refuse(delivery, f"no task has the name {message.task_name!r}")
+            await self._refuse(delivery, f"no task has the name {message.task_name!r}")
+            return None
         if not (schedule := delivery.headers.get(TICK_HEADER)):
             return delivery.raw
         message.task_id = f"{schedule}-{delivery.id}"  # of each tick its own, the same one if it comes again
