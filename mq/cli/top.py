@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
-import termios
 import time
-import tty
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import click
 
@@ -22,14 +17,10 @@ from mq.cli.app import command, json_option, store_option
 from mq.cli.looking import look
 from mq.cli.params import DURATION, QUEUE
 from mq.cli.queues import is_alarming
+from mq.cli.screen import Screen, screen
 from mq.cli.stats import QueueStats
 from mq.engine import loading
 
-BEGIN: Final = "\033[?1049h\033[?25l"  # another screen, without a cursor
-END: Final = "\033[?25h\033[?1049l"
-HOME: Final = "\033[H"
-CLEAR_LINE: Final = "\033[K"
-CLEAR_BELOW: Final = "\033[J"
 BAR: Final = " ▏▎▍▌▋▊▉█"
 BAR_COLUMNS: Final = 16
 NARROW_COLUMNS: Final = 60
@@ -73,8 +64,9 @@ def top(queues: tuple[str, ...], every: float, count: int | None, as_json: bool,
         if as_json or not output.is_terminal() or os.environ.get("TERM") == "dumb":
             _run(broker, queues, every, count, _Plain(as_json))
         else:
-            with _screen() as keys:
-                _run(broker, queues, every, count, _Screen(broker.path, keys))
+            loading.watch = None  # its line would run into the screen
+            with screen() as terminal:
+                _run(broker, queues, every, count, _Whole(broker.path, terminal))
 
 
 def _require(broker: mq.Broker, names: Sequence[str]) -> None:
@@ -100,30 +92,29 @@ class _Plain:
         return True
 
 
-class _Screen:
+class _Whole:
     """A whole terminal."""
 
-    def __init__(self, path: str, keys: int | None) -> None:
-        self._path, self._keys = path, keys
+    def __init__(self, path: str, terminal: Screen) -> None:
+        self._path, self._terminal = path, terminal
 
     def show(self, rows: Sequence[Row]) -> None:
         size = os.get_terminal_size(sys.stdout.fileno())
         width, height = size.columns or 80, size.lines or 24
-        lines = screen(self._path, rows, width, height, output.has_colours())
-        output.stream().write((HOME + f"{CLEAR_LINE}\n".join(lines) + CLEAR_LINE + CLEAR_BELOW).encode())
-        output.flush()
+        self._terminal.show(laid_out(self._path, rows, width, height, output.has_colours()))
 
     def wait(self, seconds: float) -> bool:
-        if self._keys is None:
+        keys = self._terminal.keys
+        if keys is None:
             time.sleep(seconds)
             return True
-        if not select.select([self._keys], [], [], seconds)[0]:
+        if not select.select([keys], [], [], seconds)[0]:
             return True
-        return os.read(self._keys, 64)[:1] not in (b"q", b"Q", b"\x04", b"")
+        return os.read(keys, 64)[:1] not in (b"q", b"Q", b"\x04", b"")
 
 
 def _run(
-    broker: mq.Broker, names: Sequence[str], every: float, count: int | None, view: _Plain | _Screen
+    broker: mq.Broker, names: Sequence[str], every: float, count: int | None, view: _Plain | _Whole
 ) -> None:  # fmt: skip
     before: dict[str, QueueStats] = {}
     began = time.monotonic()
@@ -181,7 +172,7 @@ def bar(depth: int, most: int, columns: int = BAR_COLUMNS) -> str:
     return ("█" * full + (BAR[rest] if rest else "")).ljust(columns)
 
 
-def screen(path: str, rows: Sequence[Row], width: int, height: int, colours: bool) -> list[str]:
+def laid_out(path: str, rows: Sequence[Row], width: int, height: int, colours: bool) -> list[str]:
     """What stands on a terminal of *width* by *height*."""
     total, most = sum(row.depth for row in rows), max([row.depth for row in rows], default=0)
     rates = f"{sum(row.published for row in rows):,.1f} in/s  {sum(row.settled for row in rows):,.1f} out/s"
@@ -217,34 +208,3 @@ def screen(path: str, rows: Sequence[Row], width: int, height: int, colours: boo
 def _painted(line: str, row: Row) -> str:
     colour = output.YELLOW if row.stats.paused else output.RED if is_alarming(row.stats) else ""
     return f"\033[{colour}m{line}\033[0m" if colour else line
-
-
-@contextmanager
-def _screen() -> Iterator[int | None]:
-    """Another screen while this lasts; a descriptor on which keys come at once, if there is one."""
-    keys = sys.stdin.fileno() if output.is_terminal(sys.stdin) else None
-    before = termios.tcgetattr(keys) if keys is not None else None
-    loading.watch = None  # its line would run into the screen
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        _handle({number: _stop for number, was in handlers.items() if was is not signal.SIG_IGN})
-        output.stream().write(BEGIN.encode())
-        if keys is not None:
-            tty.setcbreak(keys)
-        yield keys
-    finally:
-        if keys is not None and before is not None:
-            with suppress(termios.error):  # after SIGHUP there may be no terminal any more
-                termios.tcsetattr(keys, termios.TCSADRAIN, before)
-        _handle(handlers)
-        output.stream().write(END.encode())
-        output.flush()
-
-
-def _stop(number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(number)
-
-
-def _handle(handlers: dict[signal.Signals, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)

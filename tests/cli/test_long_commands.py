@@ -15,7 +15,7 @@ from commands import AT_ONCE
 from test_terminal import Terminal
 
 import mq
-from mq.cli import output, top
+from mq.cli import output, screen
 from mq.engine import compacting
 from mq.storage.segment import Scan
 
@@ -97,12 +97,12 @@ def test_the_bar_of_an_opening_does_not_run_into_the_screen_of_top(store: Path) 
     fill(store, 3)
     with mq.open(store) as broker:
         terminal = Terminal("top", "--every", "0.01", command=AT_ONCE)
-        terminal.wait_for(top.CLEAR_BELOW)
+        terminal.wait_for(screen.CLEAR_BELOW)
         broker.queue("mail").publish("more")  # it reads all of the log again
-        terminal.wait_for(top.CLEAR_BELOW, 4)
+        terminal.wait_for(screen.CLEAR_BELOW, 4)
         terminal.send("q")
         assert terminal.end() == 0
-    assert "opening" not in terminal.shown.partition(top.BEGIN)[2]
+    assert "opening" not in terminal.shown.partition(screen.BEGIN)[2]
 
 
 def test_names_that_are_looked_for_are_a_bar_too(store: Path) -> None:

@@ -21,7 +21,7 @@ import pytest
 from commands import AT_ONCE, COMMAND
 
 import mq
-from mq.cli import output, top
+from mq.cli import output, screen
 
 WIDTHS = [40, 80, 120]
 LINES = 24
@@ -69,12 +69,16 @@ class Terminal:
             code = self._drain()
             settings = self.now()
         finally:
-            self.process.kill()
-            os.close(self._other)
-            os.close(self._own)
+            self.close()
         assert settings == self.settings, "the terminal is as it was"
         assert "Traceback" not in self.shown
         return code
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._other)
+        os.close(self._own)
 
     def _drain(self) -> int:
         while self.process.poll() is None:
@@ -186,11 +190,11 @@ def test_a_dead_letter_that_died_again_of_another_cause_is_not_dropped(store: Pa
 @pytest.mark.parametrize("keys, code", [("q", 0), ("\x03", 130)], ids=["q", "ctrl-c"])
 def test_top_has_the_screen_and_gives_it_back(wide: list[str], columns: int, keys: str, code: int) -> None:
     terminal = Terminal("top", "--every", "0.05", columns=columns)
-    terminal.wait_for(top.CLEAR_BELOW, 2)
+    terminal.wait_for(screen.CLEAR_BELOW, 2)
     terminal.send(keys)
     assert terminal.end() == code
-    assert terminal.shown.startswith(top.BEGIN) and terminal.shown.endswith(top.END)
-    frame = terminal.shown.split(top.HOME)[1].partition(top.CLEAR_BELOW)[0].split("\r\n")
+    assert terminal.shown.startswith(screen.BEGIN) and terminal.shown.endswith(screen.END)
+    frame = terminal.shown.split(screen.HOME)[1].partition(screen.CLEAR_BELOW)[0].split("\r\n")
     shown = [ESCAPES.sub("", line) for line in frame]
     assert len(shown) <= LINES and max(map(output.width, shown)) <= columns
     assert shown[2].split()[:2] == ["queue", "depth"]
@@ -299,10 +303,10 @@ def test_what_needs_an_eye_has_a_colour(wide: list[str], no_color: str, coloured
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_top_gives_the_screen_back_when_it_is_told_to_stop(wide: list[str], number: signal.Signals) -> None:
     terminal = Terminal("top", "--every", "0.05")
-    terminal.wait_for(top.CLEAR_BELOW, 2)
+    terminal.wait_for(screen.CLEAR_BELOW, 2)
     terminal.process.send_signal(number)
     assert terminal.end() == 128 + number
-    assert terminal.shown.endswith(top.END)
+    assert terminal.shown.endswith(screen.END)
 
 
 def test_top_prints_lines_on_a_terminal_that_obeys_nothing(wide: list[str]) -> None:

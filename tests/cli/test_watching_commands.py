@@ -163,11 +163,11 @@ def test_the_screen_of_top_fits(width: int, height: int) -> None:
     rows = [
         top.Row(queue_stats(name, at * 1000, paused=at == 1), at, 2.0, 0.0) for at, name in enumerate(names)
     ]
-    lines = top.screen("/somewhere/data", rows, width, height, colours=False)
+    lines = top.laid_out("/somewhere/data", rows, width, height, colours=False)
     assert len(lines) <= height and max(map(output.width, lines)) <= width
     assert lines[2].split()[0] == "queue" and lines[3].startswith("mail")
     assert lines[-1] == f"{len(rows) - height + 4} queues more"
-    coloured = top.screen("/somewhere/data", rows, width, 24, colours=True)
+    coloured = top.laid_out("/somewhere/data", rows, width, 24, colours=True)
     assert coloured[4].startswith("\x1b[33m") and coloured[5].startswith("\x1b[31m")
 
 
