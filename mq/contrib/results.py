@@ -59,6 +59,8 @@ PUT: Final = (
     " ON CONFLICT (key) DO UPDATE SET value = excluded.value, expires = excluded.expires"
 )
 SWEEP: Final = "DELETE FROM results WHERE rowid IN (SELECT rowid FROM results WHERE expires <= ? LIMIT ?)"
+LAST_SIGN: Final = "\U0010ffff"  # keys that begin with a prefix are before the prefix and this
+THESE: Final = "FROM results WHERE key >= ? AND key < ? AND (expires IS NULL OR expires > ?)"
 GET: Final = "SELECT value, expires FROM results WHERE key = ? AND (expires IS NULL OR expires > ?)"
 
 _open: WeakSet[Results] = WeakSet()  # those of this process; a child of a fork makes them anew
@@ -268,6 +270,38 @@ class Results:
             was = self.get(key) is not None
             connection.execute("DELETE FROM results WHERE key = ?", (key,))
             return was
+
+    def pop(self, key: str) -> Any:
+        """Forget *key*, and return the value that it had; None if it had none.  One of many gets it."""
+        if self.get(key) is None:  # to look, no process has to wait for another one
+            return None
+        with self._writing() as connection:
+            value = self.get(key)
+            connection.execute("DELETE FROM results WHERE key = ?", (key,))
+            return value
+
+    # ── by prefix ──────────────────────────────────────────────────────────────────
+
+    def items(self, prefix: str) -> dict[str, Any]:
+        """All values whose keys begin with *prefix*, by key."""
+        with self._reading() as connection:
+            return dict(connection.execute(f"SELECT key, value {THESE}", self._these(prefix)).fetchall())
+
+    def count(self, prefix: str) -> int:
+        """How many keys that begin with *prefix* have a value."""
+        with self._reading() as connection:
+            ((count,),) = connection.execute(f"SELECT count(*) {THESE}", self._these(prefix)).fetchall()
+        return int(count)
+
+    def clear(self, prefix: str) -> int:
+        """Forget all keys that begin with *prefix*; return how many had a value."""
+        with self._writing() as connection:
+            count = self.count(prefix)
+            connection.execute("DELETE FROM results WHERE key >= ? AND key < ?", self._these(prefix)[:2])
+            return count
+
+    def _these(self, prefix: str) -> tuple[str, str, float]:
+        return _text(prefix), prefix + LAST_SIGN, self._clock()
 
     def sweep(self) -> int:
         """Give back the room of all that has expired now; return how many there were."""
