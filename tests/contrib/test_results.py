@@ -100,6 +100,31 @@ def test_one_of_many_adds(results: Results) -> None:
     assert results.get("lock") == b"mine"
 
 
+def test_a_value_is_popped_by_one_of_many(results: Results, path: Path, clock: Clock) -> None:
+    results.put("k", b"v", ttl=5)
+    got: list[object] = []
+    threads = [threading.Thread(target=lambda: got.append(results.pop("k"))) for _ in range(8)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert got.count(b"v") == 1 and got.count(None) == 7
+    results.put("k", b"v", ttl=5)
+    clock.now += 6
+    assert results.pop("k") is None
+
+
+def test_keys_with_a_prefix_are_looked_at_counted_and_forgotten_together(results, clock) -> None:
+    for key in ("a/", "a/1", "a/\U0010fffe", "a0", "a", "A/1", "a%", "b"):
+        results.put(key, key)
+    results.put("a/old", b"", ttl=5)
+    clock.now += 6
+    assert results.items("a/") == {key: key for key in ("a/", "a/1", "a/\U0010fffe")}
+    assert results.count("a/") == 3 and results.count("") == 8 and results.count("c") == 0
+    assert results.clear("a/") == 3 and results.clear("a/") == 0
+    assert results.items("").keys() == {"a0", "a", "A/1", "a%", "b"}
+
+
 def test_a_counter_counts_and_refuses_what_is_no_number(results: Results) -> None:
     assert [results.incr("n"), results.incr("n", 5), results.incr("n", -2)] == [1, 6, 4]
     results.put("text", "1")

@@ -110,7 +110,7 @@ class MqHuey(Huey):
         work: Callable[[], Any] = task.execute
         task.execute = partial(self.storage.at_once, work)
         try:
-            with run.delivery, self.storage.collected() as outbox:
+            with self.storage.renewing(), run.delivery, self.storage.collected() as outbox:
                 value = super().execute(task, timestamp)
                 if not run.is_given_back:
                     self.storage.settle(run.delivery, outbox)

@@ -93,10 +93,8 @@ class MqStorage(BaseStorage):
         results: Results | None = self.__dict__.get("_results")
         if results is None:
             made = Results(self.settings.path, sync=self.settings.sync)
-            results = self.__dict__.setdefault(
-                "_results", made
-            )  # of two threads that come here together, one's
-            if results is not made:
+            results = self.__dict__.setdefault("_results", made)
+            if results is not made:  # another thread was quicker
                 made.close()
         return results
 
@@ -107,13 +105,13 @@ class MqStorage(BaseStorage):
             results.close()
 
     @contextmanager
-    def _renewing(self) -> Generator[None, None, None]:
-        """A store that has failed is opened anew by the next operation."""
+    def renewing(self) -> Generator[None, None, None]:
+        """A block in which a store that fails is closed, so that the next operation opens it anew."""
         try:
             yield
         except StoreFailed:
             with suppress(MqError):
-                self._opener.close()
+                self.close()
             raise
 
     # ── the queue ──────────────────────────────────────────────────────────────────
@@ -126,14 +124,14 @@ class MqStorage(BaseStorage):
             options["dedup_id"] = data.dedup_id
         outbox: Outbox | None = getattr(self._of_thread, "outbox", None)
         if outbox is None:
-            with self._renewing():
+            with self.renewing():
                 self.queue.publish(bytes(data), **options)
         else:
             outbox.messages.append(Outgoing(bytes(data), options))
 
     def take(self) -> Delivery[Any] | None:
         """The next task, kept until it is settled or this process dies; None if none comes for a while."""
-        with self._renewing():
+        with self.renewing():
             delivery = self.queue.receive(self.read_timeout if self.blocking else 0)
             if delivery is not None:
                 self._opener.broker.keep(delivery)
@@ -190,14 +188,13 @@ class MqStorage(BaseStorage):
 
     def settle(self, delivery: Delivery[Any], outbox: Outbox) -> None:
         """Ack, and publish what follows, both or neither.  Raises StaleReceipt, DiskFull, StoreFailed."""
-        with self._renewing():
-            if outbox.messages:
-                with self._opener.broker.transaction() as transaction:
-                    transaction.ack(delivery)
-                    for body, options in outbox.messages:
-                        transaction.publish(self.queue, body, **options)
-            else:
-                delivery.ack()
+        if outbox.messages:
+            with self._opener.broker.transaction() as transaction:
+                transaction.ack(delivery)
+                for body, options in outbox.messages:
+                    transaction.publish(self.queue, body, **options)
+        else:
+            delivery.ack()
         for do in outbox.afterwards:
             do()
 
