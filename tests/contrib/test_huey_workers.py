@@ -48,7 +48,7 @@ class Site:
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        self.url = f"mq:///{place}/data?sync=0.1&visibility_timeout=1"
+        self.url = f"mq:///{place}/data?sync=0.1&visibility_timeout=2"
         self.log, self.gate = str(place / "log"), str(place / "gate")
         self.processes: list[subprocess.Popen[bytes]] = []
         os.environ["HUEY_STORE"] = self.url
@@ -135,8 +135,8 @@ def test_a_consumer_runs_what_huey_has(site: Site, kind: str) -> None:
     with pytest.raises(TaskException, match="by design"):
         get(tasks.fail("by design"))
     begin = time.time()
-    assert get(tasks.add.schedule((1, 1), delay=1.2)) == 2
-    assert time.time() - begin >= 1.2, "and longer than the visibility timeout"
+    assert get(tasks.add.schedule((1, 1), delay=2.2)) == 2
+    assert time.time() - begin >= 2.2, "and longer than the visibility timeout"
     site.huey.enqueue(tasks.add.s(1, 1, id="to come", delay=0.3)).revoke()
     with pytest.raises(ResultTimeout):
         site.huey.result("to come", blocking=True, timeout=0.5)
@@ -167,7 +167,6 @@ def test_a_consumer_runs_what_huey_has(site: Site, kind: str) -> None:
 
 
 def test_a_task_longer_than_the_visibility_timeout_runs_once_and_after_sigkill_again(site: Site) -> None:
-    site.url = site.url.replace("timeout=1", "timeout=2")
     consumer = site.consumer()
     result = site.tasks.held(site.log, site.gate)
     until(site.lines)
@@ -208,7 +207,7 @@ while True:
 
 def test_nothing_is_lost_and_nothing_acked_runs_again_whichever_process_is_killed(site: Site) -> None:
     """Two consumers on one store, one killed while it works; producers, each killed while it publishes."""
-    site.url = site.url.replace("timeout=1", "timeout=4")  # a lease is lost by the killed, not by the slow
+    site.url = site.url.replace("timeout=2", "timeout=4")  # a lease is lost by the killed, not by the slow
     victim = site.consumer("thread", results=False)
     site.consumer("process", results=False)
     published: list[int] = []

@@ -35,14 +35,17 @@ TICKS: Final = UUID("5c2b1d5e-4b0e-4f2e-9d53-6f6a3d1e6c1f")  # the names of tick
 class Run:
     """A task that was taken, and is to be settled."""
 
-    def __init__(self, delivery: Delivery[Any]) -> None:
-        self.delivery = delivery
+    def __init__(self, storage: MqStorage, delivery: Delivery[Any]) -> None:
+        self.storage, self.delivery, self.receipt = storage, delivery, delivery.receipt
         self.is_given_back = False
 
     def give_back(self) -> None:
         self.is_given_back = True
         with suppress(StaleReceipt):  # it ended at the same time
-            self.delivery.release()
+            try:
+                self.delivery.release()
+            except Closed:
+                self.storage.queue.release_many([self.receipt])
 
 
 class MqHuey(Huey):
@@ -100,7 +103,7 @@ class MqHuey(Huey):
         except Exception as error:
             delivery.reject(f"no task of this huey: {type(error).__name__}: {error}")
             raise
-        task.mq_run = Run(delivery)
+        task.mq_run = Run(self.storage, delivery)
         return task
 
     def execute(self, task: Any, timestamp: datetime | None = None) -> Any:
@@ -121,6 +124,12 @@ class MqHuey(Huey):
                 " left to that run.",
                 task.id,
             )
+
+    def notify_interrupted_tasks(self) -> None:
+        """Called when the consumer ends at once: threads that wait take no task that is given back."""
+        if isinstance(self.storage, MqStorage):
+            self.storage.close()  # they are woken by that; what follows opens it anew
+        super().notify_interrupted_tasks()
 
     def _emit(self, signal: str, task: Any, *args: Any, **options: Any) -> None:
         run: Run | None = getattr(task, "mq_run", None)
