@@ -155,8 +155,8 @@ class MqStorage(BaseStorage):
 
     def _drop(self, state: State) -> None:
         queue = self.queue
-        while page := queue.peek(PAGE, state=state):
-            for each in page:
+        while messages := queue.peek(PAGE, state=state):
+            for each in messages:
                 queue.cancel(each.id)
 
     # ── what follows a task ────────────────────────────────────────────────────────
@@ -209,9 +209,12 @@ class MqStorage(BaseStorage):
     def read_schedule(self, ts: datetime) -> list[bytes]:
         """Take what is due by *ts* and not yet now: what is due now is in the queue."""
         queue, until, taken = self.queue, self._instant(ts), list[bytes]()
-        while (page := queue.peek(1, state="delayed")) and (page[0].due_at or until) <= until + ROUND_UP:
-            if queue.cancel(page[0].id):
-                taken.append(page[0].raw)
+        while first := queue.peek(1, state="delayed"):
+            (task,) = first
+            if (task.due_at or until) > until + ROUND_UP:
+                break
+            if queue.cancel(task.id):
+                taken.append(task.raw)
         return taken
 
     def _instant(self, ts: datetime) -> datetime:
