@@ -12,11 +12,11 @@ nothing follows: the other run goes on for both.  What the task's own function e
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
+from logging import getLogger
 from typing import Any, Final
 from uuid import UUID, uuid5
 
@@ -27,7 +27,7 @@ from mq.api.message import Delivery
 from mq.contrib.huey.storage import MqStorage, Serialized
 from mq.errors import Closed, StaleReceipt
 
-logger = logging.getLogger("huey.mq")
+logger = getLogger("huey.mq")
 
 TICKS: Final = UUID("5c2b1d5e-4b0e-4f2e-9d53-6f6a3d1e6c1f")  # the names of ticks are made within it
 
