@@ -129,7 +129,7 @@ class Results:
         disk.close(disk.open(self.path, write=True, create=True))
         with explain(self.path):
             connection = sqlite3.connect(
-                self.path, BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             try:
                 _prepare(connection, self.path)

@@ -59,7 +59,7 @@ def copy(source: Disk, store: str, target: Disk, path: str) -> None:
     if not source.exists(ours):
         return
     target.close(target.open(theirs, write=True, create=True))  # sqlite would not give it owner and mode
-    with explain(theirs), closing(sqlite3.connect(theirs, BUSY_SECONDS)) as made:
+    with explain(theirs), closing(sqlite3.connect(theirs, timeout=BUSY_SECONDS)) as made:
         with explain(ours), closing(_reader(ours, _unlocked(store, ours))) as there:
             there.backup(made, pages=PAGES)
         made.execute("PRAGMA journal_mode=DELETE")  # so that the copy is a single file
@@ -74,7 +74,7 @@ def _unlocked(store: str, path: str) -> str:
 def _reader(path: str, options: str = "") -> sqlite3.Connection:
     import sqlite3
 
-    return sqlite3.connect(f"file:{quote(path)}?mode=ro{options}", BUSY_SECONDS, uri=True)
+    return sqlite3.connect(f"file:{quote(path)}?mode=ro{options}", timeout=BUSY_SECONDS, uri=True)
 
 
 def damage(disk: Disk, store: str) -> list[str]:
