@@ -117,7 +117,7 @@ class Site:
         for each in self.processes:
             if each.poll() is None:
                 self.kill(each)
-        self.backend.results.close()
+        self.backend._opener.close()
 
 
 @pytest.fixture

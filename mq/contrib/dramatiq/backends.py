@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from functools import cached_property
 from typing import Any
 
 from dramatiq import Encoder
@@ -21,20 +20,14 @@ from dramatiq.results.backend import DEFAULT_TIMEOUT, Missing
 
 from mq.api.broker import Sync
 from mq.contrib import stores
-from mq.contrib.results import Results
+from mq.contrib.results import Opener
 
 PREFIX = "dramatiq-limits:"  # of the keys of rate limiters
 
 
-class _Stored:
-    """*place*, *sync*: as of MqBroker.  The results are opened when they are first used."""
-
-    def __init__(self, place: str | os.PathLike[str], sync: Sync | None) -> None:
-        self._settings = stores.Settings.of(place, sync=sync)
-
-    @cached_property
-    def results(self) -> Results:
-        return Results(self._settings.path, sync=self._settings.sync)
+def _opener(place: str | os.PathLike[str], sync: Sync | None) -> Opener:
+    settings = stores.Settings.of(place, sync=sync)
+    return Opener(settings.path, settings.sync)
 
 
 class ResultBackend(Backend):
@@ -45,7 +38,7 @@ class ResultBackend(Backend):
         namespace: str = "dramatiq-results", encoder: Encoder | None = None, **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(namespace=namespace, encoder=encoder, **options)
-        self._stored = _Stored(place, sync)
+        self._stored = _opener(place, sync)
 
     def get_result(self, message: Any, *, block: bool = False, timeout: int | None = None) -> Any:
         """The result of *message*.
@@ -77,7 +70,7 @@ class RateLimiterBackend(Limits):
     """*place*, *sync*: as of MqBroker.  Barriers that wait do so without polling the disk."""
 
     def __init__(self, place: str | os.PathLike[str], *, sync: Sync | None = None) -> None:
-        self._stored = _Stored(place, sync)
+        self._stored = _opener(place, sync)
 
     def add(self, key: str, value: int, ttl: int) -> bool:
         return self._stored.results.add(PREFIX + key, value, ttl=_seconds(ttl))

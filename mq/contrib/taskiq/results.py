@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from taskiq import AsyncResultBackend, TaskiqResult
@@ -14,7 +14,7 @@ from taskiq.depends.progress_tracker import TaskProgress
 from taskiq.exceptions import ResultGetError
 
 from mq.api.broker import Sync
-from mq.contrib.results import Results
+from mq.contrib.results import Opener, Results
 from mq.contrib.stores import Settings
 
 R = TypeVar("R")
@@ -44,21 +44,16 @@ class ResultBackend(AsyncResultBackend[R]):
         result_ex_time: float | None = None, keep_results: bool = True,
         serializer: TaskiqSerializer | None = None,
     ) -> None:  # fmt: skip
-        self._settings = Settings.of(place, sync=sync)
+        settings = Settings.of(place, sync=sync)
+        self._opener = Opener(settings.path, settings.sync)
         self._ttl, self._keeps, self._serializer = result_ex_time, keep_results, serializer
 
-    @cached_property
-    def results(self) -> Results:
-        return Results(self._settings.path, sync=self._settings.sync)
-
     async def _off_loop(self, do: Callable[[Results], T]) -> T:
-        return await asyncio.to_thread(lambda: do(self.results))
+        return await asyncio.to_thread(lambda: do(self._opener.results))
 
     async def shutdown(self) -> None:
         """Let go of the database.  It is opened again when it is needed."""
-        results = self.__dict__.pop("results", None)
-        if results:
-            await asyncio.to_thread(results.close)
+        await asyncio.to_thread(self._opener.close)
 
     # ── results ────────────────────────────────────────────────────────────────────
 

@@ -19,14 +19,13 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, timedelta
-from functools import cached_property
 from typing import Any, Final, TypeVar
 
 from taskiq import ScheduledTask, TaskiqMessage
 from taskiq.abc.schedule_source import ScheduleSource as Source
 from taskiq.labels import prepare_label
 
-from mq.contrib.results import Results
+from mq.contrib.results import Opener
 from mq.contrib.taskiq.broker import TICK_HEADER, MqBroker, publish_options
 from mq.errors import UsageError
 
@@ -42,6 +41,8 @@ class ScheduleSource(Source):
 
     def __init__(self, broker: MqBroker) -> None:
         self._broker = broker
+        settings = broker.store.settings
+        self._opener = Opener(settings.path, settings.sync)
 
     # ── what taskiq calls ──────────────────────────────────────────────────────────
 
@@ -57,9 +58,7 @@ class ScheduleSource(Source):
                 await self.add_schedule(schedule)
 
     async def shutdown(self) -> None:
-        results = self.__dict__.pop("_results", None)
-        if results:
-            await asyncio.to_thread(results.close)
+        await asyncio.to_thread(self._opener.close)
 
     async def add_schedule(self, schedule: ScheduledTask) -> None:
         """Have the store publish the task, as *schedule* says.
@@ -144,17 +143,12 @@ class ScheduleSource(Source):
 
     # ── the index ──────────────────────────────────────────────────────────────────
 
-    @cached_property
-    def _results(self) -> Results:
-        settings = self._broker.store.settings
-        return Results(settings.path, sync=settings.sync)
-
     async def _changed(self, change: Callable[[dict[str, Entry]], T]) -> T:
         """What *change* makes of all entries of this broker, and returns; in a thread, and as one step."""
         return await asyncio.to_thread(self._change, change)
 
     def _change(self, change: Callable[[dict[str, Entry]], T]) -> T:
-        results, key = self._results, INDEX + self._broker.queue_name
+        results, key = self._opener.results, INDEX + self._broker.queue_name
         with results.transaction():
             before = results.get(key)
             index: dict[str, Entry] = json.loads(before or "{}")
