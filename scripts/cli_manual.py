@@ -30,9 +30,10 @@ Written by `python scripts/cli_manual.py` from the commands themselves; `mq COMM
   bytes, or have `K`, `M`, `G` behind them; times have a zone (`2030-01-31T06:30Z`,
   `2030-01-31T06:30+01:00`); a place is an id, a time, or how long ago (`10m`); `none` takes a limit back.
 - **Looking changes nothing**: `peek`, `tail`, `queues`, `stats`, `top`, `dead`, `dead show`, `topics`,
-  `topic history`, `subscriptions`, `schedules`, `inspect`, `dump`, `verify` and `export` write no byte. They
-  work beside processes that write, on a read-only file system, and without write permission.
-- **Shells**: `mq completion bash|zsh|fish` prints what completes commands, options and names.
+  `topic history`, `subscriptions`, `schedules`, `inspect`, `dump`, `verify`, `doctor`, `export`, and `copy`
+  to another store write no byte. They work beside processes that write, on a read-only file system, and
+  without write permission.
+- **Shells**: `mq completion bash|zsh|fish` prints what completes commands, options, files and names.
 """
 WIDTH = 110
 EVERYWHERE = {"store", "help"}  # options that the head tells of

@@ -40,8 +40,11 @@ def end(process: subprocess.Popen[bytes]) -> tuple[int, bytes]:
 
 
 @pytest.mark.parametrize(
-    "command", [["dump"], ["dump", "--json"], ["peek", "q", "-n", "5000"], ["receive", "q"]], ids=" ".join
-)
+    "command",
+    [["dump"], ["dump", "--json"], ["peek", "q", "-n", "5000"], ["receive", "q"], ["export"],
+     ["tail", "--since", "0"], ["top", "--every", "0.001"]],
+    ids=" ".join,
+)  # fmt: skip
 def test_a_reader_that_has_seen_enough_ends_it_quietly(store: Path, start: Start, command: list[str]) -> None:
     publish(store, *["x" * 200] * 5000)
     process = start(*command)

@@ -277,7 +277,8 @@ def test_a_drain_into_a_file_shows_how_far_it_is(store: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "command", ["receive mail --follow", "tail mail --since 0", "top -n 100000 --json", "publish q"]
+    "command",
+    ["receive mail --follow", "tail mail --since 0", "top -n 100000 --json", "publish q", "import", "ack"],
 )
 def test_ctrl_c_ends_what_waits(store: Path, filled: list[int], command: str) -> None:
     terminal = Terminal(*command.split())
