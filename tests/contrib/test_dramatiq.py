@@ -22,11 +22,19 @@ from dramatiq.rate_limits import Barrier, BucketRateLimiter, ConcurrentRateLimit
 from dramatiq.results import ResultFailure, ResultMissing, Results, ResultTimeout
 
 import mq
+from mq.contrib import results
 from mq.contrib.dramatiq import MqBroker, MqConsumer, RateLimiterBackend, ResultBackend
 from mq.storage.real_disk import RealDisk
 
 PATIENCE = 20_000  # milliseconds
 AT_ONCE = 10  # milliseconds that a consumer waits for what is not there
+
+
+@pytest.fixture(autouse=True)
+def closed_results() -> Iterator[None]:
+    yield
+    for each in list(results._open):
+        each.close()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,10 +25,18 @@ from taskiq.result import TaskiqResult
 from taskiq.serializers import JSONSerializer
 
 import mq
+from mq.contrib import results
 from mq.contrib.taskiq import MqBroker, ResultBackend, ScheduleSource
 from mq.storage.real_disk import RealDisk
 
 PATIENCE = 20.0  # seconds
+
+
+@pytest.fixture(autouse=True)
+def closed_results() -> Iterator[None]:
+    yield
+    for each in list(results._open):
+        each.close()
 
 
 def broker_of(path: Path, **options: Any) -> MqBroker:
