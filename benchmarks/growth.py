@@ -304,16 +304,15 @@ with mq.open(sys.argv[1], sync="never") as broker:
 
 
 @contextmanager
-def neighbour(path: Path, told: list[float]) -> Iterator[None]:
+def neighbour(broker: mq.Broker, told: list[float]) -> Iterator[None]:
     """A second process that publishes to a queue of its own; its longest wait is appended to *told*."""
-    command = [sys.executable, "-c", NEIGHBOUR, str(path)]
+    command = [sys.executable, "-c", NEIGHBOUR, broker.path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
             process.stdout.readline()
             yield
-            with mq.open(path, sync="never") as broker:
-                broker.queue("stop").publish(b"")
+            broker.queue("stop").publish(b"")  # by this process: the opening of another one is waited for, too
             told.append(float(process.stdout.readline()))
         finally:
             process.kill()  # else an error above would wait for it for ten minutes
@@ -361,7 +360,7 @@ def at_once(
         told: list[float] = []
         with mq.open(path, sync="never") as broker:
             queue = filled(broker, count, fill)
-            with neighbour(path, told):
+            with neighbour(broker, told):
                 seconds = median_of(lambda: operation(queue), rounds=1)
         with mq.open(path.with_name("again"), sync="never") as broker:
             queue = filled(broker, count, fill)
