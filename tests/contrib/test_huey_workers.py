@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class Site:
         with output.open("wb") as file:
             process = subprocess.Popen(
                 command, cwd=self.place, env=self.environment(**settings), stdin=subprocess.DEVNULL,
-                stdout=file, stderr=file,
+                stdout=file, stderr=file, start_new_session=True,
             )  # fmt: skip
         self.processes.append(process)
         until(lambda: "commands are available" in output.read_text(), "the consumer does not start")
@@ -101,8 +102,9 @@ class Site:
         return done.output
 
     def close(self) -> None:
-        for each in self.processes:  # the children of one end with it, or are killed by the test
-            each.kill()
+        for each in self.processes:
+            with suppress(ProcessLookupError):  # nothing is left of it
+                os.killpg(each.pid, signal.SIGKILL)  # its workers do not end with it, if it was killed
             each.wait()
         self.huey.storage.close()
 
