@@ -7,6 +7,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${MQ_VENV:-$root/.venv}
 python=$venv/bin/python
 
+# Of pytest: one process more than there are processors, since tests wait for other processes, and for disks.
+side_by_side=(-n $(($(nproc) + 1)) --dist worksteal)
+
 # Many tests start interpreters, and each one would compile all of mq again.
 unset PYTHONDONTWRITEBYTECODE
 
