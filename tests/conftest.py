@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -39,6 +40,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         assert set(asked) <= ENGINES.keys(), asked
         found = [name for name in asked if not needed & ENGINES[name].lacks]
         metafunc.parametrize("engine", found, indirect=True)
+
+
+def pytest_collection_finish() -> None:
+    """Ten thousand tests, and what they import, stay until the end: no collection goes through them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -51,9 +51,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(LEFT_BY_NATS_PY)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def finalised() -> Iterator[None]:
-    """What nats-py leaves is finalised before the test ends."""
+    """What nats-py leaves is finalised before tests come that are not marked so."""
     yield
     gc.collect()
 
