@@ -312,7 +312,7 @@ def neighbour(broker: mq.Broker, told: list[float]) -> Iterator[None]:
         try:
             process.stdout.readline()
             yield
-            broker.queue("stop").publish(b"")  # by this process: the opening of another one is waited for, too
+            broker.queue("stop").publish(b"")  # by this process: an opening is waited for, too
             told.append(float(process.stdout.readline()))
         finally:
             process.kill()  # else an error above would wait for it for ten minutes
