@@ -417,18 +417,21 @@ class Opener:
     # fork may have it.
     def __init__(self, path: str, sync: Sync) -> None:
         self._path, self._sync = path, sync
-        self._results: Results | None = None
+        self._opened: dict[str, Results] = {}  # one of them, or none
 
     @property
     def results(self) -> Results:
         """Raises what `Results` raises."""
-        found = self._results
+        found = self._opened.get(self._path)
         if found is None:
-            found = self._results = Results(self._path, sync=self._sync)
+            made = Results(self._path, sync=self._sync)
+            found = self._opened.setdefault(self._path, made)
+            if found is not made:  # another thread was quicker
+                made.close()
         return found
 
     def close(self) -> None:
-        found, self._results = self._results, None
+        found = self._opened.pop(self._path, None)
         if found is not None:
             found.close()
 

@@ -23,6 +23,7 @@ from huey.storage import BaseStorage
 from mq.api.message import Delivery
 from mq.api.options import PRIORITY_MAX, PublishOptions
 from mq.api.queue import Queue
+from mq.contrib import results
 from mq.contrib.results import Results
 from mq.contrib.stores import Opener, Settings
 from mq.delivery.queue import State
@@ -82,6 +83,7 @@ class MqStorage(BaseStorage):
         self.blocking, self.read_timeout, self.utc = blocking, read_timeout, utc
         self.expire_time = expire_time
         self._opener = Opener(self.settings)
+        self._results = results.Opener(self.settings.path, self.settings.sync)
         self._of_thread = threading.local()  # or of a greenlet: .outbox
 
     @property
@@ -90,19 +92,12 @@ class MqStorage(BaseStorage):
 
     @property
     def results(self) -> Results:
-        results: Results | None = self.__dict__.get("_results")
-        if results is None:
-            made = Results(self.settings.path, sync=self.settings.sync)
-            results = self.__dict__.setdefault("_results", made)
-            if results is not made:  # another thread was quicker
-                made.close()
-        return results
+        return self._results.results
 
     def close(self) -> None:
         """Let go of the store.  It is opened again when it is needed."""
         self._opener.close()
-        if results := self.__dict__.pop("_results", None):
-            results.close()
+        self._results.close()
 
     @contextmanager
     def renewing(self) -> Generator[None, None, None]:

@@ -1,0 +1,100 @@
+"""The tasks that the tests run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import django
+
+import mq
+from mq.contrib.django import framework
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "django_site")
+django.setup()  # in a worker that is done
+
+if framework.LOGGER == "django.tasks":
+    from django.tasks import task
+else:
+    from django_tasks import task
+
+
+def note(name: str, text: str) -> None:
+    """Add a line to a file: one write, so that lines of processes do not mix."""
+    with open(name, "a") as file:
+        file.write(text + "\n")
+
+
+@task
+def add(x: int, y: int = 0) -> int:
+    return x + y
+
+
+@task
+async def add_async(x: int, y: int) -> int:
+    return x + y
+
+
+@task(priority=7, queue_name="mail")
+def mail(to: str) -> str:
+    return to
+
+
+@task(takes_context=True)
+def attempt(context: Any, times: int) -> list[Any]:
+    """Tried again until it was tried so often."""
+    if context.attempt < times:
+        raise mq.Retry(delay=0, reason="not yet")
+    return [context.attempt, context.task_result.id]
+
+
+@task
+def fail(reason: str) -> None:
+    raise ZeroDivisionError(reason)
+
+
+@task
+def leave() -> None:
+    raise SystemExit(3)
+
+
+@task
+def reject() -> None:
+    raise mq.Reject("hopeless")
+
+
+@task
+def answer(kind: str) -> Any:
+    return {"no JSON": {1, 2}.__iter__(), "tuple": (1, (2,)), "none": None}[kind]
+
+
+@task
+def run(log: str, number: int) -> None:
+    note(log, str(number))
+
+
+@task
+def held(log: str, gate: str) -> int:
+    """Runs until the file *gate* is there."""
+    note(log, f"begun {os.getpid()}")
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    note(log, "done")
+    return 7
+
+
+@task
+def deadly(log: str, gate: str) -> str:
+    """Kills its worker, until the file *gate* is there."""
+    note(log, "begun")
+    if not os.path.exists(gate):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"
+
+
+def plain() -> None: ...
+
+
+renamed = task(plain)
