@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from argparse import ArgumentParser
+from logging import CRITICAL, DEBUG, INFO, StreamHandler, getLogger
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -17,7 +17,7 @@ from mq.contrib.django.framework import DEFAULT_TASK_BACKEND_ALIAS, LOGGER, task
 from mq.contrib.django.worker import Worker
 from mq.errors import MqError
 
-LEVELS = {0: logging.CRITICAL, 1: logging.INFO}  # by --verbosity; else everything
+LEVELS = {0: CRITICAL, 1: INFO}  # by --verbosity; else everything
 
 
 class Command(BaseCommand):
@@ -86,7 +86,7 @@ class Command(BaseCommand):
 
     def _show_logs(self, verbosity: int) -> None:
         for name in (LOGGER, "mq"):
-            logger = logging.getLogger(name)
-            logger.setLevel(LEVELS.get(verbosity, logging.DEBUG))
-            if not logger.hasHandlers():
-                logger.addHandler(logging.StreamHandler(self.stdout))
+            said = getLogger(name)
+            said.setLevel(LEVELS.get(verbosity, DEBUG))
+            if not said.hasHandlers():
+                said.addHandler(StreamHandler(self.stdout))
