@@ -24,10 +24,14 @@ else:
     from django_tasks import TaskContext, TaskResult, TaskResultStatus, task_backends
     from django_tasks.backends.base import BaseTaskBackend
     from django_tasks.base import DEFAULT_TASK_BACKEND_ALIAS, TASK_MIN_PRIORITY, Task, TaskError
-    from django_tasks.exceptions import InvalidTaskError as InvalidTask
     from django_tasks.exceptions import TaskResultDoesNotExist
     from django_tasks.signals import task_enqueued, task_finished, task_started
     from django_tasks.utils import normalize_json
+
+    try:
+        from django_tasks.exceptions import InvalidTask
+    except ImportError:  # up to 0.12
+        from django_tasks.exceptions import InvalidTaskError as InvalidTask
 
     LOGGER = "django_tasks"
 
