@@ -8,12 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md"))
-EXTRAS = {
-    "celery",
-    "huey",
-    "prometheus_client",
-    "opentelemetry",
-}  # of `pip install ".[dev]"`; blocks import them
+EXTRAS = {"celery", "huey", "prometheus_client", "opentelemetry"}  # of `pip install ".[dev]"`
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 

@@ -193,7 +193,7 @@ def test_a_move_goes_on_if_the_queue_is_gone(run: Run, store: Path, cut_off: lis
 
 WAITING = [  # a command that says when a slice is done, and waits for a line before it goes on
     sys.executable, "-c",
-    "import sys; from mq.cli import main; from mq.cli.progress import Progress; Progress.show ="
+    "import sys; from mq.cli import main; from mq.cli.progress import Progress; Progress.add ="
     " lambda *_: (print('.', flush=True), sys.stdin.read(1)); main()",
 ]  # fmt: skip
 

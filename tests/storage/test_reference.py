@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant
 
 import mq
-from mq.engine.carrying import copy, move_here
+from mq.engine.carrying import copy
+from mq.engine.passage import move_here
 from mq.storage.real_disk import RealDisk
 
 ALL = 10_000
