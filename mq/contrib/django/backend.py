@@ -53,14 +53,21 @@ class Store(Opener):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._results = results.Opener(settings.path, settings.sync)
+        self._progress = results.Opener(settings.path, "never")
 
     @property
     def results(self) -> Results:
         return self._results.results
 
+    @property
+    def progress(self) -> Results:
+        """The same ones, for what need not be on the disk: a power cut takes it back with the attempt."""
+        return self._progress.results
+
     def close(self) -> None:
         super().close()
         self._results.close()
+        self._progress.close()
 
 
 store_at = cache(Store)
@@ -193,9 +200,12 @@ class MqBackend(BaseTaskBackend):
 
     def keep(self, result: Any) -> None:
         """Store it: for ever, until it has ended."""
-        ttl = self.result_ttl if result.is_finished else None
-        self.store.results.put(_key(result.id), record.dump(result), ttl=ttl)
-        if result.is_finished and record.number(result.id) is None:
+        key, text = _key(result.id), record.dump(result)
+        if not result.is_finished:
+            self.store.progress.put(key, text)
+            return
+        self.store.results.put(key, text, ttl=self.result_ttl)
+        if record.number(result.id) is None:
             self.store.results.delete(_place(result.id))
 
     # ── checks ─────────────────────────────────────────────────────────────────────
