@@ -3,7 +3,7 @@
 INSTALLED_APPS += ["mq.contrib.django"]                   # manage.py mq_worker
 TASKS = {"default": {
     "BACKEND": "mq.contrib.django.MqBackend",
-    "OPTIONS": {"url": BASE_DIR / "tasks"},               # or mq:////var/lib/tasks; sync, max_attempts, …
+    "OPTIONS": {"url": BASE_DIR / "data"},               # or mq:////var/lib/tasks; sync, max_attempts, …
 }}
 
 # manage.py mq_worker      in a shell

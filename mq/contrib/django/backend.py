@@ -91,7 +91,7 @@ class MqBackend(BaseTaskBackend):
             )
         if not (url := options.pop("url", None)):
             raise ImproperlyConfigured(
-                f'TASKS[{alias!r}]: which store? Set OPTIONS = {{"url": BASE_DIR / "tasks"}}'
+                f'TASKS[{alias!r}]: which store? Set OPTIONS = {{"url": BASE_DIR / "data"}}'
             )
         self.result_ttl: float | None = options.pop("result_ttl", RESULT_TTL)
         self.enqueue_on_commit = bool(options.pop("enqueue_on_commit", False))
