@@ -581,11 +581,11 @@ def test_what_is_struck_at_any_bytecode_keeps_no_message_from_a_watch(tmp_path, 
     assert at > 50, "nothing was struck"
 
 
-def test_a_rename_struck_at_every_fifth_bytecode(tmp_path):
+def test_a_rename_struck_at_every_sixteenth_bytecode(tmp_path):
     """The queue has one of the two names, and the handles have it too."""
     scene = Scene(tmp_path / "s")
     errors = itertools.cycle([KeyboardInterrupt, MemoryError, TimeoutError])
-    for at, error in zip(itertools.count(1, 5), errors):
+    for at, error in zip(itertools.count(1, 16), errors):
         name = scene.queue.name
         struck = strike(functools.partial(scene.queue.rename, f"mail {at}"), at, error)
         assert scene.others.publish(at)  # the lock is free
