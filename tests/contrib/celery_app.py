@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import time
 from typing import Any
 
+import deeds
 from celery import Celery
 from celery.exceptions import Reject
 
@@ -25,12 +24,6 @@ app.conf.update(
     result_chord_join_timeout=10,
 )
 app.conf.update(json.loads(os.environ.get("CELERY_SETTINGS", "{}")))
-
-
-def note(name: str, text: str) -> None:
-    """Add a line to a file: one write, so that lines of processes do not mix."""
-    with open(name, "a") as file:
-        file.write(text + "\n")
 
 
 @app.task
@@ -62,23 +55,14 @@ def reject(requeue: bool) -> None:
 
 @app.task
 def run(log: str, number: int) -> None:
-    note(log, str(number))
+    deeds.note(log, str(number))
 
 
 @app.task
 def held(log: str, gate: str) -> int:
-    """Runs until the file *gate* is there."""
-    note(log, f"begun {os.getpid()}")
-    while not os.path.exists(gate):
-        time.sleep(0.01)
-    note(log, "done")
-    return 7
+    return deeds.held(log, gate)
 
 
 @app.task
 def deadly(log: str, gate: str) -> str:
-    """Kills its worker, until the file *gate* is there."""
-    note(log, "begun")
-    if not os.path.exists(gate):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return "survived"
+    return deeds.deadly(log, gate)

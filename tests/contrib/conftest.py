@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from mq.storage.real_disk import RealDisk
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Of a store that is not there yet."""
     return tmp_path / "data"
+
+
+@pytest.fixture
+def fail_next_sync(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
+    """Once it is called the next sync of a disk fails, and no other; its descriptor is in the list then."""
+    plain = RealDisk.sync
+
+    def begin() -> list[int]:
+        failed: list[int] = []
+
+        def fail_once(self: RealDisk, fd: int) -> None:
+            if not failed:
+                failed.append(fd)
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            plain(self, fd)
+
+        monkeypatch.setattr(RealDisk, "sync", fail_once)
+        return failed
+
+    return begin

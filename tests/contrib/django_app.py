@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
-import time
 from typing import Any
 
+import deeds
 import django
 
 import mq
@@ -19,12 +18,6 @@ if framework.LOGGER == "django.tasks":
     from django.tasks import task
 else:
     from django_tasks import task
-
-
-def note(name: str, text: str) -> None:
-    """Add a line to a file: one write, so that lines of processes do not mix."""
-    with open(name, "a") as file:
-        file.write(text + "\n")
 
 
 @task
@@ -72,26 +65,17 @@ def answer(kind: str) -> Any:
 
 @task
 def run(log: str, number: int) -> None:
-    note(log, str(number))
+    deeds.note(log, str(number))
 
 
 @task
 def held(log: str, gate: str) -> int:
-    """Runs until the file *gate* is there."""
-    note(log, f"begun {os.getpid()}")
-    while not os.path.exists(gate):
-        time.sleep(0.01)
-    note(log, "done")
-    return 7
+    return deeds.held(log, gate)
 
 
 @task
 def deadly(log: str, gate: str) -> str:
-    """Kills its worker, until the file *gate* is there."""
-    note(log, "begun")
-    if not os.path.exists(gate):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return "survived"
+    return deeds.deadly(log, gate)
 
 
 def plain() -> None: ...

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 
+import deeds
 from huey import crontab
 from huey.exceptions import CancelExecution, RetryTask
 
@@ -15,12 +15,6 @@ from mq.contrib.huey import MqHuey
 URL = os.environ.get("HUEY_STORE", "mq:///unused")
 
 huey = MqHuey("app", url=URL, **json.loads(os.environ.get("HUEY_SETTINGS", "{}")))
-
-
-def note(name: str, text: str) -> None:
-    """Add a line to a file: one write, so that lines of processes do not mix."""
-    with open(name, "a") as file:
-        file.write(text + "\n")
 
 
 @huey.task()
@@ -45,7 +39,7 @@ def reason_of(error: BaseException) -> str:
 
 @huey.task()
 def stubborn(log: str, times: int) -> int:
-    note(log, "tried")
+    deeds.note(log, "tried")
     with open(log) as file:
         tried = len(file.readlines())
     if tried < times:
@@ -79,27 +73,18 @@ def slow() -> None:
 
 @huey.task()
 def run(log: str, number: int) -> int:
-    note(log, str(number))
+    deeds.note(log, str(number))
     return number
 
 
 @huey.task()
 def held(log: str, gate: str) -> int:
-    """Runs until the file *gate* is there."""
-    note(log, f"begun {os.getpid()}")
-    while not os.path.exists(gate):
-        time.sleep(0.01)
-    note(log, "done")
-    return 7
+    return deeds.held(log, gate)
 
 
 @huey.task()
 def deadly(log: str, gate: str) -> str:
-    """Kills its worker, until the file *gate* is there."""
-    note(log, "begun")
-    if not os.path.exists(gate):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return "survived"
+    return deeds.deadly(log, gate)
 
 
 @huey.periodic_task(crontab())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
+from functools import partial
 
+import deeds
 from taskiq import TaskiqScheduler
 
 from mq.contrib.taskiq import MqBroker, ResultBackend, ScheduleSource
@@ -19,10 +20,7 @@ broker = broker.with_result_backend(ResultBackend(STORE))
 scheduler = TaskiqScheduler(broker, [ScheduleSource(broker)])
 
 
-def note(text: str) -> None:
-    """Add a line to a file: one write, so that lines of processes do not mix."""
-    with open(LOG, "a") as file:
-        file.write(text + "\n")
+note = partial(deeds.note, LOG)
 
 
 @broker.task("add")
@@ -52,8 +50,4 @@ async def held(gate: str) -> int:
 
 @broker.task("deadly")
 async def deadly(gate: str) -> str:
-    """Kills its worker, until the file *gate* is there."""
-    note("begun")
-    if not os.path.exists(gate):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return "survived"
+    return deeds.deadly(LOG, gate)

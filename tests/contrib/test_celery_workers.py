@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,92 +18,40 @@ pytest.importorskip("celery", reason='Celery is not installed: pip install "mq[c
 
 from celery import chain, chord, group
 from celery.exceptions import TaskRevokedError, TimeoutError
+from workplace import PATIENCE, Workplace, load, until
 
 import mq
 import mq.contrib.celery
-from mq.cli import cli
-
-HERE = Path(__file__).parent
-PATIENCE = 40.0  # seconds, for what comes at once on a machine that is not busy
 
 
-def until(done: Callable[[], Any], what: str = "") -> Any:
-    end = time.monotonic() + PATIENCE
-    while not (found := done()):
-        assert time.monotonic() < end, what or "it took too long"
-        time.sleep(0.01)
-    return found
-
-
-class Site:
-    """A store, and the processes that work on it."""
+class Site(Workplace):
+    queue = "celery"
 
     def __init__(self, place: Path) -> None:
-        self.place = place
+        super().__init__(place)
         self.url = f"mq:///{place}/data?sync=never&visibility_timeout=1"
-        self.log, self.gate = str(place / "log"), str(place / "gate")
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self.app = self._application()
-
-    def _application(self) -> Any:
         os.environ["CELERY_STORE"] = self.url
-        spec = importlib.util.spec_from_file_location("celery_app", HERE / "celery_app.py")
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        self.tasks = module
-        return module.app
+        self.tasks: Any = load("celery_app")
+        self.app = self.tasks.app
 
-    def start(self, *arguments: str, **settings: object) -> subprocess.Popen[bytes]:
-        environment = {
-            **os.environ,
+    def environment(self, **settings: object) -> dict[str, str]:
+        return {
+            **super().environment(),
             "CELERY_STORE": self.url,
             "CELERY_SETTINGS": json.dumps(settings),
-            "PYTHONPATH": os.pathsep.join(
-                [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
-            ),
             "C_FORCE_ROOT": "1",
         }
-        output = open(self.place / f"out{len(self.processes)}", "wb")  # noqa: SIM115
-        command = [sys.executable, "-W", "ignore", "-m", "celery", "-A", "celery_app", *arguments]
-        process = subprocess.Popen(
-            command, cwd=self.place, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
-        output.close()
-        self.processes.append(process)
-        return process
+
+    def start(self, *arguments: str, ready: str = "", **settings: object) -> subprocess.Popen[bytes]:
+        return self.start_process("-m", "celery", "-A", "celery_app", *arguments, ready=ready, **settings)
 
     def worker(self, name: str = "w", pool: str = "prefork", **settings: object) -> subprocess.Popen[bytes]:
         quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO")
-        number = len(self.processes)
-        process = self.start("worker", "-n", f"{name}@here", "-P", pool, "-c", "2", *quiet, **settings)
-        until(lambda: "ready." in self.said(number), "the worker does not start")
-        return process
-
-    def said(self, number: int) -> str:
-        return (self.place / f"out{number}").read_text()
-
-    def lines(self) -> list[str]:
-        try:
-            return Path(self.log).read_text().splitlines()
-        except FileNotFoundError:
-            return []
-
-    def stats(self, queue: str = "celery") -> mq.Stats:
-        with mq.open(self.place / "data", read_only=True) as broker:
-            return broker.queue(queue).stats()
-
-    def mq(self, *arguments: str) -> str:
-        from click.testing import CliRunner
-
-        done = CliRunner().invoke(cli, ["-s", str(self.place / "data"), *arguments])
-        assert done.exit_code == 0, done.output
-        return done.output
+        which = ("-n", f"{name}@here", "-P", pool, "-c", "2")
+        return self.start("worker", *which, *quiet, ready="ready.", **settings)
 
     def close(self) -> None:
-        for each in self.processes:  # the children of a pool end with their parent
-            each.kill()
-            each.wait()
+        super().close()
         self.app.close()
         self.app.pool.force_close_all()
         self.app.backend.results.close()
@@ -194,11 +139,10 @@ def test_a_task_that_kills_its_worker_ends_in_the_dead_letters_and_comes_back_by
 
 PRODUCE = """
 import sys
-sys.path.insert(0, sys.argv[1])
 from celery_app import run
-number = int(sys.argv[3])
+number = int(sys.argv[2])
 while True:
-    result = run.apply_async((sys.argv[2], number), ignore_result=True)
+    result = run.apply_async((sys.argv[1], number), ignore_result=True)
     print(number, flush=True)
     number += 1
 """
@@ -209,26 +153,7 @@ def test_nothing_is_lost_and_nothing_acked_runs_again_whichever_process_is_kille
     site.url = site.url.replace("sync=never", "sync=0.1")
     victim = site.worker("one", "threads")
     site.worker("two", "solo")
-    published: list[int] = []
-    for number in range(2):
-        command = [sys.executable, "-W", "ignore", "-c", PRODUCE, str(HERE), site.log, str(number * 100_000)]
-        environment = {**os.environ, "CELERY_STORE": site.url}
-        producer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        assert producer.stdout
-        mine = [int(producer.stdout.readline()) for _ in range(60)]
-        producer.kill()
-        published += mine + [int(line) for line in producer.communicate()[0].splitlines()]
-        if number == 0:
-            victim.send_signal(signal.SIGKILL)
-            victim.wait()
-    until(lambda: site.stats()[:3] == (0, 0, 0), "the other worker does not finish")
-    ran = Counter(int(line) for line in site.lines())
-    assert set(published) <= ran.keys(), "a task is lost"
-    # The last of each producer may be published, and not printed; those that the worker held run again.
-    assert ran.keys() - set(published) <= {
-        max(n for n in published if n // 100_000 == part) + 1 for part in (0, 1)
-    }
-    assert sum(count - 1 for count in ran.values()) <= 4, "more ran again than one worker can hold"
+    site.require_all_run(PRODUCE, 60, site.log, meanwhile=lambda: site.kill(victim), again=4)
     assert site.stats().failed <= 4
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,34 +19,19 @@ pytest.importorskip(
 )
 
 import django_app
-from click.testing import CliRunner
 from django.test import override_settings
+from workplace import PATIENCE, Workplace, until
 
-import mq
-from mq.cli import cli
 from mq.contrib.django import framework
 from mq.contrib.django.backend import store_at
 
-HERE = Path(__file__).parent
-PATIENCE = 40.0  # seconds, for what comes at once on a machine that is not busy
 
-
-def until(done: Callable[[], Any], what: str = "") -> Any:
-    end = time.monotonic() + PATIENCE
-    while not (found := done()):
-        assert time.monotonic() < end, what or "it took too long"
-        time.sleep(0.03)
-    return found
-
-
-class Site:
-    """A store, and the processes that work on it."""
+class Site(Workplace):
+    queue = "default"
 
     def __init__(self, place: Path) -> None:
-        self.place = place
+        super().__init__(place)
         self.options: dict[str, Any] = {"sync": 0.1, "visibility_timeout": 2}
-        self.log, self.gate = str(place / "log"), str(place / "gate")
-        self.processes: list[subprocess.Popen[bytes]] = []
         options = {"url": str(place / "data"), **self.options}
         tasks = {"BACKEND": "mq.contrib.django.MqBackend", "QUEUES": ["default", "mail"], "OPTIONS": options}
         self.settings = override_settings(TASKS={"default": tasks})
@@ -60,51 +42,22 @@ class Site:
         return framework.task_backends["default"]
 
     def environment(self, **options: object) -> dict[str, str]:
-        places = [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
         return {
-            **os.environ,
+            **super().environment(),
             "DJANGO_STORE": f"mq:///{self.place}/data",
             "DJANGO_OPTIONS": json.dumps({**self.options, **options}),
-            "PYTHONPATH": os.pathsep.join(places),
         }
 
     def worker(self, *arguments: str, **options: object) -> subprocess.Popen[bytes]:
-        output = self.place / f"out{len(self.processes)}"
-        command = [sys.executable, "-u", "-W", "ignore", "-m", "django", "mq_worker", *arguments]
-        with output.open("wb") as file:
-            process = subprocess.Popen(
-                command, cwd=self.place, env=self.environment(**options), stdin=subprocess.DEVNULL,
-                stdout=file, stderr=file,
-            )  # fmt: skip
-        self.processes.append(process)
-        until(lambda: "takes tasks from" in output.read_text(), "the worker does not start")
-        return process
-
-    def lines(self) -> list[str]:
-        try:
-            return Path(self.log).read_text().splitlines()
-        except FileNotFoundError:
-            return []
-
-    def stats(self, queue: str = "default") -> mq.Stats:
-        return self.backend.store.broker.queue(queue).stats()
-
-    def is_idle(self) -> bool:
-        return self.stats()[:3] == (0, 0, 0)
+        command = ("-u", "-m", "django", "mq_worker", *arguments)
+        return self.start_process(*command, ready="takes tasks from", **options)
 
     def wait_for(self, result: Any) -> Any:
         until(lambda: result.refresh() or result.is_finished, "its task does not end")
         return result.return_value
 
-    def mq(self, *arguments: str) -> str:
-        done = CliRunner().invoke(cli, ["-s", str(self.place / "data"), *arguments])
-        assert done.exit_code == 0, done.output
-        return done.output
-
     def close(self) -> None:
-        for each in self.processes:
-            each.kill()
-            each.wait()
+        super().close()
         self.backend.store.close()
         store_at.cache_clear()
         self.settings.disable()
@@ -195,22 +148,4 @@ def test_nothing_is_lost_and_nothing_acked_runs_again_whichever_process_is_kille
     site.options["visibility_timeout"] = 4  # a lease is lost by the killed, not by the slow
     victim = site.worker("--concurrency", "2")
     site.worker()
-    published: list[int] = []
-    for number in range(2):
-        command = [sys.executable, "-W", "ignore", "-c", PRODUCE, site.log, str(number * 100_000)]
-        producer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=site.environment())
-        assert producer.stdout
-        mine = [int(producer.stdout.readline()) for _ in range(500)]
-        producer.kill()
-        published += mine + [int(line) for line in producer.communicate()[0].splitlines()]
-        if number == 0:
-            victim.send_signal(signal.SIGKILL)
-            victim.wait()
-    until(site.is_idle, "the other worker does not finish")
-    ran = Counter(int(line) for line in site.lines())
-    assert set(published) <= ran.keys(), "a task is lost"
-    # The last of each producer may be published, and not printed; those that the worker held run again.
-    assert ran.keys() - set(published) <= {
-        max(n for n in published if n // 100_000 == part) + 1 for part in (0, 1)
-    }
-    assert sum(count - 1 for count in ran.values()) <= 2, "more ran again than two threads can hold"
+    site.require_all_run(PRODUCE, 500, site.log, meanwhile=lambda: site.kill(victim), again=2)

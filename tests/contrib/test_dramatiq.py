@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
@@ -24,7 +23,6 @@ from dramatiq.results import ResultFailure, ResultMissing, Results, ResultTimeou
 import mq
 from mq.contrib import results
 from mq.contrib.dramatiq import MqBroker, MqConsumer, RateLimiterBackend, ResultBackend
-from mq.storage.real_disk import RealDisk
 
 PATIENCE = 20_000  # milliseconds
 AT_ONCE = 10  # milliseconds that a consumer waits for what is not there
@@ -314,22 +312,14 @@ def test_options_that_cannot_be_are_refused_at_once(place, given, says) -> None:
 
 
 def test_a_store_that_failed_is_opened_anew_and_what_was_taken_before_can_be_settled(
-    path, monkeypatch
+    path, fail_next_sync
 ) -> None:
     broker = MqBroker(path, sync="always")
     broker.enqueue(message(1))
     broker.enqueue(message(2))
     before = consumer(broker)
     taken = next(before)
-    plain, failed = RealDisk.sync, []
-
-    def fail_once(self: RealDisk, fd: int) -> None:
-        if not failed:
-            failed.append(fd)
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        plain(self, fd)
-
-    monkeypatch.setattr(RealDisk, "sync", fail_once)
+    fail_next_sync()
     with pytest.raises(ConnectionClosed) as raised:
         broker.enqueue(message(3))
     assert isinstance(raised.value.__cause__, mq.StoreFailed)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,93 +15,40 @@ import pytest
 
 pytest.importorskip("huey", reason='huey is not installed: pip install "mq[huey]"')
 
-from click.testing import CliRunner
 from huey.api import chord
 from huey.exceptions import ResultTimeout, TaskException
+from workplace import PATIENCE, Workplace, load, until
 
 import mq
-from mq.cli import cli
 
-HERE = Path(__file__).parent
 GREEN = """
 from gevent import monkey
 monkey.patch_all()
 from huey.bin.huey_consumer import consumer_main
 consumer_main()
 """
-PATIENCE = 40.0  # seconds, for what comes at once on a machine that is not busy
 
 
-def until(done: Callable[[], Any], what: str = "") -> Any:
-    end = time.monotonic() + PATIENCE
-    while not (found := done()):
-        assert time.monotonic() < end, what or "it took too long"
-        time.sleep(0.03)
-    return found
-
-
-class Site:
-    """A store, and the processes that work on it."""
+class Site(Workplace):
+    queue = "app"
 
     def __init__(self, place: Path) -> None:
-        self.place = place
+        super().__init__(place)
         self.url = f"mq:///{place}/data?sync=0.1&visibility_timeout=2"
-        self.log, self.gate = str(place / "log"), str(place / "gate")
-        self.processes: list[subprocess.Popen[bytes]] = []
         os.environ["HUEY_STORE"] = self.url
-        spec = importlib.util.spec_from_file_location("huey_app", HERE / "huey_app.py")
-        assert spec and spec.loader
-        self.tasks = importlib.util.module_from_spec(spec)
-        self.tasks.__name__ = "huey_app"
-        spec.loader.exec_module(self.tasks)
+        self.tasks: Any = load("huey_app")
         self.huey = self.tasks.huey
 
     def environment(self, **settings: object) -> dict[str, str]:
-        places = [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
-        return {
-            **os.environ,
-            "HUEY_STORE": self.url,
-            "HUEY_SETTINGS": json.dumps(settings),
-            "PYTHONPATH": os.pathsep.join(places),
-        }
+        return {**super().environment(), "HUEY_STORE": self.url, "HUEY_SETTINGS": json.dumps(settings)}
 
     def consumer(self, kind: str = "thread", *arguments: str, **settings: object) -> subprocess.Popen[bytes]:
-        output = self.place / f"out{len(self.processes)}"
-        command = [sys.executable, "-W", "ignore"]
-        command += ["-c", GREEN] if kind == "greenlet" else ["-m", "huey.bin.huey_consumer"]
-        command += ["huey_app.huey", "-k", kind, "-w", "2", "-n", *arguments]
-        with output.open("wb") as file:
-            process = subprocess.Popen(
-                command, cwd=self.place, env=self.environment(**settings), stdin=subprocess.DEVNULL,
-                stdout=file, stderr=file, start_new_session=True,
-            )  # fmt: skip
-        self.processes.append(process)
-        until(lambda: "commands are available" in output.read_text(), "the consumer does not start")
-        return process
-
-    def lines(self) -> list[str]:
-        try:
-            return Path(self.log).read_text().splitlines()
-        except FileNotFoundError:
-            return []
-
-    def stats(self, queue: str = "app") -> mq.Stats:
-        with mq.open(self.place / "data", read_only=True) as broker:
-            return broker.queue(queue).stats()
-
-    def is_idle(self) -> bool:
-        return self.stats()[:3] == (0, 0, 0)
-
-    def mq(self, *arguments: str) -> str:
-        done = CliRunner().invoke(cli, ["-s", str(self.place / "data"), *arguments])
-        assert done.exit_code == 0, done.output
-        return done.output
+        program = ["-c", GREEN] if kind == "greenlet" else ["-m", "huey.bin.huey_consumer"]
+        command = [*program, "huey_app.huey", "-k", kind, "-w", "2", "-n", *arguments]
+        return self.start_process(*command, ready="commands are available", **settings)
 
     def close(self) -> None:
-        for each in self.processes:
-            with suppress(ProcessLookupError):  # nothing is left of it
-                os.killpg(each.pid, signal.SIGKILL)  # its workers do not end with it, if it was killed
-            each.wait()
+        super().close()
         self.huey.storage.close()
 
 
@@ -212,25 +155,7 @@ def test_nothing_is_lost_and_nothing_acked_runs_again_whichever_process_is_kille
     site.url = site.url.replace("timeout=2", "timeout=4")  # a lease is lost by the killed, not by the slow
     victim = site.consumer("thread", results=False)
     site.consumer("process", results=False)
-    published: list[int] = []
-    for number in range(2):
-        command = [sys.executable, "-W", "ignore", "-c", PRODUCE, site.log, str(number * 100_000)]
-        producer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=site.environment())
-        assert producer.stdout
-        mine = [int(producer.stdout.readline()) for _ in range(500)]
-        producer.kill()
-        published += mine + [int(line) for line in producer.communicate()[0].splitlines()]
-        if number == 0:
-            victim.send_signal(signal.SIGKILL)
-            victim.wait()
-    until(site.is_idle, "the other consumer does not finish")
-    ran = Counter(int(line) for line in site.lines())
-    assert set(published) <= ran.keys(), "a task is lost"
-    # The last of each producer may be published, and not printed; those that the consumer held run again.
-    assert ran.keys() - set(published) <= {
-        max(n for n in published if n // 100_000 == part) + 1 for part in (0, 1)
-    }
-    assert sum(count - 1 for count in ran.values()) <= 2, "more ran again than two workers can hold"
+    site.require_all_run(PRODUCE, 500, site.log, meanwhile=lambda: site.kill(victim), again=2)
 
 
 def test_a_consumer_that_is_to_end_finishes_what_runs(site: Site) -> None:

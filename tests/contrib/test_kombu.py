@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 import time
@@ -29,7 +28,6 @@ from kombu.transport import virtual
 import mq
 import mq.contrib.kombu
 from mq.contrib import stores
-from mq.storage.real_disk import RealDisk
 
 PATIENCE = 20.0  # seconds, for what comes at once
 
@@ -846,19 +844,11 @@ def test_a_connection_leaves_the_loop_as_it_closes(connection, loop) -> None:
 # ── a disk that fails, or is full ──────────────────────────────────────────────────
 
 
-def test_a_store_whose_sync_failed_is_opened_anew_and_loses_nothing(connect, monkeypatch) -> None:
+def test_a_store_whose_sync_failed_is_opened_anew_and_loses_nothing(connect, fail_next_sync) -> None:
     one, other = connect("sync=always"), connect("sync=always")
     publish(one, 1)
     publish(other, 2)
-    plain, failed = RealDisk.sync, []
-
-    def fail_once(self: RealDisk, fd: int) -> None:
-        if not failed:
-            failed.append(fd)
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        plain(self, fd)
-
-    monkeypatch.setattr(RealDisk, "sync", fail_once)
+    failed = fail_next_sync()
     publish(one, 3, retry=True, retry_policy={"max_retries": 3, "interval_start": 0})
     publish(other, 4, retry=True, retry_policy={"max_retries": 3, "interval_start": 0})
     assert failed

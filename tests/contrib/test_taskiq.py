@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -27,7 +25,6 @@ from taskiq.serializers import JSONSerializer
 import mq
 from mq.contrib import results
 from mq.contrib.taskiq import MqBroker, ResultBackend, ScheduleSource
-from mq.storage.real_disk import RealDisk
 
 PATIENCE = 20.0  # seconds
 
@@ -370,27 +367,21 @@ def test_options_that_cannot_be_are_refused_at_once(place, given, says) -> None:
 # ── a store that fails, or is full ─────────────────────────────────────────────────
 
 
-def test_a_store_that_failed_is_opened_anew_and_what_was_taken_before_can_be_acked(path, monkeypatch) -> None:
+def test_a_store_that_failed_is_opened_anew_and_what_was_taken_before_can_be_acked(
+    path, monkeypatch, fail_next_sync
+) -> None:
     broker = MqBroker(path, sync="always")
     monkeypatch.setattr("mq.contrib.taskiq.broker.REOPEN_SECONDS", 0.0)
 
     @broker.task
     async def task(number: int) -> None: ...
 
-    plain, failed = RealDisk.sync, []
-
-    def fail_once(self: RealDisk, fd: int) -> None:
-        if not failed:
-            failed.append(fd)
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        plain(self, fd)
-
     async def main() -> None:
         await task.kiq(1)
         await task.kiq(2)
         listening = broker.listen()
         before = await anext(listening)
-        monkeypatch.setattr(RealDisk, "sync", fail_once)
+        fail_next_sync()
         with pytest.raises(SendTaskError) as raised:
             await task.kiq(3)
         assert isinstance(raised.value.__cause__, mq.StoreFailed)

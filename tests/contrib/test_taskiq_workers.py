@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,72 +14,37 @@ import pytest
 
 pytest.importorskip("taskiq", reason='taskiq is not installed: pip install "mq[taskiq]"')
 
-from click.testing import CliRunner
 from taskiq import AsyncTaskiqTask
 from taskiq.kicker import AsyncKicker
+from workplace import PATIENCE, Workplace, until
 
 import mq
-from mq.cli import cli
 from mq.contrib.taskiq import MqBroker, ResultBackend
 
-HERE = Path(__file__).parent
-PATIENCE = 40.0  # seconds, for what comes at once on a machine that is not busy
 
-
-def until(done: Callable[[], Any], what: str = "") -> Any:
-    end = time.monotonic() + PATIENCE
-    while not (found := done()):
-        assert time.monotonic() < end, what or "it took too long"
-        time.sleep(0.01)
-    return found
-
-
-class Site:
-    """A store, and the processes that work on it."""
+class Site(Workplace):
+    queue = "taskiq"
 
     def __init__(self, place: Path) -> None:
-        self.place = place
+        super().__init__(place)
         self.store = f"mq:///{place}/data?sync=never&visibility_timeout=1"
-        self.gate = str(place / "gate")
-        self.processes: list[subprocess.Popen[bytes]] = []
         self.backend: ResultBackend[Any] = ResultBackend(self.store)
 
     def environment(self, **settings: object) -> dict[str, str]:
-        roots = [str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
         return {
-            **os.environ,
+            **super().environment(),
             "TASKIQ_STORE": self.store,
-            "TASKIQ_LOG": str(self.place / "log"),
+            "TASKIQ_LOG": self.log,
             "TASKIQ_SETTINGS": json.dumps(settings),
-            "PYTHONPATH": os.pathsep.join(roots),
         }
 
-    def start(self, *arguments: str, **settings: object) -> subprocess.Popen[bytes]:
-        number = len(self.processes)
-        output = open(self.place / f"out{number}", "wb")  # noqa: SIM115
-        command = [sys.executable, "-W", "ignore", "-m", "taskiq", *arguments]
-        process = subprocess.Popen(
-            command, cwd=self.place, env=self.environment(**settings), stdin=subprocess.DEVNULL,
-            stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
-        output.close()
-        self.processes.append(process)
-        return process
+    def start(self, *arguments: str, ready: str = "", **settings: object) -> subprocess.Popen[bytes]:
+        return self.start_process("-m", "taskiq", *arguments, ready=ready, **settings)
 
     def worker(self, **settings: object) -> subprocess.Popen[bytes]:
         """The process that taskiq starts its one worker process from."""
-        number = len(self.processes)
-        process = self.start("worker", "taskiq_app:broker", "-w", "1", "--max-async-tasks", "2", **settings)
-        until(lambda: "Listening started" in self.said(number), "the worker does not start")
-        return process
-
-    def said(self, number: int) -> str:
-        return (self.place / f"out{number}").read_text()
-
-    def kill(self, process: subprocess.Popen[bytes]) -> None:
-        """All processes of a worker, at once."""
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        command = ("worker", "taskiq_app:broker", "-w", "1", "--max-async-tasks", "2")
+        return self.start(*command, ready="Listening started", **settings)
 
     def kick(self, task: str, *arguments: object, **labels: Any) -> AsyncTaskiqTask[Any]:
         async def kick() -> AsyncTaskiqTask[Any]:
@@ -98,25 +59,8 @@ class Site:
     def result(self, task: AsyncTaskiqTask[Any]) -> Any:
         return asyncio.run(task.wait_result(0.01, PATIENCE)).return_value
 
-    def lines(self) -> list[str]:
-        try:
-            return (self.place / "log").read_text().splitlines()
-        except FileNotFoundError:
-            return []
-
-    def stats(self, queue: str = "taskiq") -> mq.Stats:
-        with mq.open(self.place / "data", read_only=True) as broker:
-            return broker.queue(queue).stats()
-
-    def mq(self, *arguments: str) -> str:
-        done = CliRunner().invoke(cli, ["-s", str(self.place / "data"), *arguments])
-        assert done.exit_code == 0, done.output
-        return done.output
-
     def close(self) -> None:
-        for each in self.processes:
-            if each.poll() is None:
-                self.kill(each)
+        super().close()
         self.backend._opener.close()
 
 
@@ -176,24 +120,7 @@ def test_nothing_is_lost_and_nothing_acked_runs_again_whichever_process_is_kille
     site.store = site.store.replace("sync=never", "sync=0.1")
     victim = site.worker()
     site.worker()
-    published: list[int] = []
-    for number in range(2):
-        command = [sys.executable, "-W", "ignore", "-c", PRODUCE, str(number * 100_000)]
-        producer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=site.environment())
-        assert producer.stdout
-        mine = [int(producer.stdout.readline()) for _ in range(100)]
-        producer.kill()
-        published += mine + [int(line) for line in producer.communicate()[0].splitlines()]
-        if number == 0:
-            site.kill(victim)
-    until(lambda: site.stats()[:3] == (0, 0, 0), "the other worker does not finish")
-    ran = Counter(int(line) for line in site.lines())
-    assert set(published) <= ran.keys(), "a task is lost"
-    # The last of each producer may be published, and not printed; those that the worker held run again.
-    assert ran.keys() - set(published) <= {
-        max(n for n in published if n // 100_000 == part) + 1 for part in (0, 1)
-    }
-    assert sum(count - 1 for count in ran.values()) <= 4, "more ran again than one worker can hold"
+    site.require_all_run(PRODUCE, 100, meanwhile=lambda: site.kill(victim), again=4)
     assert site.stats().failed <= 4
 
 
