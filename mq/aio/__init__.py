@@ -12,6 +12,7 @@ body) or buffers (publish, ack, nack of a transaction) is not.  `with` and `for`
                 await send(message.body)
 
     lane        runs what touches the store: at once if nothing is in the way, else in a thread
+    one_thread  what many tasks wait for, done by one thread
     turns       tasks that wait for their turn
     syncs       tasks that wait for the disk
     waiting     a task that waits for a message

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from mq.engine.together import Pending, Together
+
+from .one_thread import tell_all
 
 
 class Appends:
@@ -35,15 +35,4 @@ class Appends:
             threading.Thread(target=self._together.lead, name="mq aio alone").start()
 
     def tell(self, done: list[Pending]) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        for each in done:
-            by_loop.setdefault(each.future.get_loop(), []).append(each.future)
-        for loop, futures in by_loop.items():
-            with suppress(RuntimeError):  # the loop is closed: no task waits any more
-                loop.call_soon_threadsafe(partial(_ring, futures))
-
-
-def _ring(futures: list[asyncio.Future[None]]) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_result(None)
+        tell_all((each.future, None, None) for each in done)

@@ -39,8 +39,9 @@ from mq.engine.together import Ack, Pending, Publication
 from mq.errors import DiskFull, QueueFull
 
 from .appends import Appends
-from .syncs import Syncs
-from .turns import Turns, outcome, tell
+from .one_thread import OneThread, outcome, tell
+from .syncs import sync_all
+from .turns import take_all
 
 T = TypeVar("T")
 Given = TypeVarTuple("Given")
@@ -65,7 +66,8 @@ class Lane:
         self._pid = os.getpid()
         self._declarations: list[asyncio.Task[None]] = []  # in their order, until they are awaited
         self._pool = ThreadPoolExecutor(THREADS, "mq aio")
-        self._syncs, self._turns = Syncs(self.store.finish_publish), Turns()
+        self._syncs = OneThread[int]("mq aio sync", partial(sync_all, self.store.finish_publish))
+        self._turns = OneThread[Callable[[], Any]]("mq aio turn", take_all)
         together = self.store.together
         self._appends = Appends(together, self._pool) if together else None
 
@@ -120,7 +122,7 @@ class Lane:
         self._begin_here()
         undo_result = (lambda found: undo(found[0])) if undo else None
         return await undone_if_cancelled(
-            self._turns.take, partial(in_turn, self.store, do, *given), undo_result
+            self._turns.ask, partial(in_turn, self.store, do, *given), undo_result
         )
 
     async def publish(self, channel: Channel, flags: int, raw: bytes) -> int | None:
@@ -250,7 +252,7 @@ class Lane:
     async def _on_disk(self, end: int) -> None:
         """Return when the log is on the disk up to *end*."""
         self._begin_here()
-        await self._syncs.wait(end)
+        await self._syncs.ask(end)
 
     async def close(self, do: Callable[[], None]) -> None:
         """Do the last thing, and let the threads end; also if the task is cancelled meanwhile."""
