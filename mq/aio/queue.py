@@ -62,7 +62,7 @@ class AsyncQueue(Generic[T]):
         """
         lane, queue = self._lane, self._queue
         flags, raw = encode_body(body)
-        is_small, planned = len(raw) <= LARGE_BYTES, hot.needs_plan(queue._channel)
+        is_small, planned = len(raw) <= LARGE_BYTES, queue._channel.publish_needs_plan
         if is_small and not (options or planned) and lane.store.around is None:  # as below, without a layer
             if lane.store.together:
                 id = await lane.publish(queue._channel, flags, raw)

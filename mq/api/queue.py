@@ -144,7 +144,7 @@ class Queue(Generic[T]):
             return self._publish_each(given, options, headers)
         flags, raw = encode_bodies(given, kinds)
         # An event loop does this itself: one turn, and no second one that may have to wait.
-        is_plain = raw and not (options or headers or hot.needs_plan(self._channel))
+        is_plain = raw and not (options or headers or self._channel.publish_needs_plan)
         ids = hot.publish_many(self._store, self._channel, flags, raw) if is_plain else None
         return self._publish(flags, raw, options, headers) if ids is None else ids
 

@@ -105,6 +105,11 @@ class Channel:
         # wait there.
         self.main: Channel | None = None
 
+    @property
+    def publish_needs_plan(self) -> bool:
+        """Whether a publish here does, as it looks without a turn."""
+        return self.state is None or self.state.publish_needs_plan
+
     def rename(self, name: str) -> None:
         """The queue is called so now.  Nothing waits here."""
         self.name, self.word = name, waits_word(name)

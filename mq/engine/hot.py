@@ -47,7 +47,6 @@ from mq.engine.receiving import NOTHING, Unread
 from mq.engine.settling import Claim, Claims, do_ack, settle_within
 from mq.engine.slices import give_way
 from mq.engine.store import Store
-from mq.engine.together import needs_plan as needs_plan
 from mq.engine.waiting import Gatherer, Sleeper
 from mq.errors import DiskFull, StaleReceipt, StorageError
 from mq.storage.shared import ASLEEP

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterable
 from contextlib import suppress
@@ -80,7 +81,7 @@ class Caller(Protocol):
 # ── what is to be appended ─────────────────────────────────────────────────────────
 
 
-class Pending:
+class Pending(ABC):
     """What one caller wants to have appended."""
 
     caller: Caller
@@ -89,14 +90,15 @@ class Pending:
     error: BaseException | None = None
     future: Any = None  # of the task that waits, if it is one
 
+    @abstractmethod
     def draft(self, settled: set[int]) -> Draft | None:
         """The record, decided now, in a turn; None: it needs a plan.  *settled*: receipts, in this append."""
-        raise NotImplementedError
 
+    @abstractmethod
     def apply(self, position: int) -> None:
         """The record stands there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def announce(self, arrived: Counter[Channel], now: Now) -> None:
         """Wake the receivers that it concerns, or count what *arrived*; when all is applied."""
 
@@ -188,7 +190,7 @@ class Together:
 
     def publish(self, channel: Channel, flags: int, raw: bytes) -> int | None:
         """See `hot.publish`; called if other threads are inside operations."""
-        return None if needs_plan(channel) else self._do(Publication(channel, flags, raw))
+        return None if channel.publish_needs_plan else self._do(Publication(channel, flags, raw))
 
     def ack(self, channel: Channel, message: Held) -> bool:
         """Whether it is done; else see `hot.ack`."""
@@ -300,12 +302,6 @@ class Together:
         for each in part:
             if each.result is None:
                 each.error = error
-
-
-def needs_plan(channel: Channel) -> bool:
-    """Whether a publish there does, as it looks without a turn."""
-    state = channel.state
-    return state is None or state.publish_needs_plan
 
 
 def move(waiting: deque[Pending], part: list[Pending]) -> None:

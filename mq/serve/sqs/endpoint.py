@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import re
+import uuid
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
@@ -98,8 +99,7 @@ class Endpoint:
 
 def _new_id() -> str:
     """A UUID, as a client expects it.  Others may guess it: it is for logs."""
-    digits = f"{random.getrandbits(128):032x}"
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+    return str(uuid.UUID(int=random.getrandbits(128), version=4))
 
 
 async def _done(action: Action, call: Call, asked: Request) -> Answer | None:
