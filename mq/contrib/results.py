@@ -410,32 +410,6 @@ def _is_made(connection: sqlite3.Connection, path: str) -> bool:
     return False
 
 
-class Opener:
-    """Results that are opened when they are first needed, and again after `close`."""
-
-    # No cached_property: in Python 3.11 it has one lock for all, and a thread that is not in the child of a
-    # fork may have it.
-    def __init__(self, path: str, sync: Sync) -> None:
-        self._path, self._sync = path, sync
-        self._opened: dict[str, Results] = {}  # one of them, or none
-
-    @property
-    def results(self) -> Results:
-        """Raises what `Results` raises."""
-        found = self._opened.get(self._path)
-        if found is None:
-            made = Results(self._path, sync=self._sync)
-            found = self._opened.setdefault(self._path, made)
-            if found is not made:  # another thread was quicker
-                made.close()
-        return found
-
-    def close(self) -> None:
-        found = self._opened.pop(self._path, None)
-        if found is not None:
-            found.close()
-
-
 def _create(connection: sqlite3.Connection, path: str) -> None:
     if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
         raise CorruptStore(path, "this is a database of something else: move it out of the store's directory")

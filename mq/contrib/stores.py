@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from multiprocessing.util import Finalize
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import parse_qsl, unquote
@@ -22,7 +22,7 @@ import mq
 from mq.api.broker import Broker, Sync
 from mq.api.options import QueueOptions
 from mq.api.queue import Queue
-from mq.errors import MqError, UsageError
+from mq.errors import MqError, StoreFailed, UsageError
 from mq.storage import paths
 
 SCHEME: Final = "mq://"
@@ -191,6 +191,16 @@ class Opener:
         if (found := handles.get(name)) is None:
             found = handles[name] = broker.queue(name, **self.settings.queue_options())
         return found
+
+    @contextmanager
+    def renewing(self) -> Iterator[None]:
+        """A block in which a store that fails is let go of, so that the next operation opens it anew."""
+        try:
+            yield
+        except StoreFailed:
+            with suppress(MqError):
+                self.close()
+            raise
 
     def renew(self) -> None:
         """Open it anew if it has failed, or was closed."""

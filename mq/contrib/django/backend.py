@@ -11,7 +11,6 @@ task waits, and a visitor who is shown one cannot guess others.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cache, partial
 from typing import Any, Final
@@ -25,7 +24,6 @@ from django.utils.crypto import get_random_string
 
 from mq.api.message import Message
 from mq.api.options import PublishOptions
-from mq.contrib import results
 from mq.contrib.django import record
 from mq.contrib.django.framework import (
     TASK_MIN_PRIORITY,
@@ -36,9 +34,10 @@ from mq.contrib.django.framework import (
     TaskResultStatus,
     task_enqueued,
 )
+from mq.contrib.opening import Opener, ResultsOpener
 from mq.contrib.results import Results
-from mq.contrib.stores import Opener, Settings
-from mq.errors import MqError, StoreFailed, UsageError
+from mq.contrib.stores import Settings
+from mq.errors import UsageError
 
 OPTIONS: Final = ("url", *Settings._fields[1:], "result_ttl", "enqueue_on_commit")
 RESULT_TTL: Final = 7 * 86_400.0  # seconds
@@ -52,12 +51,7 @@ class Store(Opener):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._results = results.Opener(settings.path, settings.sync)
-        self._progress = results.Opener(settings.path, "never")
-
-    @property
-    def results(self) -> Results:
-        return self._results.results
+        self._progress = ResultsOpener(settings._replace(sync="never"))
 
     @property
     def progress(self) -> Results:
@@ -66,7 +60,6 @@ class Store(Opener):
 
     def close(self) -> None:
         super().close()
-        self._results.close()
         self._progress.close()
 
 
@@ -126,12 +119,8 @@ class MqBackend(BaseTaskBackend):
         options: PublishOptions = {"priority": task.priority - TASK_MIN_PRIORITY}
         if task.run_after is not None:
             options["at"] = _instant(task.run_after) + ROUND_UP
-        try:
+        with self.store.renewing():
             return self.store.queue(task.queue_name).publish(record.dump(result), **options)
-        except StoreFailed:  # the next operation opens it anew
-            with suppress(MqError):
-                self.store.close()
-            raise
 
     def _publish_on_commit(self, result: Any) -> None:
         """The program has had the result, and its id, since before there was a message."""

@@ -19,15 +19,10 @@ from dramatiq.results import ResultMissing, ResultTimeout
 from dramatiq.results.backend import DEFAULT_TIMEOUT, Missing
 
 from mq.api.broker import Sync
-from mq.contrib import stores
-from mq.contrib.results import Opener
+from mq.contrib.opening import ResultsOpener
+from mq.contrib.stores import Settings
 
 PREFIX = "dramatiq-limits:"  # of the keys of rate limiters
-
-
-def _opener(place: str | os.PathLike[str], sync: Sync | None) -> Opener:
-    settings = stores.Settings.of(place, sync=sync)
-    return Opener(settings.path, settings.sync)
 
 
 class ResultBackend(Backend):
@@ -38,7 +33,7 @@ class ResultBackend(Backend):
         namespace: str = "dramatiq-results", encoder: Encoder | None = None, **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(namespace=namespace, encoder=encoder, **options)
-        self._stored = _opener(place, sync)
+        self._stored = ResultsOpener(Settings.of(place, sync=sync))
 
     def get_result(self, message: Any, *, block: bool = False, timeout: int | None = None) -> Any:
         """The result of *message*.
@@ -70,7 +65,7 @@ class RateLimiterBackend(Limits):
     """*place*, *sync*: as of MqBroker.  Barriers that wait do so without polling the disk."""
 
     def __init__(self, place: str | os.PathLike[str], *, sync: Sync | None = None) -> None:
-        self._stored = _opener(place, sync)
+        self._stored = ResultsOpener(Settings.of(place, sync=sync))
 
     def add(self, key: str, value: int, ttl: int) -> bool:
         return self._stored.results.add(PREFIX + key, value, ttl=_seconds(ttl))

@@ -26,7 +26,7 @@ from dramatiq.logging import get_logger
 from mq.api.message import Delivery, Receipt
 from mq.api.queue import Queue
 from mq.contrib.stores import Opener
-from mq.errors import Closed, CorruptStore, MqError, StaleReceipt, StorageError, StoreFailed
+from mq.errors import Closed, CorruptStore, MqError, StaleReceipt, StorageError
 
 logger = get_logger(__name__, "MqConsumer")
 
@@ -35,10 +35,9 @@ logger = get_logger(__name__, "MqConsumer")
 def reaching(opener: Opener) -> Iterator[None]:
     """Have failures of the store raised as dramatiq's; one that cannot go on is opened anew the next time."""
     try:
-        yield
+        with opener.renewing():
+            yield
     except StorageError as error:
-        if isinstance(error, StoreFailed):
-            opener.close()
         raise ConnectionClosed(error) from error
     except Closed as error:
         opener.close()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -23,11 +23,11 @@ from huey.storage import BaseStorage
 from mq.api.message import Delivery
 from mq.api.options import PRIORITY_MAX, PublishOptions
 from mq.api.queue import Queue
-from mq.contrib import results
+from mq.contrib.opening import Opener
 from mq.contrib.results import Results
-from mq.contrib.stores import Opener, Settings
+from mq.contrib.stores import Settings
 from mq.delivery.queue import State
-from mq.errors import MqError, StoreFailed, UsageError
+from mq.errors import UsageError
 
 READ_SECONDS: Final = 1.0  # for a task, before a worker looks whether it is to end
 PAGE: Final = 500  # messages that are looked at together
@@ -83,7 +83,6 @@ class MqStorage(BaseStorage):
         self.blocking, self.read_timeout, self.utc = blocking, read_timeout, utc
         self.expire_time = expire_time
         self._opener = Opener(self.settings)
-        self._results = results.Opener(self.settings.path, self.settings.sync)
         self._of_thread = threading.local()  # or of a greenlet: .outbox
 
     @property
@@ -92,22 +91,15 @@ class MqStorage(BaseStorage):
 
     @property
     def results(self) -> Results:
-        return self._results.results
+        return self._opener.results
+
+    def renewing(self) -> AbstractContextManager[None]:
+        """A block in which a store that fails is let go of, so that the next operation opens it anew."""
+        return self._opener.renewing()
 
     def close(self) -> None:
         """Let go of the store.  It is opened again when it is needed."""
         self._opener.close()
-        self._results.close()
-
-    @contextmanager
-    def renewing(self) -> Generator[None, None, None]:
-        """A block in which a store that fails is closed, so that the next operation opens it anew."""
-        try:
-            yield
-        except StoreFailed:
-            with suppress(MqError):
-                self.close()
-            raise
 
     # ── the queue ──────────────────────────────────────────────────────────────────
 

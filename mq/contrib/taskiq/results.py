@@ -14,7 +14,8 @@ from taskiq.depends.progress_tracker import TaskProgress
 from taskiq.exceptions import ResultGetError
 
 from mq.api.broker import Sync
-from mq.contrib.results import Opener, Results
+from mq.contrib.opening import ResultsOpener
+from mq.contrib.results import Results
 from mq.contrib.stores import Settings
 
 R = TypeVar("R")
@@ -44,8 +45,7 @@ class ResultBackend(AsyncResultBackend[R]):
         result_ex_time: float | None = None, keep_results: bool = True,
         serializer: TaskiqSerializer | None = None,
     ) -> None:  # fmt: skip
-        settings = Settings.of(place, sync=sync)
-        self._opener = Opener(settings.path, settings.sync)
+        self._opener = ResultsOpener(Settings.of(place, sync=sync))
         self._ttl, self._keeps, self._serializer = result_ex_time, keep_results, serializer
 
     async def _off_loop(self, do: Callable[[Results], T]) -> T:
@@ -67,21 +67,14 @@ class ResultBackend(AsyncResultBackend[R]):
 
     async def get_result(self, task_id: str, with_logs: bool = False) -> TaskiqResult[R]:
         """Raises ResultMissing, StorageError."""
-        value = await self._off_loop(lambda results: self._taken(results, PREFIX + task_id))
+        take = Results.get if self._keeps else Results.pop
+        value = await self._off_loop(partial(take, key=PREFIX + task_id))
         if value is None:
             raise ResultMissing
         result: TaskiqResult[R] = self._loaded(TaskiqResult, value)
         if not with_logs:
             result.log = None
         return result
-
-    def _taken(self, results: Results, key: str) -> Any:
-        if self._keeps:
-            return results.get(key)
-        with results.transaction():
-            value = results.get(key)
-            results.delete(key)
-        return value
 
     # ── progress ───────────────────────────────────────────────────────────────────
 
