@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from workplace import Workplace
 
 from mq.storage.real_disk import RealDisk
 
@@ -36,3 +37,11 @@ def fail_next_sync(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
         return failed
 
     return begin
+
+
+@pytest.fixture
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Workplace]:
+    """The Site of the test's module."""
+    site = request.module.Site(tmp_path)
+    yield site
+    site.close()

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +54,6 @@ class Site(Workplace):
         self.app.close()
         self.app.pool.force_close_all()
         self.app.backend.results.close()
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
-    yield site
-    site.close()
 
 
 # ── what a worker does, in each pool ───────────────────────────────────────────────

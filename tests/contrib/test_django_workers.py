@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -61,13 +60,6 @@ class Site(Workplace):
         self.backend.store.close()
         store_at.cache_clear()
         self.settings.disable()
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
-    yield site
-    site.close()
 
 
 def test_a_worker_runs_what_there_is_and_ends_when_it_is_told_to(site: Site) -> None:
