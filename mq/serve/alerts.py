@@ -25,6 +25,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from mq import Broker, MqError, Stats, values
+from mq.engine import looking
+from mq.serve import spared
 
 EVERY_SECONDS: Final = 10.0
 REST: Final = 20  # at least so many times as long as a look took is there between two
@@ -184,8 +186,8 @@ def measure(broker: Broker, rules: tuple[Rule, ...]) -> dict[Rule, dict[str, flo
     names = {name for rule in rules for name in _queues_of(broker, rule)}
     targets = {}
     if any(rule.what == "dead" for rule in rules):
-        targets = {name: broker.queue(name).options()["dead_letter"] for name in names}
-    stats = broker.stats(names | set(filter(None, targets.values()))).queues
+        targets = looking.targets_of(broker._store, list(names))
+    stats = spared.stats(broker, names | set(filter(None, targets.values()))).queues
     found: dict[Rule, dict[str, float]] = {}
     for rule in rules:
         matching = [name for name in sorted(names & stats.keys()) if fnmatch.fnmatchcase(name, rule.queues)]

@@ -2,16 +2,20 @@
 
 A request that is refused here reaches no face, or its face is told that the client has hung up.  A response
 that was sent before the body was read closes the connection.
+
+A face that has a whole response gives it to `scope["extensions"][RESPOND]`: what ASGI does with it, in two
+messages for any kind of response, takes longer than to read the request.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Final, cast
+from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from mq.serve.face import RESPOND
 from mq.serve.limits import HEAD_BYTES_MAX, PIPELINED_MAX, REFUSALS, Limits
 
 HEAD: Final = "head"
@@ -44,6 +48,10 @@ class Response:
         else:
             self._transport.write(data)
 
+    def write_all(self, response: bytes) -> None:
+        self._flush()
+        self._transport.write(response)
+
     def close(self) -> None:
         self._flush()
         self._transport.close()
@@ -69,7 +77,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._held: deque[int] = deque()  # bytes of the bodies, of each request that has no response yet
+        self._unanswered: deque[RequestResponseCycle] = deque()  # requests that have no response yet
+        self._held: deque[int] = deque()  # bytes of the body of each of them
         if len(self.connections) > self.limits.connections_max:
             self._refused = True
             transport.abort()
@@ -104,30 +113,38 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        self._count(url)
+        self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Of the head; or of the trailer behind a chunked body, which no face asks for."""
-        self._count(name + value)
+        self._count(len(name) + len(value))
         if self._awaited == HEAD:
             super().on_header(name, value)
-            if name.lower() == b"content-length" and value.isdigit():
-                self._require_body(int(value[:20]))
 
-    def _count(self, part: bytes) -> None:
-        self._counted += len(part)
+    def _count(self, size: int) -> None:
+        self._counted += size
         if self._counted > HEAD_BYTES_MAX:
-            self._status = 431
-            raise Refused
+            raise self._refusal(431)
+
+    def _refusal(self, status: int) -> Refused:
+        self._status = status
+        return Refused()
 
     # ── its body ───────────────────────────────────────────────────────────────────
 
     def on_headers_complete(self) -> None:
+        for name, value in self.headers:
+            if name == b"content-length" and value.isdigit():
+                self._require_body(int(value[:20]))
         self._stop_timer()
         self._awaited = BODY
         super().on_headers_complete()
-        self.cycle.transport = cast(asyncio.Transport, Response(self.transport, self.loop))
+        self.cycle.transport = Response(self.transport, self.loop)  # type: ignore[assignment]
+        if not self.parser.should_keep_alive():  # older uvicorns ask for that while they send
+            self.cycle.keep_alive = False
+        self.scope["extensions"] = {RESPOND: self._respond}  # type: ignore[dict-item]
+        self._unanswered.append(self.cycle)
         self._held.append(0)
 
     def on_body(self, body: bytes) -> None:
@@ -138,14 +155,12 @@ class Connection(HttpToolsProtocol):
         self._body_bytes += size
         self._require_body(self._body_bytes)
         if limits.memory_bytes > limits.memory_bytes_max:
-            self._status = 503
-            raise Refused
+            raise self._refusal(503)
         super().on_body(body)
 
     def _require_body(self, size: int) -> None:
         if size > self.limits.body_bytes_max:
-            self._status = 413
-            raise Refused
+            raise self._refusal(413)
 
     def on_message_complete(self) -> None:
         self._stop_timer()
@@ -154,7 +169,27 @@ class Connection(HttpToolsProtocol):
 
     # ── its response ───────────────────────────────────────────────────────────────
 
+    async def _respond(self, status: int, headers: bytes, body: bytes) -> None:
+        """Send a whole response, of which *headers* are lines, as `RequestResponseCycle.send` does."""
+        cycle = self._unanswered[0]
+        if cycle.flow.write_paused and not cycle.disconnected:
+            await cycle.flow.drain()
+        if cycle.disconnected:
+            return
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        common = b"".join([b"%b: %b\r\n" % header for header in cycle.default_headers])
+        end = b"" if cycle.keep_alive else b"connection: close\r\n"
+        head = b"%b%b%b%b\r\n" % (STATUS_LINE[status], common, headers, end)
+        response: Any = cycle.transport
+        response.write_all(head if cycle.scope["method"] == "HEAD" else head + body)
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            response.close()
+        cycle.on_response()
+
     def on_response_complete(self) -> None:
+        self._unanswered.popleft()
         if self._held:
             self.limits.memory_bytes -= self._held.popleft()
         if self.cycle.more_body and not self.pipeline:

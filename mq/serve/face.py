@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -13,6 +13,9 @@ from starlette.types import ASGIApp
 from mq import AsyncBroker, Broker
 from mq.serve.credentials import Credentials
 from mq.serve.settings import Settings
+
+RESPOND: Final = "mq.respond"
+"""The extension of ASGI that sends a whole response: status, lines of headers, body."""
 
 
 @dataclass

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Final
 
 from starlette.types import Scope
@@ -22,6 +23,7 @@ LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 OWN_SITES: Final = frozenset({"same-origin", "none"})  # none: typed in, or a bookmark
 HOST_CHARS_MAX: Final = 300
+HOSTS_KEPT: Final = 64
 
 
 def names_of(host: str, allowed: Collection[str], *, has_credentials: bool) -> frozenset[str] | None:
@@ -63,8 +65,11 @@ def refusal(scope: Scope, hosts: Collection[str] | None) -> str:
 
 def hostname(host: str) -> str:
     """The name in a Host header, without its port, in lower case; "" if it is none."""
-    if len(host) > HOST_CHARS_MAX:
-        return ""
+    return _hostname(host) if len(host) <= HOST_CHARS_MAX else ""
+
+
+@lru_cache(HOSTS_KEPT)
+def _hostname(host: str) -> str:
     name, port = host, ""
     if host.startswith("["):
         name, bracket, rest = host[1:].partition("]")

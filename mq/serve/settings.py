@@ -23,6 +23,7 @@ class Settings:
     alerts         what is watched, and alert_webhook: where that is posted; None: nowhere
     connections_max, body_bytes_max    see limits.py
     purge_seconds  of SQS: within so long of a purge the next one is refused
+    in_flight_max  of SQS: so many messages of a queue may be in flight
     """
 
     store: str
@@ -36,6 +37,7 @@ class Settings:
     grace: float = 5.0
     account: str = "000000000000"
     purge_seconds: float = 0.0
+    in_flight_max: int = 120_000
     allow_hosts: tuple[str, ...] = ()
     alerts: tuple[Rule, ...] = ()
     alert_webhook: str | None = None

@@ -254,3 +254,10 @@ def test_the_handle_of_another_queue_is_refused(sqs: Any, made: Make) -> None:
         with pytest.raises(sqs.exceptions.ReceiptHandleIsInvalid):
             settle(message["ReceiptHandle"])
     assert received(sqs, one, WaitTimeSeconds=0) == []
+
+
+def test_the_messages_of_a_group_are_shown_behind_each_other(sqs: Any, made: Make) -> None:
+    url = made(fifo=True, ContentBasedDeduplication="true")
+    for body in ("a1", "b1", "a2", "b2"):
+        sqs.send_message(QueueUrl=url, MessageBody=body, MessageGroupId=body[0])
+    assert [each["Body"] for each in received(sqs, url)] == ["a1", "a2", "b1", "b2"]

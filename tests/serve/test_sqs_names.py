@@ -53,7 +53,16 @@ def test_names_as_they_are_documented(own: str, theirs: str) -> None:
         "http://127.0.0.1:9324/queue/orders",
         "/000000000000/orders",
         "orders",
+        f"http://{'a' * 5000}/000000000000/orders",
     ],
 )
 def test_a_url_of_any_style_names_its_queue(url: str) -> None:
     assert names.of_url(url) == "orders"
+
+
+def test_few_and_short_urls_are_remembered() -> None:
+    for number in range(2 * names.URLS_KEPT):
+        assert names.of_url(f"http://127.0.0.1/0/q{number}") == f"q{number}"
+    before = names._kept_of_url.cache_info()
+    assert names.of_url(f"http://{'a' * names.KEPT_CHARS_MAX}/0/orders") == "orders"
+    assert names._kept_of_url.cache_info() == before and before.currsize == names.URLS_KEPT

@@ -181,7 +181,7 @@ def test_any_json_is_understood_or_a_fault(name: str, body: bytes) -> None:
 @given(st.sampled_from([*ACTIONS, "Nonsense"]), FIELDS)
 def test_any_form_is_understood_or_a_fault(name: str, fields: dict[str, str]) -> None:
     try:
-        _, action, asked = query_wire.asked({**fields, "Action": name})
+        _, action, asked = query_wire.asked("/", {**fields, "Action": name})
     except Fault as fault:
         ElementTree.fromstring(query_wire.failure(fault, "id").body)
     else:
@@ -231,7 +231,7 @@ def test_any_headers_are_attributes_as_far_as_sqs_permits(headers: dict[str, str
 def test_any_authorization_is_a_claim_or_none(authorization: str, query: bytes) -> None:
     headers = {b"authorization": authorization.encode("latin-1", "replace")}
     scope = {"query_string": query, "method": "POST", "path": "/", "raw_path": b"/"}
-    signatures.verify(None, scope, headers, b"")
+    assert isinstance(signatures.claimed(scope, headers), signatures.Signed)
 
 
 @given(st.text(max_size=40) | JSON.map(lambda v: base64.b64encode(json.dumps(v).encode()).decode()))
@@ -258,10 +258,19 @@ def test_any_text_is_well_formed_in_xml(texts: list[str], raw: bytes) -> None:
 def test_an_empty_list_in_a_form_is_empty() -> None:
     """As botocore's older protocol writes it."""
     _, _, asked = query_wire.asked(
-        {"Action": "ReceiveMessage", "MessageAttributeName": "", "MessageAttributeNames": ""}
+        "/", {"Action": "ReceiveMessage", "MessageAttributeName": "", "MessageAttributeNames": ""}
     )
     assert isinstance(asked, ReceiveMessage)
     assert asked.message_attribute_names == []
-    _, _, batch = query_wire.asked({"Action": "SendMessageBatch", "Entries": ""})
+    _, _, batch = query_wire.asked("/", {"Action": "SendMessageBatch", "Entries": ""})
     assert isinstance(batch, SendMessageBatch)
     assert batch.entries == []
+
+
+def test_at_the_url_of_a_queue_there_are_the_actions_of_a_queue_alone(served: Any, url: str) -> None:
+    path = urlsplit(url).path
+    for action in ("CreateQueue", "ListQueues"):
+        found = query(served.url, path, Action=action, QueueName="another")
+        assert found.findtext("./Error/Code") == "InvalidAction"
+    status, _, body = ask(served.url, method="GET", path=path)
+    assert (status, body) == (404, b"<UnknownOperationException/>\n")

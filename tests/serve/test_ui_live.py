@@ -280,6 +280,35 @@ def test_an_answer_that_comes_late_is_not_asked_for_again(monkeypatch: pytest.Mo
         desk.close()
 
 
+def test_the_time_between_looks_is_long_if_they_take_long_but_for_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    naps: list[float] = []
+    sleep = asyncio.sleep
+
+    async def nap(seconds: float) -> None:
+        naps.append(seconds)
+        await sleep(0)
+
+    async def look(sampler: Sampler) -> None:
+        read = sampler._read
+        monkeypatch.setattr(sampler, "_read", lambda broker: read(broker)._replace(seconds=100.0))
+        with sampler.watching():
+            assert sampler._task
+            while len(naps) < 2:
+                await sleep(0)
+            sampler._task.cancel()
+
+    monkeypatch.setattr(samples, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(samples, "REST", 10)
+    monkeypatch.setattr(asyncio, "sleep", nap)
+    with mq.open(":memory:") as broker:
+        desk = Desk(broker)
+        asyncio.run(asyncio.wait_for(look(Sampler(desk)), PATIENCE))
+        desk.close()
+    assert naps[:2] == [0.0, 1000.0]
+
+
 def test_pages_answer_while_the_store_hangs(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """The event loop, and so all other faces, never wait for the dashboard's questions."""
     go_on = threading.Event()

@@ -21,7 +21,7 @@ from test_damaged_bodies import damage
 from mq.api.broker import StoreStats
 from mq.engine.health import Health
 from mq.engine.looking import NOTHING
-from mq.serve.ui import shown
+from mq.serve.ui import samples, shown
 from mq.serve.ui.samples import Rates, Sample
 from mq.serve.ui.table import ROWS, View, page_of
 
@@ -245,3 +245,29 @@ def test_an_address_says_what_it_was_made_of() -> None:
     view = View("a&b=c", "dead", "ready", True, 3)
     assert View.of(dict(parse_qsl(view.query(page=3)[1:]))) == view
     assert view.sorted_by("ready") == View("a&b=c", "dead", "ready", False).query()
+
+
+def test_the_first_page_of_many_queues_waits_for_those_that_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "MANY", ROWS)
+    with running(tmp_path / "store", sync="never") as server:
+        for number in range(ROWS + 10):
+            server.broker.queue(f"q{number:02}", max_attempts=1, dead_letter="z").publish("x")
+        server.broker.queue("z").publish("dead")
+        sampler, client = server.gate.sampler, server.client()
+        first = client.get("/ui/").text
+        assert sampler.latest is None
+        assert f"1–{ROWS} of {ROWS + 11} queues" in first and "page=2" in first
+        assert re.findall(r'id="count-(\w+)">([^<]*)<', first)[:2] == [("all", "61"), ("waiting", "…")]
+        assert 'title="in z">1<' in first
+        last = client.get("/ui/?page=2").text
+        assert sampler.latest is not None and f"{ROWS + 1}–{ROWS + 11} of {ROWS + 11} queues" in last
+        again = client.get("/ui/").text
+        assert re.findall(r'id="count-(\w+)">([^<]*)<', again)[:2] == [("all", "61"), ("waiting", "61")]
+
+
+def test_the_first_page_of_a_few_queues_shows_all_of_them(tmp_path: Path) -> None:
+    with running(tmp_path / "store", sync="never") as server:
+        server.broker.queue("q").publish("x")
+        assert "…" not in server.client().get("/ui/").text and server.gate.sampler.latest is not None

@@ -20,7 +20,7 @@ class Entry(Protocol):
 E = TypeVar("E", bound=Entry)
 
 
-def check(entries: Sequence[E] | None, kind: str) -> list[tuple[str, E]]:
+def check(entries: Sequence[E] | None, kind: str) -> dict[str, E]:
     """The entries by id; a fault if the batch as a whole cannot be right."""
     if not entries:
         raise Fault(EMPTY_BATCH, f"There should be at least one {kind} in the request.")
@@ -28,7 +28,7 @@ def check(entries: Sequence[E] | None, kind: str) -> list[tuple[str, E]]:
         raise Fault(
             TOO_MANY_ENTRIES, f"Maximum number of entries per request are 10. You have sent {len(entries)}."
         )
-    seen: set[str] = set()
+    found: dict[str, E] = {}
     for entry in entries:
         id = entry.id or ""
         if not ENTRY_ID.fullmatch(id):
@@ -37,10 +37,10 @@ def check(entries: Sequence[E] | None, kind: str) -> list[tuple[str, E]]:
                 "A batch entry id can only contain alphanumeric characters, hyphens and underscores. It can"
                 " be at most 80 letters long.",
             )
-        if id in seen:
+        if id in found:
             raise Fault(IDS_NOT_DISTINCT, f"Id {id} repeated.")
-        seen.add(id)
-    return [(entry.id or "", entry) for entry in entries]
+        found[id] = entry
+    return found
 
 
 def failed(id: str, fault: Fault) -> Answer:

@@ -7,16 +7,14 @@ POST of a form; GET         Query, XML     query_wire.py
 from __future__ import annotations
 
 import logging
-import random
-import re
 import uuid
+from itertools import count
 from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
 from mq.errors import MqError
 from mq.serve.sqs import identity, json_wire, query_wire
-from mq.serve.sqs.actions import Action
 from mq.serve.sqs.fault import (
     FAILED,
     NOT_ALLOWED,
@@ -25,17 +23,13 @@ from mq.serve.sqs.fault import (
     fault_of,
 )
 from mq.serve.sqs.reply import Reply
-from mq.serve.sqs.requests import Request
-from mq.serve.sqs.service import Answer, Call, Service
-from mq.serve.sqs.signatures import Signed, verify
+from mq.serve.sqs.service import Call, Service
+from mq.serve.sqs.signatures import Headers, claimed, verify
 
-REGION: Final = re.compile(r"[a-z0-9-]{1,32}")
-DEFAULT_REGION: Final = "us-east-1"
-DASHBOARD: Final = b"/ui/"
+DASHBOARD: Final = "/ui/"
 
 log = logging.getLogger("mq.serve")
-
-Headers = dict[bytes, bytes]
+_ids_head, _ids = str(uuid.uuid4())[:24], count()
 
 
 class Endpoint:
@@ -50,7 +44,7 @@ class Endpoint:
         target = headers.get(b"x-amz-target")
         try:
             if _is_browser(scope, headers):
-                await Reply(302, "text/plain", b"", ((b"location", DASHBOARD),)).send(send, request_id)
+                await Reply(302, "text/plain", b"", (("location", DASHBOARD),)).send(scope, request_id)
                 return
             body = await _body(receive)
             if body is None:
@@ -64,46 +58,41 @@ class Endpoint:
         except Exception:  # the client is told that, and no more; the log has the rest
             log.exception("%s %s", scope["method"], scope["path"])
             reply = _failure(Fault(FAILED, "The server has an error."), target, request_id)
-        await reply.send(send, request_id)
+        await reply.send(scope, request_id)
 
     async def _answer(
         self, scope: Scope, headers: Headers, body: bytes, receive: Receive, request_id: str
     ) -> Reply:  # fmt: skip
-        signed = verify(self._service.site.credentials, scope, headers, body)
+        if (credentials := self._service.site.credentials) is not None:
+            verify(credentials, scope, headers, body)
         target = headers.get(b"x-amz-target")
         if target is not None:
             name, action, asked = json_wire.asked(target.decode("latin-1"), body)
-            call = self._call(scope, headers, name, signed, receive)
-            return json_wire.answer(await _done(action, call, asked))
+            call = self._call(scope, headers, name, receive)
+            return json_wire.answer(await action.do(call, asked))
         if scope["method"] not in ("GET", "POST"):
             raise Fault(NOT_ALLOWED, "Send a POST with X-Amz-Target, or a form, or a GET with Action=.")
         fields = query_wire.fields_of(scope["query_string"])
         if _is_form(headers):
             fields |= query_wire.fields_of(body)
         if fields.get("Action") == identity.ACTION:
-            return identity.answer(self._service.settings.account, signed.key, request_id)
-        name, action, asked = query_wire.asked(fields)
-        call = self._call(scope, headers, name, signed, receive)
-        return query_wire.answer(name, await _done(action, call, asked), request_id)
+            key = claimed(scope, headers).key
+            return identity.answer(self._service.settings.account, key, request_id)
+        if "Action" not in fields and scope["method"] == "GET":
+            return query_wire.nothing()
+        name, action, asked = query_wire.asked(scope["path"], fields)
+        call = self._call(scope, headers, name, receive)
+        return query_wire.answer(name, await action.do(call, asked), request_id)
 
-    def _call(self, scope: Scope, headers: Headers, name: str, signed: Signed, receive: Receive) -> Call:
+    def _call(self, scope: Scope, headers: Headers, name: str, receive: Receive) -> Call:
         if self._service.site.stopping.is_set():
             raise Fault(UNAVAILABLE, "The server is shutting down.")
-        trace = headers.get(b"x-amzn-trace-id")
-        region = signed.region if REGION.fullmatch(signed.region) else DEFAULT_REGION
-        return Call(
-            self._service, name, f"{scope['scheme']}://{_host(scope, headers)}", region, scope["path"],
-            trace.decode("latin-1") if trace else None, lambda: _gone(receive),
-        )  # fmt: skip
+        return Call(self._service, name, scope, headers, receive)
 
 
 def _new_id() -> str:
     """A UUID, as a client expects it.  Others may guess it: it is for logs."""
-    return str(uuid.UUID(int=random.getrandbits(128), version=4))
-
-
-async def _done(action: Action, call: Call, asked: Request) -> Answer | None:
-    return await action.do(call, asked)
+    return f"{_ids_head}{next(_ids):012x}"
 
 
 def _failure(fault: Fault, target: bytes | None, request_id: str) -> Reply:
@@ -120,13 +109,6 @@ def _is_form(headers: Headers) -> bool:
     return headers.get(b"content-type", b"").startswith(b"application/x-www-form-urlencoded")
 
 
-def _host(scope: Scope, headers: Headers) -> str:
-    if host := headers.get(b"host"):
-        return host.decode("latin-1")
-    name, port = scope["server"]
-    return f"{name}:{port}"
-
-
 async def _body(receive: Receive) -> bytes | None:
     """The whole body; None if the client hung up.  How long it may be: see limits.py."""
     parts: list[bytes] = []
@@ -137,9 +119,3 @@ async def _body(receive: Receive) -> bytes | None:
         parts.append(message.get("body", b""))
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-async def _gone(receive: Receive) -> None:
-    """Return when the client has hung up."""
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -47,4 +47,4 @@ def failure(fault: Fault) -> Reply:
     kind = fault.kind
     said = {"__type": MODELED + kind.shape, "message": fault.message}
     header = f"{kind.code};{'Sender' if kind.is_senders else 'Receiver'}"
-    return Reply(kind.status, TYPE, _encode(said), ((b"x-amzn-query-error", header.encode()),))
+    return Reply(kind.status, TYPE, _encode(said), (("x-amzn-query-error", header),))

@@ -102,19 +102,17 @@ async def get_queue_url(call: Call, asked: requests.GetQueueUrl) -> Answer:
 
 
 async def delete_queue(call: Call, asked: requests.OfQueue) -> None:
-    queue = await call.queue(asked.queue_url)
-    await queue.handle.delete()
-    call.service.queues.forget(queue.name)
+    await call.service.queues.delete(await call.queue(asked.queue_url))
 
 
 async def purge_queue(call: Call, asked: requests.OfQueue) -> None:
     queue = await call.queue(asked.queue_url)
     now = time.monotonic()
-    if now < queue.purged_at + call.service.settings.purge_seconds:
+    if now < queue.memory.purged_at + call.service.settings.purge_seconds:
         raise Fault(
             PURGE_IN_PROGRESS, f"Only one PurgeQueue operation on {queue.name} is allowed every 60 seconds."
         )
-    queue.purged_at = now
+    queue.memory.purged_at = now
     await queue.handle.purge(in_flight=True)
     if queue.is_fifo:
         await call.service.queues.change(queue.name, {}, attributes.purged)

@@ -119,8 +119,8 @@ def _is_number(text: str) -> bool:
     return number.is_finite() and len(number.as_tuple().digits) <= NUMBER_DIGITS_MAX
 
 
-def check_system(attributes: Mapping[str, Value]) -> str | None:
-    """The trace header among them, if there is one."""
+def check_system(attributes: Mapping[str, Value]) -> str:
+    """The trace header, which is all that may be among them."""
     for name, value in attributes.items():
         if name != TRACE_ATTRIBUTE:
             raise bad(
@@ -129,7 +129,7 @@ def check_system(attributes: Mapping[str, Value]) -> str | None:
             )
         if value.data_type != "String" or not value.string_value:
             raise bad(f"Message (system) attribute '{name}' must contain a non-empty value of type 'String'.")
-    return attributes[TRACE_ATTRIBUTE].string_value if attributes else None
+    return attributes[TRACE_ATTRIBUTE].string_value or ""
 
 
 def headers_of(attributes: Mapping[str, Value]) -> dict[str, str]:

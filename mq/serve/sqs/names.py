@@ -15,6 +15,7 @@ Both ways it is one to one.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +24,8 @@ from mq.serve.sqs.fault import bad, no_queue
 
 FIFO: Final = ".fifo"
 NAME_CHARS_MAX: Final = 80
+URLS_KEPT: Final = 1024
+KEPT_CHARS_MAX: Final = 2048  # of such a URL
 ESCAPES: Final = "_x"
 LEGAL: Final = re.compile(r"[A-Za-z0-9_-]+(\.fifo)?")
 ESCAPE: Final = re.compile(rb"_x([0-9a-f]{2})_")
@@ -81,13 +84,22 @@ def check_new(name: str, *, fifo: bool) -> None:
 
 def of_url(url: str) -> str:
     """SQS's name of the queue at the end of its URL, whichever host, account and region that has."""
+    name = _kept_of_url(url) if len(url) <= KEPT_CHARS_MAX else _of_url(url)
+    if not name:
+        raise no_queue()
+    return name
+
+
+def _of_url(url: str) -> str:
+    """ "" if there is none."""
     try:
         name = unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2]
     except ValueError:
-        raise no_queue() from None
-    if not LEGAL.fullmatch(name):
-        raise no_queue()
-    return name
+        return ""
+    return name if LEGAL.fullmatch(name) else ""
+
+
+_kept_of_url: Final = lru_cache(URLS_KEPT)(_of_url)
 
 
 def arn(region: str, account: str, name: str) -> str:

@@ -63,12 +63,15 @@ def fields_of(form: bytes) -> dict[str, str]:
     return dict(pairs)
 
 
-def asked(fields: dict[str, str]) -> tuple[str, Action, Request]:
-    """What a client asks for; a fault if that cannot be understood."""
+def asked(path: str, fields: dict[str, str]) -> tuple[str, Action, Request]:
+    """What a client asks for; a fault if that cannot be understood.
+
+    *path*: of the request.  At the URL of a queue there are the actions of a queue alone.
+    """
     name = fields.get("Action", "")
-    if name not in ACTIONS:
+    action = ACTIONS.get(name)
+    if action is None or (path.strip("/") and "queue_url" not in action.asked.__struct_fields__):
         raise Fault(NO_ACTION, f"The action {name[:100]} is not valid for this endpoint.")
-    action = ACTIONS[name]
     try:
         members = _members(_tree(fields), action)
         if "Tags" in members and name == "CreateQueue":
@@ -145,6 +148,11 @@ def answer(action: str, found: Answer | None, request_id: str) -> Reply:
         f'<?xml version="1.0"?><{action}Response xmlns="{NAMESPACE}">{result}'
         f"<ResponseMetadata><RequestId>{request_id}</RequestId></ResponseMetadata></{action}Response>".encode(),
     )  # fmt: skip
+
+
+def nothing() -> Reply:
+    """What a GET without an action is answered with."""
+    return Reply(404, TYPE, b"<UnknownOperationException/>\n")
 
 
 def failure(fault: Fault, request_id: str) -> Reply:

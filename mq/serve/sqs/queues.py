@@ -9,23 +9,27 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgspec
 
-from mq import AsyncQueue, Queue
+from mq import AsyncDelivery, AsyncQueue, Queue, Receipt
 from mq.api.options import QueueOptions
 from mq.delivery.retry import Backoff
 from mq.engine import looking
 from mq.serve.face import Site
 from mq.serve.sqs import attributes, names
 from mq.serve.sqs.fault import no_queue
+from mq.serve.sqs.rounds import Rounds
 
 T = TypeVar("T")
 
 META_SECONDS: Final = 1.0
+MEMORIES_MAX: Final = 10_000
+RECEIVES_MAX: Final = 64  # visibility timeouts of receives that may share a round
 NO_REST: Final = Backoff(0.0, 1.0, 0.0, 0.0)
 """What times out comes back at once, as in SQS."""
 
@@ -33,8 +37,21 @@ _texts: Final = msgspec.json.Decoder(dict[str, str])
 
 
 @dataclass
-class SqsQueue:
+class Memory:
+    """What the server remembers of a queue, however often that is looked up.
+
+    purged_at    monotonic seconds
+    room         so many may be received before the messages in flight are counted again
     """
+
+    purged_at: float = float("-inf")
+    room: int = 0
+
+
+@dataclass
+class SqsQueue:
+    """A queue as it was looked up.
+
     name        SQS's; that of mq is `handle.name`
     number      what its receipts begin with
     kept        attributes in its meta
@@ -48,14 +65,33 @@ class SqsQueue:
     kept: dict[str, str]
     is_made_by_sqs: bool
     read_at: float
-    purged_at: float = float("-inf")
-    room: int = 0  # so many may be received before the messages in flight are counted again
+    memory: Memory
 
-    @property
-    def is_fifo(self) -> bool:
-        return names.is_fifo(self.name)
+    def __post_init__(self) -> None:
+        self.is_fifo = names.is_fifo(self.name)
+        self.size_max = self._number_of("MaximumMessageSize")  # bytes of a message
+        self.wait = self._number_of("ReceiveMessageWaitTimeSeconds")
+        self.sends = Rounds(self.handle.publish_many)
+        self.deletes = Rounds(self._delete)
+        self._receives: dict[float | None, Rounds[None, AsyncDelivery[Any]]] = {}
 
-    def number_of(self, attribute: str) -> int:
+    async def _delete(self, receipts: list[Receipt]) -> list[Receipt]:
+        """Ack the messages, whichever receivers hold them."""
+        await self.handle.ack_many(receipts, fenced=False)
+        return receipts
+
+    async def receive(self, limit: int, visibility: float | None) -> list[AsyncDelivery[Any]]:
+        """What can be received now, of a standard queue."""
+        rounds = self._receives.get(visibility)
+        if rounds is None:
+            if len(self._receives) >= RECEIVES_MAX:
+                self._receives.clear()  # rounds that are open go on
+            rounds = self._receives[visibility] = Rounds(
+                lambda wanted: self.handle.receive_many(len(wanted), 0, visibility_timeout=visibility)
+            )
+        return await rounds.ask([None] * limit)
+
+    def _number_of(self, attribute: str) -> int:
         """Of one in the meta."""
         return int(self.kept.get(attribute, attributes.DEFAULTS[attribute]))
 
@@ -65,6 +101,7 @@ class Queues:
         self._site = site
         self.broker = site.broker
         self._known: dict[str, SqsQueue] = {}
+        self._memories: OrderedDict[str, Memory] = OrderedDict()
         self._generation = -1
 
     async def find(self, name: str) -> SqsQueue:
@@ -84,15 +121,16 @@ class Queues:
         """The same, as it is now."""
         seen = await in_thread(self._read, name)
         if seen is None:
+            self._memories.pop(name, None)
             raise no_queue()
-        before = self._known.get(name)
-        if before:
-            seen.purged_at, seen.room = before.purged_at, before.room
+        self._remember(seen)
         self._known[name] = seen
         return seen
 
-    def forget(self, name: str) -> None:
-        self._known.pop(name, None)
+    async def delete(self, queue: SqsQueue) -> None:
+        await queue.handle.delete()
+        self._known.pop(queue.name, None)
+        self._memories.pop(queue.name, None)
 
     def _read(self, name: str) -> SqsQueue | None:
         broker = self._site.plain_broker()
@@ -103,8 +141,15 @@ class Queues:
         meta = queue.meta()
         return SqsQueue(
             name, self.broker.queue(own), looking.number(queue._store, queue._channel), queue.options(),
-            _decoded(meta, attributes.META), attributes.META in meta, time.monotonic(),
+            _decoded(meta, attributes.META), attributes.META in meta, time.monotonic(), Memory(),
         )  # fmt: skip
+
+    def _remember(self, seen: SqsQueue) -> None:
+        """Give it the memory that there is of this queue."""
+        seen.memory = self._memories.setdefault(seen.name, seen.memory)
+        self._memories.move_to_end(seen.name)
+        while len(self._memories) > MEMORIES_MAX:
+            self._memories.popitem(last=False)
 
     # ── changes ────────────────────────────────────────────────────────────────────
 
@@ -115,7 +160,7 @@ class Queues:
         """Declare *options*, and then change the attributes in the meta: *edit* is given those of now."""
         own = names.to_mq(name)
         await in_thread(self._change, own, options, attributes.META, edit)
-        self.forget(name)
+        self._known.pop(name, None)
 
     async def tag(
         self, name: str, edit: Callable[[dict[str, str]], Mapping[str, str | None]]

@@ -7,7 +7,8 @@ hung up, or the server drains.  What it took for a client that has hung up goes 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Coroutine, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from mq.serve.sqs.sending import sequence_number
 from mq.serve.sqs.service import Answer, Call
 
 COUNT_MAX: Final = 10
-IN_FLIGHT_MAX: Final = 120_000
+ROOM_SECONDS: Final = 1.0  # how often a long poll looks whether fewer messages are in flight
 SYSTEM: Final = frozenset(
     {
         "All", "SenderId", "SentTimestamp", "ApproximateReceiveCount", "ApproximateFirstReceiveTimestamp",
@@ -37,22 +38,27 @@ Taken = list[AsyncDelivery[Any]]
 async def receive_message(call: Call, asked: requests.ReceiveMessage) -> Answer:
     queue = await call.queue(asked.queue_url)
     limit = _within("MaxNumberOfMessages", asked.max_number_of_messages, 1, 1, COUNT_MAX)
-    wait = _within(
-        "WaitTimeSeconds", asked.wait_time_seconds, queue.number_of("ReceiveMessageWaitTimeSeconds"), 0,
-        attributes.WAIT_MAX,
-    )  # fmt: skip
+    wait = _within("WaitTimeSeconds", asked.wait_time_seconds, queue.wait, 0, attributes.WAIT_MAX)
     visibility = _visibility(asked.visibility_timeout)
     system = {*(asked.attribute_names or ()), *(asked.message_system_attribute_names or ())}
     for name in system - SYSTEM:
         raise attributes.unknown(name)
-    await _check_room(queue, limit)
     taken = await _received(call, queue, asked, limit, float(wait), visibility)
-    queue.room -= len(taken)
     if not taken:
         return {}
     wanted = asked.message_attribute_names or ()
     firsts = await _first_received(taken) if system & {"All", FIRST_RECEIVE} else {}
+    if queue.is_fifo:
+        taken = _by_group(taken)
     return {"Messages": [_shown(call, queue, each, system, wanted, firsts) for each in taken]}
+
+
+def _by_group(taken: Taken) -> Taken:
+    """As SQS shows them: the messages of a group behind each other, in order."""
+    groups: dict[str | None, Taken] = {}
+    for each in taken:
+        groups.setdefault(each.group, []).append(each)
+    return [each for group in groups.values() for each in group]
 
 
 def _within(name: str, asked: int | None, default: int, least: int, most: int) -> int:
@@ -74,19 +80,6 @@ def _visibility(asked: int | None) -> float | None:
             asked, "VisibilityTimeout", f"Must be >= 0 and <= {attributes.VISIBILITY_MAX}, if provided."
         )
     return asked
-
-
-async def _check_room(queue: SqsQueue, limit: int) -> None:
-    """At most so many messages are in flight.  They are counted again when that many could be."""
-    if queue.room >= limit:
-        return
-    stats = await queue.handle.stats()
-    queue.room = IN_FLIGHT_MAX - stats.in_flight
-    if queue.room <= 0:
-        raise Fault(
-            OVER_LIMIT,
-            f"Too many messages are in flight: {stats.in_flight}. Delete some, or wait until they time out.",
-        )
 
 
 # ── taking ─────────────────────────────────────────────────────────────────────────
@@ -118,15 +111,55 @@ async def _still_held(queue: SqsQueue, taken: Taken, visibility: float | None) -
 
 
 async def _take(call: Call, queue: SqsQueue, limit: int, wait: float, visibility: float | None) -> Taken:
-    def receive(timeout: float) -> Any:
-        return queue.handle.receive_many(
-            limit, timeout, visibility_timeout=visibility, per_group=None if queue.is_fifo else 1
-        )
-
-    taken: Taken = await receive(0)
-    if taken or not wait:
+    async def receive(timeout: float | None) -> Taken:
+        """*timeout*: None: it looks once, together with other requests; it cannot be undone then."""
+        count = await _room(call, queue, limit)
+        if not count:
+            return []
+        if timeout is None and not queue.is_fifo:
+            taken = await queue.receive(count, visibility)
+        else:
+            per_group = None if queue.is_fifo else 1
+            taken = await queue.handle.receive_many(
+                count, timeout or 0.0, visibility_timeout=visibility, per_group=per_group
+            )
+        queue.memory.room -= len(taken)
         return taken
-    poll = asyncio.ensure_future(receive(wait))
+
+    async def poll() -> Taken:
+        until = time.monotonic() + wait
+        while not await _room(call, queue, limit) and (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(ROOM_SECONDS, left))
+        return await receive(max(0.0, until - time.monotonic()))
+
+    taken = await receive(None)
+    if taken:
+        return taken
+    if wait:
+        return await _answered(call, queue, poll())
+    if queue.memory.room <= 0 and not queue.is_fifo:  # where SQS says so; in other cases nothing is received
+        raise Fault(
+            OVER_LIMIT,
+            f"Too many messages are in flight: {call.service.settings.in_flight_max}. Delete some, or wait"
+            " until they time out.",
+        )
+    return []
+
+
+async def _room(call: Call, queue: SqsQueue, limit: int) -> int:
+    """How many may be received, up to *limit*: those in flight are counted when there may be too many.
+
+    Polls that take at the same time may go beyond that by what they take.
+    """
+    if queue.memory.room < limit:
+        stats = await queue.handle.stats()
+        queue.memory.room = call.service.settings.in_flight_max - stats.in_flight
+    return max(0, min(limit, queue.memory.room))
+
+
+async def _answered(call: Call, queue: SqsQueue, polling: Coroutine[Any, Any, Taken]) -> Taken:
+    """What a long poll takes; nothing, if the client hangs up or the server drains meanwhile."""
+    poll = asyncio.ensure_future(polling)
     gone = asyncio.ensure_future(call.gone())
     try:
         await asyncio.wait([poll, gone, call.service.draining()], return_when=asyncio.FIRST_COMPLETED)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from starlette.types import Send
+from starlette.types import Scope
+
+from mq.serve.face import RESPOND
 
 
 class Reply(NamedTuple):
     status: int
     type: str
     body: bytes
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
 
-    async def send(self, send: Send, request_id: str) -> None:
-        headers = [
-            (b"content-type", self.type.encode()),
-            (b"content-length", b"%d" % len(self.body)),
-            (b"x-amzn-requestid", request_id.encode()),
-            *self.headers,
-        ]
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body})
+    async def send(self, scope: Scope, request_id: str) -> None:
+        head = f"content-type: {self.type}\r\ncontent-length: {len(self.body)}\r\n"
+        head += f"x-amzn-requestid: {request_id}\r\n"
+        for name, value in self.headers:
+            head += f"{name}: {value}\r\n"
+        await scope["extensions"][RESPOND](self.status, head.encode(), self.body)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Request(msgspec.Struct, rename="pascal", kw_only=True):
+class Request(msgspec.Struct, rename="pascal", kw_only=True, gc=False):
     """Members that are not known are ignored, as SQS does."""
 
 

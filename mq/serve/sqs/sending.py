@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Final
 
 import mq
@@ -29,15 +29,16 @@ SEQUENCE_DIGITS: Final = 20
 
 async def send_message(call: Call, asked: requests.SendMessage) -> Answer:
     queue = await call.queue(asked.queue_url)
-    body, options = _prepared(call, queue, asked)
-    id = await queue.handle.publish(body, **options)
+    size = _size(asked)
+    (id,) = await queue.sends.ask([_prepared(call, queue, asked, size)], size)
     return _sent(call, queue, asked, id)
 
 
 async def send_batch(call: Call, asked: requests.SendMessageBatch) -> Answer:
     queue = await call.queue(asked.queue_url)
     entries = batches.check(asked.entries, "SendMessageBatchRequestEntry")
-    size = sum(_size(entry) for _, entry in entries)
+    sizes = [_size(entry) for entry in entries.values()]
+    size = sum(sizes)
     if size > attributes.MESSAGE_BYTES_MAX:
         raise Fault(
             BATCH_TOO_LONG,
@@ -45,40 +46,27 @@ async def send_batch(call: Call, asked: requests.SendMessageBatch) -> Answer:
             f" {size} bytes.",
         )
     if queue.is_fifo:
-        _check_fifo_batch(queue, [entry for _, entry in entries])
-    ready: list[tuple[str, requests.SendEntry, mq.Outgoing]] = []
+        _check_fifo_batch(queue, entries.values())
+    ready: dict[str, object] = {}
     failures: list[Answer] = []
-    for id, entry in entries:
+    for (id, entry), own_size in zip(entries.items(), sizes, strict=True):
         try:
-            ready.append((id, entry, mq.Outgoing(*_prepared(call, queue, entry))))
+            ready[id] = _prepared(call, queue, entry, own_size)
         except Fault as fault:
             text = fault.message.replace("parameters are invalid", "parameters cannot be validated")
             failures.append(batches.failed(id, Fault(fault.kind, text)))
-    done = await _published(call, queue, ready, failures)
+    try:
+        ids = await queue.sends.ask(list(ready.values()), size) if ready else []
+    except MqError as error:  # then none of them is there
+        return batches.answer([], failures + [batches.failed(id, fault_of(error)) for id in ready])
+    done = [
+        {"Id": entry_id, **_sent(call, queue, entries[entry_id], id)}
+        for entry_id, id in zip(ready, ids, strict=True)
+    ]
     return batches.answer(done, failures)
 
 
-async def _published(
-    call: Call, queue: SqsQueue, ready: Sequence[tuple[str, requests.SendEntry, mq.Outgoing]],
-    failures: list[Answer],
-) -> list[Answer]:  # fmt: skip
-    if not ready:
-        return []
-    outgoing: list[object] = [each for _, _, each in ready]
-    if not any(each.options for _, _, each in ready):
-        outgoing = [each.body for _, _, each in ready]  # the quick way
-    try:
-        ids = await queue.handle.publish_many(outgoing)
-    except MqError as error:  # then none of them is there
-        failures += [batches.failed(id, fault_of(error)) for id, _, _ in ready]
-        return []
-    return [
-        {"Id": entry_id, **_sent(call, queue, entry, id)}
-        for (entry_id, entry, _), id in zip(ready, ids, strict=True)
-    ]
-
-
-def _check_fifo_batch(queue: SqsQueue, entries: Sequence[requests.SendEntry]) -> None:
+def _check_fifo_batch(queue: SqsQueue, entries: Iterable[requests.SendEntry]) -> None:
     """What SQS refuses a whole batch for."""
     for entry in entries:
         if not entry.message_group_id:
@@ -113,13 +101,12 @@ def _size(asked: requests.Outgoing) -> int:
     return size + message_attributes.size(attributes) if attributes else size
 
 
-def _prepared(call: Call, queue: SqsQueue, asked: requests.Outgoing) -> tuple[str, PublishOptions]:
-    """The body, and the options to publish it with."""
-    body = asked.message_body
+def _prepared(call: Call, queue: SqsQueue, asked: requests.Outgoing, size: int) -> object:
+    """What is to be published; *size*: bytes that count against the limit."""
+    body, limit = asked.message_body, queue.size_max
     if not body:
         raise missing("MessageBody")
-    limit = queue.number_of("MaximumMessageSize")
-    if _size(asked) > limit:
+    if size > limit:
         raise bad(f"One or more parameters are invalid. Reason: Message must be shorter than {limit} bytes.")
     if not message_attributes.is_legal(body):
         raise Fault(
@@ -131,7 +118,7 @@ def _prepared(call: Call, queue: SqsQueue, asked: requests.Outgoing) -> tuple[st
     options = _fifo_options(queue, asked, headers) if queue.is_fifo else _standard_options(asked, headers)
     if headers:
         options["headers"] = headers
-    return body, options
+    return mq.Outgoing(body, options) if options else body
 
 
 def _headers(call: Call, asked: requests.Outgoing) -> dict[str, str]:
@@ -139,7 +126,9 @@ def _headers(call: Call, asked: requests.Outgoing) -> dict[str, str]:
     if asked.message_attributes:
         message_attributes.check(asked.message_attributes)
         headers = message_attributes.headers_of(asked.message_attributes)
-    trace = message_attributes.check_system(asked.message_system_attributes or {}) or call.trace
+    trace = call.trace
+    if asked.message_system_attributes:
+        trace = message_attributes.check_system(asked.message_system_attributes)
     if trace:
         headers[message_attributes.TRACE] = trace
     return headers
@@ -162,8 +151,8 @@ def _standard_options(asked: requests.Outgoing, headers: dict[str, str]) -> Publ
             asked.message_deduplication_id, "MessageDeduplicationId",
             "The request include parameter that is not valid for this queue type.",
         )  # fmt: skip
-    _check_label("MessageGroupId", asked.message_group_id)
-    if asked.message_group_id:  # of a fair queue: it orders nothing
+    if asked.message_group_id is not None:  # of a fair queue: it orders nothing
+        _check_label("MessageGroupId", asked.message_group_id)
         headers[message_attributes.GROUP] = asked.message_group_id
     delay = asked.delay_seconds
     if delay is not None:

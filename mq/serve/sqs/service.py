@@ -6,20 +6,26 @@ A `Call` is one request of a client, whichever protocol it spoke.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
+
+from starlette.types import Receive, Scope
 
 from mq.serve.face import Site
 from mq.serve.sqs import names
 from mq.serve.sqs.attempts import Attempts
 from mq.serve.sqs.fault import missing
 from mq.serve.sqs.queues import Queues, SqsQueue
+from mq.serve.sqs.signatures import Headers, claimed
 
 Answer = dict[str, Any]
 Action = Callable[["Call", Any], Coroutine[Any, Any, Answer | None]]
 
 ID_HEX: Final = 16  # of a store, in the ids of its messages
+REGION: Final = re.compile(r"[a-z0-9-]{1,32}")
+DEFAULT_REGION: Final = "us-east-1"
 
 
 class Service:
@@ -30,7 +36,8 @@ class Service:
         self.attempts = Attempts()
         self.moves: dict[str, list[Any]] = {}  # the newest first, by the name of the source: see moving.py
         self._draining: asyncio.Task[Any] | None = None
-        self.store_hex = site.broker.store_id[:ID_HEX]
+        hex = site.broker.store_id[:ID_HEX]
+        self.id_head = f"{hex[:8]}-{hex[8:12]}-{hex[12:]}"
 
     def draining(self) -> asyncio.Task[Any]:
         """Is done once the server is to end."""
@@ -45,23 +52,36 @@ class Service:
             move.task.cancel()
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """
-    base      scheme and host by which the client reached the server
-    region    that it signed for
-    path      of the request: in the Query protocol it names the queue, too
-    trace     of the header X-Amzn-Trace-Id, if there was one
-    gone      returns when the client has hung up
+    action     its name
+    headers    of the request, by name
     """
 
     service: Service
     action: str
-    base: str
-    region: str
-    path: str
-    trace: str | None
-    gone: Callable[[], Coroutine[Any, Any, None]]
+    scope: Scope
+    headers: Headers
+    receive: Receive
+
+    @property
+    def path(self) -> str:
+        """In the Query protocol it names the queue, too."""
+        path: str = self.scope["path"]
+        return path
+
+    @property
+    def trace(self) -> str | None:
+        """What X-Amzn-Trace-Id says."""
+        trace = self.headers.get(b"x-amzn-trace-id")
+        return trace.decode("latin-1") if trace else None
+
+    @property
+    def region(self) -> str:
+        """That the client signed for."""
+        region = claimed(self.scope, self.headers).region
+        return region if REGION.fullmatch(region) else DEFAULT_REGION
 
     @property
     def account(self) -> str:
@@ -77,13 +97,22 @@ class Call:
         return names.of_url(url or self.path)
 
     def url(self, name: str) -> str:
-        return f"{self.base}/{self.account}/{name}"
+        """By the scheme and host by which the client reached the server."""
+        host = self.headers.get(b"host", b"").decode("latin-1")
+        if not host:
+            address, port = self.scope["server"]
+            host = f"{address}:{port}"
+        return f"{self.scope['scheme']}://{host}/{self.account}/{name}"
 
     def arn(self, name: str) -> str:
         return names.arn(self.region, self.account, name)
 
     def message_id(self, id: int) -> str:
         """A UUID, of the store and of the message's id in it."""
-        text = self.service.store_hex
         low = f"{id:016x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:]}-{low[:4]}-{low[4:]}"
+        return f"{self.service.id_head}-{low[:4]}-{low[4:]}"
+
+    async def gone(self) -> None:
+        """Return when the client has hung up."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass

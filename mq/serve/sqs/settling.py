@@ -46,13 +46,13 @@ async def delete_batch(call: Call, asked: requests.HeldBatch) -> Answer:
         return await _batch(call, asked, kind, _delete)
     failures: list[Answer] = []
     receipts: dict[str, Receipt] = {}
-    for id, entry in batches.check(asked.entries, kind):
+    for id, entry in batches.check(asked.entries, kind).items():
         try:
             receipts[id] = _receipt(queue, entry)[0]
         except Fault as fault:
             failures.append(batches.failed(id, fault))
     try:
-        await queue.handle.ack_many(receipts.values(), fenced=False)  # in one write
+        await queue.deletes.ask(list(receipts.values()))
     except (StaleReceipt, UsageError):  # one is of another store: each by itself
         return await _batch(call, asked, kind, _delete)
     return batches.answer([{"Id": id} for id in receipts], failures)
@@ -66,7 +66,7 @@ async def _batch(call: Call, asked: requests.HeldBatch, kind: str, settle: Settl
     queue = await call.queue(asked.queue_url)
     done: list[Answer] = []
     failures: list[Answer] = []
-    for id, entry in batches.check(asked.entries, kind):
+    for id, entry in batches.check(asked.entries, kind).items():
         try:
             await settle(queue, entry)
         except Fault as fault:
@@ -105,7 +105,10 @@ async def _delete(queue: SqsQueue, asked: requests.Held) -> None:
         if message.state != "in_flight":
             raise bad_value(receipt, "ReceiptHandle", EXPIRED)
     try:
-        await queue.handle.ack_many([receipt], fenced=queue.is_fifo)
+        if queue.is_fifo:
+            await queue.handle.ack_many([receipt])
+        else:
+            await queue.deletes.ask([receipt])
     except StaleReceipt:
         if queue.is_fifo and await queue.handle.get(id) is not None:
             raise bad_value(receipt, "ReceiptHandle", EXPIRED) from None

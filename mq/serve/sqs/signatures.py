@@ -53,16 +53,20 @@ class Claim(NamedTuple):
     query: str  # the canonical one
 
 
-def verify(credentials: Credentials | None, scope: Scope, headers: Headers, body: bytes) -> Signed:
-    """Raise a fault unless the request is signed with a known key; with *credentials* None, none is asked."""
+def claimed(scope: Scope, headers: Headers) -> Signed:
+    """What the request says, which need not be true."""
     claim = _claim(scope, headers)
-    if credentials is None:
-        return Signed(claim.credential[0], claim.credential[2]) if claim else Signed("", "")
+    return Signed(claim.credential[0], claim.credential[2]) if claim else Signed("", "")
+
+
+def verify(credentials: Credentials, scope: Scope, headers: Headers, body: bytes) -> None:
+    """Raise a fault unless the request is signed with a known key."""
+    claim = _claim(scope, headers)
     if claim is None:
         raise Fault(
             NO_TOKEN, "The request must contain a signature (AWS Signature Version 4) in Authorization."
         )
-    key, day, region, service, terminator = claim.credential
+    key, day, _, service, terminator = claim.credential
     secret = credentials.secret(key)
     if secret is None:
         raise Fault(
@@ -75,7 +79,6 @@ def verify(credentials: Credentials | None, scope: Scope, headers: Headers, body
     expected = _signature(secret, claim, _canonical(claim, scope, headers, body))
     if not hmac.compare_digest(expected, claim.signature):
         raise _wrong("the signature does not match: check the secret access key")
-    return Signed(key, region)
 
 
 def _wrong(why: str) -> Fault:

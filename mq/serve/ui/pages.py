@@ -40,7 +40,9 @@ def show(page: Page) -> Callable[[Gate, Visit], Awaitable[Response]]:
     """What answers a request for *page*."""
 
     async def handler(gate: Gate, visit: Visit) -> Response:
-        sample = await gate.sampler.fresh()
+        is_top = page is QUEUES and View.of(visit.request.query_params) == View()
+        sample = await gate.sampler.top() if is_top else None
+        sample = sample or await gate.sampler.fresh()
         if sample is None:
             raise Problem(503, gate.sampler.trouble)
         found = await page.find(gate, visit, sample)

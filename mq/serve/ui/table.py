@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 
 from mq import Stats
 from mq.delivery.options import DEAD_SUFFIX
-from mq.serve.ui.samples import Rates, Sample, depth
+from mq.serve.ui.samples import TOP, Rates, Sample, depth
 
-ROWS: Final = 50  # on a page
+ROWS: Final = TOP  # on a page
 KINDS: Final = ("all", "dead", "paused", "busy", "waiting")
 FILTER_CHARS_MAX: Final = 255
 
@@ -99,7 +99,7 @@ class Page(NamedTuple):
     first: int  # the number of the first one, from 1 on; 0: there is none
     found: int
     queues: int  # in the store
-    counts: dict[str, int]  # of rows, by kind, whatever is chosen
+    counts: dict[str, int | None]  # of rows, by kind, whatever is chosen; None: not known yet
 
     @property
     def pages(self) -> int:
@@ -109,16 +109,19 @@ class Page(NamedTuple):
 def page_of(sample: Sample, view: View) -> Page:
     dead_queues = {target for target in sample.targets.values() if target in sample.stats.queues}
     rows = [_row(sample, name, dead_queues) for name in sample.stats.queues]
-    counts = {kind: sum(map(passes, rows)) for kind, passes in FILTERS.items()}
+    counts: dict[str, int | None] = {kind: sum(map(passes, rows)) for kind, passes in FILTERS.items()}
     text, passes, (_, key) = view.text.casefold(), FILTERS[view.kind], COLUMNS[view.sort]
     found = [row for row in rows if passes(row) and text in row.name.casefold()]
     found.sort(key=lambda row: row.name)
     found.sort(key=key, reverse=(view.sort != "name") != view.turned)
+    if sample.more:  # which is asked for the first page, sorted by name, and nothing else
+        counts = dict.fromkeys(FILTERS) | {"all": len(rows) + sample.more}
     page = min(view.page, max(1, -(-len(found) // ROWS)))
     begin = (page - 1) * ROWS
     shown = found[begin : begin + ROWS]
     return Page(
-        view._replace(page=page), shown, begin + 1 if shown else 0, len(found), len(rows), counts
+        view._replace(page=page), shown, begin + 1 if shown else 0, len(found) + sample.more,
+        len(rows) + sample.more, counts,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -12,10 +12,14 @@ from starlette.routing import Route
 
 from mq import MqError
 from mq.engine.health import health
+from mq.serve import spared
 from mq.serve.face import Site
 from mq.serve.ui.desk import Busy, Desk
 from mq.serve.ui.gate import Gate
 from mq.serve.ui.sessions import Sessions
+
+if TYPE_CHECKING:
+    from mq.metrics import Collector
 
 FORMAT: Final = "text/plain; version=0.0.4; charset=utf-8"
 SCRAPE_SECONDS: Final = 30.0
@@ -29,7 +33,7 @@ class Metrics:
     def __init__(self, site: Site, desk: Desk, sessions: Sessions) -> None:
         self._site, self._desk, self._sessions = site, desk, sessions
         self._lock = asyncio.Lock()
-        self._registry: Any = None
+        self._collector: Collector | None = None
         self._scraped, self._text = 0.0, b""
 
     async def answer(self, request: Request) -> Response:
@@ -51,15 +55,12 @@ class Metrics:
             return self._text
 
     def _collect(self) -> bytes:
-        from prometheus_client import CollectorRegistry, generate_latest
-
         from mq.metrics import Collector
 
-        if self._registry is None:
-            self._registry = CollectorRegistry()
-            self._registry.register(Collector(self._site.broker))
-        text: bytes = generate_latest(self._registry)
-        return text
+        if self._collector is None:
+            self._collector = Collector(self._site.broker)
+        with spared.collections():
+            return self._collector.text()
 
 
 class Health:
