@@ -11,8 +11,10 @@ slows down slows both.
     in hundreds       publish_many of 100                                 100 times js.publish at once
     receive, ack      one message after the other                         fetch(1), ack_sync
     in hundreds       receive_many(100), ack_many                         fetch(100), ack_sync of each at once
-    4 workers         4 processes receive and ack, one at a time          4 processes fetch(1), ack_sync
+    4 workers         4 processes loop over the queue, and ack each       4 processes fetch(1), ack_sync
     hand-off          to another process and back, halved                 the same, with ack_sync
+
+In the end the figures are printed once more, as the table in docs/cluster.md has them.
 
 `js.publish` and `ack_sync` promise what publish and ack promise: the servers have it.  A native ack without a
 wait for the answer is faster, and may be lost.
@@ -49,6 +51,18 @@ HUNDRED = 100
 WORKERS = 4
 WAIT_SECONDS = 5.0
 NAMES = ("one at a time", "200 in flight", "publish_many", "receive, ack", "receive_many", "4 workers")
+HAND_OFF = "hand-off, ms"
+ROWS = {
+    "one at a time": "publish, one at a time",
+    "200 in flight": "publish, 200 tasks at once",
+    "publish_many": "`publish_many(100)`",
+    "receive, ack": "receive and ack, one at a time",
+    "receive_many": "`receive_many(100)`, `ack_many`",
+    "4 workers": "4 processes that loop, one at a time",
+    HAND_OFF: "hand-off to another process, ms",
+}
+
+Figures = dict[str, dict[str, float]]  # by case, and by side: "mq" and "nats-py"
 
 
 # ── mq ─────────────────────────────────────────────────────────────────────────────
@@ -78,6 +92,13 @@ class Ours:
     def receive(self, count: int) -> None:
         for _ in range(count):
             self._queue.receive(timeout=WAIT_SECONDS).ack()  # type: ignore[union-attr]
+
+    def work(self, count: int) -> None:
+        for message in self._queue:
+            message.ack()
+            count -= 1
+            if not count:
+                break
 
     def receive_many(self, count: int) -> None:
         while count > 0:
@@ -133,6 +154,8 @@ class Native:
     def receive(self, count: int) -> None:
         self._runner.run(self._receive(count, 1))
 
+    work = receive
+
     def receive_many(self, count: int) -> None:
         self._runner.run(self._receive(count, HUNDRED))
 
@@ -155,17 +178,17 @@ def opened(kind: str, address: str, replicas: int) -> Any:
 
 
 def worker(kind: str, address: str, replicas: str, count: str) -> None:
-    """Receives its share once it is told to; says when it is ready, and when it is done."""
+    """Does its share once it is told to; says when it is ready, and when it is done."""
     side = opened(kind, address, int(replicas))
     print("ready", flush=True)
     sys.stdin.readline()
-    side.receive(int(count))
+    side.work(int(count))
     print("done", flush=True)
     side.close()
 
 
 def workers(kind: str, address: str, replicas: int, count: int) -> float:
-    """Seconds that WORKERS processes take to receive *count* messages."""
+    """Seconds that WORKERS processes take to work on *count* messages."""
     processes = [
         subprocess.Popen(
             [sys.executable, __file__, "worker", kind, address, str(replicas), str(count // WORKERS)],
@@ -256,9 +279,9 @@ class echoing:
 # ── the table ──────────────────────────────────────────────────────────────────────
 
 
-def measure(address: dict[str, str], replicas: int, count: int) -> dict[str, dict[str, float]]:
-    """Messages a second, by case and side."""
-    found: dict[str, dict[str, float]] = {name: {} for name in NAMES}
+def measure(address: dict[str, str], replicas: int, count: int) -> Figures:
+    """Messages a second."""
+    found: Figures = {name: {} for name in NAMES}
     sides = {kind: opened(kind, where, replicas) for kind, where in address.items()}
 
     def timed(name: str, do: Callable[[Any], Callable[[int], None]], many: int) -> None:
@@ -272,14 +295,14 @@ def measure(address: dict[str, str], replicas: int, count: int) -> dict[str, dic
     timed("publish_many", lambda side: side.in_hundreds, 10 * count)
     timed("receive, ack", lambda side: side.receive, count)
     timed("receive_many", lambda side: side.receive_many, 9 * count)
+    for side in sides.values():  # else this process would follow what the four do
+        side.close()
     for kind, where in address.items():
         found["4 workers"][kind] = count / workers(kind, where, replicas, count)
-    for side in sides.values():
-        side.close()
     return found
 
 
-def medians(rounds: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+def medians(rounds: list[Figures]) -> Figures:
     return {
         name: {kind: statistics.median(one[name][kind] for one in rounds) for kind in rounds[0][name]}
         for name in rounds[0]
@@ -296,6 +319,7 @@ def medians(rounds: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, fl
     "--sync", default="always,2m", show_default=True, help="sync_interval of the servers; 2m is theirs"
 )
 def main(messages: int, rounds: int, servers: str, sync: str) -> None:
+    found: dict[str, Figures] = {}
     for size in map(int, servers.split(",")):
         for interval in sync.split(","):
             with (
@@ -303,17 +327,33 @@ def main(messages: int, rounds: int, servers: str, sync: str) -> None:
                 Cluster(Path(scratch), size, sync=interval) as cluster,
             ):
                 click.echo(f"\nR{size}, sync_interval {interval:6}        mq   nats-py   mq / nats-py")
-                report(cluster, size, messages, rounds)
+                found[f"R{size}, {interval}"] = report(cluster, size, messages, rounds)
+    click.echo(f"\n{table(found)}")
 
 
-def report(cluster: Cluster, size: int, messages: int, rounds: int) -> None:
+def report(cluster: Cluster, size: int, messages: int, rounds: int) -> Figures:
     address = {"mq": cluster.url("bench"), "nats-py": ",".join(cluster.servers())}
-    for name, figures in medians([measure(address, size, messages) for _ in range(rounds)]).items():
-        ours, native = figures["mq"], figures["nats-py"]
-        click.echo(f"{name:24} {ours:9,.0f} {native:9,.0f}   × {ours / native:.2f}")
+    found = medians([measure(address, size, messages) for _ in range(rounds)])
     there = hand_off_ours(cluster.url("hands"), messages // 10) * 1e3
     alone = asyncio.run(hand_off_native(cluster.servers(), size, messages // 10)) * 1e3
-    click.echo(f"{'hand-off, ms':24} {there:9.2f} {alone:9.2f}   × {there / alone:.2f}")
+    found[HAND_OFF] = {"mq": there, "nats-py": alone}
+    for name, figures in found.items():
+        ours, native = figures["mq"], figures["nats-py"]
+        click.echo(f"{name:24} {shown(name, ours):>9} {shown(name, native):>9}   × {ours / native:.2f}")
+    return found
+
+
+def shown(name: str, figure: float) -> str:
+    return f"{figure:,.1f}" if name == HAND_OFF else f"{figure:,.0f}"
+
+
+def table(found: dict[str, Figures]) -> str:
+    """*found*, by the servers that it was measured on, as Markdown."""
+    heads = [head for servers in found for head in (f"{servers}: mq", "nats-py")]
+    lines = [["", *heads], ["---"] * (1 + len(heads))]
+    for name, row in ROWS.items():
+        lines.append([row, *[shown(name, each) for one in found.values() for each in one[name].values()]])
+    return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines)
 
 
 ROLES: dict[str, Callable[..., object]] = {

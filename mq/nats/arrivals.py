@@ -6,11 +6,19 @@ A consumer is as short-lived as the server that has it, and a client that is slo
 message names how many were delivered before it, and a heartbeat comes each second: what does not fit, or
 silence, has a new consumer begin behind the last message that came.  They come over a wire of their own, if
 that is possible (wire.py), and else over nats-py.
+
+    the loop reads the wire         while no thread of the program does, or a receiver sleeps
+    a thread that has a turn does   as the turn begins, and while it waits for a message; the loop looks again
+                                    once none has for READ_AGAIN_SECONDS
+
+So a process that appends one message after the other is not woken for each that others append: its own
+thread takes in all at once what has come since its last turn, and no thread hands anything to another one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -31,6 +39,8 @@ from mq.nats.wire import Wire, place_of
 
 HEARTBEAT_SECONDS: Final = 1.0
 SILENCE_SECONDS: Final = 3.0  # without message or heartbeat: the consumer is gone
+READ_AGAIN_SECONDS: Final = 0.01  # without a thread that reads: then the loop does
+NAP_SECONDS: Final = 0.01  # of a thread that waits at the wire, before it lets others come there
 PREFIX: Final = "$JS.ACK."  # of the subject by which a message would be acked
 SHORT_WORDS: Final = 9  # of that subject; a longer one has two more words in front
 LAST, STALLED = "Nats-Last-Consumer", "Nats-Consumer-Stalled"  # headers of a heartbeat
@@ -47,17 +57,26 @@ class Arrival(NamedTuple):
 
 class Arrivals:
     def __init__(
-        self, connection: Connection, stream: Stream, came: Callable[[], object], applied: Callable[[], int]
+        self, connection: Connection, stream: Stream, came: Callable[[], object],
+        applied: Callable[[], int], is_awaited: Callable[[], object],
     ) -> None:  # fmt: skip
-        """*came* is called by the loop's thread behind each message; *applied* says which one is applied."""
+        """*came* is called by the loop's thread behind what it reads; *applied* says which one is applied.
+
+        *is_awaited*: a receiver sleeps, until a message comes.
+        """
         self._connection, self._stream, self._came, self._applied = connection, stream, came, applied
-        self.waiting: deque[Arrival] = (
-            deque()
-        )  # the loop's thread puts in, the thread with the turn takes out
-        self.last = 0  # sequence of the last one that came; only the loop's thread changes it, but in `begin`
+        self._is_awaited = is_awaited
+        # The thread that reads puts in, and the thread with the turn takes out.  After an interruption a
+        # message may be there twice.
+        self.waiting: deque[Arrival] = deque()
+        self.last = 0  # sequence of the last one that came; changed by the thread that reads, and by `begin`
         self.end = 0  # of the log, as far as whole groups have come
         self._subscription: Subscription | None = None
         self._wire: Wire | None = None  # instead
+        self._reading = threading.Lock()  # held while a thread reads the wire, or waits for what comes
+        self._is_broken = False  # the wire: it has ended, or a thread was interrupted while it read
+        self._read_at = -math.inf  # monotonic seconds, by a thread of the program
+        self._rest: asyncio.TimerHandle | None = None  # the loop does not read the wire until then
         self._lost = asyncio.Event()  # set when the wire has ended
         self._telling: asyncio.Future[None] | None = None  # that this is still here, to the server
         self._number = 0  # of this consumer: what another one delivers is late
@@ -73,18 +92,75 @@ class Arrivals:
         """Deliver the messages behind *seq*, whatever was delivered before."""
         self._connection.run(self._begin(seq))
 
+    def look(self) -> None:
+        """Take in what has come; called in a turn.  Waits for nothing."""
+        # Not in the loop's own thread: a finaliser comes by in it, perhaps while the loop reads.
+        if (wire := self._wire) and not self._connection.is_this_thread():
+            with self._reading:
+                self._read_at = time.monotonic()
+                self._read(wire)
+
+    def expect(self) -> None:
+        """A receiver goes to sleep: the loop reads."""
+        self._read_at = -math.inf
+        if self._rest:
+            self._connection.call(self._read_by_loop)
+
     def wait(self, seq: int, seconds: float = PATIENCE_SECONDS) -> None:
         """Return once the message *seq* has come; StorageError if it does not come."""
-        if self.last >= seq:
-            return
+        give_up = time.monotonic() + seconds
+        while self.last < seq:
+            left = give_up - time.monotonic()
+            if left <= 0:
+                raise StorageError(
+                    self._stream.path, f"message {seq} has not come within {seconds:g} seconds"
+                )
+            if not self._wait_at_wire(seq, min(left, NAP_SECONDS)):
+                self._wait_for_others(seq, left)
+
+    def _wait_at_wire(self, seq: int, seconds: float) -> bool:
+        """Read what comes, for so long; False: there is no wire.
+
+        Not for long: another thread may wait for a message that comes sooner, or the loop to close the wire.
+        """
+        if (wire := self._wire) is None:
+            return False
+        with self._reading:
+            if self._is_broken or wire is not self._wire:
+                return self._wire is not None and not self._is_broken
+            if self.last < seq and wire.wait(seconds):
+                self._read(wire)
+        return True
+
+    def _wait_for_others(self, seq: int, seconds: float) -> None:
+        """The same; the loop hears what comes."""
         with self._moved:
             self._waited += 1
             try:
-                has_come = self._moved.wait_for(lambda: self.last >= seq, seconds)
+                self._moved.wait_for(lambda: self.last >= seq, seconds)
             finally:
                 self._waited -= 1
-        if not has_come:
-            raise StorageError(self._stream.path, f"message {seq} has not come within {seconds:g} seconds")
+
+    def _read(self, wire: Wire) -> None:
+        """Take in what has come over the *wire*; called with `_reading`."""
+        if wire is not self._wire or self._is_broken:
+            return
+        self._is_broken = True  # until this is through, uninterrupted
+        try:
+            wire.read()
+            while frame := wire.frame():
+                self._hear(frame.reply.decode(), frame.headers, frame.body)
+        except BlockingIOError:
+            pass
+        except (OSError, ValueError):
+            self._lose()
+            return
+        self._is_broken = False
+
+    def _lose(self) -> None:
+        """The wire has ended: have the loop begin another consumer."""
+        self._heard_at = 0.0
+        self._connection.call(self._lost.set)
 
     def drop(self, seq: int) -> None:
         """Forget the messages up to *seq*: this process has appended them; called in a turn."""
@@ -105,7 +181,7 @@ class Arrivals:
 
     def at_hand(self, seq: int) -> bytes | None:
         """The message *seq*, if it has come and was not taken out yet; called by the loop's thread."""
-        return next((arrival.data for arrival in self.waiting if arrival.seq == seq), None)
+        return next((arrival.data for arrival in tuple(self.waiting) if arrival.seq == seq), None)
 
     def close(self) -> None:
         """Deliver nothing more."""
@@ -164,32 +240,60 @@ class Arrivals:
             return None
         with ThreadPoolExecutor(1, "mq-nats-wire") as pool:  # it may wait, and others go on meanwhile
             try:
-                wire = await loop.run_in_executor(pool, Wire, self._connection.address, *place)
+                wire = await loop.run_in_executor(pool, Wire, self._connection.address, place)
             except (OSError, ValueError):
                 return None
-        self._wire = wire
-        wire.socket.setblocking(False)
+        self._is_broken, self._wire = False, wire
         loop.add_reader(wire.socket, self._read_wire, wire)
         return wire.inbox
 
     def _read_wire(self, wire: Wire) -> None:
         """Called by the loop when something has come."""
+        if self._is_read_by_others() or not self._reading.acquire(blocking=False):
+            asyncio.get_running_loop().remove_reader(wire.socket)
+            self._rest = self._rest_a_moment()
+            return
+        last = self.last
         try:
-            wire.read()
-            while frame := wire.frame():
-                self._hear(frame.reply.decode(), frame.headers, frame.body)
-        except BlockingIOError:
-            pass
-        except (OSError, ValueError):
+            self._read(wire)
+            is_broken = self._is_broken
+        finally:
+            self._reading.release()
+        if is_broken:
             self._leave_wire()
-            self._heard_at = 0.0
-            self._lost.set()
+            self._lose()
+        if self.last > last:
+            self._came()
+
+    def _is_read_by_others(self) -> bool:
+        return not self._is_awaited() and time.monotonic() - self._read_at < READ_AGAIN_SECONDS
+
+    def _rest_a_moment(self) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(READ_AGAIN_SECONDS, self._read_again)
+
+    def _read_again(self) -> None:
+        """Called by the loop when it has rested."""
+        if self._is_read_by_others():
+            self._rest = self._rest_a_moment()
+        else:
+            self._read_by_loop()
+
+    def _read_by_loop(self) -> None:
+        if self._rest:
+            self._rest.cancel()
+            self._rest = None
+            if wire := self._wire:
+                asyncio.get_running_loop().add_reader(wire.socket, self._read_wire, wire)
 
     def _leave_wire(self) -> None:
         if wire := self._wire:
-            self._wire = None
+            self._wire = None  # so no thread waits for long with it
+            if self._rest:
+                self._rest.cancel()
+                self._rest = None
             asyncio.get_running_loop().remove_reader(wire.socket)
-            wire.close()
+            with self._reading:
+                wire.close()
 
     async def _leave(self) -> None:
         self._leave_wire()
@@ -209,7 +313,10 @@ class Arrivals:
 
     async def _hear_message(self, number: int, message: Msg) -> None:
         if number == self._number:  # else of a consumer that was left
+            last = self.last
             self._hear(message.reply or "", message.headers, message.data)
+            if self.last > last:
+                self._came()
 
     def _hear(self, reply: str, headers: Headers, data: bytes) -> None:
         self._heard_at = time.monotonic()
@@ -225,19 +332,19 @@ class Arrivals:
         seq = int(words[SEQ + shift])
         if seq <= self.last:
             return
+        # In this order: what an interruption cuts off comes again.
         if seq > self._applied():  # else this process has appended it
             self.waiting.append(Arrival(seq, int(words[TIME + shift]) // 1_000_000, data))
-        self.last = seq
         try:
             head = head_of(data)
             if head.part == head.parts:
                 self.end = begin_of(seq + 1)
         except Damaged:  # the log says so, when it comes there
             self.end = begin_of(seq + 1)
+        self.last = seq
         if self._waited:
             with self._moved:
                 self._moved.notify_all()
-        self._came()
 
     def _hear_status(self, reply: str, headers: Mapping[str, str]) -> None:
         """A heartbeat, which tells how many were delivered; or the server asks how far this has come."""
@@ -250,6 +357,9 @@ class Arrivals:
 
     def _say(self, subject: str) -> None:
         """That it has come so far."""
+        if self._wire:
+            self._wire.send(f"PUB {subject} 0\r\n\r\n".encode())
+            return
         self._telling = asyncio.ensure_future(self._connection.nc.publish(subject, b""))
 
 

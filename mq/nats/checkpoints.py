@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import Any, Final, Self, TypeVar
 
 import msgspec
-from crc32c import crc32c
 from nats.js.api import ObjectMeta, ObjectStoreConfig
 from nats.js.errors import APIError, BucketNotFoundError, ObjectNotFoundError
 from nats.js.errors import Error as JetStreamError
@@ -27,6 +26,7 @@ from mq.delivery.state import State
 from mq.errors import StorageError
 from mq.nats.connection import PATIENCE_SECONDS, SILENT, Connection
 from mq.nats.stream import Stream
+from mq.storage.crc import crc32c
 
 T = TypeVar("T")
 

@@ -45,13 +45,15 @@ class Direct:
         reply = f"{wire.inbox}.{self._number}".encode()
         lines = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
         head = f"NATS/1.0\r\n{lines}\r\n".encode()
-        wire.socket.settimeout(REQUEST_SECONDS)
         wire.send(
             b"HPUB %b %b %d %d\r\n%b%b\r\n"
             % (subject.encode(), reply, len(head), len(head) + len(data), head, data)
         )
+        give_up = time.monotonic() + REQUEST_SECONDS
         while (frame := wire.frame()) is None or frame.subject != reply:
             if frame is None:
+                if not wire.wait(max(0.0, give_up - time.monotonic())):
+                    raise TimeoutError("no answer")
                 wire.read()
         return None if frame.headers.startswith(STATUS) else json.loads(frame.body)
 
@@ -60,7 +62,6 @@ class Direct:
         wire = self._wire
         if wire is None:
             return None
-        wire.socket.settimeout(0.0)
         try:
             wire.read()
             wire.frame()
@@ -74,7 +75,7 @@ class Direct:
         if time.monotonic() < self._again_at or (place := place_of(self._connection)) is None:
             return None
         try:
-            self._wire = Wire(self._connection.address, *place, ".*")
+            self._wire = Wire(self._connection.address, place, ".*")
         except (OSError, ValueError):
             self._again_at = time.monotonic() + AGAIN_SECONDS
         return self._wire

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,15 +50,16 @@ class StreamLog:
     epoch = 0
 
     def __init__(
-        self, connection: Connection, stream: Stream, came: Callable[[], object], *, custom_time: bool
-    ) -> None:
-        """*came*: another writer has appended; called by the loop's thread.
+        self, connection: Connection, stream: Stream, came: Callable[[], object],
+        is_awaited: Callable[[], object], *, custom_time: bool,
+    ) -> None:  # fmt: skip
+        """*came*: another writer has appended; called by the loop's thread, as *is_awaited*: see Arrivals.
 
         *custom_time*: records have the times of the program's clock, and not the stream's.
         """
         self._connection, self._stream, self._came, self._custom_time = connection, stream, came, custom_time
         self.pages = Pages(connection, stream)
-        self.arrivals = Arrivals(connection, stream, self._hear, lambda: self.seq)
+        self.arrivals = Arrivals(connection, stream, self._hear, lambda: self.seq, is_awaited)
         self._sending = Sending(connection, stream, self.pages, self.arrivals)
         self.reader = self.glance = Reading(self.pages, self.read, self.stream_bytes, self.after_fork)
         self.owner, self.failure = Settings(), Unfailing()
@@ -235,9 +237,11 @@ class StreamLog:
         head, stretches = self._take(first), []
         parts, last = deque([first]), first
         while head.part < head.parts:
-            last = self.arrivals.waiting.popleft()
-            head = self._take(last)
-            parts.append(last)
+            following = self.arrivals.waiting.popleft()
+            if following.seq > self.seq:
+                last = following
+                head = self._take(last)
+                parts.append(last)
         while parts:
             seq, _, data = parts.popleft()
             pieces, missing = [data], message.missing(data)
@@ -322,7 +326,18 @@ class StreamLog:
     def locks(self) -> list[Lock]:
         return [self.pages.lock]
 
+    def is_this_thread(self) -> bool:
+        """Whether this is the loop's thread, which must not wait for what the loop does."""
+        return self._connection.is_this_thread()
+
     def close(self) -> None:
+        """Let go of the connections; soon, where the collector comes by in the loop's thread."""
+        if self.is_this_thread():
+            threading.Thread(target=self._close, name="mq-nats-close", daemon=True).start()
+        else:
+            self._close()
+
+    def _close(self) -> None:
         self._sending.direct.close()
         self.arrivals.close()
         self._connection.close()

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from struct import Struct
 from typing import Final, NamedTuple
 
-from crc32c import crc32c
+from mq.storage.crc import crc32c
 
 VERSION: Final = 1
 HEAD: Final = Struct("<IBBHHHIQQQ")

@@ -36,6 +36,12 @@ class Owner(Protocol):
     def came(self) -> None:
         """Another writer has appended; called by the loop's thread."""
 
+    def is_awaited(self) -> object:
+        """Whether a receiver sleeps."""
+
+    def is_own(self) -> bool:
+        """Whether the calling thread works for the store, and not for the program."""
+
 
 class StreamReplica(Replica):
     log: Any  # a StreamLog, which has what the engine asks of one in files
@@ -108,12 +114,16 @@ class StreamOpening:
         try:
             replica.stream = stream = Stream(connection, self._notes)
             stream.open(create=not store.read_only)
-            log: Any = StreamLog(connection, stream, store.came, custom_time=self._clock.is_custom)
+            log: Any = StreamLog(
+                connection, stream, store.came, store.is_awaited, custom_time=self._clock.is_custom
+            )
             replica.identity = stream.identity
             replica.take_log(log, recovery.Verdict.CLEAN)
+            replica.waiters.expect = log.arrivals.expect
         except BaseException:
             connection.close()
             raise
+        connection.is_own = store.is_own
         state = replica.read_all()
         self._clock.start_at(stream.range().now_ms, log.last_ms)
         replica.take_state(state, log.end)

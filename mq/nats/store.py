@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from mq.engine.ahead import Aheads
 from mq.engine.background import Worker
 from mq.engine.child import Child
 from mq.engine.closing import Closing
@@ -26,17 +27,34 @@ from mq.notes import Notes
 from mq.storage.explain import explain
 from mq.storage.memory_disk import MemoryDisk
 
+NAP_SECONDS: float = 0.01  # between two looks at what others append, while no receiver sleeps
 SEGMENT_BYTES: int = 64 << 20  # the default of mq.open: there are no segments
 
 
 class Follower:
-    """A thread that follows what other processes append: it wakes receivers, and nothing piles up."""
+    """A thread that follows what other processes append: it wakes receivers, and nothing piles up.
+
+    While no receiver sleeps, the threads at work follow as they come in.  So it comes by seldom then: to be
+    woken for each append of other processes takes as much of the processor as to follow it.
+    """
 
     def __init__(self, store: StreamStore) -> None:
         self._store = store
+        self._naps = False  # it follows soon, and is not woken before unless a receiver sleeps
         self.worker = Worker("mq-follower", store.path, self._step, behind=store.let_go_if_forgotten)
 
+    def came(self) -> None:
+        """Another process has appended; called by any thread."""
+        if (not self._naps or self._store.waiters.asleep) and self.worker.start():
+            self.worker.ring()
+
     def _step(self) -> None:
+        if not self._store.waiters.asleep:
+            self._naps = True
+            try:
+                self.worker.nap(NAP_SECONDS)
+            finally:
+                self._naps = False
         self._store.follow()
 
     def stop(self) -> None:
@@ -44,10 +62,38 @@ class Follower:
 
 
 class StreamClosing(Closing):
+    _is_heard = True  # there is a server, to tell what this process leaves
+
+    def _close(self) -> None:
+        """Wait for servers only if they are there.
+
+        Before the mutex: a thread of mq may have it, and wait for an answer.  What the program's own threads
+        are inside of is not cut off.
+        """
+        replica: Any = self._replica
+        if not (self._store.closed or self._turn.gone):
+            asked = f"STREAM.INFO.{replica.stream.name}"
+            self._is_heard = not replica.log.is_this_thread() and replica.connection.hurry(asked)
+        super()._close()
+
     def _finish(self) -> None:
-        """Nothing is left to be synced, or to be said in the log: others have it open, perhaps."""
+        """Nothing is left to be synced, or to be said in the log: others have it open, perhaps.
+
+        What cannot be given back comes back after its visibility timeout, and a checkpoint is a cache.
+        """
+        store: Any = self._store
+        if self._is_heard:
+            store.ahead.give_back_all()
         self._end_threads()
-        self._store.maintenance.finish()
+        if self._is_heard:
+            self._store.maintenance.finish()
+
+    def is_own(self) -> bool:
+        """Whether the calling thread is of mq, or closes the store, which is still to be let go of."""
+        if self._turn.gone:
+            return False
+        threads = any(each.worker.is_this_thread() for each in self._store.threads())
+        return threads or self.lock._is_owned()  # type: ignore[attr-defined]
 
 
 class StreamChild(Child):
@@ -84,6 +130,7 @@ class StreamStore(Store):
     opened: ClassVar[Phase] = Phase.FOLLOWING
     turn: StreamTurn
     replica: StreamReplica
+    closing: StreamClosing
 
     def __init__(
         self, url: str, *, clock: Callable[[], float] | None, read_only: bool = False,
@@ -99,15 +146,27 @@ class StreamStore(Store):
     def forget_threads(self) -> None:
         super().forget_threads()
         self.together = Together(self, self.turn, self.replica, self.clock, self.committer)
+        self.ahead = self.turn.ahead = Aheads(self)
         self._follower = Follower(self) if self._background else None
 
     def threads(self) -> list[Any]:
-        return [*super().threads(), *([self._follower] if self._follower else [])]
+        return [*super().threads(), *([self._follower] if self._follower else []), self.ahead]
 
     def came(self) -> None:
         """Another writer has appended; called by the loop's thread."""
-        if self._follower and self._follower.worker.start():
-            self._follower.worker.ring()
+        if self._follower:
+            self._follower.came()
+
+    def must_not_wait(self) -> bool:
+        return self.replica.has_log and self.replica.log.is_this_thread()
+
+    def is_awaited(self) -> object:
+        """Whether a receiver sleeps; called by the loop's thread."""
+        return self.waiters.asleep
+
+    def is_own(self) -> bool:
+        """Whether the calling thread works for the store, and not for the program."""
+        return self.closing.is_own()
 
     def follow(self) -> None:
         """Apply what others appended, and wake the receivers that find something."""

@@ -15,11 +15,10 @@ import uuid
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from crc32c import crc32c
-
 from mq.errors import CorruptStore, DiskFull, StorageError, Unsupported
 from mq.nats.connection import AGAIN_SECONDS, PATIENCE_SECONDS, Connection
 from mq.notes import INFO, Notes
+from mq.storage.crc import crc32c
 from mq.storage.identity import Identity
 
 FORMAT: Final = "1"  # of what is in the messages

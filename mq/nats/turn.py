@@ -8,8 +8,10 @@ refuse     what this process knows says that nothing is to be done, or allowed: 
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any, TypeVar
 
+from mq.engine.ahead import Aheads
 from mq.engine.log import Conflict
 from mq.engine.turn import Turn
 from mq.errors import MqError
@@ -20,6 +22,8 @@ T = TypeVar("T")
 
 class StreamTurn(Turn):
     follower: Any
+    ahead: Aheads
+    """What loops have taken and not handed out: what their threads do next is done without it."""
 
     def __init__(self, path: str, disk: Disk, *, exclusive: bool, in_line: bool) -> None:
         # Exclusive: it has files, and a page, that no other process shares.
@@ -49,8 +53,11 @@ class StreamTurn(Turn):
 
     def come_in_alone(self) -> None:
         follower = self.follower
+        follower.log.arrivals.look()
         if follower.applied != follower.log.end or follower.log.known_end > follower.log.end:
             follower.catch_up()
+        if self.ahead.waiting:
+            self.ahead.first(get_ident())
 
     def come_in_to_look(self) -> None:
         self.follower.log.barrier()

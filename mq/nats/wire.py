@@ -1,31 +1,49 @@
 """A connection to a server without nats-py: what is sent and read all the time goes over these.
 
     appends     the thread that appends sends, and reads the answer, by itself (direct.py)
-    arrivals    what the stream delivers, read as it comes (arrivals.py)
+    arrivals    what the stream delivers, read by the thread that has a turn, or as it comes (arrivals.py)
 
 nats-py hands each message through two tasks and a queue, and a thread that asks it for something wakes the
 loop's thread and is woken by it: that takes longer than a server on this network.  This is a small part of
 the protocol (docs.nats.io, "client protocol") and nothing else: no second server, no reconnecting.  Whatever
 is not as expected ends a wire, and nats-py is there for all that follows.
 
-With TLS, credentials or an nkey there is none: nats-py alone knows these.
+TLS is Python's, and begins where the server asks for it, or the address does.  Credentials and nkeys are read
+by nats-py, which signs what the server gives each connection to sign.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import socket
-from typing import Final, NamedTuple
+import ssl
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from nats.errors import Error as NatsError
 
 from mq.nats.address import Address
 from mq.nats.connection import Connection
 
 CONNECT_SECONDS: Final = 2.0
+SEND_SECONDS: Final = 2.0
 READ_BYTES: Final = 256 << 10
 LINE_BYTES_MAX: Final = 1 << 20
 END: Final = b"\r\n"
+BUSY: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 QUIET: Final = frozenset({b"PONG", b"INFO", b"+OK"})  # what a server says, and nothing is to be done
+
+
+class Place(NamedTuple):
+    """A server, as the connection of nats-py has found it."""
+
+    host: str
+    port: int
+    name: str  # that its certificate has
+    context: Callable[[], ssl.SSLContext]
+    sign: Callable[[str], dict[str, str]]  # what a client says of itself to a server that gives it this
 
 
 class Frame(NamedTuple):
@@ -40,29 +58,40 @@ class Frame(NamedTuple):
 class Wire:
     """Used by one thread at a time."""
 
-    def __init__(self, address: Address, host: str, port: int, below: str = "") -> None:
+    def __init__(self, address: Address, place: Place, below: str = "") -> None:
         """Connect, and hear what is sent to `inbox` or, with ".*", below.  OSError, ValueError: no wire.
 
         Where a stream delivers to has to be the very subject that is heard.
         """
         self.inbox = f"_INBOX.{os.urandom(12).hex()}"
         self._read = bytearray()  # what has come, and is not used yet
-        self.socket = socket.create_connection((host, port), CONNECT_SECONDS)
+        self.socket = socket.create_connection((place.host, place.port), CONNECT_SECONDS)
         try:
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._introduce(address, self.inbox + below)
+            self._introduce(address, place, self.inbox + below)
+            # From here on nothing but `wait` waits: with a time limit each step would ask the system twice.
+            self.socket.setblocking(False)
+            self._in, self._out = select.poll(), select.poll()
+            self._in.register(self.socket, select.POLLIN)
+            self._out.register(self.socket, select.POLLOUT)
         except BaseException:
             self.socket.close()
             raise
 
-    def _introduce(self, address: Address, subject: str) -> None:
+    def _introduce(self, address: Address, place: Place, subject: str) -> None:
         while (line := self._line()) is None:
             self.read()
         word, _, text = line.partition(b" ")
         info = json.loads(text)
-        if word != b"INFO" or info.get("tls_required") or not info.get("headers"):
+        if word != b"INFO" or not info.get("headers"):
             raise ValueError("it is none of those that can be used here")
+        if info.get("tls_required") or address.secure:
+            if self._read:
+                raise ValueError("it says more than is to be said in the clear")
+            self.socket = place.context().wrap_socket(self.socket, server_hostname=place.name)
         secrets = {"user": address.user, "pass": address.password, "auth_token": address.token}
+        if "nonce" in info:
+            secrets |= place.sign(info["nonce"])
         said = {
             "verbose": False, "pedantic": False, "lang": "python3", "version": "mq", "protocol": 1,
             "headers": True, "no_responders": True, "name": "mq wire",
@@ -76,11 +105,25 @@ class Wire:
                 self._hear(line)
 
     def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
+        """OSError: there is no connection, or none that takes it."""
+        sent = 0
+        while sent < len(data):
+            try:
+                sent += self.socket.send(data[sent:] if sent else data)
+            except BUSY:
+                if not self._out.poll(SEND_SECONDS * 1000):
+                    raise TimeoutError("the server takes nothing") from None
+
+    def wait(self, seconds: float) -> bool:
+        """Whether something has come by then, or the connection has ended."""
+        return bool(self._in.poll(seconds * 1000))
 
     def read(self) -> None:
-        """Have what has come, and wait for that as the socket does.  OSError: there is no connection."""
-        more = self.socket.recv(READ_BYTES)
+        """Have what has come.  BlockingIOError: nothing; another OSError: there is no connection."""
+        try:
+            more = self.socket.recv(READ_BYTES)
+        except BUSY as error:
+            raise BlockingIOError from error
         if not more:
             raise ConnectionResetError("the server has ended the connection")
         self._read += more
@@ -131,9 +174,28 @@ class Wire:
         self.socket.close()
 
 
-def place_of(connection: Connection) -> tuple[str, int] | None:
-    """The server that *connection* has now, if a wire to it is possible."""
-    url, address = connection.nc.connected_url, connection.address
-    if address.secure or address.files or url is None or not url.hostname or not url.port:
+def place_of(connection: Connection) -> Place | None:
+    """The server that *connection* has now."""
+    nc: Any = connection.nc
+    url = nc.connected_url
+    if url is None or not url.hostname or not url.port:
         return None
-    return url.hostname, url.port
+    # What has an underscore may be missing in another version: then the server refuses the wire.
+    name = getattr(getattr(nc, "_current_server", None), "tls_name", None) or url.hostname
+    return Place(url.hostname, url.port, name, lambda: nc.ssl_context, lambda nonce: _signed(nc, nonce))
+
+
+def _signed(nc: Any, nonce: str) -> dict[str, str]:
+    """What *nc* says of itself to a server that gives this *nonce*, if it has credentials or an nkey."""
+    sign, token, key = (getattr(nc, name, None) for name in ("_signature_cb", "_user_jwt_cb", "_public_nkey"))
+    if sign is None:
+        return {}
+    from nkeys import NkeysError  # which nats-py has loaded, too
+
+    try:
+        found = {"sig": sign(nonce).decode()}
+        if token:
+            return found | {"jwt": token().decode()}
+        return found | {"nkey": key} if key else found
+    except (NkeysError, NatsError) as error:  # the file has changed
+        raise ValueError(str(error)) from error

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from companions import state_of
 from servers import Cluster
 from servers.binary import NoServer, check
 from servers.node import until
@@ -26,7 +27,7 @@ with Cluster(Path(sys.argv[1])) as cluster:
 
 def alive(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return state_of(pid) != "Z"
     except FileNotFoundError:
         return False
 

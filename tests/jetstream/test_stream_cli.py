@@ -42,6 +42,19 @@ def test_a_store_that_is_not_there_is_not_made_by_looking(url: str) -> None:
     assert done.exit_code == 1 and "no stream" in done.output
 
 
+def test_no_command_shows_the_password_of_an_address(url: str, tmp_path: Path) -> None:
+    here, there = str(tmp_path / "here"), url.replace("nats://", "nats://mq:mq@")
+    with mq.open(here) as broker:
+        broker.queue("mail").publish("x")
+    assert run("-s", here, "move", "mail", "--to-store", there, "--json").exit_code == 0
+    assert run("-s", there, "move", "mail", "--to-store", url).exit_code == 2  # the same store
+    for command in (["queues", "zzz"], ["topics"], ["subscriptions"], ["subscriptions", "a"], ["schedules"],
+                    ["dead"], ["peek", "nope"], ["stats", "nope"], ["stats"], ["verify"]):  # fmt: skip
+        assert "mq:mq" not in run("-s", there, *command).output
+    for command in (["move", "mail", "--to-store", there], ["copy", "--to-store", there]):
+        assert "mq:mq" not in run("-s", here, *command).output
+
+
 def test_a_store_is_copied_to_nats_and_back(url: str, tmp_path: Path) -> None:
     here, back = str(tmp_path / "here"), str(tmp_path / "back")
     with mq.open(here) as broker:

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import gc
 import json
 import os
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nkeys
 import pytest
+from logs import log_of
+from nats.aio.client import Client, ServerVersion
 from servers import Cluster
+from servers.node import PATIENCE, until
 
 import mq
 from mq.nats import arrivals
+from mq.nats import connection as connections
+from mq.nats.address import parse
 from mq.nats.arrivals import Arrivals
-from mq.nats.log import StreamLog
+from mq.nats.connection import Connection
+from mq.nats.wire import Wire, place_of
 
 Opens = Callable[..., mq.Broker]
 HOUR_NS = 3600 * 10**9
-
-
-def log_of(broker: mq.Broker) -> StreamLog:
-    log: Any = broker._store.replica.log
-    return log  # type: ignore[no-any-return]
 
 
 def test_the_last_message_that_is_lost_on_the_way_comes_again(
@@ -125,6 +131,68 @@ with mq.open(sys.argv[1]) as broker:
 """
 
 
+def test_the_error_of_a_request_whose_thread_was_interrupted_is_not_printed(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LOOK_SECONDS", 0.0)
+    connection, told = Connection(parse(url)), list[object]()
+    asking, over = threading.Event(), threading.Event()
+    connection.open()
+    connection._loop.set_exception_handler(lambda _, context: told.append(context))
+
+    async def fail() -> None:
+        await asyncio.to_thread(asking.wait)
+        connection._loop.call_soon(over.set)
+        raise mq.StorageError("x", "no answer")
+
+    class Interrupted:
+        def is_alive(self) -> bool:
+            asking.set()
+            over.wait()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(connection, "_thread", Interrupted())
+        connection.run(fail())
+    gc.collect()
+    connection.close()
+    assert told == []
+
+
+@pytest.mark.filterwarnings("ignore:.*never closed:ResourceWarning")
+def test_a_broker_that_the_collector_finds_in_the_thread_that_hears_the_server(url: str) -> None:
+    """It would wait for itself, with the connection open."""
+    broker: Any = mq.open(url)
+    connection, circle, collected = broker._store.replica.log._connection, list[Any](), threading.Event()
+    circle += [broker, circle]
+    del broker
+
+    def collect() -> None:
+        circle.clear()
+        gc.collect()
+        collected.set()
+
+    connection._loop.call_soon_threadsafe(collect)
+    assert collected.wait(PATIENCE), "it waits for itself"
+    until(connection._loop.is_closed, "the connection stays")
+
+
+def test_what_a_finaliser_asks_in_the_thread_that_hears_the_server_is_refused(url: str) -> None:
+    connection, raised = Connection(parse(url)), list[BaseException]()
+    connection.open()
+
+    def ask() -> None:
+        try:
+            connection.api("INFO")
+        except mq.UsageError as error:
+            raised.append(error)
+
+    connection._loop.call_soon_threadsafe(ask)
+    until(lambda: raised, "it waits for itself")
+    assert connection.api("INFO")
+    connection.close()
+
+
 @pytest.mark.parametrize("ahead", [HOUR_NS, -HOUR_NS], ids=["ahead", "behind"])
 def test_two_processes_whose_clocks_are_an_hour_apart(opens: Opens, url: str, ahead: int) -> None:
     """P12: neither takes what the other one holds, and what is delayed is so for both."""
@@ -178,16 +246,17 @@ def signed(pair: nkeys.KeyPair, subject: str, name: str, claims: dict[str, Any])
 
 
 @pytest.fixture
-def nkey(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """The configuration of a server that knows a user by an nkey, and the file with its seed."""
+def nkey(tmp_path: Path) -> tuple[str, str]:
+    """The configuration of a server that knows a user by an nkey, and what names the file with its seed."""
     user = key(nkeys.PREFIX_BYTE_USER)
     seed = tmp_path / "user.nk"
     seed.write_bytes(bytes(user.seed))
-    yield f"accounts {{ a {{ jetstream: enabled, users: [ {{ nkey: {text_of(user)} }} ] }} }}\n", seed
+    config = f"accounts {{ a {{ jetstream: enabled, users: [ {{ nkey: {text_of(user)} }} ] }} }}\n"
+    return config, f"nkey={seed}"
 
 
 @pytest.fixture
-def creds(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+def creds(tmp_path: Path) -> tuple[str, str]:
     """The same by a file of credentials, as accounts with tokens have it."""
     operator, user = key(nkeys.PREFIX_BYTE_OPERATOR), key(nkeys.PREFIX_BYTE_USER)
     account, system = key(nkeys.PREFIX_BYTE_ACCOUNT), key(nkeys.PREFIX_BYTE_ACCOUNT)
@@ -207,21 +276,129 @@ def creds(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     )
     of_operator = signed(operator, text_of(operator), "o", {"type": "operator"})
     config = f"operator: {of_operator}\nsystem_account: {text_of(system)}\nresolver: MEMORY\n"
-    yield f"{config}resolver_preload: {{ {known} }}\n", file
+    return f"{config}resolver_preload: {{ {known} }}\n", f"creds={file}"
 
 
-@pytest.mark.parametrize("how", ["nkey", "creds"])
+@pytest.fixture
+def tls(tmp_path: Path) -> tuple[str, str]:
+    """A server that has a certificate, and asks each client for one."""
+    trustme = pytest.importorskip("trustme")
+    ca, files = trustme.CA(), {}
+    for who in ("127.0.0.1", "client"):
+        made = ca.issue_cert(who)
+        for name, blob in (("cert", made.cert_chain_pems[0]), ("key", made.private_key_pem)):
+            blob.write_to_path(path := str(tmp_path / f"{who}.{name}"))
+            files[who, name] = path
+    ca.cert_pem.write_to_path(known := str(tmp_path / "ca"))
+    config = (
+        f'tls {{ cert_file: "{files["127.0.0.1", "cert"]}", key_file: "{files["127.0.0.1", "key"]}",'
+        f' ca_file: "{known}", verify: true }}\n'
+    )
+    return config, f"ca={known}&cert={files['client', 'cert']}&key={files['client', 'key']}"
+
+
+@pytest.fixture
+def both(nkey: tuple[str, str], tls: tuple[str, str]) -> tuple[str, str]:
+    return nkey[0] + tls[0], f"{nkey[1]}&{tls[1]}"
+
+
+def wires(broker: mq.Broker) -> list[Any]:
+    """The connections that nats-py has no part in."""
+    log: Any = log_of(broker)
+    return [log.arrivals._wire, log._sending.direct._wire]
+
+
+@pytest.mark.parametrize("how", ["nkey", "creds", "tls", "both"])
 def test_a_server_lets_in_the_one_that_has_the_file(
     tmp_path: Path, request: pytest.FixtureRequest, how: str
 ) -> None:
-    config, file = request.getfixturevalue(how)
+    config, query = request.getfixturevalue(how)
     with Cluster(tmp_path / "servers", 1, accounts=config, sync="2m") as cluster:
-        url = f"{cluster.url('s')}?{how}={file}"
+        url = f"{cluster.url('s')}?{query}"
         with mq.open(url) as one, mq.open(url) as two:
             one.queue("q").publish("x")
             found = two.queue("q").receive(timeout=0)
             assert found
             found.ack()
+            one.queue("q").publish("y" * 600_000)  # many records of TLS, each way
+            assert len(next(iter(two.queue("q").peek())).body) == 600_000
             assert one.queue("q").stats().acked == 1
-        with pytest.raises(mq.StorageError, match="refuses this client"):
+            for each in wires(one) + wires(two):
+                assert isinstance(each.socket, ssl.SSLSocket) is (how in ("tls", "both"))
+        with pytest.raises(mq.StorageError, match=r"refuses this client|is not believed"):
             mq.open(cluster.url("s"))
+
+
+def test_a_server_that_has_the_certificate_of_another_one_gets_no_wire(
+    tmp_path: Path, tls: tuple[str, str]
+) -> None:
+    with Cluster(tmp_path / "servers", 1, accounts=tls[0], sync="2m") as cluster:
+        connection = Connection(parse(f"{cluster.url('s')}?{tls[1]}"))
+        connection.open()
+        place = place_of(connection)
+        assert place
+        Wire(connection.address, place).close()
+        with pytest.raises(ssl.SSLCertVerificationError):
+            Wire(connection.address, place._replace(name="elsewhere"))
+        connection.close()
+
+
+def test_a_server_that_leaves_it_to_clients_is_spoken_to_by_tls(tmp_path: Path, tls: tuple[str, str]) -> None:
+    config, query = tls
+    with Cluster(tmp_path / "servers", 1, accounts=config + "allow_non_tls: true\n", sync="2m") as cluster:
+        mq.open(cluster.url("s")).close()
+        with mq.open(f"{cluster.url('s')}?{query}") as broker:
+            broker.queue("q").publish("x")
+            nc = log_of(broker).arrivals._connection.nc
+            assert nc._transport._io_writer.get_extra_info("ssl_object")
+
+
+def test_no_password_is_sent_in_the_clear_to_a_server_that_does_not_speak_tls() -> None:
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            client, _ = server.accept()
+            with client:
+                client.sendall(b'INFO {"version":"2.12.1","headers":true,"max_payload":1048576}\r\n')
+                while some := client.recv(4096):
+                    heard.append(some)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        port = server.getsockname()[1]
+        with pytest.raises(mq.StorageError, match="does not speak TLS, which the address asks for"):
+            mq.open(f"tls://mq:geheim@127.0.0.1:{port}/s")
+        thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert heard == []
+
+
+def test_a_key_that_has_changed_since_means_no_wire(tmp_path: Path, nkey: tuple[str, str]) -> None:
+    """What was opened goes on over the library's connection."""
+    with (
+        Cluster(tmp_path / "servers", 1, accounts=nkey[0], sync="2m") as cluster,
+        mq.open(f"{cluster.url('s')}?{nkey[1]}") as broker,
+    ):
+        (tmp_path / "user.nk").write_text("no seed")
+        log_of(broker)._sending.direct.close()
+        broker.queue("q").publish("x")
+        assert wires(broker)[1] is None
+
+
+def test_a_server_that_dies_behind_the_connection_is_not_called_too_old(
+    opens: Opens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the library is connected to another one, it says that the version is 0.0.0."""
+    versions = ["0.0.0-unknown", "0.0.0-unknown", "2.12.1"]
+    monkeypatch.setattr(
+        Client, "connected_server_version", property(lambda self: ServerVersion(versions.pop(0)))
+    )
+    opens().queue("q").publish("x")
+    assert not versions
+
+
+def test_a_server_that_is_too_old_is_named(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Client, "connected_server_version", property(lambda self: ServerVersion("2.12.0")))
+    with pytest.raises(mq.Unsupported, match=r"the server is NATS 2\.12\.0, and mq needs 2\.12\.1"):
+        opens()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+from engines import PATIENCE
 
 from mq.nats.address import parse
-from mq.nats.wire import Frame, Wire
+from mq.nats.wire import Frame, Place, Wire
 
 INFO = b'INFO {"headers":true}\r\n'
 
@@ -20,7 +22,8 @@ def connected(info: bytes = INFO) -> Iterator[tuple[Future[Wire], socket.socket]
     """A wire, and the server's end of it."""
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
         host, port = server.getsockname()
-        wire = pool.submit(Wire, parse("nats://ada:p@h/s"), host, port, ".*")
+        place = Place(host, port, host, ssl.create_default_context, lambda nonce: {"sig": nonce})
+        wire = pool.submit(Wire, parse("nats://ada:p@h/s"), place, ".*")
         end, _ = server.accept()
         with end:
             end.sendall(info)
@@ -44,7 +47,7 @@ def frames(wire: Wire, count: int) -> list[Frame]:
         frame = wire.frame()
         if frame:
             found.append(frame)
-        else:
+        elif wire.wait(PATIENCE):
             wire.read()
     return found
 
@@ -86,7 +89,7 @@ def test_a_server_that_ends_the_connection_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "info", [b'INFO {"headers":true,"tls_required":true}\r\n', b"INFO {}\r\n", b"HTTP\r\n"]
+    "info", [b'INFO {"headers":true,"tls_required":true}\r\nPING\r\n', b"INFO {}\r\n", b"HTTP\r\n"]
 )
 def test_there_is_no_wire_to_a_server_that_wants_more(info: bytes) -> None:
     with connected(info) as (future, _), pytest.raises(ValueError):
