@@ -73,6 +73,8 @@ class Results:
     StoreLocked (another process holds it), CorruptStore, StoreFailed (a sync failed).
     """
 
+    _connection: sqlite3.Connection | None = None
+
     def __init__(
         self, path: str | os.PathLike[str], *, sync: Sync = "always", clock: Callable[[], float] = time.time
     ) -> None:
@@ -103,7 +105,7 @@ class Results:
     def _begin(self) -> None:
         """Without a connection: at first, and in the child of a fork."""
         self._lock = threading.RLock()  # of the connection, and all that is below
-        self._connection: sqlite3.Connection | None = None
+        self._connection = None
         self._depth = 0  # of transactions
         self._writes = 0  # by this object, which its own connection does not count as changes
         self._swept_at = 0.0  # monotonic
@@ -362,6 +364,12 @@ class Results:
             if connection:
                 with explain(self.path):
                     connection.close()
+
+    def __del__(self) -> None:
+        # Without a warning: backends of most libraries have no close(), so their users could not avoid it.
+        # Nothing is lost: the timer of a sync that is still to come keeps this object alive.
+        if self._connection is not None:
+            self._connection.close()
 
     def __enter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from workplace import Workplace
 
+import mq
 from mq.storage.real_disk import RealDisk
 
 
@@ -35,6 +36,18 @@ def fail_next_sync(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
 
         monkeypatch.setattr(RealDisk, "sync", fail_once)
         return failed
+
+    return begin
+
+
+@pytest.fixture
+def count_syncs() -> Callable[[mq.Broker], list[float]]:
+    """Called with a broker: a list that gets longer with each sync of its log."""
+
+    def begin(broker: mq.Broker) -> list[float]:
+        synced: list[float] = []
+        broker._store.time_syncs(synced.append)
+        return synced
 
     return begin
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import Any
+from unittest import mock
 
 import deeds
 import django
@@ -11,8 +12,9 @@ import django
 import mq
 from mq.contrib.django import framework
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "django_site")
-django.setup()  # in a worker that is done
+# In a worker that is done.  The environment is left as it was: Celery takes the name for a Django project's.
+with mock.patch.dict(os.environ, DJANGO_SETTINGS_MODULE="django_site"):
+    django.setup()
 
 if framework.LOGGER == "django.tasks":
     from django.tasks import task

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 pytest.importorskip("celery", reason='Celery is not installed: pip install "mq[celery]"')
 
 from celery import Celery, beat, schedules, states
-from celery.exceptions import ImproperlyConfigured, TimeoutError
+from celery.exceptions import ChordError, ImproperlyConfigured, TimeoutError
 
 import mq
 import mq.contrib.celery
@@ -105,6 +107,33 @@ def test_on_interval_is_called_while_a_result_is_waited_for(app, backend) -> Non
     assert backend.wait_for("a", timeout=PATIENCE, interval=0.01, on_interval=store)["result"] == 1
 
 
+def test_the_error_of_a_parent_comes_before_that_of_the_task_itself(app, backend) -> None:
+    """Whichever is stored first: both may be there when the first of them is seen."""
+    parent = app.AsyncResult("parent")
+    failed = app.AsyncResult("child", parent=parent)
+
+    def fail() -> None:
+        with backend.results.transaction():
+            backend.store_result("parent", ValueError("the cause"), states.FAILURE)
+            backend.store_result("child", ChordError("what followed"), states.FAILURE)
+
+    thread = threading.Timer(0.05, fail)
+    thread.start()
+    with pytest.raises(ValueError, match="the cause"):
+        failed.get(timeout=PATIENCE)
+    thread.join()
+
+
+def test_a_group_that_is_never_published_raises_what_its_parent_raised(app, backend) -> None:
+    group = app.GroupResult("group", [app.AsyncResult("member")], parent=app.AsyncResult("parent"))
+    fail = partial(backend.store_result, "parent", ValueError("the cause"), states.FAILURE)
+    thread = threading.Timer(0.05, fail)
+    thread.start()
+    with pytest.raises(ValueError, match="the cause"):
+        group.get(timeout=PATIENCE)
+    thread.join()
+
+
 def test_results_expire(app, backend) -> None:
     app.conf.result_expires = 60
     short = ResultBackend(app, url=backend.url)
@@ -122,11 +151,10 @@ def test_a_chord_counts_a_part_that_ran_twice_once(app, backend, path) -> None:
     chord_id = str(uuid.uuid4())
     app.GroupResult(chord_id, [app.AsyncResult(each) for each in ids]).save(backend=backend)
 
-    @app.task
+    @app.task(shared=False)
     def body(results: list[int]) -> None: ...
 
     callback = body.s().set(task_id="callback")
-    callback["chord_size"] = 2
 
     def end(number: int) -> None:
         backend.store_result(ids[number], number, states.SUCCESS)
@@ -146,6 +174,57 @@ def test_a_chord_counts_a_part_that_ran_twice_once(app, backend, path) -> None:
     end(0)
     assert called() == 1, "the chord is over"
     assert backend.get_state("callback") != states.FAILURE
+
+
+def test_a_chord_whose_member_ends_in_a_group_waits_for_all_of_that(app, backend, path) -> None:
+    """Else its last part would be waited for by a worker that is to run it."""
+    plain, *inner = (str(uuid.uuid4()) for _ in range(3))
+    group = app.GroupResult(str(uuid.uuid4()), list(map(app.AsyncResult, inner)))
+    chord_id = str(uuid.uuid4())
+    app.GroupResult(chord_id, [app.AsyncResult(plain), group]).save(backend=backend)
+
+    @app.task(shared=False)
+    def body(results: list[object]) -> None: ...
+
+    def end(id: str) -> int:
+        backend.store_result(id, 1, states.SUCCESS)
+        request = SimpleNamespace(id=id, group=chord_id, chord=body.s())
+        backend.on_chord_part_return(request, states.SUCCESS, 1)
+        with mq.open(path) as broker:
+            return broker.queue("celery").stats().published
+
+    backend.set_chord_size(chord_id, 2)  # as Celery before 5.7 does when the inner group is published
+    assert [end(plain), end(inner[0]), end(inner[1])] == [0, 0, 1]
+
+
+def test_a_chord_that_is_applied_again_is_called_again(app, backend, path) -> None:
+    """Its tasks have the ids of the first time."""
+    ids = [str(uuid.uuid4()) for _ in range(2)]
+    chord_id = str(uuid.uuid4())
+
+    @app.task(shared=False)
+    def body(results: list[object]) -> None: ...
+
+    for times in (1, 2):
+        backend.apply_chord((chord_id, list(map(app.AsyncResult, ids))), body.s())
+        for id in ids:
+            backend.store_result(id, 1, states.SUCCESS)
+            request = SimpleNamespace(id=id, group=chord_id, chord=body.s())
+            backend.on_chord_part_return(request, states.SUCCESS, 1)
+        with mq.open(path) as broker:
+            assert broker.queue("celery").stats().published == times
+
+
+def test_a_chord_is_counted_also_by_a_celery_without_an_expiry_of_its_own(
+    path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 5.7 a chord expires with the results."""
+    monkeypatch.delattr("celery.backends.base.BaseKeyValueStoreBackend.chord_expires", raising=False)
+    app = Celery("tests", backend=f"mq:///{path}?sync=never", set_as_current=False)
+    app.GroupResult("g", [app.AsyncResult("a"), app.AsyncResult("b")]).save(backend=app.backend)
+    app.backend.on_chord_part_return(SimpleNamespace(id="a", group="g", chord={}), states.SUCCESS, 1)
+    assert app.backend.results.get(app.backend.get_key_for_chord("g")) == 1
+    app.backend.results.close()
 
 
 def test_an_option_that_is_none_is_refused(path) -> None:
@@ -212,7 +291,7 @@ def test_a_tick_is_a_task_with_an_id_of_its_own_published_once(app) -> None:
     while tasks.stats().published < 2:
         assert beating.tick() == 0.0
     one, other = tasks.peek(2)
-    assert one.body != other.body and "celery_beat_task" in one.body
+    assert json.loads(one.body)["headers"]["id"] != json.loads(other.body)["headers"]["id"]
     ticks = beating.ticks
     tick = ticks.receive(timeout=PATIENCE)
     before = tasks.stats().published

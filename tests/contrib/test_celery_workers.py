@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("celery", reason='Celery is not installed: pip install "mq[celery]"')
 
 from celery import chain, chord, group
-from celery.exceptions import TaskRevokedError, TimeoutError
+from celery.exceptions import ChordError, TaskRevokedError, TimeoutError
 from workplace import PATIENCE, Workplace, load, until
 
 import mq
@@ -71,6 +71,8 @@ def test_a_worker_runs_what_celery_has(site: Site, pool: str) -> None:
     assert tasks.add.delay(2, 3).get(PATIENCE) == 5
     assert group(tasks.add.s(n, n) for n in range(5))().get(PATIENCE) == [0, 2, 4, 6, 8]
     assert chord([tasks.add.s(n, n) for n in range(5)], tasks.total.s())().get(PATIENCE) == 20
+    nested = group(tasks.add.s(1, 1), tasks.add.si(2, 2) | group(tasks.add.si(3, 3), tasks.add.si(4, 4)))
+    assert (nested | tasks.add.si(5, 5))().get(PATIENCE) == 10
     assert chain(tasks.add.s(1, 1), tasks.add.s(5))().get(PATIENCE) == 7
     assert tasks.stubborn.delay(2).get(PATIENCE) == 2
     with pytest.raises(ZeroDivisionError, match="by design"):
@@ -93,6 +95,47 @@ def test_a_worker_runs_what_celery_has(site: Site, pool: str) -> None:
     with pytest.raises(TaskRevokedError):
         tasks.add.apply_async((1, 1), task_id="to come").get(PATIENCE)
     until(lambda: site.stats()[:3] == (0, 0, 0), "something was left behind")
+
+
+def test_the_canvas_of_celery(site: Site) -> None:
+    """Every shape of it, with tasks that fail, are replaced and are added, and what is called then."""
+    site.worker(worker_prefetch_multiplier=4)
+    tasks = site.tasks
+    add, total, fail = tasks.add, tasks.total, tasks.fail
+
+    def noted(number: int) -> Any:
+        return tasks.run.si(site.log, number)
+
+    def get(signature: Any) -> Any:
+        return signature.apply_async().get(PATIENCE)
+
+    assert get(add.starmap([(1, 1), (2, 2)])) == [2, 4]
+    assert get(total.map([[1, 2], [3]])) == [3, 3]
+    assert get(add.chunks([(n, n) for n in range(5)], 2)) == [[0, 2], [4, 6], [8]]
+    assert get(chord([add.si(n, 1) for n in range(100)], total.s())) == sum(range(1, 101))
+    assert chord((add.si(n, 1) for n in range(5)), total.s())().get(PATIENCE) == sum(range(1, 6))
+    twice = chord([add.si(1, 1), add.si(2, 2)], total.s())
+    assert get(chord([twice, twice.clone(), add.si(3, 3)], total.s())) == 18
+    assert get(group(add.si(1, 1), twice.clone(), add.si(1, 1) | add.s(1)) | total.s()) == 11
+    assert sorted(get(chord([add.si(1, 1), tasks.adding.si(2, 2)], tasks.same.s()))) == [0, 2, 4]
+    for how, result in ("task", 2), ("chain", 3), ("group", [2, 4]), ("chord", 6):
+        assert get(tasks.replaced.si(how)) == result
+        assert get(group(tasks.replaced.si(how), add.si(1, 1)) | tasks.same.s()) == [result, 2]
+
+    with pytest.raises(ZeroDivisionError, match="by design"):
+        get(add.si(1, 1) | fail.si() | noted(0))
+    fail.si().link_error(noted(1)).delay()
+    (add.si(1, 1) | fail.si() | noted(0)).on_error(noted(2)).delay()
+    both = group(add.si(1, 1), fail.si())
+    both.link_error(noted(3))
+    both.delay()
+    failing = chord([add.si(1, 1), fail.si()], noted(0).on_error(noted(4)))()
+    error = failing.get(PATIENCE, propagate=False)
+    assert isinstance(error, ChordError) and re.search(r"Dependency \S+ raised ZeroDivisionError", str(error))
+    add.si(1, 1).link(noted(5)).delay()
+    until(lambda: len(site.lines()) >= 5)
+    until(site.is_idle)
+    assert sorted(site.lines()) == ["1", "2", "3", "4", "5"]
 
 
 # ── what is killed ─────────────────────────────────────────────────────────────────

@@ -105,6 +105,19 @@ def test_a_task_is_enqueued_run_and_has_its_result(backend, broker) -> None:
     assert broker.queue("default").stats()[:3] == (0, 0, 0)
 
 
+def test_a_durable_task_is_one_sync_also_on_commit(configure, count_syncs) -> None:
+    backend = configure(sync="always", enqueue_on_commit=True)
+    django_app.add.enqueue(1)
+    syncs = count_syncs(backend.store.broker)
+    django_app.add.enqueue(2)
+    assert len(syncs) == 1
+    with transaction.atomic():
+        result = django_app.add.enqueue(3)
+    assert len(syncs) == 2 and backend.store._results is None, "nothing waits for the disk of the results"
+    assert backend.get_result(result.id).status == READY
+    backend.store.close()
+
+
 def test_a_result_tells_where_its_task_is(backend, broker) -> None:
     result = django_app.add.enqueue(1)
     assert backend.get_result(result.id) == result
@@ -461,7 +474,7 @@ def test_what_it_supports(backend) -> None:
         ({"url": ""}, "which store"),
         ({"url": None}, "which store"),
         ({"url": "mq:///x?hots=1"}, "hots is no option"),
-        ({"hots": 1}, "OPTIONS has no hots"),
+        ({"hots": 1}, "hots is no option"),
         ({"sync": "sometimes"}, "sync is"),
     ],
 )

@@ -43,6 +43,7 @@ class Site(Workplace):
     def environment(self, **options: object) -> dict[str, str]:
         return {
             **super().environment(),
+            "DJANGO_SETTINGS_MODULE": "django_site",
             "DJANGO_STORE": f"mq:///{self.place}/data",
             "DJANGO_OPTIONS": json.dumps({**self.options, **options}),
         }

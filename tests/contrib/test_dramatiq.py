@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,16 @@ class Seen(Middleware):
 
     def after_declare_queue(self, broker: Any, queue_name: str) -> None:
         self.signals.append(("queue", queue_name))
+
+
+def test_a_durable_message_is_one_sync(path, count_syncs) -> None:
+    broker = MqBroker(path, sync="always")
+    broker.enqueue(message(0))
+    syncs = count_syncs(broker.store)
+    for number, delay in enumerate([None, 1_000, None], 1):
+        broker.enqueue(message(number), delay=delay)
+        assert len(syncs) == number
+    broker.close()
 
 
 def test_actors_and_queues_are_declared_without_a_store(broker, path) -> None:
@@ -298,7 +310,7 @@ def test_a_url_and_a_path_mean_the_same_and_what_is_not_said_is_not_declared(pat
         ("mq://", {}, "names no directory"),
         ("redis://localhost", {}, "is not a store's URL"),
         ("mq:///data?snyc=1", {}, "snyc is no option"),
-        ("mq:///data?max_attempts=many", {}, "max_attempts is a number"),
+        ("mq:///data?max_attempts=many", {}, "max_attempts is a whole number"),
         ("data", {"sync": "sometimes"}, "sync is"),
         (":memory:", {}, "give a directory"),
     ],
@@ -354,8 +366,13 @@ def test_a_full_disk_refuses_messages_and_lets_what_is_there_be_worked_off(broke
     assert next(consuming) is None
 
 
-def fill(disk: pytest.MonkeyPatch) -> None:
+def fill(disk: pytest.MonkeyPatch, refusals: int | None = None) -> None:
+    """For good, or until so many publishes are refused."""
+    publish, left = mq.Queue.publish, itertools.count() if refusals is None else iter(range(refusals))
+
     def full(self: mq.Queue[Any], body: object, **options: Any) -> int:
+        if next(left, None) is None:
+            return publish(self, body, **options)
         raise mq.DiskFull("data", "no space left on the device")
 
     disk.setattr(mq.Queue, "publish", full)
@@ -383,14 +400,13 @@ def test_a_task_whose_sequel_cannot_be_stored_is_delivered_again(broker, monkeyp
         pipeline([sent, second.message()]).run()
     else:
         broker.enqueue(sent)
-    with monkeypatch.context() as disk:
-        fill(disk)
-        worker.start()
-        until(lambda: stats(broker, "first").failed == 1)
+    fill(monkeypatch, refusals=1)
+    worker.start()
     until(lambda: len(runs) >= 3)
     broker.join("first", timeout=PATIENCE)
     broker.join("second", timeout=PATIENCE)
     worker.stop()
+    assert stats(broker, "first").failed == 1
     assert runs in (["first", "first", "second"], ["first", "first", "first"])
 
 
@@ -542,8 +558,14 @@ def test_results_are_stored_read_waited_for_and_expire(backend, path) -> None:
     short = message()
     backend.store_result(short, 1, 1)
     until(lambda: backend._get(backend.build_message_key(short)) is dramatiq.results.backend.Missing)
+    assert ResultBackend(path, namespace="mine").build_message_key(one) != backend.build_message_key(one)
+
+
+def test_options_of_result_backends_that_newer_versions_of_dramatiq_have_are_passed_on(path) -> None:
+    if "use_namespace_prefix_keys" not in signature(dramatiq.results.ResultBackend).parameters:
+        pytest.skip("this dramatiq has no use_namespace_prefix_keys")
     named = ResultBackend(path, namespace="mine", use_namespace_prefix_keys=True)
-    assert named.build_message_key(one).startswith("mine:q:actor:")
+    assert named.build_message_key(message()).startswith("mine:q:actor:")
 
 
 # ── rate limits ────────────────────────────────────────────────────────────────────

@@ -270,6 +270,18 @@ def test_what_follows_a_task_is_stored_with_its_ack_and_what_it_enqueues_itself_
     assert [type(task).__name__ for task in huey.pending()] == ["other", "first"]
 
 
+def test_a_durable_task_is_one_sync_and_its_end_with_what_follows_another(make, count_syncs) -> None:
+    huey = make(sync="always")
+    task = huey.task(retries=1)(lambda: 1 / 0)
+    task()
+    syncs = count_syncs(huey.storage._opener.broker)
+    for number, delay in enumerate([None, 60], 1):
+        task.schedule((), delay=delay) if delay else task()
+        assert len(syncs) == number
+    huey.execute(huey.dequeue())
+    assert len(syncs) == 3 and [task.retries for task in huey.pending()] == [1, 1, 0]
+
+
 def test_what_follows_a_task_whose_lease_was_lost_is_left_to_the_other_run(make, broker, caplog) -> None:
     slow, quick = make(), make()
 

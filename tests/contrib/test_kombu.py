@@ -376,6 +376,20 @@ def test_a_direct_exchange_routes_by_the_whole_key(connection) -> None:
     assert {key: each.bodies for key, each in got.items()} == {"a": ["a"], "b": [], "a.b": ["a.b"]}
 
 
+def test_a_durable_publish_is_one_sync_in_whichever_way_it_is_routed(connect, count_syncs) -> None:
+    connection = connect("sync=always")
+    direct, fanout = Exchange("jobs", "direct"), Exchange("all", "fanout")
+    got = consume(connection, bound("a", direct, "a"), bound("b", fanout), bound("c", fanout))
+    producer = connection.Producer()
+    producer.publish(0, exchange=direct, routing_key="a")
+    syncs = count_syncs(connection.transport.broker)
+    for number, (exchange, key) in enumerate([(direct, "a"), (fanout, ""), ("", "a")], 1):
+        producer.publish(number, exchange=exchange, routing_key=key)
+        assert len(syncs) == number
+    drain(connection)
+    assert sorted(got.bodies) == [0, 1, 2, 2, 3]
+
+
 def test_a_topic_exchange_routes_by_words(connection) -> None:
     exchange = Exchange("news", "topic")
     got = {key: consume(connection, bound(key, exchange, key)) for key in ("eu.*", "eu.#", "#", "*.sport")}

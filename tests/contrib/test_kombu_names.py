@@ -12,10 +12,10 @@ pytest.importorskip("kombu", reason='kombu is not installed: pip install "mq[cel
 from kombu.exceptions import ChannelError
 
 import mq
-from mq.contrib import stores
 from mq.contrib.kombu import routes
 from mq.contrib.kombu.arguments import publish_options, queue_options
-from mq.contrib.kombu.settings import settings
+from mq.contrib.kombu.settings import ConnectionSettings
+from mq.contrib.settings import parse
 
 # ── routes ─────────────────────────────────────────────────────────────────────────
 
@@ -186,19 +186,22 @@ def test_the_lowest_priority_may_be_the_first(given, stored) -> None:
     ],
 )
 def test_a_url_names_a_directory(url, path) -> None:
-    assert stores.parse(url).path == path
+    assert parse(url).path == path
 
 
 @pytest.mark.parametrize("url", ["mq://data", "mq://", "mq:///", "redis:///data", "", "mq:/data"])
 def test_other_urls_are_refused_and_the_form_is_told(url) -> None:
     with pytest.raises(mq.UsageError, match="mq:///data"):
-        stores.parse(url)
+        parse(url)
 
 
 def test_the_url_counts_and_then_the_transport_options() -> None:
-    found = settings("mq:///d?sync=0.1", {"sync": "never", "visibility_timeout": 5, "max_retries": 3})
-    assert found == ("d", 0.1, 5.0, None, "high_first", "queue")
-    assert settings("mq:///d?max_attempts=5&eta=worker", {}).max_attempts == 5
+    of_url = ConnectionSettings.of_url
+    found = of_url("mq:////d?sync=0.1", {"sync": "never", "visibility_timeout": 5, "max_retries": 3})
+    assert found == ConnectionSettings("/d", 0.1, 5.0, None, "high_first", "queue")
+    assert of_url("mq:////d?max_attempts=5&eta=worker", {}) == ConnectionSettings(
+        "/d", max_attempts=5, eta="worker"
+    )
 
 
 @pytest.mark.parametrize(
@@ -207,9 +210,9 @@ def test_the_url_counts_and_then_the_transport_options() -> None:
         ("mq:///d?snyc=1", {}, "snyc is no option"),
         ("mq:///d?sync=often", {}, "sync is"),
         ("mq:///d", {"priority_order": "up"}, "one of high_first, low_first"),
-        ("mq:///d?visibility_timeout=soon", {}, "is a number"),
+        ("mq:///d?visibility_timeout=soon", {}, "is a number of seconds"),
     ],
 )
 def test_settings_are_checked(url, given, said) -> None:
     with pytest.raises(mq.UsageError, match=said):
-        settings(url, given)
+        ConnectionSettings.of_url(url, given)

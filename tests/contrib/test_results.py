@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 import subprocess
@@ -464,6 +465,21 @@ def test_a_closed_one_says_so(results: Results) -> None:
     results.close()
     with pytest.raises(mq.Closed):
         results.get("k")
+
+
+def test_one_that_a_program_forgets_lets_go_of_its_file_without_a_warning(path: Path) -> None:
+    """From Python 3.13 on sqlite3 warns, and pytest makes that an error."""
+    results = Results(path)
+    results.put("k", 1)
+    assert results.path in _open_files()
+    del results
+    gc.collect()
+    assert str(path / "results.sqlite") not in _open_files()
+
+
+def _open_files() -> list[str]:
+    files = Path("/proc/self/fd").iterdir()
+    return [os.readlink(each) for each in files if os.path.lexists(each)]
 
 
 # ── backups ────────────────────────────────────────────────────────────────────────

@@ -330,6 +330,25 @@ def test_labels_say_when_in_which_order_and_where(path) -> None:
     asyncio.run(main())
 
 
+def test_a_durable_task_is_one_sync(path, count_syncs) -> None:
+    broker = MqBroker(path, sync="always")
+
+    @broker.task
+    async def task() -> None: ...
+
+    async def main() -> None:
+        await task.kiq()
+        syncs = count_syncs((await broker.store.broker())._broker)
+        for number in range(1, 4):
+            await task.kiq()
+            assert len(syncs) == number
+        await asyncio.gather(*(task.kiq() for _ in range(10)))
+        assert len(syncs) < 13, "tasks that wait together share a sync"
+        await broker.shutdown()
+
+    asyncio.run(main())
+
+
 def test_a_task_is_kicked_without_a_start_and_in_one_loop_after_another(path) -> None:
     broker = broker_of(path)
 

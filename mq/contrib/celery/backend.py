@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from celery import states
 from celery.backends.base import KeyValueStoreBackend
 from celery.exceptions import TimeoutError
+from celery.result import GroupResult
+from celery.utils.functional import LRUCache, _regen
 from kombu.utils.encoding import bytes_to_str
 
-from mq.contrib.kombu.settings import settings
+from mq.contrib.kombu.settings import ConnectionSettings
 from mq.contrib.results import Results
+from mq.contrib.stores import Opener
 from mq.errors import StorageError
 
 Meta = dict[str, Any]
+
+GENERATED_MAX: Final = 1000  # chords whose publishing failed are left behind
 
 
 class ResultBackend(KeyValueStoreBackend):
@@ -30,9 +34,9 @@ class ResultBackend(KeyValueStoreBackend):
 
     def __init__(self, app: Any, url: str | None = None, **options: Any) -> None:
         super().__init__(app, expires_type=int, url=url, **options)
-        self._settings = settings(url or "", app.conf.get("result_backend_transport_options") or {})
-        self._results: Results | None = None
-        self._part = threading.local()  # of a chord: the id of the task that has just ended
+        given = app.conf.get("result_backend_transport_options") or {}
+        self._opener = Opener(ConnectionSettings.of_url(url or "", given))
+        self._generated: Any = LRUCache(limit=GENERATED_MAX)  # chords that are being published
 
     def as_uri(self, include_password: bool = False) -> str:
         return str(self.url)
@@ -42,9 +46,7 @@ class ResultBackend(KeyValueStoreBackend):
 
     @property
     def results(self) -> Results:
-        if self._results is None:
-            self._results = Results(self._settings.path, sync=self._settings.sync)
-        return self._results
+        return self._opener.results
 
     def exception_safe_to_retry(self, exc: BaseException) -> bool:
         return isinstance(exc, StorageError)
@@ -72,25 +74,92 @@ class ResultBackend(KeyValueStoreBackend):
         self.results.sweep()
 
     # ── chords ─────────────────────────────────────────────────────────────────────
+    #
+    #   chord-unlock-<group>            how many of its tasks have returned
+    #   chord-unlock-<group>/size       of how many; 0: it is not known yet
+    #   chord-unlock-<group>/<task>     which one this is; it may be delivered, and return, again
+
+    def _apply_chord_incr(self, header_result_args: Any, body: Any, **options: Any) -> None:
+        """Before its tasks are published.  A chord that is applied again has the ids of the first time."""
+        group_id, results = header_result_args
+        key, size = self.get_key_for_chord(group_id), 0
+        self.results.clear(key)
+        if isinstance(results, _regen):  # a generator, which makes each task only when it is to be published
+            self._generated[group_id] = True
+        else:
+            super()._apply_chord_incr(header_result_args, body, **options)
+            size = sum(map(_tasks, results))
+        self.results.put(f"{key}/size", size, ttl=self._chord_ttl())
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        """Before the last task of a group in a chord is published.
+
+        *chord_size* may be that of another group, which ends a member of the chord: before Celery 5.7 it has
+        the same id.
+        """
+        if self._generated.pop(group_id, None):
+            self.results.put(f"{self.get_key_for_chord(group_id)}/size", chord_size, ttl=self._chord_ttl())
+
+    def add_to_chord(self, chord_id: str, result: Any) -> None:
+        """*result*: of a task that one of the chord's tasks is to publish."""
+        with self.results.transaction():
+            group = self.restore_group(chord_id, cache=False)
+            group.results.append(result)
+            self.save_group(chord_id, group)
+            self.results.incr(f"{self.get_key_for_chord(chord_id)}/size", _tasks(result))
 
     def on_chord_part_return(self, request: Any, state: Any, result: Any, **options: Any) -> None:
-        """A task that was delivered again counts once; and not at all, once the chord is over."""
-        if request.group:
-            key = self.get_key_for_chord(request.group)
-            if self.results.get(f"{key}/{request.id}") is not None and self.results.get(key) is None:
-                return
-        self._part.id = request.id
-        try:
+        """Celery restores all members for each that returns; here only behind the last one."""
+        if request.group and self._is_last(request):
             super().on_chord_part_return(request, state, result, **options)
-        finally:
-            self._part.id = None
+
+    def _is_last(self, request: Any) -> bool:
+        key, ttl = self.get_key_for_chord(request.group), self._chord_ttl()
+        with self.results.transaction():
+            index = getattr(request, "group_index", None) or 0
+            if self.results.add(f"{key}/{request.id}", index, ttl=ttl):
+                count = self.results.incr(key, ttl=ttl)
+            elif (count := self.results.get(key)) is None:
+                return False  # it was delivered again, and the chord is over
+            size = self.results.get(f"{key}/size")
+            if size is None:  # expired
+                group = self.restore_group(request.group)
+                if group is None:
+                    return True  # Celery says so
+                size = _tasks(group)
+            if count != size:
+                self._keep_for_chord(request)
+                return False
+            if self.restore_group(request.group) is None:
+                self._save_returned(request.group)
+        request.chord["chord_size"] = size
+        return True
+
+    def _save_returned(self, group_id: str) -> None:
+        """The members of a chord that was made by a generator: those that have returned, in their order."""
+        prefix = f"{self.get_key_for_chord(group_id)}/"
+        indexes = {key.removeprefix(prefix): index for key, index in self.results.items(prefix).items()}
+        del indexes["size"]
+        members = map(self.app.AsyncResult, sorted(indexes, key=indexes.__getitem__))
+        self.save_group(group_id, self.app.GroupResult(group_id, list(members)))
+
+    def _keep_for_chord(self, request: Any) -> None:
+        """From Celery 5.7 on chords may last longer than results are kept."""
+        expires = getattr(self, "_chord_result_expires", None)
+        if expires is not None:
+            self.expire(self.get_key_for_group(request.group), expires)
+            self.expire(self.get_key_for_task(request.id), expires)
 
     def incr(self, key: str) -> int:
-        part, ttl = getattr(self._part, "id", None), self.chord_expires or None
-        with self.results.transaction():
-            if part is None or self.results.add(f"{key}/{part}", b"", ttl=ttl):
-                return self.results.incr(key, ttl=ttl)
-            return self.results.get(key) or 0
+        """For Celery, which calls it behind the last task: they are counted before."""
+        return self.results.get(key) or 0
+
+    def is_cached(self, task_id: str) -> bool:
+        """Celery looks among these for the task whose exception it tells of: as cheap as in memory."""
+        return self.results.get(self.get_key_for_task(task_id)) is not None
+
+    def _chord_ttl(self) -> float | None:
+        return getattr(self, "chord_expires", self.expires) or None  # before Celery 5.7 there was the one
 
     # ── waiting ────────────────────────────────────────────────────────────────────
 
@@ -105,6 +174,12 @@ class ResultBackend(KeyValueStoreBackend):
             return meta if meta["status"] in states.READY_STATES else None
 
         return self._wait(probe, _until(timeout), interval, on_interval)
+
+    def iter_native(self, result: Any, **options: Any) -> Iterator[tuple[str, Meta]]:
+        """A group whose parent has failed is never published: what the parent raised is raised here."""
+        if options.get("on_interval") is None and result.parent is not None:
+            options["on_interval"] = lambda: _throw_parents(result)
+        yield from super().iter_native(result, **options)
 
     def get_many(
         self, task_ids: Iterable[str], timeout: float | None = None, interval: float | None = 0.5,
@@ -130,16 +205,30 @@ class ResultBackend(KeyValueStoreBackend):
         self, probe: Callable[[], Meta | None], until: float | None, interval: float | None,
         on_interval: Callable[[], object] | None,
     ) -> Meta:  # fmt: skip
-        """What *probe* returns once that is not None.  *on_interval* is called meanwhile, if there is one."""
+        """What *probe* returns once that is not None.  *on_interval* is called meanwhile, and then."""
         while True:
             left = None if until is None else max(0.0, until - time.monotonic())
             step = left if on_interval is None else min(interval or 0.5, left if left is not None else 1e9)
-            if (found := self.results.wait_for(probe, step)) is not None:
-                return found
-            if until is not None and time.monotonic() >= until:
+            found = self.results.wait_for(probe, step)
+            if found is None and until is not None and time.monotonic() >= until:
                 raise TimeoutError("The operation timed out.")
+            # Also once something is found: here Celery raises what a parent raised, and not the ChordError
+            # that follows from it.
             if on_interval is not None:
                 on_interval()
+            if found is not None:
+                return found
+
+
+def _tasks(result: Any) -> int:
+    """How many tasks there are behind a result; those of a group are many."""
+    return sum(map(_tasks, result.results)) if isinstance(result, GroupResult) else 1
+
+
+def _throw_parents(result: Any) -> None:
+    """Raise what a task raised that *result* follows from."""
+    while (result := result.parent) is not None:
+        result.maybe_throw()
 
 
 def _until(timeout: float | None) -> float | None:

@@ -34,12 +34,11 @@ from mq.contrib.django.framework import (
     TaskResultStatus,
     task_enqueued,
 )
-from mq.contrib.opening import Opener, ResultsOpener
 from mq.contrib.results import Results
-from mq.contrib.stores import Settings
+from mq.contrib.settings import Settings
+from mq.contrib.stores import Opener
 from mq.errors import UsageError
 
-OPTIONS: Final = ("url", *Settings._fields[1:], "result_ttl", "enqueue_on_commit")
 RESULT_TTL: Final = 7 * 86_400.0  # seconds
 ROUND_UP: Final = timedelta(microseconds=999)  # times are stored in whole milliseconds, and no task is early
 SECRET: Final = 22  # random signs in an id
@@ -51,11 +50,11 @@ class Store(Opener):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._progress = ResultsOpener(settings._replace(sync="never"))
+        self._progress = Opener(Settings(settings.path, sync="never"))
 
     @property
     def progress(self) -> Results:
-        """The same ones, for what need not be on the disk: a power cut takes it back with the attempt."""
+        """The same ones, for what need not be on the disk: that a task runs, and where its message is."""
         return self._progress.results
 
     def close(self) -> None:
@@ -78,10 +77,6 @@ class MqBackend(BaseTaskBackend):
         """Raises ImproperlyConfigured."""
         super().__init__(alias, params)
         options = dict(self.options)
-        if unknown := options.keys() - set(OPTIONS):
-            raise ImproperlyConfigured(
-                f"TASKS[{alias!r}]: OPTIONS has no {min(unknown)}, only {', '.join(OPTIONS)}"
-            )
         if not (url := options.pop("url", None)):
             raise ImproperlyConfigured(
                 f'TASKS[{alias!r}]: which store? Set OPTIONS = {{"url": BASE_DIR / "data"}}'
@@ -124,7 +119,7 @@ class MqBackend(BaseTaskBackend):
 
     def _publish_on_commit(self, result: Any) -> None:
         """The program has had the result, and its id, since before there was a message."""
-        self.store.results.put(_place(result.id), self._publish(result))
+        self.store.progress.put(_place(result.id), self._publish(result))
         self._tell(result)
 
     def _tell(self, result: Any) -> None:
@@ -193,9 +188,10 @@ class MqBackend(BaseTaskBackend):
         if not result.is_finished:
             self.store.progress.put(key, text)
             return
-        self.store.results.put(key, text, ttl=self.result_ttl)
-        if record.number(result.id) is None:
-            self.store.results.delete(_place(result.id))
+        with self.store.results.transaction():
+            self.store.results.put(key, text, ttl=self.result_ttl)
+            if record.number(result.id) is None:
+                self.store.results.delete(_place(result.id))
 
     # ── checks ─────────────────────────────────────────────────────────────────────
 

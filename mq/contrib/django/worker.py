@@ -31,7 +31,7 @@ from mq.contrib.django.framework import (
     task_finished,
     task_started,
 )
-from mq.workers.outcome import Reject, Retry
+from mq.workers.raised import Reject, Retry
 
 UNUSABLE = (ValueError, TypeError, KeyError, ImportError, SuspiciousOperation, InvalidTask)
 

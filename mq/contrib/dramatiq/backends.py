@@ -19,8 +19,8 @@ from dramatiq.results import ResultMissing, ResultTimeout
 from dramatiq.results.backend import DEFAULT_TIMEOUT, Missing
 
 from mq.api.broker import Sync
-from mq.contrib.opening import ResultsOpener
-from mq.contrib.stores import Settings
+from mq.contrib.settings import Settings
+from mq.contrib.stores import Opener
 
 PREFIX = "dramatiq-limits:"  # of the keys of rate limiters
 
@@ -33,7 +33,7 @@ class ResultBackend(Backend):
         namespace: str = "dramatiq-results", encoder: Encoder | None = None, **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(namespace=namespace, encoder=encoder, **options)
-        self._stored = ResultsOpener(Settings.of(place, sync=sync))
+        self._stored = Opener(Settings.of(place, sync=sync))
 
     def get_result(self, message: Any, *, block: bool = False, timeout: int | None = None) -> Any:
         """The result of *message*.
@@ -65,7 +65,7 @@ class RateLimiterBackend(Limits):
     """*place*, *sync*: as of MqBroker.  Barriers that wait do so without polling the disk."""
 
     def __init__(self, place: str | os.PathLike[str], *, sync: Sync | None = None) -> None:
-        self._stored = ResultsOpener(Settings.of(place, sync=sync))
+        self._stored = Opener(Settings.of(place, sync=sync))
 
     def add(self, key: str, value: int, ttl: int) -> bool:
         return self._stored.results.add(PREFIX + key, value, ttl=_seconds(ttl))

@@ -20,8 +20,9 @@ from dramatiq.errors import ConnectionClosed, QueueJoinTimeout, QueueNotFound
 from mq.api.broker import Broker as Store
 from mq.api.broker import Sync
 from mq.api.options import PublishOptions
-from mq.contrib import stores
 from mq.contrib.dramatiq.consumer import MqConsumer, Taken, reaching
+from mq.contrib.settings import Settings
+from mq.contrib.stores import Opener
 from mq.errors import MqError
 
 BEHIND_A_TASK = ("process_message", "skip_message")  # the signals in which middleware enqueues what follows
@@ -49,10 +50,9 @@ class MqBroker(Broker):
         sync: Sync | None = None, visibility_timeout: float | None = None,
         max_attempts: int | None = None,
     ) -> None:  # fmt: skip
-        settings = stores.Settings.of(
-            place, sync=sync, visibility_timeout=visibility_timeout, max_attempts=max_attempts
+        self._opener = Opener(
+            Settings.of(place, sync=sync, visibility_timeout=visibility_timeout, max_attempts=max_attempts)
         )
-        self._opener = stores.Opener(settings)
         self._behind = threading.local()  # the task whose middleware runs in this thread
         super().__init__(middleware)
         self.queues = set()

@@ -23,9 +23,9 @@ from huey.storage import BaseStorage
 from mq.api.message import Delivery
 from mq.api.options import PRIORITY_MAX, PublishOptions
 from mq.api.queue import Queue
-from mq.contrib.opening import Opener
 from mq.contrib.results import Results
-from mq.contrib.stores import Settings
+from mq.contrib.settings import Settings
+from mq.contrib.stores import Opener
 from mq.delivery.queue import State
 from mq.errors import UsageError
 
@@ -77,8 +77,6 @@ class MqStorage(BaseStorage):
         super().__init__(name)
         if not url:
             raise UsageError("which store? Say url='mq:///data', or a directory")
-        if unknown := options.keys() - Settings._fields[1:]:
-            raise UsageError(f"{min(unknown)} is no option, those are {', '.join(Settings._fields[1:])}")
         self.settings = Settings.of(url, **options)
         self.blocking, self.read_timeout, self.utc = blocking, read_timeout, utc
         self.expire_time = expire_time

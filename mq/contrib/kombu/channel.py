@@ -200,7 +200,7 @@ class Channel(virtual.Channel):
     def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **options: Any) -> None:
         self._inplace_augment_message(message, exchange, routing_key)
         if not exchange:
-            return self._put(routing_key, message)
+            return self._put(routing_key, message, **options)
         topic = routes.topic(exchange, routing_key or "")
         self.broker.topic(topic).publish(dumps(message), **self._options(message))
         if self.deadletter_queue and not self.broker.subscriptions(topic):

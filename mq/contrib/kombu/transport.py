@@ -31,7 +31,7 @@ from mq.api.watch import Watch
 from mq.contrib import stores
 from mq.contrib.kombu import channel as channels
 from mq.contrib.kombu import routes
-from mq.contrib.kombu.settings import Settings, settings
+from mq.contrib.kombu.settings import ConnectionSettings
 from mq.errors import Closed, CorruptStore, MqError, QueueFull, StorageError
 
 logger = get_logger(__name__)
@@ -94,8 +94,8 @@ class Transport(virtual.Transport):
     # ── the connection ─────────────────────────────────────────────────────────────
 
     @property
-    def settings(self) -> Settings:
-        return settings(self.client.hostname or "", self.client.transport_options)
+    def settings(self) -> ConnectionSettings:
+        return ConnectionSettings.of_url(self.client.hostname or "", self.client.transport_options)
 
     @property
     def broker(self) -> Broker:
@@ -104,8 +104,8 @@ class Transport(virtual.Transport):
         return self._lease.broker
 
     def establish_connection(self) -> Any:
-        path, sync, *_ = self.settings
-        self._lease, self._pid = stores.open(path, sync), os.getpid()
+        settings = self.settings
+        self._lease, self._pid = stores.open(settings.path, settings.sync), os.getpid()
         self._bell = Bell()
         self._watch: Watch = self.broker.watch(self._bell.ring)
         return super().establish_connection()

@@ -14,7 +14,7 @@ from taskiq import AsyncBroker, BrokerMessage
 from mq.aio.message import AsyncDelivery
 from mq.api.broker import Sync
 from mq.api.options import PublishOptions
-from mq.contrib.stores import Settings
+from mq.contrib.settings import Settings
 from mq.contrib.taskiq.holding import Hold, Taken
 from mq.contrib.taskiq.store import Store
 from mq.errors import Closed, CorruptStore, StaleReceipt, StorageError, StoreFailed, UsageError

@@ -14,9 +14,9 @@ from taskiq.depends.progress_tracker import TaskProgress
 from taskiq.exceptions import ResultGetError
 
 from mq.api.broker import Sync
-from mq.contrib.opening import ResultsOpener
 from mq.contrib.results import Results
-from mq.contrib.stores import Settings
+from mq.contrib.settings import Settings
+from mq.contrib.stores import Opener
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class ResultBackend(AsyncResultBackend[R]):
         result_ex_time: float | None = None, keep_results: bool = True,
         serializer: TaskiqSerializer | None = None,
     ) -> None:  # fmt: skip
-        self._opener = ResultsOpener(Settings.of(place, sync=sync))
+        self._opener = Opener(Settings.of(place, sync=sync))
         self._ttl, self._keeps, self._serializer = result_ex_time, keep_results, serializer
 
     async def _off_loop(self, do: Callable[[Results], T]) -> T:

@@ -25,7 +25,7 @@ from taskiq import ScheduledTask, TaskiqMessage
 from taskiq.abc.schedule_source import ScheduleSource as Source
 from taskiq.labels import prepare_label
 
-from mq.contrib.opening import ResultsOpener
+from mq.contrib.stores import Opener
 from mq.contrib.taskiq.broker import TICK_HEADER, MqBroker, publish_options
 from mq.errors import UsageError
 
@@ -41,7 +41,7 @@ class ScheduleSource(Source):
 
     def __init__(self, broker: MqBroker) -> None:
         self._broker = broker
-        self._opener = ResultsOpener(broker.store.settings)
+        self._opener = Opener(broker.store.settings)
 
     # ── what taskiq calls ──────────────────────────────────────────────────────────
 

@@ -9,7 +9,7 @@ from typing import Any
 import mq
 from mq.aio.broker import AsyncBroker
 from mq.aio.queue import AsyncQueue
-from mq.contrib.stores import Settings
+from mq.contrib.settings import Settings
 from mq.errors import MqError
 
 
