@@ -14,33 +14,29 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from mq.cli import output, progress
+from mq.cli.params import FILE
 from mq.engine.names import is_elsewhere
 from mq.errors import CorruptStore, MqError, StorageError, Unsupported, UsageError
 from mq.storage import paths
 from mq.storage.explain import explain, storage_error
 from mq.storage.real_disk import RealDisk
 
-if TYPE_CHECKING:
-    from click.shell_completion import CompletionItem
-
-    ParamType = click.ParamType[Any]
-else:
-    ParamType = click.ParamType
-
 ERROR: Final = 1
 USAGE: Final = 2
 EMPTY: Final = 3
 CORRUPT: Final = 4
+SIGNALLED: Final = 128  # and the number of the signal
+INTERRUPTED: Final = 130
+UNREAD: Final = 141
 
 DEFAULT_STORE: Final = "data"
 COMPLETE_VARIABLE: Final = "_MQ_COMPLETE"  # with which a shell asks, as click calls it for a command `mq`
@@ -49,22 +45,6 @@ DESTRUCTIVE: Final = frozenset({"delete", "purge", "repair", "cancel", "reject",
 DESTRUCTIVE_OPTIONS: Final = frozenset({"--yes", "--all", "--in-flight"})
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class File(ParamType):
-    """A path, that a shell completes.  Whether it is there, and may be used, is told by what uses it."""
-
-    name = "text"
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:  # fmt: skip
-        from click.shell_completion import CompletionItem  # which is only needed where a shell asks
-
-        return [CompletionItem(incomplete, type="file")]
-
-
-FILE: Final = File()
 
 
 class Failure(click.ClickException):
@@ -90,10 +70,10 @@ def reported(ctx: click.Context) -> Iterator[None]:
         output.flush()
     except KeyboardInterrupt as stop:
         output.drop()
-        ctx.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
+        ctx.exit(SIGNALLED + stop.args[0] if stop.args else INTERRUPTED)
     except BrokenPipeError:
         output.drop()
-        ctx.exit(128 + signal.SIGPIPE)
+        ctx.exit(UNREAD)
     except CorruptStore as error:
         raise Failure(str(error), CORRUPT) from None
     except UsageError as error:
@@ -133,13 +113,18 @@ class Command(click.Command):
 
 
 class Group(Command, click.Group):
-    """Commands about one noun; alone, without one of them, it shows its help, or what its function prints."""
+    """Commands about one noun.  *alone*: its function runs also without one of them; else help is shown."""
 
     command_class = Command
     group_class = type  # of a group in it: this one, too
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **({"invoke_without_command": True, "no_args_is_help": False} | options))
+    def __init__(self, *args: Any, alone: bool = False, **options: Any) -> None:
+        super().__init__(*args, **(options | {"invoke_without_command": alone, "no_args_is_help": False}))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not self.invoke_without_command:
+            print_and_exit(ctx, ctx.get_help())
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order in which one meets them
@@ -167,9 +152,9 @@ def command(short_help: str) -> Callable[[Callable[..., Any]], Command]:
     return click.command(cls=Command, short_help=short_help)
 
 
-def group(short_help: str) -> Callable[[Callable[..., Any]], Group]:
+def group(short_help: str, *, alone: bool = False) -> Callable[[Callable[..., Any]], Group]:
     """A decorator that makes a function a group of commands."""
-    return click.group(cls=Group, short_help=short_help)
+    return click.group(cls=Group, short_help=short_help, alone=alone)
 
 
 def _show_help(ctx: click.Context, _param: click.Parameter, asked: bool) -> None:
@@ -193,7 +178,9 @@ def store_option(command: F) -> F:
         if value is not None:
             ctx.find_root().obj = value
         store = str(ctx.find_root().obj)
-        if store and not is_elsewhere(store):
+        if not store:
+            raise click.UsageError("--store is empty: name a directory", ctx)
+        if not is_elsewhere(store):
             paths.absolute(store)  # an error, if the working directory is gone
             store = ctx.find_root().obj = paths.tidy(store)
         return store

@@ -6,7 +6,9 @@ import click
 
 import mq
 from mq.cli import output
-from mq.cli.app import FILE, command, json_option, require_store, store_option
+from mq.cli.app import command, json_option, require_store, store_option
+from mq.cli.looking import open_to_copy
+from mq.cli.params import FILE
 from mq.cli.progress import Progress
 from mq.engine import backup as engine
 
@@ -22,13 +24,13 @@ def backup(directory: str, as_json: bool, store: str) -> None:
 
     DEST is new or empty, or an earlier backup of this store: then only what is new is copied.  The
     backup is a store with the same id; to use it, put it where the store was, or `mq restore` it elsewhere.
+    A store on a file system that has become read-only, as that of a failing disk, is copied as it is.
 
     \b
     mq backup /mnt/backup/data
     mq -s /mnt/backup/data verify
     """
-    require_store(store)
-    with mq.open(store) as broker, Progress("copying") as progress:
+    with open_to_copy(store) as broker, Progress("copying") as progress:
         engine.back_up(broker._store, directory, progress.show)
         _say(as_json, directory, broker.store_id, "a backup: it has the id of the store")
 
@@ -43,8 +45,7 @@ def clone(directory: str, as_json: bool, store: str) -> None:
     \b
     mq clone /tmp/try-it-out
     """
-    require_store(store)
-    with mq.open(store) as broker, Progress("copying") as progress:
+    with open_to_copy(store) as broker, Progress("copying") as progress:
         made = engine.clone(broker._store, directory, progress.show)
     _say(as_json, directory, made, "a store of its own")
 

@@ -10,8 +10,8 @@ import click
 
 import mq
 from mq.cli import output, speed
-from mq.cli.app import FILE, Failure, command, json_option, shown, store_option
-from mq.cli.params import DURATION, SIZE_TYPE
+from mq.cli.app import Failure, command, json_option, shown, store_option
+from mq.cli.params import DURATION, FILE, SIZE_TYPE
 from mq.cli.progress import Progress
 from mq.cli.scratch import scratch
 from mq.cli.speed import Result, Spread

@@ -11,7 +11,8 @@ import mq
 from mq.cli import output
 from mq.cli.app import command, json_option, require_files, require_store, store_option
 from mq.cli.inspect import Sums, take_census
-from mq.cli.progress import Progress
+from mq.cli.looking import look
+from mq.cli.progress import LogProgress, Progress
 from mq.delivery import records
 from mq.engine.compacting import GAIN_BYTES, begun_bytes, garbage_upto
 from mq.storage import paths
@@ -59,7 +60,8 @@ def compact(dry_run: bool, as_json: bool, store: str) -> None:
 def _compact(store: str) -> tuple[int, int]:
     before = _disk_bytes(store)
     if before <= begun_bytes(0):  # as much is reserved as soon as the store is opened to be changed
-        return before, before
+        with look(store):  # an error if it is corrupt
+            return before, before
     with mq.open(store) as broker, Progress("compacting") as progress:
         broker._store.maintenance.compact(progress.show, only_to_shrink=True)
     return before, _disk_bytes(store)
@@ -79,7 +81,7 @@ def _estimate(store: str) -> tuple[int, int]:
     """Bytes of all segments now, and about how many a compaction would leave."""
     with Progress("reading") as progress:
         limit = _garbage_upto(store, progress)
-    with Progress("reading") as progress:
+    with LogProgress("reading") as progress:
         census = take_census(RealDisk(), store, progress)
     rows = list(census.rows())
     before = sum(file.size for file, _ in rows)

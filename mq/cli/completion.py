@@ -40,9 +40,13 @@ BASH: Final = r"""
             compopt -o default
         elif [[ $type == plain ]]; then
             value=${value#"$prefix"}
-            if [[ ${COMP_WORDS[COMP_CWORD]} != [\"\']* && $value == *[^[:alnum:]._/:@%%+,=-]* ]]; then
-                printf -v value %%q "$value"
-            fi
+            case ${COMP_WORDS[COMP_CWORD]} in
+                \"*)
+                    value=${value//\\/\\\\} value=${value//\"/\\\"}
+                    value=${value//\$/\\\$} value=${value//\`/\\\`} ;;
+                \'*) value=${value//\'/\'\\\'\'} ;;
+                *) [[ $value != *[^[:alnum:]._/:@%%+,=-]* ]] || printf -v value %%q "$value" ;;
+            esac
             COMPREPLY+=("$value")
         fi
     done <<< "$response"

@@ -23,11 +23,11 @@ from mq.cli.app import (
     group,
     json_option,
     note,
-    require_store,
+    shown,
     store_option,
     yes_option,
 )
-from mq.cli.looking import look, open_late
+from mq.cli.looking import look, open_late, open_there
 from mq.cli.message import blocks, fields
 from mq.cli.params import QUEUE
 from mq.cli.progress import Progress
@@ -122,7 +122,7 @@ def _age(queue: mq.Queue[Any], found: Sequence[Letter]) -> float | None:
     return None
 
 
-@group(short_help="Dead letters: list, show, replay, purge.")
+@group(short_help="Dead letters: list, show, replay, purge.", alone=True)
 @json_option
 @store_option
 @click.pass_context
@@ -162,7 +162,7 @@ def dead(ctx: click.Context, as_json: bool, store: str) -> None:
         texts = ["queue", "from", "last reason"]
         output.table(header, rows, left=texts, cut=texts, spare=["from", "oldest"])
     else:
-        note(f"{store}: no dead letters")
+        note(f"{shown(store)}: no dead letters")
 
 
 def _reasons(each: Grave) -> str:
@@ -270,8 +270,7 @@ def replay(
     mq dead replay mail --all --to mail.retry
     """
     wanted = _wanted(ids, reason, everything)
-    require_store(store)
-    with mq.open(store) as broker:
+    with open_there(store) as broker:
         source = grave(broker, queue)
         if to is not None:
             existing.queue(broker, to)

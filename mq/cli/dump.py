@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import click
+import msgspec
 
+import mq
 from mq.cli import output
 from mq.cli.app import Failure, command, disk_at, json_option, note, store_option
 from mq.cli.inspect import KIND_NAMES, exit_code, gap_fields, gap_line, kind_name
 from mq.cli.names import Names
+from mq.cli.options import shown_value
 from mq.cli.params import PLACE, QUEUE
-from mq.cli.progress import Progress
+from mq.cli.progress import LogProgress
 from mq.cli.publication import published_at
 from mq.delivery import records
 from mq.delivery.decode import NotUnderstood, decode
@@ -31,10 +33,17 @@ from mq.storage.shared import NO_LIMIT
 from mq.storage.walk import read
 
 BODY_COLUMNS: Final = 60
+NAME_COLUMNS_MIN: Final = 8
 NAME_COLUMNS_MAX: Final = 24
 INDENT: Final = 4  # of a body, and of what a terminal has no room for
 ID_MASK: Final = (1 << 64) - 1
 KINDS: Final = tuple(KIND_NAMES.values())
+SAYINGS: Final = {  # of facts that are true or false
+    ("dead", True): "as a dead letter",
+    ("dead", False): "back, as if never tried",
+    ("whole", True): "as it is",
+    ("in_flight", True): "also what is in flight",
+}
 
 
 # ── what a record says ─────────────────────────────────────────────────────────────
@@ -122,8 +131,7 @@ def _that_may_name(stretch: Stretch, message: int) -> list[Event]:
     ]  # fmt: skip
 
 
-@dataclass
-class _Wanted:
+class _Wanted(msgspec.Struct):
     """What was asked for.  `pick` leaves out what is not, as far as a glance tells, before it is decoded."""
 
     queue: str | None
@@ -166,8 +174,7 @@ class _Dump:
         self._shown: dict[int, int] = {}  # by base of the segment: up to where
         self._gaps: set[Gap] = set()
         self._first = -1  # the record that is shown already
-        self.progress = Progress("reading", hidden=output.is_terminal())
-        self._start, self._end = -1, 0
+        self.progress = LogProgress("reading", hidden=output.is_terminal())
 
     def begin_with(self, disk: Disk, store: str, message: int) -> None:
         """Show at once how *message* was published, if its place tells: then what happened to it follows."""
@@ -180,7 +187,7 @@ class _Dump:
 
     def begin(self, end: int) -> None:
         self._names.begin(end)
-        self._start, self._end = -1, end
+        self.progress.begin(end)
         if self._columns:
             self._columns.widen(end)
 
@@ -193,8 +200,7 @@ class _Dump:
         assert each
         self._names.see(each, part)
         if not part.stale:
-            self._start = part.start if self._start < 0 else self._start
-            self.progress.show(part.end - self._start, self._end - self._start)
+            self.progress.read(part.start, part.end)
         upto = self._shown.get(each.base, 0)
         new = part.stretch if part.start >= upto else part.stretch.part(bisect_left(part.stretch.lsns, upto))
         if new.lsns:
@@ -335,27 +341,46 @@ class _Columns:
         if item.dropped:
             text = f"(not finished, left out)  {text}"
         shown = output.excerpt(name, NAME_COLUMNS_MAX) if name else "-"
+        shown += " " * (NAME_COLUMNS_MIN - output.width(shown))
         kind = kind_name(item.kind)
         time = output.instant(item.ms + each.skew_ms)
-        line = f"{item.lsn:>{self._lsn}}  {time}  {kind:{self._kind}}  {shown:8}  {text}"
+        line = f"{item.lsn:>{self._lsn}}  {time}  {kind:{self._kind}}  {shown}  {text}"
         output.say(output.escape(line.rstrip()), INDENT)
         if self._bodies and (raw := body(item)) is not None:
             whole = output.body_bytes(item.flags, raw).decode(errors="backslashreplace")
             output.indented(output.escape(whole, keep="\n\t"), INDENT)
 
 
+def _words(name: str, value: Any) -> Iterator[str]:
+    """One of the facts, for a person."""
+    if name == "options":
+        yield from (_option(*each) for each in value.items())
+    elif name == "messages":
+        yield f"message{'' if len(value) == 1 else 's'} {', '.join(map(str, value))}"
+    elif name == "kept" and value:
+        yield f"all but {', '.join(map(str, value))}"
+    elif name == "queues":
+        yield f"to {', '.join(value) or 'no queue'}"
+    elif name == "held":
+        yield from (f"{each['queue']} {each['place'].replace('_', ' ')}" for each in value)
+    elif name in ("headers", "match", "meta"):
+        yield from (f"{name.removesuffix('s')} {key}={text}" for key, text in value.items())
+    elif isinstance(value, bool):
+        yield SAYINGS[name, value]
+    elif name == "why":
+        yield value
+    elif name not in ("name", "times", "cutoff", "kept") and value != "":
+        yield f"{name.replace('_', ' ')} {value!r}" if name == "reason" else f"{name} {value}"
+
+
+def _option(name: str, value: Any) -> str:
+    value = mq.Backoff(*value) if name == "backoff" else value
+    return name if value is True else f"{name}={shown_value(name, value)}"
+
+
 def _text(item: Found, said: Facts, *, excerpt: bool = True) -> str:
     """What a record says, for a person: facts by name, a body as its size and beginning."""
-    parts = [f"{key}={value}" for key, value in said.get("options", {}).items()]
-    for name, value in said.items():
-        if name == "messages":
-            parts.append(f"message{'' if len(value) == 1 else 's'} {', '.join(map(str, value))}")
-        elif name == "queues":
-            parts.append(f"to {', '.join(value) or 'no queue'}")
-        elif name == "held":
-            parts += [" ".join([each["queue"], each["place"]]) for each in value]
-        elif name not in ("name", "options", "times") and value not in ("", item.lsn):
-            parts.append(f"{name.replace('_', ' ')} {value!r}" if name == "reason" else f"{name} {value}")
+    parts = [part for name, value in said.items() if value != item.lsn for part in _words(name, value)]
     raw = body(item)
     if raw is not None:
         start = output.body_bytes(item.flags, raw)[: 4 * BODY_COLUMNS].decode(errors="backslashreplace")

@@ -8,7 +8,6 @@ from typing import Any, Final
 import mq
 from mq.cli.app import Failure, as_named, note
 from mq.delivery.under_way import MOVING_SUFFIX
-from mq.engine import outgoing
 from mq.engine.names import check_name
 
 NAMED_MAX: Final = 10
@@ -23,6 +22,8 @@ def queue(broker: mq.Broker, name: str) -> mq.Queue[Any]:
 
 def tell_of_under_way(broker: mq.Broker, names: Iterable[str]) -> None:
     """Of queues with what a move to another store has left under way: it may be there as well."""
+    from mq.engine import outgoing  # not before it is needed: most commands ask for none
+
     for name in names:
         found = outgoing.moving(broker._store, name) if name.endswith(MOVING_SUFFIX) else None
         if found and found.messages:

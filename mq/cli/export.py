@@ -107,7 +107,7 @@ class Exporter:
 @json_option
 @store_option
 def import_(file: str | None, resume: bool, again: bool, as_json: bool, store: str) -> None:
-    """Read what `mq export` wrote, from FILE or standard input, and store it.
+    """Read what `mq export` wrote, from FILE or standard input (also as -), and store it.
 
     The store is made if it is missing.  Messages get ids of their own, and all else is as it was.
     A queue that is there already keeps its options, and gets the messages.
@@ -137,7 +137,7 @@ def import_(file: str | None, resume: bool, again: bool, as_json: bool, store: s
 
 
 def _source(file: str | None, stack: ExitStack) -> BinaryIO:
-    if file is not None:
+    if file not in (None, "-"):
         try:
             return stack.enter_context(open(file, "rb"))
         except OSError as error:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import click
+import msgspec
 
 from mq.cli import output
 from mq.cli.app import CORRUPT, ERROR, command, disk_at, json_option, note, store_option
-from mq.cli.progress import Progress
+from mq.cli.progress import LogProgress
 from mq.delivery import fold, records
 from mq.delivery.options import ASIDE_KEY, TOPIC_KEY
 from mq.delivery.queue import QueueState
@@ -41,15 +41,14 @@ MEANINGS: Final = {
 }
 
 
-@dataclass
-class Sums:
+class Sums(msgspec.Struct):
     """What is in one segment; sizes in bytes."""
 
-    kinds: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = msgspec.field(default_factory=Counter)
     records: int = 0  # bytes of all intact ones
     live: int = 0  # of messages that are not settled, and of definitions
     messages: int = 0  # live ones
-    gaps: list[Gap] = field(default_factory=list)
+    gaps: list[Gap] = []
 
     @property
     def damaged(self) -> int:
@@ -62,12 +61,12 @@ class Census:
     walk: Walk
     oldest: Oldest | None  # the message that lives in a queue
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: LogProgress) -> None:
         self._progress = progress
 
     def begin(self, end: int) -> None:
         self.state, self.end = State(), 0
-        self._start, self._upto = -1, end
+        self._progress.begin(end)
         self.sums: defaultdict[int, Sums] = defaultdict(Sums)  # by the base of the segment
         self.kinds: defaultdict[int, Counter[int]] = defaultdict(Counter)  # of events, by the queue's number
 
@@ -88,8 +87,7 @@ class Census:
             sums.kinds[kind_name(kind)] += count
         sums.records += part.end - part.start
         if not part.stale:
-            self._start = part.start if self._start < 0 else self._start
-            self._progress.show(part.end - self._start, self._upto - self._start)
+            self._progress.read(part.start, part.end)
         if not part.dropped:
             self.end = max(self.end, part.end)
             if not part.stale:
@@ -168,7 +166,7 @@ def _first(queue: QueueState) -> int | None:
     return min([*firsts, *queue.delayed, *queue.flights], default=None)
 
 
-def take_census(disk: Disk, store: str, progress: Progress) -> Census:
+def take_census(disk: Disk, store: str, progress: LogProgress) -> Census:
     """Started over if compaction drops a segment meanwhile."""
     while True:
         census = Census(progress)
@@ -212,7 +210,7 @@ def inspect(ctx: click.Context, as_json: bool, store: str) -> None:
     mq inspect --json | jq 'select(.type == "damage")'
     """
     disk = disk_at(ctx, store)
-    with Progress("reading") as progress:
+    with LogProgress("reading") as progress:
         census = take_census(disk, store, progress)
     walked = census.walk
     rows = _store_fields(census, store, locks.present(disk, store))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,23 @@ def look(store: str) -> Iterator[mq.Broker]:
     with mq.open(store, read_only=True) as broker:
         broker._store.hold_still()
         yield broker
+
+
+def open_there(store: str) -> mq.Broker:
+    """Opened to be changed, and not made."""
+    require_store(store)
+    return mq.open(store)
+
+
+def open_to_copy(store: str) -> mq.Broker:
+    """Opened as others have it, and synced before it is copied; on a read-only file system, only read."""
+    require_store(store)
+    return mq.open(store, read_only=not is_elsewhere(store) and _is_on_read_only(store))
+
+
+def _is_on_read_only(path: str) -> bool:
+    """Whether *path* is on a file system that is mounted so."""
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
 def open_late(store: str) -> mq.Broker:

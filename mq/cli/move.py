@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 import mq
 from mq.cli import existing, output
@@ -20,6 +21,7 @@ from mq.cli.app import (
     json_option,
     note,
     require_store,
+    shown,
     store_option,
     yes_option,
 )
@@ -32,6 +34,8 @@ from mq.engine.carrying import SLICE_MESSAGES, Copied
 from mq.engine.names import check_name, is_elsewhere
 from mq.engine.outgoing import topic_key
 from mq.storage import paths
+
+STORE_PATHS: Final = ("/", "./", "../")
 
 to_store_option = click.option(
     "--to-store", metavar="STORE", help="Where they go: a directory, made if it is missing, or an address."
@@ -46,7 +50,7 @@ def _tidy(to_store: str) -> str:
 
 def _is_same(store: str, other: str) -> bool:
     if is_elsewhere(store) or is_elsewhere(other):
-        return store == other
+        return shown(store) == shown(other)
     return os.path.exists(other) and os.path.samefile(store, other)
 
 
@@ -166,10 +170,11 @@ def move(
                     moved = passage.move(broker._store, target._store, queue, way.to, limit, progress.add)
         broker.flush()
         stay = broker.queue(queue).stats().in_flight
-    where = way.to if way.is_here else f"{way.to} in {output.plain(way.to_store)}"
+    where = way.to if way.is_here else f"{way.to} in {output.plain(shown(way.to_store))}"
     output.result(
         f"{output.count(moved, 'message')} of {queue} moved to {where}",
-        {"queue": queue, "to": way.to, "store": way.to_store, "moved": moved, "in_flight": stay}, as_json,
+        {"queue": queue, "to": way.to, "store": shown(way.to_store), "moved": moved, "in_flight": stay},
+        as_json,
     )  # fmt: skip
     if stay:
         note(f"still in {queue}, since in flight: {output.count(stay, 'message')}")
@@ -241,9 +246,9 @@ def copy(
     """Copy the messages of QUEUE, as they are at one moment, to the queue TO or to another store.
 
     TO is made if it is missing, with the options of QUEUE; in another store with its subscriptions, too.
-    Without QUEUE, the whole store: all queues with their options and messages, topics with what they
-    retain, dedup ids, schedules.  Copies get ids of their own, and all else is as it was; what is in
-    flight is ready.  What is there keeps its options.
+    Without QUEUE, or between two addresses or paths (/…, ./…), the whole store: all queues with their
+    options and messages, topics with what they retain, dedup ids, schedules.  Copies get ids of their
+    own, and all else is as it was; what is in flight is ready.  What is there keeps its options.
 
     Run again it goes on, or copies only what is new.  At the end the messages are counted: exit code 1
     if some were missed, or may have been, since the store was in use: a message that comes to a queue
@@ -253,7 +258,12 @@ def copy(
     mq copy mail mail.try
     mq copy mail --to-store /srv/other
     mq copy --to-store nats://nats.example.org/shop
+    mq copy ./data nats://nats.example.org/shop
     """
+    if _are_stores((queue, to)):
+        if to_store is not None or ctx.get_parameter_source("store") is ParameterSource.COMMANDLINE:
+            raise click.UsageError("the stores are named twice: give them without --store and --to-store")
+        store, queue, to_store = _tidy(str(queue)), None, to
     with _resumable():
         if queue is None:
             found = _copy_store(store, to_store, again)
@@ -280,6 +290,11 @@ def copy(
 
 
 Found = list[tuple[dict[str, Any], Copied]]
+
+
+def _are_stores(names: tuple[str | None, ...]) -> bool:
+    """Whether each is an address, or a path that says so: a queue may be called "data", too."""
+    return all(name and (is_elsewhere(name) or name.startswith(STORE_PATHS)) for name in names)
 
 
 def _copy_queue(way: Way, again: bool) -> Found:

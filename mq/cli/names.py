@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from mq.cli.progress import Progress
+from mq.cli.progress import LogProgress
 from mq.delivery import records
 from mq.delivery.options import HIDDEN_KEYS, TOPIC_KEY, key_of
 from mq.delivery.state import EXCHANGE
@@ -79,7 +79,7 @@ class Names:
 
     def read_all(self) -> None:
         if not self._complete:
-            with Progress("reading names") as progress:
+            with LogProgress("reading names") as progress:
                 read(self._disk, self._store, records.NEW, _Reading(self, progress))
             self._complete = True
 
@@ -126,17 +126,16 @@ class Names:
 class _Reading:
     """Names, and how far the log is read for them."""
 
-    def __init__(self, names: Names, progress: Progress) -> None:
+    def __init__(self, names: Names, progress: LogProgress) -> None:
         self._names, self._progress = names, progress
 
     def begin(self, end: int) -> None:
-        self._start, self._end = -1, end
+        self._progress.begin(end)
         self._names.begin(end)
 
     def see(self, each: Segment | None, part: Run | Gap) -> None:
         if isinstance(part, Run):
-            self._start = part.start if self._start < 0 else self._start
-            self._progress.show(part.end - self._start, self._end - self._start)
+            self._progress.read(part.start, part.end)
         self._names.see(each, part)
 
 

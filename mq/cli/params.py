@@ -127,7 +127,7 @@ class Name(ParamType):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:  # fmt: skip
-        from click.shell_completion import CompletionItem
+        from click.shell_completion import CompletionItem  # only needed where a shell asks
 
         import mq
 
@@ -140,11 +140,25 @@ class Name(ParamType):
         return []
 
 
+class File(ParamType):
+    """A path, that a shell completes.  Whether it is there, and may be used, is told by what uses it."""
+
+    name = "text"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:  # fmt: skip
+        from click.shell_completion import CompletionItem  # only needed where a shell asks
+
+        return [CompletionItem(incomplete, type="file")]
+
+
 DURATION: Final = Duration()
 SIZE_TYPE: Final = Size()
 INSTANT: Final = Instant()
 PLACE: Final = Place()
 PAIR: Final = Pair()
+FILE: Final = File()
 QUEUE: Final = Name("queue", lambda broker, prefix: broker.queues(prefix=prefix, limit=COMPLETIONS_MAX))
 TOPIC: Final = Name("topic", lambda broker, _: broker.topics())
 SCHEDULE: Final = Name("schedule", lambda broker, _: [each.name for each in broker.schedules()])

@@ -51,11 +51,13 @@ def peek(
     mq peek mail --state in_flight
     """
     with look(store) as broker:
-        source = broker.queue(queue)
+        source, more = broker.queue(queue), 0
         if ids:
             messages = [_by_id(existing.queue(broker, queue), id) for id in dict.fromkeys(ids)]
         else:
             messages = source.peek(limit, state=state)
+            if len(messages) == limit and not as_json:
+                more = getattr(source.stats(), state) - limit
         if not messages:
             note(existing.why_empty(broker, source, state))
             ctx.exit(EMPTY)
@@ -66,6 +68,8 @@ def peek(
         message.blocks(messages)
     else:
         _print_table(messages)
+    if more > 0:
+        note(f"{more:,} more; -n shows more of them")
 
 
 def _by_id(queue: mq.Queue[Any], id: int) -> mq.Message[Any]:

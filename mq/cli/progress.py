@@ -93,6 +93,18 @@ class Progress:
         self.erase()
 
 
+class LogProgress(Progress):
+    """Of a log that is read from its head to its end."""
+
+    def begin(self, end: int) -> None:
+        self._first, self._end = -1, end
+
+    def read(self, start: int, stop: int) -> None:
+        """What stands from *start* to *stop* was read."""
+        self._first = start if self._first < 0 else self._first
+        self.show(stop - self._first, self._end - self._first)
+
+
 _opening: list[Progress] = []  # of the store that is being opened
 
 

@@ -47,11 +47,11 @@ class Way(NamedTuple):
     skips_blank: bool
 
 
-def _as_option(function: F) -> F:
+def as_option(function: F) -> F:
     return click.option(
         "-a", "--as", "kind", type=click.Choice(["auto", "text", "json", "bytes"]), default="auto",
         help="auto: a JSON object or array becomes a structure, all else is text.  json: all is JSON."
-        "  text, bytes: each is stored as it is.  [default: auto]",
+        "  text, bytes: stored as it is.  [default: auto]",
     )(function)  # fmt: skip
 
 
@@ -66,7 +66,7 @@ OPTIONS: Final = (
     click.option("--timeout", type=DURATION, metavar="SECONDS", help="To wait for room in a full queue."),
 )
 FROM: Final = (
-    _as_option,
+    as_option,
     click.option("-0", "--null", is_flag=True, help="Read messages that end with a NUL, not lines."),
     click.option("-q", "--quiet", is_flag=True, help="Do not print ids."),
     click.option(
@@ -138,7 +138,7 @@ def publish_all(
     if as_json and not messages and not is_set:
         read = partial(envelope.read, given=given)
         kind, most = "json", ENVELOPE_BYTES_MAX
-    bodies = [_argument(each, kind) for each in messages]
+    bodies = [argument(each, kind) for each in messages]
     with open_or_make(store) as broker, Interrupts() as interrupts:
         way = Way(
             name, target(broker, given), read, b"\0" if null else b"\n", most,
@@ -162,7 +162,8 @@ def publish_all(
             note(_told_structures(structures, total))
 
 
-def _argument(message: str, kind: str) -> object:
+def argument(message: str, kind: str) -> object:
+    """The body that an argument stands for."""
     try:
         return parse(os.fsencode(message), kind)
     except BadLine as error:

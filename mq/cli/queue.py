@@ -17,11 +17,10 @@ from mq.cli.app import (
     group,
     json_option,
     note,
-    require_store,
     store_option,
     yes_option,
 )
-from mq.cli.looking import look, open_or_make
+from mq.cli.looking import look, open_or_make, open_there
 from mq.cli.options import shown_options
 from mq.cli.params import DURATION, NONE, PAIR, QUEUE, SIZE_TYPE, Optional
 from mq.cli.stats import Options
@@ -118,9 +117,6 @@ def queue() -> None:
     mq queue pause mail
     mq queue delete mail
     """
-    ctx = click.get_current_context()
-    if ctx.invoked_subcommand is None:
-        output.line(ctx.get_help())
 
 
 @queue.command(short_help="Make a queue.")
@@ -156,8 +152,7 @@ def set_(name: str, as_json: bool, store: str, **options: Any) -> None:
     \b
     mq queue set mail --max-attempts none --ttl 2d
     """
-    require_store(store)
-    with mq.open(store) as broker:
+    with open_there(store) as broker:
         found = existing.queue(broker, name)
         given = _given(options, found.options())
         if not given:
@@ -201,8 +196,7 @@ def resume(names: tuple[str, ...], as_json: bool, store: str) -> None:
 
 
 def _pause(names: tuple[str, ...], store: str, paused: bool, as_json: bool) -> None:
-    require_store(store)
-    with mq.open(store) as broker:
+    with open_there(store) as broker:
         for found in [existing.queue(broker, name) for name in dict.fromkeys(names)]:
             (found.pause if paused else found.resume)()
             done = "paused" if paused else "resumed"
@@ -224,8 +218,7 @@ def rename(name: str, new: str, as_json: bool, store: str) -> None:
     mq queue rename mail letters
     """
     check_name(new)
-    require_store(store)
-    with mq.open(store) as broker:
+    with open_there(store) as broker:
         existing.queue(broker, name).rename(new)
     output.result(f"{name} is called {new}", {"queue": new, "before": name}, as_json)
 
@@ -246,7 +239,6 @@ def purge(name: str, in_flight: bool, yes: bool, as_json: bool, store: str) -> N
     mq queue purge mail
     mq queue purge mail --in-flight --yes
     """
-    require_store(store)
 
     def do(found: mq.Queue[Any], agreed: Agreed | None) -> int:
         return commands.purge(found._store, found._channel, in_flight=in_flight, agreed=agreed)
@@ -275,7 +267,6 @@ def delete(name: str, yes: bool, as_json: bool, store: str) -> None:
     \b
     mq queue delete mail
     """
-    require_store(store)
 
     def do(found: mq.Queue[Any], agreed: Agreed | None) -> None:
         commands.delete(found._store, found._channel, agreed)

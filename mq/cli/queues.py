@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from mq.cli import output
-from mq.cli.app import command, json_option, note, store_option
+from mq.cli.app import command, json_option, note, shown, store_option
 from mq.cli.looking import look
 from mq.cli.params import QUEUE
 from mq.cli.stats import QueueStats
@@ -36,9 +36,9 @@ def queues(prefix: str, as_json: bool, store: str) -> None:
     elif found:
         _print_table(found)
     elif prefix:
-        note(f"{store}: no queue begins with {prefix!r}")
+        note(f"{shown(store)}: no queue begins with {prefix!r}")
     else:
-        note(f"{store}: no queues yet; a queue comes to be when something is published to it")
+        note(f"{shown(store)}: no queues yet; a queue comes to be when something is published to it")
 
 
 def _print_table(found: list[QueueStats]) -> None:

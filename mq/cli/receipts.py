@@ -11,7 +11,8 @@ import msgspec
 
 import mq
 from mq.cli import output
-from mq.cli.app import USAGE, Failure, command, json_option, note, require_store, store_option
+from mq.cli.app import USAGE, Failure, command, json_option, note, store_option
+from mq.cli.looking import open_there
 from mq.cli.params import DURATION
 from mq.errors import StaleReceipt
 
@@ -110,9 +111,8 @@ def extend(receipts: tuple[str, ...], seconds: float | None, as_json: bool, stor
 
 def _settle(receipts: Sequence[str], store: str, done: str, settle: Settle, as_json: bool) -> None:
     given = list(dict.fromkeys(map(mq.Receipt, receipts) if receipts else _read()))
-    require_store(store)
     stale: tuple[int, ...] = ()
-    with mq.open(store) as broker:
+    with open_there(store) as broker:
         try:
             settle(broker.queue(ANY), given)
         except StaleReceipt as error:

@@ -7,8 +7,10 @@ import itertools
 import math
 import os
 import select
+import signal
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import click
@@ -16,13 +18,15 @@ import click
 import mq
 from mq.api.options import check_seconds
 from mq.cli import existing, message, output
-from mq.cli.app import EMPTY, command, json_option, note, require_store, store_option
+from mq.cli.app import EMPTY, command, json_option, note, store_option
+from mq.cli.looking import open_there
 from mq.cli.params import DURATION, QUEUE
 from mq.cli.progress import Progress
 from mq.cli.signals import Interrupts
 from mq.errors import StaleReceipt
+from mq.workers.mailbox import Mailbox
 
-LOOK_SECONDS: Final = 0.1  # while it waits: how long a Ctrl-C may go unnoticed
+LOOK_SECONDS: Final = 0.1  # while it waits for a reader: how long a Ctrl-C may go unnoticed
 
 
 @command(short_help="Take messages, print them, ack them.")
@@ -72,13 +76,13 @@ def receive(
     if follow and wait is not None:
         raise click.UsageError("--follow waits for ever: leave out --wait")
     seconds = math.inf if follow else check_seconds("--wait", wait or 0.0)
-    require_store(store)
     if null and as_json:
         raise click.UsageError("--json prints lines: leave out --null")
     taken, printer = 0, _Printer(as_json, b"\0" if null else b"\n", not no_ack, verbose)
-    with mq.open(store) as broker, Interrupts() as interrupts:
+    with open_there(store) as broker, Interrupts() as interrupts:
         source = broker.queue(queue)
-        deliveries = iter(lambda: _next(source, seconds, interrupts), None)
+        bell = _Bell(broker, source)
+        deliveries = iter(lambda: _next(source, bell, seconds, interrupts), None)
         total = 0 if follow else source.stats().ready
         with Progress("receiving", min(total, limit or total), "message", hidden=output.is_terminal()) as bar:
             for delivery in itertools.islice(deliveries, limit):
@@ -93,15 +97,39 @@ def receive(
         note(f"{output.count(taken, 'message')} left in flight; --json or -v has the receipts")
 
 
-def _next(source: mq.Queue[Any], seconds: float, interrupts: Interrupts) -> mq.Delivery[Any] | None:
+def _next(
+    source: mq.Queue[Any], bell: _Bell, seconds: float, interrupts: Interrupts
+) -> mq.Delivery[Any] | None:  # fmt: skip
     """The next message; None if none comes within *seconds*."""
     until = time.monotonic() + seconds
     while True:
         interrupts.check()
         left = until - time.monotonic()
-        delivery = source.receive(timeout=max(0.0, min(LOOK_SECONDS, left)))
-        if delivery or left <= LOOK_SECONDS:
+        delivery = source.receive(timeout=0)
+        if delivery or left <= 0:
             return delivery
+        bell.wait(left, interrupts)
+
+
+class _Bell:
+    """Rung when there may be a message.  A signal ends the waiting at once: no message is in hand then.
+
+    Python tells the mailbox of a signal as it comes, also of one that comes just before the waiting.
+    """
+
+    def __init__(self, broker: mq.Broker, source: mq.Queue[Any]) -> None:
+        self._queues, self._rings = [source], Mailbox[None]()
+        self._watch = broker.watch(partial(self._rings.put, None))
+
+    def wait(self, seconds: float, interrupts: Interrupts) -> None:
+        """Return when there may be a message, or after so long."""
+        seconds = min(seconds, self._watch.arm(self._queues))
+        before = signal.set_wakeup_fd(self._rings.fd, warn_on_full_buffer=False)
+        try:
+            with interrupts.allowed():
+                self._rings.take(seconds)
+        finally:
+            signal.set_wakeup_fd(before)
 
 
 class _Printer:

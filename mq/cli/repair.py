@@ -44,7 +44,8 @@ def repair(dry_run: bool, as_json: bool, store: str) -> None:
             fields = loss._asdict() | {"ids": list(loss.ids), "queues": queues, "copy": loss.copy or None}
             output.json_line({"type": "lost", **fields, "dry_run": dry_run})
         else:
-            output.say(str(loss) + were_for(queues), 2)
+            said = loss._replace(copy="") if dry_run else loss
+            output.say(str(said) + were_for(queues), 2)
     output.flush()
     if not losses:
         note("nothing is damaged; nothing was changed")

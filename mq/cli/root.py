@@ -9,13 +9,13 @@ import gc
 import importlib
 import keyword
 import os
-import shlex
 from typing import Any, Final, NamedTuple
 
 import click
 
 from mq.cli import output, progress
-from mq.cli.app import COMPLETE_VARIABLE, DEFAULT_STORE, FILE, Group, print_and_exit, reported
+from mq.cli.app import COMPLETE_VARIABLE, DEFAULT_STORE, Group, print_and_exit, reported
+from mq.cli.params import FILE
 from mq.engine import loading
 
 
@@ -85,6 +85,8 @@ class Root(Group):
             return f"there is no command `mq {name}`: {helps}"
         if name not in ELSEWHERE:
             return super().unknown(ctx, args)
+        import shlex  # not before it is needed: each command starts anew
+
         meant = " ".join([ELSEWHERE[name], *(output.excerpt(shlex.quote(each), 40) for each in rest)])
         return f"there is no command `mq {name}`: type `{meant}`"
 
@@ -109,7 +111,7 @@ def _show_version(ctx: click.Context, _param: click.Parameter, asked: bool) -> N
         print_and_exit(ctx, f"mq {mq.__version__}")
 
 
-@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Root, alone=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "-s", "--store", metavar="DIR", type=FILE, envvar="MQ_STORE", default=DEFAULT_STORE,
     help="The store.  [default: $MQ_STORE, or ./data]",
@@ -143,4 +145,5 @@ def main() -> None:
     else:
         loading.watch = progress.opening
     gc.freeze()  # what is loaded stays: it is not searched for garbage, which also the exit did
+    gc.enable()
     cli(prog_name="mq")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -10,11 +9,10 @@ import click
 import mq
 from mq.api.schedule import new_schedule
 from mq.cli import output
-from mq.cli.app import USAGE, Failure, command, is_made, json_option, note, store_option
-from mq.cli.envelope import BadLine
-from mq.cli.looking import look, open_or_make
+from mq.cli.app import Failure, command, json_option, note, shown, store_option
+from mq.cli.looking import look, open_or_make, open_there
 from mq.cli.params import DURATION, QUEUE, SCHEDULE
-from mq.cli.publish import parse
+from mq.cli.publish import argument, as_option
 from mq.engine.names import check_name, check_schedule
 
 MILLISECONDS = timedelta(milliseconds=1)
@@ -35,11 +33,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 @click.option(
     "--ttl", type=DURATION, metavar="SECONDS", help="After which a message expires that was not received."
 )
-@click.option(
-    "-a", "--as", "kind", type=click.Choice(["auto", "text", "json", "bytes"]), default="auto",
-    help="auto: a JSON object or array becomes a structure, all else is text.  json: all is JSON."
-    "  text, bytes: it is stored as it is.  [default: auto]",
-)  # fmt: skip
+@as_option
 @json_option
 @store_option
 def schedule(
@@ -57,10 +51,7 @@ def schedule(
     """
     check_schedule(name)  # before a store is made for it
     check_name(queue)
-    try:
-        body = parse(os.fsencode(message), kind)
-    except BadLine as error:
-        raise Failure(f"{output.excerpt(message, 40)!r}: {error}", USAGE) from None
+    body = argument(message, kind)
     options: mq.PublishOptions = {} if ttl is None else {"ttl": ttl}
     new_schedule(
         name, queue, topic=False, cron=cron, every=every, tz=tz, missed=missed, options=options
@@ -107,7 +98,7 @@ def schedules(as_json: bool, store: str) -> None:
         cut = ["schedule", "queue", "times"]
         output.table(header, rows, left=header, cut=cut, spare=["last", "times", "queue"])
     else:
-        note(f"{store}: no schedules; `mq schedule` makes one")
+        note(f"{shown(store)}: no schedules; `mq schedule` makes one")
 
 
 @command(short_help="Take back a schedule.")
@@ -120,10 +111,7 @@ def unschedule(name: str, as_json: bool, store: str) -> None:
     \b
     mq unschedule report
     """
-    if not is_made(store):
-        with look(store):  # says what is wrong
-            pass
-    with mq.open(store) as broker:
+    with open_there(store) as broker:
         if not broker.unschedule(name):
             known = ", ".join(each.name for each in broker.schedules()[:10])
             raise Failure(f"no schedule is called {name!r}; known: {known or 'none'}")

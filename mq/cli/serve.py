@@ -9,8 +9,8 @@ from typing import Final
 import click
 
 from mq.cli import output
-from mq.cli.app import FILE, Failure, group, json_option, note, store_option
-from mq.cli.params import DURATION
+from mq.cli.app import Failure, group, json_option, note, store_option
+from mq.cli.params import DURATION, FILE
 from mq.cli.watching import alert_options
 from mq.serve.alerts import Rule
 from mq.serve.credentials import add_key, change
@@ -20,7 +20,7 @@ INSTALL: Final = "mq serve needs libraries of its own: pip install 'mq[serve]'"
 NAME_CHARS_MAX: Final = 64
 
 
-@group(short_help="Serve the store over HTTP, as Amazon SQS does.")
+@group(short_help="Serve the store over HTTP, as Amazon SQS does.", alone=True)
 @store_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(

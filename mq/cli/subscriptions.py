@@ -8,8 +8,8 @@ import click
 
 import mq
 from mq.cli import existing, output
-from mq.cli.app import Failure, command, json_option, note, require_store, store_option
-from mq.cli.looking import look, open_or_make
+from mq.cli.app import Failure, command, json_option, note, shown, store_option
+from mq.cli.looking import look, open_or_make, open_there
 from mq.cli.params import PAIR, PLACE, QUEUE, TOPIC
 from mq.engine.names import check_name, check_pattern
 
@@ -42,9 +42,9 @@ def subscriptions(topic: str | None, as_json: bool, store: str) -> None:
         ]
         output.table(header, rows, left=header, cut=header)
     elif topic is None:
-        note(f"{store}: no subscriptions; `mq subscribe` makes one")
+        note(f"{shown(store)}: no subscriptions; `mq subscribe` makes one")
     else:
-        note(f"{store}: no queue gets what is published to {topic}")
+        note(f"{shown(store)}: no queue gets what is published to {topic}")
 
 
 def _match(broker: mq.Broker, queue: str, pattern: str) -> dict[str, str]:
@@ -100,8 +100,7 @@ def unsubscribe(queue: str, pattern: str, as_json: bool, store: str) -> None:
     mq unsubscribe billing 'orders.*.paid'
     """
     check_pattern(pattern)
-    require_store(store)
-    with mq.open(store) as broker:
+    with open_there(store) as broker:
         found = existing.queue(broker, queue)
         if not found.unsubscribe(pattern):
             raise Failure(f"{queue} has no pattern {pattern!r}; {existing.among(found.subscriptions())}")

@@ -17,6 +17,7 @@ from mq.cli.app import (
     group,
     json_option,
     note,
+    shown,
     store_option,
     yes_option,
 )
@@ -61,7 +62,7 @@ def topics(as_json: bool, store: str) -> None:
         ]
         output.table(header, rows, left=["topic"], cut=["topic"])
     else:
-        note(f"{store}: no topics are known by name; `mq topic set` has one retain messages")
+        note(f"{shown(store)}: no topics are known by name; `mq topic set` has one retain messages")
 
 
 @group(short_help="Publish to a topic, have it retain messages, read those back.")
@@ -76,9 +77,6 @@ def topic() -> None:
     mq topic set orders.eu --retain-for 7d
     mq topic history orders.eu --since 1h
     """
-    ctx = click.get_current_context()
-    if ctx.invoked_subcommand is None:
-        output.line(ctx.get_help())
 
 
 @topic.command(short_help="Publish to all queues that subscribe.")

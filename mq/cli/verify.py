@@ -11,7 +11,7 @@ from mq.cli.app import CORRUPT, command, disk_at, json_option, note, store_optio
 from mq.cli.checkpoints import unusable
 from mq.cli.inspect import MEANINGS, exit_code, gap_fields, gap_line
 from mq.cli.names import Lost, were_for
-from mq.cli.progress import Progress
+from mq.cli.progress import LogProgress
 from mq.delivery import records
 from mq.delivery.decode import refusals
 from mq.errors import Unsupported
@@ -31,7 +31,7 @@ class Findings:
 
     walk: Walk
 
-    def __init__(self, disk: Disk, store: str, progress: Progress) -> None:
+    def __init__(self, disk: Disk, store: str, progress: LogProgress) -> None:
         self._disk, self._progress = disk, progress
         self.lost = Lost(disk, store)
         self.checkpoints: list[str] = []  # files that cannot be used
@@ -40,18 +40,16 @@ class Findings:
     def begin(self, end: int) -> None:
         self.records = self.bytes = 0  # of intact records
         self.gaps: list[tuple[Gap, tuple[int, ...]]] = []  # with the messages affected
-        self._start, self._end = -1, end
+        self._progress.begin(end)
 
     def see(self, each: Segment | None, part: Run | Gap) -> None:
         if isinstance(part, Gap):
             ids = () if each is None or part.torn else suspects(self._disk, each, part, self.lost)
             self.gaps.append((part, ids))
         elif not part.stale:  # else its file is only not unlinked yet
-            if self._start < 0:
-                self._start = part.start
             self.records += len(part.stretch.lsns)
             self.bytes += part.end - part.start
-            self._progress.show(part.end - self._start, self._end - self._start)
+            self._progress.read(part.start, part.end)
 
     @property
     def damaged(self) -> bool:
@@ -93,7 +91,7 @@ def verify(ctx: click.Context, as_json: bool, store: str) -> None:
 
 
 def _verify(disk: Disk, store: str) -> Findings:
-    with Progress("verifying") as progress:
+    with LogProgress("verifying") as progress:
         found = Findings(disk, store, progress)
         walked = found.walk = read(disk, store, records.NEW, found, refusals)
     found.gaps = [each for each in found.gaps if each[0].lsn >= walked.head or each[0] in walked.missing]

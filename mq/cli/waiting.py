@@ -10,8 +10,8 @@ import click
 
 import mq
 from mq.cli import existing, output
-from mq.cli.app import ERROR, command, confirm, json_option, note, require_store, store_option, yes_option
-from mq.cli.looking import look
+from mq.cli.app import ERROR, command, confirm, json_option, note, store_option, yes_option
+from mq.cli.looking import look, open_there
 from mq.cli.params import DURATION, INSTANT, QUEUE
 
 ids_argument = click.argument("ids", nargs=-1, type=int, required=True, metavar="ID...")
@@ -35,7 +35,6 @@ def cancel(
     \b
     mq cancel mail 4711 4805
     """
-    require_store(store)
     with look(store) as broker:
         existing.queue(broker, queue)
     confirm(f"drop {output.count(len(set(ids)), 'message')} of {queue}", yes)
@@ -66,8 +65,7 @@ def reschedule(
     """
     if delay is not None and at is not None:
         raise click.UsageError("--delay and --at say the same: give one of them")
-    require_store(store)
-    with mq.open(store) as broker:
+    with open_there(store) as broker:
         source = existing.queue(broker, queue)
         _each(
             ctx,

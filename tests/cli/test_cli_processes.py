@@ -196,7 +196,7 @@ def test_readers_beside_compaction_never_miss_a_segment(store: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", CHURN], stdout=subprocess.PIPE) as writer:
         try:
             writer.stdout.readline()  # type: ignore[union-attr]
-            for _ in range(30):
+            for _ in range(12):
                 mq.open(store, read_only=True).close()
                 for command in ("inspect", "dump"):
                     result = CliRunner().invoke(cli, [command])

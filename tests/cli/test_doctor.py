@@ -289,7 +289,7 @@ def test_a_paused_queue(run: Run, store: Path, filled: list[int]) -> None:
     with mq.open(store) as broker:
         broker.queue("mail").pause()
     found = findings(run)["paused"]
-    assert found["severity"] == "warning" and found["what"] == "mail: paused, with 3 messages that wait"
+    assert found["severity"] == "warning" and found["what"] == "mail: paused, with 3 messages waiting"
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,13 @@ def test_the_manual_is_current() -> None:
 def test_no_command_is_imported_before_it_is_used() -> None:
     code = "import sys, mq.cli; print(*sorted(name for name in sys.modules if name.startswith('mq.cli.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == ["mq.cli.app", "mq.cli.output", "mq.cli.progress", "mq.cli.root"]
+    assert done.stdout.split() == [
+        "mq.cli.app",
+        "mq.cli.output",
+        "mq.cli.params",
+        "mq.cli.progress",
+        "mq.cli.root",
+    ]
 
 
 # ── mistakes ───────────────────────────────────────────────────────────────────────
@@ -118,6 +124,7 @@ def test_no_command_is_imported_before_it_is_used() -> None:
         ("queues --jsn", "did you mean '--json'? `mq queues --help` says how"),
         ("peek", "missing argument 'QUEUE'; `mq peek --help` says how"),
         ("\x1b[31mred", "`mq --help` lists those there are"),
+        ("queues --store=", "--store is empty: name a directory; `mq queues --help` says how"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(run: Run, store: Path, typed: str, said: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -97,6 +98,31 @@ def test_dump_for_a_person_is_a_line_a_record(run: Run, busy: list[int]) -> None
     assert len(run("dump").stdout.splitlines()) == len(run("dump", "--json").stdout.splitlines())
     assert "reason 'ValueError: no'" in run("dump", "-k", "nack").stdout
     assert run("dump", "-k", "ack").stdout.endswith(f"  message {busy[0]}\n")
+
+
+def test_dump_says_what_happened_in_words(run: Run, store: Path) -> None:
+    with mq.open(store) as broker:
+        mail = broker.queue("mail", visibility_timeout=60)
+        mail.update_meta({"owner": "ada"})
+        mail.subscribe("orders.#", match={"source": "shop"})
+        broker.topic("orders.eu", retain_count=1).publish("one", headers={"source": "shop"})
+        delivery = mail.receive(timeout=0)
+        assert delivery
+        delivery.reject("no such customer")
+        broker.queue("mail.dead").replay()
+        assert mail.receive(timeout=0)
+        mail.purge(in_flight=True)
+        mail.publish("two")
+        mail.cancel(mail.publish("three"))
+    assert run("move", "mail", "letters").exit_code == 0
+    text = run("dump").stdout
+    for said in (
+        "to mail.dead  as a dead letter  reason 'no such customer'", "to mail  back, as if never tried",
+        "to letters  as it is", "also what is in flight", "  cancelled", "header source=shop",
+        "pattern orders.#  match source=shop", "visibility_timeout=1 min", "meta owner=ada", "  topic  ",
+    ):  # fmt: skip
+        assert said in text
+    assert not re.search(r"True|False|None|[\[{(]", text)
 
 
 def test_dump_of_a_queue_that_is_not_there(run: Run, busy: list[int]) -> None:

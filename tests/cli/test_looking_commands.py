@@ -30,6 +30,8 @@ def test_peek_shows_a_line_a_message_and_takes_nothing(run: Run, filled: list[in
 
 def test_peek_as_json(run: Run, filled: list[int]) -> None:
     first, *_ = map(json.loads, run("peek", "mail", "--json", "-n", "1").stdout.splitlines())
+    assert run("peek", "mail", "-n", "2").stderr == "mq: 1 more; -n shows more of them\n"
+    assert run("peek", "mail", "-n", "3").stderr == ""
     assert not _
     assert first.pop("created_at").endswith("Z")
     assert first == {

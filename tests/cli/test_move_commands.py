@@ -77,7 +77,7 @@ def test_an_export_that_is_imported_and_exported_is_the_same(run: Run, store: Pa
     before = contents(store)
     first = run("export")
     assert first.exit_code == 0 and contents(store) == before
-    done = run("import", "--store", "other", input=first.stdout_bytes)
+    done = run("import", "-", "--store", "other", input=first.stdout_bytes)
     assert (done.exit_code, done.stdout) == (0, "8 messages of 4 queues imported\n")
     again = run("export", "--store", "other")
     assert lines(again.stdout) == lines(first.stdout)
@@ -275,6 +275,13 @@ def test_a_store_is_copied_and_a_second_copy_brings_what_is_new(run: Run, store:
         "audit": 0, "mail": 1, "mail.dead": 0, "shop.eu": 0
     }  # fmt: skip
     assert all(each["there"] == each["copied"] + each["before"] and not each["missing"] for each in found)
+
+
+def test_two_paths_are_two_stores(run: Run, store: Path, shop: None) -> None:
+    assert run("copy", "./data", "./other").stdout == "8 messages of 4 queues copied\n"
+    assert lines(run("export", "--store", "other").stdout) == lines(run("export").stdout)
+    with mq.open("other") as broker:
+        assert "./other" not in broker.queues()
 
 
 def test_messages_are_copied_to_another_queue(run: Run, store: Path, filled: list[int]) -> None:
@@ -480,6 +487,11 @@ def test_a_note_that_another_move_has_replaced_keeps_a_slice_out(store: Path, fi
         (["copy", "mail"], 2, "name the queue they go to"),
         (["copy", "nothing", "--to-store", "other"], 1, "no queue 'nothing'"),
         (["copy", "--to-store", ""], 2, "--to-store"),
+        (["copy", "./data", "./other", "--to-store", "other"], 2, "the stores are named twice"),
+        (["copy", "./data", "./other", "-s", "data"], 2, "the stores are named twice"),
+        (["copy", "./data", "nats://user@"], 2, "nats://"),
+        (["copy", "./other", "../third"], 1, "there is no store here"),
+        (["copy", "./data", "data"], 1, "no queue './data'"),
         (["export", "nothing"], 1, "no queue 'nothing'"),
         (["export", "-s", "other"], 1, "there is no store here"),
         (["copy", "-s", "other", "--to-store", "third"], 1, "there is no store here"),

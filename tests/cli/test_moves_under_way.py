@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,22 +99,24 @@ def test_what_the_target_refuses_goes_back_also_into_a_full_queue(store: Path, m
 # ── cut off: on, or back ───────────────────────────────────────────────────────────
 
 
-def test_what_is_under_way_is_not_deleted_renamed_received_or_replayed(
+def test_what_is_under_way_is_not_dropped_renamed_received_or_replayed(
     run: Run, store: Path, cut_off: list[str]
 ) -> None:
     for args in (
         ["delete", "mail", "--yes"], ["delete", "mail.moving", "--yes"], ["rename", "mail", "letters"],
-        ["rename", "mail.moving", "letters"], ["resume", "mail.moving"],
+        ["rename", "mail.moving", "letters"], ["resume", "mail.moving"], ["purge", "mail.moving", "--yes"],
     ):  # fmt: skip
         result = run("queue", *args)
         assert result.exit_code == 2 and "600 messages of 'mail' under way" in result.stderr
         assert "`mq move --back`" in result.stderr
     with mq.open(store) as broker:
-        for do in (broker.queue("mail").delete, broker.queue("mail.moving").replay):
+        moving = broker.queue("mail.moving")
+        (first,) = moving.peek(1)
+        of_first = [partial(moving.cancel, first.id), partial(moving.reschedule, first.id, delay=9)]
+        for do in (broker.queue("mail").delete, moving.replay, moving.purge, *of_first):
             with pytest.raises(mq.UsageError, match="under way"):
                 do()
-        moving = broker.queue("mail.moving").receive(timeout=0)
-    assert moving is None
+        assert moving.receive(timeout=0) is None
     for args in (["export"], ["copy", "--to-store", "copy"]):
         assert "mail.moving: a move of mail to " in run(*args).stderr
     elsewhere = run("move", "mail", "--to-store", "third")

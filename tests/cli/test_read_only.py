@@ -186,7 +186,7 @@ def test_on_a_read_only_file_system(store: Path) -> None:
     mount = "mount --bind data data && mount -o remount,ro,bind data && ! touch data/x && exec "
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", mount + '"$@"', "sh", sys.executable, "-c", EACH,
-         *(command.replace("TARGET", "target") for command in LOOKING)],
+         *(command.replace("TARGET", "target") for command in [*LOOKING, "backup saved", "clone tried"])],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     if not done.stdout and ("unshare" in done.stderr or "mount" in done.stderr):

@@ -5,17 +5,25 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
+import signal
+import threading
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from commands import Run, Start
+from companions import state_of, until
 
 import mq
 import mq.engine.bodies
-from mq.cli import output
+from mq.cli import output, receive
+from mq.cli.signals import Interrupts
+
+SLOW_SECONDS = 20.0  # for what takes a millisecond
 
 
 def counts(store: Path, queue: str = "mail") -> tuple[int, int, int]:
@@ -149,3 +157,59 @@ def test_output_that_takes_a_part_gets_the_rest(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(output, "stream", lambda: sips)
     output.line(b"more than a sip")
     assert sips.getvalue() == b"more than a sip\n"
+
+
+def test_it_asks_again_only_when_there_may_be_a_message(tmp_path, monkeypatch) -> None:
+    asked: list[float | None] = []
+    plain = mq.Queue.receive
+
+    def counted(self: mq.Queue, timeout: float | None = None, **options: Any) -> Any:
+        asked.append(timeout)
+        return plain(self, timeout, **options)
+
+    monkeypatch.setattr(mq.Queue, "receive", counted)
+    with mq.open(tmp_path / "store") as broker, Interrupts() as interrupts:
+        queue = broker.queue("mail")
+
+        def publish() -> None:
+            until(lambda: broker._store.waiters.asleep)
+            queue.publish(b"x")
+
+        publisher = threading.Thread(target=publish)
+        publisher.start()
+        delivery = receive._next(queue, receive._Bell(broker, queue), math.inf, interrupts)
+        publisher.join()
+        assert delivery and delivery.raw == b"x"
+    assert asked == [0, 0]
+
+
+def test_a_signal_that_no_wait_was_there_for_ends_the_waiting(tmp_path: Path) -> None:
+    """As one that comes just before the command falls asleep: it interrupts no system call of the thread.
+
+    Here another thread gets it.
+    """
+    ended, in_time, seen = threading.Event(), list[bool](), deque[bool](maxlen=10)
+    with mq.open(tmp_path / "store") as broker, Interrupts() as interrupts:
+        queue = broker.queue("mail")
+
+        def has_fallen_asleep() -> bool:
+            """Seen several times: once it may have waited for this thread."""
+            seen.append(bool(broker._store.waiters.asleep) and state_of(main) == "S")
+            return len(seen) == seen.maxlen and all(seen)
+
+        def strike() -> None:
+            until(has_fallen_asleep)
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+            in_time.append(ended.wait(SLOW_SECONDS))
+            queue.publish("so that it ends in any case")
+
+        main, striker = threading.get_native_id(), threading.Thread(target=strike)
+        striker.start()
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                receive._next(queue, receive._Bell(broker, queue), math.inf, interrupts)
+        finally:
+            ended.set()
+            striker.join()
+    assert in_time == [True]
+    assert signal.set_wakeup_fd(-1) == -1

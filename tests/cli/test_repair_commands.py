@@ -150,6 +150,8 @@ def test_repair_costs_the_damaged_message_and_says_so(run: Run, store: Path, ids
     tried = contents(store)
     dry = run("repair", "--dry-run", "--json")
     assert dry.exit_code == 0
+    assert "copied" not in run("repair", "--dry-run").stdout
+    assert run("compact").exit_code == 4  # also if it is small
     assert contents(store) == tried
     result = run("repair", "--json")
     assert result.exit_code == 0

@@ -20,7 +20,9 @@ SHELLS = {
     "zsh": ["zsh", "-f", "-i"],
 }
 SETUP = {"bash": ". ./script", "zsh": "autoload -U compinit; compinit -D; . ./script"}
-NAMES = ["two words", "shop:eu", "a,b", "it's"]
+NAMES = ["two words", "shop:eu", "a,b", "it's", "$audit"]
+TYPED = {"tw": r"two\ words", "shop:": "shop:eu", "a": "a,b", "it": r"it\'s"}  # and how it ends then
+QUOTED = {"'it": r"\''s'", '"it': "'s\"", '"$': '$audit"', "'$": "$audit'", r"\$": "$audit", "$": r"\$audit"}
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def shop(store: Path) -> Path:
     """Queues whose names a shell has to quote, and a command `mq` that is found."""
     with mq.open(store, sync="never") as broker:
         for name in NAMES:
-            broker.queue(name).publish("x")
+            broker.queue(name).publish(name)
     path = store.parent / "bin"
     path.mkdir()
     (path / "mq").write_text(f'#!/bin/sh\nexec {shlex.join(COMMAND)} "$@"\n')
@@ -52,11 +54,12 @@ def test_a_shell_completes_names_as_it_quotes_them(shop: Path, shell: str) -> No
     terminal = begin(shell, shop)
     terminal.send(f"{SETUP[shell]}; echo re''ady\n")
     terminal.wait_for("ready")
-    for typed, completed in [("tw", r"two\ words"), ("shop:", "shop:eu"), ("a", "a,b"), ("it", r"it\'s")]:
+    for typed, completed in (TYPED | (QUOTED if shell == "bash" else {})).items():
         terminal.send(f"mq peek {typed}\t")
         terminal.wait_for(completed)
         terminal.send(" --json\n")
-        terminal.wait_for('"body":"x"')
+        (name,) = (each for each in NAMES if each.startswith(typed.strip("\\'\"")))
+        terminal.wait_for(f'"body":"{name}"')
         terminal.shown = ""
     terminal.send("exit\n")
     terminal.process.wait(60)

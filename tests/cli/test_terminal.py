@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,11 @@ class Terminal:
         os.close(self._own)
 
     def _drain(self) -> int:
+        shown, give_up = "", 0.0
         while self.process.poll() is None:
+            if self.shown != shown or not give_up:
+                shown, give_up = self.shown, time.monotonic() + PATIENCE
+            assert time.monotonic() < give_up, f"it does not end, and has shown {shown!r}"
             self._read()
         self._read()
         return self.process.returncode

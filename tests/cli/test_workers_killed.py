@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from commands import COMMAND
-from companions import until
+from companions import state_of, until
 
 import mq
 
@@ -112,7 +112,7 @@ class Load:
     @staticmethod
     def _is_gone(pid: int) -> bool:
         try:
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            return state_of(pid) == "Z"
         except (FileNotFoundError, ProcessLookupError):
             return True
 

@@ -48,7 +48,7 @@ def _check_dead(queue: mq.Queue[object]) -> Iterator[Finding]:
 def _check_paused(queue: mq.Queue[object], found: mq.Stats) -> Iterator[Finding]:
     if found.paused:
         name, held = queue.name, output.count(found.ready + found.delayed, "message")
-        what = f"paused, with {held} that wait"
+        what = f"paused, with {held} waiting"
         advice = f"`mq queue resume {name}`, if that is not meant any more"
         if DESTINATION in queue.meta():
             what = f"{held} under way to another store, some of which may be there"

@@ -93,7 +93,7 @@ def _check_reserve(subject: Subject, broker: mq.Broker, free: int) -> Iterator[F
 
 
 def _check_garbage(subject: Subject, broker: mq.Broker) -> Iterator[Finding]:
-    found, capacity = broker.stats([]), broker._store.replica.log.segments[-1].capacity
+    found, capacity = broker.stats(), broker._store.replica.log.segments[-1].capacity
     garbage = found.disk_bytes - found.live_bytes
     if garbage > found.live_bytes + GARBAGE_SEGMENTS * capacity:
         yield Finding(
