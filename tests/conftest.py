@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,11 +25,17 @@ settings.load_profile("mq")
 # When the tests are started behind an &, Ctrl-C is ignored, also in every process begun here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# Behind nohup, SIGHUP is: that holds for this process, and not for those begun here.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda _number, _frame: None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--engines", default=",".join(BY_DEFAULT), help="those of the conformance tests")
-    parser.addoption("--strikes", action="store_true", help="all the faults of a cluster, and not only some")
+    parser.addoption(
+        "--thorough", action="store_true",
+        help="try all of what there is very much of: faults of a cluster, places to interrupt, bits to flip",
+    )  # fmt: skip
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -46,6 +54,31 @@ def pytest_collection_finish() -> None:
     """Ten thousand tests, and what they import, stay until the end: no collection goes through them again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def thorough(pytestconfig: pytest.Config) -> bool:
+    """Whether all is to be tried of which there is very much."""
+    return bool(pytestconfig.getoption("thorough"))
+
+
+Places = Callable[[int], Iterator[int]]
+
+
+@pytest.fixture
+def places(request: pytest.FixtureRequest, thorough: bool) -> Places:
+    """Where to strike, of the very many places that there are: numbers from 1 on, without an end.
+
+    `places(5)` is each fifth, and with --thorough each one.  Which is the first differs from test to test, so
+    that not all of them strike the same lines.
+    """
+
+    def some(stride: int) -> Iterator[int]:
+        if thorough:
+            return itertools.count(1)
+        return itertools.count(1 + zlib.crc32(request.node.nodeid.encode()) % stride, stride)
+
+    return some
 
 
 @pytest.fixture

@@ -917,3 +917,25 @@ def test_a_history_is_read_with_async_for(tmp_path: Path) -> None:
             assert (await broker.queue("q").stats()).ready == 600
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["a body", "an Outgoing"])
+@pytest.mark.parametrize(("size", "in_loop"), [(100, True), (1 << 20, False)])
+def test_a_large_body_is_written_by_a_thread(
+    monkeypatch: pytest.MonkeyPatch, size: int, in_loop: bool, named: bool
+) -> None:
+    threads: list[threading.Thread] = []
+    send = mq.Queue._send_many
+
+    def noted(*given: Any) -> list[int]:
+        threads.append(threading.current_thread())
+        return send(*given)
+
+    monkeypatch.setattr(mq.Queue, "_send_many", noted)
+
+    async def publish(broker: mq.AsyncBroker) -> None:
+        body = "x" * size
+        await broker.queue("q").publish_many([mq.Outgoing(body, {"headers": {"a": "b"}}) if named else body])
+
+    run(publish)
+    assert threads and (threads[0] is threading.main_thread()) == in_loop

@@ -563,6 +563,7 @@ def test_publishers_sync_when_the_thread_has_ended_and_no_other_can_be_had(tmp_p
 
         with monkeypatch.context() as patch:
             patch.setattr(Worker, "_go_on", fail)
+            queue.publish(b"for a thread that may be asleep")
             flusher.worker.join()
         assert flusher.missing
         while not threads.refused or broker._store.replica.log.synced < broker._store.replica.log.end:

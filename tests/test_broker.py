@@ -332,6 +332,7 @@ def test_eight_threads_lose_and_double_nothing(engine, sync):
     each, publishers, consumers = (400 if sync == "never" else 40), 4, 4
     got: list[list[tuple[int, int]]] = [[] for _ in range(consumers)]
     ids: list[list[int]] = [[] for _ in range(publishers)]
+    stopped = threading.Semaphore(0)
     failures: list[BaseException] = []
 
     def guarded(work: Callable[[int], None], number: int) -> None:
@@ -354,6 +355,7 @@ def test_eight_threads_lose_and_double_nothing(engine, sync):
                 for message in batch:
                     if message.body == "stop":
                         message.ack()
+                        stopped.release()
                         return
                     assert message.attempts == 1
                     got[number].append(tuple(message.body))
@@ -365,11 +367,11 @@ def test_eight_threads_lose_and_double_nothing(engine, sync):
             thread.start()
         for thread in publishing:
             thread.join(PATIENCE)
+        for _ in consuming:  # one at a time: a batch may hold only one "stop"
+            queue.publish("stop")
+            stopped.acquire(timeout=PATIENCE)
         for thread in consuming:
-            while thread.is_alive():  # one at a time: a batch may hold only one "stop"
-                if queue.stats().ready == queue.stats().in_flight == 0:
-                    queue.publish("stop")
-                thread.join(0.01)
+            thread.join(PATIENCE)
         assert failures == []
         assert queue.stats()[:3] == (0, 0, 0)
         every = sorted(body for bodies in got for body in bodies)

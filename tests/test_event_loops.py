@@ -359,6 +359,10 @@ def test_a_run_whose_loop_is_closed_gives_back_what_it_took(tmp_path: Path, kept
         until(lambda: _collect() or q.stats().ready == 1 + kept)
         assert [each.attempts for each in q.peek()] == [0] * (1 + kept)
     asyncio.run(broker.close())
+    run = None
+    collector = threading.Thread(target=gc.collect)  # where signals may not be handled
+    collector.start()
+    collector.join(PATIENCE)
 
 
 def _collect() -> None:

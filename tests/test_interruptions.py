@@ -60,6 +60,7 @@ MOVES = {"NOP", "CACHE", "POP_TOP", "COPY", "SWAP", "PRECALL", "KW_NAMES", "EXTE
          "POP_JUMP_FORWARD_IF_TRUE", "POP_JUMP_IF_NONE", "POP_JUMP_IF_NOT_NONE", "POP_JUMP_IF_FALSE",
          "POP_JUMP_IF_TRUE", "TO_BOOL"}  # fmt: skip
 HAVE_OWNERS = HAVE_BYTE_LOCKS and barrier.heed()  # of a turn without LOCK
+ERRORS = (KeyboardInterrupt, MemoryError, TimeoutError)
 STRIKES_OF_A_STORE = 25  # then a new one: whoever was struck reads all of it again
 
 
@@ -274,7 +275,7 @@ OPERATIONS = (
         ),
     ],
 )
-def test_an_operation_struck_at_any_bytecode(tmp_path, monkeypatch, operation, behind):
+def test_an_operation_struck_at_any_bytecode(tmp_path, monkeypatch, places, operation, behind):
     """The lock is free, the two agree, and what is told is so.
 
     It comes in without LOCK; behind the other one, it takes LOCK, revokes the other one's turn, and
@@ -282,8 +283,8 @@ def test_an_operation_struck_at_any_bytecode(tmp_path, monkeypatch, operation, b
     """
     monkeypatch.setattr(bias, "RUN", 1 if behind else 2)
     scene = Scene(tmp_path / "0")
-    for at, error in zip(itertools.count(1), itertools.cycle([KeyboardInterrupt, MemoryError, TimeoutError])):
-        if not at % STRIKES_OF_A_STORE:
+    for done, (at, error) in enumerate(zip(places(5), itertools.cycle(ERRORS))):
+        if done % STRIKES_OF_A_STORE == STRIKES_OF_A_STORE - 1:
             scene.close()
             scene = Scene(tmp_path / str(at))
         held, run = prepare(scene, behind), Run()
@@ -358,7 +359,7 @@ def test_a_signal_that_keeps_a_delivery_from_the_caller_gives_it_back(tmp_path, 
         # CPython does not look when one function comes back to another.
         return before != "return" and frame.f_lasti in where_signals_come(frame.f_code)
 
-    for at, error in zip(itertools.count(1), itertools.cycle([KeyboardInterrupt, TimeoutError, MemoryError])):
+    for at, error in zip(itertools.count(1), itertools.cycle(ERRORS)):
         held, run = prepare(scene, behind=False), Run()
         struck = strike(functools.partial(operation, scene, held, run), at, error, may_come)
         taken = [held[0], *run.taken]
@@ -390,15 +391,15 @@ def test_what_falls_due_struck_at_any_bytecode_stays_with_its_time():
 # ── many segments, and the end ─────────────────────────────────────────────────────
 
 
-def test_a_rotation_struck_at_any_bytecode(tmp_path):
-    """The record that does not fit is there, once, or was never published.  At each second bytecode."""
+def test_a_rotation_struck_at_any_bytecode(tmp_path, places):
+    """The record that does not fit is there, once, or was never published."""
     clock = FakeClock()
     with open_on(
         QuickDisk(), tmp_path, sync="never", segment_bytes=1 << 10, clock=clock, background=False
     ) as other:
         others = other.queue("mail")
         others.publish("first")
-        for at in itertools.count(1, 2):
+        for at in places(10):
             broker = open_on(
                 QuickDisk(), tmp_path, sync="never", segment_bytes=1 << 10, clock=clock, background=False
             )
@@ -458,9 +459,9 @@ def test_maintenance_that_is_struck_holds_no_lock_while_its_error_is_kept(tmp_pa
     assert at > 10, "nothing was struck"
 
 
-def test_a_close_struck_at_any_bytecode(tmp_path):
-    """Called once more, it is closed; the other one goes on, and is alone then.  At each fifth bytecode."""
-    for at in itertools.count(1, 5):
+def test_a_close_struck_at_any_bytecode(tmp_path, places):
+    """Called once more, it is closed; the other one goes on, and is alone then."""
+    for at in places(25):
         scene = Scene(tmp_path / str(at))
         scene.queue.publish("one")
         struck = strike(scene.broker.close, at, KeyboardInterrupt)
@@ -476,16 +477,16 @@ def test_a_close_struck_at_any_bytecode(tmp_path):
 
 
 def test_a_close_struck_where_signals_come_leaves_nothing_and_touches_no_file_of_the_program(
-    tmp_path, caplog
+    tmp_path, places, caplog
 ):
-    """Its numbers may be other files' by the time that it is called again.  At each fifteenth place."""
+    """Its numbers may be other files' by the time that it is called again."""
 
     def may_come(frame: FrameType, _before: str) -> bool:
         return frame.f_lasti in where_signals_come(frame.f_code)
 
     (tmp_path / "mine").touch()
     mine = (tmp_path / "mine").stat().st_ino
-    for at in itertools.count(1, 15):
+    for at in places(15):
         before = os.listdir("/dev/fd")
         broker = open_on(QuickDisk(), tmp_path / str(at), sync=1000.0)
         broker.queue("mail").publish("one")
@@ -533,11 +534,11 @@ def test_an_opening_struck_where_signals_come_keeps_no_other_one_out(tmp_path):
 
 @pytest.mark.usefixtures("no_backoff_after_timeouts")
 @pytest.mark.parametrize("act", ["arm", "arm elsewhere", "close", "publish", "receive"])
-def test_what_is_struck_at_any_bytecode_keeps_no_message_from_a_watch(tmp_path, act):
+def test_what_is_struck_at_any_bytecode_keeps_no_message_from_a_watch(tmp_path, places, act):
     """One was told of a message, and another one stands in the line: it is told within a second."""
     scene = Scene(tmp_path / "0")
-    for at, error in zip(itertools.count(1), itertools.cycle([KeyboardInterrupt, MemoryError, TimeoutError])):
-        if not at % STRIKES_OF_A_STORE:
+    for done, (at, error) in enumerate(zip(places(5), itertools.cycle(ERRORS))):
+        if done % STRIKES_OF_A_STORE == STRIKES_OF_A_STORE - 1:
             scene.close()
             scene = Scene(tmp_path / str(at))
         store, queue, told = scene.broker._store, scene.queue, []
@@ -581,11 +582,10 @@ def test_what_is_struck_at_any_bytecode_keeps_no_message_from_a_watch(tmp_path, 
     assert at > 50, "nothing was struck"
 
 
-def test_a_rename_struck_at_every_sixteenth_bytecode(tmp_path):
+def test_a_rename_struck_at_any_bytecode(tmp_path, places):
     """The queue has one of the two names, and the handles have it too."""
     scene = Scene(tmp_path / "s")
-    errors = itertools.cycle([KeyboardInterrupt, MemoryError, TimeoutError])
-    for at, error in zip(itertools.count(1, 16), errors):
+    for at, error in zip(places(16), itertools.cycle(ERRORS)):
         name = scene.queue.name
         struck = strike(functools.partial(scene.queue.rename, f"mail {at}"), at, error)
         assert scene.others.publish(at)  # the lock is free

@@ -109,6 +109,19 @@ def test_a_scrape_says_what_stats_say(path: Path, name: str) -> None:
         assert samples["mq_up", "", ""] == 1
 
 
+def test_the_text_is_what_the_library_writes(tmp_path: Path) -> None:
+    """But for the order of the metrics; each with all its samples behind its head."""
+    clock, registry = FakeClock(), CollectorRegistry()
+    with mq.open(tmp_path / 'a "b"\n', clock=clock) as one, mq.open(tmp_path / "c", clock=clock) as other:
+        collector = Collector(one, other)
+        registry.register(collector)
+        for name in ODD:
+            one.queue(name).publish_many([b"x"] * len(name))
+        clock.advance(1.5)
+        metrics = [set(text.split(b"# HELP ")[1:]) for text in (collector.text(), generate_latest(registry))]
+    assert metrics[0] == metrics[1]
+
+
 def test_names_follow_the_conventions_and_the_guide_has_them_all() -> None:
     for kind, name, text, labels in FAMILIES.values():
         assert re.fullmatch(r"mq_[a-z_]+", name)

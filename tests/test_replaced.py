@@ -6,7 +6,6 @@ that is; what was acknowledged meanwhile is in there.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import signal
@@ -360,7 +359,8 @@ def test_a_segment_that_another_history_uses_is_not_removed(path):
     a.queue("q").publish(BODY)
     log = a._store.replica.log
     following = Path(log.directory) / f"{log.segments[-1].limit:020}.seg"
-    new = dataclasses.replace(log.segments[-1], base=log.segments[-1].limit, number=1)
+    last = log.segments[-1]
+    new = segment.Segment(1, last.limit, last.capacity, last.created_ms, last.seed)
     fence = record.FENCE_PAYLOAD.pack(log.end + 100, 0, new.capacity, new.created_ms)
     seed = record.seed(a._store.replica.identity.key, new.base)
     used = segment.encode_header(a._store.replica.identity, new) + record.encode(

@@ -14,7 +14,7 @@ from mq.delivery.board import NEVER, STALE_MAX, Alarms, Board
 from mq.delivery.now import Now
 from mq.weakly import SPARE, Weakly
 
-QUEUES = 5_000
+QUEUES = 2_000
 WARM_UP = 200
 BYTES_A_QUEUE = 20  # what a run of them may grow by, each
 

@@ -17,8 +17,10 @@ from .one_thread import tell_all
 
 
 class Appends:
-    def __init__(self, together: Together, pool: ThreadPoolExecutor) -> None:
-        self._together, self._pool = together, pool
+    def __init__(self, together: Together) -> None:
+        self._together = together
+        # A thread of their own: all of the lane's may be waiting for what this one appends.
+        self._pool = ThreadPoolExecutor(1, "mq aio append")
 
     async def do(self, pending: Pending) -> Any:
         """What `Pending.outcome` says; if the task is cancelled, it may be appended, or not."""
@@ -36,3 +38,6 @@ class Appends:
 
     def tell(self, done: list[Pending]) -> None:
         tell_all((each.future, None, None) for each in done)
+
+    def end(self) -> None:
+        self._pool.shutdown(wait=False)

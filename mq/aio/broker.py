@@ -30,11 +30,11 @@ from mq.api.transaction import Transaction
 from mq.api.watch import Watch
 from mq.engine import commands, retaining
 from mq.errors import UsageError
-from mq.workers.handler import Wrap
+from mq.workers.asked import Strategy, Wrap
 from mq.workers.mailbox import Mailbox
-from mq.workers.strategy import Strategy
 
 from .lane import Lane, in_own_thread, undone_if_cancelled
+from .loop import LoopLane
 from .message import AsyncDelivery, released
 from .queue import AsyncQueue
 from .tasks import Tasks
@@ -82,7 +82,8 @@ class AsyncBroker:
     async def _open(self) -> Self:
         if self._opened is None:
             self._opened = await undone_if_cancelled(in_own_thread, self._opening, Broker.close)
-            self._lane_opened = Lane(self._opened._store)
+            store = self._opened._store
+            self._lane_opened = LoopLane(store) if store.ahead else Lane(store)
             self._consumers = Consumers(AsyncDelivery)
         return self
 

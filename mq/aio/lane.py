@@ -69,7 +69,7 @@ class Lane:
         self._syncs = OneThread[int]("mq aio sync", partial(sync_all, self.store.finish_publish))
         self._turns = OneThread[Callable[[], Any]]("mq aio turn", take_all)
         together = self.store.together
-        self._appends = Appends(together, self._pool) if together else None
+        self._appends = Appends(together) if together else None
 
     def _begin_here(self) -> None:
         if self._pid != os.getpid():
@@ -134,15 +134,19 @@ class Lane:
             await self.declared()
         return await self._append(Publication(channel, flags, raw))  # type: ignore[no-any-return]
 
-    async def ack(self, message: Held) -> None:
-        """Ack with what others append at the same time."""
-        if not await self._append(Ack(message._queue._channel, message)):
+    async def ack(self, message: Held, ack: Ack | None = None) -> None:
+        """Ack with what others append at the same time.  *ack*: so; None: take nothing along."""
+        if not await self._append(ack or Ack(message._queue._channel, message)):
             await self.now(hot.ack, message)
 
     async def _append(self, pending: Pending) -> Any:
         """None: it is to be done by itself."""
         self._begin_here()
         return await self._appends.do(pending) if self._appends and not self._over else None
+
+    async def beside(self, do: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+        """Do it in a thread, whatever was declared; without *undo*, also if the task is cancelled."""
+        return await self._in_thread(do, undo)
 
     async def in_thread(self, do: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
         """Do it in a thread."""
@@ -273,6 +277,8 @@ class Lane:
             self._syncs.end()
             self._turns.end()
             self._pool.shutdown(wait=False)
+            if self._appends:
+                self._appends.end()
 
 
 def in_own_thread(do: Callable[[], T], *, daemon: bool = False) -> asyncio.Future[T]:

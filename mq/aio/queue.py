@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from mq.api.message import Message, Receipt
-from mq.api.options import BatchOptions, PublishOptions, QueueOptions, check_count, check_seconds
+from mq.api.options import BatchOptions, Outgoing, PublishOptions, QueueOptions, check_count, check_seconds
 from mq.api.queue import Queue
 from mq.api.watch import Watch
 from mq.delivery.queue import State
@@ -21,6 +21,7 @@ from mq.engine.looking import Stats
 from mq.errors import Closed
 
 from .lane import LARGE_BYTES, Lane
+from .loop import AsyncLoop
 from .message import AsyncDelivery, released
 from .waiting import wait_for
 
@@ -149,12 +150,17 @@ class AsyncQueue(Generic[T]):
 
     async def __aiter__(self) -> AsyncIterator[AsyncDelivery[T]]:
         """Deliveries, as `receive()` takes them, until the broker is closed."""
-        while True:
-            try:
-                delivery = await self.receive()
-            except Closed:
-                return
-            yield delivery
+        loop = AsyncLoop(self._queue, self._lane) if self._lane.store.ahead else None
+        try:
+            while True:
+                try:
+                    delivery = await (loop.next(self.receive) if loop else self.receive())
+                except Closed:
+                    return
+                yield delivery
+        finally:
+            if loop:
+                loop.end()
 
     # ── settling ───────────────────────────────────────────────────────────────────
 
@@ -276,4 +282,6 @@ class AsyncQueue(Generic[T]):
 
 
 def _is_small(body: object) -> bool:
+    if isinstance(body, Outgoing):
+        body = body.body
     return not isinstance(body, (bytes, bytearray, memoryview, str)) or len(body) <= LARGE_BYTES

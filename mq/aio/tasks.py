@@ -33,8 +33,8 @@ class Caught:
 
     def let_go(self, loop: asyncio.AbstractEventLoop) -> None:
         for number, handler in self.before.items():
-            loop.remove_signal_handler(number)
-            signal.signal(number, handler)
+            if loop.remove_signal_handler(number):  # else the loop was closed, which has put it back
+                signal.signal(number, handler)
         self.before.clear()
 
     def _tell(self, number: int) -> None:
@@ -65,6 +65,8 @@ class Tasks:
             self._events.put(signal.SIGTERM)
 
     async def do(self, do: Callable[[], T]) -> T:
+        if self._lane.store.together:  # where it waits for a round trip with what others append
+            return await self._lane.beside(do)
         return await self._lane.now(do)
 
     @contextmanager

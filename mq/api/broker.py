@@ -8,10 +8,9 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, Unpack, overload
 
 from mq import exact
-from mq.api.consumers import Consumers
 from mq.api.message import Delivery, Leased
 from mq.api.options import (
     PublishOptions,
@@ -30,7 +29,6 @@ from mq.api.topic import Topic
 from mq.api.transaction import Transaction
 from mq.api.watch import Watch
 from mq.engine import commands, keeping, looking, retaining, scheduling, subscribing
-from mq.engine.backup import back_up
 from mq.engine.bodies import encode_body
 from mq.engine.keeping import Kept
 from mq.engine.looking import Stats
@@ -39,8 +37,10 @@ from mq.engine.several import Asked, receive_from
 from mq.engine.store import MEMORY, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, Store, open_store
 from mq.errors import UsageError
 from mq.hold import Hold
-from mq.workers.handler import Wrap
-from mq.workers.strategy import Strategy
+from mq.workers.asked import Strategy, Wrap
+
+if TYPE_CHECKING:
+    from mq.api.consumers import Consumers
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Callable[..., object])
@@ -83,7 +83,6 @@ class Broker:
         self._store, self._hold = store, store.hold()
         self._asked: Asked[Any] | None = None  # by the last `receive`: a program asks for the same again
         self._store_id = looking.store_id(store)
-        self._consumers = Consumers(Delivery)
 
     def __repr__(self) -> str:
         return f"<Broker {self.path}{' closed' if self._store.closed else ''}>"
@@ -346,6 +345,14 @@ class Broker:
 
     # ── workers ────────────────────────────────────────────────────────────────────
 
+    @property
+    def _consumers(self) -> Consumers:
+        # Made at its first use: all that calls functions is loaded by programs that register one.
+        from mq.api.consumers import Consumers
+
+        found: Consumers = vars(self).setdefault("_registered", Consumers(Delivery))
+        return found
+
     def consumer(
         self, queue: str | Queue[Any], *, concurrency: int = 1, batch: int | None = None, linger: float = 0.0,
         prefetch: int | None = None, strategy: Strategy = "round_robin", extend: bool = True,
@@ -431,6 +438,8 @@ class Broker:
         Raises StorageError (something else is there, or what it has differs from the store), StoreLocked (a
         process has the copy open), DiskFull, StoreFailed, Closed.
         """
+        from mq.engine.backup import back_up  # here, as it is seldom used
+
         back_up(self._store, _directory(path))
 
     def close(self) -> None:

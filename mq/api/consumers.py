@@ -13,11 +13,11 @@ from mq.api.queue import Queue
 from mq.engine import commands
 from mq.engine.names import check_pattern
 from mq.errors import UsageError
-from mq.workers.asked import Keeper
-from mq.workers.handler import Wrap, wanted_by
+from mq.workers.asked import Keeper, Strategy, Wrap
+from mq.workers.handler import wanted_by
 from mq.workers.mailbox import Mailbox
 from mq.workers.registry import Registry
-from mq.workers.strategy import STRATEGIES, Strategy
+from mq.workers.strategy import STRATEGIES
 
 H = TypeVar("H", bound=Callable[..., object])
 

@@ -281,3 +281,19 @@ class Delivery(Leased[T_co], eq=False, gc=False):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end(error)
+
+
+class LoopDelivery(Delivery[T_co], eq=False, gc=False):
+    """What a loop hands out whose next message comes with the ack: see mq/engine/ahead.py."""
+
+    _loop: Any = None
+
+    def ack(self) -> None:
+        """See `Delivery.ack`."""
+        self._loop.ack(self)
+
+    def _end(self, error: BaseException | None) -> None:
+        if error is None and not self._settled and not self._queue._is_inherited(self):
+            self.ack()
+        else:
+            Delivery._end(self, error)

@@ -18,6 +18,7 @@ import msgspec
 
 from mq import exact
 from mq.api.around import NO_HEADERS, send_within, with_headers
+from mq.api.loop import Loop, ack_and_take
 from mq.api.message import Delivery, Leased, Message, Receipt
 from mq.api.options import (
     BatchOptions,
@@ -235,16 +236,30 @@ class Queue(Generic[T]):
 
     def __iter__(self) -> Iterator[Delivery[T]]:
         """Deliveries, as `receive()` takes them, until the broker is closed."""
-        while True:
-            try:
-                delivery = self.receive()
-            except Closed:
-                if self._store.lost:
-                    raise
-                return
-            yield delivery
+        ahead = self._store.ahead
+        loop: Loop[T] | None = Loop(self, ahead) if ahead else None
+        try:
+            while True:
+                try:
+                    delivery = loop.next() if loop else self.receive()
+                except Closed:
+                    if self._store.lost:
+                        raise
+                    return
+                yield delivery
+        finally:
+            if loop:
+                loop.end()
 
     # ── settling ───────────────────────────────────────────────────────────────────
+
+    def _takes_ahead(self) -> bool:
+        """Called by workers."""
+        return self._store.ahead is not None
+
+    def _ack_and_take(self, message: Leased[Any]) -> Delivery[T] | None:
+        """Called by workers."""
+        return ack_and_take(self, message)
 
     def _nack(self, message: Leased[Any], delay: float | None, reason: str) -> None:
         """Called by Delivery.nack."""
@@ -461,7 +476,7 @@ class Queue(Generic[T]):
         *in_flight*: False (the default): those in flight stay; True: they go as well, and their receipts are
         stale.
 
-        Raises StoreFailed, Closed.
+        Raises UsageError (what is here is under way to another store), StoreFailed, Closed.
         """
         return commands.purge(self._store, self._channel, in_flight=bool(in_flight))
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 BLOCK_IDS: Final = 1024
@@ -66,6 +66,20 @@ class Blocks(list[Block]):
         if len(block.ids) > 2 * BLOCK_IDS:
             self.insert(at + 1, Block(level, block.ids[BLOCK_IDS:], block.until))
             del block.ids[BLOCK_IDS:]
+
+    def add_run(self, ids: Sequence[int], level: int, expires: int) -> None:
+        """`add` for many, which ascend."""
+        last = self[-1] if self else None
+        if (
+            last and level == last.level and ids[0] >= last.ids[-1]
+            and len(last.ids) + len(ids) <= BLOCK_IDS
+        ):  # fmt: skip
+            self.size += len(ids)
+            last.ids.extend(ids)
+            last.until = max(last.until, expires)
+        else:
+            for id in ids:
+                self.add(id, level, expires)
 
     def first(self, wall_ms: int, is_ready: Callable[[int], bool]) -> int | None:
         """The rank of the first that is ready; those before it are dropped."""

@@ -30,11 +30,11 @@ class Expiries:
         """What takes long to free; this is not used any more."""
         return [*self.agenda.contents(), *self._all.contents(), *self._early.contents()]
 
-    def count(self, when: int, *, early: bool) -> None:
-        """A message that expires then is here."""
-        self._all.add(when)
+    def count(self, when: int, *, early: bool, many: int = 1) -> None:
+        """So many messages that expire then are here."""
+        self._all.add(when, many)
         if early:
-            self._early.add(when)
+            self._early.add(when, many)
 
     def uncount(self, when: int, *, early: bool) -> None:
         """It is gone, or in flight."""

@@ -15,9 +15,9 @@ from . import records
 from .now import Now
 from .plan import Plan
 from .queue import QueueState
+from .under_way import refuse_moving
 
 KEPT_MAX: Final = 2000  # in flight, or timed out: so many sizes are read in some milliseconds
-ALL_IN_FLIGHT: Final = (1 << 64) - 1  # a cutoff behind every deadline
 
 
 IsMeant = Callable[[QueueState, int, Now], bool]
@@ -43,8 +43,9 @@ class Purge:
         return self._left > 0
 
     def plan(self, plan: Plan, queue: QueueState, is_late: Callable[[], bool]) -> int:
-        """Plan all of it, or a slice; how many go with it."""
+        """Plan all of it, or a slice; how many go with it.  UsageError if the queue is that of a move."""
         if not self._begun:
+            refuse_moving(plan.state, queue.name)
             if self._ids is None and len(queue.flights) <= KEPT_MAX:
                 return self._plan_all(plan, queue)
             self._begun = True
@@ -80,6 +81,6 @@ class Purge:
         count = queue.total() - len(staying)
         if count:
             kept = [(id, plan.size_of(queue, id)) for id in staying]
-            cutoff = ALL_IN_FLIGHT if self._in_flight else plan.now.store
+            cutoff = records.ALL_IN_FLIGHT if self._in_flight else plan.now.store
             plan.add(*records.purge(queue.number, cutoff, kept))
         return count

@@ -166,6 +166,18 @@ class QueueState:
         if self.unchanged:
             self.mark_changed()
 
+    def take_in_run(self, ids: list[int], size: int, traits: Traits) -> None:
+        """`take_in` for many that were published just now, in order, with *size* bytes together.
+
+        *traits*: a time to live, and nothing else.
+        """
+        self.totals.published += len(ids)
+        self.bytes += size
+        self.delayed.put_all(ids, [Delayed(0, 0, id, traits) for id in ids])
+        self.timers.add_expiring_run(ids, traits)
+        if self.unchanged:
+            self.mark_changed()
+
     def do_run(self, run: Run) -> bool:
         """All that *run* says; False if only the publishes were done, and the others are no run."""
         if run.published:

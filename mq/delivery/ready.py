@@ -136,6 +136,14 @@ class Ready:
             self._moment.plain_until = 0
             self._heaps.add_run(ids, level)
 
+    def push_expiring(self, ids: Sequence[int], traits: Traits) -> None:
+        """`push`, and `came_back`, for many of the same *traits*, which ascend and expire."""
+        self._moment.plain_until = 0
+        self._blocks.add_run(ids, traits.priority, traits.expires)
+        if self._ages is not None:
+            for id in ids:
+                self.came_back(id)
+
     def many_came_back(self, count: int) -> None:
         """So many messages have timed out: the oldest are found anew when they are asked for."""
         if count:

@@ -29,16 +29,16 @@ class Tally:
         """What takes long to free; the tally is not used any more."""
         return [self._counts, self._times]
 
-    def add(self, when: int) -> None:
+    def add(self, when: int, many: int = 1) -> None:
         if when <= self._until:
-            self._passed += 1
+            self._passed += many
             return
-        self._live += 1
+        self._live += many
         count = self._counts.get(when)
         if count is None:
             heappush(self._times, when)
             count = 0
-        self._counts[when] = count + 1
+        self._counts[when] = count + many
 
     def add_all(self, times: Iterable[int]) -> None:
         for when, count in Counter(times).items():

@@ -203,6 +203,18 @@ class Timers:
                 self._next_wall = min(self._next_wall, pairs[0][0])
         self._sweep()
 
+    def add_expiring_run(self, ids: Sequence[int], traits: Traits) -> None:
+        """`add_delayed` for many, which ascend, of the same time to live, and which are nothing else."""
+        when = traits.expires
+        self.expiries.agenda.add_run(when, ids)
+        self._next_wall = min(self._next_wall, when)
+        self.alarm.at_wall(when)
+        self.expiries.count(when, early=False, many=len(ids))
+        self._ready.push_expiring(ids, traits)
+        self._added += len(ids)
+        if self._added % STALE_MAX < len(ids):
+            self._sweep()
+
     def come_back(self, ids: Sequence[int]) -> None:
         """*ids*, which ascend, are ready again; they are nothing but their bodies."""
         self._ready.many_came_back(len(ids))

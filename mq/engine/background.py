@@ -36,6 +36,7 @@ from mq.notes import RARELY_SECONDS, logger
 BACKOFF_SECONDS: Final = 0.1  # after the first failure; twice as long after each that follows
 BACKOFF_SECONDS_MAX: Final = 10.0
 BEGIN_NAP_SECONDS: Final = 200e-6
+ASLEEP: Final = -1.0  # seconds of a nap that only the bell ends
 GIVE_UP: Final = 100  # times in a row that even counting and waiting fail: then the thread ends
 
 
@@ -109,6 +110,10 @@ class Worker:
     def nap(self, seconds: float) -> None:
         """Sleep until `ring`, and no longer than that; for the thread."""
         self._bell.acquire(timeout=seconds)
+
+    def napping(self, seconds: list[float]) -> Callable[[], None]:
+        """For `start`: the thread sleeps by naps, each as long as the list says by then."""
+        return lambda: self.nap(seconds[0])
 
     def stop(self) -> None:
         """Have the thread end, soon; `join` waits for it.  Takes no lock."""

@@ -149,6 +149,7 @@ def cancel(store: Store, channel: Channel, id: int) -> bool:
     """Drop a message that waits or is delayed; False if it is in flight, or not here."""
 
     def decide(plan: Plan, queue: QueueState, _: object) -> int:
+        refuse_moving(plan.state, queue.name)
         if not queue.waits(id, plan.now):
             return 0
         plan.add(*records.drop(queue.number, 0, [(id, plan.size_of(queue, id))]))
@@ -161,6 +162,7 @@ def reschedule(store: Store, channel: Channel, id: int, delay_ms: int, due: int)
     """A message that waits or is delayed is ready in *delay_ms*, or at *due*; False as for `cancel`."""
 
     def decide(plan: Plan, queue: QueueState, _: object) -> int:
+        refuse_moving(plan.state, queue.name)
         if not queue.waits(id, plan.now):
             return 0
         when = due or (plan.now.wall + delay_ms if delay_ms else 0)

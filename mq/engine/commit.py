@@ -30,9 +30,9 @@ LEFT_OUT: Final = (
 )
 NO_TICK: Final = "%s: schedule %r: a tick is not published now, which is tried again each second: %s"
 # To plan a part of what concerns many: appending and applying it takes twice as long.  And so many bytes
-# of records: a process that waits follows them with LOCK held, in a part, and is through.
+# of records: a process that waits follows two of them with LOCK held, in a part, and is through.
 SLICE_SECONDS: Final = 0.000_75
-SLICE_BYTES: Final = FOLLOW_BYTES
+SLICE_BYTES: Final = FOLLOW_BYTES // 2
 DUE_AGAIN_MS: Final = 1000  # work that falls due, and cannot be done, is tried again after this
 
 

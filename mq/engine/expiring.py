@@ -57,8 +57,7 @@ def _publish(
         plan.now.store, [PUBLISH] * count, [each | ATTRIBUTED for each in flags], [state.number] * count,
         payloads,
     )  # fmt: skip
-    for id, payload in zip(ids, payloads, strict=True):
-        state.take_in(id, len(payload), 0, traits)
+    state.take_in_run(ids, sum(map(len, payloads)), traits)
     end = replica.applied = replica.log.end
     replica.waiters.announce({state.number: count}, plan.now)
     return ids, end

@@ -5,7 +5,7 @@
     this thread: hears it ── follows the log ── wakes the receiver
 
 All that wait for the queue are woken, not one of them: it may die.  A bell that rang in vain,
-because the process that was to ring it died, is made up for by looking each second.
+because the process that was to ring it died, is made up for by looking each second (mq/engine/quiet.py).
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ DEAF_SECONDS: Final = 0.02  # between two looks of a process that has no bell, o
 
 class Owner(Protocol):
     """What a listener listens for."""
+
+    def is_quiet(self) -> bool:
+        """Whether `hear` would find nothing."""
 
     def hear(self) -> None:
         """Another process appended, or some time has passed: wake the receivers that find something."""
@@ -83,6 +86,13 @@ class Listener:
         self._words = words
         mark[ASLEEP] |= self.bit
         return math.inf
+
+    def will_be_rung(self, words: set[int]) -> bool:
+        """Whether this process has asked for these *words*, and none has rung since."""
+        if self._words != words:
+            return False
+        mark, bit = self._turn.mark, self.bit
+        return self._turn.exclusive or (bit != 0 and all(mark[word] & bit for word in words))
 
     def ring(self, word: int) -> None:
         """Wake every other process that waits for a queue of this *word*; called with the store's lock."""
@@ -151,7 +161,8 @@ class Listener:
 
     def _hear(self) -> None:
         try:
-            self._owner.hear()
+            if not self._owner.is_quiet():
+                self._owner.hear()
         except MqError:  # the receivers meet it too, and raise it
             self._wake_all()
             self._disk.pause(HEARTBEAT_SECONDS)
@@ -160,7 +171,7 @@ class Listener:
             raise
 
     def _wake_all(self) -> None:
-        """Receivers look for themselves, and ask again."""
+        """Receivers look for themselves, and ask again; so does the thread for ticks."""
         self.watches_from = math.inf
         with self._turn.mutex:
             self._owner.wake_all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -272,15 +272,21 @@ def stats(store: Store, channel: Channel) -> Stats:
 @operation
 def stats_of(store: Store, names: Sequence[str]) -> dict[str, Stats]:
     """The same, of each of these queues that is there; in slices, between which publishers come in."""
-    found: dict[str, Stats] = {}
+    counts = _in_slices(store, names, _count_some)
+    return {counted.name: _with_age(store, counted) for counted in counts if counted}
+
+
+def _in_slices(
+    store: Store, names: Sequence[str], ask: Callable[[Store, Sequence[str], int], list[T] | None]
+) -> Iterator[T]:
+    """What *ask* finds for each of *names*; it is told from which index on.  See `ask_in_turns`."""
     at = 0
     while at < len(names):
         if at:
             give_way(store)
-        part = ask_in_turns(store, partial(_count_some, store, names, at))
+        part = ask_in_turns(store, partial(ask, store, names, at))
         at += len(part)
-        found |= {counted.name: _with_age(store, counted) for counted in part if counted}
-    return found
+        yield from part
 
 
 def _with_age(store: Store, counted: Counted) -> Stats:
@@ -344,6 +350,32 @@ def _count(store: Store, held: QueueState, now: Now) -> Counted:
 
 
 @operation
+def targets_of(store: Store, names: Sequence[str]) -> dict[str, str]:
+    """Where the dead letters of each of these queues go that is there; in slices, as `stats_of`."""
+    return dict(filter(None, _in_slices(store, names, _some_targets)))
+
+
+def _some_targets(store: Store, names: Sequence[str], at: int) -> list[tuple[str, str] | None]:
+    """*names*, from index *at* on, and where their dead letters go, for as long as others may wait; None:
+    not there."""
+    is_late = store.clock.timer(SLICE_SECONDS)
+    found: list[tuple[str, str] | None] = []
+    for name in islice(names, at, None):
+        held = store.replica.state.named(name)
+        found.append(None if held is None else (name, _target(held.options)))
+        if is_late():
+            break
+    return found
+
+
+def _target(declared: Declaration) -> str:
+    try:
+        return dead.dead_letters_of(declared)
+    except UsageError:  # too long a name: there is none yet
+        return ""
+
+
+@operation
 def meta(store: Store, channel: Channel) -> dict[str, str]:
     """What a program keeps with the queue; nothing if it is not there."""
     return store.turn.look(partial(_meta, store, channel))
@@ -359,7 +391,4 @@ def options(store: Store, channel: Channel) -> tuple[Declaration, str]:
     """The options in force, and where dead letters go; "" if no queue can be named so."""
     held = store.turn.look(lambda: channel.state)
     declared = held.options if held else Declaration(name=channel.name)
-    try:
-        return declared, dead.dead_letters_of(declared)
-    except UsageError:  # too long a name: there is none yet
-        return declared, ""
+    return declared, _target(declared)

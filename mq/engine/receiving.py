@@ -174,6 +174,19 @@ def read_all(queue: Handle[D], state: QueueState, taken: Flying) -> list[D]:
     return deliveries
 
 
+def hand_out(queue: Handle[D], id: int, flight: Flight) -> D | None:
+    """The delivery of a message that was taken before; None if it was settled meanwhile."""
+    store, channel = queue._store, queue._channel
+    try:
+        state = channel.state
+        found = read_all(queue, state, Flying((id,), (flight,))) if state else []
+    except BaseException as error:
+        if not isinstance(error, (StorageError, Unread)):
+            give_back(store, channel, [(id, flight.receipt)])
+        raise
+    return found[0] if found else None
+
+
 def _are_more(flags: list[int], flights: Sequence[Flight]) -> bool:
     """Whether one of these messages is more than its body."""
     return max(flags) >= records.ATTRIBUTED or [each.traits for each in flights].count(PLAIN) < len(flights)

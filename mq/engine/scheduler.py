@@ -9,18 +9,21 @@ closes it.  A process looks at one word of the page each second, without a lock 
 it hears of a schedule that another process declares, and of a wall clock that is set.  It takes a turn only
 when a tick is due by that word; the process that comes first does it, and the word says so to the others.
 
+While there is no schedule, and another thread comes by each second anyway, the listener, that one looks at
+the word, and this one sleeps.
+
 A store that no other process has open needs the thread only once there is a schedule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol
 
-from mq.engine.background import Worker
+from mq.engine.background import ASLEEP, Worker
 from mq.engine.clock import Clock
 from mq.engine.commit import Committer
+from mq.engine.listener import Listener
 from mq.engine.maintenance import Maintenance
 from mq.engine.operation import HasBusy, operation
 from mq.engine.replica import Replica
@@ -41,6 +44,7 @@ class Owner(HasBusy, Protocol):
     replica: Replica
     committer: Committer
     maintenance: Maintenance
+    listener: Listener
     disk: Disk
     sync_always: bool
     closed: bool
@@ -57,7 +61,7 @@ class Scheduler:
             "mq-scheduler", path, self._step, behind=owner.let_go_if_forgotten, backoff_max=FAILED_SECONDS
         )
         self._seconds = [0.0]  # until the next look; the thread must not keep this object
-        self._sleep = _sleeping(self.worker, self._seconds)
+        self._sleep = self.worker.napping(self._seconds)
 
     def begin(self) -> None:
         """Have a thread, if one can be had; else operations do the ticks."""
@@ -68,6 +72,11 @@ class Scheduler:
         self.begin()
         self.worker.ring()
 
+    def look(self) -> None:
+        """Have the thread look if there is a schedule by now; by the listener, each second."""
+        if self._seconds[0] == ASLEEP and self._turn.mark[TICK]:
+            self.worker.ring()
+
     def stop(self) -> None:
         """Have the thread stop; takes no lock."""
         self.worker.stop()
@@ -77,15 +86,10 @@ class Scheduler:
         if due and due <= self._clock.wall_ms():
             tick(self._owner)
             due = self._turn.mark[TICK]
-        self._seconds[0] = LOOK_SECONDS
-        if due:
-            left = (due - self._clock.wall_ms()) / 1000
-            self._seconds[0] = min(LOOK_SECONDS, max(LEAST_SECONDS, left))
-
-
-def _sleeping(worker: Worker, seconds: list[float]) -> Callable[[], None]:
-    """What the thread sleeps by."""
-    return lambda: worker.nap(seconds[0])
+        left = (due - self._clock.wall_ms()) / 1000 if due else LOOK_SECONDS
+        self._seconds[0] = min(LOOK_SECONDS, max(LEAST_SECONDS, left))
+        if not due and self._owner.listener.worker.runs():  # if it ends, it rings
+            self._seconds[0] = ASLEEP
 
 
 # ── ticks ──────────────────────────────────────────────────────────────────────────

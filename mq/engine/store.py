@@ -23,6 +23,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, TypeVar
 
 from mq.engine import forking
+from mq.engine.ahead import Aheads
 from mq.engine.channel import Channel
 from mq.engine.child import Child
 from mq.engine.clock import Clock
@@ -37,6 +38,7 @@ from mq.engine.notifier import Notifier
 from mq.engine.opening import Opening
 from mq.engine.operation import operation
 from mq.engine.phase import Phase
+from mq.engine.quiet import Quiet
 from mq.engine.reading import Reader
 from mq.engine.replica import Replica
 from mq.engine.scheduler import Scheduler
@@ -120,6 +122,8 @@ class Store:
 
     together: Together | None = None
     """What several threads append at once, where an append is a round trip; another one in a fork's child."""
+    ahead: Aheads | None = None
+    """The loops that take a message with the ack of the one before; there too."""
     turn: Turn
     phase: Phase  # set by `become` alone, with the mutex or without: a signal's handler may close the store
     _reader: Reader  # of a store opened with read_only=True
@@ -170,6 +174,7 @@ class Store:
         self.turn.follower = self.replica
         self.closing = self.closing_type(self, self.turn, self.replica, self.clock, self.notes)
         self._reader = self.reader_type(self, self.replica, self.turn, self.clock)
+        self._quiet = Quiet(self.turn, self.waiters, self.clock)
         self.committer = Committer(self.replica, self.notes)
         self._opening: Opening = self.opening_type(
             self, self.turn, self.replica, self.clock, self.committer, self.notes, segment_bytes
@@ -236,8 +241,9 @@ class Store:
     def _begin_flusher(self) -> None:
         if self._seconds is not None:
             self._flusher = flusher = Flusher(
-                self.path, self.replica.log, self._seconds, self.let_go_if_forgotten, self._miss_flusher
-            )
+                self.path, self.replica.log, self.turn, self._seconds, self.let_go_if_forgotten,
+                self._miss_flusher,
+            )  # fmt: skip
             flusher.begin()
 
     def forget_threads(self) -> None:
@@ -304,12 +310,17 @@ class Store:
         with explain(self.path), self.turn.locks.cleaner(seconds, self.turn.mutex) as ours:
             yield ours
 
+    def is_quiet(self) -> bool:
+        """Whether nothing has happened that shows without a lock; called by the listener, each second."""
+        self.scheduler.look()
+        return self.in_files and self._quiet.goes_on(self.listener)
+
     @operation
     def hear(self) -> None:
         """Another process appended, or a second has passed: wake the receivers that find something.
 
-        Called by the listener.  It comes by each second because the wall clock may have jumped,
-        and because a process that was to ring may have died.
+        Called by the listener, unless it is quiet.  It comes by each second because the wall clock may have
+        jumped, and because a process that was to ring may have died.
         """
         # With the mutex held, a thread says that it closes.
         with self.replica.log.failure.unheard(), self.turn.mutex:
@@ -324,10 +335,12 @@ class Store:
         if self.replica.applied == before:  # else all were woken as it was applied
             self.waiters.wake_ready()
         self.waiters.ask_to_be_woken()
+        self._quiet.looked()
 
     def wake_all(self) -> None:
         """Each thread that waits looks for itself at what changed."""
         self.waiters.wake_all()
+        self.scheduler.worker.ring()
 
     def lose(self, trouble: Trouble) -> None:
         """The files are not, or not only, this store's: nothing is done to them any more."""
@@ -377,6 +390,8 @@ class Store:
 
         A thread that must not wait goes on owing it: see mq/engine/at_once.py.
         """
+        if not self.wait_after_publish:
+            return
         if self.owing and (me := get_ident()) in self.owing:
             self.owing[me] = max(end, self.owing[me])
             return

@@ -7,9 +7,10 @@ and tasks ask for meanwhile waits, and goes in the next append, as one group.
                                      │
                                      └ the first that still waits leads next
 
-Only what needs no plan goes this way: a publish that is nothing but a body, and an ack.  Each is decided by
-itself, in that turn, against the state as it is then: none of them changes what another one is allowed.  The
-others, and what a full disk refuses, are given back to their callers, which go their own way.
+Only what needs no plan goes this way: a publish that is nothing but a body, and an ack, which may take the
+next message for a loop (mq/engine/ahead.py).  Each is decided by itself, in that turn, against the state as
+it is then.  None of them changes what another one is allowed, but no two take the same message.  The others,
+and what a full disk refuses, are given back to their callers, which go their own way.
 
 A file log needs none of this: threads there share the sync, and not the append (mq/storage/commit.py).
 """
@@ -20,15 +21,15 @@ import copy
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from threading import get_ident
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from mq.delivery import records
 from mq.delivery.now import Now
-from mq.delivery.records import ACK, PUBLISH, Draft
+from mq.delivery.records import ACK, DELIVER, PUBLISH, Draft
 from mq.delivery.traits import PLAIN, Flight
 from mq.engine.bodies import More
 from mq.engine.channel import Channel
@@ -37,6 +38,7 @@ from mq.engine.commit import Committer
 from mq.engine.operation import nested
 from mq.engine.replica import Replica
 from mq.engine.turn import Turn
+from mq.engine.waiters import Waiters
 from mq.errors import DiskFull, StoreFailed
 
 PART_BYTES: Final = 512 << 10  # of bodies in one append: one message of a stream has room for them
@@ -53,6 +55,7 @@ class Owner(Protocol):
     path: str
     busy: set[int]
     """The threads that are inside an operation."""
+    waiters: Waiters
 
     def finish_publish(self, end: int) -> None:
         """What a publish owes before it returns."""
@@ -68,6 +71,16 @@ class Held(Protocol):
     _settled: bool
 
 
+class Taker(Protocol):
+    """A loop over a queue: see mq/engine/ahead.py."""
+
+    is_over: bool
+    """It was left, and takes nothing."""
+
+    def took(self, id: int, flight: Flight) -> None:
+        """This is its next message."""
+
+
 class Caller(Protocol):
     """What waits: a thread, or the tasks of an event loop."""
 
@@ -81,6 +94,13 @@ class Caller(Protocol):
 # ── what is to be appended ─────────────────────────────────────────────────────────
 
 
+class Decided(NamedTuple):
+    """What an append does, as far as that is decided."""
+
+    settled: set[int]  # receipts
+    taken: Counter[Channel]  # how many messages of each
+
+
 class Pending(ABC):
     """What one caller wants to have appended."""
 
@@ -91,12 +111,12 @@ class Pending(ABC):
     future: Any = None  # of the task that waits, if it is one
 
     @abstractmethod
-    def draft(self, settled: set[int]) -> Draft | None:
-        """The record, decided now, in a turn; None: it needs a plan.  *settled*: receipts, in this append."""
+    def drafts(self, now: Now, decided: Decided) -> list[Draft]:
+        """The records, decided now, in a turn; none: it needs a plan.  *decided*: of this append."""
 
     @abstractmethod
-    def apply(self, position: int) -> None:
-        """The record stands there."""
+    def apply(self, positions: Sequence[int]) -> None:
+        """The records stand there."""
 
     @abstractmethod
     def announce(self, arrived: Counter[Channel], now: Now) -> None:
@@ -115,16 +135,17 @@ class Publication(Pending):
     def __init__(self, channel: Channel, flags: int, raw: bytes) -> None:
         self._channel, self._flags, self._raw, self.size = channel, flags, raw, len(raw)
 
-    def draft(self, settled: set[int]) -> Draft | None:
+    def drafts(self, now: Now, decided: Decided) -> list[Draft]:
         state = self._channel.state
         if state is None or state.publish_needs_plan:
-            return None
+            return []
         self._state = state
-        return PUBLISH, self._flags, state.number, self._raw
+        return [(PUBLISH, self._flags, state.number, self._raw)]
 
-    def apply(self, position: int) -> None:
-        self._state.publish(position, self.size)
-        self.result = position
+    def apply(self, positions: Sequence[int]) -> None:
+        (id,) = positions
+        self._state.publish(id, self.size)
+        self.result = id
 
     def announce(self, arrived: Counter[Channel], now: Now) -> None:
         arrived[self._channel] += 1
@@ -137,18 +158,18 @@ class Ack(Pending):
         self._channel, self._message = channel, message
         self._bytes = message._more.size if message._more else len(message.raw)
 
-    def draft(self, settled: set[int]) -> Draft | None:
+    def drafts(self, now: Now, decided: Decided) -> list[Draft]:
         state, id, receipt = self._channel.state, self._message.id, self._message._flight.receipt
-        if state is None or receipt in settled:
-            return None
+        if state is None or receipt in decided.settled:
+            return []
         flight = state.flights.near.get(id) or state.flights.get(id)
         if flight is None or flight.receipt != receipt:
-            return None
-        settled.add(receipt)
+            return []
+        decided.settled.add(receipt)
         self._state, self._is_awaited = state, flight.traits is not PLAIN
-        return ACK, 0, state.number, records.ACK_PAYLOAD.pack(id, self._bytes)
+        return [(ACK, 0, state.number, records.ACK_PAYLOAD.pack(id, self._bytes))]
 
-    def apply(self, position: int) -> None:
+    def apply(self, positions: Sequence[int]) -> None:
         self._state.ack(self._message.id, self._bytes)
         self._message._settled = self.result = True
 
@@ -156,6 +177,51 @@ class Ack(Pending):
         if self._is_awaited or self._state.acks_awaited:
             self._channel.hand_on(now)  # the next of its group, or a publisher
             self._channel.freed()
+
+
+class AckAndTake(Ack):
+    """The same, and the next message is delivered, if one is ready, and nothing but its turn has come.
+
+    The next one as of before the ack: as if a receiver had taken it just before.
+    """
+
+    def __init__(self, channel: Channel, message: Held, taker: Taker) -> None:
+        super().__init__(channel, message)
+        self._taker = taker
+
+    def drafts(self, now: Now, decided: Decided) -> list[Draft]:
+        found = super().drafts(now, decided)
+        self._next = self._find_next(now, decided.taken) if found else None
+        if self._next is not None:
+            decided.taken[self._channel] += 1
+            state = self._state
+            self._deadline = now.store + int(state.options.visibility_timeout * 1000)
+            payload = records.DELIVER_PAYLOAD.pack(self._next, self._deadline)
+            found.append((DELIVER, 0, state.number, payload))
+        return found
+
+    def _find_next(self, now: Now, taken: Counter[Channel]) -> int | None:
+        state, before = self._state, taken[self._channel]
+        if self._taker.is_over or state.paused or state.delivery_needs_plan:
+            return None
+        if before:
+            ids = state.heads(now, before + 1)
+            id = ids[before] if len(ids) > before else None
+        else:
+            id = state.head(now)
+        return None if id is None or id in state.flights else id  # one that timed out, a receiver takes
+
+    def apply(self, positions: Sequence[int]) -> None:
+        super().apply(positions)
+        if self._next is not None:
+            flight = self._state.deliver(self._next, positions[1], self._deadline, 0)
+            assert flight, "a message that was next was not there"
+            self._taker.took(self._next, flight)
+
+    def announce(self, arrived: Counter[Channel], now: Now) -> None:
+        super().announce(arrived, now)
+        if self._next is not None and self._channel.armed:
+            self._channel.taken(now)
 
 
 # ── appending it ───────────────────────────────────────────────────────────────────
@@ -195,6 +261,10 @@ class Together:
     def ack(self, channel: Channel, message: Held) -> bool:
         """Whether it is done; else see `hot.ack`."""
         return bool(self._do(Ack(channel, message)))
+
+    def ack_and_take(self, channel: Channel, message: Held, taker: Taker) -> bool:
+        """The same; *taker* is told of the next message, if one is taken."""
+        return bool(self._do(AckAndTake(channel, message, taker)))
 
     def _do(self, pending: Pending) -> Any:
         me, busy = get_ident(), self._store.busy
@@ -276,19 +346,27 @@ class Together:
 
     def _append_part(self, part: list[Pending]) -> int:
         """Where the log ends then; called in a turn, and again after a Conflict."""
-        replica, ms = self._replica, self._clock.store_ms()
-        if ms >= replica.state.board.next:
+        replica, now = self._replica, self._clock.now()
+        if now.store >= replica.state.board.next:
             self._committer.do_due()
         self._take_what_waits(part)
-        settled: set[int] = set()
-        decided = [(each, draft) for each in part if (draft := each.draft(settled)) is not None]
+        so_far = Decided(set(), Counter())
+        decided = [(each, drafts) for each in part if (drafts := each.drafts(now, so_far))]
         if decided:
-            positions = replica.log.append_group(ms, [draft for _, draft in decided])
-            for (each, _), position in zip(decided, positions, strict=True):
-                each.apply(position)
+            positions = iter(
+                replica.log.append_group(now.store, [draft for _, drafts in decided for draft in drafts])
+            )
+            for each, drafts in decided:
+                each.apply([next(positions) for _ in drafts])
             replica.applied = replica.log.end
-            announce([each for each, _ in decided], self._clock.now())
+            self._announce([each for each, _ in decided])
         return replica.log.end
+
+    def _announce(self, done: Iterable[Pending]) -> None:
+        now, waiters = self._clock.now(), self._store.waiters
+        announce(done, now)
+        if waiters.asleep:
+            waiters.watch(now)
 
     def _take_what_waits(self, part: list[Pending]) -> None:
         """Put it into *part*, as far as there is room."""

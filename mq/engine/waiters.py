@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Final
 
@@ -49,6 +49,7 @@ class Waiters:
         self._others: Weakly[int, Channel] = Weakly()
         self.renames = 0  # how often a channel got another name
         self._followed = 0  # the channels know of all renames before this position
+        self.expect: Callable[[], object] = int  # called before a thread here goes to sleep, in a turn
         self._forget_all()
 
     def _forget_all(self) -> None:
@@ -171,6 +172,10 @@ class Waiters:
             waiter.ring()
         self.watch(now)
 
+    def may_find(self) -> bool:
+        """Whether there is a message, of whatever state, where one waits here."""
+        return any(True for _ in self._armed_and_stocked())
+
     def _armed_and_stocked(self) -> Iterable[Channel]:
         """Where one waits, and something may be: found from the few that hold a message, or are waited at."""
         stocked, queues, armed = self.state.board.stocked, self.state.queues, self.armed
@@ -227,6 +232,7 @@ class Waiters:
 
     def ask_to_be_woken(self) -> float:
         """Before a thread here goes to sleep: how many seconds it may; called in a turn."""
+        self.expect()
         return self.listener.ask(set(self.armed)) if self.background else math.inf
 
     def asleep_until(self) -> float:

@@ -20,7 +20,6 @@ not written to any more.
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
@@ -78,7 +77,7 @@ def clone(source: Disk, store: str, cut: Cut, target: Disk, path: str, show: Sho
         target.resemble(paths.format_file(store))
         _require_empty(target, path)
         # The key stays, for it is in every checksum.
-        own = Identity(uuid.uuid4().hex, cut.identity.key)
+        own = identities.new(cut.identity.key)
         _Copying(source, store, target, path, show, own).copy(cut)
         results.copy(source, store, target, path)
         _write_format(target, path, own)

@@ -25,9 +25,9 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 import msgspec
-from crc32c import crc32c
 
 from . import paths
+from .crc import crc32c
 from .disk import Disk, write_file
 from .recovery import Start
 

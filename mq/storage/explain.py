@@ -79,7 +79,7 @@ def storage_error(path: str, error: OSError) -> StorageError:
         errno.ENOTDIR: "part of the path is a file, not a directory; choose another path",
         errno.EACCES: DENIED,
         errno.EPERM: DENIED,
-        errno.EROFS: "the file system is read-only; open it with read_only=True",
+        errno.EROFS: "the file system is read-only: the store can be read (read_only=True), or copied",
         errno.ENAMETOOLONG: "the path, or a name in it, is too long for this system; choose a shorter one",
         errno.ELOOP: "symbolic links that lead in a circle; choose another path",
         errno.EISDIR: "this is a directory, not a file; move it elsewhere",

@@ -15,9 +15,8 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from crc32c import crc32c
-
 from . import record
+from .crc import crc32c
 from .disk import Disk, read_all
 from .record import CRC_FROM
 

@@ -115,6 +115,7 @@ class Following:
         if upto > tail.end:
             self._closing.followed(scan, upto)
             tail.last_ms = last.created_ms + scan.last_ms
+            tail.grows()  # the process that appended it may be dead, and its thread that syncs with it
         tail.end = upto
         if scan.head > tail.head:
             self._trimming.drop_before(scan.head)
@@ -158,6 +159,7 @@ class Following:
             tail.mapped.close()  # a thread may read there up to the end, and it is elsewhere in a moment
             tail.reader.reset(segments)
             tail.end = end
+            tail.grows()
             tail.enter(segments[-1], fd, size)  # at once: the next sync needs a file
             tail.close_retired()
         tail.head = segments[0].base

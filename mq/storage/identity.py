@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import os
 import re
-import uuid
 from contextlib import suppress
 from typing import Final, NamedTuple
-
-from crc32c import crc32c
 
 from mq.errors import CorruptStore, Unsupported
 
 from . import paths
+from .crc import crc32c
 from .disk import Disk, write_file
 
 VERSION: Final = 1
+ID_BYTES: Final = 16
 LINE: Final = re.compile(rb"(mq (\d{1,9}) ([0-9a-f]{32}) ([0-9a-f]{16})) ([0-9a-f]{8})\n")
 
 
@@ -35,9 +34,14 @@ class Identity(NamedTuple):
         return text + b" %08x\n" % crc32c(text)
 
 
+def new(key: bytes) -> Identity:
+    """With an id that no other store has."""
+    return Identity(os.urandom(ID_BYTES).hex(), key)
+
+
 def create(disk: Disk, path: str) -> Identity:
     """Write FORMAT for a new store: whole and durable under its name, or not there."""
-    identity = Identity(uuid.uuid4().hex, os.urandom(8))
+    identity = new(os.urandom(8))
     sync_names_above(disk, os.path.dirname(path))
     write(disk, path, identity)
     return identity

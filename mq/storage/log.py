@@ -21,8 +21,9 @@ one more step on the way there shows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from mq.forks import Lock
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
-from dataclasses import dataclass, field
+
+import msgspec
 
 from .disk import Disk, Inode
 from .private_disk import PrivateDisk
 
 
-@dataclass
-class _File:
+class _File(msgspec.Struct):
     size: int
     below: int | None  # a descriptor on the disk below; None: the file is new
-    patches: list[tuple[int, bytes]] = field(default_factory=list)  # in the order they were written
+    patches: list[tuple[int, bytes]] = []  # in the order they were written
 
 
 class Overlay(PrivateDisk):

@@ -7,7 +7,8 @@ the end that says so, nothing of the store is called.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+
+import msgspec
 
 from .standing import Standing, Trouble
 
@@ -32,8 +33,7 @@ def _run(do: Callable[[], object]) -> object:
     return do()
 
 
-@dataclass
-class Owner:
+class Owner(msgspec.Struct):
     """The defaults are for a log that no other process and no other thread has."""
 
     skew_ms: Callable[[], int] = int  # how far the wall clock is ahead of store time

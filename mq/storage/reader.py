@@ -17,11 +17,11 @@ from itertools import islice
 from typing import Final, Protocol
 
 import msgspec
-from crc32c import crc32c
 
 from mq.errors import ADVICE, Closed, CorruptStore
 
 from . import paths, record, segment
+from .crc import crc32c
 from .disk import Disk, is_anothers
 from .explain import DAMAGE, explain, pass_on, storage_error
 from .mapped import Mapped, unmapped

@@ -25,7 +25,7 @@ from operator import add
 from struct import Struct
 from typing import Final, NamedTuple
 
-from crc32c import crc32c
+from .crc import crc32c
 
 HEADER: Final = Struct("<IIIIIBBH")
 HEADER_BYTES: Final = HEADER.size

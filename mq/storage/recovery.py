@@ -22,9 +22,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
+
+import msgspec
 
 from mq.errors import ADVICE, CorruptStore, StorageError
 
@@ -68,8 +69,7 @@ class StaleCheckpoint(Exception):
     """The log does not hold what the checkpoint says it does: read all of it."""
 
 
-@dataclass
-class Survey:
+class Survey(msgspec.Struct):
     """What was found; positions are LSNs."""
 
     segments: list[Segment]

@@ -37,11 +37,10 @@ from contextlib import suppress
 from itertools import zip_longest
 from typing import Final, NamedTuple
 
-from crc32c import crc32c
-
 from mq.errors import CorruptStore
 
 from . import copies, identity, locks, paths, record, segment, shared
+from .crc import crc32c
 from .disk import PAGE_BYTES, Disk, write_all
 from .explain import explain
 from .look import Gap, Refuse, Run

@@ -24,9 +24,8 @@ import errno
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from crc32c import crc32c
-
 from . import paths
+from .crc import crc32c
 from .disk import PAGE_BYTES, Disk, read_all, write_all
 from .explain import NO_ROOM, NOT_SUPPORTED
 from .segment import Segment

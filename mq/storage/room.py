@@ -43,11 +43,12 @@ class Room:
         """Reserve *size* bytes at the end, in a new segment if need be; the position of the first.
 
         What takes messages out may use the room kept back for that; then everything comes through here,
-        until there is room to keep back again.  And once a second, to look whether the files are still the
-        store's.  The one that is written to is looked at each time: the size of another one is not to be
-        changed.
+        until there is room to keep back again.  So do the first append after an idle time, which wakes the
+        thread that syncs, and one each second, to look whether the files are still the store's.  The one
+        that is written to is looked at each time: the size of another one is not to be changed.
         """
         tail, reserve = self._tail, self._reserve
+        tail.grows()
         self._watch.stand_again(now_ms)
         self._watch.stand_by(tail.writing)
         if not self._closing.said_open:

@@ -21,9 +21,8 @@ from functools import cache
 from itertools import islice
 from typing import Final, NamedTuple
 
-from crc32c import crc32c
-
 from . import record
+from .crc import crc32c
 from .disk import Disk
 from .segment import BLOCK_BYTES, Segment
 

@@ -15,16 +15,17 @@ no record lives in [void_from, base).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import compress
 from struct import Struct
 from typing import Final, NamedTuple
 
-from crc32c import crc32c
+import msgspec
+from msgspec.structs import force_setattr
 
 from mq.errors import ADVICE, Unsupported
 
 from . import paths, record
+from .crc import crc32c
 from .disk import Disk
 from .far import Far, read_far
 from .identity import VERSION, Identity
@@ -43,8 +44,7 @@ REVISION_2: Final = 0x1  # kinds, flags and keys that mq 0.1.0 does not know; se
 FEATURES: Final = REVISION_2  # of the segments that this version makes
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(msgspec.Struct, frozen=True, gc=False):
     number: int
     base: int
     capacity: int
@@ -53,15 +53,15 @@ class Segment:
     features: int = FEATURES
     skew_ms: int = 0  # how far the wall clock was ahead of store time when it was created
     epoch: int = 0  # what its fence says: 0 if it has none, or an older mq made it
-    wall_ms: int = field(init=False, repr=False, compare=False)
+    wall_ms: int = 0  # made of the others
     """The wall clock's time when it was created; what `created_at` of a message counts from."""
-    name: str = field(init=False, repr=False, compare=False)
+    name: str = ""  # of its file; made of the others
 
     def __post_init__(self) -> None:
         # No cached_property: in Python 3.11 it has one lock for all, and a thread that is not in the
         # child of a fork may have it.
-        object.__setattr__(self, "wall_ms", max(0, self.created_ms + self.skew_ms))
-        object.__setattr__(self, "name", paths.segment_name(self.base))
+        force_setattr(self, "wall_ms", max(0, self.created_ms + self.skew_ms))
+        force_setattr(self, "name", paths.segment_name(self.base))
 
     @property
     def limit(self) -> int:

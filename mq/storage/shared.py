@@ -27,11 +27,10 @@ from contextlib import suppress
 from struct import Struct
 from typing import Final, NamedTuple
 
-from crc32c import crc32c
-
 from mq.errors import StorageError, Unsupported
 
 from . import paths
+from .crc import crc32c
 from .disk import PAGE_BYTES, Disk, write_all
 
 KEY: Final = 0

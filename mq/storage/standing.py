@@ -25,9 +25,8 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final, NamedTuple
 
-from crc32c import crc32c
-
 from . import paths
+from .crc import crc32c
 from .disk import Disk, Inode, is_anothers
 from .explain import REOPEN, closed_by_program
 from .shared import SAID

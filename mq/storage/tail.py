@@ -14,12 +14,11 @@ import errno
 import threading
 from collections.abc import Callable, Collection, Sequence
 
-from crc32c import crc32c
-
 from mq.errors import StorageError, UsageError
 from mq.forks import is_held
 
 from . import record, segment, shared
+from .crc import crc32c
 from .disk import Disk, write_all
 from .explain import LEFT, LEFT_WHY, storage_error
 from .failure import Failure
@@ -68,6 +67,7 @@ class Tail:
         self.allocated = 0  # bytes up to here are reserved
         self.room = 0  # an append that ends before here may go ahead
         self.look_ms = 0  # and one that comes before then
+        self._growth: Callable[[], object] | None = None  # called as the log grows next: `await_growth`
         self.mapped = self.reader.mapped = unmapped()  # a part of what is reserved
         self.unsettled = False  # interrupted between two segments: to be rebased before its next use
         # In a turn without LOCK: that this process died inside shows in INSIDE, so that a single record,
@@ -204,6 +204,27 @@ class Tail:
     def fail(self, error: OSError) -> StorageError:
         """The error to raise for a write to the last segment that failed: see `Failure`."""
         return self.failure.fail(error, self.reader.path(self.segments[-1]), self.fd)
+
+    # ── a thread that syncs ────────────────────────────────────────────────────────
+
+    def await_growth(self, ring: Callable[[], object]) -> bool:
+        """Have *ring* called as the log grows next; False if some of it is to be synced already.
+
+        Called with the mutex of the store: no thread of this process appends meanwhile.  An append asks
+        nothing more for this than it does anyway: it comes by `make_room`, as it does once a second.
+        *ring* takes no lock, and may be called more than once, or for an append that is refused then.
+        """
+        if self.end > self.synced:
+            return False
+        self._growth = ring
+        self.look_ms = -1  # before every time: the next append looks
+        return True
+
+    def grows(self) -> None:
+        """A record is about to be appended, or was followed; called in a turn."""
+        if self._growth:
+            self._growth()
+            self._growth = None  # behind the call: if a handler raises before it, the next append calls
 
     # ── the segment that is written to ─────────────────────────────────────────────
 

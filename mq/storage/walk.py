@@ -21,8 +21,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from itertools import pairwise
+
+import msgspec
+from msgspec.structs import replace
 
 from mq.errors import CorruptStore, MqError, StorageError
 
@@ -36,8 +38,7 @@ from .segment import BLOCK_BYTES, BadHeader, Event, Scan, Segment, Stretch
 from .shared import NO_LIMIT
 
 
-@dataclass
-class File:
+class File(msgspec.Struct):
     """One segment's file."""
 
     segment: Segment
@@ -50,8 +51,7 @@ class File:
     reached: int = 0  # records once stood up to here at least
 
 
-@dataclass
-class Walk:
+class Walk(msgspec.Struct):
     """Everything in the store at *path*: its `files`, and the `verdict` on the whole."""
 
     disk: Disk
@@ -60,10 +60,10 @@ class Walk:
     view: shared.View
     survey: Survey | None  # None if recovery could not even judge
     problem: MqError | None  # why the store does not open
-    files: list[File] = field(default_factory=list)
-    missing: list[Gap] = field(default_factory=list)  # headers and whole files
+    files: list[File] = []
+    missing: list[Gap] = []  # headers and whole files
     refuse: Refuse = refuse_nothing
-    seen: dict[int, int] = field(default_factory=dict)  # by base: up to where recovery handed the records on
+    seen: dict[int, int] = {}  # by base: up to where recovery handed the records on
 
     @property
     def verdict(self) -> str:

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from .asked import Held, Source
+from .asked import Held, Source, Strategy
 from .handler import Handler
-from .outcome import give_back
+from .outcome import give_back, is_kept
 from .slot import Slot
-from .strategy import STRATEGIES, Strategy
+from .strategy import STRATEGIES
 
 
 class Feed:
@@ -21,6 +21,12 @@ class Feed:
         self.slots: Final[list[Slot]] = []
         self._pick, self._keep = STRATEGIES[strategy], keep
         self._last = -1  # the slot that was given the last message
+
+    @property
+    def takes_ahead(self) -> bool:
+        """Whether a slot takes its next message with the ack of this one: nothing else is to be weighed."""
+        (first, *others) = self.handlers
+        return not others and first.batch is None and first.depth == 1 and self.source._takes_ahead()
 
     @property
     def is_hungry(self) -> bool:
@@ -74,6 +80,12 @@ class Feed:
             handler.full_at = now + handler.linger
         waiting += taken
         return len(waiting) == handler.batch or bool(waiting and now >= handler.full_at)
+
+    def take_in(self, slot: Slot) -> None:
+        """What *slot* took with an ack is next there."""
+        for each in slot.taken_ahead():
+            if not slot.handler.extend or is_kept(self.source, each, self._keep):
+                slot.backlog.append([each])
 
     def _give(self, at: int, held: list[Held]) -> None:
         self._last = at

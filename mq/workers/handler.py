@@ -16,10 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from mq.errors import UsageError
 
-from .asked import Held, Source
-
-Wrap = Callable[[Any, Callable[[], object]], object]
-"""Around a call of a handler: given the delivery (of a batch: the list) and what calls the rest."""
+from .asked import Held, Source, Wrap
 
 
 class Wanted(NamedTuple):

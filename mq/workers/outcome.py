@@ -12,7 +12,8 @@ What the handler settled itself stays as it is; of a batch, the rest is settled 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from traceback import format_exception_only
 from typing import Final
 
@@ -20,41 +21,19 @@ from mq.errors import BadBody, Closed, MqError, StaleReceipt, StoreFailed, Usage
 
 from .asked import Held, Source
 from .handler import Handler
+from .raised import Reject, Retry
 
 AGAIN_SECONDS: Final = 1.0  # until what could not be settled is tried again
 
 logger: Final = logging.getLogger("mq.worker")
 
 
-class Retry(Exception):
-    """A handler raises it: the message failed, and is tried again.
-
-    *delay*: seconds until then; None (the default): the queue's backoff.
-    *reason*: text that is kept with the message, in `failures`.
-    """
-
-    delay: float | None
-    reason: str
-
-    def __init__(self, delay: float | None = None, reason: str = "") -> None:
-        super().__init__(reason)
-        self.delay, self.reason = delay, reason
-
-
-class Reject(Exception):
-    """A handler raises it: the message goes to the dead letters now.
-
-    *reason*: text that is kept with the message, in `failures`.
-    """
-
-    def __init__(self, reason: str = "") -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-def settle(handler: Handler, held: Sequence[Held], error: BaseException | None) -> bool:
+def settle(
+    handler: Handler, held: Sequence[Held], error: BaseException | None, taken: deque[Held] | None = None
+) -> bool:  # fmt: skip
     """Settle what the handler did not; *error*: what it raised.  False: it is to be tried again.
 
+    *taken*: where the next message is put, if one comes with the ack; None: none is to come.
     For a message that nothing works on is extended for as long as it is not settled.
     """
     ids = ", ".join(str(each.id) for each in held[:10]) + (", …" if len(held) > 10 else "")
@@ -67,7 +46,7 @@ def settle(handler: Handler, held: Sequence[Held], error: BaseException | None) 
     rest = _own(held)
     try:
         try:
-            _settle(handler, rest, error)
+            _settle(handler, rest, error, taken)
         except (UsageError, AttributeError, TypeError) as wrong:  # what the handler gave to Retry or Reject
             logger.error("%s: %s", handler.name, wrong)
             handler.source.nack_many(_own(rest), reason=_last_line(wrong))
@@ -105,11 +84,16 @@ def _of_program(error: BaseException) -> BaseException:
     return error.with_traceback(trace) if trace else error
 
 
-def _settle(handler: Handler, rest: list[Held], error: BaseException | None) -> None:
+def _settle(
+    handler: Handler, rest: list[Held], error: BaseException | None, taken: deque[Held] | None
+) -> None:  # fmt: skip
     if not rest:
         return
     source = handler.source
-    if error is None:
+    if error is None and taken is not None and len(rest) == 1:
+        if (found := source._ack_and_take(rest[0])) is not None:
+            taken.append(found)
+    elif error is None:
         source.ack_many(rest)
     elif isinstance(error, Reject):
         source.reject_many(rest, error.reason)
@@ -128,3 +112,14 @@ def give_back(source: Source, held: Iterable[Held]) -> None:
             pass
         except MqError:
             logger.exception("%d messages of %r could not be released", len(rest), source.name)
+
+
+def is_kept(source: Source, each: Held, keep: Callable[[Held], None]) -> bool:
+    """Whether *keep* keeps it; else it is given back."""
+    try:
+        keep(each)
+    except MqError:
+        logger.exception("%d of %r could not be kept", each.id, source.name)
+        give_back(source, [each])
+        return False
+    return True

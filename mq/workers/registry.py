@@ -9,14 +9,13 @@ from typing import Any, Final
 
 from mq.errors import MqError, UsageError
 
-from .asked import Keeper, Source
+from .asked import Keeper, Source, Strategy, Wrap
 from .counts import Counts
 from .feed import Feed
-from .handler import Handler, Wanted, Wrap
+from .handler import Handler, Wanted
 from .mailbox import Mailbox
 from .run import Run
 from .signals import Signals
-from .strategy import Strategy
 
 
 class Registry:

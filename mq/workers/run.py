@@ -22,10 +22,9 @@ from typing import Any, Final
 
 from mq.errors import Closed, CorruptStore, MqError, StoreFailed, UsageError
 
-from .asked import Keeper
+from .asked import Keeper, Wrap
 from .counts import Counts
 from .feed import Feed
-from .handler import Wrap
 from .mailbox import Mailbox
 from .outcome import give_back, logger
 from .slot import Slot, ThreadSlot
@@ -74,7 +73,9 @@ class Run:
         for feed in self._feeds:
             for handler in feed.handlers:
                 for _ in range(handler.concurrency):
-                    feed.slots.append(self._slot(handler))
+                    slot = self._slot(handler)
+                    slot.takes = feed.takes_ahead
+                    feed.slots.append(slot)
 
     def _slot(self, handler: Any) -> Slot:
         if not handler.is_async:
@@ -135,6 +136,8 @@ class Run:
             else:
                 self._done += count
             if not self._signals:
+                if event.takes:
+                    self._feed(event).take_in(event)
                 event.go_on()
         elif isinstance(event, int):
             self._signals += 1
@@ -143,13 +146,18 @@ class Run:
                     "%s: no more is taken; a second one ends what is in work", signal.Signals(event).name
                 )
 
+    def _feed(self, slot: Slot) -> Feed:
+        return next(feed for feed in self._feeds if slot in feed.slots)
+
     # ── stopping ───────────────────────────────────────────────────────────────────
 
     def _stop(self, grace: float) -> None:
         self._signals = max(self._signals, 1)
+        slots = [slot for feed in self._feeds for slot in feed.slots]
+        for slot in slots:
+            slot.takes = False
         for feed in self._feeds:
             feed.give_back()
-        slots = [slot for feed in self._feeds for slot in feed.slots]
         until = time.monotonic() + grace
         while (
             any(slot.call for slot in slots) and self._signals < 2 and (left := until - time.monotonic()) > 0
@@ -159,6 +167,7 @@ class Run:
             if slot.call:
                 logger.warning("%s was given up: its messages are released", slot.handler.name)
                 give_back(slot.handler.source, slot.give_up())
+            give_back(slot.handler.source, slot.taken_ahead())
             slot.end()
         if self._own_loop:
             self._loop.end()

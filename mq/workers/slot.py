@@ -14,12 +14,13 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Final
 
-from .asked import Held
-from .handler import Handler, Wrap
-from .outcome import AGAIN_SECONDS, settle
+from .asked import Held, Wrap
+from .handler import Handler
+from .outcome import AGAIN_SECONDS, give_back, settle
 
 Call = list[Held]
 """What one call of a handler is about: one delivery, or a batch."""
@@ -34,6 +35,8 @@ class Slot(ABC):
         self.backlog: Final[deque[Call]] = deque()  # taken, and not begun
         self.failed = False  # the call that was the last to end raised
         self.gone: Call | None = None  # the call that this is about was given up: it is not to be settled
+        self.takes = False  # the next message with the ack of this one; the run says so
+        self._taken: Final[deque[Held]] = deque()  # so, and not known to the run yet
         self._wraps, self._done = wraps, done
 
     @property
@@ -49,6 +52,21 @@ class Slot(ABC):
     @property
     def has_room(self) -> bool:
         return self.load < self.handler.depth
+
+    def taken_ahead(self) -> list[Held]:
+        """What was taken with an ack: the caller's now."""
+        found = []
+        with suppress(IndexError):
+            while True:
+                found.append(self._taken.popleft())
+        return found
+
+    def _try_to_settle(self, call: Call, error: BaseException | None) -> bool:
+        """Whether that was done.  What is taken behind the end of the run is given back."""
+        done = settle(self.handler, call, error, self._taken if self.takes else None)
+        if self._taken and not self.takes:
+            give_back(self.handler.source, self.taken_ahead())
+        return done
 
     def give(self, call: Call) -> None:
         self.backlog.append(call)
@@ -97,7 +115,7 @@ class ThreadSlot(Slot):
                 self._done(self)
 
     def _settle(self, call: Call, error: BaseException | None) -> None:
-        while self.gone is not call and not settle(self.handler, call, error):
+        while self.gone is not call and not self._try_to_settle(call, error):
             time.sleep(AGAIN_SECONDS)
 
     def _try(self, call: Call) -> BaseException | None:

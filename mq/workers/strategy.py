@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Final, Literal
+from typing import Final
 
+from .asked import Strategy
 from .slot import Slot
 
-Strategy = Literal["round_robin", "least_busy", "random"]
 Pick = Callable[[Sequence[Slot], int], int | None]
 """Given the slots, and which of them was given the last one: the next; None if none has room."""
 

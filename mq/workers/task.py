@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
-from .handler import Handler, Wrap
-from .outcome import AGAIN_SECONDS, give_back, settle
+from .asked import Wrap
+from .handler import Handler
+from .outcome import AGAIN_SECONDS, give_back
 from .slot import Call, Slot
 
 T = TypeVar("T")
@@ -62,7 +63,7 @@ class TaskSlot(Slot):
 
     async def _settle(self, call: Call, error: BaseException | None) -> None:
         while self.gone is not call:
-            if await self._loop.do(partial(settle, self.handler, call, error)):
+            if await self._loop.do(partial(self._try_to_settle, call, error)):
                 return
             await asyncio.sleep(AGAIN_SECONDS)
 

@@ -21,6 +21,7 @@ from .workloads import Workload
 CRASHES = (OSError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, AssertionError,
            struct.error, MemoryError)  # fmt: skip
 MARK_BYTES = 72  # of the mapped page, every bit; behind them is nothing
+ZEROS_BETWEEN = 61  # two cuts
 
 
 def settled(d: Driver) -> None:
@@ -68,18 +69,19 @@ def make(workload: Workload) -> tuple[SimulatedDisk, Key]:
     return disk, held
 
 
-def damages(files: dict[str, bytes], *, every_bit: bool) -> Iterator[tuple[str, str, bytes]]:
+def damages(files: dict[str, bytes], *, thorough: bool) -> Iterator[tuple[str, str, bytes]]:
     """Path, what was done, and the file's bytes then; what is cut first, there are fewer of those.
 
-    Without *every_bit*, one of each byte, in turn.
+    If not *thorough*, one bit of each byte, in turn, and fewer cuts in the zeros at the end.
     """
     for path, data in sorted(files.items()):
-        for size in range(len(data)):
+        used = len(data.rstrip(b"\0")) + 1
+        for size in (*range(min(used, len(data))), *range(used, len(data), 1 if thorough else ZEROS_BETWEEN)):
             yield path, f"cut to {size} bytes", data[:size]
     for path, data in sorted(files.items()):
         flipped = {"mark": MARK_BYTES, "reserve": 0}.get(path.rpartition("/")[2], len(data))
         for at in range(flipped):
-            for bit in range(8) if every_bit else (at % 8,):
+            for bit in range(8) if thorough else (at % 8,):
                 byte = bytes([data[at] ^ 1 << bit])
                 yield path, f"bit {bit} of byte {at} flipped", data[:at] + byte + data[at + 1 :]
 
@@ -95,13 +97,13 @@ def judge(disk: SimulatedDisk, held: Key) -> str:
     return "" if found == held else f"opened without a word, with {found!r}"
 
 
-def explore(name: str, *, first: bool = False, every_bit: bool = True) -> tuple[int, list[str]]:
+def explore(name: str, *, first: bool = False, thorough: bool = True) -> tuple[int, list[str]]:
     """All damages of one store: how many, and what went wrong; at most the *first*."""
     with determined(0):
         disk, held = make(STORES[name])
         files, numbers = disk.content(), disk.inodes()
         wrong, count = [], 0
-        for path, what, data in damages(files, every_bit=every_bit):
+        for path, what, data in damages(files, thorough=thorough):
             count += 1
             complaint = judge(disk_of({**files, path: data}, numbers), held)
             if complaint:

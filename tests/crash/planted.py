@@ -222,7 +222,7 @@ BUGS = (
     Bug("a queue leaves its dead letters behind", "mq.delivery.renaming:_that_go", "if state.named(name):",
         "if False:", "renaming"),
     Bug("the cleaner renames a queue again", "mq.delivery.state:declaration_of", 'was=""',
-        "was=queue.options.was", "renaming"),
+        "was=queue.options.was", "renamed_and_cleaned"),
     Bug("a transaction is several groups", "mq.engine.commit:Committer.commit",
         "append_group(plan.now.store, plan.drafts)",
         "append_group(plan.now.store, plan.drafts, atomic=False)", "transforming"),

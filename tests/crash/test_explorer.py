@@ -19,13 +19,21 @@ from .explorer import Explorer, Tally, determined
 from .history import History
 from .workloads import WORKLOADS, acks
 
-STATES = int(os.environ.get("MQ_CRASH_STATES", 50_000))
+STATES = int(os.environ.get("MQ_CRASH_STATES", 10_000))
 SHARE = STATES // len(WORKLOADS) + 1
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
+def test_no_promise_is_broken_at_any_call(name):
+    """P1 to P10, cut at each call of a whole workload: the process killed, the power failed in two ways."""
+    explorer = Explorer(per_call=2, glance=True)
+    explorer.run(name)
+    assert not explorer.tally.violations, "\n\n".join(map(str, explorer.tally.violations))
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_no_promise_is_broken_in_any_crash_state(name):
-    """P1 to P10, in fifty thousand states: a share for each workload, seed after seed."""
+    """P1 to P10, cut again while they recover and go on: a share for each workload, seed after seed."""
     total = Tally()
     for seed in itertools.count():
         explorer = Explorer(seed, states_max=SHARE - total.states)
@@ -37,11 +45,11 @@ def test_no_promise_is_broken_in_any_crash_state(name):
 
 
 @pytest.mark.parametrize("name", damage.STORES)
-def test_no_damage_is_taken_for_a_clean_store(name):
-    """P3, P7 and P10: a store with each kind of record damaged in every bit, the others in every byte."""
-    count, wrong = damage.explore(name, every_bit=name == "settled")
+def test_no_damage_is_taken_for_a_clean_store(name, thorough):
+    """P3, P7 and P10: stores that have each kind of record, damaged in every byte, or in every bit."""
+    count, wrong = damage.explore(name, thorough=thorough)
     assert not wrong, "\n".join(wrong[:20])
-    assert count > 5000
+    assert count > 1000
 
 
 @pytest.mark.parametrize("name", copied.COPIED)
@@ -52,7 +60,7 @@ def test_a_copy_made_beside_a_writer_holds_what_was_safe(name):
 @pytest.mark.parametrize(
     "name, states",
     [
-        ("acks", 15), ("closing", 15), ("rotation", 15), ("moving_shares", 5),
+        ("acks", 6), ("closing", 6), ("rotation", 6), ("moving_shares", 5),
         ("starting_far_in_the_past", 5), ("unsynced_scheduling", 5), ("batched_groups", 5),
     ],
 )  # fmt: skip

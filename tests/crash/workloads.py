@@ -690,6 +690,13 @@ def starting_far_in_the_past(d: Driver) -> None:
     d.take("b", 2)
 
 
+def litter(d: Driver, size: int) -> None:
+    """Garbage in the log."""
+    d.publish("c", size=size)
+    d.take("c")
+    d.ack()
+
+
 def renaming(d: Driver) -> None:
     """All of a queue and its dead letters goes along, and nothing of a new queue of the old name."""
     d.open()
@@ -703,15 +710,30 @@ def renaming(d: Driver) -> None:
     d.take("a")
     d.reject()
     for _ in range(4):
-        d.publish("c", size=300)
-        d.take("c")
-        d.ack()
+        litter(d, 300)
         d.maintain(1 << 30)
     d.reopen(from_log=True)
     d.replay("b.dead")
     d.take("b")
     d.rename("b", "d")
     d.reject()
+    d.replay("a.dead")
+
+
+def renamed_and_cleaned(d: Driver) -> None:
+    """What the cleaner copies does not rename again: by then another queue has the old name."""
+    d.open()
+    d.declare("a", 20.0)
+    d.rename("a", "b")
+    litter(d, 700)  # the first segment has the declarations, and garbage
+    d.declare("a", 20.0, max_attempts=1)
+    d.publish("a", size=300)
+    d.take("a")
+    d.reject()
+    for _ in range(4):  # garbage enough to clean the first segment, and only that
+        litter(d, 700)
+    d.maintain(1 << 30)
+    d.reopen(from_log=True)
     d.replay("a.dead")
 
 
@@ -723,7 +745,7 @@ WORKLOADS: dict[str, Workload] = {
         cleaning, unsynced_cleaning, unsynced_closing, checkpoints, sleeping,
         ordering, dying, out_of_time, idling, expiring, publishing_once, transforming,
         fanning_out, unsynced_fanning_out, moving_shares, retaining, starting_in_the_past,
-        starting_far_in_the_past, renaming,
+        starting_far_in_the_past, renaming, renamed_and_cleaned,
         arriving_settled, keeping_meta, asking_again, remembering, remembering_without_reading, moving,
         grouped, batched_groups, scheduling, unsynced_scheduling, upgrading, upgrading_what_was_killed,
     )

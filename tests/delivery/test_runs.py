@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from stretches import Record, alone, together
 
-from mq.delivery import fold, records, runs
+from mq.delivery import blocks, fold, records, runs
 from mq.delivery.attributes import Attributes, trailer
 from mq.delivery.decode import decode
 from mq.delivery.now import Now
 from mq.delivery.state import State, declaration_of
+from mq.delivery.traits import traits_of
 
 SIZE = 7  # of each body
 STEP = 1000  # from one record to the next: more than a record of many takes
@@ -263,3 +266,32 @@ def test_those_that_die_together_share_what_is_kept_of_it():
     died = state.queues[2].delayed
     assert list(died) == ids
     assert all(each.traits is died[ids[0]].traits for each in died.values())
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.sampled_from([90, 100, 5000]), st.integers(0, 12)), max_size=12)
+)
+def test_a_run_of_messages_that_expire_is_as_each_by_itself(publishes: list[tuple[int, int, int]]) -> None:
+    """Whatever block they fall into, and whether or not it is known which is the oldest."""
+    whole, single = State(), State()
+    for state in (whole, single):
+        fold.apply(state, alone([publish(1000)]))
+    lsn, now = 2000, Now(95, 95)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK_IDS", 4)
+        for count, expires, acked in publishes:
+            traits, ids = traits_of(Attributes(expires=expires)), [lsn + each * STEP for each in range(count)]
+            lsn += count * STEP
+            whole.queues[1].take_in_run(ids, count * SIZE, traits)
+            for id in ids:
+                single.queues[1].take_in(id, SIZE, 0, traits)
+            assert whole.board.next == single.board.next
+            for _ in range(acked):
+                oldest = whole.queues[1].oldest_ready(now)
+                assert single.queues[1].oldest_ready(now) == oldest
+                assert single.queues[1].ready.oldest(3) == whole.queues[1].ready.oldest(3)
+                for state in (whole, single) if oldest else ():
+                    state.queues[1].deliver(oldest, lsn, 10**9, 0)
+                    state.queues[1].ack(oldest, SIZE)
+        assert whole.queues[1].oldest_ready(now) == single.queues[1].oldest_ready(now)
+        assert told(whole) == told(single)

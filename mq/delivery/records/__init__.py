@@ -66,6 +66,7 @@ from .declarations import (
 )
 from .deliveries import (
     ACK_PAYLOAD,
+    ALL_IN_FLIGHT,
     DELIVER_PAYLOAD,
     DIED,
     EXTEND_PAYLOAD,

@@ -166,6 +166,7 @@ def _describe_reschedule(flags: int, event: Event, at: Times) -> Facts:
 # ── PURGE, DROP ────────────────────────────────────────────────────────────────────
 
 PURGE_PAYLOAD: Final = Struct("<Q")  # cutoff
+ALL_IN_FLIGHT: Final = (1 << 64) - 1  # a cutoff behind every deadline
 SIZED_PAYLOAD: Final = Struct("<QI")  # id, size: of each that a PURGE keeps, or a DROP drops
 OVERFLOWED: Final = 0x80  # a flag of DROP: there were too many
 
@@ -196,7 +197,9 @@ def _decode_drop(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[Pai
 
 
 def _describe_purge(flags: int, event: tuple[int, Pairs], at: Times) -> Facts:
-    return {"cutoff": at.store(event[0]), "kept": [id for id, _ in event[1]]}
+    cutoff, kept = event
+    found: Facts = {"in_flight": True} if cutoff == ALL_IN_FLIGHT else {"cutoff": at.store(cutoff)}
+    return found | {"kept": [id for id, _ in kept]}
 
 
 def _describe_drop(flags: int, event: tuple[Pairs], at: Times) -> Facts:
@@ -250,8 +253,8 @@ def _decode_move(flags: int, buffer: Sliced, start: int, stop: int) -> tuple[Mov
 
 
 def _describe_move(flags: int, event: tuple[Move], at: Times) -> Facts:
-    facts: Facts = {"message": event[0].id, "to": event[0].to, "dead": bool(flags & DIED)}
-    facts |= {"whole": True} if flags & WHOLE else {}
+    facts: Facts = {"message": event[0].id, "to": event[0].to}
+    facts |= {"whole": True} if flags & WHOLE else {"dead": bool(flags & DIED)}
     return facts | ({"reason": event[0].reason} if event[0].reason else {})
 
 

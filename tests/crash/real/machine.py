@@ -125,9 +125,9 @@ class Image:
         run("mount", "-t", self.kind, "-o", "loop", self.file, self.path)
         self.mounted = True
 
-    def unmount(self) -> None:
+    def unmount(self, patience: float = PATIENCE_SECONDS) -> None:
         if self.mounted:
-            give_up = time.monotonic() + PATIENCE_SECONDS
+            give_up = time.monotonic() + patience
             while True:  # a process that was killed may still hold something for a moment
                 try:
                     run("umount", self.path)
@@ -157,8 +157,8 @@ class Image:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.unmount()
-        except OSError:
+            self.unmount(0.0)
+        except OSError:  # a store that was killed in this process still has its files mapped
             subprocess.run(["umount", "--lazy", self.path], check=False)
         os.unlink(self.file)
 
