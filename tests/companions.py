@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
@@ -224,3 +225,14 @@ def until(ready: Callable[[], object]) -> None:
     while not ready():
         assert time.monotonic() < give_up, "it never happened"
         time.sleep(0.001)
+
+
+def wait_until_asleep(thread: int) -> None:
+    """Return when *thread*, by its native id, waits; seen several times: it may wait for the interpreter."""
+    seen = deque[bool](maxlen=10)
+
+    def has_fallen_asleep() -> bool:
+        seen.append(state_of(thread) == "S")
+        return len(seen) == seen.maxlen and all(seen)
+
+    until(has_fallen_asleep)

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from mq.cli import output, progress
+from mq.cli import output, progress, stdin
 from mq.cli.params import FILE
 from mq.engine.names import is_elsewhere
 from mq.errors import CorruptStore, MqError, StorageError, Unsupported, UsageError
@@ -204,7 +204,7 @@ def confirm(what: str, yes: bool) -> None:
     sys.stderr.write(output.escape(f"{what}? [y/N] "))
     sys.stderr.flush()
     try:
-        answer = sys.stdin.readline()
+        answer = stdin.stream().readline().decode(errors="replace")
     except KeyboardInterrupt:
         sys.stderr.write("\n")
         raise

@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 import click
 
 import mq
-from mq.cli import archive, existing, output
+from mq.cli import archive, existing, output, stdin
 from mq.cli.app import CORRUPT, USAGE, Failure, command, json_option, note, store_option
 from mq.cli.envelope import BadLine
 from mq.cli.looking import look, open_or_make
@@ -144,9 +144,10 @@ def _source(file: str | None, stack: ExitStack) -> BinaryIO:
             raise Failure(f"{output.plain(file)}: {error.strerror}") from None
     if sys.stdin is None:
         raise Failure("standard input is closed; name the file", USAGE)
-    if sys.stdin.buffer.isatty():
+    source = stdin.stream()
+    if source.isatty():
         note("reading an export from the terminal; Ctrl-D ends")
-    return sys.stdin.buffer
+    return source
 
 
 def _lines(source: BinaryIO) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ from click.core import ParameterSource
 
 import mq
 from mq.api.options import new_message
-from mq.cli import envelope, output
+from mq.cli import envelope, output, stdin
 from mq.cli.app import USAGE, Failure, command, note, store_option
 from mq.cli.envelope import BadLine
 from mq.cli.looking import open_or_make
@@ -222,7 +222,7 @@ def _publish_lines(way: Way, quiet: bool, as_json: bool, interrupts: Interrupts)
     """
     if sys.stdin is None:
         raise Failure("standard input is closed; give messages as arguments, or redirect a file", USAGE)
-    source = sys.stdin.buffer
+    source = stdin.stream()
     if source.isatty():
         note("reading messages from the terminal, one a line; Ctrl-D ends")
     count = published = structures = 0

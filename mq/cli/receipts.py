@@ -10,7 +10,7 @@ import click
 import msgspec
 
 import mq
-from mq.cli import output
+from mq.cli import output, stdin
 from mq.cli.app import USAGE, Failure, command, json_option, note, store_option
 from mq.cli.looking import open_there
 from mq.cli.params import DURATION
@@ -132,7 +132,7 @@ def _read() -> Iterator[mq.Receipt]:
         raise Failure("standard input is closed; give receipts as arguments", USAGE)
     if output.is_terminal(sys.stdin):
         note("reading receipts from the terminal, one a line; Ctrl-D ends")
-    for number, line in enumerate(sys.stdin.buffer, 1):
+    for number, line in enumerate(stdin.stream(), 1):
         text = line.strip()
         if not text:
             continue

@@ -8,8 +8,8 @@ from typing import Final
 
 import click
 
-from mq.cli import output
-from mq.cli.app import Failure, group, json_option, note, store_option
+from mq.cli import output, stdin
+from mq.cli.app import USAGE, Failure, group, json_option, note, store_option
 from mq.cli.params import DURATION, FILE
 from mq.cli.watching import alert_options
 from mq.serve.alerts import Rule
@@ -155,4 +155,9 @@ def add_user(name: str, credentials: str) -> None:
 def _password() -> str:
     if output.is_terminal(sys.stdin):
         return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
-    return sys.stdin.readline().rstrip("\r\n")
+    if sys.stdin is None:
+        raise Failure("standard input is closed; its first line is the password", USAGE)
+    try:
+        return stdin.stream().readline().decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise Failure("a password is UTF-8 text", USAGE) from None

@@ -9,14 +9,13 @@ import math
 import os
 import signal
 import threading
-from collections import deque
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from commands import Run, Start
-from companions import state_of, until
+from companions import until, wait_until_asleep
 
 import mq
 import mq.engine.bodies
@@ -188,17 +187,13 @@ def test_a_signal_that_no_wait_was_there_for_ends_the_waiting(tmp_path: Path) ->
 
     Here another thread gets it.
     """
-    ended, in_time, seen = threading.Event(), list[bool](), deque[bool](maxlen=10)
+    ended, in_time = threading.Event(), list[bool]()
     with mq.open(tmp_path / "store") as broker, Interrupts() as interrupts:
         queue = broker.queue("mail")
 
-        def has_fallen_asleep() -> bool:
-            """Seen several times: once it may have waited for this thread."""
-            seen.append(bool(broker._store.waiters.asleep) and state_of(main) == "S")
-            return len(seen) == seen.maxlen and all(seen)
-
         def strike() -> None:
-            until(has_fallen_asleep)
+            until(lambda: broker._store.waiters.asleep)
+            wait_until_asleep(main)
             signal.pthread_kill(threading.get_ident(), signal.SIGINT)
             in_time.append(ended.wait(SLOW_SECONDS))
             queue.publish("so that it ends in any case")
