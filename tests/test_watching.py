@@ -297,7 +297,7 @@ def test_a_queue_that_goes_when_it_is_idle_stays_while_it_is_watched(broker, clo
     queue, rung = broker.queue("q", delete_when_abandoned=10), Rung(broker)
     for _ in range(5):
         seconds = rung.arm(queue)
-        assert 0 < seconds <= 5
+        assert 0 < seconds < 5.001  # a sum of seconds since the machine was started: they are rounded
         clock.advance(seconds)
     assert broker.queues() == ["q"]
 
@@ -562,7 +562,7 @@ def threads_of(name: str) -> Iterator[threading.Thread]:
 def test_the_thread_that_notifies_ends_with_the_broker(real):
     before = set(threads_of("mq-notifier"))
     watch = real.watch(lambda: None)
-    assert set(threads_of("mq-notifier")) == before
+    assert set(threads_of("mq-notifier")) <= before
     watch.arm([real.queue("mail")])
     [mine] = set(threads_of("mq-notifier")) - before
     real.close()
