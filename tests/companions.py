@@ -30,7 +30,7 @@ from typing import Any, Literal, Self
 
 import mq
 
-PATIENCE = 120.0  # seconds: then something is stuck
+PATIENCE = 240.0  # seconds: then something is stuck
 NEVER = 3600.0  # for what must not be waited for: longer than anybody's patience
 
 How = Literal["spawn", "fork", "program"]

@@ -17,7 +17,7 @@ from fakes import QuickDisk, open_on
 import mq
 from mq.storage.window import Window
 
-PATIENCE = 6  # seconds after which a child that hangs has failed
+PATIENCE = 120  # seconds after which a child that hangs has failed: a disk may take one for five publishes
 
 
 class Forking(QuickDisk):

@@ -12,16 +12,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from types import CodeType, FrameType, SimpleNamespace
 from typing import Any
 from weakref import ref
 
 import pytest
+from companions import until
 from fakes import CountingDisk, open_on
 
 import mq
 from mq.engine import background, cleaning
-from mq.engine.background import GIVE_UP, Worker
+from mq.engine.background import ASLEEP, GIVE_UP, Worker
+from mq.engine.closing import Closing
 from mq.engine.store import Store
 from mq.storage import cleaner, real_disk
 from mq.storage.real_disk import RealDisk
@@ -211,11 +213,13 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def interrupted() -> Iterator[None]:
-    """A signal whose handler raises comes while the block waits, and ends it."""
+def interrupted(inside: CodeType) -> Iterator[None]:
+    """A signal whose handler raises comes while the block waits, *inside* this function, and ends it."""
 
-    def interrupt(*_: object) -> None:
-        raise Interrupted
+    def interrupt(_number: int, frame: FrameType | None) -> None:
+        if frame and frame.f_code is inside:
+            raise Interrupted
+        signal.setitimer(signal.ITIMER_REAL, 0.02)  # it does not wait yet
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
@@ -223,6 +227,7 @@ def interrupted() -> Iterator[None]:
         with pytest.raises(Interrupted):
             yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 
@@ -237,13 +242,14 @@ def test_a_wait_for_a_thread_that_is_interrupted_does_not_pass_for_its_end(owner
         return False
 
     owner.worker._step = stay
+    before = set(threading.enumerate())  # the thread of another test may be at its last lines
     owner.begin()
     assert inside.wait(PATIENCE)
-    with interrupted():
+    with interrupted(Worker.join.__code__):
         owner.worker.join()
     assert owner.worker.runs()
     assert owner.worker.start()
-    assert [thread.name for thread in threading.enumerate()].count("mq-test") == 1
+    assert [each.name for each in threading.enumerate() if each not in before].count("mq-test") == 1
     owner.worker.stop()
     threading.Timer(0.05, go_on.set).start()
     owner.worker.join()
@@ -268,7 +274,7 @@ def test_a_close_that_waits_for_another_one_and_is_interrupted_waits_again(tmp_p
     broker.close()  # as in a handler, inside an operation
     broker._store.busy.clear()
     assert inside.wait(PATIENCE)
-    with interrupted():
+    with interrupted(Closing.close.__code__):
         broker.close()
     threading.Timer(0.05, lambda: (over.append(True), go_on.set())).start()
     broker.close()
@@ -471,12 +477,13 @@ def test_without_a_thread_a_receiver_looks_for_itself(both, monkeypatch) -> None
 
 def test_a_listener_that_ends_is_replaced_while_receivers_sleep(both, monkeypatch) -> None:
     here, there = both
+    before = set(threading.enumerate())  # a listener of another test may be at its last lines
     queue = here.queue("mail")
     worker = here._store.listener.worker
     while not worker.runs():  # the timeout may be over before the wait begins
         assert queue.receive(timeout=0.001) is None
     worker.let_begin(PATIENCE)
-    [first] = [thread for thread in threading.enumerate() if thread.name == "mq-listener"]
+    [first] = [each for each in threading.enumerate() if each.name == "mq-listener" and each not in before]
     go_on = Worker._go_on
 
     def fail(self: Worker) -> bool:
@@ -533,22 +540,21 @@ def test_the_background_sync_goes_on_after_it_had_no_memory(tmp_path, monkeypatc
     counting = CountingDisk()
     with open_on(counting, tmp_path, sync=0.001, background=False) as broker:
         log, failures = broker._store.replica.log, []
+        flusher, sync = broker._store._flusher, log.sync
         broker.queue("mail").publish(b"the log is open")
-        sync, synced = log.sync, threading.Event()
+        assert flusher
+        until(lambda: flusher._nap[0] == ASLEEP)
 
         def no_memory(upto: int) -> None:
             if len(failures) < 3:
                 failures.append(1)
                 raise MemoryError
             sync(upto)
-            if log.synced >= end:
-                synced.set()
 
         monkeypatch.setattr(log, "sync", no_memory)
-        end = 1 << 62
         broker.queue("mail").publish(b"one")
-        end = log.end
-        assert synced.wait(PATIENCE), "nothing is synced any more"
+        until(lambda: log.synced >= log.end)
+        assert len(failures) == 3
 
 
 def test_publishers_sync_when_the_thread_has_ended_and_no_other_can_be_had(tmp_path, monkeypatch) -> None:
@@ -565,7 +571,7 @@ def test_publishers_sync_when_the_thread_has_ended_and_no_other_can_be_had(tmp_p
             patch.setattr(Worker, "_go_on", fail)
             queue.publish(b"for a thread that may be asleep")
             flusher.worker.join()
-        assert flusher.missing
+        until(lambda: flusher.missing)  # the thread says so with its last lines
         while not threads.refused or broker._store.replica.log.synced < broker._store.replica.log.end:
             queue.publish(b"x")
         threads.there_are_none = False

@@ -22,7 +22,7 @@ from companions import until as until_here
 import mq
 from mq.engine import hot
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 pytestmark = pytest.mark.usefixtures("no_power_fails")
 
 

@@ -18,7 +18,7 @@ from companions import until
 
 import mq
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 def needs(*libraries: str) -> pytest.MarkDecorator:
@@ -377,7 +377,7 @@ def in_child(main: Callable[[], Coroutine[Any, Any, None]]) -> int:
     if (pid := os.fork()) == 0:
         code = 1
         try:
-            signal.alarm(20)
+            signal.alarm(int(PATIENCE))
             asyncio.run(main())
             code = 0
         finally:

@@ -56,7 +56,7 @@ def test_who_waits_without_end_for_a_far_day_is_woken_for_what_comes_before(brok
     waiting = threading.Thread(target=lambda: got.append(queue.receive().body))
     waiting.start()
     queue.publish("now")
-    waiting.join(timeout=10)
+    waiting.join(timeout=60)
     assert got == ["now"]
 
 

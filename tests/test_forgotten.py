@@ -26,6 +26,15 @@ PATIENCE = 60  # seconds after which something that does not happen has failed
 FORGOTTEN = r"data: never closed: call close\(\)"
 
 
+others: set[threading.Thread] = set()  # those of other tests
+
+
+@pytest.fixture(autouse=True)
+def know_the_others() -> None:
+    others.clear()
+    others.update(threads_alive())
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "data"
@@ -38,8 +47,12 @@ def opened(path: Path) -> list[str]:
     return sorted(os.path.relpath(name, path) for name in names if name.startswith(str(path)))
 
 
+def own_threads() -> list[threading.Thread]:
+    return [each for each in threads_alive() if each not in others]
+
+
 def threads() -> list[str]:
-    return sorted(each.name for each in threads_alive())
+    return sorted(each.name for each in own_threads())
 
 
 def leave(broker: mq.Broker) -> None:
@@ -79,7 +92,7 @@ def test_a_forgotten_broker_keeps_nothing(path, use, options) -> None:
     broker = mq.open(path, segment_bytes=4096, **options)
     use(broker)
     broker.queue("mail").publish(b"stays")
-    mine = threads_alive()
+    mine = own_threads()
     with pytest.warns(ResourceWarning, match=FORGOTTEN):
         del broker
         gc.collect()
@@ -205,7 +218,7 @@ def test_a_broker_may_be_forgotten_in_the_midst_of_its_own_threads(path, name, t
     del broker
 
     def forget() -> None:
-        mine.extend(threads_alive())
+        mine.extend(own_threads())
         kept.clear()
         gc.collect()
 

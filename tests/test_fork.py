@@ -887,7 +887,7 @@ def test_a_child_that_waits_for_a_mutex_that_changes_hands_goes_on(broker, mail)
         """No other thread runs meanwhile: the one that waits gets the lock, and can not say so."""
         if not over:
             over.append(True)
-            sys.setswitchinterval(PATIENCE)
+            sys.setswitchinterval(6)
             mutex._release_save()
             give_up = time.monotonic() + 1  # some interpreters hand over a lock only to a thread that runs
             while time.monotonic() < give_up and mutex.acquire(blocking=False):

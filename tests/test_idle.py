@@ -338,6 +338,7 @@ def test_close_does_not_wait_for_a_thread_that_sleeps(idle: Idle) -> None:
     assert not idle.broker._store.threads() or not idle.broker._store._flusher.runs()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_the_child_of_a_fork_has_its_own(idle: Idle) -> None:
     idle.fall_asleep()
     pid = os.fork()
@@ -389,6 +390,7 @@ class Listening:
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(mq.engine.listener, "HEARTBEAT_SECONDS", 100 * PATIENCE)
+        monkeypatch.setattr(scheduler, "LOOK_SECONDS", 0.01)  # so that the thread for ticks sleeps soon
         self.path, self.clock, self.disk = path, FakeClock(), Locking()
         self.broker = open_on(self.disk, path, sync="never", clock=self.clock, background=True)
         self.store = self.broker._store
@@ -504,8 +506,8 @@ def test_what_a_process_that_died_behind_its_append_has_left_is_heard(listening:
 
 
 def asleep(listening: Listening) -> Scheduler:
+    """The thread for ticks, not rung: it would wake once more, at a time that the test cannot see."""
     ticks = listening.store.scheduler
-    ticks.worker.ring()
     until(lambda: ticks._seconds[0] == scheduler.ASLEEP)
     return ticks
 
@@ -523,6 +525,7 @@ def test_the_listener_looks_for_schedules_while_there_is_none(listening: Listeni
 
 def test_the_thread_for_ticks_looks_for_itself_once_the_listener_has_ended(listening: Listening) -> None:
     ticks, heard = asleep(listening), listening.store.listener
+    heard.worker.let_begin(PATIENCE)  # to join it returns at once before that
     heard.worker._stopped = True
     heard.stop()
     heard.worker.join()

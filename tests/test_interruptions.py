@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import gc
 import itertools
 import math
 import os
@@ -485,7 +486,8 @@ def test_a_close_struck_where_signals_come_leaves_nothing_and_touches_no_file_of
         return frame.f_lasti in where_signals_come(frame.f_code)
 
     (tmp_path / "mine").touch()
-    mine = (tmp_path / "mine").stat().st_ino
+    mine, others = (tmp_path / "mine").stat().st_ino, threads_alive()
+    gc.collect()  # else that may come below, and close what other tests have left
     for at in places(15):
         before = os.listdir("/dev/fd")
         broker = open_on(QuickDisk(), tmp_path / str(at), sync=1000.0)
@@ -498,9 +500,9 @@ def test_a_close_struck_where_signals_come_leaves_nothing_and_touches_no_file_of
             assert os.fstat(fd).st_ino == mine, at
             os.close(fd)
         give_up = time.monotonic() + SECONDS
-        while threads_alive():  # until its last lines
+        while [each for each in threads_alive() if each not in others]:  # until its last lines
             assert time.monotonic() < give_up, at
-        assert len(os.listdir("/dev/fd")) == len(before), at
+        assert set(os.listdir("/dev/fd")) <= set(before), at
         if not struck:
             break
     assert at > 50, "nothing was struck"

@@ -248,7 +248,7 @@ def keepers() -> set[threading.Thread]:
 def real(engine: Engine) -> Iterator[mq.Broker]:
     """A broker with threads of its own, and the system's clock."""
     yield engine.open("real")
-    assert not keepers()
+    until(lambda: not keepers())  # one may be at its last lines
 
 
 def is_extended(message: mq.Delivery) -> bool:
@@ -297,7 +297,7 @@ def test_closing_ends_it_and_what_is_kept_times_out(engine, real):
     message = take(queue, visibility_timeout=5)
     real.keep(message)
     real.close()
-    assert not keepers()
+    assert not real._store.keeper.worker.runs()
     with pytest.raises(mq.Closed):
         real.keep(message)
 
@@ -334,15 +334,15 @@ def test_a_child_keeps_nothing_that_its_parent_keeps(real):
 
 def test_handlers_that_settle_at_the_same_moment_meet_no_error(real, caplog):
     """Threads settle what the keeper extends, all the time."""
-    queue = real.queue("q", visibility_timeout=0)
+    queue = real.queue("q", visibility_timeout=10 * PATIENCE)
     count, done = 300, []
     queue.publish_many([str(number) for number in range(count)])
 
     def work() -> None:
-        while message := queue.receive(timeout=0, visibility_timeout=5):
+        while message := queue.receive(timeout=0):
             real.keep(message)
             real._store.keeper.worker.ring()
-            message.extend(0.4)  # so that it is due at once
+            message.extend(PATIENCE)  # so that it is due at once
             message.ack()
             done.append(message.body)
 

@@ -30,7 +30,7 @@ from mq.metrics import FAMILIES, Collector
 
 GUIDE = (Path(__file__).parents[1] / "docs/guide.md").read_text()
 ODD = ['a "quoted" one', "back\\slash", "ключ", "{curly}", "a,b=c", " spaces "]
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 Samples = dict[tuple[str, str, str], float]  # by metric, queue and state or bucket

@@ -290,19 +290,37 @@ def test_an_exception_out_of_a_handler_ends_a_receive_beside_busy_threads(tmp_pa
 
 def test_a_handler_that_publishes_is_refused_while_its_thread_waits_and_the_waiting_goes_on(tmp_path):
     told: list[BaseException] = []
+    struck = threading.Event()
 
     def handle() -> None:
+        if struck.is_set():
+            return
+        struck.set()
         try:
             queue.publish("from the handler")
         except mq.UsageError as error:
             told.append(error)
             threading.Thread(target=queue.publish, args=("from a thread",)).start()
 
+    def later() -> None:
+        while not broker._store.waiters.asleep:
+            pass
+        strike_until(struck)
+
     with mq.open(tmp_path) as broker, handled(handle):
         queue = broker.queue("mail")
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        striking = threading.Thread(target=later)
+        striking.start()
         assert queue.receive(timeout=PATIENCE).body == "from a thread"
+        striking.join(PATIENCE)
     assert len(told) == 1
+
+
+def strike_until(struck: threading.Event) -> None:
+    """CPython looks for signals before a thread sleeps: one that comes in between wakes no thread."""
+    os.kill(os.getpid(), signal.SIGALRM)
+    while not struck.wait(1):
+        os.kill(os.getpid(), signal.SIGALRM)
 
 
 def test_close_from_a_handler_ends_a_waiting_receive_with_closed(tmp_path):
@@ -319,8 +337,9 @@ def test_a_waiting_receiver_that_is_interrupted_hands_on_what_it_was_woken_for(t
     """The exception comes while another thread is inside the store: it is raised once that has left."""
 
     def limit() -> None:
-        struck.set()
-        raise Limit
+        if not struck.is_set():
+            struck.set()
+            raise Limit
 
     struck = threading.Event()
     with mq.open(tmp_path, sync="never") as broker, handled(limit):
@@ -331,22 +350,23 @@ def test_a_waiting_receiver_that_is_interrupted_hands_on_what_it_was_woken_for(t
         def hold() -> None:
             with maintaining(store):
                 inside.set()
-                os.kill(os.getpid(), signal.SIGALRM)
-                # CPython looks for signals before a thread sleeps: one that comes in between wakes no thread.
-                while not struck.wait(1):
-                    os.kill(os.getpid(), signal.SIGALRM)
+                strike_until(struck)
                 assert leave.wait(PATIENCE)
 
         def later() -> None:
             while not store.waiters.asleep:
                 pass
-            threading.Thread(target=hold).start()
+            holding = threading.Thread(target=hold)
+            holding.start()
             inside.wait(PATIENCE)
             leave.set()
+            holding.join(PATIENCE)
 
-        threading.Thread(target=later).start()
+        striking = threading.Thread(target=later)
+        striking.start()
         with pytest.raises(Limit):
             queue.receive(timeout=PATIENCE)
+        striking.join(PATIENCE)  # no signal comes any more
         waiting = threading.Thread(target=lambda: got.append(queue.receive(timeout=PATIENCE)))
         waiting.start()
         queue.publish("x")

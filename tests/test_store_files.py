@@ -232,6 +232,7 @@ def look(path: Path) -> None:
 def test_a_reader_that_cannot_open_leaves_no_descriptor(path):
     mq.open(path).close()
     Path(path, "FORMAT").write_bytes(b"damaged")
+    gc.collect()
     before = descriptors()
     for _ in range(3):
         with pytest.raises(mq.CorruptStore):
@@ -436,12 +437,15 @@ def test_seconds_sync_in_the_background_until_the_broker_is_closed(path):
                 synced.set()
 
     disk = Telling()
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with open_on(disk, path, sync=0.001) as broker:
         broker.queue("mail").publish("x")
         assert synced.wait(PATIENCE)
-        assert threading.active_count() == before + 2  # one syncs, and one waits for ticks of schedules
-    assert threading.active_count() == before
+        mine = [each for each in threading.enumerate() if each not in before]
+        assert sorted(each.name for each in mine) == ["mq-scheduler", "mq-sync"]
+    for each in mine:
+        each.join(PATIENCE)
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_publish_under_seconds_does_not_wait_for_the_disk(path):

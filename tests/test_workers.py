@@ -21,6 +21,8 @@ from mq.workers.handler import Handler, Wanted
 from mq.workers.slot import ThreadSlot
 from mq.workers.strategy import STRATEGIES
 
+PATIENCE = 60.0  # seconds after which a test that hangs has failed
+
 
 class Order(msgspec.Struct):
     id: int
@@ -339,7 +341,7 @@ def test_a_call_that_is_given_up_before_its_thread_began_is_not_made() -> None:
 
     def handle(held: Any) -> None:
         seen.append(held.id)
-        assert go.wait(10)
+        assert go.wait(PATIENCE)
 
     options: Any = {"concurrency": 1, "batch": None, "linger": 0, "prefetch": None, "extend": False}
     source: Any = None
@@ -350,7 +352,7 @@ def test_a_call_that_is_given_up_before_its_thread_began_is_not_made() -> None:
     slot.gone = second  # type: ignore[assignment]
     go.set()
     for _ in (first, third):
-        assert done.acquire(timeout=10)
+        assert done.acquire(timeout=PATIENCE)
     slot.end()
     assert seen == [0, 2]
 
@@ -419,7 +421,7 @@ def two_handlers(broker: mq.Broker, strategy: Any, busy: int = 0, **options: Any
         def handle(body: object) -> None:
             counts[name] += 1
             if name == "a" and counts["a"] <= busy:
-                assert left.acquire(timeout=10)
+                assert left.acquire(timeout=PATIENCE)
             elif sum(counts.values()) == 40:
                 left.release(busy or 1)
 
@@ -541,7 +543,7 @@ def test_run_works_off_the_main_thread(broker: mq.Broker) -> None:
     worker = threading.Thread(target=run_all, args=(broker,))
     broker.queue("orders").publish(1)
     worker.start()
-    worker.join(10)
+    worker.join(PATIENCE)
     assert not worker.is_alive()
     assert seen == [1]
 
@@ -600,7 +602,7 @@ def test_a_second_signal_stops_now(broker: mq.Broker) -> None:
     def bill(order: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
-        end.wait(10)
+        end.wait(PATIENCE)
 
     orders.publish(1)
     broker.run(grace=3600)
@@ -624,4 +626,4 @@ def test_a_task_is_cancelled_when_grace_is_over_and_its_message_released(broker:
     orders.publish(1)
     broker.run(grace=0)
     assert [each.attempts for each in orders.peek()] == [0]
-    assert cancelled.wait(10)
+    assert cancelled.wait(PATIENCE)

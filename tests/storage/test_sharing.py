@@ -268,11 +268,11 @@ def test_a_leader_in_doubt_does_not_wait_for_a_thread_that_follows_it():
     store.turn.mark[shared.SYNCING] = end
     leader = threading.Thread(target=log.sync, args=(end,), daemon=True)
     leader.start()
-    assert leading.wait(10)
+    assert leading.wait(60)
     with maintaining(store):
         log.sync(end)
         assert log.synced == end
-    leader.join(10)
+    leader.join(60)
     assert not leader.is_alive()
     assert (store.turn.mark[shared.SYNCING], log.failure.error) == (0, None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -127,6 +128,7 @@ def test_a_kernel_that_does_not_know_the_question_is_trusted(file, monkeypatch):
 def test_no_descriptor_of_a_window_is_left_when_it_is_closed(file):
     disk = RealDisk()
     fd = disk.open(str(file), write=True)
+    gc.collect()  # else that may come below, and close what other tests have left
     before = sorted(os.listdir("/proc/self/fd"))
     mapped = disk.window(fd, 0, PAGE)
     assert mapped
