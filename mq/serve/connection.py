@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from mq.serve.face import RESPOND
+from mq.serve.face import HUNG_UP, RESPOND
 from mq.serve.limits import HEAD_BYTES_MAX, PIPELINED_MAX, REFUSALS, Limits
 
 HEAD: Final = "head"
@@ -143,7 +143,8 @@ class Connection(HttpToolsProtocol):
         self.cycle.transport = Response(self.transport, self.loop)  # type: ignore[assignment]
         if not self.parser.should_keep_alive():  # older uvicorns ask for that while they send
             self.cycle.keep_alive = False
-        self.scope["extensions"] = {RESPOND: self._respond}  # type: ignore[dict-item]
+        extensions: Any = {RESPOND: self._respond, HUNG_UP: self.transport.is_closing}
+        self.scope["extensions"] = extensions
         self._unanswered.append(self.cycle)
         self._held.append(0)
 

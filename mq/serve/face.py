@@ -17,6 +17,9 @@ from mq.serve.settings import Settings
 RESPOND: Final = "mq.respond"
 """The extension of ASGI that sends a whole response: status, lines of headers, body."""
 
+HUNG_UP: Final = "mq.hung_up"
+"""The extension of ASGI that says, without waiting, whether the connection has ended."""
+
 
 @dataclass
 class Site:

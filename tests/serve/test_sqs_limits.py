@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ pytest.importorskip("starlette", reason="mq[serve] is not installed")
 pytest.importorskip("jinja2", reason="mq[serve] is not installed")
 
 from served import sqs_client
-from sites import Running, running, wait_until
+from sites import PATIENCE, Running, running, wait_until
 from test_sqs_server import is_read, poll_of
 
 from mq.serve.sqs import queues, receiving
@@ -106,6 +108,35 @@ def test_what_a_long_poll_takes_counts(
     with pytest.raises(sqs.exceptions.OverLimit):
         received(sqs, url)
     assert server.broker.queue("q").stats().in_flight == LIMIT
+
+
+def test_what_is_taken_at_once_for_a_client_that_has_hung_up_goes_back(
+    server: Running, sqs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = sqs.create_queue(QueueName="q")["QueueUrl"]
+    server.broker.queue("q").publish("x")
+    looks, gone, took = threading.Event(), threading.Event(), threading.Event()
+    receive = queues.SqsQueue.receive
+
+    async def receive_late(queue: queues.SqsQueue, *given: Any) -> Any:
+        looks.set()
+        await asyncio.to_thread(gone.wait, PATIENCE)
+        [taken] = await receive(queue, *given)
+        took.set()
+        return [taken]
+
+    monkeypatch.setattr(queues.SqsQueue, "receive", receive_late)
+    with server.connect() as poll:
+        poll.sendall(poll_of(url))
+        assert looks.wait(PATIENCE)
+        others = len(server.connections) - 1  # boto3's
+    wait_until(lambda: len(server.connections) == others)
+    gone.set()
+    assert took.wait(PATIENCE)
+    wait_until(lambda: server.broker.queue("q").stats().ready == 1)
+    monkeypatch.undo()
+    [message] = received(sqs, url, AttributeNames=["ApproximateReceiveCount"])
+    assert message["Attributes"] == {"ApproximateReceiveCount": "1"}, "it was not tried"
 
 
 def test_a_purge_is_remembered_whatever_is_declared_meanwhile(server: Running, sqs: Any) -> None:

@@ -133,6 +133,9 @@ async def _take(call: Call, queue: SqsQueue, limit: int, wait: float, visibility
         return await receive(max(0.0, until - time.monotonic()))
 
     taken = await receive(None)
+    if taken and call.has_gone():
+        await queue.handle.release_many(taken)
+        return []
     if taken:
         return taken
     if wait:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from starlette.types import Receive, Scope
 
-from mq.serve.face import Site
+from mq.serve.face import HUNG_UP, Site
 from mq.serve.sqs import names
 from mq.serve.sqs.attempts import Attempts
 from mq.serve.sqs.fault import missing
@@ -111,6 +111,11 @@ class Call:
         """A UUID, of the store and of the message's id in it."""
         low = f"{id:016x}"
         return f"{self.service.id_head}-{low[:4]}-{low[4:]}"
+
+    def has_gone(self) -> bool:
+        """Whether the client has hung up, as far as is known."""
+        hung_up = self.scope.get("extensions", {}).get(HUNG_UP)
+        return bool(hung_up and hung_up())
 
     async def gone(self) -> None:
         """Return when the client has hung up."""
