@@ -236,7 +236,7 @@ def test_a_question_that_hangs_keeps_no_page_waiting() -> None:
         with pytest.raises(Busy, match="has not answered"):
             await desk.ask(lambda broker: go_on.wait(PATIENCE), 0.01)
         waiting = [
-            asyncio.create_task(desk.ask(lambda broker: go_on.wait(PATIENCE)))
+            asyncio.create_task(desk.ask(lambda broker: go_on.wait(PATIENCE), PATIENCE))
             for _ in range(QUESTIONS_MAX - 1)
         ]
         await asyncio.sleep(0)
@@ -273,6 +273,31 @@ def test_an_answer_that_comes_late_is_not_asked_for_again(monkeypatch: pytest.Mo
         while await sampler.fresh(60) is None:
             pass
         assert len(reads) == 1 and not sampler.trouble
+
+    with mq.open(":memory:") as broker:
+        desk = Desk(broker)
+        asyncio.run(look(Sampler(desk)))
+        desk.close()
+
+
+def test_an_answer_that_comes_just_as_it_is_given_up_is_not_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reads: list[int] = []
+
+    async def too_late(future: asyncio.Future[samples.Sample]) -> samples.Sample:
+        await asyncio.wait({future})
+        raise Busy("just now")
+
+    async def look(sampler: Sampler) -> None:
+        read = sampler._read
+        monkeypatch.setattr(sampler, "_read", lambda broker: reads.append(1) or read(broker))
+        with monkeypatch.context() as patch:
+            patch.setattr(sampler._desk, "answer", too_late)
+            assert await sampler.fresh(0) is None and sampler.trouble == "just now"
+        assert await sampler.fresh(0) is not None and not sampler.trouble
+        assert len(reads) == 1
+        assert await sampler.fresh(0) is not None and len(reads) == 2
 
     with mq.open(":memory:") as broker:
         desk = Desk(broker)

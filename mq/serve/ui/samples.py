@@ -140,15 +140,18 @@ class Sampler:
         self._histories.clear()
 
     async def _take(self) -> None:
+        is_late = False
         try:
             if self._reading is None:
                 self._reading = self._desk.begin(self._read)
-            answer = self._desk.answer(self._reading)  # one that comes too late is the next page's
-            self.latest, self.trouble, self.failed = await answer, "", False
+            self.latest = await self._desk.answer(self._reading)
+            self.trouble, self.failed = "", False
         except (MqError, Busy, OSError) as error:
+            is_late = isinstance(error, Busy)
             self.trouble, self.failed = " ".join(str(error).split()), isinstance(error, StoreFailed)
         finally:
-            if self._reading is not None and self._reading.done():
+            # An answer that comes too late is the next page's: also one that came as it was given up.
+            if self._reading is not None and self._reading.done() and not is_late:
                 self._reading = None
         self._taken.set()
         self._taken = asyncio.Event()
