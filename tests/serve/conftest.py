@@ -33,9 +33,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         assert served.end() == 0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def store(served: Served) -> Iterator[mq.Broker]:
-    """The store of that server, as another process has it."""
+    """The store of that server, as another process has it.
+
+    Open for one test: its threads are none of a later test, which may have a disk fail, or count syncs.
+    """
     with mq.open(served.store, sync=0.5) as broker:
         yield broker
 

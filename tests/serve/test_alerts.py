@@ -174,6 +174,7 @@ def webhook(*statuses: int) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def test_the_webhook_is_told_and_asked_again(broker: mq.Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     async def instantly(seconds: float) -> None: ...
 
+    monkeypatch.setattr(alerts, "POST_SECONDS", 120.0)
     with webhook(500) as (url, got):
         watch = Watch(rules("orders depth>0"), url, broker)
         broker.queue("orders").publish("x")

@@ -121,10 +121,11 @@ def test_a_client_that_reads_slowly_is_not_sent_more_than_it_takes(server: Runni
     with server.connect() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         raw.sendall(poll * POLLS + post(b"ListQueues", CLOSE))
-        wait_until(lambda: any(each.flow.write_paused for each in server.connections))
+        # A copy, made at once: the server's thread adds connections to the set, and takes some out.
+        wait_until(lambda: any(each.flow.write_paused for each in list(server.connections)))
         for _ in range(3):  # one that begins meanwhile waits
             assert server.client().get("/healthz").status == 200
-        (connection,) = [each for each in server.connections if each.flow.write_paused]
+        (connection,) = [each for each in list(server.connections) if each.flow.write_paused]
         assert connection.transport.get_write_buffer_size() < 2 * LONG
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         found = parted(rest(raw), *["POST"] * (POLLS + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -105,7 +106,8 @@ def test_only_names_of_this_computer_pass(host: str, origin: str | None, method:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    store, limits = tmp_path_factory.mktemp("fuzz") / "store", Limits(head_seconds=0.2)
+    # Patient: what is sent here ends with the client's end, and a client of a busy machine is slow, too.
+    store, limits = tmp_path_factory.mktemp("fuzz") / "store", Limits(head_seconds=600.0)
     with running(store, limits=limits, sync="never") as found:
         found.broker.queue("mail").publish("x")
         yield found
@@ -151,8 +153,8 @@ def test_any_bytes_leave_the_server_well(server: Running, parts: list[bytes]) ->
             raw.shutdown(socket.SHUT_WR)
             while part := raw.recv(1 << 16):
                 assert b"Traceback" not in part and b" 500 " not in part[:20]
-        except (BrokenPipeError, ConnectionResetError):
-            pass
+        except OSError as error:  # the server has closed, or reset, the connection
+            assert error.errno in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN), error
     assert server.client().get("/healthz").status == 200
 
 

@@ -14,9 +14,12 @@ from mq.serve import spared
 
 @pytest.fixture(autouse=True)
 def thawed() -> Iterator[None]:
+    """Nothing is out of reach; afterwards what was so before is again, or all tests to come are slow."""
     gc.unfreeze()
     yield
     gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.mark.parametrize("least, is_frozen", [(1000, True), (10**9, False)])

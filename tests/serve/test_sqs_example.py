@@ -24,7 +24,7 @@ def test_the_example_for_boto3_runs(page: str, served: Served, store: mq.Broker)
     stranger = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     before = store.queue("orders").stats().acked
     done = subprocess.run(
-        [sys.executable, "-c", code], env=stranger, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code], env=stranger, capture_output=True, text=True, timeout=120
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert store.queue("orders").stats().acked == before + 1

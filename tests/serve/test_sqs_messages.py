@@ -14,7 +14,7 @@ import mq
 from mq.serve.sqs import names
 
 Make = Callable[..., str]
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 120
 
 
 def own_name(url: str) -> str:
@@ -23,7 +23,7 @@ def own_name(url: str) -> str:
 
 def received(sqs: Any, url: str, **options: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = sqs.receive_message(
-        **{"QueueUrl": url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 2, **options}
+        **{"QueueUrl": url, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 20, **options}
     ).get("Messages", [])
     return found
 

@@ -17,7 +17,7 @@ from mq.serve.settings import Settings
 from mq.serve.sqs.queues import RECEIVES_MAX, Queues
 from mq.serve.sqs.rounds import COUNT_MAX, Rounds
 
-PATIENCE_SECONDS: Final = 30
+PATIENCE_SECONDS: Final = 120
 
 
 class Store:
@@ -174,7 +174,7 @@ def test_many_clients_send_receive_and_delete_each_message_once(sqs: Any, url: s
     bodies = {f"message {number}" for number in range(64)}
 
     def receive(_: int) -> str:
-        (message,) = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=5)["Messages"]
+        (message,) = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=20)["Messages"]
         sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
         body: str = message["Body"]
         return body

@@ -27,7 +27,7 @@ def ask(
     url: str, body: bytes = b"", headers: Mapping[str, str] | None = None, method: str = "POST",
     path: str = "/",
 ) -> tuple[int, Mapping[str, str], bytes]:  # fmt: skip
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     try:
         connection.request(method, path, body, dict(headers or {}))
         response = connection.getresponse()
@@ -56,7 +56,7 @@ def test_the_query_protocol_does_the_same(served: Any, url: str) -> None:
         },
     )  # fmt: skip
     found = query(
-        served.url, path, Action="ReceiveMessage", WaitTimeSeconds="2",
+        served.url, path, Action="ReceiveMessage", WaitTimeSeconds="20",
         **{"MessageAttributeName.1": "All", "AttributeName.1": "SentTimestamp"},
     )  # fmt: skip
     message = found.find("./ReceiveMessageResult/Message")

@@ -35,7 +35,7 @@ class Secure:
     def get(self, path: str) -> tuple[int, Mapping[str, str]]:
         """The status and the headers."""
         context = ssl.create_default_context(cafile=self.ca)
-        with closing(HTTPSConnection("127.0.0.1", self.port, timeout=30, context=context)) as connection:
+        with closing(HTTPSConnection("127.0.0.1", self.port, timeout=60, context=context)) as connection:
             connection.request("GET", path)
             response = connection.getresponse()
             response.read()
@@ -101,7 +101,7 @@ def test_the_cookie_of_the_dashboard_is_for_tls_alone(secure: Secure) -> None:
 )
 def test_a_client_that_does_not_speak_tls_is_told_nothing(secure: Secure, said: bytes) -> None:
     """The connection ends; the log has no traceback of it, and other clients are served."""
-    with socket.create_connection(("127.0.0.1", secure.port), 30) as connection:
+    with socket.create_connection(("127.0.0.1", secure.port), 60) as connection:
         connection.sendall(said)
         connection.shutdown(socket.SHUT_WR)
         answer = connection.makefile("rb").read()
@@ -117,7 +117,7 @@ def test_a_certificate_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
         words = ("--store", str(tmp_path / "s"), "serve", "--port", "0", "--tls-cert", wrong[0])
         done = subprocess.run(
             [sys.executable, "-m", "mq.cli", *words, "--tls-key", wrong[1]],
-            capture_output=True, text=True, timeout=60,
+            capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert "--tls-cert and --tls-key cannot be used" in done.stderr
