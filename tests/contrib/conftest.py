@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from workplace import Workplace
+from fakes import FakeClock
+from workplace import Workplace, until
 
 import mq
 from mq.storage.real_disk import RealDisk
@@ -21,15 +24,15 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fail_next_sync(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
-    """Once it is called the next sync of a disk fails, and no other; its descriptor is in the list then."""
+def fail_next_sync(path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
+    """Once it is called the next sync of the store fails, no other; its descriptor is in the list then."""
     plain = RealDisk.sync
 
     def begin() -> list[int]:
         failed: list[int] = []
 
         def fail_once(self: RealDisk, fd: int) -> None:
-            if not failed:
+            if not failed and os.readlink(f"/proc/self/fd/{fd}").startswith(str(path)):
                 failed.append(fd)
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             plain(self, fd)
@@ -38,6 +41,26 @@ def fail_next_sync(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
         return failed
 
     return begin
+
+
+@pytest.fixture
+def outlive(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any], float], None]:
+    """Stores that are opened have the test's clock; called, it lets the visibility timeout pass.
+
+    It is given what looks at the one message in flight, and that timeout.  Before the lease is over the clock
+    stands, until it was extended: so a thread that is late loses none.
+    """
+    for name in ("open", "aopen"):
+        monkeypatch.setattr(mq, name, partial(getattr(mq, name), clock=clock))
+
+    def pass_by(in_flight: Callable[[], Any], seconds: float) -> None:
+        end = clock.now + seconds
+        while clock.now <= end:
+            deadline = in_flight().due_at
+            clock.advance((deadline.timestamp() - clock.now) * 0.75)
+            until(lambda: in_flight().due_at > deadline, "the lease is not extended")  # noqa: B023
+
+    return pass_by
 
 
 @pytest.fixture

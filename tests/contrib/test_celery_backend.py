@@ -24,7 +24,7 @@ import mq.contrib.celery
 from mq.contrib.celery import ResultBackend, Scheduler
 from mq.contrib.celery.beat import as_mq
 
-PATIENCE = 20.0
+PATIENCE = 120.0
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ pytest.importorskip("celery", reason='Celery is not installed: pip install "mq[c
 
 from celery import chain, chord, group
 from celery.exceptions import ChordError, TaskRevokedError, TimeoutError
-from workplace import PATIENCE, Workplace, load, until
+from workplace import LEASE, PATIENCE, Workplace, load, until
 
 import mq
 import mq.contrib.celery
@@ -28,7 +28,7 @@ class Site(Workplace):
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)
-        self.url = f"mq:///{place}/data?sync=never&visibility_timeout=1"
+        self.url = f"mq:///{place}/data?sync=never&visibility_timeout={LEASE}"
         os.environ["CELERY_STORE"] = self.url
         self.tasks: Any = load("celery_app")
         self.app = self.tasks.app
@@ -145,7 +145,7 @@ def test_a_task_longer_than_the_visibility_timeout_runs_once_and_after_sigkill_a
     worker = site.worker("one")
     result = site.tasks.held.delay(site.log, site.gate)
     until(site.lines)
-    time.sleep(2.2)  # twice the visibility timeout, which is of the store's clock
+    site.outlast_lease()
     assert len(site.lines()) == 1 and site.stats().in_flight == 1
     worker.send_signal(signal.SIGKILL)
     worker.wait()
@@ -215,17 +215,23 @@ def test_two_beats_publish_each_tick_once(site: Site) -> None:
         "beat_schedule": {"often": {"task": "celery_app.run", "schedule": 0.5, "args": [site.log, 1]}},
     }
     beats = [
-        site.start("beat", "-S", "mq.contrib.celery:Scheduler", "-l", "INFO", "--pidfile=", **settings)
+        site.start("beat", "-S", "mq.contrib.celery:Scheduler", "-l", "DEBUG", "--pidfile=", **settings)
         for _ in range(2)
     ]
     site.worker(pool="solo")
+    for number in range(2):
+        until(lambda number=number: "Ticking with max interval" in site.said(number), "beat does not start")
     until(lambda: len(site.lines()) >= 4)
+    with mq.open(site.place / "data", read_only=True) as broker:
+        (schedule,) = broker.schedules()
+        assert (schedule.name, schedule.queue, schedule.every) == ("celery.beat/often", "celery.beat", 0.5)
+    # A beat ends wherever it is, also between publishing and acking: so there are no more ticks before that.
+    site.mq("unschedule", "celery.beat/often")
+    until(lambda: site.stats("celery.beat")[:3] == (0, 0, 0))
     for each in beats:
         each.send_signal(signal.SIGTERM)
         each.wait(PATIENCE)
     with mq.open(site.place / "data", read_only=True) as broker:
-        (schedule,) = broker.schedules()
-        assert (schedule.name, schedule.queue, schedule.every) == ("celery.beat/often", "celery.beat", 0.5)
         ticks, tasks = broker.queue("celery.beat").stats(), broker.queue("celery").stats()
     assert tasks.published == ticks.acked <= ticks.published
     said = site.said(0) + site.said(1)

@@ -19,7 +19,7 @@ pytest.importorskip(
 
 import django_app
 from django.test import override_settings
-from workplace import PATIENCE, Workplace, until
+from workplace import LEASE, PATIENCE, Workplace, until
 
 from mq.contrib.django import framework
 from mq.contrib.django.backend import store_at
@@ -30,7 +30,7 @@ class Site(Workplace):
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)
-        self.options: dict[str, Any] = {"sync": 0.1, "visibility_timeout": 2}
+        self.options: dict[str, Any] = {"sync": 0.1, "visibility_timeout": LEASE}
         options = {"url": str(place / "data"), **self.options}
         tasks = {"BACKEND": "mq.contrib.django.MqBackend", "QUEUES": ["default", "mail"], "OPTIONS": options}
         self.settings = override_settings(TASKS={"default": tasks})
@@ -69,10 +69,10 @@ def test_a_worker_runs_what_there_is_and_ends_when_it_is_told_to(site: Site) -> 
     assert site.wait_for(django_app.add_async.enqueue(1, 2)) == 3
     assert site.wait_for(django_app.mail.enqueue("ann")) == "ann"
     assert site.wait_for(django_app.attempt.enqueue(3))[0] == 3
-    late = django_app.add.using(run_after=datetime.now(UTC) + timedelta(seconds=2.2))
+    late = django_app.add.using(run_after=datetime.now(UTC) + timedelta(seconds=LEASE + 0.2))
     begun = time.time()
     assert site.wait_for(late.enqueue(7)) == 7
-    assert time.time() - begun >= 2.2, "and longer than the visibility timeout"
+    assert time.time() - begun >= LEASE + 0.2, "and longer than the visibility timeout"
     results = [django_app.held.enqueue(site.log, site.gate) for _ in range(3)]
     until(lambda: len(site.lines()) == 2)
     worker.send_signal(signal.SIGTERM)
@@ -99,7 +99,7 @@ def test_a_task_longer_than_the_visibility_timeout_runs_once_and_after_sigkill_a
     worker = site.worker()
     result = django_app.held.enqueue(site.log, site.gate)
     until(site.lines)
-    time.sleep(2.6)  # more than the visibility timeout, which is of the store's clock
+    site.outlast_lease()
     assert len(site.lines()) == 1 and site.stats().in_flight == 1
     worker.send_signal(signal.SIGKILL)
     worker.wait()
@@ -138,7 +138,6 @@ while True:
 
 def test_nothing_is_lost_and_nothing_acked_runs_again_whichever_process_is_killed(site: Site) -> None:
     """Two workers on one store, one killed while it works; producers, each killed while it publishes."""
-    site.options["visibility_timeout"] = 4  # a lease is lost by the killed, not by the slow
     victim = site.worker("--concurrency", "2")
     site.worker()
     site.require_all_run(PRODUCE, 500, site.log, meanwhile=lambda: site.kill(victim), again=2)

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("dramatiq", reason='dramatiq is not installed: pip install "mq[dramatiq]"')
 
 import dramatiq
-from workplace import PATIENCE, Workplace, load, until
+from workplace import LEASE, PATIENCE, Workplace, load, until
 
 MILLISECONDS = 1000
 
@@ -24,7 +24,7 @@ class Site(Workplace):
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)
-        self.store = f"mq:///{place}/data?sync=never&visibility_timeout=1"
+        self.store = f"mq:///{place}/data?sync=never&visibility_timeout={LEASE}"
         os.environ["DRAMATIQ_STORE"] = self.store
         self.actors: Any = load("dramatiq_app")
 
@@ -36,10 +36,12 @@ class Site(Workplace):
             "dramatiq_prom_db": str(self.place),  # which dramatiq makes, whether it is used or not
         }
 
-    def worker(self, threads: int = 2, **settings: object) -> subprocess.Popen[bytes]:
+    def worker(
+        self, threads: int = 2, ready: str = "ready for action", **settings: object
+    ) -> subprocess.Popen[bytes]:
         """The process that `dramatiq` starts its one worker process from; both end together."""
         command = ("-m", "dramatiq", "dramatiq_app", "-p", "1", "-t", str(threads))
-        return self.start_process(*command, ready="ready for action", **settings)
+        return self.start_process(*command, ready=ready, **settings)
 
     def close(self) -> None:
         super().close()
@@ -53,12 +55,12 @@ def result(message: Any) -> Any:
 
 def test_a_task_longer_than_the_visibility_timeout_runs_once_and_after_sigkill_again(site: Site) -> None:
     """A delayed one is due later than that, too.  A worker that is told to end finishes what runs."""
-    delayed = site.actors.add.send_with_options(args=(2, 3), delay=2 * MILLISECONDS)
+    delayed = site.actors.add.send_with_options(args=(2, 3), delay=int((LEASE + 1) * MILLISECONDS))
     worker = site.worker()
     sent = site.actors.held.send(site.log, site.gate)
     assert result(delayed) == 5
     until(lambda: site.lines() and site.stats()[:2] == (0, 1))
-    assert len(site.lines()) == 1 and site.stats().failed == 0, "for twice the visibility timeout"
+    assert len(site.lines()) == 1 and site.stats().failed == 0, "for longer than the visibility timeout"
     site.kill(worker)
     worker = site.worker()
     until(lambda: len(site.lines()) == 2, "it did not come back")
@@ -71,8 +73,8 @@ def test_a_task_longer_than_the_visibility_timeout_runs_once_and_after_sigkill_a
 
 def test_a_task_that_kills_its_worker_ends_in_the_dead_letters_and_comes_back_by_replay(site: Site) -> None:
     sent = site.actors.deadly.send(site.log, site.gate)
-    for _ in range(2):
-        assert site.worker(max_attempts=2).wait(PATIENCE) != 0
+    for _ in range(2):  # its threads take tasks before it says that it is ready
+        assert site.worker(ready="", max_attempts=2).wait(PATIENCE) != 0
     site.worker(max_attempts=2)
     until(lambda: site.stats("default.dead").ready == 1)
     assert site.lines() == ["begun", "begun"]

@@ -26,7 +26,7 @@ from mq.contrib import stores
 from mq.contrib.huey import MqHuey, MqStorage
 from mq.storage.real_disk import RealDisk
 
-PATIENCE = 20.0  # seconds, for what comes at once
+PATIENCE = 120.0  # seconds, for what comes at once
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ pytest.importorskip("huey", reason='huey is not installed: pip install "mq[huey]
 
 from huey.api import chord
 from huey.exceptions import ResultTimeout, TaskException
-from workplace import PATIENCE, Workplace, load, until
+from workplace import LEASE, PATIENCE, Workplace, load, until
 
 import mq
 
@@ -33,7 +33,7 @@ class Site(Workplace):
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)
-        self.url = f"mq:///{place}/data?sync=0.1&visibility_timeout=2"
+        self.url = f"mq:///{place}/data?sync=0.1&visibility_timeout={LEASE}"
         os.environ["HUEY_STORE"] = self.url
         self.tasks: Any = load("huey_app")
         self.huey = self.tasks.huey
@@ -72,9 +72,10 @@ def test_a_consumer_runs_what_huey_has(site: Site, kind: str) -> None:
     with pytest.raises(TaskException, match="by design"):
         get(tasks.fail("by design"))
     begin = time.time()
-    assert get(tasks.add.schedule((1, 1), delay=2.2)) == 2
-    assert time.time() - begin >= 2.2, "and longer than the visibility timeout"
-    site.huey.enqueue(tasks.add.s(1, 1, id="to come", delay=0.3)).revoke()
+    assert get(tasks.add.schedule((1, 1), delay=LEASE + 0.2)) == 2
+    assert time.time() - begin >= LEASE + 0.2, "and longer than the visibility timeout"
+    site.huey.revoke_by_id("to come")
+    site.huey.enqueue(tasks.add.s(1, 1, id="to come", delay=0.3))
     with pytest.raises(ResultTimeout):
         site.huey.result("to come", blocking=True, timeout=0.5)
     with pytest.raises(TaskException, match="RateLimitExceeded"):
@@ -107,7 +108,7 @@ def test_a_task_longer_than_the_visibility_timeout_runs_once_and_after_sigkill_a
     consumer = site.consumer()
     result = site.tasks.held(site.log, site.gate)
     until(site.lines)
-    time.sleep(2.6)  # more than the visibility timeout, which is of the store's clock
+    site.outlast_lease()
     assert len(site.lines()) == 1 and site.stats().in_flight == 1
     consumer.send_signal(signal.SIGKILL)
     consumer.wait()
@@ -144,7 +145,6 @@ while True:
 
 def test_nothing_is_lost_and_nothing_acked_runs_again_whichever_process_is_killed(site: Site) -> None:
     """Two consumers on one store, one killed while it works; producers, each killed while it publishes."""
-    site.url = site.url.replace("timeout=2", "timeout=4")  # a lease is lost by the killed, not by the slow
     victim = site.consumer("thread", results=False)
     site.consumer("process", results=False)
     site.require_all_run(PRODUCE, 500, site.log, meanwhile=lambda: site.kill(victim), again=2)

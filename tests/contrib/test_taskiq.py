@@ -26,7 +26,7 @@ import mq
 from mq.contrib import results
 from mq.contrib.taskiq import MqBroker, ResultBackend, ScheduleSource
 
-PATIENCE = 20.0  # seconds
+PATIENCE = 120.0  # seconds
 
 
 @pytest.fixture(autouse=True)
@@ -242,6 +242,7 @@ def test_what_a_worker_has_not_begun_is_back_untried_and_what_it_has_has_failed(
 
     async def main() -> None:
         await broker.startup()
+        (await broker.store.broker()).queue("taskiq", backoff=mq.Backoff(3600, 1, 3600, 0))
         for _ in range(4):
             await task.kiq()
         listening = broker.listen()
@@ -279,20 +280,28 @@ def test_an_ack_that_comes_twice_is_harmless(path, caplog) -> None:
     asyncio.run(main())
 
 
-def test_a_lease_is_kept_while_the_worker_lives(path) -> None:
-    broker = broker_of(path, visibility_timeout=0.2)
+def test_a_lease_is_kept_while_the_worker_lives(path, outlive) -> None:
+    broker = broker_of(path, visibility_timeout=30)
     runs: list[int] = []
+    over = asyncio.Event()
 
     @broker.task
     async def long() -> None:
         runs.append(1)
-        await asyncio.sleep(0.7)  # longer than the visibility timeout, which is of the store's clock
+        await over.wait()
 
     async def main() -> None:
         async with working(broker):
             await long.kiq()
+            await until(lambda: begun())
+            queue = (await broker.store.broker())._broker.queue("taskiq")
+            await asyncio.to_thread(outlive, lambda: queue.peek(state="in_flight")[0], 30)
+            over.set()
             await until(lambda: acked())
             assert runs == [1] and (await stats(broker)).failed == 0
+
+    async def begun() -> bool:
+        return bool(runs)
 
     async def acked() -> bool:
         return (await stats(broker)).acked == 1
@@ -435,7 +444,7 @@ def test_on_a_full_disk_a_task_whose_retry_cannot_be_stored_runs_again(path, mon
         raise mq.DiskFull("data", "no space left on the device")
 
     async def failed() -> bool:
-        return (await stats(broker)).failed == 1
+        return (await stats(broker)).failed >= 1  # it comes again soon, and may have failed twice by now
 
     async def main() -> None:
         await (await broker.store.broker()).queue("taskiq", backoff=mq.Backoff(0.01, 1, 0.01, 0)).options()
@@ -633,10 +642,11 @@ def test_labels_of_tasks_are_declared_by_each_scheduler_and_go_with_the_configur
 
     async def main() -> None:
         at = datetime.now(UTC) + timedelta(hours=1)
-        often, once = {"cron": "* * * * *", "args": [1]}, {"time": at, "schedule_id": "once"}
+        often = {"cron": "0 0 29 2 *", "args": [1]}  # not now, so that it publishes nothing
+        once = {"time": at, "schedule_id": "once"}
         assert await start(often, once) == (["taskiq/labels:note:0"], 1)
         assert await start(often, once) == (["taskiq/labels:note:0"], 1), "once is once"
-        assert await start({"interval": 5, "schedule_id": "mine"}) == (["taskiq/labels:mine"], 1)
+        assert await start({"interval": 3600, "schedule_id": "mine"}) == (["taskiq/labels:mine"], 1)
         broker = broker_of(path)
         assert (await stats(broker))[:3] == (0, 0, 0)
         await broker.shutdown()

@@ -15,7 +15,7 @@ pytest.importorskip("taskiq", reason='taskiq is not installed: pip install "mq[t
 
 from taskiq import AsyncTaskiqTask
 from taskiq.kicker import AsyncKicker
-from workplace import PATIENCE, Workplace, until
+from workplace import LEASE, PATIENCE, Workplace, until
 
 import mq
 from mq.contrib.taskiq import MqBroker, ResultBackend
@@ -26,7 +26,7 @@ class Site(Workplace):
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)
-        self.store = f"mq:///{place}/data?sync=never&visibility_timeout=1"
+        self.store = f"mq:///{place}/data?sync=never&visibility_timeout={LEASE}"
         self.backend: ResultBackend[Any] = ResultBackend(self.store)
 
     def environment(self, **settings: object) -> dict[str, str]:
@@ -65,12 +65,12 @@ class Site(Workplace):
 
 def test_a_task_longer_than_the_visibility_timeout_runs_once_and_after_sigkill_again(site: Site) -> None:
     """A delayed one is due later than that, too.  A worker that is told to end finishes what runs."""
-    delayed = site.kick("add", 2, 3, delay=2)
+    delayed = site.kick("add", 2, 3, delay=LEASE + 1)
     worker = site.worker()
     sent = site.kick("held", site.gate)
     assert site.result(delayed) == 5
     until(lambda: site.lines() and site.stats()[:2] == (0, 1))
-    assert len(site.lines()) == 1 and site.stats().failed == 0, "for twice the visibility timeout"
+    assert len(site.lines()) == 1 and site.stats().failed == 0, "for longer than the visibility timeout"
     site.kill(worker)
     worker = site.worker()
     until(lambda: len(site.lines()) == 2, "it did not come back")

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,8 @@ import mq
 from mq.cli import cli
 
 HERE = Path(__file__).parent
-PATIENCE = 40.0  # seconds, for what comes at once on a machine that is not busy
+PATIENCE = 120.0  # seconds, for what comes at once on a machine that is not busy
+LEASE = 6.0  # seconds of visibility timeout: a worker that stands still for half of that loses no task
 APART = 100_000  # numbers that one producer publishes at most
 
 
@@ -96,6 +98,12 @@ class Workplace:
     def stats(self, queue: str = "") -> mq.Stats:
         with mq.open(self.place / "data", read_only=True) as broker:
             return broker.queue(queue or self.queue).stats()
+
+    def outlast_lease(self) -> None:
+        """Return when the lease of the one task in flight, as it is now, would be over."""
+        with mq.open(self.place / "data", read_only=True) as broker:
+            (task,) = broker.queue(self.queue).peek(state="in_flight")
+        until(lambda: datetime.now(UTC) > task.due_at)
 
     def is_idle(self) -> bool:
         return self.stats()[:3] == (0, 0, 0)
