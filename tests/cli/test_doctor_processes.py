@@ -33,7 +33,10 @@ while True:
 """
 
 
-def test_beside_a_process_that_writes_all_the_time(run: Run, filled: list[int], hold: Hold) -> None:
+def test_beside_a_process_that_writes_all_the_time(
+    run: Run, filled: list[int], hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "STUCK_SECONDS", PATIENCE)  # it may wait for a processor in its turn
     hold(WRITES)
     for _ in range(5):
         assert names_of(findings(run, is_still=False)) == set()
@@ -104,6 +107,21 @@ def test_a_process_that_died_in_its_turn(
     assert findings(run)["died-inside"]["severity"] == "note"
     with mq.open(store):
         assert "died-inside" not in findings(run, is_still=False)
+
+
+def test_a_process_that_has_just_left_its_turn(
+    run: Run, store: Path, filled: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page was read when it had appended, and not said yet that this was all; it appends nothing more."""
+    check = processes._check_dead
+
+    def read_inside(subject: Any, words: list[int]) -> Any:
+        words[shared.DIRTY] = 1
+        return check(subject, words)
+
+    monkeypatch.setattr(processes, "_check_dead", read_inside)
+    with mq.open(store):
+        assert names_of(findings(run)) == set()
 
 
 def test_a_process_that_died_while_it_waited(run: Run, store: Path, hold: Hold) -> None:

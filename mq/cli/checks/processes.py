@@ -177,9 +177,8 @@ def _check_page(subject: Subject, words: list[int]) -> Iterator[Finding]:
 
 def _check_dead(subject: Subject, words: list[int]) -> Iterator[Finding]:
     """What processes that died have left on the page."""
-    slot = words[shared.BIAS] % shared.ASKED - 1
-    was_owner = 0 <= slot < shared.SLOTS and words[inside(slot)] and not _has_slot(subject, slot)
-    is_half_done = was_owner or (words[shared.DIRTY] and not _turn(subject).is_taken)
+    # Twice: one that lives has left its turn meanwhile, perhaps, and appended nothing since.
+    is_half_done = _is_half_done(subject, words) and _is_half_done(subject, subject.words())
     if is_half_done and subject.words()[shared.END] == words[shared.END]:
         yield Finding(
             "died-inside", "note", "a process died in the middle of an operation",
@@ -192,6 +191,13 @@ def _check_dead(subject: Subject, words: list[int]) -> Iterator[Finding]:
             f"{output.count(len(bells), 'process', 'processes')} died while waiting for messages",
             "nothing needs to be done: the next one that waits takes its place", bells[0],
         )  # fmt: skip
+
+
+def _is_half_done(subject: Subject, words: list[int]) -> bool:
+    """Whether an operation has begun that no process is inside of."""
+    slot = words[shared.BIAS] % shared.ASKED - 1
+    was_owner = 0 <= slot < shared.SLOTS and words[inside(slot)] and not _has_slot(subject, slot)
+    return bool(was_owner or (words[shared.DIRTY] and not _turn(subject).is_taken))
 
 
 def _deaf(subject: Subject, words: list[int]) -> list[str]:
