@@ -24,7 +24,7 @@ def shop(store: Path) -> None:
         broker.queue("orders").pause()
         broker.queue("audit").subscribe("shop.#", match={"source": "web"})
         broker.topic("shop.eu", retain_count=5).publish("sold", headers={"source": "web"})
-        broker.schedule("beat", "health", "ping", every=10)
+        broker.schedule("beat", "health", "ping", every=3600)
 
 
 SCREENS = {
@@ -79,7 +79,7 @@ shop.#   audit  source=web
 """,
     "schedules": """
 schedule  queue   times       next                      last
-beat      health  every 10 s  TIME  never
+beat      health  every 3600 s  TIME  never
 """,
 }
 

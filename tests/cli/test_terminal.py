@@ -88,15 +88,19 @@ class Terminal:
                 shown, give_up = self.shown, time.monotonic() + PATIENCE
             assert time.monotonic() < give_up, f"it does not end, and has shown {shown!r}"
             self._read()
-        self._read()
+        while self._read():  # each time 4 KiB at most, and the process may have ended long ago
+            pass
         return self.process.returncode
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Take in what is there; whether anything was."""
         os.set_blocking(self._own, False)
         try:
             self._see(os.read(self._own, 1 << 16))
+            return True
         except BlockingIOError:
             os.sched_yield()
+            return False
         finally:
             os.set_blocking(self._own, True)
 

@@ -70,7 +70,10 @@ def broker(home: Path) -> Iterator[mq.Broker]:
 
 
 def on_terminal(home: Path, width: int, *given: str) -> tuple[int, str]:
-    """Run it on a terminal so wide; how it ended, and what the terminal got."""
+    """Run it on a terminal so wide; how it ended, and what the terminal got.
+
+    The file `seen` is made once that shows that one has failed.
+    """
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, width))
     worker = start(home, *given, stdout=theirs, stderr=theirs, TERM="xterm", COLUMNS="")
@@ -79,6 +82,8 @@ def on_terminal(home: Path, width: int, *given: str) -> tuple[int, str]:
     with open(ours, "rb", buffering=0) as terminal, suppress(OSError):  # it ends with EIO
         while part := terminal.read(1 << 16):
             got += part
+            if b" 1 failed" in got:
+                (home / "seen").touch()
     return worker.wait(PATIENCE), got.decode()
 
 
@@ -93,7 +98,7 @@ def wait_for(path: Path, worker: subprocess.Popen[str]) -> None:
 def test_several_processes_do_all_the_work_and_one_that_dies_is_begun_again(
     home: Path, broker: mq.Broker
 ) -> None:
-    orders = broker.queue("orders", visibility_timeout=1)
+    orders = broker.queue("orders", visibility_timeout=5)  # more than a machine that is busy takes
     orders.publish_many(list(range(20)))
     code, said = end(start(home, "jobs", "-p", "2", "-t", "2", "--until-empty"))
     assert code == 0, said
@@ -211,7 +216,7 @@ def test_what_cannot_run_is_one_clear_line(home: Path, given: list[str], said: s
 # ── what it tells ──────────────────────────────────────────────────────────────────
 
 TALKS = """
-import time, mq
+import os, time, mq
 broker = mq.open("data", sync="never")
 broker.queue("orders", max_attempts=1)
 @broker.consumer("orders")
@@ -220,6 +225,8 @@ def bill(order: int) -> None:
     if order == 3:
         raise ValueError("no such customer")
     time.sleep(0.02)
+    while order == 49 and not os.path.exists("seen"):  # the status is shown now and then
+        time.sleep(0.01)
 """
 
 

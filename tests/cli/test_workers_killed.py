@@ -23,7 +23,7 @@ from companions import state_of, until
 import mq
 
 KILLS = int(os.environ.get("MQ_KILLS", "4"))
-VISIBLE_SECONDS = 2.0
+VISIBLE_SECONDS = 6.0  # more than a busy machine takes, twice: half of it is left when a delivery is extended
 
 JOBS = f"""
 import os, time, mq
