@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from engines import PATIENCE
+from fakes import FakeClock
 from logs import log_of
 from servers.node import until
 
@@ -70,6 +71,14 @@ def begin(queue: mq.Queue[Any]) -> Iterator[mq.Delivery[Any]]:
     loop = iter(queue)
     assert follow(queue, loop, 2) == [0, 1]
     return loop
+
+
+def give_back_now(queue: mq.Queue[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the thread that gives back take no loop for one that comes soon; so far it did."""
+    aheads = queue._store.ahead
+    assert aheads
+    monkeypatch.setattr(ahead, "GIVE_BACK_SECONDS", 0.0)
+    aheads.worker.ring()
 
 
 def in_flight(queue: mq.Queue[Any]) -> list[tuple[int, int]]:
@@ -209,12 +218,14 @@ def test_an_at_most_once_queue(broker: mq.Broker) -> None:
             break
 
 
-def test_what_timed_out_is_not_handed_out(broker: mq.Broker, opens: Opens) -> None:
-    queue: mq.Queue[Any] = broker.queue("short", visibility_timeout=0.05, backoff=mq.Backoff(0))
+@pytest.mark.usefixtures("broker")  # whose loops come soon
+def test_what_timed_out_is_not_handed_out(opens: Opens, clock: FakeClock) -> None:
+    queue: mq.Queue[Any] = opens(clock=clock).queue("short", visibility_timeout=30, backoff=mq.Backoff(0))
     queue.publish_many(range(4))
     loop = begin(queue)
-    other = opens().queue("short", visibility_timeout=3600)
-    until(lambda: other.peek(1)[0].body == 2, "it does not time out")
+    other = opens(clock=clock).queue("short", visibility_timeout=3600)
+    assert in_flight(other) == [(2, 1)]
+    clock.advance(31)
     message = other.receive()
     assert (message.body, message.attempts) == (2, 2)
     assert follow(queue, loop, 1) == [3]
@@ -321,7 +332,6 @@ def test_a_loop_that_the_collector_finds_in_an_operation(
     queue: mq.Queue[Any], beside: mq.Queue[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes no second turn in the midst of one: a thread gives the message back."""
-    monkeypatch.setattr(ahead, "GIVE_BACK_SECONDS", 0.0)
     circle: list[Any] = []
     circle += [begin(queue), circle]
     collected = []
@@ -335,6 +345,8 @@ def test_a_loop_that_the_collector_finds_in_an_operation(
     with ThreadPoolExecutor(1) as pool:  # in a turn of its own thread it is given back before that
         pool.submit(queue._store.turn.take_with_lock, collect).result(PATIENCE)
     assert collected
+    assert in_flight(beside) == [(2, 1)]
+    give_back_now(queue, monkeypatch)
     until(lambda: not in_flight(beside), "it is not given back")
     assert ready(beside)[0] == (2, 0)
 
@@ -344,7 +356,6 @@ def test_a_loop_that_the_collector_finds_in_the_thread_that_hears_the_server(
     queue: mq.Queue[Any], beside: mq.Queue[Any], monkeypatch: pytest.MonkeyPatch, by_itself: bool
 ) -> None:
     """It would wait for itself, and all others for the turn that it has."""
-    monkeypatch.setattr(ahead, "GIVE_BACK_SECONDS", 0.0)
     circle: list[Any] = []
     circle += [begin(queue), circle]
     log, collected, before = log_of(queue), threading.Event(), log_of(queue).seq
@@ -359,17 +370,21 @@ def test_a_loop_that_the_collector_finds_in_the_thread_that_hears_the_server(
 
     log._connection._loop.call_soon_threadsafe(collect)
     assert collected.wait(PATIENCE), "it waits for itself"
+    assert in_flight(beside) == [(2, 1)]
+    give_back_now(queue, monkeypatch)
     until(lambda: not in_flight(beside), "it is not given back")
     assert ready(beside)[0] == (2, 0)
-    assert log.seq == before + 1
+    with queue._store.turn.mutex:  # the thread that gives back knows by then that it has
+        assert log.seq == before + 1
 
 
 def test_a_loop_that_does_not_come(
     queue: mq.Queue[Any], beside: mq.Queue[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its work after the ack takes long: other receivers get the message meanwhile."""
-    monkeypatch.setattr(ahead, "GIVE_BACK_SECONDS", 0.001)
     loop = begin(queue)
+    assert in_flight(beside) == [(2, 1)]
+    give_back_now(queue, monkeypatch)
     until(lambda: ready(beside)[0] == (2, 0), "it is not given back")
     message = beside.receive()
     assert (message.body, message.attempts) == (2, 1)
@@ -532,7 +547,9 @@ def test_another_writer_is_first(queue: mq.Queue[Any], beside: mq.Queue[Any]) ->
 LOOP = """
 import sys
 import mq
+from mq.engine import ahead
 
+ahead.GIVE_BACK_SECONDS = 3600.0  # what is given back is behind what another process has by then
 with mq.open(sys.argv[1]) as broker:
     print("ready", flush=True)
     for message in broker.queue("q"):
@@ -563,11 +580,10 @@ def test_a_receiver_that_sleeps_is_woken_at_once(
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(two.queue("q").receive)
         until(lambda: bool(two._store.waiters.asleep), "it does not wait")
-        rung, ring = [], follower.worker.ring
-        monkeypatch.setattr(follower.worker, "ring", lambda: rung.append(ring()))
+        # Another thread looks each second, too.
+        monkeypatch.setattr(two._store, "hear", lambda: None)
         one.queue("q").publish("y")
         assert waits.result(PATIENCE).body == "y"
-    assert rung  # another thread looks each second, too
 
 
 def test_two_processes_share_a_queue(url: str, opens: Opens) -> None:
@@ -626,7 +642,6 @@ def test_an_ack_that_is_cut_off(
     queue: mq.Queue[Any], beside: mq.Queue[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while another thread appends it: what it takes is given back, for the loop is left by then."""
-    monkeypatch.setattr(ahead, "GIVE_BACK_SECONDS", 0.0)
     loop: Any = iter(queue)
     follow(queue, loop, 1)
     message = next(loop)
@@ -656,6 +671,8 @@ def test_an_ack_that_is_cut_off(
         goes_on.set()
         leads.result(PATIENCE)
     assert beside.stats().acked == 2
+    assert in_flight(beside) == [(2, 1)]
+    give_back_now(queue, monkeypatch)
     until(lambda: not in_flight(beside), "what it took is not given back")
     assert ready(beside)[0] == (2, 0)
 
