@@ -6,6 +6,7 @@ import gc
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from servers import Cluster, find_server
 from servers.binary import NoServer
+from servers.node import PATIENCE
 
 import mq
 
@@ -59,15 +61,35 @@ def finalised() -> Iterator[None]:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store gives up at once on servers that do not answer."""
-    import_module("mq.nats.store")
-    for name, module in list(sys.modules.items()):
-        if name.startswith("mq.nats.") and hasattr(module, "PATIENCE_SECONDS"):
-            monkeypatch.setattr(module, "PATIENCE_SECONDS", 1.0)
-    wait = sys.modules["mq.nats.arrivals"].Arrivals.wait
-    assert wait.__defaults__ == (20.0,)
-    monkeypatch.setattr(wait, "__defaults__", (1.0,))
+def impatient() -> Callable[[], AbstractContextManager[None]]:
+    """Inside of what this returns, a store gives up at once on servers that do not answer.
+
+    Not longer than that: a machine that is busy may take as long for an opening, or an answer.
+    """
+
+    @contextmanager
+    def gives_up() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            import_module("mq.nats.store")
+            for name, module in list(sys.modules.items()):
+                if name.startswith("mq.nats.") and hasattr(module, "PATIENCE_SECONDS"):
+                    patch.setattr(module, "PATIENCE_SECONDS", 1.0)
+            wait = sys.modules["mq.nats.arrivals"].Arrivals.wait
+            assert wait.__defaults__ == (20.0,)
+            patch.setattr(wait, "__defaults__", (1.0,))
+            yield
+
+    return gives_up
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No wire ends, and no other one is begun, because a server or this machine is slow for some seconds."""
+    for module, name in (
+        ("arrivals", "SILENCE_SECONDS"), ("direct", "REQUEST_SECONDS"), ("wire", "CONNECT_SECONDS"),
+        ("wire", "SEND_SECONDS"),
+    ):  # fmt: skip
+        monkeypatch.setattr(import_module(f"mq.nats.{module}"), name, PATIENCE)
 
 
 @pytest.fixture(scope="session")

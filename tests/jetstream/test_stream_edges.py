@@ -87,6 +87,7 @@ def tcp_sockets() -> set[str]:
     return found & known
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_child_has_no_socket_of_its_parents(opens: Opens) -> None:
     others = tcp_sockets()
     broker = opens()
@@ -308,6 +309,7 @@ def wires(broker: mq.Broker) -> list[Any]:
     return [log.arrivals._wire, log._sending.direct._wire]
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("how", ["nkey", "creds", "tls", "both"])
 def test_a_server_lets_in_the_one_that_has_the_file(
     tmp_path: Path, request: pytest.FixtureRequest, how: str
@@ -329,6 +331,7 @@ def test_a_server_lets_in_the_one_that_has_the_file(
             mq.open(cluster.url("s"))
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_server_that_has_the_certificate_of_another_one_gets_no_wire(
     tmp_path: Path, tls: tuple[str, str]
 ) -> None:

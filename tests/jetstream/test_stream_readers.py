@@ -21,6 +21,8 @@ from mq.nats.log import StreamLog
 from mq.nats.wire import READ_BYTES, Wire
 
 Opens = Callable[..., mq.Broker]
+# A wire that nobody reads hears no heartbeat either, and would be left.
+pytestmark = pytest.mark.usefixtures("patient")
 
 
 @pytest.fixture

@@ -7,12 +7,14 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import nats
 import pytest
 from logs import log_of
 from servers import Cluster
+from servers.node import until
 
 import mq
 from mq.nats import trimming
@@ -142,9 +144,10 @@ def test_a_stream_with_other_settings_is_refused_by_name(opens: Opens) -> None:
 
 def test_no_server_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mq.nats.connection.PATIENCE_SECONDS", 0.2)
+    before = set(threading.enumerate())
     with pytest.raises(mq.StorageError, match="no connection to NATS"):
         mq.open("nats://127.0.0.1:1/s")
-    assert not [thread for thread in threading.enumerate() if thread.name == "mq-nats"]
+    assert not [each for each in set(threading.enumerate()) - before if each.name == "mq-nats"]
 
 
 def test_a_client_that_is_refused_is_told_at_once_and_no_secret_is(url: str) -> None:
@@ -165,12 +168,24 @@ def test_read_only_changes_nothing_and_follows(opens: Opens, url: str) -> None:
         reader.queue("q").publish("y")
 
 
+def descriptors() -> set[tuple[str, str]]:
+    """Of this process: the numbers, and what they are of."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # that by which the directory was read
+            found.add((fd, os.readlink(f"/proc/self/fd/{fd}")))
+    return found
+
+
 def test_close_leaves_nothing_behind(url: str) -> None:
-    before = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))
+    """What other tests have left may end meanwhile."""
+    before = set(threading.enumerate()), descriptors()
     with mq.open(url) as broker:
         broker.queue("q").publish("x")
         assert broker.queue("other").receive(timeout=0.01) is None
-    assert (set(threading.enumerate()), len(os.listdir("/proc/self/fd"))) == before
+    assert descriptors() <= before[1]
+    # A thread is told of until its last line, which nobody waits for.
+    until(lambda: set(threading.enumerate()) <= before[0], "a thread stays")
     with pytest.raises(mq.Closed):
         broker.queue("q").publish("y")
 
@@ -382,7 +397,9 @@ def test_a_process_that_a_trim_left_behind_reads_all_anew(
     with other._store.turn.mutex:  # it follows nothing meanwhile
         take(one.queue("q")).ack()
         one._store.maintenance.compact()
-        log_of(other).arrivals.waiting.popleft()
+        waiting = log_of(other).arrivals.waiting
+        until(lambda: bool(waiting), "nothing comes")
+        waiting.popleft()
     assert picture(other) == picture(one)
 
 
@@ -433,9 +450,9 @@ def test_a_checkpoint_that_is_no_good_costs_only_time(
 
 
 def test_a_stream_that_ends_before_its_checkpoint_is_damage(
-    opens: Opens, impatient: None, monkeypatch: pytest.MonkeyPatch
+    opens: Opens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mq.nats import checkpoints
+    from mq.nats import checkpoints, stream
 
     one = opens()
     one.queue("q").publish("a")
@@ -448,6 +465,7 @@ def test_a_stream_that_ends_before_its_checkpoint_is_damage(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "pack", ahead)
         one._store.maintenance.checkpoints.write()
+    monkeypatch.setattr(stream, "PATIENCE_SECONDS", 0.5)  # for that which is missing
     with pytest.raises(mq.CorruptStore, match="lost"):
         opens()
 

@@ -15,6 +15,7 @@ from mq.nats.address import parse
 from mq.nats.wire import Frame, Place, Wire
 
 INFO = b'INFO {"headers":true}\r\n'
+pytestmark = pytest.mark.usefixtures("patient")  # the server is this test, which may be slow
 
 
 @contextmanager
