@@ -80,7 +80,9 @@ class Node:
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
+        """When this returns, it answers nothing any more: none of its threads runs."""
         os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
