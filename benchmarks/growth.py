@@ -532,7 +532,7 @@ def watchers(path: Path, count: int) -> float:
 
 def command(path: Path, *words: str) -> None:
     subprocess.run(
-        [sys.executable, "-m", "mq.cli", "--store", str(path), *words], check=True, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "mq", "--store", str(path), *words], check=True, stdout=subprocess.DEVNULL
     )
 
 
@@ -556,7 +556,7 @@ for words in (["inspect"], ["verify"], ["dump", "--kind", "nack"], ["dump", "--m
 
 @row("mq dump --message, its first line, MB", 1, 600)
 def first_line(path: Path, megabytes: int) -> float:
-    words = [sys.executable, "-m", "mq.cli", "--store", str(path), "dump", "--message"]
+    words = [sys.executable, "-m", "mq", "--store", str(path), "dump", "--message"]
     words.append(str(full(path, megabytes)))
 
     def run() -> None:

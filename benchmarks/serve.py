@@ -87,7 +87,7 @@ class Connection:
 def server(directory: str | None, sync: float | None) -> Iterator[tuple[str, int]]:
     """Its URL and process id."""
     with tempfile.TemporaryDirectory(dir=directory) as place:
-        command = [sys.executable, "-m", "mq.cli", "-s", f"{place}/store", "serve", "--port", "0"]
+        command = [sys.executable, "-m", "mq", "-s", f"{place}/store", "serve", "--port", "0"]
         options = [] if sync is None else ["--sync", str(sync)]
         with subprocess.Popen(
             [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

@@ -19,6 +19,7 @@ HEAD = """\
 Written by `python scripts/cli_manual.py` from the commands themselves; `mq COMMAND --help` says the same.
 
 - **The store** is `--store DIR` (`-s`), before or behind the command's name; else `$MQ_STORE`, else `./data`.
+- **`python -m mq`** is the same as `mq`, where that is not on the PATH.
 - **Output**: data goes to standard output, everything else to standard error. `--json` prints one JSON object
   a line. In a pipe, names and bodies are whole; on a terminal tables are cut to its width, control characters
   are shown as escapes, and what needs an eye has a colour, unless `NO_COLOR` is set.

@@ -27,7 +27,7 @@ CUT_OFF = (ClientError, EndpointConnectionError, HTTPClientError)
 @contextmanager
 def served(store: str) -> Iterator[tuple[Any, subprocess.Popen[str]]]:
     """A server on *store*, and boto3's client of it."""
-    command = [sys.executable, "-m", "mq.cli", "--store", store, "serve", "--port", "0"]
+    command = [sys.executable, "-m", "mq", "--store", store, "serve", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout
         sqs = boto3.client(

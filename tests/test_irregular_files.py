@@ -151,7 +151,7 @@ def test_a_bell_that_is_no_pipe_is_passed_over(store):
 def test_the_command_line_says_it(store, command):
     put(store / SEGMENT, pipe)
     done = subprocess.run(
-        [sys.executable, "-m", "mq.cli", command, "-s", str(store)], capture_output=True, text=True,
+        [sys.executable, "-m", "mq", command, "-s", str(store)], capture_output=True, text=True,
         check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 1

@@ -30,6 +30,7 @@ FLOORS = [
     ["mq.contrib", "mq.metrics", "mq.otel", "mq.values"],
     ["mq.serve"],
     ["mq.cli"],
+    ["mq.__main__"],
 ]
 
 # Pure: what takes a file, a clock, a thread, a lock or chance is not in this list.

@@ -118,7 +118,7 @@ def test_what_is_above_a_symbolic_link_is_above_where_it_leads(
     assert not (tmp_path / "data").exists()
     for command in (["queues"], ["inspect", "--json"], ["verify", "--json"]):
         done = subprocess.run(
-            [sys.executable, "-m", "mq.cli", "-s", path, *command],
+            [sys.executable, "-m", "mq", "-s", path, *command],
             capture_output=True,
             text=True,
             timeout=300,

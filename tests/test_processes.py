@@ -592,7 +592,7 @@ COMMANDS = {
 def test_every_command_works_beside_live_writers(path, writers):
     for arguments, code in COMMANDS.items():
         done = subprocess.run(
-            [sys.executable, "-m", "mq.cli", "--store", path, *arguments.split()],
+            [sys.executable, "-m", "mq", "--store", path, *arguments.split()],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == code, (arguments, done.stderr)

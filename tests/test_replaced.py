@@ -61,7 +61,7 @@ def published(broker: Broker, most: int) -> tuple[int, mq.StorageError | None]:
 def clean(path: Path) -> bool:
     return (
         subprocess.run(
-            [sys.executable, "-m", "mq.cli", "verify", "--store", str(path)], check=False
+            [sys.executable, "-m", "mq", "verify", "--store", str(path)], check=False
         ).returncode
         == 0
     )

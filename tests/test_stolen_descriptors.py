@@ -92,7 +92,7 @@ a.close()
         assert again.queue("q").stats().published == 300
         assert {each.raw for each in again.queue("q").receive_many(1000)} <= {b"." * 1000}
     verified = subprocess.run(
-        [sys.executable, "-m", "mq.cli", "verify", "-s", str(path)], check=False, capture_output=True
+        [sys.executable, "-m", "mq", "verify", "-s", str(path)], check=False, capture_output=True
     )
     assert verified.returncode == 0, verified.stdout
 

@@ -49,7 +49,7 @@ class Child:
         printed, terminal = _pseudo_terminal() if on_terminal else (None, None)
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mq.cli", "worker", *given, "--child", str(ready_here)],
+                [sys.executable, "-m", "mq", "worker", *given, "--child", str(ready_here)],
                 stdin=subprocess.PIPE, stdout=terminal if sys.stdout and sys.stdout.isatty() else None,
                 stderr=terminal, pass_fds=[ready_here], start_new_session=True,
             )  # fmt: skip

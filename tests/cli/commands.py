@@ -12,7 +12,7 @@ from click.testing import Result
 Run = Callable[..., Result]
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
-COMMAND = [sys.executable, "-m", "mq.cli"]
+COMMAND = [sys.executable, "-m", "mq"]
 AT_ONCE = [  # progress is shown from the first moment on
     sys.executable, "-c", "from mq.cli import main, progress; progress.FIRST_SECONDS = 0; main()"
 ]  # fmt: skip

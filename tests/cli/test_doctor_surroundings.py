@@ -199,7 +199,7 @@ def test_a_mount_as_the_kernel_tells_it(
 @needs_root
 def test_a_store_that_is_mounted_read_only(run: Run, filled: list[int]) -> None:
     mount = "mount --bind data data && mount -o remount,ro,bind data && exec "
-    command = [sys.executable, "-m", "mq.cli", "doctor", "--json"]
+    command = [sys.executable, "-m", "mq", "doctor", "--json"]
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", mount + '"$@"', "sh", *command],
         capture_output=True, text=True, check=False,

@@ -34,7 +34,7 @@ class Served:
 @contextmanager
 def serve(store: Path, *options: str, log: Path | None = None) -> Iterator[Served]:
     """A server on *store*, killed at the end of the block if it still runs."""
-    command = [sys.executable, "-m", "mq.cli", "--store", str(store), "serve", "--port", "0", *options]
+    command = [sys.executable, "-m", "mq", "--store", str(store), "serve", "--port", "0", *options]
     with (open(log or os.devnull, "w") as errors, subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=errors if log else None, text=True
     ) as process):  # fmt: skip

@@ -35,7 +35,7 @@ def receive(client: Any, url: str, **options: Any) -> list[dict[str, Any]]:
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "mq.cli", *words], capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        [sys.executable, "-m", "mq", *words], capture_output=True, text=True, timeout=PATIENCE_SECONDS
     )
 
 

@@ -116,7 +116,7 @@ def test_a_certificate_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     for wrong in ((ca, key), (str(tmp_path / "garbage.pem"), key), (cert, cert)):
         words = ("--store", str(tmp_path / "s"), "serve", "--port", "0", "--tls-cert", wrong[0])
         done = subprocess.run(
-            [sys.executable, "-m", "mq.cli", *words, "--tls-key", wrong[1]],
+            [sys.executable, "-m", "mq", *words, "--tls-key", wrong[1]],
             capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)

@@ -1,4 +1,4 @@
-"""python -m mq.cli"""
+"""python -m mq"""
 
 from mq.cli import main
 
