@@ -60,9 +60,7 @@ def published(broker: Broker, most: int) -> tuple[int, mq.StorageError | None]:
 
 def clean(path: Path) -> bool:
     return (
-        subprocess.run(
-            [sys.executable, "-m", "mq", "verify", "--store", str(path)], check=False
-        ).returncode
+        subprocess.run([sys.executable, "-m", "mq", "verify", "--store", str(path)], check=False).returncode
         == 0
     )
 

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from mq.cli import output, progress, stdin
+from mq.cli import output, progress
 from mq.cli.params import FILE
 from mq.engine.names import is_elsewhere
 from mq.errors import CorruptStore, MqError, StorageError, Unsupported, UsageError
@@ -201,6 +201,8 @@ def confirm(what: str, yes: bool) -> None:
         return
     if not (output.is_terminal(sys.stdin) and output.is_terminal(sys.stderr)):
         raise Failure(f"nothing was done: to {what} without a terminal to ask on, add --yes", USAGE)
+    from mq.cli import stdin  # not before it is needed: each command starts anew
+
     sys.stderr.write(output.escape(f"{what}? [y/N] "))
     sys.stderr.flush()
     try:
