@@ -43,12 +43,16 @@ class _Waiting(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         before = signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
         try:
-            while all(fd == self._here for fd, _ in self._poll.poll()):  # a signal, whose handler goes on
-                with suppress(BlockingIOError):
-                    os.read(self._here, 1 << 16)
+            self._wait()
         finally:
             signal.set_wakeup_fd(before)
         return os.readv(self._fd, [buffer])
+
+    def _wait(self) -> None:
+        """Return when there is something to read."""
+        while all(fd == self._here for fd, _ in self._poll.poll()):  # a signal, whose handler goes on
+            with suppress(BlockingIOError):
+                os.read(self._here, 1 << 16)
 
     def readable(self) -> bool:
         return True
