@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,8 @@ import mq
 from mq.errors import Closed, QueueFull, StoreFailed
 from mq.serve.face import Site
 from mq.serve.settings import Settings
+from mq.serve.sqs import attributes
+from mq.serve.sqs.fault import Fault
 from mq.serve.sqs.queues import RECEIVES_MAX, Queues
 from mq.serve.sqs.rounds import COUNT_MAX, Rounds
 
@@ -168,6 +171,44 @@ def test_few_visibility_timeouts_are_remembered(tmp_path: Path) -> None:
 
     kept, bodies = asyncio.run(asyncio.wait_for(receive(), PATIENCE_SECONDS))
     assert kept == RECEIVES_MAX and sorted(map(int, bodies)) == list(range(2 * RECEIVES_MAX))
+
+
+@pytest.mark.parametrize("change", ["purge", "delete"])
+def test_a_look_from_before_a_change_is_not_kept(tmp_path: Path, change: str) -> None:
+    """Else a message behind a purge would be taken for a repetition, and a deleted queue come to be again."""
+    looked, go_on = threading.Event(), threading.Event()
+
+    async def look() -> None:
+        async with mq.aopen(tmp_path / "store") as broker:
+            await broker.queue("q").publish("x")
+            queues = Queues(Site(broker, Settings(str(tmp_path)), None, 0.0))
+            read = queues._read
+
+            def slowly(name: str) -> Any:
+                found = read(name)
+                looked.set()
+                assert go_on.wait(PATIENCE_SECONDS)
+                return found
+
+            queues._read = slowly  # type: ignore[method-assign]
+            late = asyncio.create_task(queues.find("q"))
+            assert await asyncio.to_thread(looked.wait, PATIENCE_SECONDS)
+            queues._read = read  # type: ignore[method-assign]
+            if change == "purge":
+                await queues.change("q", {}, attributes.purged)
+            else:
+                await broker.queue("q").delete()
+                with pytest.raises(Fault, match="does not exist"):
+                    await queues.find("q")
+            go_on.set()
+            await late
+            if change == "purge":
+                assert (await queues.find("q")).kept == {attributes.PURGES: "1"}
+            else:
+                with pytest.raises(Fault, match="does not exist"):
+                    await queues.find("q")
+
+    asyncio.run(look())
 
 
 def test_many_clients_send_receive_and_delete_each_message_once(sqs: Any, url: str) -> None:

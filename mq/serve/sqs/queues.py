@@ -103,6 +103,7 @@ class Queues:
         self._known: dict[str, SqsQueue] = {}
         self._memories: OrderedDict[str, Memory] = OrderedDict()
         self._generation = -1
+        self._changes = 0  # made here, of any queue
 
     async def find(self, name: str) -> SqsQueue:
         """The queue with this name of SQS; a fault if there is none."""
@@ -119,12 +120,14 @@ class Queues:
 
     async def read(self, name: str) -> SqsQueue:
         """The same, as it is now."""
+        as_of = self.broker.generation, self._changes
         seen = await in_thread(self._read, name)
         if seen is None:
             self._memories.pop(name, None)
             raise no_queue()
         self._remember(seen)
-        self._known[name] = seen
+        if as_of == (self.broker.generation, self._changes):  # else it may be as it was before
+            self._known[name] = seen
         return seen
 
     async def delete(self, queue: SqsQueue) -> None:
@@ -161,6 +164,7 @@ class Queues:
         own = names.to_mq(name)
         await in_thread(self._change, own, options, attributes.META, edit)
         self._known.pop(name, None)
+        self._changes += 1
 
     async def tag(
         self, name: str, edit: Callable[[dict[str, str]], Mapping[str, str | None]]
