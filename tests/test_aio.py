@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
+from companions import until as until_here
 from fakes import open_on
 from test_damaged_bodies import damage
 
@@ -150,6 +151,37 @@ def test_a_transaction_commits_at_the_end_of_the_block() -> None:
         assert [each.body for each in await q.peek()] == ["a"]
 
     run(main)
+
+
+def test_a_publish_is_told_that_it_is_stored_although_the_broker_was_closed_behind_it(tmp_path: Path) -> None:
+    """It had its turn, in a thread; before its task goes on, the broker is closed."""
+    is_held, go_on = threading.Event(), threading.Event()
+
+    async def publish() -> int:
+        broker = await mq.aopen(tmp_path / "s")
+        queue, lane, store = broker.queue("q"), broker._lane, broker._broker._store
+        await queue.publish("first")
+
+        def hold() -> None:
+            with store.turn.mutex:
+                is_held.set()
+                assert go_on.wait(PATIENCE)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        assert is_held.wait(PATIENCE)
+        task = asyncio.create_task(queue.publish("second"))
+        await asyncio.sleep(0)
+        assert lane._turns._is_running
+        go_on.set()
+        holder.join()
+        until_here(lambda: not lane._turns._is_running)
+        lane._close(broker._broker.close)  # here: a loop that is busy with something else comes back late
+        return await task
+
+    id = asyncio.run(publish())
+    with mq.open(tmp_path / "s") as broker:
+        assert [each.id for each in broker.queue("q").peek() if each.body == "second"] == [id]
 
 
 def test_iteration_ends_when_the_broker_is_closed() -> None:

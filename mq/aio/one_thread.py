@@ -37,7 +37,10 @@ class OneThread(Generic[W]):
         with self._lock:
             self._waiting.append((what, future))
             if not self._is_running:
-                self._pool.submit(self._run)
+                try:
+                    self._pool.submit(self._run)
+                except RuntimeError:  # the broker was closed behind the turn: what is asked is told so
+                    threading.Thread(target=self._run, name="mq aio alone").start()
                 self._is_running = True
         return future
 
