@@ -59,12 +59,17 @@ class AsyncLoop:
     async def ack(self, message: AsyncDelivery[Any]) -> None:
         """See `AsyncDelivery.ack`."""
         is_current = self._ahead.acks(message, asyncio.current_task())
-        if is_current and self._ahead.is_prompt:
-            await self._lane.ack(message, AckAndTake(self._queue._channel, message, self._ahead))
-        else:
-            await self._lane.ack(message)
-        if is_current:
-            self._ahead.acked()
+        try:
+            if is_current and self._ahead.is_prompt:
+                await self._lane.ack(message, AckAndTake(self._queue._channel, message, self._ahead))
+            else:
+                await self._lane.ack(message)
+        except BaseException:
+            self._ahead.is_cut_off |= is_current
+            raise
+        finally:
+            if is_current:
+                self._ahead.acked()
 
     def end(self) -> None:
         """It is left."""

@@ -37,10 +37,15 @@ class Loop(Generic[T]):
     def ack(self, message: Any) -> None:
         """See `Delivery.ack`."""
         is_current = self._ahead.acks(message, get_ident())
-        if not (is_current and self._ahead.ack_and_take(message)):
-            hot.ack(message)
-        if is_current:
-            self._ahead.acked()
+        try:
+            if not (is_current and self._ahead.ack_and_take(message)):
+                hot.ack(message)
+        except BaseException:
+            self._ahead.is_cut_off |= is_current
+            raise
+        finally:
+            if is_current:
+                self._ahead.acked()
 
     def end(self) -> None:
         """It is left."""

@@ -81,9 +81,10 @@ class Ahead:
 
     def __init__(self, store: Owner, channel: Channel) -> None:
         self._store, self._channel = store, channel
-        # At most one.  Whichever thread pops it hands it out, or gives it back.
+        # At most one, unless an ack was cut off.  Whichever thread pops it hands it out, or gives it back.
         self._taken: deque[Taken] = deque()
         self.is_over = False  # the loop was left: nothing is taken any more
+        self.is_cut_off = False  # an exception ended its last ack, which may be appended all the same
         self.is_prompt = False  # behind its last ack, it came for the next message at once
         self.since = 0.0  # monotonic seconds, of the last ack
         self.owner: object = None  # the thread, or the task, that has the message
@@ -100,6 +101,7 @@ class Ahead:
         if self._receipt != message._flight.receipt or self.owner != owner:
             return False
         self._receipt = NO_RECEIPT
+        self.is_cut_off = False
         return True
 
     def ack_and_take(self, message: Held) -> bool:
@@ -136,7 +138,7 @@ class Ahead:
 
     def _pop(self) -> Taken | None:
         with suppress(IndexError):
-            taken = self._taken.pop()
+            taken = self._taken.popleft()
             if taken.flight.receipt >= self._store.inherited:  # else this is a fork, and it is the parent's
                 return taken
         return None
@@ -168,12 +170,12 @@ class Ahead:
     def took(self, id: int, flight: Flight) -> None:
         """Called in the turn that has appended its delivery."""
         self._taken.append(Taken(id, flight))
-        if self.is_over:  # its thread was interrupted meanwhile
+        if self.is_over or self.is_cut_off:  # its thread, or its task, does not wait for it any more
             self.acked()
 
     def give_back(self) -> None:
         """What was not handed out, if there is something."""
-        if taken := self._pop():
+        while taken := self._pop():
             self._give_back(taken)
 
     def _give_back(self, taken: Taken) -> None:

@@ -818,6 +818,38 @@ def test_a_task_that_is_cancelled(broker: mq.Broker, queue: mq.Queue[Any], besid
     assert ready(beside)[0] == (3, 0)
 
 
+def test_a_task_that_gives_up_an_ack_and_goes_on(
+    broker: mq.Broker, queue: mq.Queue[Any], beside: mq.Queue[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with asyncio.timeout: the ack is appended all the same, and what it takes is given back."""
+    log, goes_on = log_of(queue), threading.Event()
+    append = log.append_group
+
+    def held_up(*given: Any, **options: Any) -> list[int]:
+        assert goes_on.wait(PATIENCE)
+        return append(*given, **options)
+
+    async def do(face: Any) -> None:
+        loop, task = aiter(face), asyncio.current_task()
+        assert task and await follow_async(loop, 2) == [0, 1]
+        message = await anext(loop)
+        with monkeypatch.context() as patch:
+            patch.setattr(log, "append_group", held_up)
+            asyncio.get_running_loop().call_soon(task.cancel)
+            with pytest.raises(asyncio.CancelledError):
+                await message.ack()
+            task.uncancel()
+            goes_on.set()
+            until(lambda: in_flight(beside) == [(3, 1)], "it is not appended")
+        give_back_now(queue, monkeypatch)
+        until(lambda: not in_flight(beside), "what it took is not given back")
+        assert ready(beside)[0] == (3, 0)
+        assert await follow_async(loop, 2) == [3, 4]
+        await loop.aclose()
+
+    run_tasks(broker, do)
+
+
 def test_tasks_take_in_one_append_what_they_ask_for_at_once(broker: mq.Broker, queue: mq.Queue[Any]) -> None:
     queue.publish_many(range(COUNT, 200))
     found: list[int] = []
