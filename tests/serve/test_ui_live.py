@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -191,7 +192,7 @@ def test_rates_are_between_two_samples(tmp_path: Path) -> None:
         queue.ack_many(queue.receive_many(10))
         second = await sampler.fresh(0)
         assert second
-        seconds = second.at - first.at
+        seconds = second.read_at - first.read_at
         assert second.rate("mail").came == pytest.approx(30 / seconds)
         assert second.rate("mail").went == pytest.approx(10 / seconds)
         assert second.rate("other") == samples.QUIET
@@ -223,6 +224,24 @@ def test_where_dead_letters_go_is_asked_again_when_it_changes(monkeypatch: pytes
     with mq.open(":memory:") as broker:
         desk = Desk(broker)
         asyncio.run(look(Sampler(desk), broker))
+        desk.close()
+
+
+def test_the_wall_clock_says_nothing_of_how_old_a_sample_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was an hour ahead, and is set right: numbers do not stand still for that hour."""
+
+    async def look(sampler: Sampler, queue: mq.Queue[Any]) -> None:
+        right = time.time
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda: right() + 3600)
+            assert await sampler.fresh(0)
+        queue.publish("x")
+        latest = await sampler.fresh(0)
+        assert latest and latest.stats.queues["mail"].ready == 1
+
+    with mq.open(":memory:") as broker:
+        desk = Desk(broker)
+        asyncio.run(look(Sampler(desk), broker.queue("mail")))
         desk.close()
 
 
@@ -273,6 +292,30 @@ def test_an_answer_that_comes_late_is_not_asked_for_again(monkeypatch: pytest.Mo
         while await sampler.fresh(60) is None:
             pass
         assert len(reads) == 1 and not sampler.trouble
+
+    with mq.open(":memory:") as broker:
+        desk = Desk(broker)
+        asyncio.run(look(Sampler(desk)))
+        desk.close()
+
+
+def test_pages_that_wait_together_for_a_store_that_does_not_answer_give_up_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits: list[object] = []
+
+    async def in_vain(future: asyncio.Future[samples.Sample]) -> samples.Sample:
+        waits.append(future)
+        await asyncio.sleep(0)
+        raise Busy("it does not answer")
+
+    async def look(sampler: Sampler) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(sampler._desk, "answer", in_vain)
+            for pages in (1, 2):  # the second time, there is trouble already
+                assert await asyncio.gather(*(sampler.fresh() for _ in range(5))) == [None] * 5
+                assert len(waits) == pages and sampler.trouble
+        assert await sampler.fresh() and not sampler.trouble
 
     with mq.open(":memory:") as broker:
         desk = Desk(broker)

@@ -204,7 +204,7 @@ def sample_of(count: int) -> Sample:
     targets = {name: f"{name}.dead" for name in queues}
     rates = {"queue-00009": Rates(3.0, 2.0, 1.0)}
     return Sample(
-        1, 0.0, StoreStats(queues, 0, 0, 1, [], 0), Health(False, False, ""), targets, rates, {}, 0.0
+        1, 0.0, 0.0, StoreStats(queues, 0, 0, 1, [], 0), Health(False, False, ""), targets, rates, {}, 0.0
     )
 
 

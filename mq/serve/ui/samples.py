@@ -50,7 +50,8 @@ QUIET: Final = Rates()
 
 class Sample(NamedTuple):
     number: int
-    at: float  # seconds since 1970
+    at: float  # seconds since 1970, for people
+    read_at: float  # monotonic seconds: the wall clock may be set meanwhile
     stats: StoreStats
     health: Health
     targets: dict[str, str]  # by queue, where its dead letters go
@@ -81,6 +82,7 @@ class Sampler:
         self._viewers, self._unwatched_since = 0, 0.0
         self._task: asyncio.Task[None] | None = None
         self._reading: asyncio.Future[Sample] | None = None  # of which the answer is not there yet
+        self._tries = 0  # that have ended
         self._taken = asyncio.Event()  # set and replaced with each sample, or trouble
         self._histories: dict[str, deque[Rates]] = {}
         self._targets: dict[str, str] = {}
@@ -95,10 +97,14 @@ class Sampler:
 
     async def fresh(self, seconds: float = EVERY_SECONDS) -> Sample | None:
         """A sample of the last *seconds*; an older one, or None, if `trouble` says why."""
+        tries = self._tries
         async with self._taking:
-            if not self.trouble and self.latest and time.time() - self.latest.at < seconds:
-                return self.latest
-            await self._take()
+            if self.trouble:
+                is_fresh = self._tries != tries  # of another page, while this one waited: waits would add up
+            else:
+                is_fresh = self.latest is not None and time.monotonic() - self.latest.read_at < seconds
+            if not is_fresh:
+                await self._take()
         return self.latest
 
     async def top(self) -> Sample | None:
@@ -153,6 +159,7 @@ class Sampler:
             # An answer that comes too late is the next page's: also one that came as it was given up.
             if self._reading is not None and self._reading.done() and not is_late:
                 self._reading = None
+            self._tries += 1
         self._taken.set()
         self._taken = asyncio.Event()
 
@@ -160,13 +167,13 @@ class Sampler:
         """In a thread, one at a time."""
         began = time.perf_counter()
         before, stats = self.latest, spared.stats(broker)
-        at = time.time()
-        if before is None or at - before.at > STALE_SECONDS:
+        read_at = time.monotonic()
+        if before is None or read_at - before.read_at > STALE_SECONDS:
             before = None
             self._histories.clear()
-        rates = _rates(before.stats, stats, at - before.at) if before else {}
+        rates = _rates(before.stats, stats, read_at - before.read_at) if before else {}
         return Sample(
-            self.latest.number + 1 if self.latest else 0, at, stats, health(broker._store),
+            self.latest.number + 1 if self.latest else 0, time.time(), read_at, stats, health(broker._store),
             self._read_targets(broker, stats), rates, self._add_to_histories(rates),
             time.perf_counter() - began,
         )  # fmt: skip
@@ -199,7 +206,8 @@ def _read_top(broker: Broker) -> Sample | None:
     began, stats = time.perf_counter(), broker.stats({*top, *targets.values()})
     more = len(names) - len(stats.queues)
     return Sample(
-        0, time.time(), stats, health(broker._store), targets, {}, {}, time.perf_counter() - began, more
+        0, time.time(), time.monotonic(), stats, health(broker._store), targets, {}, {},
+        time.perf_counter() - began, more,
     )  # fmt: skip
 
 
