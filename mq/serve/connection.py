@@ -16,7 +16,7 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from mq.serve.face import HUNG_UP, RESPOND
-from mq.serve.limits import HEAD_BYTES_MAX, PIPELINED_MAX, REFUSALS, Limits
+from mq.serve.limits import HEAD_BYTES_MAX, PIPELINED_MAX, READ_BYTES_MIN, REFUSALS, Limits
 
 HEAD: Final = "head"
 BODY: Final = "body"
@@ -227,8 +227,7 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stop_write_timer()
-        self._write_timer = self.loop.call_later(self.limits.write_seconds, self._abort)
+        self._expect_reader()
 
     def resume_writing(self) -> None:
         self._stop_write_timer()
@@ -241,6 +240,18 @@ class Connection(HttpToolsProtocol):
         limits = self.limits
         seconds = limits.head_seconds if self._awaited == HEAD else limits.body_seconds
         self._timer = self.loop.call_later(seconds, self._is_late)
+
+    def _expect_reader(self) -> None:
+        """Have the client take its response: all that is left, or a good part of it in time."""
+        self._stop_write_timer()
+        left = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(self.limits.write_seconds, self._look_at_reader, left)
+
+    def _look_at_reader(self, before: int) -> None:
+        if before - self.transport.get_write_buffer_size() < READ_BYTES_MIN:
+            self._abort()
+        else:
+            self._expect_reader()
 
     def _is_late(self) -> None:
         self._timer = None

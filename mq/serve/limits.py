@@ -5,7 +5,7 @@
     body           bytes, by its Content-Length or as it comes (413); seconds until it is complete (408)
     memory         bytes of all bodies together (503: try again)
     pipeline       requests that a client sends ahead; more of them close the connection
-    slow reader    a response that is not taken for so many seconds closes the connection
+    slow reader    bytes of a long response that are taken in so many seconds; less closes the connection
 
 How many requests are in flight needs no limit of its own: there is one on a connection, and a limit on
 connections.  connection.py keeps to all this.
@@ -19,6 +19,7 @@ from typing import Final
 
 HEAD_BYTES_MAX: Final = 64 << 10
 PIPELINED_MAX: Final = 32
+READ_BYTES_MIN: Final = 1 << 20
 FILES_KEPT: Final = 256  # descriptors that connections leave to the store
 
 

@@ -7,6 +7,8 @@ import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,7 +17,8 @@ pytest.importorskip("jinja2", reason="mq[serve] is not installed")
 
 from sites import Running, running, wait_until
 
-from mq.serve.limits import HEAD_BYTES_MAX, PIPELINED_MAX, Limits
+from mq.serve.connection import protocol
+from mq.serve.limits import HEAD_BYTES_MAX, PIPELINED_MAX, READ_BYTES_MIN, Limits
 
 HOST = b"Host: 127.0.0.1\r\n"
 GET = b"GET /healthz HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -273,3 +276,23 @@ def test_a_client_that_does_not_read_is_closed(server: Running, hurry: Hurry) ->
         assert raw.recv(10)
         wait_until(lambda: not server.connections)
     require_well(server)
+
+
+def test_a_long_response_takes_as_long_as_it_is_read() -> None:
+    """A slow network is no client that does not read."""
+    made: Any = object.__new__(protocol(Limits()))
+    made.loop, made.transport, made.flow = loop, transport, _ = Mock(), Mock(), Mock()
+    left = transport.get_write_buffer_size
+
+    def time_is_over(read: int) -> None:
+        left.return_value -= read
+        _, do, *given = loop.call_later.call_args.args
+        do(*given)
+
+    left.return_value = 3 * READ_BYTES_MIN
+    made.pause_writing()
+    for _ in range(2):
+        time_is_over(READ_BYTES_MIN)
+        assert not transport.abort.called
+    time_is_over(READ_BYTES_MIN - 1)
+    assert transport.abort.called
