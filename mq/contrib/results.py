@@ -23,17 +23,20 @@ import atexit
 import ctypes
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 from weakref import WeakSet
 
+from mq import forks
 from mq.api.broker import Sync
 from mq.errors import Closed, CorruptStore, StoreFailed, Unsupported, UsageError
-from mq.storage import paths
+from mq.storage import irregular, paths
+from mq.storage.explain import explain as explain_disk
 from mq.storage.real_disk import RealDisk
 from mq.storage.results import BUSY_SECONDS, explain
 
@@ -64,6 +67,7 @@ THESE: Final = "FROM results WHERE key >= ? AND key < ? AND (expires IS NULL OR 
 GET: Final = "SELECT value, expires FROM results WHERE key = ? AND (expires IS NULL OR expires > ?)"
 
 _open: WeakSet[Results] = WeakSet()  # those of this process; a child of a fork makes them anew
+_making = threading.Lock()
 
 
 class Results:
@@ -111,6 +115,7 @@ class Results:
         self._swept_at = 0.0  # monotonic
         self._syncing: threading.Timer | None = None  # a sync that is to come
         self._failed: OSError | None = None  # of a sync in the background
+        self.failed = False  # and an operation has said so: all others do, too, and a new Results goes on
 
     # ── the database ───────────────────────────────────────────────────────────────
 
@@ -118,17 +123,34 @@ class Results:
         """The connection; with the lock."""
         if self._closed:
             raise Closed(f"the results {self.path} are closed")
-        if self._failed:
-            raise StoreFailed(self.path, f"a sync failed, what is on the disk is unknown: {self._failed}")
+        self._require_synced()
         if self._connection is None:
             self._connection = self._connect()
+            self._writes += 1  # it counts the changes of others anew
         return self._connection
 
-    def _connect(self) -> sqlite3.Connection:
+    def _require_synced(self) -> None:
+        if self._failed:
+            self.failed = True
+            raise StoreFailed(self.path, f"a sync failed, what is on the disk is unknown: {self._failed}")
+
+    def _make(self) -> None:
+        """The file, with the owner and mode of the store, which sqlite would not give it.
+
+        One that is there is not opened: to close it would take from all connections of this process the
+        locks that they have on it, and another process would remove the log that they write to.
+        """
         disk = RealDisk()
         disk.make_directory(self._store)
-        disk.resemble(paths.format_file(self._store))  # sqlite would not give it the store's owner and mode
-        disk.close(disk.open(self.path, write=True, create=True))
+        disk.resemble(paths.format_file(self._store))
+        with _making:  # or another thread has made it since, and connected
+            irregular.require(stat.S_IFREG, self.path, None)
+            if not disk.exists(self.path):
+                disk.close(disk.open(self.path, write=True, create=True))
+
+    def _connect(self) -> sqlite3.Connection:
+        with explain_disk(self.path):
+            self._make()
         with explain(self.path):
             connection = sqlite3.connect(
                 self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -353,7 +375,10 @@ class Results:
     # ── the end ────────────────────────────────────────────────────────────────────
 
     def close(self) -> None:
-        """Sync, and let go of the database.  A second call does nothing.  Callers that wait get Closed."""
+        """Sync, and let go of the database.  A second call does nothing.  Callers that wait get Closed.
+
+        Raises StoreFailed (a sync failed, and no operation has said so).
+        """
         with self._lock:
             self._closed = True
             connection, self._connection = self._connection, None
@@ -364,6 +389,19 @@ class Results:
             if connection:
                 with explain(self.path):
                     connection.close()
+            if not self.failed:
+                self._require_synced()
+
+    def _rest(self) -> None:
+        """Have no connection until the next operation, unless one goes on."""
+        if not forks.is_held(self._lock) and self._lock.acquire(blocking=False):
+            try:
+                connection, self._connection = self._connection, None
+                if connection:
+                    with suppress(sqlite3.Error):
+                        connection.close()
+            finally:
+                self._lock.release()
 
     def __del__(self) -> None:
         # Without a warning: backends of most libraries have no close(), so their users could not avoid it.
@@ -440,8 +478,19 @@ def _checked(value: object) -> Value:
     raise UsageError(f"a value is bytes, text or an integer of 64 bits, not {type(value).__name__}")
 
 
+def _before_fork() -> None:
+    """Let go of the connections: a child would take the locks of its parent for its own, and have none.
+
+    Except those that a thread is using: the child has no locks then, which is harmless while its parent has.
+    """
+    for each in list(_open):
+        each._rest()
+
+
 def _after_fork() -> None:
     """In a child: the connections, locks and timers are the parent's."""
+    global _making
+    _making = threading.Lock()
     for each in list(_open):
         # Never closed here, not even as the process ends: sqlite would take itself for the last user of the
         # database, move an old log into it and remove it.
@@ -451,9 +500,10 @@ def _after_fork() -> None:
 
 def _at_exit() -> None:
     """What `sync=` seconds promises holds for the last writes of a program that does not close, too."""
-    for each in list(_open):
-        each.close()
+    with ExitStack() as stack:  # all of them, also if one raises
+        for each in list(_open):
+            stack.callback(each.close)
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 atexit.register(_at_exit)

@@ -88,6 +88,8 @@ def open(path: str, sync: Sync = "always") -> Lease:
 class Opener:
     """A store and the results beside it, each opened when it is first needed, and again after `close`.
 
+    Results that have failed are opened anew by themselves.
+
     So an import of a program's tasks touches no file.
     """
 
@@ -121,9 +123,9 @@ class Opener:
     def results(self) -> Results:
         """Raises what `Results` raises."""
         results = self._results
-        if results is None:
+        if results is None or results.failed:
             with _lock:
-                if self._results is None:
+                if self._results is None or self._results.failed:
                     self._results = Results(self.settings.path, sync=self.settings.sync)
                 results = self._results
         return results

@@ -51,6 +51,13 @@ def run(code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+def count_elsewhere(path: Path) -> None:
+    """By another process, which closes as it ends."""
+    process = run("import sys; from mq.contrib.results import Results; Results(sys.argv[1]).incr('n')", path)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+
+
 # ── by key ─────────────────────────────────────────────────────────────────────────
 
 
@@ -223,6 +230,16 @@ def test_many_processes_lose_and_invent_nothing(results: Results, path: Path) ->
     assert set(results.get_many([f"won-{n}" for n in range(100)]).values()) <= pids
 
 
+def test_another_one_of_this_process_takes_no_lock_from_the_first(results: Results, path: Path) -> None:
+    """Else another process takes itself for the last one, and removes the log that this one writes to."""
+    with Results(path):
+        pass
+    count_elsewhere(path)
+    results.incr("n")
+    count_elsewhere(path)
+    assert results.get("n") == 3
+
+
 def test_threads_share_one(results: Results) -> None:
     threads = [threading.Thread(target=lambda: [results.incr("n") for _ in range(50)]) for _ in range(8)]
     for each in threads:
@@ -311,6 +328,34 @@ def test_a_lock_that_another_thread_held_over_a_fork_does_not_stop_the_child(res
     leave.set()
     thread.join()
     assert results.get("k") == b"1"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_loses_nothing_when_its_parent_has_closed(path: Path) -> None:
+    """It has locks of its own: else the next process removes the log that it writes to."""
+    results = Results(path, sync="never")
+    results.incr("n")
+    (said, say), (asked, ask) = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            results.incr("n")
+            os.write(say, b"!")
+            os.read(asked, 1)
+            results.incr("n")
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(say)
+    os.read(said, 1)
+    results.close()
+    count_elsewhere(path)
+    os.write(ask, b"!")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    with Results(path) as other:
+        assert other.get("n") == 4
+    for each in (said, asked, ask):
+        os.close(each)
 
 
 def test_a_child_that_ends_last_and_in_order_leaves_the_database_whole(path: Path) -> None:
@@ -412,6 +457,19 @@ def test_after_a_sync_that_failed_nothing_is_promised(path: Path, monkeypatch) -
     results.close()
 
 
+def test_close_tells_of_a_sync_that_failed_if_nothing_has(path: Path, monkeypatch) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    results = Results(path, sync=1000)
+    results.put("k", b"1")
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", fail)
+        with pytest.raises(mq.StoreFailed, match="a sync failed"):
+            results.close()
+    results.close()
+
+
 @pytest.mark.parametrize("sync", ["sometimes", 0, -1, None])
 def test_sync_is_checked(path: Path, sync) -> None:
     with pytest.raises(mq.UsageError, match="sync is"):
@@ -437,6 +495,15 @@ def test_it_is_made_with_or_before_the_store_and_has_its_mode(path: Path) -> Non
     os.unlink(paths.results(str(path)))
     with Results(path):
         assert os.stat(paths.results(str(path))).st_mode & 0o777 == 0o640
+
+
+def test_a_file_that_cannot_be_made_is_an_error_of_the_store(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(mq.StorageError, match="part of the path is a file"):
+        Results(tmp_path / "file" / "data")
+    (tmp_path / "results.sqlite").mkdir()
+    with pytest.raises(mq.StorageError, match="this is a directory, not a file"):
+        Results(tmp_path)
 
 
 def test_what_is_no_results_is_left_alone(path: Path) -> None:
