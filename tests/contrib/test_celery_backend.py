@@ -18,6 +18,7 @@ pytest.importorskip("celery", reason='Celery is not installed: pip install "mq[c
 
 from celery import Celery, beat, schedules, states
 from celery.exceptions import ChordError, ImproperlyConfigured, TimeoutError
+from celery.utils.functional import regen
 
 import mq
 import mq.contrib.celery
@@ -134,6 +135,14 @@ def test_a_group_that_is_never_published_raises_what_its_parent_raised(app, back
     thread.join()
 
 
+def test_results_whose_sync_failed_are_opened_anew(app, backend) -> None:
+    backend.results._failed = OSError(5, "Input/output error")
+    with pytest.raises(mq.StoreFailed):
+        backend.store_result("a", 1, states.SUCCESS)
+    backend.store_result("a", 1, states.SUCCESS)
+    assert backend.get_result("a") == 1
+
+
 def test_results_expire(app, backend) -> None:
     app.conf.result_expires = 60
     short = ResultBackend(app, url=backend.url)
@@ -213,6 +222,49 @@ def test_a_chord_that_is_applied_again_is_called_again(app, backend, path) -> No
             backend.on_chord_part_return(request, states.SUCCESS, 1)
         with mq.open(path) as broker:
             assert broker.queue("celery").stats().published == times
+
+
+def test_a_chord_that_is_applied_leaves_those_with_longer_names_alone(app, backend, path) -> None:
+    @app.task(shared=False)
+    def body(results: list[object]) -> None: ...
+
+    def apply(chord_id: str) -> None:
+        backend.apply_chord((chord_id, [app.AsyncResult(f"{chord_id}{each}") for each in "ab"]), body.s())
+
+    def end(chord_id: str, task: str) -> None:
+        backend.store_result(chord_id + task, 1, states.SUCCESS)
+        request = SimpleNamespace(id=chord_id + task, group=chord_id, chord=body.s())
+        backend.on_chord_part_return(request, states.SUCCESS, 1)
+
+    apply("10")
+    end("10", "a")
+    apply("1")
+    end("10", "b")
+    with mq.open(path) as broker:
+        assert broker.queue("celery").stats().published == 1
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_task_may_be_added_to_a_chord_whose_header_is_a_generator(app, backend, path, early) -> None:
+    """*early*: before all of its tasks are made."""
+
+    @app.task(shared=False)
+    def body(results: list[object]) -> None: ...
+
+    def end(id: str, index: int) -> int:
+        backend.store_result(id, 1, states.SUCCESS)
+        request = SimpleNamespace(id=id, group="g", group_index=index, chord=body.s())
+        backend.on_chord_part_return(request, states.SUCCESS, 1)
+        with mq.open(path) as broker:
+            return broker.queue("celery").stats().published
+
+    backend.apply_chord(("g", regen(map(app.AsyncResult, "ab"))), body.s())
+    for add in (early, not early):
+        if add:
+            backend.add_to_chord("g", app.AsyncResult("c"))
+        else:
+            backend.set_chord_size("g", 2)
+    assert [end("a", 0), end("b", 1), end("c", 0)] == [0, 0, 1]
 
 
 def test_a_chord_is_counted_also_by_a_celery_without_an_expiry_of_its_own(

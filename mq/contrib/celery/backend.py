@@ -21,6 +21,7 @@ from mq.errors import StorageError
 Meta = dict[str, Any]
 
 GENERATED_MAX: Final = 1000  # chords whose publishing failed are left behind
+UNKNOWN: Final = -(1 << 32)  # the size of a chord before all of its tasks are made
 
 
 class ResultBackend(KeyValueStoreBackend):
@@ -76,14 +77,15 @@ class ResultBackend(KeyValueStoreBackend):
     # ── chords ─────────────────────────────────────────────────────────────────────
     #
     #   chord-unlock-<group>            how many of its tasks have returned
-    #   chord-unlock-<group>/size       of how many; 0: it is not known yet
+    #   chord-unlock-<group>/size       of how many; below 0: it is not known yet
     #   chord-unlock-<group>/<task>     which one this is; it may be delivered, and return, again
 
     def _apply_chord_incr(self, header_result_args: Any, body: Any, **options: Any) -> None:
         """Before its tasks are published.  A chord that is applied again has the ids of the first time."""
         group_id, results = header_result_args
-        key, size = self.get_key_for_chord(group_id), 0
-        self.results.clear(key)
+        key, size = self.get_key_for_chord(group_id), UNKNOWN
+        self.results.delete(key)
+        self.results.clear(f"{key}/")
         if isinstance(results, _regen):  # a generator, which makes each task only when it is to be published
             self._generated[group_id] = True
         else:
@@ -98,15 +100,19 @@ class ResultBackend(KeyValueStoreBackend):
         the same id.
         """
         if self._generated.pop(group_id, None):
-            self.results.put(f"{self.get_key_for_chord(group_id)}/size", chord_size, ttl=self._chord_ttl())
+            size = f"{self.get_key_for_chord(group_id)}/size"
+            self.results.incr(size, chord_size - UNKNOWN, ttl=self._chord_ttl())
 
     def add_to_chord(self, chord_id: str, result: Any) -> None:
         """*result*: of a task that one of the chord's tasks is to publish."""
+        size = f"{self.get_key_for_chord(chord_id)}/size"
         with self.results.transaction():
             group = self.restore_group(chord_id, cache=False)
-            group.results.append(result)
-            self.save_group(chord_id, group)
-            self.results.incr(f"{self.get_key_for_chord(chord_id)}/size", _tasks(result))
+            if group is not None:  # else a generator makes it: see _save_returned
+                group.results.append(result)
+                self.save_group(chord_id, group)
+            if self.results.get(size) is not None:  # else it has expired, and the group is counted
+                self.results.incr(size, _tasks(result))
 
     def on_chord_part_return(self, request: Any, state: Any, result: Any, **options: Any) -> None:
         """Celery restores all members for each that returns; here only behind the last one."""
