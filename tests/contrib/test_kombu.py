@@ -227,6 +227,28 @@ def test_settling_too_late_is_logged_and_touches_no_other_delivery(connection, b
     taken.ack()
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_what_could_not_be_settled_can_be_again_or_is_released(
+    connect, connection, broker, monkeypatch, again
+) -> None:
+    publish(connection, 1)
+    other = connect()
+    got = consume(other, "q", ack=False)
+    drain(other)
+
+    def full(self: mq.Delivery[Any]) -> None:
+        raise mq.DiskFull(broker.path, "no space left on the device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(mq.Delivery, "ack", full)
+        with pytest.raises(mq.DiskFull):
+            got[0].ack()
+    if again:
+        got[0].ack()
+    other.close()
+    assert broker.queue("q").stats()[:3] == (0 if again else 1, 0, 0)
+
+
 def test_a_lease_is_kept_while_the_connection_lives(connect, outlive) -> None:
     """Longer than the visibility timeout; and it ends with the lease, not with the message."""
     connection = connect("sync=never&visibility_timeout=30")
@@ -853,6 +875,25 @@ def test_draining_beside_a_loop_leaves_nothing_behind(connect, connection, loop)
     thread.join()
     publish(other, 2)  # the loop was not told of the first one, and has to look
     loop.until(lambda: len(got) == 2)
+
+
+def test_a_ring_that_comes_late_goes_to_no_other_file(connect) -> None:
+    """Of a thread that was about to ring as the connection was closed."""
+    connection = connect()
+    connection.connect()
+    transport = connection.transport
+    ring, numbers = transport._bell.ring, (transport._bell.fd, transport._bell._in)
+    connection.close()
+    others = [os.pipe() for _ in range(4)]
+    assert not set(numbers) & {fd for each in others for fd in each}
+    ring()
+    transport.look()
+    del ring
+    more = os.pipe()
+    assert set(more) <= set(numbers), "they are closed when no thread has them any more"
+    for each in (*others, more):
+        os.close(each[0])
+        os.close(each[1])
 
 
 def test_a_connection_leaves_the_loop_as_it_closes(connection, loop) -> None:

@@ -50,15 +50,15 @@ class QoS(virtual.QoS):
             self._settle(delivery_tag, lambda delivery: delivery.reject("rejected"))
 
     def _settle(self, tag: str, settle: Callable[[Delivery[Any]], object]) -> None:
-        delivery = self._held.pop(tag, None)
         try:
-            if delivery:
+            if delivery := self._held.get(tag):
                 settle(delivery)
         except StaleReceipt as error:
             logger.warning("acked or rejected too late: %s", error)
-        finally:
-            self._quick_ack(tag)
-            self.channel.made_room()
+        # Not if the store could not do it: what is held then can be settled again, and goes with the channel.
+        self._held.pop(tag, None)
+        self._quick_ack(tag)
+        self.channel.made_room()
 
     def restore_unacked(self) -> list[Any]:
         """Release all that is held."""

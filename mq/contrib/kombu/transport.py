@@ -27,7 +27,6 @@ import mq
 from mq.api.broker import Broker
 from mq.api.message import Delivery
 from mq.api.queue import Queue
-from mq.api.watch import Watch
 from mq.contrib import stores
 from mq.contrib.kombu import channel as channels
 from mq.contrib.kombu import routes
@@ -43,6 +42,8 @@ LATE_SECONDS: Final = 0.001  # a timer is set so much behind what falls due
 
 class Bell:
     """A pipe: rung by any thread, waited for by an event loop or `poll`."""
+
+    fd = _in = -1  # until it is there
 
     def __init__(self) -> None:
         self.fd, self._in = os.pipe()
@@ -67,9 +68,11 @@ class Bell:
         poll.poll(None if seconds == math.inf else math.ceil(seconds * 1000))
         self.clear()
 
-    def close(self) -> None:
-        os.close(self.fd)
-        os.close(self._in)
+    def __del__(self) -> None:
+        """Not before: a thread that rings has a reference, and the number may be another file's soon."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            os.close(self._in)
 
 
 class Transport(virtual.Transport):
@@ -84,6 +87,8 @@ class Transport(virtual.Transport):
     def __init__(self, client: Any, **options: Any) -> None:
         super().__init__(client, **options)
         self._lease: stores.Lease | None = None
+        self._bell: Any = None  # of the connection, while there is one
+        self._watch: Any = None
         self._loop: Any = None
         self._timer: Any = None  # of the loop: something falls due then
         self._timer_at = math.inf
@@ -107,7 +112,7 @@ class Transport(virtual.Transport):
         settings = self.settings
         self._lease, self._pid = stores.open(settings.path, settings.sync), os.getpid()
         self._bell = Bell()
-        self._watch: Watch = self.broker.watch(self._bell.ring)
+        self._watch = self.broker.watch(self._bell.ring)
         return super().establish_connection()
 
     def verify_connection(self, connection: Any) -> bool:
@@ -127,7 +132,7 @@ class Transport(virtual.Transport):
             if self._pid == os.getpid():
                 with suppress(MqError):
                     self._watch.close()
-            self._bell.close()
+            self._watch = self._bell = None
             lease.close()
 
     def driver_version(self) -> str:
@@ -200,11 +205,12 @@ class Transport(virtual.Transport):
     def _arm(self) -> float:
         """0: there is a message.  Else the seconds until something falls due; the bell rings, if need be."""
         queues = [channel.handle(name) for channel, name in self._open_queues()]
-        return self._watch.arm(queues) if queues else math.inf
+        return float(self._watch.arm(queues)) if queues else math.inf
 
     def look(self) -> None:
         """Something has changed: look for messages soon.  From any thread."""
-        self._bell.ring()
+        if bell := self._bell:
+            bell.ring()
 
     def made_room(self) -> None:
         if self._is_full:
