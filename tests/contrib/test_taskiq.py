@@ -430,6 +430,37 @@ def test_a_store_that_failed_is_opened_anew_and_what_was_taken_before_can_be_ack
     asyncio.run(main())
 
 
+def test_what_a_worker_has_stays_kept_while_no_other_task_can_be_taken(path, monkeypatch) -> None:
+    """A store that is closed keeps nothing: another worker would run it, too."""
+    broker = broker_of(path)
+    monkeypatch.setattr("mq.contrib.taskiq.broker.REOPEN_SECONDS", 0.0)
+    receive, refused = mq.AsyncBroker.receive, [mq.DiskFull("data", "no space left on the device")]
+
+    async def full(self: mq.AsyncBroker, *given: Any, **options: Any) -> Any:
+        if refused:
+            raise refused.pop()
+        return await receive(self, *given, **options)
+
+    @broker.task
+    async def task() -> None: ...
+
+    async def main() -> None:
+        listening = broker.listen()
+        await task.kiq()
+        first = await anext(listening)
+        store = await broker.store.broker()
+        monkeypatch.setattr(mq.AsyncBroker, "receive", full)
+        await task.kiq()
+        second = await anext(listening)
+        assert not refused and await broker.store.broker() is store
+        await first.ack()
+        await second.ack()
+        await listening.aclose()
+        await broker.shutdown()
+
+    asyncio.run(main())
+
+
 def test_on_a_full_disk_a_task_whose_retry_cannot_be_stored_runs_again(path, monkeypatch) -> None:
     broker = broker_of(path).with_middlewares(SimpleRetryMiddleware(default_retry_count=9))
     runs: list[int] = []

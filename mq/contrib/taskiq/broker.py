@@ -99,9 +99,12 @@ class MqBroker(AsyncBroker):
             except CorruptStore as error:  # it counts as a failed attempt, and the next one is taken
                 logger.error("A message is damaged: %s", error)
                 await asyncio.sleep(0)
-            except (StorageError, Closed) as error:
+            except (StoreFailed, Closed) as error:
                 logger.error("The store cannot be used, and is opened anew: %s", error)
                 await self.store.close()
+                await asyncio.sleep(REOPEN_SECONDS)
+            except StorageError as error:  # not closed: what runs would be kept no longer
+                logger.error("No task can be taken, which is tried again: %s", error)
                 await asyncio.sleep(REOPEN_SECONDS)
             else:
                 if data := await self._data(delivery):
