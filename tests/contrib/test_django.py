@@ -379,6 +379,9 @@ def test_what_is_no_task_is_a_dead_letter(backend, broker) -> None:
     reasons = [letter.failures[-1].reason for letter in broker.queue("default.dead").peek()]
     assert len(reasons) == len(bodies) and all("no task can be made of it" in reason for reason in reasons)
     assert "os.system is no task" in reasons[4]
+    for letter in broker.queue("default.dead").peek()[:4]:
+        with pytest.raises(framework.TaskResultDoesNotExist):
+            backend.get_result(f"{letter.id}-x")
     assert broker.queue("default").stats().acked == 1
 
 

@@ -143,7 +143,10 @@ class MqBackend(BaseTaskBackend):
         message, is_dead = self._message(id)
         if message is None:
             return None
-        result = kept or self.load(message)
+        try:
+            result = kept or self.load(message)
+        except (ValueError, KeyError, TypeError):  # it is no task
+            return None
         if result.id != id:  # a guess
             return None
         if is_dead:
