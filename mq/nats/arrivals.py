@@ -241,7 +241,7 @@ class Arrivals:
         with ThreadPoolExecutor(1, "mq-nats-wire") as pool:  # it may wait, and others go on meanwhile
             try:
                 wire = await loop.run_in_executor(pool, Wire, self._connection.address, place)
-            except (OSError, ValueError):
+            except (OSError, ValueError, RuntimeError):  # the last one: no thread can be had
                 return None
         self._is_broken, self._wire = False, wire
         loop.add_reader(wire.socket, self._read_wire, wire)
@@ -357,10 +357,10 @@ class Arrivals:
 
     def _say(self, subject: str) -> None:
         """That it has come so far."""
-        if self._wire:
-            self._wire.send(f"PUB {subject} 0\r\n\r\n".encode())
-            return
-        self._telling = asyncio.ensure_future(self._connection.nc.publish(subject, b""))
+        if wire := self._wire:
+            wire.send(f"PUB {subject} 0\r\n\r\n".encode())
+        elif self._subscription:  # else a thread has read what the loop is about to leave
+            self._telling = asyncio.ensure_future(self._connection.nc.publish(subject, b""))
 
 
 def fields(headers: Headers) -> Mapping[str, str]:

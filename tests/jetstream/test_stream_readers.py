@@ -18,7 +18,7 @@ import mq
 from mq.nats import arrivals as module
 from mq.nats.arrivals import Arrivals
 from mq.nats.log import StreamLog
-from mq.nats.wire import READ_BYTES, Wire
+from mq.nats.wire import READ_BYTES, Frame, Wire
 
 Opens = Callable[..., mq.Broker]
 # A wire that nobody reads hears no heartbeat either, and would be left.
@@ -150,6 +150,40 @@ def test_bytes_that_an_interruption_loses_are_not_taken_for_damage(
     with pytest.raises(KeyboardInterrupt):
         look(broker)
     read_on(broker, "x" * 1000, "third", "fourth")
+
+
+def test_a_thread_that_reads_a_wire_as_the_loop_leaves_it_answers_nothing(
+    opens: Opens, broker: mq.Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no loop in this thread that could."""
+    publish(opens, broker, "second")
+    arrivals, frame = log_of(broker).arrivals, Wire.frame
+    wire, asked = arrivals._wire, [Frame(b"", b"how.far", b"", b"")]
+
+    def leaving(self: Wire) -> Frame | None:
+        if self is not wire or not asked:
+            return frame(self)
+        arrivals._wire = None  # as the loop does, before it waits for this thread
+        return asked.pop()
+
+    monkeypatch.setattr(Wire, "frame", leaving)
+    arrivals.look()
+    arrivals._wire = wire
+    assert not asked and arrivals._telling is None
+    read_on(broker, "second")
+
+
+def test_without_another_thread_arrivals_come_over_the_loops_connection(
+    opens: Opens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*given: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refused)
+    broker, beside = opens(), opens()
+    beside.queue("q").publish("theirs")
+    assert [each.body for each in broker.queue("q").peek()] == ["theirs"]
+    assert log_of(broker).arrivals._wire is None
 
 
 def look(broker: mq.Broker) -> None:
