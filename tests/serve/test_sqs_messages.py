@@ -256,6 +256,22 @@ def test_the_handle_of_another_queue_is_refused(sqs: Any, made: Make) -> None:
     assert received(sqs, one, WaitTimeSeconds=0) == []
 
 
+@pytest.mark.parametrize("fifo", [False, True])
+@pytest.mark.parametrize("part", [1, 2])
+def test_a_handle_with_a_number_that_no_message_has_is_refused(
+    sqs: Any, made: Make, fifo: bool, part: int
+) -> None:  # fmt: skip
+    given = {"MessageGroupId": "g", "MessageDeduplicationId": "d"} if fifo else {}
+    url = made(fifo=fifo)
+    sqs.send_message(QueueUrl=url, MessageBody="x", **given)
+    parts = received(sqs, url)[0]["ReceiptHandle"].split("-")
+    parts[part] = str(1 << 63)
+    with pytest.raises(sqs.exceptions.ReceiptHandleIsInvalid):
+        sqs.delete_message(QueueUrl=url, ReceiptHandle="-".join(parts))
+    with pytest.raises(sqs.exceptions.ReceiptHandleIsInvalid):
+        sqs.change_message_visibility(QueueUrl=url, ReceiptHandle="-".join(parts), VisibilityTimeout=1)
+
+
 def test_the_messages_of_a_group_are_shown_behind_each_other(sqs: Any, made: Make) -> None:
     url = made(fifo=True, ContentBasedDeduplication="true")
     for body in ("a1", "b1", "a2", "b2"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -134,7 +135,7 @@ async def _take(call: Call, queue: SqsQueue, limit: int, wait: float, visibility
 
     taken = await receive(None)
     if taken and call.has_gone():
-        await queue.handle.release_many(taken)
+        await _give_back(queue, taken)
         return []
     if taken:
         return taken
@@ -170,12 +171,18 @@ async def _answered(call: Call, queue: SqsQueue, polling: Coroutine[Any, Any, Ta
             return []
         taken = poll.result()
         if gone.done() and taken:
-            await queue.handle.release_many(taken)
+            await _give_back(queue, taken)
             return []
         return taken
     finally:
         for task in (poll, gone):
             task.cancel()
+
+
+async def _give_back(queue: SqsQueue, taken: Taken) -> None:
+    """What was taken for a client that has hung up."""
+    with suppress(StaleReceipt):  # its queue settles a delivery as it is made
+        await queue.handle.release_many(taken)
 
 
 # ── showing ────────────────────────────────────────────────────────────────────────

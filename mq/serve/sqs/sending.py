@@ -57,7 +57,7 @@ async def send_batch(call: Call, asked: requests.SendMessageBatch) -> Answer:
             failures.append(batches.failed(id, Fault(fault.kind, text)))
     try:
         ids = await queue.sends.ask(list(ready.values()), size) if ready else []
-    except MqError as error:  # then none of them is there
+    except MqError as error:  # then none of them is there, or that is open: StoreFailed
         return batches.answer([], failures + [batches.failed(id, fault_of(error)) for id in ready])
     done = [
         {"Id": entry_id, **_sent(call, queue, entries[entry_id], id)}

@@ -25,6 +25,7 @@ from mq.serve.sqs.queues import SqsQueue
 from mq.serve.sqs.service import Answer, Call
 
 RECEIPT: Final = re.compile(r"([0-9]{1,19}-){3}[0-9a-f]{1,64}")
+ID_MAX: Final = (1 << 63) - 1
 EXPIRED: Final = "The receipt handle has expired."
 GONE: Final = "Message does not exist or is not available for visibility timeout change."
 
@@ -86,10 +87,12 @@ def _receipt(queue: SqsQueue, asked: requests.Held) -> tuple[Receipt, int]:
     handle = asked.receipt_handle
     if not handle:
         raise missing("ReceiptHandle")
-    parts = handle.split("-")
-    if not RECEIPT.fullmatch(handle) or int(parts[0]) != queue.number:
+    if not RECEIPT.fullmatch(handle):
         raise _bad_receipt(handle)
-    return Receipt(handle), int(parts[1])
+    number, id, flight = map(int, handle.split("-")[:3])
+    if number != queue.number or max(id, flight) > ID_MAX:
+        raise _bad_receipt(handle)
+    return Receipt(handle), id
 
 
 def _bad_receipt(handle: str) -> Fault:
