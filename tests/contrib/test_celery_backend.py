@@ -185,6 +185,27 @@ def test_a_chord_counts_a_part_that_ran_twice_once(app, backend, path) -> None:
     assert backend.get_state("callback") != states.FAILURE
 
 
+def test_only_the_last_part_of_a_chord_calls_also_if_another_one_runs_again(app, backend, path) -> None:
+    app.GroupResult("g", [app.AsyncResult("a"), app.AsyncResult("b")]).save(backend=backend)
+
+    @app.task(shared=False)
+    def body(results: list[object]) -> None: ...
+
+    def part(id: str) -> SimpleNamespace:
+        backend.store_result(id, 1, states.SUCCESS)
+        return SimpleNamespace(id=id, group="g", chord=body.s().set(task_id="callback"))
+
+    def end(id: str) -> int:
+        backend.on_chord_part_return(part(id), states.SUCCESS, 1)
+        with mq.open(path) as broker:
+            return broker.queue("celery").stats().published
+
+    assert [backend._is_last(part("a")), backend._is_last(part("b"))] == [False, True]
+    assert end("a") == 0, "b is counted, and has not called yet"
+    assert end("b") == 1, "its worker died before"
+    assert backend.get_state("callback") != states.FAILURE
+
+
 def test_a_chord_whose_member_ends_in_a_group_waits_for_all_of_that(app, backend, path) -> None:
     """Else its last part would be waited for by a worker that is to run it."""
     plain, *inner = (str(uuid.uuid4()) for _ in range(3))

@@ -76,9 +76,10 @@ class ResultBackend(KeyValueStoreBackend):
 
     # ── chords ─────────────────────────────────────────────────────────────────────
     #
-    #   chord-unlock-<group>            how many of its tasks have returned
-    #   chord-unlock-<group>/size       of how many; below 0: it is not known yet
-    #   chord-unlock-<group>/<task>     which one this is; it may be delivered, and return, again
+    #   chord-unlock-<group>                how many of its tasks have returned
+    #   chord-unlock-<group>/size           of how many; below 0: it is not known yet
+    #   chord-unlock-<group>/last           the id of the last one, behind which the callback is called
+    #   chord-unlock-<group>/task/<task>    which one this is; it may be delivered, and return, again
 
     def _apply_chord_incr(self, header_result_args: Any, body: Any, **options: Any) -> None:
         """Before its tasks are published.  A chord that is applied again has the ids of the first time."""
@@ -123,7 +124,7 @@ class ResultBackend(KeyValueStoreBackend):
         key, ttl = self.get_key_for_chord(request.group), self._chord_ttl()
         with self.results.transaction():
             index = getattr(request, "group_index", None) or 0
-            if self.results.add(f"{key}/{request.id}", index, ttl=ttl):
+            if self.results.add(f"{key}/task/{request.id}", index, ttl=ttl):
                 count = self.results.incr(key, ttl=ttl)
             elif (count := self.results.get(key)) is None:
                 return False  # it was delivered again, and the chord is over
@@ -136,6 +137,9 @@ class ResultBackend(KeyValueStoreBackend):
             if count != size:
                 self._keep_for_chord(request)
                 return False
+            self.results.add(f"{key}/last", request.id, ttl=ttl)
+            if self.results.get(f"{key}/last") != request.id:
+                return False  # it was delivered again, and the last one is about to call
             if self.restore_group(request.group) is None:
                 self._save_returned(request.group)
         request.chord["chord_size"] = size
@@ -143,9 +147,8 @@ class ResultBackend(KeyValueStoreBackend):
 
     def _save_returned(self, group_id: str) -> None:
         """The members of a chord that was made by a generator: those that have returned, in their order."""
-        prefix = f"{self.get_key_for_chord(group_id)}/"
+        prefix = f"{self.get_key_for_chord(group_id)}/task/"
         indexes = {key.removeprefix(prefix): index for key, index in self.results.items(prefix).items()}
-        del indexes["size"]
         members = map(self.app.AsyncResult, sorted(indexes, key=indexes.__getitem__))
         self.save_group(group_id, self.app.GroupResult(group_id, list(members)))
 
