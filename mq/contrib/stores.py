@@ -43,6 +43,9 @@ class Lease:
                 self.closed = True
                 self._shared.let_go()
 
+    def is_usable(self) -> bool:
+        return self._shared.is_usable()
+
 
 class _Shared:
     def __init__(self, key: tuple[str, Sync]) -> None:
@@ -136,9 +139,15 @@ class Opener:
         try:
             yield
         except StoreFailed:
-            with suppress(MqError):
-                self.close()
+            self.let_go_if_unusable()
             raise
+
+    def let_go_if_unusable(self) -> None:
+        """Let go of a store that has failed, or was closed: not of one that was opened anew since."""
+        with _lock, suppress(MqError):
+            if (lease := self._lease) and not lease.is_usable():
+                self._lease = None
+                lease.close()
 
     def renew(self) -> None:
         """Open the store anew if it has failed, or was closed."""

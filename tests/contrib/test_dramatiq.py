@@ -25,6 +25,7 @@ from dramatiq.results import ResultFailure, ResultMissing, Results, ResultTimeou
 import mq
 from mq.contrib import results
 from mq.contrib.dramatiq import MqBroker, MqConsumer, RateLimiterBackend, ResultBackend
+from mq.contrib.dramatiq.consumer import reaching
 
 PATIENCE = 120_000  # milliseconds
 AT_ONCE = 10  # milliseconds that a consumer waits for what is not there
@@ -341,6 +342,16 @@ def test_a_store_that_failed_is_opened_anew_and_what_was_taken_before_can_be_set
     got = [next(after).args[0], next(after).args[0]]
     assert got == [2, 3] and stats(broker).acked == 1
     broker.close()
+
+
+@pytest.mark.parametrize("error", [mq.StoreFailed("data", "by design"), mq.Closed("by design")])
+def test_a_failure_that_comes_late_leaves_what_was_opened_since(broker, error) -> None:
+    """Else that would keep no longer what a worker has."""
+    with pytest.raises(ConnectionClosed), reaching(broker._opener):
+        broker.close()  # for another thread has failed before
+        opened = broker.store  # for a third one
+        raise error
+    assert broker.store is opened
 
 
 def test_a_broker_that_another_part_of_the_program_closed_is_opened_anew(broker) -> None:

@@ -430,6 +430,29 @@ def test_a_store_that_failed_is_opened_anew_and_what_was_taken_before_can_be_ack
     asyncio.run(main())
 
 
+def test_a_failure_that_comes_late_leaves_what_was_opened_since(path, monkeypatch) -> None:
+    """Else that would keep no longer what a worker has."""
+    broker = broker_of(path)
+    opened: list[mq.AsyncBroker] = []
+
+    async def fail(*given: Any, **options: Any) -> int:
+        await broker.store.close()  # for another task has failed before
+        opened.append(await broker.store.broker())  # for a third one
+        raise mq.StoreFailed("data", "by design")
+
+    @broker.task
+    async def task() -> None: ...
+
+    async def main() -> None:
+        monkeypatch.setattr(mq.AsyncQueue, "publish", fail)
+        with pytest.raises(SendTaskError):
+            await task.kiq()
+        assert await broker.store.broker() is opened[0]
+        await broker.shutdown()
+
+    asyncio.run(main())
+
+
 def test_what_a_worker_has_stays_kept_while_no_other_task_can_be_taken(path, monkeypatch) -> None:
     """A store that is closed keeps nothing: another worker would run it, too."""
     broker = broker_of(path)

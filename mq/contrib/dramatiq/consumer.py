@@ -40,7 +40,7 @@ def reaching(opener: Opener) -> Iterator[None]:
     except StorageError as error:
         raise ConnectionClosed(error) from error
     except Closed as error:
-        opener.close()
+        opener.let_go_if_unusable()
         raise ConnectionClosed(error) from error
 
 

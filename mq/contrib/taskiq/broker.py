@@ -82,12 +82,9 @@ class MqBroker(AsyncBroker):
         them the cause of a SendTaskError.
         """
         options = publish_options(message.labels)
-        queue = await self.store.queue(message.labels.get("queue_name") or self.queue_name)
-        try:
+        async with self.store.renewing():
+            queue = await self.store.queue(message.labels.get("queue_name") or self.queue_name)
             await queue.publish(message.message, **options)
-        except (StoreFailed, Closed):
-            await self.store.close()
-            raise
 
     # ── listening ──────────────────────────────────────────────────────────────────
 
@@ -101,7 +98,6 @@ class MqBroker(AsyncBroker):
                 await asyncio.sleep(0)
             except (StoreFailed, Closed) as error:
                 logger.error("The store cannot be used, and is opened anew: %s", error)
-                await self.store.close()
                 await asyncio.sleep(REOPEN_SECONDS)
             except StorageError as error:  # not closed: what runs would be kept no longer
                 logger.error("No task can be taken, which is tried again: %s", error)
@@ -111,12 +107,12 @@ class MqBroker(AsyncBroker):
                     yield Taken(data, Hold(self.store, delivery.queue, delivery.receipt, self._settling))
 
     async def _take(self) -> AsyncDelivery[Any]:
-        broker = await self.store.broker()
-        queues = [await self.store.queue(name) for name in self._listened]
-        delivery = await broker.receive(queues)
-        assert delivery
-        broker.keep(delivery)
-        return delivery
+        async with self.store.renewing() as broker:
+            queues = [await self.store.queue(name) for name in self._listened]
+            delivery = await broker.receive(queues)
+            assert delivery
+            broker.keep(delivery)
+            return delivery
 
     async def _data(self, delivery: AsyncDelivery[Any]) -> bytes | None:
         """What taskiq gets; None: it would ack it undone, so it went to the dead letters."""

@@ -49,14 +49,14 @@ class Hold:
     async def _settle(self, how: str, **given: Any) -> None:
         try:
             await self._try_to_settle(how, **given)
-        except (Closed, StoreFailed):
-            await self._store.close()
+        except (Closed, StoreFailed):  # it is opened anew
             await self._try_to_settle(how, **given)
 
     async def _try_to_settle(self, how: str, **given: Any) -> None:
-        queue = await self._store.queue(self._queue)
         try:
-            await getattr(queue, how)([self._receipt], **given)
+            async with self._store.renewing():
+                queue = await self._store.queue(self._queue)
+                await getattr(queue, how)([self._receipt], **given)
         except StaleReceipt as error:
             logger.warning("Settled too late, a message of queue %r: %s", self._queue, error)
 

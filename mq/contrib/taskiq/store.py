@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import mq
 from mq.aio.broker import AsyncBroker
 from mq.aio.queue import AsyncQueue
 from mq.contrib.settings import Settings
-from mq.errors import MqError
+from mq.errors import Closed, MqError, StoreFailed
 
 
 class Store:
@@ -43,6 +44,17 @@ class Store:
         if (found := self._queues.get(name)) is None:
             found = self._queues[name] = broker.queue(name, **self.settings.queue_options())
         return found
+
+    @asynccontextmanager
+    async def renewing(self) -> AsyncGenerator[AsyncBroker, None]:
+        """A block with a broker that is let go of if it fails, so that the next operation opens another one."""
+        broker = await self.broker()
+        try:
+            yield broker
+        except (StoreFailed, Closed):
+            if broker is self._broker:  # else it was opened anew since, and that one keeps what was taken
+                await self.close()
+            raise
 
     async def close(self) -> None:
         """Let go of it.  It is opened again when it is needed."""
