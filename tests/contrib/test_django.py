@@ -367,6 +367,17 @@ def test_a_task_whose_result_is_stored_is_not_called_again(backend, broker, tmp_
     assert broker.queue("default").stats()[:3] == (0, 0, 0)
 
 
+def test_a_task_that_raised_reject_is_a_dead_letter_also_if_its_worker_died_before(backend, broker) -> None:
+    result = django_app.reject.enqueue()
+    delivery = take(broker)
+    with pytest.raises(mq.Reject):
+        Worker(backend, "w").work(delivery)
+    delivery.nack(delay=0, reason="died")
+    work()
+    (letter,) = broker.queue("default.dead").peek()
+    assert letter.failures[-1].reason == "hopeless" and backend.get_result(result.id).attempts == 1
+
+
 def test_what_is_no_task_is_a_dead_letter(backend, broker) -> None:
     django_app.add.enqueue(1)
     (message,) = broker.queue("default").peek()

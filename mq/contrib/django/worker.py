@@ -6,12 +6,13 @@
         └── no task can be made of it ──► dead letter
 
 The result is stored before the ack.  A worker that dies in between is followed by one that finds the result,
-and does not call the task again.
+and does not call the task again: it acks, or rejects, what the first one would have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from traceback import format_exception
 from typing import Any
 
@@ -62,7 +63,7 @@ class Worker:
         except UNUSABLE as error:
             raise Reject(f"no task can be made of it: {type(error).__name__}: {error}") from error
         if kept is not None and kept.is_finished and delivery.attempts > 1:
-            return  # the worker that stored it did not come to the ack
+            return _end_as(kept)  # the worker that stored it did not come to the ack
         self._begin(result, kept)
         try:
             value = normalize_json(self._call(result))
@@ -111,3 +112,13 @@ class Worker:
         self.backend.keep(result)
         if result.is_finished:
             task_finished.send(type(self.backend), task_result=result)
+
+
+def _end_as(kept: Any) -> None:
+    """Raise Reject if the task did."""
+    if kept.status == TaskResultStatus.FAILED:
+        error = kept.errors[-1]
+        with suppress(ImportError, ValueError):  # it is none that can be looked up
+            if issubclass(error.exception_class, Reject):
+                last_line = error.traceback.rstrip().rpartition("\n")[2]
+                raise Reject(last_line.removeprefix(f"{error.exception_class_path}: "))
