@@ -516,6 +516,15 @@ def test_a_backend_without_queues_takes_those_of_any_name(configure) -> None:
     backend.store.close()
 
 
+def test_a_dead_task_has_failed_also_where_its_queue_comes_behind_that_of_the_dead_letters(configure) -> None:
+    backend = configure(queues=[])
+    backend.store.broker.queue("z", dead_letter="a")
+    result = django_app.add.using(queue_name="z").enqueue(1)
+    take(backend.store.broker, "z").reject()
+    assert backend.get_result(result.id).status == FAILED
+    backend.store.close()
+
+
 def test_a_check_warns_of_a_worker_that_is_not_there(backend) -> None:
     assert list(backend.check()) == []
     with override_settings(INSTALLED_APPS=[]):

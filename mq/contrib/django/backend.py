@@ -140,7 +140,7 @@ class MqBackend(BaseTaskBackend):
         kept = self.kept(id)
         if kept is not None and kept.is_finished:
             return kept
-        message, is_dead = self._message(id)
+        message = self._message(id)
         if message is None:
             return None
         try:
@@ -149,28 +149,27 @@ class MqBackend(BaseTaskBackend):
             return None
         if result.id != id:  # a guess
             return None
-        if is_dead:
+        if message.origin is not None:  # it is a dead letter
             _give_up(result, message)
         else:
             is_running = message.state == "in_flight"
             record.change(result, status=TaskResultStatus.RUNNING if is_running else TaskResultStatus.READY)
         return result
 
-    def _message(self, id: str) -> tuple[Message[Any] | None, bool]:
-        """The message of a result, and whether it is a dead letter."""
+    def _message(self, id: str) -> Message[Any] | None:
+        """The message of a result, which may be a dead letter."""
         number = record.number(id)
         if number is None:
             number = self.store.results.get(_place(id))
         if number is None:
-            return None, False
+            return None
         broker = self.store.broker
         for name in self.queues or broker.queues():
             queue = broker.queue(name)
-            if (message := queue.get(number)) is not None:
-                return message, False
-            if (message := broker.queue(queue.options()["dead_letter"]).get(number)) is not None:
-                return message, True
-        return None, False
+            message = queue.get(number) or broker.queue(queue.options()["dead_letter"]).get(number)
+            if message is not None:
+                return message
+        return None
 
     # ── for workers ────────────────────────────────────────────────────────────────
 

@@ -47,7 +47,7 @@ class Store:
 
     @asynccontextmanager
     async def renewing(self) -> AsyncGenerator[AsyncBroker, None]:
-        """A block with a broker that is let go of if it fails, so that the next operation opens another one."""
+        """A block with a broker that is let go of if it fails, so that the next operation opens one anew."""
         broker = await self.broker()
         try:
             yield broker
