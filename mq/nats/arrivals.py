@@ -36,6 +36,7 @@ from mq.nats.connection import PATIENCE_SECONDS, SILENT, Connection
 from mq.nats.message import Damaged, begin_of, head_of
 from mq.nats.stream import Stream
 from mq.nats.wire import Wire, place_of
+from mq.notes import ERROR
 
 HEARTBEAT_SECONDS: Final = 1.0
 SILENCE_SECONDS: Final = 3.0  # without message or heartbeat: the consumer is gone
@@ -308,8 +309,17 @@ class Arrivals:
                 await asyncio.wait_for(self._lost.wait(), HEARTBEAT_SECONDS)
             self._lost.clear()
             if time.monotonic() - self._heard_at > SILENCE_SECONDS:
-                with suppress(StorageError, *SILENT):  # tried again when the next silence is noticed
-                    await self._subscribe()
+                await self._try_to_subscribe()
+
+    async def _try_to_subscribe(self) -> None:
+        """Whatever is in the way: it is tried again when the next silence is noticed."""
+        try:
+            with suppress(StorageError, *SILENT):
+                await self._subscribe()
+        except Exception as error:  # noqa: BLE001  # else nothing would come any more, unsaid
+            self._stream.notes.put_down_rarely(
+                ERROR, "%s: no consumer can be had, which is tried again: %r", self._stream.path, error
+            )
 
     async def _hear_message(self, number: int, message: Msg) -> None:
         if number == self._number:  # else of a consumer that was left

@@ -69,7 +69,7 @@ class Stream:
     """Of the checksums of messages."""
 
     def __init__(self, connection: Connection, notes: Notes) -> None:
-        self._connection, self._notes = connection, notes
+        self._connection, self.notes = connection, notes
         self.path, self.address = connection.path, connection.address
         self.name = f"mq_{self.address.name}"
         self.subject = f"mq.{self.address.name}.log"
@@ -108,7 +108,7 @@ class Stream:
         if answer.get("error", {}).get("err_code") in NAME_IN_USE:  # another process was first
             return self._connection.api(f"STREAM.INFO.{self.name}")
         replicas = self._answer(answer)["config"]["num_replicas"]
-        self._notes.put_down(
+        self.notes.put_down(
             INFO, "created the store %s, a stream with %s", self.path,
             f"{replicas} replicas" if replicas > 1 else "one replica: it is lost with the disk of its server",
         )  # fmt: skip

@@ -58,6 +58,30 @@ def test_the_last_message_that_is_lost_on_the_way_comes_again(
     assert lost
 
 
+def test_a_consumer_that_cannot_be_had_for_whatever_reason_is_asked_for_again(
+    opens: Opens, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = opens(), opens()
+    one.queue("q").publish("first")
+    assert two.queue("q").stats().ready == 1
+    subscribe, late, failed = Arrivals._subscribe, log_of(two).arrivals, []
+
+    async def fail_once(self: Arrivals) -> None:
+        if self is late and not failed:
+            failed.append(self)
+            raise KeyError("by design")
+        await subscribe(self)
+
+    monkeypatch.setattr(Arrivals, "_subscribe", fail_once)
+    wire = late._wire
+    assert wire
+    wire.socket.shutdown(socket.SHUT_RDWR)
+    until(lambda: bool(failed), "no other consumer is asked for")
+    one.queue("q").publish("second")
+    assert two.queue("q").stats().ready == 2
+    until(lambda: "which is tried again: KeyError('by design')" in caplog.text, "nothing is said")
+
+
 def test_what_lives_right_behind_a_trim_stays(opens: Opens) -> None:
     """P1: the oldest part is purged, and not one message more."""
     one = opens()
