@@ -38,7 +38,7 @@ class Measured(NamedTuple):
 
 class Site:
     def __init__(self, library: Library, place: Path, store: str) -> None:
-        self.library, self.place, self.log = library, place, place / "log"
+        self.app, self.command, self.place, self.log = library.app, library.worker, place, place / "log"
         search = os.pathsep.join([str(APPS), os.environ.get("PYTHONPATH", ""), os.getcwd()])
         self.environment = {
             **os.environ, "TASKS_STORE": store, "TASKS_LOG": str(self.log), "PYTHONPATH": search,
@@ -46,7 +46,7 @@ class Site:
         }  # fmt: skip
 
     def produce(self, *arguments: object) -> dict[str, float]:
-        command = [sys.executable, "-W", "ignore", str(PRODUCER), self.library.app, *map(str, arguments)]
+        command = [sys.executable, "-W", "ignore", str(PRODUCER), self.app, *map(str, arguments)]
         done = subprocess.run(
             command, env=self.environment, cwd=self.place, check=True, stdout=subprocess.PIPE, text=True
         )
@@ -57,7 +57,7 @@ class Site:
         """Its pid."""
         with open(self.place / "worker", "ab") as output:
             worker = subprocess.Popen(
-                [sys.executable, "-W", "ignore", *self.library.worker], cwd=self.place,
+                [sys.executable, "-W", "ignore", *self.command], cwd=self.place,
                 env=self.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip

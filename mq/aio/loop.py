@@ -58,18 +58,11 @@ class AsyncLoop:
 
     async def ack(self, message: AsyncDelivery[Any]) -> None:
         """See `AsyncDelivery.ack`."""
-        is_current = self._ahead.acks(message, asyncio.current_task())
-        try:
+        with self._ahead.acking(message, asyncio.current_task()) as is_current:
             if is_current and self._ahead.is_prompt:
                 await self._lane.ack(message, AckAndTake(self._queue._channel, message, self._ahead))
             else:
                 await self._lane.ack(message)
-        except BaseException:
-            self._ahead.is_cut_off |= is_current
-            raise
-        finally:
-            if is_current:
-                self._ahead.acked()
 
     def end(self) -> None:
         """It is left."""

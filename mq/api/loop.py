@@ -36,16 +36,9 @@ class Loop(Generic[T]):
 
     def ack(self, message: Any) -> None:
         """See `Delivery.ack`."""
-        is_current = self._ahead.acks(message, get_ident())
-        try:
+        with self._ahead.acking(message, get_ident()) as is_current:
             if not (is_current and self._ahead.ack_and_take(message)):
                 hot.ack(message)
-        except BaseException:
-            self._ahead.is_cut_off |= is_current
-            raise
-        finally:
-            if is_current:
-                self._ahead.acked()
 
     def end(self) -> None:
         """It is left."""

@@ -22,8 +22,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from threading import get_ident
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
@@ -96,13 +96,21 @@ class Ahead:
         """The message that has this *receipt* is handed out to *owner*."""
         self._receipt, self.owner = receipt, owner
 
-    def acks(self, message: Held, owner: object) -> bool:
-        """Whether *message* is acked where the loop goes on afterwards; asked once for each."""
+    @contextmanager
+    def acking(self, message: Held, owner: object) -> Iterator[bool]:
+        """A block that acks *message*.  Whether the loop goes on behind it; so it is once for each."""
         if self._receipt != message._flight.receipt or self.owner != owner:
-            return False
+            yield False
+            return
         self._receipt = NO_RECEIPT
         self.is_cut_off = False
-        return True
+        try:
+            yield True
+        except BaseException:
+            self.is_cut_off = True
+            raise
+        finally:
+            self.acked()
 
     def ack_and_take(self, message: Held) -> bool:
         """Ack *message*, and take the next one; whether that was done, and not both are to be done apart."""
