@@ -108,7 +108,7 @@ class Opener:
         if lease is None:
             with _lock:
                 if self._lease is None:
-                    self._lease = self._open()
+                    self._lease = open(self.settings.path, self.settings.sync)
                 lease = self._lease
         return lease.broker
 
@@ -151,16 +151,8 @@ class Opener:
 
     def renew(self) -> None:
         """Open the store anew if it has failed, or was closed."""
-        with _lock:
-            lease, self._lease = self._lease, None
-            try:
-                self._lease = self._open()
-            finally:
-                if lease:
-                    lease.close()
-
-    def _open(self) -> Lease:
-        return open(self.settings.path, self.settings.sync)
+        self.let_go_if_unusable()
+        self.broker  # noqa: B018  # opens it
 
     def close(self) -> None:
         """Let go of both."""
