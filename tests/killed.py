@@ -3,7 +3,6 @@
     python killed.py publish STORE NOTES SEED FIRST
     python killed.py consume STORE NOTES SEED
 
-A note is one line, written with one write(2), so a kill leaves it whole or not there.
 Before a call goes the intention, after it the answer:
 
     open
@@ -15,21 +14,14 @@ Before a call goes the intention, after it the answer:
 
 from __future__ import annotations
 
-import os
 import random
 import sys
+
+from noted import Notes
 
 import mq
 
 QUEUES = ("mail", "jobs")
-
-
-class Notes:
-    def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-
-    def write(self, *words: object) -> None:
-        os.write(self._fd, (" ".join(map(str, words)) + "\n").encode())
 
 
 def body(queue: str, number: int) -> bytes:

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import noted
 import pytest
 from killed import QUEUES, body
 
@@ -50,10 +51,6 @@ class Ledger:
                 self.acking.add(int(words[0]))
             elif verb == "acked":
                 self.acked.add(int(words[0]))
-
-
-def read(notes: Path) -> list[list[str]]:
-    return [line.split() for line in notes.read_text().splitlines()] if notes.exists() else []
 
 
 def run_and_kill(job: str, path: Path, notes: Path, chance: random.Random, *more: object) -> None:
@@ -101,10 +98,10 @@ def after(tmp_path_factory) -> tuple[Ledger, list[tuple[str, mq.Delivery]]]:
     for _ in range(ROUNDS):
         run_and_kill("publish", path, notes, chance, first)
         first = 1 + max(
-            (number for _, numbers in Ledger(read(notes)).tried for number in numbers), default=-1
+            (number for _, numbers in Ledger(noted.read(notes)[0]).tried for number in numbers), default=-1
         )
         run_and_kill("consume", path, notes, chance)
-    ledger = Ledger(read(notes))
+    ledger = Ledger(noted.read(notes)[0])
     assert len(ledger.told) > 100
     assert len(ledger.acked) > 50
     return ledger, list(drain(path))

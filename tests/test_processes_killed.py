@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import noted
 import pytest
 from click.testing import CliRunner
 from companions import KINDS, NEVER, Companion, Hands
@@ -178,12 +179,12 @@ def test_killed_in_full_traffic_again_and_again(tmp_path, how):
         bodies = [message.body for message in mail.peek(10**6)]
         numbers = [each for each in bodies if each != "mine"]
         assert len(numbers) == len(set(numbers))
-        assert set(told.read_text().split()) <= set(numbers)
+        assert {name for (name,) in noted.read(told)[0]} <= set(numbers)
 
 
 def publish_for_ever(hands: Hands, told: str) -> None:
-    fd = os.open(told, os.O_WRONLY | os.O_APPEND)
+    notes = noted.Notes(told)
     for number in itertools.count():
         name = f"{os.getpid()}-{number}"
         hands.publish("mail", name)
-        os.write(fd, f"{name}\n".encode())
+        notes.write(name)

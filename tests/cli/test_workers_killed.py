@@ -16,6 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import noted
 import pytest
 from commands import COMMAND
 from companions import state_of, until
@@ -26,29 +27,29 @@ KILLS = int(os.environ.get("MQ_KILLS", "4"))
 VISIBLE_SECONDS = 6.0  # more than a busy machine takes, twice: half of it is left when a delivery is extended
 
 JOBS = f"""
-import os, time, mq
+import os, time, mq, noted
 
 broker = mq.open("data", sync="never")
-lines = os.open("lines", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+notes = noted.Notes("lines")
 
 @broker.consumer("orders", concurrency=3, prefetch=5)
 def handle(delivery: mq.Delivery[list[int]]) -> None:
-    line = f"{{os.getpid()}} {{delivery.id}} {{delivery.body[0]}} {{delivery.body[1]}}\\n"
-    os.write(lines, b"begin " + line.encode())
+    call = os.getpid(), delivery.id, *delivery.body
+    notes.write("begin", *call)
     if delivery.body[1] % 50 == 7:
         time.sleep({VISIBLE_SECONDS * 1.3})  # longer than the visibility timeout
-    os.write(lines, b"end " + line.encode())
+    notes.write("end", *call)
 """
 
 PUBLISHER = """
-import os, random, sys, mq
+import random, sys, mq, noted
 
 queue, chance = mq.open("data", sync="never").queue("orders"), random.Random(sys.argv[1])
-told = os.open("told", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+notes = noted.Notes("told")
 for number in range(int(sys.argv[1]), 1 << 30):
     group = chance.randrange(6)
     id = queue.publish([group, number], group=str(group), timeout=3600)
-    os.write(told, f"{id}\\n".encode())
+    notes.write(id)
 """
 
 
@@ -70,14 +71,15 @@ class Load:
         return self._start(sys.executable, "publisher.py", str(self._number))
 
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
-        path = os.pathsep.join([str(Path(mq.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        roots = [str(Path(mq.__file__).parents[1]), str(Path(noted.__file__).parent)]
+        path = os.pathsep.join([*roots, os.environ.get("PYTHONPATH", "")])
         with (self._home / "said").open("ab") as said:
             return subprocess.Popen(
                 command, cwd=self._home, env={**os.environ, "PYTHONPATH": path}, stderr=said
             )
 
     def lines(self) -> list[list[str]]:
-        return [line.split() for line in (self._home / "lines").read_text().splitlines()]
+        return noted.read(self._home / "lines")[0]
 
     def kill_one(self, what: str) -> None:
         """In the midst of it: so many lines further."""
@@ -106,8 +108,7 @@ class Load:
         """Noted before and after: until the latter it may have written."""
         os.kill(pid, signal.SIGKILL)
         until(lambda: self._is_gone(pid))
-        with (self._home / "lines").open("a") as lines:
-            lines.write(f"killed {pid} 0 0 0\n")
+        noted.write(self._home / "lines", f"killed {pid} 0 0 0")
 
     @staticmethod
     def _is_gone(pid: int) -> bool:
@@ -140,7 +141,7 @@ def test_nothing_is_lost_out_of_order_or_done_twice_while_processes_die(tmp_path
             load.kill_one(("child", "publisher", "child", "parent")[number % 4])
         assert load.end() == (0, 0), load.said()
         assert orders.stats()[:3] == (0, 0, 0)
-    told = {int(line) for line in (tmp_path / "told").read_text().split()}
+    told = {int(id) for (id,) in noted.read(tmp_path / "told")[0]}
     lines = load.lines()
     assert complaints(lines, told) == []
     assert any(line[0] == "end" and int(line[4]) % 50 == 7 for line in lines), "none was long"

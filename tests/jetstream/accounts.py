@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+import noted
 from crowd import body, number_of
 
 import mq
@@ -44,8 +45,8 @@ class Accounts:
         self.slowest = 0.0
         self.ended = 0
         for path in notes:
-            for line in path.read_text().splitlines():
-                self._take(*line.split())
+            for verb, *words in noted.read(path)[0]:
+                self._take(verb, *words)
 
     def _take(self, verb: str, *words: str) -> None:
         if verb == "failed":

@@ -7,9 +7,8 @@
     carry     from "jobs" to "done", each in one transaction
     follow    from "lines", whose messages have groups
 
-A note is one line, written with one write(2), so a kill leaves it whole or not there.  Before a call goes the
-intention, after it the answer.  A call that fails is noted, and the process goes on: a store on a cluster
-needs no other opening.  SIGTERM ends it, behind the call that it is in.
+Before a call goes the intention, after it the answer.  A call that fails is noted, and the process goes on: a
+store on a cluster needs no other opening.  SIGTERM ends it, behind the call that it is in.
 
     try mail 12 13                      told mail 12 13               numbers
     got mail 12 9071 1                  number, id, attempt
@@ -22,7 +21,6 @@ needs no other opening.  SIGTERM ends it, behind the call that it is in.
 from __future__ import annotations
 
 import faulthandler
-import os
 import random
 import signal
 import sys
@@ -30,6 +28,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from noted import Notes
 
 import mq
 from mq.nats import log, trimming
@@ -54,10 +54,7 @@ def number_of(raw: bytes) -> int:
 class Worker:
     def __init__(self, broker: mq.Broker, notes: str, seed: str, first: int) -> None:
         self._broker, self._chance, self._number = broker, random.Random(seed), first
-        self._notes = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-
-    def note(self, *words: object) -> None:
-        os.write(self._notes, (" ".join(map(str, words)) + "\n").encode())
+        self.note = Notes(notes).write
 
     @contextmanager
     def call(self, name: str) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 import crowd
+import noted
 from accounts import Accounts, look
 from auditor import audit, read
 from servers import Cluster, NotReady
@@ -63,10 +65,12 @@ class Scene:
         servers = self.chance.sample(list(self.cluster.nodes), len(self.cluster.nodes))
         url = self.cluster.url(STORE, *servers)
         arguments = [role, url, str(notes), f"{self.seed}/{self._started}", str(self._started * NUMBERS)]
+        path = os.pathsep.join(filter(None, [str(Path(noted.__file__).parent), os.environ.get("PYTHONPATH")]))
         with notes.with_suffix(".err").open("wb") as errors:
             process = subprocess.Popen(
-                [sys.executable, crowd.__file__, *arguments], stderr=errors, preexec_fn=die_with_parent
-            )
+                [sys.executable, crowd.__file__, *arguments], stderr=errors,
+                env={**os.environ, "PYTHONPATH": path}, preexec_fn=die_with_parent,
+            )  # fmt: skip
         self.crowd[process] = role
 
     def kill_one(self) -> None:
@@ -83,9 +87,7 @@ class Scene:
     def _told(self) -> int:
         """How many calls have returned, with something to note."""
         return sum(
-            line.startswith((b"told", b"acked", b"carried"))
-            for path in self.notes()
-            for line in path.read_bytes().splitlines()
+            verb in ("told", "acked", "carried") for path in self.notes() for verb, *_ in noted.read(path)[0]
         )
 
     def goes_on(self, calls: int = 40) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import noted
 import pytest
 from accounts import Accounts, Held
 from auditor import Audit, audit
@@ -54,7 +55,7 @@ def held(*mail: int, jobs: tuple[int, ...] = (7,), done: tuple[int, ...] = (), a
 )
 def test_the_accounts_find_what_is_wrong(tmp_path: Path, more: str, here: Held, complaint: str) -> None:
     notes = tmp_path / "1.publish"
-    notes.write_text(STORY + more)
+    noted.write(notes, STORY + more)
     wrong = Accounts([notes]).complaints(here)
     assert " ".join(each.partition(":")[0] for each in wrong) == complaint
 

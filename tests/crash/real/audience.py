@@ -13,7 +13,6 @@ can be told: a message is received behind the try to ack the one before it.
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections import Counter
@@ -21,6 +20,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
 from typing import Any
+
+import noted
 
 import mq
 from mq.storage import locks
@@ -207,10 +208,8 @@ class Books:
         self.won: Counter[int] = Counter()
         self.set_last = 0
         self.wrong: list[str] = []
-        if os.path.exists(notes):
-            with open(notes) as lines:
-                for at, line in enumerate(lines):
-                    self._take(at, *line.split())
+        for at, (verb, *words) in enumerate(noted.read(notes)[0]):
+            self._take(at, verb, *words)
 
     def _take(self, at: int, verb: str, *words: str) -> None:
         if verb == "try":
@@ -319,11 +318,11 @@ class Audience(Company):
         args = self.store, self.notes, f"{self.seed}/{self._started}", role, self._started * NUMBERS, fault
         self._nursery.start("crash.real.audience:meet", *args).killed_or_done()
         try:
-            self._look("torn")
+            self._look()
         except Broken as error:
             raise Broken(f"{role}, {fault}\n{error}") from None
 
-    def _look(self, *verdicts: str) -> None:
+    def _look(self) -> None:
         seen = self._nursery.run("crash.real.audience:look", self.store, True)
         found = self._nursery.run("crash.real.audience:look", self.store, False)
         books = Books(self.notes)
@@ -331,4 +330,4 @@ class Audience(Company):
         if any(seen[part] != found[part] for part in ("queues", "retained", "count")):
             wrong.append("P8: a reader and the next opening see different things")
         self._gone |= found["queues"].keys() - set(QUEUES)
-        self._judge(found["verdict"], wrong, *verdicts)
+        self._judge(found["verdict"], wrong)

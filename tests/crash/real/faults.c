@@ -3,6 +3,8 @@
    mq_fault("pwrite", "/log/", 3, 1, EIO)    the third pwrite to a path with "/log/" in it fails with EIO
    mq_fault("*", "", 17, 1, KILL)            the 17th call that changes anything never happens: SIGKILL
    mq_fault("pwrite", "", 1, 99, SHORT)      99 pwrites write half of what they are given
+   mq_fault("pwrite", "", 5, 1, CUT)         SIGKILL in the fifth pwrite, half of which is done: Linux looks for
+                                             one between two pages
    mq_fault("*", "", 0, 0, 0)                nothing any more; only counts
 
    mq_seen() is how many calls there were since.  "open", "unlink" and "rename" mean openat, unlinkat
@@ -22,6 +24,7 @@
 
 #define KILL -1
 #define SHORT -2
+#define CUT -3
 
 static char chosen[32], where[256];
 static long first, count, seen;
@@ -36,7 +39,7 @@ void mq_fault(const char *call, const char *path, long from, long times, int err
 
 long mq_seen(void) { return seen; }
 
-/* What is to happen to this call: 0, an errno, or SHORT. */
+/* What is to happen to this call: 0, an errno, SHORT or CUT. */
 static int fate(const char *call, const char *path)
 {
     if (!armed || (strcmp(chosen, "*") && strcmp(chosen, call)) || (where[0] && !strstr(path, where)))
@@ -90,9 +93,12 @@ static ssize_t write_at(const char *name, int fd, const void *data, size_t size,
     int error = fate_of("pwrite", fd);
     if (error > 0)
         FAIL(error);
-    if (error == SHORT && size > 1)
+    if ((error == SHORT || error == CUT) && size > 1)
         size /= 2;
-    return REAL(name, ssize_t, int, const void *, size_t, off_t)(fd, data, size, offset);
+    ssize_t done = REAL(name, ssize_t, int, const void *, size_t, off_t)(fd, data, size, offset);
+    if (error == CUT)
+        kill(getpid(), SIGKILL), pause();
+    return done;
 }
 ssize_t pwrite(int fd, const void *data, size_t size, off_t at) { return write_at("pwrite", fd, data, size, at); }
 ssize_t pwrite64(int fd, const void *data, size_t size, off_t at) { return write_at("pwrite64", fd, data, size, at); }

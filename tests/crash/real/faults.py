@@ -8,7 +8,7 @@ import os
 import subprocess
 from pathlib import Path
 
-KILL, SHORT = -1, -2
+KILL, SHORT, CUT = -1, -2, -3
 CALLS = ("pwrite", "fdatasync", "fsync", "posix_fallocate", "open", "unlink", "rename")
 
 
@@ -23,7 +23,7 @@ def build(directory: Path) -> str:
 
 
 def arm(call: str, where: str, first: int, count: int, what: int) -> None:
-    """In a child: from the *first* such call on, *count* of them meet *what*: an errno, KILL or SHORT."""
+    """In a child: *count* such calls from the *first* on meet *what*: an errno, KILL, SHORT or CUT."""
     ctypes.CDLL(None).mq_fault(
         call.encode(), where.encode(), ctypes.c_long(first), ctypes.c_long(count), ctypes.c_int(what)
     )
@@ -40,4 +40,4 @@ def seen() -> int:
 
 
 def name(what: int) -> str:
-    return {KILL: "KILL", SHORT: "SHORT"}.get(what) or errno.errorcode[what]
+    return {KILL: "KILL", SHORT: "SHORT", CUT: "CUT"}.get(what) or errno.errorcode[what]

@@ -11,6 +11,8 @@ import os
 from itertools import pairwise
 from typing import Any
 
+import noted
+
 Found = dict[str, Any]
 
 
@@ -49,14 +51,8 @@ class Ledger:
         here it lives on for a moment, and an fdatasync that races with the shutdown has been
         seen to return 0 on ext4.  So what was tried then counts, and no answer does.
         """
-        if self.size() == self._read:
-            return
-        with open(self._notes, "rb") as notes:
-            notes.seek(self._read)
-            data = notes.read()
-        self._read += len(data)
-        for line in data.decode().splitlines():
-            verb, *words = line.split()
+        notes, self._read = noted.read(self._notes, self._read)
+        for verb, *words in notes:
             if verb not in ("try", "failed"):
                 self._trying = ()
             if verb in ("opening", "closing"):

@@ -21,7 +21,7 @@ OPENING_SECONDS = 0.03  # about what the opening of such a small store takes
 
 # What may happen to which call.
 WHAT = {
-    "pwrite": (errno.EIO, errno.ENOSPC, faults.SHORT),
+    "pwrite": (errno.EIO, errno.ENOSPC, faults.SHORT, faults.CUT),
     "fdatasync": (errno.EIO, errno.ENOSPC, errno.EDQUOT),
     "fsync": (errno.EIO,),
     "posix_fallocate": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),

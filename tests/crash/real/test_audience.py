@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import noted
 import pytest
 
 from .audience import EVERY_MS, QUEUES, Audience, Books
@@ -67,7 +68,7 @@ FOUND = {
 )
 def test_the_books_find_what_is_wrong(tmp_path, more, other, complaint):
     notes = tmp_path / "notes"
-    notes.write_text(STORY + more)
+    noted.write(notes, STORY + more)
     queues = {name: other.get(name, held) for name, held in FOUND["queues"].items()}
     found = FOUND | other | {"queues": {name: held for name, held in queues.items() if held is not None}}
     wrong = Books(str(notes)).complaints(found, set())

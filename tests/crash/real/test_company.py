@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import noted
 import pytest
 
 from .company import KILLS_BETWEEN_LOOKS, ROLES, Accounts, Company
@@ -47,6 +48,6 @@ def row(number: int, whole: bool = True) -> tuple[int, int, int, bool]:
 )
 def test_the_accounts_find_what_is_wrong(tmp_path, more, here, complaint):
     notes = tmp_path / "notes"
-    notes.write_text(STORY + more)
+    noted.write(notes, STORY + more)
     wrong = Accounts(str(notes)).complaints({"queues": {"mail": {"messages": here}}})
     assert [each.partition(":")[0] for each in wrong] == ([complaint] if complaint else [])

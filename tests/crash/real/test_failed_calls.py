@@ -56,6 +56,15 @@ def test_writes_that_are_short(faulty_nursery: Nursery, tmp_path):
     assert len(scene.ledger.returned) >= 30
 
 
+def test_a_kill_inside_a_write(faulty_nursery: Nursery, tmp_path):
+    """P1-P9: the kernel ends a write of several pages for it, and what is there is torn."""
+    scene = Scene(faulty_nursery, str(tmp_path / "data"), str(tmp_path / "notes"), "cut")
+    for number in range(12):
+        fault = ("pwrite", "/data/log", number % 6 + 1, 1, faults.CUT)
+        meet(scene, scene.work("always", "publish", fault), fault)
+    assert scene.verdicts["torn"] > 3
+
+
 def test_any_call_may_fail_at_any_time(faulty_nursery: Nursery, tmp_path):
     """P1-P9: errors of the tree only, and a re-open mends what they left."""
     scene = Scene(faulty_nursery, str(tmp_path / "data"), str(tmp_path / "notes"), "faults")

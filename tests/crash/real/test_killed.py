@@ -16,7 +16,6 @@ def test_what_was_told_holds_after_any_number_of_kills(nursery, tmp_path):
         kill_round(scene)
         assert scene.looks < 10 * ROUNDS, "hardly anything was done"
     assert scene.kills > ROUNDS
-    assert scene.verdicts.keys() <= {"open", "clean"}  # the bytes are with the kernel: nothing is torn
 
 
 def test_compaction_killed(nursery, tmp_path):

@@ -1,7 +1,7 @@
 """What the processes do that will be killed, and how they note what the store told them.
 
-A note is one line, written with one write(2) to a file outside of the store, so a kill
-leaves it whole or not there.  Before a call goes the intention, after it the answer:
+A note goes to a file outside of the store (noted.py).  Before a call goes the intention,
+after it the answer:
 
     opening                            open always
     try mail 12 13                     told mail 12:9071 13:9153        number:id
@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import noted
+
 import mq
 from mq.engine import checkpoints, cleaning, maintenance
 from mq.storage import cleaner, rewrite, rotation
@@ -38,13 +40,10 @@ SYNC_FILE_RANGE_WRITE_AND_WAIT = 7
 Fault = tuple[str, str, int, int, int]  # see faults.arm
 
 
-class Notes:
+class Notes(noted.Notes):
     def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        super().__init__(path)
         self._noted: mq.MqError | None = None
-
-    def write(self, *words: object) -> None:
-        os.write(self._fd, (" ".join(map(str, words)) + "\n").encode())
 
     @contextmanager
     def failures(self) -> Iterator[None]:
