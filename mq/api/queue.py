@@ -38,6 +38,7 @@ from mq.api.options import (
     outgoing,
 )
 from mq.api.receipts import channel_of, claims_of
+from mq.delivery.intake import NewMessage
 from mq.delivery.queue import State
 from mq.engine import commands, expiring, hot, joining, looking, settling, subscribing
 from mq.engine.bodies import BODY_BYTES_MAX, BYTES_ALONE, Decoder, encode_bodies, encode_body
@@ -81,6 +82,7 @@ class Queue(Generic[T]):
         self._decoder = Decoder(type)
         self._delivery: builtins.type[Delivery[T]] = Delivery
         self._face: Any = None  # what the asyncio face knows it by
+        self._makes = True  # False: publish, update_meta and pause raise NoQueue if the queue is not there
 
     def __repr__(self) -> str:
         return f"<Queue {self.name!r} in {self._store.path}>"
@@ -157,7 +159,7 @@ class Queue(Generic[T]):
             body, own = outgoing(item, options)
             messages.append(with_headers(new_message(self.name, *encode_body(body), **own), headers))
         timeout = max(message.timeout for message in messages)
-        return commands.publish(self._store, messages, time.monotonic() + timeout, to=self._channel)
+        return self._planned(messages, timeout)
 
     def _publish(
         self, flags: list[int], bodies: list[bytes], options: Any, headers: Mapping[str, str]
@@ -175,7 +177,11 @@ class Queue(Generic[T]):
             msgspec.structs.replace(first, flags=how, body=raw)
             for how, raw in zip(flags[1:], bodies[1:], strict=True)
         ]
-        return commands.publish(self._store, messages, time.monotonic() + first.timeout, to=self._channel)
+        return self._planned(messages, first.timeout)
+
+    def _planned(self, messages: list[NewMessage], timeout: float) -> list[int]:
+        until = time.monotonic() + timeout
+        return commands.publish(self._store, messages, until, to=self._channel, makes=self._makes)
 
     # ── receiving ──────────────────────────────────────────────────────────────────
 
@@ -442,7 +448,7 @@ class Queue(Generic[T]):
         """
         checked = check_meta("changes", changes)
         expected = {} if expect is None else check_meta("expected texts", expect)
-        return commands.update_meta(self._store, self._channel, checked, expected)
+        return commands.update_meta(self._store, self._channel, checked, expected, makes=self._makes)
 
     # ── what waits ─────────────────────────────────────────────────────────────────
 
@@ -557,7 +563,7 @@ class Queue(Generic[T]):
 
         Raises StoreFailed, Closed.
         """
-        commands.pause(self._store, self._channel)
+        commands.pause(self._store, self._channel, makes=self._makes)
 
     def resume(self) -> None:
         """Deliver again, after `pause`.

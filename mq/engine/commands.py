@@ -11,6 +11,7 @@ Deliveries are settled in settling.py.  The plain publish, receive and ack make 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from threading import get_ident
@@ -45,13 +46,16 @@ Decide = Callable[[Plan, QueueState, Callable[[], bool]], int]  # the last: whet
 
 def publish(
     store: Store, messages: Sequence[NewMessage], until: float | None = None, *,
-    before: Callable[[Plan], None] | None = None, to: Channel | None = None,
+    before: Callable[[Plan], None] | None = None, to: Channel | None = None, makes: bool = True,
 ) -> list[int]:  # fmt: skip
     """Store all of *messages* in one atomic group, or none; the messages' ids.
 
     Waits for room until then, monotonic seconds; then QueueFull.  *before* adds to the plan
-    what is to happen with them.  *to*: the queue of all of them, which may be renamed meanwhile.
+    what is to happen with them.  *to*: the queue of all of them, which may be renamed meanwhile; unless
+    *makes*, NoQueue if it is not there.
     """
+    if to and not makes:
+        before = partial(_require_there, to)
     try:
         return _publish(store, messages, until, before, to)
     except DiskFull:
@@ -175,6 +179,16 @@ def reschedule(store: Store, channel: Channel, id: int, delay_ms: int, due: int)
     return change(store, channel, decide) > 0
 
 
+class NoQueue(UsageError):
+    """Nothing was done: the queue is not there, and was not to be made."""
+
+
+def _require_there(channel: Channel, _: object = None) -> None:
+    """In a turn."""
+    if channel.state is None:
+        raise NoQueue(f"there is no queue {channel.name!r} any more: it was deleted")
+
+
 class NotAgreed(MqError):
     """Nothing was done: the queue is not what was agreed to."""
 
@@ -232,10 +246,13 @@ def _judged_in_turn(store: Store, is_meant: Callable[[Letter], bool]) -> IsMeant
 
 
 @operation
-def declare(store: Store, channel: Channel, changes: dict[str, Any]) -> None:
-    """Change the options named, for every process; nothing is written if they are so already."""
+def declare(store: Store, channel: Channel, changes: dict[str, Any], *, makes: bool = True) -> None:
+    """Change the options named, for every process; nothing is written if they are so already.
+
+    Unless it *makes* the queue, NoQueue if that is not there.
+    """
     if not store.turn.look(partial(_is_declared, store, channel, changes)):
-        store.finish_publish(store.turn.take(partial(_declare, store, channel, changes)))
+        store.finish_publish(store.turn.take(partial(_declare, store, channel, changes, makes)))
 
 
 def _is_declared(store: Store, channel: Channel, changes: dict[str, Any]) -> bool:
@@ -244,9 +261,11 @@ def _is_declared(store: Store, channel: Channel, changes: dict[str, Any]) -> boo
     return all(getattr(state.options, name) == value for name, value in changes.items())
 
 
-def _declare(store: Store, channel: Channel, changes: dict[str, Any]) -> int:
+def _declare(store: Store, channel: Channel, changes: dict[str, Any], makes: bool) -> int:
     """Where the log ends then."""
     replica, committer = store.replica, store.committer
+    if not makes:
+        _require_there(channel)
     if changes.get("paused") is False:
         refuse_moving(replica.state, channel.name)
     dead.check_dead_letters(replica.state, channel.name, changes)
@@ -268,9 +287,11 @@ def plan_without_what_goes(store: Store, state: QueueState | None) -> Plan:
 
 
 @operation
-def update_meta(store: Store, channel: Channel, changes: meta.Changes, expect: meta.Changes) -> bool:
-    """Change the texts named, if all that is expected is so; whether it was."""
-    end = store.turn.take(partial(_update_meta, store, channel, changes, expect))
+def update_meta(
+    store: Store, channel: Channel, changes: meta.Changes, expect: meta.Changes, *, makes: bool = True
+) -> bool:  # fmt: skip
+    """Change the texts named, if all that is expected is so; whether it was.  *makes*: as in `declare`."""
+    end = store.turn.take(partial(_update_meta, store, channel, changes, expect, makes))
     if end is None:
         return False
     store.finish_publish(end)  # also if it was so already: another caller may still wait for the disk
@@ -278,9 +299,11 @@ def update_meta(store: Store, channel: Channel, changes: meta.Changes, expect: m
 
 
 def _update_meta(
-    store: Store, channel: Channel, changes: meta.Changes, expect: meta.Changes
+    store: Store, channel: Channel, changes: meta.Changes, expect: meta.Changes, makes: bool
 ) -> int | None:  # fmt: skip
     """Where the log ends then; None if something is not as expected."""
+    if not makes:
+        _require_there(channel)
     plan = plan_without_what_goes(store, channel.state)
     before = channel.state.options.meta if channel.state else {}
     if not meta.is_so(before, expect):
@@ -311,14 +334,15 @@ def _rename(store: Store, channel: Channel, new: str) -> int:
     return store.replica.log.end
 
 
-def pause(store: Store, channel: Channel) -> None:
-    declare(store, channel, {"paused": True})
+def pause(store: Store, channel: Channel, *, makes: bool = True) -> None:
+    declare(store, channel, {"paused": True}, makes=makes)
 
 
 def resume(store: Store, channel: Channel) -> None:
     """Deliver again.  UsageError if it is the queue of a move to another store."""
     if looking.stats(store, channel).paused:
-        declare(store, channel, {"paused": False})
+        with suppress(NoQueue):  # it was deleted since
+            declare(store, channel, {"paused": False}, makes=False)
 
 
 def delete(store: Store, channel: Channel, agreed: Agreed | None = None) -> None:

@@ -12,6 +12,7 @@ from weakref import ref
 import pytest
 
 import mq
+from mq.engine.commands import NoQueue
 from mq.errors import Closed, QueueFull, StoreFailed
 from mq.serve.face import Site
 from mq.serve.settings import Settings
@@ -209,6 +210,54 @@ def test_a_look_from_before_a_change_is_not_kept(tmp_path: Path, change: str) ->
                     await queues.find("q")
 
     asyncio.run(look())
+
+
+@pytest.mark.parametrize("options", [{}, {"ttl": 60.0}, {"max_length": 9}], ids=str)
+@pytest.mark.parametrize("late", ["send", "send with a delay", "change", "change of an option", "tag"])
+def test_a_deleted_queue_stays_deleted(tmp_path: Path, options: Any, late: str) -> None:
+    """A request that has looked it up before makes it no second time."""
+
+    async def ask() -> None:
+        async with mq.aopen(tmp_path / "store") as broker:
+            broker.queue("q", **options)
+            await broker.queue("q").publish("before")
+            queues = Queues(Site(broker, Settings(str(tmp_path)), None, 0.0))
+            found = await queues.find("q")
+            with mq.open(tmp_path / "store") as other:
+                other.queue("q").delete()
+            with pytest.raises(NoQueue, match="deleted"):
+                if late == "send":
+                    await found.sends.ask(["late"])
+                elif late == "send with a delay":
+                    await found.sends.ask([mq.Outgoing("late", {"delay": 5.0})])
+                elif late == "tag":
+                    await queues.tag("q", lambda _: {"a": "b"})
+                else:
+                    changed = {"delay": 5.0} if late == "change of an option" else {}
+                    await queues.change("q", changed, attributes.purged)
+            assert await broker.queues() == []
+
+    asyncio.run(asyncio.wait_for(ask(), PATIENCE_SECONDS))
+
+
+def test_a_queue_that_is_deleted_while_it_is_made_is_made(tmp_path: Path) -> None:
+    """With all of its options, and not with what was left to do."""
+
+    async def make() -> None:
+        async with mq.aopen(tmp_path / "store") as broker:
+            queues = Queues(Site(broker, Settings(str(tmp_path)), None, 0.0))
+            deletes = [broker._broker.queue("q").delete]
+
+            def edit(_: dict[str, str]) -> dict[str, str]:
+                if deletes:
+                    deletes.pop()()
+                return {"a": "b"}
+
+            await queues.change("q", {"delay": 5.0}, edit, makes=True)
+            found = await queues.find("q")
+            assert found.options["delay"] == 5.0 and found.kept == {"a": "b"} and not deletes
+
+    asyncio.run(asyncio.wait_for(make(), PATIENCE_SECONDS))
 
 
 def test_many_clients_send_receive_and_delete_each_message_once(sqs: Any, url: str) -> None:

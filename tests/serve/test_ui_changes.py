@@ -153,6 +153,18 @@ def test_a_queue_is_not_made_by_a_form(client: Client, queue: mq.Queue[Any], ser
     assert "brand-new" not in server.broker.queues()
 
 
+@pytest.mark.parametrize("change", sorted(CHANGES.keys() - {"unschedule"}))
+def test_no_change_makes_a_queue_that_was_deleted(
+    client: Client, queue: mq.Queue[Any], server: Running, change: str
+) -> None:
+    client.token = client.token or client.get(f"/ui/queue?name={queue.name}").csrf
+    message = str(ids_of(queue)[0])
+    queue.delete()
+    answer = client.change(change, queue.name, confirmed=True, id=message, when="5s", body="x")
+    assert answer.status in (303, 404), answer.text
+    assert queue.name not in server.broker.queues()
+
+
 def test_a_schedule_is_taken_back(client: Client, queue: mq.Queue[Any], server: Running) -> None:
     server.broker.schedule("tick", queue, "x", every=3600)
     client.token = client.get("/ui/schedules").csrf

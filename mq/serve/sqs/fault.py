@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from mq.engine.commands import NoQueue
 from mq.errors import Closed, DiskFull, MqError, QueueFull, StorageError, Unsupported, UsageError
 
 SIMPLE: Final = "AWS.SimpleQueueService."
@@ -93,6 +94,8 @@ def shown(value: object) -> str:
 
 def fault_of(error: MqError) -> Fault:
     """What a client is told of an error of the store.  What may succeed later is what SDKs try again."""
+    if isinstance(error, NoQueue):
+        return no_queue()
     if isinstance(error, QueueFull):
         return Fault(THROTTLED, str(error))
     if isinstance(error, DiskFull):

@@ -57,7 +57,7 @@ async def _make(call: Call, name: str, checked: Mapping[str, str], *, is_new: bo
         options["backoff"] = NO_REST
     now = str(int(time.time()))
     kept = {**attributes.kept(checked), **dict.fromkeys(attributes.TIMES, now)}
-    await call.service.queues.change(name, options, lambda _: kept)
+    await call.service.queues.change(name, options, lambda _: kept, makes=True)
 
 
 def _check_same(there: SqsQueue, checked: Mapping[str, str], arn: str) -> None:

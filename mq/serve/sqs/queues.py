@@ -17,9 +17,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from mq import AsyncDelivery, AsyncQueue, Queue, Receipt
-from mq.api.options import QueueOptions
+from mq.api.options import QueueOptions, check_options
 from mq.delivery.retry import Backoff
-from mq.engine import looking
+from mq.engine import commands, looking
+from mq.engine.commands import NoQueue
 from mq.serve.face import Site
 from mq.serve.sqs import attributes, names
 from mq.serve.sqs.fault import no_queue
@@ -142,8 +143,10 @@ class Queues:
             return None
         queue = broker.queue(own)
         meta = queue.meta()
+        handle: AsyncQueue[Any] = self.broker.queue(own)
+        handle._queue._makes = False
         return SqsQueue(
-            name, self.broker.queue(own), looking.number(queue._store, queue._channel), queue.options(),
+            name, handle, looking.number(queue._store, queue._channel), queue.options(),
             _decoded(meta, attributes.META), attributes.META in meta, time.monotonic(), Memory(),
         )  # fmt: skip
 
@@ -158,31 +161,37 @@ class Queues:
 
     async def change(
         self, name: str, options: Mapping[str, Any],
-        edit: Callable[[dict[str, str]], Mapping[str, str | None]],
+        edit: Callable[[dict[str, str]], Mapping[str, str | None]], *, makes: bool = False,
     ) -> None:  # fmt: skip
-        """Declare *options*, and then change the attributes in the meta: *edit* is given those of now."""
+        """Declare *options*, and then change the attributes in the meta: *edit* is given those of now.
+
+        A fault if there is no such queue, unless it is to be made.
+        """
         own = names.to_mq(name)
-        await in_thread(self._change, own, options, attributes.META, edit)
+        await in_thread(self._change, own, options, attributes.META, edit, makes)
         self._known.pop(name, None)
         self._changes += 1
 
     async def tag(
         self, name: str, edit: Callable[[dict[str, str]], Mapping[str, str | None]]
     ) -> None:  # fmt: skip
-        await in_thread(self._change, names.to_mq(name), {}, attributes.TAGS, edit)
+        await in_thread(self._change, names.to_mq(name), {}, attributes.TAGS, edit, False)
 
     def _change(
         self, own: str, options: Mapping[str, Any], text: str,
-        edit: Callable[[dict[str, str]], Mapping[str, str | None]],
+        edit: Callable[[dict[str, str]], Mapping[str, str | None]], makes: bool,
     ) -> None:  # fmt: skip
-        queue: Queue[Any] = self._site.plain_broker().queue(own, **options)
-        while True:
-            before = queue.meta()
-            now = _decoded(before, text)
-            changes = edit(dict(now))
-            after = {name: value for name, value in {**now, **changes}.items() if value is not None}
-            if queue.update_meta({text: json.dumps(after)}, expect={text: before.get(text)}):
-                return
+        queue: Queue[Any] = self._site.plain_broker().queue(own)
+        queue._makes = False
+        checked, is_done = check_options(options), False
+        while not is_done:
+            if checked:
+                commands.declare(queue._store, queue._channel, checked, makes=makes)
+            try:
+                is_done = _edit(queue, text, edit)
+            except NoQueue:  # it was deleted since
+                if not makes:
+                    raise
 
     async def tags(self, name: str) -> dict[str, str]:
         def read() -> dict[str, str]:
@@ -213,6 +222,17 @@ class Queues:
             return [each for each in broker.queues() if _sends_to(broker.queue(each), own)]
 
         return [names.to_sqs(each) for each in await in_thread(look)]
+
+
+def _edit(
+    queue: Queue[Any], text: str, edit: Callable[[dict[str, str]], Mapping[str, str | None]]
+) -> bool:  # fmt: skip
+    """Whether nothing else changed them meanwhile.  Raises NoQueue."""
+    before = queue.meta()
+    now = _decoded(before, text)
+    changes = edit(dict(now))
+    after = {name: value for name, value in {**now, **changes}.items() if value is not None}
+    return queue.update_meta({text: json.dumps(after)}, expect={text: before.get(text)})
 
 
 def _sends_to(queue: Queue[Any], target: str) -> bool:

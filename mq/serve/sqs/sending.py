@@ -9,6 +9,7 @@ from typing import Final
 
 import mq
 from mq.api.options import PublishOptions
+from mq.engine.commands import NoQueue
 from mq.errors import MqError
 from mq.serve.sqs import attributes, batches, checksums, message_attributes, requests
 from mq.serve.sqs.fault import (
@@ -19,6 +20,7 @@ from mq.serve.sqs.fault import (
     bad_value,
     fault_of,
     missing,
+    no_queue,
 )
 from mq.serve.sqs.queues import SqsQueue
 from mq.serve.sqs.service import Answer, Call
@@ -57,6 +59,8 @@ async def send_batch(call: Call, asked: requests.SendMessageBatch) -> Answer:
             failures.append(batches.failed(id, Fault(fault.kind, text)))
     try:
         ids = await queue.sends.ask(list(ready.values()), size) if ready else []
+    except NoQueue:
+        raise no_queue() from None
     except MqError as error:  # then none of them is there, or that is open: StoreFailed
         return batches.answer([], failures + [batches.failed(id, fault_of(error)) for id in ready])
     done = [

@@ -55,8 +55,15 @@ class Change(NamedTuple):
     to: str = "queue"
 
 
+def _there(broker: mq.Broker, asked: Asked) -> mq.Queue[Any]:
+    """The queue, of which no change makes one: it may have been deleted since the page was made."""
+    queue: mq.Queue[Any] = broker.queue(asked.queue)
+    queue._makes = False
+    return queue
+
+
 def _pause(broker: mq.Broker, asked: Asked) -> str:
-    broker.queue(asked.queue).pause()
+    _there(broker, asked).pause()
     return "Paused: nothing is delivered until it is resumed."
 
 
@@ -122,10 +129,8 @@ def _unschedule(broker: mq.Broker, asked: Asked) -> str:
 
 def _publish(broker: mq.Broker, asked: Asked) -> str:
     visit = asked.visit
-    if asked.queue not in broker.queues(prefix=asked.queue, limit=1):
-        raise Problem(404, f"There is no queue {asked.queue!r} any more.")
     body = _body(visit.field("kind"), visit.field("body"))
-    id = broker.queue(asked.queue).publish(body, **_options(visit))
+    id = _there(broker, asked).publish(body, **_options(visit))
     return f"Published as message {id}."
 
 

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 import mq
 from mq import values
+from mq.engine.commands import NoQueue
 from mq.serve.alerts import Watch
 from mq.serve.face import Site
 from mq.serve.ui import assets
@@ -40,7 +41,7 @@ HEADERS: Final = {
     "cache-control": "no-store",
 }
 STATUS: Final[Mapping[type[Exception], int]] = {
-    mq.UsageError: 400, mq.QueueFull: 409, mq.DiskFull: 507, mq.Unsupported: 403, Busy: 503,
+    NoQueue: 404, mq.UsageError: 400, mq.QueueFull: 409, mq.DiskFull: 507, mq.Unsupported: 403, Busy: 503,
 }  # fmt: skip
 
 log = logging.getLogger("mq.serve")
