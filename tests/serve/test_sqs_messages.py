@@ -232,6 +232,56 @@ def test_a_receive_that_is_tried_again_gets_the_same(sqs: Any, made: Make) -> No
     assert received(sqs, url, ReceiveRequestAttemptId="try", WaitTimeSeconds=0) == []
 
 
+def test_an_attempt_that_would_fill_the_memory_is_refused(sqs: Any, made: Make) -> None:
+    """Its id is kept for minutes, and bodies alone are counted."""
+    url = made(fifo=True)
+    with pytest.raises(sqs.exceptions.ClientError) as error:
+        sqs.receive_message(QueueUrl=url, ReceiveRequestAttemptId="x" * 129)
+    assert code(error) == "InvalidParameterValue"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param({"DataType": "String", "StringValue": "a", "BinaryValue": b"b"}, id="text and bytes"),
+        pytest.param({"DataType": "Binary", "StringValue": "a", "BinaryValue": b"b"}, id="bytes and text"),
+        pytest.param({"DataType": "Number", "StringValue": "1_000"}, id="a number of Python"),
+        pytest.param({"DataType": "Number", "StringValue": "\uff15"}, id="a digit of another script"),
+        pytest.param({"DataType": "Number", "StringValue": "1" * 39}, id="too many digits"),
+        pytest.param({"DataType": "Number", "StringValue": "Infinity"}, id="no number"),
+    ],
+)
+def test_an_attribute_that_would_not_come_back_as_it_is_is_refused(
+    sqs: Any, url: str, value: dict[str, Any]
+) -> None:
+    with pytest.raises(sqs.exceptions.ClientError) as error:
+        sqs.send_message(QueueUrl=url, MessageBody="x", MessageAttributes={"a": value})
+    assert code(error) == "InvalidParameterValue"
+    assert received(sqs, url, WaitTimeSeconds=0) == []
+
+
+def test_an_empty_field_beside_the_value_of_an_attribute_is_none(sqs: Any, url: str) -> None:
+    given = {
+        "text": {"DataType": "String", "StringValue": "a", "BinaryValue": b""},
+        "bytes": {"DataType": "Binary", "StringValue": "", "BinaryValue": b"b"},
+        "number": {"DataType": "Number", "StringValue": "-9.50e3"},
+    }
+    sqs.send_message(QueueUrl=url, MessageBody="x", MessageAttributes=given)
+    [message] = received(sqs, url, MessageAttributeNames=["All"])
+    assert message["MessageAttributes"] == {
+        "text": {"DataType": "String", "StringValue": "a"},
+        "bytes": {"DataType": "Binary", "BinaryValue": b"b"},
+        "number": {"DataType": "Number", "StringValue": "-9.50e3"},
+    }
+
+
+def test_a_trace_with_characters_that_sqs_forbids_is_refused(sqs: Any, url: str) -> None:
+    trace = {"AWSTraceHeader": {"DataType": "String", "StringValue": "Root=\0"}}
+    with pytest.raises(sqs.exceptions.ClientError) as error:
+        sqs.send_message(QueueUrl=url, MessageBody="x", MessageSystemAttributes=trace)
+    assert code(error) == "InvalidParameterValue"
+
+
 def test_a_fifo_queue_refuses_an_old_handle(sqs: Any, made: Make) -> None:
     url = made(fifo=True, ContentBasedDeduplication="true")
     sqs.send_message(QueueUrl=url, MessageBody="x", MessageGroupId="g")

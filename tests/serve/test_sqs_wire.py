@@ -7,12 +7,13 @@ import http.client
 import json
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mq.serve.sqs import attributes, json_wire, message_attributes, moving, query_wire, signatures
@@ -232,6 +233,35 @@ def test_any_authorization_is_a_claim_or_none(authorization: str, query: bytes) 
     headers = {b"authorization": authorization.encode("latin-1", "replace")}
     scope = {"query_string": query, "method": "POST", "path": "/", "raw_path": b"/"}
     assert isinstance(signatures.claimed(scope, headers), signatures.Signed)
+
+
+class Keys:
+    def secret(self, key: str) -> str:
+        return "secret"
+
+
+@given(
+    st.lists(st.text(max_size=12), min_size=5, max_size=5),
+    st.sampled_from(["today", ""]) | st.text(max_size=8),
+)
+@example(["host", "\xe9", "60", "eu-west-1", "key"], "today")
+def test_any_signature_of_a_known_key_that_is_none_is_a_fault(texts: list[str], day: str) -> None:
+    headers, signature, expires, region, key = texts
+    now = datetime.now(UTC).strftime(signatures.TIME)
+    day = day.replace("today", now[:8])
+    fields = {
+        "X-Amz-Algorithm": signatures.ALGORITHM, "X-Amz-SignedHeaders": headers,
+        "X-Amz-Signature": signature, "X-Amz-Expires": expires,
+        "X-Amz-Date": now,
+        "X-Amz-Credential": f"{key}/{day}/{region}/sqs/aws4_request",
+    }  # fmt: skip
+    scope = {
+        "query_string": urlencode(fields).encode(), "method": "GET", "path": "/", "raw_path": b"/",
+    }  # fmt: skip
+    keys: Any = Keys()
+    with pytest.raises(Fault) as fault:
+        signatures.verify(keys, scope, {b"host": b"here"}, b"")
+    assert fault.value.kind.status == 403
 
 
 @given(st.text(max_size=40) | JSON.map(lambda v: base64.b64encode(json.dumps(v).encode()).decode()))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Final
 
 import msgspec
@@ -36,6 +36,7 @@ RESERVED: Final = re.compile(r"(?i)(aws|amazon)\.")
 TYPE: Final = re.compile(r"(String|Number|Binary)(\..+)?")
 ILLEGAL: Final = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 LEGAL_ASCII: Final = bytes([9, 10, 13, *range(32, 128)])
+NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?")
 NUMBER_DIGITS_MAX: Final = 38
 WILDCARDS: Final = frozenset({"All", ".*", "*"})
 
@@ -58,7 +59,7 @@ def size(attributes: Mapping[str, Value]) -> int:
 
 
 def _raw(value: Value) -> bytes:
-    return value.binary_value if value.binary_value is not None else (value.string_value or "").encode()
+    return value.binary_value or (value.string_value or "").encode()
 
 
 # ── what a client sends ────────────────────────────────────────────────────────────
@@ -102,21 +103,32 @@ def _check_value(name: str, value: Value) -> None:
             f"The message attribute '{name}' has an invalid message attribute type, the set of supported type"
             " prefixes is Binary, Number, and String."
         )
-    given = value.binary_value if kind[1] == "Binary" else value.string_value
-    if not given:
-        raise bad(f"Message (user) attribute '{name}' must contain a non-empty value of type '{kind[1]}'.")
+    given = _given(name, kind[1], value)
     if isinstance(given, str) and not is_legal(given):
         raise bad(f"Message (user) attribute '{name}' has characters that are not allowed.")
-    if kind[1] == "Number" and not _is_number(str(given)):
+    if kind[1] == "Number" and not _is_number(value.string_value or ""):
         raise bad(f"Can't cast the value of message (user) attribute '{name}' to a number.")
 
 
+def _given(name: str, kind: str, value: Value) -> str | bytes:
+    """The value, of the field that its type has.  The other one is None from now on."""
+    is_binary = kind == "Binary"
+    given: str | bytes | None = value.binary_value if is_binary else value.string_value
+    other: str | bytes | None = value.string_value if is_binary else value.binary_value
+    if other:  # one of them would be lost
+        field = "Binary" if is_binary else "String"
+        raise bad(f"The message attribute '{name}' with type '{kind}' must use field '{field}'.")
+    if not given:
+        raise bad(f"Message (user) attribute '{name}' must contain a non-empty value of type '{kind}'.")
+    if is_binary:
+        value.string_value = None
+    else:
+        value.binary_value = None
+    return given
+
+
 def _is_number(text: str) -> bool:
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        return False
-    return number.is_finite() and len(number.as_tuple().digits) <= NUMBER_DIGITS_MAX
+    return NUMBER.fullmatch(text) is not None and len(Decimal(text).as_tuple().digits) <= NUMBER_DIGITS_MAX
 
 
 def check_system(attributes: Mapping[str, Value]) -> str:
@@ -129,6 +141,8 @@ def check_system(attributes: Mapping[str, Value]) -> str:
             )
         if value.data_type != "String" or not value.string_value:
             raise bad(f"Message (system) attribute '{name}' must contain a non-empty value of type 'String'.")
+        if not is_legal(value.string_value):
+            raise bad(f"Message (system) attribute '{name}' has characters that are not allowed.")
     return attributes[TRACE_ATTRIBUTE].string_value or ""
 
 

@@ -19,7 +19,7 @@ from mq.serve.sqs import attributes, bodies, checksums, message_attributes, name
 from mq.serve.sqs.fault import OVER_LIMIT, Fault, bad_value
 from mq.serve.sqs.queues import SqsQueue, in_thread
 from mq.serve.sqs.requests import Value
-from mq.serve.sqs.sending import sequence_number
+from mq.serve.sqs.sending import check_label, sequence_number
 from mq.serve.sqs.service import Answer, Call
 
 COUNT_MAX: Final = 10
@@ -91,6 +91,7 @@ async def _received(
     visibility: float | None,
 ) -> Taken:  # fmt: skip
     attempt = asked.receive_request_attempt_id if queue.is_fifo else None
+    check_label("ReceiveRequestAttemptId", attempt or None)
     if attempt:
         again = call.service.attempts.recall((queue.name, attempt))
         if again and await _still_held(queue, again, visibility):

@@ -138,7 +138,7 @@ def _headers(call: Call, asked: requests.Outgoing) -> dict[str, str]:
     return headers
 
 
-def _check_label(name: str, text: str | None) -> None:
+def check_label(name: str, text: str | None) -> None:
     if text is not None and not LABEL.fullmatch(text):
         raise bad_value(
             text,
@@ -150,13 +150,13 @@ def _check_label(name: str, text: str | None) -> None:
 def _standard_options(asked: requests.Outgoing, headers: dict[str, str]) -> PublishOptions:
     options: PublishOptions = {}
     if asked.message_deduplication_id is not None:
-        _check_label("MessageDeduplicationId", asked.message_deduplication_id)
+        check_label("MessageDeduplicationId", asked.message_deduplication_id)
         raise bad_value(
             asked.message_deduplication_id, "MessageDeduplicationId",
             "The request include parameter that is not valid for this queue type.",
         )  # fmt: skip
     if asked.message_group_id is not None:  # of a fair queue: it orders nothing
-        _check_label("MessageGroupId", asked.message_group_id)
+        check_label("MessageGroupId", asked.message_group_id)
         headers[message_attributes.GROUP] = asked.message_group_id
     delay = asked.delay_seconds
     if delay is not None:
@@ -175,8 +175,8 @@ def _fifo_options(queue: SqsQueue, asked: requests.Outgoing, headers: dict[str, 
     group, dedup = asked.message_group_id, asked.message_deduplication_id
     if group is None:
         raise missing("MessageGroupId")
-    _check_label("MessageGroupId", group)
-    _check_label("MessageDeduplicationId", dedup)
+    check_label("MessageGroupId", group)
+    check_label("MessageDeduplicationId", dedup)
     if dedup is None:
         _check_by_content(queue)
         dedup = hashlib.sha256((asked.message_body or "").encode()).hexdigest()

@@ -77,7 +77,7 @@ def verify(credentials: Credentials, scope: Scope, headers: Headers, body: bytes
     _check_time(claim)
     _check_headers(claim, headers)
     expected = _signature(secret, claim, _canonical(claim, scope, headers, body))
-    if not hmac.compare_digest(expected, claim.signature):
+    if not hmac.compare_digest(expected.encode(), claim.signature.encode(errors="replace")):
         raise _wrong("the signature does not match: check the secret access key")
 
 
