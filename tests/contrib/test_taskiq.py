@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import pytest
 
@@ -24,7 +24,7 @@ from taskiq.serializers import JSONSerializer
 
 import mq
 from mq.contrib import results
-from mq.contrib.taskiq import MqBroker, ResultBackend, ScheduleSource
+from mq.contrib.taskiq import MqBroker, ResultBackend, ScheduleSource, schedules
 
 PATIENCE = 120.0  # seconds
 
@@ -680,6 +680,73 @@ def test_a_task_at_a_time_is_published_once_and_can_be_taken_back(path) -> None:
     asyncio.run(main())
 
 
+def test_what_was_scheduled_once_leaves_nothing_behind(path, monkeypatch) -> None:
+    """A program that reminds its users makes thousands of these a day."""
+    monkeypatch.setattr(schedules, "KEPT_SECONDS", 0.001)
+    monkeypatch.setattr(results, "SWEEP_SECONDS", 0.0)
+    broker = broker_of(path)
+
+    @broker.task("note")
+    async def note(number: int) -> None: ...
+
+    async def main() -> None:
+        source = ScheduleSource(broker)
+        past = datetime.now(UTC) - timedelta(seconds=1)
+        for number in range(20):
+            await note.schedule_by_time(source, past, number)
+        stored = source._opener.results
+        await until(lambda: asyncio.to_thread(lambda: stored.sweep() == 0 == stored.count("")))
+        assert await source.get_schedules() == []
+        assert (await stats(broker)).ready == 20
+        await source.shutdown()
+        await broker.shutdown()
+
+    asyncio.run(main())
+
+
+def test_a_schedule_of_one_queue_is_none_of_another(path) -> None:
+    async def main() -> None:
+        first, second = (broker_of(path, queue_name=name) for name in ("q", "q/q"))
+        await ScheduleSource(second).add_schedule(scheduled(schedule_id="s", interval=3600))
+        assert await ScheduleSource(first).get_schedules() == []
+        assert len(await ScheduleSource(second).get_schedules()) == 1
+        await first.shutdown()
+        await second.shutdown()
+
+    asyncio.run(main())
+
+
+HOUR: Final = timedelta(hours=1)
+
+
+@pytest.mark.parametrize("after", ["time", "another time", "interval", "cron"])
+@pytest.mark.parametrize("before", ["time", "interval", "cron"])
+def test_a_schedule_takes_the_place_of_that_with_its_id(path, before, after) -> None:
+    """Else what is put off would come at both times."""
+    now = datetime.now(UTC)
+    given: dict[str, dict[str, Any]] = {
+        "time": {"time": now + HOUR}, "another time": {"time": now + 2 * HOUR},
+        "interval": {"interval": 3600}, "cron": {"cron": "0 0 29 2 *"},
+    }  # fmt: skip
+
+    async def main() -> None:
+        broker = broker_of(path)
+        source = ScheduleSource(broker)
+        for each in (before, after):
+            await source.add_schedule(scheduled(schedule_id="s", **given[each]))
+        is_once = "time" in after
+        assert (await stats(broker)).delayed == is_once
+        assert len(await (await broker.store.broker()).schedules()) == (not is_once)
+        assert await source.get_schedules() == [scheduled(schedule_id="s", **given[after])]
+        await source.delete_schedule("s")
+        assert (await stats(broker)).delayed == 0
+        assert await (await broker.store.broker()).schedules() == await source.get_schedules() == []
+        await source.shutdown()
+        await broker.shutdown()
+
+    asyncio.run(main())
+
+
 def test_labels_of_tasks_are_declared_by_each_scheduler_and_go_with_the_configuration(path) -> None:
     async def start(*given: dict[str, Any]) -> tuple[list[str], int]:
         broker = broker_of(path)
@@ -700,7 +767,12 @@ def test_labels_of_tasks_are_declared_by_each_scheduler_and_go_with_the_configur
         once = {"time": at, "schedule_id": "once"}
         assert await start(often, once) == (["taskiq/labels:note:0"], 1)
         assert await start(often, once) == (["taskiq/labels:note:0"], 1), "once is once"
-        assert await start({"interval": 3600, "schedule_id": "mine"}) == (["taskiq/labels:mine"], 1)
+        later = {"time": at + timedelta(hours=1), "schedule_id": "once"}
+        assert await start(often, later) == (["taskiq/labels:note:0"], 2), "put off, and not doubled"
+        broker = broker_of(path)
+        assert (await stats(broker)).delayed == 1
+        await broker.shutdown()
+        assert await start({"interval": 3600, "schedule_id": "mine"}) == (["taskiq/labels:mine"], 2)
         broker = broker_of(path)
         assert (await stats(broker))[:3] == (0, 0, 0)
         await broker.shutdown()

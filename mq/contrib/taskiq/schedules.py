@@ -18,22 +18,24 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
 from taskiq import ScheduledTask, TaskiqMessage
 from taskiq.abc.schedule_source import ScheduleSource as Source
 from taskiq.labels import prepare_label
 
+from mq.contrib.results import Results
 from mq.contrib.stores import Opener
 from mq.contrib.taskiq.broker import TICK_HEADER, MqBroker, publish_options
 from mq.errors import UsageError
 
 T = TypeVar("T")
 
-INDEX: Final = "taskiq-schedules:"
+ENTRIES: Final = "taskiq-schedules:"
 LABELS: Final = "labels:"  # how the ids of those begin that labels of tasks say
-Entry = dict[str, Any]  # of the index: the ScheduledTask, and the id of a message that is published once
+KEPT_SECONDS: Final = 86_400.0  # what is published once is listed so long behind its time, if it waits still
+Entry = dict[str, Any]  # in the results: the ScheduledTask, and the id of a message that is published once
 
 
 class ScheduleSource(Source):
@@ -48,7 +50,7 @@ class ScheduleSource(Source):
     async def startup(self) -> None:
         """Declare what labels of tasks say, and take back what they say no longer."""
         wanted = {each.schedule_id: each for each in self._labelled()}
-        known = await self._changed(lambda index: dict(index))
+        known = await self._entries()
         for schedule_id in known.keys() - wanted.keys():
             if schedule_id.startswith(LABELS):
                 await self.delete_schedule(schedule_id)
@@ -60,7 +62,7 @@ class ScheduleSource(Source):
         await asyncio.to_thread(self._opener.close)
 
     async def add_schedule(self, schedule: ScheduledTask) -> None:
-        """Have the store publish the task, as *schedule* says.
+        """Have the store publish the task, as *schedule* says, in place of what had this id.
 
         Raises UsageError (of cron, interval and time it has to have one; a cron_offset is the name of a time
         zone, or whole hours), StorageError.
@@ -71,35 +73,47 @@ class ScheduleSource(Source):
         options: dict[str, Any] = {**publish_options(message.labels)}
         data = self._broker.formatter.dumps(message).message
         queue = await self._broker.store.queue(message.labels.get("queue_name") or self._broker.queue_name)
-        entry = _shown(schedule)
+        before, entry, ttl = await self._entry(schedule.schedule_id), _shown(schedule), None
         if schedule.time is not None:
             due = schedule.time if schedule.time.tzinfo else schedule.time.replace(tzinfo=UTC)
             options.pop("delay", None)
             entry["message"] = [queue.name, await queue.publish(data, at=due, **options)]
+            if not schedule.schedule_id.startswith(LABELS):  # those are known as long as labels say them
+                ttl = KEPT_SECONDS + max(0.0, (due - datetime.now(UTC)).total_seconds())
         else:
             headers = {} if schedule.task_id else {TICK_HEADER: schedule.schedule_id}
             store = await self._broker.store.broker()
             await store.schedule(
                 self._name(schedule.schedule_id), queue, data, headers=headers, **_times(schedule), **options
             )
-        await self._changed(lambda index: index.update({schedule.schedule_id: entry}))
+        key, value = self._key(schedule.schedule_id), json.dumps(entry)
+        await self._with_results(lambda results: results.put(key, value, ttl=ttl))
+        # Last: if this process dies in between, both run, and not neither.
+        await self._take_back(before, ticks=schedule.time is not None)
 
     async def delete_schedule(self, schedule_id: str) -> None:
-        """What has been published is not taken back."""
+        """What has been published is not taken back, but a task at a time is while it waits."""
         store = await self._broker.store.broker()
         await store.unschedule(self._name(schedule_id))
-        entry: Entry | None = await self._changed(lambda index: index.pop(schedule_id, None))
+        key = self._key(schedule_id)
+        found = await self._with_results(lambda results: results.pop(key))
+        await self._take_back(_decoded(found), ticks=False)
+
+    async def _take_back(self, entry: Entry | None, *, ticks: bool) -> None:
+        """*entry*: what had an id; *ticks*: also if it was one that comes again and again."""
         if entry and "message" in entry:
             queue, message_id = entry["message"]
             await (await self._broker.store.queue(queue)).cancel(message_id)
+        elif entry and ticks:
+            await (await self._broker.store.broker()).unschedule(self._name(entry["schedule_id"]))
 
     async def get_schedules(self) -> list[ScheduledTask]:
         """All that there are; none in a scheduler, for there is nothing left for it to send."""
         if self._broker.is_scheduler_process:
             return []
-        index: dict[str, Entry] = await self._changed(lambda index: dict(index))
+        entries = await self._entries()
         return [
-            ScheduledTask.model_validate(entry) for entry in index.values() if await self._is_to_come(entry)
+            ScheduledTask.model_validate(entry) for entry in entries.values() if await self._is_to_come(entry)
         ]
 
     # ── what it says ───────────────────────────────────────────────────────────────
@@ -140,21 +154,28 @@ class ScheduleSource(Source):
         queue, message_id = entry["message"]
         return await (await self._broker.store.queue(queue)).get(message_id) is not None
 
-    # ── the index ──────────────────────────────────────────────────────────────────
+    # ── what it knows of them ──────────────────────────────────────────────────────
 
-    async def _changed(self, change: Callable[[dict[str, Entry]], T]) -> T:
-        """What *change* makes of all entries of this broker, and returns; in a thread, and as one step."""
-        return await asyncio.to_thread(self._change, change)
+    def _key(self, schedule_id: str) -> str:
+        return f"{ENTRIES}{self._broker.queue_name}\n{schedule_id}"  # no queue has a line end in its name
 
-    def _change(self, change: Callable[[dict[str, Entry]], T]) -> T:
-        results, key = self._opener.results, INDEX + self._broker.queue_name
-        with results.transaction():
-            before = results.get(key)
-            index: dict[str, Entry] = json.loads(before or "{}")
-            found = change(index)
-            if (after := json.dumps(index)) != before:
-                results.put(key, after)
-        return found
+    async def _entries(self) -> dict[str, Entry]:
+        """All of this broker, by id."""
+        prefix = self._key("")
+        found = await self._with_results(lambda results: results.items(prefix))
+        return {key.removeprefix(prefix): json.loads(text) for key, text in found.items()}
+
+    async def _entry(self, schedule_id: str) -> Entry | None:
+        key = self._key(schedule_id)
+        return _decoded(await self._with_results(lambda results: results.get(key)))
+
+    async def _with_results(self, do: Callable[[Results], T]) -> T:
+        """In a thread."""
+        return await asyncio.to_thread(lambda: do(self._opener.results))
+
+
+def _decoded(text: Any) -> Entry | None:
+    return None if text is None else json.loads(text)
 
 
 def _shown(schedule: ScheduledTask) -> Entry:
