@@ -181,3 +181,16 @@ GIVEN = VALUES | st.sampled_from([*CHANGES, "json", "base64", "a=b", "5m", "{", 
 def test_any_form_is_answered(client: Client, fields: list[tuple[str, str]]) -> None:
     answer = client.post("/ui/change", [("csrf", client.token), *fields])
     require_calm(answer.status, answer.body)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param('{\n  "id": 1,\n  "id": 2\n}', id="a name twice"),
+        pytest.param("[\n  12345678901234567890.10,\n  1e400,\n  1.00\n]", id="numbers that no float is"),
+    ],
+)
+def test_a_body_is_laid_out_and_otherwise_as_it_is(text: str) -> None:
+    assert shown.body_of(records.TEXT, text.encode()).text == text
+    on_a_line = "".join(text.split()).encode()
+    assert shown.body_of(records.TEXT, on_a_line).text == text

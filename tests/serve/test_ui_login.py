@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -138,6 +139,30 @@ def test_logins_that_fail_have_to_wait(client: Client) -> None:
         assert log_in(client, password="wrong").status == 403
     answer = log_in(client)
     assert answer.status == 429 and "wait" in answer.text
+
+
+@pytest.mark.usefixtures("time_stands")
+@pytest.mark.parametrize("face", ["login", "metrics"])
+def test_passwords_that_are_tried_at_the_same_time_have_to_wait(
+    client: Client, server: Running, face: str
+) -> None:
+    """Else the first five are as many as a guesser has connections."""
+    token, cookies = client.get("/ui/login").csrf, dict(client.cookies)
+
+    def try_one(number: int) -> int:
+        other = server.client()
+        other.cookies = dict(cookies)
+        if face == "login":
+            said = {"csrf": token, "user": "ada", "password": f"guess {number}"}
+            return other.post("/ui/login", said).status
+        guess = base64.b64encode(f"ada:guess {number}".encode()).decode()
+        return other.get("/metrics", Authorization=f"Basic {guess}").status
+
+    refused = 403 if face == "login" else 401
+    with ThreadPoolExecutor(16) as threads:
+        found = sorted(threads.map(try_one, range(32)))
+    assert found == [refused] * Throttle.FREE + [429] * (32 - Throttle.FREE)
+    assert log_in(client).status == 429, "the two have one count"
 
 
 @pytest.mark.usefixtures("time_stands")

@@ -17,6 +17,7 @@ from mq.engine import occupancy, retaining
 from mq.serve.ui import shown, spark
 from mq.serve.ui.gate import Gate, Problem, Visit
 from mq.serve.ui.samples import Sample
+from mq.serve.ui.sessions import TooMany, address_of_client
 from mq.serve.ui.table import COLUMNS, FILTERS, ROWS, View, page_of, row_of
 from mq.storage.proc import command_of
 
@@ -219,17 +220,13 @@ async def show_login(gate: Gate, visit: Visit) -> Response:
 
 
 async def log_in(gate: Gate, visit: Visit) -> Response:
-    client = visit.request.client
-    address, to = client.host if client else "", _own(visit.field("to"))
-    throttle = gate.sessions.throttle
-    wait = throttle.wait(address)
-    if wait:
-        return _again(gate, visit, to, f"Too many logins failed: wait {wait:.0f} seconds.", 429)
-    token = await gate.sessions.log_in(visit.field("user"), visit.field("password"))
+    to, address = _own(visit.field("to")), address_of_client(visit.request)
+    try:
+        token = await gate.sessions.log_in(visit.field("user"), visit.field("password"), address)
+    except TooMany as error:
+        return _again(gate, visit, to, str(error), 429)
     if token is None:
-        throttle.failed(address)
         return _again(gate, visit, to, "User and password do not fit.", 403)
-    throttle.succeeded(address)
     response = RedirectResponse(to, 303)
     gate.sessions.give_cookie(response, token)
     return response

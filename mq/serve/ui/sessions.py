@@ -43,6 +43,17 @@ class _User(NamedTuple):
     until: float  # monotonic seconds
 
 
+class TooMany(Exception):
+    """Too many passwords from one address were wrong.
+
+    seconds    until the next one is looked at
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"Too many logins failed: wait {seconds:.0f} seconds.")
+        self.seconds = seconds
+
+
 class Sessions:
     """Used by the tasks of one event loop."""
 
@@ -78,10 +89,13 @@ class Sessions:
 
     # ── coming and going ───────────────────────────────────────────────────────────
 
-    async def log_in(self, name: str, password: str) -> str | None:
-        """The cookie of a session that begins; None if name and password are not right."""
+    async def log_in(self, name: str, password: str, address: str) -> str | None:
+        """The cookie of a session that begins; None if name and password are not right.
+
+        Raises TooMany.
+        """
         stored = self._credentials.users.get(name) if self._credentials else None
-        if not await self._is_right(password, stored):
+        if not await self._is_right(password, stored, address):
             return None
         token = secrets.token_urlsafe(32)
         self._users[_digest(token)] = _User(name, stored or "", time.monotonic() + SESSION_SECONDS)
@@ -92,8 +106,8 @@ class Sessions:
     def log_out(self, visitor: Visitor) -> None:
         self._users.pop(_digest(visitor.token), None)
 
-    async def has_basic(self, authorization: str) -> bool:
-        """Whether a header says a user and the password (HTTP Basic), as Prometheus does."""
+    async def has_basic(self, authorization: str, address: str) -> bool:
+        """Whether a header says a user and the password (HTTP Basic), as Prometheus does.  Raises TooMany."""
         scheme, _, given = authorization.partition(" ")
         if self._credentials is None or scheme.lower() != "basic" or len(given) > 4096:
             return False
@@ -104,17 +118,23 @@ class Sessions:
         stored, digest = self._credentials.users.get(name), _digest(given)
         if stored and self._known.get(digest) == stored:
             return True
-        if not await self._is_right(password, stored):
+        if not await self._is_right(password, stored, address):
             return False
         self._known[digest] = stored or ""
         while len(self._known) > NOTES_MAX:
             self._known.popitem(last=False)
         return True
 
-    async def _is_right(self, password: str, stored: str | None) -> bool:
+    async def _is_right(self, password: str, stored: str | None, address: str) -> bool:
+        if wait := self.throttle.wait(address):
+            raise TooMany(wait)
+        self.throttle.failed(address)  # until it is right: others that are tried meanwhile come behind it
         async with self._checking:
             right = await asyncio.to_thread(verify, password, stored or self._nobody)
-        return right and stored is not None
+        if not right or stored is None:
+            return False
+        self.throttle.succeeded(address)
+        return True
 
     def _user_of(self, token: str) -> str | None:
         digest = _digest(token)
@@ -138,6 +158,10 @@ class Sessions:
     def said(self, visitor: Visitor) -> str:
         """What was said, once."""
         return self._notes.pop(_digest(visitor.token), "")
+
+
+def address_of_client(request: HTTPConnection) -> str:
+    return request.client.host if request.client else ""
 
 
 def is_token(visitor: Visitor, given: str) -> bool:

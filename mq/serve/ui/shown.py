@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any, Final, NamedTuple
 
@@ -109,7 +108,7 @@ def _text(kind: str, flags: int, raw: bytes) -> str | None:
         return None
     if len(data) <= PRETTY_BYTES_MAX and text.lstrip()[:1] in ("{", "["):
         try:
-            return json.dumps(msgspec.json.decode(data), indent=2, ensure_ascii=False)
+            return msgspec.json.format(text, indent=2)  # numbers and names stay as they are written
         except (ValueError, RecursionError):
             return text
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,7 @@ from mq.serve import spared
 from mq.serve.face import Site
 from mq.serve.ui.desk import Busy, Desk
 from mq.serve.ui.gate import Gate
-from mq.serve.ui.sessions import Sessions
+from mq.serve.ui.sessions import Sessions, TooMany, address_of_client
 
 if TYPE_CHECKING:
     from mq.metrics import Collector
@@ -39,7 +40,13 @@ class Metrics:
     async def answer(self, request: Request) -> Response:
         visitor = self._sessions.visitor(request)
         said = request.headers.get("authorization", "")
-        if not self._sessions.may_enter(visitor) and not await self._sessions.has_basic(said):
+        try:
+            may_see = self._sessions.may_enter(visitor) or await self._sessions.has_basic(
+                said, address_of_client(request)
+            )
+        except TooMany as error:
+            return Response(f"{error}\n", 429, {"retry-after": str(math.ceil(error.seconds))})
+        if not may_see:
             challenge = {"www-authenticate": 'Basic realm="mq", charset="UTF-8"'}
             return Response("The metrics need a user and a password (HTTP Basic).\n", 401, challenge)
         try:
