@@ -24,6 +24,7 @@ import mq
 import mq.contrib.celery
 from mq.contrib.celery import ResultBackend, Scheduler
 from mq.contrib.celery.beat import as_mq
+from mq.contrib.kombu import Channel
 
 PATIENCE = 120.0
 
@@ -377,18 +378,49 @@ def test_a_tick_is_a_task_with_an_id_of_its_own_published_once(app) -> None:
     beating.close()
 
 
-def test_a_tick_that_cannot_be_published_is_not_lost(app, monkeypatch) -> None:
+@pytest.mark.parametrize("times", [1, 100], ids=["once", "until Celery gives up"])
+def test_a_tick_that_cannot_be_published_is_not_lost(app, monkeypatch, caplog, times) -> None:
+    """Celery tries again a few times, each time with a connection that it opens anew."""
     entries(app, a=0.02)
+    app.conf.beat_schedule["a"]["options"] = {"retry_policy": {"max_retries": 2, "interval_start": 0}}
     beating = scheduler(app)
+    publish, left = Channel.basic_publish, [times]
 
     def fail(*given: Any, **more: Any) -> None:
-        raise mq.DiskFull("data", "no space left")
+        if left[0] > 0:
+            left[0] -= 1
+            raise mq.DiskFull("data", "no space left")
+        publish(*given, **more)
 
-    monkeypatch.setattr(beating, "apply_async", fail)
-    with pytest.raises(mq.DiskFull):
-        while True:
-            beating.tick()
-    assert beating.ticks.stats().failed == 1
+    monkeypatch.setattr(Channel, "basic_publish", fail)
+    while left[0] == times:
+        beating.tick()
+    if times > 1:
+        assert beating.ticks.stats().failed == 1 and "which is tried again" in caplog.text
+    left[0] = 0
+    while beating.broker.queue("celery").stats().published < 2:
+        beating.tick()
+    beating.close()
+
+
+def test_a_store_that_fails_under_beat_is_opened_anew(app, caplog) -> None:
+    entries(app, a=0.02)
+    beating = scheduler(app)
+    beating.broker.close()
+    while "which is tried again" not in caplog.text:
+        beating.tick()
+    while beating.broker.queue("celery").stats().published < 2:
+        beating.tick()
+    beating.close()
+
+
+def test_an_entry_that_can_never_be_published_ends_no_other_one(app, caplog) -> None:
+    entries(app, bad=0.02, good=0.02)
+    app.conf.beat_schedule["bad"]["args"] = [object()]
+    beating = scheduler(app)
+    while beating.broker.queue("celery").stats().published < 2 or "task bad" not in caplog.text:
+        assert beating.tick() == 0.0
+    assert beating.ticks.stats().failed == 0
     beating.close()
 
 

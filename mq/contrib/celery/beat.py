@@ -6,6 +6,9 @@
 So ticks come also while no beat runs, and wait; several of one schedule that were missed come as one.  A
 beat that is killed between publishing and acking publishes nothing twice.  What mq has no schedule for, as
 the sun, is left to Celery: that beat alone counts, and forgets it when it ends.
+
+No failure ends beat.  A tick whose task could not be stored comes again; one whose task can never be
+published (an argument that is no JSON) is logged, as Celery does.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from mq.api.broker import Broker
 from mq.api.queue import Queue
 from mq.contrib.kombu.settings import VISIBILITY_TIMEOUT
 from mq.contrib.kombu.transport import Transport
-from mq.errors import UsageError
+from mq.contrib.stores import Opener
+from mq.errors import Closed, StorageError, UsageError
 
 logger = get_logger(__name__)
 
@@ -63,28 +67,30 @@ class Scheduler(beat.Scheduler):
     """`celery -A tasks beat -S mq.contrib.celery:Scheduler`."""
 
     Entry = Entry
-    _broker: Broker | None = None
-    _ticks: Queue[Any] | None = None
+    _opened: Opener | None = None
 
     @property
-    def broker(self) -> Broker:
-        if self._broker is not None:
-            return self._broker
+    def _opener(self) -> Opener:
+        """Not the connection's: Celery closes that when a publish fails."""
+        if self._opened is not None:
+            return self._opened
         transport = self._ensure_connected().transport
         if not isinstance(transport, Transport):
             raise ImproperlyConfigured(
                 f"this scheduler keeps its schedules in the broker, and that is no store of mq: set"
                 f" broker_url to mq:///data, or leave beat_scheduler out ({transport.driver_type})"
             )
-        self._broker = transport.broker
-        return self._broker
+        self._opened = Opener(transport.settings)
+        return self._opened
+
+    @property
+    def broker(self) -> Broker:
+        return self._opener.broker
 
     @property
     def ticks(self) -> Queue[Any]:
-        if self._ticks is None:
-            name = f"{self.app.conf.task_default_queue}.beat"
-            self._ticks = self.broker.queue(name, visibility_timeout=VISIBILITY_TIMEOUT)
-        return self._ticks
+        name = f"{self.app.conf.task_default_queue}.beat"
+        return self.broker.queue(name, visibility_timeout=VISIBILITY_TIMEOUT)
 
     @property
     def info(self) -> str:
@@ -114,12 +120,25 @@ class Scheduler(beat.Scheduler):
     def tick(self, *args: Any, **options: Any) -> float:
         """Publish what is due; wait for the next tick, a second at most."""
         wait = super().tick(*args, **options)
-        tick = self.ticks.receive(timeout=max(0.0, min(wait, WAIT_SECONDS)))
+        try:
+            self._publish_next(max(0.0, min(wait, WAIT_SECONDS)))
+        except (StorageError, Closed) as error:
+            logger.error("beat: the store cannot be used, which is tried again: %s", error)
+            self._opener.let_go_if_unusable()
+            return WAIT_SECONDS
+        return 0.0
+
+    def _publish_next(self, wait: float) -> None:
+        tick = self.ticks.receive(timeout=wait)
         if tick is not None:
             self.broker.keep(tick)
             with tick:
                 self._publish(tick.body, tick.id)
-        return 0.0
+
+    def close(self) -> None:
+        super().close()
+        if self._opened is not None:
+            self._opened.close()
 
     def _publish(self, name: str, tick: int) -> None:
         entry = self.schedule.get(name)
@@ -129,4 +148,16 @@ class Scheduler(beat.Scheduler):
         logger.info("Scheduler: Sending due task %s (%s)", entry.name, entry.task)
         entry = self.reserve(entry)
         once = self._maybe_entry(name, dict(entry, options={**entry.options, "dedup_id": f"beat-{tick}"}))
-        self.apply_async(once, producer=self.producer, advance=False)
+        try:
+            self.apply_async(once, producer=self.producer, advance=False)
+        except beat.SchedulingError as error:
+            if failure := _of_the_store(error):
+                raise failure from error  # so this tick comes again
+            logger.error("beat: %s", error, exc_info=error)
+
+
+def _of_the_store(error: BaseException | None) -> StorageError | Closed | None:
+    """What of the store is behind an error of Celery, if it is that."""
+    while error is not None and not isinstance(error, StorageError | Closed):
+        error = error.__cause__ or error.__context__
+    return error
