@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 BUSY_SECONDS: Final = 30.0  # how long an operation waits for the one of another process
-PAGES: Final = 1 << 10  # copied at a time: other processes write in between
+PAGES: Final = 1 << 10  # copied at a time: Ctrl-C comes in between
 DAMAGE_MAX: Final = 10  # findings of one check that are reported
 
 
@@ -61,6 +61,10 @@ def copy(source: Disk, store: str, target: Disk, path: str) -> None:
     target.close(target.open(theirs, write=True, create=True))  # sqlite would not give it owner and mode
     with explain(theirs), closing(sqlite3.connect(theirs, timeout=BUSY_SECONDS)) as made:
         with explain(ours), closing(_reader(ours, _unlocked(store, ours))) as there:
+            # Read as of one moment: else sqlite begins anew with the first page when another process has
+            # written, and where results come all the time that never ends.  Writers need not wait for it.
+            there.execute("BEGIN")
+            there.execute("SELECT 1 FROM sqlite_master").fetchone()
             there.backup(made, pages=PAGES)
         made.execute("PRAGMA journal_mode=DELETE")  # so that the copy is a single file
     target.sync_directory(path)

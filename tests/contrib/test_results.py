@@ -572,6 +572,40 @@ def test_a_backup_has_the_results_as_they_are_then(path: Path, tmp_path: Path) -
             assert found.get("k") == b"2"
 
 
+def test_a_backup_ends_while_results_are_stored(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is, for each page that is copied; what is copied is as it was before them."""
+
+    class Watched(sqlite3.Connection):
+        def backup(self, target: sqlite3.Connection, *, pages: int) -> None:  # type: ignore[override]
+            super().backup(target, pages=1, progress=store_one)
+
+    connect, steps = sqlite3.connect, 0
+
+    def store_one(status: int, remaining: int, total: int) -> None:
+        nonlocal steps
+        steps += 1
+        assert steps <= total, "it begins anew"
+        results.put("k", b"%d" % steps)
+
+    def watched(database: str, **given: object) -> sqlite3.Connection:
+        factory = Watched if "mode=ro" in database else sqlite3.Connection
+        return connect(database, factory=factory, **given)  # type: ignore[call-overload, no-any-return]
+
+    with mq.open(path) as broker, Results(path, sync="never") as results:
+        with results.transaction():
+            for number in range(100):
+                results.put(f"k{number}", os.urandom(3000))
+        results.put("k", b"before")
+        monkeypatch.setattr(sqlite3, "connect", watched)
+        broker.backup(tmp_path / "copy")
+        monkeypatch.undo()
+        assert steps > 50 and results.get("k") == b"%d" % steps
+    with Results(tmp_path / "copy") as found:
+        assert found.get("k") == b"before" and found.count("k") == 101
+
+
 def test_a_clone_does_not_write_over_results_that_are_there(path: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     with mq.open(path), Results(path), Results(other) as theirs:
