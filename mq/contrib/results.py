@@ -467,13 +467,23 @@ def _create(connection: sqlite3.Connection, path: str) -> None:
 def _text(key: object) -> str:
     if not isinstance(key, str):
         raise UsageError(f"a key is text, not {type(key).__name__}")
-    return key
+    return _valid("key", key)
+
+
+def _valid(name: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the {name} {text!r} is not valid Unicode") from None
+    return text
 
 
 def _checked(value: object) -> Value:
     if isinstance(value, int) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 63:
         return value
-    if isinstance(value, bytes | str):
+    if isinstance(value, str):
+        return _valid("value", value)
+    if isinstance(value, bytes):
         return value
     raise UsageError(f"a value is bytes, text or an integer of 64 bits, not {type(value).__name__}")
 

@@ -134,7 +134,7 @@ def test_ids_are_not_guessed(backend, broker) -> None:
     result = django_app.add.enqueue(1)
     number, _, secret = result.id.partition("-")
     for id in (number, secret, f"{number}-", f"{number}-x", f"{int(number) + 1}-{secret}", "", "-", "x" * 99,
-               f"message/{secret}", "9" * 30 + "-x", "٣-x", "*-" + secret):  # fmt: skip
+               f"message/{secret}", "9" * 30 + "-x", "٣-x", "*-" + secret, "\ud800"):  # fmt: skip
         with pytest.raises(framework.TaskResultDoesNotExist):
             backend.get_result(id)
     work()

@@ -88,6 +88,15 @@ def test_a_key_is_text(results: Results, key) -> None:
             use(key)
 
 
+def test_text_that_is_no_unicode_is_refused(results: Results) -> None:
+    for use in (results.get, results.delete, results.incr, results.items, lambda key: results.put(key, b"")):
+        with pytest.raises(mq.UsageError, match="not valid Unicode"):
+            use("\ud800")
+    with pytest.raises(mq.UsageError, match="not valid Unicode"):
+        results.put("k", "\ud800")
+    assert results.get("k") is None
+
+
 def test_the_last_put_counts(results: Results) -> None:
     results.put("k", b"1", ttl=5)
     results.put("k", "2")

@@ -131,7 +131,7 @@ class MqBackend(BaseTaskBackend):
         """Raises TaskResultDoesNotExist; ImportError, SuspiciousOperation (its task is no more)."""
         # Twice: between a look at the results and one at the messages the task may have ended.
         id = str(result_id)
-        found = self._find(id) or self._find(id)
+        found = (self._find(id) or self._find(id)) if id.isascii() else None
         if found is None:
             raise TaskResultDoesNotExist(result_id)
         return found
