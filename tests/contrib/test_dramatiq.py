@@ -217,6 +217,22 @@ def test_what_is_no_message_of_dramatiq_goes_to_the_dead_letters(broker, caplog)
     assert "goes to the dead letters" in caplog.text
 
 
+def test_what_cannot_go_to_the_dead_letters_now_goes_there_later(broker, monkeypatch) -> None:
+    """The worker makes a consumer anew; the message is not kept until the process ends."""
+    broker.store.queue("q").publish("none")
+    consuming = consumer(broker)
+
+    def locked(*given: Any, **more: Any) -> None:
+        raise mq.StoreLocked("store", None)
+
+    with monkeypatch.context() as busy, pytest.raises(ConnectionClosed):
+        busy.setattr(mq.Queue, "reject_many", locked)
+        next(consuming)
+    consuming.close()
+    assert next(consumer(broker, timeout=AT_ONCE)) is None
+    assert broker.store.queue("q.dead").stats().ready == 1
+
+
 def test_a_damaged_message_is_logged_and_the_next_one_comes(broker, caplog, monkeypatch) -> None:
     broker.enqueue(message())
     consuming = consumer(broker, timeout=AT_ONCE)

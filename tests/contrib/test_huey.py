@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytest
@@ -338,6 +339,23 @@ def test_what_is_no_task_of_this_huey_goes_to_the_dead_letters_and_back(make, br
     )
     broker.queue("app.dead").replay([first.id])
     assert work(new) == [7]
+
+
+def test_what_cannot_go_to_the_dead_letters_now_goes_there_later(make, broker, monkeypatch) -> None:
+    """It is not kept until the consumer ends."""
+    huey = make(visibility_timeout=0.05)
+    huey.storage.queue.publish(b"no pickle")
+
+    def locked(*given: Any, **more: Any) -> None:
+        raise mq.StoreLocked("store", None)
+
+    with monkeypatch.context() as busy, pytest.raises(mq.StoreLocked):
+        busy.setattr(mq.Delivery, "reject", locked)
+        huey.dequeue()
+    huey.storage.read_timeout = PATIENCE
+    with pytest.raises(UnpicklingError):
+        huey.dequeue()
+    assert broker.queue("app.dead").stats().ready == 1
 
 
 def test_tampered_tasks_are_dead_letters(make, broker) -> None:

@@ -23,6 +23,7 @@ from taskiq.result import TaskiqResult
 from taskiq.serializers import JSONSerializer
 
 import mq
+from mq.aio.message import AsyncDelivery
 from mq.contrib import results
 from mq.contrib.taskiq import MqBroker, ResultBackend, ScheduleSource, schedules
 
@@ -178,6 +179,29 @@ def test_a_task_is_acked_when_its_policy_says_so(path, policy) -> None:
         AcknowledgeType.MANUAL: {"begun": 0, "acked": 1, "executed": 1, "saved": 1},
     }
     assert seen == expected[policy]
+
+
+def test_what_cannot_go_to_the_dead_letters_now_goes_there_later(path, monkeypatch, caplog) -> None:
+    """The worker goes on, and does not keep it until it ends."""
+    broker = broker_of(path, visibility_timeout=0.05)
+    reject, refusals = AsyncDelivery.reject, [mq.StoreLocked("store", None)]
+
+    async def refused(self: Any, *given: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+        await reject(self, *given)
+
+    async def dead() -> bool:
+        return (await stats(broker, "taskiq.dead")).ready == 1
+
+    async def main() -> None:
+        monkeypatch.setattr(AsyncDelivery, "reject", refused)
+        async with working(broker):
+            await (await broker.store.queue("taskiq")).publish(b"none of taskiq")
+            await until(dead)
+            assert "which is tried again" in caplog.text and not refusals
+
+    asyncio.run(main())
 
 
 def test_a_task_that_ends_without_an_ack_fails_and_comes_to_the_dead_letters_and_back(path, caplog) -> None:

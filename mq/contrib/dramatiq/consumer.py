@@ -76,8 +76,10 @@ class MqConsumer(Consumer):
         if not self._taken:
             self._take()
         while self._taken:
-            delivery = self._taken.popleft()
-            if (message := self._decoded(delivery)) is not None:
+            delivery = self._taken[0]
+            message = self._decoded(delivery)
+            self._taken.popleft()  # not before: what could not be rejected is released by `close`
+            if message is not None:
                 return Taken(message, delivery.receipt, self)
         return None
 

@@ -103,6 +103,8 @@ class MqHuey(Huey):
         except Exception as error:
             delivery.reject(f"no task of this huey: {type(error).__name__}: {error}")
             raise
+        # Not kept before: what cannot be rejected now comes again after its visibility timeout.
+        self.storage.keep(delivery)
         task.mq_run = Run(self.storage, delivery)
         return task
 

@@ -115,12 +115,13 @@ class MqStorage(BaseStorage):
             outbox.messages.append(Outgoing(bytes(data), options))
 
     def take(self) -> Delivery[Any] | None:
-        """The next task, kept until it is settled or this process dies; None if none comes for a while."""
+        """The next task; None if none comes for a while."""
         with self.renewing():
-            delivery = self.queue.receive(self.read_timeout if self.blocking else 0)
-            if delivery is not None:
-                self._opener.broker.keep(delivery)
-            return delivery
+            return self.queue.receive(self.read_timeout if self.blocking else 0)
+
+    def keep(self, delivery: Delivery[Any]) -> None:
+        """Until it is settled, or this process dies."""
+        self._opener.broker.keep(delivery)
 
     def dequeue(self) -> bytes | None:
         delivery = self.take()

@@ -92,7 +92,7 @@ class MqBroker(AsyncBroker):
         """Tasks as they come.  The store is opened anew if it fails."""
         while True:
             try:
-                delivery = await self._take()
+                taken = await self._take()
             except CorruptStore as error:  # it counts as a failed attempt, and the next one is taken
                 logger.error("A message is damaged: %s", error)
                 await asyncio.sleep(0)
@@ -103,16 +103,20 @@ class MqBroker(AsyncBroker):
                 logger.error("No task can be taken, which is tried again: %s", error)
                 await asyncio.sleep(REOPEN_SECONDS)
             else:
-                if data := await self._data(delivery):
-                    yield Taken(data, Hold(self.store, delivery.queue, delivery.receipt, self._settling))
+                if taken is not None:  # here is no reference to what is yielded: see Taken.__del__
+                    yield Taken(*taken)
 
-    async def _take(self) -> AsyncDelivery[Any]:
+    async def _take(self) -> tuple[bytes, Hold] | None:
+        """The next task, kept until it is settled; None: it was none, and went to the dead letters."""
         async with self.store.renewing() as broker:
             queues = [await self.store.queue(name) for name in self._listened]
             delivery = await broker.receive(queues)
             assert delivery
+            # Not kept before: what cannot be refused now comes again after its visibility timeout.
+            if (data := await self._data(delivery)) is None:
+                return None
             broker.keep(delivery)
-            return delivery
+            return data, Hold(self.store, delivery.queue, delivery.receipt, self._settling)
 
     async def _data(self, delivery: AsyncDelivery[Any]) -> bytes | None:
         """What taskiq gets; None: it would ack it undone, so it went to the dead letters."""
