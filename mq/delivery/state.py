@@ -301,7 +301,11 @@ class State:
                 yield [(queue, id) for id in ids[at : at + LOOK_IDS] if _stands(queue, id, base, limit)]
 
     def positions_within(self, base: int, limit: int) -> tuple[list[int], list[int]]:
-        """The positions of the records of all that `look_within` finds: of messages, and of the rest."""
+        """The positions of the records of all that `look_within` finds: of messages, and of the rest.
+
+        Each position is there once.  The record of a publish says a dedup id, too: while the message lives,
+        it is one of messages.
+        """
         messages: list[int] = []
         others = [entry.position or 0 for entry in self.calendar.within(base, limit)]
         self._load_below(limit)
@@ -317,7 +321,9 @@ class State:
                 messages += [at for each in tried.values() if base <= (at := each.position) < limit]
             for flying in queue.flights.below(limit):
                 messages += [at for each in flying.values() if base <= (at := each.position) < limit]
-        return list(set(messages)) if self.board.shared.extra_bytes else messages, others
+        alone = set(others)
+        alone.difference_update(messages)
+        return list(set(messages)) if self.board.shared.extra_bytes else messages, list(alone)
 
     def _load_below(self, limit: int) -> None:
         """Load the queues of which a record may stand before *limit*."""

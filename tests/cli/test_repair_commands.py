@@ -312,6 +312,19 @@ def test_compact_of_what_is_small_makes_nothing_larger(run: Run, store: Path, fi
         assert sum(path.stat().st_size for path in segments(Path(where))) == size
 
 
+def test_compact_leaves_what_lives_with_a_dedup_id(run: Run, store: Path) -> None:
+    """One record says the message and its id: it is live once, and there is nothing to be gained."""
+    with mq.open(store, segment_bytes=1 << 20) as broker:
+        queue = broker.queue("mail", dedup_window=3600)
+        queue.publish_many([mq.Outgoing(bytes(2000), {"dedup_id": str(number)}) for number in range(1200)])
+    before = [path.name for path in segments(store)]
+    assert len(before) == 3
+    for each in map(json.loads, run("inspect", "--json").stdout.splitlines()):
+        assert each["type"] != "segment" or 0 <= each["garbage_bytes"] < 1000
+    assert run("compact").stdout.endswith(": nothing given back\n")
+    assert [path.name for path in segments(store)] == before
+
+
 def test_compact_for_a_person(run: Run, store: Path, garbage: list[int]) -> None:
     assert "would be given back" in run("compact", "--dry-run").stdout
     assert "MiB given back" in run("compact").stdout
