@@ -84,6 +84,8 @@ def _estimate(store: str) -> tuple[int, int]:
     with LogProgress("reading") as progress:
         census = take_census(RealDisk(), store, progress)
     rows = list(census.rows())
+    if not rows:  # its creation was cut off
+        return 0, 0
     before = sum(file.size for file, _ in rows)
     after = _after(rows, limit, census.end)
     if after + GAIN_BYTES >= before:  # then the segment in use stays as it is

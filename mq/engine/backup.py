@@ -64,7 +64,7 @@ def _require_apart(store: str, path: str) -> None:
 
 def _cut(store: Store) -> Cut:
     if store.read_only:
-        return _look(store)
+        return _look_at_some(store)
     # What a power cut takes from the store must not be in the copy: another message gets its place.
     store.flush()
     cut = store.maintain(partial(_claim, store))
@@ -80,8 +80,14 @@ def _claim(store: Store, log: Log, now_ms: int, epoch: int) -> Cut:
 
 
 @operation
-def _look(store: Store) -> Cut:
-    return store.turn.look(partial(_now, store))
+def _look_at_some(store: Store) -> Cut:
+    cut = store.turn.look(partial(_now, store))
+    if not cut.segments:
+        raise StorageError(
+            store.path,
+            "its creation was cut off, so there is nothing to copy; open it, and its creation goes on",
+        )
+    return cut
 
 
 def _now(store: Store) -> Cut:

@@ -83,7 +83,7 @@ def garbage_upto(
     """
     look = turn or partial(_look_at, replica)
     segments, end = look(lambda log, now_ms, epoch: (list(log.segments), log.end))
-    begin = segments[0].base
+    begin = segments[0].base if segments else end  # there is none if the creation was cut off
     for each in reversed(segments if in_use else segments[:-1]):
         stop = min(each.limit, end)
         progress(end - stop, end - begin)

@@ -203,8 +203,12 @@ def received_ms(store: Store, channel: Channel, id: int, receipt: int) -> int | 
 
 
 def skew_ms(store: Store) -> int:
-    """How far the wall clock is ahead of store time, as the log says."""
-    return store.replica.log.segments[-1].skew_ms
+    """How far the wall clock is ahead of store time, as the log says.
+
+    A store that is only read has no segment if its creation was cut off: no time is in it then.
+    """
+    segments = store.replica.log.segments
+    return segments[-1].skew_ms if segments else 0
 
 
 def store_id(store: Store) -> str:

@@ -87,6 +87,39 @@ def test_no_byte_is_changed(run: Run, store: Path, command: str, json: list[str]
     assert contents(Path("killed")) == before
 
 
+@pytest.mark.parametrize("left", [{"FORMAT", "LOCK"}, {"FORMAT", "LOCK", "CLEANER", "mark"}], ids=len)
+@pytest.mark.parametrize("command", LOOKING)
+def test_of_a_store_whose_creation_was_cut_off_before_its_first_segment(
+    run: Run, store: Path, command: str, left: set[str]
+) -> None:
+    """A kill -9 comes to that.  There is nothing to be seen, and each command says so."""
+    mq.open(store).close()
+    for path in [*store.iterdir(), *(store / "log").iterdir()]:
+        if path.is_file() and path.name not in left:
+            path.unlink()
+    page = store / "mark"
+    if page.exists():
+        page.write_bytes(bytes(4096))
+    result = run(*words(command, store.with_name("target")))
+    assert result.exit_code in (0, 1, 3)
+    if command == "doctor":
+        assert result.exit_code == 1 and "its creation was cut off" in result.output
+        assert "1 warning" in result.output.splitlines()
+
+
+def test_no_copy_is_made_of_a_store_whose_creation_was_cut_off(run: Run, store: Path) -> None:
+    mq.open(store).close()
+    (store / "mark").unlink()
+    for path in (store / "log").iterdir():
+        path.unlink()
+    assert run("compact", "--dry-run").stdout == "0 B now; nothing would be given back\n"
+    result = run("-s", "new", "restore", str(store))
+    assert result.exit_code == 1 and "its creation was cut off" in result.stderr
+    with mq.open(store, read_only=True) as broker, pytest.raises(mq.StorageError, match="cut off"):
+        broker.backup(store.with_name("new"))
+    assert not store.with_name("new").exists()
+
+
 WRITER = """
 import sys, mq
 with mq.open("data", sync="never", segment_bytes=1 << 20) as broker:

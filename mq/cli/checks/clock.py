@@ -57,11 +57,12 @@ def _check_world(subject: Subject) -> Iterator[Finding]:
 
 def _check_skew(subject: Subject) -> Iterator[Finding]:
     """*skew*: how far the wall clock is ahead of store time; the log says how far it was."""
-    if not subject.broker:
+    newest = subject.newest()
+    if not subject.broker or not newest:
         return
     store = subject.broker._store
     then, now = looking.skew_ms(store), store.clock.skew_ms()
-    last = store.replica.log.reader.path(store.replica.log.segments[-1])
+    last = store.replica.log.reader.path(newest)
     if then - now > SKEW_MS:
         yield Finding(
             "clock-behind", "warning",

@@ -32,10 +32,7 @@ def _check_problem(subject: Subject) -> Iterator[Finding]:
         return
     path = getattr(error, "path", subject.path)
     if _is_begun(subject):
-        yield Finding(
-            "creation", "warning", "its creation was cut off: it is no store yet, and holds no message",
-            "open it, or publish to it: its creation goes on", subject.path,
-        )  # fmt: skip
+        yield _cut_off(subject, "it is no store yet")
     elif _lost_its_format(subject):
         yield Finding(
             "format-missing", "error", "FORMAT is missing, and there is a log: the store does not open",
@@ -55,6 +52,13 @@ def _check_problem(subject: Subject) -> Iterator[Finding]:
     else:
         what = "is not for this mq" if isinstance(error, Unsupported) else "does not open"
         yield Finding("unopened", "error", f"the store {what}: {error}", "do what the error says", path)
+
+
+def _cut_off(subject: Subject, what: str) -> Finding:
+    return Finding(
+        "creation", "warning", f"its creation was cut off: {what}, and holds no message",
+        "open it, or publish to it: its creation goes on", subject.path,
+    )  # fmt: skip
 
 
 def _is_begun(subject: Subject) -> bool:
@@ -77,14 +81,17 @@ def _bases(subject: Subject) -> list[int]:
 def _check_verdict(subject: Subject) -> Iterator[Finding]:
     """What the last process left; no process has the store open now."""
     assert subject.broker
-    replica = subject.broker._store.replica
+    replica, newest = subject.broker._store.replica, subject.newest()
+    if newest is None:
+        yield _cut_off(subject, "it has no log yet")
+        return
     if replica.verdict is Verdict.TORN:
         what, cost = "a crash cut off what was not synced yet", "the next opening leaves it out"
     elif replica.verdict is Verdict.OPEN and subject.words()[shared.KEY]:
         what, cost = "the last process did not close the store", "nothing is missing"
     else:
         return
-    last = replica.log.reader.path(replica.log.segments[-1])
+    last = replica.log.reader.path(newest)
     yield Finding(
         "unclosed", "note", f"{what}: {cost}", "nothing needs to be done: the next opening recovers it",
         last,

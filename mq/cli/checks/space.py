@@ -28,7 +28,8 @@ def check(subject: Subject) -> Iterator[Finding]:
     free = _free(subject)
     yield from _check_disk(subject, free)
     yield from _check_inodes(subject)
-    if subject.broker and subject.disk.exists(paths.mark(subject.path)):  # else no process has opened it yet
+    is_made = subject.newest() and subject.disk.exists(paths.mark(subject.path))
+    if subject.broker and is_made:  # else no process has opened it yet
         yield from _check_reserve(subject, subject.broker, free)
         yield from _check_garbage(subject, subject.broker)
 
@@ -44,9 +45,15 @@ def _log(subject: Subject) -> str:
     return log if subject.disk.exists(log) else subject.path
 
 
+def _capacity(subject: Subject) -> int:
+    """Of the segment in use; of the first one, if there is none yet."""
+    newest = subject.newest()
+    return newest.capacity if newest else SEGMENT_BYTES
+
+
 def _check_disk(subject: Subject, free: int) -> Iterator[Finding]:
-    broker, path = subject.broker, _log(subject)
-    capacity = broker._store.replica.log.segments[-1].capacity if broker else SEGMENT_BYTES
+    path = _log(subject)
+    capacity = _capacity(subject)
     if free < ALLOCATE_BYTES:
         yield Finding(
             "disk-full", "error", f"the disk is full ({output.size(free)} free): publishes are refused",
@@ -93,7 +100,7 @@ def _check_reserve(subject: Subject, broker: mq.Broker, free: int) -> Iterator[F
 
 
 def _check_garbage(subject: Subject, broker: mq.Broker) -> Iterator[Finding]:
-    found, capacity = broker.stats(), broker._store.replica.log.segments[-1].capacity
+    found, capacity = broker.stats(), _capacity(subject)
     garbage = found.disk_bytes - found.live_bytes
     if garbage > found.live_bytes + GARBAGE_SEGMENTS * capacity:
         yield Finding(

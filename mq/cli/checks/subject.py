@@ -10,6 +10,7 @@ from mq.errors import MqError
 from mq.storage import identity, locks, paths, shared
 from mq.storage.identity import Identity
 from mq.storage.real_disk import RealDisk
+from mq.storage.segment import Segment
 
 
 class Subject:
@@ -34,6 +35,11 @@ class Subject:
             return locks.is_present(self.disk, self.path)
         except (MqError, OSError):
             return False
+
+    def newest(self) -> Segment | None:
+        """The segment in use; None if the store does not open, or its creation was cut off before."""
+        segments = self.broker._store.replica.log.segments if self.broker else []
+        return segments[-1] if segments else None
 
     def words(self) -> list[int]:
         """Of the page, as they are now; zeros if there is none, or another store's."""
