@@ -224,7 +224,7 @@ def require_store(path: str) -> None:
         there.require_store(path)
         return
     _require_usable(path)
-    if not _is_there(paths.format_file(path)):
+    if not (_is_there(paths.format_file(path)) or _has_segments(path)):  # without FORMAT, the opening says so
         raise StorageError(path, NO_STORE)
 
 
@@ -269,6 +269,12 @@ def _is_there(path: str) -> bool:
     """StorageError if the system does not say."""
     with explain(path):
         return RealDisk().exists(path)
+
+
+def _has_segments(path: str) -> bool:
+    log = paths.log(path)
+    with explain(path):
+        return os.path.isdir(log) and bool(paths.segment_bases(RealDisk().names(log)))
 
 
 def disk_at(ctx: click.Context, store: str) -> RealDisk:

@@ -46,9 +46,9 @@ def identify(disk: Disk, path: str, *, create: bool) -> Identity:
     format_path, log_path = paths.format_file(path), paths.log(path)
     if disk.exists(format_path):
         return identity.read(disk, format_path)
-    if create:
-        if not disk.names(log_path):
-            return identity.create(disk, format_path)
+    if create and not disk.names(log_path):
+        return identity.create(disk, format_path)
+    if create or (disk.exists(log_path) and paths.segment_bases(disk.names(log_path))):
         raise CorruptStore(format_path, f"there is a log, but no FORMAT file beside it; {ADVICE}")
     if not disk.exists(path):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)

@@ -395,6 +395,22 @@ def test_the_other_commands_refuse_a_corrupt_store(
     assert f"{segments(store)[0].name} at offset {72 + busy[0]}" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["queues", "peek mail", "receive mail", "top -n 1", "export", "compact", "ack 1-2-3-4", "move mail other",
+     "copy mail other", "tail --until-end", "restore data -s new"],
+)  # fmt: skip
+def test_a_store_that_lost_its_format_file_is_not_taken_for_none(
+    run: Run, store: Path, busy: list[int], command: str
+) -> None:
+    (store / "FORMAT").unlink()
+    result = run(*command.split())
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert "there is a log, but no FORMAT" in result.stderr and "`mq repair`" in result.stderr
+    with pytest.raises(mq.CorruptStore, match="no FORMAT file"):
+        mq.open(store, read_only=True)
+
+
 # ── at the speed of the disk ───────────────────────────────────────────────────────
 
 
