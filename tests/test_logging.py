@@ -24,7 +24,7 @@ from mq.storage.real_disk import RealDisk
 ROOT = Path(__file__).parents[1] / "mq"
 SEGMENT_BYTES = 4096
 LOG_THEMSELVES = {  # where no lock is held
-    "notes.py", "background.py", "outcome.py", "run.py", "worker.py",
+    "notes.py", "background.py", "outcome.py", "run.py", "worker.py", "logs.py",
     "alerts.py", "endpoint.py", "gate.py", "moving.py", "serve.py", "server.py",
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from mq.cli import output, progress
+from mq.cli import logs, output, progress
 from mq.cli.app import COMPLETE_VARIABLE, DEFAULT_STORE, Group, print_and_exit, reported
 from mq.cli.params import FILE
 from mq.engine import loading
@@ -144,6 +144,7 @@ def main() -> None:
         completion.prepare()
     else:
         loading.watch = progress.opening
+        logs.show()
     gc.freeze()  # what is loaded stays: it is not searched for garbage, which also the exit did
     gc.enable()
     cli(prog_name="mq")

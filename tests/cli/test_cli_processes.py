@@ -325,3 +325,20 @@ def test_a_full_disk_is_one_line_and_loses_nothing(store: Path) -> None:
         ids = {message.id for message in broker.queue("q").peek(10_000)}
         assert {int(id) for id in printed} <= ids
         broker.queue("q").publish("there is room again")
+
+
+LOGS = """
+import atexit, logging, os
+from mq.cli import main
+path = os.path.abspath("data")
+atexit.register(logging.getLogger("mq").warning, "%s/mark: \\x1b[2J\\nwhat is tried again", path)
+main()
+"""
+
+
+def test_what_the_library_logs_is_a_line_like_all_others(start: Start, filled: list[int]) -> None:
+    """A checkpoint that a full disk has no room for, as an example."""
+    process = start("queues", command=[sys.executable, "-c", LOGS])
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and b"mail" in out
+    assert err == b"mq: data/mark: \\x1b[2J what is tried again\n"

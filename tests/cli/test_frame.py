@@ -100,6 +100,7 @@ def test_no_command_is_imported_before_it_is_used() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == [
         "mq.cli.app",
+        "mq.cli.logs",
         "mq.cli.output",
         "mq.cli.params",
         "mq.cli.progress",
