@@ -66,6 +66,7 @@ DESTROYING: Final = frozenset({
     "purge", "delete", "rm", "remove", "drop", "clear", "empty", "flush", "truncate", "destroy"
 })  # fmt: skip
 NAMES_COLUMNS: Final = 30
+STREAM_FD_MAX: Final = 2  # 0, 1 and 2 are standard input, output and error
 
 
 class Root(Group):
@@ -136,8 +137,22 @@ def cli(ctx: click.Context, store: str) -> None:
         print_and_exit(ctx, ctx.get_help())
 
 
+def _hold_standard_streams() -> None:
+    """What is closed of them (`>&-`) is /dev/null from now on, so that no file or socket gets its number.
+
+    Else what a library writes there by number would go into that; and uvloop aborts the process.
+    Python has looked already: its `sys.stdout` stays None, by which the commands know.
+    """
+    fd = os.open(os.devnull, os.O_RDWR)
+    while fd <= STREAM_FD_MAX:
+        os.set_inheritable(fd, True)
+        fd = os.open(os.devnull, os.O_RDWR)
+    os.close(fd)
+
+
 def main() -> None:
     """The console script."""
+    _hold_standard_streams()
     if COMPLETE_VARIABLE in os.environ:
         from mq.cli import completion
 

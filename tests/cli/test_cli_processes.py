@@ -342,3 +342,23 @@ def test_what_the_library_logs_is_a_line_like_all_others(start: Start, filled: l
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0 and b"mail" in out
     assert err == b"mq: data/mark: \\x1b[2J what is tried again\n"
+
+
+HELD = """
+import atexit, os, sys
+from mq.cli import main
+number = int(sys.argv.pop())
+atexit.register(lambda: os._exit(os.fstat(number).st_rdev != os.stat(os.devnull).st_rdev))
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_no_file_gets_the_number_of_a_stream_that_is_closed(
+    start: Start, filled: list[int], number: int
+) -> None:
+    """`mq serve >&-` was aborted by uvloop, which found a socket there."""
+    closed = f'exec "$@" {number}<&-'
+    process = start("queues", str(number), command=["sh", "-c", closed, "sh", sys.executable, "-c", HELD])
+    process.communicate(timeout=60)
+    assert process.returncode == 0
