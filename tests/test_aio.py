@@ -153,6 +153,25 @@ def test_a_transaction_commits_at_the_end_of_the_block() -> None:
     run(main)
 
 
+def test_a_block_inside_a_transaction_leaves_its_message_to_it() -> None:
+    """An ack at the end of the inner block would lose the message if the transaction fails behind it."""
+
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q")
+        await q.publish("in")
+        with pytest.raises(KeyError):
+            async with broker.transaction() as tx:
+                async with await q.receive() as message:
+                    tx.ack(message)
+                raise KeyError
+        assert (await q.stats()).acked == 0
+        async with broker.transaction() as tx, message:
+            tx.ack(message)
+        assert (await q.stats()).acked == 1
+
+    run(main)
+
+
 def test_a_publish_is_told_that_it_is_stored_although_the_broker_was_closed_behind_it(tmp_path: Path) -> None:
     """It had its turn, in a thread; before its task goes on, the broker is closed."""
     is_held, go_on = threading.Event(), threading.Event()
@@ -326,6 +345,37 @@ def test_linger_waits_for_a_fuller_batch() -> None:
         await asyncio.sleep(0)
         await q.publish(2)
         assert [each.body for each in await waits] == [1, 2]
+
+    run(main)
+
+
+ONE_THING: dict[str, Any] = {
+    "a mapping": {"a": 1}, "text": "ab", "bytes": b"ab", "a bytearray": bytearray(b"ab"),
+    "a memoryview": memoryview(b"ab"), "a number": 5, "None": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("one", [pytest.param(each, id=name) for name, each in ONE_THING.items()])
+def test_one_thing_is_not_taken_apart_into_several(one: Any) -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q")
+        for call in (q.publish_many, q.ack_many, q.release_many):
+            with pytest.raises(mq.UsageError, match="is a list or another iterable, not"):
+                await call(one)
+        assert await q.peek() == []
+
+    run(main)
+
+
+def test_a_queue_is_not_several_bodies_nor_several_messages() -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        q: Any = broker.queue("q")
+        await q.publish("a")
+        for endless in (q, q._queue):
+            for call in (q.publish_many, q.ack_many):
+                with pytest.raises(mq.UsageError, match="never ends"):
+                    await call(endless)
+        assert (await q.stats()).ready == 1
 
     run(main)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -619,6 +620,54 @@ def test_what_stops_a_transaction_leaves_no_trace(broker: mq.Broker, how: str) -
     assert broker._store.replica.log.end == end
     assert broker.queues() == ["in", "out"]
     message.ack()
+
+
+@pytest.mark.parametrize("settle", ["ack", "nack"])
+@pytest.mark.parametrize("how", ["commits", "exception", "full"])
+def test_a_block_inside_a_transaction_leaves_its_message_to_it(
+    broker: mq.Broker, settle: str, how: str
+) -> None:
+    """An ack at the end of the inner block would lose the message if the transaction fails behind it."""
+    source, sink = broker.queue("in"), broker.queue("out", max_length=1)
+    source.publish("a")
+    message = take(source)
+    with suppress(ValueError, mq.QueueFull), broker.transaction() as tx:
+        tx.publish(sink, "A")
+        if how == "full":
+            tx.publish(sink, "B")
+        with message:
+            getattr(tx, settle)(message)
+        assert source.stats().in_flight == 1
+        if how == "exception":
+            raise ValueError
+    if how == "commits":
+        assert (bodies(sink.peek()), source.stats().in_flight) == (["A"], 0)
+    else:
+        assert (sink.peek(), source.stats().in_flight) == ([], 1)
+        with message:  # it is the caller's again
+            pass
+        assert source.stats().acked == 1
+
+
+def test_a_block_that_raises_inside_a_transaction_nacks_its_message(broker: mq.Broker) -> None:
+    source = broker.queue("in")
+    source.publish("a")
+    with pytest.raises(ValueError, match="no"), broker.transaction() as tx, take(source) as message:
+        tx.ack(message)
+        raise ValueError("no")
+    assert (source.stats().failed, source.stats().in_flight) == (1, 0)
+
+
+def test_the_block_of_a_loop_inside_a_transaction_leaves_its_message_to_it(broker: mq.Broker) -> None:
+    source = broker.queue("in")
+    source.publish("a")
+    with pytest.raises(ValueError, match="no"), broker.transaction() as tx:
+        for message in source:
+            with message:
+                tx.ack(message)
+            break
+        raise ValueError("no")
+    assert (source.stats().acked, source.stats().in_flight) == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ class AsyncBroker:
         try:
             yield AsyncTransaction(inner)
         except BaseException:
-            inner._over = True
+            inner._end()
             raise
         await self._lane.in_thread(inner._commit)
 

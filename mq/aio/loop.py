@@ -83,7 +83,7 @@ class LoopDelivery(AsyncDelivery[T_co], eq=False, gc=False):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None and not self._settled and not self._queue._is_inherited(self):
+        if error is None and not self._is_left:
             await self.ack()
         else:
             await AsyncDelivery.__aexit__(self, kind, error, trace)

@@ -10,7 +10,15 @@ from functools import partial
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from mq.api.message import Message, Receipt
-from mq.api.options import BatchOptions, Outgoing, PublishOptions, QueueOptions, check_count, check_seconds
+from mq.api.options import (
+    BatchOptions,
+    Outgoing,
+    PublishOptions,
+    QueueOptions,
+    check_count,
+    check_many,
+    check_seconds,
+)
 from mq.api.queue import Queue
 from mq.api.watch import Watch
 from mq.delivery.queue import State
@@ -77,7 +85,7 @@ class AsyncQueue(Generic[T]):
 
     async def publish_many(self, bodies: Iterable[T], **options: Unpack[BatchOptions]) -> list[int]:
         """Store all of *bodies*, or none of them: see `mq.Queue.publish_many`."""
-        given: Any = list(bodies) if not isinstance(bodies, (str, bytes)) else bodies
+        given: list[Any] = list(check_many("bodies", bodies))
         is_small = len(given) <= LARGE_COUNT and all(map(_is_small, given))
         plan = partial(self._queue._send_many, given)
         return await self._lane.send(self.name, None, plan, options, is_small=is_small)
@@ -185,7 +193,7 @@ class AsyncQueue(Generic[T]):
         await self._settle(self._queue.extend_many, messages, seconds=seconds, fenced=fenced)
 
     async def _settle(self, settle: Callable[..., None], messages: Held, **given: Any) -> None:
-        several: Any = messages if isinstance(messages, (str, bytes)) else list(messages)
+        several: list[Any] = list(check_many("messages", messages))
         run = self._lane.now if len(several) <= LARGE_COUNT else self._lane.in_thread
         await run(partial(settle, several, **given))
 

@@ -222,7 +222,7 @@ class Broker:
         try:
             yield transaction
         except BaseException:
-            transaction._over = True
+            transaction._end()
             raise
         transaction._commit()
 

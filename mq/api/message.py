@@ -192,6 +192,12 @@ class Leased(Message[T_co], eq=False, gc=False):
     """What a delivery is, for threads and for tasks: a message and the right to settle it."""
 
     _settled: bool = False
+    _buffered: bool = False  # a transaction that is not over yet is to settle it
+
+    @property
+    def _is_left(self) -> bool:
+        """Whether the end of a block that did not raise has nothing to settle."""
+        return self._settled or self._buffered or self._queue._is_inherited(self)
 
     @property
     def _lsn(self) -> int:
@@ -205,10 +211,11 @@ class Leased(Message[T_co], eq=False, gc=False):
 
     def _end(self, error: BaseException | None) -> None:
         """Settle it at the end of a block, unless it is settled; *error*: what left the block."""
-        if self._settled or self._queue._is_inherited(self):
-            return
         if error is None:
-            hot.ack(self)
+            if not self._is_left:
+                hot.ack(self)
+            return
+        if self._settled or self._queue._is_inherited(self):
             return
         try:
             if isinstance(error, Exception):
@@ -229,7 +236,8 @@ class Delivery(Leased[T_co], eq=False, gc=False):
 
     As a context manager: ack at the end; on an Exception nack, on KeyboardInterrupt and
     the like release; always raises the exception again; nothing if you settled it yourself,
-    and nothing in the child of a fork, for the work is the parent's.
+    or a transaction around the block is to settle it, and nothing in the child of a fork, for
+    the work is the parent's.
     """
 
     def ack(self) -> None:
@@ -293,7 +301,7 @@ class LoopDelivery(Delivery[T_co], eq=False, gc=False):
         self._loop.ack(self)
 
     def _end(self, error: BaseException | None) -> None:
-        if error is None and not self._settled and not self._queue._is_inherited(self):
+        if error is None and not self._is_left:
             self.ack()
         else:
             Delivery._end(self, error)

@@ -92,6 +92,8 @@ class Transaction:
     def ack(self, message: Leased[Any] | Receipt) -> None:
         """Ack *message*, a delivery or its receipt as text, if the transaction commits.
 
+        If the delivery's own `with` block ends before that, without an exception, nothing is acked there.
+
         Raises UsageError.
         """
         self._check()
@@ -115,6 +117,15 @@ class Transaction:
     def _settle(self, claim: Claim, do: Do) -> None:
         self._receipts.add(claim.receipt)
         self._settling.append((claim, do))
+        self._note(claim, buffered=True)
+
+    @staticmethod
+    def _note(claim: Claim, *, buffered: bool) -> None:
+        # The block of a delivery may end before that of the transaction.  An ack at its end
+        # would take effect although the transaction fails afterwards.
+        message: Any = claim.message
+        if message is not None:
+            message._buffered = buffered
 
     def _check(self) -> None:
         if self._over:
@@ -122,6 +133,15 @@ class Transaction:
 
     def _commit(self) -> None:
         self._over = True
-        if self._messages or self._settling:
-            until = time.monotonic() + self._timeout
-            self.ids = commands.transact(self._store, self._messages, self._settling, until)
+        try:
+            if self._messages or self._settling:
+                until = time.monotonic() + self._timeout
+                self.ids = commands.transact(self._store, self._messages, self._settling, until)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Nothing is buffered any more."""
+        self._over = True
+        for claim, _ in self._settling:
+            self._note(claim, buffered=False)
