@@ -21,6 +21,7 @@ from test_damaged_bodies import damage
 
 import mq
 from mq.aio.lane import THREADS
+from mq.engine import looking
 from mq.engine.at_once import at_once
 from mq.engine.channel import Channel
 from mq.storage.real_disk import RealDisk
@@ -380,6 +381,68 @@ def test_a_queue_is_not_several_bodies_nor_several_messages() -> None:
     run(main)
 
 
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What those that linger have found when they looked."""
+    found: list[int] = []
+
+    def look(*given: Any) -> int:
+        found.append(takable(*given))
+        return found[-1]
+
+    takable = looking.takable
+    monkeypatch.setattr(looking, "takable", look)
+    return found
+
+
+def test_one_that_lingers_takes_nothing_before_its_time_is_over(looks: list[int]) -> None:
+    """No visibility timeout begins, and another receiver may take the message first."""
+
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q")
+        await q.publish(1)
+        waits = asyncio.create_task(q.receive_many(2, linger=PATIENCE))
+        while len(looks) < 3:
+            await asyncio.sleep(0)
+        assert (await q.stats())[:2] == (1, 0)
+        other = await q.receive(timeout=0)
+        assert other
+        assert other.body == 1
+        await q.publish_many([2, 3])
+        assert [each.body for each in await waits] == [2, 3]
+
+    run(main)
+
+
+def test_one_that_lingers_takes_what_is_there_when_the_time_is_over() -> None:
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q")
+        await q.publish_many([1, 2])
+        assert [each.body for each in await q.receive_many(9, timeout=0, linger=0.001)] == [1, 2]
+        assert await q.receive_many(9, timeout=0, linger=PATIENCE) == []
+
+    run(main)
+
+
+def test_one_that_is_cancelled_while_it_lingers_loses_nothing_of_at_most_once(
+    looks: list[int], tmp_path: Path
+) -> None:
+    """What is settled before the task has it would be gone."""
+
+    async def main(broker: mq.AsyncBroker) -> None:
+        q = broker.queue("q", delivery="at_most_once")
+        await q.publish(1)
+        waits = asyncio.create_task(q.receive_many(2, linger=PATIENCE))
+        while len(looks) < 3:
+            await asyncio.sleep(0)
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        assert [each.body for each in await q.peek()] == [1]
+
+    run(main, tmp_path)
+
+
 # ── cancelled ──────────────────────────────────────────────────────────────────────
 
 
@@ -503,9 +566,11 @@ def test_a_batch_of_a_group_is_given_back_whole() -> None:
     async def main(broker: mq.AsyncBroker) -> None:
         q = broker.queue("q")
         await q.publish_many(list(range(5)), group="g")
-        waits = asyncio.create_task(q.receive_many(10, linger=PATIENCE, per_group=None))
-        while not (await q.stats()).in_flight:
+        with turn_taken(broker):
+            waits = asyncio.create_task(q.receive_many(10, per_group=None))
             await asyncio.sleep(0)
+        until_here(lambda: not broker._lane._turns._is_running)  # a thread took the batch
+        assert broker._broker.queue("q").stats().in_flight == 5
         waits.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waits

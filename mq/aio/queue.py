@@ -22,7 +22,7 @@ from mq.api.options import (
 from mq.api.queue import Queue
 from mq.api.watch import Watch
 from mq.delivery.queue import State
-from mq.engine import hot
+from mq.engine import hot, looking
 from mq.engine.at_once import arrives_settled
 from mq.engine.bodies import encode_body
 from mq.engine.looking import Stats
@@ -40,6 +40,7 @@ Held = Iterable[AsyncDelivery[Any] | Receipt]
 
 LARGE_COUNT = 128  # messages that take longer than a turn of the event loop should
 JOIN_SECONDS = 0.25  # at least so often a task that waits for an empty queue looks
+LINGER_SECONDS = 0.02  # how often a task that waits for a fuller batch looks
 
 
 class AsyncQueue(Generic[T]):
@@ -131,30 +132,29 @@ class AsyncQueue(Generic[T]):
         Cancelled, it takes none; of at most once, see `receive`.
         """
         limit = check_count("limit", limit, least=1)
+        until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
         linger = check_seconds("linger", linger)
+        per_group = None if per_group is None else check_count("per_group", per_group, least=1)
         take: Any = partial(
-            self._queue.receive_many, visibility_timeout=visibility_timeout, per_group=per_group
+            self._queue.receive_many, limit, 0, visibility_timeout=visibility_timeout, per_group=per_group
         )
-        found: list[AsyncDelivery[T]] = await self._receive(partial(take, limit, 0), timeout)
-        if linger and found:
-            until = time.monotonic() + linger
-            try:
-                await self._fill(found, take, limit, until)
-            except BaseException:
-                self._lane.later(partial(released, found))
-                raise
+        if not linger:
+            return await self._wait(take, released, until)
+        ready = partial(looking.takable, self._queue._store, self._queue._channel, limit, per_group)
+        found: list[AsyncDelivery[T]] = []
+        while not found and await self._wait(ready, _nothing, until) > 0:
+            if await self._gather(ready, limit, time.monotonic() + linger):
+                found = await self._wait(take, released, 0.0)  # none if another receiver was quicker
         return found
 
-    async def _fill(
-        self, found: list[AsyncDelivery[T]], take: Callable[[int, float], Any], limit: int, until: float
-    ) -> None:  # fmt: skip
-        """Take more, up to *limit* in all, until then, monotonic seconds."""
-        while len(found) < limit and (left := until - time.monotonic()) > 0:
-            found += await self._receive(partial(take, limit - len(found), 0), left)
+    async def _gather(self, ready: Callable[[], int], limit: int, until: float) -> bool:
+        """Wait until *limit* are ready, or until then, monotonic seconds; whether some are still there."""
+        while 0 < (count := await self._lane.soon(ready)) < limit and (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(LINGER_SECONDS, left))
+        return count > 0
 
-    async def _receive(self, take: Callable[[], R], timeout: float | None) -> R:
-        until = None if timeout is None else time.monotonic() + check_seconds("timeout", timeout)
-        return await wait_for(self._lane, self._new_watch, (self._queue,), take, released, until)
+    async def _wait(self, take: Callable[[], R], undo: Callable[[R], object], until: float | None) -> R:
+        return await wait_for(self._lane, self._new_watch, (self._queue,), take, undo, until)
 
     async def __aiter__(self) -> AsyncIterator[AsyncDelivery[T]]:
         """Deliveries, as `receive()` takes them, until the broker is closed."""
@@ -293,3 +293,7 @@ def _is_small(body: object) -> bool:
     if isinstance(body, Outgoing):
         body = body.body
     return not isinstance(body, (bytes, bytearray, memoryview, str)) or len(body) <= LARGE_BYTES
+
+
+def _nothing(_: object) -> None:
+    """Of what took nothing there is nothing to give back."""

@@ -111,6 +111,20 @@ def get(store: Store, channel: Channel, id: int) -> Shown | None:
 
 
 @operation
+def takable(store: Store, channel: Channel, limit: int, per_group: int | None) -> int:
+    """How many messages `receive_many` would take now; *limit* at most."""
+
+    def count() -> int:
+        now = store.clock.now()
+        if now.store >= store.replica.state.board.next:
+            store.committer.do_due()
+        state = channel.state
+        return 0 if state is None or state.paused else len(state.heads(now, limit, per_group))
+
+    return store.turn.take(count)
+
+
+@operation
 def _look(
     store: Store, channel: Channel, choose: Callable[[QueueState, Now], list[int] | None]
 ) -> list[Shown]:  # fmt: skip
