@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 import mq
+from mq.workers.counts import Counts
 from mq.workers.handler import Handler, Wanted
 from mq.workers.slot import ThreadSlot
 from mq.workers.strategy import STRATEGIES
@@ -307,6 +308,35 @@ def test_a_batch_that_fails_part_way_nacks_the_rest(
     assert broker.queue("orders").stats().acked == 1
     assert [each.body["id"] for each in broker.queue("orders.dead").peek()] == [2, 3]
     assert "took longer" not in caplog.text
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_body_that_does_not_fit_fails_alone_in_a_batch(broker: mq.Broker, is_async: bool) -> None:
+    """It would take the others of each batch that it is in to the dead letters, and none was ever tried."""
+    batches: list[list[int]] = []
+    queue = broker.queue("orders", max_attempts=1)
+
+    def bill(orders: list[Order]) -> None:
+        batches.append([each.id for each in orders])
+        if len(batches) == 2:
+            raise ValueError("these fail")
+
+    async def bill_async(orders: list[Order]) -> None:
+        bill(orders)
+
+    broker.consumer("orders", batch=3)(bill_async if is_async else bill)
+    queue.publish_many(
+        [Order(1), {"id": "two"}, Order(3), Order(4), Order(5), {"id": "six"}, "seven", "eight"]
+    )
+    run_all(broker)
+    assert batches == [[1, 3], [4, 5]]
+    assert (queue.stats().acked, queue.stats().failed) == (2, 6)
+    dead = broker.queue("orders.dead").peek()
+    assert [("does not fit" in each.failures[0].reason, each.body) for each in dead] == [
+        (True, {"id": "two"}), (False, {"id": 4}), (False, {"id": 5}), (True, {"id": "six"}), (True, "seven"),
+        (True, "eight"),
+    ]  # fmt: skip
+    assert broker._consumers.registry.counts() == Counts(0, 2, 6)
 
 
 def test_a_function_that_returns_an_awaitable_is_a_failure(broker: mq.Broker) -> None:

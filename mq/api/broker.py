@@ -366,7 +366,8 @@ class Broker:
 
         *queue*: its name, or a handle of this broker, whose type counts then.
         *concurrency*: how many calls at once (1): threads, or tasks of an event loop.
-        *batch*: call it with a list of up to so many, acked together; None (the default): with one.
+        *batch*: call it with a list of up to so many, acked together; None (the default): with one.  A body
+        that does not fit the type is left out, and its message fails alone.
         *linger*: seconds to wait for a fuller batch once there is one message (0).
         *prefetch*: how many messages to hold at once, those in work included; None (the default): as many
         as are in work.

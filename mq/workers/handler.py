@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from mq.errors import UsageError
+from mq.errors import BadBody, UsageError
 
 from .asked import Held, Source, Wrap
 
@@ -43,8 +43,16 @@ class Handler:
         self.full_at = 0.0  # when it goes as it is, monotonic seconds
         self._wanted = wanted
 
-    def call(self, held: Sequence[Held], wraps: Sequence[Wrap]) -> object:
-        """Call the function, inside all of *wraps*, the first outermost."""
+    def call(self, held: Sequence[Held], wraps: Sequence[Wrap], unfit: dict[int, BadBody]) -> object:
+        """Call the function, inside all of *wraps*, the first outermost.
+
+        A body of a batch that does not fit is left out, and noted in *unfit* by its message's id: it would
+        take all the others of each batch that it is in to the dead letters.
+        """
+        if self.batch is not None and not self._wanted.deliveries:
+            held = [each for each in held if _fits(each, unfit)]
+            if not held:
+                return None
         given = held[0] if self.batch is None else list(held)
         call: Callable[[], object] = partial(self._call, held)
         for wrap in reversed(wraps):
@@ -54,6 +62,15 @@ class Handler:
     def _call(self, held: Sequence[Held]) -> object:
         arguments = held if self._wanted.deliveries else [each.body for each in held]
         return self.function(arguments[0] if self.batch is None else list(arguments))
+
+
+def _fits(each: Held, unfit: dict[int, BadBody]) -> bool:
+    try:
+        each.body  # noqa: B018  # it is decoded when it is first read
+    except BadBody as error:
+        unfit[each.id] = error
+        return False
+    return True
 
 
 def is_async(function: object) -> bool:

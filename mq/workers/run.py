@@ -131,10 +131,8 @@ class Run:
     def _note(self, event: Event) -> None:
         if isinstance(event, Slot):
             count, event.call = len(event.call or ()), None
-            if event.failed:
-                self._failed += count
-            else:
-                self._done += count
+            self._failed += event.failed
+            self._done += count - event.failed
             if not self._signals:
                 if event.takes:
                     self._feed(event).take_in(event)

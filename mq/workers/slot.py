@@ -18,6 +18,8 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Final
 
+from mq.errors import BadBody
+
 from .asked import Held, Wrap
 from .handler import Handler
 from .outcome import AGAIN_SECONDS, give_back, settle
@@ -33,10 +35,11 @@ class Slot(ABC):
         self.handler: Final = handler
         self.call: Call | None = None  # in work
         self.backlog: Final[deque[Call]] = deque()  # taken, and not begun
-        self.failed = False  # the call that was the last to end raised
+        self.failed = 0  # messages of the call that was the last to end
         self.gone: Call | None = None  # the call that this is about was given up: it is not to be settled
         self.takes = False  # the next message with the ack of this one; the run says so
         self._taken: Final[deque[Held]] = deque()  # so, and not known to the run yet
+        self._unfit: Final[dict[int, BadBody]] = {}  # in the call in work, by id
         self._wraps, self._done = wraps, done
 
     @property
@@ -60,6 +63,20 @@ class Slot(ABC):
             while True:
                 found.append(self._taken.popleft())
         return found
+
+    def _call(self, call: Call) -> object:
+        """Call the handler."""
+        return self.handler.call(call, self._wraps, self._unfit)
+
+    def _outcomes(self, call: Call, error: BaseException | None) -> list[tuple[Call, BaseException | None]]:
+        """What is to be settled, and what it failed with; *error*: of the handler."""
+        rest = [each for each in call if each.id not in self._unfit]
+        self.failed = len(self._unfit) + (len(rest) if error else 0)
+        alone: list[tuple[Call, BaseException | None]] = [
+            ([each], self._unfit[each.id]) for each in call if each.id in self._unfit
+        ]
+        self._unfit.clear()  # an error keeps what its frames refer to
+        return [(rest, error), *alone]
 
     def _try_to_settle(self, call: Call, error: BaseException | None) -> bool:
         """Whether that was done.  What is taken behind the end of the run is given back."""
@@ -107,20 +124,20 @@ class ThreadSlot(Slot):
         while (call := self._inbox.get()) is not None:
             if self.gone is call:  # given up before it began
                 continue
-            error = self._try(call)
-            self.failed = error is not None
+            outcomes = self._outcomes(call, self._try(call))
             try:
-                self._settle(call, error)
+                for part, error in outcomes:
+                    self._settle(call, part, error)
             finally:
                 self._done(self)
 
-    def _settle(self, call: Call, error: BaseException | None) -> None:
-        while self.gone is not call and not self._try_to_settle(call, error):
+    def _settle(self, call: Call, part: Call, error: BaseException | None) -> None:
+        while self.gone is not call and not self._try_to_settle(part, error):
             time.sleep(AGAIN_SECONDS)
 
     def _try(self, call: Call) -> BaseException | None:
         try:
-            result = self.handler.call(call, self._wraps)
+            result = self._call(call)
             if inspect.isawaitable(result):
                 if inspect.iscoroutine(result):
                     result.close()

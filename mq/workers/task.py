@@ -44,12 +44,12 @@ class TaskSlot(Slot):
         task = asyncio.current_task()
         error: BaseException | None = None
         try:
-            result = self.handler.call(call, self._wraps)
+            result = self._call(call)
             if inspect.isawaitable(result):
                 await result
         except BaseException as raised:  # noqa: BLE001  # as in a thread
             error = raised
-        self.failed = error is not None
+        outcomes = self._outcomes(call, error)
         try:
             if isinstance(error, GeneratorExit) and not asyncio._get_running_loop():
                 give_back(self.handler.source, call)  # the loop was closed, and its tasks with it
@@ -57,13 +57,14 @@ class TaskSlot(Slot):
                 if self.gone is not call:
                     await self._loop.do(partial(give_back, self.handler.source, call))
             else:  # a CancelledError that is the handler's own is an error as others are
-                await self._settle(call, error)
+                for part, why in outcomes:
+                    await self._settle(call, part, why)
         finally:
             self._done(self)
 
-    async def _settle(self, call: Call, error: BaseException | None) -> None:
+    async def _settle(self, call: Call, part: Call, error: BaseException | None) -> None:
         while self.gone is not call:
-            if await self._loop.do(partial(self._try_to_settle, call, error)):
+            if await self._loop.do(partial(self._try_to_settle, part, error)):
                 return
             await asyncio.sleep(AGAIN_SECONDS)
 

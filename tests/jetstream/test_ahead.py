@@ -978,8 +978,8 @@ def test_a_worker_that_stops_behind_an_ack(
     found: list[int] = []
     settle = ThreadSlot._settle
 
-    def told(self: ThreadSlot, call: Any, error: Any) -> None:
-        settle(self, call, error)
+    def told(self: ThreadSlot, call: Any, part: Any, error: Any) -> None:
+        settle(self, call, part, error)
         if found[-1] == 2:
             stop(runs)
 
