@@ -350,6 +350,23 @@ def test_linger_waits_for_a_fuller_batch() -> None:
     run(main)
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param(lambda broker: broker.path, id="path"),
+        pytest.param(lambda broker: broker.queue("q"), id="queue"),
+        pytest.param(lambda broker: broker.topic("t"), id="topic"),
+        pytest.param(lambda broker: broker.consumer("q")(print), id="consumer"),
+        pytest.param(lambda broker: broker.subscriber("t")(print), id="subscriber"),
+        pytest.param(lambda broker: broker.middleware(print), id="middleware"),
+    ],
+)
+def test_a_broker_that_is_not_open_yet_says_so(use: Callable[[mq.AsyncBroker], object]) -> None:
+    broker = mq.aopen(":memory:")
+    with pytest.raises(mq.UsageError, match="not open yet"):
+        use(broker)
+
+
 ONE_THING: dict[str, Any] = {
     "a mapping": {"a": 1}, "text": "ab", "bytes": b"ab", "a bytearray": bytearray(b"ab"),
     "a memoryview": memoryview(b"ab"), "a number": 5, "None": None,

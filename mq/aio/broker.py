@@ -57,6 +57,7 @@ class AsyncBroker:
         self._opening = opening
         self._opened: Broker | None = None
         self._lane_opened: Lane | None = None
+        self._registered = Consumers(AsyncDelivery)
 
     @property
     def _broker(self) -> Broker:
@@ -84,7 +85,6 @@ class AsyncBroker:
             self._opened = await undone_if_cancelled(in_own_thread, self._opening, Broker.close)
             store = self._opened._store
             self._lane_opened = LoopLane(store) if store.ahead else Lane(store)
-            self._consumers = Consumers(AsyncDelivery)
         return self
 
     async def __aexit__(
@@ -172,6 +172,11 @@ class AsyncBroker:
         await self._lane.in_thread(inner._commit)
 
     # ── workers ────────────────────────────────────────────────────────────────────
+
+    @property
+    def _consumers(self) -> Consumers:
+        assert self._broker
+        return self._registered
 
     def _source(self, queue: str | AsyncQueue[Any], type: Any) -> Queue[Any]:
         """The queue that a consumer is of; *type*: of its bodies, if it is named."""
