@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -1002,6 +1003,20 @@ def test_a_batch_is_all_or_nothing_whatever_options_its_messages_have(broker: mq
     with pytest.raises(mq.UsageError):
         queue.publish_many([mq.Outgoing("b", {})], dedup_id="m")  # type: ignore[call-arg]
     assert bodies(queue.peek()) == ["x", "y"]
+
+
+def test_one_outgoing_is_no_body(broker: mq.Broker) -> None:
+    """It was stored as a list of its body and its options, and these did not hold."""
+    queue, topic, outgoing = broker.queue("mail"), broker.topic("t"), mq.Outgoing("b", {"delay": 60})
+    with broker.transaction() as tx:
+        for publish in (
+            queue.publish, topic.publish, partial(tx.publish, queue),
+            lambda body: queue.publish_many([mq.Outgoing(body, {})]),
+            lambda body: broker.schedule("s", queue, body, every=60),
+        ):  # fmt: skip
+            with pytest.raises(mq.UsageError, match=r"an mq\.Outgoing is for publish_many"):
+                publish(outgoing)
+    assert (queue.stats().published, broker.schedules()) == (0, [])
 
 
 def test_headers_come_back_as_they_were_given(engine: Engine, broker: mq.Broker) -> None:

@@ -33,7 +33,7 @@ class Failure(NamedTuple):
     """One failed attempt.
 
     at         when it failed, an aware datetime
-    reason     why: what was given to `nack` or `reject`, or the exception that left the block
+    reason     why: what was given to `nack` or `reject`, or the exception that left the block; 1 KiB of it
     attempt    which number the attempt had; the first is 1
     """
 

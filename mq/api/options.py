@@ -131,6 +131,10 @@ class Outgoing(NamedTuple):
     body: object
     options: PublishOptions
 
+    def _is_no_body(self) -> Literal[True]:
+        """What is published is a body alone: see `encode_body`."""
+        return True
+
 
 # ── plain values ───────────────────────────────────────────────────────────────────
 #

@@ -38,6 +38,10 @@ def encode_body(body: object) -> tuple[int, bytes]:
             raise UsageError(f"the text cannot be stored as UTF-8: {error.reason}") from None
     elif (data := exact.data(body)) is not None:
         flags, raw = records.BYTES, data
+    elif getattr(type(body), "_is_no_body", False):  # its options would be stored with it, and not hold
+        raise UsageError(
+            f"an mq.{exact.kind(body)} is for publish_many: here give its body, and its options by name"
+        )
     else:
         try:
             flags, raw = records.MSGPACK, _encode(body)
