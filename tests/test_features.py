@@ -752,12 +752,26 @@ def test_a_queue_that_nobody_uses_goes_if_it_is_meant_to(broker: mq.Broker, cloc
         clock.advance(9)
         assert queue.receive(timeout=0) is None
         other.publish("x")
-    clock.advance(9)
+    clock.advance(12)
     other.publish("x")
     assert "idle" in broker.queues()
-    clock.advance(1)
+    clock.advance(0.5)  # a quarter of its time late
     other.publish("x")
     assert "idle" not in broker.queues()
+
+
+def test_a_queue_never_goes_early(broker: mq.Broker, clock: FakeClock) -> None:
+    """Whether a receive has written a RENEW or not."""
+    for late in range(11):
+        queue = broker.queue("replies", delete_when_abandoned=10)
+        for seconds in (late, late / 2):
+            clock.advance(seconds)
+            assert queue.receive(timeout=0) is None
+        queue.publish("a reply")
+        clock.advance(9.99)
+        broker.queue("other").publish("comes by")
+        assert take(queue).body == "a reply", late
+        queue.delete()
 
 
 def put_ready(queue: mq.Queue[Any]) -> None:
@@ -801,7 +815,7 @@ def test_a_receiver_keeps_queues_that_would_go(broker: mq.Broker, clock: FakeClo
         clock.advance(9)
         assert queue.receive(timeout=0) is None
     assert broker.queues() == ["both"]
-    clock.advance(10)
+    clock.advance(12.5)
     assert queue.receive(timeout=0) is None
     assert broker.queues() == []
 

@@ -290,7 +290,7 @@ def test_a_process_that_dies_leaves_nothing_that_is_seen_and_its_space_returns(
     assert (broker.queues(), queue.subscriptions(), queue.stats().ready) == (["q"], [], 0)
     assert len(list(broker.topic("t").history())) == PAST
     assert broker._store.replica.state.size() == 3
-    clock.advance(backfill.ABANDONED_SECONDS + 1)
+    clock.advance(1.25 * backfill.ABANDONED_SECONDS + 1)
     assert queue.receive(timeout=0) is None
     assert broker._store.replica.state.size() == 2
     between(lambda done: None)
@@ -320,7 +320,7 @@ def test_one_that_was_abandoned_is_gathered_again(
 
     def meanwhile(done: int) -> None:
         if done == 2:
-            clock.advance(backfill.ABANDONED_SECONDS + 1)
+            clock.advance(1.25 * backfill.ABANDONED_SECONDS + 1)
             assert queue.receive(timeout=0) is None
 
     between(meanwhile)

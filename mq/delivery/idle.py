@@ -4,6 +4,10 @@
     received ── delete_when_idle ──────► goes, if it is empty by then or later
     received ── delete_when_abandoned ─► goes, with what it holds
 
+A `receive` writes a RENEW only once a quarter of `shortest` is over since the last one.  That one is for a
+quarter more than `shortest`, so the queue stays long enough behind a `receive` that wrote none: it goes
+late, and never early.
+
 `shortest` is the shorter of the two options, so one time in the log serves for both.  Time
 during which no process had the store open does not count: the process that opens it first
 moves `until` by as much.
@@ -16,7 +20,7 @@ from typing import Final
 from .now import Now
 from .options import Declaration, Options
 
-RENEW_SHARE: Final = 4  # it is renewed once a quarter of its time is over
+RENEW_SHARE: Final = 4  # it is renewed for a quarter of its time more, and again once that is over
 LOOK_MS: Final = 1000  # a queue that is not empty is looked at again after this, or a quarter of its time
 DOWNTIME_MS: Final = 1000  # less counts as if a process had been there, or it would be noted at each restart
 
@@ -61,7 +65,7 @@ class Idle:
         if self.seconds is None:
             return None
         stays = int(self.seconds * 1000)
-        return now.store + stays if self.until - now.store <= stays - stays // RENEW_SHARE else None
+        return now.store + stays + stays // RENEW_SHARE if self.until - now.store < stays else None
 
     def prolonged(self, now: Now, downtime_ms: int) -> int | None:
         """Until when the queue stays, for no process had the store open for so long; None: as it is."""
