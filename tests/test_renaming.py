@@ -304,6 +304,21 @@ def test_all_handles_go_along(broker: mq.Broker, queue: mq.Queue[Any]) -> None:
     assert broker.queues() == ["third"]
 
 
+def test_what_a_transaction_publishes_to_a_handle_goes_along(broker: mq.Broker, queue: mq.Queue[Any]) -> None:
+    """Else it makes a queue of the old name, from which no program receives."""
+    with broker.transaction() as tx:
+        tx.publish("old", "by name")
+        tx.publish(queue, "by handle")
+        tx.publish(broker.topic("t"), "to a topic")
+        tx.publish(queue, "and again", priority=1)
+        queue.publish("before")
+        queue.rename("new")
+        queue.subscribe("t")
+    assert broker.queues() == ["new", "old"]
+    assert bodies(queue) == ["and again", "before", "by handle", "to a topic"]
+    assert bodies(broker.queue("old")) == ["by name"]
+
+
 def test_a_handle_of_a_new_queue_of_the_old_name_stays_there(broker: mq.Broker, queue: mq.Queue[Any]) -> None:
     other = broker.queue("other")
     for each in (queue, other):
@@ -391,6 +406,24 @@ def test_another_process_follows(
         theirs.rename("third")
         queue.publish("with a plan", priority=1)
         assert (queue.name, broker.queues()) == ("third", ["third"])
+
+
+@pytest.mark.needs("sharing")
+def test_another_process_follows_with_what_it_decides_later(
+    engine: Engine, broker: mq.Broker, queue: mq.Queue[Any], clock: FakeClock
+) -> None:
+    """It has not heard of the name when it begins."""
+    with engine.open(clock=clock, **OPTIONS) as other:
+        theirs = other.queue("old")
+        theirs.publish("before")
+        queue.rename("new")
+        other.schedule("s", theirs, "tick", every=60)
+        assert [each.queue for each in other.schedules()] == ["new"]
+        queue.rename("third")
+        with other.transaction() as tx:
+            tx.publish(theirs, "in a transaction")
+        assert other.queues() == ["third"]
+        assert bodies(queue) == ["before", "in a transaction"]
 
 
 def shares(path: Path, clock: FakeClock) -> mq.Broker:

@@ -252,17 +252,17 @@ class Broker:
         Raises UsageError (also if there is no such time zone, or no data of time zones), DiskFull,
         StoreFailed, Closed.
         """
-        is_topic = False
+        is_topic, channel = False, None
         if exact.is_a(queue, Topic):
             to, is_topic = self._own_name(queue), True
         elif exact.is_a(queue, Queue):
-            to = self._own_name(queue)
+            to, channel = self._own_name(queue), queue._channel
         else:
             to = check_name(queue)
         checked = new_schedule(
             name, to, topic=is_topic, cron=cron, every=every, tz=tz, missed=missed, options=options
         )
-        scheduling.declare(self._store, checked, *encode_body(body))
+        scheduling.declare(self._store, checked, *encode_body(body), to=channel)
 
     def _own_name(self, handle: Queue[Any] | Topic[Any]) -> str:
         if handle._store is not self._store:

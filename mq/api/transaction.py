@@ -27,6 +27,7 @@ from mq.api.topic import Topic
 from mq.delivery.intake import NewMessage
 from mq.engine import commands
 from mq.engine.bodies import encode_body
+from mq.engine.channel import Channel
 from mq.engine.names import check_name
 from mq.engine.settling import Claim, Do, do_ack, nacking
 from mq.engine.store import Store
@@ -49,6 +50,7 @@ class Transaction:
         self.ids = []
         self._store, self._hold = store, store.hold()
         self._messages: list[NewMessage] = []
+        self._to: list[Channel | None] = []  # of each of those, if it was given the handle of a queue
         self._timeout = 0.0
         self._settling: list[tuple[Claim, Do]] = []
         self._receipts: set[int] = set()  # of those
@@ -68,6 +70,7 @@ class Transaction:
         self._check()
         given: object = to
         name = topic = ""
+        channel = None
         if exact.is_a(given, Queue) or exact.is_a(given, Topic):
             if given._store is not self._store:
                 kind = "queue" if exact.is_a(given, Queue) else "topic"
@@ -75,7 +78,7 @@ class Transaction:
                     f"the {kind} {given.name!r} is another broker's; a transaction is of one store"
                 )
             if exact.is_a(given, Queue):
-                name = given.name
+                name, channel = given.name, given._channel
             else:
                 topic = given.name
         else:
@@ -87,6 +90,7 @@ class Transaction:
         if topic:
             message = msgspec.structs.replace(message, topic=topic)
         self._messages.append(message)
+        self._to.append(channel)
         self._timeout = max(self._timeout, message.timeout)
 
     def ack(self, message: Leased[Any] | Receipt) -> None:
@@ -136,7 +140,7 @@ class Transaction:
         try:
             if self._messages or self._settling:
                 until = time.monotonic() + self._timeout
-                self.ids = commands.transact(self._store, self._messages, self._settling, until)
+                self.ids = commands.transact(self._store, self._messages, self._to, self._settling, until)
         finally:
             self._end()
 

@@ -38,6 +38,7 @@ from mq.engine.waiting import Sleeper
 from mq.errors import DiskFull, MqError, QueueFull, StaleReceipt, UsageError
 
 Agreed = Callable[[int, int, int, int], bool]  # where it is declared; how many are ready, in flight, delayed
+To = Channel | Sequence[Channel | None] | None
 Decide = Callable[[Plan, QueueState, Callable[[], bool]], int]  # the last: whether the slice's time is over
 
 
@@ -46,15 +47,15 @@ Decide = Callable[[Plan, QueueState, Callable[[], bool]], int]  # the last: whet
 
 def publish(
     store: Store, messages: Sequence[NewMessage], until: float | None = None, *,
-    before: Callable[[Plan], None] | None = None, to: Channel | None = None, makes: bool = True,
+    before: Callable[[Plan], None] | None = None, to: To = None, makes: bool = True,
 ) -> list[int]:  # fmt: skip
     """Store all of *messages* in one atomic group, or none; the messages' ids.
 
     Waits for room until then, monotonic seconds; then QueueFull.  *before* adds to the plan
-    what is to happen with them.  *to*: the queue of all of them, which may be renamed meanwhile; unless
-    *makes*, NoQueue if it is not there.
+    what is to happen with them.  *to*: the queue of all of them, or that of each, None where it
+    has none: a queue may be renamed meanwhile.  Unless *makes*, NoQueue if the queue of all is not there.
     """
-    if to and not makes:
+    if isinstance(to, Channel) and not makes:
         before = partial(_require_there, to)
     try:
         return _publish(store, messages, until, before, to)
@@ -73,15 +74,18 @@ def _make_way(store: Store) -> None:
 @operation
 def _publish(
     store: Store, messages: Sequence[NewMessage], until: float | None,
-    before: Callable[[Plan], None] | None, to: Channel | None,
+    before: Callable[[Plan], None] | None, to: To,
 ) -> list[int]:  # fmt: skip
     sleeper: Sleeper | None = None
 
     def admit_or_wait() -> tuple[list[int], list[int], int] | None:
         """Where each message is, the positions of what is stored, the log's end; None: no room yet."""
         nonlocal sleeper, messages
-        if to and messages[0].queue != to.name:
-            messages = [replace(each, queue=to.name) for each in messages]
+        if isinstance(to, Channel):
+            if messages[0].queue != to.name:
+                messages = [replace(each, queue=to.name) for each in messages]
+        elif to:
+            messages = list(map(_addressed, messages, to))
         if sleeper:
             sleeper.end()
         plan = store.committer.plan()
@@ -120,6 +124,11 @@ def _publish(
     return [positions[place] if place >= 0 else -1 - place for place in places]
 
 
+def _addressed(message: NewMessage, to: Channel | None) -> NewMessage:
+    """*message*, with the name that its queue has now; in a turn."""
+    return message if to is None or message.queue == to.name else replace(message, queue=to.name)
+
+
 def _names(store: Store, messages: Sequence[NewMessage]) -> set[str]:
     """Of the queues that *messages* go to; in a turn."""
     state = store.replica.state
@@ -129,9 +138,10 @@ def _names(store: Store, messages: Sequence[NewMessage]) -> set[str]:
 
 
 def transact(
-    store: Store, messages: Sequence[NewMessage], settling: Sequence[tuple[Claim, Do]], until: float
+    store: Store, messages: Sequence[NewMessage], to: Sequence[Channel | None],
+    settling: Sequence[tuple[Claim, Do]], until: float,
 ) -> list[int]:  # fmt: skip
-    """Settle deliveries and store *messages*, all or nothing; the messages' ids.
+    """Settle deliveries and store *messages*, all or nothing; the messages' ids.  *to*: as for `publish`.
 
     StaleReceipt if one of the deliveries is not in force.
     """
@@ -141,7 +151,7 @@ def transact(
         if stale:
             raise StaleReceipt(tuple(stale))
 
-    ids = publish(store, messages, until, before=settle_first)
+    ids = publish(store, messages, until, before=settle_first, to=to)
     mark_settled(claim for claim, _ in settling)
     return ids
 

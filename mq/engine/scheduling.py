@@ -5,10 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from msgspec.structs import replace
+
 from mq import exact
 from mq.delivery import records, ticks
 from mq.delivery.calendar import Entry
 from mq.delivery.schedules import NEVER, BadCron, Missed, Schedule, check_cron
+from mq.engine.channel import Channel
 from mq.engine.operation import operation
 from mq.engine.store import Store
 from mq.engine.zones import zone
@@ -33,14 +36,21 @@ def check_times(cron: str | None, tz: str) -> None:
 
 
 @operation
-def declare(store: Store, schedule: Schedule, flags: int, body: bytes) -> None:
-    """Have *schedule*, whose next time is still to be computed; *flags* say how the body was given."""
-    store.finish_publish(store.turn.take(partial(_declare, store, schedule, flags, body)))
+def declare(
+    store: Store, schedule: Schedule, flags: int, body: bytes, *, to: Channel | None = None
+) -> None:  # fmt: skip
+    """Have *schedule*, whose next time is still to be computed; *flags* say how the body was given.
+
+    *to*: the queue that it publishes to, which may be renamed meanwhile.
+    """
+    store.finish_publish(store.turn.take(partial(_declare, store, schedule, flags, body, to)))
     store.begin_scheduler()
 
 
-def _declare(store: Store, schedule: Schedule, flags: int, body: bytes) -> int:
+def _declare(store: Store, schedule: Schedule, flags: int, body: bytes, to: Channel | None) -> int:
     """Where the log ends then."""
+    if to is not None:
+        schedule = replace(schedule, queue=to.name)
     plan, calendar = store.committer.plan(), store.replica.state.calendar
     entry = calendar.get(schedule.name)
     if entry is None and len(calendar) >= SCHEDULES_MAX:
