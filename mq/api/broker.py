@@ -103,12 +103,12 @@ class Broker:
 
     @property
     def generation(self) -> int:
-        """A number that changes with every queue (made, deleted), option, `pause` and `resume`.
+        """A number that changes with every queue (made, renamed, deleted), option, subscription and schedule.
 
-        It has changed when the call that changes something returns, in this or another process.  What
-        happens to messages does not change it.  A program that keeps what it knows of the queues compares
-        this number, and looks again when it is another one.  To read it takes no lock and no turn; with
-        read_only=True it takes as long as `queues()`.
+        `pause` and `resume` change it too.  It has changed when the call that changes something returns, in
+        this or another process.  What happens to messages does not change it.  A program that keeps what it
+        knows of the queues compares this number, and looks again when it is another one.  To read it takes no
+        lock and no turn; with read_only=True it takes as long as `queues()`.
 
         Raises Closed.
         """
@@ -242,8 +242,9 @@ class Broker:
         *body*: as for `Queue.publish`.
         *cron*: five fields, minute, hour, day of the month, month, day of the week, as "30 9 * * MON-FRI"; or
         *every*: seconds between two ticks, at least 0.01, counted from now.  Give one of them.
-        *tz*: the time zone of *cron*, an IANA name as "Europe/Berlin" ("UTC").  A time that a clock change
-        skips comes at the next minute that there is; a fixed hour that comes twice counts once.
+        *tz*: the time zone of *cron*, an IANA name as "Europe/Berlin" ("UTC").  A fixed hour that a clock
+        change skips comes at the next minute that there is; one that comes twice counts once.  It is not
+        fixed if the field of the hour or of the minute begins with `*`: then each time counts that there is.
         *missed*: what becomes of ticks that came while no process had the store open, or the queue was full.
         "one" (the default): one message stands for all of them.  "all": each is published, at most 1,000.
         "skip": none is, unless it is less than 5 seconds late.
@@ -369,8 +370,8 @@ class Broker:
         *batch*: call it with a list of up to so many, acked together; None (the default): with one.  A body
         that does not fit the type is left out, and its message fails alone.
         *linger*: seconds to wait for a fuller batch once there is one message (0).
-        *prefetch*: how many messages to hold at once, those in work included; None (the default): as many
-        as are in work.
+        *prefetch*: how many messages to hold at once, those in work included, but no fewer than *concurrency*
+        calls take; None (the default): as many as are in work.
         *strategy*: which of the calls to come is given the next message, over all functions on that queue:
         "round_robin" (the default) by turns, "least_busy" where the fewest are, "random".
         *extend*: hold each message for as long as its call lasts (True): see `keep`.
@@ -415,6 +416,7 @@ class Broker:
 
         *grace*: seconds (30).
         *until_empty*: return when all the queues are empty: nothing ready, in flight or delayed (False).
+        A paused queue is not waited for.
 
         A function that raises never ends this; it is logged, with its traceback, by the logger "mq.worker".
 
