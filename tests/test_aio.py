@@ -1043,6 +1043,17 @@ def test_run_stops_by_a_signal() -> None:
     run(main)
 
 
+def test_a_consumer_that_asks_for_the_delivery_of_threads_is_refused() -> None:
+    async def bill(delivery: mq.Delivery[Order]) -> None: ...
+
+    async def main(broker: mq.AsyncBroker) -> None:
+        for queue in ("orders", broker.queue("orders")):
+            with pytest.raises(mq.UsageError, match=r"gets a body, or an mq\.AsyncDelivery"):
+                broker.consumer(queue)(bill)  # type: ignore[arg-type]
+
+    run(main)
+
+
 def test_run_without_a_consumer_is_refused() -> None:
     async def main(broker: mq.AsyncBroker) -> None:
         with pytest.raises(mq.UsageError, match="consumer"):

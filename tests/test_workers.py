@@ -133,6 +133,23 @@ def test_what_is_no_handler_is_refused(
         broker.consumer("orders", batch=batch)(function)
 
 
+def takes_a_delivery_of_tasks(delivery: mq.AsyncDelivery[int]) -> None: ...
+def takes_a_message(message: mq.Message[int]) -> None: ...
+def takes_a_delivery_or_none(delivery: mq.Delivery[int] | None) -> None: ...
+def takes_several(deliveries: list[mq.Delivery[int]]) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "function", [takes_a_delivery_of_tasks, takes_a_message, takes_a_delivery_or_none, takes_several]
+)
+def test_what_asks_for_another_delivery_than_it_may_have_is_refused(
+    broker: mq.Broker, function: Callable[..., None]
+) -> None:
+    """As the type of a body no message would fit it, and all would die."""
+    with pytest.raises(mq.UsageError, match=r"gets a body, or an mq\.Delivery, .* not .*mq\."):
+        broker.consumer("orders")(function)
+
+
 def test_a_batch_that_is_not_annotated_as_a_list_is_refused(broker: mq.Broker) -> None:
     def bill(order: Order) -> None: ...
 

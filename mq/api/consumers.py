@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from mq import exact
+from mq.api.message import Message
 from mq.api.options import check_count, check_seconds
 from mq.api.queue import Queue
 from mq.engine import commands
@@ -51,7 +52,7 @@ class Consumers:
             raise UsageError("linger waits for a fuller batch: say how many with batch=")
 
         def register(function: H) -> H:
-            wanted = wanted_by(function, batch, self._delivery_type)
+            wanted = wanted_by(function, batch, self._delivery_type, Message)
             self.registry.add(
                 function, wanted, source(wanted.body_type), concurrency=concurrency, batch=batch,
                 linger=linger, prefetch=prefetch, strategy=strategy, extend=bool(extend),

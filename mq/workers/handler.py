@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from mq import exact
 from mq.errors import BadBody, UsageError
 
 from .asked import Held, Source, Wrap
@@ -82,8 +83,13 @@ def is_async(function: object) -> bool:
     )
 
 
-def wanted_by(function: Callable[..., object], batch: int | None, delivery_type: type) -> Wanted:
-    """What *function* wants, by the annotation of its first parameter; UsageError if it takes none."""
+def wanted_by(
+    function: Callable[..., object], batch: int | None, delivery_type: type, message_type: type
+) -> Wanted:  # fmt: skip
+    """What *function* wants, by the annotation of its first parameter; UsageError if it takes none.
+
+    *delivery_type*: a *message_type*, the only one that it may be given.
+    """
     name = getattr(function, "__qualname__", repr(function))
     try:
         parameters = list(inspect.signature(function).parameters.values())
@@ -102,7 +108,18 @@ def wanted_by(function: Callable[..., object], batch: int | None, delivery_type:
     if typing.get_origin(annotation) is delivery_type:
         (body_type,) = typing.get_args(annotation)
         return Wanted(True, None if body_type is Any else body_type)
+    if any(_is_message(each, message_type) for each in (annotation, *typing.get_args(annotation))):
+        # It would be taken for the type of a body, which no message fits: all would die.
+        raise UsageError(
+            f"{name} gets a body, or an mq.{delivery_type.__name__}, or with batch= a list of either: write"
+            f" that as the type of its argument, and not {exact.shown(annotation)}"
+        )
     return Wanted(False, None if annotation in (Any, object) else annotation)
+
+
+def _is_message(annotation: Any, message_type: type) -> bool:
+    kind = typing.get_origin(annotation) or annotation
+    return isinstance(kind, type) and issubclass(kind, message_type)
 
 
 def _annotation(function: Callable[..., object], parameter: inspect.Parameter) -> Any:
