@@ -161,5 +161,5 @@ class Following:
             tail.end = end
             tail.grows()
             tail.enter(segments[-1], fd, size)  # at once: the next sync needs a file
-            tail.close_retired()
+            tail.close_synced()
         tail.head = segments[0].base

@@ -63,7 +63,9 @@ class Log(Tail):
         self.watch = Watch(self)
         self.syncing = Syncing(self, identity, self.watch)
         self.closing = Closing(self, self.syncing)
-        self.rotation = Rotation(self, identity, self.segment_bytes, self.reserve, self.watch)
+        self.rotation = Rotation(
+            self, identity, self.segment_bytes, self.reserve, self.watch, self.syncing
+        )  # fmt: skip
         self.trimming = Trimming(self, self.watch)
         self.following = Following(self, self.rotation, self.closing, self.syncing, self.trimming, self.watch)
         # What is asked of every log (mq/engine/log.py), by the room that does it.

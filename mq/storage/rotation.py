@@ -20,6 +20,7 @@ from .record import CLOCK_BYTES, FENCE_BYTES
 from .reserve import Reserve
 from .segment import Segment, is_zero
 from .shared import DIRTY, END
+from .syncing import Syncing
 from .tail import Tail
 from .watch import Watch
 
@@ -32,10 +33,11 @@ SKEW_MS: Final = 5000  # the wall clock is told apart from store time if they di
 
 class Rotation:
     def __init__(
-        self, tail: Tail, identity: Identity, segment_bytes: int, reserve: Reserve, watch: Watch
+        self, tail: Tail, identity: Identity, segment_bytes: int, reserve: Reserve, watch: Watch,
+        syncing: Syncing,
     ) -> None:  # fmt: skip
         self._tail, self._identity, self._segment_bytes = tail, identity, segment_bytes
-        self._disk, self._reserve, self._watch = tail.disk, reserve, watch
+        self._disk, self._reserve, self._watch, self._syncing = tail.disk, reserve, watch, syncing
 
     def clock_was_set(self) -> bool:
         """Whether the segment that is written to was begun when the wall clock differed by another time."""
@@ -92,6 +94,8 @@ class Rotation:
         """Create the segment at *base* with room for *size* bytes, fence [void_from, base), go on in it."""
         self._watch.stand()
         tail = self._tail
+        if tail.is_crowded():
+            self._syncing.sync(tail.end)
         number = tail.segments[-1].number + 1 if tail.segments else 0
         if tail.segments:
             now_ms = max(now_ms, tail.segments[-1].created_ms)

@@ -221,7 +221,7 @@ class Syncing:
         self._confirmed = target
         tail.mark[SYNCED] = tail.mark[SYNCED_TWIN] = target
         tail.mark[SYNCING] = doubtful if doubtful > target else 0  # the rest is for the process that knows it
-        tail.close_retired()
+        tail.close_synced()
 
     def _rewrite(self, start: int, stop: int) -> None:
         """Have [*start*, *stop*) in memory as it was written, to be synced; OSError if it is not there."""
@@ -251,7 +251,7 @@ class Syncing:
         bases, segments = tail.reader.index
         first = max(0, bisect_right(bases, tail.synced) - 1)
         for each in segments[first : bisect_right(bases, target - 1)]:
-            if each.base != last.base:
+            if each.base != last.base and not self._sync_kept(each):
                 if standing := tail.owner.standing:
                     self._failure.lose_if(standing.moved())
                 own = self._disk.open(tail.reader.path(each), write=True)
@@ -259,6 +259,17 @@ class Syncing:
                     self._sync(own)
                 finally:
                     self._disk.close(own)
+
+    def _sync_kept(self, each: Segment) -> bool:
+        """Sync it through the descriptor that was open when it was written to; whether there is one.
+
+        Another one may not be told that the kernel failed to write a page.
+        """
+        kept = self._tail.descriptor_of(each)
+        if kept < 0 or not self._disk.owns(kept):
+            return False
+        self._sync(kept)
+        return self._disk.owns(kept)
 
     def _sync(self, fd: int) -> None:
         observe = self._tail.owner.observe_sync

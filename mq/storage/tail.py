@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Collection, Sequence
+from typing import Final
 
 from mq.errors import StorageError, UsageError
 from mq.forks import is_held
@@ -32,6 +33,8 @@ from .segment import Segment
 from .shared import DIRTY, END, SYNCED
 
 Draft = tuple[int, int, int, bytes]  # kind, flags, queue, payload: a record before it has a place
+
+EARLIER_MAX: Final = 4  # descriptors of segments that are written to no more, and not on the disk yet
 
 MakeRoom = Callable[[int, int, Collection[int], int], int]
 """(time, size, kinds, count) → the position of the first record, for which there is room then."""
@@ -58,7 +61,10 @@ class Tail:
         self.fd = -1
         self.writing: tuple[int, Segment] | None = None  # the same, and which one that is: for a sync
         self.using = threading.RLock()  # held while the disk syncs: no descriptor is closed meanwhile
-        self._retired: list[int] = []  # descriptors of earlier ones: a sync may still be using them
+        # Descriptors of earlier ones, until a sync through them.  The kernel may write a page by itself, and
+        # fail.  It says so, once, to each descriptor that was open then.  To one that is opened later it
+        # does only if no program has heard of it yet, and the file did not leave the memory meanwhile.
+        self._earlier: list[tuple[int, Segment]] = []
         self._pwrite = disk.pwrite
         self._seed = self._created_ms = 0
         self.shift = 0  # a position less this is an offset in the file
@@ -241,13 +247,10 @@ class Tail:
         """Make *last*, a file of *size* bytes that *fd* writes to, the segment that is written to."""
         self.mapped.close()
         # The new one first: a sync that begins after the old one is closed must not get that.
-        self.writing = fd, last
-        old, self.fd = self.fd, fd
-        if old >= 0:
-            if is_held(self.using):
-                self._retired.append(old)
-            else:
-                self.disk.close(old)
+        before, self.writing, self.fd = self.writing, (fd, last), fd
+        if before:
+            self._earlier.append(before)
+            self.let_go_of_synced()
         self._seed, self.shift = last.seed, last.base - segment.HEADER_BYTES
         self._created_ms, self.latest_ms = last.created_ms, last.created_ms + LOW
         self.look_ms = 0  # the next append looks
@@ -269,10 +272,35 @@ class Tail:
                 if self.fd < 0:  # the child of a fork, made in here: it has closed the one before
                     mapped.close()
 
-    def close_retired(self) -> None:
-        """With `using` held: no sync uses them any more."""
-        while self._retired:
-            self.disk.close(self._retired.pop())
+    # ── the segments before it, until they are synced ──────────────────────────────
+
+    def descriptor_of(self, each: Segment) -> int:
+        """One that was open when *each* was written to; -1: there is none.  Called with `using` held."""
+        return next((fd for fd, earlier in self._earlier if earlier.base == each.base), -1)
+
+    def is_crowded(self) -> bool:
+        """Whether a sync is to come before another segment is begun."""
+        return len(self._earlier) >= EARLIER_MAX and self.synced < self.end
+
+    def let_go_of_synced(self) -> None:
+        """Close the descriptors of earlier segments that are on the disk, unless a sync uses them now."""
+        if not is_held(self.using):
+            with self.using:
+                self.close_synced()
+
+    def close_synced(self) -> None:
+        """The same, with `using` held.
+
+        A process that only follows keeps no more than EARLIER_MAX: the one that writes has them, too.
+        """
+        synced = self.synced
+        self._close_earlier(shared.NO_LIMIT if synced >= self.end else synced, EARLIER_MAX)
+
+    def _close_earlier(self, upto: int, most: int) -> None:
+        """Those of segments that end at *upto* or sooner, and the first of more than *most*."""
+        earlier = self._earlier
+        while earlier and (earlier[0][1].limit <= upto or len(earlier) > most):
+            self.disk.close(earlier.pop(0)[0])
 
     # ── leaving ────────────────────────────────────────────────────────────────────
 
@@ -284,7 +312,7 @@ class Tail:
             # The descriptor of that lock is closed next: no thread may sync any more.
             self.sync_lock.leave()
             try:
-                self.close_retired()
+                self._close_earlier(shared.NO_LIMIT, 0)
                 self.reader.close()
             finally:
                 # Taken out before it is closed: its number may be another file's a moment later.

@@ -41,6 +41,7 @@ class Trimming:
         """
         while len(self._tail.segments) > 1 and self._tail.segments[0].limit <= head:
             self._drop_oldest()
+        self._tail.let_go_of_synced()  # else their room would not come back
 
     def _drop_oldest(self) -> None:
         tail = self._tail

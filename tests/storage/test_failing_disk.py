@@ -16,12 +16,16 @@ from faults import EIO, ENOSPC, GO_ON, Faulty, Image, PowerCut, cut_at, failing
 from logfiles import cut, declare, publish, segment, store
 from opened import bodies, contents, open_on
 
+from mq.api.broker import Broker
+from mq.engine.store import Store
 from mq.errors import CorruptStore, DiskFull, MqError, StorageError, StoreFailed
 from mq.storage import shared
 from mq.storage.log import Log
 from mq.storage.memory_disk import MemoryDisk
+from mq.storage.reader import OPEN_SEGMENTS_MAX
 from mq.storage.recovery import Verdict
 from mq.storage.rotation import Rotation
+from mq.storage.tail import EARLIER_MAX
 
 
 def fresh(disk=None):
@@ -208,6 +212,99 @@ def test_a_failed_sync_moves_no_watermark():
     words = shared.read_mark(image, "s/mark", image.files()["s/mark"][:8])
     assert words[shared.SYNCED] == broker._store.replica.log.synced == synced
     assert words[shared.FAILED] == 1
+
+
+class WrittenAlone(Image):
+    """The kernel writes what is dirty by itself, and fails: each descriptor that is open then is told once.
+
+    One that is opened later is not: another program was told first, or the file left the memory.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._owed: dict[int, int] = {}  # errors, by descriptor
+
+    def lose(self, path):
+        self._owed = {fd: EIO for fd, file in self._open.items() if file is self._files[path]}
+
+    def close(self, fd, /):
+        super().close(fd)
+        self._owed.pop(fd, None)
+
+    def sync(self, fd):
+        if code := self._owed.pop(fd, 0):
+            raise OSError(code, os.strerror(code))
+        super().sync(fd)
+
+
+@pytest.mark.parametrize("segments", [2, 3, 4, 5])
+def test_what_the_kernel_could_not_write_by_itself_fails_the_next_sync(segments):
+    """P1, P7: also if the log goes on in another segment by then, and every process has closed this one."""
+    disk = WrittenAlone()
+    broker = open_on(disk, sync="never")
+    log, queue = broker._store.replica.log, broker.queue("a")
+    while len(log.segments) < segments:
+        queue.publish(bytes(300))
+    assert log.synced < log.segments[1].base
+    for fd in list(log.reader._readers.values()):  # they are for reading, and there may be none
+        disk.close(fd)
+    log.reader._readers.clear()
+    disk.lose(f"s/log/{log.segments[0].base:020}.seg")
+    with pytest.raises(StoreFailed, match="outcome is unknown"):
+        broker.flush()
+    assert log.synced < log.segments[1].base
+    broker.close()
+
+
+def test_descriptors_of_segments_that_are_not_on_the_disk_yet_are_few():
+    """P11: before there are more, what was written is synced."""
+    image = Image()
+    faulty = Faulty(image)
+    with open_on(faulty, sync="never") as broker:
+        log, queue = broker._store.replica.log, broker.queue("a")
+        queue.publish(b"")
+        before = len(image._open)
+        for _ in range(100):
+            queue.publish(bytes(300))
+        assert len(log.segments) > 20
+        assert len(image._open) <= before + EARLIER_MAX + OPEN_SEGMENTS_MAX
+        assert log.segments[-EARLIER_MAX - 2].base < log.synced < log.end
+        broker.flush()
+        assert len(image._open) <= before + OPEN_SEGMENTS_MAX
+    assert not image._open
+
+
+def test_a_segment_that_another_process_gave_back_is_open_no_more(tmp_path):
+    """P11: its room would not come back."""
+
+    def open_deleted():
+        links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        found = [os.readlink(each) for each in links if os.path.islink(each)]
+        return [path for path in found if path.startswith(str(tmp_path)) and path.endswith("(deleted)")]
+
+    if not os.path.exists("/proc/self/fd"):
+        pytest.skip("no /proc here")
+    stores = [
+        Store(str(tmp_path), sync="never", read_only=False, segment_bytes=4096, clock=None, background=False)
+        for _ in range(2)
+    ]
+    one, other = map(Broker, stores)
+    try:
+        queue = one.queue("a")
+        for _ in range(3):
+            queue.publish(bytes(1000))
+            queue.receive(timeout=0).ack()
+        while len(stores[0].replica.log.segments) < 3:
+            queue.publish(bytes(1000))
+        before = other.queue("a").stats().ready  # it has followed, and is in the last segment, too
+        written_to = stores[1].replica.log.writing
+        assert stores[0].maintenance.cleaning.clean()
+        assert other.queue("a").stats().ready == before
+        assert stores[1].replica.log.writing == written_to
+        assert not open_deleted()
+    finally:
+        one.close()
+        other.close()
 
 
 @pytest.mark.parametrize("method", ["sync", "sync_directory"])

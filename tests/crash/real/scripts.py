@@ -170,12 +170,36 @@ def write_over_bad_blocks(path: str, ready: str, go: str) -> None:
     end_at_a_page(broker)
     log = broker._store.replica.log
     Path(ready).write_text(str(log.segments[-1].offset(log.end)))
-    give_up = time.monotonic() + PATIENCE_SECONDS
-    while not os.path.exists(go):
-        assert time.monotonic() < give_up
-        time.sleep(0.001)  # not for time to pass, but for the other process
+    until_there_is(go)
     refused(lambda: queue.publish(full_body(1)))
     refused(lambda: queue.publish(full_body(2)))
+
+
+def until_there_is(path: str) -> None:
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while not os.path.exists(path):
+        assert time.monotonic() < give_up
+        time.sleep(0.001)  # not for time to pass, but for the other process
+
+
+def outgrow_bad_blocks(path: str, ready: str, go: str) -> None:
+    """Publish one message; once told to, more than its segment holds; told again, bring it to the disk."""
+    broker = mq.open(path, sync="never", segment_bytes=SEGMENT_BYTES)
+    queue = broker.queue("mail")
+    queue.publish(full_body(0))
+    end_at_a_page(broker)
+    broker.flush()
+    log = broker._store.replica.log
+    Path(ready).write_text(str(log.segments[-1].offset(log.end)))
+    until_there_is(go)
+    number = 1
+    while len(log.segments) < 2:
+        queue.publish(full_body(number))
+        number += 1
+    assert log.synced < log.segments[0].limit < log.end
+    Path(ready + "-2").touch()
+    until_there_is(go + "-2")
+    refused(broker.flush)
 
 
 def end_at_a_page(broker: mq.Broker) -> None:

@@ -200,6 +200,28 @@ def test_a_disk_that_is_still_broken_is_not_called_well(weak: WeakDisk, nursery:
     assert nursery.run(SCRIPT + "numbers", store) == shown
 
 
+def test_a_failure_that_another_program_was_told_of_first(weak: WeakDisk, nursery: Nursery, tmp_path):
+    """P1: the kernel says so to each descriptor that was open; one that is opened later hears nothing."""
+    store = f"{weak.image.path}/data"
+    ready, go = tmp_path / "ready", tmp_path / "go"
+    child = nursery.start(SCRIPT + "outgrow_bad_blocks", store, str(ready), str(go))
+    child.until(lambda: ready.exists() and bool(ready.read_text()))
+    segment = f"{store}/log/{0:020}.seg"
+    weak.fail(segment, int(ready.read_text()))
+    go.touch()
+    child.until(lambda: (tmp_path / "ready-2").exists())
+    fd = os.open(segment, os.O_RDWR)
+    try:
+        with pytest.raises(OSError, match=r"No space|Input/output"):
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    weak.heal()
+    (tmp_path / "go-2").touch()
+    child.result()
+    assert nursery.run(SCRIPT + "numbers", store)[0] == 0
+
+
 class NoDirect(RealDisk):
     """As on a file system that does not write past its cache."""
 
