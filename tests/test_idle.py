@@ -410,6 +410,18 @@ class Listening:
         return True
 
 
+def test_processes_that_were_killed_before_leave_no_trace_on_the_page(tmp_path: Path) -> None:
+    """None of them is inside, or waits: else no listener would be quiet, and pipes would be rung in vain."""
+    mq.open(tmp_path).close()
+    with (tmp_path / "mark").open("r+b") as page:
+        for word in (shared.INSIDE + 3, shared.WAITS + 5):
+            page.seek(8 * word)
+            page.write((1).to_bytes(8, "little"))
+    with mq.open(tmp_path) as broker:
+        words = broker._store.turn.mark.tolist()
+        assert not any(words[shared.WAITS : shared.INSIDE + shared.SLOTS])
+
+
 class Locking(CountingDisk):
     locks = 0
 

@@ -31,7 +31,7 @@ from mq.errors import ADVICE, CorruptStore, StorageError
 
 from . import paths, record, segment, shared
 from .copies import another_epoch, part_segments
-from .disk import Disk, write_file
+from .disk import PAGE_BYTES, Disk, write_file
 from .explain import NO_ROOM
 from .identity import Identity
 from .log import Log
@@ -361,7 +361,7 @@ def recover(
     if anew:
         part_segments(disk, directory, (each for each in found.segments if each.limit > found.synced))
     rewrite(disk, directory, found.segments, found.synced, found.end)
-    for word in range(shared.END, shared.WORDS):
+    for word in range(shared.END, PAGE_BYTES // 8):  # also which processes wait, and are inside: none does
         if word not in shared.KEPT_BY_RECOVERY:
             mark[word] = 0
     mark[shared.SYNCED] = mark[shared.SYNCED_TWIN] = found.end
