@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 import warnings
 from contextlib import suppress
 from threading import get_ident
@@ -32,7 +31,7 @@ from mq.engine.turn import Turn
 from mq.errors import DiskFull, MqError, StoreFailed
 from mq.notes import ERROR, Notes
 from mq.storage import shared
-from mq.storage.disk import Disk
+from mq.storage.disk import Disk, Patience
 from mq.storage.explain import explain
 from mq.storage.memory_disk import MEMORY
 from mq.storage.shared import FAILED, HOLDER
@@ -155,9 +154,9 @@ class Closing:
 
     def _wait_for_others(self) -> None:
         """Let other threads end what they are inside of: what they have appended is to be returned."""
-        left, give_up = set(self._store.busy), time.monotonic() + CLOSE_SECONDS
+        left, patience = set(self._store.busy), Patience(CLOSE_SECONDS)
         left.discard(get_ident())
-        while left and time.monotonic() < give_up:
+        while left and not patience.is_over():
             self._store.disk.pause(CLOSE_NAP_SECONDS)
             left &= self._store.busy
 

@@ -13,7 +13,6 @@ All of it is touched in a turn only, but by `read`, which takes one when it has 
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -30,7 +29,7 @@ from mq.engine.turn import VOID, Turn
 from mq.engine.waiters import Waiters
 from mq.errors import Closed, CorruptStore, MqError, StorageError
 from mq.storage import paths, recovery, shared
-from mq.storage.disk import Disk
+from mq.storage.disk import Disk, Patience
 from mq.storage.explain import REOPEN, pass_on, storage_error
 from mq.storage.identity import Identity
 from mq.storage.log import Log
@@ -147,8 +146,8 @@ class Replica:
                 self.disk.unlocker(self.turn.page_fd)()
 
     def _wait_while(self, condition: Callable[[], bool]) -> None:
-        give_up = time.monotonic() + SYNC_SECONDS
-        while condition() and time.monotonic() < give_up:
+        patience = Patience(SYNC_SECONDS)
+        while condition() and not patience.is_over():
             self.disk.pause(JOIN_NAP_SECONDS)
 
     def _is_syncing(self) -> bool:

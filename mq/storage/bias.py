@@ -40,14 +40,13 @@ owner no more, and clears it, though the new owner may be inside just then.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 from mq.errors import StoreLocked
 
-from .disk import Disk
+from .disk import Disk, Patience
 from .locks import LOCK_SECONDS, NAP_SECONDS
 from .shared import ASKED, BARRED, BIAS, DIRTY, HOLDER, INSIDE, KEPT, SLOTS, WAITING
 
@@ -127,7 +126,7 @@ class Bias:
         self._first = (slot + 1) % SLOTS
         self._mark[BIAS] = slot + 1 | ASKED
         self._pass_barrier()
-        begin = time.monotonic()
+        patience = Patience(LOCK_SECONDS)
         while self._mark[word]:
             if not self._disk.byte_is_locked(self._fd, slot):
                 self._disk.pause(LAST_SECONDS)
@@ -135,7 +134,7 @@ class Bias:
                     break
                 self._mark[DIRTY] = 1  # first: this process may die, too
                 self._mark[word] = 0
-            elif time.monotonic() - begin > LOCK_SECONDS:
+            elif patience.is_over():
                 raise StoreLocked(self._path, self._mark[HOLDER] % KEPT or None, seconds=LOCK_SECONDS)
             else:
                 self._disk.pause(NAP_SECONDS)

@@ -21,6 +21,7 @@ from .window import Window
 
 PAGE_BYTES: Final = 4096
 LOOK_NAP_SECONDS: Final = 200e-6  # between two looks at a lock that another process has
+LOOKS_MIN: Final = 10  # at what another process has, before it is given up
 
 Inode = tuple[int, int]  # device and number: which file it is, whatever its name
 
@@ -179,11 +180,32 @@ def is_anothers(disk: Disk, fd: int) -> bool:
         return False
 
 
+class Patience:
+    """Waiting for another process, for so many seconds in which this one ran.
+
+    It may be stopped meanwhile (Ctrl-Z, a debugger, a frozen container), for hours, and go on when what it
+    waits for is free: then the other one is not late.  So only so much counts between two looks that there
+    are LOOKS_MIN of them at least.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._limit, self._most = seconds, seconds / LOOKS_MIN
+        self.waited = 0.0
+        self._looked = time.monotonic()
+
+    def is_over(self) -> bool:
+        """Asked each time that it was looked in vain."""
+        now = time.monotonic()
+        self.waited += min(now - self._looked, self._most)
+        self._looked = now
+        return self.waited >= self._limit
+
+
 def lock_within(disk: Disk, fd: int, seconds: float) -> bool:
     """Lock the file, if it can be had within so many *seconds*."""
-    give_up = time.monotonic() + seconds
+    patience = Patience(seconds)
     while not disk.lock(fd):
-        if time.monotonic() >= give_up:
+        if patience.is_over():
             return False
         disk.pause(LOOK_NAP_SECONDS)
     return True

@@ -19,7 +19,6 @@ file, and the child of a fork may have one: so a process unlocks first, and then
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
@@ -28,7 +27,7 @@ from mq.errors import StoreLocked, Unsupported
 
 from . import paths, shared
 from .copies import take_over
-from .disk import LOOK_NAP_SECONDS, Disk, close_all, is_anothers, lock_within
+from .disk import LOOK_NAP_SECONDS, Disk, Patience, close_all, is_anothers, lock_within
 from .explain import closed_by_program, pass_on
 from .network import is_network
 
@@ -76,27 +75,27 @@ class Locks:
         for some time: then it only tries, which finds a moment more often than to follow as well.
         Without *mark*, the page is looked for: a process that opens the store does not have it yet.
         """
-        begin, asked = time.monotonic(), False
+        patience, asked = Patience(LOCK_SECONDS), False
         while not self._disk.lock(self.fd):
-            waited = time.monotonic() - begin
+            is_over, waited = patience.is_over(), patience.waited
             if waited > PATIENCE_SECONDS:
                 if not self._disk.owns(self.fd):  # what another program has locked is no lock of the store
                     raise OSError(errno.EBADF, closed_by_program(self.fd), paths.lock(self._path))
                 mark = shared.page_to_ask(self._disk, self._mark_path) if mark is None else mark
                 if mark is not None:
                     mark[shared.WAITING], asked = 1, True
-            if waited > min(KEPT_SECONDS, LOCK_SECONDS):
-                self._give_up(waited)
+            if is_over or waited > KEPT_SECONDS:
+                self._give_up(is_over)
             if waited < MEANWHILE_SECONDS:
                 meanwhile()
             self._disk.pause(NAP_SECONDS)
         if asked and mark is not None:
             mark[shared.WAITING] = 0  # another process that waits says so again at its next nap
 
-    def _give_up(self, waited: float) -> None:
+    def _give_up(self, is_over: bool) -> None:
         """Raise StoreLocked if the holder is exclusive or has held the lock for LOCK_SECONDS."""
         said, kept = shared.holder(self._disk, self._mark_path)
-        if kept or waited > LOCK_SECONDS:
+        if kept or is_over:
             if shared.word_of(self._disk, self._mark_path, shared.BIAS) & shared.ASKED:
                 # The process with LOCK waits, too: for the owner, which was the last that had a turn.
                 raise StoreLocked(self._path, said, seconds=LOCK_SECONDS)
@@ -272,7 +271,7 @@ def _let_go(disk: Disk, fd: int) -> None:
 
 def look(disk: Disk, path: str, key: bytes) -> shared.View:
     """The store at *path* as it is now; unless it is held, the next look may differ."""
-    mark_path, give_up = paths.mark(path), time.monotonic() + LOCK_SECONDS
+    mark_path, patience = paths.mark(path), Patience(LOCK_SECONDS)
     while True:
         head = shared.read_mark(disk, mark_path, key)[shared.HEAD]  # first, as in `Replica._read_now`
         held = is_present(disk, path)
@@ -281,7 +280,7 @@ def look(disk: Disk, path: str, key: bytes) -> shared.View:
             shared.require_version(path, words)
         if not held or not words[shared.RECOVERING]:
             break
-        if time.monotonic() > give_up:
+        if patience.is_over():
             raise locked(disk, path, [paths.LOCK])
         disk.pause(LOOK_NAP_SECONDS)
     # The page is read word by word while it changes.

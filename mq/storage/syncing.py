@@ -20,6 +20,7 @@ from mq.forks import Lock, is_held
 
 from . import paths, segment
 from .commit import GroupCommit
+from .disk import Patience
 from .explain import LEFT, LEFT_WHY, NO_DESCRIPTORS, pass_on, storage_error
 from .identity import Identity
 from .rewrite import rewrite
@@ -155,9 +156,9 @@ class Syncing:
 
     def _wait_to_sync(self) -> None:
         """Wait until no other process syncs."""
-        give_up = time.monotonic() + SYNC_SECONDS
+        patience = Patience(SYNC_SECONDS)
         while not self._may_sync():
-            if time.monotonic() > give_up:
+            if patience.is_over():
                 raise StoreFailed(
                     self._tail.directory,
                     f"process {self._tail.mark[SYNCER]} has been syncing for {SYNC_SECONDS:.0f} seconds:"

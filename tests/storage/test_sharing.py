@@ -9,6 +9,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from opened import NOW, SEGMENT_BYTES, bodies, open_on
 import mq
 from mq.api.broker import Broker
 from mq.engine.replica import READS_MAX, Replica
+from mq.storage import disk as disk_module
 from mq.storage import locks, record, shared, syncing
 from mq.storage.log import Log
 from mq.storage.walk import walk
@@ -500,6 +502,37 @@ def test_a_cleaner_that_gets_no_descriptor_just_now_cleans_later(caplog):
         faulty.hook = None
         broker._store.maintenance.run()
         assert broker._store.replica.log.head > 0
+
+
+class Stopped(Shared):
+    """A process that is stopped while it waits, for an hour; it goes on beside another one that is busy."""
+
+    def __init__(self, clock: list[float]) -> None:
+        super().__init__()
+        self.held: Any = None  # what lets go of a lock that another process has
+        self._clock, self._naps = clock, 0
+
+    def pause(self, seconds: float) -> None:
+        if self.held:
+            self._clock[0] += seconds if self._naps else 3600.0
+            self._naps += 1
+            if self._naps == 2:
+                self.held()
+
+
+@pytest.mark.parametrize("name", ["LOCK", "mark"])
+def test_a_process_that_was_stopped_while_it_waited_has_not_waited(monkeypatch, name):
+    """What it waits for has been free nearly all the time: no process kept it out."""
+    clock = [1000.0]
+    disk = Stopped(clock)
+    one, other = two(disk, sync="always")
+    store = one._store
+    fd = store.turn.locks.fd if name == "LOCK" else store.turn.page_fd
+    assert disk.lock(fd)
+    disk.held = disk.unlocker(fd)
+    monkeypatch.setattr(disk_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    other.queue("a").publish(b"second")
+    assert bodies(one) == [b"first", b"second"]
 
 
 def test_a_cleaner_that_does_not_get_the_lock_just_now_cleans_later(monkeypatch):
