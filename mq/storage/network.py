@@ -11,6 +11,9 @@ The kernel says what is mounted where, in /proc/self/mountinfo, a line each:
 
 Of several at one place, or above it, the last one counts.  Other systems do not say;
 there the user has to know.
+
+A directory of the host in a container of Docker Desktop is another system's, too: it comes by virtiofs, over
+which newer ones lay fakeowner, by grpcfuse or by osxfs.
 """
 
 from __future__ import annotations
@@ -20,9 +23,9 @@ import re
 from typing import Final, NamedTuple
 
 NETWORK: Final = frozenset({
-    "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "cvfs", "davfs", "gfs2", "glusterfs", "gpfs",
-    "lustre", "ncp", "ncpfs", "nfs", "nfs3", "nfs4", "ocfs2", "orangefs", "panfs", "prl_fs", "pvfs2", "smb",
-    "smb2", "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs",
+    "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "cvfs", "davfs", "fakeowner", "gfs2", "glusterfs",
+    "gpfs", "grpcfuse", "lustre", "ncp", "ncpfs", "nfs", "nfs3", "nfs4", "ocfs2", "orangefs", "osxfs",
+    "panfs", "prl_fs", "pvfs2", "smb", "smb2", "smb3", "smbfs", "vboxsf", "virtiofs", "vmhgfs",
 })  # fmt: skip
 # fuse.<name>: these, and those above.
 NETWORK_FUSE: Final = frozenset({
@@ -37,7 +40,9 @@ def is_network(kind: str) -> bool:
     """Whether a file system of this *kind* may be other computers' too."""
     kind = kind.lower()
     name = kind.removeprefix("fuse.")
-    return name in NETWORK or (name != kind and name in NETWORK_FUSE)
+    if name != kind:
+        return name in NETWORK or name in NETWORK_FUSE
+    return name.partition(".")[0] in NETWORK  # virtiofs.<tag>, as Docker Desktop has it
 
 
 class Mount(NamedTuple):

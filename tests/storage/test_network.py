@@ -55,7 +55,8 @@ def test_a_system_that_does_not_say():
 @pytest.mark.parametrize(
     "kind",
     ["nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "ceph", "glusterfs", "lustre", "afs", "fuse.sshfs",
-     "fuse.glusterfs", "fuse.ceph-fuse", "fuse.s3fs", "NFS"],
+     "fuse.glusterfs", "fuse.ceph-fuse", "fuse.s3fs", "NFS", "fakeowner", "virtiofs.virtiofs0",
+     "fuse.grpcfuse", "fuse.osxfs"],
 )  # fmt: skip
 def test_network_file_systems(kind):
     assert is_network(kind)
