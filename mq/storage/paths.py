@@ -9,7 +9,6 @@
       reserve                       room kept back for a full disk
       wake/<slot>                   the pipes of processes that wait
       quarantine/                   what repair has written over
-      results.sqlite                results of task libraries (results.py); beside it what sqlite needs
       results.sqlite                what task libraries keep of their results (results.py); sqlite's -wal, …
 
 No other module makes one of these names.
