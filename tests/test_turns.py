@@ -6,6 +6,7 @@ that are stopped, killed, or forked in the midst of a turn.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from fakes import FakeClock, QuickDisk, open_on
 
 import mq
 from mq.storage import barrier, bias, shared
+from mq.storage import disk as disk_module
 from mq.storage import locks as locks_module
 from mq.storage.bias import RUN
 from mq.storage.real_disk import HAVE_BYTE_LOCKS, RealDisk
@@ -265,6 +268,25 @@ def test_a_time_out_leaves_the_owner_asked(one, other):
     assert run(one, 1) == [1]
     assert owner(one) == 0
     assert count(other) == RUN + 3
+
+
+def test_where_the_machine_stood_still_the_owner_gets_time_to_leave(one, other, monkeypatch):
+    """It stood still inside, and the process that waits for it is the first to go on."""
+    run(one)
+    mark, word = one._store.turn.mark, one._store.turn.bias.word
+    mark[word] = 1
+    clock, naps = FakeClock(), itertools.count()
+
+    def pause(seconds: float) -> None:
+        nap = next(naps)
+        clock.advance(seconds if nap else 3600.0)
+        if nap == 2:
+            mark[word] = 0
+
+    monkeypatch.setattr(disk_module, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(other._store.disk, "pause", pause)
+    run(other, 1)
+    assert count(one) == RUN + 2
 
 
 def test_an_owner_looks_whether_the_store_has_failed(one, other):

@@ -82,7 +82,7 @@ BUGS = (
         "self._mark[BIAS] = slot + 1 | ASKED", "self._mark[BIAS] = 0",
         "a_process_dies_while_it_waits_for_the_owner"),
     Bug("no barrier between asking and looking", BIAS + "Bias._have_out",
-        "self._pass_barrier()\n    begin", "begin",
+        "self._pass_barrier()\n    patience", "patience",
         "the_owner_is_inside_and_its_processor_has_not_told_anyone"),
     Bug("a dead owner is outside before it is dirty", BIAS + "Bias._have_out",
         "self._mark[DIRTY] = 1  # first: this process may die, too\n            self._mark[word] = 0",

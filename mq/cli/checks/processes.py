@@ -13,7 +13,7 @@ from mq.cli.checks.finding import Finding
 from mq.cli.checks.subject import Subject
 from mq.storage import paths, shared
 from mq.storage.bias import inside
-from mq.storage.disk import Disk
+from mq.storage.disk import Disk, Patience
 from mq.storage.proc import command_of
 from mq.storage.standing import fingerprint_at
 
@@ -68,11 +68,11 @@ def named(pid: int | None) -> str:
 
 def _stuck_turn(subject: Subject) -> Turn | None:
     """The one turn that lasted for all of STUCK_SECONDS, if it was one."""
-    until = time.monotonic() + STUCK_SECONDS
+    patience = Patience(STUCK_SECONDS)
     first = turn = _turn(subject)
     end = subject.words()[shared.END]
     while turn.is_taken and turn == first and subject.words()[shared.END] == end:
-        if time.monotonic() >= until:
+        if patience.is_over():
             return turn
         time.sleep(NAP_SECONDS)
         turn = _turn(subject)
