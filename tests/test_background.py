@@ -563,6 +563,7 @@ def test_publishers_sync_when_the_thread_has_ended_and_no_other_can_be_had(tmp_p
         threads = Threads(monkeypatch, "mq-sync")
         flusher, queue = broker._store._flusher, broker.queue("mail")
         assert flusher
+        flusher.worker.let_begin(PATIENCE)  # to join it returns at once before that
 
         def fail(self: Worker) -> bool:
             raise MemoryError

@@ -807,6 +807,7 @@ def test_a_child_that_waits_for_any_other_lock_of_a_thread_that_is_not_there_goe
 def test_a_fork_inside_a_fork_gives_back_all_locks(broker, mail):
     """Another handler comes, and forks too, while the locks are taken for the first one."""
     store, taken, inner = broker._store, forks.Taken(), []
+    store.scheduler.worker.let_begin(PATIENCE)  # to join it returns at once before that
     store.scheduler.stop()  # its thread has its own lock for as long as it lives
     store.scheduler.worker.join()
 

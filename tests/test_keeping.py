@@ -296,8 +296,10 @@ def test_closing_ends_it_and_what_is_kept_times_out(engine, real):
     queue.publish(b"x")
     message = take(queue, visibility_timeout=5)
     real.keep(message)
+    worker = real._store.keeper.worker
+    worker.let_begin(PATIENCE)  # before that it runs until it sees that it is to end
     real.close()
-    assert not real._store.keeper.worker.runs()
+    assert not worker.runs()
     with pytest.raises(mq.Closed):
         real.keep(message)
 

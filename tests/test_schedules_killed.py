@@ -43,7 +43,7 @@ def test_each_tick_comes_once_whichever_process_is_killed(tmp_path: Path, sync: 
     others = [first, *(idle(path, sync) for _ in range(PROCESSES - 1))]
     try:
         give_up = time.monotonic() + PATIENCE
-        while ticks(path) < TICKS:
+        while kills < PROCESSES or ticks(path) < TICKS:  # enough ticks may be there before all have begun
             assert time.monotonic() < give_up, f"{ticks(path)} ticks, {kills} kills"
             time.sleep(rng.random() * EVERY_MS / 1000)
             victim = others.pop(rng.randrange(len(others)))
@@ -62,7 +62,6 @@ def test_each_tick_comes_once_whichever_process_is_killed(tmp_path: Path, sync: 
     assert times == list(range(times[0], times[0] + len(times) * EVERY_MS, EVERY_MS))
     with mq.open(path) as broker:
         assert broker.queue("q").stats().published >= len(times)
-    assert kills
 
 
 def ticks(path: Path) -> int:

@@ -2,7 +2,7 @@
 
 Nothing here waits for time.  `Sleeps` stands between receivers and the lock that each
 sleeps on: it notes for how long each means to sleep, and lets a test know when one has
-begun to.
+begun to.  Meanwhile the time stands still, unless the test moves it.
 """
 
 from __future__ import annotations
@@ -35,11 +35,20 @@ pytestmark = [pytest.mark.conformance, pytest.mark.usefixtures("no_backoff_after
 PATIENCE = 60.0  # seconds after which a test that hangs has failed
 
 
+def hand_of_time(patch: pytest.MonkeyPatch, hand: FakeClock | None = None) -> FakeClock:
+    """The monotonic clock that waits go by, for the test to move."""
+    hand = hand or FakeClock(0.0)
+    for module in (mq.api.queue, mq.engine.channel, mq.engine.waiters, mq.engine.waiting):
+        patch.setattr(module, "time", SimpleNamespace(**{**vars(time), "monotonic": hand}))
+    return hand
+
+
 class Sleeps:
     """Every sleep of a receiver, and the wake-ups that receivers are sent."""
 
     def __init__(self, patch: pytest.MonkeyPatch, store: Store) -> None:
         self._patch, self._store = patch, store
+        self.hand = hand_of_time(patch)
         self._ring = Sleeper.ring
         self._begun = threading.Semaphore(0)
         self.planned: list[float | None] = []
@@ -51,7 +60,7 @@ class Sleeps:
 
     def _sleep(self, sleeper: Sleeper) -> None:
         forever = sleeper.wake_at == math.inf
-        self.planned.append(None if forever else sleeper.wake_at - mq.engine.waiting.time.monotonic())
+        self.planned.append(None if forever else sleeper.wake_at - self.hand())
         self._begun.release()
         # Far longer than any test waits: an end of patience must not pass for a wake-up.
         sleeper._bell.acquire(timeout=10 * PATIENCE)
@@ -140,9 +149,7 @@ def one_thread(monkeypatch, queue, clock) -> list[float]:
         slept.append(sleeper.wake_at - clock())
         clock.advance(slept[-1])
 
-    fake_time = SimpleNamespace(monotonic=clock)
-    for module in (mq.api.queue, mq.engine.waiters, mq.engine.channel, mq.engine.waiting):
-        monkeypatch.setattr(module, "time", fake_time)
+    hand_of_time(monkeypatch, clock)
     monkeypatch.setattr(Sleeper, "sleep", sleep)
     return slept
 
@@ -277,7 +284,7 @@ def test_a_nearer_time_shortens_the_sleep(queue, sleeps, settle):
     receivers(sleeps, 1, queue.receive)
     settle(message)
     sleeps.begin()
-    assert sleeps.planned == [pytest.approx(30, abs=5), pytest.approx(10, abs=5)]
+    assert sleeps.planned == [pytest.approx(30), pytest.approx(10)]
 
 
 def test_a_farther_time_wakes_nobody(queue, sleeps):
@@ -450,7 +457,7 @@ def test_a_receiver_takes_over_the_deadline_of_what_another_took(queue, sleeps):
     receivers(sleeps, 2, lambda: queue.receive(visibility_timeout=25))
     queue.publish(b"x")
     sleeps.begin()
-    assert sleeps.planned == [None, None, pytest.approx(25, abs=5)]
+    assert sleeps.planned == [None, None, pytest.approx(25)]
 
 
 @pytest.mark.needs("quiet")
@@ -461,7 +468,7 @@ def test_receive_many_hands_its_deadline_on_too(queue, sleeps):
     sleeps.hearing()
     queue.receive_many(5, visibility_timeout=25)
     sleeps.begin()
-    assert sleeps.planned == [None, pytest.approx(25, abs=5)]
+    assert sleeps.planned == [None, pytest.approx(25)]
 
 
 def test_one_of_several_keeps_the_timer_for_all(queue, sleeps):
@@ -470,7 +477,7 @@ def test_one_of_several_keeps_the_timer_for_all(queue, sleeps):
     blocked = receivers(sleeps, 3, queue.receive)
     message.extend(20)
     sleeps.begin()
-    assert sleeps.planned[3] == pytest.approx(20, abs=5)
+    assert sleeps.planned[3] == pytest.approx(20)
     assert all(each.is_alive() for each in blocked)
 
 
@@ -484,25 +491,22 @@ def test_the_timer_passes_on_when_its_keeper_is_interrupted(queue, sleeps):
     sleeps.spurious()  # the first; nobody has the timer now but who is woken next
     assert isinstance(first.result(), Interrupt)
     sleeps.begin()
-    assert sleeps.planned == [None, None, pytest.approx(20, abs=5)]
+    assert sleeps.planned == [None, None, pytest.approx(20)]
     assert second.is_alive()
 
 
-def test_the_timer_passes_on_when_its_keeper_gives_up(queue, sleeps, monkeypatch):
+def test_the_timer_passes_on_when_its_keeper_gives_up(queue, sleeps):
     """Its timeout came first, so nobody else was told of what falls due after it."""
-    hand = FakeClock(0.0)
-    for module in (mq.api.queue, mq.engine.channel, mq.engine.waiters, mq.engine.waiting):
-        monkeypatch.setattr(module, "time", SimpleNamespace(**{**vars(time), "monotonic": hand}))
     queue.publish(b"x")
     message = queue.receive(visibility_timeout=1000)
     [first] = receivers(sleeps, 1, lambda: queue.receive(timeout=5))
     [second] = receivers(sleeps, 1, queue.receive)
     message.extend(20)
-    hand.advance(5)
+    sleeps.hand.advance(5)
     sleeps.spurious()  # the first: its time is up
     assert first.result() is None
     sleeps.begin()
-    assert sleeps.planned[2] == pytest.approx(20, abs=5)
+    assert sleeps.planned[2] == pytest.approx(20)
     assert second.is_alive()
 
 

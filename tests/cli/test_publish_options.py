@@ -68,11 +68,11 @@ def test_what_receive_prints_publish_stores_as_it_was(run: Run, store: Path) -> 
             queue.publish(body, priority=number, headers={"n": str(number), "\n": "é"})
         queue.publish("grouped", group="g", ttl=3600)
     before = messages(store, "from")
+    began = time.monotonic()
     printed = run("receive", "from", "--json").stdout_bytes
     assert len(printed.splitlines()) == len(BODIES) + 1
-    began = time.monotonic()
     result = run("-s", "other", "publish", "to", "--json", input=printed)
-    took = time.monotonic() - began  # its time to live is from the publish on
+    took = time.monotonic() - began  # it lives so long from the publish on as it had left when printed
     assert result.exit_code == 0 and len(result.stdout.splitlines()) == len(before)
     after = messages(Path("other"), "to")
     assert list(map(all_of, after)) == list(map(all_of, before))
