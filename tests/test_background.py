@@ -8,6 +8,7 @@ import logging
 import os
 import select
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -175,6 +176,24 @@ def test_no_thread_to_be_had_is_said_and_tried_again(owner: Owner, monkeypatch) 
             patch.setattr(threading.Thread, "start", lambda thread, error=error: _raise(error))
             assert not owner.worker.start()
         owner.worker.join()
+    owner.begin()
+    assert owner.done.wait(PATIENCE)
+
+
+def test_what_a_handler_raises_as_a_thread_begins_is_raised_as_it_is(owner: Owner, monkeypatch) -> None:
+    """CPython takes it for a failure to start, and made a KeyError of it."""
+    name = "_start_joinable_thread" if sys.version_info >= (3, 13) else "_start_new_thread"
+    start = getattr(threading, name)
+
+    def interrupted(live: Any, *given: Any, **options: Any) -> None:
+        start(live, *given, **options)
+        until(lambda: live.__self__ not in threading._limbo)  # type: ignore[attr-defined]
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, name, interrupted)
+        with pytest.raises(Interrupted):
+            owner.worker.start()
     owner.begin()
     assert owner.done.wait(PATIENCE)
 

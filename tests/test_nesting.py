@@ -242,6 +242,9 @@ def handled(what: Callable[[], object]) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in thread started by:pytest.PytestUnraisableExceptionWarning"
+)
 def test_an_exception_out_of_a_handler_ends_a_receive_beside_busy_threads(tmp_path):
     """P1: nothing is released that this thread does not hold, so the others go on undisturbed."""
 

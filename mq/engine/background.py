@@ -81,13 +81,19 @@ class Worker:
             return False
         if sleep:
             self._sleep = sleep
+        thread = None
         try:
             self._begun = True
-            threading.Thread(target=self._live, args=(over,), daemon=True, name=self.name).start()
+            thread = threading.Thread(target=self._live, args=(over,), daemon=True, name=self.name)
+            thread.start()
         except BaseException as error:
             self._begun = False
             if isinstance(error, (RuntimeError, MemoryError)):  # too many, or the program is at its end
                 return False
+            if isinstance(error, KeyError) and error.args == (thread,) and error.__context__:
+                # CPython takes a handler's exception for a failure to start, and the thread out of its list,
+                # which that one has done itself.
+                raise error.__context__ from None
             raise  # a handler's: if there is a thread all the same, the next one comes behind it
         return True
 
