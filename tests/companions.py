@@ -219,6 +219,17 @@ def state_of(id: int) -> str:
     return Path(f"/proc/{id}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+def is_gone(pid: int) -> bool:
+    """Whether the process does nothing any more, be it waited for or not.
+
+    The first thread may be dead before the others, one of which is in the midst of a write, perhaps.
+    """
+    try:
+        return state_of(pid) == "Z" and os.listdir(f"/proc/{pid}/task") == [str(pid)]
+    except (FileNotFoundError, ProcessLookupError):  # as it is read
+        return True
+
+
 def until(ready: Callable[[], object]) -> None:
     """Return when *ready*: what another process does, which wakes no process."""
     give_up = time.monotonic() + PATIENCE

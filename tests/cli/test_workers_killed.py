@@ -19,7 +19,7 @@ from typing import Any
 import noted
 import pytest
 from commands import COMMAND
-from companions import state_of, until
+from companions import is_gone, until
 
 import mq
 
@@ -107,15 +107,8 @@ class Load:
     def _kill(self, pid: int) -> None:
         """Noted before and after: until the latter it may have written."""
         os.kill(pid, signal.SIGKILL)
-        until(lambda: self._is_gone(pid))
+        until(lambda: is_gone(pid))
         noted.write(self._home / "lines", f"killed {pid} 0 0 0")
-
-    @staticmethod
-    def _is_gone(pid: int) -> bool:
-        try:
-            return state_of(pid) == "Z"
-        except (FileNotFoundError, ProcessLookupError):
-            return True
 
     def end(self) -> tuple[int, int]:
         """No more comes; how the worker ended after SIGTERM, and then one that works until all is done."""

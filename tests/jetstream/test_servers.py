@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from companions import state_of
+from companions import is_gone
 from servers import Cluster
 from servers.binary import NoServer, check
 from servers.node import until
@@ -25,13 +25,6 @@ with Cluster(Path(sys.argv[1])) as cluster:
 """
 
 
-def alive(pid: int) -> bool:
-    try:
-        return state_of(pid) != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def test_no_server_outlives_a_process_that_was_killed(tmp_path: Path) -> None:
     keeper = subprocess.Popen(
         [sys.executable, "-c", KEEPER, tmp_path], stdout=subprocess.PIPE,
@@ -41,16 +34,16 @@ def test_no_server_outlives_a_process_that_was_killed(tmp_path: Path) -> None:
         assert keeper.stdout
         pids = [int(word) for word in keeper.stdout.readline().split()]
         assert len(pids) == 3
-        assert all(map(alive, pids))
+        assert not any(map(is_gone, pids))
         keeper.send_signal(signal.SIGKILL)
-    until(lambda: not any(map(alive, pids)), "servers live on")
+    until(lambda: all(map(is_gone, pids)), "servers live on")
 
 
 def test_a_server_ends_with_its_cluster_though_it_is_paused(tmp_path: Path) -> None:
     with Cluster(tmp_path, 1) as cluster:
         cluster["n1"].pause()
         pid = cluster["n1"].pid
-    assert not alive(pid)
+    assert is_gone(pid)
 
 
 def test_a_server_comes_back_at_the_same_place(tmp_path: Path) -> None:
