@@ -27,7 +27,7 @@ from mq.cli import parent
 from mq.workers.counts import Counts
 from mq.workers.mailbox import Mailbox
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 ROOMS = tuple(os.path.join(HERE, room) for room in ("workers", "api", "cli"))
 
 

@@ -22,7 +22,7 @@ import mq.engine.bodies
 from mq.cli import output, receive
 from mq.cli.signals import Interrupts
 
-SLOW_SECONDS = 20.0  # for what takes a millisecond
+SLOW_SECONDS = 120.0  # for what takes a millisecond
 
 
 def counts(store: Path, queue: str = "mail") -> tuple[int, int, int]:

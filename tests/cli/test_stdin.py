@@ -13,7 +13,7 @@ from companions import wait_until_asleep
 
 from mq.cli import stdin
 
-SLOW_SECONDS = 20.0  # for what takes a millisecond
+SLOW_SECONDS = 120.0  # for what takes a millisecond
 
 
 class Striker(threading.Thread):

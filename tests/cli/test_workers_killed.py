@@ -7,14 +7,17 @@ the publisher and what kills.  A longer run: MQ_KILLS=100 python -m pytest tests
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import noted
 import pytest
@@ -26,10 +29,21 @@ import mq
 KILLS = int(os.environ.get("MQ_KILLS", "4"))
 VISIBLE_SECONDS = 6.0  # more than a busy machine takes, twice: half of it is left when a delivery is extended
 
+STEP_SECONDS_MAX = 0.1
+
+CLOCK = """
+import mmap
+
+with open("clock", "rb") as file:
+    now = memoryview(mmap.mmap(file.fileno(), 8, access=mmap.ACCESS_READ)).cast("d")
+clock = lambda: now[0]
+"""
+
 JOBS = f"""
 import os, time, mq, noted
+from clock import clock
 
-broker = mq.open("data", sync="never")
+broker = mq.open("data", sync="never", clock=clock)
 notes = noted.Notes("lines")
 
 @broker.consumer("orders", concurrency=3, prefetch=5)
@@ -43,14 +57,51 @@ def handle(delivery: mq.Delivery[list[int]]) -> None:
 
 PUBLISHER = """
 import random, sys, mq, noted
+from clock import clock
 
-queue, chance = mq.open("data", sync="never").queue("orders"), random.Random(sys.argv[1])
+queue, chance = mq.open("data", sync="never", clock=clock).queue("orders"), random.Random(sys.argv[1])
 notes = noted.Notes("told")
 for number in range(int(sys.argv[1]), 1 << 30):
     group = chance.randrange(6)
     id = queue.publish([group, number], group=str(group), timeout=3600)
     notes.write(id)
 """
+
+
+class Clock(threading.Thread):
+    """The time of the store, for all its processes.
+
+    Where the machine stands still for some seconds it does so as well.  Else a visibility timeout would be
+    over before the process that works could extend it.
+    """
+
+    def __init__(self, home: Path) -> None:
+        super().__init__()
+        (home / "clock.py").write_text(CLOCK)
+        with (home / "clock").open("w+b") as file:
+            file.write(bytes(8))
+            file.flush()
+            self._now = memoryview(mmap.mmap(file.fileno(), 8)).cast("d")
+        self._now[0] = time.time()
+        self._ends = threading.Event()
+
+    def __call__(self) -> float:
+        return float(self._now[0])
+
+    def run(self) -> None:
+        last = time.monotonic()
+        while not self._ends.wait(0.005):
+            now = time.monotonic()
+            self._now[0] += min(now - last, STEP_SECONDS_MAX)
+            last = now
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        self.join()
 
 
 class Load:
@@ -125,7 +176,7 @@ class Load:
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="this system has no /proc")
 def test_nothing_is_lost_out_of_order_or_done_twice_while_processes_die(tmp_path: Path) -> None:
     """A handler longer than the visibility timeout is run again only if its process was killed."""
-    with mq.open(tmp_path / "data", sync="never") as broker:
+    with Clock(tmp_path) as clock, mq.open(tmp_path / "data", sync="never", clock=clock) as broker:
         orders = broker.queue(
             "orders", visibility_timeout=VISIBLE_SECONDS, max_length=60, backoff=mq.Backoff(0.1, 1, 0.1)
         )

@@ -43,7 +43,7 @@ from .explorer import determined
 
 logger = logging.getLogger("mq")
 
-BATON_SECONDS = 15.0  # a process that makes no call for so long has stopped
+BATON_SECONDS = 120.0  # a process that makes no call for so long has stopped
 RUN = 2  # turns in a row make a process the one that needs no LOCK
 MANY = 3  # retained messages are put aside before a queue subscribes to them
 IDLE_SECONDS = 0.05  # pass when a process waits and nothing happens

@@ -21,7 +21,7 @@ from mq.delivery import records
 from mq.delivery.decode import decode
 from mq.nats import message as codec
 
-ASK_SECONDS = 10.0
+ASK_SECONDS = 60.0
 AT_ONCE = 64
 
 

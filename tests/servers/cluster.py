@@ -20,7 +20,7 @@ from servers.links import Link, Links
 from servers.node import Node, until
 from servers.ports import Ports
 
-ASK_SECONDS = 20.0
+ASK_SECONDS = 60.0
 ACCOUNTS = """
 accounts {
   $SYS { users: [ { user: admin, password: admin } ] }
