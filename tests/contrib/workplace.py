@@ -75,7 +75,7 @@ class Workplace:
         return process
 
     def said(self, number: int) -> str:
-        return (self.place / f"out{number}").read_text()
+        return (self.place / f"out{number}").read_text(errors="replace")
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         """Also those that it has started, at once."""
