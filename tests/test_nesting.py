@@ -25,7 +25,7 @@ from fakes import FakeClock, QuickDisk, maintaining, open_on
 
 import mq
 
-PATIENCE = 60.0
+PATIENCE = 300.0
 
 
 @contextmanager

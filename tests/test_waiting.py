@@ -24,6 +24,7 @@ import mq.engine.channel
 import mq.engine.listener
 import mq.engine.waiters
 import mq.engine.waiting
+import mq.engine.watching
 from mq.engine.commands import declare
 from mq.engine.several import Asked, receive_from
 from mq.engine.store import Store
@@ -38,7 +39,7 @@ PATIENCE = 60.0  # seconds after which a test that hangs has failed
 def hand_of_time(patch: pytest.MonkeyPatch, hand: FakeClock | None = None) -> FakeClock:
     """The monotonic clock that waits go by, for the test to move."""
     hand = hand or FakeClock(0.0)
-    for module in (mq.api.queue, mq.engine.channel, mq.engine.waiters, mq.engine.waiting):
+    for module in (mq.api.queue, mq.engine.channel, mq.engine.waiters, mq.engine.waiting, mq.engine.watching):
         patch.setattr(module, "time", SimpleNamespace(**{**vars(time), "monotonic": hand}))
     return hand
 

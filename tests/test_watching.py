@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from engines import Engine
 from fakes import FakeClock
-from test_waiting import PATIENCE, Receiver
+from test_waiting import PATIENCE, Receiver, hand_of_time
 
 import mq
 from mq.engine.channel import STALE_MAX
@@ -47,7 +47,9 @@ def told(*rung: Rung) -> list[int]:
 
 
 @pytest.fixture
-def broker(engine: Engine, clock: FakeClock) -> mq.Broker:
+def broker(engine: Engine, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> mq.Broker:
+    """The monotonic clock stands still: what falls due in ten seconds does so until the test is over."""
+    hand_of_time(monkeypatch)
     return engine.open(clock=clock, background=False)
 
 

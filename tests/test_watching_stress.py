@@ -22,7 +22,7 @@ from mq.engine.watching import Watcher
 
 pytestmark = pytest.mark.file_store
 
-PATIENCE = 60.0  # seconds after which a test that hangs has failed
+PATIENCE = 240.0  # seconds after which a test that hangs has failed
 LIES_SECONDS = 60.0  # then a message that nobody has taken lies, and has failed the test
 LOOPS = 6
 
