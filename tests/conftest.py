@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import os
 import signal
 import zlib
@@ -79,6 +80,16 @@ def places(request: pytest.FixtureRequest, thorough: bool) -> Places:
         return itertools.count(1 + zlib.crc32(request.node.nodeid.encode()) % stride, stride)
 
     return some
+
+
+@pytest.fixture(autouse=True)
+def levels_stay() -> Iterator[None]:
+    """A test, or a library that it loads, may set what is logged: others count the lines of a log."""
+    loggers = logging.getLogger(), logging.getLogger("mq")
+    before = [each.level for each in loggers]
+    yield
+    for each, level in zip(loggers, before, strict=True):
+        each.setLevel(level)
 
 
 @pytest.fixture

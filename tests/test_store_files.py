@@ -490,7 +490,7 @@ def test_ten_thousand_queues(path):
         broker.queue("q77").receive().ack()
     with mq.open(path) as broker:
         assert broker.queues() == sorted(f"q{n}" for n in range(10_000))
-        assert broker.queue("q9999").receive(timeout=0).body == 9999
+        assert broker.queue("q9999").receive(timeout=0, visibility_timeout=3600).body == 9999
         stats = broker.stats().queues
         assert len(stats) == 10_000
         assert (stats["q77"].ready, stats["q78"].ready, stats["q9999"].in_flight) == (0, 1, 1)
