@@ -58,7 +58,8 @@ def extensions(broker: mq.Broker) -> int:
 def deadline(message: mq.Delivery) -> float:
     """Seconds from now until it times out."""
     queue = message._queue
-    flight = queue._channel.state.flights[message.id]
+    with queue._store.turn.mutex:  # the thread that extends takes it out for a moment
+        flight = queue._channel.state.flights[message.id]
     return (flight.deadline - queue._store.clock.store_ms()) / 1000
 
 
