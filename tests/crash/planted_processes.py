@@ -227,9 +227,9 @@ BUGS = (
         " stored.payload, 0, len(stored.payload))[0],", "schedules"),
     # ── compare-and-set, groups ────────────────────────────────────────────────────
     Bug("a compare-and-set compares before its turn", "mq.engine.commands:update_meta",
-        "end = store.turn.take(partial(_update_meta, store, channel, changes, expect))",
+        "end = store.turn.take(partial(_update_meta, store, channel, changes, expect, makes))",
         "known = channel.state.options.meta if channel.state else {}\n"
-        "    end = store.turn.take(partial(_update_meta, store, channel, changes, {}))"
+        "    end = store.turn.take(partial(_update_meta, store, channel, changes, {}, makes))"
         " if meta.is_so(known, expect) else None", "compare and set"),
     Bug("of a group the next comes while another process has one", "mq.delivery.ready:Ready.promote",
         "if group.in_flight:", "if (first := group.first(self._delayed, self._moment.wall)) is not None:\n"
