@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from mq.engine.ahead import Aheads
 from mq.engine.log import Conflict
 from mq.engine.turn import Turn
-from mq.errors import MqError
+from mq.errors import MqError, StoreFailed
 from mq.storage.disk import Disk
 
 T = TypeVar("T")
@@ -39,6 +39,8 @@ class StreamTurn(Turn):
                     before = self.follower.log.end
                     try:
                         result = do()
+                    except StoreFailed:
+                        raise  # it may be there: decided again, it would be there twice
                     except MqError:
                         if sure or self.follower.log.end != before or not self.is_behind():
                             raise

@@ -69,6 +69,26 @@ def test_a_publish_whose_answer_is_lost_is_there_once(cluster: Cluster, broker: 
     assert [(each.id, len(each.raw)) for each in queue.peek()] == [(id, size)]
 
 
+@pytest.mark.parametrize("options", [{}, {"priority": 1}], ids=["plain", "planned"])
+def test_a_publish_whose_outcome_is_open_is_not_decided_again(
+    broker: mq.Broker, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """P6: no server has told, and then one is there again, and has it."""
+    queue, send = broker.queue("mail"), Sending.send
+    queue.publish_many([b"0", b"1"])
+
+    def open_outcome(self: Sending, *what: Any) -> None:
+        assert send(self, *what)
+        raise mq.StoreFailed(broker.path, "the outcome is unknown")
+
+    monkeypatch.setattr(Direct, "ask", lambda *args: None)
+    monkeypatch.setattr(Sending, "send", open_outcome)
+    with pytest.raises(mq.StoreFailed):
+        queue.publish(b"2", **options)
+    monkeypatch.undo()
+    assert sorted(each.raw for each in queue.peek()) == [b"0", b"1", b"2"]
+
+
 def test_a_receive_whose_answer_is_lost_takes_one(cluster: Cluster, broker: mq.Broker) -> None:
     queue = broker.queue("mail", visibility_timeout=3600)
     ids = queue.publish_many([b"1", b"2", b"3"])
