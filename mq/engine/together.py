@@ -353,9 +353,10 @@ class Together:
         so_far = Decided(set(), Counter())
         decided = [(each, drafts) for each in part if (drafts := each.drafts(now, so_far))]
         if decided:
-            positions = iter(
-                replica.log.append_group(now.store, [draft for _, drafts in decided for draft in drafts])
-            )
+            group = [draft for _, drafts in decided for draft in drafts]
+            # Publishes alone are no group, of which all has to be there, or nothing.
+            atomic = not all(isinstance(each, Publication) for each, _ in decided)
+            positions = iter(replica.log.append_group(now.store, group, atomic=atomic))
             for each, drafts in decided:
                 each.apply([next(positions) for _ in drafts])
             replica.applied = replica.log.end

@@ -5,11 +5,12 @@
     wire.py         connections without nats-py, for what is sent and read all the time
     stream.py       the stream: made, checked, asked, purged
     message.py      records ⇄ messages of the stream, and the positions of records
+    fences.py       which messages hold, of those that are appended without a comparison
     arrivals.py     what the stream delivers, in its order, without a gap
     direct.py       an append that is one message, sent by the thread itself
     sending.py      what becomes of an append, however often no answer comes
     pages.py        messages of the stream, read back by their sequence
-    log.py          the log (mq/engine/log.py): append by compare-and-set, follow, read
+    log.py          the log (mq/engine/log.py): append, compared or not, follow, read
     checkpoints.py  the state, kept in an object store for the next opening
     trimming.py     what lives is appended again, and the stream purged
     clock.py        store time is the stream's

@@ -33,7 +33,7 @@ from nats.aio.subscription import Subscription
 
 from mq.errors import Closed, StorageError
 from mq.nats.connection import PATIENCE_SECONDS, SILENT, Connection
-from mq.nats.message import Damaged, begin_of, head_of
+from mq.nats.message import SHARED, Damaged, begin_of, head_of
 from mq.nats.stream import Stream
 from mq.nats.wire import Wire, place_of
 from mq.notes import ERROR
@@ -55,6 +55,13 @@ class Arrival(NamedTuple):
     time_ms: int  # the stream's
     data: bytes
 
+    def is_shared(self) -> bool:
+        """Whether it was appended without a comparison."""
+        try:
+            return bool(head_of(self.data).flags & SHARED)
+        except Damaged:
+            return False
+
 
 class Arrivals:
     def __init__(
@@ -72,6 +79,7 @@ class Arrivals:
         self.waiting: deque[Arrival] = deque()
         self.last = 0  # sequence of the last one that came; changed by the thread that reads, and by `begin`
         self.end = 0  # of the log, as far as whole groups have come
+        self.compared = 0  # sequence of the last compared one that came, since `begin`
         self._subscription: Subscription | None = None
         self._wire: Wire | None = None  # instead
         self._reading = threading.Lock()  # held while a thread reads the wire, or waits for what comes
@@ -109,17 +117,22 @@ class Arrivals:
 
     def wait(self, seq: int, seconds: float = PATIENCE_SECONDS) -> None:
         """Return once the message *seq* has come; StorageError if it does not come."""
+        self._wait(lambda: self.last >= seq, f"message {seq}", seconds)
+
+    def wait_for_compared(self, seq: int, seconds: float) -> None:
+        """The same, of the first compared message behind *seq*."""
+        self._wait(lambda: self.compared > seq, f"what was appended behind message {seq}", seconds)
+
+    def _wait(self, has_come: Callable[[], bool], what: str, seconds: float) -> None:
         give_up = time.monotonic() + seconds
-        while self.last < seq:
+        while not has_come():
             left = give_up - time.monotonic()
             if left <= 0:
-                raise StorageError(
-                    self._stream.path, f"message {seq} has not come within {seconds:g} seconds"
-                )
-            if not self._wait_at_wire(seq, min(left, NAP_SECONDS)):
-                self._wait_for_others(seq, left)
+                raise StorageError(self._stream.path, f"{what} has not come within {seconds:g} seconds")
+            if not self._wait_at_wire(has_come, min(left, NAP_SECONDS)):
+                self._wait_for_others(has_come, left)
 
-    def _wait_at_wire(self, seq: int, seconds: float) -> bool:
+    def _wait_at_wire(self, has_come: Callable[[], bool], seconds: float) -> bool:
         """Read what comes, for so long; False: there is no wire.
 
         Not for long: another thread may wait for a message that comes sooner, or the loop to close the wire.
@@ -129,16 +142,16 @@ class Arrivals:
         with self._reading:
             if self._is_broken or wire is not self._wire:
                 return self._wire is not None and not self._is_broken
-            if self.last < seq and wire.wait(seconds):
+            if not has_come() and wire.wait(seconds):
                 self._read(wire)
         return True
 
-    def _wait_for_others(self, seq: int, seconds: float) -> None:
+    def _wait_for_others(self, has_come: Callable[[], bool], seconds: float) -> None:
         """The same; the loop hears what comes."""
         with self._moved:
             self._waited += 1
             try:
-                self._moved.wait_for(lambda: self.last >= seq, seconds)
+                self._moved.wait_for(has_come, seconds)
             finally:
                 self._waited -= 1
 
@@ -172,17 +185,23 @@ class Arrivals:
         while self.waiting[0].seq <= seq:
             self.waiting.popleft()
 
-    def first_behind(self, seq: int, seconds: float) -> bytes | None:
-        """The message behind *seq*, which is the last one that is applied, if it comes in time; in a turn."""
-        with suppress(StorageError, IndexError):
-            self.wait(seq + 1, seconds)
-            if self.waiting[0].seq == seq + 1:
-                return self.waiting[0].data
-        return None
+    def first_compared(self, seq: int, seconds: float) -> Arrival | None:
+        """The first compared message behind *seq*, if it comes in time, and is not applied; in a turn."""
+        with suppress(StorageError):
+            self.wait_for_compared(seq, seconds)
+        return self.compared_at_hand(seq)
 
-    def at_hand(self, seq: int) -> bytes | None:
-        """The message *seq*, if it has come and was not taken out yet; called by the loop's thread."""
-        return next((arrival.data for arrival in tuple(self.waiting) if arrival.seq == seq), None)
+    def compared_at_hand(self, seq: int) -> Arrival | None:
+        """The same, if it has come; called by any thread."""
+        return next((each for each in self.behind(seq) if not each.is_shared()), None)
+
+    def at_hand(self, seq: int) -> Arrival | None:
+        """The message *seq*, if it has come and is not applied; called by any thread."""
+        return next((each for each in self.behind(seq - 1) if each.seq == seq), None)
+
+    def behind(self, seq: int) -> list[Arrival]:
+        """Those behind *seq* that have come and are not applied; called by any thread."""
+        return [each for each in tuple(self.waiting) if each.seq > seq]
 
     def close(self) -> None:
         """Deliver nothing more."""
@@ -202,7 +221,7 @@ class Arrivals:
             self._watch.cancel()
         await self._leave()
         self.waiting.clear()
-        self.last, self.end = seq, begin_of(seq + 1)
+        self.last, self.end, self.compared = seq, begin_of(seq + 1), 0
         await self._subscribe()
         self._watch = asyncio.ensure_future(self._look_after())
 
@@ -347,10 +366,12 @@ class Arrivals:
             self.waiting.append(Arrival(seq, int(words[TIME + shift]) // 1_000_000, data))
         try:
             head = head_of(data)
+            if not head.flags & SHARED:
+                self.compared = seq
             if head.part == head.parts:
                 self.end = begin_of(seq + 1)
         except Damaged:  # the log says so, when it comes there
-            self.end = begin_of(seq + 1)
+            self.compared, self.end = seq, begin_of(seq + 1)
         self.last = seq
         if self._waited:
             with self._moved:

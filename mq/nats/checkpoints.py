@@ -25,12 +25,13 @@ from mq.delivery.snapshot import Frozen
 from mq.delivery.state import State
 from mq.errors import StorageError
 from mq.nats.connection import PATIENCE_SECONDS, SILENT, Connection
+from mq.nats.fences import NOTHING, Order
 from mq.nats.stream import Stream
 from mq.storage.crc import crc32c
 
 T = TypeVar("T")
 
-VERSION: Final = 1
+VERSION: Final = 2
 LONG_SECONDS: Final = 100.0  # until a long checkpoint has come
 NAME: Final = "checkpoint"
 CRC_BYTES: Final = 4
@@ -42,8 +43,7 @@ class Kept(msgspec.Struct, array_like=True):
     """A checkpoint."""
 
     version: int
-    seq: int  # of the last message that is applied
-    crc: int  # its checksum; 0: not known
+    order: Order  # as of the last message that is applied
     last_ms: int
     state: bytes
     arrays: list[bytes]  # of u64, which the state names by their index
@@ -51,10 +51,10 @@ class Kept(msgspec.Struct, array_like=True):
     @classmethod
     def nothing(cls, seq: int) -> Self:
         """What stands for a checkpoint where there is none: nothing lives in the messages up to *seq*."""
-        return cls(VERSION, seq, 0, 0, b"", [])
+        return cls(VERSION, NOTHING._replace(last=(seq, 0)), 0, b"", [])
 
     @classmethod
-    def of(cls, seq: int, crc: int, last_ms: int, frozen: Frozen) -> Self:
+    def of(cls, order: Order, last_ms: int, frozen: Frozen) -> Self:
         arrays: list[bytes] = []
 
         def save(words: array[int]) -> tuple[int, ...]:
@@ -62,7 +62,12 @@ class Kept(msgspec.Struct, array_like=True):
             return (len(arrays) - 1,)
 
         state, _, _ = snapshot.encode(frozen, save)
-        return cls(VERSION, seq, crc, last_ms, b"".join(map(bytes, state)), arrays)
+        return cls(VERSION, order, last_ms, b"".join(map(bytes, state)), arrays)
+
+    @property
+    def seq(self) -> int:
+        """Of the last message that is applied."""
+        return self.order.last[0]
 
     def restore(self) -> State:
         """The state, and nothing of it is left to be loaded."""

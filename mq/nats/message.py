@@ -1,20 +1,20 @@
 """Records ⇄ messages of the stream.  No I/O; see FORMAT.md §11.
 
-     0        4   5   6      8       10    12       16         24        32       40
-    ┌────────┬───┬───┬──────┬───────┬─────┬────────┬──────────┬─────────┬────────┬─ ─ ─
-    │ crc32c │ v │ 0 │ part │ parts │  0  │ crc of │ sequence │ writer, │ time,  │ records
-    │        │   │   │      │       │     │ the one before    │ counts  │ ms     │
-    └────────┴───┴───┴──────┴───────┴─────┴────────┴──────────┴─────────┴────────┴─ ─ ─
+     0        4   5       6      8       10    12                24        32       40                52
+    ┌────────┬───┬───────┬──────┬───────┬─────┬────────┬────────┬─────────┬────────┬────────┬────────┬─ ─ ─
+    │ crc32c │ v │ flags │ part │ parts │  0  │ crc of │ seq of │ writer, │ time,  │ crc of │ seq of │ records
+    │        │   │       │      │       │     │    the mark     │ counts  │ ms     │ the last known  │
+    └────────┴───┴───────┴──────┴───────┴─────┴────────┴────────┴─────────┴────────┴────────┴────────┴─ ─ ─
     a record:  kind u8, flags u8, queue u16, length u32, payload
 
     position of a record  =  sequence of its message << 20  |  offset of its payload in the message
 
 A message is shorter than 2^20 bytes, and a record has as many bytes as the messages that it names, so no two
 records and no two receipts have one position.  The checksum is seeded by the store's id.  A message names the
-sequence and the checksum of the one before it: a gap, or a message that was put in another's place, does not
-pass.  A group that is too long for one message is several, appended as one batch; those behind the first name
-the checksum of the part before, and sequence 0.  A record that is too long for a message goes on in the next
-parts, which hold nothing else.
+sequence and the checksum of its mark, on which it depends whether it holds (fences.py), and those of the last
+message that its writer knew: one that was put in another's place does not pass.  A group that is too long for
+one message is several, appended as one batch; those behind the first name the checksum of the part before,
+and sequence 0.  A record that is too long for a message goes on in the next parts, which hold nothing else.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from typing import Final, NamedTuple
 
 from mq.storage.crc import crc32c
 
-VERSION: Final = 1
-HEAD: Final = Struct("<IBBHHHIQQQ")
+VERSION: Final = 2
+HEAD: Final = Struct("<IBBHHHIQQQIQ")
+SHARED, FENCE, HOLD = 1, 2, 4  # flags: see fences.py
+FLAGS: Final = SHARED | FENCE | HOLD
 WORD: Final = 1 << 64
 RECORD: Final = Struct("<II")  # label (kind, flags, queue), length of the payload
 CRC_BYTES: Final = 4
@@ -39,10 +41,16 @@ Draft = tuple[int, int, int, bytes]  # kind, flags, queue, payload
 
 class Head(NamedTuple):
     crc: int
+    flags: int
     part: int  # of `parts`, from 1
     parts: int
-    before: tuple[int, int]  # sequence and checksum of the message before; of a part behind the first: 0, crc
+    mark: tuple[int, int]
+    """Sequence and checksum of the compared message before; of a shared one: of the last fence.
+
+    Of a part behind the first: 0, and the checksum of the part before.
+    """
     time_ms: int
+    known: tuple[int, int]  # those of the last message that its writer knew; a checksum of 0: not known
 
 
 class Damaged(Exception):
@@ -69,18 +77,24 @@ class Encoded(NamedTuple):
         """Of the records, once the first message has the sequence *first*."""
         return [first + index << PLACE_BITS | at for index, at in self.places]
 
-    def messages(self, seed: int, before: tuple[int, int], writer: int, time_ms: int) -> list[bytes]:
-        """The messages; *before*: sequence and checksum of the last one in the stream.
+    def messages(
+        self, seed: int, mark: tuple[int, int], writer: int, time_ms: int, flags: int = 0,
+        known: tuple[int, int] = (0, 0),
+    ) -> list[bytes]:  # fmt: skip
+        """The messages; *mark*, *known*: see Head.
 
         *writer*: a number that no other group has, so that one is known again that had no answer.
         """
         found: list[bytes] = []
         parts = len(self.bodies)
+        (mark_seq, mark_crc), (known_seq, known_crc) = mark, known
         for part, body in enumerate(self.bodies, 1):
-            seq, crc = before
-            rest = HEAD.pack(0, VERSION, 0, part, parts, 0, crc, seq, writer, time_ms)[CRC_BYTES:] + body
-            before = 0, crc32c(rest, seed)
-            found.append(before[1].to_bytes(CRC_BYTES, "little") + rest)
+            head = HEAD.pack(
+                0, VERSION, flags, part, parts, 0, mark_crc, mark_seq, writer, time_ms, known_crc, known_seq
+            )
+            rest = head[CRC_BYTES:] + body
+            mark_seq, mark_crc = 0, crc32c(rest, seed)
+            found.append(mark_crc.to_bytes(CRC_BYTES, "little") + rest)
         return found
 
 
@@ -111,12 +125,12 @@ def head_of(data: bytes) -> Head:
     """The head of a message, unchecked."""
     if len(data) < HEAD.size:
         raise Damaged(f"it has {len(data)} bytes, and a head alone has {HEAD.size}")
-    crc, version, flags, part, parts, _, before_crc, before_seq, _, time_ms = HEAD.unpack_from(data)
-    if version != VERSION or flags:
+    crc, version, flags, part, parts, _, mark_crc, mark, _, time_ms, known_crc, known = HEAD.unpack_from(data)
+    if version != VERSION or flags & ~FLAGS:
         raise Damaged(f"it is of format {version}, flags {flags}: upgrade mq")
     if not 0 < part <= parts:
         raise Damaged(f"it is part {part} of {parts}")
-    return Head(crc, part, parts, (before_seq, before_crc), time_ms)
+    return Head(crc, flags, part, parts, (mark, mark_crc), time_ms, (known, known_crc))
 
 
 def check(data: bytes, seed: int) -> Head:

@@ -58,6 +58,10 @@ class StreamReplica(Replica):
             else:
                 return self.show_generation()
 
+    def apply_up_to(self, upto: int) -> None:
+        """Apply what stands before the message that this process has appended; in a turn."""
+        self._apply(upto)
+
     def wait_for_rewrite(self) -> None:
         """What is damaged in a stream stays so."""
 
@@ -76,7 +80,7 @@ class StreamReplica(Replica):
         else:
             kept = Kept.nothing(max(0, there.first - 1))
         self.checkpoint_at = begin_of(kept.seq + 1)
-        log.start(kept.seq, kept.crc)
+        log.start(kept.order)
         log.bytes = there.bytes
         while log.seq < there.last:
             log.arrivals.wait(log.seq + 1)
@@ -118,6 +122,7 @@ class StreamOpening:
                 connection, stream, store.came, store.is_awaited, custom_time=self._clock.is_custom
             )
             replica.identity = stream.identity
+            log.apply_up_to = replica.apply_up_to
             replica.take_log(log, recovery.Verdict.CLEAN)
             replica.waiters.expect = log.arrivals.expect
         except BaseException:

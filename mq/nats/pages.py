@@ -18,6 +18,7 @@ from mq.nats.connection import REQUEST_SECONDS, SILENT, Connection
 from mq.nats.stream import NO_MESSAGE, Stream, failure
 
 AT_ONCE: Final = 64  # requests that wait for their answers
+SEQUENCE: Final = "Nats-Sequence"  # header of a message that is read back
 
 
 class Pages:
@@ -92,18 +93,27 @@ class Pages:
 
     async def fetch(self, seq: int) -> bytes | None:
         """The message as any replica has it, or else as the leader has it; None if it is not there."""
-        asked = json.dumps({"seq": seq}).encode()
+        found = await self._fetch({"seq": seq})
+        return found and found[1]
+
+    async def fetch_compared(self, seq: int) -> tuple[int, bytes] | None:
+        """The first compared message from *seq* on, with its sequence; None if none is there."""
+        return await self._fetch({"seq": seq, "next_by_subj": self._stream.subject})
+
+    async def _fetch(self, what: dict[str, object]) -> tuple[int, bytes] | None:
+        asked = json.dumps(what).encode()
         try:
             answer = await self._connection.nc.request(
                 f"$JS.API.DIRECT.GET.{self._stream.name}", asked, timeout=REQUEST_SECONDS
             )
-            if not (answer.headers or {}).get("Status"):
-                return answer.data
+            headers = answer.headers or {}
+            if not headers.get("Status"):
+                return int(headers[SEQUENCE]), answer.data
         except SILENT:
             pass  # the leader is asked, for longer
-        found = await self._connection.ask(f"STREAM.MSG.GET.{self._stream.name}", {"seq": seq})
+        found = await self._connection.ask(f"STREAM.MSG.GET.{self._stream.name}", what)
         if error := found.get("error"):
             if error.get("err_code") in NO_MESSAGE:
                 return None
             raise failure(self._stream.path, error)
-        return base64.b64decode(found["message"].get("data", ""))
+        return found["message"]["seq"], base64.b64decode(found["message"].get("data", ""))

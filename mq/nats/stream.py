@@ -1,6 +1,7 @@
 """The stream of a store: made by the first process that opens it, and the same for all that follow.
 
-    mq_<name>            the log: one subject, whose last sequence is compared with each append
+    mq_<name>            the log, of two subjects: one whose last sequence is compared with each append, and
+                         one for what is appended without that
     OBJ_mq_<name>        an object store, with the newest checkpoint
 
 The settings that mq's promises rest on are compared with those that are there; a stream with others is
@@ -21,11 +22,12 @@ from mq.notes import INFO, Notes
 from mq.storage.crc import crc32c
 from mq.storage.identity import Identity
 
-FORMAT: Final = "1"  # of what is in the messages
-RULES: Final = "1"  # how processes decide: all that share a store decide alike
+FORMAT: Final = "2"  # of what is in the messages
+RULES: Final = "2"  # how processes decide: all that share a store decide alike
 FORMAT_KEY, STORE_KEY, RULES_KEY = "mq.format", "mq.store", "mq.rules"
 DEDUP_NS: Final = 120_000_000_000  # a message that is sent again is known by its id for so long
 REPLICAS: Final = 3  # of a new stream on a cluster
+TRIM_SECONDS: Final = 20.0  # until a server that answers as the leader knows of a trim
 SETTINGS: Final[dict[str, object]] = {
     "retention": "limits", "discard": "new", "storage": "file", "allow_direct": True, "allow_atomic": True,
     "max_age": 0, "max_msgs": -1, "max_msgs_per_subject": -1, "max_msg_size": -1, "sealed": False,
@@ -73,6 +75,7 @@ class Stream:
         self.path, self.address = connection.path, connection.address
         self.name = f"mq_{self.address.name}"
         self.subject = f"mq.{self.address.name}.log"
+        self.shared = f"mq.{self.address.name}.shared"
         self.replicas = 1
         self.max_bytes = -1  # that the stream may have; -1: no limit
 
@@ -96,7 +99,7 @@ class Stream:
         metadata = {FORMAT_KEY: FORMAT, STORE_KEY: store_id, RULES_KEY: RULES}
         settings = {key: value for key, value in SETTINGS.items() if value is not None}
         config = {
-            **settings, "name": self.name, "subjects": [self.subject], "metadata": metadata,
+            **settings, "name": self.name, "subjects": [self.subject, self.shared], "metadata": metadata,
             "duplicate_window": DEDUP_NS, "num_replicas": self.address.replicas or REPLICAS,
         }  # fmt: skip
         if self.address.max_bytes:
@@ -126,7 +129,7 @@ class Stream:
                     f"{self.path}: the stream {self.name!r} has {key} {metadata.get(key)}, and this version"
                     f" of mq has {ours}: use one version of mq in all processes, and upgrade this one"
                 )
-        wanted = {**SETTINGS, "subjects": [self.subject]}
+        wanted = {**SETTINGS, "subjects": [self.subject, self.shared]}
         wrong = [key for key, value in wanted.items() if not _is(config.get(key), value)]
         if wrong:
             said = ", ".join(f"{key} {config.get(key)!r} instead of {wanted[key]!r}" for key in wrong)
@@ -161,6 +164,19 @@ class Stream:
             time.sleep(AGAIN_SECONDS)
             there = self.range()
         return there
+
+    def is_trimmed(self, seq: int, known: int) -> bool:
+        """Whether the message *seq* is not there any more because of a trim; *known* has come, behind it.
+
+        The server that has delivered that one may be ahead of the leader, and one that leads no more answers,
+        too.
+        """
+        give_up = time.monotonic() + TRIM_SECONDS
+        while self.range_up_to(known, "it was delivered").first <= seq:
+            if time.monotonic() > give_up:
+                return False
+            time.sleep(AGAIN_SECONDS)
+        return True
 
     async def _led(self) -> dict[str, Any]:
         """What the leader says of the stream: a replica that has lost it says what it knows itself."""

@@ -4,7 +4,8 @@
       │░░█░░█░░│░█░░░░░█░│ …  │████░█░░│██████ → █ █
       └ purged, once what lived in it stands at the end
 
-What lives, and how it is written again, is what the cleaner of files does (mq/engine/moving.py).  Any process
+It is cut at a fence (fences.py): so what is shared behind the cut was decided behind it.  What lives, and how
+it is written again, is what the cleaner of files does (mq/engine/moving.py).  Any process
 may do it, at any time: a slice that meets a Conflict is planned again, and what another one moved is not
 moved twice.
 """
@@ -25,6 +26,7 @@ from mq.engine.moving import Mover, Token
 from mq.engine.pressure import SizeOf
 from mq.errors import Closed, DiskFull, MqError, StorageError
 from mq.nats.checkpoints import Kept, newest, put
+from mq.nats.fences import Order
 from mq.nats.message import begin_of
 from mq.nats.opening import StreamReplica
 from mq.notes import WARNING, Notes
@@ -76,13 +78,12 @@ class StreamCheckpoints:
     def write(self) -> None:
         """Keep the state as it is now."""
         replica = self._replica
-        seq, crc, last_ms, taken_in, frozen = self._turn(self._freeze)
-        self._bytes = put(replica.connection, replica.stream, Kept.of(seq, crc, last_ms, frozen))
-        replica.checkpoint_at, self._at = begin_of(seq + 1), taken_in
+        order, last_ms, taken_in, frozen = self._turn(self._freeze)
+        self._bytes = put(replica.connection, replica.stream, Kept.of(order, last_ms, frozen))
+        replica.checkpoint_at, self._at = begin_of(order.last[0] + 1), taken_in
 
-    def _freeze(self, log: Any, now_ms: int, epoch: int) -> tuple[int, int, int, int, snapshot.Frozen]:
-        crc = log.before[1] if log.before[0] == log.seq else 0
-        return log.seq, crc, log.last_ms, log.taken_in, snapshot.freeze(self._replica.state)
+    def _freeze(self, log: Any, now_ms: int, epoch: int) -> tuple[Order, int, int, snapshot.Frozen]:
+        return log.order, log.last_ms, log.taken_in, snapshot.freeze(self._replica.state)
 
 
 class Trimming:
@@ -155,16 +156,16 @@ class Trimming:
         cut = there.first + max(1, (there.last - there.first) // SHARE)
         if cut >= there.last:
             return 0
-        return self._trim_before(replica.log.group_begin(cut))
+        fence = replica.log.fence_from(cut, there.last)
+        return self._trim_before(fence or self._slice(None, self._mark))
 
     def trim_all(self) -> int:
         """Move all that lives, and purge what was there before; the bytes given back."""
         return self._trim_before(self._slice(None, self._mark))
 
     def _mark(self, log: Any, now_ms: int) -> int:
-        """Append a message with nothing in it, to go on behind: its sequence."""
-        log.mark(now_ms)
-        return log.seq  # type: ignore[no-any-return]
+        """Append a fence with nothing in it, to go on behind: its sequence."""
+        return log.mark(now_ms)  # type: ignore[no-any-return]
 
     def _trim_before(self, cut: int) -> int:
         """Move what lives before the message *cut*, and purge up to there; the bytes given back."""

@@ -23,6 +23,7 @@ from mq.nats import message as codec
 
 ASK_SECONDS = 60.0
 AT_ONCE = 64
+SHARED, FENCE, HOLD = 1, 2, 4  # flags of a message
 
 
 class Record(NamedTuple):
@@ -139,8 +140,12 @@ def audit(messages: list[tuple[int, bytes]], store_id: str) -> Audit:
 def _groups(
     messages: list[tuple[int, bytes]], seed: int, wrong: list[str]
 ) -> Iterator[tuple[int, bytes, codec.Head]]:  # fmt: skip
-    """Each message whose parts are all there, checked against the one before it."""
-    before, expected = (0, 0), messages[0][0] if messages else 0
+    """Each message that holds and whose parts are all there, checked against those before it.
+
+    By FORMAT.md, and not by mq/nats/fences.py, which is what is judged.
+    """
+    compared, expected = (0, 0), messages[0][0] if messages else 0
+    fence, is_held, crcs = (0, 0), False, {}
     for seq, data in messages:
         if seq != expected:
             wrong.append(f"P7: message {expected} of the stream is missing")
@@ -149,7 +154,22 @@ def _groups(
         except codec.Damaged as error:
             wrong.append(f"P7: message {seq} of the stream: {error}")
             head = codec.head_of(data)
-        if head.part == 1 and before != (0, 0) and head.before != before:
-            wrong.append(f"P7: message {seq} of the stream was decided behind {head.before}, not {before}")
-        before, expected = (seq, head.crc), seq + 1
+        known, crc = head.known
+        crcs[seq], expected = head.crc, seq + 1
+        knew_itself = known > seq - head.part
+        if head.flags & SHARED:
+            if is_held or head.mark != fence or knew_itself:
+                continue
+        else:
+            if head.part == 1 and compared != (0, 0) and head.mark != compared:
+                wrong.append(
+                    f"P7: message {seq} of the stream was decided behind {head.mark}, not {compared}"
+                )
+            compared = seq, head.crc
+            if knew_itself:
+                continue
+            if head.flags & (FENCE | HOLD):
+                fence, is_held = compared, head.flags & HOLD > 0
+        if crc and crcs.get(known, crc) != crc:
+            wrong.append(f"P7: the writer of message {seq} of the stream knew another message {known}")
         yield seq, data, head

@@ -133,7 +133,7 @@ def be_busy() -> None:
     """Trim the stream all the time, and keep checkpoints, though there is little to trim."""
     small = [
         (trimming, "FLOOR_BYTES", 16 << 10), (trimming, "CHECKPOINT_BYTES", 8 << 10),
-        (log, "GROWN_BYTES", 4 << 10),
+        (log, "GROWN_BYTES", 4 << 10), (log, "FENCE_MESSAGES", 8),
     ]  # fmt: skip
     for module, name, value in small:
         assert hasattr(module, name)

@@ -191,11 +191,15 @@ def test_a_refusal_by_a_server_that_leads_no_more_is_not_believed(
     assert [(each.id, len(each.raw)) for each in queue.peek()] == [(first, 1), (id, size)]
 
 
+@pytest.mark.parametrize("options", [{}, {"priority": 1}], ids=["shared", "compared"])
 @pytest.mark.parametrize("fate", ["lost", "refused", "refused, and not stored"])
 def test_what_becomes_of_an_append_over_its_own_connection(
-    broker: mq.Broker, monkeypatch: pytest.MonkeyPatch, fate: str
+    broker: mq.Broker, monkeypatch: pytest.MonkeyPatch, fate: str, options: dict[str, Any]
 ) -> None:
-    """P6: no answer, or that of a server which leads no more."""
+    """P6: no answer, or that of a server which leads no more.
+
+    What is compared is sent again over the other connection; what is shared is not, and a fence is appended.
+    """
     queue, ask, asked = broker.queue("mail"), Direct.ask, []
     first = queue.publish(b"0")
 
@@ -208,6 +212,6 @@ def test_what_becomes_of_an_append_over_its_own_connection(
         return {"error": {"code": 400, "err_code": 10071, "description": "wrong last sequence: 0"}}
 
     monkeypatch.setattr(Direct, "ask", mistreated)
-    id = queue.publish(b"x")
-    assert len(asked) == 1
-    assert [(each.id, each.raw) for each in queue.peek()] == [(first, b"0"), (id, b"x")]
+    id = queue.publish(b"x", **options)
+    assert len(asked) == (1 if options else 3 if fate == "refused, and not stored" else 2)
+    assert sorted((each.id, each.raw) for each in queue.peek()) == [(first, b"0"), (id, b"x")]

@@ -11,7 +11,7 @@ import pytest
 from servers import Cluster, Node
 
 import mq
-from mq.nats import sending
+from mq.nats import sending, stream
 from mq.nats.connection import AGAIN_SECONDS, SILENT
 from mq.nats.sending import Sending
 
@@ -50,8 +50,9 @@ def publish(url: str) -> None:
             broker.queue("mail").publish(MARK % number)
 
 
-def test_a_message_that_is_missing_is_reported(tmp_path: Path) -> None:
+def test_a_message_that_is_missing_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """P7: with its sequence."""
+    monkeypatch.setattr(stream, "TRIM_SECONDS", 0.5)
     with Cluster(tmp_path, 1) as cluster:
         publish(cluster.url("s"))
         cluster.ask("STREAM.MSG.DELETE.mq_s", {"seq": 18})

@@ -1,0 +1,60 @@
+"""Which messages of the stream hold.  No I/O; see FORMAT.md §11.
+
+    compared   appended only if the last compared one is the one that its writer knew.  It holds.
+    fence      a compared one behind which nothing shared holds that was decided before it
+    hold       a fence behind which nothing shared holds at all, until the next fence
+    shared     appended whatever is there.  It names the last fence that its writer knew, and holds if that is
+               the last one at its place, and no hold
+
+             fence A     shared: A       compared      fence B     shared: A     shared: B
+    ───────────┼────────────┼───────────────┼─────────────┼────────────┼────────────┼─────►
+                          holds                                     does not      holds
+
+So plain publishes need no comparison: what could change for them is said in a fence.  All that follow the
+stream judge alike, and so does a process that begins at a fence: what it has not read is behind no message.
+A message that knew one behind itself does not hold: the stream lost its end, and went on.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from mq.delivery import records
+from mq.nats.message import FENCE, HOLD, SHARED, Head
+
+Mark = tuple[int, int]  # sequence and checksum of a message; (0, 0): none
+
+UNAFFECTED: Final = frozenset(
+    {
+        records.PUBLISH, records.FANOUT, records.DELIVER, records.ACK, records.NACK, records.RELEASE,
+        records.EXTEND, records.MOVE, records.DROP, records.RELOCATE, records.RELOCATE_FANOUT,
+    }
+)  # fmt: skip
+"""Kinds that are decided alike whatever plain publishes stand in between, and after which those are right.
+
+They are about messages that their writer knew, or bring one to a queue that takes no shared ones if it counts
+them.  All others are fences, and nothing shared may stand between them and what they were decided on.
+"""
+
+
+class Order(NamedTuple):
+    """What a process knows, once it has read up to `last`."""
+
+    last: Mark
+    compared: Mark
+    fence: Mark
+    held: bool
+
+    def behind(self, seq: int, head: Head) -> tuple[Order, bool]:
+        """The same, once the message *seq*, which is the next one, is read; and whether that one holds."""
+        this = seq, head.crc
+        is_late = head.known[0] > seq - head.part
+        if head.flags & SHARED:
+            holds = head.mark == self.fence and not self.held and not is_late
+            return Order(this, self.compared, self.fence, self.held), holds
+        if is_late or not head.flags & (FENCE | HOLD):
+            return Order(this, this, self.fence, self.held), not is_late
+        return Order(this, this, this, bool(head.flags & HOLD)), True
+
+
+NOTHING: Final = Order((0, 0), (0, 0), (0, 0), False)
