@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,8 +13,8 @@ from engines import Engine
 from fakes import FakeClock
 
 import mq
-from mq.delivery import records
-from mq.engine import backfill, history
+from mq.delivery import due, records
+from mq.engine import backfill, history, retaining
 
 pytestmark = pytest.mark.conformance
 
@@ -338,6 +339,103 @@ def test_a_closed_broker_says_so(topic: mq.Topic[Any], broker: mq.Broker) -> Non
     broker.close()
     with pytest.raises(mq.Closed):
         next(messages)
+
+
+# ── limits that change ─────────────────────────────────────────────────────────────
+
+
+def found(topic: mq.Topic[Any]) -> list[object]:
+    """The history, which is the same behind the first id of all."""
+    shown = bodies(topic.history())
+    assert bodies(topic.history(since=0)) == shown
+    return shown
+
+
+LIMITS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"retain_count": 1}, {"retain_count": 4}),
+    ({"retain_bytes": 60}, {"retain_bytes": 1000}),
+    ({"retain_for": 10}, {"retain_for": 3600}),
+]
+
+
+@pytest.mark.parametrize("how", ["here", "elsewhere", "reopen", "abandon"])
+@pytest.mark.parametrize(("narrow", "wide"), LIMITS, ids=["count", "bytes", "age"])
+@pytest.mark.parametrize("first", ["narrow", "wide"])
+def test_what_a_limit_left_out_does_not_come_back_with_a_wider_one(
+    engine: Engine, clock: FakeClock, how: str, narrow: dict[str, Any], wide: dict[str, Any], first: str
+) -> None:
+    """Published into the narrow limit, or into the wide one, which is narrow in between."""
+    if how == "elsewhere" and "sharing" in engine.lacks:
+        pytest.skip("one process at a time")
+    options: dict[str, Any] = {"segment_bytes": 8 << 10, "background": False, "sync": "never"}
+    broker = engine.open(clock=clock, **options)
+
+    def next_broker() -> mq.Broker:
+        if how == "here":
+            return broker
+        if how == "reopen":
+            return engine.reopen(broker)
+        if how == "abandon":
+            engine.abandon(broker)
+        return engine.open(clock=clock, **options)
+
+    topic = broker.topic("t", **(narrow if first == "narrow" else wide))
+    for body in ("a" * 40, "b" * 40):
+        topic.publish(body)
+    clock.advance(10.5)  # less than what has to be over before it is dropped
+    topic.publish("c" * 40)
+    broker = next_broker()
+    topic = broker.topic("t", **narrow)
+    assert found(topic) == ["c" * 40]
+    broker = next_broker()
+    topic = broker.topic("t", **wide)
+    assert found(topic) == ["c" * 40]
+    topic.publish("d" * 40)
+    broker._store.maintenance.run(0)
+    broker = next_broker()
+    topic = broker.topic("t", retain_count=100, retain_bytes=100_000, retain_for=10_000)
+    assert found(topic) == ["c" * 40, "d" * 40]
+    broker.queue("late").subscribe("t", since=0)
+    assert waiting(broker.queue("late")) == ["c" * 40, "d" * 40]
+
+
+@pytest.mark.parametrize("limit", [None, 4])
+def test_what_a_limit_leaves_stays_when_another_is_taken_away(broker: mq.Broker, limit: int | None) -> None:
+    topic = broker.topic("t", retain_count=2, retain_for=3600)
+    for body in "abc":
+        topic.publish(body)
+    broker.topic("t", retain_count=limit)
+    assert found(topic) == ["b", "c"]
+
+
+def test_very_much_is_dropped_in_slices_before_a_limit_is_wider(
+    broker: mq.Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And all that was published since it began in the last turn: publishers may be faster than slices."""
+    topic, turns = broker.topic("t", retain_count=1000), 0
+    for number in range(30):
+        topic.publish(number)
+    broker.topic("t", retain_count=20)
+
+    def publish() -> None:
+        for number in range(9):
+            topic.publish(f"{turns}: {number}")
+
+    def give_way(store: object) -> None:
+        nonlocal turns
+        turns += 1
+        publisher = threading.Thread(target=publish)
+        publisher.start()
+        publisher.join()
+
+    monkeypatch.setattr(due, "SLICE", 4)
+    monkeypatch.setattr(retaining, "give_way", give_way)
+    broker.topic("t", retain_count=1000)
+    assert 2 < turns <= 8, "thirty were there when it began, and four go in a slice"
+    shown = found(topic)
+    assert shown == [f"{turn}: {number}" for turn in range(1, turns + 1) for number in range(9)][-20:]
+    topic.publish("next")
+    assert found(topic) == [*shown, "next"]
 
 
 # ── after a restart ────────────────────────────────────────────────────────────────

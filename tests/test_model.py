@@ -233,6 +233,7 @@ class Topic:
     def publish(self, id: int, entry: Entry, said: dict[str, Any]) -> None:
         if self.count is not None:
             self.messages[id] = replace(entry), said
+            self.messages = self.retained()  # what is over never comes back, with a wider limit either
 
     def retained(self) -> dict[int, tuple[Entry, dict[str, Any]]]:
         return dict(sorted(self.messages.items())[-self.count :]) if self.count is not None else {}

@@ -84,7 +84,7 @@ def _fill(
 ) -> UsageError | None:  # fmt: skip
     """Plan what *queue* has to do; the error if its dead letters have nowhere to go."""
     if queue.retention:
-        _drop_over(plan, queue, is_late, created_of)
+        drop_over(plan, queue, is_late, created_of)
         return None
     if queue.is_to_go(plan.now):
         plan.add(*records.delete(queue.number))
@@ -123,8 +123,8 @@ def _fill(
     return None
 
 
-def _drop_over(plan: Plan, topic: QueueState, is_late: Callable[[], bool], created_of: CreatedOf) -> None:
-    """Plan to drop what is over of what *topic* retains, or a part of it."""
+def drop_over(plan: Plan, topic: QueueState, is_late: Callable[[], bool], created_of: CreatedOf) -> bool:
+    """Plan to drop what is over of what *topic* retains, or a part of it; whether that is all."""
     over = topic.first_retained(plan.now, plan.size_of, created_of)
     gone: list[tuple[int, int]] = []
     for id in topic.waiting.first(min(over, SLICE)):
@@ -133,6 +133,7 @@ def _drop_over(plan: Plan, topic: QueueState, is_late: Callable[[], bool], creat
         gone.append((id, plan.size_of(topic, id)))
     if gone:
         plan.add(*records.drop(topic.number, records.EXPIRED, gone))
+    return len(gone) == over
 
 
 def add_downtime(plan: Plan, downtime_ms: int) -> None:

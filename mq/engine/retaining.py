@@ -6,10 +6,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from mq.delivery import records
+from mq.delivery.due import drop_over
 from mq.delivery.options import TOPIC_KEY, Declaration, replaced
 from mq.delivery.retention import Retention
 from mq.delivery.state import declaration_of
 from mq.engine.operation import operation
+from mq.engine.slices import give_way
 from mq.engine.store import Store
 
 
@@ -17,29 +19,48 @@ from mq.engine.store import Store
 def declare(store: Store, topic: str, changes: dict[str, Any]) -> None:
     """Change the limits named, for every process; nothing is written if they are so already.
 
-    Without any limit nothing is retained, and what was goes.
+    What the limits leave out until now does not come back with wider ones: it is dropped before, in
+    slices, the last one in one group with the change.  Without any limit nothing is retained, and what
+    was goes.
     """
-    if not store.turn.look(partial(_is_declared, store, topic, changes)):
-        store.finish_publish(store.turn.take(partial(_declare, store, topic, changes)))
+    begun_at = store.turn.look(partial(_begin, store, topic, changes))
+    if begun_at is None:
+        return
+    while (end := store.turn.take(partial(_declare, store, topic, changes, begun_at))) is None:
+        give_way(store)
+    store.finish_publish(end)
 
 
-def _is_declared(store: Store, topic: str, changes: dict[str, Any]) -> bool:
+def _begin(store: Store, topic: str, changes: dict[str, Any]) -> int | None:
+    """Where the log ends now; None if there is nothing to change."""
     held = store.replica.state.topic(topic)
     declared = held.options if held else Declaration(name=topic)
-    return all(getattr(declared, name) == value for name, value in changes.items())
+    is_so = all(getattr(declared, name) == value for name, value in changes.items())
+    return None if is_so else store.replica.log.end
 
 
-def _declare(store: Store, topic: str, changes: dict[str, Any]) -> int:
-    """Where the log ends then."""
-    plan = store.committer.plan()
+def _declare(store: Store, topic: str, changes: dict[str, Any], begun_at: int) -> int | None:
+    """Where the log ends then; None if only a slice was dropped of what is over, so do it again.
+
+    What was published behind *begun_at* is dropped in one turn: however fast others publish, this ends.
+    """
+    committer = store.committer
+    plan = committer.plan()
     held = plan.state.topic(topic)
     declared = declaration_of(held) if held else Declaration(name=topic)
     if Retention.of(replaced(declared, changes)):
+        while held and not drop_over(plan, held, committer.slice(plan), committer.created_of):
+            oldest = held.waiting.head
+            committer.commit(plan)
+            if oldest is not None and oldest < begun_at:
+                return None
+            plan = committer.plan()
         plan.declare(TOPIC_KEY + topic, {"name": topic, "topic": True, **changes})
+        plan.drafts.insert(0, plan.drafts.pop())  # before what drops: it has the totals from before that
     elif held:
         plan.add(*records.delete(held.number))
     if plan.drafts:
-        store.committer.commit(plan)
+        committer.commit(plan)
     return store.replica.log.end
 
 

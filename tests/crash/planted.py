@@ -205,7 +205,7 @@ BUGS = (
     Bug("of those acked together one is logged", "mq.delivery.plan:Plan.add_to_run",
         "payload + part", "payload", "settling"),
     # ── what queues do beyond first in, first out ──────────────────────────────────
-    Bug("what is retained is dropped with what is over", "mq.delivery.due:_drop_over", "min(over, SLICE)",
+    Bug("what is retained is dropped with what is over", "mq.delivery.due:drop_over", "min(over, SLICE)",
         "min(over + 1, SLICE)", "retaining"),
     Bug("a subscription brings all of the past but the last", "mq.engine.backfill:Found.without",
         "gone = bisect_left(self.ids, first)",
