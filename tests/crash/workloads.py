@@ -655,6 +655,8 @@ def retaining(d: Driver) -> None:
     d.reopen(from_log=True)
     d.retain(2)
     d.fan_out()
+    d.retain(4)
+    d.fan_out()
 
 
 def starting_in_the_past(d: Driver) -> None:
