@@ -185,7 +185,7 @@ class Rival:
 
     def disturb(self) -> None:
         """Append what changes nothing that a program can see."""
-        self.act(self._random.choice([_release_nothing, _take_and_release]))
+        self.act(self._random.choice(DISTURBANCES))
 
 
 def _release_nothing(broker: mq.Broker) -> None:
@@ -197,14 +197,24 @@ def _release_nothing(broker: mq.Broker) -> None:
 
 
 def _take_and_release(broker: mq.Broker) -> None:
-    """The next message of each queue, if it was never delivered and the queue does nothing by itself."""
+    """The next message of each queue, unless a program could see that: only `first_received_at` tells it.
+
+    One that was delivered before may have failed; one that was delayed has no date any more once it is
+    released, and so a clock that is set back does not delay it again.
+    """
     for name in broker.queues():
-        queue = broker.queue(name)
+        queue, state = broker.queue(name), broker._store.replica.state.named(name)
         seen = queue.peek(1)
-        if not seen or seen[0].attempts or broker._store.replica.state.named(name).delivery_needs_plan:
+        if not seen or state.delivery_needs_plan:
+            continue
+        attempts, _, _, due = state.facts(seen[0].id)
+        if attempts or due:
             continue
         if message := queue.receive(timeout=0):
             message.release()
+
+
+DISTURBANCES = [_release_nothing, _take_and_release]
 
 
 class ConflictingLog:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
+from engines import DISTURBANCES, ConflictingEngine
+from fakes import FakeClock
+
+import mq
 
 TESTS = Path(__file__).parent
 MAKES = {"mq.open", "open_on"}
@@ -27,3 +34,20 @@ def test_behaviour_is_tested_on_the_stores_of_an_engine() -> None:
         "test_semantics.test_a_store_in_memory_is_private",
         "test_topics.test_topics_of_another_broker_are_refused_in_a_transaction",
     }
+
+
+@pytest.mark.parametrize("disturb", DISTURBANCES)
+def test_what_a_rival_appends_in_between_is_not_seen(
+    tmp_path: Path, clock: FakeClock, disturb: Callable[[mq.Broker], object]
+) -> None:
+    """Also not in a message whose delay is over, once the clock is set back to before that."""
+    with ConflictingEngine(tmp_path) as engine:
+        broker = engine.open(clock=clock)
+        queue = broker.queue("mail")
+        queue.publish("x", delay=5)
+        clock.advance(6)
+        engine.meanwhile(broker, disturb)
+        broker.queue("other").publish("y")
+        assert [message.body for message in queue.peek(state="ready")] == ["x"]
+        clock.advance(-6)
+        assert [message.body for message in queue.peek(state="delayed")] == ["x"]
