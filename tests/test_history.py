@@ -6,6 +6,7 @@ import threading
 import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from operator import sub
 from typing import Any
 
 import pytest
@@ -436,6 +437,31 @@ def test_very_much_is_dropped_in_slices_before_a_limit_is_wider(
     assert shown == [f"{turn}: {number}" for turn in range(1, turns + 1) for number in range(9)][-20:]
     topic.publish("next")
     assert found(topic) == [*shown, "next"]
+
+
+def test_a_slice_of_what_is_over_in_bytes_reads_few_sizes(
+    broker: mq.Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = broker.topic("t", retain_bytes=1_000_000)
+    read: list[int] = []
+    for number in range(30):
+        topic.publish(number)
+    [newest] = topic.history(limit=1)
+    broker.topic("t", retain_bytes=newest._size)
+    size_of = broker._store.committer.size_of
+
+    def noted(queue: Any, id: int) -> int:
+        read.append(id)
+        return size_of(queue, id)
+
+    monkeypatch.setattr(broker._store.committer, "size_of", noted)
+    monkeypatch.setattr(due, "SLICE", 4)
+    broker.topic("t", retain_bytes=1_000_000)
+    began = [
+        at for at in range(len(read)) if not at or read[at] <= read[at - 1]
+    ]  # each slice, in order of ids
+    assert max(map(sub, [*began[1:], len(read)], began)) == 5, "four, and one to know whether there are more"
+    assert found(topic) == [29]
 
 
 # ── after a restart ────────────────────────────────────────────────────────────────

@@ -125,12 +125,19 @@ def _fill(
 
 def drop_over(plan: Plan, topic: QueueState, is_late: Callable[[], bool], created_of: CreatedOf) -> bool:
     """Plan to drop what is over of what *topic* retains, or a part of it; whether that is all."""
-    over = topic.first_retained(plan.now, plan.size_of, created_of)
+    sizes: dict[int, int] = {}  # with a limit in bytes: read once, for both
+
+    def size_of(topic: QueueState, id: int) -> int:
+        if id not in sizes:
+            sizes[id] = plan.size_of(topic, id)
+        return sizes[id]
+
+    over = topic.first_retained(plan.now, size_of, created_of, SLICE + 1)
     gone: list[tuple[int, int]] = []
     for id in topic.waiting.first(min(over, SLICE)):
-        if is_late() and gone:
+        if gone and id not in sizes and is_late():
             break
-        gone.append((id, plan.size_of(topic, id)))
+        gone.append((id, size_of(topic, id)))
     if gone:
         plan.add(*records.drop(topic.number, records.EXPIRED, gone))
     return len(gone) == over

@@ -682,11 +682,14 @@ class QueueState:
 
     def first_retained(
         self, now: Now, size_of: Callable[[QueueState, int], int],
-        created_of: Callable[[QueueState, int], int | None],
+        created_of: Callable[[QueueState, int], int | None], most: int | None = None,
     ) -> int:  # fmt: skip
-        """Of what a topic retains: the index, in `waiting`, of the oldest message that its limits leave."""
+        """Of what a topic retains: the index, in `waiting`, of the oldest message that its limits leave.
+
+        If *most* sizes do not tell, an earlier index, but not before *most*.
+        """
         return self.retention.first(
-            self.waiting, self.bytes, now.wall, partial(size_of, self), partial(created_of, self)
+            self.waiting, self.bytes, now.wall, partial(size_of, self), partial(created_of, self), most
         )
 
     def is_to_go(self, now: Now) -> bool:

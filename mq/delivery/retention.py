@@ -13,6 +13,7 @@ a caller looks, and is exact.  What is over is dropped later, several at a time,
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Final, NamedTuple
 
 from .backlog import Backlog
@@ -65,30 +66,34 @@ class Retention(NamedTuple):
         """For how long a message is there at least, if no other limit is reached; None: for ever."""
         return None if self.ms is None else self.ms + _some(self.ms, OVER_MS)
 
-    def first(self, waiting: Backlog, size: int, wall_ms: int, size_of: SizeOf, created_of: CreatedOf) -> int:
+    def first(
+        self, waiting: Backlog, size: int, wall_ms: int, size_of: SizeOf, created_of: CreatedOf,
+        most: int | None = None,
+    ) -> int:  # fmt: skip
         """The index of the oldest message that the limits leave, of *waiting*, which has *size* bytes.
 
-        Sizes are asked for only of messages that are over.
+        Sizes are asked for only of messages that are over; if *most* of them do not tell, an earlier
+        index is given, but not before *most*.
         """
         count, first = len(waiting), 0
         if self.messages is not None:
             first = max(0, count - self.messages)
         if self.bytes is not None:
-            first = max(first, _first_within(waiting, size, self.bytes, size_of))
+            first = max(first, _first_within(waiting, size, self.bytes, size_of, most))
         if self.ms is not None:
             first = first_since(waiting, wall_ms - self.ms, created_of, first)
         return first
 
 
-def _first_within(waiting: Backlog, size: int, limit: int, size_of: SizeOf) -> int:
-    """The index of the oldest message that, with all behind it, has no more than *limit* bytes."""
+def _first_within(waiting: Backlog, size: int, limit: int, size_of: SizeOf, most: int | None) -> int:
+    """The index of the oldest message that, with all behind it, has no more than *limit* bytes; or *most*."""
     if size <= limit:
         return 0
-    for index, id in enumerate(waiting, 1):
+    for index, id in enumerate(islice(waiting, most), 1):
         size -= size_of(id)
         if size <= limit:
             return index
-    return len(waiting)
+    return len(waiting) if most is None else min(most, len(waiting))
 
 
 def first_since(waiting: Backlog, wall_ms: int, created_of: CreatedOf, first: int = 0) -> int:

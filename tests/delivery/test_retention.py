@@ -36,6 +36,18 @@ def test_it_is_the_newest_that_each_limit_leaves(sent, count, size, ms, later):
         left.pop(0)
     assert sorted(sizes)[first:] == left
     assert len(asked) <= len(sizes) - len(left), "a size was asked for of one that is retained"
+    for most in (0, 1, 5):
+        asked.clear()
+        found = Retention(count, size, ms).first(
+            waiting,
+            sum(sizes.values()),
+            now,
+            lambda id: asked.append(id) or sizes[id],
+            times.__getitem__,
+            most,
+        )
+        assert len(asked) <= most
+        assert found == first or most <= found < first
     assert first_since(waiting, now - 20, times.__getitem__) == sum(at < now - 20 for at in times.values())
 
 
