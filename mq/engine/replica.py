@@ -34,6 +34,7 @@ from mq.storage.explain import REOPEN, pass_on, storage_error
 from mq.storage.identity import Identity
 from mq.storage.log import Log
 from mq.storage.shared import DIRTY, END
+from mq.storage.standing import Trouble
 from mq.storage.syncing import SYNC_SECONDS
 
 FOLLOW_BYTES: Final = 16 << 10  # a process that is farther behind begins to catch up without LOCK
@@ -61,6 +62,7 @@ class Replica:
         self._log_path, self._mark_path = paths.log(path), paths.mark(path)
         self.has_log = False
         self.applied = VOID
+        self._seen = 0  # what `applied` was when it was last taken from the log, and not void
         self.page_is_behind = False  # see `show_generation`
         self._free: Callable[[], None] | None = None  # what queues held that were purged, or deleted
         self.epoch = 0  # how often the state was read from the disk
@@ -161,7 +163,8 @@ class Replica:
         state.name_the_nameless()
         self.waiters.bind(state, applied)
         self.show_generation()
-        self.applied = applied  # when all that depends on it is done: before, an interruption leaves it void
+        # When all that depends on it is done: before, an interruption leaves it void.
+        self.applied = self._seen = applied
         self.waiters.wake_all()
 
     def free_by(self, free: Callable[[], None]) -> None:
@@ -210,6 +213,8 @@ class Replica:
         try:
             while True:
                 log.failure.check()
+                if mark[END] < max(self.applied, self._seen):
+                    log.failure.lose(self._gone_back())
                 behind = mark[END] - log.end
                 if self.applied != log.end or log.unsettled:  # an operation was interrupted
                     self._attach_again()
@@ -234,6 +239,15 @@ class Replica:
             pass_on(error)
             log.watch.stand()  # perhaps the program closed a descriptor
             raise storage_error(self.path, error) from error
+
+    def _gone_back(self) -> Trouble:
+        """The page says less than this process has read or written: else that would be written over."""
+        reason = (
+            f"it says that the log ends at {self.turn.mark[END]}, and it was at"
+            f" {max(self.applied, self._seen)} already: an"
+            f" older copy was written over it while the store was open, as a restore in place does: {REOPEN}"
+        )
+        return Trouble(self._mark_path, reason, for_all=True)
 
     def show_generation(self) -> None:
         """Put it on the page, and when a schedule is due; in a turn.
@@ -308,7 +322,7 @@ class Replica:
                 self.waiters.rebind()
             # Not shown here: without LOCK, a newer one of another process could be written over.
             self.page_is_behind = self.state.generation > self.turn.mark[shared.GENERATION]
-            self.applied = log.end
+            self.applied = self._seen = log.end
         except (FileNotFoundError, recovery.StaleCheckpoint):
             return  # it went on for so long that what we knew is gone: read all that is there now
         self.clock.passed(log.last_ms)

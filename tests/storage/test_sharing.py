@@ -21,6 +21,7 @@ from opened import NOW, SEGMENT_BYTES, bodies, open_on
 import mq
 from mq.api.broker import Broker
 from mq.engine.replica import READS_MAX, Replica
+from mq.engine.turn import VOID
 from mq.storage import disk as disk_module
 from mq.storage import locks, record, shared, syncing
 from mq.storage.log import Log
@@ -502,6 +503,29 @@ def test_a_cleaner_that_gets_no_descriptor_just_now_cleans_later(caplog):
         faulty.hook = None
         broker._store.maintenance.run()
         assert broker._store.replica.log.head > 0
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_page_that_was_written_over_with_an_older_one_ends_the_work(interrupted):
+    """P1, P10: a process that went on there would write over what was published since."""
+    disk = Shared()
+    one, other = two(disk)
+    page = bytes(disk._files["s/mark"])
+    other.queue("a").publish(b"second")
+    assert bodies(one) == [b"first", b"second"]
+    written = {path: data for path, data in disk.files().items() if "/log/" in path}
+    disk._files["s/mark"][:] = page  # as `rsync --inplace` does
+    if interrupted:
+        one._store.replica.applied = VOID
+    for broker in (one, other):
+        for _ in range(2):
+            with pytest.raises(mq.StoreFailed, match=r"log ends at .* older copy|in another process"):
+                broker.queue("a").publish(b"refused")
+    for broker in (one, other):
+        broker.close()
+    assert {path: data for path, data in disk.files().items() if "/log/" in path} == written
+    with open_on(disk) as again:
+        assert bodies(again) == [b"first", b"second"]
 
 
 class Stopped(Shared):
