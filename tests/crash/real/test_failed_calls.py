@@ -18,7 +18,7 @@ from . import faults, machine
 from .audience import Audience, Books
 from .conftest import skip
 from .machine import Cut, WeakDisk
-from .processes import Ended, Nursery
+from .processes import Child, Ended, Nursery
 from .rounds import Scene, fault_round, meet, timeless
 
 ROUNDS = 24
@@ -153,15 +153,24 @@ def weak(request, need):
         yield disk
 
 
-def fail_an_fsync(disk: WeakDisk, nursery: Nursery, tmp_path) -> str:
-    """A store whose last message was written, and whose fdatasync then failed: the disk has nothing of it."""
+def begin_on_bad_blocks(script: str, disk: WeakDisk, nursery: Nursery, tmp_path) -> tuple[str, Child]:
+    """A store, and the process that has been told to go on in it, where the disk takes nothing."""
     store = f"{disk.image.path}/data"
     ready, go = tmp_path / "ready", tmp_path / "go"
-    child = nursery.start(SCRIPT + "write_over_bad_blocks", store, str(ready), str(go))
+    child = nursery.start(SCRIPT + script, store, str(ready), str(go))
     child.until(lambda: ready.exists() and bool(ready.read_text()))
-    segment = f"{store}/log/{0:020}.seg"
-    disk.fail(segment, int(ready.read_text()))
+    disk.fail(first_segment(store), int(ready.read_text()))
     go.touch()
+    return store, child
+
+
+def first_segment(store: str) -> str:
+    return f"{store}/log/{0:020}.seg"
+
+
+def fail_an_fsync(disk: WeakDisk, nursery: Nursery, tmp_path) -> str:
+    """A store whose last message was written, and whose fdatasync then failed: the disk has nothing of it."""
+    store, child = begin_on_bad_blocks("write_over_bad_blocks", disk, nursery, tmp_path)
     child.result()
     return store
 
@@ -182,7 +191,7 @@ def test_what_a_failed_fsync_lost_is_no_damage(weak: WeakDisk, nursery: Nursery,
     """P1, P7: the pages are gone from memory before the store is opened again."""
     store = fail_an_fsync(weak, nursery, tmp_path)
     weak.heal()
-    machine.forget_pages(f"{store}/log/{0:020}.seg")
+    machine.forget_pages(first_segment(store))
     assert nursery.run(SCRIPT + "numbers", store) == [0]
 
 
@@ -202,15 +211,9 @@ def test_a_disk_that_is_still_broken_is_not_called_well(weak: WeakDisk, nursery:
 
 def test_a_failure_that_another_program_was_told_of_first(weak: WeakDisk, nursery: Nursery, tmp_path):
     """P1: the kernel says so to each descriptor that was open; one that is opened later hears nothing."""
-    store = f"{weak.image.path}/data"
-    ready, go = tmp_path / "ready", tmp_path / "go"
-    child = nursery.start(SCRIPT + "outgrow_bad_blocks", store, str(ready), str(go))
-    child.until(lambda: ready.exists() and bool(ready.read_text()))
-    segment = f"{store}/log/{0:020}.seg"
-    weak.fail(segment, int(ready.read_text()))
-    go.touch()
+    store, child = begin_on_bad_blocks("outgrow_bad_blocks", weak, nursery, tmp_path)
     child.until(lambda: (tmp_path / "ready-2").exists())
-    fd = os.open(segment, os.O_RDWR)
+    fd = os.open(first_segment(store), os.O_RDWR)
     try:
         with pytest.raises(OSError, match=r"No space|Input/output"):
             os.fsync(fd)
