@@ -213,8 +213,8 @@ class Replica:
         try:
             while True:
                 log.failure.check()
-                if mark[END] < max(self.applied, self._seen):
-                    log.failure.lose(self._gone_back())
+                if mark[END] < (known := max(self.applied, self._seen)):
+                    log.failure.lose(self._gone_back(known))
                 behind = mark[END] - log.end
                 if self.applied != log.end or log.unsettled:  # an operation was interrupted
                     self._attach_again()
@@ -240,12 +240,11 @@ class Replica:
             log.watch.stand()  # perhaps the program closed a descriptor
             raise storage_error(self.path, error) from error
 
-    def _gone_back(self) -> Trouble:
+    def _gone_back(self, known: int) -> Trouble:
         """The page says less than this process has read or written: else that would be written over."""
         reason = (
-            f"it says that the log ends at {self.turn.mark[END]}, and it was at"
-            f" {max(self.applied, self._seen)} already: an"
-            f" older copy was written over it while the store was open, as a restore in place does: {REOPEN}"
+            f"it says that the log ends at {self.turn.mark[END]}, and it was at {known} already: an older"
+            f" copy was written over it while the store was open, as a restore in place does: {REOPEN}"
         )
         return Trouble(self._mark_path, reason, for_all=True)
 
