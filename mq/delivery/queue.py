@@ -554,7 +554,7 @@ class QueueState:
             self.flights[id] = replace(flight, position=position)
         elif delayed := self.delayed.get(id):
             self.delayed[id] = replace(delayed, position=position)
-        elif lane := self._lane_of(id):
+        elif lane := self.lane_of(id):
             lane.move(id, position)
 
     # ── where a message goes, and what the indexes are told ────────────────────────
@@ -713,7 +713,7 @@ class QueueState:
         tried = self.flights.get(id) or self.delayed.get(id)
         if tried:
             return tried.position
-        lane = self._lane_of(id)
+        lane = self.lane_of(id)
         return lane.position(id) if lane else None
 
     def facts(self, id: int) -> tuple[int, int, int, int]:
@@ -734,7 +734,7 @@ class QueueState:
             return "delayed" if self.moment.returns_at(flight) > now.store else "ready"
         if delayed := self.delayed.get(id):
             return "ready" if delayed.due <= now.wall and delayed.backoff_until <= now.store else "delayed"
-        return "ready" if self._lane_of(id) else None
+        return "ready" if self.lane_of(id) else None
 
     def changes_at(self, id: int, now: Now) -> int | None:
         """When a message that is not ready will be, in its clock's time."""
@@ -792,6 +792,10 @@ class QueueState:
             return self.ready.traits(id)
         return with_failure(flight.traits, Failed(flight.deadline, flight.attempts, TIMEOUT_REASON))
 
+    def only_waits(self, id: int) -> bool:
+        """Whether it is here, was never delivered, and is nothing but its body and a priority."""
+        return self.lane_of(id) is not None
+
     def waits(self, id: int, now: Now) -> bool:
         """Whether it is ready or delayed, and has not expired; after `advance`."""
         return self.state_of(id, now) in ("ready", "delayed") and not self.timers.has_expired(id)
@@ -848,7 +852,7 @@ class QueueState:
         return messages + kept + DECLARATION_BYTES
 
     def __contains__(self, id: int) -> bool:
-        return id in self.flights or id in self.delayed or self._lane_of(id) is not None
+        return id in self.flights or id in self.delayed or self.lane_of(id) is not None
 
     def holds_none(self, ids: Sequence[int]) -> bool:
         """Whether none of *ids*, which ascend, is here, nor any between them."""
@@ -859,7 +863,8 @@ class QueueState:
             each.is_disjoint(ids) for each in tried
         )
 
-    def _lane_of(self, id: int) -> Backlog | None:
+    def lane_of(self, id: int) -> Backlog | None:
+        """Where it is, if it only waits."""
         for lane in self.lanes.values():
             if id in lane:
                 return lane

@@ -237,6 +237,8 @@ def receive(queue: Handle[D], until: float | None, visibility_timeout: float | N
                             (flight,) = receiving.take(store, state, [id], ms, deadline).flights
                             receipt = flight.receipt
                         else:
+                            if log.spread:
+                                id = log.spread.pick(state, id)
                             payload = PACK_DELIVER(id, deadline)
                             receipt = log.append(ms, DELIVER, 0, state.number, payload)
                             flight = state.deliver(id, receipt, deadline, 0)

@@ -18,9 +18,10 @@ caller serialises them.  The others may be called by any thread, at any time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
+from mq.delivery.queue import QueueState
 from mq.delivery.records import Draft
 from mq.delivery.runs import Stretch
 
@@ -43,7 +44,17 @@ class Stored(Protocol):
     payload: bytes
 
 
+class Spread(Protocol):
+    """Which message a process takes, where others take from the same queue at the same time."""
+
+    def pick(self, queue: QueueState, id: int, taken: Collection[int] = ()) -> int:
+        """The message to take instead of *id*, which is the next one; none of *taken*."""
+
+
 class Log(Protocol):
+    spread: Spread | None
+    """None: no two processes take one message, for they take turns."""
+
     end: int
     """Where the next record goes, as far as this writer has appended and followed."""
 
@@ -61,7 +72,8 @@ class Log(Protocol):
     def append_group(self, now_ms: int, drafts: Sequence[Draft], *, atomic: bool = True) -> list[int]:
         """Append records in a row; their positions.  Raises what `append` raises, and then appends none.
 
-        With *atomic* (the default) all are in the log after a crash, or none; without, the first few may be.
+        With *atomic* (the default) all are in the log after a crash, or none; without, the first few may be,
+        and where writers do not take turns, a record that came too late stands at 0: it says nothing.
         UsageError if they are too long for one group.
         """
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 import threading
 from abc import ABC, abstractmethod
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -35,6 +35,7 @@ from mq.engine.bodies import More
 from mq.engine.channel import Channel
 from mq.engine.clock import Clock
 from mq.engine.commit import Committer
+from mq.engine.log import Spread
 from mq.engine.operation import nested
 from mq.engine.replica import Replica
 from mq.engine.turn import Turn
@@ -98,7 +99,8 @@ class Decided(NamedTuple):
     """What an append does, as far as that is decided."""
 
     settled: set[int]  # receipts
-    taken: Counter[Channel]  # how many messages of each
+    taken: defaultdict[Channel, set[int]]  # messages of each
+    spread: Spread | None
 
 
 class Pending(ABC):
@@ -116,7 +118,7 @@ class Pending(ABC):
 
     @abstractmethod
     def apply(self, positions: Sequence[int]) -> None:
-        """The records stand there."""
+        """The records stand there; one that does not hold, at 0."""
 
     @abstractmethod
     def announce(self, arrived: Counter[Channel], now: Now) -> None:
@@ -170,11 +172,12 @@ class Ack(Pending):
         return [(ACK, 0, state.number, records.ACK_PAYLOAD.pack(id, self._bytes))]
 
     def apply(self, positions: Sequence[int]) -> None:
-        self._state.ack(self._message.id, self._bytes)
-        self._message._settled = self.result = True
+        if positions[0]:
+            self._state.ack(self._message.id, self._bytes)
+            self._message._settled = self.result = True
 
     def announce(self, arrived: Counter[Channel], now: Now) -> None:
-        if self._is_awaited or self._state.acks_awaited:
+        if self.result and (self._is_awaited or self._state.acks_awaited):
             self._channel.hand_on(now)  # the next of its group, or a publisher
             self._channel.freed()
 
@@ -191,32 +194,34 @@ class AckAndTake(Ack):
 
     def drafts(self, now: Now, decided: Decided) -> list[Draft]:
         found = super().drafts(now, decided)
-        self._next = self._find_next(now, decided.taken) if found else None
+        self._next = self._find_next(now, decided) if found else None
         if self._next is not None:
-            decided.taken[self._channel] += 1
+            decided.taken[self._channel].add(self._next)
             state = self._state
             self._deadline = now.store + int(state.options.visibility_timeout * 1000)
             payload = records.DELIVER_PAYLOAD.pack(self._next, self._deadline)
             found.append((DELIVER, 0, state.number, payload))
         return found
 
-    def _find_next(self, now: Now, taken: Counter[Channel]) -> int | None:
-        state, before = self._state, taken[self._channel]
+    def _find_next(self, now: Now, decided: Decided) -> int | None:
+        """The first that is not taken; one that timed out, a receiver takes."""
+        state, taken = self._state, decided.taken[self._channel]
         if self._taker.is_over or state.paused or state.delivery_needs_plan:
             return None
-        if before:
-            ids = state.heads(now, before + 1)
-            id = ids[before] if len(ids) > before else None
-        else:
-            id = state.head(now)
-        return None if id is None or id in state.flights else id  # one that timed out, a receiver takes
+        ids = state.heads(now, len(taken) + 1) if taken else [state.head(now)]
+        id = next((each for each in ids if each is not None and each not in taken), None)
+        if id is None or id in state.flights:
+            return None
+        return decided.spread.pick(state, id, taken) if decided.spread else id
 
     def apply(self, positions: Sequence[int]) -> None:
         super().apply(positions)
-        if self._next is not None:
-            flight = self._state.deliver(self._next, positions[1], self._deadline, 0)
-            assert flight, "a message that was next was not there"
-            self._taker.took(self._next, flight)
+        if self._next is None or not positions[1]:
+            self._next = None
+            return
+        flight = self._state.deliver(self._next, positions[1], self._deadline, 0)
+        assert flight, "a message that was next was not there"
+        self._taker.took(self._next, flight)
 
     def announce(self, arrived: Counter[Channel], now: Now) -> None:
         super().announce(arrived, now)
@@ -350,13 +355,11 @@ class Together:
         if now.store >= replica.state.board.next:
             self._committer.do_due()
         self._take_what_waits(part)
-        so_far = Decided(set(), Counter())
+        so_far = Decided(set(), defaultdict(set), replica.log.spread)
         decided = [(each, drafts) for each in part if (drafts := each.drafts(now, so_far))]
         if decided:
             group = [draft for _, drafts in decided for draft in drafts]
-            # Publishes alone are no group, of which all has to be there, or nothing.
-            atomic = not all(isinstance(each, Publication) for each, _ in decided)
-            positions = iter(replica.log.append_group(now.store, group, atomic=atomic))
+            positions = iter(replica.log.append_group(now.store, group, atomic=False))
             for each, drafts in decided:
                 each.apply([next(positions) for _ in drafts])
             replica.applied = replica.log.end

@@ -31,7 +31,7 @@ from mq.storage.crc import crc32c
 
 T = TypeVar("T")
 
-VERSION: Final = 2
+VERSION: Final = 3
 LONG_SECONDS: Final = 100.0  # until a long checkpoint has come
 NAME: Final = "checkpoint"
 CRC_BYTES: Final = 4

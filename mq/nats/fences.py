@@ -1,16 +1,19 @@
 """Which messages of the stream hold.  No I/O; see FORMAT.md §11.
 
-    compared   appended only if the last compared one is the one that its writer knew.  It holds.
+    compared   appended only if the last compared one is the one that its writer knew.  It holds, unless it
+               takes, and a shared one that takes stands between what its writer knew and it
     fence      a compared one behind which nothing shared holds that was decided before it
     hold       a fence behind which nothing shared holds at all, until the next fence
     shared     appended whatever is there.  It names the last fence that its writer knew, and holds if that is
                the last one at its place, and no hold
+    that takes says something about deliveries; of a shared one each record is judged by itself (takes.py)
 
              fence A     shared: A       compared      fence B     shared: A     shared: B
     ───────────┼────────────┼───────────────┼─────────────┼────────────┼────────────┼─────►
                           holds                                     does not      holds
 
-So plain publishes need no comparison: what could change for them is said in a fence.  All that follow the
+So plain publishes, first deliveries and acks need no comparison: what could change for them is said in a
+fence, or by one another.  All that follow the
 stream judge alike, and so does a process that begins at a fence: what it has not read is behind no message.
 A message that knew one behind itself does not hold: the stream lost its end, and went on.
 """
@@ -20,7 +23,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from mq.delivery import records
-from mq.nats.message import FENCE, HOLD, SHARED, Head
+from mq.nats.message import FENCE, HOLD, SHARED, TAKES, Head
 
 Mark = tuple[int, int]  # sequence and checksum of a message; (0, 0): none
 
@@ -36,6 +39,9 @@ They are about messages that their writer knew, or bring one to a queue that tak
 them.  All others are fences, and nothing shared may stand between them and what they were decided on.
 """
 
+ARRIVALS: Final = frozenset({records.PUBLISH, records.FANOUT})
+"""Kinds that are decided alike whatever is delivered and acked in between: that only makes room."""
+
 
 class Order(NamedTuple):
     """What a process knows, once it has read up to `last`."""
@@ -44,17 +50,22 @@ class Order(NamedTuple):
     compared: Mark
     fence: Mark
     held: bool
+    taken: int  # sequence of the last shared message that takes, and holds; 0: none is known
 
     def behind(self, seq: int, head: Head) -> tuple[Order, bool]:
         """The same, once the message *seq*, which is the next one, is read; and whether that one holds."""
-        this = seq, head.crc
-        is_late = head.known[0] > seq - head.part
-        if head.flags & SHARED:
+        this, flags, taken = (seq, head.crc), head.flags, self.taken
+        known, _ = head.known
+        is_late = known > seq - head.part
+        if flags & SHARED:
             holds = head.mark == self.fence and not self.held and not is_late
-            return Order(this, self.compared, self.fence, self.held), holds
-        if is_late or not head.flags & (FENCE | HOLD):
-            return Order(this, this, self.fence, self.held), not is_late
-        return Order(this, this, this, bool(head.flags & HOLD)), True
+            if holds and flags & TAKES:
+                taken = seq
+            return Order(this, self.compared, self.fence, self.held, taken), holds
+        holds = not is_late and not (flags & TAKES and known < taken)
+        if is_late or not flags & (FENCE | HOLD):
+            return Order(this, this, self.fence, self.held, taken), holds
+        return Order(this, this, this, bool(flags & HOLD), taken), holds
 
 
-NOTHING: Final = Order((0, 0), (0, 0), (0, 0), False)
+NOTHING: Final = Order((0, 0), (0, 0), (0, 0), False, 0)

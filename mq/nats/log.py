@@ -17,27 +17,36 @@ Beside publishers that never wait that seldom succeeds: it is tried once, and th
 from __future__ import annotations
 
 import math
-import os
 import random
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 
 from mq.delivery import records
-from mq.delivery.runs import Stretch
 from mq.engine.log import Conflict
-from mq.errors import CorruptStore, DiskFull, StorageError, StoreFailed, UsageError
+from mq.errors import DiskFull, StorageError, StoreFailed, UsageError
 from mq.forks import Lock
-from mq.nats import message
-from mq.nats.arrivals import Arrival, Arrivals
+from mq.nats import message, takes
 from mq.nats.connection import REQUEST_SECONDS, Connection
-from mq.nats.fences import NOTHING, UNAFFECTED, Order
-from mq.nats.message import FENCE, HEAD, HOLD, RECORD, SHARED, WORD, Draft, Encoded, begin_of, place_of
-from mq.nats.pages import AT_ONCE, Pages
+from mq.nats.fences import ARRIVALS, UNAFFECTED
+from mq.nats.following import Following
+from mq.nats.message import (
+    FENCE,
+    HEAD,
+    HOLD,
+    RECORD,
+    SHARED,
+    TAKES,
+    WORD,
+    Draft,
+    Encoded,
+    begin_of,
+    place_of,
+)  # fmt: skip
+from mq.nats.pages import AT_ONCE
 from mq.nats.reading import Reading
 from mq.nats.sending import Compared, Sending, Unsure
-from mq.nats.stand_ins import Nothing, Part, Settings, Unfailing
+from mq.nats.stand_ins import Nothing, Part, Unfailing
 from mq.nats.stream import Stream
 from mq.storage.reader import Stored
 
@@ -45,22 +54,16 @@ STAND_BACK = 2.0  # at most so many times as long as an append takes, for each t
 BEATEN_MAX = 8  # of those
 SECONDS_MAX = 0.02  # an append that takes longer is not counted as one that does
 GROUP_BYTES_MAX = 256 << 20
-FENCE_MESSAGES = 256  # behind the last fence: then the next compared message is one
-FENCE_BYTES = 1 << 20  # or so many bytes
-HELD_MAX = 32  # messages behind a hold, whose writer has said what it wanted to long since, or died
 FALLEN_MAX = 6  # the more shared messages in a row do not hold, the more publishes are compared, up to 2^6
-KNOWN = 1024  # of the last messages the checksums are remembered
 EMPTY = Encoded([b""], [])
 UNKNOWN = "no answer from NATS, so the outcome is unknown; publish again with the same dedup_id"
 TRIMMED = "the stream was trimmed meanwhile, so the outcome is unknown; publish again with the same dedup_id"
-GROWN_BYTES = 1 << 20  # of messages between two looks at what is to be trimmed or kept
 HEAD_ROOM = 4096  # of a message, for what the server counts beside the body
-MESSAGE_BYTES = 150  # that a message takes in the stream beside its body
 RESERVE_BYTES_MAX = 16 << 20  # of a stream with a limit, kept back for all that is no publish
 RESERVE_SHARE = 8  # or such a part of it
 
 
-class StreamLog:
+class StreamLog(Following):
     biased = unsettled = False
     epoch = 0
 
@@ -68,80 +71,25 @@ class StreamLog:
         self, connection: Connection, stream: Stream, came: Callable[[], object],
         is_awaited: Callable[[], object], *, custom_time: bool,
     ) -> None:  # fmt: skip
-        """*came*: another writer has appended; called by the loop's thread, as *is_awaited*: see Arrivals.
-
-        *custom_time*: records have the times of the program's clock, and not the stream's.
-        """
-        self._connection, self._stream, self._came, self._custom_time = connection, stream, came, custom_time
-        self.pages = Pages(connection, stream)
-        self.arrivals = Arrivals(connection, stream, self._hear, lambda: self.seq, is_awaited)
+        """See Following."""
+        super().__init__(connection, stream, came, is_awaited, custom_time=custom_time)
         self._sending = Sending(connection, stream, self.pages, self.arrivals)
         self.reader = self.glance = Reading(self.pages, self.read, self.stream_bytes, self.after_fork)
-        self.owner, self.failure = Settings(), Unfailing()
+        self.failure = Unfailing()
         self.watch = self.reserve = self.following = self.syncing = Nothing()
         self.segments = [Part()]
-        self._writer = int.from_bytes(os.urandom(8), "little")  # tells its messages from all others
         # The rest is touched in a turn only.
-        self.seq = 0  # of the last message that is applied, or about to be
-        self.order = NOTHING  # as of that message
-        self._checksums: deque[tuple[int, int]] = deque(maxlen=KNOWN)  # of the last messages, with their seqs
-        self.apply_up_to: Callable[[int], object] = int  # the state's, given an end
-        self._is_torn = False  # the state is to be read anew, though this process has appended to the log
-        self._is_in_the_way = False  # what is shared came between a fence and what it was decided on
+        self._is_in_the_way = False  # what is shared came between a message and what it was decided on
+        self._has_the_way = False  # it has asked for it, and is to end its hold
         self._fallen = 0  # how many shared messages in a row did not hold
         self._compares = 0  # so many plain publishes are compared, before one is shared again
-        self._begin_bytes = 0  # what `taken_in` was at the last fence
-        self._fence_at = 0.0  # messages behind that: a publish becomes one, if no other append has
-        self.end = self.last_ms = self.head = 0
         self._beaten = 0  # how often in a row another writer was first
         self._seconds = 0.0  # that an append takes, about
-        self._appends = False  # the loop's thread looks, too: what comes is this process's own, perhaps
-        self._grown = 0
-        self.taken_in = 0  # bytes of messages, appended and followed
-        self.bytes = 0  # of the stream, as it was last asked
-
-    # ── where it is ────────────────────────────────────────────────────────────────
-
-    def start(self, order: Order) -> None:
-        """Follow the messages behind the last one of *order*."""
-        self.order, self._checksums = order, deque([order.last], KNOWN)
-        self.seq, _ = order.last
-        self._is_torn = False
-        self.head = self.end = begin_of(self.seq + 1)
-        self._begin_bytes, self._fence_at = self.taken_in, float(FENCE_MESSAGES)
-        self.arrivals.begin(self.seq)
-
-    @property
-    def known_end(self) -> int:
-        """Up to where whole groups have come, from whichever writer."""
-        return max(self.arrivals.end, self.end)
-
-    def barrier(self) -> int:
-        """The end as of now, asked of the leader; all before it has come."""
-        last = self._stream.range_up_to(self.seq, "this process has read on").last
-        if last > self.seq:
-            self.arrivals.wait(last)
-        return self.known_end  # of whole groups: the rest of one may be on its way
-
-    def _hear(self) -> None:
-        if not self._appends and self.arrivals.last > self.seq:  # else it is this process's own
-            self._came()
 
     # ── appending ──────────────────────────────────────────────────────────────────
 
     def append(self, now_ms: int, kind: int, flags: int, queue: int, payload: bytes) -> int:
-        draft = kind, flags, queue, payload
-        append = self.append_plain if kind == records.PUBLISH else self.append_group
-        return append(now_ms, [draft])[0]
-
-    def append_plain(self, now_ms: int, drafts: Sequence[Draft]) -> list[int]:
-        """The same, of publishes that are nothing but a body, to queues that count nothing."""
-        encoded = self._encode(drafts)
-        if len(encoded.bodies) == 1 and self._may_share():
-            found = self._share(now_ms, encoded)
-            if found is not None:
-                return found
-        return self._append_all(now_ms, encoded, UNAFFECTED)
+        return self._append_apart(now_ms, [(kind, flags, queue, payload)])[0]
 
     def append_columns(
         self, now_ms: int, kinds: list[int], flags: list[int], numbers: list[int], payloads: list[bytes], *,
@@ -152,13 +100,24 @@ class StreamLog:
         )
 
     def append_group(self, now_ms: int, drafts: Sequence[Draft], *, atomic: bool = True) -> list[int]:
-        """See `mq.engine.log.Log`.  *atomic* or not, all are appended, or none.
-
-        What is not, and is nothing but plain publishes, needs no comparison: see `append_plain`.
-        """
-        if not atomic and all(kind == records.PUBLISH for kind, *_ in drafts):
-            return self.append_plain(now_ms, drafts)
+        """See `mq.engine.log.Log`.  Without *atomic*, the position of a record that does not hold is 0."""
+        if not atomic:
+            return self._append_apart(now_ms, drafts)
         return self._append_all(now_ms, self._encode(drafts), {kind for kind, *_ in drafts})
+
+    def _append_apart(self, now_ms: int, drafts: Sequence[Draft]) -> list[int]:
+        """Each of *drafts* holds or not, whatever becomes of the others; Conflict if none does.
+
+        Plain publishes, first deliveries and acks, of queues that count nothing, go without a comparison.
+        """
+        encoded = self._encode(drafts)
+        if len(encoded.bodies) == 1 and takes.may_share(self.state, drafts, self.seq):
+            is_taking = any(kind != records.PUBLISH for kind, *_ in drafts)
+            if self._may_share(now_ms, is_taking=is_taking):
+                found = self._share(now_ms, encoded, drafts, SHARED | TAKES if is_taking else SHARED)
+                if found is not None:
+                    return found
+        return self._append_all(now_ms, encoded, {kind for kind, *_ in drafts})
 
     def _append_all(self, now_ms: int, encoded: Encoded, kinds: Set[int]) -> list[int]:
         """The positions of the records."""
@@ -219,24 +178,26 @@ class StreamLog:
         self, now_ms: int, encoded: Encoded, kinds: Set[int], flags: int = 0, *, is_way: bool = False
     ) -> int:  # fmt: skip
         """Append what is compared; the sequence of the last message."""
-        order, is_unaffected = self.order, kinds <= UNAFFECTED
+        order, is_unaffected, is_taking = self.order, kinds <= UNAFFECTED, not kinds <= ARRIVALS
         wholly = not (is_unaffected or order.held)
-        if wholly and self._is_in_the_way:
+        if self._is_in_the_way and is_taking and not order.held:
             self._ask_for_the_way(now_ms)
-        if not is_unaffected or (not is_way and self._is_fence_due()):
+        if not is_unaffected or self._has_the_way or (not is_way and self._is_fence_due()):
             flags |= FENCE
+        if is_taking:
+            flags |= TAKES
         self._writer = (self._writer + 1) % WORD
         parts = encoded.messages(
             self._stream.seed, order.compared, self._writer, now_ms, flags, self.order.last
         )
         expected = Compared(order.last[0] if wholly else order.compared[0], wholly)
-        is_beaten, begin = False, time.monotonic()
+        is_beaten, holds, begin = False, True, time.monotonic()
         self._appends = True
         try:
             last = self._sending.send(parts, expected)
             is_beaten = last is None
             if last is not None:
-                self._note(last, parts)
+                holds = self._note(last, parts)
         finally:
             self._appends = False
             if self.arrivals.last > self.seq and not is_beaten:  # else this thread follows at once
@@ -247,8 +208,12 @@ class StreamLog:
             self._stand_back()
             raise Conflict
         self._beaten = 0
-        if wholly:
-            self._is_in_the_way = False
+        if not holds:
+            self._is_in_the_way = True
+            self._follow_own(last)
+            raise Conflict
+        if is_taking:
+            self._is_in_the_way = self._has_the_way = False
         self._seconds += (min(time.monotonic() - begin, SECONDS_MAX) - self._seconds) / 8
         self.last_ms = max(self.last_ms, now_ms)
         self._grow(sum(map(len, parts)))
@@ -258,7 +223,7 @@ class StreamLog:
         """Append a hold, and have all decided again: Conflict."""
         self._append(now_ms, EMPTY, frozenset(), HOLD, is_way=True)
         self.apply_up_to(self.end)  # so it is as if another writer had appended it
-        self._is_in_the_way = False
+        self._is_in_the_way, self._has_the_way = False, True
         raise Conflict
 
     def _stand_back(self) -> None:
@@ -270,53 +235,29 @@ class StreamLog:
         self._beaten = min(self._beaten + 1, BEATEN_MAX)
         time.sleep(random.random() * self._beaten * STAND_BACK * self._seconds)
 
-    def _note(self, last: int, parts: list[bytes]) -> None:
-        """They are in the stream, up to the sequence *last*; what stands before them is applied first."""
+    def _note(self, last: int, parts: list[bytes]) -> bool:
+        """They are in the stream, up to the sequence *last*; what stands before them is applied first.
+
+        Whether they hold.
+        """
         first = last - len(parts) + 1
         self._apply_before(first)
         for seq, data in enumerate(parts, first):
             self.pages.keep(seq, data)
         if self.seq != first - 1:  # a part was trimmed before it had come
             self._is_torn = True
-            return
+            return True
+        if not self.order.behind(first, message.head_of(parts[0]))[1]:
+            return False
         self.end = begin_of(last + 1)  # first: an interruption behind it has the state read anew
         for seq, data in enumerate(parts, first):
             self._go_on(seq, message.head_of(data))
         self.arrivals.drop(last)
+        return True
 
-    def _apply_before(self, seq: int) -> None:
-        """What stands before the message *seq*, which this process has appended, is applied."""
-        if seq <= self.seq:
-            raise self._stream.corrupt(
-                f"lost: the stream ends at {seq - 1}, and this process has read on", self.seq
-            )
-        if seq > self.seq + 1:
-            try:
-                self.arrivals.wait(seq - 1)
-                self.apply_up_to(begin_of(seq))
-            except CorruptStore:
-                raise
-            except StorageError as error:
-                raise StoreFailed(
-                    self._stream.path,
-                    f"message {seq} was stored, and what stands before it does not come: {error}",
-                ) from error
-
-    def _go_on(self, seq: int, head: message.Head) -> bool:
-        """The message *seq* is the next one; whether it holds."""
-        fence = self.order.fence
-        self.order, holds = self.order.behind(seq, head)
-        self.seq = seq
-        self._checksums.append((seq, head.crc))
-        if self.order.fence is not fence:
-            self._begin_bytes = self.taken_in
-            self._fence_at = FENCE_MESSAGES * (1 + random.random())  # not all publishers at once
-        return holds
-
-    def _is_fence_due(self) -> bool:
-        """Whether the stream may be cut nowhere near, or a process that has asked for the way has died."""
-        behind, grown = self.seq - self.order.fence[0], self.taken_in - self._begin_bytes
-        return behind >= (HELD_MAX if self.order.held else FENCE_MESSAGES) or grown > FENCE_BYTES
+    def _follow_own(self, seq: int) -> None:
+        """The message *seq* of this process does not hold: it is followed as another writer's is."""
+        self._apply_before(seq + 1)
 
     def _wait_for_the_first(self, expected: Compared) -> None:
         """Until what another writer appended has come, so that what is decided again is decided on that."""
@@ -330,22 +271,30 @@ class StreamLog:
 
     # ── without a comparison ───────────────────────────────────────────────────────
 
-    def _may_share(self) -> bool:
-        """Whether a plain publish goes without: not where one has not held lately, or a fence is due."""
-        if self._compares > 0:
+    def _may_share(self, now_ms: int, *, is_taking: bool) -> bool:
+        """Whether a message goes without.
+
+        A plain publish does not where one has not held lately, and if a fence is due, it is that.  What takes
+        would be in vain then, beside others that take: so a fence is appended first.
+        """
+        if self._compares > 0 and not is_taking:
             self._compares -= 1
             return False
-        seq, _ = self.order.fence
-        is_overdue = self.seq - seq > self._fence_at or self.taken_in - self._begin_bytes > FENCE_BYTES
-        return seq > 0 and not self.order.held and not is_overdue
+        if self.order.held or not self._is_fence_overdue():
+            return not self.order.held
+        if is_taking:
+            self.mark(now_ms)
+            self.apply_up_to(self.end)  # as where it asks for the way
+            raise Conflict
+        return False
 
-    def _share(self, now_ms: int, encoded: Encoded) -> list[int] | None:
-        """Append it; None: it was not even sent.  Conflict if it does not hold."""
+    def _share(
+        self, now_ms: int, encoded: Encoded, drafts: Sequence[Draft], flags: int
+    ) -> list[int] | None:  # fmt: skip
+        """Append it; None: it was not even sent.  Conflict if nothing of it holds."""
         order = self.order
         self._writer = (self._writer + 1) % WORD
-        (data,) = encoded.messages(
-            self._stream.seed, order.fence, self._writer, now_ms, SHARED, self.order.last
-        )
+        (data,) = encoded.messages(self._stream.seed, order.fence, self._writer, now_ms, flags, order.last)
         self._appends = True
         try:
             try:
@@ -354,7 +303,7 @@ class StreamLog:
                 seq = self._find(now_ms, data, is_full=unsure.is_full)
             if seq is None:
                 return None
-            self._note_shared(seq, data)
+            held = self._note_shared(seq, data, drafts)
         finally:
             self._appends = False
             if self.arrivals.last > self.seq:
@@ -362,27 +311,42 @@ class StreamLog:
         self._fallen = 0
         self.last_ms = max(self.last_ms, now_ms)
         self._grow(len(data))
-        return encoded.positions(seq)
+        return [at if holds else 0 for at, holds in zip(encoded.positions(seq), held, strict=True)]
 
-    def _note_shared(self, seq: int, data: bytes) -> None:
-        """It is in the stream, as the message *seq*.  Conflict if it does not hold there."""
+    def _note_shared(self, seq: int, data: bytes, drafts: Sequence[Draft]) -> list[bool]:
+        """It is in the stream, as the message *seq*: which of *drafts* hold there.  Conflict if none does."""
         self._apply_before(seq)
         if self.seq != seq - 1:
             raise StoreFailed(self._stream.path, TRIMMED)
         head = message.head_of(data)
         if not self.order.behind(seq, head)[1]:
-            self._give_up_on(seq)
+            self._fallen = min(self._fallen + 1, FALLEN_MAX)
+            self._compares = (1 << self._fallen - 1) - 1
+            self._follow_own(seq)
+            raise Conflict
+        held = [self._holds(draft, head.known[0]) for draft in drafts]
+        if not any(held):
+            self._follow_own(seq)
+            raise Conflict
         self.pages.keep(seq, data)
         self.end = begin_of(seq + 1)  # first: as in `_note`
         self._go_on(seq, head)
         self.arrivals.drop(seq)
+        return held
 
-    def _give_up_on(self, seq: int) -> None:
-        """The shared message *seq* does not hold: it is followed as another writer's is.  Conflict."""
-        self._apply_before(seq + 1)
-        self._fallen = min(self._fallen + 1, FALLEN_MAX)
-        self._compares = (1 << self._fallen - 1) - 1
-        raise Conflict
+    def _holds(self, draft: Draft, known: int) -> bool:
+        """Whether a record of this process holds: see takes.py."""
+        kind, _, number, payload = draft
+        if kind == records.PUBLISH:
+            return True
+        id = takes.id_of(payload)
+        holds = takes.holds(self.state, kind, number, id, known)
+        if kind == records.DELIVER:
+            if holds:
+                self.spread.took(number, self.spread.me)
+            else:
+                self.spread.met(number)
+        return holds
 
     def _find(self, now_ms: int, data: bytes, *, is_full: bool) -> int:
         """The sequence of a shared message, of which no server says whether it is stored.
@@ -416,90 +380,6 @@ class StreamLog:
         if fence is None:
             self._wait_for_the_first(expected)
         return fence
-
-    # ── how far the log has grown ──────────────────────────────────────────────────
-
-    def _grow(self, size: int) -> None:
-        size += MESSAGE_BYTES
-        self._grown += size
-        self.taken_in += size
-        self.bytes += size
-        if self._grown >= GROWN_BYTES:
-            self._grown = 0
-            self.owner.grown()
-
-    # ── following ──────────────────────────────────────────────────────────────────
-
-    def follow(self, upto: int, enough: int = 0, /) -> Iterator[Stretch]:
-        """What has come, up to *upto*; all of it, whatever is *enough*."""
-        if self._is_torn:
-            raise FileNotFoundError
-        waiting = self.arrivals.waiting
-        while self.end < upto and waiting:
-            arrival = waiting.popleft()
-            if arrival.seq > self.seq:
-                yield from self._follow_group(arrival)
-
-    def _follow_group(self, first: Arrival) -> Iterable[Stretch]:
-        """The records of a message, and of the parts that belong to it, if it holds."""
-        (head, holds), stretches = self._take(first), []
-        parts, last = deque([first]), first
-        while head.part < head.parts:
-            following = self.arrivals.waiting.popleft()
-            if following.seq > self.seq:
-                last = following
-                head, holds = self._take(last)
-                parts.append(last)
-        while parts and holds:
-            seq, _, data = parts.popleft()
-            pieces, missing = [data], message.missing(data)
-            while missing > 0 and parts:
-                pieces.append(parts.popleft().data)
-                missing -= len(pieces[-1]) - HEAD.size
-            stretches.append(self._stretch(seq, message.join(pieces)))
-        self.end = begin_of(last.seq + 1)
-        if holds:
-            self.last_ms = max(self.last_ms, head.time_ms, 0 if self._custom_time else last.time_ms)
-        return stretches
-
-    def _take(self, arrival: Arrival) -> tuple[message.Head, bool]:
-        """Check that the message follows the last one, and is whole; and whether it holds."""
-        seq = arrival.seq
-        if seq != self.seq + 1:
-            if self._stream.is_trimmed(self.seq + 1, seq):
-                raise FileNotFoundError  # the whole state is read anew
-            raise self._stream.corrupt(f"missing: {seq} comes behind {self.seq}", self.seq + 1)
-        try:
-            head = message.check(arrival.data, self._stream.seed)
-        except message.Damaged as error:
-            raise self._stream.corrupt(str(error), seq) from error
-        order = self.order
-        holds = self._go_on(seq, head)
-        if not head.flags & SHARED and order.compared != (0, 0):
-            mark = order.compared if head.part == 1 else (0, order.compared[1])
-            if head.mark != mark:
-                raise self._stream.corrupt(
-                    f"it was appended behind {head.mark}, and {mark} is before it", seq
-                )
-        if holds and not self._is_known(head.known):
-            raise self._stream.corrupt(f"its writer knew {head.known}, which is another message here", seq)
-        self.pages.keep(seq, arrival.data)
-        self._grow(len(arrival.data))
-        return head, holds
-
-    def _is_known(self, mark: tuple[int, int]) -> bool:
-        """Whether this process has read the same message there, as far as it remembers."""
-        seq, crc = mark
-        index = seq - self.seq - 1  # from the end, of what follows without a gap
-        if not crc or -index > len(self._checksums):
-            return True
-        return self._checksums[index] in ((seq, crc), (seq, 0))
-
-    def _stretch(self, seq: int, data: bytes) -> Stretch:
-        try:
-            return (*message.outline(seq, data), data, begin_of(seq), 0)
-        except message.Damaged as error:
-            raise self._stream.corrupt(str(error), seq) from error
 
     # ── reading ────────────────────────────────────────────────────────────────────
 

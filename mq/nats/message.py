@@ -25,10 +25,10 @@ from typing import Final, NamedTuple
 
 from mq.storage.crc import crc32c
 
-VERSION: Final = 2
+VERSION: Final = 3
 HEAD: Final = Struct("<IBBHHHIQQQIQ")
-SHARED, FENCE, HOLD = 1, 2, 4  # flags: see fences.py
-FLAGS: Final = SHARED | FENCE | HOLD
+SHARED, FENCE, HOLD, TAKES = 1, 2, 4, 8  # flags: see fences.py
+FLAGS: Final = SHARED | FENCE | HOLD | TAKES
 WORD: Final = 1 << 64
 RECORD: Final = Struct("<II")  # label (kind, flags, queue), length of the payload
 CRC_BYTES: Final = 4
@@ -49,6 +49,7 @@ class Head(NamedTuple):
 
     Of a part behind the first: 0, and the checksum of the part before.
     """
+    writer: int  # a number that no other group has; of one process they count up
     time_ms: int
     known: tuple[int, int]  # those of the last message that its writer knew; a checksum of 0: not known
 
@@ -125,12 +126,14 @@ def head_of(data: bytes) -> Head:
     """The head of a message, unchecked."""
     if len(data) < HEAD.size:
         raise Damaged(f"it has {len(data)} bytes, and a head alone has {HEAD.size}")
-    crc, version, flags, part, parts, _, mark_crc, mark, _, time_ms, known_crc, known = HEAD.unpack_from(data)
+    crc, version, flags, part, parts, _, mark_crc, mark, writer, time_ms, known_crc, known = HEAD.unpack_from(
+        data
+    )
     if version != VERSION or flags & ~FLAGS:
         raise Damaged(f"it is of format {version}, flags {flags}: upgrade mq")
     if not 0 < part <= parts:
         raise Damaged(f"it is part {part} of {parts}")
-    return Head(crc, flags, part, parts, (mark, mark_crc), time_ms, (known, known_crc))
+    return Head(crc, flags, part, parts, (mark, mark_crc), writer, time_ms, (known, known_crc))
 
 
 def check(data: bytes, seed: int) -> Head:

@@ -74,13 +74,14 @@ class StreamReplica(Replica):
         """The state as of now, from the newest checkpoint and the stream behind it."""
         log = self.log
         state, kept, there = State(), *self._newest()
-        if kept and there.first - 1 <= kept.seq:
+        is_kept = kept is not None and there.first - 1 <= kept.seq
+        if kept and is_kept:
             state = kept.restore()
             log.last_ms = max(log.last_ms, kept.last_ms)
         else:
             kept = Kept.nothing(max(0, there.first - 1))
         self.checkpoint_at = begin_of(kept.seq + 1)
-        log.start(kept.order)
+        log.start(kept.order, state, is_trimmed=not is_kept)
         log.bytes = there.bytes
         while log.seq < there.last:
             log.arrivals.wait(log.seq + 1)

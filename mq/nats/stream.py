@@ -22,8 +22,8 @@ from mq.notes import INFO, Notes
 from mq.storage.crc import crc32c
 from mq.storage.identity import Identity
 
-FORMAT: Final = "2"  # of what is in the messages
-RULES: Final = "2"  # how processes decide: all that share a store decide alike
+FORMAT: Final = "3"  # of what is in the messages
+RULES: Final = "3"  # how processes decide: all that share a store decide alike
 FORMAT_KEY, STORE_KEY, RULES_KEY = "mq.format", "mq.store", "mq.rules"
 DEDUP_NS: Final = 120_000_000_000  # a message that is sent again is known by its id for so long
 REPLICAS: Final = 3  # of a new stream on a cluster

@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Collection, Sequence
-from typing import Final
+from typing import Any, Final
 
 from mq.errors import StorageError, UsageError
 from mq.forks import is_held
@@ -41,6 +41,7 @@ MakeRoom = Callable[[int, int, Collection[int], int], int]
 
 
 class Tail:
+    spread: Any = None  # processes take turns: none takes what another one does
     end: int  # where the next record goes; changed in a turn only, as is all that is not marked
     make_room: MakeRoom
 
