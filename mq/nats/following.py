@@ -140,7 +140,7 @@ class Following:
         grown = self.taken_in - self._begin_bytes
         return not seq or self.seq - seq > self._fence_at or grown > FENCE_BYTES
 
-    # ── what others appended ──────────────────────────────────────────────────────────────
+    # ── what others appended ────────────────────────────────────────────────────────
 
     def follow(self, upto: int, enough: int = 0, /) -> Iterator[Stretch]:
         """What has come, up to *upto*; all of it, whatever is *enough*."""
