@@ -792,9 +792,22 @@ class QueueState:
             return self.ready.traits(id)
         return with_failure(flight.traits, Failed(flight.deadline, flight.attempts, TIMEOUT_REASON))
 
-    def only_waits(self, id: int) -> bool:
-        """Whether it is here, was never delivered, and is nothing but its body and a priority."""
-        return self.lane_of(id) is not None
+    def is_ready(self, id: int, time_ms: int) -> bool:
+        """Whether a message that is in no group, and not in flight, can be delivered at *time_ms*.
+
+        Of that it asks nothing but the message: no index is looked at, nor changed.
+        """
+        entry = self.delayed.get(id)
+        if entry is None:
+            return self.lane_of(id) is not None
+        expires = entry.traits.expires
+        return (
+            entry.traits.group is None
+            and entry.due <= time_ms
+            and entry.backoff_until <= time_ms
+            and not 0 < expires <= time_ms
+            and entry.attempts < self.moment.attempts_max
+        )
 
     def waits(self, id: int, now: Now) -> bool:
         """Whether it is ready or delayed, and has not expired; after `advance`."""

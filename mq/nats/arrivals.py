@@ -33,7 +33,7 @@ from nats.aio.subscription import Subscription
 
 from mq.errors import Closed, StorageError
 from mq.nats.connection import PATIENCE_SECONDS, SILENT, Connection
-from mq.nats.message import SHARED, Damaged, begin_of, head_of
+from mq.nats.message import SHARED, Damaged, Head, begin_of, head_of
 from mq.nats.stream import Stream
 from mq.nats.wire import Wire, place_of
 from mq.notes import ERROR
@@ -54,13 +54,11 @@ class Arrival(NamedTuple):
     seq: int
     time_ms: int  # the stream's
     data: bytes
+    head: Head | None  # None: it is damaged, which the log says when it comes there
 
     def is_shared(self) -> bool:
         """Whether it was appended without a comparison."""
-        try:
-            return bool(head_of(self.data).flags & SHARED)
-        except Damaged:
-            return False
+        return self.head is not None and bool(self.head.flags & SHARED)
 
 
 class Arrivals:
@@ -361,17 +359,17 @@ class Arrivals:
         seq = int(words[SEQ + shift])
         if seq <= self.last:
             return
-        # In this order: what an interruption cuts off comes again.
-        if seq > self._applied():  # else this process has appended it
-            self.waiting.append(Arrival(seq, int(words[TIME + shift]) // 1_000_000, data))
         try:
             head = head_of(data)
-            if not head.flags & SHARED:
-                self.compared = seq
-            if head.part == head.parts:
-                self.end = begin_of(seq + 1)
-        except Damaged:  # the log says so, when it comes there
-            self.compared, self.end = seq, begin_of(seq + 1)
+        except Damaged:
+            head = None
+        # In this order: what an interruption cuts off comes again.
+        if seq > self._applied():  # else this process has appended it
+            self.waiting.append(Arrival(seq, int(words[TIME + shift]) // 1_000_000, data, head))
+        if head is None or not head.flags & SHARED:
+            self.compared = seq
+        if head is None or head.part == head.parts:
+            self.end = begin_of(seq + 1)
         self.last = seq
         if self._waited:
             with self._moved:

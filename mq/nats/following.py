@@ -13,7 +13,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
-from mq.delivery import records
+from mq.delivery.records import DELIVER
 from mq.delivery.runs import Stretch
 from mq.delivery.state import State
 from mq.errors import CorruptStore, StorageError, StoreFailed
@@ -25,13 +25,14 @@ from mq.nats.message import HEAD, SHARED, TAKES, begin_of
 from mq.nats.pages import Pages
 from mq.nats.stand_ins import Settings
 from mq.nats.stream import Stream
-from mq.nats.takes import Spread
+from mq.nats.takes import JUDGED, Spread
 
 FENCE_MESSAGES = 256  # behind the last fence: then the next compared message is one
 FENCE_BYTES = 1 << 20  # or so many bytes
 HELD_MAX = 32  # messages behind a hold, whose writer has said what it wanted to long since, or died
 KNOWN = 1024  # of the last messages the checksums are remembered
 GROWN_BYTES = 1 << 20  # of messages between two looks at what is to be trimmed or kept
+SHARED_TAKES = SHARED | TAKES
 MESSAGE_BYTES = 150  # that a message takes in the stream beside its body
 
 
@@ -154,27 +155,35 @@ class Following:
 
     def _follow_group(self, first: Arrival) -> Iterable[Stretch]:
         """The records of a message, and of the parts that belong to it, if it holds."""
-        (head, holds), stretches = self._take(first), []
-        parts, last = deque([first]), first
-        while head.part < head.parts:
-            following = self.arrivals.waiting.popleft()
-            if following.seq > self.seq:
-                last = following
-                head, holds = self._take(last)
-                parts.append(last)
-        judges = head.flags & SHARED and head.flags & TAKES
-        while parts and holds:
-            seq, _, data = parts.popleft()
-            pieces, missing = [data], message.missing(data)
-            while missing > 0 and parts:
-                pieces.append(parts.popleft().data)
-                missing -= len(pieces[-1]) - HEAD.size
-            stretch = self._stretch(seq, message.join(pieces))
-            stretches.append(self._judged(stretch, head) if judges else stretch)
+        (head, holds), last = self._take(first), first
+        stretches: list[Stretch] = []
+        if head.parts > 1:
+            parts = deque([first])
+            while head.part < head.parts:
+                following = self.arrivals.waiting.popleft()
+                if following.seq > self.seq:
+                    last = following
+                    head, holds = self._take(last)
+                    parts.append(last)
+            while parts and holds:
+                stretches.append(self._stretch_of_parts(parts))
+        elif holds:
+            stretch = self._stretch(first.seq, first.data)
+            is_judged = head.flags & SHARED_TAKES == SHARED_TAKES
+            stretches.append(self._judged(stretch, head) if is_judged else stretch)
         self.end = begin_of(last.seq + 1)
         if holds:
             self.last_ms = max(self.last_ms, head.time_ms, 0 if self._custom_time else last.time_ms)
         return stretches
+
+    def _stretch_of_parts(self, parts: deque[Arrival]) -> Stretch:
+        """The records of the first of *parts*, the last of which may go on in those behind it."""
+        first = parts.popleft()
+        pieces, missing = [first.data], message.missing(first.data)
+        while missing > 0 and parts:
+            pieces.append(parts.popleft().data)
+            missing -= len(pieces[-1]) - HEAD.size
+        return self._stretch(first.seq, message.join(pieces))
 
     def _take(self, arrival: Arrival) -> tuple[message.Head, bool]:
         """Check that the message follows the last one, and is whole; and whether it holds."""
@@ -184,7 +193,7 @@ class Following:
                 raise FileNotFoundError  # the whole state is read anew
             raise self._stream.corrupt(f"missing: {seq} comes behind {self.seq}", self.seq + 1)
         try:
-            head = message.check(arrival.data, self._stream.seed)
+            head = message.check(arrival.data, self._stream.seed, arrival.head)
         except message.Damaged as error:
             raise self._stream.corrupt(str(error), seq) from error
         order = self.order
@@ -218,20 +227,22 @@ class Following:
     def _judged(self, stretch: Stretch, head: message.Head) -> Stretch:
         """Those of its records that hold: see takes.py."""
         positions, labels, lengths, data, begin, _ = stretch
-        kept = []
-        for index, (position, label, length) in enumerate(zip(positions, labels, lengths, strict=True)):
-            kind, flags, number = label & 0xFF, label >> 8 & 0xFF, label >> 16
-            if takes.is_one(kind, flags, length):
-                id = takes.id_of(data, position - begin)
-                if takes.holds(self.state, kind, number, id, head.known[0]):
-                    if kind == records.DELIVER:
-                        self.spread.took(number, head.writer >> takes.PROCESS_SHIFT)
-                elif id >= self._unknown_below or id in self.state.made(number):
-                    continue  # else all that it says is that it is counted
-            kept.append(index)
-        if len(kept) < len(labels):
+        known, state, void = head.known[0], self.state, []
+        for index, label in enumerate(labels):
+            kind = label & 0xFF
+            if kind not in JUDGED:
+                continue
+            number, at = label >> 16, positions[index] - begin
+            id = takes.id_of(data, at)
+            if takes.holds(state, kind, number, id, known, head.time_ms):
+                if kind == DELIVER:
+                    self.spread.took(number, head.writer >> takes.PROCESS_SHIFT)
+            elif id >= self._unknown_below or id in state.made(number):
+                void.append(index)  # else all that it says is that it is counted
+        if void:
+            kept = [index for index in range(len(labels)) if index not in void]
             positions, labels, lengths = ([column[at] for at in kept] for column in stretch[:3])
-        return (positions, labels, lengths, data, begin, 0)
+        return positions, labels, lengths, data, begin, 0
 
     # ── how far the log has grown ──────────────────────────────────────────────────
 

@@ -48,6 +48,7 @@ from mq.nats.reading import Reading
 from mq.nats.sending import Compared, Sending, Unsure
 from mq.nats.stand_ins import Nothing, Part, Unfailing
 from mq.nats.stream import Stream
+from mq.nats.takes import SETTLES
 from mq.storage.reader import Stored
 
 STAND_BACK = 2.0  # at most so many times as long as an append takes, for each time in a row
@@ -101,17 +102,17 @@ class StreamLog(Following):
 
     def append_group(self, now_ms: int, drafts: Sequence[Draft], *, atomic: bool = True) -> list[int]:
         """See `mq.engine.log.Log`.  Without *atomic*, the position of a record that does not hold is 0."""
-        if not atomic:
+        if not atomic or (len(drafts) == 1 and drafts[0][0] in SETTLES):
             return self._append_apart(now_ms, drafts)
         return self._append_all(now_ms, self._encode(drafts), {kind for kind, *_ in drafts})
 
     def _append_apart(self, now_ms: int, drafts: Sequence[Draft]) -> list[int]:
         """Each of *drafts* holds or not, whatever becomes of the others; Conflict if none does.
 
-        Plain publishes, first deliveries and acks, of queues that count nothing, go without a comparison.
+        Plain publishes, deliveries and settlements of single messages go without a comparison.
         """
         encoded = self._encode(drafts)
-        if len(encoded.bodies) == 1 and takes.may_share(self.state, drafts, self.seq):
+        if len(encoded.bodies) == 1 and takes.may_share(self.state, drafts, self.seq, now_ms):
             is_taking = any(kind != records.PUBLISH for kind, *_ in drafts)
             if self._may_share(now_ms, is_taking=is_taking):
                 found = self._share(now_ms, encoded, drafts, SHARED | TAKES if is_taking else SHARED)
@@ -324,7 +325,7 @@ class StreamLog(Following):
             self._compares = (1 << self._fallen - 1) - 1
             self._follow_own(seq)
             raise Conflict
-        held = [self._holds(draft, head.known[0]) for draft in drafts]
+        held = [self._holds(draft, head) for draft in drafts]
         if not any(held):
             self._follow_own(seq)
             raise Conflict
@@ -334,13 +335,13 @@ class StreamLog(Following):
         self.arrivals.drop(seq)
         return held
 
-    def _holds(self, draft: Draft, known: int) -> bool:
+    def _holds(self, draft: Draft, head: message.Head) -> bool:
         """Whether a record of this process holds: see takes.py."""
         kind, _, number, payload = draft
         if kind == records.PUBLISH:
             return True
         id = takes.id_of(payload)
-        holds = takes.holds(self.state, kind, number, id, known)
+        holds = takes.holds(self.state, kind, number, id, head.known[0], head.time_ms)
         if kind == records.DELIVER:
             if holds:
                 self.spread.took(number, self.spread.me)

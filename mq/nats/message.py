@@ -136,10 +136,11 @@ def head_of(data: bytes) -> Head:
     return Head(crc, flags, part, parts, (mark, mark_crc), writer, time_ms, (known, known_crc))
 
 
-def check(data: bytes, seed: int) -> Head:
-    """The head of a message that passes its checksum; Damaged if it does not."""
-    head = head_of(data)
-    if crc32c(memoryview(data)[CRC_BYTES:], seed) != head.crc:
+def check(data: bytes, seed: int, head: Head | None = None) -> Head:
+    """The head of a message that passes its checksum; Damaged if it does not.  *head*: as it was read."""
+    if head is None:
+        head = head_of(data)
+    if crc32c(data[CRC_BYTES:], seed) != head.crc:
         raise Damaged("it does not pass its checksum")
     return head
 

@@ -1,13 +1,13 @@
-"""Deliveries and acks that are appended without a comparison: which records hold, and which message is taken.
+"""Deliveries and settlements that are appended without a comparison: which hold, and which message is taken.
 
-    DELIVER of one message    holds if the message only waits at its place: it was never delivered, it is not
-                              delayed, and has neither a group nor a time to live
-    ACK of one message        holds if it is in flight there, and was not delivered again behind what the
-                              writer knew
+    DELIVER of one message    holds if that is ready at its place: it waits, is in no group, its delay is over,
+                              its time to live is not, and it has an attempt left
+    ACK, NACK, RELEASE,       holds if it is in flight there, and was not delivered again behind what the writer
+    EXTEND of one message     knew; but for ACK, also only if it is in no group, and has not timed out
 
 So of several processes that take one message, the first in the stream has it.  Each record is judged by what
 stands before its message, about the one message that it names, and about no other.  What is not like that
-(batches, retries, groups) is compared.
+(batches, groups, what has timed out) is compared.
 
 Several processes would all take the first message, and all but one in vain.  Once that has happened, each of
 them takes those of the first few that are its own: `Spread`.
@@ -21,10 +21,12 @@ from typing import Final
 
 from mq.delivery import records
 from mq.delivery.queue import QueueState
-from mq.delivery.records import ACK, DELIVER, PUBLISH, Draft
+from mq.delivery.records import ACK, DELIVER, EXTEND, NACK, PUBLISH, RELEASE, Draft
 from mq.delivery.state import State
 from mq.nats.message import begin_of
 
+SETTLES: Final = frozenset({ACK, NACK, RELEASE, EXTEND})
+JUDGED: Final = SETTLES | {DELIVER}
 ID_BYTES: Final = 8
 REMEMBERED: Final = 64  # deliveries of a queue, with the process that made each
 OFTEN: Final = 10  # so much does a process put up with before it spreads:
@@ -39,39 +41,42 @@ WORD_MASK: Final = (1 << 64) - 1
 
 
 def id_of(payload: bytes, at: int = 0) -> int:
-    """The message that a record names: both payloads begin with that."""
+    """The message that a record names: all these payloads begin with that."""
     return int.from_bytes(payload[at : at + ID_BYTES], "little")
 
 
-def is_one(kind: int, flags: int, length: int) -> bool:
-    """Whether such a record is a first delivery, or an ack, of one message."""
-    if kind == DELIVER:
-        return not flags and length == records.DELIVER_PAYLOAD.size
-    return kind == ACK and not flags and length == records.ACK_PAYLOAD.size
+def holds(state: State, kind: int, number: int, id: int, known: int, time_ms: int) -> bool:
+    """Whether a record of a kind in JUDGED holds, about message *id* of queue *number*.
 
-
-def holds(state: State, kind: int, number: int, id: int, known: int) -> bool:
-    """Whether a record that `is_one` holds: of message *id* of queue *number*.
-
-    *state*: as of the message that it stands in.  *known*: the last sequence that its writer knew.
+    *state*: as of the message that it stands in, which is of *time_ms*.  *known*: the last sequence that its
+    writer knew.
     """
     queue = state.queues.get(number)
     if queue is None:
         return False
     if kind == DELIVER:
-        return queue.only_waits(id)
+        return id == queue.waiting.head or queue.is_ready(id, time_ms)
     flight = queue.flights.near.get(id) or queue.flights.get(id)
-    return flight is not None and flight.receipt < begin_of(known + 1)
+    if flight is None or flight.receipt >= begin_of(known + 1):
+        return False
+    return kind == ACK or (flight.traits.group is None and flight.deadline > time_ms)
 
 
-def may_share(state: State, drafts: Iterable[Draft], known: int) -> bool:
+def may_share(state: State, drafts: Iterable[Draft], known: int, now_ms: int) -> bool:
     """Whether all of *drafts* hold as far as this process knows, and may go without a comparison."""
     return all(
         flags in records.PLAIN_FLAGS
         if kind == PUBLISH
-        else is_one(kind, flags, len(payload)) and holds(state, kind, number, id_of(payload), known)
+        else _is_one(kind, flags, len(payload)) and holds(state, kind, number, id_of(payload), known, now_ms)
         for kind, flags, number, payload in drafts
     )
+
+
+def _is_one(kind: int, flags: int, length: int) -> bool:
+    """Whether such a record is judged, and about one message."""
+    if kind == DELIVER:
+        return not flags and length == records.DELIVER_PAYLOAD.size
+    return kind in SETTLES and (kind != ACK or length == records.ACK_PAYLOAD.size)
 
 
 class Takers:
