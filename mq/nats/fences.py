@@ -25,7 +25,8 @@ from typing import Final, NamedTuple
 from mq.delivery import records
 from mq.nats.message import FENCE, HOLD, SHARED, TAKES, Head
 
-Mark = tuple[int, int]  # sequence and checksum of a message; (0, 0): none
+Mark = tuple[int, int]  # sequence and checksum of a message
+NO_MARK: Final = (0, 0)
 
 UNAFFECTED: Final = frozenset(
     {
@@ -68,4 +69,4 @@ class Order(NamedTuple):
         return Order(this, this, this, bool(flags & HOLD), taken), holds
 
 
-NOTHING: Final = Order((0, 0), (0, 0), (0, 0), False, 0)
+NOTHING: Final = Order(NO_MARK, NO_MARK, NO_MARK, False, 0)
