@@ -28,7 +28,7 @@ from mq.errors import DiskFull, StorageError, StoreFailed, UsageError
 from mq.forks import Lock
 from mq.nats import message, takes
 from mq.nats.connection import REQUEST_SECONDS, Connection
-from mq.nats.fences import ARRIVALS, NO_MARK, UNAFFECTED
+from mq.nats.fences import ARRIVALS, NO_MARK, UNAFFECTED, may_cut
 from mq.nats.following import Following
 from mq.nats.message import (
     FENCE,
@@ -162,12 +162,11 @@ class StreamLog(Following):
         return self._append(now_ms, EMPTY, frozenset(), FENCE)
 
     def fence_from(self, seq: int, upto: int) -> int | None:
-        """The sequence of the first fence from *seq* on, if there is one before *upto*."""
+        """The first message from *seq* on at which the stream may be cut, if there is one before *upto*."""
         while seq < upto:
             pages = self.pages.get_all(range(seq, min(seq + AT_ONCE, upto)))
             for each in sorted(pages):
-                head = message.head_of(pages[each])
-                if head.flags & (FENCE | HOLD) and head.part == 1 and head.known[0] < each:
+                if may_cut(each, message.head_of(pages[each])):
                     return each
             seq += AT_ONCE
         return None
