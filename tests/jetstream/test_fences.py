@@ -8,7 +8,8 @@ the stream that has its own last message in it.  So each step chooses the writer
 one of the decisions that are allowed on it.  What the server refuses changes nothing, and is left out.
 
 Beside that, one process for each fence begins to read there, without a checkpoint.  What was published
-before, it learns only from what the cleaner writes again.  Once that is all that lives, the stream may be cut there.
+before, it learns only from what the cleaner writes again.  Once that is all that lives, the stream may be cut
+there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -27,6 +29,7 @@ from mq.nats.fences import NOTHING, Order
 from mq.nats.message import FENCE, HEAD, HOLD, SHARED, TAKES, Head, begin_of
 
 WRITERS: Final = 2
+CHOICES: Final = 1  # messages in one state from which a writer chooses: with 3 it finds no more
 NUMBER: Final = 1  # of the queue
 WAITS: Final = 0  # the state of a message that was never delivered
 RETURNED: Final = -1  # of one that was, and waits again; in flight it is the receipt
@@ -252,15 +255,14 @@ def decisions(known: Knowledge, writer: int) -> Iterator[Decision]:
     """What a writer that knows this may do."""
     order, queue, _ = known
     messages, is_open = queue.messages, queue.is_there and not queue.is_limited
-    waiting = [Record("deliver", each.id) for each in messages if each.state == WAITS][:1]
-    own = [each for each in messages if each.state > 0 and each.owner == writer][:1]
+    waiting = [Record("deliver", each.id) for each in messages if each.state == WAITS][:CHOICES]
+    own = [each for each in messages if each.state > 0 and each.owner == writer][:CHOICES]
     acks = [Record("ack", each.id, each.state) for each in own]
     if not order.held:
         if is_open:
             yield (Record("publish"),), SHARED
-        for said in (waiting, acks, [*acks, *waiting] if acks and waiting else []):
-            if said:
-                yield tuple(said), SHARED | TAKES
+        for said in [*zip(waiting), *zip(acks), *product(acks, waiting)]:
+            yield said, SHARED | TAKES
     if queue.is_there and not messages:
         yield (Record("delete"),), flags_of("delete", FENCE)
         yield (Record("limit"),), flags_of("limit", FENCE)
@@ -271,11 +273,13 @@ def decisions(known: Knowledge, writer: int) -> Iterator[Decision]:
         *(Record("deliver", each.id, each.state) for each in messages if each.state == RETURNED),
         *(Record("deliver", each.id, each.state) for each in messages if each.state > 0),  # it has timed out
         *(Record("nack", each.id, each.state) for each in own),
-        *(Record("drop", each.id, each.state) for each in messages[:1]),
+        *(Record("drop", each.id, each.state) for each in messages[:CHOICES]),
     ]  # fmt: skip
     groups: list[tuple[Record, ...]] = [(record,) for record in compared]
     if is_open or (queue.is_there and not messages):
         groups.append((Record("publish"),))
+    if queue.is_there and queue.is_limited and waiting:
+        groups.append((Record("drop", waiting[0].about), Record("publish")))
     old = [each for each in messages if each.at < order.fence[0]]
     if old:
         groups.append(tuple(Record("again", each.id, each.state, each.owner) for each in old))
@@ -321,6 +325,9 @@ def taken(id: int) -> Decision:
 
 BEGINNINGS: Final = {
     "nothing is here": begin(),
+    "one waits, and is all that may be here": begin(
+        (1, ((Record("limit"),), FENCE)), (1, ((Record("publish"),), 0))
+    ),
     "one waits": begin((1, PUBLISH)),
     "one is in flight": begin((1, PUBLISH), (1, taken(2))),
     "one is in flight, one waits": begin((1, PUBLISH), (1, taken(2)), (2, PUBLISH)),
@@ -334,6 +341,7 @@ BEGINNINGS: Final = {
 }
 STEPS: Final = {  # messages behind the beginning; one more takes minutes, and finds no more
     "nothing is here": 3,
+    "one waits, and is all that may be here": 3,
     "one waits": 3,
     "one is in flight, one waits": 3,
     "both, and a fence": 2,
