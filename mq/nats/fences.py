@@ -6,16 +6,17 @@
     hold       a fence behind which nothing shared holds at all, until the next fence
     shared     appended whatever is there.  It names the last fence that its writer knew, and holds if that is
                the last one at its place, and no hold
-    that takes says something about deliveries; of a shared one each record is judged by itself (takes.py)
+
+    takes      it says something about deliveries.  Of a shared one each record is judged by itself (takes.py)
 
              fence A     shared: A       compared      fence B     shared: A     shared: B
     ───────────┼────────────┼───────────────┼─────────────┼────────────┼────────────┼─────►
                           holds                                     does not      holds
 
-So plain publishes, first deliveries and acks need no comparison: what could change for them is said in a
-fence, or by one another.  All that follow the
-stream judge alike, and so does a process that begins at a fence: what it has not read is behind no message.
-A message that knew one behind itself does not hold: the stream lost its end, and went on.
+So what is about one message needs no comparison: what could change for it is said in a fence, or about that
+message.  All that follow the stream judge alike, and so does a process that begins at a fence that `may_cut`:
+what it has not read is behind no message.  A message that knew one behind itself does not hold: the stream lost
+its end, and went on.
 """
 
 from __future__ import annotations

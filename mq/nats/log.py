@@ -1,17 +1,16 @@
 """The log on a stream: one total order, in which each append names what it was decided on.
 
-    append         a message, if the last compared one is the one that this process knows: else Conflict.
-                   What stands in between is shared, and is applied before it
-    append_plain   plain publishes, without that: they hold unless a fence stands in between (fences.py),
-                   and that is a Conflict, too
-    follow         what other writers appended, as it was delivered
-    barrier        the last sequence, asked of the leader and waited for
+    compared   a message, if the last compared one is the one that this process knows: else Conflict.
+               What stands in between is shared, and is applied before it
+    shared     what is about single messages, without that.  If it does not hold where it stands (fences.py,
+               takes.py), that is a Conflict, too
 
 Nothing is applied before the server has said that a majority has it.  An append whose outcome is open
 (mq/nats/sending.py) leaves the log usable: if the message is stored, it is followed as another writer's is.
 
-A fence is compared with all messages, so no plain publish comes between it and what it was decided on.
-Beside publishers that never wait that seldom succeeds: it is tried once, and then a hold asks for the way.
+A fence is compared with all messages, so nothing comes between it and what it was decided on.  Beside processes
+that share all the time that seldom succeeds, and so it is with what does not hold if a delivery comes in
+between.  So what was tried in vain asks for the way with a hold: others wait until it has gone.
 """
 
 from __future__ import annotations
