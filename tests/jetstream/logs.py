@@ -41,3 +41,15 @@ def meanwhile(broker: mq.Broker, do: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         vars(sending).pop("share", None), vars(sending).pop("send", None)
+
+
+class Taker:
+    """A loop that goes on at once: its ack takes the next message along."""
+
+    is_over = False
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    def took(self, id: int, flight: object) -> None:
+        self.taken.append(id)

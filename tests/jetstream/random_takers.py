@@ -10,6 +10,7 @@ knows FORMAT.md and nothing of how mq decides.  Time passes when a step says so.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sys
 import tempfile
@@ -247,7 +248,7 @@ class Story:
         with ExitStack() as undo:
             patch = undo.enter_context(pytest.MonkeyPatch.context())
             random.seed(self._chance.random())  # of the engine
-            patch.setattr(following.os, "urandom", random.Random(self._chance.random()).randbytes)
+            patch.setattr(os, "urandom", random.Random(self._chance.random()).randbytes)
             patch.setattr(following, "FENCE_MESSAGES", self._chance.choice([4, 12, 256]))
             patch.setattr(following, "HELD_MAX", 4)
             patch.setattr(takes, "OFTEN", self._chance.choice([1, takes.OFTEN]))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from auditor import audit, read
-from logs import flags_of, log_of, meanwhile
+from logs import Taker, flags_of, log_of, meanwhile
 from servers import Cluster
 
 import mq
@@ -44,14 +44,34 @@ def _publish_with_the_ack(process: Process) -> None:
         transaction.publish(process.broker.queue("other"), "with the ack")
 
 
+def _ack_and_take(process: Process) -> object:
+    """What a loop does, without its patience: it comes for the next message, or finds none."""
+    queue, together, taker = process.queue, process.broker._store.together, Taker()
+    if together is None or not together.ack_and_take(queue._channel, process.held, taker):
+        process.held.ack()
+    for id in taker.taken:
+        taken = queue.get(id)
+        return taken and taken.body
+    return _take(process)
+
+
+def _take(process: Process) -> object:
+    message = process.queue.receive(timeout=0)
+    return message and message.body
+
+
 ACTS: dict[str, Callable[[Process], object]] = {
     "publish": lambda process: process.queue.publish("new") and None,
     "publish_many": lambda process: len(process.queue.publish_many(["m1", "m2"])),
     "publish first": lambda process: process.queue.publish("urgent", priority=9) and None,
+    "take": _take,
+    "loop": _ack_and_take,
     "receive": lambda process: [each.body for each in process.queue.receive_many(1, timeout=0)],
     "receive all": lambda process: [each.body for each in process.queue.receive_many(9, timeout=0)],
     "ack": lambda process: process.held.ack(),
     "nack": lambda process: process.held.nack(delay=60 if process.held.body == "old 0" else 90),
+    "release": lambda process: process.held.release(),
+    "extend": lambda process: process.held.extend(7200),
     "reject": lambda process: process.held.reject(),
     "limit": lambda process: process.broker.queue("q", max_length=5) and None,
     "few": lambda process: process.broker.queue("q", max_length=4, overflow="drop_oldest") and None,
@@ -62,6 +82,9 @@ ACTS: dict[str, Callable[[Process], object]] = {
     "rename": lambda process: process.queue.rename("renamed"),
     "transaction": _publish_with_the_ack,
 }
+
+
+NOT_COMPARED = frozenset({"publish", "take", "loop", "ack", "nack", "release", "extend"})
 
 
 def outcome(act: str, process: Process) -> str:
@@ -110,12 +133,18 @@ def test_the_outcome_is_that_of_some_order(cluster: Cluster, inner: str) -> None
             begin(one)
             processes = [Process(one), Process(two)]
             one.queue("q").stats()  # it knows all
+            begun = log_of(one).seq
             told: dict[int, str] = {}
             with meanwhile(one, partial(note, told, 1, inner, processes)):
                 note(told, 0, outer, processes)
             found = picture(one)
             orders = serial((0, outer), (1, inner)), serial((1, inner), (0, outer))
             assert (told, found) in orders, (outer, inner)
+            flags = flags_of(one)[begun:]
+            if {inner, outer} <= NOT_COMPARED:
+                assert all(each & SHARED for each in flags), (outer, inner)
+            if NOT_COMPARED & {inner, outer} - {"publish"}:
+                assert SHARED | TAKES in flags, (outer, inner)
             assert picture(two) == found
             store_id = one.store_id
         with mq.open(url) as late:
