@@ -193,7 +193,7 @@ def test_the_ack_of_a_loop_holds_though_the_next_message_is_taken_by_another(
 def test_the_next_message_of_a_loop_is_taken_though_the_ack_is_stale(
     one: mq.Queue[Any], two: mq.Queue[Any], opens: Opens, clock: FakeClock
 ) -> None:
-    """P12: the loop was too slow, and its message is redelivered; it was not ready yet as the loop decided."""
+    """P12: the loop was too slow, and its message is redelivered, which was not ready as the loop decided."""
     message, again = take(one), []
     clock.advance(5.5)  # the delivery has timed out, and its backoff is not over
 
@@ -464,7 +464,12 @@ def test_a_process_that_died_is_forgotten() -> None:
 def test_a_process_that_is_alone_takes_in_order_however_it_was_before() -> None:
     queue = queue_of()
     (spread,) = spread_between(ME)
-    found = drain(queue, lambda: (spread.met(1), spread)[1], [spread])
+
+    def turns() -> Spread:
+        spread.met(1)
+        return spread
+
+    found = drain(queue, turns, [spread])
     assert [id for _, id in found] == sorted(id for _, id in found)
 
 
