@@ -14,10 +14,12 @@ import pytest
 
 from mq.nats import fences
 from mq.nats.fences import NOTHING, Order
-from mq.nats.message import FENCE, HOLD, SHARED, Encoded, Head, head_of
+from mq.nats.message import FENCE, HOLD, SHARED, TAKES, Encoded, Head, head_of
 
 STEPS: Final = 8  # decisions and arrivals in one order; with 12 it takes a minute, and finds no more
-Message = tuple[int, Head, str, int]  # sequence, head, what it says, of which message of the queue
+Delivered = tuple[int, int]  # a message of the queue, and the sequence of its delivery; 0: it waits
+Message = tuple[int, Head, str, Delivered]  # sequence, head, what it says, and about which
+NONE: Final = (0, 0)
 
 
 class Queue(NamedTuple):
@@ -27,9 +29,17 @@ class Queue(NamedTuple):
     is_there: bool = False
     is_limited: bool = False
     waiting: frozenset[int] = frozenset()
-    held: frozenset[int] = frozenset()
+    held: frozenset[Delivered] = frozenset()
 
-    def take(self, seq: int, said: str, about: int) -> Queue:
+    def judges(self, said: str, about: Delivered, known: int) -> bool:
+        """Whether what is shared holds here, by what its record names, which is the message alone."""
+        id, _ = about
+        if said == "deliver":
+            return id in self.waiting
+        return said == "publish" or any(held == id and receipt <= known for held, receipt in self.held)
+
+    def take(self, seq: int, said: str, about: Delivered) -> Queue:
+        id, _ = about
         if said in ("declare", "limit"):
             return self._replace(number=self.number + 1, is_there=True, is_limited=said == "limit")
         if said == "delete":
@@ -41,13 +51,14 @@ class Queue(NamedTuple):
             assert not self.is_limited or len(found.waiting | found.held) == 1, "the limit is exceeded"
             return found
         if said == "deliver":
-            assert about in self.waiting, "P12: it is delivered to two"
-            return self._replace(waiting=self.waiting - {about}, held=self.held | {about})
+            assert id in self.waiting, "P12: it is delivered to two"
+            return self._replace(waiting=self.waiting - {id}, held=self.held | {(id, seq)})
+        if said == "retry":
+            assert about in self.held, "P12: it is delivered again, and is not held"
+            return self._replace(held=self.held - {about} | {(id, seq)})
         if said == "ack":
-            assert about in self.held, "P12: it is acked twice"
+            assert about in self.held, "P12: it is acked by a process that does not hold it any more"
             return self._replace(held=self.held - {about})
-        if said == "again":  # behind the trim this is what lives
-            return self._replace(waiting=self.waiting | {about})
         assert said == ""
         return self
 
@@ -63,7 +74,7 @@ class Knowledge(NamedTuple):
         for seq, head, said, about in stream:
             if seq > known.last[0]:
                 known, holds = known.behind(seq, head)
-                if holds:
+                if holds and (not head.flags & SHARED or queue.judges(said, about, head.known[0])):
                     queue = queue.take(seq, said, about)
         return Knowledge(known, queue)
 
@@ -72,7 +83,7 @@ class Sent(NamedTuple):
     """On its way to the server."""
 
     said: str
-    about: int
+    about: Delivered
     flags: int
     expected: int | None  # last sequence of the compared subject, or with `wholly` of the stream
     wholly: bool
@@ -88,31 +99,35 @@ class World(NamedTuple):
     trail: tuple[str, ...] = ()
 
 
-def decisions(known: Knowledge) -> Iterator[tuple[str, int, int]]:
+def decisions(known: Knowledge) -> Iterator[tuple[str, Delivered, int]]:
     """What a writer that knows this may do: what it says, about which message, and the flags."""
     order, queue = known
     may_share = queue.is_there and not queue.is_limited
     if may_share and not order.held:
-        yield "publish", 0, SHARED
+        yield "publish", NONE, SHARED
     if may_share or (queue.is_there and not queue.waiting | queue.held):
-        yield "publish", 0, 0
+        yield "publish", NONE, 0
     if queue.is_there and not queue.waiting | queue.held:
-        yield "delete", 0, FENCE
-        yield "limit", 0, FENCE
+        yield "delete", NONE, FENCE | TAKES
+        yield "limit", NONE, FENCE | TAKES
     if not queue.is_there or queue.is_limited:
-        yield "declare", 0, FENCE
-    for id in sorted(queue.waiting)[:1]:
-        yield "deliver", id, 0
-    for id in sorted(queue.held)[:1]:
-        yield "ack", id, 0
-    yield "", 0, HOLD
+        yield "declare", NONE, FENCE | TAKES
+    ways = [TAKES] if order.held else [TAKES, SHARED | TAKES]
+    for flags in ways:
+        for id in sorted(queue.waiting)[:1]:
+            yield "deliver", (id, 0), flags
+        for held in sorted(queue.held)[:1]:
+            yield "ack", held, flags
+    for held in sorted(queue.held)[:1]:
+        yield "retry", held, TAKES
+    yield "", NONE, HOLD
 
 
-def send(known: Knowledge, said: str, about: int, flags: int) -> Sent:
+def send(known: Knowledge, said: str, about: Delivered, flags: int) -> Sent:
     order = known.order
     if flags & SHARED:
         return Sent(said, about, flags, None, False, order.fence, order.last)
-    wholly = flags == FENCE and not order.held
+    wholly = bool(flags & FENCE) and not order.held
     expected = order.last[0] if wholly else order.compared[0]
     return Sent(said, about, flags, expected, wholly, order.compared, order.last)
 
@@ -163,12 +178,15 @@ def check_trims(stream: tuple[Message, ...]) -> None:
         late = NOTHING._replace(last=(seq - 1, 0))
         for each, other, *_ in stream[seq - 1 :]:
             late, holds = late.behind(each, other)
-            assert (late, holds) == orders[each - 1], f"cut at {seq}, {each} is judged otherwise"
+            order, held = orders[each - 1]
+            # What was taken before the fence, all that are compared behind that knew of.
+            same = late._replace(taken=0), holds
+            assert same == (order._replace(taken=0), held), f"cut at {seq}, {each} is judged otherwise"
 
 
 def begin() -> World:
     """The queue is declared, and both know that."""
-    message = arrive((), send(Knowledge(), "declare", 0, FENCE))
+    message = arrive((), send(Knowledge(), "declare", NONE, FENCE | TAKES))
     assert message is not None
     known = Knowledge().follow((message,))
     return World((message,), (known, known))
@@ -206,6 +224,8 @@ def test_whatever_the_order_no_promise_breaks() -> None:
         ("a hold is none", "P1|limit|judged otherwise"),
         ("a hold does not end", "judged otherwise|"),
         ("the mark is not looked at", "P1|limit"),
+        ("what is compared holds", "P12"),
+        ("no take is remembered", "P12"),
     ],
 )
 def test_the_model_finds_mistakes(monkeypatch: pytest.MonkeyPatch, mistake: str, complaint: str) -> None:
@@ -213,7 +233,7 @@ def test_the_model_finds_mistakes(monkeypatch: pytest.MonkeyPatch, mistake: str,
 
     def mistaken(self: Order, seq: int, head: Head) -> tuple[Order, bool]:
         order, holds = behind(self, seq, head)
-        if mistake == "a fence is none" and head.flags == FENCE and seq > 1:
+        if mistake == "a fence is none" and head.flags & FENCE and seq > 1:
             order = order._replace(fence=self.fence)
         elif mistake == "a hold is none" and head.flags == HOLD:
             order = order._replace(held=False, fence=self.fence)
@@ -221,6 +241,10 @@ def test_the_model_finds_mistakes(monkeypatch: pytest.MonkeyPatch, mistake: str,
             order = order._replace(held=True)
         elif mistake == "the mark is not looked at" and head.flags & SHARED:
             holds = not self.held
+        elif mistake == "what is compared holds" and not head.flags & SHARED:
+            holds = True
+        elif mistake == "no take is remembered":
+            order = order._replace(taken=0)
         return order, holds
 
     monkeypatch.setattr(fences.Order, "behind", mistaken)

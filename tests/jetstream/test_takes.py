@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,11 +13,14 @@ from random_takers import Story
 from servers import Cluster
 
 import mq
+from mq.delivery import records
+from mq.delivery.options import Declaration
 from mq.delivery.state import State
+from mq.delivery.traits import PLAIN, Traits
 from mq.nats import following, takes
 from mq.nats import log as stream_log
 from mq.nats.direct import Direct
-from mq.nats.message import FENCE, HOLD, SHARED, TAKES
+from mq.nats.message import FENCE, HOLD, SHARED, TAKES, begin_of
 from mq.nats.takes import Spread, share_of
 
 Opens = Callable[..., mq.Broker]
@@ -164,6 +168,90 @@ def test_what_others_do_about_other_messages_costs_nothing(
     assert not conflicts
 
 
+def test_a_message_that_is_delayed_meanwhile_is_not_taken(
+    one: mq.Queue[Any], two: mq.Queue[Any], opens: Opens, clock: FakeClock
+) -> None:
+    """P5: another one has taken it first, and given it back for later."""
+    with meanwhile(broker_of(one), lambda: take(two).nack(delay=60)):
+        assert take(one).body == "b"
+    assert ("delayed", "a", 1) in all_see(opens, clock, one, two)
+
+
+def test_a_message_that_was_given_back_meanwhile_is_taken_as_the_next_attempt(
+    one: mq.Queue[Any], two: mq.Queue[Any], opens: Opens, clock: FakeClock
+) -> None:
+    """P12: it is ready where the take stands, and that is what counts."""
+    with meanwhile(broker_of(one), lambda: take(two).nack(delay=0)):
+        message = take(one)
+    assert (message.body, message.attempts) == ("a", 2)
+    message.ack()
+    assert all_see(opens, clock, one, two) == [("ready", body, 0) for body in "bcd"]
+
+
+def test_a_message_of_a_group_is_taken_with_a_comparison(one: mq.Queue[Any]) -> None:
+    """P5: whether it is ready depends on others."""
+    one.purge()
+    one.publish("g", group="g")
+    begun = log_of(one).seq
+    message = take(one)
+    message.extend(9)
+    message.ack()
+    assert flags_of(broker_of(one))[begun:] == [TAKES, TAKES, TAKEN]
+
+
+NOW, AT = 1000, 77  # ms; the message of the stream, in which the record stands
+ID, RECEIPT = begin_of(3) | 60, begin_of(AT - 7) | 60
+WAITS: dict[str, tuple[int, Traits]] = {
+    "waits": (0, PLAIN),
+    "urgent": (0, Traits(priority=9)),
+    "was delayed": (NOW, PLAIN),
+    "delayed": (NOW + 1, PLAIN),
+    "expires": (0, Traits(expires=NOW + 1)),
+    "expired": (0, Traits(expires=NOW)),
+    "of a group": (0, Traits(group="g")),
+}
+
+
+@pytest.mark.parametrize("case", WAITS)
+def test_a_delivery_holds_if_the_message_is_ready(case: str) -> None:
+    due, traits = WAITS[case]
+    state = State()
+    state.made(1).take_in(ID, 1, due, traits)
+    holds = partial(takes.holds, state, records.DELIVER, known=AT - 1, time_ms=NOW)
+    assert holds(1, ID) == (case in ("waits", "urgent", "was delayed", "expires"))
+    assert not holds(2, ID)
+    assert not holds(1, ID + 1)
+    state.made(1).deliver(ID, RECEIPT, NOW - 1, 0)
+    assert not holds(1, ID)  # it has timed out: that is for a delivery that is compared
+
+
+@pytest.mark.parametrize("attempts_max, holds", [(1, False), (2, True), (None, True)])
+def test_a_delivery_holds_if_an_attempt_is_left(attempts_max: int | None, holds: bool) -> None:
+    state = State()
+    queue = state.made(1)
+    queue.declare(Declaration(name="q", max_attempts=attempts_max), 1)
+    queue.publish(ID, 1)
+    queue.deliver(ID, RECEIPT, NOW, 0)
+    queue.nack(ID, 0)
+    assert takes.holds(state, records.DELIVER, 1, ID, AT - 1, NOW) == holds
+
+
+@pytest.mark.parametrize("kind", sorted(takes.SETTLES))
+@pytest.mark.parametrize("group", [None, "g"])
+@pytest.mark.parametrize("deadline", [NOW + 1, NOW])
+@pytest.mark.parametrize("known", [AT - 7, AT - 8])
+def test_a_settlement_holds_if_its_delivery_is_the_last(
+    kind: int, group: str | None, deadline: int, known: int
+) -> None:
+    state = State()
+    state.made(1).take_in(ID, 1, 0, Traits(group=group))
+    assert not takes.holds(state, kind, 1, ID, known, NOW)
+    state.made(1).deliver(ID, RECEIPT, deadline, 0)
+    is_last = known == AT - 7
+    is_simple = kind == records.ACK or (group is None and deadline > NOW)
+    assert takes.holds(state, kind, 1, ID, known, NOW) == (is_last and is_simple)
+
+
 # ── a loop: an ack and a take in one message ───────────────────────────────────────
 
 
@@ -252,6 +340,8 @@ def test_the_effect_of_a_fence_stands_though_what_it_says_is_void(
     with meanwhile(broker_of(one), lambda: take(two)):
         one.receive_many(2, timeout=0)
     assert flags_of(broker_of(one))[begun:][:2] == [TAKEN, FENCE | TAKES]
+    fences = [at for at, flags in enumerate(flags_of(broker_of(one)), 1) if flags & FENCE]
+    assert begun + 2 in fences and log_of(one).order.fence[0] == fences[-1]
     two.publish("e")
     assert [body for state, body, _ in all_see(opens, clock, one, two) if state == "ready"] == ["d", "e"]
 
@@ -297,7 +387,9 @@ def test_what_is_shared_and_has_no_answer_is_done_once(
         if not subject.endswith(".shared"):
             answer = ask(self, subject, *what)
             if late:
-                assert ask(self, *late.pop())
+                stored = ask(self, *late.pop())
+                assert stored
+                log_of(one).arrivals.wait(stored["seq"])  # it is at hand, too
                 monkeypatch.undo()
             return answer
         if fate == "stored":
