@@ -20,7 +20,8 @@ from mq.delivery.traits import PLAIN, Traits
 from mq.nats import following, takes
 from mq.nats import log as stream_log
 from mq.nats.direct import Direct
-from mq.nats.message import FENCE, HOLD, SHARED, TAKES, begin_of
+from mq.nats.fences import Order
+from mq.nats.message import FENCE, HOLD, SHARED, TAKES, Encoded, begin_of, head_of
 from mq.nats.takes import Spread, share_of
 
 Opens = Callable[..., mq.Broker]
@@ -252,6 +253,21 @@ def test_a_settlement_holds_if_its_delivery_is_the_last(
     assert takes.holds(state, kind, 1, ID, known, NOW) == (is_last and is_simple)
 
 
+@pytest.mark.parametrize("missed, holds", [(0, True), (1, True), (2, False), (3, False)])
+@pytest.mark.parametrize("flags", [TAKES, TAKES | FENCE, TAKES | HOLD])
+def test_what_is_compared_holds_unless_a_take_stands_in_between(flags: int, missed: int, holds: bool) -> None:
+    """P1, P12: its effect as a fence stands in any case, for all judge what is shared by that."""
+    last, taken, seq = 9, 8, 10
+    order = Order((last, 1), (5, 1), (4, 1), False, taken)
+    (data,) = Encoded([b""], []).messages(7, (5, 1), 1, 0, flags, (last - missed, 0))
+    head = head_of(data)
+    after, found = order.behind(seq, head)
+    assert found == holds
+    this = (seq, head.crc)
+    fence = (this, bool(flags & HOLD)) if flags & (FENCE | HOLD) else ((4, 1), False)
+    assert after == Order(this, this, *fence, taken)
+
+
 # ── a loop: an ack and a take in one message ───────────────────────────────────────
 
 
@@ -340,8 +356,6 @@ def test_the_effect_of_a_fence_stands_though_what_it_says_is_void(
     with meanwhile(broker_of(one), lambda: take(two)):
         one.receive_many(2, timeout=0)
     assert flags_of(broker_of(one))[begun:][:2] == [TAKEN, FENCE | TAKES]
-    fences = [at for at, flags in enumerate(flags_of(broker_of(one)), 1) if flags & FENCE]
-    assert begun + 2 in fences and log_of(one).order.fence[0] == fences[-1]
     two.publish("e")
     assert [body for state, body, _ in all_see(opens, clock, one, two) if state == "ready"] == ["d", "e"]
 
@@ -515,13 +529,19 @@ def test_a_message_that_another_call_of_the_process_has_is_not_picked() -> None:
     assert share_of(first, 2) == share_of(second, 2)
 
 
-def test_each_process_is_spread_until_it_has_taken_for_a_while_with_nothing_in_vain() -> None:
+def stranger(queue: Any, spreads: list[Spread]) -> Spread:
+    """One of them that leaves the next message to another one."""
+    return next(each for each in spreads if each.pick(queue, queue.waiting.head) != queue.waiting.head)
+
+
+def test_a_process_is_spread_until_it_has_taken_for_a_while_with_nothing_in_vain() -> None:
     queue = queue_of()
-    (spread, _) = spread_between(ME, OTHER)
-    strict = next(id for id in queue.waiting.first(8) if share_of(id, 2) == 0)
-    assert spread.pick(queue, queue.waiting.head) == strict
-    for _ in range(takes.WARM):
-        spread.took(1, ME)
+    spread = stranger(queue, spread_between(ME, OTHER))
+    for _ in range(takes.WARM - 1):
+        spread.took(1, spread.me)
+    spread.took(1, OTHER if spread.me == ME else ME)  # it is there, still
+    assert spread.pick(queue, queue.waiting.head) != queue.waiting.head
+    spread.took(1, spread.me)
     assert spread.pick(queue, queue.waiting.head) == queue.waiting.head
 
 
@@ -540,15 +560,15 @@ def test_messages_are_overtaken_by_few_others() -> None:
     found = [id for _, id in drain(queue, turns, spreads)]
     assert sorted(found) == [id << 20 | 60 for id in range(1, COUNT + 1)]
     overtaken = [sum(other > id for other in found[:at]) for at, id in enumerate(found)]
-    assert 0 < max(overtaken) <= 6 * takes.WINDOW * len(spreads)
+    assert 0 < max(overtaken) <= 40  # each looks at 12, and to whom they belong is chance
 
 
 def test_a_process_that_died_is_forgotten() -> None:
     """Its share would wait until nothing else does."""
     queue = queue_of()
-    (spread, _) = spread_between(ME, OTHER)
+    spread = stranger(queue, spread_between(ME, OTHER))
     for _ in range(takes.REMEMBERED):
-        spread.took(1, ME)
+        spread.took(1, spread.me)
         spread.met(1)
     assert spread.pick(queue, queue.waiting.head) == queue.waiting.head
 
