@@ -448,6 +448,72 @@ def test_a_queue_that_is_not_loaded_yet_is_judged_as_by_others(
     assert all_see(opens, clock, one, late.queue("q")) == []
 
 
+@pytest.fixture
+def without_a_checkpoint(
+    opens: Opens, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], Any]:
+    """Opens the store by its stream alone; the queue."""
+
+    def late() -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr("mq.nats.opening.fetch", lambda *args: None)
+            return opens(clock=clock).queue("q")
+
+    return late
+
+
+def before_messages_are_moved(trims: mq.Queue[Any], do: Callable[[], object]) -> None:
+    """Have this process trim all; *do* happens once the declaration is written again, and no message is."""
+    log = log_of(trims)
+    append = log.append_group
+
+    def append_behind(now_ms: int, drafts: Any, **options: Any) -> list[int]:
+        if any(kind == records.RELOCATE for kind, *_ in drafts):
+            vars(log).pop("append_group", None)
+            do()
+        return append(now_ms, drafts, **options)
+
+    log.append_group = append_behind  # type: ignore[method-assign]
+    cleaning: Any = trims._store.maintenance.cleaning
+    cleaning.trim_all()
+    assert "append_group" not in vars(log)
+
+
+def test_an_ack_of_what_a_late_process_does_not_know_counts(
+    one: mq.Queue[Any], two: mq.Queue[Any], without_a_checkpoint: Callable[[], mq.Queue[Any]]
+) -> None:
+    """P2: the message is not written again, for it is gone by then."""
+    message = take(one)
+    before_messages_are_moved(two, lambda: (message.ack(), take(one)))
+    late = without_a_checkpoint()
+    assert seen(late) == seen(one) == seen(two)
+    assert late.stats() == one.stats() == two.stats()
+    assert late.stats().acked == 1
+
+
+def test_what_came_too_late_counts_for_no_process(
+    one: mq.Queue[Any],
+    two: mq.Queue[Any],
+    clock: FakeClock,
+    without_a_checkpoint: Callable[[], mq.Queue[Any]],
+) -> None:
+    """Of a message that was published before the stream begins, and is gone by then."""
+    cleaning: Any = one._store.maintenance.cleaning
+    cleaning.trim_all()
+    message, late = take(one), without_a_checkpoint()
+    late.stats()
+
+    def redeliver() -> None:
+        clock.advance(LATER)
+        take(two).ack()
+
+    with meanwhile(broker_of(one), redeliver), pytest.raises(mq.StaleReceipt):
+        message.ack()
+    later = without_a_checkpoint()
+    assert seen(later) == seen(late) == seen(one)
+    assert [queue.stats().acked for queue in (one, two, late, later)] == [1, 1, 1, 1]
+
+
 def test_all_agree_whatever_processes_do(cluster: Cluster) -> None:
     """P1, P2, P3, P12: see random_takers.py, which goes on for as long as you like."""
     for number in range(STORIES):
