@@ -16,9 +16,8 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from auditor import audit, read
 from fakes import FakeClock
-from logs import meanwhile
+from logs import log_of
 from servers import Cluster
 
 import mq
@@ -40,7 +39,7 @@ NAMES: Final = ("q", "other")
 STATES: Final[tuple[mq.State, ...]] = ("ready", "delayed", "in_flight")
 TIMEOUTS: Final = (3600.0, 3600.0, 5.0)  # of a delivery
 STEPS: Final = 60
-MEANWHILE_SHARE: Final = 0.5  # of the steps: another process does something, once this one has decided
+MEANWHILE_SHARE: Final = 0.4  # of the appends: once they are decided, another process does something
 LOOK_SHARE: Final = 0.1
 ALL: Final = 999
 
@@ -56,7 +55,8 @@ class Process:
         self.name, self.broker, self.chance, self.clock = name, broker, chance, clock
         self.held: list[mq.Delivery[Any]] = []
         self.loop: Iterator[mq.Delivery[Any]] | None = None
-        self.looped: mq.Delivery[Any] | None = None
+        self.is_waiting = False  # in the midst of an operation that would wait if its message is gone
+        self._store: Any = broker._store
 
     def queue(self) -> mq.Queue[Any]:
         return self.broker.queue(self.chance.choice(NAMES) if self.chance.random() < 0.3 else "q")
@@ -130,33 +130,24 @@ class Process:
                 transaction.ack(message)
             transaction.publish(self.queue(), "with it")
 
-    def enter_loop(self) -> None:
-        """Begin a loop, or have it come for its next message: if one is there, for else it would wait."""
-        self.broker.queue("q").stats()  # it has followed
+    def work(self) -> None:
+        """A few turns of a loop, whose acks take the next message along."""
+        queue, store = self.broker.queue("q"), self._store
+        queue.stats()  # it has followed
         if self.loop is None:
-            self.loop = iter(self.broker.queue("q"))
-        store: Any = self.broker._store
-        if self.looped is None and store.replica.state.named("q").head(store.clock.now()) is not None:
-            self.looped = next(self.loop)
-
-    def ack_in_loop(self) -> None:
-        """It may take the next message along."""
-        if self.looped:
-            message, self.looped = self.looped, None
+            self.loop = iter(queue)
+        for _ in range(self.chance.choice([2, 3, 5])):
+            if store.replica.state.named("q").head(store.clock.now()) is None:
+                return  # else it would wait
+            self.is_waiting = True
+            message = next(self.loop)
+            self.is_waiting = False
             message.ack()
-
-    def loop_on(self) -> None:
-        """The next message, if the ack has taken it."""
-        aheads: Any = self.broker._store.ahead
-        for each in list(aheads.waiting):
-            if self.loop and not self.looped and each._taken and each._is_good(each._taken[0]):
-                self.looped = next(self.loop)
-                return
 
     def leave_loop(self) -> None:
         loop: Any = self.loop
         if loop is not None:
-            self.loop = self.looped = None
+            self.loop = None
             loop.close()
 
     def purge(self) -> None:
@@ -193,28 +184,27 @@ class Process:
         self.broker.queue("q.dead").replay()
 
     def trim(self) -> None:
-        self.broker._store.maintenance.cleaning.trim()  # type: ignore[attr-defined]
+        self._store.maintenance.cleaning.trim()
 
     def trim_all(self) -> None:
-        self.broker._store.maintenance.cleaning.trim_all()  # type: ignore[attr-defined]
+        self._store.maintenance.cleaning.trim_all()
 
     def keep(self) -> None:
-        self.broker._store.maintenance.checkpoints.write()
+        self._store.maintenance.checkpoints.write()
 
     def pass_time(self) -> None:
         self.clock.advance(self.chance.choice([0.5, 2, 6]))
 
 
-OFTEN: Final = ("publish", "receive", "ack", "receive", "ack", "enter_loop", "ack_in_loop", "loop_on")
+OFTEN: Final = ("publish", "publish", "publish", "receive", "receive", "ack", "ack", "work")
 SOMETIMES: Final = (
     "publish_oddly", "publish_many", "receive_many", "nack", "release", "extend", "reject", "settle_many",
-    "transaction", "pass_time", "ack_in_loop", "loop_on",
+    "transaction", "pass_time", "pass_time",
 )  # fmt: skip
 SELDOM: Final = (
     "purge", "declare", "delete", "rename", "pause", "change", "replay", "trim", "trim", "trim_all", "keep",
     "leave_loop",
 )  # fmt: skip
-ALONE: Final = frozenset({"enter_loop", "loop_on", "pass_time"})  # nothing comes in between
 REFUSED: Final = (mq.StaleReceipt, mq.QueueFull)
 
 
@@ -242,6 +232,8 @@ class Story:
         self._cluster, self._chance, self._clock = cluster, random.Random(seed), FakeClock()
         self._name = f"s{uuid.uuid4().hex}"
         self.told: list[str] = []
+        self._processes: list[Process] = []
+        self._active: list[Process] = []  # those in the midst of an operation, each inside of the one before
 
     def play(self, steps: int = STEPS) -> None:
         """Disagreement says what happened before."""
@@ -257,11 +249,13 @@ class Story:
             self._processes = [
                 Process(name, undo.enter_context(self._open()), self._chance, self._clock) for name in "abc"
             ]
+            for process in self._processes:
+                self._weave(process)
             self._processes[0].broker.queue("q", visibility_timeout=3600.0, backoff=mq.Backoff(1, 2, 8, 0.5))
             self._processes[0].broker.queue("other", visibility_timeout=3600.0)
             try:
                 for _ in range(steps):
-                    self._step(self._chance.choice(self._processes))
+                    self._do(self._chance.choice(self._processes), self._draw())
                     if self._chance.random() < LOOK_SHARE:
                         self._look()
                 for process in self._processes:
@@ -273,31 +267,39 @@ class Story:
     def _open(self) -> mq.Broker:
         return mq.open(self._cluster.url(self._name), clock=self._clock)
 
-    def _step(self, process: Process) -> None:
-        name = self._draw()
-        if name in ALONE or self._chance.random() > MEANWHILE_SHARE:
-            self._do(process, name)
-            return
-        rival = self._chance.choice([each for each in self._processes if each is not process])
-        between = [each for each in (self._draw(), self._draw()) if each not in ALONE]
-        self.told.append(f"{process.name}:{name} decided")
-        with meanwhile(process.broker, partial(self._do_all, rival, between)):
-            self._do(process, name)
+    def _weave(self, process: Process) -> None:
+        """Before an append of the *process* is sent, others do something, perhaps."""
+        sending: Any = log_of(process.broker)._sending
 
-    def _do_all(self, process: Process, names: list[str]) -> None:
-        for name in names:
-            self._do(process, name)
+        def woven(send: Callable[..., Any]) -> Callable[..., Any]:
+            def send_behind(*given: Any) -> Any:
+                self._interrupt(process)
+                return send(*given)
+
+            return send_behind
+
+        sending.share, sending.send = woven(sending.share), woven(sending.send)
+
+    def _interrupt(self, process: Process) -> None:
+        idle = [each for each in self._processes if each not in self._active]
+        if process.is_waiting or not self._active or not idle or self._chance.random() > MEANWHILE_SHARE:
+            return
+        rival = self._chance.choice(idle)
+        for _ in range(self._chance.choice([1, 1, 2])):
+            self._do(rival, self._draw())
 
     def _draw(self) -> str:
         return self._chance.choice(self._chance.choices([OFTEN, SOMETIMES, SELDOM], [6, 3, 1])[0])
 
     def _do(self, process: Process, name: str) -> None:
-        outcome = ""
+        self.told.append(f"{'  ' * len(self._active)}{process.name}:{name}")
+        self._active.append(process)
         try:
             getattr(process, name)()
         except REFUSED as error:
-            outcome = f" {type(error).__name__}"
-        self.told.append(f"{process.name}:{name}{outcome}")
+            self.told.append(f"{type(error).__name__} {name}")
+        finally:
+            self._active.pop()
 
     def _look(self) -> None:
         """All agree."""
