@@ -25,7 +25,8 @@ from typing import Final, NamedTuple
 from mq.delivery import records
 from mq.nats.message import FENCE, HOLD, SHARED, TAKES, Head
 
-Mark = tuple[int, int]  # sequence and checksum of a message; (0, 0): none
+Mark = tuple[int, int]  # sequence and checksum of a message
+NO_MARK: Final = (0, 0)
 
 UNAFFECTED: Final = frozenset(
     {
@@ -68,4 +69,16 @@ class Order(NamedTuple):
         return Order(this, this, this, bool(flags & HOLD), taken), holds
 
 
-NOTHING: Final = Order((0, 0), (0, 0), (0, 0), False, 0)
+def may_cut(seq: int, head: Head) -> bool:
+    """Whether the stream may begin at the message *seq*: it is a fence, and holds whatever is before it.
+
+    A fence that takes does not hold if a shared one that takes stands between what its writer knew and it.  A
+    process that begins there cannot know that.  So there may be nothing in between.
+    """
+    if not head.flags & (FENCE | HOLD) or head.part != 1:
+        return False
+    known, _ = head.known
+    return known == seq - 1 or (known < seq and not head.flags & TAKES)
+
+
+NOTHING: Final = Order(NO_MARK, NO_MARK, NO_MARK, False, 0)

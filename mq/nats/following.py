@@ -29,7 +29,6 @@ from mq.nats.takes import JUDGED, Spread
 
 FENCE_MESSAGES = 256  # behind the last fence: then the next compared message is one
 FENCE_BYTES = 1 << 20  # or so many bytes
-HELD_MAX = 32  # messages behind a hold, whose writer has said what it wanted to long since, or died
 KNOWN = 1024  # of the last messages the checksums are remembered
 GROWN_BYTES = 1 << 20  # of messages between two looks at what is to be trimmed or kept
 SHARED_TAKES = SHARED | TAKES
@@ -134,9 +133,9 @@ class Following:
         return holds
 
     def _is_fence_due(self) -> bool:
-        """Whether the stream may be cut nowhere near, or a process that has asked for the way has died."""
+        """Whether the stream may be cut nowhere near."""
         behind, grown = self.seq - self.order.fence[0], self.taken_in - self._begin_bytes
-        return behind >= (HELD_MAX if self.order.held else FENCE_MESSAGES) or grown > FENCE_BYTES
+        return behind >= FENCE_MESSAGES or grown > FENCE_BYTES
 
     def _is_fence_overdue(self) -> bool:
         """The same, as nothing is shared behind that: later, and not for all processes at once."""

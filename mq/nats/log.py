@@ -28,7 +28,7 @@ from mq.errors import DiskFull, StorageError, StoreFailed, UsageError
 from mq.forks import Lock
 from mq.nats import message, takes
 from mq.nats.connection import REQUEST_SECONDS, Connection
-from mq.nats.fences import ARRIVALS, UNAFFECTED
+from mq.nats.fences import ARRIVALS, NO_MARK, UNAFFECTED, may_cut
 from mq.nats.following import Following
 from mq.nats.message import (
     FENCE,
@@ -52,7 +52,8 @@ from mq.nats.takes import SETTLES
 from mq.storage.reader import Stored
 
 STAND_BACK = 2.0  # at most so many times as long as an append takes, for each time in a row
-BEATEN_MAX = 8  # of those
+BEATEN_MAX = 6  # of those; then it asks for the way
+WAY_SECONDS = 0.1  # until a process that has asked for the way has gone, but for one that is stopped
 SECONDS_MAX = 0.02  # an append that takes longer is not counted as one that does
 GROUP_BYTES_MAX = 256 << 20
 FALLEN_MAX = 6  # the more shared messages in a row do not hold, the more publishes are compared, up to 2^6
@@ -80,8 +81,8 @@ class StreamLog(Following):
         self.watch = self.reserve = self.following = self.syncing = Nothing()
         self.segments = [Part()]
         # The rest is touched in a turn only.
-        self._is_in_the_way = False  # what is shared came between a message and what it was decided on
-        self._has_the_way = False  # it has asked for it, and is to end its hold
+        self._needs_a_hold = False  # others came between what was appended and what it was decided on
+        self._hold = NO_MARK  # the last one of this process
         self._fallen = 0  # how many shared messages in a row did not hold
         self._compares = 0  # so many plain publishes are compared, before one is shared again
         self._beaten = 0  # how often in a row another writer was first
@@ -161,12 +162,11 @@ class StreamLog(Following):
         return self._append(now_ms, EMPTY, frozenset(), FENCE)
 
     def fence_from(self, seq: int, upto: int) -> int | None:
-        """The sequence of the first fence from *seq* on, if there is one before *upto*."""
+        """The first message from *seq* on at which the stream may be cut, if there is one before *upto*."""
         while seq < upto:
             pages = self.pages.get_all(range(seq, min(seq + AT_ONCE, upto)))
             for each in sorted(pages):
-                head = message.head_of(pages[each])
-                if head.flags & (FENCE | HOLD) and head.part == 1 and head.known[0] < each:
+                if may_cut(each, message.head_of(pages[each])):
                     return each
             seq += AT_ONCE
         return None
@@ -181,9 +181,13 @@ class StreamLog(Following):
         """Append what is compared; the sequence of the last message."""
         order, is_unaffected, is_taking = self.order, kinds <= UNAFFECTED, not kinds <= ARRIVALS
         wholly = not (is_unaffected or order.held)
-        if self._is_in_the_way and is_taking and not order.held:
+        if order.held:
+            if order.fence != self._hold and self._lets_another_go():
+                raise Conflict
+            flags |= FENCE  # this is what the hold was for; or its writer is stopped, or has died
+        elif self._needs_a_hold and not is_way:
             self._ask_for_the_way(now_ms)
-        if not is_unaffected or self._has_the_way or (not is_way and self._is_fence_due()):
+        elif not is_unaffected or (not is_way and self._is_fence_due()):
             flags |= FENCE
         if is_taking:
             flags |= TAKES
@@ -205,16 +209,16 @@ class StreamLog(Following):
                 self._came()
         if last is None:
             self._wait_for_the_first(expected)
-            self._is_in_the_way = wholly and any(each.is_shared() for each in self.arrivals.behind(self.seq))
             self._stand_back()
+            is_in_the_way = wholly and any(each.is_shared() for each in self.arrivals.behind(self.seq))
+            self._needs_a_hold = is_in_the_way or self._beaten >= BEATEN_MAX
             raise Conflict
-        self._beaten = 0
         if not holds:
-            self._is_in_the_way = True
+            self._needs_a_hold = True
             self._follow_own(last)
             raise Conflict
-        if is_taking:
-            self._is_in_the_way = self._has_the_way = False
+        if not is_way:
+            self._beaten, self._needs_a_hold = 0, False
         self._seconds += (min(time.monotonic() - begin, SECONDS_MAX) - self._seconds) / 8
         self.last_ms = max(self.last_ms, now_ms)
         self._grow(sum(map(len, parts)))
@@ -224,8 +228,16 @@ class StreamLog(Following):
         """Append a hold, and have all decided again: Conflict."""
         self._append(now_ms, EMPTY, frozenset(), HOLD, is_way=True)
         self.apply_up_to(self.end)  # so it is as if another writer had appended it
-        self._is_in_the_way, self._has_the_way = False, True
+        self._hold = self.order.fence
         raise Conflict
+
+    def _lets_another_go(self) -> bool:
+        """Another process has asked for the way: wait until it has gone; False: it does not."""
+        try:
+            self.arrivals.wait_for_compared(self.order.compared[0], WAY_SECONDS)
+        except StorageError:
+            return False
+        return True
 
     def _stand_back(self) -> None:
         """Leave the way to others for a moment.

@@ -1,9 +1,9 @@
-"""Deliveries and settlements that are appended without a comparison: which hold, and which message is taken.
+"""Deliveries and settlements without a comparison: which of them hold, and which message is taken.
 
-    DELIVER of one message    holds if that is ready at its place: it waits, is in no group, its delay is over,
-                              its time to live is not, and it has an attempt left
-    ACK, NACK, RELEASE,       holds if it is in flight there, and was not delivered again behind what the writer
-    EXTEND of one message     knew; but for ACK, also only if it is in no group, and has not timed out
+    DELIVER of one message      holds if that is ready at its place: it waits, is in no group, its delay is
+                                over, its time to live is not, and it has an attempt left
+    ACK, NACK, RELEASE, EXTEND  holds if it is in flight there, and was not delivered again behind what the
+    of one message              writer knew; but for ACK, only if it is in no group, and has not timed out
 
 So of several processes that take one message, the first in the stream has it.  Each record is judged by what
 stands before its message, about the one message that it names, and about no other.  What is not like that

@@ -4,8 +4,8 @@
       │░░█░░█░░│░█░░░░░█░│ …  │████░█░░│██████ → █ █
       └ purged, once what lived in it stands at the end
 
-It is cut at a fence (fences.py): so what is shared behind the cut was decided behind it.  What lives, and how
-it is written again, is what the cleaner of files does (mq/engine/moving.py).  Any process
+It is cut at a fence that holds (`fences.may_cut`): so what is shared behind the cut was decided behind it.
+What lives, and how it is written again, is what the cleaner of files does (mq/engine/moving.py).  Any process
 may do it, at any time: a slice that meets a Conflict is planned again, and what another one moved is not
 moved twice.
 """

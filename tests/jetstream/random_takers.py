@@ -34,6 +34,7 @@ from servers import Cluster
 import mq
 from mq.engine import ahead
 from mq.nats import following, takes
+from mq.nats import log as stream_log
 
 NAMES: Final = ("q", "other")
 STATES: Final[tuple[mq.State, ...]] = ("ready", "delayed", "in_flight")
@@ -242,7 +243,7 @@ class Story:
             random.seed(self._chance.random())  # of the engine
             patch.setattr(os, "urandom", random.Random(self._chance.random()).randbytes)
             patch.setattr(following, "FENCE_MESSAGES", self._chance.choice([4, 12, 256]))
-            patch.setattr(following, "HELD_MAX", 4)
+            patch.setattr(stream_log, "WAY_SECONDS", 0.001)  # the other one is in the midst of its append
             patch.setattr(takes, "OFTEN", self._chance.choice([1, takes.OFTEN]))
             patch.setattr(ahead, "PROMPT_SECONDS", 100.0)
             patch.setattr(ahead, "GIVE_BACK_SECONDS", 100.0)

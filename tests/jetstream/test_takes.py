@@ -348,10 +348,10 @@ def test_what_is_compared_is_void_behind_a_take_and_asks_for_the_way(
 
 
 def test_the_effect_of_a_fence_stands_though_what_it_says_is_void(
-    one: mq.Queue[Any], two: mq.Queue[Any], opens: Opens, clock: FakeClock
+    one: mq.Queue[Any], two: mq.Queue[Any], opens: Opens, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """P1, P12: all judge alike what is shared behind it."""
-    log_of(one)._has_the_way = True  # so that the batch is a fence
+    monkeypatch.setattr(following, "FENCE_MESSAGES", 1)  # so that the batch is a fence
     begun = log_of(one).seq
     with meanwhile(broker_of(one), lambda: take(two)):
         one.receive_many(2, timeout=0)
