@@ -71,11 +71,12 @@ class Audit:
     delivered: int = 0
     settled: int = 0
 
-    def contents(self) -> dict[str, dict[int, int]]:
-        """The attempts of each message of each queue that users have."""
+    def contents(self, now_ms: int) -> dict[str, dict[int, int]]:
+        """The attempts of each message of each queue that users have; what has expired is not shown."""
         found: dict[str, dict[int, int]] = {name: {} for name in self.names.values()}
         for (number, id), message in self.there.items():
-            if number in self.names:
+            is_over = 0 < message.expires <= now_ms and not (message.receipt and now_ms < message.deadline)
+            if number in self.names and not is_over:
                 found[self.names[number]][id] = message.attempts
         return found
 

@@ -325,7 +325,8 @@ class Story:
             name: {id: attempts for part in there.values() for id, _, attempts in part}
             for name, (there, _) in states.items()
         }
-        assert found.contents() == contents, f"the auditor sees\n{found.contents()}\nand a sees\n{contents}"
+        audited = found.contents(int(self._clock() * 1000))
+        assert audited == contents, f"the auditor sees\n{audited}\nand a sees\n{contents}"
         self.told.append("all agree")
 
 
