@@ -13,7 +13,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
-from mq.delivery.records import DELIVER
+from mq.delivery.records import DELIVER, RELOCATE, RELOCATE_FANOUT
 from mq.delivery.runs import Stretch
 from mq.delivery.state import State
 from mq.errors import CorruptStore, StorageError, StoreFailed
@@ -32,6 +32,7 @@ FENCE_BYTES = 1 << 20  # or so many bytes
 KNOWN = 1024  # of the last messages the checksums are remembered
 GROWN_BYTES = 1 << 20  # of messages between two looks at what is to be trimmed or kept
 SHARED_TAKES = SHARED | TAKES
+AGAIN = frozenset({RELOCATE, RELOCATE_FANOUT})  # both begin with the id
 MESSAGE_BYTES = 150  # that a message takes in the stream beside its body
 
 
@@ -55,6 +56,7 @@ class Following:
         self.state = State()  # the same
         self.spread = Spread(self._writer >> takes.PROCESS_SHIFT)
         self._unknown_below = 0  # ids before that may be of messages that were trimmed before they were read
+        self._known_again: set[int] = set()  # of those, the ids of the messages that were written again
         self._checksums: deque[tuple[int, int]] = deque(maxlen=KNOWN)  # of the last messages, with their seqs
         self.apply_up_to: Callable[[int], object] = int  # the state's, given an end
         self._is_torn = False  # the state is to be read anew, though this process has appended to the log
@@ -77,6 +79,7 @@ class Following:
         self.state = state
         self.seq, _ = order.last
         self._unknown_below = begin_of(self.seq + 1) if is_trimmed else 0
+        self._known_again = set()
         self._is_torn = False
         self.head = self.end = begin_of(self.seq + 1)
         self._begin_bytes, self._fence_at = self.taken_in, float(FENCE_MESSAGES)
@@ -171,9 +174,18 @@ class Following:
             is_judged = head.flags & SHARED_TAKES == SHARED_TAKES
             stretches.append(self._judged(stretch, head) if is_judged else stretch)
         self.end = begin_of(last.seq + 1)
+        if self._unknown_below:
+            self._note_again(stretches)
         if holds:
             self.last_ms = max(self.last_ms, head.time_ms, 0 if self._custom_time else last.time_ms)
         return stretches
+
+    def _note_again(self, stretches: Iterable[Stretch]) -> None:
+        """The messages that were written again are known from now on, also once they are gone."""
+        for positions, labels, _, data, begin, _ in stretches:
+            for position, label in zip(positions, labels, strict=True):
+                if label & 0xFF in AGAIN:
+                    self._known_again.add(takes.id_of(data, position - begin))
 
     def _stretch_of_parts(self, parts: deque[Arrival]) -> Stretch:
         """The records of the first of *parts*, the last of which may go on in those behind it."""
@@ -236,7 +248,7 @@ class Following:
             if takes.holds(state, kind, number, id, known, head.time_ms):
                 if kind == DELIVER:
                     self.spread.took(number, head.writer >> takes.PROCESS_SHIFT)
-            elif id >= self._unknown_below or id in state.made(number):
+            elif id >= self._unknown_below or id in self._known_again:
                 void.append(index)  # else all that it says is that it is counted
         if void:
             kept = [index for index in range(len(labels)) if index not in void]

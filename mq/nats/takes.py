@@ -51,7 +51,7 @@ def holds(state: State, kind: int, number: int, id: int, known: int, time_ms: in
     *state*: as of the message that it stands in, which is of *time_ms*.  *known*: the last sequence that its
     writer knew.
     """
-    queue = state.queues.get(number)
+    queue = state.queues.get(number) or state.queue(number)  # which loads what a checkpoint holds of it
     if queue is None:
         return False
     if kind == DELIVER:

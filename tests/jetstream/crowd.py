@@ -32,7 +32,7 @@ from typing import Any
 from noted import Notes
 
 import mq
-from mq.nats import log, trimming
+from mq.nats import following, trimming
 
 NEVER = 3600.0  # a visibility timeout that outlives every test: what is received again was given back before
 SHORT = 2.0  # of "lines", where a message whose holder was killed comes again
@@ -133,7 +133,7 @@ def be_busy() -> None:
     """Trim the stream all the time, and keep checkpoints, though there is little to trim."""
     small = [
         (trimming, "FLOOR_BYTES", 16 << 10), (trimming, "CHECKPOINT_BYTES", 8 << 10),
-        (log, "GROWN_BYTES", 4 << 10), (log, "FENCE_MESSAGES", 8),
+        (following, "GROWN_BYTES", 4 << 10), (following, "FENCE_MESSAGES", 8),
     ]  # fmt: skip
     for module, name, value in small:
         assert hasattr(module, name)

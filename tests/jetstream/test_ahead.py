@@ -27,6 +27,7 @@ from mq.engine import together as together_module
 from mq.engine.log import Conflict
 from mq.errors import StorageError
 from mq.nats import store as stores
+from mq.nats import takes
 from mq.nats.sending import Sending
 from mq.workers.run import Run
 from mq.workers.slot import ThreadSlot
@@ -586,8 +587,13 @@ def test_a_receiver_that_sleeps_is_woken_at_once(
         assert waits.result(PATIENCE).body == "y"
 
 
+OVERTAKEN_MAX = (
+    8 * takes.WINDOW
+)  # by messages of one process: it looks at 2 × WINDOW at once, and the rest is chance
+
+
 def test_two_processes_share_a_queue(url: str, opens: Opens) -> None:
-    """P3: each message is worked on once, by one of them."""
+    """P3: each message is worked on once, by one of them, and few are overtaken by others."""
     queue = opens().queue("q", visibility_timeout=3600)
     processes = [started(url) for _ in range(2)]
     queue.publish_many(range(300))
@@ -597,7 +603,10 @@ def test_two_processes_share_a_queue(url: str, opens: Opens) -> None:
         [int(line) for line in process.communicate(timeout=PATIENCE)[0].split()] for process in processes
     ]
     assert sorted(found[0] + found[1]) == list(range(300))
-    assert all(each == sorted(each) for each in found)
+    for each in found:
+        assert all(
+            sum(other > number for other in each[:at]) <= OVERTAKEN_MAX for at, number in enumerate(each)
+        )
     stats = queue.stats()
     assert (stats.ready, stats.in_flight, stats.failed) == (0, 0, 0)
 
@@ -688,7 +697,8 @@ def test_no_server_has_the_stream(
         raise StorageError("s", "no answer")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Sending, "send", fail)
+        for name in ("send", "share"):
+            patch.setattr(Sending, name, fail)
         with pytest.raises(StorageError):
             message.ack()
     assert in_flight(beside) == [(2, 1)]

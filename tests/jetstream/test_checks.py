@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import noted
 import pytest
@@ -12,6 +13,7 @@ from crc32c import crc32c
 
 from mq.delivery import records
 from mq.delivery.attributes import Attributes
+from mq.delivery.options import Declaration
 from mq.nats import message as codec
 
 STORY = "try mail 1 2\ntold mail 1 2\ntry mail 3\ngot mail 1 100 1\ntry jobs 7\ntold jobs 7\n"
@@ -68,12 +70,27 @@ LINES = 5  # the number of a queue
 
 def stream(*steps: tuple[int, list[codec.Draft]]) -> list[tuple[int, bytes]]:
     """A stream of a message for each step: its time, its records."""
+    flags = [0 if all(kind == records.PUBLISH for kind, *_ in drafts) else codec.TAKES for _, drafts in steps]
+    return flagged(*((*step, each, 0) for step, each in zip(steps, flags, strict=True)))
+
+
+def flagged(*steps: tuple[int, list[codec.Draft], int, int]) -> list[tuple[int, bytes]]:
+    """The same; of each step also the flags, and how many messages before it its writer did not know."""
     found: list[tuple[int, bytes]] = []
-    before = (0, 0)
-    for seq, (time_ms, drafts) in enumerate(steps, 1):
-        (data,) = codec.encode(drafts).messages(crc32c(STORE.encode()), before, seq, time_ms)
+    heads = {0: 0}
+    compared = fence = (0, 0)
+    for seq, (time_ms, drafts, flags, missed) in enumerate(steps, 1):
+        known = seq - 1 - missed
+        mark = fence if flags & codec.SHARED else compared
+        (data,) = codec.encode(drafts).messages(
+            crc32c(STORE.encode()), mark, seq, time_ms, flags, (known, heads[known])
+        )
         found.append((seq, data))
-        before = seq, codec.head_of(data).crc
+        heads[seq] = codec.head_of(data).crc
+        if not flags & codec.SHARED:
+            compared = seq, heads[seq]
+        if flags & (codec.FENCE | codec.HOLD):
+            fence = compared
     return found
 
 
@@ -82,8 +99,8 @@ def published(seq: int) -> int:
     return codec.begin_of(seq) | codec.HEAD.size + codec.RECORD.size
 
 
-def publish(group: str | None = None) -> codec.Draft:
-    return records.publish(LINES, 0, b"x", Attributes(group=group))
+def publish(group: str | None = None, expires: int = 0) -> codec.Draft:
+    return records.publish(LINES, 0, b"x", Attributes(group=group, expires=expires))
 
 
 def deliver(id: int, deadline: int) -> codec.Draft:
@@ -92,6 +109,14 @@ def deliver(id: int, deadline: int) -> codec.Draft:
 
 def ack(id: int) -> codec.Draft:
     return records.ACK, 0, LINES, records.ACK_PAYLOAD.pack(id, 1)
+
+
+def nack(id: int, due: int = 0) -> codec.Draft:
+    return records.nack(LINES, id, due, 5, "")
+
+
+def extend(id: int, deadline: int) -> codec.Draft:
+    return records.extend(LINES, id, deadline)
 
 
 def back(id: int) -> codec.Draft:
@@ -138,6 +163,73 @@ def test_the_audit_knows_what_was_trimmed(
 ) -> None:  # fmt: skip
     """Its first two messages are not in the stream any more."""
     assert said(audit(stream((1, [publish()]), (2, [deliver(ONE, 9)]), *steps)[2:], STORE)) == complaint
+
+
+BEGIN, TAKEN, COMPARED, PLAIN = codec.FENCE, codec.SHARED | codec.TAKES, codec.TAKES, codec.SHARED
+MOST = records.DECLARE, 0, LINES, records.encode_declaration(Declaration(name="lines", max_attempts=1))
+ATTEMPTS_AFTER: list[Any] = [  # the attempts of each message behind these, and what is wrong
+    pytest.param([(2, [deliver(ONE, 9)], TAKEN, 0)], [1], "", id="a first delivery"),
+    pytest.param(
+        [(2, [deliver(ONE, 9)], TAKEN, 0), (2, [deliver(ONE, 9)], TAKEN, 1)], [1], "", id="the second of two"
+    ),
+    pytest.param(
+        [(2, [deliver(ONE, 9)], TAKEN, 0), (2, [deliver(ONE, 9)], COMPARED, 1)], [1], "",
+        id="compared, and did not know of it",
+    ),
+    pytest.param(
+        [(2, [deliver(ONE, 9)], TAKEN, 0), (2, [publish()], 0, 1)], [1, 0], "", id="a compared publish",
+    ),
+    pytest.param(
+        [(2, [deliver(ONE, 9)], TAKEN, 0), (2, [], codec.FENCE, 1), (2, [publish()], PLAIN, 0)], [1, 0], "",
+        id="a fence that did not know of it",
+    ),
+    pytest.param(
+        [(2, [deliver(ONE, 9)], TAKEN, 0), (2, [], codec.FENCE, 1), (3, [ack(ONE)], TAKEN, 0)], [], "",
+        id="an ack behind a fence",
+    ),
+    pytest.param(
+        [(2, [deliver(ONE, 9)], TAKEN, 0), (9, [deliver(ONE, 20)], COMPARED, 0), (9, [ack(ONE)], TAKEN, 1)],
+        [2], "", id="an ack that did not know of the redelivery",
+    ),
+    pytest.param(
+        [(2, [deliver(ONE, 9)], TAKEN, 0), (9, [deliver(ONE, 20)], COMPARED, 0), (9, [ack(ONE)], TAKEN, 0)],
+        [], "", id="an ack that did",
+    ),
+    pytest.param([(2, [deliver(ONE, 9), ack(ONE)], TAKEN, 0)], [1], "", id="each by what was before"),
+    pytest.param([(2, [deliver(ONE, 9)], TAKEN, 0), (9, [nack(ONE)], TAKEN, 0)], [1], "", id="a late nack"),
+    pytest.param(
+        [(2, [deliver(ONE, 9)], TAKEN, 0), (8, [nack(ONE, 9)], TAKEN, 0), (8, [deliver(ONE, 30)], TAKEN, 0)],
+        [1], "", id="before it is due",
+    ),
+    pytest.param(
+        [(2, [deliver(ONE, 9)], TAKEN, 0), (8, [nack(ONE, 9)], TAKEN, 0), (9, [deliver(ONE, 30)], TAKEN, 0)],
+        [2], "", id="once it is due",
+    ),
+    pytest.param(
+        [(2, [deliver(ONE, 9)], TAKEN, 0), (8, [extend(ONE, 30)], TAKEN, 0), (29, [back(ONE)], TAKEN, 0)],
+        [0], "", id="extended, and released",
+    ),
+    pytest.param([(2, [publish("g")], 0, 0), (3, [deliver(TWO, 9)], TAKEN, 0)], [0, 0], "", id="of a group"),
+    pytest.param(
+        [(2, [publish(expires=5)], 0, 0), (5, [deliver(TWO, 9)], TAKEN, 0)], [0, 0], "", id="it has expired"
+    ),
+    pytest.param(
+        [(2, [MOST], codec.FENCE | codec.TAKES, 0), (2, [deliver(ONE, 9)], TAKEN, 0),
+         (3, [nack(ONE)], TAKEN, 0), (4, [deliver(ONE, 9)], TAKEN, 0)],
+        [1], "", id="all attempts are made",
+    ),
+    pytest.param([(2, [publish("g")], PLAIN, 0)], [0, 0], "P7", id="what must be compared"),
+    pytest.param([(2, [deliver(ONE, 9)], PLAIN, 0)], [1], "P7", id="it does not say that it takes"),
+    pytest.param([(2, [deliver(ONE, 9)], 0, 0)], [1], "P7", id="nor does a compared one"),
+    pytest.param([(2, [MOST], codec.TAKES, 0)], [0], "P7", id="what must be a fence"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("steps, attempts, complaint", ATTEMPTS_AFTER)
+def test_the_audit_judges_what_is_not_compared(steps: list[Any], attempts: list[int], complaint: str) -> None:
+    found = audit(flagged((1, [publish()], BEGIN, 0), *steps), STORE)
+    assert said(found) == complaint
+    assert [message.attempts for message in found.there.values()] == attempts
 
 
 def test_the_audit_finds_what_is_damaged() -> None:

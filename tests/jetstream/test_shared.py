@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 from auditor import audit, read
-from logs import log_of
+from logs import Taker, flags_of, log_of, meanwhile
 from servers import Cluster
 
 import mq
 from mq.delivery.records import PUBLISH
+from mq.nats import following
 from mq.nats import log as stream_log
 from mq.nats.direct import Direct
-from mq.nats.message import FENCE, HOLD, SHARED, encode, head_of
+from mq.nats.message import FENCE, HOLD, SHARED, TAKES, encode
 from mq.nats.sending import Sending
 
 Opens = Callable[..., mq.Broker]
@@ -44,14 +44,34 @@ def _publish_with_the_ack(process: Process) -> None:
         transaction.publish(process.broker.queue("other"), "with the ack")
 
 
+def _ack_and_take(process: Process) -> object:
+    """What a loop does, without its patience: it comes for the next message, or finds none."""
+    queue, together, taker = process.queue, process.broker._store.together, Taker()
+    if together is None or not together.ack_and_take(queue._channel, process.held, taker):
+        process.held.ack()
+    for id in taker.taken:
+        taken = queue.get(id)
+        return taken and taken.body
+    return _take(process)
+
+
+def _take(process: Process) -> object:
+    message = process.queue.receive(timeout=0)
+    return message and message.body
+
+
 ACTS: dict[str, Callable[[Process], object]] = {
     "publish": lambda process: process.queue.publish("new") and None,
     "publish_many": lambda process: len(process.queue.publish_many(["m1", "m2"])),
     "publish first": lambda process: process.queue.publish("urgent", priority=9) and None,
+    "take": _take,
+    "loop": _ack_and_take,
     "receive": lambda process: [each.body for each in process.queue.receive_many(1, timeout=0)],
     "receive all": lambda process: [each.body for each in process.queue.receive_many(9, timeout=0)],
     "ack": lambda process: process.held.ack(),
     "nack": lambda process: process.held.nack(delay=60 if process.held.body == "old 0" else 90),
+    "release": lambda process: process.held.release(),
+    "extend": lambda process: process.held.extend(7200),
     "reject": lambda process: process.held.reject(),
     "limit": lambda process: process.broker.queue("q", max_length=5) and None,
     "few": lambda process: process.broker.queue("q", max_length=4, overflow="drop_oldest") and None,
@@ -62,6 +82,9 @@ ACTS: dict[str, Callable[[Process], object]] = {
     "rename": lambda process: process.queue.rename("renamed"),
     "transaction": _publish_with_the_ack,
 }
+
+
+NOT_COMPARED = frozenset({"publish", "take", "loop", "ack", "nack", "release", "extend"})
 
 
 def outcome(act: str, process: Process) -> str:
@@ -93,26 +116,6 @@ def begin(broker: mq.Broker) -> None:
         queue.publish(f"old {number}")
 
 
-@contextmanager
-def meanwhile(broker: mq.Broker, do: Callable[[], object]) -> Iterator[None]:
-    """The next append of this *broker* is decided; before it is sent, *do* happens."""
-    sending = log_of(broker)._sending
-
-    def first(send: Callable[..., Any]) -> Callable[..., Any]:
-        def send_behind(*given: Any) -> Any:
-            del sending.share, sending.send  # type: ignore[method-assign]
-            do()
-            return send(*given)
-
-        return send_behind
-
-    sending.share, sending.send = first(sending.share), first(sending.send)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        vars(sending).pop("share", None), vars(sending).pop("send", None)
-
-
 def serial(*acts: tuple[int, str]) -> tuple[dict[int, str], object]:
     """What the processes were told, one behind the other, and what is there in the end."""
     with mq.open(":memory:") as broker:
@@ -130,12 +133,18 @@ def test_the_outcome_is_that_of_some_order(cluster: Cluster, inner: str) -> None
             begin(one)
             processes = [Process(one), Process(two)]
             one.queue("q").stats()  # it knows all
+            begun = log_of(one).seq
             told: dict[int, str] = {}
             with meanwhile(one, partial(note, told, 1, inner, processes)):
                 note(told, 0, outer, processes)
             found = picture(one)
             orders = serial((0, outer), (1, inner)), serial((1, inner), (0, outer))
             assert (told, found) in orders, (outer, inner)
+            flags = flags_of(one)[begun:]
+            if {inner, outer} <= NOT_COMPARED:
+                assert all(each & SHARED for each in flags), (outer, inner)
+            if NOT_COMPARED & {inner, outer} - {"publish"}:
+                assert SHARED | TAKES in flags, (outer, inner)
             assert picture(two) == found
             store_id = one.store_id
         with mq.open(url) as late:
@@ -150,14 +159,7 @@ NUMBERS = itertools.count()
 # ── what holds, and what does not ──────────────────────────────────────────────────
 
 
-def flags_of(broker: mq.Broker) -> list[int]:
-    """Of the messages of the stream."""
-    log = log_of(broker)
-    there = log._stream.range()
-    return [head_of(log.pages.get(seq)).flags for seq in range(there.first, there.last + 1)]
-
-
-def test_plain_publishes_are_shared_and_others_are_not(opens: Opens) -> None:
+def test_plain_publishes_takes_and_acks_are_shared_and_others_are_not(opens: Opens) -> None:
     broker = opens()
     queue = broker.queue("q")
     queue.publish("a")  # with the declaration
@@ -168,7 +170,7 @@ def test_plain_publishes_are_shared_and_others_are_not(opens: Opens) -> None:
     message.ack()
     broker.queue("q", max_length=9)
     queue.publish("f")
-    assert flags_of(broker) == [FENCE, SHARED, 0, 0, 0, 0, FENCE, 0]
+    assert flags_of(broker) == [FENCE | TAKES, SHARED, 0, 0, *[SHARED | TAKES] * 2, FENCE | TAKES, 0]
 
 
 @pytest.fixture
@@ -197,7 +199,7 @@ def test_a_publish_behind_a_fence_is_decided_again(opens: Opens) -> None:
     assert two.queue("q").stats().ready == 2
     with meanwhile(two, lambda: one.queue("q").purge()):
         id = two.queue("q").publish("c")
-    assert flags_of(one)[-3:] == [FENCE, SHARED, SHARED]  # the first of them does not hold
+    assert flags_of(one)[-3:] == [FENCE | TAKES, SHARED, SHARED]  # the first of those does not hold
     for broker in (one, two, opens()):
         assert [(each.id, each.body) for each in broker.queue("q").peek()] == [(id, "c")]
 
@@ -228,7 +230,7 @@ def test_to_ask_for_the_way_reads_nothing_anew(opens: Opens) -> None:
     broker.queue("q").publish("a")
     store: Any = broker._store
     log, epoch = log_of(broker), store.replica.epoch
-    log._is_in_the_way = True
+    log._needs_a_hold = True
     assert broker.queue("q").purge() == 1
     assert HOLD in flags_of(broker)
     assert store.replica.epoch == epoch
@@ -260,10 +262,11 @@ def test_what_was_trimmed_before_an_append_of_ones_own_has_the_state_read_anew(
         two.queue("q").publish_many(["d", "e"])
         expected = ["a", "b", "c", "d", "e"]
     else:
-        message = two.queue("q").receive(timeout=0)
-        assert message and message.body == "a"
-        message.ack()
-        expected = ["b", "c"]
+        messages = two.queue("q").receive_many(2, timeout=0)
+        assert [each.body for each in messages] == ["a", "b"]
+        for message in messages:
+            message.ack()
+        expected = ["c"]
     for broker in (one, two, opens()):
         assert [each.body for each in broker.queue("q").peek()] == expected
 
@@ -322,11 +325,11 @@ def test_a_hold_whose_writer_has_died_ends(opens: Opens) -> None:
     broker.queue("q").publish("a")
     log = log_of(broker)
     log._append(1, stream_log.EMPTY, frozenset(), HOLD, is_way=True)
-    for number in range(stream_log.HELD_MAX + 4):
+    for number in range(4):
         broker.queue("q").publish(f"{number}")
     flags = flags_of(broker)
     begin = flags.index(HOLD)
-    assert flags[begin:] == [HOLD, *[0] * stream_log.HELD_MAX, FENCE, SHARED, SHARED, SHARED]
+    assert flags[begin:] == [HOLD, FENCE, SHARED, SHARED, SHARED]
 
 
 @pytest.mark.parametrize("fate", ["stored", "lost", "stored behind the fence"])
@@ -415,7 +418,7 @@ def test_a_store_without_wires_compares(opens: Opens, monkeypatch: pytest.Monkey
 
 def test_a_trim_cuts_at_a_fence(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
     """P1: a process that reads the stream from there on judges as those do that have read it all."""
-    monkeypatch.setattr(stream_log, "FENCE_MESSAGES", 3)
+    monkeypatch.setattr(following, "FENCE_MESSAGES", 3)
     one, two = opens(), opens()
     bodies = [f"{number}" for number in range(40)]
     for body in bodies:
@@ -441,7 +444,7 @@ def test_what_did_not_hold_does_not_hold_behind_a_trim_or_a_checkpoint(opens: Op
     with meanwhile(two, lambda: (one.queue("q").purge(), one._store.maintenance.checkpoints.write())):  # type: ignore[attr-defined]
         two.queue("q").publish("b")
     cleaning: Any = one._store.maintenance.cleaning  # type: ignore[attr-defined]
-    assert cleaning._trim_before(flags_of(one).index(FENCE, 1) + 1)  # right before what does not hold
+    assert cleaning._trim_before(flags_of(one).index(FENCE | TAKES, 1) + 1)  # right before what does not hold
     for _ in range(2):
         late = opens()
         for broker in (one, two, late):
@@ -450,8 +453,9 @@ def test_what_did_not_hold_does_not_hold_behind_a_trim_or_a_checkpoint(opens: Op
         cleaning._keep()
 
 
-def test_a_trim_over_a_shared_publish_leaves_its_outcome_open(opens: Opens) -> None:
-    """A process that is stopped behind its append, until all of that is trimmed."""
+@pytest.mark.parametrize("publishes", [True, False])
+def test_a_trim_over_a_shared_message_leaves_its_outcome_open(opens: Opens, publishes: bool) -> None:
+    """P1, P12: a process that is stopped behind its append, until all of that is trimmed."""
     one, two = opens(), opens()
     one.queue("q").publish("a")
     two.queue("q").stats()
@@ -468,9 +472,11 @@ def test_a_trim_over_a_shared_publish_leaves_its_outcome_open(opens: Opens) -> N
 
     direct.ask = stopped  # type: ignore[method-assign]
     with pytest.raises(mq.StoreFailed, match="was trimmed meanwhile"):
-        two.queue("q").publish("b")
+        two.queue("q").publish("b") if publishes else two.queue("q").receive(timeout=0)
     for broker in (one, two, opens()):
-        assert [each.body for each in broker.queue("q").peek()] == ["a", "before", "b"]
+        ready, held = (broker.queue("q").peek(state=state) for state in ("ready", "in_flight"))
+        assert [each.body for each in ready] == (["a", "before", "b"] if publishes else ["before"])
+        assert [each.body for each in held] == ([] if publishes else ["a"])
 
 
 # ── a stream that lost its end ─────────────────────────────────────────────────────

@@ -25,9 +25,8 @@ from servers import Cluster
 from servers.node import PATIENCE, until
 
 import mq
-from mq.nats import arrivals
+from mq.nats import arrivals, following
 from mq.nats import connection as connections
-from mq.nats import log as stream_log
 from mq.nats.address import parse
 from mq.nats.arrivals import Arrivals
 from mq.nats.connection import Connection
@@ -85,7 +84,7 @@ def test_a_consumer_that_cannot_be_had_for_whatever_reason_is_asked_for_again(
 
 def test_what_lives_right_behind_a_trim_stays(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
     """P1: the oldest part is purged, up to the next fence, and not one message more."""
-    monkeypatch.setattr(stream_log, "FENCE_MESSAGES", 0)  # each publish is one
+    monkeypatch.setattr(following, "FENCE_MESSAGES", 0)  # each publish is one
     one = opens()
     bodies = [f"{number}" for number in range(12)]
     for body in bodies:
