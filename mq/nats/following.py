@@ -185,7 +185,9 @@ class Following:
         for positions, labels, _, data, begin, _ in stretches:
             for position, label in zip(positions, labels, strict=True):
                 if label & 0xFF in AGAIN:
-                    self._known_again.add(takes.id_of(data, position - begin))
+                    id = takes.id_of(data, position - begin)
+                    if id < self._unknown_below:
+                        self._known_again.add(id)
 
     def _stretch_of_parts(self, parts: deque[Arrival]) -> Stretch:
         """The records of the first of *parts*, the last of which may go on in those behind it."""
