@@ -15,8 +15,8 @@
 
 So what is about one message needs no comparison: what could change for it is said in a fence, or about that
 message.  All that follow the stream judge alike, and so does a process that begins at a fence that `may_cut`:
-what it has not read is behind no message.  A message that knew one behind itself does not hold: the stream lost
-its end, and went on.
+what it has not read is behind no message.  A message that knew one behind itself does not hold: the stream
+lost its end, and went on.
 """
 
 from __future__ import annotations

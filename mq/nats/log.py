@@ -8,9 +8,9 @@
 Nothing is applied before the server has said that a majority has it.  An append whose outcome is open
 (mq/nats/sending.py) leaves the log usable: if the message is stored, it is followed as another writer's is.
 
-A fence is compared with all messages, so nothing comes between it and what it was decided on.  Beside processes
-that share all the time that seldom succeeds, and so it is with what does not hold if a delivery comes in
-between.  So what was tried in vain asks for the way with a hold: others wait until it has gone.
+A fence is compared with all messages, so nothing comes between it and what it was decided on.  Beside
+processes that share all the time that seldom succeeds, and so it is with what does not hold if a delivery
+comes in between.  So what was tried in vain asks for the way with a hold: others wait until it has gone.
 """
 
 from __future__ import annotations

@@ -72,6 +72,11 @@ class StreamReplica(Replica):
 
     def read_all(self) -> State:
         """The state as of now, from the newest checkpoint and the stream behind it."""
+        while True:
+            with suppress(FileNotFoundError):  # a trim has overtaken it: there is a newer checkpoint now
+                return self._read_all()
+
+    def _read_all(self) -> State:
         log = self.log
         state, kept, there = State(), *self._newest()
         is_kept = kept is not None and there.first - 1 <= kept.seq

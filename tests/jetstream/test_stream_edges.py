@@ -30,6 +30,7 @@ from mq.nats import connection as connections
 from mq.nats.address import parse
 from mq.nats.arrivals import Arrivals
 from mq.nats.connection import Connection
+from mq.nats.opening import StreamReplica
 from mq.nats.wire import Wire, place_of
 
 Opens = Callable[..., mq.Broker]
@@ -97,6 +98,21 @@ def test_what_lives_right_behind_a_trim_stays(opens: Opens, monkeypatch: pytest.
         log_of(broker).pages.kept_bytes = 0
         assert sorted(broker.queue("q").peek(99), key=lambda each: each.id)[0].body == "0"
         assert [each.body for each in broker.queue("q").peek(99)] == bodies
+
+
+def test_an_opening_that_a_trim_overtakes_begins_again(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, newest = opens(), StreamReplica._newest
+    one.queue("q").publish_many(["a", "b"])
+
+    def overtaken(self: StreamReplica) -> Any:
+        monkeypatch.undo()
+        found = newest(self)
+        one._store.maintenance.compact()  # type: ignore[attr-defined]
+        return found
+
+    monkeypatch.setattr(StreamReplica, "_newest", overtaken)
+    assert [each.body for each in opens().queue("q").peek()] == ["a", "b"]
+    assert StreamReplica._newest is newest
 
 
 def tcp_sockets() -> set[str]:
