@@ -210,7 +210,7 @@ class StreamLog(Following):
             self._wait_for_the_first(expected)
             self._stand_back()
             is_in_the_way = wholly and any(each.is_shared() for each in self.arrivals.behind(self.seq))
-            self._needs_a_hold = is_in_the_way or self._beaten >= BEATEN_MAX
+            self._needs_a_hold = is_way or is_in_the_way or self._beaten >= BEATEN_MAX
             raise Conflict
         if not holds:
             self._needs_a_hold = True
