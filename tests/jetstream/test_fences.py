@@ -37,7 +37,7 @@ from mq.nats.fences import NOTHING, Order
 from mq.nats.message import FENCE, HEAD, HOLD, SHARED, TAKES, Draft, Head, begin_of
 
 WRITERS: Final = 2
-CHOICES: Final = 1  # messages in one state from which a writer chooses
+CHOICES: Final = 1  # messages in one state from which a writer chooses: with 3 it finds no more
 NUMBER: Final = 1  # of the queue
 ATTEMPTS_MAX: Final = 2
 EARLY: Final = 0
@@ -457,7 +457,7 @@ BEGINNINGS: Final = {
         (1, PUBLISH), (1, taken(2)), (1, settled("nack", 2, 3)), (2, taken(2, LATE))
     ),
 }
-STEPS: Final = {  # messages behind the beginning
+STEPS: Final = {  # messages behind the beginning; one more takes up to some minutes, and finds no more
     "nothing is here": 3,
     "one waits, and is all that may be here": 3,
     "one waits": 3,
