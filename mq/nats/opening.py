@@ -15,7 +15,7 @@ from mq.engine.commit import Committer
 from mq.engine.log import Conflict
 from mq.engine.replica import Replica
 from mq.engine.turn import Turn
-from mq.errors import DiskFull
+from mq.errors import DiskFull, StorageError
 from mq.nats.address import Address
 from mq.nats.checkpoints import Kept, fetch
 from mq.nats.clock import StreamClock
@@ -27,6 +27,7 @@ from mq.notes import Notes
 from mq.storage import recovery, shared
 
 FETCHES_MAX: Final = 3  # of a checkpoint, before the stream alone is read
+READS_MAX: Final = 10  # of the state: so often in a row a trim may have overtaken the one that reads
 
 
 class Owner(Protocol):
@@ -72,11 +73,16 @@ class StreamReplica(Replica):
 
     def read_all(self) -> State:
         """The state as of now, from the newest checkpoint and the stream behind it."""
-        while True:
-            with suppress(FileNotFoundError):  # a trim has overtaken it: there is a newer checkpoint now
-                return self._read_all()
+        for _ in range(READS_MAX):
+            with suppress(FileNotFoundError):  # trimmed meanwhile: there is a newer checkpoint
+                return self._read_once()
+        raise StorageError(
+            self.stream.path,
+            f"the stream was trimmed {READS_MAX} times while the state was read: open the store again",
+        )
 
-    def _read_all(self) -> State:
+    def _read_once(self) -> State:
+        """The same; FileNotFoundError if what is to be read was trimmed meanwhile."""
         log = self.log
         state, kept, there = State(), *self._newest()
         is_kept = kept is not None and there.first - 1 <= kept.seq

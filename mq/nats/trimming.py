@@ -24,13 +24,14 @@ from mq.engine.log import Conflict
 from mq.engine.maintenance import Maintenance
 from mq.engine.moving import Mover, Token
 from mq.engine.pressure import SizeOf
-from mq.errors import Closed, DiskFull, MqError, StorageError
+from mq.errors import Closed, CorruptStore, DiskFull, MqError, StorageError
 from mq.nats.checkpoints import Kept, newest, put
 from mq.nats.fences import Order
 from mq.nats.message import begin_of
 from mq.nats.opening import StreamReplica
 from mq.notes import WARNING, Notes
 from mq.storage.cleaner import SLICE_BYTES, SLICE_RECORDS, Turn
+from mq.storage.tail import Draft
 
 FLOOR_BYTES: Final = 64 << 20  # of the stream, beside twice what lives: less is not worth a trim
 SHARE: Final = 4  # a part of the messages that is trimmed at once
@@ -203,7 +204,7 @@ class Trimming:
         size = seen = 0
         for token in tokens[:SLICE_RECORDS]:
             seen += 1
-            if draft := self._mover.draft(token, 0, limit):
+            if draft := self._draft(token, limit, log):
                 moves.append((token, draft))
                 size += len(draft[3])
                 if size > SLICE_BYTES:
@@ -213,6 +214,15 @@ class Trimming:
             for (token, draft), position in zip(moves, positions, strict=True):
                 self._mover.moved(token, position, draft)
         return seen
+
+    def _draft(self, token: Token, limit: int, log: Any) -> Draft | None:
+        """See Mover.draft; Conflict if another process has moved it, and purged what is read here."""
+        try:
+            return self._mover.draft(token, 0, limit)
+        except CorruptStore:
+            if log.barrier() > log.end:
+                raise Conflict from None
+            raise
 
 
 class StreamMaintenance(Maintenance):

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import nkeys
 import pytest
@@ -25,6 +26,7 @@ from servers import Cluster
 from servers.node import PATIENCE, until
 
 import mq
+from mq.engine.moving import Mover
 from mq.nats import arrivals, following
 from mq.nats import connection as connections
 from mq.nats.address import parse
@@ -100,19 +102,73 @@ def test_what_lives_right_behind_a_trim_stays(opens: Opens, monkeypatch: pytest.
         assert [each.body for each in broker.queue("q").peek(99)] == bodies
 
 
-def test_an_opening_that_a_trim_overtakes_begins_again(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, newest = opens(), StreamReplica._newest
-    one.queue("q").publish_many(["a", "b"])
+def test_an_opening_that_a_trim_overtakes_reads_the_state_anew(
+    opens: Opens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the checkpoint that it has read and the first message behind that, the stream is trimmed."""
+    one = opens()
+    for body in "abc":
+        one.queue("q").publish(body)
+    begin, trims = Arrivals.begin, [one._store.maintenance.cleaning.trim_all]
 
-    def overtaken(self: StreamReplica) -> Any:
-        monkeypatch.undo()
-        found = newest(self)
-        one._store.maintenance.compact()  # type: ignore[attr-defined]
-        return found
+    def begin_behind_a_trim(arrivals: Arrivals, seq: int) -> None:
+        if trims:
+            trims.pop()()
+        begin(arrivals, seq)
 
-    monkeypatch.setattr(StreamReplica, "_newest", overtaken)
-    assert [each.body for each in opens().queue("q").peek()] == ["a", "b"]
-    assert StreamReplica._newest is newest
+    monkeypatch.setattr(Arrivals, "begin", begin_behind_a_trim)
+    late = opens()
+    assert not trims
+    assert [each.body for each in late.queue("q").peek(9)] == [*"abc"]
+
+
+def test_an_opening_that_trims_overtake_again_and_again_gives_up(
+    opens: Opens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opens()
+    monkeypatch.setattr(StreamReplica, "_read_once", Mock(side_effect=FileNotFoundError))
+    with pytest.raises(mq.StorageError, match="trimmed 10 times"):
+        opens()
+
+
+def test_what_another_process_moves_and_purges_beside_a_trim_is_not_called_lost(
+    opens: Opens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P1: it is about to be written again, and its old record is gone."""
+    one, two = opens(), opens()
+    for body in "abc":
+        one.queue("q").publish(body)
+    ids = [each.id for each in two.queue("q").peek(9)]
+    pages = log_of(two).pages
+    monkeypatch.setattr(pages, "kept_bytes", 0)
+    draft, trims = Mover.draft, [one._store.maintenance.cleaning.trim_all]
+
+    def draft_behind_a_trim(mover: Mover, token: Any, *given: Any) -> Any:
+        if trims and token[1] in ids:
+            trims.pop()()
+        return draft(mover, token, *given)
+
+    monkeypatch.setattr(Mover, "draft", draft_behind_a_trim)
+    two._store.maintenance.cleaning.trim_all()
+    assert not trims
+    for broker in (one, two, opens()):
+        assert [each.body for each in broker.queue("q").peek(9)] == [*"abc"]
+
+
+def test_what_is_lost_is_called_so_by_a_trim(opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P8."""
+    one = opens()
+    for body in "abc":
+        one.queue("q").publish(body)
+    pages = log_of(one).pages
+
+    async def nothing(seq: int) -> None:
+        """No server has it."""
+
+    monkeypatch.setattr(pages, "kept_bytes", 0)
+    monkeypatch.setattr(pages, "fetch", nothing)
+    with pytest.raises(mq.CorruptStore, match="not there"):
+        one._store.maintenance.cleaning.trim_all()
 
 
 def tcp_sockets() -> set[str]:
