@@ -28,7 +28,7 @@ from mq.forks import Lock
 from mq.nats import message, takes
 from mq.nats.connection import REQUEST_SECONDS, Connection
 from mq.nats.fences import ARRIVALS, NO_MARK, UNAFFECTED, may_cut
-from mq.nats.following import Following
+from mq.nats.following import AGAIN, Following
 from mq.nats.message import (
     FENCE,
     HEAD,
@@ -62,6 +62,7 @@ TRIMMED = "the stream was trimmed meanwhile, so the outcome is unknown; publish 
 HEAD_ROOM = 4096  # of a message, for what the server counts beside the body
 RESERVE_BYTES_MAX = 16 << 20  # of a stream with a limit, kept back for all that is no publish
 RESERVE_SHARE = 8  # or such a part of it
+TRIM_SHARE = 0.5  # of the reserve is for what trimming writes again; the rest is for deliveries and acks
 
 
 class StreamLog(Following):
@@ -133,25 +134,33 @@ class StreamLog(Following):
             raise UsageError(
                 f"{size} bytes at once; {GROUP_BYTES_MAX} is the most: publish in smaller batches"
             )
-        if self._stream.max_bytes > 0 and not records.NEW.isdisjoint(kind for kind, *_ in drafts):
-            self._require_room(size)
+        if self._stream.max_bytes > 0:
+            kinds = {kind for kind, *_ in drafts}
+            if not records.NEW.isdisjoint(kinds):
+                self._require_room(size, 0.0)
+            elif not AGAIN.isdisjoint(kinds):
+                self._require_room(size, TRIM_SHARE)
         return encoded
 
-    def _require_room(self, size: int) -> None:
-        """DiskFull if a publish of *size* bytes left no room for what takes messages out of the queues."""
-        if self.bytes + size > self._room():
+    def _require_room(self, size: int, share: float) -> None:
+        """DiskFull if *size* bytes left no room for what takes messages out of the queues.
+
+        *share*: of the reserve, which may be taken.
+        """
+        if self.bytes + size > self.room(share):
             self.bytes = self.stream_bytes()  # the limit is asked for, too: it may have been raised
-        if self.bytes + size > self._room():
+        if self.bytes + size > self.room(share):
             raise DiskFull(
                 self._stream.path,
                 f"the stream has {self.bytes} bytes of the {self._stream.max_bytes} that it may have, less a"
                 " reserve: settle messages, or raise max_bytes of the stream",
             )
 
-    def _room(self) -> float:
-        """How many bytes the stream may have, less the reserve."""
+    def room(self, share: float) -> float:
+        """How many bytes the stream may have, less the reserve, but for a *share* of that."""
         limit = self._stream.max_bytes
-        return limit - min(RESERVE_BYTES_MAX, limit // RESERVE_SHARE) if limit > 0 else math.inf
+        reserve = min(RESERVE_BYTES_MAX, limit // RESERVE_SHARE)
+        return limit - (1 - share) * reserve if limit > 0 else math.inf
 
     def mark(self, now_ms: int) -> int:
         """Append a fence without records; its sequence.

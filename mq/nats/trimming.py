@@ -27,14 +27,17 @@ from mq.engine.pressure import SizeOf
 from mq.errors import Closed, CorruptStore, DiskFull, MqError, StorageError
 from mq.nats.checkpoints import Kept, newest, put
 from mq.nats.fences import Order
+from mq.nats.log import TRIM_SHARE
 from mq.nats.message import begin_of
 from mq.nats.opening import StreamReplica
+from mq.nats.stream import Range
 from mq.notes import WARNING, Notes
 from mq.storage.cleaner import SLICE_BYTES, SLICE_RECORDS, Turn
 from mq.storage.tail import Draft
 
 FLOOR_BYTES: Final = 64 << 20  # of the stream, beside twice what lives: less is not worth a trim
 SHARE: Final = 4  # a part of the messages that is trimmed at once
+ROOM_FACTOR: Final = 2  # so many times as much room as that part takes; it ends at a fence, which comes later
 CHECKPOINT_BYTES: Final = 4 << 20  # of messages between two checkpoints, at least
 CHECKPOINT_SHARE: Final = 4  # and at least as many times the size of the last one
 TROUBLE_SECONDS: Final = 10.0  # until what failed is tried again
@@ -154,11 +157,16 @@ class Trimming:
         """Move what lives in the oldest part of the stream, and purge that; the bytes given back."""
         replica = self._replica
         there = replica.stream.range()
-        cut = there.first + max(1, (there.last - there.first) // SHARE)
+        cut = there.first + max(1, int((there.last - there.first) * self._share(there)))
         if cut >= there.last:
             return 0
         fence = replica.log.fence_from(cut, there.last)
         return self._trim_before(fence or self._slice(None, self._mark))
+
+    def _share(self, there: Range) -> float:
+        """The part of the messages to trim: what lives in it has room beside it, until that is purged."""
+        room: float = self._replica.log.room(TRIM_SHARE) - there.bytes
+        return min(1 / SHARE, max(0.0, room) / ROOM_FACTOR / max(1, there.bytes))
 
     def trim_all(self) -> int:
         """Move all that lives, and purge what was there before; the bytes given back."""

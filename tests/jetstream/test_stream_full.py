@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import Cluster
 
 import mq
+from mq.nats.log import RESERVE_SHARE, TRIM_SHARE
 
 BODY = bytes(100_000)
 STREAM_BYTES = 4_000_000
+SMALL = 10_000  # what a few records without bodies take
 
 
 @pytest.fixture(params=[1, 3], ids=["R1", "R3"])
@@ -52,6 +55,24 @@ def test_a_full_stream_is_drained(cluster: Cluster) -> None:
             count -= 1
         assert count == 0
         queue.publish(BODY)
+
+
+def test_trimming_leaves_room_for_deliveries_and_acks(tmp_path: Path) -> None:
+    """Of what it writes again it takes no more at once than it has room for, until the old part is purged."""
+    limit, body = 3 * STREAM_BYTES, BODY[:20_000]
+    with (
+        Cluster(tmp_path, 1, sync="2m") as cluster,
+        mq.open(f"{cluster.url('s')}?max_bytes={limit}") as broker,
+    ):
+        kept, settled = broker.queue("kept"), broker.queue("settled")
+        replica: Any = broker._store.replica
+        with pytest.raises(mq.DiskFull):
+            for number in range(20 * limit // len(body)):
+                (settled if number % 10 < 7 else kept).publish(body)
+                if message := settled.receive(timeout=0):
+                    message.ack()
+        assert replica.log.stream_bytes() <= replica.log.room(TRIM_SHARE) + SMALL
+        assert replica.log.stream_bytes() <= 2 * replica.state.live_bytes() + limit // RESERVE_SHARE
 
 
 def test_a_full_stream_goes_on_once_it_may_take_more(cluster: Cluster) -> None:
