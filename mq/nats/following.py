@@ -240,7 +240,7 @@ class Following:
     def _judged(self, stretch: Stretch, head: message.Head) -> Stretch:
         """Those of its records that hold: see takes.py."""
         positions, labels, lengths, data, begin, _ = stretch
-        known, state, void = head.known[0], self.state, []
+        known, state, void = head.known[0], self.state, set[int]()
         for index, label in enumerate(labels):
             kind = label & 0xFF
             if kind not in JUDGED:
@@ -251,7 +251,7 @@ class Following:
                 if kind == DELIVER:
                     self.spread.took(number, head.writer >> takes.PROCESS_SHIFT)
             elif id >= self._unknown_below or id in self._known_again:
-                void.append(index)  # else all that it says is that it is counted
+                void.add(index)  # else all that it says is that it is counted
         if void:
             kept = [index for index in range(len(labels)) if index not in void]
             positions, labels, lengths = ([column[at] for at in kept] for column in stretch[:3])
