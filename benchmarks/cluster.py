@@ -37,7 +37,7 @@ import nats
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, StreamConfig
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ServiceUnavailableError
 
 import mq
 from mq.aio.broker import AsyncBroker
@@ -224,7 +224,12 @@ async def echo_native(servers: str) -> None:
     pull = await js.pull_subscribe("there", durable="there")
     print("ready", flush=True)
     while True:
-        for message in await pull.fetch(1, timeout=600):
+        try:
+            messages = await pull.fetch(1, timeout=600)
+        except ServiceUnavailableError:  # the servers have no leader yet for the consumer
+            await asyncio.sleep(0.1)
+            continue
+        for message in messages:
             await message.ack_sync()
             await js.publish("back", message.data)
 
