@@ -34,6 +34,7 @@ MISS: Final = 4  # for each delivery in vain; one that is not takes one away
 WARM: Final = 64  # deliveries of this process, after one was in vain, which are spread
 WINDOW: Final = 4  # messages that are looked at, for each process that takes
 WINDOW_MAX: Final = 64  # of them
+QUEUES_MAX: Final = 256  # of which is known which processes take from them
 PROCESS_SHIFT: Final = 32  # of a writer's number: what is above stays the same, nearly always
 SPREAD_FACTOR: Final = 0x9E3779B97F4A7C15  # of Fibonacci hashing: neighbours come far apart
 SPREAD_SHIFT: Final = 40
@@ -92,8 +93,8 @@ class Spread:
     """Which message of a queue this process takes next, where others take from it at the same time.
 
     As long as few take in vain, that is the first one.  Then each process has its own share of the first
-    few, by a hash of the id.  So a message is overtaken by a few others at the most, and only where several
-    processes take from its queue all the time.
+    few, by a hash of the id.  So a message is overtaken by some dozens of others at the most, and only where
+    several processes take from its queue all the time.
     """
 
     def __init__(self, me: int) -> None:
@@ -101,10 +102,12 @@ class Spread:
         self._takers: dict[int, Takers] = {}  # by the number of the queue
 
     def took(self, number: int, process: int) -> None:
-        """A first delivery of queue *number* holds."""
+        """A delivery of queue *number* holds."""
         takers = self._takers.get(number)
         if takers is None:
             takers = self._takers[number] = Takers()
+            if len(self._takers) > QUEUES_MAX:
+                del self._takers[next(iter(self._takers))]  # the one that is known for longest
         takers.recent.append(process)
         if process == self.me:
             takers.misses = max(0, takers.misses - 1)

@@ -658,3 +658,11 @@ def test_what_is_urgent_is_not_left_to_others_for_long() -> None:
     urgent = (COUNT + 1) << 20 | 60
     queue.ready.lane(9).append(urgent)
     assert spread.pick(queue, urgent) == urgent
+
+
+def test_of_many_queues_the_latest_are_known() -> None:
+    """A program may have very many, each for a short time."""
+    spread = Spread(ME)
+    for number in range(takes.QUEUES_MAX + 9):
+        spread.took(number, ME)
+    assert set(spread._takers) == set(range(9, takes.QUEUES_MAX + 9))
