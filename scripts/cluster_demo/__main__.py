@@ -26,7 +26,7 @@ def arguments() -> argparse.Namespace:
         " on it, two others work; the leading server is killed with SIGKILL, and started again. In the end"
         " what was published is compared with what was done. The exit code is 1 if anything was lost.",
     )
-    parser.add_argument("--messages", type=int, default=600, metavar="N", help="publish N messages (600)")
+    parser.add_argument("--messages", type=int, default=3000, metavar="N", help="publish N messages (3000)")
     parser.add_argument(
         "--kills", type=int, default=2, metavar="N", help="kill the leading server N times (2)"
     )
