@@ -13,7 +13,7 @@ from .retry import Backoff
 from .traits import Delayed, Flight
 
 ID: Final = (1 << 64) - 1
-SCATTER: Final = 0x9E37_79B9_7F4A_7C15  # spreads receipts evenly
+SCATTER: Final = 0x9E37_79B9_7F4A_7C15  # spreads receipts, and ids, evenly
 
 
 class Moment:

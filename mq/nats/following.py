@@ -20,7 +20,7 @@ from mq.errors import CorruptStore, StorageError, StoreFailed
 from mq.nats import message, takes
 from mq.nats.arrivals import Arrival, Arrivals
 from mq.nats.connection import Connection
-from mq.nats.fences import NOTHING, Order
+from mq.nats.fences import NO_MARK, NOTHING, Order
 from mq.nats.message import HEAD, SHARED, TAKES, begin_of
 from mq.nats.pages import Pages
 from mq.nats.stand_ins import Settings
@@ -211,7 +211,7 @@ class Following:
             raise self._stream.corrupt(str(error), seq) from error
         order = self.order
         holds = self._go_on(seq, head)
-        if not head.flags & SHARED and order.compared != (0, 0):
+        if not head.flags & SHARED and order.compared != NO_MARK:
             mark = order.compared if head.part == 1 else (0, order.compared[1])
             if head.mark != mark:
                 raise self._stream.corrupt(

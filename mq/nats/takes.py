@@ -20,10 +20,11 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from mq.delivery import records
+from mq.delivery.moment import SCATTER
 from mq.delivery.queue import QueueState
 from mq.delivery.records import ACK, DELIVER, EXTEND, NACK, PUBLISH, RELEASE, Draft
 from mq.delivery.state import State
-from mq.nats.message import begin_of
+from mq.nats.message import WORD, begin_of
 
 SETTLES: Final = frozenset({ACK, NACK, RELEASE, EXTEND})
 JUDGED: Final = SETTLES | {DELIVER}
@@ -36,9 +37,7 @@ WINDOW: Final = 4  # messages that are looked at, for each process that takes
 WINDOW_MAX: Final = 64  # of them
 QUEUES_MAX: Final = 256  # of which is known which processes take from them
 PROCESS_SHIFT: Final = 32  # of a writer's number: what is above stays the same, nearly always
-SPREAD_FACTOR: Final = 0x9E3779B97F4A7C15  # of Fibonacci hashing: neighbours come far apart
-SPREAD_SHIFT: Final = 40
-WORD_MASK: Final = (1 << 64) - 1
+SHARE_SHIFT: Final = 40  # of a scattered id: what is above says whose it is
 
 
 def id_of(payload: bytes, at: int = 0) -> int:
@@ -138,4 +137,4 @@ class Spread:
 
 def share_of(id: int, count: int) -> int:
     """Which of *count* processes takes the message *id*."""
-    return ((id * SPREAD_FACTOR & WORD_MASK) >> SPREAD_SHIFT) % count
+    return (id * SCATTER % WORD >> SHARE_SHIFT) % count
